@@ -1,0 +1,143 @@
+"""The command line as typer sees it: names, options and help. Every command hands over to a module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from ocwatchd.cli.main import version as print_version
+
+app = typer.Typer(
+    name="ocwatch",
+    help="OpenCode never stops because a model is rate limited.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
+
+
+def run_app(arguments: Sequence[str]) -> int:
+    """Run one command line; usage errors are shown and end with 2."""
+    try:
+        # Standalone, for its handling of usage errors: what they are called differs between typer 0.12 and 0.28, which
+        # brought a click of its own.
+        app(list(arguments), prog_name="ocwatch")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print_version()
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """Whether the daemon is up and hearing (exit 0, else 3), and what it knows."""
+    from ocwatchd.cli.listing import status as command
+
+    raise typer.Exit(command(json))
+
+
+@app.command()
+def cooldowns(json: Json = False) -> None:
+    """The models that may not be used now, and until when."""
+    from ocwatchd.cli.listing import cooldowns as command
+
+    raise typer.Exit(command(json))
+
+
+@app.command()
+def pick(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="provider/model or alias; else OpenCode's default.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """The model to use now instead of MODEL; exit 75 if it and its whole chain are cooling."""
+    from ocwatchd.cli.pick import pick as command
+
+    raise typer.Exit(command(model, json))
+
+
+@app.command()
+def block(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="provider/model, provider/* or alias.")],
+    lasting: Annotated[str | None, typer.Option("--for", metavar="TIME", help="90s, 15m, 1h30m, 2d")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="14:20 or 2026-11-22T14:20:00Z")] = None,
+    json: Json = False,
+) -> None:
+    """Do not use MODEL until then; without a time, until it is cleared."""
+    from ocwatchd.cli.register import block as command
+
+    raise typer.Exit(command(model, lasting, until, json))
+
+
+@app.command()
+def clear(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="provider/model, provider/* or alias.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every model.")] = False,
+    json: Json = False,
+) -> None:
+    """Use MODEL again, whatever was said of it."""
+    from ocwatchd.cli.register import clear as command
+
+    raise typer.Exit(command(model, everything, json))
+
+
+@app.command()
+def redirect(
+    session: Annotated[
+        str | None, typer.Argument(metavar="SESSION", help="ses_…; else the one limited session.")
+    ] = None,
+    to: Annotated[str | None, typer.Option(metavar="MODEL", help="Where to; else the chain decides.")] = None,
+    agent: Annotated[str | None, typer.Option(metavar="NAME", help="The agent that goes on.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    json: Json = False,
+) -> None:
+    """Move a limited session to another model now, with its whole context and without a second prompt."""
+    from ocwatchd.cli.redirect import Wish
+    from ocwatchd.cli.redirect import redirect as command
+
+    raise typer.Exit(command(Wish(session, to, agent, dry_run, json)))
+
+
+@app.command()
+def classify(
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="FILE...", help="Logs of OpenCode, xz too; - is standard input.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(metavar="TEXT", help="A provider's message, or a log line.")] = None,
+    messages: Annotated[str | None, typer.Option(metavar="FILE", help='JSON Lines of {"text": …}.')] = None,
+    doubtful: Annotated[bool, typer.Option("--doubtful", help="Errors in doubtful and unknown words too.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="JSON Lines, one object per limit.")] = False,
+) -> None:
+    """Show which limits stand in a log or a message, which rule fires, and why."""
+    from ocwatchd.cli.classify import classify as command
+
+    raise typer.Exit(command(files or [], text, messages, doubtful, json))
+
+
+@app.command()
+def up() -> None:
+    """Write a starter configuration if there is none, then run the daemon here, in the foreground."""
+    from ocwatchd.cli.up import up as command
+
+    raise typer.Exit(command())

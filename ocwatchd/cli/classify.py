@@ -1,0 +1,247 @@
+"""`ocwatch classify`: which rule fires on a log, a text or a list of texts, and why. Touches nothing."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BufferedReader
+
+from ocwatchd.cli.escape import escape
+from ocwatchd.cli.render import iso, say, say_json_line, span
+from ocwatchd.cli.rules import rules_for
+from ocwatchd.clock import from_rfc3339
+from ocwatchd.config import load
+from ocwatchd.core.detect import Reading, Seen, reason_of
+from ocwatchd.core.facts import facts_from_text
+from ocwatchd.core.hints import find_hint
+from ocwatchd.core.limits import Certainty, Hint, LimitEvent, Verdict
+from ocwatchd.core.rules import RuleSet
+from ocwatchd.errors import ExitCode, OcwatchError, UsageError
+from ocwatchd.paths import Paths
+
+CHUNK = 128 << 10
+XZ = b"\xfd7zXZ\x00"
+
+
+def classify(
+    files: Sequence[str],
+    text: str | None = None,
+    messages: str | None = None,
+    doubtful: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Say which limits stand in log files, in one text, or in a JSON Lines file of texts. 0, also if there are none.
+
+    Raises:
+        UsageError: nothing to read was named, or more than one kind of it.
+        OcwatchError: a file cannot be read.
+        ConfigError: the configuration cannot be used (its `errorPatterns` take part).
+    """
+    if sum((bool(files), text is not None, messages is not None)) != 1:
+        raise UsageError("name log files (- is standard input), or --text TEXT, or --messages FILE.jsonl")
+    rules = rules_for(load(Paths.from_env()))
+    if text is not None:
+        _classify_text(text, rules, as_json)
+    elif messages is not None:
+        _classify_messages(messages, rules, as_json)
+    else:
+        for name in files:
+            _classify_log(name, rules, doubtful, as_json)
+    return ExitCode.DONE
+
+
+# ---- logs
+
+
+def _classify_log(name: str, rules: RuleSet, doubtful: bool, as_json: bool) -> None:
+    counts: dict[Certainty, int] = {}
+    for event in log_events(name, rules):
+        certainty = event.verdict.certainty
+        counts[certainty] = counts.get(certainty, 0) + 1
+        if certainty is Certainty.SURE or doubtful:
+            if as_json:
+                say_json_line(event_json(event))
+            else:
+                say(_event_text(event))
+    if not as_json:
+        say(_summary(name, counts))
+
+
+def log_events(name: str, rules: RuleSet) -> Iterator[LimitEvent]:
+    """The events of one log file; `-` is standard input, xz is unpacked on the way.
+
+    Raises:
+        OcwatchError: it cannot be read.
+    """
+    reading = Reading(rules, file=name)
+    try:
+        with _opened(name) as stream:
+            while chunk := stream.read(CHUNK):
+                yield from _limits(reading.feed(chunk))
+    except (lzma.LZMAError, EOFError) as error:
+        raise OcwatchError(f"{name}: damaged xz data ({error}); what came before it was read") from None
+    except OSError as error:
+        raise OcwatchError(f"{name} cannot be read: {error.strerror or error}") from None
+    yield from _limits(reading.rest())
+
+
+def _limits(seen: Sequence[Seen]) -> Iterator[LimitEvent]:
+    return (item for item in seen if isinstance(item, LimitEvent))
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[BufferedReader | lzma.LZMAFile]:
+    with open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
+        if file.peek(len(XZ)).startswith(XZ):
+            with lzma.LZMAFile(file) as unpacked:
+                yield unpacked
+        else:
+            yield file
+
+
+# ---- texts
+
+
+def _classify_text(text: str, rules: RuleSet, as_json: bool) -> None:
+    """A pasted log line is read as a log, everything else as a provider's words."""
+    reading = Reading(rules)
+    events = [*_limits(reading.feed(text.encode(errors="surrogateescape") + b"\n")), *_limits(reading.rest())]
+    events = events or [message_event(text, time.time(), None, None, rules)]
+    for event in events:
+        if as_json:
+            say_json_line(event_json(event))
+        else:
+            say(_event_text(event))
+
+
+def _classify_messages(name: str, rules: RuleSet, as_json: bool) -> None:
+    try:
+        with _opened(name) as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    _classify_message(f"{name}, line {number}", line, rules, as_json)
+    except OSError as error:
+        raise OcwatchError(f"{name} cannot be read: {error.strerror or error}") from None
+
+
+def _classify_message(place: str, line: bytes, rules: RuleSet, as_json: bool) -> None:
+    event = message_event(*_message(place, line), rules)
+    if as_json:
+        say_json_line(event_json(event))
+    else:
+        say(_event_text(event))
+
+
+def _message(place: str, line: bytes) -> tuple[str, float, str | None, int | None]:
+    """Text, time, provider and status of one input object.
+
+    Raises:
+        UsageError: it is none; every object has to have its answer, so the run ends here.
+    """
+    try:
+        value = json.loads(line)
+        text, moment = value["text"], value.get("time")
+        when = time.time() if moment is None else from_rfc3339(moment)
+        status, provider = value.get("status"), value.get("provider")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        raise UsageError(f'{place}: not an object of the form {{"text": …, "time"?: …, "status"?: …}}') from None
+    known = isinstance(status, int) and not isinstance(status, bool)
+    return str(text), when, provider if isinstance(provider, str) else None, status if known else None
+
+
+def message_event(text: str, when: float, provider: str | None, status: int | None, rules: RuleSet) -> LimitEvent:
+    """What a provider's message alone tells, as an event of an unknown session."""
+    facts = facts_from_text(text, status)
+    verdict = rules.classify(facts)
+    limit = verdict.certainty in (Certainty.SURE, Certainty.DOUBTFUL)
+    return LimitEvent(
+        time=when,
+        provider=provider,
+        model=None,
+        session=None,
+        agent=None,
+        small=None,
+        status=facts.status,
+        verdict=verdict,
+        hint=find_hint(facts, when, verdict.kind) if limit else None,
+        reason=reason_of(facts.message or text),
+    )
+
+
+# ---- what is said
+
+
+def event_json(event: LimitEvent) -> dict[str, object]:
+    """One line of the JSON contract. `kind` is null where no limit is sure; `certainty` and `why` say the rest."""
+    verdict, hint = event.verdict, event.hint
+    sure = verdict.certainty is Certainty.SURE
+    return {
+        "file": event.file,
+        "offset": event.offset,
+        "time": iso(event.time),
+        "provider": event.provider,
+        "model": event.model,
+        "session": event.session,
+        "agent": event.agent,
+        "small": event.small,
+        "status": event.status,
+        "kind": verdict.kind.value if sure and verdict.kind else None,
+        "scope": verdict.scope.value if sure and verdict.scope else None,
+        **_hint_json(hint if sure else None),
+        "rule": verdict.rule,
+        "reason": event.reason,
+        "certainty": verdict.certainty.value,
+        "why": verdict.why,
+    }
+
+
+def _hint_json(hint: Hint | None) -> Mapping[str, object]:
+    if hint is None:
+        return {"until": None, "after_seconds": None, "told_by": None}
+    return {
+        "until": iso(hint.until),
+        "after_seconds": round(hint.after, 3),
+        "told_by": hint.told_by.value,
+        "hint": hint.source,
+        "estimated": hint.estimated,
+        "tamed": hint.tamed,
+    }
+
+
+def _event_text(event: LimitEvent) -> str:
+    """Three lines: what happened to whom, in whose words, and by which rule."""
+    head = [iso(event.time) if event.file else None, _verdict_text(event.verdict), _who(event)]
+    rule = f"rule {event.verdict.rule or '-'}: {event.verdict.why}{_hint_text(event)}"
+    return "\n".join(
+        escape(line) for line in (" ".join(part for part in head if part), f"  {event.reason}", f"  {rule}")
+    )
+
+
+def _who(event: LimitEvent) -> str:
+    model = f"{event.provider or '?'}/{event.model or '?'}" if event.provider or event.model else ""
+    return " in ".join(part for part in (model, event.session) if part)
+
+
+def _verdict_text(verdict: Verdict) -> str:
+    kind = f"{verdict.kind.value} (scope {verdict.scope.value})" if verdict.kind and verdict.scope else "limit"
+    words = {Certainty.SURE: kind, Certainty.DOUBTFUL: f"perhaps {kind}", Certainty.UNKNOWN: "unknown words"}
+    return words.get(verdict.certainty, "no limit")
+
+
+def _hint_text(event: LimitEvent) -> str:
+    hint = event.hint
+    if hint is None:
+        return "; until when is not said" if event.verdict.certainty is Certainty.SURE else ""
+    doubts = [word for word, holds in (("estimated", hint.estimated), (f"tamed: {hint.tamed}", hint.tamed)) if holds]
+    return f"; until {iso(hint.until)}, {span(hint.after)} ({', '.join([hint.told_by.value, *doubts])})"
+
+
+def _summary(name: str, counts: Mapping[Certainty, int]) -> str:
+    parts = [f"{counts.get(Certainty.SURE, 0)} limits"]
+    others = [(Certainty.DOUBTFUL, "doubtful"), (Certainty.UNKNOWN, "in unknown words")]
+    parts += [f"{counts[certainty]} {words}" for certainty, words in others if counts.get(certainty)]
+    more = " (shown with --doubtful)" if len(parts) > 1 else ""
+    return f"# {escape(name)}: {', '.join(parts)}{more}"

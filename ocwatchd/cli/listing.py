@@ -1,0 +1,92 @@
+"""`ocwatch status` and `ocwatch cooldowns`: the daemon's sign of life and the register, read without asking anyone."""
+
+from __future__ import annotations
+
+import time
+
+from ocwatchd.cli.escape import escape
+from ocwatchd.cli.places import state_file
+from ocwatchd.cli.render import clock, fit, iso, say, say_json, screen_width, span, table, warn
+from ocwatchd.cli.views import REMEDY, CooldownView, StatusView, cooldown_views, status_view
+from ocwatchd.errors import ExitCode
+from ocwatchd.state import heartbeat
+from ocwatchd.state.entries import Contents, read_entries
+from ocwatchd.state.heartbeat import State
+
+
+def status(as_json: bool = False) -> int:
+    """Say how the daemon is. 0: up and hearing; 3: down, or alive but deaf."""
+    found = read_entries(state_file("blacklist.json"))
+    beat = heartbeat.read(state_file("daemon.json"))
+    view = status_view(beat, found, register_problems(found), time.time())
+    if as_json:
+        say_json(view.as_json())
+    else:
+        say(_status_text(view))
+    return ExitCode.DONE if view.up else ExitCode.DAEMON_DOWN
+
+
+def cooldowns(as_json: bool = False) -> int:
+    """List the models that rest; the same with the daemon up or down."""
+    now = time.time()
+    found = read_entries(state_file("blacklist.json"))
+    views, problems = cooldown_views(found, now), register_problems(found)
+    if as_json:
+        entries = [view.as_json() for view in views]
+        say_json({"time": iso(now), "cooldowns": entries, "problems": problems})
+        return ExitCode.DONE
+    for problem in problems:
+        warn(escape(problem))
+    say(cooldown_table(views, now) if views else "No model is cooling.")
+    return ExitCode.DONE
+
+
+def register_problems(found: Contents) -> list[str]:
+    """What is wrong with the blacklist file, as phrases."""
+    problems = []
+    if found.problem:
+        problems.append(f"blacklist.json is damaged ({found.problem}); taken as empty")
+    if found.skipped:
+        problems.append(f"blacklist.json: {len(found.skipped)} wrong entries passed over ({found.skipped[0]})")
+    return problems
+
+
+def cooldown_table(views: tuple[CooldownView, ...], now: float) -> str:
+    """One line a model: who, how long, until when, and a phrase on why and what is used instead."""
+    rows = [(view.model, span(view.remaining), clock(view.until, now), _phrase(view)) for view in views]
+    return table(("MODEL", "LEFT", "UNTIL", "WHY; STAND-IN"), rows)
+
+
+def _phrase(view: CooldownView) -> str:
+    why = "blocked by hand" if view.told_by == "manual" else view.kind.replace("_", " ")
+    if view.until is None:
+        why = f"{why}, until cleared"
+    if view.strikes > 1:
+        why = f"{why}, {view.strikes} strikes"
+    return f"{why}; {view.target[0]}" if view.target else why
+
+
+def _status_text(view: StatusView) -> str:
+    parts = [_headline(view)]
+    if view.cooldowns:
+        parts.append("\n" + cooldown_table(view.cooldowns, view.now))
+    elif view.up:
+        parts.append("No model is cooling.")
+    if view.sessions:
+        rows = [(str(s.get("session", "?")), str(s.get("phrase", ""))) for s in view.sessions]
+        parts.append("\n" + table(("SESSION", "WHAT HAPPENS"), rows))
+    if view.health:
+        parts.append("")
+        parts += [fit(f"# {escape(line)}", 4 * screen_width()) for line in view.health]
+    return "\n".join(parts)
+
+
+def _headline(view: StatusView) -> str:
+    if view.state == State.UP:
+        count = len(view.following)
+        logs = "no log yet" if not count else f"{count} log{'s' if count > 1 else ''}"
+        return f"ocwatchd is up (pid {view.pid}, since {clock(view.started, view.now)}) and follows {logs}."
+    if view.state == State.DEAF:
+        since = "never" if view.beat is None else f"{span(view.now - view.beat)} ago"
+        return f"ocwatchd is deaf: pid {view.pid} lives, but its last beat was {since}; {REMEDY[view.state]}"
+    return f"ocwatchd is not running; {REMEDY[view.state]}"

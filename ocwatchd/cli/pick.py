@@ -1,0 +1,93 @@
+"""`ocwatch pick [MODEL]`: the model to use now. Imports nothing that costs: scripts call it before every prompt."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ocwatchd.cli.places import config_file, opencode_directories, state_file
+from ocwatchd.cli.render import iso, say, say_json, span
+from ocwatchd.config.names import is_model, read_names
+from ocwatchd.config.reader import read_document
+from ocwatchd.core.chains import candidates, covers, follow, normalise, resolve
+from ocwatchd.errors import AllCooling, ExitCode, UsageError
+from ocwatchd.state.entries import Entry, read_entries
+
+
+def pick(model: str | None = None, as_json: bool = False) -> int:
+    """Say which model to use now instead of `model`, or of OpenCode's default model: itself if it is free.
+
+    Raises:
+        AllCooling: it and everything that stands in for it rest; says until when.
+        UsageError: no model was named and OpenCode has no default, or the name is none.
+        ConfigError: a configuration cannot be read.
+    """
+    now = time.time()
+    names = read_names(read_document(config_file()))
+    asked = resolve(model or _default(), names.aliases)
+    if not is_model(asked) or asked.endswith("/*"):
+        raise UsageError(f"{asked!r} is neither provider/model nor an alias from `models` in {config_file()}")
+    register = Register(read_entries(state_file("blacklist.json")).active(now))
+    stand_ins = list(candidates(asked, normalise(names.chains, names.aliases)))
+    picked = register.pick(asked, stand_ins)
+    ends = [(entry.end, name) for name in (asked, *stand_ins) if (entry := register.blocking(name))]
+    if as_json:
+        until, soonest = min(ends, default=(None, None))
+        say_json({
+            "time": iso(now), "asked": asked, "model": picked, "cooling": register.blocked(asked),
+            "soonest": None if picked or until in (None, float("inf")) else {"model": soonest, "until": iso(until)},
+        })  # fmt: skip
+    if picked is None:
+        raise AllCooling(_exhausted(asked, ends, now))
+    if not as_json:
+        say(picked)
+    return ExitCode.DONE
+
+
+class Register:
+    """The cooldowns of one moment, asked by model name."""
+
+    def __init__(self, active: dict[str, Entry]) -> None:
+        """`active` are the entries whose end lies ahead."""
+        self._active = active
+
+    def blocking(self, model: str) -> Entry | None:
+        """The entry that blocks `model`; of several the one that ends last."""
+        entries = [entry for key, entry in self._active.items() if covers(key, entry.scope, model)]
+        return max(entries, key=lambda entry: entry.end, default=None)
+
+    def blocked(self, model: str) -> bool:
+        """Whether `model` rests."""
+        return self.blocking(model) is not None
+
+    def target(self, model: str) -> str | None:
+        """Where prompts for `model` go, as its entry says."""
+        entry = self._active.get(model) or self.blocking(model)
+        return entry.target[0] if entry and entry.target else None
+
+    def pick(self, model: str, stand_ins: list[str]) -> str | None:
+        """`model` if free; else where its entry sends prompts, as prevention does; else the first free of its chain."""
+        if not self.blocked(model):
+            return model
+        led = follow(model, self.target, self.blocked)
+        return led or next((name for name in stand_ins if not self.blocked(name)), None)
+
+
+def _default() -> str:
+    from ocwatchd.config.opencode import default_model, global_files, merged, project_files  # late: only needed here
+
+    files = [*global_files(opencode_directories()[:1], os.environ), *project_files(os.getcwd())]  # noqa: PTH109
+    files += global_files(opencode_directories()[1:], {})
+    found = default_model(merged(files, os.environ), os.environ)
+    if found is None:
+        raise UsageError("OpenCode's configuration names no model; name one: ocwatch pick PROVIDER/MODEL")
+    return found
+
+
+def _exhausted(asked: str, ends: list[tuple[float, str]], now: float) -> str:
+    known = [(end, name) for end, name in ends if end != float("inf")]
+    if not known:
+        return f"{asked} and everything that stands in for it rest until a person clears them: ocwatch clear {asked}"
+    until, name = min(known)
+    back = f"{name} is back at {iso(until)} (in {span(until - now)})"
+    return f"{asked} and everything that stands in for it are cooling; {back}"

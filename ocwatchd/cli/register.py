@@ -1,0 +1,129 @@
+"""`ocwatch block` and `ocwatch clear`: a person's word on a model, written to the register, daemon or not."""
+
+from __future__ import annotations
+
+import time
+
+from ocwatchd.cli.escape import escape
+from ocwatchd.cli.places import config_file
+from ocwatchd.cli.render import clock, iso, say, say_json, span, warn
+from ocwatchd.cli.times import moment_of, seconds_of
+from ocwatchd.cli.views import cooldown_view
+from ocwatchd.config import load
+from ocwatchd.config.names import is_model, read_names
+from ocwatchd.config.reader import read_document
+from ocwatchd.core.chains import resolve
+from ocwatchd.core.fallback import Chosen, choose
+from ocwatchd.core.ledger import Cooldown, Ledger
+from ocwatchd.core.limits import ModelRef, Target
+from ocwatchd.core.policy import Policy
+from ocwatchd.errors import ConfigError, ExitCode, UsageError
+from ocwatchd.paths import Paths
+from ocwatchd.state import blacklist
+from ocwatchd.state.entries import check_entry, check_key
+
+
+def block(model: str, lasting: str | None = None, until: str | None = None, as_json: bool = False) -> int:
+    """Let nobody use `model` until then; without a time, until it is cleared.
+
+    Raises:
+        UsageError: no such model or time, or both times at once.
+        StateError: the register cannot be written.
+    """
+    now = time.time()
+    if lasting is not None and until is not None:
+        raise UsageError("--for and --until exclude each other")
+    end = now + seconds_of(lasting) if lasting is not None else moment_of(until, now) if until is not None else None
+    ref, paths = named(model), Paths.from_env()
+    policy = _policy(paths)
+
+    def change(entries: blacklist.Cooldowns) -> blacklist.Cooldowns:
+        ledger = Ledger(entries.values())
+        ledger.block(ref, end, now)
+        ledger.aim(ref, _stand_in(ref, ledger, policy, now))
+        return {entry.model: entry for entry in ledger.entries()}
+
+    snapshot = blacklist.update(paths.blacklist, change, now)
+    _warn(snapshot)
+    entry = snapshot.cooldowns[ref]
+    if as_json:
+        view = cooldown_view(str(ref), check_entry(str(ref), blacklist.to_json(entry)), now)
+        say_json({"time": iso(now), "blocked": view.as_json()})
+    else:
+        say(_blocked_text(entry, now))
+    return ExitCode.DONE
+
+
+def clear(model: str | None = None, everything: bool = False, as_json: bool = False) -> int:
+    """Forget that `model` rests, or that any does. Not listed is no fault.
+
+    Raises:
+        UsageError: neither or both of `model` and `everything`, or no such model.
+        StateError: the register cannot be written.
+    """
+    now = time.time()
+    if (model is None) == (not everything):
+        raise UsageError("name a MODEL to clear, or --all")
+    ref = None if model is None else named(model)
+    cleared: list[ModelRef] = []
+
+    def change(entries: blacklist.Cooldowns) -> blacklist.Cooldowns:
+        cleared.extend(key for key in entries if ref in (None, key))
+        return {key: entry for key, entry in entries.items() if key not in cleared}
+
+    snapshot = blacklist.update(Paths.from_env().blacklist, change, now)
+    _warn(snapshot)
+    ended = [str(key) for key in cleared]
+    left = [str(entry.model) for entry in snapshot.entries() if ref and entry.active(now) and entry.covers(ref)]
+    if as_json:
+        say_json({"time": iso(now), "cleared": ended, "still_blocked_by": left})
+    else:
+        say(_cleared_text(str(ref) if ref else None, ended, left))
+    return ExitCode.DONE
+
+
+def named(model: str) -> ModelRef:
+    """The model that a person means: `provider/model`, `provider/*`, or an alias from the configuration.
+
+    Raises:
+        UsageError: none of these.
+    """
+    name = model.strip()
+    if not is_model(name):
+        name = resolve(name, read_names(read_document(config_file())).aliases)
+    try:
+        check_key(name)
+    except ValueError:
+        raise UsageError(f"{model!r} is neither provider/model, provider/* nor an alias from `models`") from None
+    return ModelRef.parse(name)
+
+
+def _policy(paths: Paths) -> Policy:
+    try:
+        return load(paths).policy
+    except ConfigError as fault:  # a person who blocks a model in a hurry must not be held up by a comma
+        warn(f"no stand-in is written down: {escape(str(fault))}")
+        return Policy()
+
+
+def _stand_in(ref: ModelRef, ledger: Ledger, policy: Policy, now: float) -> Target | None:
+    choice = choose(ref, None, policy, lambda model: ledger.cooling(model, now) is not None)
+    return choice.target if isinstance(choice, Chosen) else None
+
+
+def _warn(snapshot: blacklist.Snapshot) -> None:
+    for problem in snapshot.problems:
+        warn(escape(problem))
+
+
+def _blocked_text(entry: Cooldown, now: float) -> str:
+    end = "until cleared" if entry.until is None else f"until {clock(entry.until, now)} ({span(entry.until - now)})"
+    instead = f"; {entry.target.model} stands in" if entry.target else ""
+    return escape(f"{entry.model} is blocked {end}{instead}.")
+
+
+def _cleared_text(name: str | None, cleared: list[str], left: list[str]) -> str:
+    if name is None:
+        return escape("\n".join(f"{key} is cleared." for key in cleared)).replace(r"\n", "\n") or "Nothing was listed."
+    still = f" It stays blocked by {', '.join(left)}." if left else ""
+    return escape(f"{name} {'is cleared' if cleared else 'was not listed'}.{still}")

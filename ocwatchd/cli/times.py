@@ -1,0 +1,62 @@
+"""Times as people type them: `--for 1h30m`, `--until 14:20`."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+
+from ocwatchd.errors import UsageError
+
+LONGEST = 10 * 366 * 86400.0
+"""Seconds. Who blocks a model for longer means for ever: neither --for nor --until."""
+
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(seconds?|sec|s|minutes?|min|m|hours?|h|days?|d|weeks?|w)", re.IGNORECASE)
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
+
+
+def seconds_of(text: str) -> float:
+    """Seconds in `90s`, `15m`, `1h30m`, `2 days`.
+
+    Raises:
+        UsageError: it is no length of time, or none within ten years.
+    """
+    parts = _PART.findall(text)
+    if not parts or _PART.sub("", text).strip():
+        raise UsageError(f"{text!r} is no length of time; write it as 90s, 15m, 1h30m or 2d")
+    total = sum(float(number) * _UNITS[unit[0].lower()] for number, unit in parts)
+    if not 0 < total <= LONGEST:
+        raise UsageError(f"{text!r} has to be more than nothing and at most ten years")
+    return total
+
+
+def moment_of(text: str, now: float) -> float:
+    """Epoch seconds of `14:20` (the next one), `2026-11-22 14:20` (local), `2026-11-22T14:20:00Z`.
+
+    Raises:
+        UsageError: it is no time, has passed, or lies more than ten years ahead.
+    """
+    found = _clock(text.strip(), now) or _calendar(text.strip())
+    if found is None:
+        raise UsageError(f"{text!r} is no time; write it as 14:20, '2026-11-22 14:20' or 2026-11-22T14:20:00Z")
+    if not now < found <= now + LONGEST:
+        raise UsageError(f"{text!r} has to lie ahead, within ten years")
+    return found
+
+
+def _clock(text: str, now: float) -> float | None:
+    match = _CLOCK.fullmatch(text)
+    if match is None:
+        return None
+    today = datetime.fromtimestamp(now).astimezone()
+    moment = today.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0, tzinfo=None)
+    if moment.timestamp() <= now:
+        moment += timedelta(days=1)  # in local time: the same clock time also where summer time ends
+    return moment.timestamp()
+
+
+def _calendar(text: str) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp()  # without a zone: local, as a person means it
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -1,0 +1,115 @@
+"""What the brain remembers of each session it deals with: bounded, forgotten a while after the last news."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ocwatchd.core.limits import LimitEvent, ModelRef
+
+FORGET_AFTER = 6 * 3600.0
+"""Seconds without news after which a session is forgotten."""
+MOST_CASES = 1000
+"""Sessions remembered at once; the quietest is forgotten first."""
+HOUR = 3600.0
+
+
+class Doing(StrEnum):
+    """What goes on with a session."""
+
+    NOTHING = "nothing"
+    WAITING = "waiting"  # left to OpenCode's own retry
+    MOVING = "moving"
+    STUCK = "stuck"  # everything it could move to is cooling
+    OFFERED = "offered"  # a person decides (mode ask or notify)
+
+
+@dataclass(slots=True)
+class Case:
+    """One session. `pending` is the newest refusal not yet weighed; `origin` the model it was first moved away from.
+
+    `entered` is the last refusal in the ledger (model, user message, attempt), so that none is entered twice. `sighted`
+    is when a door last showed a refusal that the log had not told yet: the log's line about it is no second one.
+    `heard` is when a door's event stream told of the refusal, which is within moments of it.
+    `looking` while a door is being asked, `again` if news came meanwhile. `wake` is when to look again (epoch seconds).
+    `retried_at`: not before this (epoch seconds) did OpenCode ask again, so an answer that came speaks for that time.
+    `stranded`: a move of ours stopped the turn and got no further, so nothing runs.
+    """
+
+    session: str
+    doing: Doing = Doing.NOTHING
+    phrase: str = ""
+    pending: LimitEvent | None = None
+    heard: float | None = None
+    looking: bool = False
+    again: bool = False
+    user_message: str | None = None
+    origin: ModelRef | None = None
+    landed: ModelRef | None = None
+    stranded: bool = False
+    failed_targets: set[ModelRef] = field(default_factory=set)
+    moves: list[float] = field(default_factory=list)
+    entered: tuple[ModelRef, str | None, int] | None = None
+    sighted: tuple[ModelRef, float] | None = None
+    wake: float | None = None
+    retried_at: float = 0.0
+    patience: float = 3.0
+    touched: float = 0.0
+
+    def moves_within_hour(self, now: float) -> int:
+        """Moves and attempted moves of the last hour."""
+        self.moves = [moment for moment in self.moves if now - moment < HOUR]
+        return len(self.moves)
+
+    def rest(self, phrase: str) -> None:
+        """Nothing more goes on here."""
+        self.doing, self.wake, self.patience, self.phrase = Doing.NOTHING, None, 3.0, phrase
+        self.retried_at = 0.0
+
+    def begin_message(self, user_message: str | None) -> None:
+        """Another user message: what was tried for the last one no longer counts."""
+        if user_message != self.user_message:
+            self.user_message = user_message
+            self.failed_targets.clear()
+
+
+class Cases:
+    """All sessions with something going on."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._cases: dict[str, Case] = {}
+
+    def of(self, session: str, now: float) -> Case:
+        """The case of this session, opened if need be."""
+        case = self._cases.get(session)
+        if case is None:
+            case = self._cases[session] = Case(session)
+            if len(self._cases) > MOST_CASES:
+                idle = [other for other in self._cases.values() if other.doing is Doing.NOTHING] or [case]
+                del self._cases[min(idle, key=lambda other: other.touched).session]
+                self._cases[session] = case
+        case.touched = now
+        return case
+
+    def known(self, session: str) -> Case | None:
+        """The case of this session, if there is one."""
+        return self._cases.get(session)
+
+    def all(self) -> tuple[Case, ...]:
+        """Every open case."""
+        return tuple(self._cases.values())
+
+    def due(self, now: float) -> list[Case]:
+        """Cases whose time to look again has come."""
+        return [case for case in self._cases.values() if case.wake is not None and case.wake <= now]
+
+    def next_wake(self) -> float | None:
+        """The soonest time to look again, epoch seconds."""
+        return min((case.wake for case in self._cases.values() if case.wake is not None), default=None)
+
+    def forget_old(self, now: float) -> None:
+        """Drop sessions that nothing was heard of for long."""
+        for case in self.all():
+            if now - case.touched > FORGET_AFTER and case.doing is not Doing.MOVING:
+                del self._cases[case.session]

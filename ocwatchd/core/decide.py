@@ -1,0 +1,58 @@
+"""Wait or move, and whereto: pure functions of what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ocwatchd.core.fallback import Choice, Chosen, choose
+from ocwatchd.core.ledger import Cooldown, Ledger
+from ocwatchd.core.limits import LimitKind, ModelRef, Target, ToldBy
+from ocwatchd.core.policy import Policy
+from ocwatchd.core.views import SessionState, SessionView
+
+
+def worth_waiting(policy: Policy, view: SessionView, entry: Cooldown, now: float) -> str | None:
+    """Why OpenCode's own retry is left alone; None to move.
+
+    A known wait up to `maxDelay` is, at most `maxRetries` times a turn. Of a quota without a known end nobody believes
+    that the next retry helps.
+    """
+    if view.state is not SessionState.RETRY or not policy.wait or view.model is None or entry.until is None:
+        return None
+    retry = policy.retry_for(view.model)
+    if (view.attempt or 0) > retry.max_retries:
+        return None
+    told = entry.told_by is not ToldBy.BACKOFF
+    if not told and entry.kind is LimitKind.QUOTA:
+        return None
+    remaining = (entry.until if told else (view.next_at or now)) - now
+    return f"{max(remaining, 0):.0f} s to wait" if remaining <= retry.max_delay else None
+
+
+def where_to(
+    policy: Policy, ledger: Ledger, view: SessionView, origin: ModelRef, failed: Collection[ModelRef], now: float
+) -> Choice:
+    """Back to `origin`, where the session came from, if that is free; else down its chain, then down the present one's.
+
+    `view.model` refuses; `failed` are targets that this message could not be moved to.
+    """
+    refusing = {view.model} if view.model else set()
+    if origin not in refusing and origin not in failed and ledger.cooling(origin, now) is None:
+        return Chosen(Target(origin, view.agent))
+    choice = stand_in(policy, ledger, origin, view.agent, refusing | set(failed), now)
+    if isinstance(choice, Chosen) or view.model is None or view.model == origin:
+        return choice
+    onwards = stand_in(policy, ledger, view.model, view.agent, refusing | set(failed), now)
+    return onwards if isinstance(onwards, Chosen) else choice
+
+
+def stand_in(
+    policy: Policy, ledger: Ledger, model: ModelRef, agent: str | None, tried: Collection[ModelRef], now: float
+) -> Choice:
+    """The nearest free model of this model's chain."""
+
+    def ends(ref: ModelRef) -> float | None:
+        entry = ledger.cooling(ref, now)
+        return entry.until if entry else None
+
+    return choose(model, agent, policy, lambda ref: ledger.cooling(ref, now) is not None, tried, ends)

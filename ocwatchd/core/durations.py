@@ -1,0 +1,152 @@
+"""Durations in texts: `7.66s`, `2m59.56s`, `4 hours 12 minutes`, `30秒后`, `in 30 Sekunden`. Pure, linear.
+
+A number alone is never a duration, and a duration alone is never a wait: "50 requests per 60s", "5 hour usage limit"
+name windows. What makes it a wait is a word before it ("try again in") or behind it ("后").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+
+MATCHES = 24
+"""Durations of one text that are looked at."""
+
+_SECOND, _MINUTE, _HOUR, _DAY, _WEEK, _MONTH = 1.0, 60.0, 3600.0, 86400.0, 604800.0, 2592000.0
+
+_ENGLISH_UNITS = (
+    ("ms msec msecs millis millisecond milliseconds", 0.001),
+    ("s sec secs second seconds", _SECOND),
+    ("m min mins minute minutes", _MINUTE),
+    ("h hr hrs hour hours", _HOUR),
+    ("d day days", _DAY),
+    ("w wk week weeks", _WEEK),
+    ("month months", _MONTH),
+)
+_OTHER_UNITS = (
+    ("毫秒", 0.001),
+    ("秒 秒钟 초 sekunde sekunden seconde secondes segundo segundos secondo secondi saniye sekund seconden", _SECOND),
+    ("секунд секунду секунды", _SECOND),
+    ("分 分钟 분 minuten minuto minutos minuti минут минуту минуты minut minuty minuut dakika", _MINUTE),
+    ("小时 个小时 时间 시간 stunde stunden heure heures hora horas ora ore час часа часов godzin uur saat", _HOUR),
+    ("天 日 일 tag tage tagen jour jours dia dias giorno giorni день дня дней dni dagen gun", _DAY),
+    ("周 星期 주 woche wochen semaine semaines semana semanas settimana settimane неделя недели недель", _WEEK),
+    ("个月 monat monate monaten mois mes meses mese mesi", _MONTH),
+)
+_ENGLISH = {word: seconds for words, seconds in _ENGLISH_UNITS for word in words.split()}
+_UNITS = _ENGLISH | {word: seconds for words, seconds in _OTHER_UNITS for word in words.split()}
+_COUNTS = {
+    "a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "fifteen": 15, "twenty": 20, "thirty": 30, "half an": 0.5, "half a": 0.5,
+}  # fmt: skip
+
+_UNIT = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
+_PART = re.compile(
+    rf"(\d{{1,3}}(?:,\d{{3}}){{1,3}}|\d{{1,12}}(?:[.,]\d{{1,12}})?)\s{{0,2}}(?:({_UNIT})(?![^\W\d_])|({_UNIT})(?=[^\x00-\x7f]))"
+)
+_JOIN = re.compile(r"[\s,]{0,3}(?:(?:and|und|et|y|e|и|또는)\s)?\s{0,2}")
+_ABOUT = re.compile(r"(?:~|≈|about|approximately|approx\.?|around|roughly|another|at least|up to|ca\.?)?\s{0,2}")
+_CLOCK = re.compile(r"(\d{1,3}):([0-5]\d):([0-5]\d)(?!\d)")
+_ISO = re.compile(r"p(?:(\d{1,4})d)?t(?:(\d{1,5})h)?(?:(\d{1,5})m)?(?:(\d{1,6}(?:\.\d{1,9})?)s)?(?![a-z])")
+_SPELT = re.compile(rf"({'|'.join(sorted(_COUNTS, key=len, reverse=True))})\s({_UNIT})(?![^\W\d_])")
+_BARE = re.compile(r"(\d{1,10}(?:\.\d{1,6})?)(?![\d:/-]|\s{0,2}[^\W\d_]|[.,]\d)")
+
+_CUE = re.compile(
+    r"\b(?:retry(?:ing)?|try(?:ing)?|again|wait(?:ing)?|resets?|resetting|renews?|renewed|refresh(?:es|ed)?|available"
+    r"|recovers?|resumes?|restored|replenish(?:es|ed)?|expires?|unlocks?|unlocked|lifted|cool(?:ing|s)?|cooldown|delay"
+    r"|back|regain|clears?|reset[ _]after|retry[ _-]after)(?![a-z])([^.!?;\n\d。；]{0,40}?)"
+    r"(?=~?\d|≈|\bpt\d|\b(?:an?|one|two|three|four|five|six|seven|eight|nine|ten|fifteen|twenty|thirty|half)\s)"
+)
+_WINDOW = re.compile(
+    r"\b(?:every|per|each|last|past|previous|of|limit|max|maximum|than|at)\b\W{0,3}$|\b(?:limit|limited|at|on)\W{1,3}$"
+)
+_BARE_CUE = re.compile(r"(?:retry|try)(?:ing)?[ _-]?(?:again )?(?:after|in)\W{0,4}$")
+_BEHIND = re.compile(
+    r"\s{0,2}(?:之后|以后|后|再试|重试|후|뒤|before (?:re)?try|before making|until (?:re)?set"
+    r"|until (?:your|the) (?:limit|quota))"
+)
+_AHEAD_CJK = re.compile(r"(?:等待|等候|剩余|还需|还剩|仍需|冷却|重置时间|重试时间|待って|기다)\D{0,8}$")
+_WINDOW_CJK = re.compile(r"(?:每|近|过去|最近|达到|已|매)\s{0,2}$")
+_FOREIGN_CUE = re.compile(
+    r"versuch|erneut|wiederhol|wieder|warten|zuruckgesetzt|reessay|essayez|nouveau|patient|attend|reinitialis|intent|nuevo|espere|reinici|tente"
+    r"|novamente|aguarde|redefin|riprov|повтор|подожд|попроб|снова|сброс|ponow|probuj|opnieuw|tekrar|wacht"
+)
+_FOREIGN_AHEAD = re.compile(
+    r"(?:^|[^\w])(?:in|nach|dans|apres|en|em|tra|fra|dopo|через|de|apos|a|aguarde|espere|attendre|patientez|warten|подождите|po|za|over|wacht)"
+    r"\s{1,3}(?:etwa |ca\.? |environ |aproximadamente |circa |около )?$"
+)
+
+
+def parse_at(text: str, at: int = 0) -> tuple[float, int, bool] | None:
+    """A duration that starts here in a folded text: its seconds, its end, and whether its units are English."""
+    about = _ABOUT.match(text, at)
+    at = about.end() if about else at
+    clock = _CLOCK.match(text, at)
+    if clock:
+        return int(clock[1]) * _HOUR + int(clock[2]) * _MINUTE + int(clock[3]), clock.end(), True
+    spelt = _SPELT.match(text, at)
+    if spelt:
+        return _COUNTS[spelt[1]] * _UNITS[spelt[2]], spelt.end(), True
+    iso = _ISO.match(text, at)
+    if iso and any(iso.groups()):
+        days, hours, minutes, seconds = (float(part or 0) for part in iso.groups())
+        return days * _DAY + hours * _HOUR + minutes * _MINUTE + seconds, iso.end(), True
+    return _parts_at(text, at)
+
+
+def _parts_at(text: str, at: int) -> tuple[float, int, bool] | None:
+    total, end, english = 0.0, at, True
+    for _ in range(6):
+        part = _PART.match(text, at)
+        if not part:
+            break
+        unit = part[2] or part[3]
+        total += _number(part[1]) * _UNITS[unit]
+        english = english and unit in _ENGLISH
+        end = part.end()
+        join = _JOIN.match(text, end)
+        at = join.end() if join else end
+    return (total, end, english) if end > at or total or end != at else None
+
+
+def _number(text: str) -> float:
+    if re.fullmatch(r"\d{1,3}(?:,\d{3})+", text):
+        return float(text.replace(",", ""))
+    return float(text.replace(",", "."))
+
+
+def waits(text: str) -> Iterator[tuple[float, str]]:
+    """The waits that a folded text names, in order, each with the words that made it one."""
+    for cue in islice(_CUE.finditer(text), MATCHES):
+        if _WINDOW.search(cue[1]):
+            continue
+        found = parse_at(text, cue.end())
+        if found:
+            yield found[0], text[cue.start() : found[1]][:60]
+        elif _BARE_CUE.search(cue.group()):
+            bare = _BARE.match(text, cue.end())
+            if bare:
+                yield float(bare[1]), cue.group()[:40] + bare[1]
+    yield from _waits_by_neighbours(text)
+
+
+def _waits_by_neighbours(text: str) -> Iterator[tuple[float, str]]:
+    foreign = _FOREIGN_CUE.search(text) is not None
+    at = 0
+    for part in islice(_PART.finditer(text), MATCHES):
+        if part.start() < at:
+            continue
+        found = _parts_at(text, part.start())
+        if not found:
+            continue
+        seconds, at, english = found
+        before = text[max(0, part.start() - 24) : part.start()]
+        if _WINDOW_CJK.search(before):
+            continue
+        if (
+            _BEHIND.match(text, at)
+            or _AHEAD_CJK.search(before)
+            or (foreign and not english and _FOREIGN_AHEAD.search(before))
+        ):
+            yield seconds, text[part.start() : at + 12][:60]

@@ -1,0 +1,94 @@
+"""Chains: `choose(...)` says where a limited session goes, or that everything it could use is cooling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from ocwatchd.core import chains
+from ocwatchd.core.chains import find_cycles, resolve
+from ocwatchd.core.limits import ModelRef, Target
+from ocwatchd.core.policy import Policy
+
+__all__ = ["Choice", "Chosen", "Exhausted", "agent_for", "candidates", "choose", "find_cycles", "resolve"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The model and agent to move to, and the nearer models that were passed over because they rest or were tried."""
+
+    target: Target
+    passed: tuple[ModelRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """Nothing is free. `models` are the limited model and all that could stand in for it, nearest first.
+
+    `soonest` is the first of `models` to return and when (epoch
+    seconds); None if nobody knows or asked.
+    """
+
+    models: tuple[ModelRef, ...]
+    soonest: tuple[ModelRef, float] | None = None
+
+    @property
+    def chained(self) -> bool:
+        """Whether anything at all was written down to stand in."""
+        return len(self.models) > 1
+
+
+Choice = Chosen | Exhausted
+
+
+def candidates(model: ModelRef, policy: Policy) -> Iterator[ModelRef]:
+    """Everything that may stand in for `model`, nearest first; names that are no models are passed over."""
+    plain = chains.normalise(policy.chains, policy.aliases)
+    for name in chains.candidates(str(model), plain):
+        try:
+            ref = ModelRef.parse(name)
+        except ValueError:
+            continue
+        if ref.model != "*":
+            yield ref
+
+
+def choose(
+    model: ModelRef,
+    session_agent: str | None,
+    policy: Policy,
+    cooling: Callable[[ModelRef], bool],
+    tried: Collection[ModelRef] = (),
+    ends: Callable[[ModelRef], float | None] | None = None,
+) -> Choice:
+    """The nearest free stand-in for `model`, with the agent to carry it.
+
+    `cooling` says whether a model rests (its provider's and its free tier's rest included), `tried` are targets that
+    this turn already failed on, `ends` tells when a model's rest ends. The agent is the one configured for the target,
+    else the session's own: without one OpenCode would fall back to its default agent.
+    """
+    passed: list[ModelRef] = []
+    for ref in candidates(model, policy):
+        if ref not in tried and not cooling(ref):
+            return Chosen(Target(ref, agent_for(ref, policy) or session_agent), tuple(passed))
+        passed.append(ref)
+    models = (model, *passed)
+    return Exhausted(models, _soonest(models, ends))
+
+
+def agent_for(model: ModelRef, policy: Policy) -> str | None:
+    """The agent that the configuration names for this model, by its name or by an alias of it."""
+    direct = policy.agents.get(str(model))
+    if direct is not None:
+        return direct
+    by_alias = (agent for name, agent in policy.agents.items() if resolve(name, policy.aliases) == str(model))
+    return next(by_alias, None)
+
+
+def _soonest(
+    models: tuple[ModelRef, ...], ends: Callable[[ModelRef], float | None] | None
+) -> tuple[ModelRef, float] | None:
+    if ends is None:
+        return None
+    known = [(end, index) for index, ref in enumerate(models) if (end := ends(ref)) is not None]
+    return (models[min(known)[1]], min(known)[0]) if known else None

@@ -1,0 +1,88 @@
+"""May this session be moved, and has the move worked? Both read from views alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ocwatchd.core.limits import ModelRef, Target
+from ocwatchd.core.messages import MoveResult
+from ocwatchd.core.views import SessionState, SessionView
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be moved whereto. `view` is what the decision was made on.
+
+    `child` is a subagent that is stuck while `view`, its parent, waits for it: then the parent is moved. `own_abort`:
+    an earlier attempt of ours stopped the turn and got no further, so that abort is not the user's.
+    """
+
+    view: SessionView
+    target: Target
+    child: str | None = None
+    own_abort: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """A result and why."""
+
+    result: MoveResult
+    why: str
+
+
+def forbidden(
+    order: Order, now: SessionView, retrying: frozenset[str] = frozenset(), busy: frozenset[str] = frozenset()
+) -> Ruling | None:
+    """Why the session may not be moved now; None if it may. `retrying` and `busy`: sessions of its directory."""
+    if now.aborted and not order.own_abort:
+        return Ruling(MoveResult.USER_TOOK_OVER, "the turn was stopped")
+    if now.user_message is None:
+        return Ruling(MoveResult.REFUSED, "the session holds no prompt")
+    # A prompt queued behind the stuck one comes along; a prompt that replaced it is the user's own affair.
+    if now.user_message != order.view.user_message and not now.queued:
+        return Ruling(MoveResult.USER_TOOK_OVER, "there is a new prompt")
+    if now.parent in busy:  # an abort here would tell the parent that its task was cancelled
+        return Ruling(MoveResult.REFUSED, "its parent waits for it: the parent is to be moved")
+    if now.asking:
+        return Ruling(MoveResult.REFUSED, "a question to the user is open")
+    if order.child is not None and now.state is SessionState.BUSY:
+        return _parent_forbidden(order.child, now, retrying)
+    return _state_forbidden(order, now)
+
+
+def _parent_forbidden(child: str, now: SessionView, retrying: frozenset[str]) -> Ruling | None:
+    if child not in retrying:
+        return Ruling(MoveResult.ALREADY, "the subagent works again")
+    if any(tool.child not in retrying for tool in now.running):
+        return Ruling(MoveResult.REFUSED, "another tool is running beside the subagent")
+    return None
+
+
+def _state_forbidden(order: Order, now: SessionView) -> Ruling | None:
+    if now.state is SessionState.BUSY:
+        return Ruling(MoveResult.ALREADY, f"{now.model} works on it")
+    if now.state is SessionState.IDLE:
+        why = "the prompt is answered" if now.answer_completed and not now.queued else "nothing waits or has failed"
+        return Ruling(MoveResult.ALREADY if now.answer_completed else MoveResult.REFUSED, why)
+    if now.tool_running:
+        return Ruling(MoveResult.REFUSED, f"tool {now.running[0].tool} is running")
+    if now.model == order.target.model != order.view.model:
+        return Ruling(MoveResult.ALREADY, f"it is on {now.model}")
+    return None
+
+
+def outcome(now: SessionView, target: ModelRef, answer: str) -> Ruling | None:
+    """What a look says of a move whose first message is `answer`; None while it is undecided."""
+    if now.answer not in (None, answer):
+        return Ruling(MoveResult.MOVED, f"{now.model} works on it")  # a later step of the same run
+    if now.state is SessionState.RETRY:
+        return Ruling(MoveResult.TARGET_LIMITED, now.message)
+    if now.aborted:
+        return Ruling(MoveResult.USER_TOOK_OVER, "the new run was stopped")
+    if now.last_error is not None:
+        return Ruling(MoveResult.FAILED, now.last_error.message)
+    if now.answer_began or now.answer_completed:
+        # The companion plugin, or another one, may have chosen another model for this prompt.
+        return Ruling(MoveResult.MOVED, f"{now.model} answers" + ("" if now.model == target else f", not {target}"))
+    return None

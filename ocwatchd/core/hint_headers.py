@@ -1,0 +1,143 @@
+"""What response headers tell about the end of a limit. Pure.
+
+Retry-After comes first: OpenCode obeys it to the letter. Then the resets of those allowances that are used up; a
+provider that sends three resets (requests, tokens, input tokens) means the one whose rest is 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+
+from ocwatchd.core.dates import MONTHS
+from ocwatchd.core.durations import parse_at
+from ocwatchd.core.limits import ToldBy
+from ocwatchd.core.told import Told
+
+_NUMBER = re.compile(r"[+-]?\d{1,18}(?:\.\d{1,18})?\Z")
+_HTTP_DATE = re.compile(r"(?:[A-Za-z]{3,9},?\s)?(\d{1,2})[ -]([A-Za-z]{3})[ -](\d{2,4})\s(\d{1,2}):(\d\d):(\d\d)")
+_ISO_DATE = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d)(?::(\d\d)(?:\.\d{1,9})?)?\s?(?:Z|z|UTC|GMT|([+-])(\d\d):?(\d\d))?\Z"
+)
+_FIELD_RESET = re.compile(r"(?:^|[;,\s])(?:t|reset)\s?=\s?(\d{1,9})")
+_FIELD_REST = re.compile(r"(?:^|[;,\s])(?:r|remaining)\s?=\s?(\d{1,12})")
+
+
+def header_times(headers: Mapping[str, str], now: float) -> Iterator[Told]:
+    """All that the headers tell, best first. Unreadable values are told as such, so that the reason can be shown."""
+    yield from _retry_after(headers, now)
+    yield from _unified(headers, now)
+    yield from _latest(_exhausted(headers, now))
+    yield from _plain_resets(headers, now)
+
+
+def moment_of(text: str) -> float | None:
+    """Epoch seconds of an HTTP date or an ISO date (UTC unless it names an offset); None if it is neither."""
+    text = text.strip()[:64]
+    try:
+        return _http_date(text) or _iso_date(text)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _http_date(text: str) -> float | None:
+    match = _HTTP_DATE.match(text)
+    if not match or match[2].lower() not in MONTHS:
+        return None
+    year = int(match[3]) + (2000 if len(match[3]) == 2 else 0)
+    clock = int(match[4]), int(match[5]), min(int(match[6]), 59)
+    return datetime(year, MONTHS[match[2].lower()], int(match[1]), *clock, tzinfo=UTC).timestamp()
+
+
+def _iso_date(text: str) -> float | None:
+    match = _ISO_DATE.match(text)
+    if not match:
+        return None
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.groups()[:6])
+    value = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=UTC).timestamp()
+    offset = (int(match[8]) * 3600 + int(match[9]) * 60) if match[7] else 0
+    return value - offset if match[7] == "+" else value + offset
+
+
+def _retry_after(headers: Mapping[str, str], now: float) -> Iterator[Told]:
+    for name, unit in (("retry-after-ms", 0.001), ("x-ms-retry-after-ms", 0.001), ("retry-after", 1.0)):
+        if name in headers:
+            yield _read(name, headers[name], now, unit, ToldBy.RETRY_AFTER)
+    for name in ("x-ratelimit-user-retry-after", "x-ratelimit-retry-after", "x-retry-after", "ratelimit-retry-after"):
+        if name in headers:
+            yield _read(name, headers[name], now, 1.0, ToldBy.TEXT)
+
+
+def _read(name: str, value: str, now: float, unit: float, told_by: ToldBy) -> Told:
+    """A value that is seconds (or `unit`s of them), a date, a duration, an epoch; unreadable ones say nothing."""
+    value = value.strip()[:64]
+    if _NUMBER.match(value):
+        number = float(value)
+        if unit == 1.0 and number > 1e9 and abs(_epoch(number) - now) < 400 * 86400:
+            return Told(name, until=_epoch(number), told_by=told_by)
+        return Told(name, after=number * unit, told_by=told_by)
+    moment = moment_of(value)
+    if moment is not None:
+        return Told(name, until=moment, told_by=told_by)
+    duration = parse_at(value.lower())
+    whole = duration is not None and duration[1] == len(value)
+    return Told(name, after=duration[0] if duration and whole else None, told_by=told_by)
+
+
+def _epoch(number: float) -> float:
+    return number / 1000 if number > 1e11 else number
+
+
+def _unified(headers: Mapping[str, str], now: float) -> Iterator[Told]:
+    """Anthropic's plan windows: the one that is rejected, or the one that speaks for all."""
+    rejected = [
+        f"anthropic-ratelimit-unified-{window}-reset"
+        for window in ("5h", "7d", "7d_opus", "7d_sonnet", "overage")
+        if headers.get(f"anthropic-ratelimit-unified-{window}-status") == "rejected" and window != "overage"
+    ]
+    if headers.get("anthropic-ratelimit-unified-status") == "rejected":
+        rejected.insert(0, "anthropic-ratelimit-unified-reset")
+    for name in rejected:
+        if name in headers:
+            yield _read(name, headers[name], now, 1.0, ToldBy.TEXT)
+
+
+def _exhausted(headers: Mapping[str, str], now: float) -> Iterator[Told]:
+    """The resets of allowances of which nothing remains."""
+    for name, value in headers.items():
+        if name.startswith("anthropic-ratelimit-") and name.endswith("-reset"):
+            rest = headers.get(f"{name.removesuffix('-reset')}-remaining")
+        elif name.startswith("x-ratelimit-reset-"):
+            rest = headers.get(f"x-ratelimit-remaining-{name.removeprefix('x-ratelimit-reset-')}")
+        elif name.startswith("x-codex-") and name.endswith("-reset-after-seconds"):
+            used = headers.get(f"{name.removesuffix('-reset-after-seconds')}-used-percent", "")
+            rest = "0" if _NUMBER.match(used) and float(used) >= 100 else None
+        else:
+            continue
+        if rest is not None and rest.strip() in {"0", "0.0", "-1"}:
+            yield _read(name, value, now, 1.0, ToldBy.TEXT)
+
+
+def _latest(told: Iterator[Told]) -> Iterator[Told]:
+    """Several allowances used up: the one that comes back last decides."""
+    found = sorted(told, key=lambda item: -(item.after if item.after is not None else item.until or 0))
+    moments, spans = [item for item in found if item.until is not None], [item for item in found if item.until is None]
+    yield from moments[:1]
+    yield from spans[:1]
+
+
+def _plain_resets(headers: Mapping[str, str], now: float) -> Iterator[Told]:
+    for name, rest in (
+        ("x-ratelimit-reset", "x-ratelimit-remaining"),
+        ("x-rate-limit-reset", "x-rate-limit-remaining"),
+        ("ratelimit-reset", "ratelimit-remaining"),
+    ):
+        if name in headers and headers.get(rest, "0").strip() in {"0", ""}:
+            yield _read(name, headers[name], now, 1.0, ToldBy.TEXT)
+    if "x-ratelimit-reset-after" in headers:
+        yield _read("x-ratelimit-reset-after", headers["x-ratelimit-reset-after"], now, 1.0, ToldBy.TEXT)
+    for field in headers.get("ratelimit", "")[:500].split(","):
+        reset, left = _FIELD_RESET.search(field), _FIELD_REST.search(field)
+        if reset and left and int(left[1]) == 0:
+            yield Told("ratelimit", after=float(reset[1]))

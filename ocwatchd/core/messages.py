@@ -1,0 +1,156 @@
+"""What goes into the engine, and the effects that come out: a list of effects is a decision, not a deed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ocwatchd.core.ledger import Cooldown
+from ocwatchd.core.limits import LimitEvent, ModelRef, Target
+from ocwatchd.core.views import Door, SessionView
+
+# ---- messages
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The log tells of a refused attempt. `live` is False for old news: it may block a model, never move a session."""
+
+    event: LimitEvent
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """The log tells that a session was aborted, by a person or by us."""
+
+    session: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A door's event stream tells that a session is in retry or has failed; when that was heard, epoch seconds."""
+
+    session: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """The answer to a LookUp. Without a session that was asked for, `views` holds every session in trouble.
+
+    `parents` holds the sessions that wait for a subagent in `views`. `doors` counts the doors that answered: 0 means
+    that nobody can be asked.
+    """
+
+    session: str | None
+    model: ModelRef | None
+    views: tuple[SessionView, ...]
+    doors: int
+    parents: tuple[SessionView, ...] = ()
+
+
+class MoveResult(StrEnum):
+    """How a move ended."""
+
+    MOVED = "moved"  # the target's answer was seen to begin
+    ALREADY = "already"  # the same message already runs elsewhere
+    TARGET_LIMITED = "target_limited"  # the target refused as well
+    REFUSED = "refused"  # a guard held: nothing was touched
+    USER_TOOK_OVER = "user_took_over"  # a person aborted or sent something else: theirs is the say
+    FAILED = "failed"  # tried, and could not be shown to have worked
+
+
+@dataclass(frozen=True, slots=True)
+class MoveEnded:
+    """The answer to a Move. `seconds` is from the claim to the target's message.
+
+    `stranded`: we stopped the turn and nothing runs now; the prompt waits in OpenCode's store to be run again.
+    """
+
+    claim: str
+    session: str
+    origin: ModelRef | None
+    target: Target
+    result: MoveResult
+    why: str = ""
+    view: SessionView | None = None
+    seconds: float | None = None
+    stranded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterChanged:
+    """Somebody else wrote the blacklist file: a person blocked or cleared a model."""
+
+    entries: tuple[Cooldown, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed."""
+
+
+Message = Refused | Aborted | Heard | Surveyed | MoveEnded | RegisterChanged | Tick
+
+# ---- effects
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRegister:
+    """Write these changes to the blacklist file; what others wrote there meanwhile stays."""
+
+    changed: tuple[Cooldown, ...] = ()
+    removed: tuple[ModelRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """Ask the doors: for one session, or (None) for every session that is in trouble with `model`."""
+
+    session: str | None
+    model: ModelRef | None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Re-run the session's last user message on the target. Claimed in the journal before it is made.
+
+    `child` is the subagent for whose sake its parent, `view`, is moved. `own_abort`: an earlier move of ours stopped
+    the turn and got no further.
+    """
+
+    claim: str
+    view: SessionView
+    target: Target
+    child: str | None = None
+    own_abort: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """One notice to the person: desktop, and a toast where a door is known. `matter` is told once.
+
+    `at` is a moment to name in the text, epoch seconds: how it is worded is the renderer's affair.
+    """
+
+    matter: str
+    title: str
+    text: str
+    session: str | None = None
+    door: Door | None = None
+    directory: str | None = None
+    at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line for the journal and for standard error. `durable` ones are on disk before the next effect is begun."""
+
+    what: str
+    fields: dict[str, object] = field(default_factory=dict)
+    durable: bool = False
+
+
+Effect = SaveRegister | LookUp | Move | Tell | Note

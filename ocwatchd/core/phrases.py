@@ -1,0 +1,169 @@
+"""The small language in which rules name words, and its compiler. Pure.
+
+A phrase is written in the plain form of `words.plain`. Five signs have a meaning, everything else is literal:
+
+    (a|b|)   one of these (not nested; an empty one makes it optional)
+    ~        up to 60 characters of anything, words left whole
+    *        the word may go on: `limit*` is limit, limits, limited
+    #        a number
+    ^        the text begins here (first sign only)
+
+There is no repetition but these bounded ones, so a phrase cannot be made to run long. Phrases are found by one word
+each (`Index`), so that a message costs what its own words cost and not what all rules together cost.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from ocwatchd.core.words import fold
+
+KEY_LENGTH = 5
+"""Letters of a word by which phrases are found: long enough to be rare, short enough for `exceed*`."""
+
+GAP_CAP = 60
+"""Characters between two words that still belong together: half a sentence of provider prose."""
+
+_TOKEN = re.compile(r"\([^()]{0,800}\)|[~*#]|[^()~*#]+")
+_SPACED_GAP = re.compile(r" ?~ ?")
+_WORDS = re.compile(r"[a-z0-9']+")
+_GROUP = re.compile(r"\([^()]{0,800}\)")
+_FOREIGN = re.compile(r"[^\x00-\x7f]+")
+_WEAK_KEYS = frozenset(
+    {"a", "an", "and", "any", "are", "at", "be", "been", "by", "can", "do", "for", "from", "has", "have", "in", "is",
+     "it", "its", "no", "not", "of", "on", "or", "out", "per", "the", "this", "to", "was", "with", "you", "your"}
+)  # fmt: skip
+
+
+class PhraseError(ValueError):
+    """A phrase that the language does not know."""
+
+
+@lru_cache(maxsize=4096)
+def compile_folded(phrase: str) -> re.Pattern[str]:
+    """The expression of a folded phrase, compiled on first use: most are never needed, and each costs 0.1-0.3 ms."""
+    anchor = r"\A\W{0,8}" if phrase.startswith("^") else ""
+    tokens = _TOKEN.findall(_SPACED_GAP.sub("~", phrase.removeprefix("^")))
+    body = "".join(_translate(token) for token in tokens)
+    before = r"(?<![a-z0-9])" if _is_word(tokens[0], 0) else ""
+    after = r"(?![a-z0-9])" if _is_word(tokens[-1], -1) else ""
+    return re.compile(anchor + before + body + after)
+
+
+def _is_word(token: str, end: int) -> bool:
+    """Whether a token begins (0) or ends (-1) with an ASCII word, which must then not be part of a longer one."""
+    if token.startswith("("):
+        choices = [choice for choice in token[1:-1].split("|") if choice]
+        return any(choice[end].isascii() and choice[end].isalnum() for choice in choices)
+    return token[end] == "#" or (token[end].isascii() and token[end].isalnum())
+
+
+def _translate(part: str) -> str:
+    if part == "~":
+        return rf"(?:\W(?:.{{0,{GAP_CAP}}}?\W)?|(?<=[^\x00-\x7f]).{{0,{GAP_CAP}}}?(?=[^\x00-\x7f]))"
+    if part == "*":
+        return r"\w{0,24}"
+    if part == "#":
+        return r"\d[\d,.]{0,15}"
+    if part.startswith("("):
+        return "(?:" + "|".join(_inside_group(choice) for choice in part[1:-1].split("|")) + ")"
+    return re.escape(part)
+
+
+def _inside_group(choice: str) -> str:
+    return "".join(_translate(token) for token in _TOKEN.findall(choice))
+
+
+def check(phrase: str) -> None:
+    """Say what is wrong with a phrase.
+
+    Raises:
+        PhraseError: it is empty, its brackets do not match, or nothing in it is literal.
+    """
+    bare = _GROUP.sub("", phrase)
+    if not phrase.strip() or "(" in bare or ")" in bare:
+        raise PhraseError(f"brackets of the phrase do not match: {phrase!r}")
+    if not re.search(r"\w{2}|[^\x00-\x7f]", phrase):
+        raise PhraseError(f"nothing literal in the phrase: {phrase!r}")
+
+
+def _key_sets(phrase: str) -> list[frozenset[str]]:
+    """Sets of keys; of each set at least one key is in every text that the phrase matches."""
+    tokens = _TOKEN.findall(_SPACED_GAP.sub("~", phrase.removeprefix("^")))
+    sets: list[frozenset[str]] = []
+    for at, token in enumerate(tokens):
+        opens = at == 0 or not _is_word(tokens[at - 1], -1)
+        closes = at + 1 == len(tokens) or not _is_word(tokens[at + 1], 0)
+        if token.startswith("("):
+            choices = [_keys(choice, opens=opens, closes=closes) for choice in token[1:-1].split("|")]
+            if all(choices):
+                sets.append(frozenset(max(keys, key=len) for keys in choices))
+        else:
+            sets += [frozenset({key}) for key in _keys(token, opens=opens, closes=closes)]
+    return sets
+
+
+def _keys(text: str, *, opens: bool, closes: bool) -> list[str]:
+    """The keys of a literal piece: the first letters of its words, and its runs of other scripts.
+
+    `opens` and `closes` say that the piece begins and ends with whole words. A word that may go on (`limit*`) is a key
+    only if its known part is as long as a key.
+    """
+    keys = _FOREIGN.findall(text)
+    for match in _WORDS.finditer(text):
+        word, end = match.group(), match.end()
+        whole = text[end] not in "*#" if end < len(text) else closes
+        if (match.start() or opens) and (len(word) >= KEY_LENGTH or whole) and word not in _WEAK_KEYS:
+            keys.append(word[:KEY_LENGTH])
+    return keys
+
+
+class Index:
+    """Phrases of many rules, found by one word of each. `find` costs by the words of the text, not by the rules."""
+
+    __slots__ = ("_always", "_by_key", "_foreign")
+
+    def __init__(self, entries: Iterable[tuple[int, str]]) -> None:
+        """Take `(rank, phrase)` pairs; the rank orders what `find` yields.
+
+        Raises:
+            PhraseError: for a phrase that the language does not know.
+        """
+        folded = [(rank, fold(phrase)) for rank, phrase in entries]
+        for _, phrase in folded:
+            check(phrase)
+        uses = Counter(key for _, phrase in folded for keys in _key_sets(phrase) for key in keys)
+        self._always: list[tuple[int, str]] = []
+        self._by_key: dict[str, list[tuple[int, str]]] = {}
+        for rank, phrase in folded:
+            self._add(rank, phrase, uses)
+        self._foreign = [key for key in self._by_key if not key.isascii()]
+
+    def _add(self, rank: int, phrase: str, uses: Counter[str]) -> None:
+        sets = _key_sets(phrase)
+        if not sets:
+            self._always.append((rank, phrase))
+            return
+        for key in min(sets, key=lambda keys: sum(uses[key] for key in keys)):
+            self._by_key.setdefault(key, []).append((rank, phrase))
+
+    def find(self, text: str) -> Iterator[int]:
+        """The ranks whose phrases occur in a plain text, lowest first, each once."""
+        seen = -1
+        for rank, phrase in sorted(self._candidates(text)):
+            if rank != seen and compile_folded(phrase).search(text):
+                seen = rank
+                yield rank
+
+    def _candidates(self, text: str) -> set[tuple[int, str]]:
+        found = set(self._always)
+        for key in self._by_key.keys() & {word[:KEY_LENGTH] for word in _WORDS.findall(text)}:
+            found.update(self._by_key[key])
+        if not text.isascii():
+            for key in self._foreign:
+                if key in text:
+                    found.update(self._by_key[key])
+        return found

@@ -1,0 +1,95 @@
+"""The requests that are under way, as far as one process's log tells: begun, and not yet known to have ended.
+
+Never fewer than there really are (once the log is read from its beginning), sometimes more: so if only one of them can
+have failed, it is the one, and if several can, nobody can say, until there are as many failures as candidates.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+_KEPT = 1024
+"""Requests remembered; titles are never told to have ended and pile up."""
+
+_UNCLEAR_KEPT = 16
+
+Key = tuple[str | None, str | None, bool | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """A request that was begun: its tags, which are right, and when. Two requests are never equal."""
+
+    session: str | None
+    provider: str | None
+    model: str | None
+    agent: str | None
+    small: bool | None
+    time: float
+
+    @property
+    def key(self) -> Key:
+        """A session asks one thing at a time of each agent: the next request means that the last has ended."""
+        return (self.session, self.agent, self.small)
+
+    @property
+    def name(self) -> tuple[str | None, str | None]:
+        """Provider and model."""
+        return (self.provider, self.model)
+
+
+class Streams:
+    """Requests under way. Bounded: the oldest are forgotten first."""
+
+    def __init__(self) -> None:
+        """Nothing is under way."""
+        self._open: OrderedDict[Key, Stream] = OrderedDict()
+        self._unclear: list[set[Stream]] = []
+
+    def begin(self, stream: Stream) -> None:
+        """A request begins; the one before it of the same session and agent has ended."""
+        self._open.pop(stream.key, None)
+        self._open[stream.key] = stream
+        while len(self._open) > _KEPT:
+            self._open.popitem(last=False)
+
+    def end(self, stream: Stream) -> None:
+        """This very request has ended."""
+        if self._open.get(stream.key) is stream:
+            del self._open[stream.key]
+
+    def end_session(self, session: str, *, well: bool) -> None:
+        """What the session asked before is over; `well`: it was answered. Titles run beside it and are not touched."""
+        for stream in self.under_way(lambda s: s.session == session and not s.small):
+            self.end(stream)
+            if well:
+                self._did_not_fail(stream)
+
+    def one_failed_of(self, candidates: Iterable[Stream]) -> None:
+        """One of these has failed, nobody knows which."""
+        self._unclear.append(set(candidates))
+        del self._unclear[:-_UNCLEAR_KEPT]
+        self._conclude(self._unclear[-1:])
+
+    def under_way(self, test: Callable[[Stream], bool] = lambda _stream: True) -> list[Stream]:
+        """Those for which `test` holds, oldest first."""
+        return [stream for stream in self._open.values() if test(stream)]
+
+    def _did_not_fail(self, stream: Stream) -> None:
+        changed = [suspects for suspects in self._unclear if stream in suspects]
+        for suspects in changed:
+            suspects.discard(stream)
+        self._unclear = [suspects for suspects in self._unclear if suspects]
+        self._conclude(changed)
+
+    def _conclude(self, changed: list[set[Stream]]) -> None:
+        """As many failures as there are requests that can have failed: then all of these have."""
+        for union in [a | b for a in changed for b in self._unclear]:
+            inside = [suspects for suspects in self._unclear if suspects <= union]
+            if union and len(inside) >= len(union):
+                self._unclear = [suspects for suspects in self._unclear if suspects not in inside]
+                for stream in union:
+                    self.end(stream)
+                return

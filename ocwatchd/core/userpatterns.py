@@ -1,0 +1,83 @@
+"""The user's own patterns (`errorPatterns`): words, a status number, or an expression that cannot run long. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from ocwatchd.core.patterns import pattern_fault
+from ocwatchd.core.words import Words, plain
+
+TEXT_CAP = 2048
+"""Characters of a message that a user's expression is tried on."""
+
+_LOOKS_LIKE_REGEX = re.compile(
+    r"\\[dswbDSWB.]|\.[*+?]|\[[^\]]+\]|\(\?|\([^)]*\|[^)]*\)|^\^|\$$|[*+]\Z|\w\|\w|\{\d+,?\d*\}"
+)
+
+Where = Literal["said", "quoted"]
+
+
+def _as_status(number: str) -> re.Pattern[str]:
+    """A number that stands as a status: `HTTP 503`, `status code: 503`, `(503)`, `503 Service Unavailable`."""
+    ahead = r"\b(?:http(?:/\d(?:\.\d)?)?|status|code|error|returned|response|responded with|got)\b[\W_]{1,3}"
+    behind = r"(?=$|[\])]|[:,;.](?!\d)|\s[a-z{<\"'])"
+    counted = r"(?!\s(?:tokens?|ms|files?|lines?|times|tests?|items|bytes|s)\b)"
+    return re.compile(rf"(?:^|(?:{ahead})|[\[(]){number}{behind}{counted}")
+
+
+@dataclass(frozen=True, slots=True)
+class UserPattern:
+    """One pattern. `refused` says why an expression was taken as literal text instead."""
+
+    text: str
+    literal: str | None
+    regex: re.Pattern[str] | None
+    status: int | None = None
+    refused: str | None = None
+
+    @classmethod
+    def of(cls, text: str) -> UserPattern:
+        """Take a pattern as what it most likely is. Never raises, and never yields one that could hang."""
+        text = text.strip()[:TEXT_CAP]
+        if re.fullmatch(r"[1-5]\d\d", text):
+            return cls(text, None, _as_status(text), status=int(text))
+        if not _LOOKS_LIKE_REGEX.search(text):
+            return cls(text, plain(text), None)
+        fault = pattern_fault(text)
+        if fault:
+            return cls(text, plain(text), None, refused=fault)
+        return cls(text, None, re.compile(text, re.IGNORECASE))
+
+    def find(self, words: Words, codes: tuple[str, ...], status: int | None) -> Where | None:
+        """Where the pattern is found: in the provider's own words, only in a quotation, or not at all."""
+        if self.status is not None and (status == self.status or str(self.status) in codes):
+            return "said"
+        if self.literal is not None:
+            coded = (plain(code) for code in codes)
+            if _holds(words.said, self.literal) or any(_holds(code, self.literal) for code in coded):
+                return "said"
+            return "quoted" if _holds(words.quoted, self.literal) else None
+        return self._search(words, codes)
+
+    def _search(self, words: Words, codes: tuple[str, ...]) -> Where | None:
+        if self.regex is None:
+            return None
+        said = (words.said,) if self.status is not None else (words.said, words.bare, *codes)
+        if any(self.regex.search(text, 0, TEXT_CAP) for text in said):
+            return "said" if self.regex.search(words.said, 0, TEXT_CAP) or not words.quoted else "quoted"
+        return "quoted" if self.regex.search(words.quoted, 0, TEXT_CAP) else None
+
+
+def _holds(text: str, literal: str) -> bool:
+    """Whether the literal stands in the text at the start of a word (its end may go on: `limit` is in `limited`)."""
+    at = text.find(literal)
+    while at >= 0:
+        end = at + len(literal)
+        clear = at == 0 or not (text[at - 1].isalnum() and literal[:1].isalnum())
+        digits = literal[-1:].isdigit() and text[end : end + 1].isalnum()
+        if clear and not digits:
+            return True
+        at = text.find(literal, at + 1)
+    return False

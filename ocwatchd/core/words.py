@@ -1,0 +1,139 @@
+"""Bring a provider's text into one plain form to compare words in. Pure; every step is linear and capped.
+
+Providers write the same thing as `rate_limit_error`, `RateLimitError`, `rate-limited` and `Rate limit`, in typographic
+quotes or full-width punctuation. Rules are written once, in the plain form, and this module leads every text to it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+HEAD_CAP = 4096
+"""Characters from the start of a text that are looked at. A recorded 100 kB message has its words in front."""
+
+TAIL_CAP = 1024
+"""Characters from the end: gateways put their own sentence and the time to wait behind a quoted upstream error."""
+
+_URL = re.compile(r"\bhttps?:/{1,2}[^\s<>\"'`)\]}，。；、）]{1,1024}", re.IGNORECASE)
+_STACK = re.compile(r"\s{1,8}at (?:async )?[\w.$<>\[\] ]{1,80}\((?:/|file:|native|node:|[A-Z]:\\)")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_JOINERS = re.compile(r"[\s_\-‐‑\u200b]+")
+_GLUED = (
+    ("ratelimit", "rate limit"),
+    ("toomanyrequests", "too many requests"),
+    ("insufficientquota", "insufficient quota"),
+    ("quotaexceeded", "quota exceeded"),
+)
+
+# Variants that mean the same letter: accents (people and providers drop them), traditional Chinese forms, apostrophes.
+_TRADITIONAL_PAIRS = (
+    "請请過过頻频額额餘余帳账賬账戶户達达數数試试後后於于務务載载負负滿满時时間间總总費费購购買买觸触發发這这個个單单獨独調调萬万號号為为無无並并將将當当"
+    "會会應应關关擁拥擠挤續续訪访問问壓压網网處处資资員员級级錯错誤误暫暂內内種种與与從从遠远長长還还們们對对開开佔占們们點点週周歷历您您設设啟启"
+    "獲获報报稱称訂订閱阅儲储儘尽複复較较進进運运釋释連连線线終终併并該该麼么據据權权檢检類类條条聯联絡络絕绝優优幾几質质讓让轉转鐘钟鍾钟異异項项"
+)
+_VARIANTS: dict[int, str] = {
+    **{ord(old): new for old, new in zip(_TRADITIONAL_PAIRS[::2], _TRADITIONAL_PAIRS[1::2], strict=True)},
+    **{
+        code: base
+        for code in range(0xC0, 0x250)
+        if (base := unicodedata.normalize("NFKD", chr(code))[0]).isascii() and base.isalpha()
+    },
+    **{
+        ord(letter): base
+        for letter, base in {"ø": "o", "ł": "l", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe", "ß": "ss"}.items()
+    },
+}
+_MARKS = str.maketrans({"’": "'", "‘": "'", "´": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"'})
+
+# What stands before a quoted part that is the provider's own sentence: `429 "…"`, `403 Forbidden "…"`, `error: "…"`.
+_OPENER = re.compile(
+    r"(?:^|[\s(\[{,;:=])(?:[45]\d\d(?: [A-Z][A-Za-z]{1,12}){0,3}|error|message|msg|detail|details|reason|response|body"
+    r"|description|upstream|provider|returned|raw|said|says|error code|errore|fehler|erreur|错误|原因)\W{0,3}$",
+    re.IGNORECASE,
+)
+_QUOTED = re.compile(
+    r'"[^"]{0,2048}"'
+    r"|`[^`]{0,512}`"
+    r"|(?<![^\s(\[{:=,])'[^']{0,512}'(?![^\s)\]},.;:!?])"
+    r"|「[^」]{0,512}」"
+)
+_WRAPPERS = re.compile(
+    r"\b(?:ai|api|call|error|errors|message|msg|http|status|code|response|body|provider|upstream|returned|request|failed|unknown|server"
+    r"|from|the|with|stream|\d{1,4})\b|[^\w]+|_",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A text in the plain form, split by who speaks: the provider itself (`said`) or somebody it quotes (`quoted`).
+
+    `raw` is the capped text, `bare` the same without links and stack frames.
+    """
+
+    raw: str
+    bare: str
+    said: str
+    quoted: str
+
+
+def clip(text: str) -> str:
+    """The part of a text that is looked at: its head and, if it is longer, its tail."""
+    if len(text) <= HEAD_CAP + TAIL_CAP:
+        return text
+    return f"{text[:HEAD_CAP]} … {text[-TAIL_CAP:]}"
+
+
+def fold(text: str) -> str:
+    """One form for letters that mean the same: case, width, accents, traditional Chinese, apostrophes."""
+    if text.isascii():
+        return text.lower()
+    text = unicodedata.normalize("NFKC", text.translate(_MARKS))
+    return text.lower().translate(_VARIANTS)
+
+
+def plain(text: str) -> str:
+    """The form that rules are written in: folded, camel case and joined words taken apart, single spaces."""
+    text = _JOINERS.sub(" ", fold(_CAMEL.sub(" ", text))).strip()
+    for glued, apart in _GLUED:
+        if glued in text:
+            text = text.replace(glued, apart)
+    return text
+
+
+def without_links(text: str) -> str:
+    """The text without addresses and stack frames: a link to a page about rate limits is no rate limit."""
+    if "://" in text or "http:/" in text:
+        text = _URL.sub(" ", text)
+    if " at " in text:
+        frame = _STACK.search(text)
+        if frame:
+            text = text[: frame.start()]
+    return text
+
+
+def read(text: str) -> Words:
+    """Split a message into what its sender says and what it quotes, both in plain form. Never raises."""
+    raw = clip(text)
+    bare = without_links(raw if raw.isascii() else raw.translate(_MARKS))
+    said, quoted = _split_quotes(bare)
+    return Words(raw=raw, bare=bare, said=plain(said), quoted=plain(quoted))
+
+
+def _split_quotes(text: str) -> tuple[str, str]:
+    if not any(mark in text for mark in "\"'`「"):
+        return text, ""
+    quoted: list[str] = []
+
+    def cut(match: re.Match[str]) -> str:
+        if _OPENER.search(text, max(0, match.start() - 60), match.start()):
+            return f" {match.group()[1:-1]} "
+        quoted.append(match.group()[1:-1])
+        return " "
+
+    said = _QUOTED.sub(cut, text)
+    if quoted and not _WRAPPERS.sub("", said):
+        return " ; ".join((said, *quoted)), ""  # nothing but the quotation: it is the message
+    return said, " ; ".join(quoted)

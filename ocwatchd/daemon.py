@@ -1,0 +1,278 @@
+"""The daemon: one thread owns engine, ledger and tails and is fed by one queue; everything that blocks answers into it.
+
+Wake-ups are hints. A poll floor of a second, capped waits and wall-time deadlines heal lost wake-ups, suspend and clock
+steps. The heartbeat is written by the pumping loop alone, so that a stuck loop shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import queue
+import signal
+import sys
+from collections.abc import Iterator
+from importlib import resources
+from uuid import uuid4
+
+from ocwatchd import __version__
+from ocwatchd.clock import Clock, SystemClock, rfc3339
+from ocwatchd.config import Config, load
+from ocwatchd.core.cursor import Cursor
+from ocwatchd.core.detect import Cancelled
+from ocwatchd.core.engine import Engine
+from ocwatchd.core.ledger import Ledger
+from ocwatchd.core.limits import LimitEvent
+from ocwatchd.core.messages import Aborted, Message, Refused, Tick
+from ocwatchd.core.rules import RuleSet
+from ocwatchd.errors import OcwatchError
+from ocwatchd.hands import Hands
+from ocwatchd.logs.directory import LogDirectories
+from ocwatchd.logs.tail import Sighting, Window
+from ocwatchd.logs.watch import Waker
+from ocwatchd.opencode.doors import DoorFinder
+from ocwatchd.opencode.sessions import SessionStore
+from ocwatchd.opencode.survey import Surveyor
+from ocwatchd.paths import Paths
+from ocwatchd.redirect import RerunOverApi
+from ocwatchd.state import blacklist, cursors, heartbeat
+from ocwatchd.state.files import make_private_dir
+
+POLL_FLOOR = 1.0
+"""Seconds between looks at the logs when nothing wakes us: file-system watches die silently."""
+BEAT = 2.0
+"""Seconds between heartbeats; readers call one stale after ten."""
+LISTEN = 2.0
+"""Seconds between looks for new doors while logs are being written; a look costs 3 ms for 300 processes."""
+CLAIM_MEMORY = 3600.0
+"""Seconds back in the journal for moves that a killed daemon left unfinished."""
+END = 3.0
+"""Seconds that the loop's helpers get to end."""
+
+
+class AlreadyRunning(OcwatchError):
+    """Another daemon serves this state directory."""
+
+
+def say(line: str) -> None:
+    """One event, one line on standard error, stamped and free of control characters."""
+    text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
+    with contextlib.suppress(OSError, ValueError):  # a closed standard error must not end the daemon
+        print(f"{rfc3339(SystemClock().now())} {text}", file=sys.stderr, flush=True)
+
+
+class Daemon:
+    """Follows the logs of one home until it is stopped."""
+
+    def __init__(self, paths: Paths, config: Config, clock: Clock | None = None) -> None:
+        """Nothing is touched before `run`."""
+        self._paths, self._config, self._clock = paths, config, clock or SystemClock()
+        self._queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._stopping = False
+        self._started = self._beaten = self._listened = 0.0
+        self._saved_cursors: dict[str, Cursor] = {}
+
+    def run(self) -> None:
+        """Until SIGTERM, SIGINT or `stop`.
+
+        Raises:
+            AlreadyRunning: another daemon serves this state directory.
+        """
+        make_private_dir(self._paths.state_dir)
+        with _only_one(self._paths), self._signals():
+            self._started = self._clock.now()
+            self._open()
+            try:
+                self._pump()
+            finally:
+                self._close()
+
+    def stop(self) -> None:
+        """End soon. Safe in a signal handler."""
+        self._stopping = True
+        self._queue.put(None)
+
+    def _open(self) -> None:
+        for warning in self._config.warnings:
+            say(f"configuration: {warning}")
+        register = blacklist.read(self._paths.blacklist)
+        rules = builtin_rules().with_user_patterns(self._config.error_patterns)
+        self._engine = Engine(self._config.policy, rules, Ledger(register.entries()), lambda: uuid4().hex[:12])
+        finder = DoorFinder(
+            self._paths.opencode_data, urls=self._config.doors, sockets=self._paths.doors, environ=os.environ
+        )
+        surveyor = Surveyor(finder, SessionStore(self._paths.opencode_data), clock=self._clock)
+        self._hands = Hands(self._paths, self._clock, finder, surveyor, RerunOverApi(), say, self._queue.put)
+        self._hands.register_mark = register.signature
+        for problem in register.problems:
+            say(problem)
+        directories = (self._paths.log_dir, *self._config.logs.directories)
+        window = Window(self._config.logs.look_back_bytes, self._config.logs.look_back)
+        saved, trouble = cursors.load(self._paths.cursors)
+        if trouble:
+            say(trouble)
+        self._logs = LogDirectories(directories, rules, cursors=saved, window=window)
+        self._waker = Waker(directories, self._wake, say)
+        self._waker.start()
+        say(f"ocwatchd {__version__} follows {', '.join(map(str, directories))}")
+        self._hands.listen()
+        now = self._clock.now()
+        for session in self._hands.unfinished_moves(now - CLAIM_MEMORY):
+            say(f"a move of {session} was left unfinished: looking")
+            self._hands.do(self._engine.resume(session, now))
+
+    def _wake(self) -> None:
+        self._queue.put(None)
+
+    def _pump(self) -> None:
+        while not self._stopping:
+            self._read_logs()
+            self._handle(Tick())
+            news = self._hands.register_news()
+            if news is not None:
+                self._handle(news)
+            self._hands.save()
+            self._beat()
+            self._take_messages()
+
+    def _handle(self, message: Message) -> None:
+        self._hands.do(self._engine.handle(message, self._clock.now()))
+
+    def _read_logs(self) -> None:
+        """Look at the logs and at what watches them, in slices: a gigabyte must not keep the rest waiting."""
+        now = self._clock.now()
+        self._waker.check(now)
+        hints = self._waker.hints()
+        # A log that is written belongs to a process that runs, perhaps to one that has just opened its door.
+        if hints and abs(now - self._listened) >= LISTEN:
+            self._listened = now
+            self._hands.listen()
+        for sighting in self._logs.poll(now, hints):
+            message = _message(sighting)
+            if message is not None:
+                self._handle(message)
+        if self._logs.behind:
+            self._wake()
+
+    def _take_messages(self) -> None:
+        """Wait for news, at most until the next deadline; then take all there is."""
+        wake = self._engine.next_wake()
+        patience = POLL_FLOOR if wake is None else min(POLL_FLOOR, max(wake - self._clock.now(), 0.0))
+        with contextlib.suppress(queue.Empty):
+            message = self._queue.get(timeout=patience)
+            while True:
+                if message is not None:
+                    self._handle(message)
+                message = self._queue.get_nowait()
+
+    def _beat(self) -> None:
+        now = self._clock.now()
+        if abs(now - self._beaten) < BEAT:
+            return
+        self._beaten = now
+        self._save_cursors()
+        sessions = [
+            {"session": case.session, "doing": case.doing.value, "phrase": case.phrase}
+            for case in self._engine.cases.all()
+            if case.phrase
+        ]
+        health = [*self._hands.health.values(), *self._logs.problems(), *self._waker.health()]
+        with contextlib.suppress(OSError):  # without a heartbeat `status` says deaf, which is then true for its readers
+            heartbeat.write(
+                self._paths.heartbeat, os.getpid(), self._started, now, self._logs.following(), sessions, health
+            )
+
+    def _save_cursors(self) -> None:
+        """A lost cursor costs one bounded look back; nothing waits for it."""
+        places = self._logs.cursors()
+        if places == self._saved_cursors:
+            return
+        try:
+            cursors.save(self._paths.cursors, places)
+        except OSError as fault:
+            self._hands.health["cursors"] = f"{self._paths.cursors} cannot be written: {fault.strerror or fault}"
+            return
+        self._hands.health.pop("cursors", None)
+        self._saved_cursors = places
+
+    def _close(self) -> None:
+        self._waker.stop()
+        self._save_cursors()
+        self._logs.close()
+        self._hands.save()
+        self._hands.close()
+        with contextlib.suppress(OSError):
+            self._paths.heartbeat.unlink(missing_ok=True)
+        say("ended")
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT end the loop; the handlers of before come back."""
+        before = {number: signal.signal(number, lambda *_: self.stop()) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _message(sighting: Sighting) -> Message | None:
+    """What the engine is told of a log's news; the comings and goings of turns are the log reader's own affair."""
+    match sighting.seen:
+        case LimitEvent():
+            return Refused(sighting.seen, sighting.live)
+        case Cancelled(session, time) if sighting.live:
+            return Aborted(session, time)
+        case _:
+            return None
+
+
+def builtin_rules() -> RuleSet:
+    """The rules that ship with ocwatchd."""
+    return RuleSet.load(resources.files("ocwatchd").joinpath("rules/builtin.json").read_bytes())
+
+
+@contextlib.contextmanager
+def _only_one(paths: Paths) -> Iterator[None]:
+    """Hold the daemon's lock; the kernel frees it whatever way we end."""
+    fd = os.open(paths.daemon_lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        pid = heartbeat.read(paths.heartbeat).pid
+        who = f"pid {pid}" if pid else "another process"
+        raise AlreadyRunning(f"ocwatchd is already running ({who}); see: ocwatch status") from None
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def run(paths: Paths | None = None) -> None:
+    """Load the configuration and serve in the foreground until stopped.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+        AlreadyRunning: another daemon serves this home.
+    """
+    paths = paths or Paths.from_env()
+    Daemon(paths, load(paths)).run()
+
+
+def main() -> None:
+    """The console script `ocwatchd`."""
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        print(f"ocwatchd {__version__}")
+        return
+    if sys.argv[1:]:
+        print(
+            "ocwatchd takes no arguments and runs in the foreground. For commands see: ocwatch --help", file=sys.stderr
+        )
+        sys.exit(0 if sys.argv[1] in ("-h", "--help") else 2)
+    try:
+        run()
+    except OcwatchError as fault:
+        print(f"ocwatchd: {fault}", file=sys.stderr)
+        sys.exit(fault.exit_code)

@@ -1,0 +1,198 @@
+"""Does what the engine listed. Our own files are written at once, in order; what may block runs on worker threads.
+
+The order is the promise: the register is saved before a door is asked, a claim is on disk before its move begins. A
+file that cannot be written is said once and served from memory until it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ocwatchd.clock import Clock, rfc3339
+from ocwatchd.core.ledger import Cooldown
+from ocwatchd.core.limits import ModelRef
+from ocwatchd.core.messages import (
+    Effect,
+    LookUp,
+    Message,
+    Move,
+    MoveEnded,
+    MoveResult,
+    Note,
+    RegisterChanged,
+    SaveRegister,
+    Surveyed,
+    Tell,
+)
+from ocwatchd.notify import Notifier
+from ocwatchd.opencode.doors import DoorFinder
+from ocwatchd.opencode.ears import Ears
+from ocwatchd.opencode.survey import Surveyor
+from ocwatchd.paths import Paths
+from ocwatchd.redirect import Mover
+from ocwatchd.state import blacklist
+from ocwatchd.state.files import StateError
+from ocwatchd.state.journal import Journal
+
+WORKERS = 8
+"""Moves and looks under way at once: each waits for OpenCode far more than it computes."""
+TIMES = frozenset(("until",))
+"""Fields of a note that hold epoch seconds; written down as RFC 3339."""
+
+
+class Hands:
+    """Executes effects; answers of blocking work go to `answer`, called from worker threads."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        clock: Clock,
+        finder: DoorFinder,
+        surveyor: Surveyor,
+        mover: Mover,
+        say: Callable[[str], None],
+        answer: Callable[[Message], None],
+    ) -> None:
+        """`say` takes one line for standard error."""
+        self._paths, self._clock, self._surveyor, self._mover = paths, clock, surveyor, mover
+        self._say, self._answer, self._finder = say, answer, finder
+        self._ears = Ears(answer, clock=clock)
+        self._journal = Journal(paths.journal, clock)
+        self._notifier = Notifier()
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="ocwatchd")
+        self._unsaved: dict[ModelRef, Cooldown | None] = {}
+        self.register_mark: tuple[int, int, int] | None = None
+        self.health: dict[str, str] = {}
+        """What is wrong with our own files, by matter; empty is well."""
+
+    def do(self, effects: Sequence[Effect]) -> None:
+        """All of them, in order."""
+        for effect in effects:
+            match effect:
+                case SaveRegister(changed, removed):
+                    self._unsaved |= {entry.model: entry for entry in changed} | dict.fromkeys(removed)
+                    self.save()
+                case Note():
+                    self._note(effect)
+                case LookUp():
+                    self._workers.submit(self._guarded, self._look_up, effect)
+                case Move():
+                    self._workers.submit(self._guarded, self._move, effect)
+                case Tell():
+                    self._workers.submit(self._guarded, self._notifier.tell, effect)
+
+    def save(self) -> None:
+        """Write what is not yet in the register; what others wrote there meanwhile stays."""
+        if not self._unsaved:
+            return
+        foreign = False
+
+        def merge(entries: dict[ModelRef, Cooldown]) -> dict[ModelRef, Cooldown]:
+            nonlocal foreign  # looked at under the register's lock: nobody writes between this and our own write
+            foreign = blacklist.signature(self._paths.blacklist) != self.register_mark
+            kept = {model: entry for model, entry in entries.items() if model not in self._unsaved}
+            return kept | {model: entry for model, entry in self._unsaved.items() if entry is not None}
+
+        try:
+            snapshot = blacklist.update(self._paths.blacklist, merge, self._clock.now())
+        except StateError as fault:
+            self._ill("register", str(fault))
+            return
+        self._well("register")
+        self._unsaved.clear()
+        # What others wrote since our last look is still to be read: an unknown mark brings it with the next look.
+        self.register_mark = None if foreign else snapshot.signature
+
+    def register_news(self) -> RegisterChanged | None:
+        """What somebody else wrote into the register since we last wrote or looked; None if nobody did."""
+        mark = blacklist.signature(self._paths.blacklist)
+        if mark == self.register_mark or self._unsaved:
+            return None
+        snapshot = blacklist.read(self._paths.blacklist)
+        self.register_mark = snapshot.signature
+        for problem in snapshot.problems:
+            self._say(problem)
+        return RegisterChanged(snapshot.entries())
+
+    def unfinished_moves(self, since: float) -> list[str]:
+        """Sessions whose move was claimed and never ended, in the journal since then (epoch seconds)."""
+        open_claims: dict[object, str] = {}
+        for entry in self._journal.read(since):
+            if entry.get("what") == "claim":
+                open_claims[entry.get("claim")] = str(entry.get("moved") or entry.get("session"))
+            elif entry.get("what") in set(MoveResult):
+                open_claims.pop(entry.get("claim"), None)
+        return list(dict.fromkeys(open_claims.values()))
+
+    def listen(self) -> None:
+        """Look for doors that were opened lately, and listen at them too."""
+        self._workers.submit(self._guarded, lambda _: self._ears.listen(self._finder.find().open), None)
+
+    def close(self) -> None:
+        """Begin nothing new; what is under way may finish on its own."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _note(self, note: Note) -> None:
+        written = {key: _written(key, value) for key, value in note.fields.items()}
+        self._say(f"{note.what}: " + " ".join(f"{key}={value}" for key, value in written.items() if value is not None))
+        try:
+            self._journal.append({"what": note.what, **written}, note.durable)
+        except StateError as fault:
+            self._ill("journal", str(fault))
+        else:
+            self._well("journal")
+
+    def _ill(self, matter: str, why: str) -> None:
+        if self.health.get(matter) != why:
+            self.health[matter] = why
+            self._say(f"{why}: going on from memory, trying again")
+
+    def _well(self, matter: str) -> None:
+        if self.health.pop(matter, None) is not None:
+            self._say(f"the {matter} can be written again")
+
+    def _guarded(self, work: Callable[[Any], None], effect: Effect | None) -> None:
+        """A worker's bug must not pass unseen, nor end anything but its own work."""
+        try:
+            work(effect)
+        except Exception as fault:
+            self._say(f"internal fault in {type(effect).__name__}: {fault!r}")
+            self._answer_anyway(effect, fault)
+
+    def _answer_anyway(self, effect: object, fault: Exception) -> None:
+        """The engine waits for an answer to these; without one the session would be left alone for good."""
+        if isinstance(effect, LookUp):
+            self._answer(Surveyed(effect.session, effect.model, (), 0))
+        elif isinstance(effect, Move):
+            session = effect.child or effect.view.session
+            failed = MoveResult.FAILED
+            self._answer(MoveEnded(effect.claim, session, effect.view.model, effect.target, failed, repr(fault)))
+
+    def _look_up(self, effect: LookUp) -> None:
+        found = self._surveyor.stuck() if effect.session is None else self._surveyor.session(effect.session)
+        self._ears.listen(self._finder.find().open)
+        waiting = {view.parent for view in found.views if view.parent and view.stuck}
+        parents = tuple(view for parent in waiting for view in self._surveyor.session(parent).views)
+        self._answer(Surveyed(effect.session, effect.model, found.views, found.doors, parents))
+
+    def _move(self, effect: Move) -> None:
+        outcome = self._mover.move(effect.view, effect.target, child=effect.child, own_abort=effect.own_abort)
+        self._answer(
+            MoveEnded(
+                claim=effect.claim,
+                session=effect.child or effect.view.session,
+                origin=effect.view.model,
+                target=effect.target,
+                result=outcome.result,
+                why=outcome.detail,
+                view=outcome.view,
+                seconds=outcome.seconds,
+                stranded=outcome.stranded,
+            )
+        )
+
+
+def _written(key: str, value: object) -> object:
+    return rfc3339(value) if key in TIMES and isinstance(value, float) else value

@@ -1,0 +1,1 @@
+"""Following OpenCode's logs: the only readers of log files."""

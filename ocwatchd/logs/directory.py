@@ -1,0 +1,256 @@
+"""Follows every log file of some directories: those there at the start, those that appear, those that are replaced.
+
+A directory that does not exist yet is waited for; one that was removed and made again is followed anew. Thousands of
+old files cost neither descriptors nor reads: they are stat'ed, the newest every time, the others in rotation.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ocwatchd.core.cursor import Cursor
+from ocwatchd.core.detect import Reading
+from ocwatchd.core.rules import RuleSet
+from ocwatchd.logs.openlog import Identity, NewReading
+from ocwatchd.logs.tail import LogTail, Sighting, Window
+
+SUFFIX = ".log"
+"""Old `2026-11-22T103026.log`, new `opencode.log`; whatever else is in the directory is no log of OpenCode's."""
+
+RESCAN = 30.0
+"""Seconds after which a directory is listed again although its own time did not change."""
+
+IDLE = 90.0
+"""Seconds without a write after which a file's descriptor is given back."""
+
+OPEN_MOST = 128
+"""Descriptors held at most."""
+
+NEWEST, ROTATION = 48, 32
+"""Files without descriptor that are looked at in each poll: the last written ones, and some of the rest in turn."""
+
+
+class _Sleeper:
+    """A file that is only stat'ed: its size and time when it was last looked at."""
+
+    __slots__ = ("cursor", "identity", "mtime", "path", "size", "tail")
+
+    def __init__(self, path: Path, seen: os.stat_result, tail: LogTail | None, cursor: Cursor | None) -> None:
+        self.path, self.tail, self.cursor = path, tail, cursor
+        self.size, self.mtime, self.identity = seen.st_size, seen.st_mtime_ns, (seen.st_dev, seen.st_ino)
+
+    def stirred(self) -> bool:
+        try:
+            seen = self.path.stat()
+        except OSError:
+            return False
+        return (seen.st_size, seen.st_mtime_ns) != (self.size, self.mtime)
+
+
+class _Listing:
+    """What a directory held when it was last listed."""
+
+    __slots__ = ("listed", "looks", "path")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.looks: tuple[int, int, int] | None = None
+        self.listed = float("-inf")
+
+    def due(self, now: float) -> bool:
+        try:
+            seen = self.path.stat()
+        except OSError:
+            self.looks = None
+            return False
+        looks = (seen.st_dev, seen.st_ino, seen.st_mtime_ns)
+        # A change within the clock's grain of the last listing would not show in the time.
+        settled = looks == self.looks and self.listed - seen.st_mtime > 1.0
+        if settled and 0 <= now - self.listed < RESCAN:
+            return False
+        self.looks, self.listed = looks, now
+        return True
+
+
+class LogDirectories:
+    """Follows the logs of several directories. `poll` returns what they tell."""
+
+    def __init__(
+        self,
+        directories: Sequence[Path],
+        rules: RuleSet,
+        *,
+        cursors: Mapping[str, Cursor] | None = None,
+        window: Window | None = None,
+    ) -> None:
+        """Nothing is touched before the first poll. What is there then is the past, and read within `window`."""
+        self._listings = [_Listing(path) for path in directories]
+        self._rules = rules
+        self._window = window or Window()
+        self._cursors = dict(cursors or {})
+        self._tails: dict[Path, LogTail] = {}
+        self._sleepers: dict[Path, _Sleeper] = {}
+        self._turn = 0
+        self._started = False
+        self._problems: dict[Path, str] = {}
+
+    # ---- polling
+
+    def poll(self, now: float, hints: Iterable[Path] = ()) -> list[Sighting]:
+        """What was written since. `hints` are files that changed; files are found without them too, only later."""
+        for listing in self._listings:
+            if listing.due(now):
+                self._list(listing.path, now)
+        self._started = True
+        self._wake_sleepers(hints)
+        sightings: list[Sighting] = []
+        for tail in list(self._tails.values()):
+            sightings.extend(tail.poll(now))
+        self._put_to_sleep(now)
+        return sightings
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is more to read at once: poll again without waiting."""
+        return any(tail.behind for tail in self._tails.values())
+
+    def following(self) -> list[str]:
+        """The directories and how many files are followed in each."""
+        counts = {listing.path: 0 for listing in self._listings}
+        for path in (*self._tails, *self._sleepers):
+            counts[path.parent] = counts.get(path.parent, 0) + 1
+        return [f"{path} ({number} files)" for path, number in counts.items()]
+
+    def problems(self) -> list[str]:
+        """What cannot be read at present, and why; empty if all is well."""
+        return [*self._problems.values(), *(tail.problem for tail in self._tails.values() if tail.problem)]
+
+    def cursors(self) -> dict[str, Cursor]:
+        """Where to go on after a restart, by path."""
+        places = {str(path): tail.cursor() for path, tail in self._tails.items()}
+        for path, sleeper in self._sleepers.items():
+            places[str(path)] = sleeper.tail.cursor() if sleeper.tail else sleeper.cursor
+        return {path: cursor for path, cursor in places.items() if cursor is not None}
+
+    def close(self) -> None:
+        """Give all descriptors back."""
+        for tail in self._tails.values():
+            tail.close()
+
+    # ---- finding files
+
+    def _list(self, directory: Path, now: float) -> None:
+        present: set[Path] = set()
+        names = self._names()
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.name.endswith(SUFFIX):
+                        path = Path(entry.path)
+                        present.add(path)
+                        if path not in self._tails and path not in self._sleepers:
+                            self._found(path, entry, names, now)
+        except OSError as error:
+            self._problems[directory] = f"cannot list {directory}: {error.strerror}"
+            return
+        self._problems.pop(directory, None)
+        self._forget_gone(directory, present)
+
+    def _found(self, path: Path, entry: os.DirEntry[str], names: dict[Identity, Path], now: float) -> None:
+        try:
+            if not entry.is_file():
+                return
+            seen = entry.stat()
+        except OSError:
+            return
+        which = (seen.st_dev, seen.st_ino)
+        if which in names:
+            self._renamed(names[which], path)
+            return
+        names[which] = path
+        cursor = self._cursors.pop(str(path), None)
+        old = not self._started
+        untouched = cursor is None or cursor.offset == seen.st_size
+        if old and untouched and now - seen.st_mtime > self._window.seconds:
+            self._sleepers[path] = _Sleeper(path, seen, None, cursor)
+        else:
+            self._tails[path] = self._tail(path, cursor, past=old)
+            self._tails[path].found = which
+
+    def _tail(self, path: Path, cursor: Cursor | None, *, past: bool) -> LogTail:
+        return LogTail(path, self._new_reading, cursor=cursor, window=self._window if past else None)
+
+    def _new_reading(self, path: Path) -> NewReading:
+        return lambda offset, whole: Reading(self._rules, file=str(path), offset=offset, whole=whole, turns=True)
+
+    def _names(self) -> dict[Identity, Path]:
+        """The files that are followed, and the name under which each is."""
+        names = {sleeper.identity: path for path, sleeper in self._sleepers.items()}
+        names.update((which, path) for path, tail in self._tails.items() for which in tail.identities())
+        return names
+
+    def _renamed(self, old: Path, path: Path) -> None:
+        """A file that is followed has a second name. If the first is gone, it is followed under this one."""
+        if old.exists():
+            return
+        if old in self._tails:
+            self._tails[path] = self._tails.pop(old)
+            self._tails[path].path = path
+        elif old in self._sleepers:
+            sleeper = self._sleepers[path] = self._sleepers.pop(old)
+            sleeper.path = path
+            if sleeper.tail is not None:
+                sleeper.tail.path = path
+
+    def _forget_gone(self, directory: Path, present: set[Path]) -> None:
+        for path in [p for p in self._sleepers if p.parent == directory and p not in present]:
+            del self._sleepers[path]
+        for path, tail in list(self._tails.items()):
+            if path.parent == directory and path not in present and not tail.is_open:
+                del self._tails[path]
+
+    # ---- descriptors
+
+    def _wake_sleepers(self, hints: Iterable[Path]) -> None:
+        due = {path: self._sleepers[path] for path in hints if path in self._sleepers}
+        names = list(self._sleepers)
+        newest = names[-NEWEST:]  # put to sleep last
+        rest = names[: len(names) - len(newest)]
+        if rest:
+            self._turn = (self._turn + ROTATION) % len(rest)
+            newest += (rest + rest)[self._turn : self._turn + min(ROTATION, len(rest))]
+        due.update((path, self._sleepers[path]) for path in newest if self._sleepers[path].stirred())
+        for path, sleeper in due.items():
+            del self._sleepers[path]
+            self._tails[path] = sleeper.tail or self._woken(sleeper)
+
+    def _woken(self, sleeper: _Sleeper) -> LogTail:
+        """A file that was old when following started, and is written again: from where it then ended."""
+        tail = self._tail(sleeper.path, sleeper.cursor, past=False)
+        if sleeper.cursor is None:
+            tail.begin_at(sleeper.identity, sleeper.size)
+        return tail
+
+    def _put_to_sleep(self, now: float) -> None:
+        awake = sorted(self._tails.items(), key=lambda item: item[1].mtime)
+        surplus = len(awake) - OPEN_MOST
+        for number, (path, tail) in enumerate(awake):
+            if tail.behind or not (number < surplus or now - tail.mtime > IDLE):
+                continue
+            if tail.unlinked or not tail.is_open:
+                self._drop_if_gone(path, tail, now)
+                continue
+            try:
+                seen = path.stat()
+            except OSError:
+                continue  # renamed or forbidden just now: kept open until that is clear
+            if tail.park():
+                del self._tails[path]
+                self._sleepers[path] = _Sleeper(path, seen, tail, None)
+
+    def _drop_if_gone(self, path: Path, tail: LogTail, now: float) -> None:
+        if not os.path.lexists(path) and now - tail.mtime > IDLE:
+            tail.close()
+            del self._tails[path]

@@ -1,0 +1,1 @@
+"""Into a running OpenCode: its processes, its HTTP API, its message stores."""

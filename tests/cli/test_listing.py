@@ -1,0 +1,155 @@
+"""`ocwatch status` and `ocwatch cooldowns`."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from ocwatchd.cli.render import columns
+from tests.cli.conftest import Cli, resting
+
+ENTRY_KEYS = {
+    "model", "kind", "scope", "since", "until", "remaining_seconds", "strikes", "told_by", "rule", "reason", "session",
+    "target",
+}  # fmt: skip
+STATUS_KEYS = {
+    "version", "time", "state", "up", "pid", "started", "uptime_seconds", "beat", "beat_age_seconds", "following",
+    "cooldowns", "sessions", "health", "remedy",
+}  # fmt: skip
+
+
+def test_down_is_one_sentence_with_the_remedy_and_3(cli: Cli) -> None:
+    done = cli("status")
+    assert (done.returncode, done.stdout) == (3, "ocwatchd is not running; start it with: ocwatch up\n")
+    document = cli.json("status", code=3)
+    assert set(document) == STATUS_KEYS
+    assert (document["state"], document["up"], document["pid"]) == ("down", False, None)
+    assert not cli.paths.state_dir.exists()
+
+
+def test_up_and_hearing(cli: Cli) -> None:
+    cli.heartbeat(
+        following=["/logs/opencode.log"],
+        sessions=[{"session": "ses_1", "phrase": "waits 20 s for openai/gpt-5"}],
+        health=["cannot read /logs/old.log"],
+    )
+    cli.register(**{"openai/gpt-5": resting(20)})
+    done = cli("status")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"ocwatchd is up (pid {os.getpid()}, since ")
+    assert lines[0].endswith("follows 1 log.")
+    assert any("openai/gpt-5" in line and "rate limit" in line for line in lines)
+    assert any(line.startswith("ses_1") and line.endswith("waits 20 s for openai/gpt-5") for line in lines)
+    assert lines[-1] == "# cannot read /logs/old.log"
+    document = cli.json("status")
+    assert set(document) == STATUS_KEYS
+    assert (document["state"], document["up"], document["pid"], document["remedy"]) == ("up", True, os.getpid(), None)
+    assert 299 < document["uptime_seconds"] < 330
+    assert document["sessions"] == [{"session": "ses_1", "phrase": "waits 20 s for openai/gpt-5"}]
+    assert [entry["model"] for entry in document["cooldowns"]] == ["openai/gpt-5"]
+
+
+def test_a_living_process_without_a_beat_is_deaf(cli: Cli) -> None:
+    cli.heartbeat(age=60)
+    done = cli("status")
+    assert done.returncode == 3
+    assert "deaf" in done.stdout
+    assert "last beat was 1m" in done.stdout
+    assert cli.json("status", code=3)["state"] == "deaf"
+
+
+def test_what_a_dead_daemon_said_is_not_repeated(cli: Cli) -> None:
+    cli.heartbeat(pid=2**31 - 2, sessions=[{"session": "ses_1", "phrase": "waits"}], health=["old"])
+    document = cli.json("status", code=3)
+    assert (document["state"], document["sessions"], document["health"]) == ("down", [], [])
+
+
+def test_cooldowns_are_the_contract(cli: Cli) -> None:
+    target = {"model": "zhipuai/glm-4.5", "agent": "claude-fallback"}
+    cli.register(
+        **{
+            "p/late": resting(
+                7200, told_by="retry-after", rule="r", reason="slow down", session="ses_1", target=target
+            ),
+            "p/soon": resting(60),
+            "p/never": resting(None, kind="billing"),
+            "p/over": resting(-1),
+        }
+    )
+    document = cli.json("cooldowns")
+    assert set(document) == {"version", "time", "cooldowns", "problems"}
+    assert [entry["model"] for entry in document["cooldowns"]] == ["p/soon", "p/late", "p/never"]
+    late = document["cooldowns"][1]
+    assert set(late) == ENTRY_KEYS
+    assert (late["told_by"], late["reason"], late["session"], late["target"]) == (
+        "retry-after", "slow down", "ses_1", target,
+    )  # fmt: skip
+    assert late["until"].endswith("Z")
+    assert 7100 < late["remaining_seconds"] <= 7200
+    assert (document["cooldowns"][2]["until"], document["cooldowns"][2]["remaining_seconds"]) == (None, None)
+
+
+def test_no_cooldowns(cli: Cli) -> None:
+    assert cli("cooldowns").stdout == "No model is cooling.\n"
+    assert cli.json("cooldowns")["cooldowns"] == []
+
+
+@pytest.mark.parametrize("width", [80, 100, 60])
+def test_a_table_is_aligned_and_fits(cli: Cli, width: int) -> None:
+    long = "github-copilot/" + "claude-sonnet-4-thinking-" * 3 + "x"
+    target = {"model": "openrouter/anthropic/claude-sonnet-4.5:free", "agent": None}
+    cli.register(**{long: resting(90000, strikes=3, target=target), "zai/智谱": resting(5), "a/b": resting(None)})
+    done = cli("cooldowns", COLUMNS=str(width))
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4
+    assert max(map(columns, lines)) <= width
+    start = lines[0].index("LEFT")
+    assert all(columns(line[: line.index("  ")].ljust(0)) <= start for line in lines)
+    assert {line[start - 2 : start] for line in lines if line.isascii()} == {"  "}
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J\x1b]0;pwned\x07", r"\x1b[2J\x1b]0;pwned\x07"),
+        ("\x9b31m", r"\x9b31m"),
+        ("a\u202eb\u2066c\u200fd", r"a\u202eb\u2066c\u200fd"),
+        ("one\r\ntwo", r"one\r\ntwo"),
+        ("\U000e0041", r"\U000e0041"),
+        ("\ud800", r"\ud800"),
+    ],
+)
+def test_hostile_text_reaches_no_terminal(cli: Cli, text: str, shown: str) -> None:
+    cli.heartbeat(health=[text], sessions=[{"session": text, "phrase": text}])
+    done = cli("status")
+    assert f"# {shown}" in done.stdout
+    assert all(char.isprintable() or char == "\n" for char in done.stdout)
+    assert cli.json("status")["health"] == [text]
+
+
+def test_a_damaged_register_is_said_and_left_for_the_writers(cli: Cli) -> None:
+    cli.register(**{"p/a": resting()})
+    cli.paths.blacklist.write_text("{")
+    done = cli("cooldowns")
+    assert (done.returncode, done.stdout) == (0, "No model is cooling.\n")
+    assert "damaged" in done.stderr
+    assert "damaged" in cli.json("cooldowns")["problems"][0]
+    assert "damaged" in cli.json("status", code=3)["health"][0]
+    assert cli.paths.blacklist.read_text() == "{"
+
+
+def test_a_newer_register_is_read(cli: Cli) -> None:
+    cli.paths.state_dir.mkdir(parents=True)
+    cli.paths.blacklist.write_text(json.dumps({"version": 9, "models": {"p/a": resting()}}))
+    assert [entry["model"] for entry in cli.json("cooldowns")["cooldowns"]] == ["p/a"]
+
+
+def test_chinese_text_and_a_narrow_locale(cli: Cli) -> None:
+    cli.heartbeat(health=["请求过多"])
+    assert "请求过多" in cli("status", PYTHONUTF8="1").stdout
+    done = cli("status", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", LC_ALL="C", PYTHONIOENCODING="ascii")
+    assert (done.returncode, r"# \u8bf7\u6c42\u8fc7\u591a" in done.stdout) == (0, True)

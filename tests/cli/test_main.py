@@ -1,0 +1,186 @@
+"""The command line as a whole: what is imported, how it ends, where it looks, what it shows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ocwatchd import __version__
+from ocwatchd.cli import places
+from ocwatchd.cli.escape import escape
+from ocwatchd.cli.render import clock, columns, fit, fit_middle, iso, span
+from ocwatchd.clock import rfc3339
+from ocwatchd.paths import Paths
+from tests.cli.conftest import Cli, resting
+
+SLOW = ("typer", "click", "rich", "orjson", "psutil", "watchdog", "platformdirs", "json5")
+VALUES = ("dataclasses", "pathlib", "typing", "inspect", "datetime", "contextlib")
+
+
+def imported(cli: Cli, *arguments: str) -> set[str]:
+    """The modules that a command line imports beyond those of a bare interpreter."""
+    code = "import sys; from ocwatchd.cli.main import run; run(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code, *arguments], env=cli.env, cwd=cli.paths.home, capture_output=True, timeout=60
+    )
+    return {name.partition(".")[0] for name in done.stderr.decode().splitlines()[-1].split()}
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--version",), ("status",), ("status", "--json"), ("cooldowns",), ("pick", "p/a"), ("pick", "big")]
+)
+def test_quick_commands_import_nothing_slow(cli: Cli, arguments: tuple[str, ...]) -> None:
+    cli.register(**{"p/a": resting()})
+    cli.heartbeat()
+    cli.configure(fallbackChain={"p/a": "q/b"}, models={"big": "p/a"})
+    assert imported(cli, *arguments) & set(SLOW) == set()
+
+
+def test_pick_imports_no_value_types(cli: Cli) -> None:
+    cli.configure(fallbackChain={"p/a": "q/b"}, models={"big": "p/a"})
+    assert imported(cli, "pick", "big") & set(VALUES) == set()
+
+
+def test_version(cli: Cli) -> None:
+    done = cli("--version")
+    assert (done.returncode, done.stdout) == (0, f"ocwatch {__version__}\n")
+
+
+def test_help_names_every_command(cli: Cli) -> None:
+    done = cli("--help")
+    assert done.returncode == 0
+    for command in ("status", "cooldowns", "block", "clear", "pick", "classify", "redirect", "up"):
+        assert f"  {command} " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("nonsense",), ("status", "extra"), ("status", "--nonsense"), ("pick", "a/b", "c/d"), ("--json",)]
+)
+def test_usage_errors_are_2_on_standard_error(cli: Cli, arguments: tuple[str, ...]) -> None:
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert "Usage" in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("arguments", [("cooldowns", "--help"), ("--json", "cooldowns"), ("cooldowns", "--json")])
+def test_quick_and_full_command_lines_are_told_apart(cli: Cli, arguments: tuple[str, ...]) -> None:
+    assert cli(*arguments).returncode == (2 if arguments[0] == "--json" else 0)
+
+
+def test_a_closed_pipe_is_no_fault(cli: Cli) -> None:
+    cli.register(**{f"p/{number}": resting() for number in range(5000)})
+    process = subprocess.Popen(
+        cli.command("cooldowns", "--json"), env=cli.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert (process.wait(30), process.stderr.read()) == (0, b"")
+
+
+def test_an_output_that_takes_nothing_is_one_message(cli: Cli) -> None:
+    with Path(os.devnull).open("rb") as unwritable:
+        done = subprocess.run(
+            cli.command("cooldowns"), env=cli.env, stdout=unwritable, stderr=subprocess.PIPE, timeout=60
+        )
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert done.stderr.startswith(b"ocwatch: standard output: ")
+
+
+def test_without_any_standard_stream(cli: Cli) -> None:
+    done = subprocess.run(["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "-", *cli.command("status")], env=cli.env)
+    assert done.returncode == 3
+
+
+def test_ctrl_c_ends_quietly(cli: Cli) -> None:
+    process = subprocess.Popen(
+        cli.command("classify", "-"), env=cli.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    process.stdin.write(b"\n" * (1 << 20))  # more than a pipe holds: it reads once this returns
+    process.stdin.flush()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, b"")
+    assert b"Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"XDG_STATE_HOME": "/s", "XDG_CONFIG_HOME": "/c"},
+        {"XDG_CONFIG_HOME": "/c/", "XDG_STATE_HOME": ""},
+        {"XDG_STATE_HOME": "relative"},
+        {"OPENCODE_CONFIG_DIR": "/elsewhere"},
+        {"HOME": "/other/home"},
+    ],
+)
+def test_quick_places_are_the_real_ones(environ: dict[str, str]) -> None:
+    code = (
+        "from ocwatchd.paths import Paths; from ocwatchd.cli import places; p = Paths.from_env();"
+        "a = [str(p.blacklist), str(p.heartbeat), str(p.config_file)];"
+        "b = [places.state_file('blacklist.json'), places.state_file('daemon.json'), places.config_file()];"
+        "assert a == b, (a, b)"
+    )
+    root = str(Path(places.__file__).parents[2])
+    env = {"HOME": "/home/dev", "PATH": os.environ["PATH"], "PYTHONPATH": root, **environ}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+
+
+@given(st.text())
+@example("\x00\x1b\x7f\x85\x9b\u200e\u202e\u2028\ufeff\ud800\U000e0001")
+def test_escaped_text_is_printable_and_plain_text_stays(text: str) -> None:
+    shown = escape(text)
+    forbidden = ("Cc", "Cs", "Zl", "Zp")
+    assert not [char for char in shown if unicodedata.category(char) in forbidden or unicodedata.bidirectional(char) in
+                ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")]  # fmt: skip
+    if text.isprintable():
+        assert shown == text or "\\u" in shown.lower() or "\\x" in shown
+
+
+@pytest.mark.parametrize("text", ["请求过多", "naïve — ok…", "日本語", "a b", "", "👍"])
+def test_plain_text_is_shown_as_it_is(text: str) -> None:
+    assert escape(text) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(None, "-"), (-5, "0s"), (0.2, "1s"), (59, "59s"), (60, "1m"), (200, "3m 20s"), (3600, "1h"), (7500, "2h 5m"),
+     (3601, "1h"), (90000, "1d 1h"), (86400 * 400, "400d")],
+)  # fmt: skip
+def test_spans(seconds: float | None, shown: str) -> None:
+    assert span(seconds) == shown
+
+
+@given(st.text(alphabet="ab智谱 é\u0301", max_size=40), st.integers(2, 30))
+def test_fitting(text: str, width: int) -> None:
+    assert columns(fit(text, width)) <= width
+    assert len(fit_middle(text, width)) <= max(width, 0)
+    if columns(text) <= width:
+        assert fit(text, width) == text
+
+
+@given(st.floats(0, 4e9))
+def test_times_in_json_are_those_of_our_files(epoch: float) -> None:
+    assert iso(epoch) == rfc3339(epoch)
+
+
+def test_a_time_too_far_off_for_this_machine_is_no_fault() -> None:
+    assert clock(None, 0.0) == "-"
+    assert clock(1e18, 0.0) == "far off"
+
+
+def test_paths_are_importable_here() -> None:
+    assert Paths.from_env().blacklist.name == "blacklist.json"

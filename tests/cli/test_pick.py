@@ -1,0 +1,84 @@
+"""`ocwatch pick`: given a chain and a register, then this model on standard output, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Cli, resting
+
+
+def to(model: str, seconds: float | None = 3600, **more: Any) -> dict[str, Any]:
+    return resting(seconds, target={"model": model, "agent": None}, **more)
+
+
+@pytest.mark.parametrize(
+    ("chain", "register", "asked", "picked"),
+    [
+        ({}, {}, "p/a", "p/a"),
+        ({"p/a": "q/b"}, {}, "p/a", "p/a"),
+        ({"p/a": "q/b"}, {"p/a": resting()}, "p/a", "q/b"),
+        ({"p/a": "q/b"}, {"p/a": resting(-1)}, "p/a", "p/a"),  # over
+        ({"p/a": "q/b", "q/b": "r/c"}, {"p/a": resting(), "q/b": resting()}, "p/a", "r/c"),
+        ({"p/a": "q/b", "q/b": "p/a"}, {"p/a": resting(), "q/b": resting()}, "p/a", None),
+        ({"p/a": ["q/b", "r/c"]}, {"p/*": resting(scope="provider"), "q/*": resting(None)}, "p/a", "r/c"),
+        ({"p/a:free": ["p/b:free", "p/b"]}, {"p/a:free": resting(scope="free_tier")}, "p/a:free", "p/b"),
+        ({"*": "q/b"}, {"p/a": resting()}, "p/a", "q/b"),
+        ({}, {"p/a": to("q/b")}, "p/a", "q/b"),  # no chain: where the entry sends prompts
+        ({}, {"p/a": to("q/b"), "q/b": to("r/c")}, "p/a", "r/c"),
+        ({}, {"p/a": to("q/b"), "q/b": to("p/a")}, "p/a", None),
+        ({"p/a": ["r/c", "q/b"]}, {"p/a": to("q/b")}, "p/a", "q/b"),  # as prevention does, which knows no chain
+        ({"p/a": ["r/c"]}, {"p/a": to("q/b"), "q/b": resting()}, "p/a", "r/c"),
+        ({"big": "small"}, {"p/a": resting()}, "big", "q/b"),
+        ({}, {"p/a": resting(kind="a new word")}, "p/a", None),
+    ],
+)
+def test_pick(cli: Cli, chain: dict[str, Any], register: dict[str, Any], asked: str, picked: str | None) -> None:
+    cli.configure(fallbackChain=chain, models={"big": "p/a", "small": "q/b"})
+    cli.register(**register)
+    done = cli("pick", asked)
+    assert (done.returncode, done.stdout) == ((0, f"{picked}\n") if picked else (75, ""))
+    document = cli.json("pick", asked, code=0 if picked else 75)
+    assert set(document) == {"version", "time", "asked", "model", "cooling", "soonest"}
+    assert (document["model"], document["cooling"]) == (picked, bool(picked != document["asked"]))
+
+
+def test_exhausted_says_until_when_on_standard_error(cli: Cli) -> None:
+    cli.configure(fallbackChain={"p/a": "q/b"})
+    cli.register(**{"p/a": resting(7200), "q/b": {**resting(), "until": "2099-01-02T03:04:05.000Z"}})
+    done = cli("pick", "p/a")
+    assert (done.returncode, done.stdout) == (75, "")
+    assert "p/a is back at 2" in done.stderr
+    assert cli.json("pick", "p/a", code=75)["soonest"]["model"] == "p/a"
+    cli.register(**{"p/a": resting(None), "q/b": {**resting(), "until": "2099-01-02T03:04:05.000Z"}})
+    assert "q/b is back at 2099-01-02T03:04:05.000Z" in cli("pick", "p/a").stderr
+    cli.register(**{"p/a": resting(None), "q/b": resting(None)})
+    assert "ocwatch clear p/a" in cli("pick", "p/a").stderr
+    assert cli.json("pick", "p/a", code=75)["soonest"] is None
+
+
+def test_the_default_model(cli: Cli) -> None:
+    assert cli("pick").returncode == 2
+    cli.opencode(model="p/a")
+    assert cli("pick").stdout == "p/a\n"
+    cli.configure(fallbackChain={"p/a": "q/b"})
+    cli.register(**{"p/a": resting()})
+    assert cli("pick").stdout == "q/b\n"
+    project = cli.paths.home / "project"
+    (project / "deep").mkdir(parents=True)
+    (project / "opencode.jsonc").write_text('{"model": "r/c", // here\n}')
+    assert cli("pick", cwd=project / "deep").stdout == "r/c\n"
+    assert cli("pick", cwd=project, OPENCODE_CONFIG_CONTENT='{"model": "s/d"}').stdout == "s/d\n"
+
+
+def test_a_broken_configuration_is_4(cli: Cli) -> None:
+    cli.paths.config_file.write_text("{")
+    done = cli("pick", "p/a")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert str(cli.paths.config_file) in done.stderr
+
+
+@pytest.mark.parametrize("name", ["nothing", "p/*", "/x", "p/"])
+def test_what_is_no_model_is_a_usage_error(cli: Cli, name: str) -> None:
+    assert cli("pick", name).returncode == 2

@@ -1,0 +1,150 @@
+"""`ocwatch block` and `ocwatch clear`, with the daemon down."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+
+import pytest
+
+from ocwatchd.cli.times import moment_of, seconds_of
+from ocwatchd.errors import UsageError
+from tests.cli.conftest import Cli, resting
+
+
+def epoch(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def test_block_for_a_while(cli: Cli) -> None:
+    cli.configure(fallbackChain={"p/a": ["q/b", "r/c"]}, agents={"r/c": "helper"})
+    cli.register(**{"q/b": resting()})
+    before = time.time()
+    done = cli("block", "p/a", "--for", "1h")
+    assert done.returncode == 0
+    assert done.stdout.startswith("p/a is blocked until ")
+    assert done.stdout.endswith("r/c stands in.\n")
+    entry = cli.registered()["p/a"]
+    assert entry["told_by"] == "manual"
+    assert entry["target"] == {"model": "r/c", "agent": "helper"}
+    assert before + 3599 < epoch(entry["until"]) < time.time() + 3601
+    assert "q/b" in cli.registered()
+    assert cli("pick", "p/a").stdout == "r/c\n"
+
+
+def test_block_until_a_time_until_cleared_and_a_whole_provider(cli: Cli) -> None:
+    document = cli.json("block", "p/a", "--until", "2035-01-02T03:04:05+01:00")
+    assert document["blocked"]["until"] == "2035-01-02T02:04:05.000Z"
+    assert cli.json("block", "q/b")["blocked"]["until"] is None
+    assert cli.json("block", "r/*", "--for", "2d")["blocked"]["scope"] == "provider"
+    assert cli("pick", "r/anything").returncode == 75
+
+
+def test_blocking_again_replaces_what_was_known(cli: Cli) -> None:
+    cli.register(**{"p/a": resting(9000, told_by="retry-after", note="theirs")})
+    cli("block", "p/a", "--for", "60s")
+    assert epoch(cli.registered()["p/a"]["until"]) < time.time() + 61
+
+
+def test_an_alias_names_the_model(cli: Cli) -> None:
+    cli.configure(models={"big": "p/a"})
+    assert cli("block", "big").returncode == 0
+    assert list(cli.registered()) == ["p/a"]
+    assert cli("clear", "big").stdout == "p/a is cleared.\n"
+
+
+def test_a_broken_configuration_does_not_keep_anyone_from_blocking(cli: Cli) -> None:
+    cli.paths.config_file.write_text("{")
+    done = cli("block", "p/a")
+    assert done.returncode == 0
+    assert "no stand-in" in done.stderr
+    assert cli("block", "big").returncode == 4  # an alias cannot be looked up
+
+
+def test_clear(cli: Cli) -> None:
+    cli.register(**{"p/a": resting(), "q/b": resting(), "p/*": resting(scope="provider")})
+    assert cli("clear", "q/b").stdout == "q/b is cleared.\n"
+    done = cli("clear", "q/b")
+    assert (done.returncode, done.stdout) == (0, "q/b was not listed.\n")
+    assert cli("clear", "p/a").stdout == "p/a is cleared. It stays blocked by p/*.\n"
+    assert cli.json("clear", "p/a") | {"time": ""} == {
+        "version": 1, "time": "", "cleared": [], "still_blocked_by": ["p/*"],
+    }  # fmt: skip
+    cli.register(**{"p/a": resting(), "q/b": resting()})
+    assert cli.json("clear", "--all")["cleared"] == ["p/a", "q/b"]
+    assert cli("clear", "--all").stdout == "Nothing was listed.\n"
+    assert cli.registered() == {}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("block",),
+        ("block", "nothing"),
+        ("block", "p/a", "--for", "1h", "--until", "12:00"),
+        ("block", "p/a", "--for", "soon"),
+        ("block", "p/a", "--until", "2001-01-01"),
+        ("block", "p/a", "--nonsense"),
+        ("clear",),
+        ("clear", "p/a", "--all"),
+    ],
+)
+def test_usage_errors_are_2_and_change_nothing(cli: Cli, arguments: tuple[str, ...]) -> None:
+    done = cli(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr
+    assert not cli.paths.blacklist.exists()
+
+
+def test_a_damaged_register_is_kept_aside(cli: Cli) -> None:
+    cli.register()
+    cli.paths.blacklist.write_text("[")
+    done = cli("block", "p/a")
+    assert (done.returncode, list(cli.registered())) == (0, ["p/a"])
+    assert "kept as blacklist.json.corrupt-" in done.stderr
+
+
+def test_a_newer_register_is_not_touched(cli: Cli) -> None:
+    cli.register()
+    cli.paths.blacklist.write_text('{"version": 2}')
+    done = cli("block", "p/a")
+    assert (done.returncode, cli.paths.blacklist.read_text()) == (1, '{"version": 2}')
+    assert "newer" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("15m", 900), ("1h30m", 5400), ("1h 30m", 5400), ("2 days", 172800), ("1.5h", 5400), ("1w", 604800)],
+)
+def test_lengths_of_time(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "1", "h", "1y", "-1h", "1h!", "0s", "99999d", "1h and more"])
+def test_no_lengths_of_time(text: str) -> None:
+    with pytest.raises(UsageError):
+        seconds_of(text)
+
+
+NOON = datetime(2026, 11, 22, 12, 0).timestamp()  # local, as a person's clock
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("12:01", datetime(2026, 11, 22, 12, 1)),
+        ("12:00", datetime(2026, 11, 23, 12, 0)),
+        ("9:30", datetime(2026, 11, 23, 9, 30)),
+        ("2026-11-24", datetime(2026, 11, 24)),
+        ("2026-11-22 14:20", datetime(2026, 11, 22, 14, 20)),
+        ("2026-12-01T00:00:00Z", datetime.fromisoformat("2026-12-01T00:00:00Z")),
+    ],
+)
+def test_moments(text: str, wanted: datetime) -> None:
+    assert moment_of(text, NOON) == wanted.timestamp()
+
+
+@pytest.mark.parametrize("text", ["", "25:00", "noon", "2026-11-22 11:59", "2026-11-22", "9999-01-01", "1795341600"])
+def test_no_moments(text: str) -> None:
+    with pytest.raises(UsageError):
+        moment_of(text, NOON)

@@ -1,0 +1,68 @@
+"""`oc-smart` becomes the real OpenCode."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import ROOT
+
+SCRIPT = (
+    f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom ocwatchd.cli.smart import main\nmain()\n"
+)
+ECHO = '#!/bin/sh\nprintf "%s|" "$0" "$@"; cat; exit 7\n'
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def run(smart: Path, path: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([str(smart), *arguments], env={"PATH": path}, input=b"typed", capture_output=True, timeout=30)
+
+
+@pytest.fixture
+def smart(tmp_path: Path) -> Path:
+    return script(tmp_path / "ours" / "oc-smart", SCRIPT)
+
+
+def test_arguments_streams_and_exit_code_are_opencodes_own(tmp_path: Path, smart: Path) -> None:
+    script(tmp_path / "bin" / "opencode", ECHO)
+    done = run(smart, f"{tmp_path / 'bin'}:/usr/bin:/bin", "run", "--json", "two words", "")
+    assert done.stdout == f"{tmp_path / 'bin' / 'opencode'}|run|--json|two words||typed".encode()
+    assert (done.returncode, done.stderr) == (7, b"")
+
+
+def test_never_itself(tmp_path: Path, smart: Path) -> None:
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "opencode").symlink_to(smart)
+    script(tmp_path / "bin" / "opencode", ECHO)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "opencode").write_text("not executable")
+    path = f"{tmp_path / 'link'}:{tmp_path / 'plain'}:{tmp_path / 'bin'}:/usr/bin:/bin"
+    assert run(smart, path, "x").returncode == 7
+    done = run(smart, f"{tmp_path / 'link'}:/usr/bin:/bin")
+    assert (done.returncode, done.stdout) == (5, b"")
+    assert b"not on PATH" in done.stderr
+
+
+def test_a_wrapper_that_leads_back_is_noticed(tmp_path: Path, smart: Path) -> None:
+    script(tmp_path / "bin" / "opencode", f'#!/bin/sh\nexec {smart} "$@"\n')
+    done = run(smart, f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    assert (done.returncode, done.stdout) == (5, b"")
+    assert b"leads back" in done.stderr
+
+
+def test_what_cannot_be_started_is_one_message(tmp_path: Path, smart: Path) -> None:
+    script(tmp_path / "bin" / "opencode", "#!/nonexistent/interpreter\n")
+    done = run(smart, str(tmp_path / "bin") + os.pathsep + "/usr/bin")
+    assert done.returncode == 5
+    assert b"cannot be started" in done.stderr
+    assert b"Traceback" not in done.stderr

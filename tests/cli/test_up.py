@@ -1,0 +1,87 @@
+"""`ocwatch up`: the one command of a fresh machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.cli.conftest import Cli
+from tests.support.processes import wait_until
+
+USER = {
+    "model": "p/a",
+    "provider": {"q": {"options": {"apiKey": "sk-SECRET", "baseURL": "https://example.org"}, "models": {"b": {}}}},
+    "agent": {"claude-fallback": {"model": "r/c"}},
+}
+
+
+@contextmanager
+def running(cli: Cli) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        cli.command("up"), env=cli.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        wait_until(lambda: cli("status").returncode == 0, 15, why="the daemon to be up")
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def test_up_writes_a_configuration_shows_it_and_serves(cli: Cli) -> None:
+    cli.opencode(**USER)
+    with running(cli) as process:
+        written = cli.paths.config_file.read_text()
+        assert json.loads(written)["rateLimit"]["fallbackChain"]["p/a"] == ["r/c", "q/b"]
+        assert cli.paths.config_file.stat().st_mode & 0o777 == 0o600
+        again = cli("up")
+        assert again.returncode == 0
+        assert "Already running" in again.stdout
+        assert f"pid {process.pid}" in again.stdout
+        assert cli.json("status")["pid"] == process.pid
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+        assert process.stdout is not None
+        shown = process.stdout.read().decode()
+    assert written in shown
+    assert "SECRET" not in written + shown
+    assert cli("status").returncode == 3
+
+
+def test_up_leaves_a_configuration_alone_and_without_a_model_says_so(cli: Cli) -> None:
+    cli.paths.config_file.write_text("// mine\n")
+    with running(cli) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 0
+    assert cli.paths.config_file.read_text() == "// mine\n"
+    cli.paths.config_file.unlink()
+    with running(cli) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+        assert process.stdout is not None
+        assert b"names no model" in process.stdout.read()
+    assert "fallbackChain" not in json.loads(cli.paths.config_file.read_text())["rateLimit"]
+
+
+@pytest.mark.parametrize("place", ["missing", "broken"])
+def test_an_opencode_that_cannot_be_read_does_not_keep_it_from_serving(cli: Cli, place: str) -> None:
+    if place == "missing":
+        cli.paths.opencode_config.rmdir()
+    else:
+        (cli.paths.opencode_config / "opencode.json").write_text("{")
+    with running(cli):
+        assert json.loads(cli.paths.config_file.read_text())["rateLimit"]
+
+
+def test_a_broken_configuration_of_ours_is_4_before_anything_starts(cli: Cli) -> None:
+    cli.paths.config_file.write_text('{"rateLimit": {"mode": "fast"}}')
+    done = cli("up")
+    assert done.returncode == 4
+    assert "'fast'" in done.stderr
+    assert not os.path.lexists(cli.paths.heartbeat)

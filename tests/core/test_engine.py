@@ -1,0 +1,389 @@
+"""Given these messages, at these times, then these effects."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import count
+
+import pytest
+
+from ocwatchd.core.engine import Engine
+from ocwatchd.core.ledger import Ledger
+from ocwatchd.core.limits import Certainty, ErrorFacts, Hint, LimitEvent, LimitKind, ModelRef, Scope, ToldBy, Verdict
+from ocwatchd.core.messages import (
+    Aborted,
+    LookUp,
+    Move,
+    MoveEnded,
+    MoveResult,
+    Note,
+    Refused,
+    RegisterChanged,
+    SaveRegister,
+    Surveyed,
+    Tell,
+    Tick,
+)
+from ocwatchd.core.policy import Mode, Policy, RetryPolicy
+from ocwatchd.core.views import Door, SessionState, SessionView, TcpAddress
+from tests.support.rules import builtin
+
+T = 1_800_000_000.5  # a millisecond clock: not a whole second
+A, B, C = (ModelRef("p", name) for name in "abc")
+POLICY = Policy(chains={"p/a": ("p/b", "p/c")})
+DOOR = Door(TcpAddress("127.0.0.1", 4096), 1)
+LIMITED = "Rate limit reached for requests"
+SURE = Verdict(Certainty.SURE, LimitKind.RATE_LIMIT, Scope.MODEL, "rule")
+
+
+def engine(policy=POLICY, ledger=None):
+    numbers = count(1)
+    return Engine(policy, builtin(), ledger or Ledger(), lambda: f"claim{next(numbers)}")
+
+
+def refused(at=0.0, model=A, session="ses_1", verdict=SURE, hint=None, small=False, live=True, reason=LIMITED):
+    event = LimitEvent(T + at, model.provider, model.model, session, "build", small, None, verdict, hint, reason)
+    return Refused(event, live)
+
+
+def retrying(at=0.1, wait=3600.0, model=A, attempt=1, session="ses_1", message=LIMITED, **more):
+    view = SessionView(
+        session=session,
+        directory="/p",
+        door=DOOR,
+        state=SessionState.RETRY,
+        seen=T + at,
+        attempt=attempt,
+        next_at=T + wait,
+        message=message,
+        model=model,
+        agent="build",
+        user_message="msg_1",
+        prompt_model=model,
+        answer="msg_2",
+    )
+    return replace(view, **more)
+
+
+def failed(at=0.1, error=None, **more):
+    facts = error or ErrorFacts(message=LIMITED, status=429, name="APIError")
+    return retrying(at, state=SessionState.ERROR, attempt=None, next_at=None, last_error=facts, answer_ended=T, **more)
+
+
+def seen(view, session="ses_1"):
+    return Surveyed(session, view.model, (view,), 1)
+
+
+def of(kind, effects):
+    return [effect for effect in effects if isinstance(effect, kind)]
+
+
+def notes(effects):
+    return [note.what for note in of(Note, effects)]
+
+
+def feed(brain, *messages, at=0.2):
+    return [effect for message in messages for effect in brain.handle(message, T + at)]
+
+
+def end(move, result, view=None, **more):
+    return MoveEnded(move.claim, "ses_1", move.view.model, move.target, result, view=view, **more)
+
+
+def test_a_long_wait_is_saved_asked_about_and_moved_in_this_order():
+    brain = engine()
+    first = brain.handle(refused(), T)
+    assert [type(effect) for effect in first] == [Note, SaveRegister, LookUp]
+    assert first[2] == LookUp("ses_1", A)
+    second = brain.handle(seen(retrying()), T + 0.1)
+    assert [type(effect) for effect in second] == [SaveRegister, Note, Move]
+    (entry,) = second[0].changed
+    assert (entry.until, entry.told_by, entry.target.model) == (T + 3600, ToldBy.STATUS, B)
+    assert second[1].durable
+    assert second[2].target.model == B
+
+
+def test_the_register_names_the_target_before_anything_is_asked():
+    (_, saved, _) = engine().handle(refused(), T)
+    assert saved.changed[0].target.model == B
+
+
+def test_a_short_known_wait_is_left_to_opencode_and_its_outcome_is_looked_at():
+    brain = engine()
+    effects = feed(brain, refused(), seen(retrying(wait=3)))
+    assert of(Move, effects) == []
+    assert notes(effects) == ["limit", "wait"]
+    assert T + 3 < brain.next_wake() < T + 10
+    assert of(LookUp, brain.handle(Tick(), brain.next_wake())) == [LookUp("ses_1", None)]
+
+
+def test_an_answer_after_the_wait_frees_the_model():
+    brain = engine()
+    feed(brain, refused(), seen(retrying(wait=2.2)))
+    # The answer was begun with the first attempt, the refused one: it is its end that tells.
+    well = retrying(5, state=SessionState.IDLE, answer_started=T - 1, answer_ended=T + 4, answer_completed=True)
+    effects = feed(brain, seen(well), at=5)
+    assert of(SaveRegister, effects) == [SaveRegister(removed=(A,))]
+    assert brain.ledger.cooling(A, T + 5.1) is None
+
+
+def test_an_answer_from_before_the_refusal_frees_nothing():
+    brain = engine()
+    feed(brain, refused())
+    well = retrying(5, state=SessionState.IDLE, answer_started=T - 9, answer_ended=T - 1, answer_completed=True)
+    assert of(SaveRegister, feed(brain, seen(well), at=5)) == []
+
+
+def test_a_retry_that_was_faster_than_our_look_is_followed_to_its_answer():
+    brain = engine()
+    feed(brain, refused(), seen(retrying(1, state=SessionState.BUSY, attempt=None)), at=1)
+    assert brain.next_wake() is not None
+    well = retrying(9, state=SessionState.IDLE, answer_started=T - 1, answer_ended=T + 3, answer_completed=True)
+    assert of(SaveRegister, feed(brain, seen(well), at=9)) == [SaveRegister(removed=(A,))]
+
+
+def test_native_retries_are_counted_and_the_fourth_failure_moves():
+    brain = engine()
+    moves = []
+    for attempt, at in enumerate((0, 2.2, 6.8, 15.5), start=1):
+        wait = at + 2 * 2 ** (attempt - 1) * 1.1
+        effects = feed(brain, refused(at), seen(retrying(at + 0.1, wait=wait, attempt=attempt)), at=at + 0.1)
+        moves.append(len(of(Move, effects)))
+    assert moves == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [replace(POLICY, wait=False), replace(POLICY, per_model={"p/a": RetryPolicy(max_retries=0)})],
+    ids=["never wait", "per model"],
+)
+def test_configured_not_to_wait_it_moves_at_once(policy):
+    assert of(Move, feed(engine(policy), refused(), seen(retrying(wait=3))))
+
+
+def test_a_quota_without_a_known_end_is_not_waited_for():
+    quota = Verdict(Certainty.SURE, LimitKind.QUOTA, Scope.MODEL, "rule")
+    assert of(Move, feed(engine(), refused(verdict=quota), seen(retrying(wait=2.2))))
+
+
+def test_a_told_end_beyond_the_patience_moves_although_opencode_retries_at_once():
+    hint = Hint(T + 180, 180, ToldBy.TEXT, "try again in 3m")
+    assert of(Move, feed(engine(), refused(hint=hint), seen(retrying(wait=2.2))))
+
+
+def test_old_news_enters_the_register_and_asks_nobody():
+    hint = Hint(T + 600, 600, ToldBy.RETRY_AFTER, "retry-after")
+    effects = engine().handle(refused(hint=hint, live=False), T + 100)
+    assert [type(effect) for effect in effects] == [Note, SaveRegister]
+    assert engine().handle(refused(live=False), T + 3600) == []
+
+
+def test_a_title_request_enters_the_register_and_moves_nothing():
+    effects = engine().handle(refused(small=True), T)
+    assert [type(effect) for effect in effects] == [Note, SaveRegister]
+
+
+def test_a_limit_without_a_session_finds_it_among_those_in_trouble():
+    brain = engine()
+    (*_, look) = brain.handle(refused(session=None), T)
+    assert look == LookUp(None, A)
+    other = retrying(session="ses_2", model=C)
+    effects = brain.handle(Surveyed(None, A, (retrying(), other), 1), T + 0.1)
+    assert [move.view.session for move in of(Move, effects)] == ["ses_1"]
+
+
+def test_one_question_at_a_time_however_many_lines():
+    brain = engine()
+    looks = of(LookUp, feed(brain, *(refused(n / 100) for n in range(50))))
+    assert len(looks) == 1
+
+
+@pytest.mark.parametrize("verdict", [Verdict(Certainty.UNKNOWN), replace(SURE, certainty=Certainty.DOUBTFUL)])
+def test_doubtful_words_alone_block_and_move_nothing(verdict):
+    words = 'Failed to parse "429 Too Many Requests: rate limit exceeded" as tool arguments'
+    brain = engine()
+    effects = feed(brain, refused(verdict=verdict, reason=words), seen(retrying(wait=2.2, message=words)))
+    assert notes(effects) == ["doubtful"]
+    assert of(Move, effects) == of(SaveRegister, effects) == []
+
+
+def test_unknown_words_with_a_retry_after_that_opencode_honours_are_a_limit():
+    brain = engine()
+    unknown = refused(verdict=Verdict(Certainty.UNKNOWN), reason="…")
+    effects = feed(brain, unknown, seen(retrying(message="今天就到这里吧")))
+    assert [move.target.model for move in of(Move, effects)] == [B]
+    assert brain.ledger.cooling(A, T + 3599).told_by is ToldBy.STATUS
+
+
+def test_a_turn_that_ended_with_a_limit_is_moved_without_a_wait():
+    effects = feed(engine(), refused(verdict=Verdict(Certainty.UNKNOWN), reason=""), seen(failed()))
+    assert [move.target.model for move in of(Move, effects)] == [B]
+
+
+def test_a_turn_that_failed_otherwise_is_left_even_if_its_model_cools():
+    brain = engine()
+    feed(brain, refused(session="ses_other"))
+    other = failed(error=ErrorFacts(message="invalid x-api-key", status=401))
+    assert of(Move, feed(brain, Surveyed(None, A, (other,), 1))) == []
+
+
+def test_an_old_failure_is_old_news():
+    assert of(Move, feed(engine(), Surveyed(None, A, (failed(),), 1), at=3600)) == []
+
+
+def test_a_session_stuck_on_a_model_that_already_cools_is_moved_again_seconds_later():
+    brain = engine()
+    (move,) = of(Move, feed(brain, refused(), seen(retrying())))
+    feed(brain, end(move, MoveResult.MOVED))
+    effects = feed(brain, refused(4), seen(retrying(4.1, user_message="msg_3")), at=4.2)
+    assert [move.target.model for move in of(Move, effects)] == [B]
+
+
+def test_the_logs_late_line_about_what_a_door_showed_is_no_second_strike():
+    brain = engine()
+    (move,) = of(Move, feed(brain, refused(), seen(retrying())))
+    on_b = retrying(1, wait=1800, model=B)
+    effects = feed(brain, end(move, MoveResult.TARGET_LIMITED, on_b), at=1.1)
+    assert [move.target.model for move in of(Move, effects)] == [C]
+    feed(brain, refused(0.9, model=B), at=1.8)
+    assert brain.ledger.cooling(B, T + 2).strikes == 1
+    feed(brain, refused(5, model=B), at=5)
+    assert brain.ledger.cooling(B, T + 6).strikes == 2
+
+
+def test_everything_exhausted_is_told_once_and_looked_at_when_the_first_returns():
+    ledger = Ledger()
+    ledger.block(B, T + 100, T)
+    ledger.block(C, None, T)
+    brain = engine(ledger=ledger)
+    effects = feed(brain, refused(), seen(retrying()))
+    assert len(of(Tell, effects)) == 1
+    assert of(Tell, effects)[0].at == T + 100
+    assert of(Move, effects) == []
+    again = feed(brain, refused(1, session="ses_2"), seen(retrying(1.1, session="ses_2"), "ses_2"), at=1.2)
+    assert of(Tell, again) == []
+    assert T + 100 <= brain.next_wake() < T + 101
+    look = of(LookUp, brain.handle(Tick(), T + 100.1))
+    assert {effect.session for effect in look} == {"ses_1", "ses_2"}
+    back = brain.handle(seen(retrying(100.2)), T + 100.2)
+    assert [move.target.model for move in of(Move, back)] == [B]
+
+
+def test_without_a_chain_it_says_so_once_and_leaves_it():
+    effects = feed(engine(Policy()), refused(), seen(retrying()))
+    assert "no fallback is configured" in of(Tell, effects)[0].text
+    assert of(Move, effects) == []
+
+
+def test_a_person_who_clears_a_model_wakes_what_was_stuck():
+    ledger = Ledger()
+    for model in (B, C):
+        ledger.block(model, None, T)
+    brain = engine(ledger=ledger)
+    feed(brain, refused(), seen(retrying()))
+    kept = [entry for entry in brain.ledger.entries() if entry.model != B]
+    assert of(LookUp, feed(brain, RegisterChanged(tuple(kept)), at=1))
+    assert [move.target.model for move in of(Move, feed(brain, seen(retrying(1.1)), at=1.2))] == [B]
+
+
+@pytest.mark.parametrize("what", [{"running": ("bash",)}, {"asking": True}])
+def test_a_running_tool_or_an_open_question_is_never_disturbed(what):
+    effects = feed(engine(), refused(), seen(retrying(**what)))
+    assert notes(effects)[-1] == "left"
+    assert of(Move, effects) == []
+
+
+def test_a_users_abort_ends_it():
+    brain = engine()
+    feed(brain, refused(), seen(retrying(wait=20)))
+    feed(brain, Aborted("ses_1", T + 5), at=5)
+    assert brain.next_wake() is None
+    stopped = failed(error=ErrorFacts(name="MessageAbortedError"))
+    assert feed(engine(), refused(), seen(stopped))[3:] == []
+
+
+def test_our_own_abort_is_not_taken_for_the_users():
+    brain = engine()
+    (move,) = of(Move, feed(brain, refused(), seen(retrying())))
+    feed(brain, Aborted("ses_1", T + 0.3))
+    assert notes(feed(brain, end(move, MoveResult.MOVED))) == ["moved"]
+
+
+@pytest.mark.parametrize(("mode", "offers"), [(Mode.ASK, 1), (Mode.NOTIFY, 1), (Mode.OFF, 0)])
+def test_modes_that_do_not_act(mode, offers):
+    brain = engine(replace(POLICY, mode=mode))
+    effects = feed(brain, refused(), seen(retrying()), refused(1), seen(retrying(1.1)))
+    assert of(Move, effects) == []
+    assert len(of(Tell, effects)) == offers
+
+
+def test_moves_are_capped_per_session_and_hour():
+    brain = engine(replace(POLICY, moves_per_hour=2))
+    effects = []
+    for n in range(4):
+        moves = feed(brain, refused(n * 10), seen(retrying(n * 10, user_message=f"msg_{n}")), at=n * 10)
+        effects += moves
+        for move in of(Move, moves):
+            feed(brain, end(move, MoveResult.MOVED), at=n * 10 + 1)
+    assert len(of(Move, effects)) == 2
+    assert "Too many moves" in [tell.title for tell in of(Tell, effects)]
+
+
+def test_a_target_that_fails_is_not_tried_again_for_this_message():
+    brain = engine()
+    (move,) = of(Move, feed(brain, refused(), seen(retrying())))
+    broken = failed(model=B, error=ErrorFacts(message="invalid x-api-key", status=401))
+    (onwards,) = of(Move, feed(brain, end(move, MoveResult.FAILED, broken)))
+    assert onwards.target.model == C
+
+
+def test_a_turn_that_we_stopped_and_could_not_start_again_is_started_until_it_runs():
+    brain = engine()
+    (move,) = of(Move, feed(brain, refused(), seen(retrying())))
+    feed(brain, end(move, MoveResult.FAILED, None, stranded=True))
+    assert of(LookUp, brain.handle(Tick(), brain.next_wake()))
+    stopped = failed(5, error=ErrorFacts(name="MessageAbortedError"))
+    (again,) = of(Move, feed(brain, seen(stopped), at=5))
+    assert again.own_abort
+    assert again.target.model == C
+
+
+def test_a_move_left_unfinished_by_a_killed_daemon_is_finished():
+    brain = engine()
+    assert brain.resume("ses_1", T) == [LookUp("ses_1", None)]
+    stopped = failed(error=ErrorFacts(name="MessageAbortedError"))
+    (move,) = of(Move, feed(brain, seen(stopped)))
+    assert move.own_abort
+    answered = retrying(state=SessionState.IDLE, attempt=None, answer_completed=True, answer_started=T)
+    done = engine()
+    done.resume("ses_1", T)
+    assert of(Move, feed(done, seen(answered))) == []
+
+
+def test_back_to_where_it_came_from_if_the_target_is_limited_later():
+    brain = engine()
+    (move,) = of(Move, feed(brain, refused(), seen(retrying(wait=60))))
+    feed(brain, end(move, MoveResult.MOVED))
+    later = feed(brain, refused(100, model=B), seen(retrying(100, wait=3700, model=B)), at=100.1)
+    assert [move.target.model for move in of(Move, later)] == [A]
+
+
+def test_a_subagent_is_freed_by_moving_its_parent():
+    brain = engine()
+    brain.handle(refused(), T)
+    child = retrying(parent="ses_0")
+    parent = retrying(session="ses_0", state=SessionState.BUSY, attempt=None, next_at=None)
+    effects = brain.handle(Surveyed("ses_1", A, (child,), 1, (parent,)), T + 0.1)
+    (move,) = of(Move, effects)
+    assert (move.view.session, move.child) == ("ses_0", "ses_1")
+    own_model = replace(parent, model=C)
+    brain = engine()
+    brain.handle(refused(), T)
+    assert of(Move, brain.handle(Surveyed("ses_1", A, (child,), 1, (own_model,)), T + 0.1)) == []
+
+
+def test_a_session_that_no_door_leads_to_is_told_of():
+    brain = engine()
+    effects = feed(brain, refused(), Surveyed("ses_1", A, (), 0))
+    assert notes(effects) == ["limit", "unreachable"]
+    assert len(of(Tell, effects)) == 1

@@ -1,0 +1,180 @@
+"""Given these refusals, at these times, then this register."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ocwatchd.core.ledger import STRIKE_WINDOW, Ledger
+from ocwatchd.core.limits import Certainty, Hint, LimitEvent, LimitKind, ModelRef, Scope, Target, ToldBy, Verdict
+from ocwatchd.core.policy import RestPolicy
+
+T = 1_800_000_000.0
+SONNET = ModelRef("anthropic", "claude-sonnet-4")
+OPUS = ModelRef("anthropic", "claude-opus-4")
+GLM = ModelRef("zhipuai", "glm-4.5")
+RESTS = RestPolicy(rate_limit=60, overloaded=30, quota=3600, maximum=21600)
+
+
+def hint(until, told_by=ToldBy.RETRY_AFTER):
+    return Hint(until, until - T, told_by, "test")
+
+
+def refusal(at=0.0, model=SONNET, kind=LimitKind.RATE_LIMIT, scope=Scope.MODEL, session="ses_1", told=None):
+    verdict = Verdict(Certainty.SURE, kind, scope, "rule")
+    return LimitEvent(T + at, model.provider, model.model, session, "build", False, 429, verdict, told, "no")
+
+
+def test_a_told_time_is_obeyed_to_the_second_at_both_ends():
+    ledger = Ledger()
+    entry = ledger.record(refusal(told=hint(T + 20)), RESTS)
+    assert (entry.until, entry.told_by, entry.strikes) == (T + 20, ToldBy.RETRY_AFTER, 1)
+    assert ledger.cooling(SONNET, T) and ledger.cooling(SONNET, T + 19.999)
+    assert ledger.cooling(SONNET, T + 20) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "rest"), [(LimitKind.RATE_LIMIT, 60), (LimitKind.OVERLOADED, 30), (LimitKind.QUOTA, 3600)]
+)
+def test_untold_it_rests_as_configured(kind, rest):
+    entry = Ledger().record(refusal(kind=kind), RESTS)
+    assert (entry.until, entry.told_by) == (T + rest, ToldBy.BACKOFF)
+
+
+def test_billing_rests_until_a_person_acts_unless_the_provider_names_a_time():
+    ledger = Ledger()
+    assert ledger.record(refusal(kind=LimitKind.BILLING), RESTS).until is None
+    assert ledger.cooling(SONNET, T + 1e9)
+    told = Ledger().record(refusal(kind=LimitKind.BILLING, told=hint(T + 9 * 86400)), RESTS)
+    assert told.until == T + 9 * 86400
+
+
+def test_every_refused_attempt_is_a_strike_and_a_waited_for_one_doubles_the_rest():
+    ledger = Ledger()
+    entries = [ledger.record(refusal(at), RESTS) for at in (0, 2, 6, 14)]
+    assert [entry.strikes for entry in entries] == [1, 2, 3, 4]
+    assert [entry.until - T for entry in entries] == [60, 2 + 120, 6 + 240, 14 + 480]
+
+
+def test_four_sessions_at_once_are_four_strikes_and_one_rest():
+    ledger = Ledger()
+    entries = [ledger.record(refusal(n / 10, session=f"ses_{n}"), RESTS) for n in range(4)]
+    assert entries[-1].strikes == 4
+    assert entries[-1].until == T + 0.3 + 60
+
+
+def test_a_loop_without_pause_does_not_double():
+    ledger = Ledger()
+    for n in range(400):  # a negative Retry-After: 400 requests in 20 s
+        entry = ledger.record(refusal(n / 20), RESTS)
+    assert entry.strikes == 400
+    assert entry.until <= T + 20 + 60
+
+
+def test_doubling_ends_at_the_maximum():
+    ledger = Ledger()
+    for n in range(12):
+        entry = ledger.record(refusal(n * 2), RESTS)
+    assert entry.until == T + 22 + 21600
+
+
+def test_a_new_limit_within_ten_minutes_of_the_end_doubles_and_a_later_one_starts_anew():
+    ledger = Ledger()
+    ledger.record(refusal(), RESTS)
+    again = ledger.record(refusal(60 + STRIKE_WINDOW - 1), RESTS)
+    assert (again.strikes, again.until - again.since) == (2, 120)
+    fresh = Ledger()
+    fresh.record(refusal(), RESTS)
+    later = fresh.record(refusal(60 + STRIKE_WINDOW), RESTS)
+    assert (later.strikes, later.until - later.since) == (1, 60)
+
+
+def test_later_news_extends_and_never_shortens_what_was_told():
+    ledger = Ledger()
+    ledger.record(refusal(told=hint(T + 3600)), RESTS)
+    assert ledger.record(refusal(5, told=hint(T + 65)), RESTS).until == T + 3600
+    assert ledger.record(refusal(6), RESTS).until == T + 3600
+    assert ledger.record(refusal(7, told=hint(T + 7200)), RESTS).until == T + 7200
+
+
+def test_what_is_told_replaces_our_own_guess_even_if_it_is_sooner():
+    ledger = Ledger()
+    ledger.record(refusal(), RESTS)
+    refined = ledger.refine(SONNET, T + 20, ToldBy.STATUS, T + 1)
+    assert (refined.until, refined.told_by) == (T + 20, ToldBy.STATUS)
+    assert ledger.refine(SONNET, T + 10, ToldBy.STATUS, T + 2) is None
+
+
+def test_the_finer_clock_sharpens_a_header_and_keeps_its_name():
+    ledger = Ledger()
+    ledger.record(refusal(told=hint(T + 3600)), RESTS)
+    refined = ledger.refine(SONNET, T + 3600.8, ToldBy.STATUS, T + 1)
+    assert (refined.until, refined.told_by) == (T + 3600.8, ToldBy.RETRY_AFTER)
+
+
+def test_a_provider_wide_limit_rests_every_model_of_it():
+    ledger = Ledger()
+    entry = ledger.record(refusal(scope=Scope.PROVIDER, kind=LimitKind.QUOTA), RESTS)
+    assert str(entry.model) == "anthropic/*"
+    assert ledger.cooling(OPUS, T) == entry
+    assert ledger.cooling(GLM, T) is None
+
+
+def test_a_free_tier_limit_rests_the_free_models_only():
+    free, other, paid = (ModelRef("openrouter", name) for name in ("qwen3:free", "kimi:free", "qwen3"))
+    ledger = Ledger()
+    ledger.record(refusal(model=free, scope=Scope.FREE_TIER), RESTS)
+    assert ledger.cooling(free, T) and ledger.cooling(other, T)
+    assert ledger.cooling(paid, T) is None
+
+
+def test_an_answer_ends_a_cooldown_only_if_it_was_asked_for_after_the_last_refusal():
+    ledger = Ledger()
+    ledger.record(refusal(0), RESTS)
+    ledger.record(refusal(2), RESTS)
+    assert ledger.answered(SONNET, T + 1) is None
+    assert ledger.answered(SONNET, T + 6).model == SONNET
+    assert ledger.cooling(SONNET, T + 7) is None
+
+
+def test_a_persons_block_outlasts_answers_and_exact_times():
+    ledger = Ledger()
+    ledger.block(SONNET, None, T)
+    assert ledger.answered(SONNET, T + 5) is None
+    assert ledger.refine(SONNET, T + 5, ToldBy.STATUS, T + 1) is None
+    assert ledger.cooling(SONNET, T + 1e9).told_by is ToldBy.MANUAL
+    assert ledger.clear(SONNET) and ledger.cooling(SONNET, T) is None
+
+
+def test_an_unsure_or_nameless_event_is_refused():
+    with pytest.raises(ValueError):
+        Ledger().record(replace(refusal(), provider=None), RESTS)
+    with pytest.raises(ValueError):
+        Ledger().record(replace(refusal(), verdict=Verdict(Certainty.UNKNOWN)), RESTS)
+
+
+def test_ended_entries_are_kept_for_strikes_and_then_dropped():
+    ledger = Ledger()
+    ledger.record(refusal(), RESTS)
+    assert not ledger.prune(T + 60 + STRIKE_WINDOW - 1)
+    assert ledger.prune(T + 60 + STRIKE_WINDOW)
+    assert ledger.entries() == ()
+
+
+def test_a_target_is_kept_when_the_model_is_refused_again():
+    ledger = Ledger()
+    ledger.record(refusal(), RESTS, Target(GLM, "fallback"))
+    assert ledger.record(refusal(2), RESTS).target == Target(GLM, "fallback")
+
+
+@given(st.lists(st.tuples(st.floats(0, 5000), st.none() | st.floats(0.001, 1e6)), min_size=1, max_size=40))
+def test_told_ends_never_move_backwards_while_the_model_cools(history):
+    ledger, end = Ledger(), None
+    for at, wait in sorted(history, key=lambda pair: pair[0]):
+        before = ledger.cooling(SONNET, T + at)
+        entry = ledger.record(refusal(at, told=None if wait is None else hint(T + at + wait)), RESTS)
+        if before is not None and before.told_by is ToldBy.RETRY_AFTER:
+            assert entry.until >= before.until
+        end = entry.until
+    assert end is not None

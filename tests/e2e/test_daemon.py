@@ -1,0 +1,358 @@
+"""From a real limit in a real log to the session moved, beside a real OpenCode; judged by the provider's own record."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Daemon, epoch, ocwatch, settle
+from tests.support.opencode import MIDDLE, NEWEST, OLDEST, Home, Serve
+from tests.support.processes import wait_until
+from tests.support.provider import Provider, after_tool, bash, error, limited, ok, slow
+
+pytestmark = pytest.mark.e2e
+
+PRIMARY, FALLBACK, THIRD, TITLES = "mock/primary", "mock2/fallback", "mock3/third", "smallco/titles"
+
+
+@pytest.fixture
+def newest(home: Home) -> Iterator[Serve]:
+    with Serve(NEWEST, home) as serve:
+        yield serve
+
+
+@pytest.fixture
+def daemon(home: Home) -> Iterator[Daemon]:
+    with Daemon(home) as daemon:
+        yield daemon
+
+
+def stuck_for(serve: Serve, session: str) -> float:
+    """Seconds until OpenCode's own next attempt."""
+    return float(serve.wait_status(session, "retry")["next"]) / 1000 - time.time()
+
+
+def test_a_limited_session_goes_on_elsewhere_with_all_it_had(version: str, home: Home, provider: Provider) -> None:
+    side_effects = home.root / "ran.txt"
+    provider.script(PRIMARY, after_tool(bash(f"echo once >> {side_effects}"), limited(3600)))
+    provider.script(FALLBACK, ok("the fallback's answer"))
+    with Daemon(home) as daemon, Serve(version, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, "Count the lines of README.md", model=PRIMARY)
+        serve.wait_answer(session, "the fallback's answer", timeout=60)
+
+        (refused,) = [r for r in provider.requests(PRIMARY) if r.status == 429]
+        (asked,) = provider.requests(FALLBACK)
+        assert asked.count("Count the lines of README.md") == 1
+        assert len(serve.user_messages(session)) == 1
+        assert side_effects.read_text() == "once\n"
+        assert asked.tool_results, "the finished tool call's result came along"
+
+        (moved,) = daemon.wait_journal("moved")
+        assert (moved["session"], moved["model"], moved["target"]) == (session, PRIMARY, FALLBACK)
+        entry = daemon.wait_cooldown(PRIMARY)
+        assert abs(epoch(entry["until"]) - (refused.wall + 3600)) < 1.1
+        assert (entry["kind"], entry["strikes"]) == ("rate_limit", 1)
+        assert entry["told_by"] == ("status" if version == NEWEST else "retry-after")
+        assert entry["target"]["model"] == FALLBACK
+        print(f"{version}: {asked.wall - refused.wall:.2f} s from the 429 to the fallback's request")
+
+        listed = json.loads(daemon.ocwatch("cooldowns", "--json").stdout)
+        (row,) = listed["cooldowns"]
+        assert (row["model"], row["kind"], row["target"]["model"]) == (PRIMARY, "rate_limit", FALLBACK)
+        status = daemon.ocwatch("status")
+        assert status.returncode == 0
+        assert PRIMARY in status.stdout
+        assert daemon.ocwatch("pick", PRIMARY).stdout == f"{FALLBACK}\n"
+
+
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_four_sessions_at_once_are_all_moved(version: str, home: Home, provider: Provider) -> None:
+    provider.script(PRIMARY, limited(3600))
+    provider.script(FALLBACK, ok("moved"))
+    with Daemon(home) as daemon, Serve(version, home) as serve:
+        sessions = [serve.create_session() for _ in range(4)]
+        for number, session in enumerate(sessions):
+            serve.prompt_async(session, f"Task number {number} of four", model=PRIMARY)
+        for session in sessions:
+            serve.wait_answer(session, "moved", timeout=60)
+        for number, session in enumerate(sessions):
+            assert len(serve.user_messages(session)) == 1
+            assert sum(r.count(f"Task number {number} of four") for r in provider.requests(FALLBACK)) == 1
+        assert len(daemon.wait_journal("moved", 4)) == 4
+        assert len(provider.requests(PRIMARY)) == 4
+
+
+@pytest.mark.parametrize("version", [NEWEST, OLDEST])
+def test_down_the_chain_when_the_fallback_is_limited_too(version: str, home: Home, provider: Provider) -> None:
+    provider.script(PRIMARY, limited(3600))
+    provider.script(FALLBACK, limited(1800))
+    provider.script(THIRD, ok("third time lucky"))
+    with Daemon(home) as daemon, Serve(version, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, "Go down the chain", model=PRIMARY)
+        serve.wait_answer(session, "third time lucky", timeout=60)
+        (asked,) = provider.requests(THIRD)
+        assert asked.count("Go down the chain") == 1
+        assert len(serve.user_messages(session)) == 1
+        assert [len(provider.requests(model)) for model in (PRIMARY, FALLBACK)] == [1, 1]
+        for model, seconds in ((PRIMARY, 3600), (FALLBACK, 1800)):
+            (refused,) = provider.requests(model)
+            entry = daemon.wait_cooldown(model)
+            assert abs(epoch(entry["until"]) - (refused.wall + seconds)) < 1.1
+            assert entry["strikes"] == 1
+
+
+def test_everything_limited_is_one_notice_and_no_further_request(
+    newest: Serve, daemon: Daemon, provider: Provider
+) -> None:
+    for model in (PRIMARY, FALLBACK, THIRD):
+        provider.script(model, limited(3600))
+    sessions = [newest.create_session() for _ in range(2)]
+    for session in sessions:
+        newest.prompt_async(session, "Nobody can answer this", model=PRIMARY)
+    daemon.wait_journal("exhausted")
+    for session in sessions:
+        wait_until(lambda session=session: stuck_for(newest, session) > 3000, 30)
+    settle(4)
+    assert len(daemon.journal("exhausted")) == 1
+    assert [len(newest.user_messages(session)) for session in sessions] == [1, 1]
+    assert all(stuck_for(newest, session) > 3000 for session in sessions)
+    asked = {model: len(provider.requests(model)) for model in (PRIMARY, FALLBACK, THIRD)}
+    assert all(1 <= number <= 2 for number in asked.values()), asked
+    picked = daemon.ocwatch("pick", PRIMARY)
+    assert (picked.returncode, picked.stdout) == (75, "")
+
+
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_a_short_known_wait_is_left_to_opencode(version: str, home: Home, provider: Provider) -> None:
+    provider.script(PRIMARY, limited(3), ok("it was worth waiting"))
+    with Daemon(home) as daemon, Serve(version, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, "Wait three seconds", model=PRIMARY)
+        entry = daemon.wait_told(PRIMARY)
+        serve.wait_answer(session, "it was worth waiting")
+        first, second = provider.requests(PRIMARY)
+        assert abs(epoch(entry["until"]) - (first.wall + 3)) < 1.1
+        assert 2.9 < second.wall - first.wall < 5
+        assert provider.requests(FALLBACK) == []
+        assert daemon.journal("claim") == []
+
+
+def test_an_unknown_wait_is_left_to_opencode_and_its_answer_frees_the_model(
+    newest: Serve, daemon: Daemon, provider: Provider
+) -> None:
+    provider.script(PRIMARY, limited(), ok("that was quick"))
+    session = newest.create_session()
+    newest.prompt_async(session, "Nobody says until when", model=PRIMARY)
+    (refused,) = provider.wait_requests(PRIMARY)[:1]
+    entry = daemon.wait_cooldown(PRIMARY)
+    assert entry["told_by"] == "backoff"
+    assert abs(epoch(entry["until"]) - (refused.wall + 60)) < 1.1
+    newest.wait_answer(session, "that was quick")
+    wait_until(lambda: daemon.cooldown(PRIMARY) is None, 15, why="the cooldown to end with the answer")
+    assert provider.requests(FALLBACK) == []
+
+
+def test_a_users_abort_is_respected(newest: Serve, daemon: Daemon, provider: Provider) -> None:
+    provider.script(PRIMARY, limited(20))
+    session = newest.create_session()
+    newest.prompt_async(session, "I change my mind", model=PRIMARY)
+    daemon.wait_journal("wait")
+    newest.abort(session)
+    newest.wait_status(session, "idle")
+    settle(5)
+    assert provider.requests(FALLBACK) == []
+    assert len(provider.requests(PRIMARY)) == 1
+    assert daemon.journal("claim") == []
+
+
+def test_a_limited_title_moves_nothing(newest: Serve, daemon: Daemon, provider: Provider) -> None:
+    provider.script(TITLES, limited(3600))
+    provider.script(PRIMARY, slow("a long answer", 4))
+    session = newest.create_session()
+    newest.prompt_async(session, "Only the title is limited", model=PRIMARY)
+    newest.wait_answer(session, "a long answer", timeout=40)
+    settle(1)
+    assert provider.requests(FALLBACK) == []
+    assert daemon.journal("claim") == []
+    assert daemon.cooldown(PRIMARY) is None
+
+
+def test_a_second_limit_within_seconds_and_a_prompt_that_names_no_model(
+    newest: Serve, daemon: Daemon, provider: Provider
+) -> None:
+    provider.script(PRIMARY, limited(3600))
+    provider.script(FALLBACK, ok("first"), ok("second"), ok("third"))
+    session = newest.create_session()
+    newest.prompt_async(session, "First prompt", model=PRIMARY)
+    newest.wait_answer(session, "first")
+    newest.wait_status(session, "idle")
+    newest.prompt_async(session, "Second prompt", model=PRIMARY)
+    newest.wait_answer(session, "second")
+    newest.wait_status(session, "idle")
+    newest.prompt_async(session, "Third prompt")
+    newest.wait_answer(session, "third")
+    assert len(newest.user_messages(session)) == 3
+    # The third named no model: it stayed where the session had been moved, and asked the primary nothing.
+    assert len(provider.requests(PRIMARY)) == 2
+    assert [r.count("Third prompt") for r in provider.requests(FALLBACK)] == [0, 0, 1]
+
+
+def test_a_running_session_whose_model_cools_meanwhile_is_moved_when_it_is_hit(
+    newest: Serve, daemon: Daemon, provider: Provider
+) -> None:
+    running, other = newest.create_session(), newest.create_session()
+
+    def primary(request):  # type: ignore[no-untyped-def]
+        if not request.count("I run already"):
+            return limited(3600)
+        return limited(3600) if request.tool_results else bash("sleep 4")
+
+    provider.script(PRIMARY, primary)
+    provider.script(FALLBACK, ok("moved"))
+    newest.prompt_async(running, "I run already", model=PRIMARY)
+    provider.wait_requests(PRIMARY, 1)
+    newest.prompt_async(other, "I am hit first", model=PRIMARY)
+    newest.wait_answer(other, "moved")
+    newest.wait_answer(running, "moved", timeout=40)
+    assert [len(newest.user_messages(session)) for session in (running, other)] == [1, 1]
+    (asked,) = [r for r in provider.requests(FALLBACK) if r.count("I run already")]
+    assert asked.tool_results
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "body"),
+    [
+        ("words nobody knows", 429, '{"error": {"message": "今天就到这里吧，小伙子"}}'),
+        ("an empty body", 529, ""),
+    ],
+)
+def test_words_nobody_knows_move_when_opencode_honours_a_retry_after(
+    newest: Serve, daemon: Daemon, provider: Provider, name: str, status: int, body: str
+) -> None:
+    provider.script(PRIMARY, error(status, body=body, headers={"Retry-After": "3600"}))
+    provider.script(FALLBACK, ok("moved all the same"))
+    session = newest.create_session()
+    newest.prompt_async(session, f"Limited with {name}", model=PRIMARY)
+    newest.wait_answer(session, "moved all the same")
+    (refused,) = provider.requests(PRIMARY)
+    entry = daemon.wait_cooldown(PRIMARY)
+    assert abs(epoch(entry["until"]) - (refused.wall + 3600)) < 1.1
+    assert entry["told_by"] == "status"
+    assert len(newest.user_messages(session)) == 1
+
+
+def test_a_400_that_quotes_a_limit_blocks_and_moves_nothing(newest: Serve, daemon: Daemon, provider: Provider) -> None:
+    quoting = "Failed to parse tool arguments: unexpected token in \"{'note': 'got HTTP 429 rate limit exceeded'}\""
+    body = json.dumps({"error": {"message": quoting, "type": "invalid_request_error"}})
+    provider.script(PRIMARY, error(400, body=body))
+    session = newest.create_session()
+    newest.prompt_async(session, "Quote a limit at me", model=PRIMARY)
+    # 1.18 retries it by its own text rules: 0, 2.5, 7 s.
+    provider.wait_requests(PRIMARY, 3, timeout=40)
+    settle(2)
+    assert daemon.cooldown(PRIMARY) is None
+    assert provider.requests(FALLBACK) == []
+    newest.abort(session)
+
+
+def test_back_on_the_primary_to_the_second(newest: Serve, home: Home, provider: Provider) -> None:
+    provider.script(PRIMARY, limited(10), ok("the primary again"))
+    provider.script(FALLBACK, ok("meanwhile"))
+    with Daemon(home, maxDelay=2000) as daemon:
+        session = newest.create_session()
+        newest.prompt_async(session, "Before the end", model=PRIMARY)
+        newest.wait_answer(session, "meanwhile")
+        (refused,) = provider.requests(PRIMARY)
+        end = epoch(daemon.wait_cooldown(PRIMARY)["until"])
+        assert abs(end - (refused.wall + 10)) < 1.1
+        settle(max(end - 0.5 - time.time(), 0))
+        assert daemon.ocwatch("pick", PRIMARY).stdout == f"{FALLBACK}\n" or time.time() > end
+        settle(max(end + 0.1 - time.time(), 0))
+        assert daemon.ocwatch("pick", PRIMARY).stdout == f"{PRIMARY}\n"
+        newest.wait_status(session, "idle")
+        newest.prompt_async(session, "After the end", model=PRIMARY)
+        newest.wait_answer(session, "the primary again")
+        assert json.loads(daemon.ocwatch("cooldowns", "--json").stdout)["cooldowns"] == []
+
+
+def test_a_cooldown_outlives_daemon_and_opencode(home: Home, provider: Provider) -> None:
+    provider.script(PRIMARY, limited(3600))
+    provider.script(FALLBACK, ok("moved"))
+    daemon = Daemon(home)
+    with daemon, Serve(NEWEST, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, "Remember this", model=PRIMARY)
+        serve.wait_answer(session, "moved")
+        until = daemon.wait_cooldown(PRIMARY)["until"]
+        daemon.wait_journal("moved")
+        daemon.kill()
+        assert ocwatch(home, "status").returncode == 3
+        assert ocwatch(home, "pick", PRIMARY).stdout == f"{FALLBACK}\n"
+        daemon.start()
+        assert daemon.cooldown(PRIMARY)["until"] == until  # type: ignore[index]
+        settle(3)
+        assert len(daemon.journal("claim")) == 1, "what was read again moved nothing"
+        assert len(provider.requests(FALLBACK)) == 1
+
+
+def test_old_news_blocks_but_never_moves(newest: Serve, home: Home, provider: Provider) -> None:
+    provider.script(PRIMARY, limited(3600))
+    session = newest.create_session()
+    newest.prompt_async(session, "Limited before the daemon lived", model=PRIMARY)
+    newest.wait_status(session, "retry")
+    settle(2)  # 1.18 writes its log up to a second late
+    with Daemon(home) as daemon:
+        entry = daemon.wait_cooldown(PRIMARY)
+        assert entry["strikes"] == 1
+        settle(3)
+        assert daemon.journal("claim") == []
+        assert provider.requests(FALLBACK) == []
+        newest.wait_status(session, "retry")
+
+
+def test_asked_for_by_hand(newest: Serve, home: Home, provider: Provider) -> None:
+    provider.script(PRIMARY, limited(3600))
+    provider.script(FALLBACK, ok("by hand"))
+    with Daemon(home, mode="ask") as daemon:
+        session = newest.create_session()
+        newest.prompt_async(session, "Move me when I say so", model=PRIMARY)
+        daemon.wait_journal("offered")
+        settle(1)
+        assert provider.requests(FALLBACK) == []
+        dry = daemon.ocwatch("redirect", "--dry-run")
+        assert (dry.returncode, FALLBACK in dry.stdout) == (0, True), dry
+        assert provider.requests(FALLBACK) == []
+        done = daemon.ocwatch("redirect", session)
+        assert done.returncode == 0, done
+        newest.wait_answer(session, "by hand")
+        assert len(newest.user_messages(session)) == 1
+
+
+def test_a_password_is_found_and_honoured(home: Home, provider: Provider) -> None:
+    provider.script(PRIMARY, limited(3600))
+    provider.script(FALLBACK, ok("behind a password"))
+    with Daemon(home) as daemon, Serve(NEWEST, home, password="open sesame") as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, "Locked in", model=PRIMARY)
+        serve.wait_answer(session, "behind a password")
+        for path in daemon.state.iterdir():
+            if path.is_file():
+                assert b"sesame" not in path.read_bytes()
+        assert "sesame" not in daemon.said()
+
+
+def test_a_second_daemon_leaves_at_once_and_the_first_ends_cleanly(home: Home, tmp_path: Path) -> None:
+    daemon = Daemon(home)
+    with daemon:
+        second = Daemon(home)
+        second.output = tmp_path / "second.err"
+        with pytest.raises(RuntimeError, match="already running"):
+            second.start()
+        assert second.stop() == 1
+        assert daemon.stop() == 0

@@ -1,0 +1,208 @@
+"""Doors: whose they are, what they are, and that a bad one costs little and hides no good one."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ocwatchd.core.views import Door, TcpAddress, UnixAddress
+from ocwatchd.opencode.doors import DoorFinder, OpenCodeProcess, ProcessTable, basic_auth
+from tests.edges.fakedoor import answer, listening, routes, says
+
+PLACE = {"/path": {"home": "/home/dev", "worktree": "/", "directory": "/project"}}
+OPENCODE = routes(PLACE)
+
+
+def process(data: Path, *doors: Door, pid: int = 7, created: float = 1.0, **more: Any) -> OpenCodeProcess:
+    addresses = tuple(door.address for door in doors if isinstance(door.address, TcpAddress))
+    return OpenCodeProcess(pid, created, "/project", data, more.pop("auth", None), False, addresses, **more)
+
+
+def finder(data: Path, *processes: OpenCodeProcess, **more: Any) -> DoorFinder:
+    return DoorFinder(data, processes=lambda: processes, environ=more.pop("environ", {}), **more)
+
+
+def test_only_what_answers_as_opencode_is_a_door(tmp_path: Path) -> None:
+    with (
+        listening(OPENCODE) as good,
+        listening(says(answer({"hello": 1}))) as other,
+        listening(says(b"SSH-2.0\r\n")) as odd,
+    ):
+        found = finder(tmp_path, process(tmp_path, other, good, odd)).find()
+    assert found.open == (Door(good.address, 7, "/project"),)
+    assert found.troubles == ()  # a process may listen for other purposes
+
+
+def test_a_process_of_another_home_is_not_even_asked(tmp_path: Path) -> None:
+    seen: list[str] = []
+    with listening(routes(PLACE, seen)) as theirs:
+        others = [process(tmp_path / "b", theirs), OpenCodeProcess(8, 1.0, None, None, None, False, ())]
+        assert finder(tmp_path / "a", *others).find().open == ()
+    assert seen == []
+
+
+def test_a_linked_home_is_the_same_home(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with listening(OPENCODE) as door:
+        assert finder(tmp_path / "link", process(tmp_path / "real", door)).find().open
+
+
+def test_the_password_of_the_process_goes_before_ours(tmp_path: Path) -> None:
+    requests: list[bytes] = []
+
+    def play(connection: socket.socket, line: str, request: bytes) -> None:
+        requests.append(request)
+        OPENCODE(connection, line, request)
+
+    theirs = basic_auth({"OPENCODE_SERVER_PASSWORD": "theirs", "OPENCODE_SERVER_USERNAME": "me"})
+    with listening(play) as door:
+        for auth in (theirs, None):
+            ours = {"OPENCODE_SERVER_PASSWORD": "ours"}
+            (found,) = finder(tmp_path, process(tmp_path, door, auth=auth), environ=ours).find().open
+            assert found.auth in (theirs, basic_auth(ours))
+    assert b"authorization: Basic bWU6dGhlaXJz" in requests[0]
+    assert b"authorization: Basic b3BlbmNvZGU6b3Vycw==" in requests[1]
+
+
+def test_a_locked_door_says_what_to_do(tmp_path: Path) -> None:
+    with listening(says(answer(b"", 401))) as door:
+        found = finder(tmp_path, process(tmp_path, door)).find()
+    assert found.open == ()
+    assert "OPENCODE_SERVER_PASSWORD" in found.troubles[0]
+
+
+def test_a_hanging_door_neither_hides_the_others_nor_costs_its_time_twice(tmp_path: Path) -> None:
+    def hang(connection: socket.socket, line: str, request: bytes) -> None:
+        connection.recv(1)
+
+    with listening(hang) as bad, listening(hang) as worse, listening(OPENCODE) as good:
+        looking = finder(tmp_path, process(tmp_path, bad, worse, good))
+        began = time.monotonic()
+        assert [door.address for door in looking.find().open] == [good.address]
+        assert time.monotonic() - began < 1.8  # both at once
+        time.sleep(0.15)  # a look serves others for 0.1 s
+        began = time.monotonic()
+        found = looking.find()
+        assert time.monotonic() - began < 0.5
+    assert [door.address for door in found.open] == [good.address]
+    assert len(found.troubles) == 2
+
+
+def test_a_proven_door_is_not_probed_again_until_the_pid_is_another_process(tmp_path: Path) -> None:
+    seen: list[str] = []
+    with listening(routes(PLACE, seen)) as door:
+        running = [process(tmp_path, door)]
+        looking = DoorFinder(tmp_path, processes=lambda: running, environ={})
+        for created, probes in ((1.0, 1), (1.0, 1), (2.0, 2)):
+            running[:] = [process(tmp_path, door, created=created)]
+            assert looking.find().open
+            assert seen == ["GET /path"] * probes
+            time.sleep(0.11)
+
+
+def test_configured_addresses_are_doors_if_they_are_on_this_machine(tmp_path: Path) -> None:
+    with listening(OPENCODE) as door:
+        assert isinstance(door.address, TcpAddress)
+        urls = [
+            f"http://me:let%20me@127.0.0.1:{door.address.port}",
+            "http://203.0.113.9:4096",
+            "https://127.0.0.1:4096",
+            "file:///etc/passwd",
+            "http://example.com@[::",
+            "http://127.0.0.1:notaport",
+        ]
+        found = finder(tmp_path, urls=urls).find()
+    (one,) = found.open
+    assert (one.pid, one.directory, one.many) == (None, "/project", True)
+    assert one.auth == basic_auth({"OPENCODE_SERVER_PASSWORD": "let me", "OPENCODE_SERVER_USERNAME": "me"})
+    assert len(found.troubles) == 5
+    assert not any("let" in trouble for trouble in found.troubles)
+
+
+def test_sockets_count_if_directory_and_file_are_ours_and_their_process_lives(tmp_path: Path) -> None:
+    sockets = tmp_path / "doors"
+    sockets.mkdir(mode=0o700)
+    with (
+        listening(OPENCODE, sockets / "7.sock"),
+        listening(OPENCODE, sockets / "8.sock"),  # of another home, or of a process that is gone
+        listening(OPENCODE, sockets / "x.sock"),
+    ):
+        (sockets / "9.sock").write_text("no socket")
+        running = [process(tmp_path), process(tmp_path, pid=9), process(tmp_path / "other", pid=8)]
+        looking = finder(tmp_path, *running, sockets=sockets)
+        assert looking.find().open == (Door(UnixAddress(str(sockets / "7.sock")), 7, "/project"),)
+        sockets.chmod(0o755)
+        time.sleep(0.11)
+        assert looking.find().open == ()
+        assert finder(tmp_path, *running, sockets=tmp_path / "none").find().open == ()
+
+
+# ---- the process table itself
+
+SERVER = """
+import socket, sys, time
+socks = [socket.create_server((host, 0)) for host in sys.argv[1:]]
+print(*[sock.getsockname()[1] for sock in socks], flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def program(name: str, cwd: Path, environ: dict[str, str], *hosts: str) -> Iterator[tuple[int, list[int]]]:
+    """A process of this name that listens on these hosts; its pid and ports."""
+    cwd.mkdir(parents=True, exist_ok=True)
+    (cwd / name).symlink_to(Path(sys.executable).resolve())
+    (cwd / "serve").write_text(SERVER)
+    running = subprocess.Popen(
+        [str(cwd / name), "serve", *hosts], cwd=cwd, env=environ, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert running.stdout is not None
+        yield running.pid, [int(port) for port in running.stdout.readline().split()]
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def test_processes_are_told_by_name_environment_and_listeners(tmp_path: Path) -> None:
+    first, second = {"HOME": str(tmp_path / "a")}, {"HOME": "/x", "XDG_DATA_HOME": str(tmp_path / "data")}
+    locked = second | {"OPENCODE_SERVER_PASSWORD": "x"}
+    with (
+        program("opencode", tmp_path / "p1", first, "127.0.0.1", "0.0.0.0") as (one, ports),
+        program(".opencode", tmp_path / "p2", locked) as (two, _),
+        program("innocent", tmp_path / "p3", first, "127.0.0.1") as (three, _),
+    ):
+        table = ProcessTable()
+        for _ in range(2):  # the second time from what is known of them
+            seen = {found.pid: found for found in table()}
+            assert three not in seen
+            assert seen[one].data == tmp_path / "a/.local/share/opencode"
+            assert seen[one].directory == str(tmp_path / "p1")
+            assert seen[one].serves_many
+            assert {address.port for address in seen[one].listeners} == set(ports)
+            assert {address.host for address in seen[one].listeners} == {"127.0.0.1"}
+            assert (seen[two].data, seen[two].listeners) == (tmp_path / "data/opencode", ())
+            assert seen[two].auth == basic_auth(locked)
+    assert not {one, two} & {found.pid for found in table()}
+
+
+@pytest.mark.parametrize(
+    ("environ", "auth"),
+    [
+        ({}, None),
+        ({"OPENCODE_SERVER_USERNAME": "me"}, None),
+        ({"OPENCODE_SERVER_PASSWORD": "pw"}, "Basic b3BlbmNvZGU6cHc="),
+        ({"OPENCODE_SERVER_PASSWORD": "pw", "OPENCODE_SERVER_USERNAME": "me"}, "Basic bWU6cHc="),
+    ],
+)
+def test_authorization(environ: dict[str, str], auth: str | None) -> None:
+    assert basic_auth(environ) == auth

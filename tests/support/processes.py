@@ -1,0 +1,69 @@
+"""Ports, processes in groups of their own, and waiting for something to become true."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tests.support.homes import Home
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(what: Callable[[], Any], timeout: float = 30.0, pause: float = 0.05, why: str = "") -> Any:
+    """Call `what` until it returns something true, and return that.
+
+    Raises:
+        TimeoutError: it did not within `timeout` seconds; names `why` and what it returned last.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        seen = what()
+        if seen:
+            return seen
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout:g} s for {why or what}; last seen: {seen!r}")
+        time.sleep(pause)
+
+
+def start(command: Sequence[str], home: Home, cwd: Path, output: Path) -> subprocess.Popen[bytes]:
+    """Start a process of `home` in its own process group, standard output and error going to `output`."""
+    with output.open("ab") as sink:
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=home.env(cwd),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+
+
+def stop(process: subprocess.Popen[bytes], patience: float = 3.0) -> int:
+    """End a process started by `start` and its whole group: SIGTERM, then after `patience` seconds SIGKILL."""
+    if process.poll() is None:
+        signal_group(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):  # 1.0 to 1.3 often do not end within 8 s of SIGTERM
+            process.wait(patience)
+    signal_group(process.pid, signal.SIGKILL)
+    return process.wait(10)
+
+
+def signal_group(group: int, number: signal.Signals) -> None:
+    """Send a signal to a process group that we started; none left is fine."""
+    # macOS says PermissionError of a group whose last member is a zombie.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)

@@ -1,0 +1,167 @@
+"""A fake provider on loopback: answers as scripted per model, and keeps the record that tests take for the truth.
+
+    with Provider() as provider:
+        provider.script("mock/primary", error(429, {"error": {"message": "slow down"}}, {"Retry-After": "3600"}))
+        ...
+        provider.wait_for(lambda seen: any(r.model == "mock2/fallback" for r in seen))
+
+A provider's name is part of the path (`/p/NAME/v1/…`), so one server plays any number of them. A model without a
+script answers `ok()`. The record is complete: a request stands in it from the moment its body was read, before any
+of its answer is sent.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from tests.support.answers import (
+    Answer,
+    Drop,
+    Error,
+    Hang,
+    MidStream,
+    Ok,
+    Request,
+    Script,
+    Tool,
+    after_tool,
+    bash,
+    error,
+    in_turn,
+    limited,
+    midstream,
+    ok,
+    slow,
+    tool,
+)
+from tests.support.server import Handler, Server
+
+__all__ = [
+    "Answer",
+    "Drop",
+    "Error",
+    "Hang",
+    "MidStream",
+    "Ok",
+    "Provider",
+    "Request",
+    "Script",
+    "Tool",
+    "after_tool",
+    "bash",
+    "error",
+    "in_turn",
+    "limited",
+    "midstream",
+    "ok",
+    "slow",
+    "tool",
+]
+
+
+def _default(_request: Request) -> Answer:
+    return ok()
+
+
+class Provider:
+    """The server. A context manager; thread-safe."""
+
+    def __init__(self, small_models: Sequence[str] = ("smallco/titles",)) -> None:
+        """Bind to a free port of loopback; nothing is answered before `__enter__`."""
+        self.small_models = frozenset(small_models)
+        self.closing = threading.Event()
+        self._scripts: dict[str, Script] = {}
+        self._requests: list[Request] = []
+        self._changed = threading.Condition()
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server.book = self
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        """What a provider's `baseURL` begins with: `URL/p/NAME/v1`."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        """Start answering."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop; whatever hangs is let go."""
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    # ---- scripting
+
+    def script(self, model: str, *answers: Answer | Script) -> None:
+        """What `provider/model` answers from now on: one answer after the other, the last for ever; or a function."""
+        first = answers[0]
+        script = first if callable(first) else in_turn(*(a for a in answers if not callable(a)))
+        with self._changed:
+            self._scripts[model] = script
+
+    # ---- the record
+
+    def requests(self, model: str | None = None, *, titles: bool = False) -> list[Request]:
+        """What was asked so far, oldest first, of one model or of all; title requests only with `titles`."""
+        with self._changed:
+            return self._chosen(model, titles)
+
+    def _chosen(self, model: str | None, titles: bool) -> list[Request]:
+        if model is not None:
+            return [r for r in self._requests if r.model == model]
+        return [r for r in self._requests if titles or r.model not in self.small_models]
+
+    def wait_for(
+        self, predicate: Callable[[list[Request]], Any], timeout: float = 30.0, *, titles: bool = False
+    ) -> list[Request]:
+        """Wait until `predicate` holds of the requests so far (looked at whenever one arrives or is answered).
+
+        Raises:
+            TimeoutError: it did not within `timeout` seconds; lists what was asked.
+        """
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                seen = self._chosen(None, titles)
+                if predicate(seen):
+                    return seen
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    asked = [f"{r.model} -> {r.status}" for r in self._requests]
+                    raise TimeoutError(f"not within {timeout:g} s; asked so far: {asked}")
+                self._changed.wait(left)
+
+    def wait_requests(self, model: str, number: int = 1, timeout: float = 30.0) -> list[Request]:
+        """Wait until `model` was asked and answered (the status sent) at least `number` times; those requests."""
+        self.wait_for(
+            lambda seen: sum(r.model == model and r.status is not None for r in seen) >= number, timeout, titles=True
+        )
+        return self.requests(model)
+
+    # ---- for the handler
+
+    def arrived(self, request: Request) -> Answer:
+        """Enter a request into the record and decide its answer."""
+        with self._changed:
+            request.number = len(self._requests)
+            request.nth = sum(r.model == request.model for r in self._requests)
+            self._requests.append(request)
+            request.answer = self._scripts.get(request.model, _default)(request)
+            self._changed.notify_all()
+            return request.answer
+
+    def note(self, request: Request, **changes: Any) -> None:
+        """Record what became of a request."""
+        with self._changed:
+            for name, value in changes.items():
+                setattr(request, name, value)
+            self._changed.notify_all()
