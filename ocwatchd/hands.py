@@ -58,7 +58,7 @@ class Hands:
         """`say` takes one line for standard error."""
         self._paths, self._clock, self._surveyor, self._mover = paths, clock, surveyor, mover
         self._say, self._answer, self._finder = say, answer, finder
-        self._ears = Ears(answer, clock=clock)
+        self._ears = Ears(answer, (paths.log_dir / "opencode.log").exists, clock=clock)
         self._journal = Journal(paths.journal, clock)
         self._notifier = Notifier()
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="ocwatchd")

@@ -12,6 +12,8 @@ FORGET_AFTER = 6 * 3600.0
 MOST_CASES = 1000
 """Sessions remembered at once; the quietest is forgotten first."""
 HOUR = 3600.0
+LOG_CLOCK = 1.5
+"""Seconds by which a log's time of our abort may lie beside the move: old logs have a clock of whole seconds."""
 
 
 class Doing(StrEnum):
@@ -31,6 +33,7 @@ class Case:
     `entered` is the last refusal in the ledger (model, user message, attempt), so that none is entered twice. `sighted`
     is when a door last showed a refusal that the log had not told yet: the log's line about it is no second one.
     `heard` is when a door's event stream told of the refusal, which is within moments of it.
+    `moves` holds when each was begun, `moved_until` when the last one ended.
     `looking` while a door is being asked, `again` if news came meanwhile. `wake` is when to look again (epoch seconds).
     `retried_at`: not before this (epoch seconds) did OpenCode ask again, so an answer that came speaks for that time.
     `stranded`: a move of ours stopped the turn and got no further, so nothing runs.
@@ -49,6 +52,7 @@ class Case:
     stranded: bool = False
     failed_targets: set[ModelRef] = field(default_factory=set)
     moves: list[float] = field(default_factory=list)
+    moved_until: float = 0.0
     entered: tuple[ModelRef, str | None, int] | None = None
     sighted: tuple[ModelRef, float] | None = None
     wake: float | None = None
@@ -60,6 +64,11 @@ class Case:
         """Moves and attempted moves of the last hour."""
         self.moves = [moment for moment in self.moves if now - moment < HOUR]
         return len(self.moves)
+
+    def is_our_abort(self, time: float) -> bool:
+        """Whether an abort at this time (epoch seconds, by the log) belongs to our own last move."""
+        begun = self.moves[-1] if self.moves else float("inf")
+        return begun - LOG_CLOCK <= time <= max(self.moved_until, begun) + LOG_CLOCK
 
     def rest(self, phrase: str) -> None:
         """Nothing more goes on here."""

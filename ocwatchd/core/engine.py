@@ -74,8 +74,8 @@ class Engine:
                 case = self.cases.of(session, now)
                 case.heard = time
                 return self._look(case)
-            case Aborted(session, _):
-                return self._aborted(session)
+            case Aborted(session, time):
+                return self._aborted(session, time)
             case RegisterChanged(entries):
                 self.ledger.replace_all(entries)
                 return self._wake_stuck()
@@ -134,10 +134,10 @@ class Engine:
         case.pending = event
         return self._look(case)
 
-    def _aborted(self, session: str) -> list[Effect]:
+    def _aborted(self, session: str, time: float) -> list[Effect]:
         case = self.cases.known(session)
-        # Our own abort, in the middle of a move, is logged like a person's.
-        if case is not None and case.doing is not Doing.MOVING:
+        # Our own abort is logged like a person's, and up to a second late: after the move is done.
+        if case is not None and case.doing is not Doing.MOVING and not case.is_our_abort(time):
             case.rest("stopped by its user")
             case.pending = None
         return []
@@ -349,7 +349,7 @@ class Engine:
 
     def _move_ended(self, end: MoveEnded, now: float) -> list[Effect]:
         case = self.cases.of(end.session, now)
-        case.doing = Doing.NOTHING
+        case.doing, case.moved_until = Doing.NOTHING, now
         again, case.again = case.again, False
         effects: list[Effect] = [notes.ended(end)]
         case.stranded = end.stranded

@@ -156,7 +156,8 @@ def old_spanner(data: bytes, start: int, stop: int, limit: int) -> Span | None:
     A title or a provider's message with line feeds in it makes the record go on, and whatever its further lines look
     like, they are part of it: one message of the corpus, and any title, can imitate a record.
     """
-    if data.find(b" service=session", start, start + 64) < 0:
+    at = data.find(b" service=session", start, start + 64)
+    if at < 0 or not (data.startswith(b"ERROR", start) or data.find(b" id=ses_", at, at + 80) > 0):
         return None
     header = old_header(data, start)
     if header is None:
@@ -164,7 +165,7 @@ def old_spanner(data: bytes, start: int, stop: int, limit: int) -> Span | None:
     when, body = header
     if _CREATED.match(data, body):
         return _created_span(data, body, stop, limit, when)
-    if data.startswith(b"ERROR", start) and _TOLD_AGAIN.match(data, body):
+    if _TOLD_AGAIN.match(data, body):
         return _told_span(data, body, stop, limit, when)
     return None
 

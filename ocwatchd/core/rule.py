@@ -25,6 +25,7 @@ class Weight(StrEnum):
 
     NEVER = "never"
     HARD = "hard"
+    QUOTES = "quotes"
     DOUBT = "doubt"
     SOFT = "soft"
 
@@ -33,7 +34,8 @@ class Weight(StrEnum):
 class Rule:
     """Words of one meaning. `kind` is None for what is no limit; then `weight` says how strongly.
 
-    `firm` words are clear even beside words of a bad request. `needs` are literals of which the raw text must hold one.
+    `firm` words are clear even beside words of a bad request; `doubtful` ones never are clear. `needs` are literals of
+    which the raw text must hold one.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Rule:
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
     weight: Weight | None = None
     firm: bool = False
+    doubtful: bool = False
     why: str = ""
 
     def is_possible(self, lowered: str) -> bool:
@@ -65,7 +68,7 @@ class Rule:
 
 
 _FIELDS = frozenset(
-    {"id", "kind", "scope", "firm", "weight", "why", "codes", "needs", "headers", "phrases", "regex", "examples",
+    {"id", "kind", "scope", "firm", "doubtful", "weight", "why", "codes", "needs", "headers", "phrases", "regex", "examples",
      "counter_examples"}
 )  # fmt: skip
 
@@ -107,6 +110,7 @@ def _rule(entry: dict[str, object], name: str, rank: int) -> Rule:
         headers=_headers(entry.get("headers", {})),
         weight=weight,
         firm=entry.get("firm") is True,
+        doubtful=entry.get("doubtful") is True,
         why=str(entry.get("why", "")),
     )
     for phrase in rule.phrases:

@@ -1,11 +1,12 @@
 """Decide by its words whether an error is a limit: rules as data, one verdict. Pure.
 
 The order of the rules in `rules/builtin.json` is their priority: the first rule of a limit that matches names kind and
-scope. What is no limit is told by rules, too, in four weights:
+scope. What is no limit is told by rules, too, in five weights:
 
     never    not a provider's words (a prompt, a title, a tool): wins over every other word
     hard     wins over the words of rules further down (context overflow)
-    doubt    words of a limit beside these are DOUBTFUL (a 400 that quotes a limit), unless the rule is `firm`
+    quotes   somebody else's text follows: words of a limit beside these are DOUBTFUL
+    doubt    the request is faulty: words of a limit beside these are DOUBTFUL, unless their rule is `firm`
     soft     only said where no limit was found (authentication, a broken connection)
 
 A status decides first where it can: 429 is always a limit, 503 and 529 always mean overload, 402 billing or quota.
@@ -198,18 +199,16 @@ def _by_status(status: int, found: _Found) -> Verdict:
 def _by_words(found: _Found, status: int | None) -> Verdict:
     """The verdict of the words, where the status alone proves nothing."""
     limit, never, hard = found.first_limit(), found.no(Weight.NEVER), found.no(Weight.HARD)
-    # Codes are too coarse to doubt clear words: Mistral calls "Service tier capacity exceeded" invalid_request_error.
-    doubt = found.no(Weight.DOUBT, coded=status is not None)
     if never:
         return _no(never)
     if limit and hard and hard.rank < limit.rank:
         return _no(hard)
     if limit:
-        by_machine = limit in found.coded
-        certainty = Certainty.DOUBTFUL if doubt and not (limit.firm or by_machine) else Certainty.SURE
-        why = f"words of a limit beside: {doubt.why}" if doubt and certainty is Certainty.DOUBTFUL else limit.why
+        doubt = _doubt(limit, found, status)
+        certainty = Certainty.DOUBTFUL if doubt or limit.doubtful else Certainty.SURE
+        why = f"words of a limit beside: {doubt.why}" if doubt else limit.why
         return Verdict(certainty, limit.kind, limit.scope, limit.id, why or "the words name it")
-    no = hard or found.no(Weight.DOUBT) or found.no(Weight.SOFT)
+    no = hard or found.no(Weight.QUOTES) or found.no(Weight.DOUBT) or found.no(Weight.SOFT)
     quoted = next((rule for rule in found.quoted if rule.kind is not None), None)
     if quoted and not no and status is None:
         return Verdict(Certainty.DOUBTFUL, quoted.kind, quoted.scope, quoted.id, "the words stand in a quotation")
@@ -218,6 +217,21 @@ def _by_words(found: _Found, status: int | None) -> Verdict:
     if status is not None and 400 <= status <= 599:
         return Verdict(Certainty.NO, rule=f"status-{status}", why=f"status {status} and no words of a limit")
     return _UNKNOWN
+
+
+def _doubt(limit: Rule, found: _Found, status: int | None) -> Rule | None:
+    """What makes the words of a limit doubtful, if anything does.
+
+    Codes are coarser than words: Mistral calls "Service tier capacity exceeded" an invalid_request_error, Anthropic an
+    empty credit balance. They count only against the two kinds that a bad request may quote, and only in a known 4xx.
+    """
+    if limit in found.coded:
+        return None
+    quotes = found.no(Weight.QUOTES)
+    if quotes or limit.firm:
+        return quotes
+    quotable = limit.kind in (LimitKind.RATE_LIMIT, LimitKind.OVERLOADED)
+    return found.no(Weight.DOUBT, coded=quotable and status is not None)
 
 
 def _no(rule: Rule) -> Verdict:

@@ -164,7 +164,7 @@ class Api:
     def asking(self, session: Session) -> bool:
         """A permission or question of this session is open. False where the version has no such routes (1.0): there the
         tool that asks shows as running."""
-        routes = [route for route in ("/permission", "/question") if self._has(route, session.version)]
+        routes = [route for route in ("/permission", "/question") if self.has(route, session.version)]
         answers = (self._get(route, session.directory) for route in routes)
         return any(_of_session(answer, session.id) for answer in answers)
 
@@ -196,7 +196,10 @@ class Api:
                 event = self._json(line[5:], route)
                 yield mapping(mapping(event).get("payload") or event)
 
-    def _has(self, route: str, version: str | None) -> bool:
+    def has(self, route: str, version: str | None) -> bool:
+        """Whether this OpenCode has a route. Without a version that is known to have it, its own list is asked once: up
+        to 1.0 an unknown route is handed to a web host far away. The list takes 0.2 s there, and 1.4 s on 1.18.33.
+        """
         if version_of(version) >= _ROUTES_SINCE:  # an OpenCode is never older than the sessions it wrote
             return True
         if self._routes is None:

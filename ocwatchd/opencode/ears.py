@@ -18,6 +18,7 @@ from ocwatchd.opencode.records import Json, mapping, text
 
 MOST = 64
 """Doors listened at; more OpenCode processes than that are heard through their logs."""
+ROUTE = "/global/event"
 WANTED = (b'"session.status"', b'"session.error"')
 """Events of other kinds are passed over unread."""
 
@@ -25,24 +26,37 @@ WANTED = (b'"session.status"', b'"session.error"')
 class Ears:
     """Keeps one listener per open door. Thread-safe."""
 
-    def __init__(self, hear: Callable[[Heard], None], connect: Callable[[Door], Api] = Api, clock: Clock | None = None):
-        """`hear` is called from the listeners' threads."""
-        self._hear, self._connect, self._clock = hear, connect, clock or SystemClock()
+    def __init__(
+        self,
+        hear: Callable[[Heard], None],
+        modern: Callable[[], bool],
+        connect: Callable[[Door], Api] = Api,
+        clock: Clock | None = None,
+    ) -> None:
+        """`hear` is called from the listeners' threads. `modern` says that OpenCode is 1.17 or newer here, as its log
+        shows, so that its long list of routes need not be asked for the one wanted.
+        """
+        self._hear, self._modern, self._connect, self._clock = hear, modern, connect, clock or SystemClock()
         self._listening: set[Door] = set()
+        self._mute: set[Door] = set()
         self._lock = threading.Lock()
 
     def listen(self, doors: Iterable[Door]) -> None:
         """Listen at these doors too. A listener ends with its door; the next call begins it anew."""
         for door in doors:
             with self._lock:
-                if door in self._listening or len(self._listening) >= MOST:
+                if door in self._listening or door in self._mute or len(self._listening) >= MOST:
                     continue
                 self._listening.add(door)
             threading.Thread(target=self._follow, args=(door,), name=f"ears {door.address}", daemon=True).start()
 
     def _follow(self, door: Door) -> None:
         try:
-            for event in self._connect(door).events(None, only=WANTED):
+            api = self._connect(door)
+            if not self._modern() and not api.has(ROUTE, None):
+                self._mute.add(door)
+                return
+            for event in api.events(None, only=WANTED):
                 session = troubled(event)
                 if session is not None:
                     self._hear(Heard(session, self._clock.now()))

@@ -306,7 +306,11 @@ def test_our_own_abort_is_not_taken_for_the_users():
     brain = engine()
     (move,) = of(Move, feed(brain, refused(), seen(retrying())))
     feed(brain, Aborted("ses_1", T + 0.3))
-    assert notes(feed(brain, end(move, MoveResult.MOVED))) == ["moved"]
+    assert notes(feed(brain, end(move, MoveResult.MOVED), at=0.8)) == ["moved"]
+    feed(brain, Aborted("ses_1", T + 0.3), at=1.3)  # 1.18 logs it up to a second late
+    assert brain.cases.known("ses_1").phrase == "moved from p/a to p/b"
+    feed(brain, Aborted("ses_1", T + 9), at=9)
+    assert brain.cases.known("ses_1").phrase == "stopped by its user"
 
 
 @pytest.mark.parametrize(("mode", "offers"), [(Mode.ASK, 1), (Mode.NOTIFY, 1), (Mode.OFF, 0)])
