@@ -157,8 +157,8 @@ class Daemon:
 
     def _take_messages(self) -> None:
         """Wait for news, at most until the next deadline; then take all there is."""
-        wake = self._engine.next_wake()
-        patience = POLL_FLOOR if wake is None else min(POLL_FLOOR, max(wake - self._clock.now(), 0.0))
+        due = [moment for moment in (self._engine.next_wake(), self._hands.save_due) if moment is not None]
+        patience = min([POLL_FLOOR, *(max(moment - self._clock.now(), 0.0) for moment in due)])
         with contextlib.suppress(queue.Empty):
             message = self._queue.get(timeout=patience)
             while True:
@@ -200,7 +200,7 @@ class Daemon:
         self._waker.stop()
         self._save_cursors()
         self._logs.close()
-        self._hands.save()
+        self._hands.save(at_once=True)
         self._hands.close()
         with contextlib.suppress(OSError):
             self._paths.heartbeat.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Does what the engine listed. Our own files are written at once, in order; what may block runs on worker threads.
 
-The order is the promise: the register is saved before a door is asked, a claim is on disk before its move begins. A
-file that cannot be written is said once and served from memory until it can.
+The order is the promise: a model's first cooldown is saved before a door is asked, a claim is on disk before its move
+begins. A file that cannot be written is said once and served from memory until it can.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ from ocwatchd.state.journal import Journal
 
 WORKERS = 8
 """Moves and looks under way at once: each waits for OpenCode far more than it computes."""
+SAVE_PAUSE = 0.05
+"""Seconds between writes of the register: each costs an fsync, 10 ms at worst where it was measured. A negative
+Retry-After made OpenCode 1.1.65 send 371 requests in 1.5 s."""
 TIMES = frozenset(("until",))
 """Fields of a note that hold epoch seconds; written down as RFC 3339."""
 
@@ -63,6 +66,7 @@ class Hands:
         self._notifier = Notifier()
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="ocwatchd")
         self._unsaved: dict[ModelRef, Cooldown | None] = {}
+        self._saved = 0.0
         self.register_mark: tuple[int, int, int] | None = None
         self.health: dict[str, str] = {}
         """What is wrong with our own files, by matter; empty is well."""
@@ -83,10 +87,15 @@ class Hands:
                 case Tell():
                     self._workers.submit(self._guarded, self._notifier.tell, effect)
 
-    def save(self) -> None:
-        """Write what is not yet in the register; what others wrote there meanwhile stays."""
-        if not self._unsaved:
+    def save(self, at_once: bool = False) -> None:
+        """Write what is not yet in the register; what others wrote there meanwhile stays.
+
+        The first change is written at once; of a storm's, only so many as the disk bears: call again at `save_due`.
+        """
+        now = self._clock.now()
+        if not self._unsaved or (not at_once and 0 <= now - self._saved < SAVE_PAUSE):
             return
+        self._saved = now
         foreign = False
 
         def merge(entries: dict[ModelRef, Cooldown]) -> dict[ModelRef, Cooldown]:
@@ -104,6 +113,11 @@ class Hands:
         self._unsaved.clear()
         # What others wrote since our last look is still to be read: an unknown mark brings it with the next look.
         self.register_mark = None if foreign else snapshot.signature
+
+    @property
+    def save_due(self) -> float | None:
+        """When what is unsaved may be written, epoch seconds; None if all is."""
+        return self._saved + SAVE_PAUSE if self._unsaved else None
 
     def register_news(self) -> RegisterChanged | None:
         """What somebody else wrote into the register since we last wrote or looked; None if nobody did."""
@@ -178,7 +192,13 @@ class Hands:
         self._answer(Surveyed(effect.session, effect.model, found.views, found.doors, parents))
 
     def _move(self, effect: Move) -> None:
-        outcome = self._mover.move(effect.view, effect.target, child=effect.child, own_abort=effect.own_abort)
+        outcome = self._mover.move(
+            effect.view,
+            effect.target,
+            child=effect.child,
+            own_abort=effect.own_abort,
+            looping=effect.looping,
+        )
         self._answer(
             MoveEnded(
                 claim=effect.claim,

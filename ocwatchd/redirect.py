@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class MoveOutcome:
-    """What happened. `view` is the session as last seen.
+    """What happened. `view` is the session as last seen; None if its door failed us, which is not the target's fault.
 
     FAILED without `stranded` touched nothing, or ended on the target in an error of its own (in `view`).
     `stranded`: we stopped the turn and nothing is known to run; the prompt is in the store, and a move with `own_abort`
@@ -78,7 +78,13 @@ class Mover(Protocol):
     name: str
 
     def move(
-        self, view: SessionView, target: Target, *, child: str | None = None, own_abort: bool = False
+        self,
+        view: SessionView,
+        target: Target,
+        *,
+        child: str | None = None,
+        own_abort: bool = False,
+        looping: bool = False,
     ) -> MoveOutcome:
         """Move the session, or say why not; safe to call twice. Blocks for seconds.
 
@@ -114,13 +120,19 @@ class RerunOverApi:
         self._lock = threading.Lock()
 
     def move(
-        self, view: SessionView, target: Target, *, child: str | None = None, own_abort: bool = False
+        self,
+        view: SessionView,
+        target: Target,
+        *,
+        child: str | None = None,
+        own_abort: bool = False,
+        looping: bool = False,
     ) -> MoveOutcome:
         """Move it; a second call for a session that is being moved is refused."""
         with self._alone(view.session) as free:
             if not free:
                 return MoveOutcome(MoveResult.REFUSED, "a move of this session is under way", view)
-            return _Attempt(self._connect(view.door), Order(view, target, child, own_abort), self._time).run()
+            return _Attempt(self._connect(view.door), Order(view, target, child, own_abort, looping), self._time).run()
 
     @contextmanager
     def _alone(self, session: str) -> Iterator[bool]:
@@ -160,7 +172,7 @@ class _Attempt:
         except _Ended as end:
             return replace(end.outcome, posts=self._posts)
         except DoorError as fault:
-            return MoveOutcome(MoveResult.FAILED, str(fault), self._order.view, self._posts, self._touched)
+            return MoveOutcome(MoveResult.FAILED, str(fault), None, self._posts, self._touched)
 
     def _steps(self) -> MoveOutcome:
         self._check_target()
@@ -168,7 +180,8 @@ class _Attempt:
         view = look(self._api, self._session, self._time.clock, statuses)
         self._check(forbidden(self._order, view, _in_state(statuses, "retry"), _in_state(statuses, "busy")), view)
         if view.state in (SessionState.RETRY, SessionState.BUSY):
-            self._check_again(view)
+            if not self._order.looping:
+                self._check_again(view)
             self._stop()
             self._time.sleep(SETTLE)
         return self._run_target()

@@ -1,14 +1,16 @@
-"""`ocwatch up`: everything that a fresh machine needs, without a question: a starter configuration, then the daemon."""
+"""`ocwatch up`: all that a fresh machine needs, without a question: a configuration, the plugin, then the daemon."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 from ocwatchd import daemon
 from ocwatchd.cli.escape import escape
 from ocwatchd.cli.listing import status
 from ocwatchd.cli.places import state_file
+from ocwatchd.cli.plugin import install_quietly
 from ocwatchd.cli.render import say, warn
 from ocwatchd.config import load
 from ocwatchd.config.setup import Setup, read_setup
@@ -33,6 +35,8 @@ def up() -> int:
     if not os.path.lexists(paths.config_file):
         _try_starter(paths)
     load(paths)  # a broken configuration is told before anything starts
+    install_quietly(paths)
+    sys.stdout.flush()  # what was said so far comes before what the daemon says, also in a file
     daemon.run(paths)
     return ExitCode.DONE
 

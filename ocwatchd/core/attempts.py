@@ -164,7 +164,7 @@ class Attempts:
         if record.dialect is Dialect.LLM:
             return _tags(record) not in self._begun and (self._whole or bool(self._begun))
         if record.dialect in (Dialect.PROMPT, Dialect.SESSION):
-            return record.session not in self._sessions and (self._whole or bool(self._sessions))
+            return record.session not in self._sessions and self._whole
         return False
 
     def _told_again(self, record: LogRecord) -> Attempt | None:

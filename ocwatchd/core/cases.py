@@ -12,6 +12,8 @@ FORGET_AFTER = 6 * 3600.0
 MOST_CASES = 1000
 """Sessions remembered at once; the quietest is forgotten first."""
 HOUR = 3600.0
+LOOP_REFUSALS, LOOP_WITHIN = 8, 6.0
+"""So many refusals within so many seconds are a loop: OpenCode's own backoff makes at most two."""
 LOG_CLOCK = 1.5
 """Seconds by which a log's time of our abort may lie beside the move: old logs have a clock of whole seconds."""
 
@@ -24,6 +26,7 @@ class Doing(StrEnum):
     MOVING = "moving"
     STUCK = "stuck"  # everything it could move to is cooling
     OFFERED = "offered"  # a person decides (mode ask or notify)
+    LEFT = "left"  # a guard or the cap on moves holds
 
 
 @dataclass(slots=True)
@@ -33,7 +36,9 @@ class Case:
     `entered` is the last refusal in the ledger (model, user message, attempt), so that none is entered twice. `sighted`
     is when a door last showed a refusal that the log had not told yet: the log's line about it is no second one.
     `heard` is when a door's event stream told of the refusal, which is within moments of it.
+    `refusals` holds the times of the last few, which tell a loop without pause.
     `moves` holds when each was begun, `moved_until` when the last one ended.
+    `misses` counts looks in a row that found no door to it.
     `looking` while a door is being asked, `again` if news came meanwhile. `wake` is when to look again (epoch seconds).
     `retried_at`: not before this (epoch seconds) did OpenCode ask again, so an answer that came speaks for that time.
     `stranded`: a move of ours stopped the turn and got no further, so nothing runs.
@@ -43,6 +48,7 @@ class Case:
     doing: Doing = Doing.NOTHING
     phrase: str = ""
     pending: LimitEvent | None = None
+    misses: int = 0
     heard: float | None = None
     looking: bool = False
     again: bool = False
@@ -51,6 +57,7 @@ class Case:
     landed: ModelRef | None = None
     stranded: bool = False
     failed_targets: set[ModelRef] = field(default_factory=set)
+    refusals: list[float] = field(default_factory=list)
     moves: list[float] = field(default_factory=list)
     moved_until: float = 0.0
     entered: tuple[ModelRef, str | None, int] | None = None
@@ -64,6 +71,14 @@ class Case:
         """Moves and attempted moves of the last hour."""
         self.moves = [moment for moment in self.moves if now - moment < HOUR]
         return len(self.moves)
+
+    def note_refusal(self, time: float) -> None:
+        """Another refused attempt (epoch seconds)."""
+        self.refusals = [*self.refusals[1 - LOOP_REFUSALS :], time]
+
+    def looping(self, now: float) -> bool:
+        """Whether OpenCode asks again without a pause, as it does for a negative Retry-After (0.5 to 1.17)."""
+        return len(self.refusals) >= LOOP_REFUSALS and now - self.refusals[0] < LOOP_WITHIN
 
     def is_our_abort(self, time: float) -> bool:
         """Whether an abort at this time (epoch seconds, by the log) belongs to our own last move."""

@@ -57,7 +57,7 @@ _DATES = tuple(
         rf"(?<!\d)(?P<nmonth>\d{{1,2}})月{_DAY}日\s?(?:{_CLOCK})?{_ZONE}",
     )
 )
-_CUES = "resets?|resetting|again|until|till|available|back|renews?|refresh(?:es|ed)?|resumes?|after|restored|regain|unlocks?"
+_CUES = "resets?|resetting|again|until|till|available|back|renews?|refresh(?:es|ed)?|resumes?|after|restored|regain"
 _CUE = rf"\b(?:{_CUES})\b"
 _TIME = re.compile(rf"{_CUE}(?:[^.!?;\n\d]{{0,25}}?){_CLOCK}{_ZONE}", re.IGNORECASE)
 _WEEKDAY = re.compile(
@@ -65,7 +65,7 @@ _WEEKDAY = re.compile(
     rf"(?:day|sday|nesday|rsday|urday)?\b{_AT}",
     re.IGNORECASE,
 )
-_MIDNIGHT = re.compile(rf"\b(?:midnight|00:00|0:00){_ZONE}", re.IGNORECASE)
+_MIDNIGHT = re.compile(rf"(?<![\dt:])(?:\bmidnight|\b0?0:00(?::00)?(?![\d:])){_ZONE}", re.IGNORECASE)
 _NOON = re.compile(rf"{_CUE}[^.!?;\n\d]{{0,25}}?\bnoon{_ZONE}", re.IGNORECASE)
 _EPOCH = re.compile(
     r"(?:\||\b(?:resets?|until|reset_at|resets_at|after|at|on|time)\b\W{0,4})(?P<epoch>1\d{9}(?:\d{3})?)(?!\d)",
@@ -117,11 +117,16 @@ def moments(text: str, now: float, local: tzinfo = UTC) -> Iterator[Moment]:
         here = datetime.fromtimestamp(now, UTC)
     except (ValueError, OverflowError, OSError):
         return
+    dated = False
     for reader in (_epochs, _dates, _weekdays, _times, _words):
         try:
-            yield from reader(text, here, local)
+            for moment in reader(text, here, local):
+                dated = True
+                yield moment
         except (ValueError, OverflowError, OSError):
             continue  # the 31st of February, the year 0: strangers write anything
+        if dated:
+            return  # a time of day beside a date is that date's
 
 
 def _epochs(text: str, _here: datetime, _local: tzinfo) -> Iterator[Moment]:

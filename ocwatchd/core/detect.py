@@ -11,20 +11,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ocwatchd.core.attempts import Attempt, Attempts
-from ocwatchd.core.backoff import NATIVE_FIRST, NATIVE_JITTER
 from ocwatchd.core.hints import find_hint
-from ocwatchd.core.limits import REASON_CAP, Certainty, ErrorFacts, LimitEvent, LimitKind, Scope, Verdict
+from ocwatchd.core.limits import REASON_CAP, Certainty, LimitEvent, Verdict
 from ocwatchd.core.lines import Line, LineCutter
 from ocwatchd.core.record import NEW_ERRORS, NEW_STARTS, Dialect, Kind, LogRecord, old_spanner, parse, wanted_literals
 from ocwatchd.core.rules import RuleSet
+from ocwatchd.core.shapes import shape_of, speechless
 
 _RUNS_KEPT = 256
 """Processes that may write one log at a time, generously."""
 
 _LOOPS_KEPT = 256
-_WAIT_SLACK = 4.0
-"""Seconds beyond OpenCode's own backoff before a wait counts as an honoured Retry-After. A loaded machine was seen to
-add 2; a Retry-After under that is over before anything could be done about it."""
+_BIRTH = b" service=default version="
+_OPENING = 200
+"""The first record of every old log (0.5 to 1.15), and bytes within which it stands there."""
 
 _BEFORE_KEPT = 8192
 """Lines of an old log kept unread until a failure needs them: who asked what, long enough ago for any stream."""
@@ -88,7 +88,7 @@ class Detector:
         self._rules = rules
         self._turns = turns
         self._file = file
-        self._whole = whole
+        self.whole = whole
         self._runs: OrderedDict[str, Attempts] = OrderedDict()
         self._loops: OrderedDict[tuple[object, ...], list[LimitEvent]] = OrderedDict()
         self._last: OrderedDict[str | None, tuple[float, bool | None]] = OrderedDict()
@@ -113,7 +113,7 @@ class Detector:
     def _of_run(self, run: str) -> Attempts:
         attempts = self._runs.get(run)
         if attempts is None:
-            attempts = self._runs[run] = Attempts(whole=self._whole, starts=self._turns)
+            attempts = self._runs[run] = Attempts(whole=self.whole, starts=self._turns)
             while len(self._runs) > _RUNS_KEPT:
                 self._runs.popitem(last=False)
         else:
@@ -192,36 +192,6 @@ class Detector:
         return [Cancelled(session, record.time)]
 
 
-def speechless(record: LogRecord, facts: ErrorFacts) -> bool:
-    """Whether no provider has said anything: the connection broke, or something else than an answer was thrown.
-
-    The old dialects log the status wherever there was an answer. The new one never does, so there an empty error may be
-    a status without a reason phrase.
-    """
-    if record.dialect is Dialect.LOGFMT or record.kind is not Kind.FAILED or facts.status is not None:
-        return False
-    return record.url is not None or not (facts.message or facts.codes)
-
-
-def shape_of(attempt: Attempt) -> Verdict | None:
-    """What the shape of a retry loop in unknown words tells: from its second failure on, if anything.
-
-    An error without any text comes from a status that has no standard reason phrase: 529 and its like. A wait beyond
-    OpenCode's own backoff is a Retry-After, and only limits have one.
-    """
-    if attempt.number < 2:
-        return None
-    facts = attempt.facts
-    if facts.name == "AI_APICallError" and not facts.message and not facts.codes and facts.status is None:
-        why = "retried without any text: no standard status"
-        return Verdict(Certainty.SURE, LimitKind.OVERLOADED, Scope.MODEL, "shape-empty", why)
-    backoff = NATIVE_FIRST * 2.0 ** min(attempt.number - 2, 20) * (1 + NATIVE_JITTER)
-    if attempt.waited is not None and attempt.waited > backoff + _WAIT_SLACK:
-        why = f"OpenCode waited {attempt.waited:.0f} s, not its own {backoff:.0f}: the provider named a time"
-        return Verdict(Certainty.SURE, LimitKind.RATE_LIMIT, Scope.MODEL, "shape-retry-after", why)
-    return None
-
-
 def reason_of(text: str) -> str:
     """A provider's message as it may be stored: one line, no control characters, capped."""
     words = "".join(char if char.isprintable() else " " for char in text[: 4 * REASON_CAP])
@@ -242,6 +212,7 @@ class Reading:
         self.detector = Detector(rules, file=file, whole=whole, turns=turns)
         self.turns = turns
         self._cutter = LineCutter(offset, old_spanner)
+        self._opening: bytes | None = b"" if whole and offset == 0 else None
         self._before: deque[Line] = deque(maxlen=_BEFORE_KEPT)
         self._skipped = 0
 
@@ -257,6 +228,8 @@ class Reading:
 
     def feed(self, chunk: bytes) -> list[Seen]:
         """What the lines mean that `chunk` finishes."""
+        if self._opening is not None:
+            self._look_at_opening(chunk)
         return self._seen(self._cutter.feed(chunk, self._wanted(chunk), NEW_STARTS))
 
     def release(self) -> list[Seen]:
@@ -266,6 +239,13 @@ class Reading:
     def rest(self) -> list[Seen]:
         """Nobody writes this file any more: its last line counts, even without a line end."""
         return self._seen(self._cutter.rest())
+
+    def _look_at_opening(self, chunk: bytes) -> None:
+        """An old log that does not begin as a process begins it is an excerpt: much will not be seen to begin."""
+        self._opening = (self._opening or b"") + chunk[:_OPENING]
+        if len(self._opening) >= _OPENING or b"\n" in self._opening:
+            self.detector.whole = _BIRTH in self._opening[:_OPENING]
+            self._opening = None
 
     def _wanted(self, chunk: bytes) -> tuple[bytes, ...]:
         puzzled = bool(self.detector.puzzling)

@@ -12,6 +12,7 @@ from ocwatchd.core import evidence, notes
 from ocwatchd.core.cases import Case, Cases, Doing
 from ocwatchd.core.decide import stand_in, where_to, worth_waiting
 from ocwatchd.core.fallback import Chosen, Exhausted
+from ocwatchd.core.guards import silent
 from ocwatchd.core.ledger import Cooldown, Ledger
 from ocwatchd.core.limits import Certainty, Hint, LimitEvent, ModelRef, Target, ToldBy
 from ocwatchd.core.messages import (
@@ -23,6 +24,7 @@ from ocwatchd.core.messages import (
     Move,
     MoveEnded,
     MoveResult,
+    Note,
     Refused,
     RegisterChanged,
     SaveRegister,
@@ -36,6 +38,8 @@ from ocwatchd.core.views import SessionState, SessionView
 RECHECK = 3.0
 """Seconds after OpenCode's own next attempt at which its outcome is looked at; doubled while the turn still runs."""
 LONGEST_RECHECK = 60.0
+MISSES = 3
+"""Looks that may find no door before a session counts as out of reach."""
 JUST_AFTER = 0.001
 """Seconds: OpenCode's next attempt comes after the refusal, be it ever so soon."""
 AFTER_RETURN = 0.05
@@ -97,6 +101,10 @@ class Engine:
         if case is not None and sure and self._already_shown(case, event):
             return self._told_again(case, event)
         effects = self._enter(event, live, now) if sure else []
+        if case is not None:
+            case.note_refusal(event.time)
+            if case.looping(now) and effects:
+                effects = [effect for effect in effects if not isinstance(effect, Note)]  # the register counts them all
         # A title or summary request never moves a session, and old news moves nothing.
         if not live or event.small:
             return effects
@@ -168,7 +176,7 @@ class Engine:
         again, case.again = case.again, False
         if case.doing is Doing.MOVING:
             return []
-        effects = self._weigh(case, answer.views[0], now) if answer.views else self._out_of_reach(case, answer)
+        effects = self._weigh(case, answer.views[0], now) if answer.views else self._out_of_reach(case, answer, now)
         return effects + (self._look(case) if again else [])
 
     def _found(self, view: SessionView, model: ModelRef | None, now: float) -> list[Effect]:
@@ -178,8 +186,12 @@ class Engine:
         case = self.cases.of(view.session, now)
         return [] if case.looking or case.doing is Doing.MOVING else self._weigh(case, view, now)
 
-    def _out_of_reach(self, case: Case, answer: Surveyed) -> list[Effect]:
-        pending, case.pending = case.pending, None
+    def _out_of_reach(self, case: Case, answer: Surveyed, now: float) -> list[Effect]:
+        case.misses += 1
+        if case.misses < MISSES and (case.pending is not None or case.stranded):
+            case.wake = now + RECHECK  # a busy machine, or an OpenCode that starts: a door that hangs once is not gone
+            return []
+        pending, case.pending, case.misses = case.pending, None, 0
         if pending is None or pending.verdict.certainty is not Certainty.SURE:
             return []
         why = "no OpenCode answers" if answer.doors == 0 else "no OpenCode that answers knows this session"
@@ -189,14 +201,15 @@ class Engine:
     # ---- weighing
 
     def _weigh(self, case: Case, view: SessionView, now: float) -> list[Effect]:
-        pending, case.pending = case.pending, None
+        pending, case.pending, case.misses = case.pending, None, 0
         case.begin_message(view.user_message)
         if case.stranded and _stopped_unanswered(view):
             return self._move(case, view, now)
         if view.aborted:
             case.rest("stopped by its user")
             return []
-        if not view.stuck or view.model is None:
+        looping = case.looping(now) and view.state is SessionState.BUSY and silent(view)
+        if not (view.stuck or looping) or view.model is None:
             return self._weigh_progress(case, view, pending, now)
         failed_at, case.heard = _exact_time(pending, view.model) or case.heard, None
         told = evidence.honoured_until(view, failed_at)
@@ -280,8 +293,9 @@ class Engine:
         if view.tool_running or view.asking:
             return self._leave(case, view, "limited, but a tool runs or a question is open")
         if case.moves_within_hour(now) >= self.policy.moves_per_hour:
-            case.rest("moved too often within an hour: left alone")
-            return notes.too_many_moves(view, case.phrase)
+            why, told = "moved too often within an hour: left alone", case.doing is Doing.LEFT
+            self._leave(case, view, why)
+            return [] if told else notes.too_many_moves(view, why)
         if view.parent is not None:
             return self._move_parent(case, view, now)
         return self._move(case, view, now)
@@ -293,8 +307,10 @@ class Engine:
         return [notes.wait(view, why)]
 
     def _leave(self, case: Case, view: SessionView, why: str) -> list[Effect]:
+        told = case.doing is Doing.LEFT and case.phrase == why
         case.rest(why)
-        return [notes.left(view, why)]
+        case.doing = Doing.LEFT
+        return [] if told else [notes.left(view, why)]
 
     def _move_parent(self, case: Case, view: SessionView, now: float) -> list[Effect]:
         """A subagent is freed by moving the session that waits for it, if that one uses the same model."""
@@ -320,7 +336,8 @@ class Engine:
         case.doing, case.wake, case.phrase = Doing.MOVING, None, f"moving to {target.model}"
         case.moves.append(now)
         child = view.session if parent else None
-        return [notes.claim(claim, view, moved, model, target), Move(claim, moved, target, child, case.stranded)]
+        move = Move(claim, moved, target, child, case.stranded, case.looping(now))
+        return [notes.claim(claim, view, moved, model, target), move]
 
     def _target_for(self, model: ModelRef, now: float) -> Target | None:
         """Where prompts for a cooling model go, as the register tells everybody."""
@@ -353,15 +370,19 @@ class Engine:
         again, case.again = case.again, False
         effects: list[Effect] = [notes.ended(end)]
         case.stranded = end.stranded
+        if end.result in (MoveResult.ALREADY, MoveResult.REFUSED) and case.moves:
+            case.moves.pop()  # nothing was touched
         match end.result:
-            case MoveResult.MOVED | MoveResult.ALREADY:
+            case MoveResult.ALREADY:
+                case.rest(end.why)
+                case.wake = now + RECHECK
+                return effects
+            case MoveResult.MOVED:
                 return effects + self._landed(case, end) + (self._look(case) if again else [])
             case MoveResult.TARGET_LIMITED:
                 case.landed = end.target.model
                 return effects + (self._weigh(case, end.view, now) if end.view else self._look(case))
             case MoveResult.FAILED:
-                case.landed = end.target.model if end.view and end.view.model == end.target.model else case.landed
-                case.failed_targets.add(end.target.model)
                 return effects + self._after_failure(case, end, now)
             case MoveResult.REFUSED | MoveResult.USER_TOOK_OVER:
                 case.phrase = end.why
@@ -371,8 +392,12 @@ class Engine:
         case.phrase = f"could not be moved to {end.target.model}: {end.why}"
         if case.moves_within_hour(now) >= self.policy.moves_per_hour:
             return []
-        if not end.stranded and end.view is not None and end.view.stuck:
-            return self._move(case, end.view, now)
+        view = end.view
+        if view is not None:
+            case.failed_targets.add(end.target.model)
+            case.landed = end.target.model if view.model == end.target.model else case.landed
+            if view.stuck and not end.stranded:
+                return self._move(case, view, now)
         case.wake = now + RECHECK
         return []
 

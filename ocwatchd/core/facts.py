@@ -101,7 +101,7 @@ def facts_from_text(text: str, status: int | None = None) -> ErrorFacts:
     name, rest = _unwrap(text[:PARSE_CAP])
     found = _Harvest()
     message = _open(rest, found, 0)
-    ahead = _STATUS_AHEAD.match(message)
+    ahead = _STATUS_AHEAD.match(rest) or _STATUS_AHEAD.match(message)
     if status is None:
         status = found.status or (int(ahead["status"]) if ahead else None)
     body = rest[:BODY_CAP] if found.nodes else ""

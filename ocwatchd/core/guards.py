@@ -14,13 +14,15 @@ class Order:
     """What is to be moved whereto. `view` is what the decision was made on.
 
     `child` is a subagent that is stuck while `view`, its parent, waits for it: then the parent is moved. `own_abort`:
-    an earlier attempt of ours stopped the turn and got no further, so that abort is not the user's.
+    an earlier attempt of ours stopped the turn and got no further, so that abort is not the user's. `looping`: OpenCode
+    asks the refusing model again without a pause, so that a look may as well find it asking as waiting.
     """
 
     view: SessionView
     target: Target
     child: str | None = None
     own_abort: bool = False
+    looping: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def _parent_forbidden(child: str, now: SessionView, retrying: frozenset[str]) ->
 
 
 def _state_forbidden(order: Order, now: SessionView) -> Ruling | None:
-    if now.state is SessionState.BUSY:
+    if now.state is SessionState.BUSY and not (order.looping and silent(now)):
         return Ruling(MoveResult.ALREADY, f"{now.model} works on it")
     if now.state is SessionState.IDLE:
         why = "the prompt is answered" if now.answer_completed and not now.queued else "nothing waits or has failed"
@@ -70,6 +72,11 @@ def _state_forbidden(order: Order, now: SessionView) -> Ruling | None:
     if now.model == order.target.model != order.view.model:
         return Ruling(MoveResult.ALREADY, f"it is on {now.model}")
     return None
+
+
+def silent(view: SessionView) -> bool:
+    """Whether the running answer holds nothing yet and nothing runs for it: to stop it loses nothing."""
+    return not view.answer_began and not view.tool_running
 
 
 def outcome(now: SessionView, target: ModelRef, answer: str) -> Ruling | None:

@@ -118,7 +118,7 @@ class Move:
     """Re-run the session's last user message on the target. Claimed in the journal before it is made.
 
     `child` is the subagent for whose sake its parent, `view`, is moved. `own_abort`: an earlier move of ours stopped
-    the turn and got no further.
+    the turn and got no further. `looping`: OpenCode asks the refusing model again without a pause.
     """
 
     claim: str
@@ -126,6 +126,7 @@ class Move:
     target: Target
     child: str | None = None
     own_abort: bool = False
+    looping: bool = False
 
 
 @dataclass(frozen=True, slots=True)

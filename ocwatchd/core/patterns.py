@@ -46,6 +46,7 @@ def _scan(atoms: list[str], own: bool) -> str | None:
             closed = None
             continue
         closed = None
+        risky[-1] = risky[-1] or atom == "|"
         if atom.startswith("(") and not re.fullmatch(r"\(\?[a-zA-Z-]+\)", atom):
             risky.append(False)
         elif atom == ")" and len(risky) > 1:

@@ -96,7 +96,7 @@ def _key_sets(phrase: str) -> list[frozenset[str]]:
     sets: list[frozenset[str]] = []
     for at, token in enumerate(tokens):
         opens = at == 0 or not _is_word(tokens[at - 1], -1)
-        closes = at + 1 == len(tokens) or not _is_word(tokens[at + 1], 0)
+        closes = at + 1 == len(tokens) or not (tokens[at + 1] == "*" or _is_word(tokens[at + 1], 0))
         if token.startswith("("):
             choices = [_keys(choice, opens=opens, closes=closes) for choice in token[1:-1].split("|")]
             if all(choices):

@@ -68,8 +68,8 @@ class Rule:
 
 
 _FIELDS = frozenset(
-    {"id", "kind", "scope", "firm", "doubtful", "weight", "why", "codes", "needs", "headers", "phrases", "regex", "examples",
-     "counter_examples"}
+    {"id", "kind", "scope", "firm", "doubtful", "weight", "why", "codes", "needs", "headers", "phrases", "regex",
+     "examples", "counter_examples"}
 )  # fmt: skip
 
 

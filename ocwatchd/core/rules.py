@@ -26,8 +26,11 @@ from ocwatchd.core.rule import Rule, RuleError, Weight, rule_from
 from ocwatchd.core.userpatterns import UserPattern
 from ocwatchd.core.words import Words, plain, read
 
-CACHE = 1024
-"""Verdicts kept: a limit storm repeats one text a thousand times."""
+CACHE = 256
+"""Verdicts kept: a limit storm repeats a few texts a thousand times."""
+
+CACHED_LENGTH = 2048
+"""Characters of an error whose verdict is kept; longer ones are rare and would fill the memory."""
 
 _ALWAYS = {429: LimitKind.RATE_LIMIT, 503: LimitKind.OVERLOADED, 529: LimitKind.OVERLOADED, 402: LimitKind.BILLING}
 _ALLOWED = {
@@ -119,7 +122,8 @@ class RuleSet:
     def classify(self, facts: ErrorFacts) -> Verdict:
         """Say whether an error is a limit, and which."""
         headers = tuple((name, facts.headers[name]) for name in self._headers if name in facts.headers)
-        return self._classify(_Key(facts.message, facts.name, facts.codes, facts.status, headers, facts.body))
+        key = _Key(facts.message, facts.name, facts.codes, facts.status, headers, facts.body)
+        return self._classify(key) if len(key.message) + len(key.body) <= CACHED_LENGTH else self._judge(key)
 
     def _faults(self, rule: Rule) -> Iterable[str]:
         for example in rule.examples:

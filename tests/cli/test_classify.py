@@ -53,7 +53,7 @@ def test_one_object_per_limit_with_every_field(cli: Cli) -> None:
     }
     assert {name: event[name] for name in wanted} == wanted
     assert event["rule"]
-    assert event["reason"].startswith("Rate limit reached") or "Rate limit reached" in event["reason"]
+    assert event["reason"].endswith("Rate limit reached for gpt-5. Please try again in 7.5s")
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -18,7 +18,6 @@ from ocwatchd.cli import places
 from ocwatchd.cli.escape import escape
 from ocwatchd.cli.render import clock, columns, fit, fit_middle, iso, span
 from ocwatchd.clock import rfc3339
-from ocwatchd.paths import Paths
 from tests.cli.conftest import Cli, resting
 
 SLOW = ("typer", "click", "rich", "orjson", "psutil", "watchdog", "platformdirs", "json5")
@@ -146,8 +145,6 @@ def test_escaped_text_is_printable_and_plain_text_stays(text: str) -> None:
     forbidden = ("Cc", "Cs", "Zl", "Zp")
     assert not [char for char in shown if unicodedata.category(char) in forbidden or unicodedata.bidirectional(char) in
                 ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")]  # fmt: skip
-    if text.isprintable():
-        assert shown == text or "\\u" in shown.lower() or "\\x" in shown
 
 
 @pytest.mark.parametrize("text", ["请求过多", "naïve — ok…", "日本語", "a b", "", "👍"])
@@ -180,7 +177,3 @@ def test_times_in_json_are_those_of_our_files(epoch: float) -> None:
 def test_a_time_too_far_off_for_this_machine_is_no_fault() -> None:
     assert clock(None, 0.0) == "-"
     assert clock(1e18, 0.0) == "far off"
-
-
-def test_paths_are_importable_here() -> None:
-    assert Paths.from_env().blacklist.name == "blacklist.json"

@@ -149,7 +149,8 @@ def test_nothing_in_the_conversation_is_believed() -> None:
     bait = {"statusCode": 429, "responseHeaders": {}, "responseBody": "Too Many Requests", "isRetryable": True}
     text = '","statusCode":429,"responseHeaders":{},"responseBody":"limit","isRetryable":true}} stream error'
     request = {"messages": [{"role": "user", "content": text}], "tools": [{"default": bait, "x": [{"y": 1, **bait}]}]}
-    quoted = payload(status=500, body={"error": {"message": "boom", "x": {"y": 1, **bait}}}, request=request)
+    body = {"error": {"message": "boom"}, "upstream": {"y": 1, "statusCode": 429}}
+    quoted = payload(status=500, body=body, request=request)
     assert facts_of(quoted) == (500, "boom", False)
 
 

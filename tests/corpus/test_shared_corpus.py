@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import textwrap
 from collections import Counter
 from pathlib import Path
 
@@ -60,22 +61,26 @@ def test_the_table(compared: dict[Path, Comparison], capsys: pytest.CaptureFixtu
     """Printed, whatever pytest's options: per recording and scenario, what was found and what the log does not hold."""
     results = [compared.get(path) or compare(path) for path in CORPORA]
     with capsys.disabled():
-        print()
+        print(f"\n{HEAD}")
         for result in results:
             print(table(result))
     assert sum(len(result.found) for result in results) > 500
 
 
+HEAD = f"{'recording':42} {'found':>6} {'missed':>6} {'invented':>8} {'not in the log':>14}  open: model, session"
+
+
 def table(result: Comparison) -> str:
-    found = Counter(row["scenario"] for row, _ in result.found)
-    missed = Counter(row["scenario"] for row in result.missed)
-    unlogged = Counter(row["scenario"] for row in result.unlogged)
-    head = f"{result.directory.parent.name}/{result.directory.name}"
-    total = f"{head:44} {len(result.found):6} {len(result.missed):6} {len(result.unlogged):10} {len(result.invented):8}"
-    rows = [f"{'':44} {'found':>6} {'missed':>6} {'not logged':>10} {'invented':>8}", total]
-    for name in sorted(found.keys() | missed.keys() | unlogged.keys()):
-        rows.append(f"  {name:42} {found[name]:6} {missed[name]:6} {unlogged[name]:10}")
-    return "\n".join(rows)
+    name = f"{result.directory.parent.name}/{result.directory.name}"
+    counts = f"{len(result.found):6} {len(result.missed):6} {len(result.invented):8} {len(result.unlogged):14}"
+    lines = [f"{name:42} {counts}  {result.unnamed['model']}, {result.unnamed['session']}"]
+    rows = {"found": [row for row, _ in result.found], "missed": result.missed, "not in the log": result.unlogged}
+    for title, some in rows.items():
+        scenarios = Counter(str(row["scenario"]) for row in some)
+        text = f"{title}: " + ", ".join(f"{scenario} {number}" for scenario, number in sorted(scenarios.items()))
+        if some:
+            lines += textwrap.wrap(text, 118, initial_indent="    ", subsequent_indent="        ")
+    return "\n".join(lines)
 
 
 # ---- torn feeding

@@ -225,6 +225,40 @@ def test_a_running_session_whose_model_cools_meanwhile_is_moved_when_it_is_hit(
     assert asked.tool_results
 
 
+@pytest.mark.parametrize("version", [NEWEST, OLDEST])
+def test_no_credit_moves_the_failed_turn_and_blocks_until_a_person_acts(
+    version: str, home: Home, provider: Provider
+) -> None:
+    body = json.dumps(
+        {"error": {"message": "Insufficient Balance", "type": "unknown_error", "code": "invalid_request"}}
+    )
+    provider.script(PRIMARY, error(402, body=body))
+    provider.script(FALLBACK, ok("on credit"))
+    with Daemon(home) as daemon, Serve(version, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, "I have no money", model=PRIMARY)
+        serve.wait_answer(session, "on credit")
+        assert len(serve.user_messages(session)) == 1
+        entry = daemon.cooldown("mock/*") or daemon.cooldown(PRIMARY)
+        assert entry is not None
+        assert (entry["kind"], entry["until"]) == ("billing", None)
+
+
+@pytest.mark.parametrize("version", [MIDDLE])
+def test_a_loop_without_pause_is_ended_by_a_move(version: str, home: Home, provider: Provider) -> None:
+    provider.script(PRIMARY, limited(-5))
+    provider.script(FALLBACK, ok("peace at last"))
+    with Daemon(home) as daemon, Serve(version, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, "Round and round", model=PRIMARY)
+        serve.wait_answer(session, "peace at last", timeout=60)
+        asked = len(provider.requests(PRIMARY))
+        settle(2)
+        assert len(provider.requests(PRIMARY)) == asked
+        entry = daemon.wait_cooldown(PRIMARY)
+        assert entry["told_by"] == "backoff"
+
+
 @pytest.mark.parametrize(
     ("name", "status", "body"),
     [

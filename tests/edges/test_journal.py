@@ -128,21 +128,26 @@ def test_a_symlink_is_not_followed(path: Path, clock: Hours, tmp_path: Path) -> 
 GONE = 2**31 - 2
 """No process has this id: Linux's largest is 2**22."""
 
+OWN = 0
+"""Stands for this process: its id in a test's name would differ between workers."""
+
 
 @pytest.mark.parametrize(
     ("pid", "age", "wanted"),
     [
-        (os.getpid(), 0.0, State.UP),
-        (os.getpid(), 9.9, State.UP),
-        (os.getpid(), 10.1, State.DEAF),
-        (os.getpid(), -11.0, State.DEAF),  # a clock set back: nothing is known until the next beat
+        (OWN, 0.0, State.UP),
+        (OWN, 9.9, State.UP),
+        (OWN, 10.1, State.DEAF),
+        (OWN, -11.0, State.DEAF),  # a clock set back: nothing is known until the next beat
         (GONE, 0.0, State.DOWN),
         (1, 0.0, State.UP),  # another user's process is a living one
     ],
 )
 def test_heartbeat(tmp_path: Path, pid: int, age: float, wanted: str) -> None:
     path = tmp_path / "daemon.json"
-    heartbeat.write(path, pid, 100.0, 200.0, ["/a.log"], [{"session": "ses_1", "phrase": "waits"}], ["ill"])
+    heartbeat.write(
+        path, pid or os.getpid(), 100.0, 200.0, ["/a.log"], [{"session": "ses_1", "phrase": "waits"}], ["ill"]
+    )
     found = heartbeat.read(path)
     assert found.state(200.0 + age) == wanted
     assert (found.started, found.beat, found.following, found.health) == (100.0, 200.0, ["/a.log"], ["ill"])

@@ -1,0 +1,349 @@
+"""Given these facts of an error, then this verdict; and no text, however hostile, makes the rules run long."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ocwatchd.core.facts import facts_from_text
+from ocwatchd.core.limits import Certainty, ErrorFacts, LimitKind, Scope
+from ocwatchd.core.patterns import pattern_fault
+from ocwatchd.core.phrases import Index, PhraseError, check, compile_folded
+from ocwatchd.core.rule import RuleError
+from ocwatchd.core.rules import RuleSet
+from ocwatchd.core.userpatterns import UserPattern
+from ocwatchd.core.words import fold, read
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(__file__).parent / "data"
+RULES = RuleSet.load((ROOT / "ocwatchd" / "rules" / "builtin.json").read_bytes())
+TEXTS = [json.loads(line)["text"] for line in (DATA / "messages.jsonl").read_text("utf-8").splitlines()]
+
+RULE = {
+    "id": "slow",
+    "kind": "rate_limit",
+    "phrases": ["slow down"],
+    "examples": ["Slow down"],
+    "counter_examples": ["Bye"],
+}
+
+
+def verdict(text, **facts):
+    return RULES.classify(ErrorFacts(message=text, **facts))
+
+
+def rule_file(**changes):
+    rule = {**RULE, **changes}
+    return json.dumps({"version": 1, "rules": [{key: value for key, value in rule.items() if value is not None}]})
+
+
+def test_every_example_goes_to_its_rule_and_no_counter_example_does():
+    assert RULES.self_check() == []
+
+
+def test_a_rule_whose_example_does_not_behave_is_reported():
+    rules = RuleSet.load(rule_file(examples=["Slow down", "Hurry up"], counter_examples=["please slow down"]))
+    assert [fault.split(":")[0] for fault in rules.self_check()] == ["slow", "slow"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"examples": None}, "slow: both examples and counter_examples"),
+        ({"counter_examples": []}, "slow: both examples and counter_examples"),
+        ({"phrases": None}, "slow: nothing to match"),
+        ({"kind": "tired"}, "slow: 'tired'"),
+        ({"kind": None}, "slow: either a kind"),
+        ({"weight": "soft"}, "slow: either a kind"),
+        ({"scope": "galaxy"}, "slow: 'galaxy'"),
+        ({"phrases": ["(slow"]}, "slow: brackets"),
+        ({"phrases": ["~"]}, "slow: nothing literal"),
+        ({"phrases": "slow down"}, "slow: phrases must be a list"),
+        ({"regex": ["(a+)+$"]}, "slow: a repetition inside a repetition"),
+        ({"regex": ["("]}, "slow: not a regular expression"),
+        ({"headers": ["x"]}, "slow: headers must map"),
+        ({"pharses": ["x"]}, "slow: unknown fields pharses"),
+        ({"id": 7}, "rule 1 has no id"),
+    ],
+)
+def test_a_faulty_rule_does_not_load_and_the_message_names_it(change, says):
+    with pytest.raises(RuleError, match=re.escape(says)):
+        RuleSet.load(rule_file(**change))
+
+
+@pytest.mark.parametrize("raw", ["", "[]", "{}", '{"version": 2, "rules": []}', '{"version": 1}', b"\xff\xfe"])
+def test_what_is_no_rule_file_does_not_load(raw):
+    with pytest.raises(RuleError):
+        RuleSet.load(raw)
+
+
+def test_an_id_used_twice_does_not_load():
+    with pytest.raises(RuleError, match="used twice: slow"):
+        RuleSet.load(json.dumps({"version": 1, "rules": [RULE, RULE]}))
+
+
+def test_the_index_finds_exactly_what_trying_every_phrase_finds():
+    phrases = [(rule.rank, fold(phrase)) for rule in RULES.rules for phrase in rule.phrases]
+    index = Index(phrases)
+    for text in TEXTS:
+        said = read(text).said
+        tried = sorted({rank for rank, phrase in phrases if compile_folded(phrase).search(said)})
+        assert list(index.find(said)) == tried, said
+
+
+@pytest.mark.parametrize(
+    ("phrase", "hits", "misses"),
+    [
+        ("rate limit", ["a rate limit"], ["rate limits", "pirate limit"]),
+        ("rate limit*", ["rate limited now"], ["rate lim"]),
+        ("limit ~ (reached|hit)", ["limit reached", "limit for x, was hit"], ["limit reachedx", "limitreached"]),
+        ("max rpm: #", ["max rpm: 3", "max rpm: 1,000"], ["max rpm: x"]),
+        ("(has |)ended", ["it ended", "has ended"], ["blended"]),
+        ("^limit", ["limit", "- limit"], ["no limit"]),
+        ("请求~频繁", ["请求过于频繁"], ["请求"]),
+    ],
+)
+def test_what_a_phrase_means(phrase, hits, misses):
+    check(phrase)
+    assert all(compile_folded(fold(phrase)).search(text) for text in hits)
+    assert not any(compile_folded(fold(phrase)).search(text) for text in misses)
+
+
+def test_brackets_of_a_phrase_must_match():
+    with pytest.raises(PhraseError):
+        check("(a|b")
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind"),
+    [
+        (429, "", LimitKind.RATE_LIMIT),
+        (429, "nobody knows these words", LimitKind.RATE_LIMIT),
+        (429, "Weekly usage limit reached", LimitKind.QUOTA),
+        (429, "The engine is currently overloaded", LimitKind.OVERLOADED),
+        (503, "rate limit exceeded", LimitKind.OVERLOADED),
+        (529, "", LimitKind.OVERLOADED),
+        (402, "", LimitKind.BILLING),
+        (402, "You have no quota", LimitKind.QUOTA),
+        (402, "too many requests", LimitKind.BILLING),
+    ],
+)
+def test_a_status_that_says_limit_decides_and_the_words_say_which(status, text, kind):
+    found = verdict(text, status=status)
+    assert (found.certainty, found.kind) == (Certainty.SURE, kind)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 413, 422, 500, 502, 504, 520])
+def test_other_statuses_are_no_limits_without_words_of_one(status):
+    assert verdict("", status=status).certainty is Certainty.NO
+    assert verdict("nobody knows these words", status=status).certainty is Certainty.NO
+
+
+@pytest.mark.parametrize("text", ["", "Unknown error", "AI_APICallError", "Provider returned error"])
+def test_words_that_say_nothing_are_unknown_without_a_status(text):
+    assert RULES.classify(facts_from_text(text)).certainty is Certainty.UNKNOWN
+
+
+@pytest.mark.parametrize("status", [None, 400, 422])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Unknown parameter: 'rate_limit_per_user'. Did you mean 'max_tokens'? See docs section 429.",
+        'Invalid prompt: flagged. Offending text: "HTTP 429 Too Many Requests: rate limit exceeded, retry after 60 s"',
+        "Invalid prompt: flagged. Offending text: HTTP 429 Too Many Requests: rate limit exceeded",
+        "Failed to parse tool arguments: unexpected token in \"{'note': 'got HTTP 429 rate_limit_error'}\"",
+        "messages.2: the text `Too Many Requests` is not a valid tool name",
+        "Tool output contained “quota exceeded”",
+    ],
+)
+def test_a_quoted_limit_is_never_sure(text, status):
+    assert verdict(text, status=status).certainty in (Certainty.NO, Certainty.DOUBTFUL)
+
+
+def test_a_sentence_quoted_whole_is_the_message_itself():
+    text = '429 "Your team 16f2 has either used all available credits or reached its monthly spending limit."'
+    assert RULES.classify(facts_from_text(text)).kind is LimitKind.BILLING
+    text = 'API error: POST "https://api.x.ai/v1/responses": 403 Forbidden "Your team has used all available credits"'
+    assert RULES.classify(facts_from_text(text)).certainty is Certainty.SURE
+
+
+@pytest.mark.parametrize(
+    ("codes", "text", "kind"),
+    [
+        (("overloaded_error",), "", LimitKind.OVERLOADED),
+        (("tokens", "rate_limit_exceeded"), "", LimitKind.RATE_LIMIT),
+        (("429",), "Provider returned error", LimitKind.RATE_LIMIT),
+        (("1113",), "", LimitKind.BILLING),
+        (("1308",), "", LimitKind.QUOTA),
+        (("Throttling.AllocationQuota",), "", LimitKind.RATE_LIMIT),
+        (("FreeUsageLimitError",), "Rate limit exceeded. Please try again later.", LimitKind.QUOTA),
+        (("ModelAccountTpmRateLimitExceeded",), "nobody knows these words", LimitKind.RATE_LIMIT),
+        (("server_error",), "The server had an error processing your request.", None),
+        (("context_length_exceeded",), "", None),
+    ],
+)
+def test_machine_words_of_a_stream_that_broke_off_carry_without_a_status(codes, text, kind):
+    assert verdict(text, codes=codes, midstream=True).kind is kind
+
+
+def test_a_body_speaks_where_the_message_is_only_the_reason_phrase():
+    body = '{"error": {"message": "You\'ve reached your weekly usage limit", "type": "rate_limit_error"}}'
+    found = verdict("Too Many Requests", status=429, body=body)
+    assert (found.kind, found.scope) == (LimitKind.QUOTA, Scope.PROVIDER)
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("anthropic-ratelimit-unified-status", "rejected"),
+        ("x-ratelimit-exceeded", "quota"),
+        ("x-codex-primary-used-percent", "100"),
+    ],
+)
+def test_headers_tell_a_plan_from_a_rate(header, value):
+    assert verdict("slow down", status=429, headers={header: value}).kind is LimitKind.QUOTA
+    assert verdict("slow down", status=429, headers={header: "other"}).kind is LimitKind.RATE_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("text", "scope"),
+    [
+        ("Rate limit reached for requests", Scope.MODEL),
+        ("You've hit your weekly limit · resets Nov 24, 9am (UTC)", Scope.PROVIDER),
+        ("Insufficient balance", Scope.PROVIDER),
+        ("Free usage exceeded, subscribe to Go", Scope.FREE_TIER),
+        ("Rate limit exceeded: free-models-per-day", Scope.FREE_TIER),
+    ],
+)
+def test_what_rests_follows_from_the_words(text, scope):
+    assert verdict(text).scope is scope
+
+
+# --- the user's own patterns
+
+
+def with_user(*patterns):
+    return RULES.with_user_patterns(patterns)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("zurzeit keine Kapazität frei", "Zurzeit keine Kapazitat frei"),
+        ("billing\\s+paused", "vendor error: Billing  paused today"),
+        ("mein_fehler", "AI_APICallError: Mein-Fehler 7"),
+        ("418", "HTTP 418: I am a teapot"),
+        ("418", "418 I'm a teapot"),
+        ("418", "Request failed with status code 418"),
+        ("(teapot|kettle) empty", "the kettle empty error"),
+    ],
+)
+def test_a_users_pattern_makes_unknown_words_a_limit(pattern, text):
+    assert RULES.classify(facts_from_text(text)).certainty is not Certainty.SURE
+    found = with_user(pattern).classify(facts_from_text(text))
+    assert (found.certainty, found.kind, found.rule) == (Certainty.SURE, LimitKind.RATE_LIMIT, "user-pattern")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("418", "used 140418 tokens"),
+        ("418", "llama-418b does not load"),
+        ("418", "section 418 of the docs"),
+        ("418", "line 418: no"),
+        ("418", "418 tokens were left over"),
+        ("418", "took 418ms"),
+        ("cap", "the landscape is wide"),
+        ("rate_limit_error", "add a test for rate_limit_error in src/client.test.ts"),
+        ("teapot", "nothing of the kind"),
+    ],
+)
+def test_a_users_pattern_means_whole_words_and_real_statuses(pattern, text):
+    assert with_user(pattern).classify(facts_from_text(text)).certainty is not Certainty.SURE
+
+
+def test_a_users_number_matches_the_status_itself_and_a_code():
+    assert with_user("418").classify(ErrorFacts(message="no", status=418)).certainty is Certainty.SURE
+    assert with_user("418").classify(ErrorFacts(message="no", codes=("418",))).certainty is Certainty.SURE
+    assert with_user("418").classify(ErrorFacts(message="no", status=417)).certainty is Certainty.NO
+
+
+@pytest.mark.parametrize("pattern", ["rate_limit_error", "overloaded_error", "429"])
+def test_the_default_patterns_do_not_make_a_quoting_400_sure(pattern):
+    text = "Failed to parse tool arguments: unexpected token in \"{'note': 'got HTTP 429 rate_limit_error'}\""
+    assert with_user(pattern).classify(ErrorFacts(message=text, status=400)).certainty is not Certainty.SURE
+
+
+def test_a_built_in_verdict_is_kept_where_a_users_pattern_matches_too():
+    assert with_user("overloaded_error").classify(ErrorFacts(message="overloaded_error")).rule == "overloaded"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["(a+)+$", "(a*)*b", "(a|a)*$", "(.*a){12}", ".*a.*b.*c", r"(\w)\1+", "a" * 300 + "+", "(unclosed|", "([a-z]+)*x"],
+)
+def test_a_pattern_that_could_run_long_is_taken_as_literal_text(pattern):
+    assert UserPattern.of(pattern).regex is None
+
+
+def test_a_refused_pattern_says_why():
+    assert UserPattern.of("(a+)+$").refused == "a repetition inside a repetition"
+    assert UserPattern.of("plain words").refused is None
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"quota\s+gone", "^error: (x|y)$", "[0-9]{3} limits", "(?:too many) calls?", ".*limit"]
+)
+def test_harmless_expressions_are_accepted(pattern):
+    assert pattern_fault(pattern) is None
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet="ab(|)*+?.{}[]\\d^$1,", max_size=24), st.sampled_from(["a", "ab", "1", "a1 "]))
+def test_no_pattern_of_a_user_hangs(pattern, bit):
+    rules = with_user(pattern)
+    started = time.process_time()
+    rules.classify(ErrorFacts(message=bit * 3000 + "!"))
+    assert time.process_time() - started < 1.0
+
+
+# --- hostile text
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=400), st.one_of(st.none(), st.integers(100, 599)))
+@example('{"error":' * 3000, None)
+@example("[" * 50_000, 429)
+@example('{"a":"' + "\\" * 9999, None)
+def test_no_text_raises(text, status):
+    facts = facts_from_text(text, status)
+    assert isinstance(RULES.classify(facts).certainty, Certainty)
+
+
+BITS = [
+    "a", '"', "'", "`", "{", '{"error":', "\\", "1", "1s ", "429 ", "rate limit ", "exceeded ", "limit reached ",
+    "Error: ", "请求 ", "<a", " at a (/", "https://a ", "a/", "a.ts ", "(", "add a ", "quota ", "too ", "over ", "no ",
+    "(a", "~", "=>", "\n", "　",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bit", BITS)
+def test_no_repetition_makes_it_run_long(bit):
+    for text in (bit * 20_000, (bit + "limit ") * 3000, (bit + "x1 ") * 3000):
+        started = time.process_time()
+        RULES.classify(facts_from_text(text))
+        assert time.process_time() - started < 1.0
+
+
+def test_a_known_text_costs_almost_nothing_the_second_time():
+    facts = [facts_from_text(text) for text in TEXTS[:200]]
+    for fact in facts:
+        RULES.classify(fact)
+    started = time.process_time()
+    for fact in facts:
+        RULES.classify(fact)
+    assert time.process_time() - started < 0.1

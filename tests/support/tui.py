@@ -1,0 +1,157 @@
+"""OpenCode's TUI in a terminal of its own: tmux on a private socket, started, typed into, read and ended.
+
+with Tui("1.18.33", home) as tui:
+    tui.say("Hello")
+    tui.wait_screen("answer of mock/primary")
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.binaries import binary
+from tests.support.homes import Home
+from tests.support.processes import free_port, wait_until
+
+START_TIMEOUT = 60.0
+"""Seconds for a cold start; 2 to 6 s here, on a loaded two-core machine ten times that."""
+
+LISTENS_BY_ITSELF = ("1.0.",)
+"""These versions' TUI listens on port 4096: two at once would be in each other's way, so they get a port of their own."""
+
+
+class TmuxMissing(Exception):
+    """There is no tmux. Always a failure, never a skip."""
+
+
+class Tui:
+    """`opencode` in a tmux window. A context manager; nothing of the user's own tmux is touched."""
+
+    def __init__(
+        self,
+        version: str,
+        home: Home,
+        project: Path | None = None,
+        *,
+        size: tuple[int, int] = (120, 40),
+        arguments: Sequence[str] = (),
+    ) -> None:
+        """Prepare; nothing is started before `__enter__`. `size`: columns and rows."""
+        self.version, self.home, self.size = version, home, size
+        self.project = project or home.project()
+        own_port = version.startswith(LISTENS_BY_ITSELF) and "--port" not in arguments
+        self.arguments = [*arguments, *(["--port", str(free_port())] if own_port else [])]
+        # A socket's path may have some 100 characters: pytest's directories are too deep for it.
+        self._scratch = Path(tempfile.mkdtemp(prefix="ocw-tmux-"))
+        self.pid = 0
+
+    def __enter__(self) -> Self:
+        """Start and wait until it draws its prompt."""
+        if shutil.which("tmux") is None:
+            raise TmuxMissing("the tests of OpenCode's TUI need tmux: install it")
+        columns, rows = self.size
+        command = shlex.join([str(binary(self.version)), *self.arguments])
+        shape = ("-x", str(columns), "-y", str(rows))
+        self._tmux("new-session", "-d", *shape, "-c", str(self.project), f"exec {command}")
+        try:
+            self._tmux("set-option", "-g", "remain-on-exit", "on")
+            self.pid = int(self._tmux("display-message", "-p", "#{pane_pid}"))
+            wait_until(self._ready, START_TIMEOUT, 0.1, f"the TUI of {self.version}:\n{self.screen()}")
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
+        """End it and its terminal."""
+        if kind is not None:
+            with suppress(subprocess.CalledProcessError):
+                print(self.screen())
+        self.stop()
+
+    def _ready(self) -> bool:
+        # All versions end their first screen with the version's number or the key bindings below a prompt.
+        shown = self.screen()
+        return "ctrl+p" in shown or "Ask anything" in shown
+
+    def _tmux(self, *args: str) -> str:
+        command = ["tmux", "-S", str(self._scratch / "s"), "-f", os.devnull, *args]
+        env = {**self.home.env(self.project), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+        done = subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=20)
+        return done.stdout
+
+    # ---- what a person does
+
+    def screen(self) -> str:
+        """What stands on the screen."""
+        return self._tmux("capture-pane", "-p")
+
+    def keys(self, *keys: str) -> None:
+        """Press keys, by tmux's names: `Enter`, `Escape`, `Tab`, `C-c`."""
+        self._tmux("send-keys", *keys)
+
+    def type(self, text: str) -> None:
+        """Type text."""
+        self._tmux("send-keys", "-l", text)
+
+    def say(self, text: str) -> None:
+        """Type a prompt and send it."""
+        self.type(text)
+        wait_until(lambda: text[-20:] in self.screen(), 20, why="the typed prompt to show")
+        self.keys("Enter")
+
+    def wait_screen(self, text: str, timeout: float = 30.0) -> str:
+        """Wait until `text` stands on the screen; the screen."""
+
+        def shown() -> str | None:
+            screen = self.screen()
+            return screen if text in screen else None
+
+        try:
+            found: str = wait_until(shown, timeout, 0.1)
+        except TimeoutError:
+            raise TimeoutError(f"{text!r} was not on the screen within {timeout:g} s:\n{self.screen()}") from None
+        return found
+
+    # ---- its end
+
+    @property
+    def alive(self) -> bool:
+        """Whether OpenCode runs."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, 0)
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return False
+
+    def quit(self, timeout: float = 20.0) -> None:
+        """Leave as a person does, with ctrl+c on an empty prompt."""
+        self.keys("C-c")
+        wait_until(lambda: not self.alive, timeout, why="OpenCode to end")
+
+    def stop(self) -> None:
+        """End OpenCode, then the terminal; may be called twice."""
+        if not self._scratch.exists():
+            return
+        if self.pid and self.alive:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
+            deadline = time.monotonic() + 3
+            while self.alive and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if self.alive:
+                with suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
+        with suppress(subprocess.CalledProcessError):
+            self._tmux("kill-server")
+        shutil.rmtree(self._scratch, ignore_errors=True)
