@@ -37,10 +37,12 @@ from ocwatchd.opencode.survey import Surveyor
 from ocwatchd.paths import Paths
 from ocwatchd.redirect import RerunOverApi
 from ocwatchd.state import blacklist, cursors, heartbeat
+from ocwatchd.state.facts import FactFiles
 from ocwatchd.state.files import make_private_dir
 
-POLL_FLOOR = 1.0
-"""Seconds between looks at the logs when nothing wakes us: file-system watches die silently."""
+POLL_FLOOR = 0.5
+"""Seconds between looks at logs and register when nothing wakes us: file-system watches die silently, and a person's
+clear has to take effect within half a second."""
 BEAT = 2.0
 """Seconds between heartbeats; readers call one stale after ten."""
 LISTEN = 2.0
@@ -113,11 +115,15 @@ class Daemon:
         if trouble:
             say(trouble)
         self._logs = LogDirectories(directories, rules, cursors=saved, window=window)
-        self._waker = Waker(directories, self._wake, say)
+        # Made here, because the nearest directory that exists would be ours, and wake us with our own writes.
+        make_private_dir(self._paths.facts)
+        self._facts = FactFiles(self._paths.facts)
+        self._waker = Waker((*directories, self._paths.facts), self._wake, say)
         self._waker.start()
         say(f"ocwatchd {__version__} follows {', '.join(map(str, directories))}")
         self._hands.listen()
         now = self._clock.now()
+        self._facts.tidy(now)
         for session in self._hands.unfinished_moves(now - CLAIM_MEMORY):
             say(f"a move of {session} was left unfinished: looking")
             self._hands.do(self._engine.resume(session, now))
@@ -148,6 +154,8 @@ class Daemon:
         if hints and abs(now - self._listened) >= LISTEN:
             self._listened = now
             self._hands.listen()
+        for fact in self._facts.poll():
+            self._handle(fact)
         for sighting in self._logs.poll(now, hints):
             message = _message(sighting)
             if message is not None:

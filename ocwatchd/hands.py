@@ -29,6 +29,7 @@ from ocwatchd.core.messages import (
 from ocwatchd.notify import Notifier
 from ocwatchd.opencode.doors import DoorFinder
 from ocwatchd.opencode.ears import Ears
+from ocwatchd.opencode.sockets import clear_stale
 from ocwatchd.opencode.survey import Surveyor
 from ocwatchd.paths import Paths
 from ocwatchd.redirect import Mover
@@ -110,6 +111,8 @@ class Hands:
             self._ill("register", str(fault))
             return
         self._well("register")
+        for problem in snapshot.problems:
+            self._say(problem)
         self._unsaved.clear()
         # What others wrote since our last look is still to be read: an unknown mark brings it with the next look.
         self.register_mark = None if foreign else snapshot.signature
@@ -142,7 +145,7 @@ class Hands:
 
     def listen(self) -> None:
         """Look for doors that were opened lately, and listen at them too."""
-        self._workers.submit(self._guarded, lambda _: self._ears.listen(self._finder.find().open), None)
+        self._workers.submit(self._guarded, self._find_doors, None)
 
     def close(self) -> None:
         """Begin nothing new; what is under way may finish on its own."""
@@ -183,6 +186,10 @@ class Hands:
             session = effect.child or effect.view.session
             failed = MoveResult.FAILED
             self._answer(MoveEnded(effect.claim, session, effect.view.model, effect.target, failed, repr(fault)))
+
+    def _find_doors(self, _: Effect | None) -> None:
+        clear_stale(self._paths.doors)
+        self._ears.listen(self._finder.find().open)
 
     def _look_up(self, effect: LookUp) -> None:
         found = self._surveyor.stuck() if effect.session is None else self._surveyor.session(effect.session)

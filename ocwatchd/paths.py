@@ -66,6 +66,11 @@ class Paths:
         return self.state_dir / "doors"
 
     @property
+    def facts(self) -> Path:
+        """What the companion plugin saw of refused requests, one file per process."""
+        return self.state_dir / "facts"
+
+    @property
     def daemon_lock(self) -> Path:
         """Held by the running daemon; a second one finds it taken."""
         return self.state_dir / "daemon.lock"

@@ -65,7 +65,7 @@ def read_document(path: str | os.PathLike[str]) -> Document:
     text = read_text(name)
     if text is None:
         return Document(name)
-    data = parse(text, name) if text.strip() else {}
+    data = parse(text, name) if blank_comments(text).strip() else {}
     if not isinstance(data, dict):
         raise ConfigError(f"{name}: the file has to hold an object, {{ … }}")
     return Document(name, text, data, exists=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ocwatchd.core.limits import LimitEvent, ModelRef
+from ocwatchd.core.messages import Heard
 
 FORGET_AFTER = 6 * 3600.0
 """Seconds without news after which a session is forgotten."""
@@ -35,7 +36,8 @@ class Case:
 
     `entered` is the last refusal in the ledger (model, user message, attempt), so that none is entered twice. `sighted`
     is when a door last showed a refusal that the log had not told yet: the log's line about it is no second one.
-    `heard` is when a door's event stream told of the refusal, which is within moments of it.
+    `heard` is when a door's event stream or the plugin told of the refusal, which is within moments of it; `fact` what
+    the plugin told of it.
     `refusals` holds the times of the last few, which tell a loop without pause.
     `moves` holds when each was begun, `moved_until` when the last one ended.
     `misses` counts looks in a row that found no door to it.
@@ -50,6 +52,7 @@ class Case:
     pending: LimitEvent | None = None
     misses: int = 0
     heard: float | None = None
+    fact: Heard | None = None
     looking: bool = False
     again: bool = False
     user_message: str | None = None

@@ -74,10 +74,8 @@ class Engine:
                 return self._surveyed(message, now)
             case MoveEnded():
                 return self._move_ended(message, now)
-            case Heard(session, time):
-                case = self.cases.of(session, now)
-                case.heard = time
-                return self._look(case)
+            case Heard():
+                return self._heard(message, now)
             case Aborted(session, time):
                 return self._aborted(session, time)
             case RegisterChanged(entries):
@@ -112,6 +110,13 @@ class Engine:
             return effects + (self._ask_for_model(event.ref) if sure and event.ref else [])
         case.pending = event
         return effects + self._look(case)
+
+    def _heard(self, news: Heard, now: float) -> list[Effect]:
+        case = self.cases.of(news.session, now)
+        case.heard = news.time
+        if news.facts is not None:
+            case.fact = news
+        return self._look(case)
 
     def _already_shown(self, case: Case, event: LimitEvent) -> bool:
         """Whether this is the log's late line about a refusal that a door has shown already: no second strike."""
@@ -211,9 +216,11 @@ class Engine:
         looping = case.looping(now) and view.state is SessionState.BUSY and silent(view)
         if not (view.stuck or looping) or view.model is None:
             return self._weigh_progress(case, view, pending, now)
-        failed_at, case.heard = _exact_time(pending, view.model) or case.heard, None
-        told = evidence.honoured_until(view, failed_at)
-        effects, limited = self._weigh_evidence(case, view, pending, told, now)
+        failed_at, case.heard = evidence.moment_of(view, _exact_time(pending, view.model), case.heard), None
+        fact = evidence.fact_about(view, case.fact)
+        told = evidence.header_hint(fact) or evidence.honoured_until(view, failed_at)
+        shown = evidence.judge(view, self.rules, told, fact)
+        effects, limited = self._weigh_evidence(case, view, pending, shown, told, now)
         entry = self.ledger.cooling(view.model, now)
         if limited and entry is None and view.state is SessionState.RETRY:
             return effects + self._let_wait(case, view, "the limit has just ended", now)
@@ -223,7 +230,13 @@ class Engine:
         return effects + self._decide(case, view, entry, now)
 
     def _weigh_evidence(
-        self, case: Case, view: SessionView, pending: LimitEvent | None, told: Hint | None, now: float
+        self,
+        case: Case,
+        view: SessionView,
+        pending: LimitEvent | None,
+        shown: LimitEvent | None,
+        told: Hint | None,
+        now: float,
     ) -> tuple[list[Effect], bool]:
         """Enter what the door shows beyond the log. Says also whether this turn is limited at all."""
         model = view.model
@@ -234,7 +247,6 @@ class Engine:
             case.entered = this
             entry = self.ledger.refine(model, told.until, told.told_by, now) if told else None
             return ([SaveRegister(changed=(entry,))] if entry else []), True
-        shown = evidence.judge(view, self.rules, told)
         if shown is None or shown.verdict.certainty is not Certainty.SURE or now - shown.time > FRESH:
             return [], False
         if case.entered == this:
@@ -290,6 +302,8 @@ class Engine:
             case.phrase = f"limited on {view.model}: ocwatch redirect {view.session}"
             offered, case.doing = case.doing is Doing.OFFERED, Doing.OFFERED
             return [] if offered else notes.offer(view, entry, self.policy.mode)
+        if view.door.run:
+            return self._leave(case, view, "limited, but `opencode run` would end without an answer if it was stopped")
         if view.tool_running or view.asking:
             return self._leave(case, view, "limited, but a tool runs or a question is open")
         if case.moves_within_hour(now) >= self.policy.moves_per_hour:

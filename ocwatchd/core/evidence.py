@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ocwatchd.core.backoff import NATIVE_FIRST, NATIVE_JITTER, is_native_delay
 from ocwatchd.core.facts import facts_from_text
-from ocwatchd.core.hints import find_hint
+from ocwatchd.core.hints import find_hint, from_headers
 from ocwatchd.core.limits import (
     REASON_CAP,
     Certainty,
@@ -22,6 +22,7 @@ from ocwatchd.core.limits import (
     ToldBy,
     Verdict,
 )
+from ocwatchd.core.messages import Heard
 from ocwatchd.core.rules import RuleSet
 from ocwatchd.core.views import SessionState, SessionView
 
@@ -29,6 +30,9 @@ EXACT_SLACK = 0.25
 """Seconds between a failure's log line (millisecond clock) and the status that follows it; measured: under 0.05."""
 SEEN_SLACK = 0.5
 """Seconds that may have passed between a failure and the moment a door was asked about it, beyond what is known."""
+FACT_AGE = 1.9
+"""Seconds after which what was told of a refusal may be about the one before: OpenCode's own retries lie 2 s apart. The
+log is up to 1 s late."""
 LONGEST = 31 * 86400.0
 """Seconds: no cooldown is believed to last longer."""
 
@@ -54,16 +58,33 @@ def honoured_until(view: SessionView, failed_at: float | None) -> Hint | None:
     return Hint(until, until - view.seen, ToldBy.STATUS, "OpenCode's next attempt", tamed=tamed)
 
 
-def judge(view: SessionView, rules: RuleSet, told: Hint | None) -> LimitEvent | None:
+def moment_of(view: SessionView, *told: float | None) -> float | None:
+    """When the refusal that the view shows happened, by the first witness who cannot mean the one before it."""
+    return next((time for time in told if time is not None and view.seen - time < FACT_AGE), None)
+
+
+def fact_about(view: SessionView, fact: Heard | None) -> Heard | None:
+    """The plugin's fact, if it is about the refusal that the view shows: OpenCode's own retries lie 2 s apart."""
+    if fact is None or view.seen - fact.time >= FACT_AGE or view.state is not SessionState.RETRY:
+        return None
+    return fact if fact.model in (None, str(view.model)) else None
+
+
+def header_hint(fact: Heard | None) -> Hint | None:
+    """The end that the Retry-After header told."""
+    return from_headers(fact.facts.headers, fact.time) if fact is not None and fact.facts is not None else None
+
+
+def judge(view: SessionView, rules: RuleSet, told: Hint | None, fact: Heard | None = None) -> LimitEvent | None:
     """The refusal that the door shows, as an event; None where the view shows none.
 
-    The verdict is SURE if the words are, or if words that name no other trouble come with a Retry-After that
-    OpenCode honours (`told`).
+    The verdict is SURE if the words are, or the status that the plugin saw, or if words that name no other trouble come
+    with a Retry-After that OpenCode honours (`told`).
     """
     if view.state is SessionState.ERROR and view.last_error is not None:
         facts = view.last_error
     elif view.state is SessionState.RETRY:
-        facts = facts_from_text(view.message)
+        facts = facts_from_text(view.message, fact.facts.status if fact and fact.facts else None)
     else:
         return None
     verdict = rules.classify(facts)

@@ -37,6 +37,8 @@ def forbidden(
     order: Order, now: SessionView, retrying: frozenset[str] = frozenset(), busy: frozenset[str] = frozenset()
 ) -> Ruling | None:
     """Why the session may not be moved now; None if it may. `retrying` and `busy`: sessions of its directory."""
+    if now.door.run:
+        return Ruling(MoveResult.REFUSED, "`opencode run` would end without an answer")
     if now.aborted and not order.own_abort:
         return Ruling(MoveResult.USER_TOOK_OVER, "the turn was stopped")
     if now.user_message is None:

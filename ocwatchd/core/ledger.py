@@ -11,8 +11,8 @@ from ocwatchd.core.policy import RestPolicy
 STRIKE_WINDOW = 600.0
 """Seconds after a cooldown's end within which a new limit counts as a repeat."""
 BURST = 1.5
-"""Seconds: refusals closer together than this double nothing. OpenCode's own retries are at least 2 s apart, and a clock
-of whole seconds makes 1 s out of a moment."""
+"""Seconds: refusals closer together than this double nothing. OpenCode's own retries are at least 2 s apart, and a
+clock of whole seconds makes 1 s out of a moment."""
 SAME_TIME = 2.5
 """Seconds by which two tellings of one moment may differ: old logs have a clock of whole seconds."""
 

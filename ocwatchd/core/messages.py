@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ocwatchd.core.ledger import Cooldown
-from ocwatchd.core.limits import LimitEvent, ModelRef, Target
+from ocwatchd.core.limits import ErrorFacts, LimitEvent, ModelRef, Target
 from ocwatchd.core.views import Door, SessionView
 
 # ---- messages
@@ -30,10 +30,16 @@ class Aborted:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A door's event stream tells that a session is in retry or has failed; when that was heard, epoch seconds."""
+    """A session is in retry or has failed, as a door's event stream tells, or the companion plugin.
+
+    `time` is when that was heard (epoch seconds), within moments of the failure. The plugin also tells of which `model`
+    (`provider/model`) and, in `facts`, status and Retry-After.
+    """
 
     session: str
     time: float
+    model: str | None = None
+    facts: ErrorFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ _ATOMS = re.compile(
     re.DOTALL,
 )
 
+_NESTED_SET = re.compile(r"(?<!\\)\[|--|&&|~~|\|\|")
+
 
 def pattern_fault(pattern: str, cap: int = 200, *, own: bool = False) -> str | None:
     """Why an expression is refused; None if it is harmless. `cap` is its greatest length.
@@ -24,11 +26,14 @@ def pattern_fault(pattern: str, cap: int = 200, *, own: bool = False) -> str | N
     """
     if len(pattern) > cap:
         return f"longer than {cap} characters"
+    atoms = _ATOMS.findall(pattern)
+    if "[[" in pattern or any(atom[0] == "[" and _NESTED_SET.search(atom, 1) for atom in atoms):
+        return "a set inside a set"  # `re` warns that their meaning will change
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         return f"not a regular expression ({error})"
-    return _scan(_ATOMS.findall(pattern), own)
+    return _scan(atoms, own)
 
 
 def _scan(atoms: list[str], own: bool) -> str | None:

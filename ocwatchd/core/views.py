@@ -46,6 +46,8 @@ class Door:
     auth: str | None = field(default=None, repr=False)
     many: bool = False
     """A server for several project directories (`serve`, `web`), not one terminal."""
+    run: bool = False
+    """An `opencode run`: it ends, without an answer and with code 0, when its turn is stopped (1.0 - 1.18)."""
 
     def __str__(self) -> str:
         return f"{self.address} (pid {self.pid})" if self.pid else str(self.address)

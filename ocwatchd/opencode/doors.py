@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import stat
 import threading
 import time
 from base64 import b64encode
@@ -22,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 from ocwatchd.core.views import Door, TcpAddress, UnixAddress
 from ocwatchd.opencode.api import Api
 from ocwatchd.opencode.http import DoorError, Trouble
+from ocwatchd.opencode.sockets import own_sockets
 from ocwatchd.paths import opencode_data_of
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class OpenCodeProcess:
     serves_many: bool
     """A server for several project directories, not one terminal."""
     listeners: tuple[TcpAddress, ...] = ()
+    runs_once: bool = False
+    """An `opencode run`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +105,13 @@ class DoorFinder:
         named = [_door_of_url(url, self._own_auth) for url in self._urls]
         configured = [door for door in named if isinstance(door, Door)]
         troubles = [trouble for trouble in named if isinstance(trouble, str)]
-        candidates = [*self._of_processes(served), *configured, *self._of_sockets(served)]
+        candidates = [*self._of_sockets(served), *self._of_processes(served), *configured]
         keys = {_key(door, served) for door in candidates}
         self._proven = {key: directory for key, directory in self._proven.items() if key in keys}
         self._refused = {key: value for key, value in self._refused.items() if key in keys}
         answers = list(self._probe_all([(door, _key(door, served)) for door in candidates]))
-        found = tuple(door for door, trouble in answers if trouble is None and door is not None)
-        return Doors(found, tuple(troubles + [trouble for _, trouble in answers if trouble]))
+        found = [door for door, trouble in answers if trouble is None and door is not None]
+        return Doors(_one_each(found, served), tuple(troubles + [trouble for _, trouble in answers if trouble]))
 
     # ---- candidates
 
@@ -117,14 +119,14 @@ class DoorFinder:
         for process in served:
             for address in process.listeners:
                 auth = process.auth or self._own_auth
-                yield Door(address, process.pid, process.directory, auth, process.serves_many)
+                yield _door(address, process, auth)
 
     def _of_sockets(self, served: Sequence[OpenCodeProcess]) -> Iterator[Door]:
         by_pid = {process.pid: process for process in served}
-        for path in _own_sockets(self._sockets):
+        for path in own_sockets(self._sockets):
             process = by_pid.get(int(path.stem)) if path.stem.isdecimal() else None
             if process is not None:  # files of dead processes stay behind; those of other homes are not ours to ask
-                yield Door(UnixAddress(str(path)), process.pid, process.directory, None, process.serves_many)
+                yield _door(UnixAddress(str(path)), process, None)
 
     # ---- proof
 
@@ -153,6 +155,19 @@ class DoorFinder:
         # What OpenCode says goes before the process's directory: `opencode DIR` changes to it after its start.
         self._proven[key] = place.directory or door.directory
         return replace(door, directory=self._proven[key]), None
+
+
+def _door(address: TcpAddress | UnixAddress, process: OpenCodeProcess, auth: str | None) -> Door:
+    return Door(address, process.pid, process.directory, auth, process.serves_many, process.runs_once)
+
+
+def _one_each(found: Sequence[Door], served: Iterable[OpenCodeProcess]) -> tuple[Door, ...]:
+    """One door into each process, the first found: asked through two, it would do everything twice."""
+    owners: dict[object, int] = {address: process.pid for process in served for address in process.listeners}
+    kept: dict[object, Door] = {}
+    for door in found:
+        kept.setdefault(door.pid or owners.get(door.address, door.address), door)
+    return tuple(kept.values())
 
 
 def _advice(door: Door, fault: DoorError) -> str:
@@ -189,27 +204,6 @@ def _door_of_url(url: str, own_auth: str | None) -> Door | str:
         "OPENCODE_SERVER_USERNAME": unquote(parts.username or ""),
     }
     return Door(TcpAddress(host, port), auth=basic_auth(named) or own_auth, many=True)
-
-
-def _own_sockets(directory: Path | None) -> list[Path]:
-    """Socket files in a directory that is ours alone."""
-    if directory is None:
-        return []
-    try:
-        about = directory.lstat()
-        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
-            return []
-        return sorted(path for path in directory.glob("*.sock") if _is_own_socket(path))
-    except OSError:
-        return []
-
-
-def _is_own_socket(path: Path) -> bool:
-    try:
-        about = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISSOCK(about.st_mode) and about.st_uid == os.getuid()
 
 
 def _real(path: Path) -> Path:
@@ -256,14 +250,15 @@ def _read(process: psutil.Process) -> OpenCodeProcess | None:
     with process.oneshot():
         if process.uids().real != os.getuid():
             return None
-        environ = process.environ()
+        environ, arguments = process.environ(), process.cmdline()[1:3]
         return OpenCodeProcess(
             pid=process.pid,
             created=process.create_time(),
             directory=process.cwd() or None,
             data=opencode_data_of(environ),
             auth=basic_auth(environ),
-            serves_many=not _MANY_PROJECTS.isdisjoint(process.cmdline()[1:3]),
+            serves_many=not _MANY_PROJECTS.isdisjoint(arguments),
+            runs_once="run" in arguments,
         )
 
 

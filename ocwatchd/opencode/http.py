@@ -7,6 +7,7 @@ byte to byte, so an answer that drips never ends) and a cap on what is read.
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ MAX_BODY = 64 * 1024 * 1024
 """Bytes of one answer. A message list with pasted images reached 20 MB; more is not worth the memory."""
 
 _CHUNK = 64 * 1024
+_LONGEST_PATH = 103
+"""Bytes of a socket's path that every system takes: macOS 103, Linux 107."""
 _SHOWN = 200
 
 
@@ -77,19 +80,47 @@ class _Connection(http.client.HTTPConnection):
 
 
 def _connected(address: TcpAddress | UnixAddress, deadline: float) -> _DeadlineSocket:
-    if isinstance(address, UnixAddress):
-        family, where = socket.AF_UNIX, address.path
-    else:
-        family, _, _, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]  # type: ignore[assignment]
+    family = socket.AF_UNIX
+    if isinstance(address, TcpAddress):
+        family, _, _, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
     sock = _DeadlineSocket(family, socket.SOCK_STREAM)
     try:
         sock.settimeout(max(deadline - time.monotonic(), 0.001))
-        sock.connect(where)
+        if isinstance(address, UnixAddress):
+            _connect_file(sock, address.path)
+        else:
+            sock.connect(where)
     except BaseException:
         sock.close()
         raise
     sock.deadline = deadline
     return sock
+
+
+def _connect_file(sock: socket.socket, path: str) -> None:
+    """Connect to a socket file. A longer path than the kernel takes goes through its directory's descriptor (Linux)."""
+    if len(os.fsencode(path)) <= _LONGEST_PATH:
+        sock.connect(path)
+        return
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sock.connect(f"/proc/self/fd/{fd}/{name}")
+    finally:
+        os.close(fd)
+
+
+def is_listening(path: os.PathLike[str]) -> bool:
+    """Whether some process listens at this socket file; True also where that cannot be told."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(0.2)
+        try:
+            _connect_file(sock, os.fspath(path))
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return os.path.lexists(path)
+    return True
 
 
 @dataclass(frozen=True, slots=True)

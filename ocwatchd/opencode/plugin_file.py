@@ -1,4 +1,4 @@
-"""The companion plugin's file in OpenCode's plugin directory: installed, upgraded and removed whole, and only if it is ours.
+"""The companion plugin's file in OpenCode's plugin directory: installed, upgraded and removed whole, if it is ours.
 
 OpenCode 1.0 loads `plugin/*.js` of its configuration directories, later versions `plugins/*.js` as well: `plugin/` is
 read by all. What says which file is ours is its first line.

@@ -12,6 +12,7 @@ from ocwatchd.core.ledger import Ledger
 from ocwatchd.core.limits import Certainty, ErrorFacts, Hint, LimitEvent, LimitKind, ModelRef, Scope, ToldBy, Verdict
 from ocwatchd.core.messages import (
     Aborted,
+    Heard,
     LookUp,
     Move,
     MoveEnded,
@@ -410,3 +411,46 @@ def test_what_went_on_by_itself_is_not_announced_as_moved():
     brain = engine()
     (move,) = of(Move, feed(brain, refused(), seen(retrying())))
     assert of(Tell, feed(brain, end(move, MoveResult.ALREADY))) == []
+
+
+def heard(at=0.0, facts=None, model="p/a"):
+    return Heard("ses_1", T + at, model, facts)
+
+
+def test_a_door_that_tells_of_a_retry_is_as_good_as_the_log_and_one_limit_with_it():
+    brain = engine()
+    assert feed(brain, Heard("ses_1", T)) == [LookUp("ses_1", None)]
+    (move,) = of(Move, feed(brain, seen(retrying())))
+    assert move.target.model == B
+    feed(brain, refused(0.0), at=0.9)  # the log, late
+    assert brain.ledger.cooling(A, T + 1).strikes == 1
+
+
+def test_the_plugins_status_and_header_settle_what_words_cannot():
+    brain = engine()
+    limited = ErrorFacts(status=429, headers={"retry-after": "120"})
+    effects = feed(brain, heard(facts=limited), seen(retrying(wait=120, message="今天就到这里吧")))
+    assert len(of(Move, effects)) == 1
+    entry = brain.ledger.cooling(A, T + 1)
+    assert (entry.until, entry.told_by) == (T + 120, ToldBy.RETRY_AFTER)
+
+
+def test_the_plugins_400_keeps_a_quoted_limit_from_counting():
+    brain = engine()
+    words = "Rate limit exceeded, said the text that you sent"
+    bad = ErrorFacts(status=400)
+    assert of(Move, feed(brain, heard(facts=bad), seen(retrying(wait=2.2, message=words)))) == []
+
+
+def test_a_fact_about_another_model_or_moment_is_not_used():
+    limited = ErrorFacts(status=429, headers={"retry-after": "120"})
+    for news in (heard(facts=limited, model="p/z"), heard(-60, facts=limited)):
+        effects = feed(engine(), news, seen(retrying(wait=2.2, message="今天就到这里吧")))
+        assert of(SaveRegister, effects) == []
+
+
+def test_a_look_that_comes_late_does_not_take_the_second_attempts_backoff_for_a_retry_after():
+    words = 'Failed to parse "429 Too Many Requests" as tool arguments'
+    doubtful = refused(verdict=replace(SURE, certainty=Certainty.DOUBTFUL), reason=words)
+    late = retrying(3, wait=7, attempt=2, message=words)
+    assert of(SaveRegister, feed(engine(), doubtful, seen(late), at=3)) == []

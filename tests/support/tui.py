@@ -28,7 +28,7 @@ START_TIMEOUT = 60.0
 """Seconds for a cold start; 2 to 6 s here, on a loaded two-core machine ten times that."""
 
 LISTENS_BY_ITSELF = ("1.0.",)
-"""These versions' TUI listens on port 4096: two at once would be in each other's way, so they get a port of their own."""
+"""These versions' TUI listens on port 4096: two at once would collide there, so each gets a port of its own."""
 
 
 class TmuxMissing(Exception):

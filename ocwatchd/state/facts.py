@@ -1,0 +1,95 @@
+"""What the companion plugin saw of refused requests: status and Retry-After, which OpenCode's own log does not tell.
+
+One file per OpenCode process, `facts/PID.jsonl`, appended by the plugin and read here from where it ended when
+following began: older facts are old news. A file that outgrows its bound is set aside by the plugin and begun anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ocwatchd.clock import from_rfc3339
+from ocwatchd.core.limits import ErrorFacts
+from ocwatchd.core.messages import Heard
+
+READ_CAP = 4 << 20
+"""Bytes taken of one file at a time; the plugin's own bound is 1 MiB."""
+KEPT = 86_400.0
+"""Seconds after its last fact that a file is kept; its process is gone, or refuses nothing."""
+HEADERS = {"retry_after": "retry-after", "retry_after_ms": "retry-after-ms"}
+
+
+@dataclass(slots=True)
+class _Place:
+    inode: int
+    offset: int
+
+
+class FactFiles:
+    """Follows the files of one directory. Unreadable lines are passed over."""
+
+    def __init__(self, directory: Path) -> None:
+        """What stands there now is old news."""
+        self._directory = directory
+        self._places: dict[Path, _Place] = {}
+        for path in self._files():
+            seen = path.stat()
+            self._places[path] = _Place(seen.st_ino, seen.st_size)
+
+    def poll(self) -> list[Heard]:
+        """What was added since the last call."""
+        return [heard for path in self._files() for heard in self._added(path)]
+
+    def tidy(self, now: float) -> None:
+        """Remove files that nobody has written for long."""
+        for path in self._files():
+            try:
+                if now - path.stat().st_mtime > KEPT:
+                    path.unlink()
+            except OSError:
+                continue
+
+    def _files(self) -> list[Path]:
+        try:
+            return [path for path in self._directory.iterdir() if path.suffix == ".jsonl" and path.is_file()]
+        except OSError:
+            return []
+
+    def _added(self, path: Path) -> Iterator[Heard]:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            seen = os.fstat(fd)
+            place = self._places.get(path)
+            if place is None or place.inode != seen.st_ino or place.offset > seen.st_size:
+                place = self._places[path] = _Place(seen.st_ino, 0)
+            data = os.pread(fd, READ_CAP, place.offset) if place.offset < seen.st_size else b""
+        finally:
+            os.close(fd)
+        whole = data.rfind(b"\n") + 1
+        place.offset += whole
+        for line in data[:whole].splitlines():
+            heard = fact(line)
+            if heard is not None:
+                yield heard
+
+
+def fact(line: bytes) -> Heard | None:
+    """One line of the plugin; None if it is none, or names no session of a main turn."""
+    try:
+        raw = json.loads(line)
+        session, status, time = raw["session"], raw["status"], from_rfc3339(raw["time"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if not isinstance(session, str) or type(status) is not int or raw.get("small"):
+        return None
+    headers = {name: str(raw[key])[:100] for key, name in HEADERS.items() if key in raw}
+    provider, model = raw.get("provider"), raw.get("model")
+    known = isinstance(provider, str) and isinstance(model, str)
+    return Heard(session, time, f"{provider}/{model}" if known else None, ErrorFacts(status=status, headers=headers))

@@ -1,0 +1,159 @@
+"""Given these words, at this time, then this wait or this moment."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from ocwatchd.core.dates import zone_of
+from ocwatchd.core.hints import LONGEST, from_text
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()  # a Sunday
+
+
+def utc(text):
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("Please try again in 7.66s. Visit https://x.y/rate-limits", 7.66),
+        ("Please try again in 2m59.56s.", 179.56),
+        ("Try again in 1h30m", 5400),
+        ("Please try again in 4 hours 12 minutes.", 15120),
+        ("retry after 1 minute and 3 seconds", 63),
+        ("Please retry after 6 seconds.", 6),
+        ("Please retry in 34.074824224s.", 34.07),
+        ("resets in 2d 4h", 187200),
+        ("Resets in 143h57m55s.", 518275),
+        ("retrying in ~5 days attempt #1", 432000),
+        ("Try again in 1,200 seconds", 1200),
+        ("retry after 500ms", 0.5),
+        ("Limit resets in 00:04:30", 270),
+        ("retry after PT1H30M", 5400),
+        ("try again in an hour", 3600),
+        ("try again in half an hour", 1800),
+        ("try again in two minutes", 120),
+        ("Retry-After: 12", 12),
+        ("(retry_after=17)", 17),
+        ("Please wait 82645 seconds before retrying.", 82645),
+        ("Rate limit of 50 per 86400s exceeded for UserByModelByDay. Please wait 82645 seconds.", 82645),
+        ("5 hour usage limit reached. It will reset in 2 hours 5 minutes.", 7500),
+        ("请在30秒后重试", 30),
+        ("5小时后重置", 18000),
+        ("请等待 2 小时 30 分钟", 9000),
+        ("請於 10 分鐘後再試", 600),
+        ("30秒後に再試行してください", 30),
+        ("5時間後にリセットされます", 18000),
+        ("1시간 30분 후에 다시 시도하세요", 5400),
+        ("Versuchen Sie es in 30 Sekunden erneut", 30),
+        ("Réessayez dans 2 heures", 7200),
+        ("Inténtalo de nuevo en 5 minutos", 300),
+        ("Tente novamente em 30 segundos", 30),
+        ("Повторите попытку через 2 часа", 7200),
+    ],
+)
+def test_waits_in_words(text, after):
+    hint = from_text(text, NOW)
+    assert hint is not None
+    assert abs(hint.after - after) < 0.01
+    assert not hint.estimated
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Please try again later.",
+        "Rate limit of 50 requests per 86400s exceeded",
+        "5 hour usage limit reached",
+        "The limit resets every 5 hours",
+        "You may send 10 requests per 1 minute",
+        "已达到 5 小时的使用上限",
+        "每5小时重置",
+        "used 140429 tokens",
+        "timed out after 5000 things",
+        "Limit 30000, Used 29500, Requested 1200.",
+        "The model reached its end of life on 2020-07-27T00:00:00Z",
+    ],
+)
+def test_windows_and_other_numbers_are_no_waits(text):
+    assert from_text(text, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "until", "estimated"),
+    [
+        ("resets 3pm (Europe/Berlin)", "2026-11-22 14:00", False),
+        ("resets 1pm (Europe/Berlin)", "2026-11-23 12:00", False),
+        ("resets 10:30pm (europe/berlin)", "2026-11-22 21:30", False),
+        ("resets 12am (America/Argentina/Buenos_Aires)", "2026-11-23 03:00", False),
+        ("resets 10pm", "2026-11-22 22:00", True),
+        ("Resets at 10:00 UTC.", "2026-11-23 10:00", False),
+        ("resets at 8:00 AM UTC+8", "2026-11-23 00:00", False),
+        ("resets at 8:00 PM PST", "2026-11-23 04:00", False),
+        ("resets Nov 24, 9am (UTC)", "2026-11-24 09:00", False),
+        ("resets Jan 2 at 9:30 am (UTC)", "2027-01-02 09:30", None),
+        ("Try again at Nov 24th, 2026 9:13 AM.", "2026-11-24 09:13", True),
+        ("until Mon, 23 Nov 2026 10:56:07 GMT", "2026-11-23 10:56:07", False),
+        ("You will regain access on 2026-12-01 at 00:00 UTC.", "2026-12-01 00:00", False),
+        ("You will regain access on 2026-12-01.", "2026-12-01 00:00", True),
+        ("resets at 2026-11-22T15:00:00Z (2056)", "2026-11-22 15:00", False),
+        ("reset at 2026-11-22T15:00:00.123+02:00", "2026-11-22 13:00", False),
+        ("It will reset at 2026-11-22 23:59:59 +0800 CST.", "2026-11-22 15:59:59", False),
+        ("Usage limit reached for 5 hour. Your limit will reset at 2026-11-22 22:14:08", "2026-11-22 14:14:08", True),
+        ("您的限额将在 2026-11-22 22:41:44 重置。", "2026-11-22 14:41:44", True),
+        ("将于 2026年11月23日 08:00 恢复", "2026-11-23 00:00", True),
+        ("将于北京时间 2026-11-22 22:00:00 重置", "2026-11-22 14:00", True),
+        ("usage limit reached|1795356000", "2026-11-22 14:00", False),
+        ("usage limit reached|1795356000000", "2026-11-22 14:00", False),
+        ("resets_at=1795356000", "2026-11-22 14:00", False),
+        ("Quota resets at midnight UTC.", "2026-11-23 00:00", False),
+        ("Quota resets at midnight Pacific Time", "2026-11-23 08:00", False),
+        ("Resets daily at 00:00 UTC", "2026-11-23 00:00", False),
+        ("resets Monday 9am (UTC)", "2026-11-23 09:00", False),
+        ("Try again next Monday", "2026-11-23 00:00", True),
+        ("Please try again tomorrow", "2026-11-23 00:00", True),
+        ("resets on the first of next month", "2026-12-01 00:00", True),
+        ("明天再试", "2026-11-22 16:00", True),
+        ("每天0点重置", "2026-11-22 16:00", True),
+        ("次月恢复", "2026-11-30 16:00", True),
+    ],
+)
+def test_moments_in_words(text, until, estimated):
+    hint = from_text(text, NOW)
+    if estimated is None:  # more than 31 days ahead
+        assert hint.after == LONGEST
+        return
+    assert hint is not None
+    assert abs(hint.until - utc(until)) < 1
+    assert hint.estimated is estimated
+
+
+def test_times_count_from_the_records_own_time():
+    later = NOW + 3600 * 3
+    assert from_text("resets 3pm (Europe/Berlin)", later).until == utc("2026-11-23 14:00")
+    assert from_text("try again in 10s", later).until == later + 10
+
+
+def test_a_date_without_a_zone_is_read_in_the_zone_of_the_machine_if_it_is_known():
+    berlin = zone_of("Europe/Berlin")
+    assert from_text("resets 10pm", NOW, local=berlin).until == utc("2026-11-22 21:00")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("UTC", True),
+        ("utc+5:30", True),
+        ("(Europe/Berlin)", True),
+        ("pst", True),
+        ("../../etc/passwd", False),
+        ("Nowhere/City", False),
+        ("Europe", False),
+        ("", False),
+        ("x" * 5000, False),
+    ],
+)
+def test_zones(name, known):
+    assert (zone_of(name) is not None) is known

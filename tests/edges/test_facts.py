@@ -1,0 +1,76 @@
+import json
+import os
+
+from ocwatchd.state.facts import KEPT, FactFiles, fact
+
+LINE = {
+    "version": 1,
+    "time": "2026-11-22T12:00:00.250Z",
+    "pid": 7,
+    "session": "ses_1",
+    "provider": "openrouter",
+    "model": "qwen/qwen3:free",
+    "agent": "build",
+    "small": False,
+    "status": 429,
+    "retry_after": "3600",
+    "url_host": "127.0.0.1:1",
+}
+
+
+def line(**changes):
+    return json.dumps({**LINE, **changes}).encode()
+
+
+def test_a_fact_names_session_model_status_and_retry_after():
+    heard = fact(line(retry_after_ms=2500))
+    assert (heard.session, heard.model, heard.facts.status) == ("ses_1", "openrouter/qwen/qwen3:free", 429)
+    assert dict(heard.facts.headers) == {"retry-after": "3600", "retry-after-ms": "2500"}
+    assert heard.time == 1795348800.25
+
+
+def test_what_is_no_fact_of_a_main_turn_is_passed_over():
+    odd = [b"", b"{", b"[]", b"null", b"[" * 100_000, b"\xff\xfe"]
+    assert [fact(text) for text in odd] == [None] * len(odd)
+    changed = [{"session": None}, {"small": True}, {"status": "429"}, {"status": True}, {"time": "soon"}, {"time": 5}]
+    assert [fact(line(**change)) for change in changed] == [None] * len(changed)
+
+
+def test_files_are_followed_from_their_end_and_torn_lines_are_waited_for(tmp_path):
+    path = tmp_path / "7.jsonl"
+    path.write_bytes(line(session="ses_old") + b"\n")
+    files = FactFiles(tmp_path)
+    assert files.poll() == []
+    with path.open("ab") as file:
+        file.write(line(session="ses_new") + b"\n" + line(session="ses_torn")[:40])
+    assert [heard.session for heard in files.poll()] == ["ses_new"]
+    with path.open("ab") as file:
+        file.write(line(session="ses_torn")[40:] + b"\n")
+    (tmp_path / "8.jsonl").write_bytes(line(session="ses_other") + b"\n")
+    assert sorted(heard.session for heard in files.poll()) == ["ses_other", "ses_torn"]
+    assert files.poll() == []
+
+
+def test_a_file_set_aside_and_begun_anew_is_read_from_its_beginning(tmp_path):
+    path = tmp_path / "7.jsonl"
+    path.write_bytes(line() * 3 + b"\n")
+    files = FactFiles(tmp_path)
+    path.rename(tmp_path / "7.jsonl.1")
+    path.write_bytes(line(session="ses_new") + b"\n")
+    assert [heard.session for heard in files.poll()] == ["ses_new"]
+
+
+def test_links_are_not_followed_and_old_files_go(tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_bytes(line() + b"\n")
+    directory = tmp_path / "facts"
+    directory.mkdir()
+    files = FactFiles(directory)
+    (directory / "1.jsonl").symlink_to(outside)
+    assert files.poll() == []
+    old = directory / "2.jsonl"
+    old.write_bytes(b"")
+    os.utime(old, (1000, 1000))
+    files.tidy(1000 + KEPT + 1)
+    assert not old.exists()
+    assert FactFiles(tmp_path / "nowhere").poll() == []
