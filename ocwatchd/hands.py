@@ -15,6 +15,7 @@ from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import ModelRef
 from ocwatchd.core.messages import (
     Effect,
+    Free,
     LookUp,
     Message,
     Move,
@@ -27,8 +28,10 @@ from ocwatchd.core.messages import (
     Tell,
 )
 from ocwatchd.notify import Notifier
+from ocwatchd.opencode.api import connect
 from ocwatchd.opencode.doors import DoorFinder
 from ocwatchd.opencode.ears import Ears
+from ocwatchd.opencode.http import DoorError
 from ocwatchd.opencode.sockets import clear_stale
 from ocwatchd.opencode.survey import Surveyor
 from ocwatchd.paths import Paths
@@ -85,6 +88,8 @@ class Hands:
                     self._workers.submit(self._guarded, self._look_up, effect)
                 case Move():
                     self._workers.submit(self._guarded, self._move, effect)
+                case Free():
+                    self._workers.submit(self._guarded, self._free, effect)
                 case Tell():
                     self._workers.submit(self._guarded, self._notifier.tell, effect)
 
@@ -197,6 +202,12 @@ class Hands:
         waiting = {view.parent for view in found.views if view.parent and view.stuck}
         parents = tuple(view for parent in waiting for view in self._surveyor.session(parent).views)
         self._answer(Surveyed(effect.session, effect.model, found.views, found.doors, parents))
+
+    def _free(self, effect: Free) -> None:
+        try:
+            connect(effect.view.door).abort(effect.view.session, effect.view.directory)
+        except DoorError as fault:
+            self._say(f"{effect.view.session} could not be stopped: {fault}")
 
     def _move(self, effect: Move) -> None:
         outcome = self._mover.move(

@@ -9,9 +9,10 @@ from ocwatchd.cli.places import config_file, opencode_directories, state_file
 from ocwatchd.cli.render import iso, say, say_json, span
 from ocwatchd.config.names import is_model, read_names
 from ocwatchd.config.reader import read_document
-from ocwatchd.core.chains import candidates, covers, follow, normalise, resolve
+from ocwatchd.core.chains import candidates, normalise, resolve
 from ocwatchd.errors import AllCooling, ExitCode, UsageError
-from ocwatchd.state.entries import Entry, read_entries
+from ocwatchd.state.entries import read_entries
+from ocwatchd.state.register import Register
 
 
 def pick(model: str | None = None, as_json: bool = False) -> int:
@@ -42,35 +43,6 @@ def pick(model: str | None = None, as_json: bool = False) -> int:
     if not as_json:
         say(picked)
     return ExitCode.DONE
-
-
-class Register:
-    """The cooldowns of one moment, asked by model name."""
-
-    def __init__(self, active: dict[str, Entry]) -> None:
-        """`active` are the entries whose end lies ahead."""
-        self._active = active
-
-    def blocking(self, model: str) -> Entry | None:
-        """The entry that blocks `model`; of several the one that ends last."""
-        entries = [entry for key, entry in self._active.items() if covers(key, entry.scope, model)]
-        return max(entries, key=lambda entry: entry.end, default=None)
-
-    def blocked(self, model: str) -> bool:
-        """Whether `model` rests."""
-        return self.blocking(model) is not None
-
-    def target(self, model: str) -> str | None:
-        """Where prompts for `model` go, as its entry says."""
-        entry = self._active.get(model) or self.blocking(model)
-        return entry.target[0] if entry and entry.target else None
-
-    def pick(self, model: str, stand_ins: list[str]) -> str | None:
-        """`model` if free; else where its entry sends prompts, as prevention does; else the first free of its chain."""
-        if not self.blocked(model):
-            return model
-        led = follow(model, self.target, self.blocked)
-        return led or next((name for name in stand_ins if not self.blocked(name)), None)
 
 
 def _default() -> str:

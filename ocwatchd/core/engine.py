@@ -18,6 +18,7 @@ from ocwatchd.core.limits import Certainty, Hint, LimitEvent, ModelRef, Target, 
 from ocwatchd.core.messages import (
     Aborted,
     Effect,
+    Free,
     Heard,
     LookUp,
     Message,
@@ -327,11 +328,18 @@ class Engine:
         return [] if told else [notes.left(view, why)]
 
     def _move_parent(self, case: Case, view: SessionView, now: float) -> list[Effect]:
-        """A subagent is freed by moving the session that waits for it, if that one uses the same model."""
+        """The session that waits for a limited subagent is moved, if it uses the same model.
+
+        With a model of its own the subagent would meet the limit again: it is stopped, and its parent goes on. Its
+        answer could not reach the parent any more, wherever it were moved (measured on 1.0 to 1.18).
+        """
         parent = self._parents.get(view.parent or "")
-        if parent is None or parent.model != view.model:
-            return self._leave(case, view, "a limited subagent with a model of its own")
-        return self._move(case, view, now, parent)
+        if parent is None or parent.state is not SessionState.BUSY:
+            return self._leave(case, view, "a limited subagent that nobody waits for")
+        if parent.model == view.model:
+            return self._move(case, view, now, parent)
+        case.rest("stopped, so that the session that waits for it goes on")
+        return [notes.freed(view), Free(view)]
 
     def _move(self, case: Case, view: SessionView, now: float, parent: SessionView | None = None) -> list[Effect]:
         """Claim and make a move; `parent` is moved in place of the subagent that `view` shows."""

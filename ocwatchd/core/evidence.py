@@ -33,6 +33,8 @@ SEEN_SLACK = 0.5
 FACT_AGE = 1.9
 """Seconds after which what was told of a refusal may be about the one before: OpenCode's own retries lie 2 s apart. The
 log is up to 1 s late."""
+FIRST_AGE = 10.0
+"""Seconds likewise for a turn's first refusal, which has none before it: a loaded machine was seen to look 2 s late."""
 LONGEST = 31 * 86400.0
 """Seconds: no cooldown is believed to last longer."""
 
@@ -60,7 +62,8 @@ def honoured_until(view: SessionView, failed_at: float | None) -> Hint | None:
 
 def moment_of(view: SessionView, *told: float | None) -> float | None:
     """When the refusal that the view shows happened, by the first witness who cannot mean the one before it."""
-    return next((time for time in told if time is not None and view.seen - time < FACT_AGE), None)
+    age = FIRST_AGE if view.attempt == 1 else FACT_AGE
+    return next((time for time in told if time is not None and view.seen - time < age), None)
 
 
 def fact_about(view: SessionView, fact: Heard | None) -> Heard | None:

@@ -66,6 +66,8 @@ def _parent_forbidden(child: str, now: SessionView, retrying: frozenset[str]) ->
 def _state_forbidden(order: Order, now: SessionView) -> Ruling | None:
     if now.state is SessionState.BUSY and not (order.looping and silent(now)):
         return Ruling(MoveResult.ALREADY, f"{now.model} works on it")
+    if now.state is SessionState.IDLE and order.own_abort and (now.queued or not now.answer_completed):
+        return None  # the process was ended by us: it has left an answer that nobody will finish, or none at all
     if now.state is SessionState.IDLE:
         why = "the prompt is answered" if now.answer_completed and not now.queued else "nothing waits or has failed"
         return Ruling(MoveResult.ALREADY if now.answer_completed else MoveResult.REFUSED, why)

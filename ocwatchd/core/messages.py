@@ -136,6 +136,13 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class Free:
+    """Stop a limited subagent, so that the session that waits for it goes on without its answer."""
+
+    view: SessionView
+
+
+@dataclass(frozen=True, slots=True)
 class Tell:
     """One notice to the person: desktop, and a toast where a door is known. `matter` is told once.
 
@@ -160,4 +167,4 @@ class Note:
     durable: bool = False
 
 
-Effect = SaveRegister | LookUp | Move | Tell | Note
+Effect = SaveRegister | LookUp | Move | Free | Tell | Note

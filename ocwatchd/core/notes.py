@@ -50,6 +50,11 @@ def left(view: SessionView, why: str) -> Note:
     return Note("left", _about(view) | {"why": why})
 
 
+def freed(view: SessionView) -> Note:
+    """A limited subagent is stopped for the sake of its parent."""
+    return Note("freed", _about(view) | {"parent": view.parent})
+
+
 def claim(ident: str, view: SessionView, moved: SessionView, model: ModelRef, target: Target) -> Note:
     """A move is about to begin; on disk before it does, so that a killed daemon's successor can finish it."""
     fields = _about(view) | {

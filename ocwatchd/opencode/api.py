@@ -70,6 +70,8 @@ class Rerun:
     model: ModelRef
     agent: str | None
     copied: Json
+    only_address: bool = False
+    """Only write model and agent into the message, and run nothing (1.0 - 1.18)."""
 
     def body(self) -> bytes:
         """The request; without `parts: []` OpenCode would double the prompt's text."""
@@ -78,6 +80,7 @@ class Rerun:
             "messageID": self.message,
             "parts": [],
             "model": {"providerID": self.model.provider, "modelID": self.model.model},
+            **({"noReply": True} if self.only_address else {}),
         }
         return orjson.dumps({**named, "agent": self.agent} if self.agent else named)
 
@@ -160,6 +163,11 @@ class Api:
     def rerun(self, session: str, directory: str | None, rerun: Rerun) -> None:
         """Run a user message again; returns when it is accepted, not when it is answered."""
         self._post(f"/session/{_safe(session)}/prompt_async", directory, rerun.body())
+
+    def forget(self, session: str, message: str, directory: str | None) -> None:
+        """Delete a message. Versions without such a route (1.0 - 1.1) answer with an error."""
+        path = f"/session/{_safe(session)}/message/{_safe(message)}"
+        exchange(self.door, Request("DELETE", _query(path, directory)), self._limit)
 
     def asking(self, session: Session) -> bool:
         """A permission or question of this session is open. False where the version has no such routes (1.0): there the

@@ -12,6 +12,7 @@ from ocwatchd.core.ledger import Ledger
 from ocwatchd.core.limits import Certainty, ErrorFacts, Hint, LimitEvent, LimitKind, ModelRef, Scope, ToldBy, Verdict
 from ocwatchd.core.messages import (
     Aborted,
+    Free,
     Heard,
     LookUp,
     Move,
@@ -384,7 +385,9 @@ def test_a_subagent_is_freed_by_moving_its_parent():
     own_model = replace(parent, model=C)
     brain = engine()
     brain.handle(refused(), T)
-    assert of(Move, brain.handle(Surveyed("ses_1", A, (child,), 1, (own_model,)), T + 0.1)) == []
+    effects = brain.handle(Surveyed("ses_1", A, (child,), 1, (own_model,)), T + 0.1)
+    assert of(Free, effects) == [Free(child)]
+    assert of(Move, effects) == []
 
 
 def test_a_session_that_no_door_leads_to_is_told_of():

@@ -31,6 +31,10 @@ def daemon(home: Home) -> Iterator[Daemon]:
         yield daemon
 
 
+LAG = 2.0
+"""Seconds that OpenCode may take on a loaded machine from the provider's refusal to its own reckoning of the end."""
+
+
 def stuck_for(serve: Serve, session: str) -> float:
     """Seconds until OpenCode's own next attempt."""
     return float(serve.wait_status(session, "retry")["next"]) / 1000 - time.time()
@@ -55,7 +59,7 @@ def test_a_limited_session_goes_on_elsewhere_with_all_it_had(version: str, home:
         (moved,) = daemon.wait_journal("moved")
         assert (moved["session"], moved["model"], moved["target"]) == (session, PRIMARY, FALLBACK)
         entry = daemon.wait_cooldown(PRIMARY)
-        assert abs(epoch(entry["until"]) - (refused.wall + 3600)) < 1.1
+        assert abs(epoch(entry["until"]) - (refused.wall + 3600)) < LAG
         assert (entry["kind"], entry["strikes"]) == ("rate_limit", 1)
         assert entry["told_by"] == ("status" if version == NEWEST else "retry-after")
         assert entry["target"]["model"] == FALLBACK
@@ -103,7 +107,7 @@ def test_down_the_chain_when_the_fallback_is_limited_too(version: str, home: Hom
         for model, seconds in ((PRIMARY, 3600), (FALLBACK, 1800)):
             (refused,) = provider.requests(model)
             entry = daemon.wait_cooldown(model)
-            assert abs(epoch(entry["until"]) - (refused.wall + seconds)) < 1.1
+            assert abs(epoch(entry["until"]) - (refused.wall + seconds)) < LAG
             assert entry["strikes"] == 1
 
 
@@ -137,7 +141,7 @@ def test_a_short_known_wait_is_left_to_opencode(version: str, home: Home, provid
         entry = daemon.wait_told(PRIMARY)
         serve.wait_answer(session, "it was worth waiting")
         first, second = provider.requests(PRIMARY)
-        assert abs(epoch(entry["until"]) - (first.wall + 3)) < 1.1
+        assert abs(epoch(entry["until"]) - (first.wall + 3)) < LAG
         assert 2.9 < second.wall - first.wall < 5
         assert provider.requests(FALLBACK) == []
         assert daemon.journal("claim") == []
@@ -152,7 +156,7 @@ def test_an_unknown_wait_is_left_to_opencode_and_its_answer_frees_the_model(
     (refused,) = provider.wait_requests(PRIMARY)[:1]
     entry = daemon.wait_cooldown(PRIMARY)
     assert entry["told_by"] == "backoff"
-    assert abs(epoch(entry["until"]) - (refused.wall + 60)) < 1.1
+    assert abs(epoch(entry["until"]) - (refused.wall + 60)) < LAG
     newest.wait_answer(session, "that was quick")
     wait_until(lambda: daemon.cooldown(PRIMARY) is None, 15, why="the cooldown to end with the answer")
     assert provider.requests(FALLBACK) == []
@@ -276,7 +280,7 @@ def test_words_nobody_knows_move_when_opencode_honours_a_retry_after(
     newest.wait_answer(session, "moved all the same")
     (refused,) = provider.requests(PRIMARY)
     entry = daemon.wait_cooldown(PRIMARY)
-    assert abs(epoch(entry["until"]) - (refused.wall + 3600)) < 1.1
+    assert abs(epoch(entry["until"]) - (refused.wall + 3600)) < LAG
     assert entry["told_by"] == "status"
     assert len(newest.user_messages(session)) == 1
 
@@ -304,7 +308,7 @@ def test_back_on_the_primary_to_the_second(newest: Serve, home: Home, provider: 
         newest.wait_answer(session, "meanwhile")
         (refused,) = provider.requests(PRIMARY)
         end = epoch(daemon.wait_cooldown(PRIMARY)["until"])
-        assert abs(end - (refused.wall + 10)) < 1.1
+        assert abs(end - (refused.wall + 10)) < LAG
         settle(max(end - 0.5 - time.time(), 0))
         assert daemon.ocwatch("pick", PRIMARY).stdout == f"{FALLBACK}\n" or time.time() > end
         settle(max(end + 0.1 - time.time(), 0))

@@ -1,0 +1,34 @@
+"""Which program `opencode` is: the configured one, else the first on PATH that is not ourselves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+
+def find_opencode(path: str, own: str, configured: str | None = None) -> str | None:
+    """The executable to start; None if there is none. `own` is this very script, under whatever name it was called."""
+    if configured:
+        name = os.path.expanduser(configured)  # noqa: PTH111
+        if os.sep in name:
+            return name if _usable(name, own) else None
+        return next(_on_path(path, name, own), None)
+    return next(_on_path(path, "opencode", own), None)
+
+
+def _on_path(path: str, program: str, own: str) -> Iterator[str]:
+    for directory in path.split(os.pathsep):
+        name = os.path.join(directory or ".", program)  # noqa: PTH118
+        if _usable(name, own):
+            yield name
+
+
+def _usable(name: str, own: str) -> bool:
+    return os.path.isfile(name) and os.access(name, os.X_OK) and not _same(name, own)  # noqa: PTH113
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)  # noqa: PTH121
+    except OSError:
+        return False

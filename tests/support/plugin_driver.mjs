@@ -1,0 +1,78 @@
+// Plays OpenCode to the companion plugin: reads {plugin, steps} from standard input, prints one JSON result per step.
+// Run under the Bun that is inside an OpenCode binary (BUN_BE_BUN=1).
+
+import { lstatSync, readdirSync } from "node:fs"
+
+const { plugin, steps } = JSON.parse(await Bun.stdin.text())
+const toasts = []
+const served = []
+
+const inner = async (request) => {
+  served.push({ url: request.url, headers: Object.fromEntries(request.headers), body: await request.text() })
+  return Response.json({ path: new URL(request.url).pathname })
+}
+const answers = []
+globalThis.fetch = Object.assign(async () => answers.shift(), { preconnect: () => "kept" })
+
+const config = { fetch: inner, baseUrl: "http://localhost:4096/", headers: { Authorization: "Basic c2VjcmV0" } }
+const clients = {
+  usual: { _client: { getConfig: () => config }, tui: { showToast: async ({ body }) => toasts.push(body) } },
+  bare: { _client: { getConfig: () => ({ baseUrl: config.baseUrl }) } },
+  other: {},
+}
+
+const module = await import(plugin)
+const loaded = []
+for (const [, start] of Object.entries(module)) loaded.push(start) // as 1.0 does: every export is called
+
+let hooks
+const results = []
+const actions = {
+  start: async ({ client = "usual", directory = "/project" }) => {
+    hooks = Object.assign({}, ...(await Promise.all(loaded.map((start) => start({ client: clients[client], directory })))))
+    return Object.keys(hooks).sort()
+  },
+  hook: async ({ name, input, output }) => {
+    await hooks[name](input, output)
+    return output ?? null
+  },
+  request: async ({ url, init, status = 429, headers = {} }) => {
+    answers.push(new Response("body", { status, headers }))
+    const response = await fetch(url, init)
+    return { status: response.status, body: await response.text(), preconnect: fetch.preconnect() }
+  },
+  through: async ({ socket, path, init }) => {
+    const own = `${socket}/${process.pid}.sock`
+    const response = await Bun.fetch(`http://localhost${path}`, { unix: own, ...init })
+    return { status: response.status, json: await response.json(), served: served.at(-1) }
+  },
+  toasts: async () => toasts,
+  about: async ({ doors }) => {
+    const file = Bun.file(`${doors}/${process.pid}.json`)
+    const about = (await file.exists()) ? await file.json() : null
+    const modes = Object.fromEntries([...readdirSync(doors)].map((name) => [name.replace(/^\d+/, "PID"), lstatSync(`${doors}/${name}`).mode & 0o777]))
+    return { about, modes, mode: lstatSync(doors).mode & 0o777, own: `${doors}/${process.pid}.sock` }
+  },
+  time: async ({ rounds, message }) => {
+    const spent = []
+    for (let i = 0; i < rounds; i++) {
+      const output = { message: structuredClone(message), parts: [{}] }
+      const began = Bun.nanoseconds()
+      await hooks["chat.message"]({}, output)
+      spent.push((Bun.nanoseconds() - began) / 1e6)
+    }
+    spent.sort((a, b) => a - b)
+    return { median: spent[rounds >> 1], p99: spent[Math.floor(rounds * 0.99)] }
+  },
+  write: async ({ path, text }) => void (await Bun.write(path, text)),
+  sleep: async ({ ms }) => void (await Bun.sleep(ms)),
+}
+for (const { act, ...rest } of steps) {
+  try {
+    results.push((await actions[act](rest)) ?? null)
+  } catch (fault) {
+    results.push({ thrown: String(fault) })
+  }
+}
+console.log(JSON.stringify(results))
+process.exit(0)
