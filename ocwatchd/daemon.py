@@ -40,9 +40,10 @@ from ocwatchd.state import blacklist, cursors, heartbeat
 from ocwatchd.state.facts import FactFiles
 from ocwatchd.state.files import make_private_dir
 
-POLL_FLOOR = 0.5
-"""Seconds between looks at logs and register when nothing wakes us: file-system watches die silently, and a person's
-clear has to take effect within half a second."""
+POLL_FLOOR = 1.0
+"""Seconds between looks at the logs when nothing wakes us: file-system watches die silently."""
+REGISTER_FLOOR = 0.5
+"""Seconds between looks at the register, which a person's clear or block has just changed; a look is one stat."""
 BEAT = 2.0
 """Seconds between heartbeats; readers call one stale after ten."""
 LISTEN = 2.0
@@ -72,7 +73,8 @@ class Daemon:
         self._paths, self._config, self._clock = paths, config, clock or SystemClock()
         self._queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._stopping = False
-        self._started = self._beaten = self._listened = 0.0
+        self._started = self._beaten = self._listened = self._looked = 0.0
+        self._woken = True
         self._saved_cursors: dict[str, Cursor] = {}
 
     def run(self) -> None:
@@ -133,7 +135,8 @@ class Daemon:
 
     def _pump(self) -> None:
         while not self._stopping:
-            self._read_logs()
+            if self._woken or abs(self._clock.now() - self._looked) >= POLL_FLOOR:
+                self._read_logs()
             self._handle(Tick())
             news = self._hands.register_news()
             if news is not None:
@@ -147,7 +150,8 @@ class Daemon:
 
     def _read_logs(self) -> None:
         """Look at the logs and at what watches them, in slices: a gigabyte must not keep the rest waiting."""
-        now = self._clock.now()
+        now = self._looked = self._clock.now()
+        self._woken = False
         self._waker.check(now)
         hints = self._waker.hints()
         # A log that is written belongs to a process that runs, perhaps to one that has just opened its door.
@@ -166,11 +170,13 @@ class Daemon:
     def _take_messages(self) -> None:
         """Wait for news, at most until the next deadline; then take all there is."""
         due = [moment for moment in (self._engine.next_wake(), self._hands.save_due) if moment is not None]
-        patience = min([POLL_FLOOR, *(max(moment - self._clock.now(), 0.0) for moment in due)])
+        patience = min([REGISTER_FLOOR, *(max(moment - self._clock.now(), 0.0) for moment in due)])
         with contextlib.suppress(queue.Empty):
             message = self._queue.get(timeout=patience)
             while True:
-                if message is not None:
+                if message is None:
+                    self._woken = True
+                else:
                     self._handle(message)
                 message = self._queue.get_nowait()
 
