@@ -23,6 +23,7 @@ from ocwatchd.core.messages import (
     MoveResult,
     Note,
     RegisterChanged,
+    Remember,
     SaveRegister,
     Surveyed,
     Tell,
@@ -36,7 +37,7 @@ from ocwatchd.opencode.sockets import clear_stale
 from ocwatchd.opencode.survey import Surveyor
 from ocwatchd.paths import Paths
 from ocwatchd.redirect import Mover
-from ocwatchd.state import blacklist
+from ocwatchd.state import blacklist, moved
 from ocwatchd.state.files import StateError
 from ocwatchd.state.journal import Journal
 
@@ -88,6 +89,8 @@ class Hands:
                     self._workers.submit(self._guarded, self._look_up, effect)
                 case Move():
                     self._workers.submit(self._guarded, self._move, effect)
+                case Remember():
+                    self._remember(effect)
                 case Free():
                     self._workers.submit(self._guarded, self._free, effect)
                 case Tell():
@@ -165,6 +168,14 @@ class Hands:
             self._ill("journal", str(fault))
         else:
             self._well("journal")
+
+    def _remember(self, effect: Remember) -> None:
+        try:
+            moved.remember(self._paths.moved, effect, self._clock.now())
+        except StateError as fault:
+            self._ill("moved sessions", str(fault))
+        else:
+            self._well("moved sessions")
 
     def _ill(self, matter: str, why: str) -> None:
         if self.health.get(matter) != why:

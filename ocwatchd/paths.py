@@ -71,6 +71,11 @@ class Paths:
         return self.state_dir / "facts"
 
     @property
+    def moved(self) -> Path:
+        """Sessions that were moved, and where they came from."""
+        return self.state_dir / "moved.json"
+
+    @property
     def daemon_lock(self) -> Path:
         """Held by the running daemon; a second one finds it taken."""
         return self.state_dir / "daemon.lock"

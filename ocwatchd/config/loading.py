@@ -19,10 +19,11 @@ _KNOWN: dict[tuple[str, ...], tuple[str, ...]] = {
     (): (ROOT,),
     (ROOT,): (
         *_RETRY_KEYS, CHAIN, "errorPatterns", ALIASES, AGENTS, "perModel", "retry", "cooldown", "mode", "logs", "doors",
-        "movesPerHour",
+        "movesPerHour", "comeBack", "launcher",
     ),
     (ROOT, "retry"): ("enabled", "delegate_to_plugin"),
     (ROOT, "cooldown"): ("rate_limit", "overloaded", "quota", "maximum"),
+    (ROOT, "launcher"): ("opencode",),
     (ROOT, "logs"): ("directories", "lookBackBytes", "lookBackHours"),
 }  # fmt: skip
 LARGEST = 1e15
@@ -64,6 +65,7 @@ def _policy(document: Document, names: Names, opencode_agents: Iterable[str]) ->
         agents={**{resolve(model, names.aliases): agent for model, agent in by_alias.items()}, **plain},
         wait=enabled and not delegated,
         mode=_mode(document),
+        come_back=_flag(document, (ROOT, "comeBack"), True),
         moves_per_hour=int(_number(document, (ROOT, "movesPerHour"), Policy().moves_per_hour, whole=True)),
     )
 

@@ -32,7 +32,8 @@ class Doing(StrEnum):
 
 @dataclass(slots=True)
 class Case:
-    """One session. `pending` is the newest refusal not yet weighed; `origin` the model it was first moved away from.
+    """One session. `pending` is the newest refusal not yet weighed; `origin` the model it was first moved away from,
+    with its agent.
 
     `entered` is the last refusal in the ledger (model, user message, attempt), so that none is entered twice. `sighted`
     is when a door last showed a refusal that the log had not told yet: the log's line about it is no second one.
@@ -57,6 +58,7 @@ class Case:
     again: bool = False
     user_message: str | None = None
     origin: ModelRef | None = None
+    origin_agent: str | None = None
     landed: ModelRef | None = None
     stranded: bool = False
     failed_targets: set[ModelRef] = field(default_factory=set)

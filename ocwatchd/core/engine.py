@@ -28,6 +28,7 @@ from ocwatchd.core.messages import (
     Note,
     Refused,
     RegisterChanged,
+    Remember,
     SaveRegister,
     Surveyed,
     Tick,
@@ -347,7 +348,7 @@ class Engine:
         if model is None:
             return []
         if case.landed != model or case.origin is None:
-            case.origin = model
+            case.origin, case.origin_agent = model, (parent or view).agent
         moved = parent or view
         choice = where_to(self.policy, self.ledger, moved, case.origin, case.failed_targets, now)
         if isinstance(choice, Exhausted) and not case.stranded:
@@ -428,7 +429,12 @@ class Engine:
         if case.pending is not None and case.pending.ref == end.origin:
             case.pending = None  # the log's late line about the turn that has ended
         case.phrase = f"moved from {end.origin} to {end.target.model}"
-        return [notes.moved(end)]
+        moved = end.view.session if end.view else end.session
+        if not self.policy.come_back or case.origin is None:
+            return [notes.moved(end)]
+        if end.target.model == case.origin:
+            return [notes.moved(end), Remember(moved)]
+        return [notes.moved(end), Remember(moved, Target(case.origin, case.origin_agent), end.target)]
 
     def resume(self, session: str, now: float) -> list[Effect]:
         """A move that was claimed in an earlier life and never ended: look whether its turn was left stopped."""

@@ -136,6 +136,15 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class Remember:
+    """A session was moved from `origin` to `target`, to be given back later; both None: it is back."""
+
+    session: str
+    origin: Target | None = None
+    target: Target | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Free:
     """Stop a limited subagent, so that the session that waits for it goes on without its answer."""
 
@@ -167,4 +176,4 @@ class Note:
     durable: bool = False
 
 
-Effect = SaveRegister | LookUp | Move | Free | Tell | Note
+Effect = SaveRegister | LookUp | Move | Remember | Free | Tell | Note

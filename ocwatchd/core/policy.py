@@ -59,6 +59,8 @@ class Policy:
     wait: bool = True
     """False with `retry.enabled: false` or `retry.delegate_to_plugin: true`: never wait, move on the first limit."""
     mode: Mode = Mode.AUTO
+    come_back: bool = True
+    """Whether a moved session's prompts that name no model go to the first model again when that is free."""
     moves_per_hour: int = 20
     """Moves of one session within an hour before it is left alone: a backstop against loops nobody foresaw."""
 

@@ -21,6 +21,7 @@ from ocwatchd.core.messages import (
     Note,
     Refused,
     RegisterChanged,
+    Remember,
     SaveRegister,
     Surveyed,
     Tell,
@@ -457,3 +458,16 @@ def test_a_look_that_comes_late_does_not_take_the_second_attempts_backoff_for_a_
     doubtful = refused(verdict=replace(SURE, certainty=Certainty.DOUBTFUL), reason=words)
     late = retrying(3, wait=7, attempt=2, message=words)
     assert of(SaveRegister, feed(engine(), doubtful, seen(late), at=3)) == []
+
+
+def test_where_a_session_came_from_is_remembered_until_it_is_back():
+    brain = engine()
+    (move,) = of(Move, feed(brain, refused(), seen(retrying(wait=60))))
+    landed = retrying(1, model=B, state=SessionState.BUSY)
+    (there,) = of(Remember, feed(brain, end(move, MoveResult.MOVED, landed)))
+    assert (there.session, there.origin.model, there.origin.agent, there.target.model) == ("ses_1", A, "build", B)
+    (back,) = of(Move, feed(brain, refused(100, model=B), seen(retrying(100, wait=3700, model=B)), at=100.1))
+    assert of(Remember, feed(brain, end(back, MoveResult.MOVED, landed), at=101)) == [Remember("ses_1")]
+    stay = engine(replace(POLICY, come_back=False))
+    (move,) = of(Move, feed(stay, refused(), seen(retrying())))
+    assert of(Remember, feed(stay, end(move, MoveResult.MOVED, landed))) == []
