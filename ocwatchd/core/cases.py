@@ -100,6 +100,8 @@ class Case:
         if user_message != self.user_message:
             self.user_message = user_message
             self.failed_targets.clear()
+            if self.doing in (Doing.OFFERED, Doing.LEFT):
+                self.doing = Doing.NOTHING
 
 
 class Cases:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from ocwatchd.core import evidence, notes
 from ocwatchd.core.cases import Case, Cases, Doing
-from ocwatchd.core.decide import stand_in, where_to, worth_waiting
+from ocwatchd.core.decide import where_to, worth_waiting
 from ocwatchd.core.fallback import Chosen, Exhausted
 from ocwatchd.core.guards import silent
 from ocwatchd.core.ledger import Cooldown, Ledger
@@ -29,11 +29,11 @@ from ocwatchd.core.messages import (
     Refused,
     RegisterChanged,
     Remember,
-    SaveRegister,
     Surveyed,
     Tick,
 )
 from ocwatchd.core.policy import Mode, Policy
+from ocwatchd.core.registrar import Registrar
 from ocwatchd.core.rules import RuleSet
 from ocwatchd.core.views import SessionState, SessionView
 
@@ -61,6 +61,7 @@ class Engine:
         self.rules = rules
         self.ledger = ledger
         self.cases = Cases()
+        self._registrar = Registrar(policy, ledger)
         self._claim_id = claim_id
         self._asked_for: set[ModelRef] = set()
         self._exhausted: dict[frozenset[ModelRef], float] = {}
@@ -100,7 +101,7 @@ class Engine:
         case = self.cases.of(event.session, now) if event.session and live and not event.small else None
         if case is not None and sure and self._already_shown(case, event):
             return self._told_again(case, event)
-        effects = self._enter(event, live, now) if sure else []
+        effects = self._registrar.enter(event, live, now) if sure else []
         if case is not None:
             case.note_refusal(event.time)
             if case.looping(now) and effects:
@@ -125,24 +126,12 @@ class Engine:
         sighted, case.sighted = case.sighted, None
         return sighted is not None and sighted[0] == event.ref and event.time <= sighted[1]
 
-    def _enter(self, event: LimitEvent, live: bool, now: float) -> list[Effect]:
-        """Enter a sure limit in the ledger."""
-        ref = event.ref
-        if ref is None:
-            return []
-        entry = self.ledger.record(event, self.policy.rests)
-        if not live and not entry.active(now):
-            return []
-        entry = self.ledger.aim(entry.model, self._target_for(ref, now)) or entry
-        return [notes.limit(event, entry, live), SaveRegister(changed=(entry,))]
-
     def _told_again(self, case: Case, event: LimitEvent) -> list[Effect]:
         """The log may know the end, or at least the failure's exact time, which tells a Retry-After from a backoff."""
         if event.ref is None:
             return []
         if event.hint is not None:
-            entry = self.ledger.refine(event.ref, event.hint.until, event.hint.told_by, event.time)
-            return [SaveRegister(changed=(entry,))] if entry else []
+            return self._registrar.refine(event.ref, event.hint, event.time)
         known = self.ledger.cooling(event.ref, event.time)
         if known is None or known.told_by is not ToldBy.BACKOFF or case.doing is Doing.MOVING:
             return []
@@ -247,14 +236,13 @@ class Engine:
         this = (model, view.user_message, view.attempt or 0)
         if pending is not None and pending.ref == model and pending.verdict.certainty is Certainty.SURE:
             case.entered = this
-            entry = self.ledger.refine(model, told.until, told.told_by, now) if told else None
-            return ([SaveRegister(changed=(entry,))] if entry else []), True
+            return self._registrar.refine(model, told, now), True
         if shown is None or shown.verdict.certainty is not Certainty.SURE or now - shown.time > FRESH:
             return [], False
         if case.entered == this:
             return [], True
         case.entered, case.sighted = this, (model, view.seen)
-        return self._enter(shown, True, now), True
+        return self._registrar.enter(shown, True, now), True
 
     def _wait_for_another_eye(self, case: Case, view: SessionView, now: float) -> list[Effect]:
         """Words that prove nothing: look again after the next attempt; keep them, so that a rule can be made."""
@@ -283,14 +271,7 @@ class Engine:
         # An answer is begun with the first attempt at it, which may have been refused; the retry's time says more.
         began = max(view.answer_started or 0.0, case.retried_at)
         case.rest("")
-        if view.state is not SessionState.IDLE or view.model is None or not view.answer_completed:
-            return []
-        if view.answer_ended is None or view.answer_ended < began:
-            return []
-        ended = self.ledger.answered(view.model, began)
-        if ended is None:
-            return []
-        return [notes.answered(view, ended), SaveRegister(removed=(ended.model,))]
+        return self._registrar.answered(view, began)
 
     # ---- deciding
 
@@ -361,11 +342,6 @@ class Engine:
         child = view.session if parent else None
         move = Move(claim, moved, target, child, case.stranded, case.looping(now))
         return [notes.claim(claim, view, moved, model, target), move]
-
-    def _target_for(self, model: ModelRef, now: float) -> Target | None:
-        """Where prompts for a cooling model go, as the register tells everybody."""
-        choice = stand_in(self.policy, self.ledger, model, None, {model}, now)
-        return choice.target if isinstance(choice, Chosen) else None
 
     def _stuck(self, case: Case, view: SessionView, choice: Exhausted, now: float) -> list[Effect]:
         """Nothing is free: one notice, OpenCode's own retry is left alone, and another look when the first returns."""
