@@ -266,11 +266,13 @@ class Engine:
             if case.doing is Doing.WAITING:
                 case.patience = min(case.patience * 2, LONGEST_RECHECK)
                 case.wake = now + case.patience
-            case.phrase = "working"
+            if view.model != case.landed:
+                case.phrase = "working"
             return []
         # An answer is begun with the first attempt at it, which may have been refused; the retry's time says more.
         began = max(view.answer_started or 0.0, case.retried_at)
-        case.rest("")
+        # Where it was moved stays worth saying while it is there.
+        case.rest(case.phrase if view.model == case.landed and case.phrase.startswith("moved") else "")
         return self._registrar.answered(view, began)
 
     # ---- deciding
