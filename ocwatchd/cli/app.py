@@ -113,10 +113,32 @@ def redirect(
     json: Json = False,
 ) -> None:
     """Move a limited session to another model now, with its whole context and without a second prompt."""
-    from ocwatchd.cli.redirect import Wish
+    from ocwatchd.cli.moving import Wish
     from ocwatchd.cli.redirect import redirect as command
 
     raise typer.Exit(command(Wish(session, to, agent, dry_run, json)))
+
+
+@app.command()
+def restart(
+    session: Annotated[
+        str | None, typer.Argument(metavar="SESSION", help="ses_…; else the one limited session.")
+    ] = None,
+    to: Annotated[str | None, typer.Option(metavar="MODEL", help="Where to; else the chain decides.")] = None,
+    agent: Annotated[str | None, typer.Option(metavar="NAME", help="The agent that goes on.")] = None,
+    pid: Annotated[int | None, typer.Option(metavar="PID", help="Which OpenCode, where it cannot be told.")] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "--force", help="End it even where it cannot be started again, or does more.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    json: Json = False,
+) -> None:
+    """End an OpenCode that `redirect` cannot reach and go on in a new one, on another model, in the same tmux pane."""
+    from ocwatchd.cli.moving import Wish
+    from ocwatchd.cli.restart import Means
+    from ocwatchd.cli.restart import restart as command
+
+    raise typer.Exit(command(Wish(session, to, agent, dry_run, json), Means(yes, pid)))
 
 
 @app.command()
@@ -133,6 +155,20 @@ def classify(
     from ocwatchd.cli.classify import classify as command
 
     raise typer.Exit(command(files or [], text, messages, doubtful, json))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(context: typer.Context) -> None:
+    """Start OpenCode with limited models out of its way, as `oc-smart` does: ocwatch run -- ARGS…
+
+    Everything goes to OpenCode as it is, but: --no-fallback moves nothing; --wait waits where every model is cooling,
+    instead of exit code 75; --print-env only shows what would be changed.
+    """
+    import sys
+
+    from ocwatchd.cli.smart import launch
+
+    launch(context.args, sys.argv[0])
 
 
 @app.command()

@@ -24,6 +24,8 @@ def run(arguments: Sequence[str]) -> int:
 def quick(arguments: Sequence[str]) -> Callable[[], int] | None:
     """The work of a simple command line; None for everything that typer has to look at, usage errors included."""
     command, *rest = arguments or ("",)
+    if command == "run" and rest[:1] not in (["--help"], ["-h"]):
+        return lambda: _launch(rest[1:] if rest[:1] == ["--"] else rest)
     as_json = "--json" in rest
     names = [word for word in rest if word != "--json"]
     if any(word.startswith("-") for word in names) or len(names) > (command == "pick"):
@@ -44,6 +46,12 @@ def quick(arguments: Sequence[str]) -> Callable[[], int] | None:
 
             return lambda: pick(names[0] if names else None, as_json)
     return None
+
+
+def _launch(arguments: Sequence[str]) -> int:
+    from ocwatchd.cli.smart import launch
+
+    launch(arguments, sys.argv[0])
 
 
 def version() -> int:

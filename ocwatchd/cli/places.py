@@ -26,6 +26,11 @@ def config_file(environ: Mapping[str, str] = os.environ) -> str:
     return f"{opencode_directories(environ)[-1]}/rate-limit-config.json"
 
 
+def data_directory(environ: Mapping[str, str] = os.environ) -> str:
+    """OpenCode's data directory."""
+    return f"{_base('XDG_DATA_HOME', '.local/share', environ)}/opencode"
+
+
 def _base(variable: str, usual: str, environ: Mapping[str, str]) -> str:
     value = environ.get(variable, "")
     if value.startswith("/"):  # the XDG specification: a relative path is invalid and ignored

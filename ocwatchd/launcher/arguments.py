@@ -12,9 +12,9 @@ OWN = ("--no-fallback", "--wait", "--print-env")
 
 _VALUED = frozenset(
     (
-        "--log-level", "--command", "-s", "--session", "-m", "--model", "--agent", "--format", "-f", "--file", "--title",
-        "--attach", "-p", "--password", "-u", "--username", "--dir", "--port", "--variant", "--prompt", "--hostname",
-        "--mdns-domain", "--cors",
+        "--log-level", "--command", "-s", "--session", "-m", "--model", "--agent", "--format", "-f", "--file",
+        "--title", "--attach", "-p", "--password", "-u", "--username", "--dir", "--port", "--variant", "--prompt",
+        "--hostname", "--mdns-domain", "--cors",
     )
 )  # fmt: skip
 """Options whose value is the next word."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
-def find_opencode(path: str, own: str, configured: str | None = None) -> str | None:
-    """The executable to start; None if there is none. `own` is this very script, under whatever name it was called."""
+def find_opencode(path: str, own: Iterable[str], configured: str | None = None) -> str | None:
+    """The executable to start; None if there is none. `own` are our own scripts, whatever name they were called by."""
     if configured:
         name = os.path.expanduser(configured)  # noqa: PTH111
         if os.sep in name:
@@ -16,15 +16,15 @@ def find_opencode(path: str, own: str, configured: str | None = None) -> str | N
     return next(_on_path(path, "opencode", own), None)
 
 
-def _on_path(path: str, program: str, own: str) -> Iterator[str]:
+def _on_path(path: str, program: str, own: Iterable[str]) -> Iterator[str]:
     for directory in path.split(os.pathsep):
         name = os.path.join(directory or ".", program)  # noqa: PTH118
         if _usable(name, own):
             yield name
 
 
-def _usable(name: str, own: str) -> bool:
-    return os.path.isfile(name) and os.access(name, os.X_OK) and not _same(name, own)  # noqa: PTH113
+def _usable(name: str, own: Iterable[str]) -> bool:
+    return os.path.isfile(name) and os.access(name, os.X_OK) and not any(_same(name, script) for script in own)  # noqa: PTH113
 
 
 def _same(one: str, other: str) -> bool:

@@ -32,6 +32,9 @@ _ROUTES_SINCE = (1, 1, 65)
 """From this version on /permission and /question are known to exist. 1.0.185 hands unknown routes to a web host far
 away, which may hang for as long as that does: there its own list of routes is asked first."""
 
+_FORGETS_SINCE = (1, 3, 2)
+"""From this version on a message is known to be deletable; 1.1.65 is known not to."""
+
 
 @dataclass(frozen=True, slots=True)
 class RetryStatus:
@@ -148,6 +151,34 @@ class Api:
         read = (message_of(mapping(entry.get("info")), entry.get("parts")) for entry in map(mapping, answer))
         return [message for message in read if message is not None]
 
+    def raw_messages(self, session: str, directory: str | None, limit: int) -> list[Json]:
+        """The same as `{"info": …, "parts": […]}`, texts included: for printing, never for keeping."""
+        answer = self._get(f"/session/{_safe(session)}/message", directory, limit=limit)
+        if not isinstance(answer, list):
+            raise self._odd("/session/ID/message", "no list")
+        return [mapping(entry) for entry in answer]
+
+    def questions(self, session: Session) -> list[tuple[str, str]]:
+        """Open permissions and questions of this session, as (route, id)."""
+        routes = [route for route in ("/permission", "/question") if self.has(route, session.version)]
+        answers = [(route, self._get(route, session.directory)) for route in routes]
+        return [
+            (route, str(entry.get("id")))
+            for route, answer in answers
+            if isinstance(answer, list)
+            for entry in map(mapping, answer)
+            if entry.get("sessionID") == session.id
+        ]
+
+    def reply(self, question: tuple[str, str], allow: bool, session: Session) -> None:
+        """Answer one of them; a question can only be rejected."""
+        route, ident = question
+        if route == "/question":
+            self._post(f"{route}/{_safe(ident)}/reject", session.directory, b"{}")
+            return
+        answer = "once" if allow else "reject"
+        self._post(f"{route}/{_safe(ident)}/reply", session.directory, orjson.dumps({"reply": answer}))
+
     def message(self, session: str, message: str, directory: str | None) -> Message:
         """One message by its id."""
         answer = self._object(f"/session/{_safe(session)}/message/{_safe(message)}", directory)
@@ -164,10 +195,16 @@ class Api:
         """Run a user message again; returns when it is accepted, not when it is answered."""
         self._post(f"/session/{_safe(session)}/prompt_async", directory, rerun.body())
 
-    def forget(self, session: str, message: str, directory: str | None) -> None:
-        """Delete a message. Versions without such a route (1.0 - 1.1) answer with an error."""
-        path = f"/session/{_safe(session)}/message/{_safe(message)}"
-        exchange(self.door, Request("DELETE", _query(path, directory)), self._limit)
+    def forget(self, session: Session, message: str) -> bool:
+        """Delete a message; False where the version has no such route (1.1.65 and older; its own list says so)."""
+        if version_of(session.version) < _FORGETS_SINCE:
+            listed = mapping(self._object("/doc", None).get("paths")).items()
+            routes = [route for route, methods in listed if "delete" in mapping(methods)]
+            if not any(route.startswith("/session/{") and route.split("/")[3:4] == ["message"] for route in routes):
+                return False
+        path = f"/session/{_safe(session.id)}/message/{_safe(message)}"
+        exchange(self.door, Request("DELETE", _query(path, session.directory)), self._limit)
+        return True
 
     def asking(self, session: Session) -> bool:
         """A permission or question of this session is open. False where the version has no such routes (1.0): there the

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from ocwatchd.core.views import Door, TcpAddress, UnixAddress
 from ocwatchd.opencode.api import Api
+from ocwatchd.opencode.family import launched_by
 from ocwatchd.opencode.http import DoorError, Trouble
 from ocwatchd.opencode.sockets import own_sockets
 from ocwatchd.paths import opencode_data_of
@@ -258,7 +259,8 @@ def _read(process: psutil.Process) -> OpenCodeProcess | None:
             data=opencode_data_of(environ),
             auth=basic_auth(environ),
             serves_many=not _MANY_PROJECTS.isdisjoint(arguments),
-            runs_once="run" in arguments,
+            # What `oc-smart` has started is its own to move: left alone like any `run`.
+            runs_once="run" in arguments or launched_by(environ, process.pid),
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from ocwatchd.clock import Clock, SystemClock
 from ocwatchd.core.messages import Heard
 from ocwatchd.core.views import Door
-from ocwatchd.opencode.api import Api
+from ocwatchd.opencode.api import Api, connect
 from ocwatchd.opencode.http import DoorError
 from ocwatchd.opencode.records import Json, mapping, text
 
@@ -30,11 +30,12 @@ class Ears:
         self,
         hear: Callable[[Heard], None],
         modern: Callable[[], bool],
-        connect: Callable[[Door], Api] = Api,
+        connect: Callable[[Door], Api] = connect,
         clock: Clock | None = None,
     ) -> None:
         """`hear` is called from the listeners' threads. `modern` says that OpenCode is 1.17 or newer here, as its log
-        shows, so that its long list of routes need not be asked for the one wanted.
+        shows, so that its long list of routes need not be asked for the one wanted. `connect` shares that list with
+        whoever asks there next: on 1.0.185 it takes 0.5 s the first time, and a limited session should not wait for it.
         """
         self._hear, self._modern, self._connect, self._clock = hear, modern, connect, clock or SystemClock()
         self._listening: set[Door] = set()

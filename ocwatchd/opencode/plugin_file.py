@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
@@ -48,6 +49,11 @@ class PluginFile:
     shipped: str
 
 
+def shipped_path() -> Path:
+    """The file of `shipped`, for an OpenCode that is to load it from where it lies."""
+    return Path(str(resources.files("ocwatchd.opencode").joinpath("plugin", NAME)))
+
+
 def shipped() -> bytes:
     """The plugin that comes with this ocwatchd."""
     return resources.files("ocwatchd.opencode").joinpath("plugin", NAME).read_bytes()
@@ -80,10 +86,9 @@ def install(paths: Paths) -> tuple[PluginFile, PluginFile]:
     if before.path.is_symlink() and before.state is PluginState.OUTDATED:
         raise PluginFault(f"{before.path} is a link to another version: update or remove the link")
     try:
+        before.path.parent.mkdir(parents=True, exist_ok=True)
         if before.state is not PluginState.CURRENT:
             _put(before.path, shipped(), anew=before.state is PluginState.ABSENT)
-    except FileExistsError:
-        raise PluginFault(f"{before.path} has just been made by somebody else: it stays as it is") from None
     except OSError as fault:
         raise PluginFault(f"{before.path} cannot be written: {fault.strerror or fault}") from fault
     return before, look(paths)
@@ -114,7 +119,6 @@ def _put(path: Path, content: bytes, *, anew: bool) -> None:
     Raises:
         OSError: nothing was changed; FileExistsError with `anew`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # OpenCode loads whatever ends in .js or .ts there: a temporary file must not.
     temporary = path.with_name(f".{NAME}.{os.urandom(4).hex()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -158,8 +162,7 @@ def _read(path: Path) -> bytes | None:
         if fault.errno in (errno.ENXIO, errno.ELOOP):
             return b""
         raise PluginFault(f"{path} cannot be read: {fault.strerror or fault}") from fault
-    with os.fdopen(fd, "rb") as file:
-        try:
-            return file.read(_CAP)
-        except (IsADirectoryError, BlockingIOError):
-            return b""
+    try:
+        return os.read(fd, _CAP) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    finally:
+        os.close(fd)

@@ -1,4 +1,4 @@
-"""One OpenCode process in full: how it was started, where it sits, and its end. For `restart`, which has to bring it back.
+"""One OpenCode process in full: how it was started, where it sits, and its end. For `restart`, which brings it back.
 
 What stands here comes from the process itself (executable, arguments, environment), never from a guess: the process
 that takes its place is started with the same.
@@ -28,14 +28,15 @@ STOPS: tuple[tuple[signal.Signals, float], ...] = (
 POLL = 0.03
 
 _SUBCOMMANDS = frozenset(
-    "serve web acp run attach auth agent mcp models upgrade uninstall stats export import github pr session debug "
-    "generate completion db plugin plug account console login logout providers".split()
+    "serve web acp run attach auth agent mcp models upgrade uninstall stats export import github pr session debug"  # noqa: SIM905
+    " generate completion db plugin plug account console login logout providers".split()
 )
 """Words that make an `opencode WORD` something else than a TUI (1.0 - 1.18); any other word is a project directory."""
 
-_WITH_VALUE = frozenset("-m --model -s --session --prompt --agent --port --hostname --log-level --cors".split())
-_MDNS_DOMAIN = "--mdns-domain"
-_ABOUT_THE_TURN = frozenset("-m --model -s --session --prompt --agent -c --continue --fork".split())
+_WITH_VALUE = frozenset(
+    "-m --model -s --session --prompt --agent --port --hostname --log-level --cors --mdns-domain".split()  # noqa: SIM905
+)
+_ABOUT_THE_TURN = frozenset("-m --model -s --session --prompt --agent -c --continue --fork".split())  # noqa: SIM905
 """Options that say what to begin with: after the restart that is the session itself."""
 
 
@@ -89,7 +90,7 @@ class Running:
             return False
 
     def end(self, stops: Sequence[tuple[signal.Signals, float]] = STOPS) -> signal.Signals | None:
-        """End it, more and more firmly; the signal that did it, None if it runs on. Blocks for up to the sum of waits."""
+        """End it, more and more firmly; the signal that did it, None if it runs on. Blocks for 9.5 s at most."""
         for number, patience in stops:
             if not self.alive():
                 return number
@@ -164,7 +165,7 @@ def _program(path: str, environ: Mapping[str, str]) -> Path | None:
 def _positional(arguments: Sequence[str]) -> Iterator[str]:
     words = iter(arguments)
     for word in words:
-        if word in _WITH_VALUE or word == _MDNS_DOMAIN:
+        if word in _WITH_VALUE:
             next(words, None)
         elif not word.startswith("-"):
             yield word
@@ -182,7 +183,7 @@ def _kept(arguments: Sequence[str]) -> Iterator[str]:
     words = iter(arguments)
     for word in words:
         name, equals, _ = word.partition("=")
-        valued = (name in _WITH_VALUE or name == _MDNS_DOMAIN) and not equals
+        valued = name in _WITH_VALUE and not equals
         value = next(words, None) if valued else None
         if name in _ABOUT_THE_TURN or not word.startswith("-"):  # a bare word is the project: we start there anyway
             continue

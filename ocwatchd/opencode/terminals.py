@@ -29,7 +29,9 @@ PICKUP_LIMIT = 15.0
 POLL = 0.05
 
 _FORMAT = "#{pane_id} #{pane_pid} #{pane_tty}"
-_SHELLS = frozenset("sh bash dash zsh fish ksh mksh ash tcsh csh nu xonsh elvish pwsh".split())
+_SHELLS = frozenset(
+    ("sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "ash", "tcsh", "csh", "nu", "xonsh", "elvish", "pwsh")
+)
 
 
 class TerminalFault(OcwatchError):
@@ -42,7 +44,7 @@ Run = Callable[[Sequence[str]], str]
 
 def run(command: Sequence[str]) -> str:
     """Run a command to its end."""
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=TMUX_LIMIT)  # noqa: S603
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=TMUX_LIMIT)
     return done.stdout
 
 
@@ -52,7 +54,6 @@ class Pane:
 
     server: str
     ident: str
-    tty: str
     shell: str | None
     run: Run = run
 
@@ -95,6 +96,13 @@ class Pane:
         self._tmux("send-keys", "-t", self.ident, "-l", f" {line}")  # a space keeps it out of most shells' history
         self._tmux("send-keys", "-t", self.ident, "Enter")
 
+    def runs(self, running: Running) -> bool:
+        """Whether a process runs in this pane. By descent: a respawned pane has another tty."""
+        with suppress(TerminalFault):
+            root = self._tmux("display-message", "-p", "-t", self.ident, "#{pane_pid}").strip()
+            return root in (str(running.pid), *(str(relative.pid) for relative in running.above))
+        return False
+
     def _wait_for_shell(self) -> None:
         deadline = time.monotonic() + PROMPT_LIMIT
         while self._tmux("display-message", "-p", "-t", self.ident, "#{pane_current_command}").strip() != self.shell:
@@ -127,7 +135,6 @@ def find_pane(running: Running, run: Run = run) -> Pane | None:
 
 def _pane(server: str, ident: str, root: int, running: Running, run: Run) -> Pane | None:
     """What lies between the pane's own process and OpenCode decides."""
-    assert running.tty is not None
     between: list[Relative] = []
     for relative in running.above if running.pid != root else ():
         between.append(relative)
@@ -137,9 +144,9 @@ def _pane(server: str, ident: str, root: int, running: Running, run: Run) -> Pan
         if running.pid != root:
             return None
     if not any(_is_shell(relative) for relative in between):
-        return Pane(server, ident, running.tty, None, run)
+        return Pane(server, ident, None, run)
     if _is_prompt(between[-1]) and not any(_is_shell(relative) for relative in between[:-1]):
-        return Pane(server, ident, running.tty, between[-1].name, run)
+        return Pane(server, ident, between[-1].name, run)
     return None
 
 
@@ -158,7 +165,7 @@ def _is_prompt(relative: Relative) -> bool:
 
 def script_of(directory: str, environ: Mapping[str, str], command: Sequence[str]) -> str:
     """A shell script that becomes `command` in a directory with this environment."""
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in environ.items() if name.isidentifier()]
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in environ.items() if _is_name(name)]
     return "\n".join([*exports, f"cd {shlex.quote(directory)} || exit 1", f"exec {shlex.join(command)}", ""])
 
 
@@ -197,3 +204,7 @@ def deliver(script: str, path: Path, limit: float = PICKUP_LIMIT) -> None:
             pipe.write(script.encode("utf-8", "surrogateescape"))
     except BrokenPipeError as fault:
         raise TerminalFault("the terminal gave up on what it was to start") from fault
+
+
+def _is_name(word: str) -> bool:
+    return word.isascii() and word.isidentifier()  # others, such as bash's exported functions, no `sh` can set

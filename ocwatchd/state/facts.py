@@ -46,7 +46,7 @@ class FactFiles:
 
     def tidy(self, now: float) -> None:
         """Remove files that nobody has written for long."""
-        for path in self._files():
+        for path in (*self._files(), *self._directory.glob("*.jsonl.1")):
             try:
                 if now - path.stat().st_mtime > KEPT:
                     path.unlink()

@@ -50,6 +50,8 @@ def test_up_writes_a_configuration_shows_it_and_serves(cli: Cli) -> None:
         assert process.stdout is not None
         shown = process.stdout.read().decode()
     assert written in shown
+    assert str(cli.paths.opencode_config / "plugin" / "rate-limit-fallback.js") in shown
+    assert cli.json("plugin", "status")["state"] == "current"
     assert "SECRET" not in written + shown
     assert cli("status").returncode == 3
 

@@ -86,7 +86,9 @@ def at(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
 
 
-def rests(target: str | None = None, agent: str | None = None, until: str | None = "later", **more: Any) -> dict[str, Any]:
+def rests(
+    target: str | None = None, agent: str | None = None, until: str | None = "later", **more: Any
+) -> dict[str, Any]:
     end = at(3600) if until == "later" else until
     return {"until": end, "target": {"model": target, "agent": agent} if target else None, **more}
 
@@ -218,7 +220,12 @@ def test_a_change_of_the_register_holds_for_the_next_prompt(bun: Bun) -> None:
 
     steps = [message(A), write(A), message(A), write(C), message(A), write(A), message(A)]
     outputs = bun.play(*steps)
-    assert [went_to(outputs[at]) for at in (0, 2, 4, 6)] == ["mock/a build", "mock2/b build", "mock/a build", "mock2/b build"]
+    assert [went_to(outputs[at]) for at in (0, 2, 4, 6)] == [
+        "mock/a build",
+        "mock2/b build",
+        "mock/a build",
+        "mock2/b build",
+    ]
 
 
 def test_prevention_costs_next_to_nothing(bun: Bun) -> None:
@@ -242,6 +249,61 @@ def test_the_person_is_told_once_per_cooldown(bun: Bun) -> None:
     )
     assert [toast["title"] for toast in toasts] == [f"{A} is limited", f"{C} is limited", f"{A} is limited"]
     assert all(toast["message"].startswith(f"Prompts go to {B} until ") for toast in toasts)
+
+
+# ---- return
+
+
+def prompt(model: str, named: bool, agent: str = "build", session: str = "ses_1") -> dict[str, Any]:
+    """A prompt for which OpenCode has settled on `model`, because it was named or because the session used it last."""
+    step = message(model, agent)
+    step["input"] = {"sessionID": session} | ({"model": step["output"]["message"]["model"]} if named else {})
+    return step
+
+
+def moved(since: float = -60, **sessions: tuple[str, str]) -> str:
+    entries = {
+        name: {"from": {"model": origin}, "to": {"model": target}, "since": at(since)}
+        for name, (origin, target) in sessions.items()
+    }
+    return json.dumps({"version": 1, "sessions": entries})
+
+
+@pytest.mark.parametrize(
+    ("register", "prompts", "wanted"),
+    [
+        # a session that the daemon moved from A to B; a prompt that names no model comes with B
+        ({}, [prompt(B, False)], A),
+        ({}, [prompt(B, False, session="ses_2")], B),
+        ({}, [prompt(B, False, "bound")], B),
+        ({}, [prompt(C, False)], C),
+        ({A: rests(B)}, [prompt(B, False)], B),
+        ({A: rests(C), B: rests(C)}, [prompt(B, False)], C),
+        # whoever names a model is obeyed from then on
+        ({}, [prompt(B, True)], B),
+        ({}, [prompt(B, True), prompt(B, False)], B),
+        ({}, [prompt(A, True), prompt(B, False)], A),
+        # what prevention moved comes back as well
+        ({C: rests(B, until=None)}, [prompt(C, True, session="ses_2"), {}, prompt(B, False, session="ses_2")], C),
+        ({A: rests(B), B: rests(C)}, [prompt(B, False), {}, prompt(C, False)], A),
+    ],
+)
+def test_a_moved_session_comes_back(newest: Bun, register: Any, prompts: list[dict[str, Any]], wanted: str) -> None:
+    newest.register(**register)
+    (newest.state / "moved.json").write_text(moved(ses_1=(A, B)))
+    free = {"act": "write", "path": str(newest.state / "blacklist.json"), "text": '{"version": 1, "models": {}}'}
+    settings = {"agent": {"bound": {"model": B}, "loose": {}}}
+    results = newest.play({"act": "hook", "name": "config", "input": settings}, *(step or free for step in prompts))
+    assert went_to(results[-1]).split()[0] == wanted
+    assert newest.errors() == ""
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"version": 2, "sessions": {}}', '{"sessions": {"ses_1": 3}}', "[]"])
+def test_a_broken_list_of_moved_sessions_changes_nothing(newest: Bun, text: str) -> None:
+    newest.register()
+    (newest.state / "moved.json").write_text(text.replace("{}", moved(ses_1=(A, B))) or " ")
+    (output,) = newest.play(prompt(B, False))
+    assert went_to(output) == "mock2/b build"
 
 
 # ---- other movers
@@ -286,7 +348,8 @@ def test_the_door_passes_requests_on_with_the_password_and_goes_with_the_process
     assert first == second == ["chat.message", "chat.params", "config", "dispose", "event"]
     assert passed["status"] == 200
     served = passed["served"]
-    assert served["url"] == "http://localhost:4096//evil.example/session?directory=%2Fp"
+    assert served["url"].startswith("http://localhost:4096/")
+    assert served["url"].endswith("/session?directory=%2Fp")
     assert served["body"] == '{"a": 1}'
     assert served["headers"]["authorization"] == "Basic c2VjcmV0"
     assert "x-opencode-directory" not in served["headers"]
@@ -313,18 +376,20 @@ def test_a_door_that_others_could_open_is_closed_to_them(bun: Bun) -> None:
 
 
 def test_the_door_closes_with_the_last_project_and_opens_again_if_opencode_goes_on(newest: Bun) -> None:
-    gone = {"act": "hook", "name": "dispose"}
-    away = {"act": "hook", "name": "event", "input": {"event": {"type": "server.instance.disposed"}}}
-    sight = newest.about()
-    *_, one_left, _, none_left, _, back, _, _, anew = newest.play(
-        {"act": "start"},
-        {"act": "start", "directory": "/second"},
-        *(gone, gone, sight),  # the same project twice: the other one is still open
-        *({"act": "start"}, sight),
-        *({"act": "sleep", "ms": 10}, sight),
-        *(away, {"act": "start"}, sight),
+    def closed(directory: str, old: bool = False) -> dict[str, Any]:
+        event = {"event": {"type": "server.instance.disposed", "properties": {"directory": directory}}}
+        return {"act": "hook", "name": "event" if old else "dispose", "input": event, "directory": directory}
+
+    seen = newest.play(
+        *({"act": "start"}, {"act": "start", "directory": "/second"}),
+        *(closed("/second"), newest.about()),
+        *(closed("/project", old=True), newest.about()),
+        *({"act": "start"}, newest.about()),  # loaded anew at once
+        *(closed("/project"), newest.about(), {"act": "sleep", "ms": 3300}, newest.about()),
+        {"act": "through", "socket": str(newest.doors), "path": "/path"},
     )
-    assert [bool(seen["about"]) for seen in (one_left, none_left, back, anew)]
+    assert [look["about"] is not None for look in seen if look and "about" in look] == [True, False, True, False, True]
+    assert seen[-1]["json"] == {"path": "/path"}
 
 
 def test_without_a_fetch_there_is_no_door_and_a_note(bun: Bun) -> None:
@@ -334,3 +399,140 @@ def test_without_a_fetch_there_is_no_door_and_a_note(bun: Bun) -> None:
         assert seen["about"]["door"] is False
         assert went_to(output) == "mock2/b build"
     assert "has no fetch" in bun.errors()
+
+
+# ---- facts
+
+CHAT = "https://api.example.com/v1/chat/completions"
+
+
+def announced(session: str, model: str = A, agent: Any = "build", **about: Any) -> dict[str, Any]:
+    """OpenCode is about to ask a model."""
+    provider, _, name = model.partition("/")
+    known = {"id": name, "providerID": provider, "api": {"id": about.get("api", name)}}
+    options = {"options": {"baseURL": about["url"]}} if "url" in about else {}
+    said = {"sessionID": session, "agent": agent, "model": known, "provider": options}
+    return {"act": "hook", "name": "chat.params", "input": said}
+
+
+def asked(model: str = "a", url: str = CHAT, status: int = 429, answer: Any = None, **headers: str) -> dict[str, Any]:
+    """A request to a provider, as the SDKs make it, and what comes back."""
+    body = json.dumps(
+        {"model": model, "messages": [{"role": "user", "content": "a secret prompt"}]}, separators=(",", ":")
+    )
+    sent = {name.replace("_", "-"): value for name, value in headers.items()} | {"authorization": "Bearer secret"}
+    init = {"method": "POST", "headers": sent, "body": body}
+    return {"act": "request", "url": url, "init": init, "status": status, "headers": answer or {}}
+
+
+def test_a_refused_request_is_noted_and_passed_on_untouched(bun: Bun) -> None:
+    told = {"Retry-After": "3600", "retry-after-ms": "3600000.5", "x-secret": "secret", "set-cookie": "secret"}
+    _, back = bun.play(announced("ses_1"), asked(answer=told))
+    assert back == {"status": 429, "body": "body", "preconnect": "kept"}
+    (fact,) = bun.facts()
+    assert datetime.fromisoformat(fact.pop("time")) <= datetime.now(UTC)
+    assert isinstance(fact.pop("pid"), int)
+    assert fact == {
+        "version": 1,
+        "session": "ses_1",
+        "provider": "mock",
+        "model": "a",
+        "agent": "build",
+        "small": False,
+        "status": 429,
+        "retry_after": "3600",
+        "retry_after_ms": 3600000.5,
+        "url_host": "api.example.com",
+    }
+    for path in bun.state.rglob("*"):
+        assert path.is_dir() or "secret" not in path.read_text()
+    assert {path.stat().st_mode & 0o777 for path in bun.state.glob("facts/*")} == {0o600}
+
+
+@pytest.mark.parametrize(
+    ("steps", "wanted"),
+    [
+        # what is no model request, or was answered, is not noted
+        ([asked()], []),
+        ([announced("ses_1"), asked("another")], []),
+        ([announced("ses_1"), asked(status=200)], []),
+        ([announced("ses_1"), {"act": "request", "url": CHAT, "init": {"method": "GET"}}], []),
+        ([announced("ses_1", url="https://one.example/v1"), asked()], []),
+        # who asked: one session, or the header's; two at once cannot be told apart
+        ([announced("ses_1", agent={"name": "title"}), asked()], ["ses_1 mock/a title True"]),
+        ([announced("ses_1"), asked(), announced("ses_2", C), asked()], ["ses_1 mock/a build False"] * 2),
+        ([announced("ses_1"), asked(), announced("ses_1", agent="plan"), asked()][2:], ["ses_1 mock/a plan False"]),
+        ([announced("ses_1"), announced("ses_2"), asked()], ["None mock/a build False"]),
+        ([announced("ses_1"), announced("ses_2", C), asked("c")], ["ses_2 mock3/c build False"]),
+        ([announced("ses_1"), asked(), asked()], ["ses_1 mock/a build False"] * 2),
+        ([announced("ses_1"), announced("ses_2"), asked(X_Session_Id="ses_2")], ["ses_2 mock/a build False"]),
+        ([announced("ses_2"), asked("unnamed", x_session_affinity="ses_9")], ["ses_9 None/None None None"]),
+        ([announced("ses_1"), asked("unnamed", x_session_id="17")], []),
+        # the model by the provider's own name for it; two providers that have one model
+        ([announced("ses_1", api="vendor/a-1"), asked("vendor/a-1")], ["ses_1 mock/a build False"]),
+        (
+            [
+                announced("ses_1", url="https://one.example/v1"),
+                announced("ses_2", "other/a", url="https://api.example.com/v1/"),
+                asked(),
+            ],
+            ["ses_2 other/a build False"],
+        ),
+        # protocols that name the model in the path
+        (
+            [announced("ses_1", api="gemini-2.5"), asked("", "https://g.example/v1beta/models/gemini-2.5:stream?alt=sse")],
+            ["ses_1 mock/a build False"],
+        ),
+        (
+            [announced("ses_1", api="anthropic.x-v1:0"), asked("", "https://b.example/model/anthropic.x-v1%3A0/converse")],
+            ["ses_1 mock/a build False"],
+        ),
+    ],
+)  # fmt: skip
+def test_who_asked_which_model(newest: Bun, steps: list[dict[str, Any]], wanted: list[str]) -> None:
+    newest.play(*steps)
+    facts = newest.facts()
+    assert [f"{f['session']} {f['provider']}/{f['model']} {f['agent']} {f['small']}" for f in facts] == wanted
+    assert newest.errors() == ""
+
+
+def test_facts_do_not_grow_without_end(newest: Bun) -> None:
+    newest.play(announced("ses_1"), {**asked(answer={"Retry-After": "9" * 5000}), "times": 5000})
+    assert {len(fact["retry_after"]) for fact in newest.facts()} == {100}
+    sizes = {path.suffix: path.stat().st_size for path in newest.state.glob("facts/*")}
+    assert sizes[".1"] < 1.01 * 2**20
+    assert sizes[".jsonl"] < 2**20
+
+
+# ---- nothing breaks
+
+
+def test_an_unwritable_state_directory_changes_nothing(bun: Bun) -> None:
+    bun.home.mkdir()
+    (bun.home / ".local").write_text("no directory")
+    started, output, _, back = bun.play({"act": "start"}, message(A), announced("ses_1"), asked())
+    assert "chat.message" in started
+    assert went_to(output) == "mock/a build"
+    assert back["status"] == 429
+
+
+def test_hooks_bear_whatever_they_are_given(bun: Bun) -> None:
+    bun.register(**{A: rests(B)})
+    odd: list[Any] = [None, {}, [], "text", 7, {"event": None}, {"model": 3, "provider": 3, "agent": 3}]
+    names = ("chat.message", "chat.params", "config", "event")
+    steps = [
+        {"act": "hook", "name": n, "input": i, "output": o}
+        for n in names
+        for i in odd
+        for o in (None, {}, {"parts": [1]})
+    ]
+    results = bun.play(*steps, message(A))
+    assert [result for result in results if isinstance(result, dict) and "thrown" in result] == []
+    assert went_to(results[-1]) == "mock2/b build"
+
+
+def test_its_own_errors_are_noted_in_a_file_that_stays_small(bun: Bun) -> None:
+    bun.register("{not json")
+    bun.play(message(A), message(A))
+    assert bun.errors().count("blacklist.json: ") == 1
+    assert len(bun.errors()) < 500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from ocwatchd.core.views import Door, TcpAddress, UnixAddress
 from ocwatchd.opencode.doors import DoorFinder, OpenCodeProcess, ProcessTable, basic_auth
+from ocwatchd.opencode.sockets import clear_stale
 from tests.edges.fakedoor import answer, listening, routes, says
 
 PLACE = {"/path": {"home": "/home/dev", "worktree": "/", "directory": "/project"}}
@@ -144,6 +146,49 @@ def test_sockets_count_if_directory_and_file_are_ours_and_their_process_lives(tm
         time.sleep(0.11)
         assert looking.find().open == ()
         assert finder(tmp_path, *running, sockets=tmp_path / "none").find().open == ()
+
+
+def test_a_process_has_one_door_and_it_is_the_socket(tmp_path: Path) -> None:
+    sockets = tmp_path / "doors"
+    sockets.mkdir(mode=0o700)
+    with listening(OPENCODE) as port, listening(OPENCODE) as other, listening(OPENCODE, sockets / "7.sock"):
+        assert isinstance(port.address, TcpAddress)
+        assert isinstance(other.address, TcpAddress)
+        urls = [f"http://127.0.0.1:{address.port}" for address in (port.address, other.address)]
+        looking = finder(tmp_path, process(tmp_path, port), sockets=sockets, urls=urls)
+        # The port of the same process, found or configured, would do everything twice; another server is another.
+        assert [door.address for door in looking.find().open] == [UnixAddress(str(sockets / "7.sock")), other.address]
+        (sockets / "7.sock").unlink()
+        time.sleep(0.11)
+        assert [door.address for door in looking.find().open] == [port.address, other.address]
+
+
+def test_only_what_dead_processes_left_is_cleared(tmp_path: Path) -> None:
+    sockets = tmp_path / "doors"
+    sockets.mkdir(mode=0o700)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (sockets / f"{dead.pid}.json").write_text("{}")
+    (sockets / "note.txt").write_text("mine")
+    own = socket.socket(socket.AF_UNIX)
+    own.bind(str(sockets / f"{os.getpid()}.sock"))  # alive, though it does not listen (yet)
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(sockets / f"{dead.pid}.sock"))
+    left.close()
+    with listening(says(b""), sockets / "99999999.sock"):  # no such process here, but it answers: in a container
+        clear_stale(sockets)
+        names = {path.name for path in sockets.iterdir()}
+    own.close()
+    assert names == {f"{os.getpid()}.sock", "99999999.sock", "note.txt"}
+
+
+def test_a_socket_with_a_long_path_can_be_asked(tmp_path: Path) -> None:
+    sockets = tmp_path / ("long" * 30)
+    sockets.mkdir(mode=0o700)
+    (tmp_path / "l").symlink_to(sockets)
+    with listening(OPENCODE, tmp_path / "l" / "7.sock"):
+        looking = finder(tmp_path, process(tmp_path), sockets=sockets)
+        assert looking.find().open == (Door(UnixAddress(str(sockets / "7.sock")), 7, "/project"),)
 
 
 # ---- the process table itself

@@ -26,17 +26,20 @@ const loaded = []
 for (const [, start] of Object.entries(module)) loaded.push(start) // as 1.0 does: every export is called
 
 let hooks
+const projects = {}
 const results = []
 const actions = {
   start: async ({ client = "usual", directory = "/project" }) => {
     hooks = Object.assign({}, ...(await Promise.all(loaded.map((start) => start({ client: clients[client], directory })))))
+    projects[directory] = hooks
     return Object.keys(hooks).sort()
   },
-  hook: async ({ name, input, output }) => {
-    await hooks[name](input, output)
+  hook: async ({ name, input, output, directory }) => {
+    await (directory ? projects[directory] : hooks)[name](input, output)
     return output ?? null
   },
-  request: async ({ url, init, status = 429, headers = {} }) => {
+  request: async ({ url, init, status = 429, headers = {}, times = 1 }) => {
+    if (times > 1) await actions.request({ url, init, status, headers, times: times - 1 })
     answers.push(new Response("body", { status, headers }))
     const response = await fetch(url, init)
     return { status: response.status, body: await response.text(), preconnect: fetch.preconnect() }

@@ -14,8 +14,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -46,8 +46,10 @@ class Tui:
         *,
         size: tuple[int, int] = (120, 40),
         arguments: Sequence[str] = (),
+        shell: bool = False,
     ) -> None:
-        """Prepare; nothing is started before `__enter__`. `size`: columns and rows."""
+        """Prepare; nothing is started before `__enter__`. `size`: columns and rows; `shell`: typed into a bash."""
+        self.shell = shell
         self.version, self.home, self.size = version, home, size
         self.project = project or home.project()
         own_port = version.startswith(LISTENS_BY_ITSELF) and "--port" not in arguments
@@ -63,10 +65,15 @@ class Tui:
         columns, rows = self.size
         command = shlex.join([str(binary(self.version)), *self.arguments])
         shape = ("-x", str(columns), "-y", str(rows))
-        self._tmux("new-session", "-d", *shape, "-c", str(self.project), f"exec {command}")
+        first = "exec bash --norc --noprofile" if self.shell else f"exec {command}"
+        self._tmux("new-session", "-d", *shape, "-c", str(self.project), first)
         try:
             self._tmux("set-option", "-g", "remain-on-exit", "on")
             self.pid = int(self._tmux("display-message", "-p", "#{pane_pid}"))
+            if self.shell:
+                self._tmux("send-keys", "-l", command)
+                self.keys("Enter")
+                self.pid = wait_until(self._typed, START_TIMEOUT, 0.1, "the shell to start it")
             wait_until(self._ready, START_TIMEOUT, 0.1, f"the TUI of {self.version}:\n{self.screen()}")
         except BaseException:
             self.stop()
@@ -79,6 +86,12 @@ class Tui:
             with suppress(subprocess.CalledProcessError):
                 print(self.screen())
         self.stop()
+
+    def _typed(self) -> int:
+        """What the shell has started; 0 while it has not."""
+        shell = self._tmux("display-message", "-p", "#{pane_pid}").strip()
+        children = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
+        return int(children[-1]) if children else 0
 
     def _ready(self) -> bool:
         # All versions end their first screen with the version's number or the key bindings below a prompt.
@@ -123,6 +136,16 @@ class Tui:
         except TimeoutError:
             raise TimeoutError(f"{text!r} was not on the screen within {timeout:g} s:\n{self.screen()}") from None
         return found
+
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        """Within the block no tmux command reaches this terminal: for whoever looks it is not in tmux."""
+        socket = self._scratch / "s"
+        socket.rename(self._scratch / "hidden")
+        try:
+            yield
+        finally:
+            (self._scratch / "hidden").rename(socket)
 
     # ---- its end
 

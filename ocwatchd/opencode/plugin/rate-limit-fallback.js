@@ -3,9 +3,10 @@
 //
 // Door:       a unix socket per process through which the ocwatchd daemon reaches this OpenCode, TUI included.
 // Prevention: a prompt for a model that is cooling, says blacklist.json, goes to the model that stands in for it.
+// Return:     a prompt that names no model goes where its session came from (moved.json), once that is free again.
 // Facts:      status and Retry-After of refused model requests, which OpenCode's own log does not tell.
 //
-// It decides nothing beyond that file, aborts nothing, and keeps no prompt, answer, key or header but Retry-After.
+// It decides nothing beyond these files, aborts nothing, and keeps no prompt, answer, key or header but Retry-After.
 // Whatever goes wrong in here is noted in plugin-errors.log and changes nothing for OpenCode.
 
 import { appendFileSync, chmodSync, lstatSync, mkdirSync } from "node:fs"
@@ -14,11 +15,12 @@ import { homedir } from "node:os"
 import { isAbsolute, join } from "node:path"
 
 const VERSION = "1" // as in the first line, which `ocwatch plugin status` compares
-const BLACKLIST_VERSION = 1 // of a newer one we may not understand what it means
-const BLACKLIST_CAP = 8 << 20 // bytes; ours have a few kB
+const FILE_VERSION = 1 // of the daemon's files; of a newer one we may not understand what it means
+const FILE_CAP = 8 << 20 // bytes; ours have a few kB
 const FACTS_CAP = 1 << 20 // bytes, then the file is set aside once as PID.jsonl.1
 const ERRORS_CAP = 64 << 10
-const REMEMBERED = 64 // requests announced by OpenCode; one entry per session, model and agent
+const ANNOUNCED = 64 // requests announced by OpenCode; one entry per session, model and agent
+const REMEMBERED = 500 // sessions whose prompts were prevented
 const REOPEN = 3000 // ms after the last project was closed: the process ends within 2 s, or goes on and wants its door
 const RIVALS = /fallback|failover|oh-my-open(code|agent)/i
 const OWN_NAME = "rate-limit-fallback.js"
@@ -30,22 +32,26 @@ const state = join(isAbsolute(base) ? base : join(process.env.HOME || homedir(),
 const doors = join(state, "doors")
 const facts = join(state, "facts")
 const blacklist = join(state, "blacklist.json")
+const moved = join(state, "moved.json")
 
 // OpenCode starts a plugin once per project directory, in one process; a second copy of this file may lie elsewhere.
 const shared = (globalThis[Symbol.for("ocwatchd.plugin")] ??= {
   about: {}, // what PID.json says
   projects: new Set(), // open project directories
   announced: [], // model requests that OpenCode is about to make
+  moved: new Map(), // session -> {from, to, since}
+  files: new Map(), // what the daemon's files held when they last changed
   subordinate: new Set(LIMITED_AGENTS),
+  bound: new Set(), // agents that have a model of their own
   told: new Set(),
   noted: new Set(),
 })
 
 // The only export: OpenCode calls every exported function as a plugin.
 export const RateLimitFallback = async ({ client, directory }) => {
-  let rival // the name of another fallback plugin: two movers would move twice
+  let rival // the name of another fallback plugin, if there is one: two movers would move twice
   const config = attempt("client", () => client._client.getConfig()) ?? {}
-  const ended = () => attempt("end", () => closeProject(directory, config))
+  const ended = () => closeProject(directory, config)
 
   attempt("start", () => {
     shared.projects.add(directory)
@@ -54,25 +60,35 @@ export const RateLimitFallback = async ({ client, directory }) => {
     openDoor(config)
   })
 
-  return {
-    config: (settings) =>
-      attempt("config", () => {
-        rival = rivalIn(settings?.plugin)
-        subordinatesIn(settings?.agent).forEach((agent) => shared.subordinate.add(agent))
-        if (rival) describe({ standing_back: `another fallback plugin is active: ${rival}` })
-      }),
-    dispose: ended, // since 1.14
-    event: ({ event }) => {
-      if (event?.type === "server.instance.disposed") ended() // before
-      const version = shared.about.opencode ? undefined : event?.properties?.info?.version
-      if (typeof version === "string") attempt("event", () => describe({ opencode: version }))
+  return guarded({
+    config(settings) {
+      rival = rivalIn(settings?.plugin)
+      for (const [name, agent] of Object.entries(settings?.agent ?? {})) {
+        if (agent?.mode === "subagent") shared.subordinate.add(name)
+        if (agent?.model) shared.bound.add(name)
+      }
+      if (rival) describe({ standing_back: `another fallback plugin is active: ${rival}` })
     },
-    "chat.message": (input, output) => {
+    "chat.message"(input, output) {
       // Without parts it is the daemon that runs a message again: its choice of model is deliberate.
-      if (!rival && output?.parts?.length) attempt("chat.message", () => prevent(output.message, client))
+      if (rival || !output?.parts?.length) return
+      giveBack(output.message, input ?? {})
+      prevent(output.message, input?.sessionID, client)
     },
-    "chat.params": (input) => attempt("chat.params", () => announce(input)),
-  }
+    "chat.params": announce,
+    event({ event }) {
+      if (event?.type === "server.instance.disposed") ended() // before 1.14; after it `dispose`
+      const version = event?.properties?.info?.version
+      if (!shared.about.opencode && typeof version === "string") describe({ opencode: version })
+    },
+    dispose: ended,
+  })
+}
+
+/** The same hooks, whose faults stay in here. */
+function guarded(hooks) {
+  const safe = ([name, work]) => [name, async (...call) => void attempt(name, () => work(...call))]
+  return Object.fromEntries(Object.entries(hooks).map(safe))
 }
 
 // ---- door
@@ -126,16 +142,40 @@ function pass(request, inner, baseUrl, own) {
 
 // ---- prevention
 
-function prevent(message, client) {
+function prevent(message, session, client) {
   const asked = nameOf(message?.model)
   const entry = asked && cooling(asked)
   const target = entry && standIn(asked)
   if (!target) return
-  const at = target.model.indexOf("/")
-  message.model = { providerID: target.model.slice(0, at), modelID: target.model.slice(at + 1) }
+  message.model = partsOf(target.model)
+  const { from, to } = originOf(session)
+  remember(session, to === asked ? from : asked, target.model)
   // A subagent, or the planning agent, must not be allowed more than before: only its model is changed.
   if (target.agent && !shared.subordinate.has(message.agent)) message.agent = target.agent
   tell(client, asked, entry, target)
+}
+
+/** Without a model OpenCode goes on with the session's last: after a move the target, which nobody chose. */
+function giveBack(message, { model, sessionID }) {
+  const { from, to } = originOf(sessionID)
+  if (!from) return
+  if (model && nameOf(model) !== from) return remember(sessionID) // the user's own choice stays
+  if (model || nameOf(message?.model) !== to || shared.bound.has(message.agent) || cooling(from)) return
+  message.model = partsOf(from)
+}
+
+/** Where a session's prompts came from and go to: by the daemon's last move or by prevention, whichever is later. */
+function originOf(session) {
+  const own = shared.moved.get(session) ?? {}
+  const { from, to, since } = read(moved, ({ sessions }) => sessions)?.[session] ?? {}
+  if (!isModel(from?.model) || own.since >= Date.parse(since)) return own
+  return { from: from.model, to: to?.model }
+}
+
+function remember(session, from, to) {
+  shared.moved.delete(session)
+  shared.moved.set(session, { from, to, since: Date.now() })
+  if (shared.moved.size > REMEMBERED) shared.moved.delete(shared.moved.keys().next().value)
 }
 
 /** The first free model that stands in for a cooling one; never in a circle. */
@@ -146,7 +186,7 @@ function standIn(model) {
     seen.add(model)
     target = entry.target
     model = target?.model
-    if (typeof model !== "string" || !/^[^/]+\/./.test(model) || seen.has(model)) return
+    if (!isModel(model) || seen.has(model)) return
   }
   return target
 }
@@ -155,7 +195,7 @@ function standIn(model) {
 function cooling(model) {
   const now = Date.now()
   let found
-  for (const entry of entries()) {
+  for (const entry of read(blacklist, entriesIn) ?? []) {
     if (entry.until > now && covers(entry, model) && !(found?.until >= entry.until)) found = entry
   }
   return found
@@ -167,24 +207,8 @@ function covers({ key, scope }, model) {
   return scope === "free_tier" && key.startsWith(provider) && /[:-]free$/.test(key) && /[:-]free$/.test(model)
 }
 
-/** What blacklist.json holds; parsed again only after a change. Anything wrong with it counts as empty. */
-function entries() {
-  const info = lstatSync(blacklist, { throwIfNoEntry: false })
-  const mark = info && `${info.ino} ${info.mtimeMs} ${info.size}`
-  if (mark !== shared.mark) {
-    shared.entries = []
-    shared.mark = mark
-    const plain = info?.isFile() && info.size <= BLACKLIST_CAP
-    if (plain) attempt("blacklist", () => (shared.entries = parsed(readFileSync(blacklist, "utf8"))))
-  }
-  return shared.entries ?? []
-}
-
-function parsed(text) {
-  const { version = BLACKLIST_VERSION, models } = JSON.parse(text) ?? {}
-  if (!(version <= BLACKLIST_VERSION)) return []
-  return Object.entries(models ?? {}).map(([key, entry]) => ({ ...entry, key, until: ending(entry?.until) }))
-}
+const entriesIn = ({ models }) =>
+  Object.entries(models ?? {}).map(([key, entry]) => ({ ...entry, key, until: ending(entry?.until) }))
 
 /** Epoch milliseconds; null is "until a person clears it"; what is no time is over. */
 function ending(until) {
@@ -205,7 +229,8 @@ function tell(client, asked, entry, target) {
 }
 
 const nameOf = (model) => (model?.providerID && model?.modelID ? `${model.providerID}/${model.modelID}` : undefined)
-const subordinatesIn = (agents) => Object.keys(agents ?? {}).filter((name) => agents[name]?.mode === "subagent")
+const isModel = (name) => typeof name === "string" && /^[^/]+\/./.test(name)
+const partsOf = (name) => ({ providerID: name.slice(0, name.indexOf("/")), modelID: name.slice(name.indexOf("/") + 1) })
 
 /** The first plugin, by package or file, that moves prompts as well. A plugin may be given as [name, options]. */
 function rivalIn(plugins) {
@@ -213,7 +238,7 @@ function rivalIn(plugins) {
   return names.map(bareName).find((name) => RIVALS.test(name) && name !== OWN_NAME)
 }
 
-/** "@scope/name@1.2" -> "@scope/name", "file:///…/node_modules/name/index.js" -> "name", "file:///…/x.js" -> "x.js" */
+/** "@scope/name@1.2" -> "@scope/name", "file:///…/node_modules/name/x.js" -> "name", "file:///…/x.js" -> "x.js" */
 function bareName(plugin) {
   if (!/^(file:|[./~])/.test(plugin)) return plugin.replace(/(.)@.*$/, "$1")
   return /.*\/node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(plugin)?.[1] ?? plugin.slice(plugin.lastIndexOf("/") + 1)
@@ -236,7 +261,7 @@ function announce({ sessionID, agent, model, provider }) {
     pending: true,
   }
   const same = (old) => ["session", "provider", "model", "agent"].every((key) => old[key] === entry[key])
-  shared.announced = [...shared.announced.filter((old) => !same(old)), entry].slice(-REMEMBERED)
+  shared.announced = [...shared.announced.filter((old) => !same(old)), entry].slice(-ANNOUNCED)
 }
 
 /** See the answers of model requests, whoever makes them. OpenCode looks `fetch` up at every request. */
@@ -275,8 +300,14 @@ const sessionIn = (headers) => SESSION_HEADERS.map((name) => headers.get(name)).
 /** By the name in the request, which most protocols put first in the body and the others in the path. */
 function mayBe(entry, url, head) {
   if (!url.startsWith(entry.url)) return false
-  const path = decodeURIComponent(new URL(url).pathname)
-  return entry.words.some((word) => head.includes(`"model":${JSON.stringify(word)}`) || path.includes(`/${word}`))
+  const path = `${decodeURIComponent(new URL(url).pathname)}/`
+  return entry.words.some((word) => head.includes(`"model":${JSON.stringify(word)}`) || namesIn(path, word))
+}
+
+/** As a segment of its own: `/models/NAME:stream`, `/model/us.NAME/converse` (a region may stand before it). */
+function namesIn(path, word) {
+  const at = path.indexOf(word)
+  return at > 0 && "/.".includes(path[at - 1]) && "/:".includes(path[at + word.length])
 }
 
 function record({ session = null, provider = null, model = null, agent = null, small = null, url }, response) {
@@ -296,7 +327,22 @@ function record({ session = null, provider = null, model = null, agent = null, s
   append(join(facts, `${process.pid}.jsonl`), JSON.stringify(fact), FACTS_CAP)
 }
 
-// ---- our files
+// ---- files
+
+/** What `digest` makes of one of the daemon's files; read again only after a change. Anything wrong: undefined. */
+function read(path, digest) {
+  const info = lstatSync(path, { throwIfNoEntry: false })
+  const mark = info && `${info.ino} ${info.mtimeMs} ${info.size}`
+  const known = shared.files.get(path)
+  if (known && known.mark === mark) return known.value
+  const plain = info?.isFile() && info.size <= FILE_CAP
+  const value = plain ? attempt(path, () => understood(JSON.parse(readFileSync(path, "utf8")), digest)) : undefined
+  shared.files.set(path, { mark, value })
+  return value
+}
+
+const understood = (document, digest) =>
+  (document?.version ?? FILE_VERSION) <= FILE_VERSION ? digest(document) : undefined
 
 /** Tell `ocwatch doctor` about this process. */
 function describe(change) {

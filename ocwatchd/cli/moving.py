@@ -1,0 +1,162 @@
+"""What `redirect` and `restart` have in common: which target, the claim in the journal, and how it ended in words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from uuid import uuid4
+
+from ocwatchd.cli.escape import escape
+from ocwatchd.cli.register import named
+from ocwatchd.cli.render import clock, iso, say, say_json, span
+from ocwatchd.cli.rules import rules_for
+from ocwatchd.clock import SystemClock
+from ocwatchd.config import Config
+from ocwatchd.core import notes
+from ocwatchd.core.decide import stand_in
+from ocwatchd.core.evidence import judge
+from ocwatchd.core.fallback import Chosen, Exhausted, agent_for
+from ocwatchd.core.ledger import Ledger
+from ocwatchd.core.limits import Certainty, ModelRef, Target
+from ocwatchd.core.messages import MoveEnded, MoveResult
+from ocwatchd.core.views import SessionView
+from ocwatchd.errors import AllCooling, ExitCode, OcwatchError, UsageError
+from ocwatchd.paths import Paths
+from ocwatchd.redirect import MoveOutcome, Mover
+from ocwatchd.state.journal import Journal
+
+DONE = (MoveResult.MOVED, MoveResult.ALREADY)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the person asked for; None where they left it to us."""
+
+    session: str | None = None
+    to: str | None = None
+    agent: str | None = None
+    dry_run: bool = False
+    as_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The session that is stuck, and the one to move: its parent, if it is a subagent that a parent waits for."""
+
+    stuck: SessionView
+    moved: SessionView
+
+    @property
+    def child(self) -> str | None:
+        """The subagent, if the parent is moved for its sake."""
+        return self.stuck.session if self.moved.session != self.stuck.session else None
+
+
+def failed_by_limit(view: SessionView, ledger: Ledger, config: Config) -> bool:
+    """Whether the last turn ended in a limit: by its words, or because its model is cooling."""
+    if not view.stuck or view.model is None:
+        return False
+    event = judge(view, rules_for(config), None)
+    sure = event is not None and event.verdict.certainty is Certainty.SURE
+    return sure or ledger.cooling(view.model, time.time()) is not None
+
+
+def choose_target(wish: Wish, job: Job, config: Config, ledger: Ledger, tried: Collection[ModelRef]) -> Target:
+    """Where to: what the person named, else the nearest free model of the limited one's chain.
+
+    Without an agent of its own the target is carried by the moved session's: a subagent's would change a parent's turn.
+
+    Raises:
+        UsageError: no chain names any, or the name is none.
+        AllCooling: all of them rest.
+    """
+    limited, agent = job.stuck.model, job.moved.agent
+    if wish.to is not None:
+        model = named(wish.to)
+        return Target(model, wish.agent or agent_for(model, config.policy) or agent)
+    if limited is None:
+        raise UsageError(f"the model of {job.stuck.session} is not known; name the new one with --to")
+    choice = stand_in(config.policy, ledger, limited, agent, {limited, *tried}, time.time())
+    if isinstance(choice, Chosen):
+        return Target(choice.target.model, wish.agent or choice.target.agent)
+    raise _exhausted(choice, limited)
+
+
+def _exhausted(choice: Exhausted, model: ModelRef) -> OcwatchError:
+    if not choice.chained:
+        return UsageError(f"no chain names a stand-in for {model}; name one with --to")
+    if choice.soonest is None:
+        return AllCooling(f"everything that stands in for {model} is limited")
+    name, end = choice.soonest
+    now = time.time()
+    return AllCooling(
+        f"everything that stands in for {model} is limited; {name} is back in {span(end - now)} ({iso(end)})"
+    )
+
+
+def move_down_the_chain(
+    paths: Paths, mover: Mover, job: Job, wish: Wish, config: Config, ledger: Ledger
+) -> tuple[Target, MoveOutcome]:
+    """Move to the first target that is not limited itself; the target named by the person is the only one tried.
+
+    Raises:
+        UsageError, AllCooling: as `choose_target`; before the first move, or when the chain has come to its end.
+    """
+    tried: set[ModelRef] = set()
+    while True:
+        target = choose_target(wish, job, config, ledger, tried)
+        outcome = _move(paths, mover, job, target, bool(tried))
+        if outcome.result is not MoveResult.TARGET_LIMITED or wish.to is not None:
+            return target, outcome
+        tried.add(target.model)
+
+
+def _move(paths: Paths, mover: Mover, job: Job, target: Target, own_abort: bool) -> MoveOutcome:
+    """Claim, move, and write down how it ended: a daemon that comes up in between can finish what we began."""
+    journal, ident = Journal(paths.journal, SystemClock()), f"hand-{uuid4().hex[:12]}"
+    origin = job.stuck.model or target.model
+    claim = notes.claim(ident, job.stuck, job.moved, origin, target)
+    journal.append({"what": claim.what, **claim.fields, "by": "hand", "way": mover.name}, durable=True)
+    try:
+        outcome = mover.move(job.moved, target, child=job.child, own_abort=own_abort)
+    except OcwatchError as fault:
+        _ended(journal, MoveEnded(ident, job.stuck.session, origin, target, MoveResult.FAILED, str(fault), None), 0.0)
+        raise
+    end = MoveEnded(ident, job.stuck.session, origin, target, outcome.result, outcome.detail, outcome.view)
+    _ended(journal, end, outcome.seconds)
+    return outcome
+
+
+def _ended(journal: Journal, end: MoveEnded, seconds: float) -> None:
+    note = notes.ended(end)
+    journal.append({"what": note.what, **note.fields, "seconds": round(seconds, 3)}, durable=True)
+
+
+def tell(wish: Wish, job: Job, target: Target, outcome: MoveOutcome | None, **more: object) -> int:
+    """Say how it ended, or what would be done (`outcome` None); the exit code. `more` stands in the JSON only."""
+    done = outcome is None or outcome.result in DONE
+    if wish.as_json:
+        say_json({
+            "time": iso(time.time()), "session": job.moved.session, "from": str(job.stuck.model),
+            "target": {"model": str(target.model), "agent": target.agent}, "dry_run": wish.dry_run,
+            "result": outcome.result.value if outcome else None, "why": outcome.detail if outcome else None,
+            "elapsed_seconds": round(outcome.seconds, 3) if outcome else None, **more,
+        })  # fmt: skip
+    else:
+        say(escape(_text(job, target, outcome)))
+    return ExitCode.DONE if done else ExitCode.FAILED
+
+
+def _text(job: Job, target: Target, outcome: MoveOutcome | None) -> str:
+    agent = f" with agent {target.agent}" if target.agent else ""
+    way = f"{job.moved.session}: {job.stuck.model} -> {target.model}{agent}"
+    if outcome is None:
+        until = (
+            f", where OpenCode would try again at {clock(job.stuck.next_at, time.time())}" if job.stuck.next_at else ""
+        )
+        return f"would move {way}{until}"
+    why = f" ({outcome.detail})" if outcome.detail else ""
+    if outcome.result is MoveResult.MOVED:
+        return f"moved {way}, after {outcome.seconds:.1f} s{why}"
+    return f"{way}: {outcome.result.value.replace('_', ' ')}{why}"

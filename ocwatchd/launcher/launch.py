@@ -1,0 +1,186 @@
+"""One launch: what to change, whether to start at all, and whether to watch it. Light, because every start comes here.
+
+A launch that is not `run` is only prepared: the caller then becomes OpenCode. A `run` is started as a child and watched
+with little more than `stat`; the brain is imported when a limit shows.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from ocwatchd.config.names import Names
+from ocwatchd.errors import ConfigError, ExitCode
+from ocwatchd.launcher.arguments import Arguments
+from ocwatchd.launcher.transform import CONTENT, Plan, Transform, merge_content, until_words
+from ocwatchd.state.register import Register
+
+PLUGIN = "rate-limit-fallback.js"
+Places = tuple[str, str, list[str]]
+"""OpenCode's log directory, the plugin's facts, and OpenCode's configuration directories, the weaker first."""
+PLUGIN_DIRECTORIES = ("plugin", "plugins")
+
+PATIENCE = 30.0
+"""Seconds, unless `maxDelay` says otherwise: a cooldown that ends sooner is waited for before the start."""
+
+LAUNCHER = "OCWATCHD_LAUNCHER"
+"""Our process id, in the environment of what we start: sessions in there are ours to move, not the daemon's."""
+
+
+class Launch:
+    """Prepares, and for `run` carries out, one launch."""
+
+    def __init__(
+        self,
+        found: str,
+        arguments: Arguments,
+        names: Names,
+        reread: Callable[[], Register],
+        places: Places,
+        patience: float = PATIENCE,
+    ) -> None:
+        """`found` is the real OpenCode; `reread` reads the register."""
+        self._patience = patience
+        self._found, self._arguments, self._names = found, arguments, names
+        self._register, self._reread = reread(), reread
+        self._logs, self._facts, self._directories = places
+        self.words = list(arguments.words)
+        self.environ: dict[str, str] = {}
+
+    def run(self) -> int | None:
+        """The exit code to end with; None if the caller is to become OpenCode, with `words` and `environ`."""
+        plan = self._plan()
+        if "--print-env" in self._arguments.own:
+            return self._print(plan)
+        running = self._arguments.subcommand == "run"
+        while plan.exhausted and running:
+            if not self._wait(plan.exhausted):
+                return ExitCode.ALL_COOLING
+            self._register = self._reread()
+            plan = self._plan()
+        for line in plan.story:
+            say(line)
+        self.words, self.environ = plan.words, plan.environ
+        if self._movable(running):
+            self._add_plugin()
+        return self._supervised() if self._movable(running) and running else None
+
+    def _movable(self, running: bool) -> bool:
+        """Whether a session of this launch can be moved at all: there is a chain, and the session lives in there."""
+        arguments = self._arguments
+        if not self._names.chains or "--no-fallback" in arguments.own or arguments.has("--pure", "--attach"):
+            return False
+        return (running and not arguments.has("-i", "--interactive")) or arguments.subcommand == ""
+
+    def _add_plugin(self) -> None:
+        """The door into what is started: the companion plugin, for this process alone, unless it is installed."""
+        installed = [f"{place}/{name}/{PLUGIN}" for place in self._directories for name in PLUGIN_DIRECTORIES]
+        if any(map(os.path.exists, installed)):
+            return
+        shipped = f"{os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}/opencode/plugin/{PLUGIN}"  # noqa: PTH100, PTH120
+        inline = self.environ.get(CONTENT, os.environ.get(CONTENT, ""))
+        merged = merge_content(inline, {"plugin": [f"file://{url_quoted(shipped)}"]})
+        if merged is not None and os.path.exists(shipped):  # noqa: PTH110
+            self.environ[CONTENT] = merged
+
+    def _supervised(self) -> int:
+        """Start `run` as a child; its exit code, or what came of its prompt elsewhere."""
+        from ocwatchd.launcher.child import Child, Sentinel, Signals, watch  # late: a terminal needs none of it
+
+        self.environ[LAUNCHER] = str(os.getpid())
+        signals = Signals()
+        sentinel = Sentinel(self._logs, self._facts)
+        try:
+            child = Child(self._found, self.words, {**os.environ, **self.environ})
+        except OSError as error:
+            say(f"{self._found} cannot be started: {error.strerror}")
+            return ExitCode.OPENCODE_UNREACHABLE
+        if not watch(child, signals, sentinel):
+            if signals.got is not None:
+                child.end(signals.got)
+            code = child.poll()
+            return ExitCode.FAILED if code is None else code
+        from ocwatchd.launcher.supervise import supervise  # late: the brain costs 150 CPU ms
+
+        return supervise(child, signals, self._found, self.environ, self._arguments, self._asked(), say)
+
+    def _asked(self) -> str | None:
+        """The model that this launch was meant for, whatever stands in for it."""
+        made = self._transform()
+        return made[0].main_model(self._arguments, made[1]) if made else None
+
+    def _plan(self) -> Plan:
+        if not self._register:
+            return Plan(self._arguments.words)
+        made = self._transform()
+        if made is None:
+            return Plan(self._arguments.words)
+        transform, earlier = made
+        return transform.plan(self._arguments, "--no-fallback" not in self._arguments.own, earlier)
+
+    def _transform(self) -> tuple[Transform, str | None] | None:
+        """With the last model of the session that goes on. None if OpenCode's configuration cannot be read."""
+        from ocwatchd.launcher.setup import read  # late: only a limit needs to know what the user has
+
+        try:
+            config, agents, earlier = read(self._arguments, self._directories, os.environ)
+        except ConfigError:
+            return None  # OpenCode itself will say what is wrong
+        return Transform(self._names, self._register, config, agents, os.environ), earlier
+
+    def _wait(self, models: list[str]) -> bool:
+        """Wait for the soonest of these models if that is near, or wished. Says so; False if it is not."""
+        ends = [(entry.end, model) for model in models if (entry := self._register.blocking(model))]
+        known = [(end, model) for end, model in ends if end != float("inf")]
+        if not known:
+            say(f"{models[0]} and everything that stands in for it rest until a person clears them")
+            return False
+        end, model = min(known)
+        remaining = end - time.time()
+        if remaining > self._patience and "--wait" not in self._arguments.own:
+            say(f"every model is cooling; {model} is the first to return, limited {until_words(end)}")
+            return False
+        say(f"every model is cooling; waiting for {model}, limited {until_words(end)}")
+        while (remaining := end - time.time()) > 0:
+            time.sleep(min(remaining, 5.0))  # wall time: suspend and clock steps heal
+        return True
+
+    def _print(self, plan: Plan) -> int:
+        for line in plan.story:
+            say(line)
+        if plan.exhausted:
+            say(f"cooling: {', '.join(plan.exhausted)}")
+        for name, value in plan.environ.items():
+            print(f"{name}={quoted(value)}")
+        print(" ".join(["opencode", *map(quoted, plan.words)]))
+        return ExitCode.DONE
+
+
+def url_quoted(path: str) -> str:
+    """A path as it stands in a file:// address."""
+    if path.isascii() and not set(path) & set(" %#?"):
+        return path
+    from urllib.parse import quote  # late: hardly ever needed
+
+    return quote(path)
+
+
+def quoted(word: str) -> str:
+    """A word as a shell reads it."""
+    from shlex import quote  # late: only --print-env needs it
+
+    return quote(word)
+
+
+def say(text: str) -> None:
+    """A line of the story on standard error, free of control characters."""
+    line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    try:
+        print(f"oc-smart: {line}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # a closed standard error must not end anything
+        return
+
+
+__all__ = ["CONTENT", "LAUNCHER", "Launch", "quoted", "say"]

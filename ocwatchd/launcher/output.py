@@ -1,0 +1,96 @@
+"""What the private server's session says, as `opencode run` would have printed it: text, or JSON lines.
+
+The forms are those of 1.1 - 1.18: a finished text on standard output, tools on standard error; with `--format json` one
+object per part. What the session held before is passed over: OpenCode has printed it already, or it was never finished.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+from ocwatchd.opencode.api import Api, Session
+from ocwatchd.opencode.records import Json, mapping, text
+
+FEW = 30
+"""Messages fetched at a time: steps of one turn that may end between two looks, generously."""
+
+_EVENTS = {"step-start": "step_start", "text": "text", "tool": "tool_use", "step-finish": "step_finish"}
+
+
+class Printer:
+    """Prints what is new in one session. Every method that asks raises DoorError."""
+
+    def __init__(
+        self,
+        api: Api,
+        session: Session,
+        as_json: bool = False,
+        out: TextIO | None = None,
+        err: TextIO | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """What the session holds now counts as printed."""
+        self._api, self._session, self._json = api, session, as_json
+        self._out, self._err, self._now = out or sys.stdout, err or sys.stderr, now
+        self._old = {ident for ident, _, _ in self._messages()}
+        self._printed: set[str] = set()
+
+    def poll(self) -> None:
+        """Print what has been finished since the last call."""
+        for ident, info, parts in self._messages():
+            if ident in self._old or info.get("role") != "assistant":
+                continue
+            closed = mapping(info.get("time")).get("completed") is not None and not info.get("error")
+            for part in parts:
+                key = text(part.get("id"))
+                if key and key not in self._printed and _finished(part, closed):
+                    self._printed.add(key)
+                    self._print(part)
+        self._out.flush()
+
+    def error(self, message: str, raw: Json) -> None:
+        """Print the error that the session ended with."""
+        if self._json:
+            self._event("error", {"error": raw})
+            self._out.flush()
+        else:
+            print(f"Error: {message}", file=self._err, flush=True)
+
+    def _messages(self) -> Iterator[tuple[str, Json, list[Json]]]:
+        for entry in self._api.raw_messages(self._session.id, self._session.directory, FEW):
+            info, parts = mapping(entry.get("info")), entry.get("parts")
+            ident = text(info.get("id"))
+            if ident:
+                yield ident, info, list(map(mapping, parts)) if isinstance(parts, list) else []
+
+    def _print(self, part: Json) -> None:
+        kind = part.get("type")
+        if self._json:
+            if kind in _EVENTS:
+                self._event(_EVENTS[kind], {"part": part})
+        elif kind == "text":
+            said = str(part.get("text", "")).strip()
+            if said:
+                self._out.write(said + "\n")
+        elif kind == "tool":
+            title = mapping(part.get("state")).get("title")
+            print(f"| {part.get('tool')}  {title or ''}".rstrip(), file=self._err, flush=True)
+
+    def _event(self, kind: str, more: Json) -> None:
+        event = {"type": kind, "timestamp": int(self._now() * 1000), "sessionID": self._session.id, **more}
+        self._out.write(json.dumps(event, separators=(",", ":"), ensure_ascii=False) + "\n")
+
+
+def _finished(part: Json, closed: bool) -> bool:
+    """Whether a part will not change any more. `closed`: its message is complete, and without an error."""
+    match part.get("type"):
+        case "text":
+            return not part.get("synthetic") and (closed or mapping(part.get("time")).get("end") is not None)
+        case "tool":
+            return mapping(part.get("state")).get("status") in ("completed", "error")
+        case _:
+            return True

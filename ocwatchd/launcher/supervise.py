@@ -1,0 +1,301 @@
+"""Watches one `opencode run` through its own door, and sees to it that its prompt is answered. Imported when a limit
+shows.
+
+It decides with the daemon's own engine, on what the child's door shows; only the arms differ: the session of a `run`
+cannot be moved in place. Whatever goes wrong in here leaves the child to itself.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import random
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib import resources
+from uuid import uuid4
+
+from ocwatchd.clock import SystemClock
+from ocwatchd.config import load
+from ocwatchd.core.cases import Case, Doing
+from ocwatchd.core.engine import Engine
+from ocwatchd.core.fallback import candidates
+from ocwatchd.core.ledger import Cooldown, Ledger
+from ocwatchd.core.limits import ModelRef, Target
+from ocwatchd.core.messages import Heard, LookUp, Message, Move, MoveEnded, MoveResult, Surveyed, Tick
+from ocwatchd.core.policy import Mode
+from ocwatchd.core.rules import RuleSet
+from ocwatchd.core.views import Door, SessionView
+from ocwatchd.errors import ConfigError, ExitCode
+from ocwatchd.launcher.arguments import Arguments
+from ocwatchd.launcher.child import Child, Signals, wait_for
+from ocwatchd.launcher.hands import LaunchHands
+from ocwatchd.launcher.mover import RunMover
+from ocwatchd.launcher.own import OwnFacts, OwnProcesses, failed_view
+from ocwatchd.launcher.served import Served
+from ocwatchd.launcher.transform import until_words
+from ocwatchd.launcher.waiting import soonest, spread
+from ocwatchd.opencode.api import Session
+from ocwatchd.opencode.doors import DoorFinder
+from ocwatchd.opencode.family import descendants, end_all
+from ocwatchd.opencode.http import DoorError
+from ocwatchd.opencode.sessions import SessionStore
+from ocwatchd.opencode.survey import Surveyor
+from ocwatchd.paths import Paths
+from ocwatchd.state import blacklist
+
+POLL = 0.1
+"""Seconds between looks at the child, and at what the private server's session says."""
+MOST_STRANDED = 3
+"""Attempts to go on after which the prompt is given up; it stays in OpenCode's store."""
+
+
+class Supervisor:
+    """One supervised run, from the first sign of a limit to its exit code."""
+
+    def __init__(
+        self,
+        child: Child,
+        signals: Signals,
+        program: str,
+        environ: Mapping[str, str],
+        arguments: Arguments,
+        asked: str | None,
+        say: Callable[[str], None],
+    ) -> None:
+        """`environ` is what was set for the child beyond our own environment. `asked`: the model that the user means.
+
+        Raises:
+            ConfigError: the configuration cannot be used.
+        """
+        self._child, self._signals, self._arguments, self._say = child, signals, arguments, say
+        self._clock, self._paths = SystemClock(), Paths.from_env()
+        config = load(self._paths)
+        self._idle = config.policy.mode is not Mode.AUTO
+        self._policy = config.policy
+        rules = resources.files("ocwatchd").joinpath("rules/builtin.json").read_bytes()
+        register = blacklist.read(self._paths.blacklist)
+        self._engine = Engine(
+            config.policy,
+            RuleSet.load(rules).with_user_patterns(config.error_patterns),
+            Ledger(register.entries()),
+            lambda: uuid4().hex[:12],
+        )
+        self._queue: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._store = SessionStore(self._paths.opencode_data)
+        own = OwnProcesses(child.pid)
+        finder = DoorFinder(self._paths.opencode_data, sockets=self._paths.doors, environ={**os.environ}, processes=own)
+        self._mover = RunMover(child, program, environ, self._clock, self._opened)
+        surveyor = Surveyor(finder, self._store, clock=self._clock)
+        self._hands = LaunchHands(self._paths, self._clock, finder, surveyor, self._mover, say, self._queue.put)
+        self._hands.tell = say
+        self._hands.register_mark = register.signature
+        self._facts = OwnFacts(self._paths.facts, own.holds)
+        self._began = self._clock.now()
+        self._asked = _model(asked)
+        self._served: Served | None = None
+        self._failed: SessionView | None = None
+        self._judged = self._landed = False
+        self._waiting: tuple[str, int] | None = None
+        self._due = 0.0
+        self._stranded = self._attempt = 0
+
+    def run(self) -> int:
+        """The exit code to end with; negative for the signal that ended OpenCode."""
+        if self._idle:
+            return wait_for(self._child, self._signals)
+        try:
+            return self._loop()
+        finally:
+            self._close()
+
+    def _loop(self) -> int:
+        self._hands.listen()
+        self._hands.do([LookUp(None, None)])
+        while True:
+            if self._signals.got is not None:
+                return self._interrupted(self._signals.got)
+            for fact in self._facts.poll():
+                self._handle(fact)
+            self._take_messages()
+            self._handle(Tick())
+            news = self._hands.register_news()
+            if news is not None:
+                self._handle(news)
+            self._hands.save()
+            code = self._step()
+            if code is not None:
+                return code
+
+    def _take_messages(self) -> None:
+        with suppress(queue.Empty):
+            message = self._queue.get(timeout=POLL)
+            while True:
+                self._handle(message)
+                message = self._queue.get_nowait()
+
+    def _handle(self, message: Message) -> None:
+        if isinstance(message, MoveEnded):
+            self._landed = self._landed or message.result is not MoveResult.FAILED
+            self._stranded = self._stranded + 1 if message.stranded else 0
+        if isinstance(message, Surveyed):
+            for view in message.views:
+                self._remember_origin(view)
+        self._hands.do(self._engine.handle(message, self._clock.now()))
+
+    def _remember_origin(self, view: SessionView) -> None:
+        """A session that began on a stand-in has the chain of the model that was asked for."""
+        now = self._clock.now()
+        if self._asked in (None, view.model) or view.parent is not None:
+            return
+        case = self._engine.cases.of(view.session, now)
+        if case.origin is None and self._engine.ledger.cooling(self._asked, now) is not None:
+            case.origin, case.landed = self._asked, view.model
+
+    def _step(self) -> int | None:
+        if self._stranded and (self._mover.door is None or self._stranded >= MOST_STRANDED):
+            self._say("the prompt could not be run again; it waits in its session: opencode -c")
+            return ExitCode.FAILED
+        stuck = next((case for case in self._engine.cases.all() if case.doing is Doing.STUCK), None)
+        if stuck is not None:
+            code = self._exhausted(stuck)
+            if code is not None:
+                return code
+        if self._served is not None:
+            return self._look_at(self._served)
+        code = self._child.poll()
+        return None if code is None or self._mover.taken_over else self._child_ended(code)
+
+    # ---- the child has ended
+
+    def _child_ended(self, code: int) -> int | None:
+        """Its own code, unless it has ended in a limit: then its prompt is run again."""
+        if code < 0:
+            return code
+        if not self._judged:
+            self._judged = True
+            known = [case.session for case in self._engine.cases.all()] or self._facts.sessions
+            now = self._clock.now()
+            self._failed = failed_view(self._store, known, self._child.pid, self._began, now)
+            if self._failed is not None:
+                view = self._failed
+                self._handle(Surveyed(view.session, None, (view,), 1))
+        case = self._engine.cases.known(self._failed.session) if self._failed else None
+        going_on = case is not None and (case.doing in (Doing.MOVING, Doing.STUCK) or self._stranded)
+        return None if going_on else code
+
+    # ---- everything cools
+
+    def _exhausted(self, case: Case) -> int | None:
+        """75, or None where a model returns soon, or the soonest is to be waited for."""
+        now = self._clock.now()
+        first = self._soonest(case, now)
+        if first is None:
+            self._say("every model is cooling, and nobody knows until when")
+            return self._give_up()
+        end, name = first.until or now, f"{first.model}"
+        if end > now and "--wait" not in self._arguments.own and end - now > self._policy.retry.max_delay:
+            self._say(f"every model is cooling; {name} is the first to return, limited {until_words(end)}")
+            return self._give_up()
+        if end > now and self._waiting != (name, int(end)):
+            self._waiting = (name, int(end))
+            self._due = end + spread(first, self._policy, self._attempt + 1, random.random())  # noqa: S311
+            self._say(f"every model is cooling; waiting for {name}, limited {until_words(end)}")
+        if self._rests() and now >= max(end, self._due):
+            self._go_on(case, first.model)
+        return None
+
+    def _soonest(self, case: Case, now: float) -> Cooldown | None:
+        origin = case.origin or case.landed
+        models = [origin, *candidates(origin, self._policy)] if origin else []
+        return soonest(self._engine.ledger, models, now)
+
+    def _rests(self) -> bool:
+        """Whether nothing asks again by itself: the child has ended, or the private server's turn has failed."""
+        if self._served is not None:
+            return self._served.failed is not None
+        return self._child.poll() is not None and not self._mover.taken_over
+
+    def _go_on(self, case: Case, model: ModelRef) -> None:
+        view = self._served.failed if self._served else self._failed
+        if view is None:
+            return
+        self._attempt += 1
+        case.doing = Doing.MOVING
+        self._hands.do([Move(uuid4().hex[:12], view, Target(model, view.agent), None, True)])
+
+    def _give_up(self) -> int:
+        if not self._mover.taken_over:
+            self._mover.taken_over = True
+            self._child.end()
+        return ExitCode.ALL_COOLING
+
+    # ---- the private server
+
+    def _opened(self, door: Door, session: Session) -> None:
+        """Called from the mover's thread."""
+        as_json, allow = self._arguments.format == "json", self._arguments.has("--auto")
+        self._served = Served(door, session, as_json, allow, self._clock)
+
+    def _look_at(self, served: Served) -> int | None:
+        try:
+            view = served.look()
+        except DoorError as fault:
+            self._say(str(fault))
+            return ExitCode.FAILED
+        case = self._engine.cases.of(served.session.id, self._clock.now())
+        if view is None or case.doing is Doing.MOVING or not self._landed:
+            return None
+        before = served.failed
+        code = served.ended(view)
+        if served.failed is not None and before is None:
+            self._handle(Heard(view.session, self._clock.now()))
+        undecided = case.doing in (Doing.MOVING, Doing.STUCK) or case.looking
+        return None if code == ExitCode.FAILED and undecided else code
+
+    # ---- ends
+
+    def _interrupted(self, number: signal.Signals) -> int:
+        self._mover.taken_over = True
+        self._child.end(number)
+        code = self._child.poll()
+        return code if code is not None and code != 0 and self._mover.door is None else -number
+
+    def _close(self) -> None:
+        """Nothing that we started stays: the private server runs in a session of its own."""
+        with suppress(Exception):
+            self._hands.save(at_once=True)
+        self._hands.close()
+        end_all(descendants(os.getpid()), signal.SIGTERM, 1.0)
+        with suppress(Exception):
+            self._mover.close()
+
+
+def supervise(
+    child: Child,
+    signals: Signals,
+    program: str,
+    environ: Mapping[str, str],
+    arguments: Arguments,
+    asked: str | None,
+    say: Callable[[str], None],
+) -> int:
+    """The exit code of a supervised run. A fault of ours is said, and leaves the child to itself."""
+    try:
+        supervisor = Supervisor(child, signals, program, environ, arguments, asked, say)
+    except ConfigError as fault:
+        say(f"{fault}; going on without it")
+        return wait_for(child, signals)
+    try:
+        return supervisor.run()
+    except Exception as fault:
+        say(f"internal fault: {fault!r}")
+        return wait_for(child, signals)
+
+
+def _model(name: str | None) -> ModelRef | None:
+    try:
+        return ModelRef.parse(name) if name else None
+    except ValueError:
+        return None

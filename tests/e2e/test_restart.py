@@ -1,0 +1,113 @@
+"""A TUI without a port and without the plugin, in tmux: restarted by hand, its session goes on with another model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import psutil
+import pytest
+
+from ocwatchd.opencode.sessions import SessionStore
+from tests.support.daemon import CHAIN, ocwatch
+from tests.support.opencode import MIDDLE, NEWEST, Home
+from tests.support.provider import Provider, limited, ok, slow
+from tests.support.tui import Tui
+
+pytestmark = pytest.mark.e2e
+
+PRIMARY, FALLBACK, THIRD = "mock/primary", "mock2/fallback", "mock3/third"
+PROMPT = "Name the first colour"
+
+
+@pytest.fixture
+def limited_home(home: Home, provider: Provider) -> Home:
+    """A home whose primary is limited for an hour, and says so in the register."""
+    provider.script(PRIMARY, limited(3600))
+    (home.config_dir / "rate-limit-config.json").write_text(json.dumps({"rateLimit": {"fallbackChain": CHAIN}}))
+    assert ocwatch(home, "block", PRIMARY, "--for", "1h").returncode == 0
+    return home
+
+
+def opencodes(home: Home) -> list[psutil.Process]:
+    """The OpenCode processes of this home."""
+    found = []
+    for process in psutil.process_iter(["name"]):
+        try:
+            if "opencode" in process.info["name"] and process.environ().get("HOME") == str(home.root):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def users(home: Home) -> list[str]:
+    """The user messages of the only session."""
+    store = SessionStore(home.data_dir)
+    (session,) = store.recent(0)
+    return [message.id for message in store.messages(session.id, 20) if message.user]
+
+
+@pytest.mark.parametrize(("version", "shell"), [(NEWEST, False), (MIDDLE, True)], ids=["pane", "shell"])
+def test_it_goes_on_in_the_same_terminal(version: str, shell: bool, limited_home: Home, provider: Provider) -> None:
+    home = limited_home
+    provider.script(FALLBACK, slow("first answered elsewhere", 1.0), ok("second answered elsewhere"))
+    with Tui(version, home, shell=shell, arguments=("--log-level", "DEBUG")) as tui:
+        old = tui.pid
+        tui.say(PROMPT)
+        provider.wait_requests(PRIMARY)
+        (before,) = users(home)
+        foretold = ocwatch(home, "restart", "--dry-run")
+        assert (foretold.returncode, f"process {old}" in foretold.stdout) == (0, True), foretold
+        assert tui.alive
+
+        done = ocwatch(home, "restart", "--json")
+        assert done.returncode == 0, done
+        told = json.loads(done.stdout)
+        assert (told["result"], told["target"]["model"], told["pid"]) == ("moved", FALLBACK, old)
+        assert "--log-level DEBUG" in told["relaunch"]
+        (running,) = opencodes(home)
+        tui.pid = running.pid
+        print(f"{version}: {told['elapsed_seconds']:.1f} s, {done.stderr}")
+        assert old != running.pid
+        tui.wait_screen("first answered elsewhere")
+        assert PROMPT in tui.screen()
+        assert users(home) == [before]
+        (asked,) = provider.requests(FALLBACK)
+        assert asked.count(PROMPT) == 1
+
+        tui.say("And the second")
+        tui.wait_screen("second answered elsewhere")
+        assert "QUEUED" not in tui.screen()
+        assert len(provider.requests(PRIMARY)) == 1
+        state = home.root / ".local" / "state" / "ocwatchd"
+        entries = [json.loads(line) for line in (state / "journal.jsonl").read_text().splitlines()]
+        assert [entry["what"] for entry in entries if "claim" in entry] == ["claim", "moved"]
+        assert list(state.glob("restart-*")) == []
+
+
+def test_a_hung_one_outside_tmux_is_ended_only_when_asked(limited_home: Home, provider: Provider) -> None:
+    home = limited_home
+    provider.script(FALLBACK, limited(1800))
+    provider.script(THIRD, slow("answered without a terminal", 2.0))
+    with Tui(MIDDLE, home, shell=True) as tui:  # tmux itself would make a stopped process of its own go on
+        tui.say(PROMPT)
+        provider.wait_requests(PRIMARY)
+        os.kill(tui.pid, signal.SIGSTOP)
+        with tui.unreachable():
+            refused = ocwatch(home, "restart")
+            assert (refused.returncode, "--yes" in refused.stderr, "opencode -s ses_" in refused.stderr) == (
+                1,
+                True,
+                True,
+            )
+            assert tui.alive
+            done = ocwatch(home, "restart", "--yes")
+        assert done.returncode == 0, done
+        assert "go on with: cd " in done.stdout
+        assert opencodes(home) == []
+    assert len(users(home)) == 1
+    (asked,) = provider.requests(THIRD)
+    assert (asked.count(PROMPT), asked.client_left) == (1, False)
+    assert len(provider.requests(FALLBACK)) == 1

@@ -1,0 +1,234 @@
+"""`oc-smart run` on real OpenCode: a limit costs time, never the answer."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import pytest
+
+from tests.support.daemon import Daemon
+from tests.support.homes import Home
+from tests.support.opencode import MIDDLE, NEWEST, wait_until
+from tests.support.provider import (
+    Answer,
+    Hang,
+    Provider,
+    Request,
+    after_tool,
+    bash,
+    error,
+    in_turn,
+    limited,
+    midstream,
+    ok,
+    tool,
+)
+from tests.support.smart import Smart
+
+pytestmark = pytest.mark.e2e
+ALL = ("mock/primary", "mock2/fallback", "mock3/third")
+
+
+@pytest.fixture(params=(NEWEST, MIDDLE, "1.1.65"))
+def version(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def smart(home: Home, version: str) -> Smart:
+    return Smart(home, version)
+
+
+def asked(provider: Provider, model: str) -> int:
+    return len(provider.requests(model))
+
+
+def test_without_a_limit_nothing_differs(provider: Provider, smart: Smart) -> None:
+    smart.plain("run", "the first start makes the database, and says so")
+    plain = smart.plain("run", "hello")
+    done = smart.run("run", "hello")
+    assert (done.returncode, done.stdout, done.stderr) == (plain.returncode, plain.stdout, plain.stderr)
+    assert "answer of mock/primary" in done.stdout
+    piped = smart.run("run", input="from a pipe")
+    assert piped.stdout == plain.stdout
+    assert provider.requests("mock/primary")[-1].count("from a pipe") == 1
+    provider.script("mock/primary", error(401, {"error": {"message": "Invalid key", "type": "auth"}}))
+    plain, done = smart.plain("run", "hello"), smart.run("run", "hello")
+    assert (done.returncode, done.stdout, done.stderr) == (plain.returncode, plain.stdout, plain.stderr)
+    assert not smart.left_behind()
+
+
+def test_limited_at_the_first_request(provider: Provider, smart: Smart) -> None:
+    provider.script("mock/primary", limited(3600))
+    done = smart.run("run", "say it once")
+    assert (done.returncode, done.stdout) == (0, "answer of mock2/fallback\n")
+    assert [r.count("say it once") for r in provider.requests("mock2/fallback")] == [1]
+    assert "mock/primary is limited until" in done.stderr
+    assert smart.cooldowns()["mock/primary"]["strikes"] == 1
+    assert not smart.left_behind()
+    before = asked(provider, "mock/primary")
+    again = smart.run("run", "--format", "json", "once more")
+    assert again.returncode == 0
+    assert [json.loads(line)["type"] for line in again.stdout.splitlines()][-1] == "step_finish"
+    assert asked(provider, "mock/primary") == before
+
+
+def test_limited_after_a_tool_call(provider: Provider, smart: Smart) -> None:
+    provider.script("mock/primary", after_tool(bash("echo side >> side.txt"), limited(3600)))
+    done = smart.run("run", "--format", "json", "use the tool")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0
+    assert [event["part"]["text"] for event in events if event["type"] == "text"] == ["answer of mock2/fallback"]
+    assert [event["type"] for event in events].count("tool_use") == 1
+    assert (smart.cwd / "side.txt").read_text() == "side\n"
+    assert provider.requests("mock2/fallback")[-1].ends_with_tool_result
+    assert len({event["sessionID"] for event in events}) == 1
+
+
+def test_two_targets_limited_as_well(provider: Provider, smart: Smart) -> None:
+    provider.script("mock/primary", limited(3600))
+    provider.script("mock2/fallback", limited(3600))
+    done = smart.run("run", "go on")
+    assert (done.returncode, done.stdout) == (0, "answer of mock3/third\n")
+    assert [r.count("go on") for r in provider.requests("mock3/third")] == [1]
+    assert set(smart.cooldowns()) == {"mock/primary", "mock2/fallback"}
+    assert not smart.left_behind()
+
+
+def test_everything_limited(provider: Provider, smart: Smart) -> None:
+    for model in ALL:
+        provider.script(model, limited(3600))
+    done = smart.run("run", "hello")
+    assert (done.returncode, done.stdout) == (75, "")
+    assert "every model is cooling" in done.stderr and "until" in done.stderr
+    before = [asked(provider, model) for model in ALL]
+    again = smart.run("run", "hello")
+    assert (again.returncode, again.stdout) == (75, "")
+    assert "until" in again.stderr
+    assert [asked(provider, model) for model in ALL] == before
+    assert not smart.left_behind()
+
+
+def test_a_short_wait_is_left_to_opencode(provider: Provider, smart: Smart) -> None:
+    provider.script("mock/primary", in_turn(limited(2), ok()))
+    done = smart.run("run", "hello")
+    assert (done.returncode, done.stdout) == (0, "answer of mock/primary\n")
+    assert asked(provider, "mock2/fallback") == 0
+
+
+def test_a_final_refusal_is_moved_too(provider: Provider, smart: Smart) -> None:
+    provider.script("mock/primary", error(402, {"error": {"message": "Insufficient credits", "type": "billing"}}))
+    done = smart.run("run", "hello")
+    assert (done.returncode, done.stdout) == (0, "answer of mock2/fallback\n")
+    assert smart.cooldowns()["mock/*"]["kind"] == "billing"
+
+
+def test_ctrl_c_leaves_nothing_behind(provider: Provider, smart: Smart) -> None:
+    provider.script("mock/primary", limited(3600))
+    for moment in ("mock/primary", "mock2/fallback"):
+        provider.script("mock2/fallback", Hang())
+        seen = asked(provider, moment)
+        process = smart.start("run", "hello")
+        wait_until(lambda seen=seen, moment=moment: asked(provider, moment) > seen, 90, why=f"a request to {moment}")
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert process.returncode in (-signal.SIGINT, 130)
+        wait_until(lambda: not smart.left_behind(), 10, why="the end of every process")
+        (smart.home.root / ".local/state/ocwatchd/blacklist.json").unlink(missing_ok=True)
+
+
+def test_wait_waits_for_the_soonest(provider: Provider, home: Home, version: str) -> None:
+    smart = Smart(home, version, {"mock/primary": "mock2/fallback"}, maxDelay=0)
+    provider.script("mock/primary", in_turn(limited(8), ok()))
+    provider.script("mock2/fallback", limited(3600))
+    done = smart.run("run", "--wait", "hello")
+    assert (done.returncode, done.stdout) == (0, "answer of mock/primary\n")
+    first, second = provider.requests("mock/primary")
+    assert second.wall - first.wall >= 7.9
+
+
+def test_with_the_daemon_up_only_one_of_the_two_moves(provider: Provider, home: Home) -> None:
+    provider.script("mock/primary", limited(3600))
+    with Daemon(home) as daemon:
+        smart = Smart(home, MIDDLE, chain=None)
+        done = smart.run("run", "say it once")
+        assert (done.returncode, done.stdout) == (0, "answer of mock2/fallback\n")
+        assert [r.count("say it once") for r in provider.requests("mock2/fallback")] == [1]
+        entry = daemon.wait_cooldown("mock/primary")
+        assert (entry["strikes"], entry["kind"]) == (1, "rate_limit")
+        assert [entry.get("by") for entry in daemon.wait_journal("moved")] == ["oc-smart"]
+        assert len(daemon.journal("claim")) == 1
+        provider.script("mock2/fallback", limited(3600))
+        provider.script("mock3/third", limited(3600))
+        done = smart.run("run", "hello")
+        assert (done.returncode, done.stdout) == (75, "")
+        before = [asked(provider, model) for model in ALL]
+        assert smart.run("run", "hello").returncode == 75
+        assert [asked(provider, model) for model in ALL] == before
+
+
+def test_no_fallback_is_opencodes_own_affair(provider: Provider, home: Home) -> None:
+    smart = Smart(home, MIDDLE)
+    provider.script("mock/primary", in_turn(limited(2), ok()))
+    done = smart.run("run", "--no-fallback", "hello")
+    assert (done.returncode, done.stdout) == (0, "answer of mock/primary\n")
+    smart.block(**{"mock/primary": {"until": "2099-01-01T00:00:00Z"}})
+    done = smart.run("run", "--no-fallback", "hello")
+    assert (done.returncode, done.stdout, asked(provider, "mock/primary")) == (75, "", 2)
+
+
+def test_a_session_goes_on_with_attachment_and_command_line(provider: Provider, home: Home) -> None:
+    smart = Smart(home, MIDDLE)
+    first = smart.run("run", "--format", "json", "the first prompt")
+    session = json.loads(first.stdout.splitlines()[0])["sessionID"]
+    provider.script("mock/primary", limited(3600))
+    (smart.cwd / "notes.txt").write_text("attached words")
+    done = smart.run("run", "-s", session, "the second prompt", "-f", "notes.txt")
+    assert (done.returncode, done.stdout) == (0, "answer of mock2/fallback\n")
+    moved = provider.requests("mock2/fallback")[-1]
+    assert (moved.count("the first prompt"), moved.count("the second prompt")) == (1, 1)
+    assert "attached words" in json.dumps(moved.body)
+    again = smart.run("run", "-c", "--agent", "claude-primary", "the third prompt")
+    assert (again.returncode, again.stdout) == (0, "answer of mock2/fallback\n")
+    assert provider.requests("mock2/fallback")[-1].count("the first prompt") == 1
+
+
+def test_an_error_in_the_middle_of_an_answer(provider: Provider, home: Home) -> None:
+    smart = Smart(home, MIDDLE, retry={"enabled": False})
+    provider.script("mock/primary", midstream({"error": {"type": "overloaded_error", "message": "Overloaded"}}))
+    done = smart.run("run", "hello")
+    assert done.returncode == 0
+    assert done.stdout.endswith("answer of mock2/fallback\n")
+
+
+def test_a_limited_subagent_is_moved_with_the_run(provider: Provider, home: Home) -> None:
+    smart = Smart(home, MIDDLE)
+    call = tool("task", description="Look around", prompt="SUBTASK: look", subagent_type="general")
+
+    def primary(request: Request) -> Answer:
+        return limited(3600) if "SUBTASK" in request.prompt else call
+
+    provider.script("mock/primary", primary)
+    provider.script("mock2/fallback", lambda r: ok("subtask done") if "SUBTASK" in r.prompt else ok("all done"))
+    done = smart.run("run", "delegate it")
+    assert done.returncode == 0
+    assert done.stdout == "all done\n"
+    assert not smart.left_behind()
+
+
+def test_three_at_once_share_what_the_first_learns(provider: Provider, home: Home) -> None:
+    smart = Smart(home, MIDDLE)
+    assert smart.plain("run", "warm up").returncode == 0  # the database's first start may not be shared
+    before = asked(provider, "mock/primary")
+    provider.script("mock/primary", limited(3600))
+    running = [smart.start("run", f"prompt {number}") for number in range(3)]
+    said = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], said
+    assert [out for out, _ in said] == ["answer of mock2/fallback\n"] * 3
+    moved = provider.requests("mock2/fallback")
+    assert [sum(r.count(f"prompt {number}") for r in moved) for number in range(3)] == [1, 1, 1]
+    assert asked(provider, "mock/primary") - before <= 3
+    assert not smart.left_behind()

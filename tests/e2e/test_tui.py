@@ -1,0 +1,91 @@
+"""A plain TUI that listens on no port, in tmux: moved through the plugin's door, and what is typed into it then."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.support.daemon import Daemon, epoch, ocwatch, settle
+from tests.support.opencode import MIDDLE, NEWEST, OLDEST, Home
+from tests.support.processes import wait_until
+from tests.support.provider import Provider, after_tool, bash, limited, ok
+from tests.support.tui import Tui
+
+pytestmark = pytest.mark.e2e
+
+PRIMARY, FALLBACK = "mock/primary", "mock2/fallback"
+GENERATIONS = (NEWEST, MIDDLE, "1.2.27", "1.1.65", OLDEST)
+
+
+@pytest.mark.parametrize("version", GENERATIONS)
+def test_moved_through_the_door_then_prevented_then_back(version: str, home: Home, provider: Provider) -> None:
+    effect = home.root / "ran.txt"
+    provider.script(PRIMARY, after_tool(bash(f"echo once >> {effect}"), limited(30)))
+    provider.script(FALLBACK, ok("first answered elsewhere"), ok("second answered elsewhere"))
+    assert ocwatch(home, "plugin", "install").returncode == 0
+    with Daemon(home, maxDelay=2000) as daemon, Tui(version, home) as tui:
+        tui.say("Name the first colour")
+        tui.wait_screen("first answered elsewhere", timeout=60)
+        (refused,) = [r for r in provider.requests(PRIMARY) if r.status == 429]
+        end = epoch(daemon.wait_cooldown(PRIMARY)["until"])
+        assert abs(end - (refused.wall + 30)) < 1.1
+        (moved,) = daemon.wait_journal("moved")
+        (asked,) = provider.requests(FALLBACK)
+        assert asked.count("Name the first colour") == 1
+        assert asked.tool_results
+        assert effect.read_text() == "once\n"
+
+        before = len(provider.requests(PRIMARY))
+        tui.say("Name the second colour")
+        tui.wait_screen("second answered elsewhere")
+        second = provider.requests(FALLBACK)[-1]
+        assert second.wall < end, "too slow a machine for this test"
+        assert second.count("Name the second colour") == 1
+        assert len(provider.requests(PRIMARY)) == before, "the limited model was not asked"
+        assert second.count("Name the first colour") == 1, "one user message, not two"
+
+        provider.script(PRIMARY, ok("the primary is back"))
+        settle(max(end + 0.2 - time.time(), 0))
+        tui.say("Name the third colour")
+        tui.wait_screen("the primary is back")
+        assert len(provider.requests(FALLBACK)) == 2
+        assert moved["session"].startswith("ses_")
+
+
+@pytest.mark.parametrize("version", GENERATIONS)
+def test_a_toast_says_once_per_cooldown_what_runs(version: str, home: Home, provider: Provider) -> None:
+    assert ocwatch(home, "plugin", "install").returncode == 0
+    Daemon(home)  # its configuration only: prevention needs no daemon
+    assert ocwatch(home, "block", PRIMARY, "--for", "1h").returncode == 0
+    with Tui(version, home) as tui:
+        tui.say("Say something")
+        assert FALLBACK in tui.wait_screen(f"{PRIMARY} is limited", timeout=15)
+        provider.wait_requests(FALLBACK, 1)
+        wait_until(lambda: f"{PRIMARY} is limited" not in tui.screen(), 20, why="the toast to fade")
+        tui.say("Say it again")
+        provider.wait_requests(FALLBACK, 2)
+        settle(1.5)
+        assert f"{PRIMARY} is limited" not in tui.screen()
+    assert provider.requests(PRIMARY) == []
+    assert [r.model for r in provider.requests()] == [FALLBACK] * 2
+
+
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_the_door_is_found_anew_after_a_restart_and_stale_files_go(
+    version: str, home: Home, provider: Provider
+) -> None:
+    assert ocwatch(home, "plugin", "install").returncode == 0
+    with Daemon(home) as daemon:
+        doors = daemon.state / "doors"
+        with Tui(version, home) as tui:
+            tui.say("Hello")
+            tui.wait_screen("answer of mock/primary")
+            assert (doors / f"{tui.pid}.sock").exists()
+            gone = tui.pid
+        provider.script(PRIMARY, limited(3600))
+        with Tui(version, home) as tui:
+            tui.say("Hello again")
+            tui.wait_screen("answer of mock2/fallback", timeout=60)
+            assert len(daemon.wait_journal("moved")) == 1
+            wait_until(lambda: not list(doors.glob(f"{gone}.*")), 15, why="stale files to be removed")

@@ -1,0 +1,114 @@
+"""The companion plugin's file: ours is installed, upgraded and removed; anybody else's is left alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ocwatchd.opencode.plugin_file import NAME, PluginFault, PluginState, install, look, shipped, uninstall, version_of
+from ocwatchd.paths import Paths
+
+OLD = b"// ocwatchd companion plugin, version 0.9\nexport const RateLimitFallback = async () => ({})\n"
+FOREIGN = b"export const Mine = async () => ({})\n// ocwatchd companion plugin, version 1\n"
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    config = tmp_path / ".config" / "opencode"
+    return Paths(tmp_path, config, tmp_path / "data", tmp_path / "state", tmp_path / "cache")
+
+
+def put(paths: Paths, content: bytes, directory: str = "plugin") -> Path:
+    path = paths.opencode_config / directory / NAME
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_what_is_shipped_says_its_version_in_its_first_line_and_in_its_code() -> None:
+    version = version_of(shipped())
+    assert version
+    assert f'const VERSION = "{version}"' in shipped().decode()
+    # OpenCode 1.0 calls every export as a plugin, whatever it is.
+    assert shipped().count(b"\nexport ") == 1
+
+
+def test_installed_from_nothing_and_then_left_as_it_is(paths: Paths) -> None:
+    assert look(paths).state is PluginState.ABSENT
+    before, after = install(paths)
+    assert (before.state, after.state) == (PluginState.ABSENT, PluginState.CURRENT)
+    assert after.path == paths.opencode_config / "plugin" / NAME
+    assert after.path.read_bytes() == shipped()
+    assert [path.name for path in after.path.parent.iterdir()] == [NAME]
+    mark = after.path.stat()
+    install(paths)
+    assert (after.path.stat().st_ino, after.path.stat().st_mtime_ns) == (mark.st_ino, mark.st_mtime_ns)
+
+
+@pytest.mark.parametrize("content", [OLD, shipped() + b"// changed by hand\n", shipped()[:100]])
+def test_another_version_or_a_damaged_one_is_replaced(paths: Paths, content: bytes) -> None:
+    path = put(paths, content)
+    assert look(paths).state is PluginState.OUTDATED
+    before, after = install(paths)
+    assert before.installed == version_of(content)
+    assert (after.state, path.read_bytes()) == (PluginState.CURRENT, shipped())
+
+
+@pytest.mark.parametrize("content", [FOREIGN, b"", b"//", b"\xff\xfe\x00"])
+def test_a_file_that_is_not_ours_is_neither_replaced_nor_removed(paths: Paths, content: bytes) -> None:
+    path = put(paths, content)
+    assert look(paths).state is PluginState.FOREIGN
+    with pytest.raises(PluginFault, match="not ocwatchd's"):
+        install(paths)
+    assert uninstall(paths) == []
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "link to nowhere", "link in a circle"])
+def test_nor_is_anything_else_of_that_name(paths: Paths, kind: str) -> None:
+    path = paths.opencode_config / "plugin" / NAME
+    path.parent.mkdir(parents=True)
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path if "circle" in kind else paths.home / "nowhere")
+    with pytest.raises(PluginFault):
+        install(paths)
+    assert uninstall(paths) == []
+    assert os.path.lexists(path)
+
+
+def test_a_link_to_ours_is_fine_until_it_is_out_of_date(paths: Paths) -> None:
+    kept = paths.home / "dotfiles.js"
+    kept.write_bytes(shipped())
+    path = paths.opencode_config / "plugin" / NAME
+    path.parent.mkdir(parents=True)
+    path.symlink_to(kept)
+    assert install(paths)[1].state is PluginState.CURRENT
+    kept.write_bytes(OLD)
+    with pytest.raises(PluginFault, match="link"):
+        install(paths)
+    assert kept.read_bytes() == OLD
+    assert uninstall(paths) == [path]
+    assert kept.exists()
+
+
+def test_removed_from_both_directories_that_opencode_loads(paths: Paths) -> None:
+    first, second = put(paths, OLD), put(paths, shipped(), "plugins")
+    neighbour = first.with_name("notify.js")
+    neighbour.write_text("")
+    assert uninstall(paths) == [first, second]
+    assert look(paths).state is PluginState.ABSENT
+    assert neighbour.exists()
+    assert uninstall(paths) == []
+
+
+def test_a_directory_that_cannot_be_written_is_said(paths: Paths) -> None:
+    paths.opencode_config.mkdir(parents=True)
+    (paths.opencode_config / "plugin").write_text("not a directory")
+    with pytest.raises(PluginFault, match="cannot be written"):
+        install(paths)

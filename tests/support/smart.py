@@ -1,0 +1,91 @@
+"""The real `oc-smart` in the private HOME of a test, with a real OpenCode as `opencode` on its PATH."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.support.binaries import binary
+from tests.support.daemon import CHAIN
+from tests.support.homes import Home
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 120.0
+"""Seconds for a run; on a loaded machine 1.18 alone needs 20 of them."""
+
+
+class Smart:
+    """`oc-smart` in `home`; `settings` stand under `rateLimit` beside the chain."""
+
+    def __init__(self, home: Home, version: str, chain: Mapping[str, Any] | None = CHAIN, **settings: Any) -> None:
+        self.home, self.cwd = home, home.project(git=True)
+        directory = home.root / "bin"
+        directory.mkdir(exist_ok=True)
+        if not (directory / "opencode").exists():
+            (directory / "opencode").symlink_to(binary(version))
+        self.env = {**home.env(self.cwd), "PYTHONPATH": str(ROOT), "SMART_TEST": str(home.root)}
+        self.env["PATH"] = f"{directory}:{self.env['PATH']}"
+        if chain is not None:
+            text = json.dumps({"rateLimit": {"fallbackChain": chain, **settings}})
+            (home.config_dir / "rate-limit-config.json").write_text(text)
+
+    def start(self, *arguments: str, environ: Mapping[str, str] | None = None, **more: Any) -> subprocess.Popen[str]:
+        """Start it; standard output and error are pipes."""
+        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        command = [sys.executable, "-m", "ocwatchd.cli.smart", *arguments]
+        options = pipes | {"start_new_session": True, "text": True} | more
+        return subprocess.Popen(command, cwd=self.cwd, env={**self.env, **(environ or {})}, **options)
+
+    def run(self, *arguments: str, input: str | None = None, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Run it to its end."""
+        if input is not None:
+            more["stdin"] = subprocess.PIPE
+        process = self.start(*arguments, **more)
+        try:
+            out, err = process.communicate(input, timeout=PATIENCE)
+        finally:
+            process.kill()
+        print(f"$ oc-smart {arguments} -> {process.returncode}\n{out}\n{err}")
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def plain(self, *arguments: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
+        """The same with `opencode` itself."""
+        stdin: dict[str, Any] = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
+        return subprocess.run(
+            [str(self.home.root / "bin" / "opencode"), *arguments],
+            cwd=self.cwd,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            **stdin,
+        )
+
+    def left_behind(self) -> list[Sequence[str]]:
+        """Command lines of processes of this home that still run."""
+        return [process.cmdline() for process in psutil.process_iter() if self._mine(process)]
+
+    def _mine(self, process: psutil.Process) -> bool:
+        try:
+            mine = process.environ().get("SMART_TEST") == str(self.home.root)
+            return mine and process.status() != psutil.STATUS_ZOMBIE
+        except (psutil.Error, OSError):
+            return False
+
+    def cooldowns(self) -> dict[str, Any]:
+        """What the blacklist file lists."""
+        path = self.home.root / ".local" / "state" / "ocwatchd" / "blacklist.json"
+        found: dict[str, Any] = json.loads(path.read_text())["models"] if path.exists() else {}
+        return found
+
+    def block(self, **models: Any) -> None:
+        """Write the blacklist file."""
+        path = self.home.root / ".local" / "state" / "ocwatchd" / "blacklist.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"version": 1, "models": models}))
