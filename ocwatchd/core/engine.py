@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from ocwatchd.core import evidence, notes
 from ocwatchd.core.cases import Case, Cases, Doing
 from ocwatchd.core.decide import where_to, worth_waiting
-from ocwatchd.core.fallback import Chosen, Exhausted
+from ocwatchd.core.fallback import Choice, Chosen, Exhausted
 from ocwatchd.core.guards import silent
 from ocwatchd.core.ledger import Cooldown, Ledger
 from ocwatchd.core.limits import Certainty, Hint, LimitEvent, ModelRef, Target, ToldBy
@@ -333,7 +333,7 @@ class Engine:
         if case.landed != model or case.origin is None:
             case.origin, case.origin_agent = model, (parent or view).agent
         moved = parent or view
-        choice = where_to(self.policy, self.ledger, moved, case.origin, case.failed_targets, now)
+        choice = self._choice(case, moved, model, now)
         if isinstance(choice, Exhausted) and not case.stranded:
             return self._stuck(case, view, choice, now)
         # A turn that we stopped must not stay stopped: with nothing free it goes back to OpenCode's own retry.
@@ -344,6 +344,19 @@ class Engine:
         child = view.session if parent else None
         move = Move(claim, moved, target, child, case.stranded, case.looping(now))
         return [notes.claim(claim, view, moved, model, target), move]
+
+    def _choice(self, case: Case, moved: SessionView, model: ModelRef, now: float) -> Choice:
+        """Down the chain of the model that the session came from; that may be one which prevention passed over."""
+        origin = case.origin or model
+        choice = where_to(self.policy, self.ledger, moved, origin, case.failed_targets, now)
+        if isinstance(choice, Chosen) or origin != model:
+            return choice
+        for entry in self.ledger.entries():
+            if entry.active(now) and entry.target is not None and entry.target.model == model:
+                wider = where_to(self.policy, self.ledger, moved, entry.model, case.failed_targets, now)
+                if isinstance(wider, Chosen) or not choice.chained:
+                    return wider
+        return choice
 
     def _stuck(self, case: Case, view: SessionView, choice: Exhausted, now: float) -> list[Effect]:
         """Nothing is free: one notice, OpenCode's own retry is left alone, and another look when the first returns."""

@@ -26,6 +26,7 @@ class LaunchHands(Hands):
 
     tell: Callable[[str], None] = staticmethod(print)
     _since: float | None = None
+    _told: str | None = None
 
     def do(self, effects: Sequence[Effect]) -> None:
         """All but the notices: this session's person reads standard error."""
@@ -66,8 +67,9 @@ class LaunchHands(Hands):
 
     def _note(self, note: Note) -> None:
         line = _story(note)
-        if line:
+        if line and line != self._told:  # a guard that holds is asked again and again
             self.tell(line)
+        self._told = line or self._told
         with suppress(StateError):
             self._journal.append({"what": note.what, **_plain(note)}, note.durable)
 

@@ -104,7 +104,7 @@ class Launch:
             return ExitCode.FAILED if code is None else code
         from ocwatchd.launcher.supervise import supervise  # late: the brain costs 150 CPU ms
 
-        return supervise(child, signals, self._found, self.environ, self._arguments, self._asked(), say)
+        return supervise(child, signals, self._found, self.environ, self._arguments, self._asked(), sentinel.began, say)
 
     def _asked(self) -> str | None:
         """The model that this launch was meant for, whatever stands in for it."""

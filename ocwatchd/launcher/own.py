@@ -16,9 +16,6 @@ from ocwatchd.opencode.look import view_of
 from ocwatchd.opencode.sessions import SessionStore
 from ocwatchd.state.facts import FactFiles
 
-STARTED = 120.0
-"""Seconds before the first sign of trouble within which the child's session must have changed."""
-
 
 class OwnProcesses:
     """The OpenCode processes below us: the child and the private server."""
@@ -66,7 +63,7 @@ class OwnFacts(FactFiles):
 def failed_view(store: SessionStore, known: Sequence[str], pid: int, since: float, now: float) -> SessionView | None:
     """The session of a child that has ended, as the store shows it, if its last turn has failed.
 
-    `known` are its sessions as far as they were heard of. `since`: when trouble was first seen, epoch seconds.
+    `known` are its sessions as far as they were heard of. `since`: when the child was started, epoch seconds.
     """
     session = _root(store, known, since)
     if session is None:
@@ -80,8 +77,8 @@ def _root(store: SessionStore, known: Sequence[str], since: float) -> Session | 
     """The session that the child was started for; None if nobody can say."""
     if not known:  # then only one session can be meant, or none
         here = os.environ.get("PWD") or os.getcwd()  # noqa: PTH109
-        recent = store.recent(since - STARTED)
-        mine = [session for session in recent if session.parent is None and session.directory == here]
+        mine = [found.session for found in store.unsettled(since) if found.session.directory == here]
+        mine = [session for session in mine if session.parent is None]
         return mine[0] if len(mine) == 1 else None
     session = store.session(known[0])
     while session is not None and session.parent is not None:

@@ -1,8 +1,6 @@
-"""Watches one `opencode run` through its own door, and sees to it that its prompt is answered. Imported when a limit
-shows.
+"""Watches one `opencode run` through its own door, so that its prompt is answered. Imported when a limit shows.
 
-It decides with the daemon's own engine, on what the child's door shows; only the arms differ: the session of a `run`
-cannot be moved in place. Whatever goes wrong in here leaves the child to itself.
+The daemon's own engine decides, on what the child's door shows; only the arms differ. Our faults leave it to itself.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ from ocwatchd.launcher.mover import RunMover
 from ocwatchd.launcher.own import OwnFacts, OwnProcesses, failed_view
 from ocwatchd.launcher.served import Served
 from ocwatchd.launcher.transform import until_words
-from ocwatchd.launcher.waiting import soonest, spread
+from ocwatchd.launcher.waiting import model_named, soonest, spread
 from ocwatchd.opencode.api import Session
 from ocwatchd.opencode.doors import DoorFinder
 from ocwatchd.opencode.family import descendants, end_all
@@ -47,6 +45,8 @@ from ocwatchd.state import blacklist
 
 POLL = 0.1
 """Seconds between looks at the child, and at what the private server's session says."""
+AGAIN = 2.0
+"""Seconds after which a session that could not be moved is looked at again."""
 MOST_STRANDED = 3
 """Attempts to go on after which the prompt is given up; it stays in OpenCode's store."""
 
@@ -62,9 +62,12 @@ class Supervisor:
         environ: Mapping[str, str],
         arguments: Arguments,
         asked: str | None,
+        began: float,
         say: Callable[[str], None],
     ) -> None:
-        """`environ` is what was set for the child beyond our own environment. `asked`: the model that the user means.
+        """`environ` is what was set for the child beyond our own, `asked` the model that the user means.
+
+        `began`: when the child was, epoch seconds.
 
         Raises:
             ConfigError: the configuration cannot be used.
@@ -72,13 +75,12 @@ class Supervisor:
         self._child, self._signals, self._arguments, self._say = child, signals, arguments, say
         self._clock, self._paths = SystemClock(), Paths.from_env()
         config = load(self._paths)
-        self._idle = config.policy.mode is not Mode.AUTO
         self._policy = config.policy
-        rules = resources.files("ocwatchd").joinpath("rules/builtin.json").read_bytes()
+        rules = RuleSet.load(resources.files("ocwatchd").joinpath("rules/builtin.json").read_bytes())
         register = blacklist.read(self._paths.blacklist)
         self._engine = Engine(
             config.policy,
-            RuleSet.load(rules).with_user_patterns(config.error_patterns),
+            rules.with_user_patterns(config.error_patterns),
             Ledger(register.entries()),
             lambda: uuid4().hex[:12],
         )
@@ -92,8 +94,8 @@ class Supervisor:
         self._hands.tell = say
         self._hands.register_mark = register.signature
         self._facts = OwnFacts(self._paths.facts, own.holds)
-        self._began = self._clock.now()
-        self._asked = _model(asked)
+        self._began = began
+        self._asked = model_named(asked)
         self._served: Served | None = None
         self._failed: SessionView | None = None
         self._judged = self._landed = False
@@ -103,7 +105,7 @@ class Supervisor:
 
     def run(self) -> int:
         """The exit code to end with; negative for the signal that ended OpenCode."""
-        if self._idle:
+        if self._policy.mode is not Mode.AUTO:
             return wait_for(self._child, self._signals)
         try:
             return self._loop()
@@ -142,7 +144,11 @@ class Supervisor:
         if isinstance(message, Surveyed):
             for view in message.views:
                 self._remember_origin(view)
-        self._hands.do(self._engine.handle(message, self._clock.now()))
+        now = self._clock.now()
+        self._hands.do(self._engine.handle(message, now))
+        if isinstance(message, MoveEnded) and message.result is MoveResult.REFUSED:
+            # A guard held, often for a moment; where the daemon has its logs, nobody else looks here.
+            self._engine.cases.of(message.session, now).wake = now + AGAIN
 
     def _remember_origin(self, view: SessionView) -> None:
         """A session that began on a stand-in has the chain of the model that was asked for."""
@@ -174,9 +180,8 @@ class Supervisor:
         if code < 0:
             return code
         if not self._judged:
-            self._judged = True
+            self._judged, now = True, self._clock.now()
             known = [case.session for case in self._engine.cases.all()] or self._facts.sessions
-            now = self._clock.now()
             self._failed = failed_view(self._store, known, self._child.pid, self._began, now)
             if self._failed is not None:
                 view = self._failed
@@ -226,17 +231,16 @@ class Supervisor:
         self._hands.do([Move(uuid4().hex[:12], view, Target(model, view.agent), None, True)])
 
     def _give_up(self) -> int:
-        if not self._mover.taken_over:
-            self._mover.taken_over = True
-            self._child.end()
+        self._mover.taken_over = True
+        self._child.end()
         return ExitCode.ALL_COOLING
 
     # ---- the private server
 
     def _opened(self, door: Door, session: Session) -> None:
         """Called from the mover's thread."""
-        as_json, allow = self._arguments.format == "json", self._arguments.has("--auto")
-        self._served = Served(door, session, as_json, allow, self._clock)
+        given = self._arguments
+        self._served = Served(door, session, given.format == "json", given.has("--auto"), self._clock)
 
     def _look_at(self, served: Served) -> int | None:
         try:
@@ -279,11 +283,12 @@ def supervise(
     environ: Mapping[str, str],
     arguments: Arguments,
     asked: str | None,
+    began: float,
     say: Callable[[str], None],
 ) -> int:
     """The exit code of a supervised run. A fault of ours is said, and leaves the child to itself."""
     try:
-        supervisor = Supervisor(child, signals, program, environ, arguments, asked, say)
+        supervisor = Supervisor(child, signals, program, environ, arguments, asked, began, say)
     except ConfigError as fault:
         say(f"{fault}; going on without it")
         return wait_for(child, signals)
@@ -292,10 +297,3 @@ def supervise(
     except Exception as fault:
         say(f"internal fault: {fault!r}")
         return wait_for(child, signals)
-
-
-def _model(name: str | None) -> ModelRef | None:
-    try:
-        return ModelRef.parse(name) if name else None
-    except ValueError:
-        return None

@@ -36,3 +36,11 @@ def spread(entry: Cooldown, policy: Policy, attempt: int, draw: float) -> float:
         return 0.0
     retry = policy.retry_for(entry.model)
     return delay(attempt, retry.base_delay, retry.max_delay, retry.jitter_range, draw)
+
+
+def model_named(name: str | None) -> ModelRef | None:
+    """The model of this name; None if it is none."""
+    try:
+        return ModelRef.parse(name) if name else None
+    except ValueError:
+        return None

@@ -471,3 +471,10 @@ def test_where_a_session_came_from_is_remembered_until_it_is_back():
     stay = engine(replace(POLICY, come_back=False))
     (move,) = of(Move, feed(stay, refused(), seen(retrying())))
     assert of(Remember, feed(stay, end(move, MoveResult.MOVED, landed))) == []
+
+
+def test_a_prompt_that_prevention_sent_to_the_stand_in_goes_on_down_the_first_chain():
+    brain = engine()
+    feed(brain, refused(session="ses_other"))  # a is limited: prevention sends prompts to b
+    effects = feed(brain, refused(5, model=B), seen(retrying(5, wait=1800, model=B)), at=5.1)
+    assert [move.target.model for move in of(Move, effects)] == [C]

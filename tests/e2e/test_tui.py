@@ -21,7 +21,7 @@ GENERATIONS = (NEWEST, MIDDLE, "1.2.27", "1.1.65", OLDEST)
 @pytest.mark.parametrize("version", GENERATIONS)
 def test_moved_through_the_door_then_prevented_then_back(version: str, home: Home, provider: Provider) -> None:
     effect = home.root / "ran.txt"
-    provider.script(PRIMARY, after_tool(bash(f"echo once >> {effect}"), limited(30)))
+    provider.script(PRIMARY, after_tool(bash(f"echo once >> {effect}"), limited(20)))
     provider.script(FALLBACK, ok("first answered elsewhere"), ok("second answered elsewhere"))
     assert ocwatch(home, "plugin", "install").returncode == 0
     with Daemon(home, maxDelay=2000) as daemon, Tui(version, home) as tui:
@@ -29,7 +29,7 @@ def test_moved_through_the_door_then_prevented_then_back(version: str, home: Hom
         tui.wait_screen("first answered elsewhere", timeout=60)
         (refused,) = [r for r in provider.requests(PRIMARY) if r.status == 429]
         end = epoch(daemon.wait_cooldown(PRIMARY)["until"])
-        assert abs(end - (refused.wall + 30)) < 1.1
+        assert abs(end - (refused.wall + 20)) < 1.1
         (moved,) = daemon.wait_journal("moved")
         (asked,) = provider.requests(FALLBACK)
         assert asked.count("Name the first colour") == 1

@@ -155,3 +155,23 @@ def test_a_moved_session_is_given_back_when_the_first_model_is_free(
         first, again = provider.requests(PRIMARY)
         assert again.wall >= end
         assert (first.status, again.count("After the end")) == (429, 1)
+
+
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_a_limited_compaction_does_not_lose_the_session(version: str, home: Home, provider: Provider) -> None:
+    provider.script(PRIMARY, ok("first answer"), limited(3600))
+    provider.script(FALLBACK, ok("a summary of it all"), ok("and on it goes"))
+    with Daemon(home) as daemon, Serve(version, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, "Something to sum up", model=PRIMARY)
+        serve.wait_answer(session, "first answer")
+        serve.wait_status(session, "idle")
+        compaction = {"providerID": "mock", "modelID": "primary"}
+        serve.request("POST", f"/session/{session}/summarize", compaction, timeout=60)
+        serve.wait_answer(session, "a summary of it all")
+        daemon.wait_journal("moved")
+        serve.prompt_async(session, "Go on", model=FALLBACK)
+        serve.wait_answer(session, "and on it goes")
+        last = provider.requests(FALLBACK)[-1]
+        assert last.count("Go on") == 1
+        assert [r.status for r in provider.requests(PRIMARY)] == [200, 429]

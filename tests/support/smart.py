@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,16 @@ from tests.support.homes import Home
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0
 """Seconds for a run; on a loaded machine 1.18 alone needs 20 of them."""
+
+
+def stop(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """End a start that hangs: with a signal that it can answer, so that nothing stays behind."""
+    if process.poll() is None:
+        process.send_signal(number)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 class Smart:
@@ -50,7 +61,7 @@ class Smart:
         try:
             out, err = process.communicate(input, timeout=PATIENCE)
         finally:
-            process.kill()
+            stop(process, signal.SIGINT)
         print(f"$ oc-smart {arguments} -> {process.returncode}\n{out}\n{err}")
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
