@@ -84,7 +84,8 @@ class Supervisor:
             Ledger(register.entries()),
             lambda: uuid4().hex[:12],
         )
-        self._queue: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        # Not SimpleQueue: on 3.11 a signal (a child's end) just before the timeout makes its `get` wait for good.
+        self._queue: queue.Queue[Message] = queue.Queue()
         self._store = SessionStore(self._paths.opencode_data)
         own = OwnProcesses(child.pid)
         finder = DoorFinder(self._paths.opencode_data, sockets=self._paths.doors, environ={**os.environ}, processes=own)

@@ -14,7 +14,7 @@ from ocwatchd.core.views import Door, UnixAddress
 from ocwatchd.opencode.api import Api
 from tests.support.daemon import Daemon, epoch, ocwatch, settle
 from tests.support.homes import ANTHROPIC, DEFAULT_PROVIDERS, GOOGLE, OPENAI, ProviderSpec
-from tests.support.opencode import MIDDLE, NEWEST, OLDEST, Home, Serve, run_command, run_prompt
+from tests.support.opencode import GENERATIONS, MIDDLE, NEWEST, OLDEST, Home, Serve, run_command, run_prompt
 from tests.support.processes import start, stop, wait_until
 from tests.support.provider import Provider, error, limited, ok, tool
 
@@ -45,6 +45,7 @@ def errors(home: Home) -> str:
     return path.read_text() if path.exists() else ""
 
 
+@pytest.mark.parametrize("version", GENERATIONS)
 def test_what_one_session_learnt_all_know_also_after_a_restart(version: str, armed: Home, provider: Provider) -> None:
     provider.script(PRIMARY, limited(3600))
     daemon = Daemon(armed)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.daemon import Daemon, epoch, settle
+from tests.support.daemon import Daemon, settle
 from tests.support.opencode import MIDDLE, NEWEST, OLDEST, Home, Serve
 from tests.support.processes import wait_until
 from tests.support.provider import Provider, Request, after_tool, bash, limited, ok, slow, tool
@@ -129,32 +128,6 @@ def test_a_daemon_killed_in_mid_move_finishes_it_in_its_next_life(
         settle(3)
         assert len(newest.user_messages(session)) == 1
         assert sum(r.count("Kill the daemon now") for r in provider.requests(FALLBACK)) == 1
-
-
-@pytest.mark.parametrize("version", [NEWEST, OLDEST])
-def test_a_moved_session_is_given_back_when_the_first_model_is_free(
-    version: str, home: Home, provider: Provider
-) -> None:
-    """A prompt that names no model sticks to the target; with the companion plugin it goes back, not a moment early."""
-    provider.script(PRIMARY, limited(12), ok("the primary again"))
-    provider.script(FALLBACK, ok("meanwhile"))
-    daemon = Daemon(home, maxDelay=2000)
-    assert daemon.ocwatch("plugin", "install").returncode == 0
-    with daemon, Serve(version, home) as serve:
-        session = serve.create_session()
-        serve.prompt_async(session, "Before the end", model=PRIMARY)
-        serve.wait_answer(session, "meanwhile")
-        daemon.wait_journal("moved")
-        end = epoch(daemon.wait_told(PRIMARY)["until"])
-        serve.prompt_async(session, "Still before the end")
-        provider.wait_requests(FALLBACK, 2)
-        settle(max(end + 0.1 - time.time(), 0))
-        serve.wait_status(session, "idle")
-        serve.prompt_async(session, "After the end")
-        serve.wait_answer(session, "the primary again")
-        first, again = provider.requests(PRIMARY)
-        assert again.wall >= end
-        assert (first.status, again.count("After the end")) == (429, 1)
 
 
 @pytest.mark.parametrize("version", [NEWEST, MIDDLE])

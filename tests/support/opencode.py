@@ -29,6 +29,7 @@ from tests.support.processes import free_port, signal_group, start, stop, wait_u
 __all__ = [
     "DEFAULT_AGENTS",
     "DEFAULT_PROVIDERS",
+    "GENERATIONS",
     "MIDDLE",
     "NEWEST",
     "OLDEST",
@@ -51,6 +52,8 @@ __all__ = [
 NEWEST = "1.18.33"
 MIDDLE = "1.3.2"
 OLDEST = "1.0.185"
+GENERATIONS = (NEWEST, MIDDLE, "1.2.27", "1.1.65", OLDEST)
+"""The versions that every claim about a TUI and the plugin's door is shown on."""
 VERSIONS = (NEWEST, MIDDLE, OLDEST)
 """One of each generation: shared logfmt log; old log with SQLite; old log with JSON files."""
 
