@@ -87,12 +87,12 @@ class Daemon:
         entry = _json(self.state / "blacklist.json").get("models", {}).get(model)
         return entry if isinstance(entry, dict) else None
 
-    def wait_cooldown(self, model: str, timeout: float = 15.0) -> dict[str, Any]:
+    def wait_cooldown(self, model: str, timeout: float = 30.0) -> dict[str, Any]:
         """Wait until the model is listed."""
         entry: dict[str, Any] = wait_until(lambda: self.cooldown(model), timeout, why=f"{model} on the blacklist")
         return entry
 
-    def wait_told(self, model: str, timeout: float = 15.0) -> dict[str, Any]:
+    def wait_told(self, model: str, timeout: float = 30.0) -> dict[str, Any]:
         """Wait until the model is listed with an end that is no guess: OpenCode is asked after the first entry."""
 
         def told() -> dict[str, Any] | None:
@@ -109,7 +109,7 @@ class Daemon:
         entries = [json.loads(line) for line in lines if line.endswith("}")]
         return [entry for entry in entries if what is None or entry["what"] == what]
 
-    def wait_journal(self, what: str, count: int = 1, timeout: float = 30.0) -> list[dict[str, Any]]:
+    def wait_journal(self, what: str, count: int = 1, timeout: float = 60.0) -> list[dict[str, Any]]:
         """Wait for `count` journal entries of this sort."""
         wait_until(lambda: len(self.journal(what)) >= count, timeout, why=f"{count} × {what} in the journal")
         return self.journal(what)

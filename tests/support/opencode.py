@@ -226,12 +226,12 @@ class Serve:
             return ""
         return "".join(str(p.get("text", "")) for p in spoken[-1]["parts"] if p["type"] == "text")
 
-    def wait_answer(self, session: str, text: str, timeout: float = 30.0, directory: Path | str | None = None) -> None:
+    def wait_answer(self, session: str, text: str, timeout: float = 60.0, directory: Path | str | None = None) -> None:
         """Wait until the last assistant message contains `text`."""
         wait_until(lambda: text in self.answer(session, directory), timeout, why=f"the answer {text!r}")
 
     def wait_status(
-        self, session: str, kind: str, timeout: float = 30.0, directory: Path | str | None = None
+        self, session: str, kind: str, timeout: float = 60.0, directory: Path | str | None = None
     ) -> dict[str, Any]:
         """Wait until the session's status is `kind` (`retry`, `busy`, `idle`); a missing entry counts as idle."""
 

@@ -22,7 +22,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(what: Callable[[], Any], timeout: float = 30.0, pause: float = 0.05, why: str = "") -> Any:
+def wait_until(what: Callable[[], Any], timeout: float = 60.0, pause: float = 0.05, why: str = "") -> Any:
     """Call `what` until it returns something true, and return that.
 
     Raises:

@@ -121,7 +121,7 @@ class Provider:
         return [r for r in self._requests if titles or r.model not in self.small_models]
 
     def wait_for(
-        self, predicate: Callable[[list[Request]], Any], timeout: float = 30.0, *, titles: bool = False
+        self, predicate: Callable[[list[Request]], Any], timeout: float = 60.0, *, titles: bool = False
     ) -> list[Request]:
         """Wait until `predicate` holds of the requests so far (looked at whenever one arrives or is answered).
 
@@ -140,7 +140,7 @@ class Provider:
                     raise TimeoutError(f"not within {timeout:g} s; asked so far: {asked}")
                 self._changed.wait(left)
 
-    def wait_requests(self, model: str, number: int = 1, timeout: float = 30.0) -> list[Request]:
+    def wait_requests(self, model: str, number: int = 1, timeout: float = 60.0) -> list[Request]:
         """Wait until `model` was asked and answered (the status sent) at least `number` times; those requests."""
         self.wait_for(
             lambda seen: sum(r.model == model and r.status is not None for r in seen) >= number, timeout, titles=True

@@ -124,7 +124,7 @@ class Tui:
         wait_until(lambda: text[-20:] in self.screen(), 20, why="the typed prompt to show")
         self.keys("Enter")
 
-    def wait_screen(self, text: str, timeout: float = 30.0) -> str:
+    def wait_screen(self, text: str, timeout: float = 60.0) -> str:
         """Wait until `text` stands on the screen; the screen."""
 
         def shown() -> str | None:
