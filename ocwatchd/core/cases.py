@@ -66,7 +66,7 @@ class Case:
     moves: list[float] = field(default_factory=list)
     moved_until: float = 0.0
     entered: tuple[ModelRef, str | None, int] | None = None
-    sighted: tuple[ModelRef, float] | None = None
+    sighted: dict[ModelRef, float] = field(default_factory=dict)
     wake: float | None = None
     retried_at: float = 0.0
     patience: float = 3.0

@@ -123,8 +123,10 @@ class Engine:
 
     def _already_shown(self, case: Case, event: LimitEvent) -> bool:
         """Whether this is the log's late line about a refusal that a door has shown already: no second strike."""
-        sighted, case.sighted = case.sighted, None
-        return sighted is not None and sighted[0] == event.ref and event.time <= sighted[1]
+        if event.ref is None or event.time > case.sighted.get(event.ref, 0.0):
+            return False
+        del case.sighted[event.ref]
+        return True
 
     def _told_again(self, case: Case, event: LimitEvent) -> list[Effect]:
         """The log may know the end, or at least the failure's exact time, which tells a Retry-After from a backoff."""
@@ -241,7 +243,7 @@ class Engine:
             return [], False
         if case.entered == this:
             return [], True
-        case.entered, case.sighted = this, (model, view.seen)
+        case.entered, case.sighted[model] = this, view.seen
         return self._registrar.enter(shown, True, now), True
 
     def _wait_for_another_eye(self, case: Case, view: SessionView, now: float) -> list[Effect]:

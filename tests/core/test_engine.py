@@ -254,6 +254,14 @@ def test_the_logs_late_line_about_what_a_door_showed_is_no_second_strike():
     assert brain.ledger.cooling(B, T + 6).strikes == 2
 
 
+def test_the_log_may_be_late_about_two_refusals_at_once():
+    brain = engine()
+    (move,) = of(Move, feed(brain, Heard("ses_1", T), seen(retrying())))
+    feed(brain, end(move, MoveResult.TARGET_LIMITED, retrying(0.6, wait=1800, model=B)), at=0.6)
+    feed(brain, refused(0.0), refused(0.5, model=B), at=1.0)
+    assert [brain.ledger.cooling(model, T + 2).strikes for model in (A, B)] == [1, 1]
+
+
 def test_everything_exhausted_is_told_once_and_looked_at_when_the_first_returns():
     ledger = Ledger()
     ledger.block(B, T + 100, T)
