@@ -20,7 +20,6 @@ from ocwatchd.core.messages import (
     Message,
     Move,
     MoveEnded,
-    MoveResult,
     Note,
     RegisterChanged,
     Remember,
@@ -28,6 +27,7 @@ from ocwatchd.core.messages import (
     Surveyed,
     Tell,
 )
+from ocwatchd.core.moves import MoveOutcome, MoveResult
 from ocwatchd.notify import Notifier
 from ocwatchd.opencode.api import connect
 from ocwatchd.opencode.doors import DoorFinder
@@ -199,9 +199,7 @@ class Hands:
         if isinstance(effect, LookUp):
             self._answer(Surveyed(effect.session, effect.model, (), 0))
         elif isinstance(effect, Move):
-            session = effect.child or effect.view.session
-            failed = MoveResult.FAILED
-            self._answer(MoveEnded(effect.claim, session, effect.view.model, effect.target, failed, repr(fault)))
+            self._answer(MoveEnded(effect.claim, effect.order, MoveOutcome(MoveResult.FAILED, repr(fault))))
 
     def _find_doors(self, _: Effect | None) -> None:
         clear_stale(self._paths.doors)
@@ -221,26 +219,7 @@ class Hands:
             self._say(f"{effect.view.session} could not be stopped: {fault}")
 
     def _move(self, effect: Move) -> None:
-        outcome = self._mover.move(
-            effect.view,
-            effect.target,
-            child=effect.child,
-            own_abort=effect.own_abort,
-            looping=effect.looping,
-        )
-        self._answer(
-            MoveEnded(
-                claim=effect.claim,
-                session=effect.child or effect.view.session,
-                origin=effect.view.model,
-                target=effect.target,
-                result=outcome.result,
-                why=outcome.detail,
-                view=outcome.view,
-                seconds=outcome.seconds,
-                stranded=outcome.stranded,
-            )
-        )
+        self._answer(MoveEnded(effect.claim, effect.order, self._mover.move(effect.order)))
 
 
 def _written(key: str, value: object) -> object:

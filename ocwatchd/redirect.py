@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from ocwatchd.clock import Clock, SystemClock
-from ocwatchd.core.guards import Order, Ruling, forbidden, outcome
-from ocwatchd.core.limits import Target
-from ocwatchd.core.messages import MoveResult
+from ocwatchd.core.guards import Ruling, forbidden, outcome
+from ocwatchd.core.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.views import Door, SessionState, SessionView
 from ocwatchd.opencode.api import Api, Rerun, RetryStatus, Session, connect
 from ocwatchd.opencode.http import DoorError, Trouble
@@ -55,43 +54,13 @@ PAUSES = (0.5, 1.0)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class MoveOutcome:
-    """What happened. `view` is the session as last seen; None if its door failed us, which is not the target's fault.
-
-    FAILED without `stranded` touched nothing, or ended on the target in an error of its own (in `view`).
-    `stranded`: we stopped the turn and nothing is known to run; the prompt is in the store, and a move with `own_abort`
-    goes on. `seconds` counts from the call to the target's message, 0 without one.
-    """
-
-    result: MoveResult
-    detail: str = ""
-    view: SessionView | None = None
-    posts: int = 0
-    stranded: bool = False
-    seconds: float = 0.0
-
-
 class Mover(Protocol):
     """One way to move a session. `name` stands in the journal."""
 
     name: str
 
-    def move(
-        self,
-        view: SessionView,
-        target: Target,
-        *,
-        child: str | None = None,
-        own_abort: bool = False,
-        looping: bool = False,
-    ) -> MoveOutcome:
-        """Move the session, or say why not; safe to call twice. Blocks for seconds.
-
-        `view` is what the decision was made on: the guards are checked on a fresh look. `child` is a subagent that is
-        stuck while `view`, its parent, waits for it: then the parent is moved. `own_abort`: an earlier attempt of ours
-        stopped the turn and got no further, so that abort is not the user's.
-        """
+    def move(self, order: Order) -> MoveOutcome:
+        """Move the session, or say why not; safe to call twice, blocks for seconds. Guards see a fresh look."""
         ...
 
 
@@ -119,20 +88,12 @@ class RerunOverApi:
         self._moving: set[str] = set()
         self._lock = threading.Lock()
 
-    def move(
-        self,
-        view: SessionView,
-        target: Target,
-        *,
-        child: str | None = None,
-        own_abort: bool = False,
-        looping: bool = False,
-    ) -> MoveOutcome:
+    def move(self, order: Order) -> MoveOutcome:
         """Move it; a second call for a session that is being moved is refused."""
-        with self._alone(view.session) as free:
+        with self._alone(order.view.session) as free:
             if not free:
-                return MoveOutcome(MoveResult.REFUSED, "a move of this session is under way", view)
-            return _Attempt(self._connect(view.door), Order(view, target, child, own_abort, looping), self._time).run()
+                return MoveOutcome(MoveResult.REFUSED, "a move of this session is under way", order.view)
+            return _Attempt(self._connect(order.view.door), order, self._time).run()
 
     @contextmanager
     def _alone(self, session: str) -> Iterator[bool]:

@@ -24,7 +24,7 @@ import orjson
 from ocwatchd.clock import SystemClock
 from ocwatchd.core.guards import Ruling
 from ocwatchd.core.limits import Target
-from ocwatchd.core.messages import MoveResult
+from ocwatchd.core.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.views import Door, SessionState, SessionView
 from ocwatchd.errors import OcwatchError
 from ocwatchd.opencode.api import Api, Rerun, Session
@@ -35,7 +35,7 @@ from ocwatchd.opencode.private import private_server
 from ocwatchd.opencode.processes import Running, inspect
 from ocwatchd.opencode.terminals import Pane, deliver, handover, script_of
 from ocwatchd.paths import Paths
-from ocwatchd.redirect import MoveOutcome, RerunOverApi
+from ocwatchd.redirect import RerunOverApi
 from ocwatchd.state.files import make_private_dir
 
 ADDRESS_LIMIT = 5.0
@@ -100,26 +100,19 @@ class Restart:
         """End the private server."""
         self._held.close()
 
-    def move(
-        self,
-        view: SessionView,
-        target: Target,
-        *,
-        child: str | None = None,  # noqa: ARG002 (the case names it)
-        own_abort: bool = False,  # noqa: ARG002 (whatever was stopped, we did it)
-        looping: bool = False,
-    ) -> MoveOutcome:
+    def move(self, order: Order) -> MoveOutcome:
         """Restart and run the prompt on the target. Without `stranded` in the outcome nothing was touched.
 
         Raises:
             OpenCodeUnreachable: the private server does not work; nothing was touched.
         """
-        door = self._door or self._restart(target)
+        door = self._door or self._restart(order.target)
         if isinstance(door, MoveOutcome):
             return door
         self._door = door
-        outcome = RerunOverApi().move(replace(view, door=door), target, own_abort=True, looping=looping)
-        return replace(outcome, seconds=time.monotonic() - self._began)
+        # Whatever was stopped, we did it. A subagent has ended with its process.
+        there = replace(order, view=replace(order.view, door=door), child=None, own_abort=True)
+        return replace(RerunOverApi().move(there), seconds=time.monotonic() - self._began)
 
     def finish(self) -> str | None:
         """Wait for the end of an answer that the private server makes; why it did not come to a good one, or None."""

@@ -19,11 +19,12 @@ from ocwatchd.core.evidence import judge
 from ocwatchd.core.fallback import Chosen, Exhausted, agent_for
 from ocwatchd.core.ledger import Ledger
 from ocwatchd.core.limits import Certainty, ModelRef, Target
-from ocwatchd.core.messages import MoveEnded, MoveResult
+from ocwatchd.core.messages import MoveEnded
+from ocwatchd.core.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.views import SessionView
 from ocwatchd.errors import AllCooling, ExitCode, OcwatchError, UsageError
 from ocwatchd.paths import Paths
-from ocwatchd.redirect import MoveOutcome, Mover
+from ocwatchd.redirect import Mover
 from ocwatchd.state.journal import Journal
 
 DONE = (MoveResult.MOVED, MoveResult.ALREADY)
@@ -115,22 +116,21 @@ def move_down_the_chain(
 def _move(paths: Paths, mover: Mover, job: Job, target: Target, own_abort: bool) -> MoveOutcome:
     """Claim, move, and write down how it ended: a daemon that comes up in between can finish what we began."""
     journal, ident = Journal(paths.journal, SystemClock()), f"hand-{uuid4().hex[:12]}"
-    origin = job.stuck.model or target.model
-    claim = notes.claim(ident, job.stuck, job.moved, origin, target)
+    order = Order(job.moved, target, job.child, own_abort, limited=job.stuck.model)
+    claim = notes.claim(ident, order)
     journal.append({"what": claim.what, **claim.fields, "by": "hand", "way": mover.name}, durable=True)
     try:
-        outcome = mover.move(job.moved, target, child=job.child, own_abort=own_abort)
+        outcome = mover.move(order)
     except OcwatchError as fault:
-        _ended(journal, MoveEnded(ident, job.stuck.session, origin, target, MoveResult.FAILED, str(fault), None), 0.0)
+        _ended(journal, MoveEnded(ident, order, MoveOutcome(MoveResult.FAILED, str(fault))))
         raise
-    end = MoveEnded(ident, job.stuck.session, origin, target, outcome.result, outcome.detail, outcome.view)
-    _ended(journal, end, outcome.seconds)
+    _ended(journal, MoveEnded(ident, order, outcome))
     return outcome
 
 
-def _ended(journal: Journal, end: MoveEnded, seconds: float) -> None:
+def _ended(journal: Journal, end: MoveEnded) -> None:
     note = notes.ended(end)
-    journal.append({"what": note.what, **note.fields, "seconds": round(seconds, 3)}, durable=True)
+    journal.append({"what": note.what, **note.fields}, durable=True)
 
 
 def tell(wish: Wish, job: Job, target: Target, outcome: MoveOutcome | None, **more: object) -> int:
@@ -140,8 +140,8 @@ def tell(wish: Wish, job: Job, target: Target, outcome: MoveOutcome | None, **mo
         say_json({
             "time": iso(time.time()), "session": job.moved.session, "from": str(job.stuck.model),
             "target": {"model": str(target.model), "agent": target.agent}, "dry_run": wish.dry_run,
-            "result": outcome.result.value if outcome else None, "why": outcome.detail if outcome else None,
-            "elapsed_seconds": round(outcome.seconds, 3) if outcome else None, **more,
+            "result": outcome.result.value if outcome else None, "why": outcome.why if outcome else None,
+            "elapsed_seconds": round(outcome.seconds, 3) if outcome and outcome.seconds is not None else None, **more,
         })  # fmt: skip
     else:
         say(escape(_text(job, target, outcome)))
@@ -156,7 +156,7 @@ def _text(job: Job, target: Target, outcome: MoveOutcome | None) -> str:
             f", where OpenCode would try again at {clock(job.stuck.next_at, time.time())}" if job.stuck.next_at else ""
         )
         return f"would move {way}{until}"
-    why = f" ({outcome.detail})" if outcome.detail else ""
+    why = f" ({outcome.why})" if outcome.why else ""
     if outcome.result is MoveResult.MOVED:
         return f"moved {way}, after {outcome.seconds:.1f} s{why}"
     return f"{way}: {outcome.result.value.replace('_', ' ')}{why}"

@@ -12,7 +12,7 @@ from ocwatchd.cli.moving import Job, Wish, choose_target, failed_by_limit, move_
 from ocwatchd.cli.render import say, warn
 from ocwatchd.config import Config, load
 from ocwatchd.core.ledger import Ledger
-from ocwatchd.core.messages import MoveResult
+from ocwatchd.core.moves import MoveResult
 from ocwatchd.core.views import SessionView
 from ocwatchd.errors import ExitCode, OcwatchError, UsageError
 from ocwatchd.opencode.doors import DoorFinder, ProcessTable
@@ -61,7 +61,7 @@ def restart(wish: Wish, means: Means) -> int:
         target, outcome = move_down_the_chain(paths, mover, job, wish, config, ledger)
         trouble = mover.finish() if outcome.result is MoveResult.MOVED else None
         if trouble is not None:
-            outcome = replace(outcome, result=MoveResult.FAILED, detail=trouble)
+            outcome = replace(outcome, result=MoveResult.FAILED, why=trouble)
     return _report(wish, case, tell(wish, job, target, outcome, **_about(case)))
 
 

@@ -24,7 +24,6 @@ from ocwatchd.core.messages import (
     Message,
     Move,
     MoveEnded,
-    MoveResult,
     Note,
     Refused,
     RegisterChanged,
@@ -32,6 +31,7 @@ from ocwatchd.core.messages import (
     Surveyed,
     Tick,
 )
+from ocwatchd.core.moves import MoveResult, Order
 from ocwatchd.core.policy import Mode, Policy
 from ocwatchd.core.registrar import Registrar
 from ocwatchd.core.rules import RuleSet
@@ -344,8 +344,8 @@ class Engine:
         case.doing, case.wake, case.phrase = Doing.MOVING, None, f"moving to {target.model}"
         case.moves.append(now)
         child = view.session if parent else None
-        move = Move(claim, moved, target, child, case.stranded, case.looping(now))
-        return [notes.claim(claim, view, moved, model, target), move]
+        order = Order(moved, target, child, case.stranded, case.looping(now), model)
+        return [notes.claim(claim, order), Move(claim, order)]
 
     def _choice(self, case: Case, moved: SessionView, model: ModelRef, now: float) -> Choice:
         """Down the chain of the model that the session came from; that may be one which prevention passed over."""
@@ -381,53 +381,56 @@ class Engine:
     # ---- a move has ended
 
     def _move_ended(self, end: MoveEnded, now: float) -> list[Effect]:
-        case = self.cases.of(end.session, now)
+        order, outcome = end.order, end.outcome
+        case = self.cases.of(order.session, now)
         case.doing, case.moved_until = Doing.NOTHING, now
         again, case.again = case.again, False
         effects: list[Effect] = [notes.ended(end)]
-        case.stranded = end.stranded
-        if end.result in (MoveResult.ALREADY, MoveResult.REFUSED) and case.moves:
+        case.stranded = outcome.stranded
+        if outcome.result in (MoveResult.ALREADY, MoveResult.REFUSED) and case.moves:
             case.moves.pop()  # nothing was touched
-        match end.result:
+        match outcome.result:
             case MoveResult.ALREADY:
-                case.rest(end.why)
+                case.rest(outcome.why)
                 case.wake = now + RECHECK
                 return effects
             case MoveResult.MOVED:
                 return effects + self._landed(case, end) + (self._look(case) if again else [])
             case MoveResult.TARGET_LIMITED:
-                case.landed = end.target.model
-                return effects + (self._weigh(case, end.view, now) if end.view else self._look(case))
+                case.landed = order.target.model
+                return effects + (self._weigh(case, outcome.view, now) if outcome.view else self._look(case))
             case MoveResult.FAILED:
                 return effects + self._after_failure(case, end, now)
             case MoveResult.REFUSED | MoveResult.USER_TOOK_OVER:
-                case.phrase = end.why
+                case.phrase = outcome.why
                 return effects + (self._look(case) if again else [])
 
     def _after_failure(self, case: Case, end: MoveEnded, now: float) -> list[Effect]:
-        case.phrase = f"could not be moved to {end.target.model}: {end.why}"
+        target, outcome = end.order.target.model, end.outcome
+        case.phrase = f"could not be moved to {target}: {outcome.why}"
         if case.moves_within_hour(now) >= self.policy.moves_per_hour:
             return []
-        view = end.view
+        view = outcome.view
         if view is not None:
-            case.failed_targets.add(end.target.model)
-            case.landed = end.target.model if view.model == end.target.model else case.landed
-            if view.stuck and not end.stranded:
+            case.failed_targets.add(target)
+            case.landed = target if view.model == target else case.landed
+            if view.stuck and not outcome.stranded:
                 return self._move(case, view, now)
         case.wake = now + RECHECK
         return []
 
     def _landed(self, case: Case, end: MoveEnded) -> list[Effect]:
-        case.landed = end.target.model
-        if case.pending is not None and case.pending.ref == end.origin:
+        order, view = end.order, end.outcome.view
+        case.landed = order.target.model
+        if case.pending is not None and case.pending.ref == order.origin:
             case.pending = None  # the log's late line about the turn that has ended
-        case.phrase = f"moved from {end.origin} to {end.target.model}"
-        moved = end.view.session if end.view else end.session
+        case.phrase = f"moved from {order.origin} to {order.target.model}"
+        moved = view.session if view else order.session
         if not self.policy.come_back or case.origin is None:
             return [notes.moved(end)]
-        if end.target.model == case.origin:
+        if order.target.model == case.origin:
             return [notes.moved(end), Remember(moved)]
-        return [notes.moved(end), Remember(moved, Target(case.origin, case.origin_agent), end.target)]
+        return [notes.moved(end), Remember(moved, Target(case.origin, case.origin_agent), order.target)]
 
     def resume(self, session: str, now: float) -> list[Effect]:
         """A move that was claimed in an earlier life and never ended: look whether its turn was left stopped."""

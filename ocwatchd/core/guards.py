@@ -4,25 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ocwatchd.core.limits import ModelRef, Target
-from ocwatchd.core.messages import MoveResult
+from ocwatchd.core.limits import ModelRef
+from ocwatchd.core.moves import MoveResult, Order
 from ocwatchd.core.views import SessionState, SessionView
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be moved whereto. `view` is what the decision was made on.
-
-    `child` is a subagent that is stuck while `view`, its parent, waits for it: then the parent is moved. `own_abort`:
-    an earlier attempt of ours stopped the turn and got no further, so that abort is not the user's. `looping`: OpenCode
-    asks the refusing model again without a pause, so that a look may as well find it asking as waiting.
-    """
-
-    view: SessionView
-    target: Target
-    child: str | None = None
-    own_abort: bool = False
-    looping: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import ErrorFacts, LimitEvent, ModelRef, Target
+from ocwatchd.core.moves import MoveOutcome, Order
 from ocwatchd.core.views import Door, SessionView
 
 # ---- messages
@@ -57,33 +57,13 @@ class Surveyed:
     parents: tuple[SessionView, ...] = ()
 
 
-class MoveResult(StrEnum):
-    """How a move ended."""
-
-    MOVED = "moved"  # the target's answer was seen to begin
-    ALREADY = "already"  # the same message already runs elsewhere
-    TARGET_LIMITED = "target_limited"  # the target refused as well
-    REFUSED = "refused"  # a guard held: nothing was touched
-    USER_TOOK_OVER = "user_took_over"  # a person aborted or sent something else: theirs is the say
-    FAILED = "failed"  # tried, and could not be shown to have worked
-
-
 @dataclass(frozen=True, slots=True)
 class MoveEnded:
-    """The answer to a Move. `seconds` is from the claim to the target's message.
-
-    `stranded`: we stopped the turn and nothing runs now; the prompt waits in OpenCode's store to be run again.
-    """
+    """The answer to a Move."""
 
     claim: str
-    session: str
-    origin: ModelRef | None
-    target: Target
-    result: MoveResult
-    why: str = ""
-    view: SessionView | None = None
-    seconds: float | None = None
-    stranded: bool = False
+    order: Order
+    outcome: MoveOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +101,10 @@ class LookUp:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Re-run the session's last user message on the target. Claimed in the journal before it is made.
-
-    `child` is the subagent for whose sake its parent, `view`, is moved. `own_abort`: an earlier move of ours stopped
-    the turn and got no further. `looping`: OpenCode asks the refusing model again without a pause.
-    """
+    """Re-run the session's last user message on the target. Claimed in the journal by this name before it is made."""
 
     claim: str
-    view: SessionView
-    target: Target
-    child: str | None = None
-    own_abort: bool = False
-    looping: bool = False
+    order: Order
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ocwatchd.core.fallback import Exhausted
 from ocwatchd.core.ledger import Cooldown
-from ocwatchd.core.limits import LimitEvent, ModelRef, Target
+from ocwatchd.core.limits import LimitEvent, ModelRef
 from ocwatchd.core.messages import Effect, MoveEnded, Note, Tell
+from ocwatchd.core.moves import Order
 from ocwatchd.core.policy import Mode
 from ocwatchd.core.views import SessionView
 
@@ -55,32 +56,34 @@ def freed(view: SessionView) -> Note:
     return Note("freed", _about(view) | {"parent": view.parent})
 
 
-def claim(ident: str, view: SessionView, moved: SessionView, model: ModelRef, target: Target) -> Note:
+def claim(ident: str, order: Order) -> Note:
     """A move is about to begin; on disk before it does, so that a killed daemon's successor can finish it."""
-    fields = _about(view) | {
+    fields: dict[str, object] = {
+        "session": order.session,
+        "model": str(order.origin),
         "claim": ident,
-        "moved": moved.session,
-        "message": moved.user_message,
-        "model": str(model),
-        "target": str(target.model),
-        "agent": target.agent,
-        "directory": view.directory,
+        "moved": order.view.session,
+        "message": order.view.user_message,
+        "target": str(order.target.model),
+        "agent": order.target.agent,
+        "directory": order.view.directory,
     }
     return Note("claim", fields, durable=True)
 
 
 def ended(end: MoveEnded) -> Note:
     """How a move ended."""
+    order, outcome = end.order, end.outcome
     fields: dict[str, object] = {
         "claim": end.claim,
-        "session": end.session,
-        "model": str(end.origin) if end.origin else None,
-        "target": str(end.target.model),
-        "agent": end.target.agent,
-        "seconds": None if end.seconds is None else round(end.seconds, 3),
-        "why": end.why,
+        "session": order.session,
+        "model": str(order.origin) if order.origin else None,
+        "target": str(order.target.model),
+        "agent": order.target.agent,
+        "seconds": None if outcome.seconds is None else round(outcome.seconds, 3),
+        "why": outcome.why,
     }
-    return Note(end.result.value, fields, durable=True)
+    return Note(outcome.result.value, fields, durable=True)
 
 
 def unreachable(session: str, model: ModelRef | None, why: str) -> list[Effect]:
@@ -114,10 +117,11 @@ def exhausted(view: SessionView, choice: Exhausted, why: str, now: float) -> lis
 
 def moved(end: MoveEnded) -> Tell:
     """Said only after the target was seen to work."""
-    title, text = "Moved to another model", f"{end.origin} is limited: {end.target.model} goes on"
-    if end.view is None:
-        return Tell(f"moved:{end.claim}", title, text, end.session)
-    return _tell(end.view, f"moved:{end.claim}", title, text)
+    order = end.order
+    title, text = "Moved to another model", f"{order.origin} is limited: {order.target.model} goes on"
+    if end.outcome.view is None:
+        return Tell(f"moved:{end.claim}", title, text, order.session)
+    return _tell(end.outcome.view, f"moved:{end.claim}", title, text)
 
 
 def _about(view: SessionView) -> dict[str, object]:

@@ -13,17 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from ocwatchd.clock import Clock
-from ocwatchd.core.guards import Order, forbidden
-from ocwatchd.core.limits import Target
-from ocwatchd.core.messages import MoveResult
-from ocwatchd.core.views import Door, SessionView
+from ocwatchd.core.guards import forbidden
+from ocwatchd.core.moves import MoveOutcome, MoveResult, Order
+from ocwatchd.core.views import Door
 from ocwatchd.errors import OpenCodeUnreachable
 from ocwatchd.launcher.child import Child
 from ocwatchd.opencode.api import Api, Session
 from ocwatchd.opencode.http import DoorError
 from ocwatchd.opencode.look import look
 from ocwatchd.opencode.private import private_server
-from ocwatchd.redirect import MoveOutcome, RerunOverApi
+from ocwatchd.redirect import RerunOverApi
 
 
 class RunMover:
@@ -47,17 +46,8 @@ class RunMover:
         self.taken_over = False
         """The child's end is ours, not its own."""
 
-    def move(
-        self,
-        view: SessionView,
-        target: Target,
-        *,
-        child: str | None = None,
-        own_abort: bool = False,
-        looping: bool = False,
-    ) -> MoveOutcome:
+    def move(self, order: Order) -> MoveOutcome:
         """As every mover. What ends the child has been checked through its own door before."""
-        order = Order(view, target, child, own_abort, looping)
         if self.door is not None:
             return self._on_server(order)
         refused = self._refusal(order) if self._child.poll() is None else None
@@ -67,11 +57,12 @@ class RunMover:
         self._child.end()
         try:
             self.door = self._held.enter_context(
-                private_server(Path(self._program), view.directory, {**os.environ, **self._environ})
+                private_server(Path(self._program), order.view.directory, {**os.environ, **self._environ})
             )
         except OpenCodeUnreachable as fault:
             return MoveOutcome(MoveResult.FAILED, str(fault), None, stranded=True)
         try:
+            view = order.view
             self._opened(self.door, Session(view.session, view.directory, view.parent, view.version))
         except DoorError as fault:
             return MoveOutcome(MoveResult.FAILED, str(fault), None, stranded=True)
@@ -83,8 +74,7 @@ class RunMover:
 
     def _on_server(self, order: Order) -> MoveOutcome:
         assert self.door is not None  # noqa: S101
-        view = replace(order.view, door=self.door)
-        return self._rerun.move(view, order.target, child=order.child, own_abort=order.own_abort, looping=order.looping)
+        return self._rerun.move(replace(order, view=replace(order.view, door=self.door)))
 
     def _refusal(self, order: Order) -> MoveOutcome | None:
         """Why the child is left alone; None to end it."""

@@ -21,7 +21,8 @@ from ocwatchd.core.engine import Engine
 from ocwatchd.core.fallback import candidates
 from ocwatchd.core.ledger import Cooldown, Ledger
 from ocwatchd.core.limits import ModelRef, Target
-from ocwatchd.core.messages import Heard, LookUp, Message, Move, MoveEnded, MoveResult, Surveyed, Tick
+from ocwatchd.core.messages import Heard, LookUp, Message, Move, MoveEnded, Surveyed, Tick
+from ocwatchd.core.moves import MoveResult, Order
 from ocwatchd.core.policy import Mode
 from ocwatchd.core.rules import RuleSet
 from ocwatchd.core.views import Door, SessionView
@@ -140,16 +141,16 @@ class Supervisor:
 
     def _handle(self, message: Message) -> None:
         if isinstance(message, MoveEnded):
-            self._landed = self._landed or message.result is not MoveResult.FAILED
-            self._stranded = self._stranded + 1 if message.stranded else 0
+            self._landed = self._landed or message.outcome.result is not MoveResult.FAILED
+            self._stranded = self._stranded + 1 if message.outcome.stranded else 0
         if isinstance(message, Surveyed):
             for view in message.views:
                 self._remember_origin(view)
         now = self._clock.now()
         self._hands.do(self._engine.handle(message, now))
-        if isinstance(message, MoveEnded) and message.result is MoveResult.REFUSED:
+        if isinstance(message, MoveEnded) and message.outcome.result is MoveResult.REFUSED:
             # A guard held, often for a moment; where the daemon has its logs, nobody else looks here.
-            self._engine.cases.of(message.session, now).wake = now + AGAIN
+            self._engine.cases.of(message.order.session, now).wake = now + AGAIN
 
     def _remember_origin(self, view: SessionView) -> None:
         """A session that began on a stand-in has the chain of the model that was asked for."""
@@ -229,7 +230,7 @@ class Supervisor:
             return
         self._attempt += 1
         case.doing = Doing.MOVING
-        self._hands.do([Move(uuid4().hex[:12], view, Target(model, view.agent), None, True)])
+        self._hands.do([Move(uuid4().hex[:12], Order(view, Target(model, view.agent), own_abort=True))])
 
     def _give_up(self) -> int:
         self._mover.taken_over = True

@@ -17,7 +17,6 @@ from ocwatchd.core.messages import (
     LookUp,
     Move,
     MoveEnded,
-    MoveResult,
     Note,
     Refused,
     RegisterChanged,
@@ -27,6 +26,7 @@ from ocwatchd.core.messages import (
     Tell,
     Tick,
 )
+from ocwatchd.core.moves import MoveOutcome, MoveResult
 from ocwatchd.core.policy import Mode, Policy, RetryPolicy
 from ocwatchd.core.views import Door, SessionState, SessionView, TcpAddress
 from tests.support.rules import builtin
@@ -90,7 +90,7 @@ def feed(brain, *messages, at=0.2):
 
 
 def end(move, result, view=None, **more):
-    return MoveEnded(move.claim, "ses_1", move.view.model, move.target, result, view=view, **more)
+    return MoveEnded(move.claim, move.order, MoveOutcome(result, view=view, **more))
 
 
 def test_a_long_wait_is_saved_asked_about_and_moved_in_this_order():
@@ -103,7 +103,7 @@ def test_a_long_wait_is_saved_asked_about_and_moved_in_this_order():
     (entry,) = second[0].changed
     assert (entry.until, entry.told_by, entry.target.model) == (T + 3600, ToldBy.STATUS, B)
     assert second[1].durable
-    assert second[2].target.model == B
+    assert second[2].order.target.model == B
 
 
 def test_the_register_names_the_target_before_anything_is_asked():
@@ -192,7 +192,7 @@ def test_a_limit_without_a_session_finds_it_among_those_in_trouble():
     assert look == LookUp(None, A)
     other = retrying(session="ses_2", model=C)
     effects = brain.handle(Surveyed(None, A, (retrying(), other), 1), T + 0.1)
-    assert [move.view.session for move in of(Move, effects)] == ["ses_1"]
+    assert [move.order.view.session for move in of(Move, effects)] == ["ses_1"]
 
 
 def test_one_question_at_a_time_however_many_lines():
@@ -214,13 +214,13 @@ def test_unknown_words_with_a_retry_after_that_opencode_honours_are_a_limit():
     brain = engine()
     unknown = refused(verdict=Verdict(Certainty.UNKNOWN), reason="…")
     effects = feed(brain, unknown, seen(retrying(message="今天就到这里吧")))
-    assert [move.target.model for move in of(Move, effects)] == [B]
+    assert [move.order.target.model for move in of(Move, effects)] == [B]
     assert brain.ledger.cooling(A, T + 3599).told_by is ToldBy.STATUS
 
 
 def test_a_turn_that_ended_with_a_limit_is_moved_without_a_wait():
     effects = feed(engine(), refused(verdict=Verdict(Certainty.UNKNOWN), reason=""), seen(failed()))
-    assert [move.target.model for move in of(Move, effects)] == [B]
+    assert [move.order.target.model for move in of(Move, effects)] == [B]
 
 
 def test_a_turn_that_failed_otherwise_is_left_even_if_its_model_cools():
@@ -239,7 +239,7 @@ def test_a_session_stuck_on_a_model_that_already_cools_is_moved_again_seconds_la
     (move,) = of(Move, feed(brain, refused(), seen(retrying())))
     feed(brain, end(move, MoveResult.MOVED))
     effects = feed(brain, refused(4), seen(retrying(4.1, user_message="msg_3")), at=4.2)
-    assert [move.target.model for move in of(Move, effects)] == [B]
+    assert [move.order.target.model for move in of(Move, effects)] == [B]
 
 
 def test_the_logs_late_line_about_what_a_door_showed_is_no_second_strike():
@@ -247,7 +247,7 @@ def test_the_logs_late_line_about_what_a_door_showed_is_no_second_strike():
     (move,) = of(Move, feed(brain, refused(), seen(retrying())))
     on_b = retrying(1, wait=1800, model=B)
     effects = feed(brain, end(move, MoveResult.TARGET_LIMITED, on_b), at=1.1)
-    assert [move.target.model for move in of(Move, effects)] == [C]
+    assert [move.order.target.model for move in of(Move, effects)] == [C]
     feed(brain, refused(0.9, model=B), at=1.8)
     assert brain.ledger.cooling(B, T + 2).strikes == 1
     feed(brain, refused(5, model=B), at=5)
@@ -277,7 +277,7 @@ def test_everything_exhausted_is_told_once_and_looked_at_when_the_first_returns(
     look = of(LookUp, brain.handle(Tick(), T + 100.1))
     assert {effect.session for effect in look} == {"ses_1", "ses_2"}
     back = brain.handle(seen(retrying(100.2)), T + 100.2)
-    assert [move.target.model for move in of(Move, back)] == [B]
+    assert [move.order.target.model for move in of(Move, back)] == [B]
 
 
 def test_without_a_chain_it_says_so_once_and_leaves_it():
@@ -294,7 +294,7 @@ def test_a_person_who_clears_a_model_wakes_what_was_stuck():
     feed(brain, refused(), seen(retrying()))
     kept = [entry for entry in brain.ledger.entries() if entry.model != B]
     assert of(LookUp, feed(brain, RegisterChanged(tuple(kept)), at=1))
-    assert [move.target.model for move in of(Move, feed(brain, seen(retrying(1.1)), at=1.2))] == [B]
+    assert [move.order.target.model for move in of(Move, feed(brain, seen(retrying(1.1)), at=1.2))] == [B]
 
 
 @pytest.mark.parametrize("what", [{"running": ("bash",)}, {"asking": True}])
@@ -349,7 +349,7 @@ def test_a_target_that_fails_is_not_tried_again_for_this_message():
     (move,) = of(Move, feed(brain, refused(), seen(retrying())))
     broken = failed(model=B, error=ErrorFacts(message="invalid x-api-key", status=401))
     (onwards,) = of(Move, feed(brain, end(move, MoveResult.FAILED, broken)))
-    assert onwards.target.model == C
+    assert onwards.order.target.model == C
 
 
 def test_a_turn_that_we_stopped_and_could_not_start_again_is_started_until_it_runs():
@@ -359,8 +359,8 @@ def test_a_turn_that_we_stopped_and_could_not_start_again_is_started_until_it_ru
     assert of(LookUp, brain.handle(Tick(), brain.next_wake()))
     stopped = failed(5, error=ErrorFacts(name="MessageAbortedError"))
     (again,) = of(Move, feed(brain, seen(stopped), at=5))
-    assert again.own_abort
-    assert again.target.model == B
+    assert again.order.own_abort
+    assert again.order.target.model == B
 
 
 def test_a_move_left_unfinished_by_a_killed_daemon_is_finished():
@@ -368,7 +368,7 @@ def test_a_move_left_unfinished_by_a_killed_daemon_is_finished():
     assert brain.resume("ses_1", T) == [LookUp("ses_1", None)]
     stopped = failed(error=ErrorFacts(name="MessageAbortedError"))
     (move,) = of(Move, feed(brain, seen(stopped)))
-    assert move.own_abort
+    assert move.order.own_abort
     answered = retrying(state=SessionState.IDLE, attempt=None, answer_completed=True, answer_started=T)
     done = engine()
     done.resume("ses_1", T)
@@ -380,7 +380,7 @@ def test_back_to_where_it_came_from_if_the_target_is_limited_later():
     (move,) = of(Move, feed(brain, refused(), seen(retrying(wait=60))))
     feed(brain, end(move, MoveResult.MOVED))
     later = feed(brain, refused(100, model=B), seen(retrying(100, wait=3700, model=B)), at=100.1)
-    assert [move.target.model for move in of(Move, later)] == [A]
+    assert [move.order.target.model for move in of(Move, later)] == [A]
 
 
 def test_a_subagent_is_freed_by_moving_its_parent():
@@ -390,7 +390,7 @@ def test_a_subagent_is_freed_by_moving_its_parent():
     parent = retrying(session="ses_0", state=SessionState.BUSY, attempt=None, next_at=None)
     effects = brain.handle(Surveyed("ses_1", A, (child,), 1, (parent,)), T + 0.1)
     (move,) = of(Move, effects)
-    assert (move.view.session, move.child) == ("ses_0", "ses_1")
+    assert (move.order.view.session, move.order.child) == ("ses_0", "ses_1")
     own_model = replace(parent, model=C)
     brain = engine()
     brain.handle(refused(), T)
@@ -416,7 +416,7 @@ def test_a_door_that_fails_is_not_the_targets_fault():
     assert of(Move, feed(brain, end(move, MoveResult.FAILED))) == []
     brain.handle(Tick(), brain.next_wake())
     (again,) = of(Move, feed(brain, seen(retrying(4)), at=4))
-    assert again.target.model == B
+    assert again.order.target.model == B
 
 
 def test_what_went_on_by_itself_is_not_announced_as_moved():
@@ -433,7 +433,7 @@ def test_a_door_that_tells_of_a_retry_is_as_good_as_the_log_and_one_limit_with_i
     brain = engine()
     assert feed(brain, Heard("ses_1", T)) == [LookUp("ses_1", None)]
     (move,) = of(Move, feed(brain, seen(retrying())))
-    assert move.target.model == B
+    assert move.order.target.model == B
     feed(brain, refused(0.0), at=0.9)  # the log, late
     assert brain.ledger.cooling(A, T + 1).strikes == 1
 
@@ -485,4 +485,4 @@ def test_a_prompt_that_prevention_sent_to_the_stand_in_goes_on_down_the_first_ch
     brain = engine()
     feed(brain, refused(session="ses_other"))  # a is limited: prevention sends prompts to b
     effects = feed(brain, refused(5, model=B), seen(retrying(5, wait=1800, model=B)), at=5.1)
-    assert [move.target.model for move in of(Move, effects)] == [C]
+    assert [move.order.target.model for move in of(Move, effects)] == [C]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ocwatchd.core.guards import Order, forbidden
+from ocwatchd.core.guards import forbidden
 from ocwatchd.core.limits import ModelRef, Target
-from ocwatchd.core.messages import MoveResult
+from ocwatchd.core.moves import MoveResult, Order
 from ocwatchd.core.views import Door, SessionState, SessionView, UnixAddress
 
 A, B = ModelRef("mock", "a"), Target(ModelRef("mock2", "b"))

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from ocwatchd.core.limits import ModelRef, Target
-from ocwatchd.core.messages import MoveResult
+from ocwatchd.core.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.views import SessionState, SessionView
 from ocwatchd.opencode.api import Api
 from ocwatchd.opencode.doors import DoorFinder
 from ocwatchd.opencode.sessions import SessionStore
 from ocwatchd.opencode.survey import Surveyor
-from ocwatchd.redirect import MoveOutcome, RerunOverApi
+from ocwatchd.redirect import RerunOverApi
 from tests.support.opencode import VERSIONS, Home, Serve, wait_until
 from tests.support.provider import Provider, Request, after_tool, bash, error, limited, ok, slow, tool
 
@@ -52,7 +52,7 @@ class Bench:
         return found
 
     def move(self, session: str, target: Target = TARGET, **more: Any) -> MoveOutcome:
-        return self.mover.move(self.view(session), target, **more)
+        return self.mover.move(Order(self.view(session), target, **more))
 
     def asked(self, model: str, text: str) -> list[Request]:
         """Requests of this test to a model."""
@@ -88,7 +88,7 @@ def test_a_limited_turn_moves_with_its_finished_tool_call(bench: Bench) -> None:
     assert 3500 < view.next_at - time.time() < 3601
 
     began = time.monotonic()
-    outcome = bench.mover.move(view, TARGET)
+    outcome = bench.mover.move(Order(view, TARGET))
     assert (outcome.result, outcome.posts, outcome.stranded) == (MoveResult.MOVED, 1, False)
     bench.serve.wait_answer(session, "the fallback's answer")
     (asked,) = bench.asked(FALLBACK, "Move me")
@@ -105,7 +105,7 @@ def test_a_limited_turn_moves_with_its_finished_tool_call(bench: Bench) -> None:
     assert outcome.view.model == TARGET.model
 
     bench.serve.wait_status(session, "idle")
-    again = bench.mover.move(view, TARGET)
+    again = bench.mover.move(Order(view, TARGET))
     assert (again.result, again.posts) == (MoveResult.ALREADY, 0)
     assert len(bench.asked(FALLBACK, "Move me")) == 1
 
@@ -116,7 +116,7 @@ def test_prompts_queued_behind_the_retry_come_along(bench: Bench) -> None:
     bench.serve.prompt_async(session, "Second of two")
     wait_until(lambda: len(bench.serve.user_messages(session)) == 2)
     assert bench.view(session).queued == 1
-    assert bench.mover.move(decided_on, TARGET).result is MoveResult.MOVED
+    assert bench.mover.move(Order(decided_on, TARGET)).result is MoveResult.MOVED
     bench.serve.wait_answer(session, "the fallback's answer")
     (asked,) = bench.asked(FALLBACK, "Second of two")
     assert (asked.count("First of two"), asked.count("Second of two")) == (1, 1)
@@ -129,7 +129,7 @@ def test_a_user_who_stopped_the_turn_is_left_alone(bench: Bench) -> None:
     bench.serve.abort(session)
     bench.serve.wait_status(session, "idle")
     wait_until(lambda: bench.view(session).aborted)
-    outcome = bench.mover.move(view, TARGET)
+    outcome = bench.mover.move(Order(view, TARGET))
     assert (outcome.result, outcome.posts) == (MoveResult.USER_TOOK_OVER, 0)
     assert bench.asked(FALLBACK, "Stop me") == []
 
@@ -146,7 +146,7 @@ def test_a_limited_target_is_told_and_the_next_one_takes_over(bench: Bench) -> N
     assert first.result is MoveResult.TARGET_LIMITED
     assert first.view is not None
     assert (first.view.state, first.view.model) == (SessionState.RETRY, TARGET.model)
-    second = bench.mover.move(first.view, Target(ModelRef("mock3", "third")))
+    second = bench.mover.move(Order(first.view, Target(ModelRef("mock3", "third"))))
     assert second.result is MoveResult.MOVED
     bench.serve.wait_answer(session, "the third's answer")
     (asked,) = bench.asked(THIRD, "Down the chain")
@@ -159,7 +159,7 @@ def test_an_unknown_target_touches_nothing(bench: Bench, target: Target) -> None
     session = bench.limited_session("Where to?")
     outcome = bench.move(session, target)
     assert (outcome.result, outcome.stranded) == (MoveResult.FAILED, False)
-    assert "knows no" in outcome.detail
+    assert "knows no" in outcome.why
     assert bench.view(session).state is SessionState.RETRY
 
 
@@ -172,7 +172,7 @@ def test_a_turn_that_has_failed_for_good_moves(bench: Bench) -> None:
     assert view.last_error is not None
     assert (view.last_error.status, view.last_error.message) == (402, "Insufficient credit")
     assert session in [found.session for found in bench.surveyor.stuck().views]
-    assert bench.mover.move(view, TARGET).result is MoveResult.MOVED
+    assert bench.mover.move(Order(view, TARGET)).result is MoveResult.MOVED
     bench.serve.wait_answer(session, "the fallback's answer")
     assert len(bench.serve.user_messages(session)) == 1
 
@@ -185,7 +185,7 @@ def test_a_target_that_fails_is_told_with_its_error(bench: Bench) -> None:
     assert outcome.view is not None
     assert outcome.view.last_error is not None
     assert outcome.view.last_error.status == 401
-    assert bench.mover.move(outcome.view, Target(ModelRef("mock3", "third"))).result is MoveResult.MOVED
+    assert bench.mover.move(Order(outcome.view, Target(ModelRef("mock3", "third")))).result is MoveResult.MOVED
 
 
 def test_a_turn_that_works_is_never_touched(bench: Bench) -> None:
@@ -256,8 +256,8 @@ def test_a_subagent_is_moved_with_its_parent(bench: Bench) -> None:
     waiting = bench.view(parent)
     assert waiting.state is SessionState.BUSY
     assert [(running.tool, running.child) for running in waiting.running] == [("task", child.session)]
-    assert bench.mover.move(waiting, TARGET).result is MoveResult.ALREADY  # not without saying for whose sake
-    outcome = bench.mover.move(waiting, TARGET, child=child.session)
+    assert bench.mover.move(Order(waiting, TARGET)).result is MoveResult.ALREADY  # not without saying for whose sake
+    outcome = bench.mover.move(Order(waiting, TARGET, child=child.session))
     assert outcome.result is MoveResult.MOVED
     bench.serve.wait_answer(parent, "the fallback's answer")
     assert len(bench.serve.user_messages(parent)) == 1

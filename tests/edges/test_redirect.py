@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from ocwatchd.core.limits import ErrorFacts, ModelRef, Target
-from ocwatchd.core.messages import MoveResult
+from ocwatchd.core.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.views import ABORTED, Door, RunningTool, SessionState, SessionView, TcpAddress
 from ocwatchd.opencode.api import Api, Rerun, RetryStatus, Session
 from ocwatchd.opencode.http import DoorError, Trouble
 from ocwatchd.opencode.records import Message
-from ocwatchd.redirect import SPEAK_LIMIT, MoveOutcome, RerunOverApi
+from ocwatchd.redirect import SPEAK_LIMIT, RerunOverApi
 
 DOOR = Door(TcpAddress("127.0.0.1", 4096), 7, "/p")
 PRIMARY, FALLBACK = ModelRef("mock", "primary"), ModelRef("mock2", "fallback")
@@ -152,7 +152,7 @@ def mover(opencode: OpenCode) -> RerunOverApi:
 def move(
     opencode: OpenCode, view: SessionView | None = None, child: str | None = None, own: bool = False
 ) -> MoveOutcome:
-    return mover(opencode).move(view or opencode.view(), TARGET, child=child, own_abort=own)
+    return mover(opencode).move(Order(view or opencode.view(), TARGET, child, own))
 
 
 def test_stop_wait_run_prove(opencode: OpenCode) -> None:
@@ -251,7 +251,7 @@ def test_a_target_that_is_limited_after_a_second_is_told(opencode: OpenCode) -> 
 
     opencode.react = react
     outcome = move(opencode)
-    assert (outcome.result, outcome.detail) == (MoveResult.TARGET_LIMITED, "fallback is limited")
+    assert (outcome.result, outcome.why) == (MoveResult.TARGET_LIMITED, "fallback is limited")
     assert outcome.view is not None
     assert (outcome.view.model, outcome.view.next_at, outcome.stranded) == (FALLBACK, 2e9, False)
 
@@ -264,7 +264,7 @@ def test_a_plugin_that_chooses_another_model_is_told_as_it_is(opencode: OpenCode
     opencode.react = react
     outcome = move(opencode)
     assert outcome.result is MoveResult.MOVED
-    assert "mock3/third answers, not mock2/fallback" in outcome.detail
+    assert "mock3/third answers, not mock2/fallback" in outcome.why
 
 
 # ---- guards
@@ -341,7 +341,9 @@ def test_an_attempt_that_begins_while_we_look_is_left_alone(opencode: OpenCode) 
             return False
 
     view = opencode.view()
-    outcome = RerunOverApi(lambda _door: GoesOn(opencode), opencode.time.sleep, opencode.time.now).move(view, TARGET)
+    outcome = RerunOverApi(lambda _door: GoesOn(opencode), opencode.time.sleep, opencode.time.now).move(
+        Order(view, TARGET)
+    )
     assert outcome.result is MoveResult.ALREADY
     assert "abort" not in opencode.log
 
@@ -451,7 +453,9 @@ def test_once_the_turn_is_stopped_a_door_is_given_three_chances(
     if call == "abort":
         opencode.faults = {"abort": [trouble, trouble]}
     passing = opencode.time
-    outcome = RerunOverApi(lambda _door: Fails(opencode), passing.sleep, passing.now).move(opencode.view(), TARGET)
+    outcome = RerunOverApi(lambda _door: Fails(opencode), passing.sleep, passing.now).move(
+        Order(opencode.view(), TARGET)
+    )
     assert (outcome.result, outcome.posts) == (MoveResult.MOVED, 1)
 
 
@@ -462,7 +466,7 @@ def test_a_door_that_is_gone_after_the_abort_leaves_a_stranded_prompt_and_says_s
     opencode.faults = {call: [Trouble.UNREACHABLE] * 9}
     outcome = move(opencode)
     assert (outcome.result, outcome.stranded) == (MoveResult.FAILED, True)
-    assert "unreachable" in outcome.detail
+    assert "unreachable" in outcome.why
 
 
 def test_an_error_of_the_server_after_the_abort_is_no_reason_to_give_up(opencode: OpenCode) -> None:
@@ -481,11 +485,11 @@ def test_one_move_of_a_session_at_a_time(opencode: OpenCode) -> None:
     passing = opencode.time
     one = RerunOverApi(lambda _door: Waits(opencode), passing.sleep, passing.now)
     first: list[MoveOutcome] = []
-    worker = threading.Thread(target=lambda: first.append(one.move(opencode.view(), TARGET)))
+    worker = threading.Thread(target=lambda: first.append(one.move(Order(opencode.view(), TARGET))))
     worker.start()
     assert inside.wait(10)
-    assert one.move(opencode.view(), TARGET).result is MoveResult.REFUSED
+    assert one.move(Order(opencode.view(), TARGET)).result is MoveResult.REFUSED
     release.set()
     worker.join(10)
     assert first[0].result is MoveResult.MOVED
-    assert one.move(opencode.view(), TARGET).result is MoveResult.ALREADY
+    assert one.move(Order(opencode.view(), TARGET)).result is MoveResult.ALREADY

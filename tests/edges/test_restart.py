@@ -15,9 +15,9 @@ from typing import Any
 import orjson
 import pytest
 
-from ocwatchd.core.guards import Order, forbidden
+from ocwatchd.core.guards import forbidden
 from ocwatchd.core.limits import ModelRef, Target
-from ocwatchd.core.messages import MoveResult
+from ocwatchd.core.moves import MoveResult, Order
 from ocwatchd.core.views import Door, SessionState, SessionView, TcpAddress
 from ocwatchd.errors import OcwatchError, OpenCodeUnreachable, UsageError
 from ocwatchd.opencode.api import Api, Rerun, Session
