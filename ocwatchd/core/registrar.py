@@ -5,33 +5,32 @@ from __future__ import annotations
 from ocwatchd.core import notes
 from ocwatchd.core.decide import stand_in
 from ocwatchd.core.fallback import Chosen
-from ocwatchd.core.ledger import Ledger
 from ocwatchd.core.limits import Hint, LimitEvent, ModelRef, Target
 from ocwatchd.core.messages import Effect, SaveRegister
-from ocwatchd.core.policy import Policy
+from ocwatchd.core.mind import Mind
 from ocwatchd.core.views import SessionState, SessionView
 
 
 class Registrar:
     """The only one who writes to the ledger on the daemon's behalf."""
 
-    def __init__(self, policy: Policy, ledger: Ledger) -> None:
-        """`ledger` holds what is already known."""
-        self._policy, self.ledger = policy, ledger
+    def __init__(self, mind: Mind) -> None:
+        """Its ledger holds what is already known."""
+        self._mind = mind
 
     def enter(self, event: LimitEvent, live: bool, now: float) -> list[Effect]:
         """A sure limit. Old news that is over already is not worth a line."""
         if event.ref is None:
             return []
-        entry = self.ledger.record(event, self._policy.rests)
+        entry = self._mind.ledger.record(event, self._mind.policy.rests)
         if not live and not entry.active(now):
             return []
-        entry = self.ledger.aim(entry.model, self._target_for(event.ref, now)) or entry
+        entry = self._mind.ledger.aim(entry.model, self._target_for(event.ref, now)) or entry
         return [notes.limit(event, entry, live), SaveRegister(changed=(entry,))]
 
     def refine(self, model: ModelRef, told: Hint | None, now: float) -> list[Effect]:
         """The exact end of a limit that is entered already."""
-        entry = self.ledger.refine(model, told.until, told.told_by, now) if told else None
+        entry = self._mind.ledger.refine(model, told.until, told.told_by, now) if told else None
         return [SaveRegister(changed=(entry,))] if entry else []
 
     def answered(self, view: SessionView, began: float) -> list[Effect]:
@@ -40,10 +39,10 @@ class Registrar:
             return []
         if view.answer_ended is None or view.answer_ended < began:
             return []
-        ended = self.ledger.answered(view.model, began)
+        ended = self._mind.ledger.answered(view.model, began)
         return [notes.answered(view, ended), SaveRegister(removed=(ended.model,))] if ended else []
 
     def _target_for(self, model: ModelRef, now: float) -> Target | None:
         """Where prompts for a cooling model go, as the register tells everybody."""
-        choice = stand_in(self._policy, self.ledger, model, None, {model}, now)
+        choice = stand_in(self._mind.policy, self._mind.ledger, model, None, {model}, now)
         return choice.target if isinstance(choice, Chosen) else None

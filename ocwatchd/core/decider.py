@@ -1,0 +1,167 @@
+"""A limited turn: wait, leave it, move it, or give up until something is free. A move is claimed first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ocwatchd.core import notes
+from ocwatchd.core.cases import Case, Doing
+from ocwatchd.core.decide import where_to, worth_waiting
+from ocwatchd.core.fallback import Choice, Chosen, Exhausted
+from ocwatchd.core.ledger import Cooldown
+from ocwatchd.core.limits import ModelRef, Target
+from ocwatchd.core.messages import Effect, Free, Move, MoveEnded, Remember
+from ocwatchd.core.mind import Mind
+from ocwatchd.core.moves import Order
+from ocwatchd.core.policy import Mode
+from ocwatchd.core.views import SessionState, SessionView
+
+RECHECK = 3.0
+"""Seconds after OpenCode's own next attempt at which its outcome is looked at; doubled while the turn still runs."""
+AFTER_RETURN = 0.05
+"""Seconds after a model's return at which a stuck session is looked at: not a moment before the told time."""
+
+
+class Decider:
+    """What becomes of a limited turn."""
+
+    def __init__(self, mind: Mind, claim_id: Callable[[], str]) -> None:
+        """`claim_id` makes a fresh name for each move."""
+        self._mind, self._claim_id = mind, claim_id
+        self._exhausted: dict[frozenset[ModelRef], float] = {}
+        self.parents: dict[str, SessionView] = {}
+        """Sessions that wait for a subagent, as last seen."""
+
+    def forget_exhausted(self, now: float | None = None) -> None:
+        """Chains of which something has returned by now (None: all) are worth a notice again."""
+        self._exhausted = {key: end for key, end in self._exhausted.items() if now is not None and end > now}
+
+    def decide(self, case: Case, view: SessionView, entry: Cooldown, now: float) -> list[Effect]:
+        """A turn whose model is cooling (`entry`)."""
+        if self._mind.policy.mode is Mode.OFF:
+            return []
+        wait = worth_waiting(self._mind.policy, view, entry, now)
+        if wait is not None:
+            return self.let_wait(case, view, wait, now)
+        if self._mind.policy.mode is not Mode.AUTO:
+            case.phrase = f"limited on {view.model}: ocwatch redirect {view.session}"
+            offered, case.doing = case.doing is Doing.OFFERED, Doing.OFFERED
+            return [] if offered else notes.offer(view, entry, self._mind.policy.mode)
+        if view.door.run:
+            return self._leave(case, view, "limited, but `opencode run` would end without an answer if it was stopped")
+        if view.tool_running or view.asking:
+            return self._leave(case, view, "limited, but a tool runs or a question is open")
+        if case.moves_within_hour(now) >= self._mind.policy.moves_per_hour:
+            why, told = "moved too often within an hour: left alone", case.doing is Doing.LEFT
+            self._leave(case, view, why)
+            return [] if told else notes.too_many_moves(view, why)
+        if view.parent is not None:
+            return self._move_parent(case, view, now)
+        return self.move(case, view, now)
+
+    def let_wait(self, case: Case, view: SessionView, why: str, now: float) -> list[Effect]:
+        """OpenCode's own retry is left alone, and looked at afterwards."""
+        case.doing, case.retried_at = Doing.WAITING, max(now, view.next_at or now)
+        case.wake = case.retried_at + RECHECK
+        case.phrase = f"waits for OpenCode's own retry: {why}"
+        return [notes.wait(view, why)]
+
+    def _leave(self, case: Case, view: SessionView, why: str) -> list[Effect]:
+        told = case.doing is Doing.LEFT and case.phrase == why
+        case.rest(why)
+        case.doing = Doing.LEFT
+        return [] if told else [notes.left(view, why)]
+
+    def _move_parent(self, case: Case, view: SessionView, now: float) -> list[Effect]:
+        """The session that waits for a limited subagent is moved, if it uses the same model.
+
+        With a model of its own the subagent would meet the limit again: it is stopped, and its parent goes on. Its
+        answer could not reach the parent any more, wherever it were moved (measured on 1.0 to 1.18).
+        """
+        parent = self.parents.get(view.parent or "")
+        if parent is None or parent.state is not SessionState.BUSY:
+            return self._leave(case, view, "a limited subagent that nobody waits for")
+        if parent.model == view.model:
+            return self.move(case, view, now, parent)
+        case.rest("stopped, so that the session that waits for it goes on")
+        return [notes.freed(view), Free(view)]
+
+    def move(self, case: Case, view: SessionView, now: float, parent: SessionView | None = None) -> list[Effect]:
+        """Claim and make a move; `parent` is moved in place of the subagent that `view` shows."""
+        model = view.model or view.prompt_model
+        if model is None:
+            return []
+        if case.landed != model or case.origin is None:
+            case.origin, case.origin_agent = model, (parent or view).agent
+        moved = parent or view
+        choice = self._choice(case, moved, model, now)
+        if isinstance(choice, Exhausted) and not case.stranded:
+            return self._stuck(case, view, choice, now)
+        # A turn that we stopped must not stay stopped: with nothing free it goes back to OpenCode's own retry.
+        target = choice.target if isinstance(choice, Chosen) else Target(model, moved.agent)
+        claim = self._claim_id()
+        case.doing, case.wake, case.phrase = Doing.MOVING, None, f"moving to {target.model}"
+        case.moves.append(now)
+        child = view.session if parent else None
+        order = Order(moved, target, child, case.stranded, case.looping(now), model)
+        return [notes.claim(claim, order), Move(claim, order)]
+
+    def _choice(self, case: Case, moved: SessionView, model: ModelRef, now: float) -> Choice:
+        """Down the chain of the model that the session came from; that may be one which prevention passed over."""
+        origin = case.origin or model
+        choice = where_to(self._mind.policy, self._mind.ledger, moved, origin, case.failed_targets, now)
+        if isinstance(choice, Chosen) or origin != model:
+            return choice
+        for entry in self._mind.ledger.entries():
+            if entry.active(now) and entry.target is not None and entry.target.model == model:
+                wider = where_to(self._mind.policy, self._mind.ledger, moved, entry.model, case.failed_targets, now)
+                if isinstance(wider, Chosen) or not choice.chained:
+                    return wider
+        return choice
+
+    def _stuck(self, case: Case, view: SessionView, choice: Exhausted, now: float) -> list[Effect]:
+        """Nothing is free: one notice, OpenCode's own retry is left alone, and another look when the first returns."""
+        case.doing = Doing.STUCK
+        soonest = choice.soonest
+        # The model that the session waits for is asked again by OpenCode itself.
+        case.wake = soonest[1] + AFTER_RETURN if soonest and soonest[0] != view.model else None
+        if not choice.chained:
+            case.phrase = f"limited, and no fallback is configured for {view.model}"
+        elif soonest is None:
+            case.phrase = "every model is cooling, nobody knows until when"
+        else:
+            case.phrase = f"every model is cooling; the first to return is {soonest[0]},"
+        chain = frozenset(choice.models)
+        if now < self._exhausted.get(chain, 0.0):
+            return []
+        self._exhausted[chain] = soonest[1] if soonest else float("inf")
+        return notes.exhausted(view, choice, case.phrase, now)
+
+    def after_failure(self, case: Case, end: MoveEnded, now: float) -> list[Effect]:
+        """The move could not be made: the next target, or another look."""
+        target, outcome = end.order.target.model, end.outcome
+        case.phrase = f"could not be moved to {target}: {outcome.why}"
+        if case.moves_within_hour(now) >= self._mind.policy.moves_per_hour:
+            return []
+        view = outcome.view
+        if view is not None:
+            case.failed_targets.add(target)
+            case.landed = target if view.model == target else case.landed
+            if view.stuck and not outcome.stranded:
+                return self.move(case, view, now)
+        case.wake = now + RECHECK
+        return []
+
+    def landed(self, case: Case, end: MoveEnded) -> list[Effect]:
+        """The target answers: say so, and remember to give the session back."""
+        order, view = end.order, end.outcome.view
+        case.landed = order.target.model
+        if case.pending is not None and case.pending.ref == order.origin:
+            case.pending = None  # the log's late line about the turn that has ended
+        case.phrase = f"moved from {order.origin} to {order.target.model}"
+        moved = view.session if view else order.session
+        if not self._mind.policy.come_back or case.origin is None:
+            return [notes.moved(end)]
+        if order.target.model == case.origin:
+            return [notes.moved(end), Remember(moved)]
+        return [notes.moved(end), Remember(moved, Target(case.origin, case.origin_agent), order.target)]
