@@ -44,6 +44,7 @@ class Case:
     `misses` counts looks in a row that found no door to it.
     `looking` while a door is being asked, `again` if news came meanwhile. `wake` is when to look again (epoch seconds).
     `retried_at`: not before this (epoch seconds) did OpenCode ask again, so an answer that came speaks for that time.
+    `left_to_rival` is what another fallback plugin is given time for (user message, model), and until when.
     `stranded`: a move of ours stopped the turn and got no further, so nothing runs.
     """
 
@@ -60,6 +61,7 @@ class Case:
     origin: ModelRef | None = None
     origin_agent: str | None = None
     landed: ModelRef | None = None
+    left_to_rival: tuple[str | None, ModelRef | None, float] | None = None
     stranded: bool = False
     failed_targets: set[ModelRef] = field(default_factory=set)
     refusals: list[float] = field(default_factory=list)
@@ -89,6 +91,12 @@ class Case:
         """Whether an abort at this time (epoch seconds, by the log) belongs to our own last move."""
         begun = self.moves[-1] if self.moves else float("inf")
         return begun - LOG_CLOCK <= time <= max(self.moved_until, begun) + LOG_CLOCK
+
+    def rival_until(self, user_message: str | None, model: ModelRef | None, now: float, patience: float) -> float:
+        """Until when (epoch seconds) this turn is left to another fallback plugin; begun with the first question."""
+        if self.left_to_rival is None or self.left_to_rival[:2] != (user_message, model):
+            self.left_to_rival = user_message, model, now + patience
+        return self.left_to_rival[2]
 
     def rest(self, phrase: str) -> None:
         """Nothing more goes on here."""

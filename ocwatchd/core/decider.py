@@ -21,6 +21,10 @@ RECHECK = 3.0
 AFTER_RETURN = 0.05
 """Seconds after a model's return at which a stuck session is looked at: not a moment before the told time."""
 
+RIVAL_PATIENCE = 10.0
+"""Seconds that another fallback plugin gets. Five published ones moved after 0.4 to 0.9 s what they understood; two
+movers at one time would stop each other's runs, and what it has not moved by now it has not understood."""
+
 
 class Decider:
     """What becomes of a limited turn."""
@@ -49,6 +53,10 @@ class Decider:
             return [] if offered else notes.offer(view, entry, self._mind.policy.mode)
         if view.door.run:
             return self._leave(case, view, "limited, but `opencode run` would end without an answer if it was stopped")
+        if view.door.rival and now < (until := case.rival_until(view.user_message, view.model, now, RIVAL_PATIENCE)):
+            effects = self._leave(case, view, f"limited, and left to it at first: {view.door.rival}")
+            case.wake = until
+            return effects
         if view.tool_running or view.asking:
             return self._leave(case, view, "limited, but a tool runs or a question is open")
         if case.moves_within_hour(now) >= self._mind.policy.moves_per_hour:

@@ -48,6 +48,8 @@ class Door:
     """A server for several project directories (`serve`, `web`), not one terminal."""
     run: bool = False
     """An `opencode run`: it ends, without an answer and with code 0, when its turn is stopped (1.0 - 1.18)."""
+    rival: str | None = None
+    """Who else moves sessions in that process, in the companion plugin's words; None if nobody does."""
 
     def __str__(self) -> str:
         return f"{self.address} (pid {self.pid})" if self.pid else str(self.address)

@@ -1,7 +1,7 @@
 """Finds the doors into the OpenCode processes of this user and of one data directory; asks none of anybody else's.
 
-The only importer of psutil, and only when processes are looked for. Processes of other homes are told apart by their
-own environment: two homes of one user must never be mixed up.
+Processes of other homes are told apart by their own environment: two homes of one user must never be mixed up. psutil
+is imported here and in `processes.py` alone, and only when processes are looked for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ocwatchd.core.views import Door, TcpAddress, UnixAddress
 from ocwatchd.opencode.api import Api
 from ocwatchd.opencode.family import launched_by
 from ocwatchd.opencode.http import DoorError, Trouble
-from ocwatchd.opencode.sockets import own_sockets
+from ocwatchd.opencode.sockets import own_sockets, rival_beside
 from ocwatchd.paths import opencode_data_of
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class DoorFinder:
         for path in own_sockets(self._sockets):
             process = by_pid.get(int(path.stem)) if path.stem.isdecimal() else None
             if process is not None:  # files of dead processes stay behind; those of other homes are not ours to ask
-                yield _door(UnixAddress(str(path)), process, None)
+                yield replace(_door(UnixAddress(str(path)), process, None), rival=rival_beside(path))
 
     # ---- proof
 

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import stat
 from pathlib import Path
 
 from ocwatchd.opencode.http import is_listening
 
+MOST_ABOUT = 65_536
+"""Bytes of a process's `PID.json` that are read; it has some 200."""
+
 
 def own_sockets(directory: Path | None) -> list[Path]:
     """Socket files in a directory that is ours alone; none in any other."""
     return [path for path in _files(directory, "*.sock") if _is_own_socket(path)]
+
+
+def rival_beside(socket: Path) -> str | None:
+    """Why the companion plugin of this socket stands back, as it wrote beside it; None if it does not."""
+    try:
+        about = json.loads(socket.with_suffix(".json").read_bytes()[:MOST_ABOUT])
+        why = about.get("standing_back")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return why[:200] if isinstance(why, str) and why else None
 
 
 def clear_stale(directory: Path) -> None:

@@ -486,3 +486,16 @@ def test_a_prompt_that_prevention_sent_to_the_stand_in_goes_on_down_the_first_ch
     feed(brain, refused(session="ses_other"))  # a is limited: prevention sends prompts to b
     effects = feed(brain, refused(5, model=B), seen(retrying(5, wait=1800, model=B)), at=5.1)
     assert [move.order.target.model for move in of(Move, effects)] == [C]
+
+
+def test_another_fallback_plugin_goes_first_and_what_it_does_not_move_is_moved():
+    beside = replace(DOOR, rival="another fallback plugin is active: x")
+    brain = engine()
+    first = feed(brain, refused(), seen(retrying(door=beside)))
+    assert (of(Move, first), notes(first)) == ([], ["limit", "left"])
+    assert brain.next_wake() == T + 0.2 + 10
+    assert of(LookUp, brain.handle(Tick(), T + 10.2))
+    (move,) = of(Move, feed(brain, seen(retrying(10.3, door=beside)), at=10.3))
+    assert move.order.target.model == B
+    works = retrying(5, model=B, state=SessionState.BUSY, door=beside)
+    assert of(Move, feed(engine(), refused(), seen(retrying(door=beside)), Tick(), seen(works), at=5)) == []

@@ -245,6 +245,22 @@ def test_beside_another_fallback_plugin_it_stands_back(version: str, armed: Home
         assert (about["opencode"], about["door"]) == (version, True)
 
 
+def test_what_another_fallback_plugin_does_not_move_is_moved_after_it_had_its_time(
+    armed: Home, provider: Provider
+) -> None:
+    (armed.config_dir / "plugin" / "my-model-fallback.js").write_text("export const Other = async () => ({})\n")
+    provider.script(PRIMARY, limited(3600))
+    with Daemon(armed) as daemon, Serve(NEWEST, armed) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, "Who moves me?", model=PRIMARY)
+        (left,) = daemon.wait_journal("left")
+        assert "my-model-fallback.js" in left["why"]
+        (claim,) = daemon.wait_journal("claim")
+        assert epoch(claim["time"]) - epoch(left["time"]) == pytest.approx(10, abs=3)
+        serve.wait_answer(session, "answer of mock2/fallback")
+        assert len(serve.user_messages(session)) == 1
+
+
 def register(home: Home, models: dict[str, Any] | str) -> None:
     state(home).mkdir(parents=True, mode=0o700)
     text = models if isinstance(models, str) else json.dumps({"version": 1, "models": models})

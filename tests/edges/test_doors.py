@@ -148,6 +148,27 @@ def test_sockets_count_if_directory_and_file_are_ours_and_their_process_lives(tm
         assert finder(tmp_path, *running, sockets=tmp_path / "none").find().open == ()
 
 
+@pytest.mark.parametrize(
+    ("about", "rival"),
+    [
+        ('{"standing_back": "another fallback plugin is active: x"}', "another fallback plugin is active: x"),
+        ('{"standing_back": null}', None),
+        ('{"standing_back": 1}', None),
+        ("[]", None),
+        ("{", None),
+        (None, None),
+    ],
+)
+def test_a_door_says_who_else_moves_sessions_there(tmp_path: Path, about: str | None, rival: str | None) -> None:
+    sockets = tmp_path / "doors"
+    sockets.mkdir(mode=0o700)
+    if about is not None:
+        (sockets / "7.json").write_text(about)
+    with listening(OPENCODE, sockets / "7.sock"):
+        (door,) = finder(tmp_path, process(tmp_path), sockets=sockets).find().open
+        assert door.rival == rival
+
+
 def test_a_process_has_one_door_and_it_is_the_socket(tmp_path: Path) -> None:
     sockets = tmp_path / "doors"
     sockets.mkdir(mode=0o700)
