@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,38 @@ def test_two_are_told_apart_by_evidence_or_not_at_all(tmp_path: Path) -> None:
         unreached(tmp_path, running(), running("--continue", pid=53)).process(view)
     assert unreached(tmp_path, running(), running("-s", "ses_1", pid=53)).process(view).pid == 53
     assert unreached(tmp_path, running(), running(pid=53)).process(view, 53).pid == 53
+
+
+def stamp(time: float) -> str:
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@pytest.mark.parametrize(
+    ("began", "level", "pid"),
+    [
+        (-99.4, "INFO", 50),
+        (-69.5, "DEBUG", 53),
+        (-40.0, "INFO", None),  # of a process that has ended
+        (-69.5, "ERROR", None),  # the first line of a log without INFO is no start
+        (-67.0, "INFO", None),  # 53 and 54 are too close together
+    ],
+)
+def test_a_log_that_all_share_tells_by_the_start_of_its_run(
+    tmp_path: Path, began: float, level: str, pid: int | None
+) -> None:
+    stored(tmp_path, "ses_1", NOW - 30)
+    three = unreached(tmp_path, running(), running(pid=53, created=NOW - 70), running(pid=54, created=NOW - 67.4))
+    view = three.session("ses_1", NOW)
+    assert view is not None
+    (tmp_path / "log").mkdir()
+    lines = [(began, level, "cafe0001", "message=init"), (-30, "INFO", "cafe0001", "message=loop session.id=ses_1")]
+    text = "".join(f"timestamp={stamp(NOW + at)} level={name} run={run} {rest}\n" for at, name, run, rest in lines)
+    (tmp_path / "log" / "opencode.log").write_text("garbage\n" + text)
+    if pid is None:
+        with pytest.raises(UsageError):
+            three.process(view)
+    else:
+        assert three.process(view).pid == pid
 
 
 def test_only_a_tui_is_restarted(tmp_path: Path) -> None:
