@@ -23,9 +23,9 @@ SINCE = 86_400.0
 """Seconds back for sessions with an open answer: a native retry lasts for hours without a trace."""
 FAILED_SINCE = 3_600.0
 """Seconds back for failed ones: a person comes back from lunch, and yesterday's failures are old news."""
-FIRST_LINE = 5.0
-"""Seconds from a process's start to its first line in the log; 0.6 s on 1.18.33. Two that were started so close
-together stay for a person to tell apart."""
+FIRST_LINE = 30.0
+"""Seconds from a process's start to its first line in the log; 0.6 s on 1.18.33, 7 s on a loaded machine. Two that
+were started so close together before it stay for a person to tell apart."""
 SLACK = 1.0
 """Seconds by which the start of a process may be known too late: the kernel counts in ticks since the boot."""
 

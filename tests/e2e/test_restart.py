@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 
 import psutil
 import pytest
@@ -54,21 +53,19 @@ def users(home: Home) -> list[str]:
 
 def test_of_two_in_one_directory_the_log_tells_which_it_is(limited_home: Home, provider: Provider) -> None:
     provider.script(FALLBACK, slow("answered by the right one", 1.0))
-    with Tui(NEWEST, limited_home) as first:
-        time.sleep(6)  # a person takes longer to start a second one
-        with Tui(NEWEST, limited_home) as second:
-            first.say(PROMPT)
-            provider.wait_requests(PRIMARY)
-            (session,) = wait_until(lambda: SessionStore(limited_home.data_dir).recent(0), why="the session")
-            log = limited_home.data_dir / "log"
-            wait_until(lambda: run_began(log, session.id), why="the log, which is written up to a second late")
-            old, bystander = first.pid, second.pid
-            done = ocwatch(limited_home, "restart", "--json")
-            assert done.returncode == 0, done
-            assert json.loads(done.stdout)["pid"] == old
-            first.pid = next(each.pid for each in opencodes(limited_home) if each.pid != bystander)
-            first.wait_screen("answered by the right one")
-            assert second.alive
+    with Tui(NEWEST, limited_home) as first, Tui(NEWEST, limited_home) as second:
+        first.say(PROMPT)
+        provider.wait_requests(PRIMARY)
+        (session,) = wait_until(lambda: SessionStore(limited_home.data_dir).recent(0), why="the session")
+        log = limited_home.data_dir / "log"
+        wait_until(lambda: run_began(log, session.id), why="the log, which is written up to a second late")
+        old, bystander = first.pid, second.pid
+        done = ocwatch(limited_home, "restart", "--json")
+        assert done.returncode == 0, done
+        assert json.loads(done.stdout)["pid"] == old
+        first.pid = next(each.pid for each in opencodes(limited_home) if each.pid != bystander)
+        first.wait_screen("answered by the right one")
+        assert second.alive
 
 
 @pytest.mark.parametrize(("version", "shell"), [(NEWEST, False), (MIDDLE, True)], ids=["pane", "shell"])

@@ -277,16 +277,16 @@ def stamp(time: float) -> str:
     [
         (-99.4, "INFO", 50),
         (-69.5, "DEBUG", 53),
-        (-40.0, "INFO", None),  # of a process that has ended
+        (-10.0, "INFO", None),  # of a process that has ended
         (-69.5, "ERROR", None),  # the first line of a log without INFO is no start
-        (-67.0, "INFO", None),  # 53 and 54 are too close together
+        (-45.0, "INFO", None),  # 53 and 54 are too close together
     ],
 )
 def test_a_log_that_all_share_tells_by_the_start_of_its_run(
     tmp_path: Path, began: float, level: str, pid: int | None
 ) -> None:
     stored(tmp_path, "ses_1", NOW - 30)
-    three = unreached(tmp_path, running(), running(pid=53, created=NOW - 70), running(pid=54, created=NOW - 67.4))
+    three = unreached(tmp_path, running(), running(pid=53, created=NOW - 70), running(pid=54, created=NOW - 60))
     view = three.session("ses_1", NOW)
     assert view is not None
     (tmp_path / "log").mkdir()
