@@ -6,24 +6,21 @@ import json
 import lzma
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 
 from ocwatchd.cli.escape import escape
 from ocwatchd.cli.render import iso, say, say_json_line, span
 from ocwatchd.cli.rules import rules_for
 from ocwatchd.clock import from_rfc3339
 from ocwatchd.config import load
-from ocwatchd.core.detect import Reading, Seen, reason_of
+from ocwatchd.core.detect import reason_of
 from ocwatchd.core.facts import facts_from_text
 from ocwatchd.core.hints import find_hint
 from ocwatchd.core.limits import Certainty, Hint, LimitEvent, Verdict
 from ocwatchd.core.rules import RuleSet
 from ocwatchd.errors import ExitCode, OcwatchError, UsageError
+from ocwatchd.logs.scan import limits_from, plain
 from ocwatchd.paths import Paths
-
-CHUNK = 128 << 10
-XZ = b"\xfd7zXZ\x00"
 
 
 def classify(
@@ -76,30 +73,17 @@ def log_events(name: str, rules: RuleSet) -> Iterator[LimitEvent]:
     Raises:
         OcwatchError: it cannot be read.
     """
-    reading = Reading(rules, file=name)
     try:
         with _opened(name) as stream:
-            while chunk := stream.read(CHUNK):
-                yield from _limits(reading.feed(chunk))
+            yield from limits_from(stream, rules, file=name)
     except (lzma.LZMAError, EOFError) as error:
         raise OcwatchError(f"{name}: damaged xz data ({error}); what came before it was read") from None
     except OSError as error:
         raise OcwatchError(f"{name} cannot be read: {error.strerror or error}") from None
-    yield from _limits(reading.rest())
 
 
-def _limits(seen: Sequence[Seen]) -> Iterator[LimitEvent]:
-    return (item for item in seen if isinstance(item, LimitEvent))
-
-
-@contextmanager
-def _opened(name: str) -> Iterator[BufferedReader | lzma.LZMAFile]:
-    with open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
-        if file.peek(len(XZ)).startswith(XZ):
-            with lzma.LZMAFile(file) as unpacked:
-                yield unpacked
-        else:
-            yield file
+def _opened(name: str) -> BufferedReader:
+    return open(0 if name == "-" else name, "rb", closefd=name != "-")
 
 
 # ---- texts
@@ -107,8 +91,7 @@ def _opened(name: str) -> Iterator[BufferedReader | lzma.LZMAFile]:
 
 def _classify_text(text: str, rules: RuleSet, as_json: bool) -> None:
     """A pasted log line is read as a log, everything else as a provider's words."""
-    reading = Reading(rules)
-    events = [*_limits(reading.feed(text.encode(errors="surrogateescape") + b"\n")), *_limits(reading.rest())]
+    events = list(limits_from(BytesIO(text.encode(errors="surrogateescape") + b"\n"), rules))
     events = events or [message_event(text, time.time(), None, None, rules)]
     for event in events:
         if as_json:
@@ -120,7 +103,7 @@ def _classify_text(text: str, rules: RuleSet, as_json: bool) -> None:
 def _classify_messages(name: str, rules: RuleSet, as_json: bool) -> None:
     try:
         with _opened(name) as stream:
-            for number, line in enumerate(stream, start=1):
+            for number, line in enumerate(plain(stream), start=1):
                 if line.strip():
                     _classify_message(f"{name}, line {number}", line, rules, as_json)
     except OSError as error:

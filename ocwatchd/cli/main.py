@@ -28,7 +28,13 @@ def quick(arguments: Sequence[str]) -> Callable[[], int] | None:
         return lambda: _launch(rest[1:] if rest[:1] == ["--"] else rest)
     as_json = "--json" in rest
     names = [word for word in rest if word != "--json"]
-    if any(word.startswith("-") for word in names) or len(names) > (command == "pick"):
+    if any(word.startswith("-") for word in names):
+        return None
+    if command == "classify" and names:
+        from ocwatchd.cli.classify import classify
+
+        return lambda: classify(names, as_json=as_json)
+    if len(names) > (command == "pick"):
         return None
     match command:
         case "--version" if not rest:

@@ -230,7 +230,7 @@ class Reading:
         """What the lines mean that `chunk` finishes."""
         if self._opening is not None:
             self._look_at_opening(chunk)
-        return self._seen(self._cutter.feed(chunk, self._wanted(chunk), NEW_STARTS))
+        return self._seen(self._cutter.feed(chunk, self._wanted(chunk)))
 
     def release(self) -> list[Seen]:
         """The file stopped growing: a record that seemed to go on has ended."""
@@ -253,23 +253,30 @@ class Reading:
 
     def _seen(self, lines: Sequence[Line]) -> list[Seen]:
         seen: list[Seen] = []
-        for line in lines if self.turns else self._worth_reading(lines):
-            record = parse(line)
-            if record is not None:
-                seen.extend(self.detector.feed(record))
+        queue = deque(lines)
+        while queue:
+            puzzled = self.turns or bool(self.detector.puzzling)
+            line = queue.popleft()
+            for worth in (line,) if self.turns else self._worth_reading(line):
+                record = parse(worth)
+                seen.extend(self.detector.feed(record) if record else ())
+            if not puzzled and self.detector.puzzling and _is_new(line.data):
+                # From here on the shape of its retries has to tell, and where they begin was not looked for so far.
+                starts = self._cutter.later(line.offset + len(line.data), NEW_STARTS)
+                by_offset = {each.offset: each for each in (*queue, *starts)}
+                queue = deque(by_offset[offset] for offset in sorted(by_offset))
         return seen
 
-    def _worth_reading(self, lines: Sequence[Line]) -> Iterator[Line]:
+    def _worth_reading(self, line: Line) -> Iterator[Line]:
         """While catching up: failures, and what came before them as far as it matters."""
-        for line in lines:
-            if line.data.startswith(b"timestamp="):
-                if self._matters(line.data):
-                    yield line
-                continue
-            self._before.append(line)
-            if b"rror" in line.data[-16:]:
-                yield from self._before
-                self._before.clear()
+        if _is_new(line.data):
+            if self._matters(line.data):
+                yield line
+            return
+        self._before.append(line)
+        if b"rror" in line.data[-16:]:
+            yield from self._before
+            self._before.clear()
 
     def _matters(self, data: bytes) -> bool:
         """In the new format: errors, and the starts of streams of sessions whose errors are not understood."""
@@ -284,6 +291,10 @@ class Reading:
             self._skipped = 0
             self.detector.give_up()
         return False
+
+
+def _is_new(data: bytes) -> bool:
+    return data.startswith(b"timestamp=")
 
 
 def _put(table: OrderedDict, key: object, value: object, most: int) -> None:  # type: ignore[type-arg]

@@ -40,10 +40,13 @@ def test_two_literals_in_one_line_are_one_line_and_order_is_kept() -> None:
     assert [line.data for line in cut([b"2 b\n1 a\n3 a b\n"], b"a", b"b")] == [b"2 b", b"1 a", b"3 a b"]
 
 
-def test_what_is_wanted_beside_comes_only_with_the_wanted() -> None:
+def test_the_last_chunk_can_be_searched_again_from_a_place_on() -> None:
     cutter = LineCutter()
-    assert cutter.feed(b"beside\nother\n", [b"error"], [b"beside"]) == []
-    assert [line.data for line in cutter.feed(b"beside\nerror\n", [b"error"], [b"beside"])] == [b"beside", b"error"]
+    assert [line.offset for line in cutter.feed(b"start 1\nerror\nstart 2\nstart", [b"error"])] == [8]
+    assert cutter.later(14, [b"start"]) == [Line(14, b"start 2")]
+    assert cutter.later(99, [b"start"]) == []
+    assert [line.offset for line in cutter.feed(b" 3\nerror\nstart 4\n", [b"error"])] == [30]
+    assert cutter.later(31, [b"start"]) == [Line(36, b"start 4")]
 
 
 def test_carriage_returns_and_nul_bytes_are_taken_off() -> None:
