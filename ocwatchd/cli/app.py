@@ -207,3 +207,48 @@ def plugin_status(json: Json = False) -> None:
     from ocwatchd.cli.plugin import status as command
 
     raise typer.Exit(command(json))
+
+
+config = typer.Typer(
+    name="config", help="The configuration, rate-limit-config.json.", rich_markup_mode=None, no_args_is_help=True
+)
+app.add_typer(config)
+
+
+@config.command("init")
+def config_init(
+    write: Annotated[bool, typer.Option("--write", help="Really write it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also in place of one that is there.")] = False,
+    json: Json = False,
+) -> None:
+    """Show a first configuration, derived from your opencode.json; with --write put it in its place."""
+    from ocwatchd.cli.config import init as command
+
+    raise typer.Exit(command(write, force, json))
+
+
+@config.command("check")
+def config_check(
+    file: Annotated[str | None, typer.Argument(metavar="FILE", help="Else the one that is used.")] = None,
+    json: Json = False,
+) -> None:
+    """Say what is wrong with the configuration, with line, key and what would be right; exit 4 on errors."""
+    from ocwatchd.cli.config import check as command
+
+    raise typer.Exit(command(file, json))
+
+
+@config.command("show")
+def config_show(json: Json = False) -> None:
+    """The values that hold, and whence: default, file or environment."""
+    from ocwatchd.cli.config import show as command
+
+    raise typer.Exit(command(json))
+
+
+@config.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of the configuration."""
+    from ocwatchd.cli.config import print_schema as command
+
+    raise typer.Exit(command())

@@ -7,15 +7,14 @@ import sys
 import time
 
 from ocwatchd import daemon
-from ocwatchd.cli.escape import escape
+from ocwatchd.cli.config import derived_setup
 from ocwatchd.cli.listing import status
 from ocwatchd.cli.places import state_file
 from ocwatchd.cli.plugin import install_quietly
 from ocwatchd.cli.render import say, warn
 from ocwatchd.config import load
-from ocwatchd.config.setup import Setup, read_setup
 from ocwatchd.config.starter import starter_for
-from ocwatchd.errors import ConfigError, ExitCode
+from ocwatchd.errors import ExitCode
 from ocwatchd.paths import Paths
 from ocwatchd.state import heartbeat
 from ocwatchd.state.files import write_new
@@ -54,12 +53,7 @@ def write_starter(paths: Paths) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    try:
-        setup = read_setup(paths)
-    except ConfigError as fault:
-        warn(f"OpenCode's configuration is of no help: {escape(str(fault))}")
-        setup = Setup(None, None, (), ())
-    start = starter_for(setup)
+    start = starter_for(derived_setup(paths))
     write_new(paths.config_file, start.text.encode())
     say(f"Wrote {paths.config_file}:\n\n{start.text}")
     if start.primary is None or not start.targets:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ocwatchd.config.names import is_model
+from ocwatchd.config.schema import uri
 from ocwatchd.config.setup import Agent, Offer, Setup, setup_of
 
 _FALLBACK = re.compile(r"fall[\s_-]?back", re.IGNORECASE)
@@ -41,7 +42,9 @@ def starter_for(setup: Setup) -> Starter:
     carriers = _fallback_agents(setup, primary)
     targets = _targets(primary, setup, carriers) if primary else ()
     remark = _remark(primary, targets)
-    rate: dict[str, object] = {"//": [remark, "A change takes effect when ocwatchd is started again."]}
+    rate: dict[str, object] = {
+        "//": [remark, "A change takes effect within a second or two; `ocwatch config check` looks it over."]
+    }
     if primary and targets:
         rate["fallbackChain"] = {primary: list(targets), "*": [primary, *targets]}
         used = {agent.model: agent.name for agent in reversed(carriers) if agent.model in targets and agent.leads}
@@ -49,11 +52,13 @@ def starter_for(setup: Setup) -> Starter:
             rate["agents"] = used
     else:
         rate["// fallbackChain"] = {"provider/primary-model": ["provider/fallback-model"]}
-    text = json.dumps({"//": _ABOUT, "rateLimit": rate}, indent=2, ensure_ascii=False)
+    text = json.dumps({"$schema": uri(), "//": _ABOUT, "rateLimit": rate}, indent=2, ensure_ascii=False)
     return Starter(text + "\n", primary, targets, remark)
 
 
-_ABOUT = "What ocwatchd does when a model is rate limited. Written by `ocwatch up` from your OpenCode; yours to edit."
+_ABOUT = (
+    "What ocwatchd does when a model is rate limited. Written from your OpenCode's own configuration; yours to edit."
+)
 
 
 def _remark(primary: str | None, targets: tuple[str, ...]) -> str:

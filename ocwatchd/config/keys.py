@@ -1,0 +1,133 @@
+"""Every key of rate-limit-config.json, once: what it may hold, its unit, its default, what it means.
+
+The reader, the warnings, `config show`, the JSON Schema and the table in docs/configuration.md all come from `KEYS`.
+Defaults are those of the values that the keys fill (`core.policy`), in the units of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from ocwatchd.config.model import LOOK_BACK, LOOK_BACK_BYTES
+from ocwatchd.config.names import AGENTS, ALIASES, CHAIN
+from ocwatchd.core.policy import Mode, Policy, RestPolicy, RetryPolicy
+
+LARGEST = 10**15
+"""No setting is that large; a longer number is a slip, and would overflow somewhere later."""
+
+PER_MODEL = "perModel"
+
+
+class Kind(Enum):
+    """What a key may hold, in words for a person."""
+
+    SECTION = "object"
+    FLAG = "true or false"
+    NUMBER = "number"
+    WHOLE = "whole number"
+    CHOICE = "one of"
+    TEXT = "text"
+    TEXTS = "list of texts"
+    CHAINS = "model: model or list of models"
+    ALIASES = "name: model"
+    AGENTS = "model: agent"
+    PER_MODEL = "model: object"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key. `pattern` (of Python and of ECMAScript alike) holds for its text or each of its texts, and `wanted` says
+    what would be right; `most` is the largest number, `inner` the keys of a section or of each model.
+    """
+
+    name: str
+    kind: Kind
+    about: str
+    default: object = None
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    pattern: str = ""
+    wanted: str = ""
+    most: int | None = None
+    inner: tuple[Key, ...] = ()
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _section(name: str, about: str, *inner: Key) -> Key:
+    return Key(name, Kind.SECTION, about, inner=inner)
+
+
+_RETRY, _RESTS, _POLICY = RetryPolicy(), RestPolicy(), Policy()
+
+RETRY_KEYS = (
+    Key("maxRetries", Kind.WHOLE, "How often a turn is left to OpenCode's own retry before it is moved.",
+        _RETRY.max_retries),
+    Key("baseDelay", Kind.NUMBER, "The launcher's own backoff begins with this and doubles.",
+        _ms(_RETRY.base_delay), "milliseconds"),
+    Key("maxDelay", Kind.NUMBER, "A known wait up to this is left to OpenCode's own retry; a longer one moves at once.",
+        _ms(_RETRY.max_delay), "milliseconds"),
+    Key("jitterRange", Kind.NUMBER, "How far the launcher's backoff is spread: 0.1 is ten per cent either way.",
+        _RETRY.jitter_range, most=1),
+)  # fmt: skip
+
+KEYS = (
+    Key(CHAIN, Kind.CHAINS, "What stands in for a limited model, nearest first; followed through (A to B to C). "
+        "`provider/*` is any model of a provider, `*` any other model.", {}),
+    Key(ALIASES, Kind.ALIASES, "Names of your own for models, usable wherever a model is named.", {}),
+    Key(AGENTS, Kind.AGENTS, "The agent that carries a model; without one the session keeps its own.", {}),
+    *RETRY_KEYS,
+    Key(PER_MODEL, Kind.PER_MODEL, "Other values of these four for single models.", {}, inner=RETRY_KEYS),
+    _section(
+        "retry", "Whether OpenCode's own retry is waited for.",
+        Key("enabled", Kind.FLAG, "false: never wait, move on the first limit.", True),
+        Key("delegate_to_plugin", Kind.FLAG, "true: never wait for OpenCode's own retry, move on the first limit.",
+            False),
+    ),
+    _section(
+        "cooldown", "How long a model rests when nobody said until when; doubled with every strike.",
+        Key("rate_limit", Kind.NUMBER, "After a limit of requests or tokens.", _ms(_RESTS.rate_limit), "milliseconds"),
+        Key("overloaded", Kind.NUMBER, "After trouble of the provider's.", _ms(_RESTS.overloaded), "milliseconds"),
+        Key("quota", Kind.NUMBER, "After a plan's allowance is used up.", _ms(_RESTS.quota), "milliseconds"),
+        Key("maximum", Kind.NUMBER, "No such rest is longer.", _ms(_RESTS.maximum), "milliseconds"),
+    ),
+    Key("errorPatterns", Kind.TEXTS, "Words that mean a limit, besides the built-in rules; a number is a status.", [],
+        pattern=r"\S", wanted="a text in quotes"),
+    Key("mode", Kind.CHOICE, "auto: wait or move. ask: offer it, move on `ocwatch redirect`. notify: only say so. "
+        "off: only keep the register.", _POLICY.mode.value, choices=tuple(mode.value for mode in Mode)),
+    Key("movesPerHour", Kind.WHOLE, "Moves of one session within an hour before it is left alone.",
+        _POLICY.moves_per_hour),
+    Key("comeBack", Kind.FLAG, "Whether a moved session's prompts go to its first model again when that is free.",
+        _POLICY.come_back),
+    _section(
+        "logs", "What is read besides OpenCode's own log directory, and how far back.",
+        Key("directories", Kind.TEXTS, "Further log directories.", [], pattern=r"^(/|~/|~$)[^\u0000]*$",
+            wanted="an absolute path, or one that begins with ~/"),
+        Key("lookBackBytes", Kind.WHOLE, "How much of the end of a log is read at the first start.", LOOK_BACK_BYTES,
+            "bytes"),
+        Key("lookBackHours", Kind.NUMBER, "Logs that were last written longer ago are not read at the first start.",
+            round(LOOK_BACK / 3600), "hours"),
+    ),
+    # Prompts and passwords would go there: another machine is never ours to talk to.
+    Key("doors", Kind.TEXTS, "OpenCode servers on this machine to try besides those that are found.", [],
+        pattern=r"^http://(127(\.[0-9]{1,3}){3}|localhost|\[::1\]):[0-9]{1,5}/?$(?!\n)", wanted="http://127.0.0.1:PORT"),
+    _section(
+        "launcher", "Of `oc-smart`.",
+        Key("opencode", Kind.TEXT, "The OpenCode to start; else the first on PATH.", pattern=r"\S",
+            wanted="a path or a program's name in quotes"),
+    ),
+)  # fmt: skip
+
+
+def settings(keys: tuple[Key, ...] = KEYS, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Key]]:
+    """Every key that holds a value, with the names that lead to it inside `rateLimit`."""
+    for key in keys:
+        path = (*above, key.name)
+        if key.kind is Kind.SECTION:
+            yield from settings(key.inner, path)
+        else:
+            yield path, key

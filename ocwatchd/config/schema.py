@@ -1,0 +1,98 @@
+"""The JSON Schema of rate-limit-config.json (draft 7), made from `keys`; shipped beside this module for editors.
+
+`ocwatch config schema` prints it, and after a change of `keys` into the shipped file: a test compares the two.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ocwatchd.config.keys import KEYS, LARGEST, Key, Kind
+from ocwatchd.config.names import ROOT
+
+Schema = dict[str, Any]
+
+FILE = Path(__file__).with_name("rate-limit-config.schema.json")
+"""The shipped one."""
+
+REMARK = r"^(//|\$|#)"
+_BEFORE = r"(?!\s)(?!.*\s$)(?!\*$)"
+_NAME = {
+    "type": "string",
+    "pattern": f"^{_BEFORE}[^/]+(/.+)?$",
+    "description": "provider/model, or a name from `models`.",
+}
+_TARGET = {**_NAME, "pattern": rf"^{_BEFORE}(?!.*/\*$)[^/]+(/.+)?$"}
+
+
+def uri() -> str:
+    """What a configuration names as its `$schema`: the shipped file, so that it is always this version's."""
+    return FILE.resolve().as_uri()
+
+
+def schema() -> Schema:
+    """The whole schema. Unknown keys are no mistake to the reader, but editors shall mark them."""
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "rate-limit-config.json",
+        "description": "What ocwatchd does when a model is rate limited. Every key may be left out.",
+        "allowComments": True,
+        "allowTrailingCommas": True,
+        **_object((Key(ROOT, Kind.SECTION, "All settings.", inner=KEYS),)),
+    }
+
+
+def _object(keys: tuple[Key, ...]) -> Schema:
+    return {
+        "type": "object",
+        "properties": {key.name: _described(key) for key in keys},
+        "patternProperties": {REMARK: True},
+        "additionalProperties": False,
+    }
+
+
+def _described(key: Key) -> Schema:
+    unit = f" In {key.unit}." if key.unit else ""
+    default = {} if key.default is None else {"default": key.default}
+    return {"description": f"{key.about}{unit}", **default, **_value(key)}
+
+
+def _value(key: Key) -> Schema:
+    match key.kind:
+        case Kind.SECTION:
+            return _object(key.inner)
+        case Kind.FLAG:
+            return {"type": "boolean"}
+        case Kind.NUMBER | Kind.WHOLE:
+            most = {"exclusiveMaximum": LARGEST} if key.most is None else {"maximum": key.most}
+            return {"type": "integer" if key.kind is Kind.WHOLE else "number", "minimum": 0, **most}
+        case Kind.CHOICE:
+            return {"enum": list(key.choices)}
+        case Kind.TEXT:
+            return _text(key)
+        case Kind.TEXTS:
+            return {"type": "array", "items": _text(key)}
+        case Kind.CHAINS:
+            targets = {"anyOf": [_TARGET, {"type": "array", "items": _TARGET}]}
+            return _map([{"const": "*"}, _NAME], targets)
+        case Kind.ALIASES:
+            return _map([{}], _NAME)
+        case Kind.AGENTS:
+            return _map([_NAME], {"type": "string", "pattern": r"\S", "description": "The name of an agent."})
+        case Kind.PER_MODEL:
+            own = tuple(Key(i.name, i.kind, i.about, None, i.unit, most=i.most) for i in key.inner)
+            return _map([_NAME], _object(own))
+
+
+def _text(key: Key) -> Schema:
+    return {"type": "string", "pattern": key.pattern}
+
+
+def _map(names: list[Schema], values: Schema) -> Schema:
+    return {
+        "type": "object",
+        "propertyNames": {"anyOf": [{"pattern": REMARK}, *names]},
+        "patternProperties": {REMARK: True},
+        "additionalProperties": values,
+    }
