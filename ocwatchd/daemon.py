@@ -7,25 +7,24 @@ steps. The heartbeat is written by the pumping loop alone, so that a stuck loop 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import queue
 import signal
 import sys
 from collections.abc import Iterator
-from importlib import resources
 from uuid import uuid4
 
 from ocwatchd import __version__
 from ocwatchd.clock import Clock, SystemClock, rfc3339
 from ocwatchd.config import Config, load
+from ocwatchd.config.live import LiveConfig
+from ocwatchd.config.rules import rules_for
 from ocwatchd.core.cursor import Cursor
 from ocwatchd.core.detect import Cancelled
 from ocwatchd.core.engine import Engine
 from ocwatchd.core.ledger import Ledger
 from ocwatchd.core.limits import LimitEvent
-from ocwatchd.core.messages import Aborted, Message, Refused, Tick
-from ocwatchd.core.rules import RuleSet
+from ocwatchd.core.messages import Aborted, Configured, Message, Note, Refused, Tick
 from ocwatchd.errors import OcwatchError
 from ocwatchd.hands import Hands
 from ocwatchd.logs.directory import LogDirectories
@@ -39,6 +38,7 @@ from ocwatchd.redirect import RerunOverApi
 from ocwatchd.state import blacklist, cursors, heartbeat
 from ocwatchd.state.facts import FactFiles
 from ocwatchd.state.files import make_private_dir
+from ocwatchd.state.single import only_one
 
 POLL_FLOOR = 1.0
 """Seconds between looks at the logs when nothing wakes us: file-system watches die silently."""
@@ -52,10 +52,6 @@ CLAIM_MEMORY = 3600.0
 """Seconds back in the journal for moves that a killed daemon left unfinished."""
 END = 3.0
 """Seconds that the loop's helpers get to end."""
-
-
-class AlreadyRunning(OcwatchError):
-    """Another daemon serves this state directory."""
 
 
 def say(line: str) -> None:
@@ -84,7 +80,7 @@ class Daemon:
             AlreadyRunning: another daemon serves this state directory.
         """
         make_private_dir(self._paths.state_dir)
-        with _only_one(self._paths), self._signals():
+        with only_one(self._paths), self._signals():
             self._started = self._clock.now()
             self._open()
             try:
@@ -98,16 +94,17 @@ class Daemon:
         self._queue.put(None)
 
     def _open(self) -> None:
+        self._live = LiveConfig(self._paths, self._config, self._started)
         for warning in self._config.warnings:
             say(f"configuration: {warning}")
         register = blacklist.read(self._paths.blacklist)
-        rules = builtin_rules().with_user_patterns(self._config.error_patterns)
+        rules = rules_for(self._config)
         self._engine = Engine(self._config.policy, rules, Ledger(register.entries()), lambda: uuid4().hex[:12])
-        finder = DoorFinder(
+        self._finder = DoorFinder(
             self._paths.opencode_data, urls=self._config.doors, sockets=self._paths.doors, environ=os.environ
         )
-        surveyor = Surveyor(finder, SessionStore(self._paths.opencode_data), clock=self._clock)
-        self._hands = Hands(self._paths, self._clock, finder, surveyor, RerunOverApi(), say, self._queue.put)
+        surveyor = Surveyor(self._finder, SessionStore(self._paths.opencode_data), clock=self._clock)
+        self._hands = Hands(self._paths, self._clock, self._finder, surveyor, RerunOverApi(), say, self._queue.put)
         self._hands.register_mark = register.signature
         for problem in register.problems:
             say(problem)
@@ -137,6 +134,7 @@ class Daemon:
         while not self._stopping:
             if self._woken or abs(self._clock.now() - self._looked) >= POLL_FLOOR:
                 self._read_logs()
+            self._reconfigure()
             self._handle(Tick())
             news = self._hands.register_news()
             if news is not None:
@@ -147,6 +145,21 @@ class Daemon:
 
     def _handle(self, message: Message) -> None:
         self._hands.do(self._engine.handle(message, self._clock.now()))
+
+    def _reconfigure(self) -> None:
+        """Take over an edit of the configuration; cooldowns, sessions and cursors stay."""
+        news = self._live.look(self._clock.now())
+        if news is None:
+            return
+        self._beaten = 0.0  # whoever has just edited looks at the status now
+        if not isinstance(news, Config):
+            self._hands.do([Note("misconfigured", {"why": str(news)})])
+            return
+        rules = rules_for(news)
+        self._logs.exchange_rules(rules)
+        self._finder.urls = news.doors
+        self._hands.do([Note("configured", {"file": str(self._paths.config_file), "warnings": list(news.warnings)})])
+        self._handle(Configured(news.policy, rules))
 
     def _read_logs(self) -> None:
         """Look at the logs and at what watches them, in slices: a gigabyte must not keep the rest waiting."""
@@ -169,7 +182,8 @@ class Daemon:
 
     def _take_messages(self) -> None:
         """Wait for news, at most until the next deadline; then take all there is."""
-        due = [moment for moment in (self._engine.next_wake(), self._hands.save_due) if moment is not None]
+        moments = (self._engine.next_wake(), self._hands.save_due, self._live.due)
+        due = [moment for moment in moments if moment is not None]
         patience = min([REGISTER_FLOOR, *(max(moment - self._clock.now(), 0.0) for moment in due)])
         with contextlib.suppress(queue.Empty):
             message = self._queue.get(timeout=patience)
@@ -191,11 +205,12 @@ class Daemon:
             for case in self._engine.cases.all()
             if case.phrase
         ]
-        health = [*self._hands.health.values(), *self._logs.problems(), *self._waker.health()]
+        health = [*self._live.health(), *self._hands.health.values(), *self._logs.problems(), *self._waker.health()]
         with contextlib.suppress(OSError):  # without a heartbeat `status` says deaf, which is then true for its readers
             heartbeat.write(
-                self._paths.heartbeat, os.getpid(), self._started, now, self._logs.following(), sessions, health
-            )
+                self._paths.heartbeat, os.getpid(), self._started, now, self._logs.following(), sessions, health,
+                self._live.as_json(),
+            )  # fmt: skip
 
     def _save_cursors(self) -> None:
         """A lost cursor costs one bounded look back; nothing waits for it."""
@@ -240,28 +255,6 @@ def _message(sighting: Sighting) -> Message | None:
             return Aborted(session, time)
         case _:
             return None
-
-
-def builtin_rules() -> RuleSet:
-    """The rules that ship with ocwatchd."""
-    return RuleSet.load(resources.files("ocwatchd").joinpath("rules/builtin.json").read_bytes())
-
-
-@contextlib.contextmanager
-def _only_one(paths: Paths) -> Iterator[None]:
-    """Hold the daemon's lock; the kernel frees it whatever way we end."""
-    fd = os.open(paths.daemon_lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        pid = heartbeat.read(paths.heartbeat).pid
-        who = f"pid {pid}" if pid else "another process"
-        raise AlreadyRunning(f"ocwatchd is already running ({who}); see: ocwatch status") from None
-    try:
-        yield
-    finally:
-        os.close(fd)
 
 
 def run(paths: Paths | None = None) -> None:

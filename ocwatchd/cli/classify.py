@@ -10,9 +10,9 @@ from io import BufferedReader, BytesIO
 
 from ocwatchd.cli.escape import escape
 from ocwatchd.cli.render import iso, say, say_json_line, span
-from ocwatchd.cli.rules import rules_for
 from ocwatchd.clock import from_rfc3339
 from ocwatchd.config import load
+from ocwatchd.config.rules import rules_for
 from ocwatchd.core.detect import reason_of
 from ocwatchd.core.facts import facts_from_text
 from ocwatchd.core.hints import find_hint

@@ -10,9 +10,9 @@ from uuid import uuid4
 from ocwatchd.cli.escape import escape
 from ocwatchd.cli.register import named
 from ocwatchd.cli.render import clock, iso, say, say_json, span
-from ocwatchd.cli.rules import rules_for
 from ocwatchd.clock import SystemClock
 from ocwatchd.config import Config
+from ocwatchd.config.rules import rules_for
 from ocwatchd.core import notes
 from ocwatchd.core.decide import stand_in
 from ocwatchd.core.evidence import judge

@@ -64,6 +64,7 @@ class StatusView:
     cooldowns: tuple[CooldownView, ...]
     sessions: tuple[Mapping[str, object], ...]
     health: tuple[str, ...]
+    configuration: Mapping[str, object] | None
 
     @property
     def up(self) -> bool:
@@ -85,6 +86,7 @@ class StatusView:
             "cooldowns": [view.as_json() for view in self.cooldowns],
             "sessions": [dict(session) for session in self.sessions],
             "health": list(self.health),
+            "configuration": None if self.configuration is None else dict(self.configuration),
             "remedy": REMEDY[self.state],
         }
 
@@ -126,4 +128,5 @@ def status_view(heartbeat: Heartbeat, found: Contents, problems: Iterable[str], 
         cooldowns=cooldown_views(found, now),
         sessions=tuple(heartbeat.sessions) if alive else (),
         health=(*(heartbeat.health if alive else ()), *problems),
+        configuration=heartbeat.configuration if alive else None,
     )

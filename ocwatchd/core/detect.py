@@ -14,8 +14,8 @@ from ocwatchd.core.attempts import Attempt, Attempts
 from ocwatchd.core.hints import find_hint
 from ocwatchd.core.limits import REASON_CAP, Certainty, LimitEvent, Verdict
 from ocwatchd.core.lines import Line, LineCutter
+from ocwatchd.core.liverules import Classifier
 from ocwatchd.core.record import NEW_ERRORS, NEW_STARTS, Dialect, Kind, LogRecord, old_spanner, parse, wanted_literals
-from ocwatchd.core.rules import RuleSet
 from ocwatchd.core.shapes import shape_of, speechless
 
 _RUNS_KEPT = 256
@@ -83,7 +83,7 @@ class Detector:
     fed, not only the failures of the new format.
     """
 
-    def __init__(self, rules: RuleSet, *, file: str | None = None, whole: bool = True, turns: bool = True) -> None:
+    def __init__(self, rules: Classifier, *, file: str | None = None, whole: bool = True, turns: bool = True) -> None:
         """Nothing was read yet."""
         self._rules = rules
         self._turns = turns
@@ -206,7 +206,7 @@ class Reading:
     """
 
     def __init__(
-        self, rules: RuleSet, *, file: str | None = None, offset: int = 0, whole: bool = True, turns: bool = False
+        self, rules: Classifier, *, file: str | None = None, offset: int = 0, whole: bool = True, turns: bool = False
     ) -> None:
         """Start at `offset`, the beginning of a line; `whole` says that what is before it was read, or is nothing."""
         self.detector = Detector(rules, file=file, whole=whole, turns=turns)

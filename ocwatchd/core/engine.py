@@ -15,6 +15,7 @@ from ocwatchd.core.ledger import Ledger
 from ocwatchd.core.limits import Certainty, LimitEvent, ModelRef, ToldBy
 from ocwatchd.core.messages import (
     Aborted,
+    Configured,
     Effect,
     Heard,
     LookUp,
@@ -67,6 +68,9 @@ class Engine:
             case RegisterChanged(entries):
                 self.ledger.replace_all(entries)
                 return self._wake_stuck()
+            case Configured(policy, rules):
+                self.mind.policy, self.mind.rules = policy, rules
+                return self._configured(now)
             case Tick():
                 return self._tick(now)
 
@@ -225,6 +229,13 @@ class Engine:
         """The register changed: what was stuck may move now."""
         self._decider.forget_exhausted()
         return self._look_all(case for case in self.cases.all() if case.doing is Doing.STUCK)
+
+    def _configured(self, now: float) -> list[Effect]:
+        """Another policy holds: whoever waits, is stuck, or was offered a move may be moved now, or elsewhere."""
+        self._decider.forget_exhausted()
+        halted = (Doing.WAITING, Doing.STUCK, Doing.OFFERED, Doing.LEFT)
+        anew = self._registrar.aim_anew(now)
+        return anew + self._look_all(case for case in self.cases.all() if case.doing in halted)
 
     def _look_all(self, cases: Iterable[Case]) -> list[Effect]:
         return [effect for case in cases for effect in self._look(case)]

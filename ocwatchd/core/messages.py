@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import ErrorFacts, LimitEvent, ModelRef, Target
 from ocwatchd.core.moves import MoveOutcome, Order
+from ocwatchd.core.policy import Policy
+from ocwatchd.core.rules import RuleSet
 from ocwatchd.core.views import Door, SessionView
 
 # ---- messages
@@ -74,11 +76,19 @@ class RegisterChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Configured:
+    """A person edited the configuration."""
+
+    policy: Policy
+    rules: RuleSet
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed."""
 
 
-Message = Refused | Aborted | Heard | Surveyed | MoveEnded | RegisterChanged | Tick
+Message = Refused | Aborted | Heard | Surveyed | MoveEnded | RegisterChanged | Configured | Tick
 
 # ---- effects
 

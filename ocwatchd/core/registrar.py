@@ -5,6 +5,7 @@ from __future__ import annotations
 from ocwatchd.core import notes
 from ocwatchd.core.decide import stand_in
 from ocwatchd.core.fallback import Chosen
+from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import Hint, LimitEvent, ModelRef, Target
 from ocwatchd.core.messages import Effect, SaveRegister
 from ocwatchd.core.mind import Mind
@@ -27,6 +28,20 @@ class Registrar:
             return []
         entry = self._mind.ledger.aim(entry.model, self._target_for(event.ref, now)) or entry
         return [notes.limit(event, entry, live), SaveRegister(changed=(entry,))]
+
+    def aim_anew(self, now: float) -> list[Effect]:
+        """The chains were edited: who stands in for what rests now.
+
+        Of a whole provider the chain of the model that was refused counts, which is not known any more: where the
+        provider has no chain of its own, what was written down stays.
+        """
+        changed: list[Cooldown | None] = []
+        for entry in self._mind.ledger.entries():
+            target = self._target_for(entry.model, now)
+            if entry.active(now) and (target is not None or entry.model.model != "*"):
+                changed.append(self._mind.ledger.aim(entry.model, target))
+        entries = tuple(entry for entry in changed if entry is not None)
+        return [SaveRegister(changed=entries)] if entries else []
 
     def refine(self, model: ModelRef, told: Hint | None, now: float) -> list[Effect]:
         """The exact end of a limit that is entered already."""

@@ -11,11 +11,11 @@ import random
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from importlib import resources
 from uuid import uuid4
 
 from ocwatchd.clock import SystemClock
 from ocwatchd.config import load
+from ocwatchd.config.rules import rules_for
 from ocwatchd.core.cases import Case, Doing
 from ocwatchd.core.engine import Engine
 from ocwatchd.core.fallback import candidates
@@ -24,7 +24,6 @@ from ocwatchd.core.limits import ModelRef, Target
 from ocwatchd.core.messages import Heard, LookUp, Message, Move, MoveEnded, Surveyed, Tick
 from ocwatchd.core.moves import MoveResult, Order
 from ocwatchd.core.policy import Mode
-from ocwatchd.core.rules import RuleSet
 from ocwatchd.core.views import Door, SessionView
 from ocwatchd.errors import ConfigError, ExitCode
 from ocwatchd.launcher.arguments import Arguments
@@ -77,11 +76,10 @@ class Supervisor:
         self._clock, self._paths = SystemClock(), Paths.from_env()
         config = load(self._paths)
         self._policy = config.policy
-        rules = RuleSet.load(resources.files("ocwatchd").joinpath("rules/builtin.json").read_bytes())
         register = blacklist.read(self._paths.blacklist)
         self._engine = Engine(
             config.policy,
-            rules.with_user_patterns(config.error_patterns),
+            rules_for(config),
             Ledger(register.entries()),
             lambda: uuid4().hex[:12],
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ocwatchd.core.cursor import Cursor
 from ocwatchd.core.detect import Reading
+from ocwatchd.core.liverules import LiveRules
 from ocwatchd.core.rules import RuleSet
 from ocwatchd.logs.openlog import Identity, NewReading
 from ocwatchd.logs.tail import LogTail, Sighting, Window
@@ -87,7 +88,7 @@ class LogDirectories:
     ) -> None:
         """Nothing is touched before the first poll. What is there then is the past, and read within `window`."""
         self._listings = [_Listing(path) for path in directories]
-        self._rules = rules
+        self._rules = LiveRules(rules)
         self._window = window or Window()
         self._cursors = dict(cursors or {})
         self._tails: dict[Path, LogTail] = {}
@@ -133,6 +134,10 @@ class LogDirectories:
         for path, sleeper in self._sleepers.items():
             places[str(path)] = sleeper.tail.cursor() if sleeper.tail else sleeper.cursor
         return {path: cursor for path, cursor in places.items() if cursor is not None}
+
+    def exchange_rules(self, rules: RuleSet) -> None:
+        """Judge by these from now on; what was read stays read."""
+        self._rules.rules = rules
 
     def close(self) -> None:
         """Give all descriptors back."""

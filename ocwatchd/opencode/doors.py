@@ -85,7 +85,8 @@ class DoorFinder:
         `sockets`: the directory of the companion plugin's `PID.sock`. `environ` holds the password for doors whose
         process does not tell one.
         """
-        self._data, self._urls, self._sockets = _real(data), tuple(urls), sockets
+        self._data, self._sockets = _real(data), sockets
+        self.urls = tuple(urls)
         self._own_auth = basic_auth(os.environ if environ is None else environ)
         self._processes = processes or ProcessTable()
         self._proven: dict[tuple[object, float], str | None] = {}
@@ -103,7 +104,7 @@ class DoorFinder:
 
     def _find(self) -> Doors:
         served = [process for process in self._processes() if process.data and _real(process.data) == self._data]
-        named = [_door_of_url(url, self._own_auth) for url in self._urls]
+        named = [_door_of_url(url, self._own_auth) for url in self.urls]
         configured = [door for door in named if isinstance(door, Door)]
         troubles = [trouble for trouble in named if isinstance(trouble, str)]
         candidates = [*self._of_sockets(served), *self._of_processes(served), *configured]

@@ -34,10 +34,12 @@ def write(
     following: Sequence[str],
     sessions: Sequence[Mapping[str, object]] = (),
     health: Sequence[str] = (),
+    configuration: Mapping[str, object] | None = None,
 ) -> None:
     """Replace the heartbeat, atomically but without fsync: it is worthless after a power cut.
 
     `sessions` are `{"session", "phrase", …}`, `health` phrases for a person; an empty one means all is well.
+    `configuration` is `{"file", "loaded", "problem"}`.
 
     Raises:
         OSError: it could not be written.
@@ -50,6 +52,7 @@ def write(
         "following": list(following),
         "sessions": [dict(session) for session in sessions],
         "health": list(health),
+        "configuration": configuration,
     }
     temporary = path.with_name(f".{path.name}.{pid}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -61,7 +64,7 @@ def write(
 class Heartbeat:
     """The last sign of life. `pid` is 0 and times are None where there was none, or none that can be read."""
 
-    __slots__ = ("beat", "following", "health", "pid", "sessions", "started")
+    __slots__ = ("beat", "configuration", "following", "health", "pid", "sessions", "started")
 
     def __init__(self, raw: Mapping[str, object]) -> None:
         """Take what has the right type; the rest counts as not said."""
@@ -72,6 +75,8 @@ class Heartbeat:
         self.following = [str(item) for item in _items(raw, "following")]
         self.sessions = [item for item in _items(raw, "sessions") if isinstance(item, dict)]
         self.health = [str(item) for item in _items(raw, "health")]
+        configuration = raw.get("configuration")
+        self.configuration = configuration if isinstance(configuration, dict) else None
 
     def state(self, now: float) -> str:
         """One of `State`, by the process table and the age of the beat."""

@@ -16,7 +16,7 @@ ENTRY_KEYS = {
 }  # fmt: skip
 STATUS_KEYS = {
     "version", "time", "state", "up", "pid", "started", "uptime_seconds", "beat", "beat_age_seconds", "following",
-    "cooldowns", "sessions", "health", "remedy",
+    "cooldowns", "sessions", "health", "remedy", "configuration",
 }  # fmt: skip
 
 

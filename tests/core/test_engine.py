@@ -12,6 +12,7 @@ from ocwatchd.core.ledger import Ledger
 from ocwatchd.core.limits import Certainty, ErrorFacts, Hint, LimitEvent, LimitKind, ModelRef, Scope, ToldBy, Verdict
 from ocwatchd.core.messages import (
     Aborted,
+    Configured,
     Free,
     Heard,
     LookUp,
@@ -499,3 +500,59 @@ def test_another_fallback_plugin_goes_first_and_what_it_does_not_move_is_moved()
     assert move.order.target.model == B
     works = retrying(5, model=B, state=SessionState.BUSY, door=beside)
     assert of(Move, feed(engine(), refused(), seen(retrying(door=beside)), Tick(), seen(works), at=5)) == []
+
+
+# ---- the configuration is edited
+
+
+def configured(**changes):
+    return Configured(replace(POLICY, **changes), builtin())
+
+
+def test_an_edit_moves_who_waited_to_the_new_stand_in_and_keeps_the_cooldown():
+    brain = engine()
+    feed(brain, refused(), seen(retrying(wait=3)))
+    until = brain.ledger.cooling(A, T + 1).until
+    saved, look = brain.handle(configured(wait=False, chains={"p/a": ("p/c",)}), T + 1)
+    assert (look, [entry.target.model for entry in saved.changed]) == (LookUp("ses_1", None), [C])
+    (move,) = of(Move, brain.handle(seen(retrying(1.1, wait=3)), T + 1.2))
+    assert move.order.target.model == C
+    assert brain.ledger.cooling(A, T + 1.2).until == until
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "moves"),
+    [
+        ({"chains": {}}, {"chains": {"p/a": ("p/b",)}}, 1),
+        ({"mode": Mode.ASK}, {"mode": Mode.AUTO}, 1),
+        ({"moves_per_hour": 0}, {"moves_per_hour": 20}, 1),
+        ({"mode": Mode.ASK}, {"mode": Mode.NOTIFY}, 0),
+    ],
+)
+def test_an_edit_frees_who_was_stuck_offered_or_left(before, change, moves):
+    brain = engine(replace(POLICY, **before))
+    assert of(Move, feed(brain, refused(), seen(retrying()))) == []
+    effects = brain.handle(Configured(replace(POLICY, **{**before, **change}), builtin()), T + 1)
+    assert of(LookUp, effects) == [LookUp("ses_1", None)]
+    assert len(of(Move, brain.handle(seen(retrying(1.1)), T + 1.2))) == moves
+
+
+def test_an_edit_touches_no_cooldown_but_its_stand_in():
+    brain = engine()
+    whole = replace(SURE, scope=Scope.PROVIDER)
+    feed(brain, refused(), refused(model=ModelRef("q", "x"), session="ses_2", verdict=whole))
+    before = {entry.model: entry for entry in brain.ledger.entries()}
+    assert brain.handle(configured(), T + 1) == []
+    (saved,) = brain.handle(configured(chains={}), T + 1)
+    assert [(entry.model, entry.target) for entry in saved.changed] == [(A, None)]
+    assert {
+        entry.model: replace(entry, target=before[entry.model].target) for entry in brain.ledger.entries()
+    } == before
+
+
+def test_a_whole_providers_stand_in_stays_where_no_chain_names_the_provider():
+    brain = engine(replace(POLICY, chains={"q/x": ("p/b",)}))
+    feed(brain, refused(model=ModelRef("q", "x"), verdict=replace(SURE, scope=Scope.PROVIDER)))
+    assert brain.handle(configured(chains={"q/x": ("p/c",)}), T + 1) == []
+    (saved,) = brain.handle(configured(chains={"q/*": ("p/c",)}), T + 1)
+    assert [entry.target.model for entry in saved.changed] == [C]

@@ -203,3 +203,26 @@ def test_a_directory_that_may_not_be_listed_is_said(logs: Logs, monkeypatch: pyt
     assert follower.poll(NOW) == []
     (problem,) = follower.problems()
     assert "cannot list" in problem
+
+
+def test_exchanged_rules_judge_what_comes_and_nothing_is_read_twice(logs: Logs) -> None:
+    logs.write("opencode.log", 1)
+    assert logs.look() == [1]
+    logs.follower.exchange_rules(builtin().with_user_patterns(["no more for today"]))
+    with (logs.path / "opencode.log").open("ab") as file:
+        file.write(refusal(2, logs.now).replace(b"Too Many Requests", b"no more for today"))
+    assert logs.look() == [2]
+    logs.follower.exchange_rules(builtin())
+    logs.write("opencode.log", 3)
+    assert logs.look() == [3]
+
+
+def test_a_refusal_that_began_before_the_exchange_is_still_put_together(logs: Logs) -> None:
+    whole = refusal(1, logs.now)
+    with (logs.path / "opencode.log").open("ab") as file:
+        file.write(whole[:150])
+    assert logs.look() == []
+    logs.follower.exchange_rules(builtin())
+    with (logs.path / "opencode.log").open("ab") as file:
+        file.write(whole[150:])
+    assert logs.look() == [1]

@@ -1,11 +1,11 @@
-"""The rules that commands classify with: the built-in ones and the user's own."""
+"""The rules to classify with: the built-in ones and the user's own."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib import resources
 
-from ocwatchd.config import Config
+from ocwatchd.config.model import Config
 from ocwatchd.core.rules import RuleSet
 
 
