@@ -66,6 +66,10 @@ class _Found:
     coded: tuple[Rule, ...]
     quoted: tuple[Rule, ...]
 
+    def never(self) -> set[int]:
+        """The ranks of the rules that forbid to call this a limit."""
+        return {rule.rank for rule in (*self.said, *self.coded) if rule.weight is Weight.NEVER}
+
     def first_limit(self) -> Rule | None:
         """The limit of highest priority, in the provider's own words or its machine words."""
         limits = [rule for rule in (*self.coded, *self.said) if rule.kind is not None]
@@ -80,7 +84,7 @@ class _Found:
 class RuleSet:
     """The rules, ready to classify. Immutable; `classify` is cached and never raises."""
 
-    __slots__ = ("_classify", "_headers", "_index", "_numbers", "_patterned", "rules", "user_patterns")
+    __slots__ = ("_classify", "_headers", "_index", "_numbers", "_own_words", "_patterned", "rules", "user_patterns")
 
     def __init__(self, rules: Sequence[Rule], user_patterns: Sequence[UserPattern] = ()) -> None:
         """Take rules in order of priority."""
@@ -90,6 +94,8 @@ class RuleSet:
         self._numbers = {code: rule for rule in reversed(self.rules) for code in rule.codes}
         self._headers = {name for rule in self.rules for name in rule.headers}
         self._patterned = tuple(rule for rule in self.rules if rule.regex)
+        # "My gateway says no" reads like prose: a rule that the person's own words set off does not speak against them.
+        self._own_words = [(pattern, self._never(pattern.text)) for pattern in self.user_patterns]
         self._classify = lru_cache(maxsize=CACHE)(self._judge)
 
     @classmethod
@@ -146,6 +152,9 @@ class RuleSet:
         user = self._by_user(words, codes, status, found)
         return user if user and verdict.certainty is not Certainty.SURE else verdict
 
+    def _never(self, text: str) -> set[int]:
+        return self._match(read(text), "", (), _Key(text, None, (), None, (), "")).never()
+
     def _match(self, words: Words, coded: str, codes: tuple[str, ...], key: _Key) -> _Found:
         lowered = words.raw.lower()
         said = set(self._index.find(words.said))
@@ -162,10 +171,9 @@ class RuleSet:
         return tuple(rule for rank in sorted(ranks) if (rule := self.rules[rank]).is_possible(lowered))
 
     def _by_user(self, words: Words, codes: tuple[str, ...], status: int | None, found: _Found) -> Verdict | None:
-        if not self.user_patterns or found.no(Weight.NEVER):
-            return None
-        for pattern in self.user_patterns:
-            where = pattern.find(words, codes, status)
+        never = found.never()
+        for pattern, own in self._own_words:
+            where = None if never - own else pattern.find(words, codes, status)
             if where is None:
                 continue
             doubtful = where == "quoted" or found.no(Weight.DOUBT) is not None

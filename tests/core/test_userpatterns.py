@@ -99,3 +99,13 @@ def test_no_pattern_of_a_user_hangs(pattern, bit):
     started = time.process_time()
     rules.classify(ErrorFacts(message=bit * 3000 + "!"))
     assert time.process_time() - started < 1.0
+
+
+@pytest.mark.parametrize("words", ["my gateway says no", "the user has no seat today", "why do you ask so much?"])
+def test_words_of_a_persons_own_that_read_like_prose_still_count(words: str) -> None:
+    rules = with_user(words)
+    for message in (words, words.capitalize(), f"418: {words}"):
+        verdict = rules.classify(ErrorFacts(message=message, status=418))
+        assert (verdict.certainty, verdict.rule) == (Certainty.SURE, "user-pattern"), message
+    # What other words say still counts: a tool's trouble is none of the provider's.
+    assert rules.classify(ErrorFacts(message=f"mcp server: {words}")).certainty is Certainty.NO
