@@ -7,7 +7,7 @@ import time
 
 from ocwatchd.cli.places import config_file, opencode_directories, state_file
 from ocwatchd.cli.render import iso, say, say_json, span
-from ocwatchd.config.names import is_model, read_names
+from ocwatchd.config.names import is_model, known, read_names
 from ocwatchd.config.reader import read_document
 from ocwatchd.core.chains import candidates, normalise, resolve
 from ocwatchd.errors import AllCooling, ExitCode, UsageError
@@ -27,7 +27,10 @@ def pick(model: str | None = None, as_json: bool = False) -> int:
     names = read_names(read_document(config_file()))
     asked = resolve(model or _default(), names.aliases)
     if not is_model(asked) or asked.endswith("/*"):
-        raise UsageError(f"{asked!r} is neither provider/model nor an alias from `models` in {config_file()}")
+        aliases = known(asked, names.aliases)
+        raise UsageError(
+            f"{asked!r} is neither provider/model nor an alias from `models` in {config_file()} ({aliases})"
+        )
     register = Register(read_entries(state_file("blacklist.json")).active(now))
     stand_ins = list(candidates(asked, normalise(names.chains, names.aliases)))
     picked = register.pick(asked, stand_ins)

@@ -10,7 +10,7 @@ from ocwatchd.cli.render import clock, iso, say, say_json, span, warn
 from ocwatchd.cli.times import moment_of, seconds_of
 from ocwatchd.cli.views import cooldown_view
 from ocwatchd.config import load
-from ocwatchd.config.names import is_model, read_names
+from ocwatchd.config.names import is_model, known, read_names
 from ocwatchd.config.reader import read_document
 from ocwatchd.core.chains import resolve
 from ocwatchd.core.fallback import Chosen, choose
@@ -90,11 +90,15 @@ def named(model: str) -> ModelRef:
     """
     name = model.strip()
     if not is_model(name):
-        name = resolve(name, read_names(read_document(config_file())).aliases)
+        aliases = read_names(read_document(config_file())).aliases
+        if name not in aliases:
+            kinds = "provider/model, provider/* nor an alias from `models`"
+            raise UsageError(f"{model!r} is neither {kinds} ({known(name, aliases)})")
+        name = resolve(name, aliases)
     try:
         check_key(name)
-    except ValueError:
-        raise UsageError(f"{model!r} is neither provider/model, provider/* nor an alias from `models`") from None
+    except ValueError as fault:
+        raise UsageError(f"{model!r}: {fault}") from None
     return ModelRef.parse(name)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ocwatchd.config.keys import PER_MODEL
 from ocwatchd.config.model import Config, LogSettings
-from ocwatchd.config.names import CHAIN, ROOT, Names, read_names
+from ocwatchd.config.names import AGENTS, CHAIN, ROOT, Names, read_names
 from ocwatchd.config.reader import Document, Fault, dotted, read_document
 from ocwatchd.config.setup import agent_names
 from ocwatchd.config.values import Values, read_values, unknown
@@ -39,7 +39,12 @@ def examine(document: Document) -> Examined:
     errors: list[ConfigError] = []
     names = read_names(document, errors.append)
     values = read_values(document, names.aliases, errors.append)
-    slips = (*unknown(document), *_repeated(document), *_literal(document, values))
+    slips = (
+        *unknown(document),
+        *_repeated(document),
+        *_providers(document, names, values),
+        *_literal(document, values),
+    )
     return Examined(values, names, tuple(errors), tuple(_circles(document, names)), slips)
 
 
@@ -113,6 +118,19 @@ def _repeated(document: Document) -> list[ConfigError]:
         return []
     twice = document.positions().repeated
     return [Fault(document.path, "stands twice; only this one counts", line, dotted(path)) for path, line in twice]
+
+
+def _providers(document: Document, names: Names, values: Values) -> list[ConfigError]:
+    """A whole provider where only single models are looked up."""
+    per_model = values[PER_MODEL]
+    places = [(AGENTS, name) for name in names.agents]
+    places += [(PER_MODEL, name) for name in (per_model if isinstance(per_model, dict) else {})]
+    message = "has no effect on a whole provider; name its models"
+    return [
+        document.fault((ROOT, section, name), message)
+        for section, name in places
+        if resolve(name, names.aliases).endswith("/*")
+    ]
 
 
 def _literal(document: Document, values: Values) -> list[ConfigError]:

@@ -23,7 +23,7 @@ _NAME = {
     "pattern": f"^{_BEFORE}[^/]+(/.+)?$",
     "description": "provider/model, or a name from `models`.",
 }
-_TARGET = {**_NAME, "pattern": rf"^{_BEFORE}(?!.*/\*$)[^/]+(/.+)?$"}
+_SINGLE = {**_NAME, "pattern": rf"^{_BEFORE}(?!.*/\*$)[^/]+(/.+)?$"}
 
 
 def uri() -> str:
@@ -74,15 +74,15 @@ def _value(key: Key) -> Schema:
         case Kind.TEXTS:
             return {"type": "array", "items": _text(key)}
         case Kind.CHAINS:
-            targets = {"anyOf": [_TARGET, {"type": "array", "items": _TARGET}]}
+            targets = {"anyOf": [_SINGLE, {"type": "array", "items": _SINGLE}]}
             return _map([{"const": "*"}, _NAME], targets)
         case Kind.ALIASES:
             return _map([{}], _NAME)
         case Kind.AGENTS:
-            return _map([_NAME], {"type": "string", "pattern": r"\S", "description": "The name of an agent."})
+            return _map([_SINGLE], {"type": "string", "pattern": r"\S", "description": "The name of an agent."})
         case Kind.PER_MODEL:
             own = tuple(Key(i.name, i.kind, i.about, None, i.unit, most=i.most) for i in key.inner)
-            return _map([_NAME], _object(own))
+            return _map([_SINGLE], _object(own))
 
 
 def _text(key: Key) -> Schema:

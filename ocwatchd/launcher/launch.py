@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from ocwatchd.config.names import Names
+from ocwatchd.core.chains import resolve
 from ocwatchd.errors import ConfigError, ExitCode
 from ocwatchd.launcher.arguments import Arguments
 from ocwatchd.launcher.transform import CONTENT, Plan, Transform, merge_content, until_words
@@ -46,6 +47,8 @@ class Launch:
         self._found, self._arguments, self._names = found, arguments, names
         self._register, self._reread = reread(), reread
         self._logs, self._facts, self._directories = places
+        if arguments.model in names.aliases:  # OpenCode knows nothing of them
+            arguments.words = arguments.with_model(resolve(arguments.model, names.aliases))
         self.words = list(arguments.words)
         self.environ: dict[str, str] = {}
 

@@ -84,7 +84,7 @@ class Transform:
     def main_model(self, arguments: Arguments, earlier: str | None = None) -> str | None:
         """The model that the launch asks for; None if nobody can say."""
         if arguments.model:
-            return resolve(arguments.model, self._names.aliases)
+            return arguments.model
         if arguments.agent and self._agents.models.get(arguments.agent):
             return self._agents.models[arguments.agent]
         if arguments.continues:
@@ -112,13 +112,10 @@ class Transform:
         """What the command line names."""
         model, agent = arguments.model, arguments.agent
         if model:
-            asked = resolve(model, self._names.aliases)
-            target = self._target(asked)
+            target = self._target(model)
             if target:
                 plan.words = arguments.with_model(target[0])
-                plan.story.append(self._line(asked, target[0]))
-            elif asked != model:
-                plan.words = arguments.with_model(asked)
+                plan.story.append(self._line(model, target[0]))
             return
         target = self._target(self._agents.models.get(agent)) if agent else None
         if not agent or not target:
@@ -144,8 +141,11 @@ class Transform:
         return picked, agent or self._carrier(picked)
 
     def _carrier(self, model: str) -> str | None:
-        named = {resolve(name, self._names.aliases): agent for name, agent in self._names.agents.items()}
-        return named.get(model)
+        aliases = self._names.aliases
+        # An alias that is also the name of one of the user's agents names both, as for the daemon.
+        both = {resolve(alias, aliases): alias for alias in aliases if alias in self._agents.models}
+        named = {resolve(name, aliases): agent for name, agent in self._names.agents.items()}
+        return {**both, **named}.get(model)
 
     def _stand_ins(self, model: str) -> list[str]:
         return list(candidates(model, self._chains))

@@ -53,6 +53,14 @@ def test_an_alias_names_the_model(cli: Cli) -> None:
     assert cli("clear", "big").stdout == "p/a is cleared.\n"
 
 
+def test_a_slip_in_an_alias_names_the_one_that_was_meant(cli: Cli) -> None:
+    cli.configure(models={"claude-primary": "p/a"})
+    for command in ("block", "clear", "pick"):
+        done = cli(command, "claude-primry")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "did you mean 'claude-primary'?" in done.stderr
+
+
 def test_a_broken_configuration_does_not_keep_anyone_from_blocking(cli: Cli) -> None:
     cli.paths.config_file.write_text("{")
     done = cli("block", "p/a")

@@ -357,7 +357,7 @@ def test_old_news_blocks_but_never_moves(newest: Serve, home: Home, provider: Pr
 def test_asked_for_by_hand(newest: Serve, home: Home, provider: Provider) -> None:
     provider.script(PRIMARY, limited(3600))
     provider.script(FALLBACK, ok("by hand"))
-    with Daemon(home, mode="ask") as daemon:
+    with Daemon(home, mode="ask", models={"claude-fallback": FALLBACK}) as daemon:
         session = newest.create_session()
         newest.prompt_async(session, "Move me when I say so", model=PRIMARY)
         daemon.wait_journal("offered")
@@ -366,7 +366,7 @@ def test_asked_for_by_hand(newest: Serve, home: Home, provider: Provider) -> Non
         dry = daemon.ocwatch("redirect", "--dry-run")
         assert (dry.returncode, FALLBACK in dry.stdout) == (0, True), dry
         assert provider.requests(FALLBACK) == []
-        done = daemon.ocwatch("redirect", session)
+        done = daemon.ocwatch("redirect", session, "--to", "claude-fallback")
         assert done.returncode == 0, done
         newest.wait_answer(session, "by hand")
         assert len(newest.user_messages(session)) == 1

@@ -158,6 +158,9 @@ def test_bytes_that_are_no_text_and_files_that_are_none(paths: Paths) -> None:
         ({"rateLimit": {"perModel": {"p/a": {"maxRetrys": 1}}}}, ["maxRetrys", "'maxRetries'"]),
         ({"fallbackChain": {"p/a": "q/b"}}, ["fallbackChain", 'inside "rateLimit"']),
         ({"rateLimit": {"zzz": 1}}, ["zzz", "known are"]),
+        ({"rateLimit": {"perModel": {"p/*": {}}}}, ["perModel.p/*", "whole provider"]),
+        ({"rateLimit": {"models": {"x": "p/*"}, "agents": {"x": "build"}}}, ["agents.x", "whole provider"]),
+        ('{"rateLimit": {"mode": "ask",\n "mode": "off"}}', ["line 2", "rateLimit.mode", "twice"]),
         ({"rateLimit": {"fallbackChain": {"p/a": "q/b", "q/b": "p/a"}}}, ["circle", "p/a -> q/b -> p/a"]),
         (
             {"rateLimit": {"models": {"x": "p/a", "y": "q/b"}, "fallbackChain": {"x": "y", "q/b": ["r/c", "x"]}}},

@@ -118,6 +118,18 @@ def test_a_cooling_model_is_replaced_through_the_environment_alone(place: Place)
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("words", ["run -m big hi", "run --model=big hi", "-m big", "run --no-fallback -mbig hi"])
+def test_an_alias_names_a_model_on_the_command_line_too(place: Place, words: str) -> None:
+    models = {"big": "a/main", "small": "b/second"}
+    chain: dict[str, Any] = {"rateLimit": {"models": models, "fallbackChain": {"big": "small"}}}
+    place.write("rate-limit-config.json", chain)
+    plain = words.replace("--no-fallback ", "").replace(" ", "|")
+    assert place.run(*words.split())[1] == plain.replace("big", "a/main") + "|typed"
+    if "--no-fallback" not in words:
+        place.block(4e9, "a/main")
+        assert place.run(*words.split())[1] == plain.replace("big", "b/second") + "|typed"
+
+
 def test_an_installed_plugin_is_not_loaded_twice(place: Place) -> None:
     (place.config / "plugin").mkdir()
     (place.config / "plugin" / "rate-limit-fallback.js").write_text("// ocwatchd companion plugin, version 1\n")

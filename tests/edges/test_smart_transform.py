@@ -115,9 +115,11 @@ def test_what_the_command_line_names_is_moved_with_one_line(words: str, changed:
     assert "a/main" in made.story[0] and "b/second" in made.story[0]
 
 
-def test_aliases_name_models_on_the_command_line_too() -> None:
-    assert plan("run -m second hi", listed("x/y")).words == ["run", "-m", "b/second", "hi"]
-    assert plan("run -m claude-primary hi", listed("a/main")).words == ["run", "-m", "b/second", "hi"]
+def test_an_alias_that_is_an_agent_carries_its_model() -> None:
+    names = Names({"a/main": ("claude-fallback",)}, {"claude-fallback": "b/second"}, {})
+    transform = Transform(names, listed("a/main"), CONFIG, agents_of(CONFIG, {}, {}), {})
+    made = transform.plan(Arguments(["run", "--agent", "claude-primary", "hi"]))
+    assert made.words == ["run", "--agent", "claude-fallback", "hi"]
 
 
 def test_targets_are_followed_and_the_entry_goes_before_the_chain() -> None:
