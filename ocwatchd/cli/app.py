@@ -221,7 +221,7 @@ def config_init(
     force: Annotated[bool, typer.Option("--force", help="Also in place of one that is there.")] = False,
     json: Json = False,
 ) -> None:
-    """Show a first configuration, derived from your opencode.json; with --write put it in its place."""
+    """Show or write a first one, derived from your opencode.json."""
     from ocwatchd.cli.config import init as command
 
     raise typer.Exit(command(write, force, json))
@@ -232,7 +232,7 @@ def config_check(
     file: Annotated[str | None, typer.Argument(metavar="FILE", help="Else the one that is used.")] = None,
     json: Json = False,
 ) -> None:
-    """Say what is wrong with the configuration, with line, key and what would be right; exit 4 on errors."""
+    """Say what is wrong with it, and where; exit 4 on errors."""
     from ocwatchd.cli.config import check as command
 
     raise typer.Exit(command(file, json))
