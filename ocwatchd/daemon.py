@@ -7,11 +7,12 @@ steps. The heartbeat is written by the pumping loop alone, so that a stuck loop 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import queue
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from uuid import uuid4
 
 from ocwatchd import __version__
@@ -22,7 +23,7 @@ from ocwatchd.config.rules import rules_for
 from ocwatchd.core.cursor import Cursor
 from ocwatchd.core.detect import Cancelled
 from ocwatchd.core.engine import Engine
-from ocwatchd.core.ledger import Ledger
+from ocwatchd.core.ledger import Cooldown, Ledger
 from ocwatchd.core.limits import LimitEvent
 from ocwatchd.core.messages import Aborted, Configured, Message, Note, Refused, Tick
 from ocwatchd.errors import OcwatchError
@@ -35,10 +36,10 @@ from ocwatchd.opencode.sessions import SessionStore
 from ocwatchd.opencode.survey import Surveyor
 from ocwatchd.paths import Paths
 from ocwatchd.redirect import RerunOverApi
-from ocwatchd.state import blacklist, cursors, heartbeat
+from ocwatchd.state import blacklist, cursors, daemonlock, heartbeat
 from ocwatchd.state.facts import FactFiles
 from ocwatchd.state.files import make_private_dir
-from ocwatchd.state.single import only_one
+from ocwatchd.supervisor import Supervisor
 
 POLL_FLOOR = 1.0
 """Seconds between looks at the logs when nothing wakes us: file-system watches die silently."""
@@ -64,9 +65,12 @@ def say(line: str) -> None:
 class Daemon:
     """Follows the logs of one home until it is stopped."""
 
-    def __init__(self, paths: Paths, config: Config, clock: Clock | None = None) -> None:
+    def __init__(
+        self, paths: Paths, config: Config, clock: Clock | None = None, supervisor: Supervisor | None = None
+    ) -> None:
         """Nothing is touched before `run`."""
         self._paths, self._config, self._clock = paths, config, clock or SystemClock()
+        self._supervisor = supervisor or Supervisor({})
         self._queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._stopping = False
         self._started = self._beaten = self._listened = self._looked = 0.0
@@ -80,7 +84,7 @@ class Daemon:
             AlreadyRunning: another daemon serves this state directory.
         """
         make_private_dir(self._paths.state_dir)
-        with only_one(self._paths), self._signals():
+        with daemonlock.hold(self._paths.daemon_lock), self._signals():
             self._started = self._clock.now()
             self._open()
             try:
@@ -141,6 +145,7 @@ class Daemon:
                 self._handle(news)
             self._hands.save()
             self._beat()
+            self._supervisor.feed(self._clock.now())
             self._take_messages()
 
     def _handle(self, message: Message) -> None:
@@ -211,6 +216,7 @@ class Daemon:
                 self._paths.heartbeat, os.getpid(), self._started, now, self._logs.following(), sessions, health,
                 self._live.as_json(),
             )  # fmt: skip
+        self._supervisor.tell("; ".join([_cooling(self._engine.ledger.entries(), now), *health]))
 
     def _save_cursors(self) -> None:
         """A lost cursor costs one bounded look back; nothing waits for it."""
@@ -226,6 +232,7 @@ class Daemon:
         self._saved_cursors = places
 
     def _close(self) -> None:
+        self._supervisor.stopping()
         self._waker.stop()
         self._save_cursors()
         self._logs.close()
@@ -244,6 +251,11 @@ class Daemon:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _cooling(entries: Sequence[Cooldown], now: float) -> str:
+    count = sum(entry.active(now) for entry in entries)
+    return "no model is cooling" if not count else f"{count} model{'s are' if count > 1 else ' is'} cooling"
 
 
 def _message(sighting: Sighting) -> Message | None:
@@ -265,7 +277,7 @@ def run(paths: Paths | None = None) -> None:
         AlreadyRunning: another daemon serves this home.
     """
     paths = paths or Paths.from_env()
-    Daemon(paths, load(paths)).run()
+    Daemon(paths, load(paths), supervisor=Supervisor(os.environ)).run()
 
 
 def main() -> None:
@@ -278,6 +290,8 @@ def main() -> None:
             "ocwatchd takes no arguments and runs in the foreground. For commands see: ocwatch --help", file=sys.stderr
         )
         sys.exit(0 if sys.argv[1] in ("-h", "--help") else 2)
+    if sys.stderr is not None:
+        faulthandler.enable()  # systemd's watchdog ends a hung loop with SIGABRT: its log then shows where it hung
     try:
         run()
     except OcwatchError as fault:

@@ -85,6 +85,16 @@ class Paths:
         """Written by the daemon's pumping loop: pid, time, what it follows."""
         return self.state_dir / "daemon.json"
 
+    @property
+    def service_log(self) -> Path:
+        """What the daemon says as a service, where no journal keeps it."""
+        return self.state_dir / "ocwatchd.log"
+
+    @property
+    def starter_mark(self) -> Path:
+        """The SHA-256 of the starter configuration that `ocwatch up` wrote."""
+        return self.state_dir / "starter.sha256"
+
 
 def opencode_data_of(environ: Mapping[str, str]) -> Path | None:
     """The data directory that an OpenCode process with this environment uses; None if the environment does not tell.

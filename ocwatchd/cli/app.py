@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from ocwatchd.cli.main import version as print_version
+from ocwatchd.cli.options import DryRun, Json
+from ocwatchd.cli.service_app import service
 
 app = typer.Typer(
     name="ocwatch",
@@ -18,8 +20,6 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
 
 
 def run_app(arguments: Sequence[str]) -> int:
@@ -109,7 +109,7 @@ def redirect(
     ] = None,
     to: Annotated[str | None, typer.Option(metavar="MODEL", help="Where to; else the chain decides.")] = None,
     agent: Annotated[str | None, typer.Option(metavar="NAME", help="The agent that goes on.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Move a limited session to another model now, with its whole context and without a second prompt."""
@@ -130,7 +130,7 @@ def restart(
     yes: Annotated[
         bool, typer.Option("--yes", "--force", help="End it even where it cannot be started again, or does more.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """End an OpenCode that `redirect` cannot reach and go on in a new one, on another model, in the same tmux pane."""
@@ -172,12 +172,35 @@ def run(context: typer.Context) -> None:
 
 
 @app.command()
-def up() -> None:
-    """Write a starter configuration if there is none, then run the daemon here, in the foreground."""
+def up(
+    dry_run: DryRun = False,
+    foreground: Annotated[bool, typer.Option("--foreground", help="No service: the daemon here.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a starter configuration if there is none, install the plugin and the service, and start it.
+
+    Where neither systemd nor launchd serves this user, the daemon runs here, in the foreground.
+    """
     from ocwatchd.cli.up import up as command
 
-    raise typer.Exit(command())
+    raise typer.Exit(command(dry_run=dry_run, foreground=foreground, as_json=json))
 
+
+@app.command()
+def down(
+    purge: Annotated[
+        bool, typer.Option("--purge", help="What was learnt too, and a configuration that nobody changed.")
+    ] = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """End the daemon, remove service and plugin; what was learnt and configured stays."""
+    from ocwatchd.cli.down import down as command
+
+    raise typer.Exit(command(purge=purge, dry_run=dry_run, as_json=json))
+
+
+app.add_typer(service)
 
 plugin = typer.Typer(
     name="plugin", help="The companion plugin inside OpenCode.", rich_markup_mode=None, no_args_is_help=True

@@ -6,7 +6,7 @@ from ocwatchd.cli.escape import escape
 from ocwatchd.cli.render import say, say_json, warn
 from ocwatchd.errors import ExitCode
 from ocwatchd.opencode import plugin_file
-from ocwatchd.opencode.plugin_file import PluginFault, PluginFile, PluginState
+from ocwatchd.opencode.plugin_file import PluginFile, PluginState
 from ocwatchd.paths import Paths
 
 RESTART = "OpenCode loads plugins when it starts: sessions that run now follow after their next start."
@@ -62,17 +62,6 @@ def status(as_json: bool = False) -> int:
     else:
         say(_phrase(found))
     return ExitCode.DONE
-
-
-def install_quietly(paths: Paths) -> None:
-    """For `ocwatch up`: one line if anything was done; what cannot be done is said and is no reason not to watch."""
-    try:
-        before, after = plugin_file.install(paths)
-    except PluginFault as fault:
-        warn(f"the companion plugin is not installed: {escape(str(fault))}")
-        return
-    if before.state is not PluginState.CURRENT:
-        say(f"{_done(before)} OpenCode's companion plugin, {_path(after)}. {RESTART}")
 
 
 def _view(found: PluginFile) -> dict[str, object]:

@@ -11,7 +11,7 @@ from ocwatchd.state.heartbeat import Heartbeat, State
 
 REMEDY = {
     State.UP: None,
-    State.DEAF: "stop it and start it again: ocwatch up",
+    State.DEAF: "end it and start it again: ocwatch down && ocwatch up",
     State.DOWN: "start it with: ocwatch up",
 }
 

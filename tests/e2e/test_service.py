@@ -1,0 +1,163 @@
+"""The daemon as a service of a real `systemd --user`, from install to uninstall."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import wait_until
+from tests.support.usermanager import UserManager
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[UserManager]:
+    """A user who keeps state and configuration at places of their own, with what units have to quote in the names."""
+    home = tmp_path / "home"
+    places = {"XDG_STATE_HOME": str(home / 'st "%te'), "OPENCODE_CONFIG_DIR": str(home / "conf $HOME \\d")}
+    with UserManager(home, **places) as manager:
+        yield manager
+
+
+def state(user: UserManager) -> Path:
+    return Path(user.env["XDG_STATE_HOME"]) / "ocwatchd"
+
+
+def units(user: UserManager) -> Path:
+    return user.home / ".config" / "systemd" / "user"
+
+
+def service_pid(user: UserManager, other_than: int = 0) -> int:
+    """The pid of a daemon that serves, once it is another one."""
+
+    def beating() -> int:
+        pid = int(user.systemctl("show", "ocwatchd.service", "--property=MainPID", "--value").stdout or 0)
+        return pid if pid not in (0, other_than) and beat.exists() and json.loads(beat.read_text())["pid"] == pid else 0
+
+    beat = state(user) / "daemon.json"
+    pid: int = wait_until(beating, 60, 0.1, "the service's heartbeat")
+    return pid
+
+
+def tree(*roots: Path) -> dict[str, bytes]:
+    """Every file below, with what is in it; the daemon's own heartbeat aside."""
+    files = [path for root in roots for path in root.rglob("*") if path.is_file()]
+    return {str(path): path.read_bytes() for path in files if path.name not in ("daemon.json", "ocwatchd.log")}
+
+
+def test_installed_restarted_whatever_ends_it_and_gone_without_a_trace(user: UserManager) -> None:
+    done = user.json("service", "install")
+    assert (done["manager"], done["state"], done["enabled"], done["running"]) == ("systemd", "current", True, True)
+    unit = Path(done["file"])
+    assert unit == units(user) / "ocwatchd.service"
+    verified = user.run("systemd-analyze", "verify", "--user", str(unit))
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    assert user.ocwatch("status").returncode == 0, "started means that it hears"
+    pid = service_pid(user)
+    assert pid == done["pid"]
+    assert user.ocwatch("service", "install").stdout.startswith("Up to date")
+
+    # What the user has set came along, and nothing that is for the daemon alone goes on to its children.
+    environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    assert f"OPENCODE_CONFIG_DIR={user.env['OPENCODE_CONFIG_DIR']}".encode() in environ
+    assert f"PATH={user.env['PATH']}".encode() in environ
+    confined = Path(f"/proc/{pid}/status").read_text()
+    assert "NoNewPrivs:\t1" in confined
+    assert "Seccomp:\t2" in confined
+
+    second = user.run(sys.executable, "-m", "ocwatchd")
+    assert second.returncode == 1
+    assert f"already running (pid {pid})" in second.stderr
+
+    os.kill(pid, signal.SIGKILL)
+    after_crash = service_pid(user, other_than=pid)
+    assert user.json("service", "status")["restarts"] == 1
+
+    # A loop that hangs. Two seconds instead of thirty, by a drop-in as a user would write it.
+    own = units(user) / "ocwatchd.service.d" / "override.conf"
+    own.parent.mkdir()
+    own.write_text("[Service]\nWatchdogSec=2\n")
+    assert user.systemctl("daemon-reload").returncode == 0
+    assert user.systemctl("restart", "ocwatchd.service").returncode == 0
+    fed = service_pid(user, other_than=after_crash)
+    os.kill(fed, signal.SIGSTOP)
+    revived = service_pid(user, other_than=fed)
+    lines = user.json("service", "logs")["lines"]
+    assert "Fatal Python error: Aborted" in lines, "the log shows where it hung"
+    assert any("in _pump" in line for line in lines)
+    assert " follows " in user.ocwatch("service", "logs", "-n", "1").stdout
+    assert (state(user) / "ocwatchd.log").stat().st_mode & 0o777 == 0o600
+    assert revived == service_pid(user), "and one that does not hang is fed"
+
+    assert user.json("service", "stop")["running"] is False
+    assert user.ocwatch("service", "status").returncode == 3
+    assert user.ocwatch("status").returncode == 3
+    assert user.json("service", "start")["running"] is True
+    assert user.json("service", "start")["running"] is True
+
+    own.unlink()
+    assert set(user.json("service", "uninstall")["removed"]) >= {str(unit)}
+    assert not (user.home / ".config" / "systemd").exists()
+    assert "ocwatchd" not in user.systemctl("list-units", "--all", "--no-legend").stdout
+    assert user.ocwatch("service", "status").returncode == 3
+    assert user.ocwatch("service", "uninstall").stdout == "Not installed.\n"
+
+
+def test_up_and_down(user: UserManager) -> None:
+    before = tree(user.home)
+    would = user.json("up", "--dry-run")
+    assert [step["did"] for step in would["steps"]] == ["wrote", "installed", "installed", "started"]
+    assert tree(user.home) == before
+
+    done = user.ocwatch("up")
+    assert done.returncode == 0
+    for said in ("rate-limit-config.json", "companion plugin", "ocwatchd.service", "loginctl enable-linger", "is up"):
+        assert said in done.stdout
+    pid = service_pid(user)
+    made = tree(user.home)
+    again = user.ocwatch("up", PATH=f"/somewhere/else:{user.env['PATH']}")
+    assert (again.returncode, tree(user.home)) == (0, made)
+    assert "Already running" in again.stdout
+    assert service_pid(user) == pid, "another PATH is no reason for a restart"
+
+    # A variable that says what is to be served is one.
+    assert user.ocwatch("up", TZ="Asia/Tokyo").returncode == 0
+    assert b"TZ=Asia/Tokyo" in Path(f"/proc/{service_pid(user, other_than=pid)}/environ").read_bytes().split(b"\0")
+
+    would = user.json("down", "--dry-run", "--purge")
+    done_steps = {(step["what"], step["did"]) for step in would["steps"]}
+    assert {("daemon", "ended"), ("service", "removed"), ("plugin", "removed"), ("state", "removed")} <= done_steps
+    assert user.ocwatch("status").returncode == 0
+    user.json("down")
+    assert user.ocwatch("status").returncode == 3
+    assert not (user.home / ".config" / "systemd").exists()
+    left = {Path(path).name for path in tree(user.home)}
+    assert "rate-limit-config.json" in left
+    assert "rate-limit-fallback.js" not in left
+
+    # A daemon in the foreground is left alone by `up`, and ended by `down`.
+    foreground = subprocess.Popen(
+        [sys.executable, "-m", "ocwatchd.cli", "up", "--foreground"], env=user.env, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: user.ocwatch("status").returncode == 0, 30, why="the daemon in the foreground")
+        assert "outside of any service" in user.ocwatch("up").stdout
+        refused = user.ocwatch("service", "install")
+        assert f"pid {foreground.pid}" in refused.stdout
+        assert user.ocwatch("service", "start").returncode == 1
+        user.json("down", "--purge")
+        assert foreground.wait(10) == 0
+    finally:
+        foreground.kill()
+        foreground.wait(10)
+    assert tree(user.home) == before
+    assert not state(user).exists()
