@@ -19,8 +19,7 @@ from ocwatchd.service.commands import ask
 
 LINGER = "It ends when you log out. To keep it running: loginctl enable-linger"
 LINGER_UNKNOWN = (
-    "Whether it goes on after you log out cannot be told here (loginctl does not answer); what keeps it running: "
-    "loginctl enable-linger"
+    "Whether it outlives your logout cannot be told here (no loginctl). To make sure: loginctl enable-linger"
 )
 LOG_TAIL = 1 << 20
 """Bytes at a log file's end that are looked at."""
@@ -195,7 +194,7 @@ def _tell(look: Look) -> None:
         say(f"No service{why}")
         return
     pid = f", pid {look.pid}" if look.running else ""
-    restarts = f", restarted {look.restarts} times" if look.restarts else ""
+    restarts = f", restarts: {look.restarts}" if look.restarts else ""
     say(f"The service of {look.manager} is {escape(look.phrase)}{pid}{restarts}.")
     if look.said:
         say(f"It says: {escape(look.said)}")

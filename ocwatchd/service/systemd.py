@@ -20,12 +20,12 @@ JOURNAL = Path("/run/systemd/journal/stdout")
 START_LIMIT = 100.0
 """Seconds; systemd itself gives up after 90."""
 STOP_LIMIT = 30.0
-LAST_LINES = 3
-"""Lines of the log shown with a start that failed."""
+NO_NAMESPACE = "226"
+"""What systemd ends a process with that it could not give its namespaces."""
 
 _APPEND = re.compile(r"^StandardError=append:(.+)$", re.MULTILINE)
 _SEEN = (
-    "LoadState", "FragmentPath", "UnitFileState", "ActiveState", "SubState", "Result", "MainPID", "NRestarts",
+    "LoadState", "FragmentPath", "UnitFileState", "ActiveState", "SubState", "MainPID", "NRestarts", "ExecMainStatus",
     "StatusText",
 )  # fmt: skip
 
@@ -122,13 +122,11 @@ class Systemd:
 
     def _failure(self, answer: Answer) -> str:
         seen = self._properties()
-        result = seen.get("Result", "")
-        why = f"{_phrase(seen)}{f', {result}' if result not in ('', 'success') else ''}" if result else answer.why
-        hint = (
-            " It runs in a sandbox that this host may not allow: ocwatch service install --no-sandbox"
-            * self._sandbox.exists()
-        )
-        return f"the service does not start ({why}); its last words: ocwatch service logs.{hint}"
+        code = seen.get("ExecMainStatus", "0")
+        if code == NO_NAMESPACE:
+            return "this host denies the sandbox (exit code 226); without it: ocwatch service install --no-sandbox"
+        why = f"exit code {code}" if code != "0" else answer.why
+        return f"the service does not start: {_phrase(seen)}, {why}; its last words: ocwatch service logs"
 
     def _must(self, *words: str, patience: float = 10.0) -> Answer:
         answer = self._ctl(*words, patience=patience)

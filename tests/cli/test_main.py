@@ -56,7 +56,7 @@ def test_version(cli: Cli) -> None:
 def test_help_names_every_command(cli: Cli) -> None:
     done = cli("--help")
     assert done.returncode == 0
-    for command in ("status", "cooldowns", "block", "clear", "pick", "classify", "redirect", "up"):
+    for command in ("status", "cooldowns", "block", "clear", "pick", "classify", "redirect", "up", "down", "service"):
         assert f"  {command} " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
 

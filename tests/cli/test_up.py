@@ -81,6 +81,23 @@ def test_an_opencode_that_cannot_be_read_does_not_keep_it_from_serving(cli: Cli,
         assert json.loads(cli.paths.config_file.read_text())["rateLimit"]
 
 
+def test_dry_run_shows_it_and_does_nothing(cli: Cli) -> None:
+    cli.opencode(**USER)
+    done = cli("up", "--dry-run")
+    assert done.returncode == 0
+    assert '"p/a"' in done.stdout
+    assert "Would start the daemon here, in the foreground" in done.stdout
+    assert [path for path in cli.paths.home.rglob("*") if path.is_file()] == [
+        cli.paths.opencode_config / "opencode.json"
+    ]
+    would = cli.json("up", "--dry-run")
+    assert [(step["what"], step["did"]) for step in would["steps"]] == [
+        ("configuration", "wrote"),
+        ("plugin", "installed"),
+        ("daemon", "started"),
+    ]
+
+
 def test_a_broken_configuration_of_ours_is_4_before_anything_starts(cli: Cli) -> None:
     cli.paths.config_file.write_text('{"rateLimit": {"mode": "fast"}}')
     done = cli("up")

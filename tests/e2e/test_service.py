@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.edges.logtext import refusal
 from tests.support.processes import wait_until
 from tests.support.usermanager import UserManager
 
@@ -22,7 +24,15 @@ pytestmark = pytest.mark.e2e
 def user(tmp_path: Path) -> Iterator[UserManager]:
     """A user who keeps state and configuration at places of their own, with what units have to quote in the names."""
     home = tmp_path / "home"
-    places = {"XDG_STATE_HOME": str(home / 'st "%te'), "OPENCODE_CONFIG_DIR": str(home / "conf $HOME \\d")}
+    program = home / "bin" / "notify-send"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" NOTIFY_SOCKET=$NOTIFY_SOCKET >> {home}/notices\n')
+    program.chmod(0o755)
+    places = {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "XDG_STATE_HOME": str(home / 'st "%te'),
+        "OPENCODE_CONFIG_DIR": str(home / "conf $HOME \\d"),
+    }
     with UserManager(home, **places) as manager:
         yield manager
 
@@ -65,6 +75,10 @@ def test_installed_restarted_whatever_ends_it_and_gone_without_a_trace(user: Use
     assert pid == done["pid"]
     assert user.ocwatch("service", "install").stdout.startswith("Up to date")
 
+    log = user.home / ".local" / "share" / "opencode" / "log" / "opencode.log"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(refusal(1, time.time()))
+
     # What the user has set came along, and nothing that is for the daemon alone goes on to its children.
     environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     assert f"OPENCODE_CONFIG_DIR={user.env['OPENCODE_CONFIG_DIR']}".encode() in environ
@@ -76,6 +90,13 @@ def test_installed_restarted_whatever_ends_it_and_gone_without_a_trace(user: Use
     second = user.run(sys.executable, "-m", "ocwatchd")
     assert second.returncode == 1
     assert f"already running (pid {pid})" in second.stderr
+
+    # Confined as it is, it reads logs, looks for OpenCode, and starts what tells the person.
+    notices = user.home / "notices"
+    wait_until(notices.exists, 60, why="a desktop notification")
+    said = notices.read_text().splitlines()
+    assert any("mock/primary" in line for line in said)
+    assert said[-1] == "NOTIFY_SOCKET=", "which cannot speak for the daemon"
 
     os.kill(pid, signal.SIGKILL)
     after_crash = service_pid(user, other_than=pid)
