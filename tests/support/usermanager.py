@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -59,7 +60,7 @@ class UserManager:
         """Start it and wait until it answers."""
         with self._output.open("ab") as sink:
             self._process = subprocess.Popen(
-                _command(), env=self._manager_env, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
+                _command(self._manager_env), stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
                 start_new_session=True,
             )  # fmt: skip
         try:
@@ -116,10 +117,12 @@ class UserManager:
         return document
 
 
-def _command() -> list[str]:
+def _command(env: Mapping[str, str]) -> list[str]:
     found = [place for place in ("/usr/lib/systemd/systemd", "/lib/systemd/systemd") if Path(place).exists()]
     if not found or shutil.which("systemctl") is None:
         raise SystemdMissing("the tests of the service need systemd: install it (it need not be booted)")
+    clean = ["env", "-i", *(f"{name}={value}" for name, value in env.items())]
     if os.geteuid() == 0:
-        return ["unshare", "--mount", "sh", "-c", _AS_ROOT, "-", found[0]]
-    return [found[0], "--user"]  # in a session of systemd, whose cgroup belongs to the user
+        return [*clean, "unshare", "--mount", "sh", "-c", _AS_ROOT, "-", found[0]]
+    # Under a desktop's own systemd: in a cgroup that it hands over, for the same reason.
+    return ["systemd-run", "--user", "--scope", "--quiet", "--property=Delegate=yes", *clean, found[0], "--user"]
