@@ -36,10 +36,12 @@ def down(*, purge: bool = False, dry_run: bool = False, as_json: bool = False) -
     look = manager.look()
     stray = stray_daemon(paths, look)
     _remove_service(manager, look, report)
-    _end_daemon(paths, stray, report)
+    _end_daemon(paths, look, stray, report)
     _remove_plugin(paths, report)
     if purge:
         _purge(paths, report)
+    else:
+        report.add(Step("state", "kept", paths.state_dir, "Configuration and state stay; without them: --purge"))
     report.end({"manager": manager.name})
     return ExitCode.DONE
 
@@ -64,9 +66,11 @@ def _remove_service(manager: Manager, look: Look, report: Report) -> None:
         report.add(Step("service", "kept", text="No service is installed."))
 
 
-def _end_daemon(paths: Paths, pid: int | None, report: Report) -> None:
+def _end_daemon(paths: Paths, look: Look, pid: int | None, report: Report) -> None:
     """The daemon that runs outside of a service."""
     if pid is None:
+        if not look.running:
+            report.add(Step("daemon", "kept", text="No daemon runs."))
         return
     if pid == 0:
         raise OcwatchError(

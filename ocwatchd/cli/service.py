@@ -19,7 +19,7 @@ from ocwatchd.service.commands import ask
 
 LINGER = "It ends when you log out. To keep it running: loginctl enable-linger"
 LINGER_UNKNOWN = (
-    "Whether it outlives your logout cannot be told here (no loginctl). To make sure: loginctl enable-linger"
+    "Whether it outlives your logout is not known here (loginctl does not answer). To make sure: loginctl enable-linger"
 )
 LOG_TAIL = 1 << 20
 """Bytes at a log file's end that are looked at."""
@@ -126,7 +126,9 @@ def logs(lines: int, follow: bool, as_json: bool = False) -> int:
     """
     if follow and as_json:
         raise UsageError("--follow has no end, and a JSON document has one: use either")
-    log = manager_for(Paths.from_env()).log()
+    manager = manager_for(Paths.from_env())
+    _installed(manager)
+    log = manager.log()
     if follow:
         command = log.command(lines, True) if log.command else ["tail", "-n", str(lines), "-F", str(log.file)]
         return _become(command)
@@ -136,7 +138,7 @@ def logs(lines: int, follow: bool, as_json: bool = False) -> int:
     elif found:
         say("\n".join(map(escape, found)))
     else:
-        warn(f"no lines in {shown(log.file) if log.file else 'the journal of this user'} yet")
+        warn(f"no lines in {shown(log.file) if log.file else 'the journal of this user'}")
     return ExitCode.DONE
 
 

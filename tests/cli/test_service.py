@@ -59,6 +59,10 @@ def test_a_manager_of_another_home_is_left_alone(cli: Cli) -> None:
 def test_the_journal_is_asked_and_its_lines_are_harmless(cli: Cli) -> None:
     env = programs(cli, systemctl=SYSTEMCTL, journalctl=JOURNALCTL, loginctl=LOGINCTL)
     env["UNITS"] = str(cli.paths.home / ".config/systemd/user")
+    assert "not installed" in cli("service", "logs", **env).stderr
+    unit = Path(env["UNITS"]) / "ocwatchd.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("# Installed by `ocwatch`\n")
     done = cli("service", "logs", "-n", "7", **env)
     assert "--user-unit=ocwatchd.service --lines=7" in done.stdout
     assert "\\x1b]0;title\\x07said" in done.stdout

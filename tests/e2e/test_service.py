@@ -140,7 +140,7 @@ def test_up_and_down(user: UserManager) -> None:
 
     done = user.ocwatch("up")
     assert done.returncode == 0
-    for said in ("rate-limit-config.json", "companion plugin", "ocwatchd.service", "loginctl enable-linger", "is up"):
+    for said in ("rate-limit-config.json", "companion plugin", "ocwatchd.service", "is up"):
         assert said in done.stdout
     pid = service_pid(user)
     made = tree(user.home)
