@@ -21,6 +21,7 @@ LINGER = "It ends when you log out. To keep it running: loginctl enable-linger"
 LINGER_UNKNOWN = (
     "Whether it outlives your logout is not known here (loginctl does not answer). To make sure: loginctl enable-linger"
 )
+JOURNAL = "the journal of this user (where it is not kept on disk, only the group systemd-journal may read it)"
 LOG_TAIL = 1 << 20
 """Bytes at a log file's end that are looked at."""
 
@@ -36,11 +37,12 @@ def install(sandbox: bool | None, start: bool, as_json: bool = False) -> int:
     load(paths)
     manager = manager_for(paths)
     changed = manager.install(sandbox)
-    stray = stray_daemon(paths, manager.look())
-    started = start and stray is None and (bool(changed) or not manager.look().running)
+    look = manager.look()
+    stray = stray_daemon(paths, look)
+    started = start and stray is None and (bool(changed) or not look.running)
     if started:
         manager.start()
-    look = manager.look()
+        look = manager.look()
     if as_json:
         say_json({**_view(look), "changed": [str(path) for path in changed], "started": started})
         return ExitCode.DONE
@@ -138,7 +140,7 @@ def logs(lines: int, follow: bool, as_json: bool = False) -> int:
     elif found:
         say("\n".join(map(escape, found)))
     else:
-        warn(f"no lines in {shown(log.file) if log.file else 'the journal of this user'}")
+        warn(f"no lines in {shown(log.file) if log.file else JOURNAL}")
     return ExitCode.DONE
 
 

@@ -45,7 +45,7 @@ def put(path: Path, content: bytes) -> bool:
 
 
 def remove(files: Sequence[Path], directories: Sequence[Path]) -> list[Path]:
-    """Remove the files that are there, then the directories that are empty now; the files that are gone.
+    """Remove the files that are there, then the directories that are empty by that; the files that are gone.
 
     Raises:
         ServiceFault: one cannot be removed.
@@ -59,7 +59,7 @@ def remove(files: Sequence[Path], directories: Sequence[Path]) -> list[Path]:
         except OSError as fault:
             raise ServiceFault(f"{path} cannot be removed: {fault.strerror or fault}") from fault
         gone.append(path)
-    for directory in directories:
+    for directory in directories if gone else ():
         with suppress(OSError):  # not empty, or not there
             directory.rmdir()
     return gone
