@@ -93,7 +93,7 @@ def test_installed_restarted_whatever_ends_it_and_gone_without_a_trace(user: Use
 
     # Confined as it is, it reads logs, looks for OpenCode, and starts what tells the person.
     notices = user.home / "notices"
-    wait_until(notices.exists, 60, why="a desktop notification")
+    wait_until(lambda: notices.exists() and "NOTIFY_SOCKET" in notices.read_text(), 60, why="a desktop notification")
     said = notices.read_text().splitlines()
     assert any("mock/primary" in line for line in said)
     assert said[-1] == "NOTIFY_SOCKET=", "which cannot speak for the daemon"
