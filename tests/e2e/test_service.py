@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ocwatchd.state.files import locked
 from tests.edges.logtext import refusal
 from tests.support.processes import wait_until
 from tests.support.usermanager import UserManager
@@ -102,19 +103,26 @@ def test_installed_restarted_whatever_ends_it_and_gone_without_a_trace(user: Use
     after_crash = service_pid(user, other_than=pid)
     assert user.json("service", "status")["restarts"] == 1
 
-    # A loop that hangs. Two seconds instead of thirty, by a drop-in as a user would write it.
+    # A loop that hangs. Three seconds instead of thirty, by a drop-in as a user would write it.
     own = units(user) / "ocwatchd.service.d" / "override.conf"
     own.parent.mkdir()
-    own.write_text("[Service]\nWatchdogSec=2\n")
+    own.write_text("[Service]\nWatchdogSec=3\n")
     assert user.systemctl("daemon-reload").returncode == 0
     assert user.systemctl("restart", "ocwatchd.service").returncode == 0
     fed = service_pid(user, other_than=after_crash)
     os.kill(fed, signal.SIGSTOP)
-    revived = service_pid(user, other_than=fed)
+    stopped = service_pid(user, other_than=fed)
+    # And one whose other threads all live: its loop waits for a lock, to write down what it has just read.
+    with locked(state(user) / "blacklist.json"):
+        with log.open("ab") as file:
+            file.write(refusal(2, time.time()))
+        wait_until(lambda: not Path(f"/proc/{stopped}").exists(), 60, why="the watchdog to end it")
+    revived = service_pid(user, other_than=stopped)
     lines = user.json("service", "logs")["lines"]
     assert "Fatal Python error: Aborted" in lines, "the log shows where it hung"
-    assert any("in _pump" in line for line in lines)
-    assert " follows " in user.ocwatch("service", "logs", "-n", "1").stdout
+    assert any("in _wait_for_lock" in line for line in lines)
+    last = ("service", "logs", "-n", "1")
+    wait_until(lambda: "session=ses_2" in user.ocwatch(*last).stdout, 60, why="what it had read to be read again")
     assert (state(user) / "ocwatchd.log").stat().st_mode & 0o777 == 0o600
     assert revived == service_pid(user), "and one that does not hang is fed"
 

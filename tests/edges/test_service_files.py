@@ -41,6 +41,12 @@ def test_a_unit_quotes_what_has_a_meaning_and_carries_no_keys() -> None:
     assert text.replace("@system-service", "").replace("between @", "").count("@") == 0
 
 
+def test_the_sandbox_leaves_room_for_what_is_written(tmp_path: Path) -> None:
+    text = texts.sandbox(paths(tmp_path / "100% mine"))
+    assert f'ReadWritePaths="-{tmp_path}/100%% mine/state" "-{tmp_path}/100%% mine/data"\n' in text
+    assert "@" not in text
+
+
 @pytest.mark.parametrize("value", ["two\nlines", "\udcff", "a\x1bb"])
 def test_what_a_unit_cannot_hold_is_said(value: str) -> None:
     with pytest.raises(ServiceFault, match="systemd unit"):
