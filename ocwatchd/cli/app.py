@@ -202,6 +202,24 @@ def down(
 
 app.add_typer(service)
 
+def drill(
+    version: Annotated[str | None, typer.Argument(metavar="VERSION", help="With --fetch: 1.18.33, or latest.")] = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Get VERSION from npm into a cache; without VERSION only if none is found.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the drill's directory, for a bug report.")] = False,
+    json: Json = False,
+) -> None:
+    """Show that all works with your OpenCode: a limit in a private HOME, offline, in 20 seconds; 0 if all steps passed.
+
+    Nothing of yours is touched, and no provider is asked. Worth its time after an OpenCode upgrade.
+    """
+    from ocwatchd.cli.drill import Wish as DrillWish
+    from ocwatchd.cli.drill import drill as command
+
+    raise typer.Exit(command(DrillWish(fetch, version, keep, json)))
+
+
 plugin = typer.Typer(
     name="plugin", help="The companion plugin inside OpenCode.", rich_markup_mode=None, no_args_is_help=True
 )

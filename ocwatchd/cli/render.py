@@ -89,6 +89,16 @@ def _line(row: Sequence[str], widths: Sequence[int], room: int) -> str:
     return "  ".join([*padded, fit(row[-1], room)]).rstrip()
 
 
+def wrapped(text: str, indent: int, width: int) -> str:
+    """`text` on as many lines of `width` columns as it takes, every one indented; a longer word stays whole."""
+    lines, room = [""], max(width - indent, 20)
+    for word in text.split():
+        if lines[-1] and columns(lines[-1]) + 1 + columns(word) > room:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    return "\n".join(f"{' ' * indent}{line}".rstrip() for line in lines)
+
+
 def fit(text: str, width: int) -> str:
     """`text`, cut at the end to `width` columns."""
     if columns(text) <= width:

@@ -41,7 +41,7 @@ def launch(given: Sequence[str], own: str) -> NoReturn:
     arguments = Arguments(given)
     document = _document()
     scripts = (own, f"{os.path.dirname(own)}/oc-smart")  # noqa: PTH120
-    found = find_opencode(os.environ.get("PATH", os.defpath), scripts, _configured(document))
+    found = find_opencode(os.environ.get("PATH", os.defpath), scripts, configured_program(document))
     if found is None:
         _give_up("`opencode` is not on PATH; install OpenCode, or add its directory to PATH")
     names = _names(document)
@@ -115,7 +115,7 @@ def _names(document: Document | None) -> Names | None:
         return None
 
 
-def _configured(document: Document | None) -> str | None:
+def configured_program(document: Document | None) -> str | None:
     """`launcher.opencode`: the program to start."""
     try:
         value = section(document, ROOT, "launcher").get("opencode") if document else None

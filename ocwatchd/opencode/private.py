@@ -31,8 +31,14 @@ STOP_LIMIT = 2.0
 
 
 @contextmanager
-def private_server(program: Path, directory: str, environ: Mapping[str, str]) -> Iterator[Door]:
-    """The door into a server that runs during the block.
+def private_server(
+    program: Path,
+    directory: str,
+    environ: Mapping[str, str],
+    output: Path | None = None,
+    limit: float = START_LIMIT,
+) -> Iterator[Door]:
+    """The door into a server that runs during the block. Its words go to `output`; it has `limit` seconds to start.
 
     Raises:
         OpenCodeUnreachable: it does not start.
@@ -43,17 +49,18 @@ def private_server(program: Path, directory: str, environ: Mapping[str, str]) ->
     command = [str(program), "serve", "--hostname", "127.0.0.1", "--port", str(port)]
     null = subprocess.DEVNULL
     try:
-        process = subprocess.Popen(
-            command, cwd=directory, env=env, stdin=null, stdout=null, stderr=null, start_new_session=True
-        )
+        with open(output or os.devnull, "ab") as sink:  # noqa: PTH123 (either of two kinds of name)
+            process = subprocess.Popen(
+                command, cwd=directory, env=env, stdin=null, stdout=sink, stderr=sink, start_new_session=True
+            )
     except OSError as fault:
         raise OpenCodeUnreachable(f"{program} cannot be started: {fault.strerror or fault}") from fault
     try:
         door = Door(TcpAddress("127.0.0.1", port), process.pid, directory, basic_auth(own), many=True)
-        _wait_ready(process, Api(door))
+        _wait_ready(process, Api(door), limit)
         yield door
     finally:
-        _stop(process)
+        stop_group(process)
 
 
 def _free_port() -> int:
@@ -62,8 +69,8 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_ready(process: subprocess.Popen[bytes], api: Api) -> None:
-    deadline = time.monotonic() + START_LIMIT
+def _wait_ready(process: subprocess.Popen[bytes], api: Api, limit: float) -> None:
+    deadline = time.monotonic() + limit
     while True:
         if process.poll() is not None:
             raise OpenCodeUnreachable(f"`opencode serve` ended at once, with code {process.returncode}")
@@ -71,14 +78,15 @@ def _wait_ready(process: subprocess.Popen[bytes], api: Api) -> None:
             api.path(PROBE_LIMIT)
             return
         if time.monotonic() > deadline:
-            raise OpenCodeUnreachable(f"`opencode serve` did not answer within {START_LIMIT:.0f} s")
+            raise OpenCodeUnreachable(f"`opencode serve` did not answer within {limit:.0f} s")
         time.sleep(POLL)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop_group(process: subprocess.Popen[bytes], patience: float = STOP_LIMIT) -> None:
+    """End a process that leads a group of its own, and that group: SIGTERM, after `patience` seconds SIGKILL."""
     _signal(process, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_LIMIT)
+        process.wait(patience)
     _signal(process, signal.SIGKILL)  # and whatever it started: servers of tools, which have no other user
     process.wait()
 

@@ -1,0 +1,24 @@
+"""Which OpenCode is installed: the one that `oc-smart` would start."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from ocwatchd.cli.places import config_file
+from ocwatchd.cli.smart import configured_program
+from ocwatchd.config.reader import read_document
+from ocwatchd.errors import ConfigError
+from ocwatchd.launcher.find import find_opencode
+
+
+def installed_opencode() -> Path | None:
+    """The configured program, else the first `opencode` on PATH that is not ourselves; None if there is none."""
+    try:
+        configured = configured_program(read_document(config_file()))
+    except ConfigError:  # not what is asked here; `ocwatch doctor` says it
+        configured = None
+    scripts = (sys.argv[0], str(Path(sys.argv[0]).with_name("oc-smart")))
+    found = find_opencode(os.environ.get("PATH", os.defpath), scripts, configured)
+    return Path(found).absolute() if found else None

@@ -1,0 +1,198 @@
+"""The drill's provider: a loopback server that refuses its primary model for a while, and answers everything else.
+
+It is also the proxy that everything in the drill is told to use for addresses outside: it refuses those, and keeps
+their names, so that the drill can say that nothing went out.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from ocwatchd.clock import Clock, SystemClock
+
+PRIMARY, FALLBACK, TITLES = "drill/primary", "drill-fallback/stand-in", "drill-titles/small"
+ROUTE = "/v1/chat/completions"
+BODY_CAP = 8 << 20
+"""Bytes of a request that are read; OpenCode's first prompt has about 60 kB with its system prompt and tools."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request of a model. `time` in epoch seconds, at its arrival; `text` holds what the user said, joined."""
+
+    model: str
+    time: float
+    status: int
+    text: str
+
+
+class DrillProvider:
+    """The server. A context manager; thread-safe. `PRIMARY` is refused for `rest` seconds from its first request on."""
+
+    def __init__(self, rest: float = 8.0, clock: Clock | None = None) -> None:
+        """Bind to a free port of loopback; nothing is answered before `__enter__`."""
+        self.rest = rest
+        self.outside: set[str] = set()
+        """Hosts elsewhere that something in the drill wanted to reach. All were refused."""
+        self._clock = clock or SystemClock()
+        self._asked: list[Asked] = []
+        self._free_at: float | None = None
+        self._changed = threading.Condition()
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.answer, self._server.outside = self._answer, self.outside
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Its address; a provider's `baseURL` is `URL/PROVIDER/v1`."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def free_at(self) -> float | None:
+        """When the primary may be used again, epoch seconds; None before its first request."""
+        return self._free_at
+
+    def __enter__(self) -> Self:
+        """Start answering."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def asked(self, model: str) -> list[Asked]:
+        """The requests of one model so far, oldest first."""
+        with self._changed:
+            return [asked for asked in self._asked if asked.model == model]
+
+    def wait(self, model: str, count: int, seconds: float) -> list[Asked]:
+        """The requests of one model as soon as there are `count`, or those that came within `seconds`."""
+        with self._changed:
+            self._changed.wait_for(lambda: sum(asked.model == model for asked in self._asked) >= count, max(seconds, 0))
+        return self.asked(model)
+
+    def _answer(self, model: str, text: str) -> tuple[int, float]:
+        """Enter a request; the status that answers it, and the seconds to name in Retry-After."""
+        now = self._clock.now()
+        with self._changed:
+            if model == PRIMARY and self._free_at is None:
+                self._free_at = now + self.rest
+            left = max((self._free_at or now) - now, 0.0) if model == PRIMARY else 0.0
+            status = 429 if left else 200
+            self._asked.append(Asked(model, now, status, text))
+            self._changed.notify_all()
+        return status, left
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    answer: Callable[[str, str], tuple[int, float]]
+    outside: set[str]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no error of ours."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    timeout = 30.0
+    server: _Server
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing is said."""
+
+    def do_CONNECT(self) -> None:
+        """Somebody wants out."""
+        self._refuse_outside(self.path.rpartition(":")[0])
+
+    def do_GET(self) -> None:
+        """Nothing is to be had by GET; an absolute address is somebody who wants out."""
+        host = urlsplit(self.path).hostname if "://" in self.path else None
+        if host and host != "127.0.0.1":
+            self._refuse_outside(host)
+        else:
+            self._whole(404, {"error": {"message": "not found"}})
+
+    def do_POST(self) -> None:
+        """A model request: `/PROVIDER/v1/chat/completions`."""
+        body = self._body()
+        provider, _, rest = urlsplit(self.path).path.lstrip("/").partition("/")
+        if body is None or f"/{rest}" != ROUTE:
+            self.do_GET()
+            return
+        status, left = self.server.answer(f"{provider}/{body.get('model')}", _user_text(body))
+        if status == 429:
+            words = {"message": "Rate limit reached for requests", "type": "requests", "code": "rate_limit_exceeded"}
+            self._whole(429, {"error": words}, {"Retry-After": f"{left:.3f}"})
+        elif body.get("stream"):
+            self._stream(f"answer of {provider}/{body.get('model')}")
+        else:
+            message = {"role": "assistant", "content": "Drill"}
+            self._whole(200, _head("chat.completion", {"message": message, "finish_reason": "stop"}))
+
+    def _body(self) -> dict[str, Any] | None:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > BODY_CAP:
+            self.close_connection = True
+            return None
+        try:
+            body = json.loads(self.rfile.read(int(length)))
+        except ValueError:
+            return None
+        return body if isinstance(body, dict) else None
+
+    def _refuse_outside(self, host: str) -> None:
+        self.server.outside.add(host)
+        self.close_connection = True
+        self._whole(403, {"error": {"message": "the drill lets nothing out"}})
+
+    def _stream(self, text: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        chunk = "chat.completion.chunk"
+        for choice in (
+            {"delta": {"role": "assistant", "content": text}, "finish_reason": None},
+            {"delta": {}, "finish_reason": "stop"},
+        ):
+            self.wfile.write(f"data: {json.dumps(_head(chunk, choice))}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _whole(self, status: int, document: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        data = json.dumps(document).encode()
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Type": "application/json"}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def _head(kind: str, choice: dict[str, Any]) -> dict[str, Any]:
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    about = {"id": "chatcmpl-drill", "object": kind, "created": int(time.time()), "model": "drill"}
+    return {**about, "choices": [{"index": 0, **choice}], "usage": usage}
+
+
+def _user_text(body: dict[str, Any]) -> str:
+    """Everything that the user said in this conversation."""
+    messages = body.get("messages")
+    said = [m.get("content") for m in messages if isinstance(m, dict) and m.get("role") == "user"] if messages else []
+    parts = [part for content in said for part in (content if isinstance(content, list) else [content])]
+    return "\n".join(str(part.get("text", "") if isinstance(part, dict) else part) for part in parts)

@@ -1,0 +1,53 @@
+"""An OpenCode program asked for its version, in a HOME that is not the user's."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from ocwatchd.errors import OpenCodeUnreachable
+from ocwatchd.opencode.program import version_of_program
+
+
+def script(directory: Path, text: str) -> Path:
+    path = directory / "opencode"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_its_version_and_nothing_of_the_users_reaches_it(tmp_path: Path) -> None:
+    program = script(tmp_path, 'echo "$HOME $SECRET_API_KEY $OPENCODE_CONFIG"; touch "$HOME/mark"; echo 1.2.3-beta.1')
+    environ = {**os.environ, "HOME": str(tmp_path), "SECRET_API_KEY": "9.9.9", "OPENCODE_CONFIG": "8.8.8"}
+    assert version_of_program(program, environ) == "1.2.3-beta.1"
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("echo 'no libc' >&2; exit 3", "ended with code 3: no libc"), ("exit 0", "said nothing"), ("echo hi", "hi")],
+)
+def test_what_tells_no_version_is_said(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(OpenCodeUnreachable, match=said):
+        version_of_program(script(tmp_path, text), os.environ)
+
+
+def test_it_cannot_hang_us_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    program = script(tmp_path, f"sleep 60 & echo $! > {tmp_path}/pid; wait")
+    began = time.monotonic()
+    with pytest.raises(OpenCodeUnreachable, match="did not end"):
+        version_of_program(program, os.environ, limit=0.5)
+    assert time.monotonic() - began < 10
+    pid = int((tmp_path / "pid").read_text())
+    stat = Path(f"/proc/{pid}/stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_program_that_is_none_is_said(tmp_path: Path) -> None:
+    (tmp_path / "opencode").write_bytes(b"\x7fELF nonsense")
+    (tmp_path / "opencode").chmod(0o755)
+    with pytest.raises(OpenCodeUnreachable, match="cannot be started"):
+        version_of_program(tmp_path / "opencode", os.environ)
