@@ -202,6 +202,21 @@ def down(
 
 app.add_typer(service)
 
+
+@app.command()
+def doctor(
+    json: Json = False,
+    bundle: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a tar.gz for a bug report, without secrets.")
+    ] = None,
+) -> None:
+    """Say what is wrong here and what to do about it: OpenCode, logs, doors, plugin, chains, files; 1 on any error."""
+    from ocwatchd.cli.doctor import doctor as command
+
+    raise typer.Exit(command(json, bundle))
+
+
+@app.command()
 def drill(
     version: Annotated[str | None, typer.Argument(metavar="VERSION", help="With --fetch: 1.18.33, or latest.")] = None,
     fetch: Annotated[

@@ -5,20 +5,24 @@ from __future__ import annotations
 import time
 
 from ocwatchd.cli.escape import escape
-from ocwatchd.cli.places import state_file
+from ocwatchd.cli.places import data_directory, state_file
 from ocwatchd.cli.render import clock, fit, iso, say, say_json, screen_width, span, table, warn
 from ocwatchd.cli.views import REMEDY, CooldownView, StatusView, cooldown_views, status_view
 from ocwatchd.errors import ExitCode
 from ocwatchd.state import heartbeat
-from ocwatchd.state.entries import Contents, read_entries
-from ocwatchd.state.heartbeat import State
+from ocwatchd.state.entries import read_entries
+from ocwatchd.state.hearing import unheard
+from ocwatchd.state.heartbeat import FRESH, Heartbeat, State
+
+MORE = "# what to do about it: ocwatch doctor"
 
 
 def status(as_json: bool = False) -> int:
     """Say how the daemon is. 0: up and hearing; 3: down, or alive but deaf."""
     found = read_entries(state_file("blacklist.json"))
     beat = heartbeat.read(state_file("daemon.json"))
-    view = status_view(beat, found, register_problems(found), time.time())
+    now = time.time()
+    view = status_view(beat, found, found.problems(), now, _unheard(beat, now))
     if as_json:
         say_json(view.as_json())
     else:
@@ -26,11 +30,17 @@ def status(as_json: bool = False) -> int:
     return ExitCode.DONE if view.up else ExitCode.DAEMON_DOWN
 
 
+def _unheard(beat: Heartbeat, now: float) -> str | None:
+    if beat.state(now) != State.UP:
+        return None
+    return unheard(f"{data_directory()}/log", state_file("cursors.json"), beat.started, now)
+
+
 def cooldowns(as_json: bool = False) -> int:
     """List the models that rest; the same with the daemon up or down."""
     now = time.time()
     found = read_entries(state_file("blacklist.json"))
-    views, problems = cooldown_views(found, now), register_problems(found)
+    views, problems = cooldown_views(found, now), found.problems()
     if as_json:
         entries = [view.as_json() for view in views]
         say_json({"time": iso(now), "cooldowns": entries, "problems": problems})
@@ -39,16 +49,6 @@ def cooldowns(as_json: bool = False) -> int:
         warn(escape(problem))
     say(cooldown_table(views, now) if views else "No model is cooling.")
     return ExitCode.DONE
-
-
-def register_problems(found: Contents) -> list[str]:
-    """What is wrong with the blacklist file, as phrases."""
-    problems = []
-    if found.problem:
-        problems.append(f"blacklist.json is damaged ({found.problem}); taken as empty")
-    if found.skipped:
-        problems.append(f"blacklist.json: {len(found.skipped)} wrong entries passed over ({found.skipped[0]})")
-    return problems
 
 
 def cooldown_table(views: tuple[CooldownView, ...], now: float) -> str:
@@ -74,19 +74,30 @@ def _status_text(view: StatusView) -> str:
         parts.append("No model is cooling.")
     if view.sessions:
         rows = [(str(s.get("session", "?")), str(s.get("phrase", ""))) for s in view.sessions]
-        parts.append("\n" + table(("SESSION", "WHAT HAPPENS"), rows))
+        parts.append("\n" + table(("SESSION", "WHAT HAPPENS"), rows, whole=True))
     if view.health:
         parts.append("")
         parts += [fit(f"# {escape(line)}", 4 * screen_width()) for line in view.health]
+        parts.append(MORE)
+    elif view.state == State.DEAF:
+        parts.append(MORE)
     return "\n".join(parts)
+
+
+def _files(followed: str) -> int:
+    """How many logs one entry of `following` stands for: a directory says it, `/logs (12 files)`."""
+    number = followed.rpartition("(")[2].removesuffix(" files)")
+    return int(number) if number.isdecimal() else 1
 
 
 def _headline(view: StatusView) -> str:
     if view.state == State.UP:
-        count = len(view.following)
+        count = sum(map(_files, view.following))
         logs = "no log yet" if not count else f"{count} log{'s' if count > 1 else ''}"
         return f"ocwatchd is up (pid {view.pid}, since {clock(view.started, view.now)}) and follows {logs}."
     if view.state == State.DEAF:
+        silent = view.beat is None or view.now - view.beat >= FRESH
         since = "never" if view.beat is None else f"{span(view.now - view.beat)} ago"
-        return f"ocwatchd is deaf: pid {view.pid} lives, but its last beat was {since}; {REMEDY[view.state]}"
+        why = f"its last beat was {since}" if silent else "it does not read what OpenCode writes"
+        return f"ocwatchd is deaf: pid {view.pid} lives, but {why}; {REMEDY[view.state]}"
     return f"ocwatchd is not running; {REMEDY[view.state]}"

@@ -74,19 +74,23 @@ def span(seconds: float | None) -> str:
     return f"{whole}s"
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
-    """Aligned columns within `width`; the last one is a phrase and is cut if need be, the first a name."""
+def table(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None, *, whole: bool = False
+) -> str:
+    """Aligned columns within `width`; the first is a name, the last a phrase: cut if need be, or `whole` below itself."""
     width = width or screen_width()
     name = max(width - BESIDE_NAMES, 12)
     cells = [list(titles), *([fit_middle(escape(row[0]), name), *map(escape, row[1:])] for row in rows)]
     widths = [max(columns(row[index]) for row in cells) for index in range(len(titles) - 1)]
     room = width - sum(widths) - 2 * len(widths)
-    return "\n".join(_line(row, widths, max(room, 8)) for row in cells)
+    return "\n".join(_line(row, widths, max(room, 8), whole) for row in cells)
 
 
-def _line(row: Sequence[str], widths: Sequence[int], room: int) -> str:
+def _line(row: Sequence[str], widths: Sequence[int], room: int, whole: bool) -> str:
     padded = [cell + " " * (width - columns(cell)) for cell, width in zip(row, widths, strict=False)]
-    return "  ".join([*padded, fit(row[-1], room)]).rstrip()
+    before = sum(widths) + 2 * len(widths)
+    last = wrapped(row[-1], before, before + room).lstrip() if whole else fit(row[-1], room)
+    return "  ".join([*padded, last]).rstrip()
 
 
 def wrapped(text: str, indent: int, width: int) -> str:

@@ -114,9 +114,16 @@ def cooldown_view(key: str, entry: Entry, now: float) -> CooldownView:
     )
 
 
-def status_view(heartbeat: Heartbeat, found: Contents, problems: Iterable[str], now: float) -> StatusView:
-    """The daemon and the register at `now`. What a daemon that is down said of sessions and health is out of date."""
+def status_view(
+    heartbeat: Heartbeat, found: Contents, problems: Iterable[str], now: float, unheard: str | None = None
+) -> StatusView:
+    """The daemon and the register at `now`. What a daemon that is down said of sessions and health is out of date.
+
+    `unheard`: what OpenCode wrote and the daemon did not read: its heart beats, and it is deaf all the same.
+    """
     state = heartbeat.state(now)
+    if state == State.UP and unheard:
+        state, problems = State.DEAF, (unheard, *problems)
     alive = state != State.DOWN
     return StatusView(
         state=state,

@@ -56,6 +56,10 @@ _HOSTS: tuple[tuple[str, str], ...] = (
 """Part of host and path, and the provider's name in OpenCode's catalogue; the more special first."""
 
 
+WELL_KNOWN = frozenset(name for _, name in _HOSTS)
+"""Providers that OpenCode's catalogue certainly has."""
+
+
 def base_of(url: str) -> str | None:
     """The part of a request's address that is the provider's: its `baseURL`."""
     match = _BASE.match(url)

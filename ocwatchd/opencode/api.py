@@ -215,9 +215,13 @@ class Api:
 
     def knows(self, model: ModelRef, directory: str | None) -> bool:
         """The model is configured. A prompt for another is accepted (204) and then never runs (1.0 - 1.18)."""
+        return model.model in self.models(directory).get(model.provider, ())
+
+    def models(self, directory: str | None) -> dict[str, frozenset[str]]:
+        """The models that this OpenCode offers, by provider."""
         providers = self._object("/config/providers", directory).get("providers")
         named = [mapping(entry) for entry in providers] if isinstance(providers, list) else []
-        return any(entry.get("id") == model.provider and model.model in mapping(entry.get("models")) for entry in named)
+        return {str(entry.get("id")): frozenset(mapping(entry.get("models"))) for entry in named}
 
     def agents(self, directory: str | None) -> frozenset[str]:
         """Names of the agents; a prompt that names another is accepted and then never runs."""

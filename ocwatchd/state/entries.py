@@ -85,6 +85,15 @@ class Contents:
         self.problem: str | None = None
         self.skipped: list[str] = []
 
+    def problems(self) -> list[str]:
+        """What is wrong with the file, as phrases for a person."""
+        found = []
+        if self.problem:
+            found.append(f"blacklist.json is damaged ({self.problem}); taken as empty")
+        if self.skipped:
+            found.append(f"blacklist.json: {len(self.skipped)} wrong entries passed over ({self.skipped[0]})")
+        return found
+
     def active(self, now: float) -> dict[str, Entry]:
         """The entries whose end lies ahead, the soonest end first."""
         live = [(key, entry) for key, entry in self.entries.items() if entry.active(now)]

@@ -43,7 +43,7 @@ def test_up_and_hearing(cli: Cli) -> None:
     assert lines[0].endswith("follows 1 log.")
     assert any("openai/gpt-5" in line and "rate limit" in line for line in lines)
     assert any(line.startswith("ses_1") and line.endswith("waits 20 s for openai/gpt-5") for line in lines)
-    assert lines[-1] == "# cannot read /logs/old.log"
+    assert lines[-2:] == ["# cannot read /logs/old.log", "# what to do about it: ocwatch doctor"]
     document = cli.json("status")
     assert set(document) == STATUS_KEYS
     assert (document["state"], document["up"], document["pid"], document["remedy"]) == ("up", True, os.getpid(), None)
