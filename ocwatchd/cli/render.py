@@ -77,7 +77,7 @@ def span(seconds: float | None) -> str:
 def table(
     titles: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None, *, whole: bool = False
 ) -> str:
-    """Aligned columns within `width`; the first is a name, the last a phrase: cut if need be, or `whole` below itself."""
+    """Aligned columns within `width`; the first is a name, the last a phrase: cut if need be, or `whole` on several."""
     width = width or screen_width()
     name = max(width - BESIDE_NAMES, 12)
     cells = [list(titles), *([fit_middle(escape(row[0]), name), *map(escape, row[1:])] for row in rows)]

@@ -46,7 +46,9 @@ def chains_lead_somewhere(facts: Facts) -> Iterator[Check]:
     found = [*_circles(facts), *_models(facts)]
     yield from found
     if not found:
-        yield Check("chain-model", Severity.OK, f"{len(_named(facts))} models in chains, all known, and no circle")
+        number = len(_named(facts))
+        seen = f"{number} model{'s' if number > 1 else ''} in chains, all known, and no circle"
+        yield Check("chain-model", Severity.OK, seen)
 
 
 def _circles(facts: Facts) -> Iterator[Check]:

@@ -1,0 +1,80 @@
+"""Are the logs read? Given these logs and this cursor file, written then, then this is said."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ocwatchd.state.hearing import unheard
+
+NOW = 1_800_000_000.0
+LINE = b"level=INFO message=hello\n"
+
+
+class Disk:
+    def __init__(self, root: Path) -> None:
+        self.logs, self.cursors = root / "log", root / "cursors.json"
+        self.logs.mkdir()
+
+    def log(self, content: bytes, age: float, name: str = "opencode.log") -> Path:
+        path = self.logs / name
+        path.write_bytes(content)
+        os.utime(path, (NOW - age, NOW - age))
+        return path
+
+    def read(self, offsets: dict[Path, int], age: float) -> None:
+        files = {str(path): {"offset": offset} for path, offset in offsets.items()}
+        self.cursors.write_text(json.dumps({"version": 1, "files": files}))
+        os.utime(self.cursors, (NOW - age, NOW - age))
+
+    def said(self, started: float = NOW - 600) -> str | None:
+        return unheard(str(self.logs), str(self.cursors), started, NOW)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    return Disk(tmp_path)
+
+
+def test_lines_that_nobody_reads_are_said(disk: Disk) -> None:
+    path = disk.log(LINE * 9, age=1)
+    disk.read({path: len(LINE)}, age=60)
+    assert disk.said() == f"OpenCode writes to {path}, and none of the last 59 s was read"
+
+
+def test_a_log_of_which_the_daemon_knows_nothing(disk: Disk) -> None:
+    disk.log(LINE, age=1)
+    assert "none of the last 599 s" in (disk.said() or "")
+
+
+@pytest.mark.parametrize(
+    ("content", "offset", "log_age", "read_age"),
+    [
+        (LINE, len(LINE), 1, 60),  # all is read
+        (LINE * 2, len(LINE), 1, 4),  # read a moment ago: it is at it
+        (LINE + b"an unfinished line", len(LINE), 1, 60),
+        (LINE * 2, len(LINE), 300, 60),  # read after it was written: what is left is not for us
+        (LINE * 2, len(LINE), 3 * 86400, 4 * 86400),  # old news
+    ],
+)
+def test_nothing_to_complain_of(disk: Disk, content: bytes, offset: int, log_age: float, read_age: float) -> None:
+    path = disk.log(content, log_age)
+    disk.read({path: offset}, read_age)
+    assert disk.said() is None
+
+
+def test_what_was_written_before_it_began_is_no_fault_of_its(disk: Disk) -> None:
+    disk.log(LINE, age=30)
+    assert disk.said(started=NOW - 25) is None
+
+
+def test_what_is_no_log_or_cannot_be_understood(disk: Disk) -> None:
+    disk.log(LINE, age=1, name="notes.txt")
+    (disk.logs / "directory.log").mkdir()
+    os.mkfifo(disk.logs / "pipe.log")
+    disk.cursors.write_text("{")
+    assert disk.said() is None
+    assert unheard("/nowhere", "/nowhere", None, NOW) is None
