@@ -51,10 +51,10 @@ def cooldowns(as_json: bool = False) -> int:
     return ExitCode.DONE
 
 
-def cooldown_table(views: tuple[CooldownView, ...], now: float) -> str:
-    """One line a model: who, how long, until when, and a phrase on why and what is used instead."""
+def cooldown_table(views: tuple[CooldownView, ...], now: float, *, whole: bool = False) -> str:
+    """One line a model: who, how long, until when, and a phrase on why and what stands in; `whole` cuts nothing."""
     rows = [(view.model, span(view.remaining), clock(view.until, now), _phrase(view)) for view in views]
-    return table(("MODEL", "LEFT", "UNTIL", "WHY; STAND-IN"), rows)
+    return table(("MODEL", "LEFT", "UNTIL", "WHY; STAND-IN"), rows, whole=whole)
 
 
 def _phrase(view: CooldownView) -> str:
@@ -69,7 +69,7 @@ def _phrase(view: CooldownView) -> str:
 def _status_text(view: StatusView) -> str:
     parts = [_headline(view)]
     if view.cooldowns:
-        parts.append("\n" + cooldown_table(view.cooldowns, view.now))
+        parts.append("\n" + cooldown_table(view.cooldowns, view.now, whole=True))
     elif view.up:
         parts.append("No model is cooling.")
     if view.sessions:
