@@ -6,7 +6,7 @@ import time
 
 from ocwatchd.cli.escape import escape
 from ocwatchd.cli.places import data_directory, state_file
-from ocwatchd.cli.render import clock, fit, iso, say, say_json, screen_width, span, table, warn
+from ocwatchd.cli.render import clock, fit, iso, say, say_json, screen_width, span, table, warn, wrapped
 from ocwatchd.cli.views import REMEDY, CooldownView, StatusView, cooldown_views, status_view
 from ocwatchd.errors import ExitCode
 from ocwatchd.state import heartbeat
@@ -77,11 +77,16 @@ def _status_text(view: StatusView) -> str:
         parts.append("\n" + table(("SESSION", "WHAT HAPPENS"), rows, whole=True))
     if view.health:
         parts.append("")
-        parts += [fit(f"# {escape(line)}", 4 * screen_width()) for line in view.health]
+        parts += map(_health_line, view.health)
         parts.append(MORE)
     elif view.state == State.DEAF:
         parts.append(MORE)
     return "\n".join(parts)
+
+
+def _health_line(line: str) -> str:
+    width = screen_width()
+    return "# " + wrapped(fit(escape(line), 4 * width), 2, width).lstrip()
 
 
 def _files(followed: str) -> int:

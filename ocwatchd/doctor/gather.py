@@ -57,7 +57,7 @@ def gather(paths: Paths, program: Path | None, now: float, environ: Mapping[str,
         config, directories, urls = _config(paths)
         found = _doors(paths, urls, environ)
         running = tuple(_running(process, found.open, paths) for process in _processes(paths))
-        projects = [os.getcwd(), *(run.directory for run in running if run.directory)]  # noqa: PTH109
+        projects = [*_here(), *(run.directory for run in running if run.directory)]
         setup_fault, used, configs, agents = _opencode(paths, environ, projects)
         beat, register = heartbeat.read(paths.heartbeat), read_entries(paths.blacklist)
         number, fault = version.result()
@@ -86,6 +86,13 @@ def gather(paths: Paths, program: Path | None, now: float, environ: Mapping[str,
         journal_bytes=journal_bytes(paths),
         state_free=state_free(paths),
     )
+
+
+def _here() -> list[str]:
+    try:
+        return [os.getcwd()]  # noqa: PTH109 (a name is what is wanted)
+    except OSError:  # it was removed
+        return []
 
 
 def _version(program: Path | None, environ: Mapping[str, str]) -> tuple[str | None, str | None]:

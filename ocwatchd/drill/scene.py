@@ -7,18 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TypeVar
 
 from ocwatchd.core.detect import Reading
 from ocwatchd.core.limits import Certainty, LimitEvent
-from ocwatchd.core.views import Door
+from ocwatchd.core.views import Door, UnixAddress
 from ocwatchd.daemon import builtin_rules
 from ocwatchd.drill.home import DrillHome
 from ocwatchd.drill.provider import PRIMARY
 from ocwatchd.errors import OcwatchError
 from ocwatchd.opencode.api import Api
-from ocwatchd.opencode.http import Request, exchange
+from ocwatchd.opencode.http import DoorError, Request, exchange
 from ocwatchd.opencode.private import stop_group
 from ocwatchd.opencode.program import last_words
 from ocwatchd.opencode.records import mapping
@@ -107,6 +107,15 @@ class Scene:
         return exchange(self.door, Request("POST", path, json.dumps(body).encode()), self.left(10))
 
     # ---- what is looked at
+
+    def answering_socket(self) -> Door | None:
+        """The door that the plugin has opened; its file is there a moment before it answers (1.1.65)."""
+        for path in self.home.paths.doors.glob("*.sock"):
+            door = Door(UnixAddress(str(path)), self.door.pid, str(self.home.project))
+            with suppress(DoorError):
+                Api(door).path(self.left(1.0))
+                return door
+        return None
 
     def idle(self) -> bool:
         """Whether the session rests."""

@@ -12,13 +12,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from ocwatchd.core.views import Door, UnixAddress
 from ocwatchd.drill.home import DrillHome
 from ocwatchd.drill.provider import FALLBACK, PRIMARY, DrillProvider
 from ocwatchd.drill.scene import KEEP, POLL, PROMPT, Scene, StepFailed
 from ocwatchd.errors import OcwatchError
 from ocwatchd.opencode.api import Api
-from ocwatchd.opencode.http import DoorError
 from ocwatchd.opencode.private import private_server
 from ocwatchd.opencode.program import last_words, version_of_program
 from ocwatchd.state import heartbeat
@@ -27,11 +25,11 @@ BUDGET = 150.0
 """Seconds for the whole drill, whatever hangs; an idle machine of two cores needs 15 - 20."""
 START, STEP = 60.0, 30.0
 """Seconds for OpenCode's cold start (3 s on an idle machine), and for each later step (1 s)."""
-LOG = 5.0
-"""Seconds for the log: 1.17 and later write it in batches, up to a second late."""
+LOG = 15.0
+"""Seconds for the log: 1.17 and later write it in batches, up to a second late on an idle machine."""
 REST_LEAST = 8.0
 """Seconds that the primary is limited at least: a move and a prevented prompt have to fit in, with room."""
-EXACT = 2.5
+EXACT = 5.0
 """Seconds by which the known end of a limit may differ from what the provider said, where OpenCode is slow."""
 
 
@@ -133,17 +131,16 @@ class Drill:
     def _open_door(self) -> tuple[str, None]:
         # Plugins are loaded with the project, and the project with the first request that names it.
         Api(self._scene.door).status(str(self._scene.home.project))
-        socket = self._scene.poll(lambda: next(iter(self._scene.home.paths.doors.glob("*.sock")), None), STEP)
-        expected = "a socket of the plugin's that answers as OpenCode itself"
-        errors = last_words(self._scene.home.paths.state_dir / "plugin-errors.log")
-        advice = f"without it only `serve` and `--port` are reached, not a plain TUI; {KEEP}"
-        if socket is None:
-            raise StepFailed(expected, errors or "no socket: the plugin was not loaded", advice)
-        door = Door(UnixAddress(str(socket)), self._scene.door.pid, str(self._scene.home.project))
-        try:
-            Api(door).path()
-        except DoorError as fault:
-            raise StepFailed(expected, f"{fault} {errors}".rstrip(), advice) from fault
+        door = self._scene.poll(self._scene.answering_socket, STEP)
+        if door is None:
+            there = any(self._scene.home.paths.doors.glob("*.sock"))
+            noted = last_words(self._scene.home.paths.state_dir / "plugin-errors.log")
+            seen = "a socket that does not answer" if there else "no socket: the plugin is not loaded, or has no way in"
+            raise StepFailed(
+                "a socket of the plugin's that answers as OpenCode itself",
+                f"{seen}; the plugin notes: {noted or 'nothing'}",
+                f"without it only `serve` and `--port` are reached, not a plain TUI; {KEEP}",
+            )
         self._scene.door = door
         return "its socket answers as OpenCode's own API", None
 

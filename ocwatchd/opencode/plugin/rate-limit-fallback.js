@@ -130,7 +130,7 @@ function removeFiles() {
 function pass(request, inner, baseUrl, own) {
   const { pathname, search } = new URL(request.url)
   const headers = new Headers(request.headers)
-  const authorization = new Headers(own ?? {}).get("authorization")
+  const authorization = new Headers(own ?? {}).get("authorization") ?? ownPassword()
   if (authorization) headers.set("authorization", authorization)
   headers.delete("host")
   headers.set("accept-encoding", "identity") // an inner fetch over TCP would unpack the body and keep the header
@@ -138,6 +138,12 @@ function pass(request, inner, baseUrl, own) {
   const body = method === "GET" || method === "HEAD" ? undefined : request.body
   const url = String(baseUrl).replace(/\/+$/, "") + pathname + search
   return inner(new Request(url, { method, headers, body, signal, duplex: "half" }))
+}
+
+/** 1.1 guards its server with the password, and does not give it to its own plugins' client. */
+function ownPassword() {
+  const { OPENCODE_SERVER_PASSWORD: password, OPENCODE_SERVER_USERNAME: user } = process.env
+  return password && `Basic ${Buffer.from(`${user || "opencode"}:${password}`).toString("base64")}`
 }
 
 // ---- prevention
