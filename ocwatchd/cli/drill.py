@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -31,6 +31,19 @@ class Wish:
     as_json: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The document of the JSON contract, field by field."""
+
+    opencode: str
+    opencode_version: str | None
+    passed: bool
+    seconds: float
+    steps: tuple[Step, ...]
+    refused_outside: tuple[str, ...]
+    kept: str | None
+
+
 def drill(wish: Wish) -> int:
     """Run the drill. 0 only if every step passed.
 
@@ -44,30 +57,35 @@ def drill(wish: Wish) -> int:
     signal.signal(signal.SIGTERM, _interrupt)  # whatever was started has to end with us
     with private_home(wish.keep) as home:
         running = Drill(program, home, os.environ)
-        if not wish.as_json:
-            say(f"Fire drill with {escape(str(program))}, in a private HOME, offline.\n")
-        steps: list[Step] = []
-        with closing(running.run()) as coming:
-            for step in coming:
-                steps.append(step)
-                if not wish.as_json:
-                    say(_text(step))
-                    sys.stdout.flush()
-        passed = all(step.passed for step in steps)
-        kept = str(home.root) if wish.keep else None
-        took = time.monotonic() - began
-        if wish.as_json:
-            about = {"opencode": str(program), "opencode_version": running.version, "passed": passed}
-            outside = sorted(running.provider.outside)
-            say_json({**about, "seconds": round(took, 3), "steps": [_view(step) for step in steps],
-                      "refused_outside": outside, "kept": kept})  # fmt: skip
-        else:
-            say(f"\n{_verdict(passed, steps, took)}")
-            if running.provider.outside:
-                say(f"Attempts to reach {escape(', '.join(sorted(running.provider.outside)))} were refused.")
-            if kept:
-                say(f"Kept: {kept}")
-    return ExitCode.DONE if passed else ExitCode.FAILED
+        steps = _run(running, program, wish.as_json)
+        result = Result(
+            opencode=str(program),
+            opencode_version=running.version,
+            passed=all(step.passed for step in steps),
+            seconds=round(time.monotonic() - began, 3),
+            steps=tuple(steps),
+            refused_outside=tuple(sorted(running.provider.outside)),
+            kept=str(home.root) if wish.keep else None,
+        )
+    if wish.as_json:
+        say_json(asdict(result))
+    else:
+        say(_verdict(result))
+    return ExitCode.DONE if result.passed else ExitCode.FAILED
+
+
+def _run(running: Drill, program: Path, quiet: bool) -> list[Step]:
+    """Run the steps, and unless `quiet` show each as it ends."""
+    steps: list[Step] = []
+    if not quiet:
+        say(f"Fire drill with {escape(str(program))}, in a private HOME, offline.\n")
+    with closing(running.run()) as coming:
+        for step in coming:
+            steps.append(replace(step, seconds=round(step.seconds, 3)))
+            if not quiet:
+                say(_text(step))
+                sys.stdout.flush()
+    return steps
 
 
 def _program(wish: Wish) -> Path:
@@ -89,10 +107,6 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _view(step: Step) -> dict[str, object]:
-    return {**asdict(step), "seconds": round(step.seconds, 3)}
-
-
 def _text(step: Step) -> str:
     mark = "✓" if step.passed else "✗"
     head = f"{mark} {step.seconds:6.2f} s  {step.title}"
@@ -112,8 +126,12 @@ def _below(label: str, text: str) -> str:
     return wrapped(label + escape(text), 12, screen_width())
 
 
-def _verdict(passed: bool, steps: list[Step], took: float) -> str:
-    if passed:
-        return f"All {len(steps)} steps passed in {took:.0f} s. Nothing of yours was touched."
-    failed = sum(not step.passed for step in steps)
-    return f"{failed} of {len(steps)} steps failed in {took:.0f} s. Nothing of yours was touched."
+def _verdict(result: Result) -> str:
+    number, failed = len(result.steps), sum(not step.passed for step in result.steps)
+    done = f"{failed} of {number} steps failed" if failed else f"All {number} steps passed"
+    lines = [f"\n{done} in {result.seconds:.0f} s. Nothing of yours was touched."]
+    if result.refused_outside:
+        lines.append(f"Attempts to reach {escape(', '.join(result.refused_outside))} were refused.")
+    if result.kept:
+        lines.append(f"Kept: {result.kept}")
+    return "\n".join(lines)

@@ -52,6 +52,8 @@ ASK_LIMIT = 3.0
 def gather(paths: Paths, program: Path | None, now: float, environ: Mapping[str, str] | None = None) -> Facts:
     """The facts about this user's home. `program`: the OpenCode that would be started."""
     environ = os.environ if environ is None else environ
+    beat = heartbeat.read(paths.heartbeat)  # at once: `now` is compared with it, and what follows takes seconds
+    daemon = _daemon(paths, beat, now)
     with ThreadPoolExecutor(1) as aside:  # 0.3 - 1.2 s, the longest of all
         version = aside.submit(_version, program, environ)
         config, directories, urls = _config(paths)
@@ -59,7 +61,7 @@ def gather(paths: Paths, program: Path | None, now: float, environ: Mapping[str,
         running = tuple(_running(process, found.open, paths) for process in _processes(paths))
         projects = [*_here(), *(run.directory for run in running if run.directory)]
         setup_fault, used, configs, agents = _opencode(paths, environ, projects)
-        beat, register = heartbeat.read(paths.heartbeat), read_entries(paths.blacklist)
+        register = read_entries(paths.blacklist)
         number, fault = version.result()
     return Facts(
         now=now,
@@ -70,7 +72,7 @@ def gather(paths: Paths, program: Path | None, now: float, environ: Mapping[str,
         doors=len(found.open),
         door_troubles=found.troubles,
         logs=tuple(log_directory(path) for path in (paths.log_dir, *directories)),
-        daemon=_daemon(paths, beat, now),
+        daemon=daemon,
         config=config,
         opencode_config_fault=setup_fault,
         used=used,
