@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from typing import TypeVar
 
+from ocwatchd.config.rules import builtin
 from ocwatchd.core.detect import Reading
 from ocwatchd.core.limits import Certainty, LimitEvent
 from ocwatchd.core.views import Door, UnixAddress
-from ocwatchd.daemon import builtin_rules
 from ocwatchd.drill.home import DrillHome
 from ocwatchd.drill.provider import PRIMARY
 from ocwatchd.errors import OcwatchError
@@ -136,7 +136,7 @@ class Scene:
 
     def logged(self) -> LimitEvent | None:
         """The first sure limit in OpenCode's own log."""
-        rules = builtin_rules()
+        rules = builtin()
         for path in sorted(self.home.paths.log_dir.glob("*.log")):
             for found in Reading(rules, file=str(path)).feed(path.read_bytes()):
                 if isinstance(found, LimitEvent) and found.verdict.certainty is Certainty.SURE:

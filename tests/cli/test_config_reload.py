@@ -66,8 +66,9 @@ def test_edits_are_taken_over_a_broken_one_is_said_and_mended(cli: Cli, daemon: 
     wait_until(lambda: daemon.configuration()["problem"], 60, why="the broken edit to be said")
     status = cli("status")
     assert status.returncode == 0
-    (line,) = [line for line in status.stdout.splitlines() if line.startswith("# ")]
-    assert "line 3: rateLimit.mode: 'fast'" in line
+    said = " ".join(status.stdout.split())
+    assert "line 3: rateLimit.mode: 'fast'" in said
+    assert said.endswith("# what to do about it: ocwatch doctor")
     document = cli.json("status")
     assert document["configuration"]["file"] == str(cli.paths.config_file)
     assert "'fast'" in document["configuration"]["problem"]
