@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ocwatchd.clock import Clock, rfc3339
+from ocwatchd.clock import Clock
 from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import ModelRef
 from ocwatchd.core.messages import (
@@ -39,15 +39,13 @@ from ocwatchd.paths import Paths
 from ocwatchd.redirect import Mover
 from ocwatchd.state import blacklist, moved
 from ocwatchd.state.files import StateError
-from ocwatchd.state.journal import Journal
+from ocwatchd.state.journal import Journal, plain
 
 WORKERS = 8
 """Moves and looks under way at once: each waits for OpenCode far more than it computes."""
 SAVE_PAUSE = 0.05
 """Seconds between writes of the register: each costs an fsync, 10 ms at worst where it was measured. A negative
 Retry-After made OpenCode 1.1.65 send 371 requests in 1.5 s."""
-TIMES = frozenset(("until",))
-"""Fields of a note that hold epoch seconds; written down as RFC 3339."""
 
 
 class Hands:
@@ -160,10 +158,10 @@ class Hands:
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     def _note(self, note: Note) -> None:
-        written = {key: _written(key, value) for key, value in note.fields.items()}
-        self._say(f"{note.what}: " + " ".join(f"{key}={value}" for key, value in written.items() if value is not None))
+        said = {key: value for key, value in plain(note.fields).items() if not isinstance(value, (dict, list))}
+        self._say(f"{note.what}: " + " ".join(f"{key}={value}" for key, value in said.items() if value is not None))
         try:
-            self._journal.append({"what": note.what, **written}, note.durable)
+            self._journal.append({"what": note.what, **note.fields}, note.durable)
         except StateError as fault:
             self._ill("journal", str(fault))
         else:
@@ -220,7 +218,3 @@ class Hands:
 
     def _move(self, effect: Move) -> None:
         self._answer(MoveEnded(effect.claim, effect.order, self._mover.move(effect.order)))
-
-
-def _written(key: str, value: object) -> object:
-    return rfc3339(value) if key in TIMES and isinstance(value, float) else value

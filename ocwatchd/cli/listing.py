@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 
 from ocwatchd.cli.escape import escape
 from ocwatchd.cli.places import data_directory, state_file
@@ -51,10 +52,18 @@ def cooldowns(as_json: bool = False) -> int:
     return ExitCode.DONE
 
 
-def cooldown_table(views: tuple[CooldownView, ...], now: float, *, whole: bool = False) -> str:
+def cooldown_table(
+    views: Sequence[CooldownView], now: float, width: int | None = None, *, whole: bool = False
+) -> str:
     """One line a model: who, how long, until when, and a phrase on why and what stands in; `whole` cuts nothing."""
     rows = [(view.model, span(view.remaining), clock(view.until, now), _phrase(view)) for view in views]
-    return table(("MODEL", "LEFT", "UNTIL", "WHY; STAND-IN"), rows, whole=whole)
+    return table(("MODEL", "LEFT", "UNTIL", "WHY; STAND-IN"), rows, width, whole=whole)
+
+
+def session_table(sessions: Sequence[Mapping[str, object]], width: int | None = None, *, whole: bool = False) -> str:
+    """One line a session: what happens there."""
+    rows = [(str(one.get("session", "?")), str(one.get("phrase", ""))) for one in sessions]
+    return table(("SESSION", "WHAT HAPPENS"), rows, width, whole=whole)
 
 
 def _phrase(view: CooldownView) -> str:
@@ -67,14 +76,13 @@ def _phrase(view: CooldownView) -> str:
 
 
 def _status_text(view: StatusView) -> str:
-    parts = [_headline(view)]
+    parts = [headline(view)]
     if view.cooldowns:
         parts.append("\n" + cooldown_table(view.cooldowns, view.now, whole=True))
     elif view.up:
         parts.append("No model is cooling.")
     if view.sessions:
-        rows = [(str(s.get("session", "?")), str(s.get("phrase", ""))) for s in view.sessions]
-        parts.append("\n" + table(("SESSION", "WHAT HAPPENS"), rows, whole=True))
+        parts.append("\n" + session_table(view.sessions, whole=True))
     if view.health:
         parts.append("")
         parts += map(_health_line, view.health)
@@ -95,7 +103,8 @@ def _files(followed: str) -> int:
     return int(number) if number.isdecimal() else 1
 
 
-def _headline(view: StatusView) -> str:
+def headline(view: StatusView) -> str:
+    """One sentence on the daemon, with the remedy if it is not well."""
     if view.state == State.UP:
         count = sum(map(_files, view.following))
         logs = "no log yet" if not count else f"{count} log{'s' if count > 1 else ''}"

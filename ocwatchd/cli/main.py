@@ -26,6 +26,12 @@ def quick(arguments: Sequence[str]) -> Callable[[], int] | None:
     command, *rest = arguments or ("",)
     if command == "run" and rest[:1] not in (["--help"], ["-h"]):
         return lambda: _launch(rest[1:] if rest[:1] == ["--"] else rest)
+    if command == "statusline":
+        return _statusline(rest)
+    if command == "__complete":
+        from ocwatchd.cli.complete import complete
+
+        return lambda: complete(rest[0] if rest else "")
     as_json = "--json" in rest
     names = [word for word in rest if word != "--json"]
     if any(word.startswith("-") for word in names):
@@ -52,6 +58,21 @@ def quick(arguments: Sequence[str]) -> Callable[[], int] | None:
 
             return lambda: pick(names[0] if names else None, as_json)
     return None
+
+
+def _statusline(rest: Sequence[str]) -> Callable[[], int] | None:
+    match rest:
+        case []:
+            form = "plain"
+        case ["--format" | "-f", form]:
+            pass
+        case [word] if word.startswith("--format="):
+            form = word.removeprefix("--format=")
+        case _:
+            return None
+    from ocwatchd.cli.statusline import statusline
+
+    return lambda: statusline(form)
 
 
 def _launch(arguments: Sequence[str]) -> int:

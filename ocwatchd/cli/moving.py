@@ -117,7 +117,7 @@ def _move(paths: Paths, mover: Mover, job: Job, target: Target, own_abort: bool)
     """Claim, move, and write down how it ended: a daemon that comes up in between can finish what we began."""
     journal, ident = Journal(paths.journal, SystemClock()), f"hand-{uuid4().hex[:12]}"
     order = Order(job.moved, target, job.child, own_abort, limited=job.stuck.model)
-    claim = notes.claim(ident, order)
+    claim = notes.claim(ident, order, job.stuck, "asked for by hand")
     journal.append({"what": claim.what, **claim.fields, "by": "hand", "way": mover.name}, durable=True)
     try:
         outcome = mover.move(order)

@@ -12,15 +12,19 @@ from ocwatchd.cli.views import cooldown_view
 from ocwatchd.config import load
 from ocwatchd.config.names import is_model, known, read_names
 from ocwatchd.config.reader import read_document
+from ocwatchd.core import notes
 from ocwatchd.core.chains import resolve
 from ocwatchd.core.fallback import Chosen, choose
 from ocwatchd.core.ledger import Cooldown, Ledger
 from ocwatchd.core.limits import ModelRef, Target
+from ocwatchd.core.messages import Note
 from ocwatchd.core.policy import Policy
 from ocwatchd.errors import ConfigError, ExitCode, UsageError
 from ocwatchd.paths import Paths
 from ocwatchd.state import blacklist
 from ocwatchd.state.entries import check_entry, check_key
+from ocwatchd.state.files import StateError
+from ocwatchd.state.journal import Journal
 
 
 def block(model: str, lasting: str | None = None, until: str | None = None, as_json: bool = False) -> int:
@@ -46,6 +50,7 @@ def block(model: str, lasting: str | None = None, until: str | None = None, as_j
     snapshot = blacklist.update(paths.blacklist, change, now)
     _warn(snapshot)
     entry = snapshot.cooldowns[ref]
+    _journal(paths, [notes.blocked(entry)])
     if as_json:
         view = cooldown_view(str(ref), check_entry(str(ref), blacklist.to_json(entry)), now)
         say_json({"time": iso(now), "blocked": view.as_json()})
@@ -71,8 +76,10 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
         cleared.extend(key for key in entries if ref in (None, key))
         return {key: entry for key, entry in entries.items() if key not in cleared}
 
-    snapshot = blacklist.update(Paths.from_env().blacklist, change, now)
+    paths = Paths.from_env()
+    snapshot = blacklist.update(paths.blacklist, change, now)
     _warn(snapshot)
+    _journal(paths, [notes.cleared(key) for key in cleared])
     ended = [str(key) for key in cleared]
     left = [str(entry.model) for entry in snapshot.entries() if ref and entry.active(now) and entry.covers(ref)]
     if as_json:
@@ -113,6 +120,14 @@ def _policy(paths: Paths) -> Policy:
 def _stand_in(ref: ModelRef, ledger: Ledger, policy: Policy, now: float) -> Target | None:
     choice = choose(ref, None, policy, lambda model: ledger.cooling(model, now) is not None)
     return choice.target if isinstance(choice, Chosen) else None
+
+
+def _journal(paths: Paths, news: list[Note]) -> None:
+    try:
+        for note in news:
+            Journal(paths.journal).append({"what": note.what, **note.fields, "by": "hand"})
+    except StateError as fault:  # the register is written: that is what was asked for
+        warn(escape(f"done, but not in the history: {fault}"))
 
 
 def _warn(snapshot: blacklist.Snapshot) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ocwatchd.cli.escape import escape
 
@@ -101,6 +101,19 @@ def wrapped(text: str, indent: int, width: int) -> str:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
     return "\n".join(f"{' ' * indent}{line}".rstrip() for line in lines)
+
+
+def wrapped(head: str, text: str, indent: str, width: int | None = None) -> Iterator[str]:
+    """`head` and `text` on lines of at most `width` columns; a longer word stands on its own."""
+    width = width or screen_width()
+    line, empty = head, True
+    for piece in text.split(" "):
+        if not empty and columns(line) + 1 + columns(piece) > width:
+            yield line.rstrip()
+            line, empty = indent, True
+        line = line + piece if empty else f"{line} {piece}"
+        empty = False
+    yield line.rstrip()
 
 
 def fit(text: str, width: int) -> str:

@@ -44,6 +44,27 @@ def moment_of(text: str, now: float) -> float:
     return found
 
 
+def since_of(text: str, now: float) -> float:
+    """Epoch seconds of a past moment: `2h` (ago), `14:20` (the last one), `2026-11-22 14:20` (local) or RFC 3339.
+
+    Raises:
+        UsageError: it is neither, or lies ahead.
+    """
+    if _PART.search(text) and not _PART.sub("", text).strip():
+        return now - seconds_of(text)
+    coming = _clock(text.strip(), now)
+    found = _calendar(text.strip()) if coming is None else coming if coming <= now else _day_before(coming)
+    if found is None:
+        raise UsageError(f"{text!r} is no time; write it as 2h, 14:20, '2026-11-22 14:20' or 2026-11-22T14:20:00Z")
+    if found > now:
+        raise UsageError(f"{text!r} has to lie in the past")
+    return found
+
+
+def _day_before(epoch: float) -> float:
+    return (datetime.fromtimestamp(epoch) - timedelta(days=1)).timestamp()
+
+
 def _clock(text: str, now: float) -> float | None:
     match = _CLOCK.fullmatch(text)
     if match is None:

@@ -11,22 +11,28 @@ from ocwatchd.core.policy import Policy
 from ocwatchd.core.views import SessionState, SessionView
 
 
-def worth_waiting(policy: Policy, view: SessionView, entry: Cooldown, now: float) -> str | None:
-    """Why OpenCode's own retry is left alone; None to move.
+def worth_waiting(policy: Policy, view: SessionView, entry: Cooldown, now: float) -> tuple[bool, str]:
+    """Whether OpenCode's own retry is left alone, and why, or why not.
 
     A known wait up to `maxDelay` is, at most `maxRetries` times a turn. Of a quota without a known end nobody believes
     that the next retry helps.
     """
-    if view.state is not SessionState.RETRY or not policy.wait or view.model is None or entry.until is None:
-        return None
+    if view.state is not SessionState.RETRY or view.model is None:
+        return False, "OpenCode has given up"
+    if not policy.wait:
+        return False, "configured never to wait"
+    if entry.until is None:
+        return False, "nobody knows until when"
     retry = policy.retry_for(view.model)
     if (view.attempt or 0) > retry.max_retries:
-        return None
+        return False, f"refused {view.attempt} times, maxRetries is {retry.max_retries}"
     told = entry.told_by is not ToldBy.BACKOFF
     if not told and entry.kind is LimitKind.QUOTA:
-        return None
-    remaining = (entry.until if told else (view.next_at or now)) - now
-    return f"{max(remaining, 0):.0f} s to wait" if remaining <= retry.max_delay else None
+        return False, "a quota whose end nobody told"
+    remaining = max((entry.until if told else (view.next_at or now)) - now, 0.0)
+    if remaining > retry.max_delay:
+        return False, f"{remaining:.0f} s to wait, maxDelay is {retry.max_delay:.0f} s"
+    return True, f"{remaining:.0f} s to wait"
 
 
 def where_to(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ocwatchd.core import notes
 from ocwatchd.core.cases import Case, Doing
+from ocwatchd.core.considered import considered
 from ocwatchd.core.decide import where_to, worth_waiting
 from ocwatchd.core.fallback import Choice, Chosen, Exhausted
 from ocwatchd.core.ledger import Cooldown
@@ -44,9 +45,9 @@ class Decider:
         """A turn whose model is cooling (`entry`)."""
         if self._mind.policy.mode is Mode.OFF:
             return []
-        wait = worth_waiting(self._mind.policy, view, entry, now)
-        if wait is not None:
-            return self.let_wait(case, view, wait, now)
+        wait, why = worth_waiting(self._mind.policy, view, entry, now)
+        if wait:
+            return self.let_wait(case, view, why, now)
         if self._mind.policy.mode is not Mode.AUTO:
             case.phrase = f"limited on {view.model}: ocwatch redirect {view.session}"
             offered, case.doing = case.doing is Doing.OFFERED, Doing.OFFERED
@@ -60,12 +61,12 @@ class Decider:
         if view.tool_running or view.asking:
             return self._leave(case, view, "limited, but a tool runs or a question is open")
         if case.moves_within_hour(now) >= self._mind.policy.moves_per_hour:
-            why, told = "moved too often within an hour: left alone", case.doing is Doing.LEFT
-            self._leave(case, view, why)
-            return [] if told else notes.too_many_moves(view, why)
+            cap, told = "moved too often within an hour: left alone", case.doing is Doing.LEFT
+            self._leave(case, view, cap)
+            return [] if told else notes.too_many_moves(view, cap)
         if view.parent is not None:
-            return self._move_parent(case, view, now)
-        return self.move(case, view, now)
+            return self._move_parent(case, view, why, now)
+        return self.move(case, view, why, now)
 
     def let_wait(self, case: Case, view: SessionView, why: str, now: float) -> list[Effect]:
         """OpenCode's own retry is left alone, and looked at afterwards."""
@@ -80,7 +81,14 @@ class Decider:
         case.doing = Doing.LEFT
         return [] if told else [notes.left(view, why)]
 
-    def _move_parent(self, case: Case, view: SessionView, now: float) -> list[Effect]:
+    def stopped(self, case: Case) -> list[Effect]:
+        """Its user stopped the turn: that is the end of it."""
+        waited = case.pending is not None or case.doing is not Doing.NOTHING
+        case.rest("stopped by its user")
+        case.pending = None
+        return [notes.stopped(case.session)] if waited else []
+
+    def _move_parent(self, case: Case, view: SessionView, why: str, now: float) -> list[Effect]:
         """The session that waits for a limited subagent is moved, if it uses the same model.
 
         With a model of its own the subagent would meet the limit again: it is stopped, and its parent goes on. Its
@@ -90,11 +98,13 @@ class Decider:
         if parent is None or parent.state is not SessionState.BUSY:
             return self._leave(case, view, "a limited subagent that nobody waits for")
         if parent.model == view.model:
-            return self.move(case, view, now, parent)
+            return self.move(case, view, why, now, parent)
         case.rest("stopped, so that the session that waits for it goes on")
         return [notes.freed(view), Free(view)]
 
-    def move(self, case: Case, view: SessionView, now: float, parent: SessionView | None = None) -> list[Effect]:
+    def move(
+        self, case: Case, view: SessionView, why: str, now: float, parent: SessionView | None = None
+    ) -> list[Effect]:
         """Claim and make a move; `parent` is moved in place of the subagent that `view` shows."""
         model = view.model or view.prompt_model
         if model is None:
@@ -112,7 +122,9 @@ class Decider:
         case.moves.append(now)
         child = view.session if parent else None
         order = Order(moved, target, child, case.stranded, case.looping(now), model)
-        return [notes.claim(claim, order), Move(claim, order)]
+        rests = self._mind.ledger.cooling(model, now)
+        tried = considered(choice, self._mind.ledger, model, case.failed_targets, now)
+        return [notes.claim(claim, order, view, why, rests, tried), Move(claim, order)]
 
     def _choice(self, case: Case, moved: SessionView, model: ModelRef, now: float) -> Choice:
         """Down the chain of the model that the session came from; that may be one which prevention passed over."""
@@ -143,7 +155,8 @@ class Decider:
         if now < self._exhausted.get(chain, 0.0):
             return []
         self._exhausted[chain] = soonest[1] if soonest else float("inf")
-        return notes.exhausted(view, choice, case.phrase, now)
+        tried = considered(choice, self._mind.ledger, view.model, case.failed_targets, now)
+        return notes.exhausted(view, choice, case.phrase, now, tried)
 
     def after_failure(self, case: Case, end: MoveEnded, now: float) -> list[Effect]:
         """The move could not be made: the next target, or another look."""
@@ -156,7 +169,7 @@ class Decider:
             case.failed_targets.add(target)
             case.landed = target if view.model == target else case.landed
             if view.stuck and not outcome.stranded:
-                return self.move(case, view, now)
+                return self.move(case, view, case.phrase, now)
         case.wake = now + RECHECK
         return []
 

@@ -120,7 +120,7 @@ class Engine:
         if event.ref is None:
             return []
         if event.hint is not None:
-            return self._registrar.refine(event.ref, event.hint, event.time)
+            return self._registrar.refine(case.session, event.ref, event.hint, event.time)
         known = self.ledger.cooling(event.ref, event.time)
         if known is None or known.told_by is not ToldBy.BACKOFF or case.doing is Doing.MOVING:
             return []
@@ -131,8 +131,7 @@ class Engine:
         case = self.cases.known(session)
         # Our own abort is logged like a person's, and up to a second late: after the move is done.
         if case is not None and case.doing is not Doing.MOVING and not case.is_our_abort(time):
-            case.rest("stopped by its user")
-            case.pending = None
+            return self._decider.stopped(case)
         return []
 
     # ---- asking the doors

@@ -10,6 +10,9 @@ from ocwatchd.core.moves import Order
 from ocwatchd.core.policy import Mode
 from ocwatchd.core.views import SessionView
 
+WORDS = 200
+"""Characters kept of OpenCode's words for a retry or an error."""
+
 
 def limit(event: LimitEvent, entry: Cooldown, live: bool) -> Note:
     """A refused attempt was entered in the register."""
@@ -27,13 +30,57 @@ def limit(event: LimitEvent, entry: Cooldown, live: bool) -> Note:
         "history": not live,
         "file": event.file,
         "offset": event.offset,
+        "evidence": _evidence(event, entry),
     }
     return Note("limit", fields)
 
 
-def answered(view: SessionView, entry: Cooldown) -> Note:
-    """A model that was cooling has answered."""
-    return Note("answered", _about(view) | {"model": str(entry.model)})
+def _evidence(event: LimitEvent, entry: Cooldown) -> dict[str, object]:
+    """What the limit rests on; never more of the provider's words than the reason."""
+    hint = event.hint
+    told = hint and {
+        "source": hint.source,
+        "until": hint.until,
+        "told_by": hint.told_by.value,
+        "estimated": hint.estimated,
+        "tamed": hint.tamed,
+    }
+    return {
+        "at": event.time,
+        "entry": str(entry.model),
+        "agent": event.agent,
+        "status": event.status,
+        "because": event.verdict.why,
+        "hint": told,
+        "target": str(entry.target.model) if entry.target else None,
+    }
+
+
+def told(session: str, entry: Cooldown, source: str) -> Note:
+    """The end of a cooldown that is known already was told more exactly."""
+    fields: dict[str, object] = {
+        "session": session,
+        "model": str(entry.model),
+        "until": entry.until,
+        "told_by": entry.told_by.value,
+        "source": source,
+    }
+    return Note("told", fields)
+
+
+def answered(view: SessionView, entry: Cooldown, began: float) -> Note:
+    """A model that was cooling has answered; `began` is when it was asked at the earliest, epoch seconds."""
+    return Note("answered", _about(view) | {"model": str(entry.model), "began": began})
+
+
+def went_on(view: SessionView, began: float) -> Note:
+    """A session that waited goes on with the model it had, whose cooldown was over already."""
+    return Note("went_on", _about(view) | {"began": began})
+
+
+def stopped(session: str) -> Note:
+    """A limited turn was stopped by its user."""
+    return Note("stopped", {"session": session, "why": "by its user"})
 
 
 def wait(view: SessionView, why: str) -> Note:
@@ -56,17 +103,42 @@ def freed(view: SessionView) -> Note:
     return Note("freed", _about(view) | {"parent": view.parent})
 
 
-def claim(ident: str, order: Order) -> Note:
-    """A move is about to begin; on disk before it does, so that a killed daemon's successor can finish it."""
+def blocked(entry: Cooldown) -> Note:
+    """A person blocks a model."""
+    return Note("blocked", {"model": str(entry.model), "kind": entry.kind.value, "until": entry.until})
+
+
+def cleared(model: ModelRef) -> Note:
+    """A person lets a model be used again."""
+    return Note("cleared", {"model": str(model)})
+
+
+def claim(
+    ident: str,
+    order: Order,
+    stuck: SessionView,
+    why: str,
+    rests: Cooldown | None = None,
+    considered: list[dict[str, object]] | None = None,
+) -> Note:
+    """A move is about to begin; on disk before it does, so that a killed daemon's successor can finish it.
+
+    `why` says why the `stuck` session is moved instead of left to wait, `rests` is the cooldown that it gets out of the
+    way of, `considered` tells which targets were looked at.
+    """
     fields: dict[str, object] = {
         "session": order.session,
         "model": str(order.origin),
+        "shown": _shown(stuck),
         "claim": ident,
         "moved": order.view.session,
         "message": order.view.user_message,
         "target": str(order.target.model),
         "agent": order.target.agent,
         "directory": order.view.directory,
+        "why": why,
+        "rests": rests and {"until": rests.until, "told_by": rests.told_by.value, "kind": rests.kind.value},
+        "considered": considered,
     }
     return Note("claim", fields, durable=True)
 
@@ -107,12 +179,14 @@ def too_many_moves(view: SessionView, why: str) -> list[Effect]:
     return [left(view, why), _tell(view, f"cap:{view.session}", "Too many moves", why)]
 
 
-def exhausted(view: SessionView, choice: Exhausted, why: str, now: float) -> list[Effect]:
+def exhausted(
+    view: SessionView, choice: Exhausted, why: str, now: float, considered: list[dict[str, object]] | None = None
+) -> list[Effect]:
     """Nothing is free: the one notice names the soonest return."""
     at = choice.soonest[1] if choice.soonest else None
     # A matter of its own each time: whether it was told already is the engine's to know, per chain.
     notice = _tell(view, f"exhausted:{view.session}:{now}", "Every model is limited", why, at)
-    return [Note("exhausted", _about(view) | {"why": why, "until": at}), notice]
+    return [Note("exhausted", _about(view) | {"why": why, "until": at, "considered": considered}), notice]
 
 
 def moved(end: MoveEnded) -> Tell:
@@ -125,7 +199,21 @@ def moved(end: MoveEnded) -> Tell:
 
 
 def _about(view: SessionView) -> dict[str, object]:
-    return {"session": view.session, "model": str(view.model)}
+    return {"session": view.session, "model": str(view.model), "shown": _shown(view)}
+
+
+def _shown(view: SessionView) -> dict[str, object]:
+    """What the door showed when this was decided."""
+    return {
+        "at": view.seen,
+        "state": view.state.value,
+        "attempt": view.attempt,
+        "next": view.next_at,
+        "words": (view.message or (view.last_error.message if view.last_error else ""))[:WORDS],
+        "agent": view.agent,
+        "door": str(view.door),
+        "version": view.version,
+    }
 
 
 def _tell(view: SessionView, matter: str, title: str, text: str, at: float | None = None) -> Tell:

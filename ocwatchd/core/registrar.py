@@ -43,10 +43,10 @@ class Registrar:
         entries = tuple(entry for entry in changed if entry is not None)
         return [SaveRegister(changed=entries)] if entries else []
 
-    def refine(self, model: ModelRef, told: Hint | None, now: float) -> list[Effect]:
-        """The exact end of a limit that is entered already."""
+    def refine(self, session: str, model: ModelRef, told: Hint | None, now: float) -> list[Effect]:
+        """The exact end of a limit that is entered already, as this session's refusal tells it."""
         entry = self._mind.ledger.refine(model, told.until, told.told_by, now) if told else None
-        return [SaveRegister(changed=(entry,))] if entry else []
+        return [SaveRegister(changed=(entry,)), notes.told(session, entry, told.source)] if entry and told else []
 
     def answered(self, view: SessionView, began: float) -> list[Effect]:
         """The turn has ended well, and `began` is when its last answer was asked for at the earliest."""
@@ -55,7 +55,7 @@ class Registrar:
         if view.answer_ended is None or view.answer_ended < began:
             return []
         ended = self._mind.ledger.answered(view.model, began)
-        return [notes.answered(view, ended), SaveRegister(removed=(ended.model,))] if ended else []
+        return [notes.answered(view, ended, began), SaveRegister(removed=(ended.model,))] if ended else []
 
     def _target_for(self, model: ModelRef, now: float) -> Target | None:
         """Where prompts for a cooling model go, as the register tells everybody."""

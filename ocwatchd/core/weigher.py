@@ -34,10 +34,10 @@ class Weigher:
         pending, case.pending, case.misses = case.pending, None, 0
         case.begin_message(view.user_message)
         if case.stranded and _stopped_unanswered(view):
-            return self._decider.move(case, view, now)
+            return self._decider.move(case, view, "a move of ours has stopped it", now)
         if view.aborted:
-            case.rest("stopped by its user")
-            return []
+            case.pending = pending
+            return self._decider.stopped(case)
         looping = case.looping(now) and view.state is SessionState.BUSY and silent(view)
         if not (view.stuck or looping) or view.model is None:
             return self._weigh_progress(case, view, pending, now)
@@ -70,7 +70,7 @@ class Weigher:
         this = (model, view.user_message, view.attempt or 0)
         if pending is not None and pending.ref == model and pending.verdict.certainty is Certainty.SURE:
             case.entered = this
-            return self._registrar.refine(model, told, now), True
+            return self._registrar.refine(case.session, model, told, now), True
         if shown is None or shown.verdict.certainty is not Certainty.SURE or now - shown.time > FRESH:
             return [], False
         if case.entered == this:
@@ -105,9 +105,10 @@ class Weigher:
             return []
         # An answer is begun with the first attempt at it, which may have been refused; the retry's time says more.
         began = max(view.answer_started or 0.0, case.retried_at)
+        waited = case.doing is not Doing.NOTHING and view.answer_completed
         # Where it was moved stays worth saying while it is there.
         case.rest(case.phrase if view.model == case.landed and case.phrase.startswith("moved") else "")
-        return self._registrar.answered(view, began)
+        return self._registrar.answered(view, began) or ([notes.went_on(view, began)] if waited else [])
 
 
 def _stopped_unanswered(view: SessionView) -> bool:

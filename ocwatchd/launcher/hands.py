@@ -71,14 +71,7 @@ class LaunchHands(Hands):
             self.tell(line)
         self._told = line or self._told
         with suppress(StateError):
-            self._journal.append({"what": note.what, **_plain(note)}, note.durable)
-
-
-def _plain(note: Note) -> dict[str, object]:
-    from ocwatchd.clock import rfc3339
-
-    until = note.fields.get("until")
-    return {**note.fields, **({"until": rfc3339(until)} if isinstance(until, float) else {}), "by": "oc-smart"}
+            self._journal.append({"what": note.what, **note.fields, "by": "oc-smart"}, note.durable)
 
 
 def _story(note: Note) -> str | None:

@@ -18,12 +18,15 @@ from ocwatchd.state.files import StateError, locked, read_plain, sync_dir, write
 
 VERSION = 1
 MAX_BYTES = 4 << 20
-"""One file's bound: some 15,000 entries; months of ordinary use."""
+"""One file's bound: some 7,000 entries of 570 bytes (made-up busy weeks have 450 each): months of use."""
 
 TEXT_CAP = 500
 """Characters kept of any text in an entry. A reason has at most 300; anything longer is not meant for a journal."""
 
 LINE_CAP = 16 << 10
+TIMES = frozenset(("at", "began", "next", "until"))
+"""Fields that hold moments: handed in as epoch seconds (a float), written down as RFC 3339."""
+
 SECRETS = frozenset(
     (
         "prompt",
@@ -58,14 +61,14 @@ class Journal:
     def append(self, entry: Mapping[str, object], durable: bool = False) -> str:
         """Write one entry with `version`, a new `id` and, unless it has one, the present `time`. Returns the id.
 
-        `entry` should have `what`. Texts are capped and secret-bearing fields dropped.
+        `entry` should have `what`. What is written is `plain(entry)`.
 
         Raises:
             StateError: it could not be written.
         """
         now = self._clock.now()
         ident = f"{int(now * 1000):013x}{os.urandom(4).hex()}"  # sorts by time
-        line = _line({"version": VERSION, "id": ident, "time": rfc3339(now), **_clean(entry)})
+        line = _line({"version": VERSION, "id": ident, "time": rfc3339(now), **plain(entry)})
         try:
             with locked(self._path):
                 self._rotate(len(line))
@@ -120,15 +123,27 @@ def _line(entry: Mapping[str, object]) -> bytes:
     return line + b"\n"
 
 
-def _clean(value: Mapping[str, object], depth: int = 0) -> dict[str, object]:
-    return {str(key): _cleaned(item, depth) for key, item in value.items() if str(key).lower() not in SECRETS}
+def plain(value: Mapping[str, object], depth: int = 0) -> dict[str, object]:
+    """The fields as they are written down: texts capped, moments in words, secret-bearing fields dropped."""
+    return {
+        str(key): _moment(item) if key in TIMES and isinstance(item, float) else _cleaned(item, depth)
+        for key, item in value.items()
+        if str(key).lower() not in SECRETS
+    }
+
+
+def _moment(epoch: float) -> str | None:
+    try:
+        return rfc3339(epoch)
+    except (ValueError, OverflowError, OSError):  # not a number, or beyond the calendar
+        return None
 
 
 def _cleaned(value: object, depth: int) -> object:
     if isinstance(value, str):
         return value[:TEXT_CAP]
     if isinstance(value, Mapping):
-        return _clean(value, depth + 1) if depth < 4 else None
+        return plain(value, depth + 1) if depth < 4 else None
     if isinstance(value, (list, tuple)):
         return [_cleaned(item, depth + 1) for item in value[:64]] if depth < 4 else None
     return value

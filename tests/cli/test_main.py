@@ -34,8 +34,13 @@ def imported(cli: Cli, *arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--version",), ("status",), ("status", "--json"), ("cooldowns",), ("pick", "p/a"), ("pick", "big")]
-)
+    "arguments",
+    [
+        ("--version",), ("status",), ("status", "--json"), ("cooldowns",), ("pick", "p/a"), ("pick", "big"),
+        ("statusline",), ("statusline", "--format", "{model} {left}"), ("statusline", "--format=waybar"),
+        ("__complete", "models"), ("__complete", "ids"),
+    ],
+)  # fmt: skip
 def test_quick_commands_import_nothing_slow(cli: Cli, arguments: tuple[str, ...]) -> None:
     cli.register(**{"p/a": resting()})
     cli.heartbeat()
@@ -46,6 +51,7 @@ def test_quick_commands_import_nothing_slow(cli: Cli, arguments: tuple[str, ...]
 def test_pick_imports_no_value_types(cli: Cli) -> None:
     cli.configure(fallbackChain={"p/a": "q/b"}, models={"big": "p/a"})
     assert imported(cli, "pick", "big") & set(VALUES) == set()
+    assert imported(cli, "statusline") & set(VALUES) == set()
 
 
 def test_version(cli: Cli) -> None:
@@ -56,7 +62,10 @@ def test_version(cli: Cli) -> None:
 def test_help_names_every_command(cli: Cli) -> None:
     done = cli("--help")
     assert done.returncode == 0
-    for command in ("status", "cooldowns", "block", "clear", "pick", "classify", "redirect", "up", "down", "service"):
+    for command in (
+        "status", "cooldowns", "block", "clear", "pick", "classify", "redirect", "up", "down", "service", "history",
+        "explain", "report", "watch", "statusline", "completion",
+    ):  # fmt: skip
         assert f"  {command} " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
 

@@ -100,11 +100,13 @@ def test_a_long_wait_is_saved_asked_about_and_moved_in_this_order():
     assert [type(effect) for effect in first] == [Note, SaveRegister, LookUp]
     assert first[2] == LookUp("ses_1", A)
     second = brain.handle(seen(retrying()), T + 0.1)
-    assert [type(effect) for effect in second] == [SaveRegister, Note, Move]
+    assert [type(effect) for effect in second] == [SaveRegister, Note, Note, Move]
     (entry,) = second[0].changed
     assert (entry.until, entry.told_by, entry.target.model) == (T + 3600, ToldBy.STATUS, B)
-    assert second[1].durable
-    assert second[2].order.target.model == B
+    assert [note.what for note in second[1:3]] == ["told", "claim"]
+    assert (second[1].fields["until"], second[1].fields["told_by"]) == (T + 3600, "status")
+    assert second[2].durable
+    assert second[3].order.target.model == B
 
 
 def test_the_register_names_the_target_before_anything_is_asked():
@@ -116,7 +118,7 @@ def test_a_short_known_wait_is_left_to_opencode_and_its_outcome_is_looked_at():
     brain = engine()
     effects = feed(brain, refused(), seen(retrying(wait=3)))
     assert of(Move, effects) == []
-    assert notes(effects) == ["limit", "wait"]
+    assert notes(effects) == ["limit", "told", "wait"]
     assert T + 3 < brain.next_wake() < T + 10
     assert of(LookUp, brain.handle(Tick(), brain.next_wake())) == [LookUp("ses_1", None)]
 
@@ -311,7 +313,7 @@ def test_a_users_abort_ends_it():
     feed(brain, Aborted("ses_1", T + 5), at=5)
     assert brain.next_wake() is None
     stopped = failed(error=ErrorFacts(name="MessageAbortedError"))
-    assert feed(engine(), refused(), seen(stopped))[3:] == []
+    assert notes(feed(engine(), refused(), seen(stopped))[3:]) == ["stopped"]
 
 
 def test_our_own_abort_is_not_taken_for_the_users():
@@ -493,7 +495,7 @@ def test_another_fallback_plugin_goes_first_and_what_it_does_not_move_is_moved()
     beside = replace(DOOR, rival="another fallback plugin is active: x")
     brain = engine()
     first = feed(brain, refused(), seen(retrying(door=beside)))
-    assert (of(Move, first), notes(first)) == ([], ["limit", "left"])
+    assert (of(Move, first), notes(first)) == ([], ["limit", "told", "left"])
     assert brain.next_wake() == T + 0.2 + 10
     assert of(LookUp, brain.handle(Tick(), T + 10.2))
     (move,) = of(Move, feed(brain, seen(retrying(10.3, door=beside)), at=10.3))
@@ -556,3 +558,53 @@ def test_a_whole_providers_stand_in_stays_where_no_chain_names_the_provider():
     assert brain.handle(configured(chains={"q/x": ("p/c",)}), T + 1) == []
     (saved,) = brain.handle(configured(chains={"q/*": ("p/c",)}), T + 1)
     assert [entry.target.model for entry in saved.changed] == [C]
+def fields(what, effects):
+    (note,) = [note for note in of(Note, effects) if note.what == what]
+    return note.fields
+
+
+def test_the_journal_tells_what_a_move_was_decided_on():
+    ledger = Ledger()
+    ledger.block(B, T + 60, T)
+    hint = Hint(T + 3600, 3600.0, ToldBy.RETRY_AFTER, "Retry-After")
+    effects = feed(engine(ledger=ledger), refused(hint=hint), seen(retrying()))
+    evidence = fields("limit", effects)["evidence"]
+    assert (evidence["at"], evidence["agent"], evidence["target"]) == (T, "build", "p/c")
+    assert evidence["hint"]["source"] == "Retry-After"
+    claim = fields("claim", effects)
+    assert claim["why"] == "3600 s to wait, maxDelay is 30 s"
+    assert claim["rests"] == {"until": T + 3600, "told_by": "retry-after", "kind": "rate_limit"}
+    assert [(row["model"], row["why"], row.get("until")) for row in claim["considered"]] == [
+        ("p/b", "rests (quota)", T + 60),
+        ("p/c", "free", None),
+    ]
+    assert (claim["shown"]["state"], claim["shown"]["attempt"], claim["shown"]["next"]) == ("retry", 1, T + 3600)
+
+
+def test_the_journal_tells_why_nothing_was_chosen():
+    ledger = Ledger()
+    ledger.block(B, T + 60, T)
+    ledger.block(ModelRef("p", "*"), None, T)
+    effects = feed(engine(ledger=ledger), refused(), seen(retrying()))
+    rows = fields("exhausted", effects)["considered"]
+    assert [(row["model"], row["why"]) for row in rows] == [
+        ("p/b", "its provider rests"),
+        ("p/c", "its provider rests"),
+    ]
+
+
+def test_every_session_that_waited_is_said_to_go_on():
+    """The first answer ends the cooldown; the second session's return is no less one."""
+    brain = engine()
+    for session in ("ses_1", "ses_2"):
+        feed(brain, refused(session=session), seen(retrying(wait=3, session=session), session))
+    done = {"state": SessionState.IDLE, "answer_started": T - 1, "answer_ended": T + 5, "answer_completed": True}
+    told = [notes(feed(brain, seen(retrying(6, session=s, **done), s), at=6)) for s in ("ses_1", "ses_2", "ses_2")]
+    assert told == [["answered"], ["went_on"], []]
+
+
+def test_a_stop_is_noted_once_and_only_of_a_limited_turn():
+    brain = engine()
+    feed(brain, refused(), seen(retrying(wait=20)))
+    assert notes(feed(brain, Aborted("ses_1", T + 5), at=5)) == ["stopped"]
+    assert notes(feed(brain, Aborted("ses_1", T + 6), at=6)) == []

@@ -72,6 +72,15 @@ def test_a_limited_session_goes_on_elsewhere_with_all_it_had(version: str, home:
         assert status.returncode == 0
         assert PRIMARY in status.stdout
         assert daemon.ocwatch("pick", PRIMARY).stdout == f"{FALLBACK}\n"
+        explained = json.loads(daemon.ocwatch("explain", session, "--json").stdout)
+        assert (explained["model"], explained["outcome"]) == (PRIMARY, "moved")
+        assert 0 < explained["lost_seconds"] < 30
+        told = daemon.ocwatch("explain").stdout
+        for label in ("words", "rule", "hint", "door shows", "why move", "choice", f"-> {FALLBACK}: free"):
+            assert label in told
+        reported = json.loads(daemon.ocwatch("report", "--json").stdout)
+        assert [one["model"] for one in reported["fallbacks"]] == [FALLBACK]
+        assert reported["outcomes"] == {"moved": 1}
 
 
 @pytest.mark.parametrize("version", [NEWEST, MIDDLE])

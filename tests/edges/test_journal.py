@@ -173,3 +173,11 @@ def test_a_heartbeat_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> N
     path = tmp_path / "daemon.json"
     path.write_text(text)
     assert heartbeat.read(path).state(0.0) == State.DOWN
+
+
+def test_moments_are_written_in_words_at_any_depth(path: Path, clock: Hours) -> None:
+    Journal(path, clock).append({"what": "x", "until": 1.5, "shown": {"next": 2.0, "at": float("inf")}, "seconds": 1.5})
+    (entry,) = Journal(path).read()
+    assert entry["until"] == "1970-01-01T00:00:01.500Z"
+    assert entry["shown"] == {"next": "1970-01-01T00:00:02.000Z", "at": None}
+    assert entry["seconds"] == 1.5

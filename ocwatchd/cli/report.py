@@ -1,0 +1,72 @@
+"""`ocwatch report`: the figures of the last days as a page, as JSON or as Prometheus text."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from ocwatchd.cli.escape import escape
+from ocwatchd.cli.past import entries
+from ocwatchd.cli.places import state_file
+from ocwatchd.cli.render import say, say_json
+from ocwatchd.cli.reporting import prometheus
+from ocwatchd.cli.reporting.document import document
+from ocwatchd.cli.reporting.page import page
+from ocwatchd.cli.times import since_of
+from ocwatchd.core.figures import Figures, figures
+from ocwatchd.errors import ExitCode, OcwatchError, UsageError
+from ocwatchd.state import heartbeat
+from ocwatchd.state.entries import read_entries
+
+USUAL = "7d"
+PAGE = "ocwatch-report.html"
+FORMATS = ("html", "json", "prometheus")
+
+
+def report(since: str | None = None, out: str | None = None, form: str = "html", as_json: bool = False) -> int:
+    """Write the report of the time since then, by default of the last 7 days: the page into a file, the rest to `out`.
+
+    Raises:
+        UsageError: `since` is no time, or `form` no format.
+        OcwatchError: the file cannot be written.
+    """
+    form = "json" if as_json else form
+    if form not in FORMATS:
+        raise UsageError(f"{form!r} is no format; use {', '.join(FORMATS)}")
+    now = time.time()
+    found = figures(entries(), since_of(since or USUAL, now), now)
+    if form == "json" and out in (None, "-"):
+        say_json(document(found))
+    elif out == "-" or (out is None and form != "html"):
+        say(_text(form, found).rstrip("\n"))
+    else:
+        path = Path(out or PAGE)
+        _replace(path, _text(form, found).encode("utf-8", "replace"))
+        say(escape(f"Wrote {path.absolute()}"))
+    return ExitCode.DONE
+
+
+def _text(form: str, found: Figures) -> str:
+    if form == "html":
+        return page(found)
+    if form == "json":
+        import json
+
+        return json.dumps({"version": 1, **document(found)}, indent=2) + "\n"
+    state = heartbeat.read(state_file("daemon.json")).state(found.now)
+    cooling = read_entries(state_file("blacklist.json")).active(found.now)
+    return prometheus.text(found, state == heartbeat.State.UP, cooling)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Whole or not at all, readable as the user's umask says: a collector that runs as another user reads it too."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OcwatchError(f"{path} cannot be written: {error.strerror or error}") from error
