@@ -13,7 +13,7 @@ import pytest
 from ocwatchd.cli.render import columns
 from ocwatchd.cli.times import since_of
 from ocwatchd.core.limits import LimitKind
-from ocwatchd.core.messages import MoveResult
+from ocwatchd.core.moves import MoveResult
 from ocwatchd.errors import UsageError
 from tests.cli.conftest import Cli, resting
 from tests.support.lives import Life, busy_days
