@@ -14,12 +14,13 @@ from ocwatchd.clock import SystemClock
 from ocwatchd.config import Config
 from ocwatchd.config.rules import rules_for
 from ocwatchd.core import notes
+from ocwatchd.core.considered import considered
 from ocwatchd.core.decide import stand_in
 from ocwatchd.core.evidence import judge
-from ocwatchd.core.fallback import Chosen, Exhausted, agent_for
+from ocwatchd.core.fallback import Choice, Chosen, Exhausted, agent_for
 from ocwatchd.core.ledger import Ledger
 from ocwatchd.core.limits import Certainty, ModelRef, Target
-from ocwatchd.core.messages import MoveEnded
+from ocwatchd.core.messages import MoveEnded, Note
 from ocwatchd.core.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.views import SessionView
 from ocwatchd.errors import AllCooling, ExitCode, OcwatchError, UsageError
@@ -78,10 +79,26 @@ def choose_target(wish: Wish, job: Job, config: Config, ledger: Ledger, tried: C
         return Target(model, wish.agent or agent_for(model, config.policy) or agent)
     if limited is None:
         raise UsageError(f"the model of {job.stuck.session} is not known; name the new one with --to")
-    choice = stand_in(config.policy, ledger, limited, agent, {limited, *tried}, time.time())
+    choice = _choice(limited, agent, config, ledger, tried)
     if isinstance(choice, Chosen):
         return Target(choice.target.model, wish.agent or choice.target.agent)
     raise _exhausted(choice, limited)
+
+
+def _choice(
+    limited: ModelRef, agent: str | None, config: Config, ledger: Ledger, tried: Collection[ModelRef]
+) -> Choice:
+    return stand_in(config.policy, ledger, limited, agent, {limited, *tried}, time.time())
+
+
+def _looked_at(
+    wish: Wish, job: Job, config: Config, ledger: Ledger, tried: Collection[ModelRef]
+) -> list[dict[str, object]]:
+    """Which targets were considered, for the journal."""
+    limited = job.stuck.model
+    if wish.to is not None or limited is None:
+        return [{"model": wish.to, "why": "named by hand", "chosen": True}]
+    return considered(_choice(limited, None, config, ledger, tried), ledger, limited, tried, time.time())
 
 
 def _exhausted(choice: Exhausted, model: ModelRef) -> OcwatchError:
@@ -107,17 +124,19 @@ def move_down_the_chain(
     tried: set[ModelRef] = set()
     while True:
         target = choose_target(wish, job, config, ledger, tried)
-        outcome = _move(paths, mover, job, target, bool(tried))
+        order = Order(job.moved, target, job.child, bool(tried), limited=job.stuck.model)
+        rests = ledger.cooling(order.origin, time.time()) if order.origin else None
+        looked_at = _looked_at(wish, job, config, ledger, tried)
+        ident = f"hand-{uuid4().hex[:12]}"
+        claim = notes.claim(ident, order, job.stuck, "asked for by hand", rests, looked_at)
+        outcome = _move(Journal(paths.journal, SystemClock()), mover, order, ident, claim)
         if outcome.result is not MoveResult.TARGET_LIMITED or wish.to is not None:
             return target, outcome
         tried.add(target.model)
 
 
-def _move(paths: Paths, mover: Mover, job: Job, target: Target, own_abort: bool) -> MoveOutcome:
+def _move(journal: Journal, mover: Mover, order: Order, ident: str, claim: Note) -> MoveOutcome:
     """Claim, move, and write down how it ended: a daemon that comes up in between can finish what we began."""
-    journal, ident = Journal(paths.journal, SystemClock()), f"hand-{uuid4().hex[:12]}"
-    order = Order(job.moved, target, job.child, own_abort, limited=job.stuck.model)
-    claim = notes.claim(ident, order, job.stuck, "asked for by hand")
     journal.append({"what": claim.what, **claim.fields, "by": "hand", "way": mover.name}, durable=True)
     try:
         outcome = mover.move(order)

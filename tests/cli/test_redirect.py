@@ -76,6 +76,9 @@ def test_by_hand(serve: Serve, provider: Provider) -> None:
     serve.wait_answer(first, "by hand")
     assert len(serve.user_messages(first)) == 1
     assert [entry["what"] for entry in journal()] == ["claim", "moved"]
+    (claim, _) = journal()
+    assert (claim["why"], claim["by"]) == ("asked for by hand", "hand")
+    assert claim["considered"][-1]["model"] == FALLBACK
 
     (state / "blacklist.json").write_text(json.dumps({"version": 1, "models": {FALLBACK: resting()}}))
     assert f"-> {THIRD}" in redirect("--dry-run")

@@ -26,6 +26,8 @@ BINS = (HOUR, 3 * HOUR, 6 * HOUR, 24 * HOUR, 7 * 24 * HOUR, 28 * 24 * HOUR)
 TICKS = (900, 1800, HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, 86_400, 2 * 86_400, 7 * 86_400, 28 * 86_400)
 MOST_TICKS = 8
 DAY = 86_400.0
+WIDEST = 30.0
+"""Units that a bar takes at most: three hours of a morning are three bars, not three walls."""
 LEAST = 2.0
 """Units that the shortest cooldown takes: a thing that cannot be seen did not happen."""
 
@@ -56,13 +58,12 @@ def _bar(
     if not bar:
         return ""
     step, top, shapes = WIDE / count, 160.0, ""
+    width = min(step * 0.8, WIDEST)
     for name in sorted(bar, key=names.index):
         height = 150.0 * bar[name] / highest
         top -= height
-        x, y = f"{index * step + step * 0.1:.2f}", f"{top:.2f}"
-        shapes += (
-            f'<rect class="{_colour(name, names)}" x="{x}" y="{y}" width="{step * 0.8:.2f}" height="{height:.2f}"/>'
-        )
+        x, y = f"{(index + 0.5) * step - width / 2:.2f}", f"{top:.2f}"
+        shapes += f'<rect class="{_colour(name, names)}" x="{x}" y="{y}" width="{width:.2f}" height="{height:.2f}"/>'
     told = "\n".join(f"{number} × {name}" for name, number in bar.most_common())
     return f"<g><title>{text(_moment(begin))} + {_size(size)}: {_lines(told)}</title>{shapes}</g>"
 

@@ -58,10 +58,20 @@ def _tiles(found: Figures) -> str:
     to_come = f"and {lasting(cost.to_come)} to come" if cost.to_come >= 1 else "of waiting that was told"
     middle = median(times) if times else None
     tiles = [
-        ("saved", lasting(cost.saved), "saved", to_come),
-        ("lost", lasting(cost.lost), "lost", f"over {_many(found.turns, 'limited turn')}"),
-        ("", str(found.limits), "limits", f"of {_many(len([m for m in found.models if m.limits]), 'model')}"),
-        ("", str(moved), "moves", f"{moved / tried:.0%} of {tried} tried" if tried else "none was needed"),
+        ("saved", _some(cost.saved), "saved", to_come),
+        ("lost", _some(cost.lost), "lost", f"over {_many(found.turns, 'limited turn')}"),
+        (
+            "",
+            str(found.limits),
+            "limit" if found.limits == 1 else "limits",
+            f"of {_many(len([m for m in found.models if m.limits]), 'model')}",
+        ),
+        (
+            "",
+            str(moved),
+            "move" if moved == 1 else "moves",
+            f"{moved / tried:.0%} of {tried} tried" if tried else "none was made",
+        ),
         ("", lasting(middle), "to recover", f"median; worst {lasting(times[-1])}" if times else "no move yet"),
     ]
     return '<section class="tiles">' + "".join(_tile(*tile) for tile in tiles) + "</section>"
