@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ocwatchd.cli.escape import escape
 from ocwatchd.cli.history import day, say_what, stamp
 from ocwatchd.cli.past import entries, find
-from ocwatchd.cli.render import clock, iso, say, say_json, span, wrapped
+from ocwatchd.cli.render import clock, hanging, iso, say, say_json, span
 from ocwatchd.core.entries import Entry, moment
 from ocwatchd.core.figures import cost
 from ocwatchd.core.spans import rests
@@ -71,7 +71,7 @@ def _lines(episode: Episode) -> Iterator[str]:
         refused += line.what == "limit"
         yield ""
         head = f"{stamp(line.time)}  {word(line).upper()}  "
-        yield from wrapped(head, escape(say_what(line)), "    ")
+        yield from hanging(head, escape(say_what(line)), "    ")
         yield from _rows(_details(line, refused))
 
 
@@ -165,4 +165,4 @@ def _seconds(seconds: float) -> str:
 
 def _rows(rows: Iterable[Row]) -> Iterator[str]:
     for label, text in rows:
-        yield from wrapped(f"    {label:<{LABEL}}", escape(text), " " * (4 + LABEL)) if text else iter([""])
+        yield from hanging(f"    {label:<{LABEL}}", escape(text), " " * (4 + LABEL)) if text else iter([""])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from ocwatchd.cli.escape import escape
 from ocwatchd.cli.past import decisions, entries, with_returns
-from ocwatchd.cli.render import clock, iso, say, say_json, span, wrapped
+from ocwatchd.cli.render import clock, hanging, iso, say, say_json, span
 from ocwatchd.cli.times import since_of
 from ocwatchd.core.entries import Entry
 from ocwatchd.core.wording import NO_STORY, phrase, word
@@ -69,7 +69,7 @@ def _text(lines: Sequence[Entry], named: dict[str, str]) -> Iterator[str]:
             today = day(line.time)
             yield today
         head = f"{stamp(line.time)}  {escape(named.get(line.id, line.id)):<6}  {escape(word(line)):<9}  "
-        yield from wrapped(head, escape(say_what(line)), " " * 27)
+        yield from hanging(head, escape(say_what(line)), " " * 27)
 
 
 def _nothing(told: Sequence[Entry], begin: float, now: float) -> str:

@@ -20,15 +20,19 @@ MORE = "# what to do about it: ocwatch doctor"
 
 def status(as_json: bool = False) -> int:
     """Say how the daemon is. 0: up and hearing; 3: down, or alive but deaf."""
-    found = read_entries(state_file("blacklist.json"))
-    beat = heartbeat.read(state_file("daemon.json"))
-    now = time.time()
-    view = status_view(beat, found, found.problems(), now, _unheard(beat, now))
+    view = current_status(time.time())
     if as_json:
         say_json(view.as_json())
     else:
         say(_status_text(view))
     return ExitCode.DONE if view.up else ExitCode.DAEMON_DOWN
+
+
+def current_status(now: float) -> StatusView:
+    """The daemon and the register as their files show them now (epoch seconds)."""
+    found = read_entries(state_file("blacklist.json"))
+    beat = heartbeat.read(state_file("daemon.json"))
+    return status_view(beat, found, found.problems(), now, _unheard(beat, now))
 
 
 def _unheard(beat: Heartbeat, now: float) -> str | None:
@@ -52,9 +56,7 @@ def cooldowns(as_json: bool = False) -> int:
     return ExitCode.DONE
 
 
-def cooldown_table(
-    views: Sequence[CooldownView], now: float, width: int | None = None, *, whole: bool = False
-) -> str:
+def cooldown_table(views: Sequence[CooldownView], now: float, width: int | None = None, *, whole: bool = False) -> str:
     """One line a model: who, how long, until when, and a phrase on why and what stands in; `whole` cuts nothing."""
     rows = [(view.model, span(view.remaining), clock(view.until, now), _phrase(view)) for view in views]
     return table(("MODEL", "LEFT", "UNTIL", "WHY; STAND-IN"), rows, width, whole=whole)

@@ -95,16 +95,12 @@ def _line(row: Sequence[str], widths: Sequence[int], room: int, whole: bool) -> 
 
 def wrapped(text: str, indent: int, width: int) -> str:
     """`text` on as many lines of `width` columns as it takes, every one indented; a longer word stays whole."""
-    lines, room = [""], max(width - indent, 20)
-    for word in text.split():
-        if lines[-1] and columns(lines[-1]) + 1 + columns(word) > room:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
-    return "\n".join(f"{' ' * indent}{line}".rstrip() for line in lines)
+    margin = " " * indent
+    return "\n".join(hanging(margin, " ".join(text.split()), margin, max(width, indent + 20)))
 
 
-def wrapped(head: str, text: str, indent: str, width: int | None = None) -> Iterator[str]:
-    """`head` and `text` on lines of at most `width` columns; a longer word stands on its own."""
+def hanging(head: str, text: str, indent: str, width: int | None = None) -> Iterator[str]:
+    """`head` and `text` on lines of at most `width` columns, `indent` before all but the first; a longer word stays."""
     width = width or screen_width()
     line, empty = head, True
     for piece in text.split(" "):

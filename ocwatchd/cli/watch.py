@@ -21,17 +21,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from ocwatchd.cli.listing import register_problems
+from ocwatchd.cli.listing import current_status
 from ocwatchd.cli.past import with_returns
 from ocwatchd.cli.places import state_file
 from ocwatchd.cli.recent import last_lines
 from ocwatchd.cli.render import say, warn
 from ocwatchd.cli.screen import Line, event, frame
-from ocwatchd.cli.views import StatusView, status_view
+from ocwatchd.cli.views import StatusView
 from ocwatchd.core.entries import Entry, read
 from ocwatchd.errors import ExitCode, UsageError
-from ocwatchd.state import heartbeat
-from ocwatchd.state.entries import read_entries
 
 TAIL = 256 << 10
 """Bytes of the journal that are read when it has grown: some 300 events."""
@@ -70,8 +68,7 @@ class Eye:
 
     def view(self, now: float) -> StatusView:
         """The daemon and the register."""
-        found = read_entries(state_file("blacklist.json"))
-        return status_view(heartbeat.read(state_file("daemon.json")), found, register_problems(found), now)
+        return current_status(now)
 
     def events(self, now: float) -> list[Entry]:
         """The journal's last lines, oldest first, and the returns of models."""

@@ -32,6 +32,8 @@ WORDS = {
     "blocked": "blocked",
     "cleared": "cleared",
     "free": "free",
+    "configured": "edited",
+    "misconfigured": "bad edit",
 }
 """What a line is called in the listing; another word than these stands as it is."""
 
@@ -73,6 +75,10 @@ def phrase(entry: Entry, clock: Clock) -> str:
             return f"{model} by hand"
         case "free":
             return f"{model} may be used again"
+        case "configured":
+            return "the configuration, taken over"
+        case "misconfigured":
+            return f"the configuration, not taken over: {why}"
         case "exhausted":
             return f"{model}: {why} {until(entry, clock)}" if entry.moment("until") else f"{model}: {why}"
         case _:

@@ -558,6 +558,8 @@ def test_a_whole_providers_stand_in_stays_where_no_chain_names_the_provider():
     assert brain.handle(configured(chains={"q/x": ("p/c",)}), T + 1) == []
     (saved,) = brain.handle(configured(chains={"q/*": ("p/c",)}), T + 1)
     assert [entry.target.model for entry in saved.changed] == [C]
+
+
 def fields(what, effects):
     (note,) = [note for note in of(Note, effects) if note.what == what]
     return note.fields
