@@ -13,11 +13,11 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import orjson
 
@@ -29,11 +29,12 @@ from ocwatchd.core.views import Door, SessionState, SessionView
 from ocwatchd.errors import OcwatchError
 from ocwatchd.opencode.api import Api, Rerun, Session
 from ocwatchd.opencode.doors import DoorFinder
+from ocwatchd.opencode.guardian import Guardian
 from ocwatchd.opencode.http import DoorError
 from ocwatchd.opencode.look import last_answer, last_prompt, look, turn
 from ocwatchd.opencode.private import private_server
 from ocwatchd.opencode.processes import Running, inspect
-from ocwatchd.opencode.terminals import Pane, deliver, handover, script_of
+from ocwatchd.opencode.terminals import Again
 from ocwatchd.paths import Paths
 from ocwatchd.redirect import RerunOverApi
 from ocwatchd.state.files import make_private_dir
@@ -49,6 +50,26 @@ WATCH = 0.5
 """Seconds between looks at an answer that the private server makes."""
 
 
+class Terminal(Protocol):
+    """Where OpenCode's successor can be started: a tmux pane, or under a launcher of ours."""
+
+    def kept_open(self, again: Again, /) -> AbstractContextManager[None]:
+        """Within the block it outlives the end of what runs in it. Raises OcwatchError, OSError if it cannot."""
+        ...
+
+    def withdraw(self) -> None:
+        """Nothing was ended, so nothing is to follow."""
+        ...
+
+    def launch(self, again: Again, scratch: Path) -> None:
+        """Start it. Raises OcwatchError, OSError."""
+        ...
+
+    def runs(self, running: Running) -> bool:
+        """Whether a process runs there."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """What is to be restarted: a session as the store shows it, its process, and its terminal if that can be used.
@@ -58,7 +79,7 @@ class Case:
 
     view: SessionView
     process: Running
-    pane: Pane | None
+    terminal: Terminal | None
     child: str | None = None
 
     def by_hand(self) -> str:
@@ -66,9 +87,15 @@ class Case:
         words = ["opencode", *self._options()]
         return f"cd {shlex.quote(self.view.directory)} && {shlex.join(words)}"
 
-    def command(self) -> list[str]:
-        """The same for us: the program that ran, with its own options."""
-        return [str(self.process.exe), *self._options()]
+    def again(self, plugin: Path | None) -> Again:
+        """The same for us: the program that ran, with its own options and environment, and with this plugin.
+
+        Raises:
+            OcwatchError: the environment holds a configuration of its own that cannot be read.
+        """
+        process = self.process
+        environ = _with_plugin(process.environ, plugin)
+        return Again(process.exe, self._options(), self.view.directory, environ, plugin)
 
     def _options(self) -> list[str]:
         return [*self.process.kept(), "-s", self.view.session]
@@ -87,7 +114,7 @@ class Restart:
         `say` takes a line about what is under way. Nothing is touched yet.
         """
         self._paths, self._case, self._say, self._clock = paths, case, say, SystemClock()
-        self.environ = _with_plugin(case.process.environ, plugin if case.pane else None)
+        self.again = case.again(plugin if case.terminal else None)
         self._held = ExitStack()
         self._door: Door | None = None
         self._began = time.monotonic()
@@ -116,7 +143,7 @@ class Restart:
 
     def finish(self) -> str | None:
         """Wait for the end of an answer that the private server makes; why it did not come to a good one, or None."""
-        if self._case.pane is not None or self._door is None:
+        if self._case.terminal is not None or self._door is None:
             return None
         self._say("waiting for the end of the answer")
         api, session = Api(self._door), self._session
@@ -138,19 +165,23 @@ class Restart:
     def _restart(self, target: Target) -> Door | MoveOutcome:
         """The door that the prompt can be run through; else how it has ended."""
         case, process = self._case, self._case.process
-        server = self._held.enter_context(private_server(process.exe, case.view.directory, process.environ))
-        api = Api(server)
+        guardian = self._held.enter_context(Guardian())
+        server = private_server(process.exe, case.view.directory, process.environ, guardian.watch)
+        door = self._held.enter_context(server)
+        api = Api(door)
         refused = self._refusal(api, target)
         if refused is not None:
             return MoveOutcome(refused.result, refused.why, case.view)
-        if case.pane is not None:
-            self._held.enter_context(case.pane.kept_open())
+        if case.terminal is not None:
+            self._held.enter_context(case.terminal.kept_open(self.again))
         self._say(f"ending OpenCode, process {process.pid}")
         if process.end() is None:
+            if case.terminal is not None:
+                case.terminal.withdraw()
             return MoveOutcome(MoveResult.FAILED, f"process {process.pid} does not end", case.view)
-        if case.pane is None:
-            return server
-        return self._hand_back(api, case.pane, target)
+        if case.terminal is None:
+            return door
+        return self._hand_back(api, case.terminal, target)
 
     # ---- before anything is touched
 
@@ -174,17 +205,17 @@ class Restart:
 
     # ---- in its terminal
 
-    def _hand_back(self, api: Api, pane: Pane, target: Target) -> Door | MoveOutcome:
+    def _hand_back(self, api: Api, terminal: Terminal, target: Target) -> Door | MoveOutcome:
         trouble: str | None = "interrupted"
         since = time.time()
         try:
             trouble = self._address(api, target)
         finally:  # whatever has happened: a person's terminal is not left empty
-            fault = self._launch(pane)
+            fault = self._launch(terminal)
             self._held.close()
         if fault is not None:
             return MoveOutcome(MoveResult.FAILED, f"{fault}; type: {self._case.by_hand()}", None, stranded=True)
-        door = self._door_of(pane, since)
+        door = self._door_of(terminal, since)
         why = trouble or "the new OpenCode opened no door: send the prompt again there"
         return door or MoveOutcome(MoveResult.FAILED, why, None, stranded=True)
 
@@ -213,21 +244,17 @@ class Restart:
             return str(fault)
         return "the prompt does not take the new model"
 
-    def _launch(self, pane: Pane) -> str | None:
+    def _launch(self, terminal: Terminal) -> str | None:
         """Start the TUI; what went wrong, None if nothing did."""
-        self._say(f"starting it again in {pane}")
-        directory = self._case.view.directory
-        script = script_of(directory, {**self.environ, "PWD": directory}, self._case.command())
+        self._say(f"starting it again in {terminal}")
         try:
             make_private_dir(self._paths.state_dir)
-            with handover(self._paths.state_dir) as path:
-                pane.start(directory, path)
-                deliver(script, path)
+            terminal.launch(self.again, self._paths.state_dir)
         except (OcwatchError, OSError) as fault:
             return str(fault)
         return None
 
-    def _door_of(self, pane: Pane, since: float) -> Door | None:
+    def _door_of(self, terminal: Terminal, since: float) -> Door | None:
         """The door of the OpenCode that began in this terminal since then (epoch seconds)."""
         deadline = time.monotonic() + DOOR_LIMIT
         while time.monotonic() < deadline:
@@ -235,7 +262,7 @@ class Restart:
             finder = DoorFinder(self._paths.opencode_data, sockets=self._paths.doors, environ=os.environ)
             for door in finder.find().open:
                 process = inspect(door.pid) if door.pid else None
-                if process and process.created >= since - CLOCK_SLACK and pane.runs(process):
+                if process and process.created >= since - CLOCK_SLACK and terminal.runs(process):
                     return door
             time.sleep(POLL)
         return None

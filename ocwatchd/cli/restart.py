@@ -18,11 +18,12 @@ from ocwatchd.errors import ExitCode, OcwatchError, UsageError
 from ocwatchd.opencode.doors import DoorFinder, ProcessTable
 from ocwatchd.opencode.plugin_file import PluginState, shipped_path
 from ocwatchd.opencode.plugin_file import look as look_at_plugin
-from ocwatchd.opencode.terminals import find_pane
+from ocwatchd.opencode.terminals import Pane, find_pane
 from ocwatchd.opencode.unreached import Unreached
 from ocwatchd.paths import Paths
 from ocwatchd.restart import Case, Restart
 from ocwatchd.state import blacklist
+from ocwatchd.supervised import Supervised, find_supervised
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,10 @@ def restart(wish: Wish, means: Means) -> int:
     unreached = Unreached(paths.opencode_data, ProcessTable())
     job = _job(unreached, wish.session, ledger, config)
     process = unreached.process(job.moved, means.pid)
-    _check_door(paths, config, job.moved, process.pid)
-    case = Case(job.moved, process, find_pane(process), job.child)
+    terminal = find_supervised(process, paths.state_dir) or find_pane(process)
+    case = Case(job.moved, process, terminal, job.child)
+    if not isinstance(terminal, Supervised):  # there it costs no more than seconds, whoever prefers it
+        _check_door(paths, config, job.moved, process.pid)
     target = choose_target(wish, job, config, ledger, ())
     if wish.dry_run:
         return _foretell(wish, case, tell(wish, job, target, None, **_about(case)))
@@ -109,10 +112,11 @@ def _check_door(paths: Paths, config: Config, view: SessionView, pid: int) -> No
 
 def _check_harmless(unreached: Unreached, case: Case) -> None:
     view, again = case.view, f"ocwatch restart {case.view.session} --yes"
-    if case.pane is None:
+    if case.terminal is None:
         raise OcwatchError(
-            f"OpenCode (process {case.process.pid}) does not run in a tmux pane where it could be started again, so it "
-            f"is not ended unasked; type:\n  {again}\nand when that is done, in its terminal:\n  {case.by_hand()}"
+            f"OpenCode (process {case.process.pid}) runs neither under oc-smart nor in a tmux pane where it could be "
+            f"started again, so it is not ended unasked; type:\n  {again}\n"
+            f"and when that is done, in its terminal:\n  {case.by_hand()}"
         )
     related = [case.child] if case.child else []
     others = unreached.others(view, case.process, time.time(), related)
@@ -134,18 +138,22 @@ def _progress(text: str) -> None:
 
 
 def _about(case: Case) -> dict[str, object]:
-    return {"pid": case.process.pid, "pane": case.pane.ident if case.pane else None, "relaunch": case.by_hand()}
+    terminal = case.terminal
+    return {
+        "pid": case.process.pid, "pane": terminal.ident if isinstance(terminal, Pane) else None,
+        "launcher": terminal.launcher if isinstance(terminal, Supervised) else None, "relaunch": case.by_hand(),
+    }  # fmt: skip
 
 
 def _foretell(wish: Wish, case: Case, code: int) -> int:
     if not wish.as_json:
-        where = f"start it again in {case.pane}" if case.pane else "have you start it again"
+        where = f"start it again in {case.terminal}" if case.terminal else "have you start it again"
         say(escape(f"would end OpenCode, process {case.process.pid}, and {where}: {case.by_hand()}"))
     return code
 
 
 def _report(wish: Wish, case: Case, code: int) -> int:
     """Where there is no terminal, the person has to know how to go on."""
-    if case.pane is None and not wish.as_json and code == ExitCode.DONE:
+    if case.terminal is None and not wish.as_json and code == ExitCode.DONE:
         say(escape(f"go on with: {case.by_hand()}"))
     return code

@@ -18,15 +18,12 @@ from ocwatchd.config.names import ROOT, Names, read_names, section
 from ocwatchd.config.reader import Document, read_document
 from ocwatchd.errors import ConfigError, ExitCode
 from ocwatchd.launcher.arguments import Arguments
-from ocwatchd.launcher.find import find_opencode
+from ocwatchd.launcher.find import find_opencode, in_a_circle, mark
 from ocwatchd.state.entries import read_entries
 from ocwatchd.state.register import Register
 
 PATIENCE = 30.0
 """Seconds: `maxDelay` where none is configured."""
-
-MARK = "OC_SMART_PID"
-"""Set to our process id before OpenCode takes our place: whoever finds its own id there was sent round in a circle."""
 
 
 def main() -> None:
@@ -36,7 +33,7 @@ def main() -> None:
 
 def launch(given: Sequence[str], own: str) -> NoReturn:
     """Run OpenCode with these arguments; never returns. `own`: this script's path, never taken for OpenCode."""
-    if os.environ.get(MARK) == str(os.getpid()):
+    if in_a_circle(os.environ):
         _give_up("`opencode` on PATH leads back to oc-smart; put the real one on PATH first")
     arguments = Arguments(given)
     document = _document()
@@ -64,7 +61,7 @@ def _register() -> Register:
 
 
 def _places() -> tuple[str, str, list[str]]:
-    return f"{data_directory()}/log", state_file("facts"), opencode_directories()
+    return f"{data_directory()}/log", state_file("").rstrip("/"), opencode_directories()
 
 
 def _patience(document: Document | None) -> float:
@@ -81,7 +78,7 @@ def _become(found: str, words: Sequence[str], environ: Mapping[str, str]) -> NoR
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execve(found, ["opencode", *words], {**os.environ, **environ, MARK: str(os.getpid())})  # noqa: S606
+        os.execve(found, ["opencode", *words], {**os.environ, **environ, **mark(child=False)})  # noqa: S606
     except OSError as error:
         _give_up(f"{found} cannot be started: {error.strerror}")
 

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+
+MARK = "OC_SMART_PID"
+"""In the environment of what we become or start: who finds itself there was sent round in a circle."""
+
+
+def mark(child: bool) -> dict[str, str]:
+    """The variable to set for a child, or for what takes our place."""
+    return {MARK: f"above {os.getpid()}" if child else f"{os.getpid()}"}
+
+
+def in_a_circle(environ: Mapping[str, str]) -> bool:
+    """Whether this process is what a launcher took for OpenCode. Launchers that OpenCode's tools start are not."""
+    return environ.get(MARK) in (f"{os.getpid()}", f"above {os.getppid()}")
 
 
 def find_opencode(path: str, own: Iterable[str], configured: str | None = None) -> str | None:

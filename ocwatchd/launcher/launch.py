@@ -1,7 +1,7 @@
 """One launch: what to change, whether to start at all, and whether to watch it. Light, because every start comes here.
 
-A launch that is not `run` is only prepared: the caller then becomes OpenCode. A `run` is started as a child and watched
-with little more than `stat`; the brain is imported when a limit shows.
+The terminal is started as a child that can be started again; a `run` as one that is watched with little more than
+`stat`, and the brain is imported when a limit shows. Any other launch is only prepared: the caller becomes OpenCode.
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from ocwatchd.config.names import Names
 from ocwatchd.core.chains import resolve
 from ocwatchd.errors import ConfigError, ExitCode
 from ocwatchd.launcher.arguments import Arguments
+from ocwatchd.launcher.find import mark
 from ocwatchd.launcher.transform import CONTENT, Plan, Transform, merge_content, until_words
 from ocwatchd.state.register import Register
 
 PLUGIN = "rate-limit-fallback.js"
 Places = tuple[str, str, list[str]]
-"""OpenCode's log directory, the plugin's facts, and OpenCode's configuration directories, the weaker first."""
+"""OpenCode's log directory, our state directory, and OpenCode's configuration directories, the weaker first."""
 PLUGIN_DIRECTORIES = ("plugin", "plugins")
 
 PATIENCE = 30.0
@@ -31,7 +32,7 @@ LAUNCHER = "OCWATCHD_LAUNCHER"
 
 
 class Launch:
-    """Prepares, and for `run` carries out, one launch."""
+    """Prepares one launch, and carries it out where it is a terminal or a `run`."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class Launch:
         self._patience = patience
         self._found, self._arguments, self._names = found, arguments, names
         self._register, self._reread = reread(), reread
-        self._logs, self._facts, self._directories = places
+        self._logs, self._state, self._directories = places
         if arguments.model in names.aliases:  # OpenCode knows nothing of them
             arguments.words = arguments.with_model(resolve(arguments.model, names.aliases))
         self.words = list(arguments.words)
@@ -68,6 +69,8 @@ class Launch:
         self.words, self.environ = plan.words, plan.environ
         if self._movable(running):
             self._add_plugin()
+        if self._arguments.subcommand == "":
+            return self._terminal()
         return self._supervised() if self._movable(running) and running else None
 
     def _movable(self, running: bool) -> bool:
@@ -88,26 +91,56 @@ class Launch:
         if merged is not None and os.path.exists(shipped):  # noqa: PTH110
             self.environ[CONTENT] = merged
 
+    def _terminal(self) -> int:
+        """Start the terminal as a child; the exit code of the last one that was started in its place."""
+        from ocwatchd.launcher.terminal import TERMINAL, Terminal  # late: a `run` needs none of it
+        from ocwatchd.state.relaunch import path_for
+
+        self.environ[TERMINAL] = str(os.getpid())
+        terminal = Terminal(self._found, path_for(self._state, os.getpid()), self._again, say)
+        try:
+            return terminal.run(self.words, {**os.environ, **self.environ, **mark(child=True)})
+        except OSError as error:
+            return self._not_started(error)
+
+    def _again(self, request: Mapping[str, object]) -> tuple[Sequence[str], Mapping[str, str]]:
+        """What a restart asks for: the same environment, other words, and the plugin if it has none yet."""
+        words, directory, plugin = (request.get(name) for name in ("words", "directory", "plugin"))
+        if isinstance(directory, str) and os.path.isdir(directory):  # noqa: PTH112
+            os.chdir(directory)
+            self.environ["PWD"] = directory
+        if plugin is True:
+            self._add_plugin()
+        words = [word for word in words if isinstance(word, str)] if isinstance(words, list) else self.words
+        return words, {**os.environ, **self.environ, **mark(child=True)}
+
+    def _not_started(self, error: OSError) -> int:
+        say(f"{self._found} cannot be started: {error.strerror}")
+        return ExitCode.OPENCODE_UNREACHABLE
+
     def _supervised(self) -> int:
         """Start `run` as a child; its exit code, or what came of its prompt elsewhere."""
         from ocwatchd.launcher.child import Child, Sentinel, Signals, watch  # late: a terminal needs none of it
+        from ocwatchd.opencode.guardian import Guardian
 
         self.environ[LAUNCHER] = str(os.getpid())
-        signals = Signals()
-        sentinel = Sentinel(self._logs, self._facts)
-        try:
-            child = Child(self._found, self.words, {**os.environ, **self.environ})
-        except OSError as error:
-            say(f"{self._found} cannot be started: {error.strerror}")
-            return ExitCode.OPENCODE_UNREACHABLE
-        if not watch(child, signals, sentinel):
-            if signals.got is not None:
-                child.end(signals.got)
-            code = child.poll()
-            return ExitCode.FAILED if code is None else code
-        from ocwatchd.launcher.supervise import supervise  # late: the brain costs 150 CPU ms
+        with Guardian() as guardian:
+            signals = Signals()
+            sentinel = Sentinel(self._logs, f"{self._state}/facts")
+            try:
+                child = Child(self._found, self.words, {**os.environ, **self.environ, **mark(child=True)})
+            except OSError as error:
+                return self._not_started(error)
+            guardian.watch(child.pid)
+            if not watch(child, signals, sentinel):
+                if signals.got is not None:
+                    child.end(signals.got)
+                code = child.poll()
+                return ExitCode.FAILED if code is None else code
+            from ocwatchd.launcher.supervise import Run, supervise  # late: the brain costs 150 CPU ms
 
-        return supervise(child, signals, self._found, self.environ, self._arguments, self._asked(), sentinel.began, say)
+            run = Run(child, signals, self._found, self.environ, self._arguments, self._asked(), sentinel.began)
+            return supervise(run, guardian, say)
 
     def _asked(self) -> str | None:
         """The model that this launch was meant for, whatever stands in for it."""

@@ -37,10 +37,11 @@ class RunMover:
         environ: Mapping[str, str],
         clock: Clock,
         opened: Callable[[Door, Session], None],
+        started: Callable[[int], None],
     ) -> None:
-        """`opened` is called once, when the server answers and before anything is run in it."""
+        """`opened` is called once, when the server answers and before anything is run in it; `started` with its pid."""
         self._child, self._program, self._environ = child, program, environ
-        self._clock, self._opened = clock, opened
+        self._clock, self._opened, self._started = clock, opened, started
         self._rerun, self._held = RerunOverApi(), ExitStack()
         self.door: Door | None = None
         self.taken_over = False
@@ -56,9 +57,9 @@ class RunMover:
         self.taken_over = True
         self._child.end()
         try:
-            self.door = self._held.enter_context(
-                private_server(Path(self._program), order.view.directory, {**os.environ, **self._environ})
-            )
+            environ = {**os.environ, **self._environ}
+            server = private_server(Path(self._program), order.view.directory, environ, self._started)
+            self.door = self._held.enter_context(server)
         except OpenCodeUnreachable as fault:
             return MoveOutcome(MoveResult.FAILED, str(fault), None, stranded=True)
         try:

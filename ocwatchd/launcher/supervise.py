@@ -11,6 +11,7 @@ import random
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from uuid import uuid4
 
 from ocwatchd.clock import SystemClock
@@ -37,6 +38,7 @@ from ocwatchd.launcher.waiting import model_named, soonest, spread
 from ocwatchd.opencode.api import Session
 from ocwatchd.opencode.doors import DoorFinder
 from ocwatchd.opencode.family import descendants, end_all
+from ocwatchd.opencode.guardian import Guardian
 from ocwatchd.opencode.http import DoorError
 from ocwatchd.opencode.sessions import SessionStore
 from ocwatchd.opencode.survey import Surveyor
@@ -51,28 +53,35 @@ MOST_STRANDED = 3
 """Attempts to go on after which the prompt is given up; it stays in OpenCode's store."""
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The `opencode run` that was started.
+
+    `environ` is what was set for it beyond our own environment, `asked` the model that the user means, `began` when it
+    was started, epoch seconds.
+    """
+
+    child: Child
+    signals: Signals
+    program: str
+    environ: Mapping[str, str]
+    arguments: Arguments
+    asked: str | None
+    began: float
+
+
 class Supervisor:
     """One supervised run, from the first sign of a limit to its exit code."""
 
-    def __init__(
-        self,
-        child: Child,
-        signals: Signals,
-        program: str,
-        environ: Mapping[str, str],
-        arguments: Arguments,
-        asked: str | None,
-        began: float,
-        say: Callable[[str], None],
-    ) -> None:
-        """`environ` is what was set for the child beyond our own, `asked` the model that the user means.
-
-        `began`: when the child was, epoch seconds.
+    def __init__(self, run: Run, guardian: Guardian, say: Callable[[str], None]) -> None:
+        """`guardian` is told of what is started.
 
         Raises:
             ConfigError: the configuration cannot be used.
         """
-        self._child, self._signals, self._arguments, self._say = child, signals, arguments, say
+        child = run.child
+        self._run, self._guardian, self._say = run, guardian, say
+        self._child, self._signals, self._arguments = child, run.signals, run.arguments
         self._clock, self._paths = SystemClock(), Paths.from_env()
         config = load(self._paths)
         self._policy = config.policy
@@ -88,14 +97,13 @@ class Supervisor:
         self._store = SessionStore(self._paths.opencode_data)
         own = OwnProcesses(child.pid)
         finder = DoorFinder(self._paths.opencode_data, sockets=self._paths.doors, environ={**os.environ}, processes=own)
-        self._mover = RunMover(child, program, environ, self._clock, self._opened)
+        self._mover = RunMover(child, run.program, run.environ, self._clock, self._opened, guardian.watch)
         surveyor = Surveyor(finder, self._store, clock=self._clock)
         self._hands = LaunchHands(self._paths, self._clock, finder, surveyor, self._mover, say, self._queue.put)
         self._hands.tell = say
         self._hands.register_mark = register.signature
         self._facts = OwnFacts(self._paths.facts, own.holds)
-        self._began = began
-        self._asked = model_named(asked)
+        self._asked = model_named(run.asked)
         self._served: Served | None = None
         self._failed: SessionView | None = None
         self._judged = self._landed = False
@@ -182,7 +190,7 @@ class Supervisor:
         if not self._judged:
             self._judged, now = True, self._clock.now()
             known = [case.session for case in self._engine.cases.all()] or self._facts.sessions
-            self._failed = failed_view(self._store, known, self._child.pid, self._began, now)
+            self._failed = failed_view(self._store, known, self._child.pid, self._run.began, now)
             if self._failed is not None:
                 view = self._failed
                 self._handle(Surveyed(view.session, None, (view,), 1))
@@ -271,29 +279,18 @@ class Supervisor:
         with suppress(Exception):
             self._hands.save(at_once=True)
         self._hands.close()
-        end_all(descendants(os.getpid()), signal.SIGTERM, 1.0)
+        started = [pid for pid in descendants(os.getpid()) if pid != self._guardian.pid]
+        end_all(started, signal.SIGTERM, 1.0)
         with suppress(Exception):
             self._mover.close()
 
 
-def supervise(
-    child: Child,
-    signals: Signals,
-    program: str,
-    environ: Mapping[str, str],
-    arguments: Arguments,
-    asked: str | None,
-    began: float,
-    say: Callable[[str], None],
-) -> int:
+def supervise(run: Run, guardian: Guardian, say: Callable[[str], None]) -> int:
     """The exit code of a supervised run. A fault of ours is said, and leaves the child to itself."""
     try:
-        supervisor = Supervisor(child, signals, program, environ, arguments, asked, began, say)
+        return Supervisor(run, guardian, say).run()
     except ConfigError as fault:
         say(f"{fault}; going on without it")
-        return wait_for(child, signals)
-    try:
-        return supervisor.run()
     except Exception as fault:
         say(f"internal fault: {fault!r}")
-        return wait_for(child, signals)
+    return wait_for(run.child, run.signals)

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -35,10 +35,13 @@ def private_server(
     program: Path,
     directory: str,
     environ: Mapping[str, str],
+    started: Callable[[int], None],
     output: Path | None = None,
     limit: float = START_LIMIT,
 ) -> Iterator[Door]:
     """The door into a server that runs during the block. Its words go to `output`; it has `limit` seconds to start.
+
+    `started` is told its pid at once.
 
     Raises:
         OpenCodeUnreachable: it does not start.
@@ -55,6 +58,7 @@ def private_server(
             )
     except OSError as fault:
         raise OpenCodeUnreachable(f"{program} cannot be started: {fault.strerror or fault}") from fault
+    started(process.pid)
     try:
         door = Door(TcpAddress("127.0.0.1", port), process.pid, directory, basic_auth(own), many=True)
         _wait_ready(process, Api(door), limit)

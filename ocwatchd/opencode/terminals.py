@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ocwatchd.errors import OcwatchError
@@ -49,6 +49,23 @@ def run(command: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Again:
+    """What is to run in a terminal next. `plugin`: the companion plugin's file, where it is for this process alone."""
+
+    program: Path
+    words: list[str]
+    directory: str
+    environ: Mapping[str, str] = field(repr=False)
+    plugin: Path | None = None
+
+    @property
+    def script(self) -> str:
+        """As a shell runs it."""
+        environ = {**self.environ, "PWD": self.directory}
+        return script_of(self.directory, environ, [str(self.program), *self.words])
+
+
+@dataclass(frozen=True, slots=True)
 class Pane:
     """A tmux pane. `shell`: the interactive shell that OpenCode was typed into, None if the pane is OpenCode's own."""
 
@@ -61,7 +78,7 @@ class Pane:
         return f"tmux pane {self.ident}"
 
     @contextmanager
-    def kept_open(self) -> Iterator[None]:
+    def kept_open(self, _: object = None, /) -> Iterator[None]:
         """Within the block the pane outlives the end of what runs in it.
 
         Raises:
@@ -79,6 +96,20 @@ class Pane:
             unset = () if before else ("-u",)
             with suppress(TerminalFault):
                 self._tmux("set-option", "-p", *unset, "-t", self.ident, "remain-on-exit", *back)
+
+    def withdraw(self) -> None:
+        """Nothing was ended; the end of `kept_open` puts everything back."""
+
+    def launch(self, again: Again, scratch: Path) -> None:
+        """Start it. `scratch` is a directory of ours alone.
+
+        Raises:
+            TerminalFault: it cannot be done.
+            OSError: likewise.
+        """
+        with handover(scratch) as path:
+            self.start(again.directory, path)
+            deliver(again.script, path)
 
     def start(self, directory: str, script: Path) -> None:
         """Have the pane run `sh SCRIPT` in a directory.

@@ -209,7 +209,10 @@ def test_a_server_that_ends_at_once_is_told_before_anything_is_touched(tmp_path:
     program = tmp_path / "opencode"
     program.write_text("#!/bin/sh\nexit 3\n")
     program.chmod(0o755)
-    with pytest.raises(OpenCodeUnreachable, match="code 3"), private_server(program, str(tmp_path), dict(os.environ)):
+    with (
+        pytest.raises(OpenCodeUnreachable, match="code 3"),
+        private_server(program, str(tmp_path), dict(os.environ), lambda _: None),
+    ):
         raise AssertionError("the block must not begin")
 
 
@@ -377,10 +380,11 @@ def test_the_plugin_is_added_to_what_the_environment_already_says(tmp_path: Path
     said = json.dumps({"plugin": ["theirs"], "theme": "x"})
     pane = Pane("/t/s", "%2", None)
     process = running(environ={"OPENCODE_CONFIG_CONTENT": said, "HOME": "/h"})
-    environ = Restart(paths, Case(VIEW, process, pane), Path("/p/rate-limit-fallback.js")).environ
+    case = Case(VIEW, process, pane)
+    environ = case.again(Path("/p/rate-limit-fallback.js")).environ
     content = json.loads(environ["OPENCODE_CONFIG_CONTENT"])
     assert content == {"plugin": ["theirs", "file:///p/rate-limit-fallback.js"], "theme": "x"}
-    assert Restart(paths, Case(VIEW, process, pane), None).environ["OPENCODE_CONFIG_CONTENT"] == said
+    assert case.again(None).environ["OPENCODE_CONFIG_CONTENT"] == said
     with pytest.raises(OcwatchError, match="plugin install"):
         Restart(paths, Case(VIEW, replace(process, environ={"OPENCODE_CONFIG_CONTENT": "[1]"}), pane), Path("/p/x.js"))
 
@@ -388,4 +392,4 @@ def test_the_plugin_is_added_to_what_the_environment_already_says(tmp_path: Path
 def test_the_command_for_a_person_can_be_typed_as_it_stands() -> None:
     case = Case(replace(VIEW, directory="/a b"), running("--port", "1", "-s", "ses_0"), None)
     assert case.by_hand() == "cd '/a b' && opencode --port 1 -s ses_1"
-    assert case.command() == ["/bin/opencode", "--port", "1", "-s", "ses_1"]
+    assert (str(case.again(None).program), case.again(None).words) == ("/bin/opencode", ["--port", "1", "-s", "ses_1"])

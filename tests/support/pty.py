@@ -1,0 +1,88 @@
+"""A program in a terminal of its own, without tmux: its size can be changed, and its modes be looked at."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+
+class Pty:
+    """A context manager; `process` leads a session of its own, whose terminal this is."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], cwd: Path, size: tuple[int, int] = (80, 24)):
+        """Start it; `size` in columns and rows."""
+        self._master, slave = pty.openpty()
+        self.resize(*size)
+        self.before = termios.tcgetattr(self._master)
+        self.process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, env=dict(env), cwd=cwd, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        os.close(slave)
+        self.shown = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
+        if kind is not None:
+            print(self.shown[-3000:])
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+        os.close(self._master)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """As when the window is dragged."""
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def type(self, text: str) -> None:
+        """Press keys."""
+        os.write(self._master, text.encode())
+
+    def wait(self, text: str, timeout: float = 60.0) -> bytes:
+        """Wait until the program has written `text` since the last wait, and return what came with it."""
+        wanted, deadline = text.encode(), time.monotonic() + timeout
+        while wanted not in self.shown:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{text!r} was not written within {timeout:g} s: {self.shown[-2000:]!r}")
+            self._read(0.1)
+        seen, _, self.shown = self.shown.partition(wanted)
+        return seen + wanted
+
+    def end(self, timeout: float = 60.0) -> int:
+        """Wait for its exit code, and read what it still writes."""
+        deadline = time.monotonic() + timeout
+        while self.process.poll() is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"it did not end: {self.shown[-2000:]!r}")
+            self._read(0.05)
+        self._read(0.0)
+        return self.process.returncode
+
+    def modes(self) -> list[Any]:
+        """The terminal's modes, without the characters."""
+        return list(termios.tcgetattr(self._master)[:4])
+
+    def _read(self, seconds: float) -> None:
+        while select.select([self._master], [], [], seconds)[0]:
+            part = b""
+            with suppress(OSError):  # Linux: nobody has it open at this moment
+                part = os.read(self._master, 65536)
+            self.shown += part
+            if not part:
+                time.sleep(0.02)
+                return
+            seconds = 0.0
