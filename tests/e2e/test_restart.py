@@ -15,6 +15,7 @@ from tests.support.daemon import CHAIN, ocwatch
 from tests.support.opencode import MIDDLE, NEWEST, Home
 from tests.support.processes import wait_until
 from tests.support.provider import Provider, limited, ok, slow
+from tests.support.smart import Smart
 from tests.support.tui import Tui
 
 pytestmark = pytest.mark.e2e
@@ -104,6 +105,41 @@ def test_it_goes_on_in_the_same_terminal(version: str, shell: bool, limited_home
         entries = [json.loads(line) for line in (state / "journal.jsonl").read_text().splitlines()]
         assert [entry["what"] for entry in entries if "claim" in entry] == ["claim", "moved"]
         assert list(state.glob("restart-*")) == []
+
+
+@pytest.mark.parametrize(("version", "hangs"), [(NEWEST, False), (MIDDLE, True), ("1.1.65", False)])
+def test_under_oc_smart_it_goes_on_in_any_terminal(version: str, hangs: bool, home: Home, provider: Provider) -> None:
+    provider.script(PRIMARY, limited(3600))
+    provider.script(FALLBACK, slow("first answered elsewhere", 1.0), ok("second answered elsewhere"))
+    smart = Smart(home, version)
+    with Tui(version, home, smart.cwd, program=smart.as_program(), arguments=("--log-level", "DEBUG")) as tui:
+        tui.resize(92, 28)
+        wait_until(
+            lambda: any(line.endswith(version) and len(line) in range(86, 93) for line in tui.screen().splitlines()),
+            60,
+            why="the new size",
+        )
+        tui.say(PROMPT)
+        provider.wait_requests(PRIMARY)
+        assert ocwatch(home, "block", PRIMARY, "--for", "1h").returncode == 0
+        (old,) = (process for process in opencodes(home) if process.ppid() == tui.pid)
+        if hangs:
+            old.suspend()
+        done = ocwatch(home, "restart", "--json")
+        assert done.returncode == 0, done
+        told = json.loads(done.stdout)
+        assert (told["result"], told["pane"], told["launcher"]) == ("moved", None, tui.pid)
+        print(f"{version}: {told['elapsed_seconds']:.1f} s, {done.stderr}")
+        (new,) = (process for process in opencodes(home) if process.ppid() == tui.pid)
+        assert new.pid != old.pid
+        assert new.cmdline()[1:3] == ["--log-level", "DEBUG"]
+        tui.wait_screen("first answered elsewhere")
+        tui.say("And the second")
+        tui.wait_screen("second answered elsewhere")
+        (asked,) = provider.requests(FALLBACK)[:1]
+        assert (asked.count(PROMPT), len(provider.requests(PRIMARY))) == (1, 1)
+        os.kill(tui.pid, signal.SIGKILL)
+        wait_until(lambda: not smart.left_behind(), 20, why="the end of everything")
 
 
 def test_a_hung_one_outside_tmux_is_ended_only_when_asked(limited_home: Home, provider: Provider) -> None:

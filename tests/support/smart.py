@@ -53,6 +53,11 @@ class Smart:
         options = pipes | {"start_new_session": True, "text": True} | more
         return subprocess.Popen(command, cwd=self.cwd, env={**self.env, **(environ or {})}, **options)
 
+    def as_program(self) -> list[str]:
+        """Its command line for a terminal, of which it shall not see that it is tmux's."""
+        told = [f"{name}={self.env[name]}" for name in ("PATH", "PYTHONPATH", "SMART_TEST")]
+        return ["env", "-u", "TMUX", "-u", "TMUX_PANE", *told, sys.executable, "-m", "ocwatchd.cli.smart"]
+
     def run(self, *arguments: str, input: str | None = None, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
         if input is not None:

@@ -47,9 +47,13 @@ class Tui:
         size: tuple[int, int] = (120, 40),
         arguments: Sequence[str] = (),
         shell: bool = False,
+        program: Sequence[str] = (),
     ) -> None:
-        """Prepare; nothing is started before `__enter__`. `size`: columns and rows; `shell`: typed into a bash."""
-        self.shell = shell
+        """Prepare; nothing is started before `__enter__`. `size`: columns and rows; `shell`: typed into a bash.
+
+        `program`: what to start instead of OpenCode's own binary.
+        """
+        self.shell, self.program = shell, program or (str(binary(version)),)
         self.version, self.home, self.size = version, home, size
         self.project = project or home.project()
         own_port = version.startswith(LISTENS_BY_ITSELF) and "--port" not in arguments
@@ -63,7 +67,7 @@ class Tui:
         if shutil.which("tmux") is None:
             raise TmuxMissing("the tests of OpenCode's TUI need tmux: install it")
         columns, rows = self.size
-        command = shlex.join([str(binary(self.version)), *self.arguments])
+        command = shlex.join([*self.program, *self.arguments])
         shape = ("-x", str(columns), "-y", str(rows))
         first = "exec bash --norc --noprofile" if self.shell else f"exec {command}"
         self._tmux("new-session", "-d", *shape, "-c", str(self.project), first)
@@ -113,6 +117,10 @@ class Tui:
     def keys(self, *keys: str) -> None:
         """Press keys, by tmux's names: `Enter`, `Escape`, `Tab`, `C-c`."""
         self._tmux("send-keys", *keys)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """As when the window is dragged."""
+        self._tmux("resize-window", "-x", str(columns), "-y", str(rows))
 
     def type(self, text: str) -> None:
         """Type text."""
