@@ -12,15 +12,11 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-LOOK = 0.25
+from ocwatchd.launcher.sentinel import Sentinel
+from ocwatchd.launcher.stdout import Output
+
+LOOK = 0.1
 """Seconds between looks for a sign of trouble."""
-
-CHUNK = 1 << 18
-SIGN = b"ERROR"
-"""Stands in every failure's log record, in all dialects."""
-
-_RECENT = "SELECT id FROM session WHERE time_updated >= ? ORDER BY time_updated DESC LIMIT 20"
-_LAST = "SELECT data FROM message WHERE session_id = ? ORDER BY time_created DESC, id DESC LIMIT 1"
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -28,14 +24,15 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 class Child:
     """A process that we started. Thread-safe; `code` is its exit code, negative for a signal, None while it runs."""
 
-    def __init__(self, program: str, words: Sequence[str], environ: Mapping[str, str]) -> None:
-        """Start it.
+    def __init__(self, program: str, words: Sequence[str], environ: Mapping[str, str], stdout: int | None) -> None:
+        """Start it, with this descriptor as its standard output, or our own.
 
         Raises:
             OSError: it cannot be started.
         """
         reset = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these, and what is ignored is inherited
-        self.pid = os.posix_spawn(program, ["opencode", *words], environ, setsigdef=reset)
+        moved = [(os.POSIX_SPAWN_DUP2, stdout, 1)] if stdout is not None else []
+        self.pid = os.posix_spawn(program, ["opencode", *words], environ, file_actions=moved, setsigdef=reset)
         self.code: int | None = None
         self._lock = threading.Lock()
 
@@ -83,10 +80,10 @@ class Signals:
     def _note(self, number: int, _frame: object) -> None:
         self.got = signal.Signals(number)
 
-    def wait(self, seconds: float) -> None:
-        """Until a signal comes or the time is over."""
+    def wait(self, seconds: float, also: int | None = None) -> None:
+        """Until a signal comes, the time is over, or there is something to read on `also`."""
         try:
-            select.select([self._reader], [], [], seconds)
+            select.select([self._reader] if also is None else [self._reader, also], [], [], seconds)
             os.read(self._reader, 4096)
         except (BlockingIOError, InterruptedError):
             return
@@ -107,77 +104,12 @@ def _pipe() -> tuple[int, int]:
     return reader, writer
 
 
-class Sentinel:
-    """Looks for signs of trouble since it was made: a failure in a log, or a fact that the plugin has written."""
-
-    def __init__(self, logs: str, facts: str) -> None:
-        """`logs` and `facts` are directories that may not exist yet."""
-        self._logs, self._facts = logs, facts
-        self.began = time.time()
-        self._began = self.began - 1.0  # file systems with a coarse clock
-        self._offsets = {name: size for name, size, _ in _files(logs, ".log")}
-        self._known = {name: size for name, size, _ in _files(facts, ".jsonl")}
-
-    def troubled(self) -> bool:
-        """Whether anything looks like a failure; of whose process is not known yet."""
-        if any(size > self._known.get(name, 0) for name, size, _ in _files(self._facts, ".jsonl")):
-            return True
-        return any(
-            self._reads(name, size)
-            for name, size, changed in _files(self._logs, ".log")
-            if changed >= self._began and size != self._offsets.get(name, 0)
-        )
-
-    def failed(self) -> bool:
-        """Whether a turn that was worked on since then has failed, by the message store.
-
-        For the child's end: from 1.2 on, a last error often never reaches the log, and 1.3 ends with code 0 all the
-        same. The store of older versions is not asked: their logs are complete.
-        """
-        import sqlite3  # late: 4 CPU ms, at the end of a run
-
-        path = f"{os.path.dirname(self._logs)}/opencode.db"  # noqa: PTH120
-        if not os.path.exists(path):  # noqa: PTH110
-            return False
-        try:
-            connection = sqlite3.connect(f"file:{path.replace('?', '%3f').replace('#', '%23')}?mode=ro", uri=True)
-            try:
-                recent = connection.execute(_RECENT, (int(self.began * 1000),)).fetchall()
-                last = [connection.execute(_LAST, session).fetchone() for session in recent]
-            finally:
-                connection.close()
-        except sqlite3.Error:
-            return False
-        return any(row is not None and '"error":{' in row[0] for row in last)
-
-    def _reads(self, name: str, size: int) -> bool:
-        start = self._offsets.get(name, 0)
-        try:
-            with open(f"{self._logs}/{name}", "rb") as handle:  # noqa: PTH123
-                handle.seek(start if start <= size else 0)
-                while chunk := handle.read(CHUNK):
-                    if SIGN in chunk:
-                        return True
-                self._offsets[name] = max(handle.tell() - len(SIGN) + 1, 0)
-        except OSError:
-            return False
-        return False
-
-
-def _files(directory: str, ending: str) -> list[tuple[str, int, float]]:
-    try:
-        with os.scandir(directory) as entries:
-            found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(ending)]
-    except OSError:
-        return []
-    return [(name, info.st_size, info.st_mtime) for name, info in found]
-
-
-def watch(child: Child, signals: Signals, sentinel: Sentinel, look: float = LOOK) -> bool:
+def watch(child: Child, signals: Signals, sentinel: Sentinel, output: Output, look: float = LOOK) -> bool:
     """Wait until the child ends, a signal comes, or there is a sign of trouble: then True."""
     looked = 0.0
     while child.poll() is None and signals.got is None:
-        signals.wait(look)
+        signals.wait(look, output.reader)
+        output.take()
         if time.monotonic() - looked >= look:
             looked = time.monotonic()
             if sentinel.troubled():
@@ -185,10 +117,19 @@ def watch(child: Child, signals: Signals, sentinel: Sentinel, look: float = LOOK
     return sentinel.troubled() or (signals.got is None and sentinel.failed())
 
 
-def wait_for(child: Child, signals: Signals) -> int:
+def stopped(child: Child, signals: Signals) -> int:
+    """The exit code of a child that has ended, or is ended now by the signal that we got."""
+    if signals.got is not None:
+        child.end(signals.got)
+    code = child.poll()
+    return 1 if code is None else code
+
+
+def wait_for(child: Child, signals: Signals, output: Output) -> int:
     """The child's exit code, whatever happens."""
     while (code := child.poll()) is None:
         if signals.got is not None:
             child.end(signals.got)
-        signals.wait(1.0)
+        signals.wait(1.0, output.reader)
+        output.take()
     return code

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ocwatchd.config.names import Names
 from ocwatchd.core.chains import resolve
@@ -18,6 +19,12 @@ from ocwatchd.launcher.arguments import Arguments
 from ocwatchd.launcher.find import mark
 from ocwatchd.launcher.transform import CONTENT, Plan, Transform, merge_content, until_words
 from ocwatchd.state.register import Register
+
+if TYPE_CHECKING:
+    from ocwatchd.launcher.child import Child, Signals
+    from ocwatchd.launcher.sentinel import Sentinel
+    from ocwatchd.launcher.stdout import Output
+    from ocwatchd.opencode.guardian import Guardian
 
 PLUGIN = "rate-limit-fallback.js"
 Places = tuple[str, str, list[str]]
@@ -120,27 +127,48 @@ class Launch:
 
     def _supervised(self) -> int:
         """Start `run` as a child; its exit code, or what came of its prompt elsewhere."""
-        from ocwatchd.launcher.child import Child, Sentinel, Signals, watch  # late: a terminal needs none of it
+        from ocwatchd.launcher.child import Child, Signals, stopped, watch  # late: a terminal needs none of it
+        from ocwatchd.launcher.sentinel import Sentinel
+        from ocwatchd.launcher.stdout import Output
         from ocwatchd.opencode.guardian import Guardian
 
         self.environ[LAUNCHER] = str(os.getpid())
+        output = Output(held=self._arguments.format != "json")
+        code: int = ExitCode.FAILED
         with Guardian() as guardian:
             signals = Signals()
             sentinel = Sentinel(self._logs, f"{self._state}/facts")
             try:
-                child = Child(self._found, self.words, {**os.environ, **self.environ, **mark(child=True)})
+                environ = {**os.environ, **self.environ, **mark(child=True)}
+                child = Child(self._found, self.words, environ, output.child)
             except OSError as error:
                 return self._not_started(error)
+            output.started()
             guardian.watch(child.pid)
-            if not watch(child, signals, sentinel):
-                if signals.got is not None:
-                    child.end(signals.got)
-                code = child.poll()
-                return ExitCode.FAILED if code is None else code
-            from ocwatchd.launcher.supervise import Run, supervise  # late: the brain costs 150 CPU ms
+            sentinel.child = child.pid
+            try:
+                if watch(child, signals, sentinel, output):
+                    code = self._carried_over(child, signals, sentinel, guardian, output)
+                else:
+                    code = stopped(child, signals)
+            finally:
+                output.end(empty=code == ExitCode.ALL_COOLING)
+        return code
 
-            run = Run(child, signals, self._found, self.environ, self._arguments, self._asked(), sentinel.began)
-            return supervise(run, guardian, say)
+    def _carried_over(
+        self, child: Child, signals: Signals, sentinel: Sentinel, guardian: Guardian, output: Output
+    ) -> int:
+        grown = sentinel.new_facts()
+        if grown:
+            from ocwatchd.launcher.early import enter_early
+
+            enter_early(f"{self._state}/facts", grown, f"{self._state}/blacklist.json", time.time())
+        from ocwatchd.launcher.run import Run
+        from ocwatchd.launcher.supervise import supervise  # late: the brain costs 150 CPU ms
+
+        asked = self._asked()
+        run = Run(child, signals, output, self._found, self.environ, self._arguments, asked, sentinel.began)
+        return supervise(run, guardian, say)
 
     def _asked(self) -> str | None:
         """The model that this launch was meant for, whatever stands in for it."""

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from ocwatchd.opencode.api import Api, Session
 from ocwatchd.opencode.records import Json, mapping, text
@@ -21,6 +21,18 @@ FEW = 30
 _EVENTS = {"step-start": "step_start", "text": "text", "tool": "tool_use", "step-finish": "step_finish"}
 
 
+class Writer(Protocol):
+    """What is printed goes there."""
+
+    def write(self, text: str, /) -> int:
+        """Write it."""
+        ...
+
+    def flush(self) -> None:
+        """Hand it on."""
+        ...
+
+
 class Printer:
     """Prints what is new in one session. Every method that asks raises DoorError."""
 
@@ -29,7 +41,7 @@ class Printer:
         api: Api,
         session: Session,
         as_json: bool = False,
-        out: TextIO | None = None,
+        out: Writer | None = None,
         err: TextIO | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:

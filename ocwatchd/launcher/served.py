@@ -21,17 +21,13 @@ MOST_FAULTS = 20
 class Served:
     """One session in the private server. Made when that answers, before anything is run in it."""
 
-    def __init__(self, door: Door, session: Session, as_json: bool, allow: bool, clock: Clock) -> None:
-        """`allow`: permissions are granted; else they are refused, because nobody is there to be asked.
-
-        Raises:
-            DoorError: the server does not answer.
-        """
+    def __init__(self, door: Door, session: Session, printer: Printer, allow: bool, clock: Clock) -> None:
+        """`allow`: permissions are granted; else they are refused, because nobody is there to be asked."""
         self.session = session
         self.failed: SessionView | None = None
         """The session as its turn failed; None while it runs, or has ended well."""
         self._api, self._allow, self._clock = Api(door), allow, clock
-        self._printer = Printer(self._api, session, as_json)
+        self._printer = printer
         self._faults, self._failed_at = 0, 0.0
 
     def look(self) -> SessionView | None:

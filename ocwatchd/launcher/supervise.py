@@ -9,9 +9,8 @@ import os
 import queue
 import random
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from uuid import uuid4
 
 from ocwatchd.clock import SystemClock
@@ -27,15 +26,16 @@ from ocwatchd.core.moves import MoveResult, Order
 from ocwatchd.core.policy import Mode
 from ocwatchd.core.views import Door, SessionView
 from ocwatchd.errors import ConfigError, ExitCode
-from ocwatchd.launcher.arguments import Arguments
-from ocwatchd.launcher.child import Child, Signals, wait_for
+from ocwatchd.launcher.child import wait_for
 from ocwatchd.launcher.hands import LaunchHands
 from ocwatchd.launcher.mover import RunMover
+from ocwatchd.launcher.output import Printer
 from ocwatchd.launcher.own import OwnFacts, OwnProcesses, failed_view
+from ocwatchd.launcher.run import Run
 from ocwatchd.launcher.served import Served
 from ocwatchd.launcher.transform import until_words
 from ocwatchd.launcher.waiting import model_named, soonest, spread
-from ocwatchd.opencode.api import Session
+from ocwatchd.opencode.api import Api, Session
 from ocwatchd.opencode.doors import DoorFinder
 from ocwatchd.opencode.family import descendants, end_all
 from ocwatchd.opencode.guardian import Guardian
@@ -51,23 +51,6 @@ AGAIN = 2.0
 """Seconds after which a session that could not be moved is looked at again."""
 MOST_STRANDED = 3
 """Attempts to go on after which the prompt is given up; it stays in OpenCode's store."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """The `opencode run` that was started.
-
-    `environ` is what was set for it beyond our own environment, `asked` the model that the user means, `began` when it
-    was started, epoch seconds.
-    """
-
-    child: Child
-    signals: Signals
-    program: str
-    environ: Mapping[str, str]
-    arguments: Arguments
-    asked: str | None
-    began: float
 
 
 class Supervisor:
@@ -114,7 +97,7 @@ class Supervisor:
     def run(self) -> int:
         """The exit code to end with; negative for the signal that ended OpenCode."""
         if self._policy.mode is not Mode.AUTO:
-            return wait_for(self._child, self._signals)
+            return wait_for(self._child, self._signals, self._run.output)
         try:
             return self._loop()
         finally:
@@ -128,6 +111,7 @@ class Supervisor:
                 return self._interrupted(self._signals.got)
             for fact in self._facts.poll():
                 self._handle(fact)
+            self._run.output.take()
             self._take_messages()
             self._handle(Tick())
             news = self._hands.register_news()
@@ -248,7 +232,8 @@ class Supervisor:
     def _opened(self, door: Door, session: Session) -> None:
         """Called from the mover's thread."""
         given = self._arguments
-        self._served = Served(door, session, given.format == "json", given.has("--auto"), self._clock)
+        printer = Printer(Api(door), session, given.format == "json", self._run.output)
+        self._served = Served(door, session, printer, given.has("--auto"), self._clock)
 
     def _look_at(self, served: Served) -> int | None:
         try:
@@ -293,4 +278,4 @@ def supervise(run: Run, guardian: Guardian, say: Callable[[str], None]) -> int:
         say(f"{fault}; going on without it")
     except Exception as fault:
         say(f"internal fault: {fault!r}")
-    return wait_for(run.child, run.signals)
+    return wait_for(run.child, run.signals, run.output)
