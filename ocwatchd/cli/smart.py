@@ -33,6 +33,8 @@ def main() -> None:
 
 def launch(given: Sequence[str], own: str) -> NoReturn:
     """Run OpenCode with these arguments; never returns. `own`: this script's path, never taken for OpenCode."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends us as it ends OpenCode, without a traceback
     if in_a_circle(os.environ):
         _give_up("`opencode` on PATH leads back to oc-smart; put the real one on PATH first")
     arguments = Arguments(given)

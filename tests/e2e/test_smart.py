@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import time
 
 import pytest
 
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, epoch
 from tests.support.homes import Home
 from tests.support.opencode import MIDDLE, NEWEST, wait_until
 from tests.support.provider import (
@@ -118,6 +119,19 @@ def test_a_short_wait_is_left_to_opencode(provider: Provider, smart: Smart) -> N
     assert asked(provider, "mock2/fallback") == 0
 
 
+def test_a_retry_after_that_says_nothing(provider: Provider, home: Home, version: str) -> None:
+    smart = Smart(home, version, maxRetries=1)
+    provider.script("mock/primary", in_turn(limited("soon, perhaps"), limited("-3600"), limited("NaN")))
+    began = time.time()
+    done = smart.run("run", input="say it once, from a pipe")
+    assert (done.returncode, done.stdout) == (0, "answer of mock2/fallback\n")
+    assert [r.count("say it once, from a pipe") for r in provider.requests("mock2/fallback")] == [1]
+    entry = smart.cooldowns()["mock/primary"]
+    assert began < epoch(entry["until"]) < time.time() + 3600, "a guess of ours"
+    assert entry["told_by"] != "retry-after"
+    assert not smart.left_behind()
+
+
 def test_a_final_refusal_is_moved_too(provider: Provider, smart: Smart) -> None:
     provider.script("mock/primary", error(402, {"error": {"message": "Insufficient credits", "type": "billing"}}))
     done = smart.run("run", "hello")
@@ -127,17 +141,28 @@ def test_a_final_refusal_is_moved_too(provider: Provider, smart: Smart) -> None:
 
 def test_ctrl_c_leaves_nothing_behind(provider: Provider, smart: Smart) -> None:
     provider.script("mock/primary", limited(3600))
-    for moment in ("mock/primary", "mock2/fallback"):
-        provider.script("mock2/fallback", Hang())
-        seen = asked(provider, moment)
+    provider.script("mock2/fallback", Hang())
+    register = smart.home.root / ".local/state/ocwatchd/blacklist.json"
+    for moment in ("mock/primary", "mock2/fallback", *(random.uniform(0.3, 8.0) for _ in range(3))):
         process = smart.start("run", "hello")
-        wait_until(lambda seen=seen, moment=moment: asked(provider, moment) > seen, 90, why=f"a request to {moment}")
-        time.sleep(0.2)
+        if isinstance(moment, str):
+            seen = asked(provider, moment)
+            wait_until(
+                lambda seen=seen, moment=moment: asked(provider, moment) > seen, 90, why=f"a request to {moment}"
+            )
+        time.sleep(0.2 if isinstance(moment, str) else moment)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
-        assert process.returncode in (-signal.SIGINT, 130)
-        wait_until(lambda: not smart.left_behind(), 10, why="the end of every process")
-        (smart.home.root / ".local/state/ocwatchd/blacklist.json").unlink(missing_ok=True)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode in (-signal.SIGINT, 130), out) == (True, ""), (moment, process.returncode, err)
+        assert "Traceback" not in err, (moment, err)
+        wait_until(lambda: not smart.left_behind(), 20, why=f"the end of every process, at {moment}")
+        register.unlink(missing_ok=True)
+    process = smart.start("run", "hello")
+    seen = asked(provider, "mock2/fallback")
+    wait_until(lambda: asked(provider, "mock2/fallback") > seen, 90, why="the private server's request")
+    process.kill()
+    process.wait()
+    wait_until(lambda: not smart.left_behind(), 20, why="the end of child and private server")
 
 
 def test_wait_waits_for_the_soonest(provider: Provider, home: Home, version: str) -> None:
@@ -195,6 +220,20 @@ def test_a_session_goes_on_with_attachment_and_command_line(provider: Provider, 
     assert (again.returncode, again.stdout) == (0, "answer of mock2/fallback\n")
     assert provider.requests("mock2/fallback")[-1].count("the first prompt") == 1
 
+    (smart.home.root / ".local/state/ocwatchd/blacklist.json").unlink()
+    done = smart.run("run", "--format", "json", "-s", session, "--fork", "in a fork")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, events[-1]["sessionID"] != session) == (0, True)
+    assert "answer of mock2/fallback" in [event["part"].get("text") for event in events]
+
+    (smart.home.root / ".local/state/ocwatchd/blacklist.json").unlink()
+    (home.config_dir / "command").mkdir()
+    (home.config_dir / "command" / "greet.md").write_text("---\ndescription: greets\n---\nGreet $ARGUMENTS warmly")
+    done = smart.run("run", "--command", "greet", "the", "world")
+    assert (done.returncode, done.stdout) == (0, "answer of mock2/fallback\n")
+    assert provider.requests("mock2/fallback")[-1].count("Greet the world warmly") == 1
+    assert not smart.left_behind()
+
 
 def test_an_error_in_the_middle_of_an_answer(provider: Provider, home: Home) -> None:
     smart = Smart(home, MIDDLE, retry={"enabled": False})
@@ -219,16 +258,21 @@ def test_a_limited_subagent_is_moved_with_the_run(provider: Provider, home: Home
     assert not smart.left_behind()
 
 
-def test_three_at_once_share_what_the_first_learns(provider: Provider, home: Home) -> None:
+def test_ten_at_once_share_what_the_first_learns(provider: Provider, home: Home) -> None:
     smart = Smart(home, MIDDLE)
     assert smart.plain("run", "warm up").returncode == 0  # the database's first start may not be shared
     before = asked(provider, "mock/primary")
     provider.script("mock/primary", limited(3600))
-    running = [smart.start("run", f"prompt {number}") for number in range(3)]
-    said = [process.communicate(timeout=120) for process in running]
-    assert [process.returncode for process in running] == [0, 0, 0], said
-    assert [out for out, _ in said] == ["answer of mock2/fallback\n"] * 3
+    running = [smart.start("run", f"prompt {number}.") for number in range(10)]
+    said = [process.communicate(timeout=270) for process in running]
+    assert [process.returncode for process in running] == [0] * 10, said
+    assert [out for out, _ in said] == ["answer of mock2/fallback\n"] * 10
     moved = provider.requests("mock2/fallback")
-    assert [sum(r.count(f"prompt {number}") for r in moved) for number in range(3)] == [1, 1, 1]
-    assert asked(provider, "mock/primary") - before <= 3
+    assert [sum(r.count(f"prompt {number}.") for r in moved) for number in range(10)] == [1] * 10
+    first, *more = provider.requests("mock/primary")[before:]
+    print(f"requests to the limited model: {1 + len(more)}, after {[round(r.wall - first.wall, 2) for r in more]} s")
+    assert len(more) < 10, "none asks twice"
     assert not smart.left_behind()
+    seen = asked(provider, "mock/primary")
+    assert smart.run("run", "one more").returncode == 0
+    assert asked(provider, "mock/primary") == seen

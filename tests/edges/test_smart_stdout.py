@@ -1,0 +1,122 @@
+"""What `oc-smart run` does with standard output, what it enters early, and whose trouble it looks at."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ocwatchd.launcher.early import enter_early
+from ocwatchd.launcher.sentinel import Sentinel, below
+from ocwatchd.state import blacklist
+
+PROGRAM = """
+import os, subprocess, sys, time
+from ocwatchd.launcher.stdout import Output
+empty, held, size = sys.argv[1] == "75", sys.argv[2] == "held", int(sys.argv[3])
+sys.stdout.write("")
+output = Output(held)
+child = subprocess.Popen(["head", "-c", str(size), "/dev/zero"], stdout=output.child)
+output.started()
+while child.poll() is None:
+    output.take()
+    time.sleep(0.01)
+output.write("and elsewhere")
+output.flush()
+output.end(empty)
+"""
+
+
+def run(empty: bool, held: bool, size: int = 5, **streams: Any) -> bytes:
+    words = ["75" if empty else "0", "held" if held else "live", str(size)]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *words], check=True, timeout=60, **streams)
+    return bytes(done.stdout or b"")
+
+
+@pytest.mark.parametrize("size", [0, 5, 300_000, 3_000_000])
+def test_a_pipe_gets_all_or_nothing(size: int) -> None:
+    whole = b"\0" * size + b"and elsewhere"
+    pipe = subprocess.PIPE
+    assert run(empty=False, held=True, size=size, stdout=pipe) == whole
+    assert run(empty=False, held=False, size=size, stdout=pipe) == whole
+    kept = run(empty=True, held=True, size=size, stdout=pipe)
+    assert kept == (b"" if size < 1 << 20 else whole), "more than a MiB is passed through"
+
+
+def test_a_file_is_cut_back_to_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    for empty, expected in ((True, b"before|after"), (False, b"before|\0\0\0\0\0and elsewhereafter")):
+        with path.open("wb") as out:
+            out.write(b"before|")
+            out.flush()
+            run(empty=empty, held=True, stdout=out)
+            out.seek(0, os.SEEK_END)
+            out.write(b"after")
+        assert path.read_bytes() == expected
+    path.write_bytes(b"others' ")
+    with path.open("ab") as out:  # whose lines these are nobody knows
+        run(empty=True, held=True, stdout=out)
+    assert path.read_bytes().startswith(b"others' \0\0")
+
+
+def test_beside_errors_it_keeps_its_place() -> None:
+    assert run(empty=True, held=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) == b"\0\0\0\0\0and elsewhere"
+
+
+def said(status: int = 429, **more: object) -> str:
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    known = {"time": at, "pid": 7, "session": "ses_1", "provider": "p", "model": "m", "status": status}
+    return json.dumps({**known, **more}) + "\n"
+
+
+def test_a_plain_refusal_is_entered_at_once_and_not_counted(tmp_path: Path) -> None:
+    register = tmp_path / "blacklist.json"
+    old = said(model="old", retry_after="3600")
+    lines = [
+        old, said(retry_after="3600"), said(model="unknown-end"), said(model="garbage", retry_after="soon"),
+        said(529, model="other", retry_after="9"), said(model="over", retry_after="0"), "{", said(model="torn")[:-1],
+    ]  # fmt: skip
+    (tmp_path / "7.jsonl").write_text("".join(lines))
+    enter_early(str(tmp_path), {"7.jsonl": len(old), "gone.jsonl": 0}, str(register), time.time())
+    (entry,) = blacklist.read(register).entries()
+    assert (str(entry.model), entry.strikes, entry.told_by.value, entry.session) == ("p/m", 0, "retry-after", "ses_1")
+    assert entry.until == pytest.approx(time.time() + 3600, abs=5)
+    (tmp_path / "7.jsonl").write_text(said(retry_after="9000"))
+    enter_early(str(tmp_path), {"7.jsonl": 0}, str(register), time.time())
+    assert blacklist.read(register).entries() == (entry,), "what is listed is the brain's to change"
+
+
+def test_others_troubles_are_passed_over(tmp_path: Path) -> None:
+    sentinel = Sentinel(str(tmp_path / "log"), str(tmp_path))
+    sentinel.child = os.getpid()
+    known = Path("/proc/self").is_dir()
+    (tmp_path / "1.jsonl").write_text(said())
+    assert sentinel.troubled() is not known
+    assert list(sentinel.new_facts()) == ["1.jsonl"], "what they say counts for all"
+    (tmp_path / f"{os.getpid()}.jsonl").write_text(said())
+    assert sentinel.troubled()
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        assert below(str(child.pid), os.getpid())
+        assert below("1", os.getpid()) is not known
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_log_that_another_has_open_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    sentinel = Sentinel(str(tmp_path / "log"), str(tmp_path))
+    sentinel.child = os.getpid()
+    (tmp_path / "log" / "theirs.log").write_text("ERROR 2026 service=llm\n")
+    with (tmp_path / "log" / "own.log").open("w") as own:
+        assert sentinel.troubled() is not Path("/proc/self").is_dir()
+        own.write("ERROR 2026 service=llm\n")
+        own.flush()
+        assert sentinel.troubled()
