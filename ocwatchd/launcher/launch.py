@@ -83,12 +83,22 @@ class Launch:
     def _movable(self, running: bool) -> bool:
         """Whether a session of this launch can be moved at all: there is a chain, and the session lives in there."""
         arguments = self._arguments
-        if not self._names.chains or "--no-fallback" in arguments.own or arguments.has("--pure", "--attach"):
+        if not self._names.chains or "--no-fallback" in arguments.own:
             return False
-        return (running and not arguments.has("-i", "--interactive")) or arguments.subcommand == ""
+        return (running and not self._unwatched()) or arguments.subcommand == ""
+
+    def _unwatched(self) -> str | None:
+        """Why a `run` is handed over as it is; None if it is watched."""
+        if self._arguments.has("--attach"):
+            return "--attach: the session lives in that server; the daemon looks after it there"
+        if self._arguments.has("-i", "--interactive"):
+            return "--interactive: nobody can go on in its place"
+        return None
 
     def _add_plugin(self) -> None:
         """The door into what is started: the companion plugin, for this process alone, unless it is installed."""
+        if self._arguments.has("--pure"):  # no plugin, so no door: only what it has ended in can be carried over
+            return
         installed = [f"{place}/{name}/{PLUGIN}" for place in self._directories for name in PLUGIN_DIRECTORIES]
         if any(map(os.path.exists, installed)):
             return
@@ -216,6 +226,9 @@ class Launch:
             say(line)
         if plan.exhausted:
             say(f"cooling: {', '.join(plan.exhausted)}")
+        why = self._unwatched() if self._arguments.subcommand == "run" else None
+        if why:
+            say(f"not watched for limits: {why}")
         for name, value in plan.environ.items():
             print(f"{name}={quoted(value)}")
         print(" ".join(["opencode", *map(quoted, plan.words)]))

@@ -7,7 +7,7 @@ later ones go through the server like any other.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -38,10 +38,14 @@ class RunMover:
         clock: Clock,
         opened: Callable[[Door, Session], None],
         started: Callable[[int], None],
+        options: Sequence[str] = (),
     ) -> None:
-        """`opened` is called once, when the server answers and before anything is run in it; `started` with its pid."""
+        """`opened` is called once, when the server answers and before anything is run in it; `started` with its pid.
+
+        `options` are those of the child that its server needs as well.
+        """
         self._child, self._program, self._environ = child, program, environ
-        self._clock, self._opened, self._started = clock, opened, started
+        self._clock, self._opened, self._started, self._options = clock, opened, started, options
         self._rerun, self._held = RerunOverApi(), ExitStack()
         self.door: Door | None = None
         self.taken_over = False
@@ -58,7 +62,8 @@ class RunMover:
         self._child.end()
         try:
             environ = {**os.environ, **self._environ}
-            server = private_server(Path(self._program), order.view.directory, environ, self._started)
+            program = Path(self._program)
+            server = private_server(program, order.view.directory, environ, self._started, self._options)
             self.door = self._held.enter_context(server)
         except OpenCodeUnreachable as fault:
             return MoveOutcome(MoveResult.FAILED, str(fault), None, stranded=True)

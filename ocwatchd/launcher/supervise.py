@@ -80,7 +80,8 @@ class Supervisor:
         self._store = SessionStore(self._paths.opencode_data)
         own = OwnProcesses(child.pid)
         finder = DoorFinder(self._paths.opencode_data, sockets=self._paths.doors, environ={**os.environ}, processes=own)
-        self._mover = RunMover(child, run.program, run.environ, self._clock, self._opened, guardian.watch)
+        options = ["--pure"] if run.arguments.has("--pure") else []
+        self._mover = RunMover(child, run.program, run.environ, self._clock, self._opened, guardian.watch, options)
         surveyor = Surveyor(finder, self._store, clock=self._clock)
         self._hands = LaunchHands(self._paths, self._clock, finder, surveyor, self._mover, say, self._queue.put)
         self._hands.tell = say

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,12 +36,13 @@ def private_server(
     directory: str,
     environ: Mapping[str, str],
     started: Callable[[int], None],
+    options: Sequence[str] = (),
     output: Path | None = None,
     limit: float = START_LIMIT,
 ) -> Iterator[Door]:
     """The door into a server that runs during the block. Its words go to `output`; it has `limit` seconds to start.
 
-    `started` is told its pid at once.
+    `started` is told its pid at once; `options` are OpenCode's.
 
     Raises:
         OpenCodeUnreachable: it does not start.
@@ -49,7 +50,7 @@ def private_server(
     port, password = _free_port(), secrets.token_urlsafe(24)
     own = {"OPENCODE_SERVER_PASSWORD": password, "OPENCODE_SERVER_USERNAME": "opencode", "PWD": directory}
     env = {name: value for name, value in environ.items() if name not in ("TMUX", "TMUX_PANE")} | own
-    command = [str(program), "serve", "--hostname", "127.0.0.1", "--port", str(port)]
+    command = [str(program), "serve", "--hostname", "127.0.0.1", "--port", str(port), *options]
     null = subprocess.DEVNULL
     try:
         with open(output or os.devnull, "ab") as sink:  # noqa: PTH123 (either of two kinds of name)
