@@ -45,7 +45,7 @@ class Unreached:
         """`processes` lists the OpenCode processes of this user."""
         self._data, self._store, self._look = data, SessionStore(data), look
         served = [process for process in processes() if process.data and _same(process.data, data)]
-        self._served = [found for process in served if (found := look(process.pid))]
+        self._served = [found for process in served if (found := look(process.pid)) and not _is_bun(found)]
 
     def session(self, ident: str, now: float) -> SessionView | None:
         """One session as the store shows it; its `door` leads nowhere."""
@@ -108,6 +108,11 @@ class Unreached:
         if began is None:
             return [process for process in processes if holds(process, logs, session)]
         return [process for process in processes if -SLACK <= began - process.created <= FIRST_LINE]
+
+
+def _is_bun(process: Running) -> bool:
+    """Whether it only plays the package manager: 1.1.65 runs itself as `opencode pm ls -g` in its first seconds."""
+    return process.arguments[:1] == ("pm",) or process.environ.get("BUN_BE_BUN") == "1"
 
 
 def _is_fresh(view: SessionView, now: float) -> bool:

@@ -107,7 +107,7 @@ def test_it_goes_on_in_the_same_terminal(version: str, shell: bool, limited_home
         assert list(state.glob("restart-*")) == []
 
 
-@pytest.mark.parametrize(("version", "hangs"), [(NEWEST, False), (MIDDLE, True), ("1.1.65", False)])
+@pytest.mark.parametrize(("version", "hangs"), [(NEWEST, False), (MIDDLE, True)])
 def test_under_oc_smart_it_goes_on_in_any_terminal(version: str, hangs: bool, home: Home, provider: Provider) -> None:
     provider.script(PRIMARY, limited(3600))
     provider.script(FALLBACK, slow("first answered elsewhere", 1.0), ok("second answered elsewhere"))

@@ -138,7 +138,7 @@ def test_a_final_refusal_is_moved_too(provider: Provider, smart: Smart, version:
         done = smart.run("run", *options, "hello")
         assert (done.returncode, done.stdout) == (0, "answer of mock2/fallback\n")
         assert smart.cooldowns()["mock/*"]["kind"] == "billing"
-        (smart.home.root / ".local/state/ocwatchd/blacklist.json").unlink()
+        (smart.home.root / ".local/state/ocwatchd/blacklist.json").unlink(missing_ok=True)
     assert asked(provider, "mock/primary") == (2 if version == NEWEST else 1)
 
 
@@ -223,13 +223,13 @@ def test_a_session_goes_on_with_attachment_and_command_line(provider: Provider, 
     assert (again.returncode, again.stdout) == (0, "answer of mock2/fallback\n")
     assert provider.requests("mock2/fallback")[-1].count("the first prompt") == 1
 
-    (smart.home.root / ".local/state/ocwatchd/blacklist.json").unlink()
+    (smart.home.root / ".local/state/ocwatchd/blacklist.json").unlink(missing_ok=True)
     done = smart.run("run", "--format", "json", "-s", session, "--fork", "in a fork")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert (done.returncode, events[-1]["sessionID"] != session) == (0, True)
     assert "answer of mock2/fallback" in [event["part"].get("text") for event in events]
 
-    (smart.home.root / ".local/state/ocwatchd/blacklist.json").unlink()
+    (smart.home.root / ".local/state/ocwatchd/blacklist.json").unlink(missing_ok=True)
     (home.config_dir / "command").mkdir()
     (home.config_dir / "command" / "greet.md").write_text("---\ndescription: greets\n---\nGreet $ARGUMENTS warmly")
     done = smart.run("run", "--command", "greet", "the", "world")

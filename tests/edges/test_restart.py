@@ -265,6 +265,9 @@ def test_two_are_told_apart_by_evidence_or_not_at_all(tmp_path: Path) -> None:
     assert view is not None
     assert one.process(view).pid == 50
 
+    helper = running("pm", "ls", "-g", pid=51, above=(Relative(50, "opencode", ("opencode",)),))
+    assert unreached(tmp_path, running(), helper).process(view).pid == 50
+
     with pytest.raises(UsageError, match="--pid 53"):
         unreached(tmp_path, running(), running("--continue", pid=53)).process(view)
     assert unreached(tmp_path, running(), running("-s", "ses_1", pid=53)).process(view).pid == 53
