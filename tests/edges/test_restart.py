@@ -25,10 +25,11 @@ from ocwatchd.opencode.api import Api, Rerun, Session
 from ocwatchd.opencode.doors import OpenCodeProcess
 from ocwatchd.opencode.private import private_server
 from ocwatchd.opencode.processes import Relative, Running, inspect
-from ocwatchd.opencode.terminals import Pane, TerminalFault, deliver, find_pane, handover, script_of
+from ocwatchd.opencode.terminals import Again, Pane, TerminalFault, deliver, find_pane, handover, script_of
 from ocwatchd.opencode.unreached import Unreached
 from ocwatchd.paths import Paths
 from ocwatchd.restart import Case, Restart
+from ocwatchd.supervised import VARIABLE, Supervised, find_supervised
 from tests.edges.fakedoor import listening, routes
 
 NOW = 1_795_000_000.0
@@ -141,6 +142,37 @@ def test_an_old_tmux_that_would_close_the_pane_is_told_before_anything_ends() ->
 
     with pytest.raises(TerminalFault), Pane("/t/s", "%2", None, run).kept_open():
         raise AssertionError("the block must not begin")
+
+
+@pytest.mark.parametrize(
+    ("named", "above", "found"),
+    [
+        ("30", (Relative(30, "oc-smart", ("python",)), SHELL), 30),
+        ("30", (Relative(45, "node", ("node",)), Relative(30, "oc-smart", ("python",)), SHELL), 30),
+        ("30", (SHELL,), None),  # its launcher has ended
+        ("30", (SHELL, TMUX, SHELL, Relative(30, "oc-smart", ("python",))), None),  # that one launched another OpenCode
+        ("1x", (SHELL,), None),
+        ("", (SHELL,), None),
+    ],
+)
+def test_a_launcher_is_known_by_its_mark_and_its_place(
+    named: str, above: tuple[Relative, ...], found: int | None, tmp_path: Path
+) -> None:
+    process = running(environ={VARIABLE: named}, above=above)
+    terminal = find_supervised(process, tmp_path)
+    assert (terminal.launcher if terminal else None) == found
+
+
+def test_a_launcher_that_does_not_react_is_told(tmp_path: Path) -> None:
+    terminal = Supervised(os.getpid(), tmp_path / "state")
+    again = Again(Path("/bin/opencode"), ["-s", "ses_1"], "/a", {})
+    with terminal.kept_open(again):
+        (request,) = (tmp_path / "state").iterdir()
+        assert request.stat().st_mode & 0o777 == 0o600
+        terminal.withdraw()
+        assert not request.exists()
+    assert terminal.runs(running(pid=os.getpid()))
+    assert not terminal.runs(running(pid=1))
 
 
 # ---- what is started
