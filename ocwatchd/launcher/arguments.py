@@ -75,6 +75,10 @@ class Arguments:
         """Whether an earlier session goes on: then its own last model counts, not the default one."""
         return self.session is not None or self.has("-c", "--continue")
 
+    def value(self, *names: str) -> str | None:
+        """The last value of an option with these names."""
+        return self._value(names)
+
     def has(self, *names: str) -> bool:
         """Whether one of these options is given, with or without a value."""
         return any(word.partition("=")[0] in names for word in self._options())

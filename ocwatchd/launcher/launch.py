@@ -78,6 +78,8 @@ class Launch:
             self._add_plugin()
         if self._arguments.subcommand == "":
             return self._terminal()
+        if running and self._names.chains and self._arguments.has("--attach"):
+            return self._attached()
         return self._supervised() if self._movable(running) and running else None
 
     def _movable(self, running: bool) -> bool:
@@ -90,7 +92,7 @@ class Launch:
     def _unwatched(self) -> str | None:
         """Why a `run` is handed over as it is; None if it is watched."""
         if self._arguments.has("--attach"):
-            return "--attach: the session lives in that server; the daemon looks after it there"
+            return "--attach: the session lives in that server; what the daemon moves there is brought here"
         if self._arguments.has("-i", "--interactive"):
             return "--interactive: nobody can go on in its place"
         return None
@@ -164,6 +166,30 @@ class Launch:
             finally:
                 output.end(empty=code == ExitCode.ALL_COOLING)
         return code
+
+    def _attached(self) -> int:
+        """A client of another server: its session is the daemon's to move, and the answer of a move is brought here."""
+        from ocwatchd.launcher.child import Child, Signals, wait_for
+        from ocwatchd.launcher.stdout import Output
+        from ocwatchd.opencode.guardian import Guardian
+
+        began, journal = time.time(), f"{self._state}/journal.jsonl"
+        with Guardian() as guardian:
+            signals = Signals()
+            try:
+                child = Child(self._found, self.words, {**os.environ, **self.environ, **mark(child=True)}, None)
+            except OSError as error:
+                return self._not_started(error)
+            guardian.watch(child.pid)
+            code = wait_for(child, signals, Output(held=False))
+            if code != 0 or not os.path.exists(journal) or os.stat(journal).st_mtime < began:  # noqa: PTH110, PTH116
+                return code
+            from pathlib import Path
+
+            from ocwatchd.launcher.attached import follow  # late: hardly ever needed
+
+            followed = follow(self._arguments, Path(journal), began, signals, say)
+            return code if followed is None else followed
 
     def _carried_over(
         self, child: Child, signals: Signals, sentinel: Sentinel, guardian: Guardian, output: Output

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, TextIO
 
 from ocwatchd.opencode.api import Api, Session
-from ocwatchd.opencode.records import Json, mapping, text
+from ocwatchd.opencode.records import Json, mapping, seconds, text
 
 FEW = 30
 """Messages fetched at a time: steps of one turn that may end between two looks, generously."""
@@ -44,11 +44,12 @@ class Printer:
         out: Writer | None = None,
         err: TextIO | None = None,
         now: Callable[[], float] = time.time,
+        since: float = float("inf"),
     ) -> None:
-        """What the session holds now counts as printed."""
+        """What the session holds now counts as printed, unless it was begun after `since`, epoch seconds."""
         self._api, self._session, self._json = api, session, as_json
         self._out, self._err, self._now = out or sys.stdout, err or sys.stderr, now
-        self._old = {ident for ident, _, _ in self._messages()}
+        self._old = {ident for ident, info, _ in self._messages() if created(info) < since}
         self._printed: set[str] = set()
 
     def poll(self) -> None:
@@ -95,6 +96,11 @@ class Printer:
     def _event(self, kind: str, more: Json) -> None:
         event = {"type": kind, "timestamp": int(self._now() * 1000), "sessionID": self._session.id, **more}
         self._out.write(json.dumps(event, separators=(",", ":"), ensure_ascii=False) + "\n")
+
+
+def created(info: Json) -> float:
+    """When a message was begun, epoch seconds; 0 if it does not say."""
+    return seconds(mapping(info.get("time")).get("created")) or 0.0
 
 
 def _finished(part: Json, closed: bool) -> bool:

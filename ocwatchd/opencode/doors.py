@@ -104,7 +104,7 @@ class DoorFinder:
 
     def _find(self) -> Doors:
         served = [process for process in self._processes() if process.data and _real(process.data) == self._data]
-        named = [_door_of_url(url, self._own_auth) for url in self.urls]
+        named = [door_of_url(url, self._own_auth) for url in self.urls]
         configured = [door for door in named if isinstance(door, Door)]
         troubles = [trouble for trouble in named if isinstance(trouble, str)]
         candidates = [*self._of_sockets(served), *self._of_processes(served), *configured]
@@ -190,7 +190,7 @@ def basic_auth(environ: Mapping[str, str]) -> str | None:
     return "Basic " + b64encode(f"{user}:{password}".encode()).decode() if password else None
 
 
-def _door_of_url(url: str, own_auth: str | None) -> Door | str:
+def door_of_url(url: str, own_auth: str | None) -> Door | str:
     """The door at a configured address; else what is wrong with it, without the password that may stand in it."""
     try:
         parts = urlsplit(url)

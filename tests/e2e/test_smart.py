@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.daemon import Daemon, epoch
 from tests.support.homes import Home
-from tests.support.opencode import MIDDLE, NEWEST, wait_until
+from tests.support.opencode import MIDDLE, NEWEST, Serve, wait_until
 from tests.support.provider import (
     Answer,
     Hang,
@@ -24,6 +24,7 @@ from tests.support.provider import (
     limited,
     midstream,
     ok,
+    slow,
     tool,
 )
 from tests.support.smart import Smart
@@ -196,6 +197,23 @@ def test_with_the_daemon_up_only_one_of_the_two_moves(provider: Provider, home: 
         before = [asked(provider, model) for model in ALL]
         assert smart.run("run", "hello").returncode == 75
         assert [asked(provider, model) for model in ALL] == before
+
+
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_a_client_of_another_server_gets_the_answer_of_the_daemons_move(
+    version: str, provider: Provider, home: Home
+) -> None:
+    smart = Smart(home, version, chain=None)
+    provider.script("mock/primary", limited(3600))
+    provider.script("mock2/fallback", slow("said elsewhere", 2.0))
+    with Daemon(home) as daemon, Serve(version, home, smart.cwd) as serve:
+        done = smart.run("run", "--attach", serve.url, "say it once")
+        assert (done.returncode, done.stdout) == (0, "said elsewhere\n")
+        assert [r.count("say it once") for r in provider.requests("mock2/fallback")] == [1]
+        assert len(daemon.journal("claim")) == 1
+        done = smart.run("run", "--attach", serve.url, "--format", "json", "-m", "mock3/third", "say more")
+        assert done.returncode == 0
+        assert [json.loads(line)["type"] for line in done.stdout.splitlines()][-1] == "step_finish"
 
 
 def test_no_fallback_is_opencodes_own_affair(provider: Provider, home: Home) -> None:
