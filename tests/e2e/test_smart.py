@@ -252,7 +252,7 @@ def test_a_session_goes_on_with_attachment_and_command_line(provider: Provider, 
     (home.config_dir / "command" / "greet.md").write_text("---\ndescription: greets\n---\nGreet $ARGUMENTS warmly")
     done = smart.run("run", "--command", "greet", "the", "world")
     assert (done.returncode, done.stdout) == (0, "answer of mock2/fallback\n")
-    assert provider.requests("mock2/fallback")[-1].count("Greet the world warmly") == 1
+    assert provider.requests("mock2/fallback")[-1].count("Greet the world") == 1
     assert not smart.left_behind()
 
 
