@@ -133,7 +133,7 @@ def restart(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """End an OpenCode that `redirect` cannot reach and go on in a new one, on another model, in the same tmux pane."""
+    """End an OpenCode that `redirect` cannot reach and go on in a new one, on another model, in the same terminal."""
     from ocwatchd.cli.moving import Wish
     from ocwatchd.cli.restart import Means
     from ocwatchd.cli.restart import restart as command

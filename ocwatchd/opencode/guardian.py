@@ -74,10 +74,10 @@ def _listen(reader: int) -> bytes:
     os.setsid()  # Ctrl-C and the terminal's end are not for us
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
+    os.dup2(reader, 3)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):  # whoever reads our output waits for its last holder
         os.dup2(null, fd)
-    os.dup2(reader, 3)
     os.closerange(4, 1024)
     with suppress(OSError), open("/proc/self/comm", "w") as name:  # noqa: PTH123
         name.write(NAME)
