@@ -8,13 +8,14 @@ counting is the brain's.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from ocwatchd.core.hints import from_headers
 from ocwatchd.core.ledger import Cooldown
-from ocwatchd.core.limits import LimitKind, ModelRef, Scope, ToldBy
+from ocwatchd.core.limits import LimitKind, ModelRef, Scope, Target, ToldBy
 from ocwatchd.core.messages import Heard
 from ocwatchd.state import blacklist
 from ocwatchd.state.facts import fact
@@ -23,17 +24,27 @@ from ocwatchd.state.files import StateError
 CAP = 1 << 20
 
 
-def enter_early(directory: str, grown: Mapping[str, int], register: str, now: float) -> None:
+StandIn = Callable[[str], tuple[str, str | None] | None]
+"""Model and agent that stand in for a model now: without them in the entry the plugin moves no prompt."""
+
+
+def enter_early(directory: str, grown: Mapping[str, int], register: str, stand_in: StandIn, now: float) -> None:
     """Enter what stands in these files of facts from these offsets on, unless the model is listed already."""
     told = [entry for name, start in grown.items() for entry in _told(f"{directory}/{name}", start, now)]
     if not told:
         return
 
     def merge(entries: dict[ModelRef, Cooldown]) -> dict[ModelRef, Cooldown]:
-        return {**{entry.model: entry for entry in told}, **entries}
+        new = {entry.model: _aimed(entry, stand_in) for entry in told if entry.model not in entries}
+        return {**entries, **new}
 
     with suppress(StateError):  # the brain will say so
         blacklist.update(Path(register), merge, now)
+
+
+def _aimed(entry: Cooldown, stand_in: StandIn) -> Cooldown:
+    found = stand_in(str(entry.model))
+    return replace(entry, target=Target(ModelRef.parse(found[0]), found[1])) if found else entry
 
 
 def _told(path: str, start: int, now: float) -> list[Cooldown]:

@@ -198,13 +198,25 @@ class Launch:
         if grown:
             from ocwatchd.launcher.early import enter_early
 
-            enter_early(f"{self._state}/facts", grown, f"{self._state}/blacklist.json", time.time())
+            self._register = self._reread()
+            register = f"{self._state}/blacklist.json"
+            enter_early(f"{self._state}/facts", grown, register, self._stand_in, time.time())
         from ocwatchd.launcher.run import Run
         from ocwatchd.launcher.supervise import supervise  # late: the brain costs 150 CPU ms
 
         asked = self._asked()
         run = Run(child, signals, output, self._found, self.environ, self._arguments, asked, sentinel.began)
         return supervise(run, guardian, say)
+
+    def _stand_in(self, model: str) -> tuple[str, str | None] | None:
+        """The first free model of the chain, and the agent that carries it."""
+        from ocwatchd.core.chains import candidates, normalise, resolve
+
+        aliases = self._names.aliases
+        chain = candidates(model, normalise(self._names.chains, aliases))
+        free = next((other for other in chain if not self._register.blocked(other)), None)
+        agents = {resolve(name, aliases): agent for name, agent in self._names.agents.items()}
+        return (free, agents.get(free)) if free else None
 
     def _asked(self) -> str | None:
         """The model that this launch was meant for, whatever stands in for it."""

@@ -284,7 +284,10 @@ def test_ten_at_once_share_what_the_first_learns(provider: Provider, home: Home)
     assert smart.plain("run", "warm up").returncode == 0  # the database's first start may not be shared
     before = asked(provider, "mock/primary")
     provider.script("mock/primary", limited(3600))
-    running = [smart.start("run", f"prompt {number}.") for number in range(10)]
+    running = []
+    for number in range(10):
+        running.append(smart.start("run", f"prompt {number}."))
+        time.sleep(0.7)  # as a script's loop starts them; what is sent within a second of the first nobody can know
     said = [process.communicate(timeout=270) for process in running]
     assert [process.returncode for process in running] == [0] * 10, said
     assert [out for out, _ in said] == ["answer of mock2/fallback\n"] * 10
@@ -292,7 +295,7 @@ def test_ten_at_once_share_what_the_first_learns(provider: Provider, home: Home)
     assert [sum(r.count(f"prompt {number}.") for r in moved) for number in range(10)] == [1] * 10
     first, *more = provider.requests("mock/primary")[before:]
     print(f"requests to the limited model: {1 + len(more)}, after {[round(r.wall - first.wall, 2) for r in more]} s")
-    assert len(more) < 10, "none asks twice"
+    assert len(more) < 5, "1 in all where it was measured"
     assert not smart.left_behind()
     seen = asked(provider, "mock/primary")
     assert smart.run("run", "one more").returncode == 0

@@ -83,12 +83,15 @@ def test_a_plain_refusal_is_entered_at_once_and_not_counted(tmp_path: Path) -> N
         said(529, model="other", retry_after="9"), said(model="over", retry_after="0"), "{", said(model="torn")[:-1],
     ]  # fmt: skip
     (tmp_path / "7.jsonl").write_text("".join(lines))
-    enter_early(str(tmp_path), {"7.jsonl": len(old), "gone.jsonl": 0}, str(register), time.time())
+    enter_early(
+        str(tmp_path), {"7.jsonl": len(old), "gone.jsonl": 0}, str(register), lambda _: ("q/n", "x"), time.time()
+    )
     (entry,) = blacklist.read(register).entries()
     assert (str(entry.model), entry.strikes, entry.told_by.value, entry.session) == ("p/m", 0, "retry-after", "ses_1")
+    assert entry.target is not None and (str(entry.target.model), entry.target.agent) == ("q/n", "x")
     assert entry.until == pytest.approx(time.time() + 3600, abs=5)
     (tmp_path / "7.jsonl").write_text(said(retry_after="9000"))
-    enter_early(str(tmp_path), {"7.jsonl": 0}, str(register), time.time())
+    enter_early(str(tmp_path), {"7.jsonl": 0}, str(register), lambda _: ("q/n", "x"), time.time())
     assert blacklist.read(register).entries() == (entry,), "what is listed is the brain's to change"
 
 
