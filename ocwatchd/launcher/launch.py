@@ -194,8 +194,7 @@ class Launch:
     def _carried_over(
         self, child: Child, signals: Signals, sentinel: Sentinel, guardian: Guardian, output: Output
     ) -> int:
-        grown = sentinel.new_facts()
-        if grown:
+        if grown := sentinel.new_facts():
             from ocwatchd.launcher.early import enter_early
 
             self._register = self._reread()
@@ -210,11 +209,11 @@ class Launch:
 
     def _stand_in(self, model: str) -> tuple[str, str | None] | None:
         """The first free model of the chain, and the agent that carries it."""
-        from ocwatchd.core.chains import candidates, normalise, resolve
+        from ocwatchd.core.chains import candidates, normalise
 
-        aliases = self._names.aliases
+        aliases, blocked = self._names.aliases, self._register.blocked
         chain = candidates(model, normalise(self._names.chains, aliases))
-        free = next((other for other in chain if not self._register.blocked(other)), None)
+        free = next((other for other in chain if not blocked(other)), None)
         agents = {resolve(name, aliases): agent for name, agent in self._names.agents.items()}
         return (free, agents.get(free)) if free else None
 
