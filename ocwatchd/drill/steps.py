@@ -112,7 +112,7 @@ class Drill:
         output = self._scene.home.output("opencode")
         try:
             server = private_server(
-                self._program, str(self._scene.home.project), environ, output, self._scene.left(START)
+                self._program, str(self._scene.home.project), environ, output=output, limit=self._scene.left(START)
             )
             self._scene.door = self._stack.enter_context(server)
         except OcwatchError as fault:

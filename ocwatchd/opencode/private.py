@@ -35,7 +35,7 @@ def private_server(
     program: Path,
     directory: str,
     environ: Mapping[str, str],
-    started: Callable[[int], None],
+    started: Callable[[int], None] = lambda _: None,
     options: Sequence[str] = (),
     output: Path | None = None,
     limit: float = START_LIMIT,

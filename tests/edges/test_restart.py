@@ -243,7 +243,7 @@ def test_a_server_that_ends_at_once_is_told_before_anything_is_touched(tmp_path:
     program.chmod(0o755)
     with (
         pytest.raises(OpenCodeUnreachable, match="code 3"),
-        private_server(program, str(tmp_path), dict(os.environ), lambda _: None),
+        private_server(program, str(tmp_path), dict(os.environ)),
     ):
         raise AssertionError("the block must not begin")
 
