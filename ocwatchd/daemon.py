@@ -109,6 +109,7 @@ class Daemon:
         )
         surveyor = Surveyor(self._finder, SessionStore(self._paths.opencode_data), clock=self._clock)
         self._hands = Hands(self._paths, self._clock, self._finder, surveyor, RerunOverApi(), say, self._queue.put)
+        self._hands.notifier.settings = self._config.notices
         self._hands.register_mark = register.signature
         for problem in register.problems:
             say(problem)
@@ -163,6 +164,7 @@ class Daemon:
         rules = rules_for(news)
         self._logs.exchange_rules(rules)
         self._finder.urls = news.doors
+        self._hands.notifier.settings = news.notices
         self._hands.do([Note("configured", {"file": str(self._paths.config_file), "warnings": list(news.warnings)})])
         self._handle(Configured(news.policy, rules))
 

@@ -66,7 +66,7 @@ class Hands:
         self._say, self._answer, self._finder = say, answer, finder
         self._ears = Ears(answer, (paths.log_dir / "opencode.log").exists, clock=clock)
         self._journal = Journal(paths.journal, clock)
-        self._notifier = Notifier()
+        self.notifier = Notifier(say=say)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="ocwatchd")
         self._unsaved: dict[ModelRef, Cooldown | None] = {}
         self._saved = 0.0
@@ -92,7 +92,7 @@ class Hands:
                 case Free():
                     self._workers.submit(self._guarded, self._free, effect)
                 case Tell():
-                    self._workers.submit(self._guarded, self._notifier.tell, effect)
+                    self._workers.submit(self._guarded, self.notifier.tell, effect)
 
     def save(self, at_once: bool = False) -> None:
         """Write what is not yet in the register; what others wrote there meanwhile stays.

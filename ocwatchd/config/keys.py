@@ -116,6 +116,16 @@ KEYS = (
     Key("doors", Kind.TEXTS, "OpenCode servers on this machine to try besides those that are found.", [],
         pattern=r"^http://(127(\.[0-9]{1,3}){3}|localhost|\[::1\]):[0-9]{1,5}/?$(?!\n)", wanted="http://127.0.0.1:PORT"),
     _section(
+        "notifications", "How you are told; each matter once.",
+        Key("desktop", Kind.FLAG, "Desktop notices (`notify-send`, macOS's own).", True),
+        Key("toast", Kind.FLAG, "Toasts in OpenCode.", True),
+        Key("command", Kind.TEXTS, "A program and its arguments to run, with the notice as JSON on standard input.", [],
+            pattern=r"^[^\u0000]*$(?!\n)", wanted="a program or an argument in quotes"),
+        Key("quietHours", Kind.TEXT, "When desktop and command are silent, local time: `22:00-07:30`.",
+            pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$(?!\n)",
+            wanted='two times of the day: "22:00-07:30"'),
+    ),
+    _section(
         "launcher", "Of `oc-smart`.",
         Key("opencode", Kind.TEXT, "The OpenCode to start; else the first on PATH.", pattern=r"\S",
             wanted="a path or a program's name in quotes"),

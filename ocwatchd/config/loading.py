@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ocwatchd.config.keys import PER_MODEL
-from ocwatchd.config.model import Config, LogSettings
+from ocwatchd.config.model import Config, LogSettings, NoticeSettings
 from ocwatchd.config.names import AGENTS, CHAIN, ROOT, Names, read_names
 from ocwatchd.config.reader import Document, Fault, dotted, read_document
 from ocwatchd.config.setup import agent_names
@@ -69,8 +69,20 @@ def load(paths: Paths, file: Path | None = None) -> Config:
             look_back=values["logs.lookBackHours"] * 3600.0,
         ),
         doors=tuple(values["doors"]),
+        notices=_notices(values),
         warnings=tuple(map(str, (*examined.slips, *examined.circles))),
         source=Path(document.path) if document.exists else None,
+    )
+
+
+def _notices(values: Mapping[str, Any]) -> NoticeSettings:
+    hours = values["notifications.quietHours"]
+    times = [int(time[:2]) * 60 + int(time[3:]) for time in hours.split("-")] if hours else []
+    return NoticeSettings(
+        desktop=values["notifications.desktop"],
+        toast=values["notifications.toast"],
+        command=tuple(values["notifications.command"]),
+        quiet=(times[0], times[1]) if times else None,
     )
 
 

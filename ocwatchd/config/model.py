@@ -21,6 +21,26 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class NoticeSettings:
+    """How the person is told. `command` is a program and its arguments; it gets the notice as JSON on standard input.
+
+    Within the quiet hours, minutes of the local day from `quiet[0]` up to `quiet[1]`, desktop and command are silent.
+    """
+
+    desktop: bool = True
+    toast: bool = True
+    command: tuple[str, ...] = ()
+    quiet: tuple[int, int] | None = None
+
+    def silent_at(self, minute: int) -> bool:
+        """Whether this minute of the local day lies in the quiet hours, which may go over midnight."""
+        if self.quiet is None:
+            return False
+        begin, end = self.quiet
+        return begin <= minute < end if begin <= end else minute >= begin or minute < end
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that a person can configure; the defaults work.
 
@@ -32,5 +52,6 @@ class Config:
     error_patterns: tuple[str, ...] = ()
     logs: LogSettings = LogSettings()
     doors: tuple[str, ...] = ()
+    notices: NoticeSettings = NoticeSettings()
     warnings: tuple[str, ...] = ()
     source: Path | None = None

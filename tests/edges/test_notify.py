@@ -1,0 +1,100 @@
+"""Notices: what is told to whom, once, and when it is quiet. The desktop's program is a stand-in on PATH."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ocwatchd.config.model import NoticeSettings
+from ocwatchd.core.messages import Tell
+from ocwatchd.notify import Notifier
+
+NOTICE = Tell("exhausted:ses_1:0", "Every model is limited", "p/a is the first to return,", "ses_1", None, "/p", 1e9)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a program that writes arguments and standard input into a file beside it, and ends with `code`."""
+
+    def make(name: str, code: int = 0) -> Path:
+        path = tmp_path / name
+        path.write_text(f'#!/bin/sh\n{{ printf "%s|" "$@"; cat; echo; }} >> "{path}.said"\nexit {code}\n')
+        path.chmod(0o755)
+        return path
+
+    return make
+
+
+def said(program: Path) -> list[str]:
+    path = Path(f"{program}.said")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_the_command_gets_the_notice_as_json_once_per_matter(program: Callable[..., Path]) -> None:
+    mine = program("mine")
+    notifier = Notifier(NoticeSettings(desktop=False, command=(str(mine), "--from", "$HOME; true")))
+    notifier.tell(NOTICE)
+    notifier.tell(NOTICE)
+    (line,) = said(mine)
+    *arguments, event = line.split("|", 2)
+    assert arguments == ["--from", "$HOME; true"], "arguments, never a shell"
+    told: dict[str, Any] = json.loads(event)
+    assert (told["version"], told["title"], told["session"]) == (1, "Every model is limited", "ses_1")
+    assert told["until"] == "2001-09-09T01:46:40.000Z"
+    assert told["text"].startswith("p/a is the first to return, until")
+
+
+def test_a_command_that_fails_is_said_once_and_again_when_it_fails_otherwise(
+    program: Callable[..., Path], tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    broken = program("broken", code=3)
+    notifier = Notifier(NoticeSettings(desktop=False, command=(str(broken),)), lines.append)
+    for matter in ("one", "two"):
+        notifier.tell(Tell(matter, "title", "text"))
+    notifier.settings = NoticeSettings(desktop=False, command=(str(tmp_path / "absent"),))
+    notifier.tell(Tell("three", "title", "text"))
+    assert lines == [
+        f"notifications.command: {broken} ended with 3",
+        f"notifications.command: {tmp_path / 'absent'}: No such file or directory",
+    ]
+
+
+def test_desktop_notices_can_be_switched_off_and_are_silent_in_the_quiet_hours(
+    program: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desktop, mine = program("notify-send"), program("mine")
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("PATH", f"{desktop.parent}{os.pathsep}{os.environ['PATH']}")
+    now = datetime.now().astimezone()
+    around = tuple((at.hour * 60 + at.minute) for at in (now - timedelta(hours=1), now + timedelta(hours=1)))
+    for number, settings in enumerate(
+        (
+            NoticeSettings(command=(str(mine),)),
+            NoticeSettings(desktop=False, command=(str(mine),)),
+            NoticeSettings(command=(str(mine),), quiet=(around[0], around[1])),
+        )
+    ):
+        Notifier(settings).tell(Tell(f"matter {number}", f"title {number}", "text"))
+    assert said(desktop) == ["--app-name=ocwatchd|--|OpenCode: title 0|text|"]
+    assert [json.loads(line.partition("|")[2])["title"] for line in said(mine)] == ["title 0", "title 1"]
+
+
+@pytest.mark.parametrize(
+    ("quiet", "silent", "loud"),
+    [
+        ((22 * 60, 7 * 60), [22 * 60, 0, 7 * 60 - 1], [7 * 60, 22 * 60 - 1]),
+        ((12 * 60, 13 * 60), [12 * 60, 13 * 60 - 1], [13 * 60, 0, 12 * 60 - 1]),
+        ((60, 60), [], [0, 60, 61]),
+        (None, [], [0, 720]),
+    ],
+)
+def test_quiet_hours_may_go_over_midnight(quiet: tuple[int, int] | None, silent: list[int], loud: list[int]) -> None:
+    settings = NoticeSettings(quiet=quiet)
+    assert [settings.silent_at(minute) for minute in (*silent, *loud)] == [True] * len(silent) + [False] * len(loud)
