@@ -159,7 +159,7 @@ def test_schema_prints_the_shipped_file(cli: Cli) -> None:
 
 def test_the_examples_of_the_documentation_are_well(cli: Cli) -> None:
     examples = re.findall(r"```jsonc\n(.*?)```", DOCUMENTATION.read_text(), re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         cli.paths.config_file.write_text(example)
         assert cli.json("config", "check")["findings"] == []
