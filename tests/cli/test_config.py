@@ -163,7 +163,7 @@ def test_the_examples_of_the_documentation_are_well(cli: Cli) -> None:
     for example in examples:
         cli.paths.config_file.write_text(example)
         assert cli.json("config", "check")["findings"] == []
-    cli.paths.config_file.write_text(next(example for example in examples if "claude-primary" in example))
+    cli.paths.config_file.write_text(examples[1])
     (opencode,) = re.findall(r"```json\n(.*?)```", DOCUMENTATION.read_text(), re.DOTALL)
     cli.opencode(**json.loads(opencode))
     cli("block", "claude-primary", "--for", "1m")
