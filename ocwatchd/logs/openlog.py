@@ -18,9 +18,9 @@ from ocwatchd.core.detect import Reading, Seen
 CHUNK = 128 << 10
 """Bytes per read: smaller costs calls, larger misses the caches (64-128 KiB measured best)."""
 
-HEAD = 1024
-BEFORE = 64
-"""Bytes by which a file is known again: its first ones (a log begins with the time), and those before the cursor."""
+HEAD = BEFORE = 1024
+"""Bytes by which a file is known again: its first ones (a log begins with the time), and those before the cursor. Fewer
+would not tell two refusals apart, whose last 64 bytes are the same."""
 
 NewReading = Callable[[int, bool], Reading]
 """Makes a Reading for (offset, whole)."""
@@ -40,6 +40,15 @@ def identity(path: Path) -> Identity | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return (seen.st_dev, seen.st_ino) if stat.S_ISREG(seen.st_mode) else None
+
+
+def files_of_inode(directory: Path, inode: int) -> list[Path]:
+    """The names under which a file is in the directory, whatever they are; empty if that cannot be told."""
+    try:
+        with os.scandir(directory) as entries:
+            return [Path(entry.path) for entry in entries if entry.inode() == inode]
+    except OSError:
+        return []
 
 
 class OpenLog:
@@ -70,7 +79,6 @@ class OpenLog:
         self._head = b""
         self._before = b""
         self._quiet_looks = 0
-        self._looked: tuple[int, int] | None = None
 
     # ---- where to begin
 
@@ -146,10 +154,9 @@ class OpenLog:
         """
         seen = os.fstat(self._fd)
         self.size, self.mtime, self.links = seen.st_size, seen.st_mtime, seen.st_nlink
-        looks = (seen.st_size, seen.st_mtime_ns)
-        if looks != self._looked and not self._grew_only():
+        # At every look: refilled to the same size within a tick of the file system's clock, neither size nor time tell.
+        if not self._grew_only():
             self._begin(0, whole=True)
-        self._looked = looks
         found: list[Seen] = []
         left = most
         while left > 0:

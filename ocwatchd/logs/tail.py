@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ocwatchd.core.cursor import Cursor
 from ocwatchd.core.detect import Seen
-from ocwatchd.logs.openlog import Identity, NewReading, OpenLog, identity
+from ocwatchd.logs.openlog import Identity, NewReading, OpenLog, files_of_inode, identity
 
 LOOK_BACK = 1 << 20
 """Bytes before the end that are read at the first start, so that cooldowns still running are known."""
@@ -90,25 +90,39 @@ class LogTail:
     def poll(self, now: float) -> list[Sighting]:
         """What was written since the last poll, in the order of the file; of a replaced file first. Never raises."""
         sightings: list[Sighting] = []
+        self.problem = None
+        log = self._current or self._opened(now)
         self._drain_replaced(now, sightings)
-        try:
-            log = self._current or self._open(now)
-            if log is not None:
-                self._read(log, now, sightings)
-                if not self.behind:
-                    self._check_path(log, now, sightings)
-            self.problem = None
-        except OSError as error:
-            self._lost(error)
+        if log is not None:
+            self._read(log, now, sightings)
+            if self._current is log and not self.behind:
+                self._check_path(log, now, sightings)
         return sightings
 
-    def _open(self, now: float) -> OpenLog | None:
-        if identity(self.path) is None:
-            self._window, self._cursor = None, None  # what appears later is new
-            self._catching_up = False
+    def _opened(self, now: float) -> OpenLog | None:
+        """What the path leads to, opened; None if nothing can be."""
+        try:
+            here = identity(self.path)
+            if here is None:
+                self._window, self._catching_up = None, False  # what appears later is new
+                return None
+            log = self._current = self._taken_back(here) or self._begun(now)
+        except OSError as error:
+            self._trouble(error)
             return None
-        log = self._current = OpenLog(self.path, self._new_reading(self.path))
         self.found = None
+        return log
+
+    def _taken_back(self, here: Identity) -> OpenLog | None:
+        """A replaced file that has its name back, where it stands: begun anew, it would be told twice."""
+        for log in self._replaced:
+            if log.identity == here:
+                self._replaced.remove(log)
+                return log
+        return None
+
+    def _begun(self, now: float) -> OpenLog:
+        log = OpenLog(self.path, self._new_reading(self.path))
         if self._parked_log is not None:
             self._unpark(log)
         else:
@@ -122,13 +136,38 @@ class LogTail:
             if which == log.identity:
                 log.skip_to(size)
             return
-        if (cursor is not None and log.resume(cursor, RESUME_CAP)) or self._window is None:
+        if cursor is not None and log.resume(cursor, RESUME_CAP):
+            return
+        if cursor is not None:
+            self._follow_renamed(cursor)
+        if self._window is None:
             return
         recent = now - log.mtime <= self._window.seconds
         log.skip_to_end(self._window.size if recent else 0)
 
+    def _follow_renamed(self, place: Cursor, before: OpenLog | None = None) -> None:
+        """The file of this cursor was renamed while nobody held it open: its last lines are still to be told."""
+        for name in files_of_inode(self.path.parent, place.inode):
+            try:
+                log = OpenLog(name, self._new_reading(self.path))
+            except OSError:
+                continue
+            if log.resume(place, RESUME_CAP):
+                if before is not None:
+                    log.adopt(before)
+                self._replaced.append(log)
+                return
+            log.close()
+
     def _read(self, log: OpenLog, now: float, sightings: list[Sighting]) -> None:
-        found, at_end = log.read(POLL_CAP)
+        try:
+            found, at_end = log.read(POLL_CAP)
+        except OSError as error:  # a dead descriptor (ESTALE, EIO): opened again, it goes on where it stood
+            self._trouble(error)
+            self._begin_at = (log.identity, log.reading.position)
+            self._current, self.behind = None, False
+            log.close()
+            return
         self.behind = not at_end
         oldest = now - self._window.seconds if self._window and self._catching_up else float("-inf")
         for seen in found:
@@ -140,16 +179,21 @@ class LogTail:
 
     def _check_path(self, log: OpenLog, now: float, sightings: list[Sighting]) -> None:
         """At the end of the file: does the path still lead to it?"""
-        here = identity(self.path)
+        try:
+            here = identity(self.path)
+        except OSError as error:  # forbidden, or a link in a circle: the open file is as good as before
+            self._trouble(error)
+            return
         if here is None or here == log.identity:
             return
         # Written between our last read and the rename: drained before the new file is opened.
         self._read(log, now, sightings)
-        self._replaced.append(log)
-        self._current = None
+        if self._current is log:
+            self._replaced.append(log)
+            self._current = None
+        replacement = self._opened(now)
         while len(self._replaced) > REPLACED_KEPT:
             self._replaced.pop(0).close()
-        replacement = self._open(now)
         if replacement is not None:
             self._read(replacement, now, sightings)
 
@@ -167,11 +211,8 @@ class LogTail:
                 sightings += [Sighting(seen, False) for seen in log.reading.rest()]
                 log.close()
 
-    def _lost(self, error: OSError) -> None:
+    def _trouble(self, error: OSError) -> None:
         self.problem = f"cannot read {self.path}: {error.strerror or error}"
-        if self._current is not None and error.errno is not None and not isinstance(error, PermissionError):
-            self._current.close()
-            self._current = None
 
     # ---- what it holds
 
@@ -222,8 +263,12 @@ class LogTail:
         """The same file goes on with what was known of it; another one begins anew."""
         before, place = self._parked_log, self._parked
         self._parked_log = self._parked = None
-        if before is not None and place is not None and log.resume(place, RESUME_CAP):
+        if before is None or place is None:
+            return
+        if log.resume(place, RESUME_CAP):
             log.adopt(before)
+        else:
+            self._follow_renamed(place, before)
 
     def close(self) -> None:
         """Give all descriptors back."""

@@ -16,6 +16,7 @@ from ocwatchd.core.limits import LimitEvent
 from ocwatchd.logs.openlog import NewReading
 from ocwatchd.logs.tail import LogTail, Window
 from tests.edges.logtext import NOW, other, refusal, refused
+from tests.support.privileges import mortal
 from tests.support.rules import builtin
 
 
@@ -213,26 +214,23 @@ def test_a_pipe_from_the_start_never_blocks(log: Tail) -> None:
     assert log.look() == [1]
 
 
-class Forbidden(LogTail):
-    """A tail whose file may not be opened (tests may run as root, who may open everything)."""
-
-    forbidden = True
-
-    def _open(self, now: float):  # type: ignore[no-untyped-def]
-        if self.forbidden:
-            raise PermissionError(13, "Permission denied")
-        return super()._open(now)
-
-
 def test_permission_lost_and_regained(log: Tail) -> None:
     log.write(1)
-    tail = log.tail = Forbidden(log.path, new_reading)
-    assert log.look() == []
-    assert tail.problem is not None and "Permission denied" in tail.problem and str(log.path) in tail.problem
-    tail.forbidden = False
-    log.write(2)
-    assert log.look() == [1, 2]
-    assert tail.problem is None
+    log.path.chmod(0)
+    with mortal():
+        assert log.look() == []
+        problem = log.tail.problem
+        assert problem is not None and "Permission denied" in problem and str(log.path) in problem
+        log.path.chmod(0o600)
+        log.write(2)
+        assert log.look() == [1, 2]
+        assert log.tail.problem is None
+        log.path.chmod(0)
+        log.tail.park()
+        assert log.look() == []
+        log.path.chmod(0o600)
+        log.write(3)
+        assert log.look() == [3]
 
 
 def test_a_50_mb_line_then_an_event(log: Tail) -> None:

@@ -1,0 +1,96 @@
+"""Being nobody special: root opens everything, so a test about permissions first gives that power up (Linux).
+
+`mortal()` does so for this thread and a while; `python -m tests.support.privileges [--no-inotify | --few-watches] -- COMMAND …`
+for a whole process, where it can also take inotify away.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_DAC_OVERRIDE, _DAC_READ_SEARCH = 1, 2
+_CAPABILITY_VERSION_3 = 0x20080522
+_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 38, 22, 24
+_FILTER, _ALLOW, _ERRNO = 2, 0x7FFF0000, 0x00050000
+_INOTIFY = {"x86_64": (294, 254), "aarch64": (26, 27)}
+"""System call numbers of inotify_init1 and inotify_add_watch."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def mortal() -> Iterator[None]:
+    """File modes count for this thread, whoever runs the tests."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        yield
+        return
+    before = _capabilities()
+    effective, permitted, inheritable, *rest = before
+    _set_capabilities((effective & ~(1 << _DAC_OVERRIDE | 1 << _DAC_READ_SEARCH), permitted, inheritable, *rest))
+    try:
+        yield
+    finally:
+        _set_capabilities(before)
+
+
+def _capabilities() -> tuple[int, ...]:
+    data = (ctypes.c_uint32 * 6)()
+    _check(_libc.capget(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), data))
+    return tuple(data)
+
+
+def _set_capabilities(values: tuple[int, ...]) -> None:
+    _check(_libc.capset(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)(*values)))
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def give_up_root() -> None:
+    """For this process and what it executes: file modes count, also for root."""
+    if sys.platform == "linux" and os.geteuid() == 0:
+        for capability in (_DAC_OVERRIDE, _DAC_READ_SEARCH):
+            _check(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0))
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def refuse(call: int, error: int) -> None:
+    """From now on this system call fails, in this process and what it executes (seccomp; needs no privilege)."""
+    code = b"".join(
+        (
+            struct.pack("HBBI", 0x20, 0, 0, 0),  # load the call's number
+            struct.pack("HBBI", 0x15, 0, 1, call),  # if it is not this one, skip the next
+            struct.pack("HBBI", 0x06, 0, 0, _ERRNO | error),
+            struct.pack("HBBI", 0x06, 0, 0, _ALLOW),
+        )
+    )
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    _check(_libc.prctl(_PR_SET_SECCOMP, _FILTER, ctypes.byref(_Program(len(code) // 8, code)), 0, 0))
+
+
+def main(arguments: list[str]) -> None:
+    """Execute the command behind `--` with less power."""
+    options, command = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+    begin, add = _INOTIFY[platform.machine()]
+    if "--no-inotify" in options:
+        refuse(begin, errno.EMFILE)
+    if "--few-watches" in options:
+        refuse(add, errno.ENOSPC)
+    give_up_root()
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
