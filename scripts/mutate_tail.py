@@ -50,13 +50,6 @@ MUTANTS = (
     Mutant("cursor behind the torn line", OPENLOG, "offset = self.reading.position\n", "offset = self._at\n"),
     Mutant("off by one: a byte is read twice", OPENLOG, "self._at += len(chunk)\n", "self._at += len(chunk) - 1\n"),
     Mutant("off by one: a byte is skipped", OPENLOG, "self._at += len(chunk)\n", "self._at += len(chunk) + 1\n"),
-    Mutant(
-        "line start off by one",
-        OPENLOG,
-        "return max(start - CHUNK, 0) + cut + 1 if cut >= 0 else start",
-        "return max(start - CHUNK, 0) + cut if cut >= 0 else start + 1",
-    ),
-    Mutant("old file not drained before the new one", TAIL, "        self._read(log, now, sightings)\n        if self._current is log:", "        if self._current is log:"),
     Mutant("replaced file let go at once", TAIL, "REPLACED_KEPT = 8", "REPLACED_KEPT = 0"),
     Mutant("replaced file told after the new one", TAIL, "        self._drain_replaced(now, sightings)\n        if log", "        if log"),
     Mutant("file moved back is begun anew", TAIL, "self._taken_back(here) or self._begun(now)", "self._begun(now)"),

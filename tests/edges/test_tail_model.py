@@ -75,6 +75,9 @@ class File:
         self.told = len(self.lines)
         return fresh
 
+    def can_be_found_in(self, directory: Path) -> bool:
+        return self.name is not None and self.name.parent == directory and not self.forbidden()
+
     def forbidden(self) -> bool:
         return self.name is not None and not self.name.stat().st_mode & 0o400
 
@@ -356,10 +359,9 @@ class TailMachine(RuleBasedStateMachine):
             return
         if place.file is here:
             here.told = place.told if here.lives == place.life else 0
-        elif place.file.name and place.file.name.parent == self.dir and place.still_holds():
-            if not place.file.forbidden() and place.file not in self.replaced:
-                place.file.told = place.told if place.file.lives == place.life else 0
-                self.replaced.append(place.file)
+        elif place.file.can_be_found_in(self.dir) and place.still_holds():
+            place.file.told = place.told if place.file.lives == place.life else 0
+            self.replaced.append(place.file)
 
     @precondition(lambda self: self.current is not None and not self.replaced)
     @rule()
@@ -376,6 +378,31 @@ class TailMachine(RuleBasedStateMachine):
     def save_cursor(self) -> None:
         kept = self.parked or Place(None, None)
         self.saved = Place(self.tail.cursor(), self.current) if self.current else kept
+
+    @precondition(lambda self: self.at is not None and self.at.name == self.path and self.usable())
+    @rule(how=st.sampled_from(["restart", "park", "mistake"]))
+    def rotate_at_a_bad_moment(self, how: str) -> None:
+        """With a line that nobody has read: between two lives, while nobody holds the file; or it is taken back."""
+        file = self.at
+        assert file is not None
+        self.look()
+        if how == "park" and self.current is file and not self.replaced:
+            self.park()
+        self.save_cursor()
+        if file.fd >= 0:
+            file.finish()
+            file.lines.append(next(self.numbers))
+            os.write(file.fd, line_of(file.lines[-1]))
+        self.rotate(again=True, outside=False)
+        if how == "restart":
+            self.restart(crash=True)
+        self.look()
+        if how == "mistake":
+            self.rotate(again=False, outside=False)
+            assert file.name is not None
+            file.name.rename(self.path)
+            file.name, self.at = self.path, file
+            self.look()
 
     @rule(crash=st.booleans())
     def restart(self, crash: bool) -> None:

@@ -30,6 +30,7 @@ class Daemon:
         self.home = home
         self.process: subprocess.Popen[bytes] | None = None
         self.output = home.root / "ocwatchd.err"
+        self.command: Sequence[str] = (sys.executable, "-m", "ocwatchd")
         config = {"rateLimit": {"fallbackChain": chain, **settings}}
         (home.config_dir / "rate-limit-config.json").write_text(json.dumps(config))
 
@@ -43,7 +44,7 @@ class Daemon:
 
     def start(self) -> None:
         """Start it and wait until it hears."""
-        self.process = start([sys.executable, "-m", "ocwatchd"], self.home, self.home.root, self.output)
+        self.process = start(self.command, self.home, self.home.root, self.output)
         wait_until(self._hears, 20, why="the daemon's heartbeat")
 
     def _hears(self) -> bool:

@@ -1,6 +1,6 @@
 """Being nobody special: root opens everything, so a test about permissions first gives that power up (Linux).
 
-`mortal()` does so for this thread and a while; `python -m tests.support.privileges [--no-inotify | --few-watches] -- COMMAND …`
+`mortal()` does so for this thread and a while; `python -m tests.support.privileges OPTIONS -- COMMAND …`
 for a whole process, where it can also take inotify away.
 """
 
@@ -19,8 +19,8 @@ _DAC_OVERRIDE, _DAC_READ_SEARCH = 1, 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 38, 22, 24
 _FILTER, _ALLOW, _ERRNO = 2, 0x7FFF0000, 0x00050000
-_INOTIFY = {"x86_64": (294, 254), "aarch64": (26, 27)}
-"""System call numbers of inotify_init1 and inotify_add_watch."""
+_INOTIFY = {"x86_64": ((253, 294), 254), "aarch64": ((26,), 27)}
+"""System call numbers of inotify_init (and inotify_init1), and of inotify_add_watch."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -85,7 +85,8 @@ def main(arguments: list[str]) -> None:
     options, command = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
     begin, add = _INOTIFY[platform.machine()]
     if "--no-inotify" in options:
-        refuse(begin, errno.EMFILE)
+        for call in begin:
+            refuse(call, errno.EMFILE)
     if "--few-watches" in options:
         refuse(add, errno.ENOSPC)
     give_up_root()
