@@ -131,6 +131,7 @@ class Daemon:
         for session in self._hands.unfinished_moves(now - CLAIM_MEMORY):
             say(f"a move of {session} was left unfinished: looking")
             self._hands.do(self._engine.resume(session, now))
+        self._hands.do(self._engine.begin())
 
     def _wake(self) -> None:
         self._queue.put(None)

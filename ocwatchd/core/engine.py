@@ -210,6 +210,10 @@ class Engine:
                 case.phrase = outcome.why
                 return effects + (self._look(case) if again else [])
 
+    def begin(self) -> list[Effect]:
+        """A life begins: who is stuck at this moment? An earlier one may have read of it and got no further."""
+        return [LookUp(None, None)]
+
     def resume(self, session: str, now: float) -> list[Effect]:
         """A move that was claimed in an earlier life and never ended: look whether its turn was left stopped."""
         case = self.cases.of(session, now)

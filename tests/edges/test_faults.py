@@ -22,7 +22,7 @@ import pytest
 from tests.edges.logtext import other, refusal
 from tests.support.daemon import Daemon, epoch, ocwatch, settle
 from tests.support.homes import Home
-from tests.support.processes import free_port, stop, wait_until
+from tests.support.processes import free_port, wait_until
 
 NUMBERS = count(1000)
 MORTAL = (sys.executable, "-m", "tests.support.privileges")

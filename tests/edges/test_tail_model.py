@@ -276,6 +276,12 @@ class TailMachine(RuleBasedStateMachine):
         else:
             self.path.symlink_to(self.path if what == "circle" else self.root / "nowhere")
         self.blocked = what
+        self.look()
+        if self.current is not None and self.current.fd >= 0:
+            self.current.finish()
+            self.current.lines.append(next(self.numbers))
+            os.write(self.current.fd, line_of(self.current.lines[-1]))
+            self.look()
 
     @precondition(lambda self: self.blocked and not self.dir_gone)
     @rule()
@@ -422,7 +428,7 @@ class TailMachine(RuleBasedStateMachine):
 
 
 TailMachine.TestCase.settings = settings(
-    max_examples=int(os.environ.get("TAIL_MODEL_EXAMPLES", "150")),
+    max_examples=int(os.environ.get("TAIL_MODEL_EXAMPLES", "100")),
     stateful_step_count=40,
     deadline=None,
     report_multiple_bugs=False,

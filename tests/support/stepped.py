@@ -1,4 +1,4 @@
-"""`ocwatchd` with a wall clock that a test sets: `python -m tests.support.stepped FILE`, which holds seconds of offset."""
+"""`ocwatchd` with a wall clock that a test sets: `python -m tests.support.stepped FILE`; the file holds an offset (s)."""
 
 from __future__ import annotations
 

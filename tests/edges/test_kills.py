@@ -1,0 +1,142 @@
+"""SIGKILL at random moments of a busy daemon: every file can always be read, nothing acknowledged is lost, no move is
+made twice. `KILLS=1000 python -m pytest tests/edges/test_kills.py -s` is the full run; a suite makes fewer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from itertools import count
+from pathlib import Path
+
+from ocwatchd.state import cursors
+from tests.edges.logtext import refusal
+from tests.support.daemon import Daemon, epoch
+from tests.support.fakeopencode import FakeOpenCode
+from tests.support.homes import Home
+from tests.support.processes import start, wait_until
+
+KILLS = int(os.environ.get("KILLS", "20"))
+LIFE = 0.9
+"""Seconds that a daemon gets at most; its first look at the logs comes after 0.3."""
+
+
+class Watcher:
+    """Reads the register all the while, as a status bar does: it must hold, and what it once said must stay said."""
+
+    def __init__(self, state: Path) -> None:
+        self.path = state / "blacklist.json"
+        self.acknowledged: dict[str, float] = {}
+        self.reads = 0
+        self.fault: BaseException | None = None
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _watch(self) -> None:
+        try:
+            while not self._end.wait(0.003):
+                self.look()
+        except BaseException as fault:
+            self.fault = fault
+
+    def look(self) -> None:
+        try:
+            models = json.loads(self.path.read_bytes())["models"]
+        except FileNotFoundError:
+            assert not self.acknowledged
+            return
+        self.reads += 1
+        for model, until in self.acknowledged.items():
+            assert epoch(models[model]["until"]) >= until, f"{model} was shortened or lost"
+        self.acknowledged = {model: epoch(entry["until"]) for model, entry in models.items()}
+
+    def stop(self) -> None:
+        self._end.set()
+        self._thread.join()
+        if self.fault is not None:
+            raise self.fault
+
+
+def whole(state: Path) -> None:
+    """The files as a reader finds them after a kill."""
+    journal = state / "journal.jsonl"
+    if journal.exists():
+        *lines, last = journal.read_bytes().split(b"\n")
+        torn = [line for line in lines if line and not _object(line)]
+        assert len(torn) <= 1 or all(not _object(line) for line in torn), torn
+        assert last == b"" or not _object(last) or last.endswith(b"}")
+    _, trouble = cursors.load(state / "cursors.json")
+    assert trouble is None
+
+
+def _object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    draw = random.Random(os.environ.get("SEED", "20261122"))
+    numbers = count(1)
+    with FakeOpenCode(str(tmp_path)) as opencode:
+        home = Home(tmp_path, opencode.url)
+        daemon = Daemon(home, chain={"mock/primary": "mock2/fallback"}, doors=[opencode.url])
+        home.log_dir.mkdir(parents=True)
+        log = home.log_dir / "opencode.log"
+        watcher = Watcher(daemon.state)
+        watcher.start()
+        for _ in range(KILLS):
+            daemon.process = start(daemon.command, home, home.root, daemon.output)
+            end = time.monotonic() + draw.uniform(0.0, LIFE)
+            while (left := end - time.monotonic()) > 0:
+                limit(log, next(numbers), opencode, draw)
+                time.sleep(min(left, draw.uniform(0.0, 0.2)))
+            daemon.kill()
+            whole(daemon.state)
+        with daemon:
+            try:
+                wait_until(
+                    lambda: all(s.answered for s in opencode.sessions.values()), 120 + KILLS, why="all are moved"
+                )
+            finally:
+                report(opencode, daemon)
+            wait_until(lambda: daemon.state.joinpath("cursors.json").exists(), why="cursors")
+        watcher.stop()
+        watcher.look()
+        assert len(watcher.acknowledged) > KILLS / 2
+        print(f"{KILLS} kills: {watcher.reads} reads of the register, {len(watcher.acknowledged)} cooldowns kept")
+        assert [s.id for s in opencode.sessions.values() if s.runs != 1] == []
+        assert [s.id for s in opencode.sessions.values() if s.spoilt] == []
+
+
+def limit(log: Path, number: int, opencode: FakeOpenCode, draw: random.Random) -> None:
+    """A session on the primary is limited, and so is a model that nobody else uses."""
+    lines = refusal(number, time.time()).replace(b"Too Many Requests", b"Too Many Requests, try again in 9000s")
+    opencode.limited(f"ses_{number}")
+    lonely = refusal(10**6 + number, time.time()).replace(
+        b"Too Many Requests", b"Too Many Requests, try again in 8000s"
+    )
+    lines += lonely.replace(b"modelID=primary", f"modelID=m{number}".encode())
+    with log.open("ab", buffering=0) as file:
+        if draw.random() < 0.3:
+            cut = draw.randrange(len(lines))
+            file.write(lines[:cut])
+            time.sleep(0.01)
+            lines = lines[cut:]
+        file.write(lines)
+
+
+def report(opencode: FakeOpenCode, daemon: Daemon) -> None:
+    sessions = list(opencode.sessions.values())
+    runs = [s.runs for s in sessions]
+    posts = sum(s.posts for s in sessions)
+    open_ones = [s.id for s in sessions if not s.answered]
+    print(f"{len(sessions)} sessions, {sum(runs)} runs, {posts} posts, most {max(runs)}, unanswered {open_ones}")
+    print(f"{len(daemon.journal('claim'))} claims")
