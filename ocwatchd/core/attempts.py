@@ -165,7 +165,8 @@ class Attempts:
             return _tags(record) not in self._begun and (self._whole or bool(self._begun))
         if record.dialect in (Dialect.PROMPT, Dialect.SESSION):
             return record.session not in self._sessions and self._whole
-        return False
+        # Whoever tells where streams begin (1.0.185 and later) tells their failures with tags.
+        return record.dialect is Dialect.BARE and bool(self._begun)
 
     def _told_again(self, record: LogRecord) -> Attempt | None:
         """The processor tells a failure: nothing new, unless the stream it is about has not been told to fail.

@@ -79,7 +79,7 @@ Seen = LimitEvent | StreamStarted | TurnEnded | Cancelled | SessionCreated
 class Detector:
     """Feed it the records of one file in order; what they mean comes out. Bounded memory.
 
-    `whole`: the file is read from its beginning. `file` is entered into the events. `turns`: all starts of streams are
+    `whole`: read from its beginning. `file` is entered into the events. `turns`: all starts of streams are
     fed, not only the failures of the new format.
     """
 
@@ -215,6 +215,7 @@ class Reading:
         self._opening: bytes | None = b"" if whole and offset == 0 else None
         self._before: deque[Line] = deque(maxlen=_BEFORE_KEPT)
         self._skipped = 0
+        self._new: bool | None = None
 
     @property
     def position(self) -> int:
@@ -259,13 +260,20 @@ class Reading:
             line = queue.popleft()
             for worth in (line,) if self.turns else self._worth_reading(line):
                 record = parse(worth)
-                seen.extend(self.detector.feed(record) if record else ())
+                if record is not None and self._of_this_file(record):
+                    seen.extend(self.detector.feed(record))
             if not puzzled and self.detector.puzzling and _is_new(line.data):
                 # From here on the shape of its retries has to tell, and where they begin was not looked for so far.
                 starts = self._cutter.later(line.offset + len(line.data), NEW_STARTS)
                 by_offset = {each.offset: each for each in (*queue, *starts)}
                 queue = deque(by_offset[offset] for offset in sorted(by_offset))
         return seen
+
+    def _of_this_file(self, record: LogRecord) -> bool:
+        """A followed log has one format, old or new: a line of the other is text that somebody put there."""
+        new = record.dialect is Dialect.LOGFMT
+        self._new = new if self._new is None else self._new
+        return not self.turns or self._new is new
 
     def _worth_reading(self, line: Line) -> Iterator[Line]:
         """While catching up: failures, and what came before them as far as it matters."""
