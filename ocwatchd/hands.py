@@ -99,10 +99,14 @@ class Hands:
 
         The first change is written at once; of a storm's, only so many as the disk bears: call again at `save_due`.
         """
-        now = self._clock.now()
-        if not self._unsaved or (not at_once and 0 <= now - self._saved < SAVE_PAUSE):
+        if not self._unsaved or (not at_once and 0 <= self._clock.now() - self._saved < SAVE_PAUSE):
             return
-        self._saved = now
+        try:
+            self._save()
+        finally:  # counted from the end: a large register on a slow disk must not be written for every refusal
+            self._saved = self._clock.now()
+
+    def _save(self) -> None:
         foreign = False
 
         def merge(entries: dict[ModelRef, Cooldown]) -> dict[ModelRef, Cooldown]:

@@ -13,10 +13,10 @@ from ocwatchd.cli.render import iso, say, say_json_line, span
 from ocwatchd.clock import from_rfc3339
 from ocwatchd.config import load
 from ocwatchd.config.rules import rules_for
-from ocwatchd.core.detect import reason_of
 from ocwatchd.core.facts import facts_from_text
 from ocwatchd.core.hints import find_hint
 from ocwatchd.core.limits import Certainty, Hint, LimitEvent, Verdict
+from ocwatchd.core.reason import reason_of
 from ocwatchd.core.rules import RuleSet
 from ocwatchd.errors import ExitCode, OcwatchError, UsageError
 from ocwatchd.logs.scan import limits_from, plain

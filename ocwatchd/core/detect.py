@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 from ocwatchd.core.attempts import Attempt, Attempts
 from ocwatchd.core.hints import find_hint
-from ocwatchd.core.limits import REASON_CAP, Certainty, LimitEvent, Verdict
+from ocwatchd.core.limits import Certainty, LimitEvent, Verdict
 from ocwatchd.core.lines import Line, LineCutter
 from ocwatchd.core.liverules import Classifier
+from ocwatchd.core.reason import reason_of
 from ocwatchd.core.record import NEW_ERRORS, NEW_STARTS, Dialect, Kind, LogRecord, old_spanner, parse, wanted_literals
 from ocwatchd.core.shapes import shape_of, speechless
 
@@ -190,12 +191,6 @@ class Detector:
                 if record.time - when <= _END_SLACK and retryable is not True:
                     return [TurnEnded(session, record.time)]
         return [Cancelled(session, record.time)]
-
-
-def reason_of(text: str) -> str:
-    """A provider's message as it may be stored: one line, no control characters, capped."""
-    words = "".join(char if char.isprintable() else " " for char in text[: 4 * REASON_CAP])
-    return " ".join(words.split())[:REASON_CAP]
 
 
 class Reading:

@@ -12,7 +12,6 @@ from ocwatchd.core.backoff import NATIVE_FIRST, NATIVE_JITTER, is_native_delay
 from ocwatchd.core.facts import facts_from_text
 from ocwatchd.core.hints import find_hint, from_headers
 from ocwatchd.core.limits import (
-    REASON_CAP,
     Certainty,
     ErrorFacts,
     Hint,
@@ -23,6 +22,7 @@ from ocwatchd.core.limits import (
     Verdict,
 )
 from ocwatchd.core.messages import Heard
+from ocwatchd.core.reason import reason_of
 from ocwatchd.core.rules import RuleSet
 from ocwatchd.core.views import SessionState, SessionView
 
@@ -122,5 +122,5 @@ def _event(view: SessionView, facts: ErrorFacts, verdict: Verdict, hint: Hint | 
         status=facts.status,
         verdict=verdict,
         hint=hint,
-        reason=facts.message[:REASON_CAP],
+        reason=reason_of(facts.message),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ocwatchd.core.limits import ModelRef
 from ocwatchd.core.moves import MoveResult, Order
+from ocwatchd.core.reason import reason_of
 from ocwatchd.core.views import SessionState, SessionView
 
 
@@ -75,11 +76,11 @@ def outcome(now: SessionView, target: ModelRef, answer: str) -> Ruling | None:
     if now.answer not in (None, answer):
         return Ruling(MoveResult.MOVED, f"{now.model} works on it")  # a later step of the same run
     if now.state is SessionState.RETRY:
-        return Ruling(MoveResult.TARGET_LIMITED, now.message)
+        return Ruling(MoveResult.TARGET_LIMITED, reason_of(now.message))
     if now.aborted:
         return Ruling(MoveResult.USER_TOOK_OVER, "the new run was stopped")
     if now.last_error is not None:
-        return Ruling(MoveResult.FAILED, now.last_error.message)
+        return Ruling(MoveResult.FAILED, reason_of(now.last_error.message))
     if now.answer_began or now.answer_completed:
         # The companion plugin, or another one, may have chosen another model for this prompt.
         return Ruling(MoveResult.MOVED, f"{now.model} answers" + ("" if now.model == target else f", not {target}"))

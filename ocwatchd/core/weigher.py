@@ -9,6 +9,7 @@ from ocwatchd.core.guards import silent
 from ocwatchd.core.limits import Certainty, Hint, LimitEvent, ModelRef
 from ocwatchd.core.messages import Effect
 from ocwatchd.core.mind import Mind
+from ocwatchd.core.reason import reason_of
 from ocwatchd.core.registrar import Registrar
 from ocwatchd.core.views import SessionState, SessionView
 
@@ -85,7 +86,7 @@ class Weigher:
             return []
         case.wake = max(now, view.next_at or now) + RECHECK
         case.phrase = "retrying, not known to be limited"
-        words = view.message[:200]
+        words = reason_of(view.message, 200)
         if words in self._unknown_words or len(self._unknown_words) >= MOST_UNKNOWN_WORDS:
             return []
         self._unknown_words.add(words)

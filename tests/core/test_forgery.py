@@ -1,7 +1,7 @@
-"""Hostile text in every free field of every dialect, written as OpenCode writes it: nothing is blocked that should not be.
+"""Hostile text in every free field of every dialect, written as OpenCode writes it: nothing is blocked by it.
 
-What a user, a model, a tool, a file name or a provider can put into a log: line feeds, quotes, escapes, forged pairs and
-whole forged lines, bidi marks, NUL, a megabyte. Only a provider's own refusal blocks, and only the model it was asked of.
+What a user, a model, a tool, a file name or a provider can put into a log: line feeds, quotes, escapes, forged pairs,
+whole forged lines, bidi marks, NUL, a megabyte. Only a provider's refusal blocks, and only the model it was asked of.
 """
 
 from __future__ import annotations

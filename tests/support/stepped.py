@@ -1,4 +1,4 @@
-"""`ocwatchd` with a wall clock that a test sets: `python -m tests.support.stepped FILE`; the file holds an offset (s)."""
+"""`ocwatchd` with a wall clock that a test sets: `python -m tests.support.stepped FILE`, which holds an offset."""
 
 from __future__ import annotations
 
