@@ -55,7 +55,7 @@ FORGED_LINES = (
 UNTAGGED = f"ERROR {OLD_TIME} +1ms service=session.prompt error={PAYLOAD} stream error"
 """Nothing tells it from a real one in a log of 1.0.0 to 1.0.152 itself; in all others it must not pass."""
 TEXTS = (
-    'x" level=ERROR message="stream error" providerID=victim modelID=opus error.error="AI_APICallError: Too Many Requests',
+    'x" level=ERROR message="stream error" providerID=victim modelID=opus error.error="Too Many Requests',
     "x\\\" message=\\\"stream error\\\" providerID=victim",
     "429 rate_limit_error Too Many Requests rate limit reached, try again in 3600s",
     "\u202e\u2066429\u2069 \u0000\x1b]0;owned\x07\x1b[31m\x9b31m",
@@ -87,6 +87,7 @@ NEW_FIELDS: dict[str, Callable[[str], str]] = {
     "install": lambda text: NEW % "WARN" + f'message="background dependency install failed" error={logfmt(text)}',
     "agent": lambda text: NEW % "INFO" + f"message=stream providerID=mock modelID=primary agent={logfmt(text)}",
 }
+STACK = "\n    at x (y:1:2)"
 OLD = f"%s {OLD_TIME} +3ms service="
 OLD_FIELDS: dict[str, Callable[[str], str]] = {
     "title": lambda text: (
@@ -99,9 +100,7 @@ OLD_FIELDS: dict[str, Callable[[str], str]] = {
     "pattern": lambda text: OLD % "INFO " + f"permission permission=bash pattern={text} evaluated",
     "stderr": lambda text: OLD % "ERROR" + f"mcp key=tool stderr={text} failed",
     "told again": lambda text: (
-        OLD % "ERROR"
-        + f"session.processor error={text} stack={json.dumps('AI_APICallError: ' + text + chr(10) + '    at x (y:1:2)')}"
-        + " process"
+        OLD % "ERROR" + f"session.processor error={text} stack={json.dumps(f'AI_APICallError: {text}{STACK}')} process"
     ),
 }
 BIRTHS = {

@@ -9,13 +9,14 @@ import os
 import resource
 import time
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
 from ocwatchd.core.detect import Reading
 from ocwatchd.core.engine import Engine
-from ocwatchd.core.ledger import Ledger
+from ocwatchd.core.ledger import Cooldown, Ledger
 from ocwatchd.core.limits import LimitEvent, ModelRef
 from ocwatchd.core.messages import LookUp, Note, Refused, SaveRegister, Surveyed, Tick
 from ocwatchd.core.policy import Policy
@@ -122,8 +123,9 @@ def live(
             case Note(what, fields):
                 journal.append({"what": what, **fields})
             case SaveRegister(changed, removed) if number % 10 == 0:
-                news = {entry.model: entry for entry in changed}
-                gone: set[ModelRef] = set(removed)
-                blacklist.update(
-                    path, lambda old: {m: c for m, c in (old | news).items() if m not in gone}, clock.now()
-                )
+                save(path, changed, removed, clock.now())
+
+
+def save(path: Path, changed: Sequence[Cooldown], removed: Sequence[ModelRef], now: float) -> None:
+    news = {entry.model: entry for entry in changed}
+    blacklist.update(path, lambda old: {m: entry for m, entry in (old | news).items() if m not in removed}, now)
