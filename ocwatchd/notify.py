@@ -16,6 +16,7 @@ from datetime import datetime
 from ocwatchd.clock import rfc3339
 from ocwatchd.config.model import NoticeSettings
 from ocwatchd.core.messages import Tell
+from ocwatchd.core.reason import reason_of
 from ocwatchd.core.views import Door
 from ocwatchd.opencode.api import Api
 from ocwatchd.opencode.http import DoorError
@@ -45,16 +46,17 @@ class Notifier:
         self._told[notice.matter] = None
         if len(self._told) > MOST_MATTERS:
             self._told.popitem(last=False)
-        text = _worded(notice)
+        # Names come from logs: a terminal behind the toast, or the desktop, must not obey what stands in them.
+        title, text = reason_of(notice.title), reason_of(_worded(notice))
         settings, now = self.settings, datetime.now().astimezone()
         if settings.toast and notice.door is not None:
-            _toast(notice.door, notice.title, text, notice.directory)
+            _toast(notice.door, title, text, notice.directory)
         if settings.silent_at(now.hour * 60 + now.minute):
             return
         if settings.desktop:
-            _desktop(notice.title, text)
+            _desktop(title, text)
         if settings.command:
-            self._run(settings.command, notice, notice.title, text, now.timestamp())
+            self._run(settings.command, notice, title, text, now.timestamp())
 
     def _run(self, command: tuple[str, ...], notice: Tell, title: str, text: str, now: float) -> None:
         """The person's own command; the first of several equal faults is said."""

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ocwatchd.core.messages import Tell
+from ocwatchd.core.views import Door, TcpAddress
+from ocwatchd.notify import Notifier
 from tests.support.daemon import Daemon
 from tests.support.fakeopencode import FakeOpenCode
 from tests.support.homes import Home
@@ -99,3 +102,16 @@ def test_no_secret_is_found_in_anything_of_ours(tmp_path: Path, notices: Path, m
         parts = {where for where, text in everything.items() if "SECRET" in text}
         assert (leaks, parts) == (set(), set())
         print(f"{len(planted) * 2} refusals with secrets, {len(everything)} outputs, none found")
+
+
+def test_a_notice_is_one_harmless_line(notices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{notices.parent / 'bin'}:/usr/bin:/bin")
+    hostile = "--help\x1b]0;owned\x07\u202e$(touch x)`id`\n\x9b31m"
+    with FakeOpenCode(str(notices.parent)) as opencode:
+        port = int(opencode.url.rpartition(":")[2])
+        Notifier().tell(Tell("matter", hostile, f"{hostile} {KEYS[0]}", door=Door(TcpAddress("127.0.0.1", port))))
+        (toast,) = opencode.toasts
+    shown = [*json.loads(toast).values(), *notices.read_text().splitlines()]
+    assert all(line.isprintable() and "SECRET" not in line for line in shown)
+    assert any("$(touch x)`id`" in line for line in shown), "shown as it is, not run"
+    assert notices.read_text().splitlines()[:2] == ["--app-name=ocwatchd", "--"]
