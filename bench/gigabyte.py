@@ -2,7 +2,8 @@
 
     python bench/gigabyte.py [MEGABYTES]
 
-First without a cursor (the last MiB is read), then after a life that ended with everything still unread (at most 256 MiB are read).
+First without a cursor (the last MiB is read), then after a life that ended with everything still unread (at most
+256 MiB are read).
 """
 
 from __future__ import annotations
