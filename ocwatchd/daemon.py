@@ -131,7 +131,8 @@ class Daemon:
         for session in self._hands.unfinished_moves(now - CLAIM_MEMORY):
             say(f"a move of {session} was left unfinished: looking")
             self._hands.do(self._engine.resume(session, now))
-        self._hands.do(self._engine.begin())
+        for session in self._hands.unweighed(now - CLAIM_MEMORY):
+            self._hands.do(self._engine.look_at(session, now))
 
     def _wake(self) -> None:
         self._queue.put(None)

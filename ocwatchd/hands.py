@@ -153,6 +153,12 @@ class Hands:
                 open_claims.pop(entry.get("claim"), None)
         return list(dict.fromkeys(open_claims.values()))
 
+    def unweighed(self, since: float) -> list[str]:
+        """Sessions of which the journal's last news since then is a refusal, read as it happened and not acted on."""
+        last = {entry["session"]: entry for entry in self._journal.read(since) if entry.get("session")}
+        open_ones = (entry for entry in last.values() if entry.get("what") == "limit")
+        return [str(entry["session"]) for entry in open_ones if not (entry.get("history") or entry.get("small"))]
+
     def listen(self) -> None:
         """Look for doors that were opened lately, and listen at them too."""
         self._workers.submit(self._guarded, self._find_doors, None)

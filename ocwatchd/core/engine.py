@@ -210,9 +210,9 @@ class Engine:
                 case.phrase = outcome.why
                 return effects + (self._look(case) if again else [])
 
-    def begin(self) -> list[Effect]:
-        """A life begins: who is stuck at this moment? An earlier one may have read of it and got no further."""
-        return [LookUp(None, None)]
+    def look_at(self, session: str, now: float) -> list[Effect]:
+        """An earlier life read of its refusal and got no further: is it still stuck?"""
+        return self._look(self.cases.of(session, now))
 
     def resume(self, session: str, now: float) -> list[Effect]:
         """A move that was claimed in an earlier life and never ended: look whether its turn was left stopped."""

@@ -107,9 +107,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
             whole(daemon.state)
         with daemon:
             try:
-                wait_until(
-                    lambda: all(s.answered for s in opencode.sessions.values()), 120 + KILLS, why="all are moved"
-                )
+                wait_until(lambda: not unanswered(opencode, daemon), 120 + KILLS, why="all are moved")
             finally:
                 report(opencode, daemon)
             wait_until(lambda: daemon.state.joinpath("cursors.json").exists(), why="cursors")
@@ -118,8 +116,14 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         assert len(watcher.acknowledged) > min(KILLS / 2, 150)
         assert len(opencode.sessions) > STUCK_MOST or KILLS < 100, "moves were made between the kills"
         print(f"{KILLS} kills: {watcher.reads} reads of the register, {len(watcher.acknowledged)} cooldowns kept")
-        assert [s.id for s in opencode.sessions.values() if s.runs != 1] == []
+        assert [s.id for s in opencode.sessions.values() if s.runs > 1] == []
         assert [s.id for s in opencode.sessions.values() if s.spoilt] == []
+
+
+def unanswered(opencode: FakeOpenCode, daemon: Daemon) -> list[str]:
+    """Sessions that should have been moved: what was read when it was old news is left alone, whoever reads it."""
+    fresh = {entry["session"] for entry in daemon.journal("limit") if not entry["history"]}
+    return [session.id for session in opencode.sessions.values() if not session.answered and session.id in fresh]
 
 
 def limit(log: Path, number: int, opencode: FakeOpenCode, draw: random.Random) -> None:
