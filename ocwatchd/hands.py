@@ -154,10 +154,14 @@ class Hands:
         return list(dict.fromkeys(open_claims.values()))
 
     def unweighed(self, since: float) -> list[str]:
-        """Sessions of which the journal's last news since then is a refusal, read as it happened and not acted on."""
-        last = {entry["session"]: entry for entry in self._journal.read(since) if entry.get("session")}
-        open_ones = (entry for entry in last.values() if entry.get("what") == "limit")
-        return [str(entry["session"]) for entry in open_ones if not (entry.get("history") or entry.get("small"))]
+        """Sessions with a refusal in the journal since then that was read as it happened, and not acted on."""
+        open_ones: dict[object, None] = {}
+        for entry in self._journal.read(since):
+            if entry.get("what") != "limit":
+                open_ones.pop(entry.get("session"), None)
+            elif entry.get("session") and not (entry.get("history") or entry.get("small")):
+                open_ones[entry["session"]] = None
+        return [str(session) for session in open_ones]
 
     def listen(self) -> None:
         """Look for doors that were opened lately, and listen at them too."""
