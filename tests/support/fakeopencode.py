@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-HOUR_MS = 3_600_000
+WAIT_MS = 9_000_000
+"""Until the next attempt that it shows: as long as the refusals in the tests say."""
 
 
 @dataclass(slots=True)
@@ -85,7 +86,7 @@ class FakeOpenCode:
         self._server.server_close()
 
     def limited(self, ident: str) -> FakeSession:
-        """A new session, refused just now for an hour."""
+        """A new session, refused just now."""
         session = FakeSession(ident)
         prompt = {"id": f"msg_0_{ident}", "role": "user", "agent": "build", "time": {"created": _now()}}
         session.messages.append({"info": prompt | {"model": _model("mock/primary")}, "parts": [{"type": "text"}]})
@@ -129,7 +130,7 @@ class FakeOpenCode:
 
     def _status(self, session: FakeSession) -> dict[str, object]:
         if session.status == "retry":
-            return {"type": "retry", "attempt": 1, "message": "Too Many Requests", "next": _now() + HOUR_MS}
+            return {"type": "retry", "attempt": 1, "message": "Too Many Requests", "next": _now() + WAIT_MS}
         return {"type": session.status}
 
     def post(self, path: str, body: dict[str, Any]) -> object:
