@@ -22,7 +22,7 @@ from ocwatchd.core.views import Door, TcpAddress, UnixAddress
 from ocwatchd.opencode.api import Api
 from ocwatchd.opencode.family import launched_by
 from ocwatchd.opencode.http import DoorError, Trouble
-from ocwatchd.opencode.sockets import own_sockets, rival_beside
+from ocwatchd.opencode.sockets import own_sockets, rival_in
 from ocwatchd.paths import opencode_data_of
 
 if TYPE_CHECKING:
@@ -121,14 +121,18 @@ class DoorFinder:
         for process in served:
             for address in process.listeners:
                 auth = process.auth or self._own_auth
-                yield _door(address, process, auth)
+                yield self._door(address, process, auth)
 
     def _of_sockets(self, served: Sequence[OpenCodeProcess]) -> Iterator[Door]:
         by_pid = {process.pid: process for process in served}
         for path in own_sockets(self._sockets):
             process = by_pid.get(int(path.stem)) if path.stem.isdecimal() else None
             if process is not None:  # files of dead processes stay behind; those of other homes are not ours to ask
-                yield replace(_door(UnixAddress(str(path)), process, None), rival=rival_beside(path))
+                yield self._door(UnixAddress(str(path)), process, None)
+
+    def _door(self, address: TcpAddress | UnixAddress, process: OpenCodeProcess, auth: str | None) -> Door:
+        rival = rival_in(self._sockets, process.pid)
+        return Door(address, process.pid, process.directory, auth, process.serves_many, process.runs_once, rival)
 
     # ---- proof
 
@@ -157,10 +161,6 @@ class DoorFinder:
         # What OpenCode says goes before the process's directory: `opencode DIR` changes to it after its start.
         self._proven[key] = place.directory or door.directory
         return replace(door, directory=self._proven[key]), None
-
-
-def _door(address: TcpAddress | UnixAddress, process: OpenCodeProcess, auth: str | None) -> Door:
-    return Door(address, process.pid, process.directory, auth, process.serves_many, process.runs_once)
 
 
 def _one_each(found: Sequence[Door], served: Iterable[OpenCodeProcess]) -> tuple[Door, ...]:

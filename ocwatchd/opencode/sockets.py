@@ -19,11 +19,11 @@ def own_sockets(directory: Path | None) -> list[Path]:
     return [path for path in _files(directory, "*.sock") if _is_own_socket(path)]
 
 
-def rival_beside(socket: Path) -> str | None:
-    """Why the companion plugin of this socket stands back, as it wrote beside it; None if it does not."""
+def rival_in(directory: Path | None, pid: int) -> str | None:
+    """Why the companion plugin in this process stands back, as it wrote into its directory; None if it does not."""
     try:
-        about = json.loads(socket.with_suffix(".json").read_bytes()[:MOST_ABOUT])
-        why = about.get("standing_back")
+        (file,) = _files(directory, f"{pid}.json")
+        why = json.loads(file.read_bytes()[:MOST_ABOUT]).get("standing_back")
     except (OSError, ValueError, AttributeError):
         return None
     return why[:200] if isinstance(why, str) and why else None

@@ -121,10 +121,10 @@ class Daemon:
 
 
 def ocwatch(home: Home, *args: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `ocwatch ARGS` in a home."""
+    """Run `ocwatch ARGS` in a home. `restart` waits for two starts of OpenCode: a minute each on a loaded machine."""
     command: Sequence[str] = [sys.executable, "-m", "ocwatchd.cli", *args]
     return subprocess.run(
-        command, cwd=home.root, env=home.env(home.root), capture_output=True, text=True, timeout=60, input=input
+        command, cwd=home.root, env=home.env(home.root), capture_output=True, text=True, timeout=150, input=input
     )
 
 
