@@ -26,7 +26,7 @@ from ocwatchd.core.engine import Engine
 from ocwatchd.core.ledger import Cooldown, Ledger
 from ocwatchd.core.limits import LimitEvent
 from ocwatchd.core.messages import Aborted, Configured, Message, Note, Refused, Tick
-from ocwatchd.errors import OcwatchError
+from ocwatchd.errors import ExitCode, OcwatchError
 from ocwatchd.hands import Hands
 from ocwatchd.logs.directory import LogDirectories
 from ocwatchd.logs.tail import Sighting, Window
@@ -290,10 +290,10 @@ def main() -> None:
         print(f"ocwatchd {__version__}")
         return
     if sys.argv[1:]:
-        print(
-            "ocwatchd takes no arguments and runs in the foreground. For commands see: ocwatch --help", file=sys.stderr
-        )
-        sys.exit(0 if sys.argv[1] in ("-h", "--help") else 2)
+        asked = sys.argv[1] in ("-h", "--help")
+        words = "ocwatchd takes no arguments and runs in the foreground. For commands see: ocwatch --help"
+        print(words, file=sys.stdout if asked else sys.stderr)
+        sys.exit(ExitCode.DONE if asked else ExitCode.USAGE)
     if sys.stderr is not None:
         faulthandler.enable()  # systemd's watchdog ends a hung loop with SIGABRT: its log then shows where it hung
     try:
@@ -301,3 +301,6 @@ def main() -> None:
     except OcwatchError as fault:
         print(f"ocwatchd: {fault}", file=sys.stderr)
         sys.exit(fault.exit_code)
+    except OSError as fault:  # a home that cannot be written: seen as a traceback on a read-only file system
+        print(f"ocwatchd: {fault.filename or 'state'}: {fault.strerror or fault}", file=sys.stderr)
+        sys.exit(ExitCode.FAILED)

@@ -18,6 +18,8 @@ from ocwatchd.cli.service_app import service
 app = typer.Typer(
     name="ocwatch",
     help="OpenCode never stops because a model is rate limited.",
+    epilog="Begin with: ocwatch up. Exit codes: 0 done, 1 failed, 2 usage, 3 daemon down or deaf, 4 bad configuration, "
+    "5 OpenCode unreachable, 75 every model is cooling.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -54,7 +56,7 @@ def _main(
 
 @app.command()
 def status(json: Json = False) -> None:
-    """Whether the daemon is up and hearing (exit 0, else 3), and what it knows."""
+    """Whether the daemon is up and hearing, and what it knows. Exit 0 if it is, else 3."""
     from ocwatchd.cli.listing import status as command
 
     raise typer.Exit(command(json))
@@ -75,7 +77,7 @@ def pick(
     ] = None,
     json: Json = False,
 ) -> None:
-    """The model to use now instead of MODEL; exit 75 if it and its whole chain are cooling."""
+    """The model to use now instead of MODEL. Exit 75 if it and its whole chain are cooling."""
     from ocwatchd.cli.pick import pick as command
 
     raise typer.Exit(command(model, json))
@@ -88,7 +90,7 @@ def block(
     until: Annotated[str | None, typer.Option(metavar="TIME", help="14:20 or 2026-11-22T14:20:00Z")] = None,
     json: Json = False,
 ) -> None:
-    """Do not use MODEL until then; without a time, until it is cleared."""
+    """Keep MODEL from being used, for a time or until it is cleared."""
     from ocwatchd.cli.register import block as command
 
     raise typer.Exit(command(model, lasting, until, json))
@@ -116,7 +118,7 @@ def redirect(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Move a limited session to another model now, with its whole context and without a second prompt."""
+    """Move a limited session to another model now. Its whole context goes along, and no second prompt is sent."""
     from ocwatchd.cli.moving import Wish
     from ocwatchd.cli.redirect import redirect as command
 
@@ -137,7 +139,11 @@ def restart(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """End an OpenCode that `redirect` cannot reach and go on in a new one, on another model, in the same terminal."""
+    """End an OpenCode that `redirect` cannot reach, and go on anew.
+
+    The session goes on, on another model, in the same terminal: under `oc-smart` or in tmux. Elsewhere the command
+    to type is printed.
+    """
     from ocwatchd.cli.moving import Wish
     from ocwatchd.cli.restart import Means
     from ocwatchd.cli.restart import restart as command
@@ -155,7 +161,7 @@ def classify(
     doubtful: Annotated[bool, typer.Option("--doubtful", help="Errors in doubtful and unknown words too.")] = False,
     json: Annotated[bool, typer.Option("--json", help="JSON Lines, one object per limit.")] = False,
 ) -> None:
-    """Show which limits stand in a log or a message, which rule fires, and why."""
+    """Which limits stand in a log or a text, by which rule, and why."""
     from ocwatchd.cli.classify import classify as command
 
     raise typer.Exit(command(files or [], text, messages, doubtful, json))
@@ -163,10 +169,10 @@ def classify(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(context: typer.Context) -> None:
-    """Start OpenCode with limited models out of its way, as `oc-smart` does: ocwatch run -- ARGS…
+    """Start OpenCode with limited models out of its way. The same as `oc-smart`: ocwatch run -- ARGS…
 
-    Everything goes to OpenCode as it is, but: --no-fallback moves nothing; --wait waits where every model is cooling,
-    instead of exit code 75; --print-env only shows what would be changed.
+    Everything goes to OpenCode as it is, but for three: --no-fallback moves nothing, --wait waits where every model is
+    cooling (else: exit code 75), and --print-env only shows what would be changed.
     """
     import sys
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ocwatchd.cli.config_views import Shown, findings, places, shown
 from ocwatchd.cli.escape import escape
-from ocwatchd.cli.render import iso, say, say_json, table, warn
+from ocwatchd.cli.render import iso, say, say_json, table, tell, warn
 from ocwatchd.config.loading import examine
 from ocwatchd.config.reader import Document, read_document
 from ocwatchd.config.setup import Setup, read_setup
@@ -97,8 +97,8 @@ def check(file: str | None = None, as_json: bool = False) -> int:
         })  # fmt: skip
     else:
         for finding in found:
-            say(escape(finding.text))
-        say(escape(_verdict(name, exists, len(errors), len(found) - len(errors))))
+            tell(escape(finding.text))
+        tell(escape(_verdict(name, exists, len(errors), len(found) - len(errors))))
     return ExitCode.BAD_CONFIG if errors else ExitCode.DONE
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ocwatchd.cli.escape import escape
 from ocwatchd.cli.installed import installed_opencode
-from ocwatchd.cli.render import iso, say, say_json, screen_width, wrapped
+from ocwatchd.cli.render import iso, say, say_json, screen_width, tell, wrapped
 from ocwatchd.doctor.bundle import write_bundle
 from ocwatchd.doctor.checks import examine
 from ocwatchd.doctor.gather import gather
@@ -38,7 +38,9 @@ def doctor(as_json: bool = False, bundle: str | None = None) -> int:
             say(_text(check))
         say(f"\n{_summary(checks)}")
         if bundle:
-            say(f"Wrote {escape(bundle)}: {', '.join(names)}. Secrets are removed; look through it before you send it.")
+            tell(
+                f"Wrote {escape(bundle)}: {', '.join(names)}. Secrets are removed; look through it before you send it."
+            )
     return ExitCode.FAILED if any(check.severity is Severity.ERROR for check in checks) else ExitCode.DONE
 
 

@@ -64,7 +64,7 @@ def _went_on(episode: Episode, now: float) -> float | None:
 
 def _lines(episode: Episode) -> Iterator[str]:
     who = f", session {escape(episode.session)}" if episode.session else ""
-    yield f"Decision {episode.id}{who}: {OUTCOMES.get(episode.outcome, episode.outcome)}."
+    yield from hanging("", f"Decision {episode.id}{who}: {OUTCOMES.get(episode.outcome, episode.outcome)}.", "")
     yield day(episode.began)
     refused = 0
     for line in episode.lines:

@@ -17,7 +17,7 @@ def up(
     foreground: Annotated[bool, typer.Option("--foreground", help="No service: the daemon here.")] = False,
     json: Json = False,
 ) -> None:
-    """Write a starter configuration if there is none, install the plugin and the service, and start it.
+    """Set up and start: configuration, plugin, service. What is there already is kept.
 
     Where neither systemd nor launchd serves this user, the daemon runs here, in the foreground.
     """
@@ -34,7 +34,7 @@ def down(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """End the daemon, remove service and plugin; what was learnt and configured stays."""
+    """End the daemon, remove service and plugin. What was learnt and configured stays."""
     from ocwatchd.cli.down import down as command
 
     raise typer.Exit(command(purge=purge, dry_run=dry_run, as_json=json))
@@ -47,7 +47,7 @@ def doctor(
         str | None, typer.Option(metavar="FILE", help="Write a tar.gz for a bug report, without secrets.")
     ] = None,
 ) -> None:
-    """Say what is wrong here and what to do about it: OpenCode, logs, doors, plugin, chains, files; 1 on any error."""
+    """Say what is wrong here, and what to do about it. Exit 1 on any error."""
     from ocwatchd.cli.doctor import doctor as command
 
     raise typer.Exit(command(json, bundle))
@@ -62,9 +62,10 @@ def drill(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the drill's directory, for a bug report.")] = False,
     json: Json = False,
 ) -> None:
-    """Show that all works with your OpenCode: a limit in a private HOME, offline, in 20 seconds; 0 if all steps passed.
+    """Show that all works with your OpenCode, in 20 seconds. Exit 0 if all steps passed.
 
-    Nothing of yours is touched, and no provider is asked. Worth its time after an OpenCode upgrade.
+    A limit is played in a private HOME, offline: nothing of yours is touched, and no provider is asked. Worth its time
+    after an OpenCode upgrade.
     """
     from ocwatchd.cli.drill import Wish as DrillWish
     from ocwatchd.cli.drill import drill as command

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ocwatchd.cli.escape import escape
 from ocwatchd.cli.places import data_directory, state_file
-from ocwatchd.cli.render import clock, fit, iso, say, say_json, screen_width, span, table, warn, wrapped
+from ocwatchd.cli.render import clock, fit, iso, say, say_json, screen_width, span, table, tell, warn, wrapped
 from ocwatchd.cli.views import REMEDY, CooldownView, StatusView, cooldown_views, status_view
 from ocwatchd.errors import ExitCode
 from ocwatchd.state import heartbeat
@@ -24,7 +24,7 @@ def status(as_json: bool = False) -> int:
     if as_json:
         say_json(view.as_json())
     else:
-        say(_status_text(view))
+        tell(_status_text(view))
     return ExitCode.DONE if view.up else ExitCode.DAEMON_DOWN
 
 

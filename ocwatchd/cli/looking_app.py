@@ -40,7 +40,7 @@ def explain(
     ] = None,
     json: Json = False,
 ) -> None:
-    """One decision in full: evidence, rule, hint, what the door showed, which targets were considered, outcome."""
+    """One decision in full. Evidence, rule, hint, what OpenCode showed, which targets were considered, outcome."""
     from ocwatchd.cli.explain import explain as command
 
     raise typer.Exit(command(decision, json))
@@ -53,7 +53,7 @@ def report(
     form: Annotated[str, typer.Option("--format", metavar="html|json|prometheus", help="What to write.")] = "html",
     json: Json = False,
 ) -> None:
-    """Limits, time lost and saved, how each fallback fared: one page to look at, or figures for machines."""
+    """Limits, time lost and saved, how each fallback fared. One page to look at, or figures for machines."""
     from ocwatchd.cli.report import report as command
 
     raise typer.Exit(command(since, out, form, json))
@@ -65,7 +65,7 @@ def statusline(
         str, typer.Option("--format", "-f", metavar="FORMAT", help="plain, tmux, waybar, starship, json or a template.")
     ] = "plain",
 ) -> None:
-    """One line for a status bar, at once; exit 3 if the daemon is down. A template: '{model} {left}'."""
+    """One line for a status bar, at once. Exit 3 if the daemon is down. A template: '{model} {left}'."""
     from ocwatchd.cli.statusline import statusline as command
 
     raise typer.Exit(command(form))
@@ -75,7 +75,7 @@ def statusline(
 def completion(
     shell: Annotated[str, typer.Argument(metavar="bash|zsh|fish", help="Which shell.")],
 ) -> None:
-    """Print the completion script of a shell: eval "$(ocwatch completion bash)"."""
+    """Print the completion script of a shell. To use it: eval "$(ocwatch completion bash)"."""
     from ocwatchd.cli.completion import completion as command
 
     raise typer.Exit(command(shell))

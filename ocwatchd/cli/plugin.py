@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ocwatchd.cli.escape import escape
-from ocwatchd.cli.render import say, say_json, warn
+from ocwatchd.cli.render import say_json, tell, warn
 from ocwatchd.errors import ExitCode
 from ocwatchd.opencode import plugin_file
 from ocwatchd.opencode.plugin_file import PluginFile, PluginState
@@ -23,9 +23,9 @@ def install(as_json: bool = False) -> int:
     if as_json:
         say_json({**_view(after), "changed": changed, "replaced_version": before.installed if changed else None})
     elif not changed:
-        say(f"Up to date: {_path(after)}, version {after.installed}.")
+        tell(f"Up to date: {_path(after)}, version {after.installed}.")
     else:
-        say(f"{_done(before)} {_path(after)}, version {after.installed}. {RESTART}")
+        tell(f"{_done(before)} {_path(after)}, version {after.installed}. {RESTART}")
     return ExitCode.DONE
 
 
@@ -42,11 +42,11 @@ def uninstall(as_json: bool = False) -> int:
         say_json({**_view(left), "removed": [str(path) for path in removed]})
         return ExitCode.DONE
     for path in removed:
-        say(f"Removed {escape(str(path))}. OpenCode processes that run now keep it until they end.")
+        tell(f"Removed {escape(str(path))}. OpenCode processes that run now keep it until they end.")
     if left.state is PluginState.FOREIGN:
         warn(f"{_path(left)} is not ocwatchd's and stays as it is")
     elif not removed:
-        say("Not installed.")
+        tell("Not installed.")
     return ExitCode.DONE
 
 
@@ -60,7 +60,7 @@ def status(as_json: bool = False) -> int:
     if as_json:
         say_json(_view(found))
     else:
-        say(_phrase(found))
+        tell(_phrase(found))
     return ExitCode.DONE
 
 

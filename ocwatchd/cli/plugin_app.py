@@ -13,7 +13,7 @@ plugin = typer.Typer(
 
 @plugin.command("install")
 def plugin_install(json: Json = False) -> None:
-    """Put the companion plugin into OpenCode's plugin directory, or bring it up to date there."""
+    """Put the plugin into OpenCode's plugin directory. One that is there is brought up to date."""
     from ocwatchd.cli.plugin import install as command
 
     raise typer.Exit(command(json))

@@ -71,5 +71,5 @@ def _answered(found: Findings) -> None:
     if not found.doors:
         why = f" ({found.troubles[0]})" if found.troubles else ""
         raise OpenCodeUnreachable(
-            f"no running OpenCode can be reached{why}; start it as `opencode serve`, or with --port"
+            f"no running OpenCode can be reached{why}; `ocwatch doctor` says which run, and how each gets a door"
         )

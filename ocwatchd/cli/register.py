@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from difflib import get_close_matches
 
 from ocwatchd.cli.escape import escape
 from ocwatchd.cli.places import config_file
-from ocwatchd.cli.render import clock, iso, say, say_json, span, warn
+from ocwatchd.cli.render import clock, iso, say_json, span, tell, warn
 from ocwatchd.cli.times import moment_of, seconds_of
 from ocwatchd.cli.views import cooldown_view
 from ocwatchd.config import load
@@ -55,7 +56,8 @@ def block(model: str, lasting: str | None = None, until: str | None = None, as_j
         view = cooldown_view(str(ref), check_entry(str(ref), blacklist.to_json(entry)), now)
         say_json({"time": iso(now), "blocked": view.as_json()})
     else:
-        say(_blocked_text(entry, now))
+        tell(_blocked_text(entry, now))
+        _doubt(str(ref), policy)
     return ExitCode.DONE
 
 
@@ -85,7 +87,7 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
     if as_json:
         say_json({"time": iso(now), "cleared": ended, "still_blocked_by": left})
     else:
-        say(_cleared_text(str(ref) if ref else None, ended, left))
+        tell(_cleared_text(str(ref) if ref else None, ended, left))
     return ExitCode.DONE
 
 
@@ -107,6 +109,14 @@ def named(model: str) -> ModelRef:
     except ValueError as fault:
         raise UsageError(f"{model!r}: {fault}") from None
     return ModelRef.parse(name)
+
+
+def _doubt(name: str, policy: Policy) -> None:
+    """A remark where the name looks like a slip: any name can be blocked, so the register takes it all the same."""
+    chained = {model for key, chain in policy.chains.items() for model in (key, *chain)}
+    near = [] if name in chained else get_close_matches(name, chained, 1, 0.85)
+    if near:
+        warn(escape(f"no chain names {name}; did you mean {near[0]}? To undo it: ocwatch clear {name}"))
 
 
 def _policy(paths: Paths) -> Policy:

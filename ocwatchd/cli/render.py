@@ -10,6 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ocwatchd.cli.escape import escape
 
+TYPE_CHECKING = False  # what `typing` calls so costs 5 CPU ms to import
+if TYPE_CHECKING:
+    from typing import TextIO
+
 WIDTH = 80
 """Columns where no terminal says how wide it is: also the promise for files and pipes."""
 
@@ -22,9 +26,25 @@ def say(text: str) -> None:
     print(text)
 
 
+def tell(text: str) -> None:
+    """Prose on standard output: on a terminal broken between words, else (a pipe, a file) left as it is."""
+    print(_flowing(text, sys.stdout))
+
+
 def warn(text: str) -> None:
-    """A line on standard error, under our name."""
-    print(f"ocwatch: {text}", file=sys.stderr)
+    """A line on standard error, under our name; broken between words as `tell` does."""
+    print(_flowing(f"ocwatch: {text}", sys.stderr), file=sys.stderr)
+
+
+def _flowing(text: str, stream: TextIO) -> str:
+    """Only a terminal cuts words in two at its edge; what a program reads keeps its lines."""
+    if stream is None or not stream.isatty():
+        return text
+    width = screen_width(stream)
+    lines = text.split("\n")
+    return "\n".join(
+        piece for line in lines for piece in (hanging("", line, "", width) if columns(line) > width else [line])
+    )
 
 
 def say_json(document: Mapping[str, object]) -> None:
@@ -139,12 +159,12 @@ def columns(text: str) -> int:
     return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
-def screen_width() -> int:
-    """Columns of the terminal; COLUMNS wins; 80 without either."""
+def screen_width(stream: TextIO | None = None) -> int:
+    """Columns of the terminal behind `stream` (else standard output); COLUMNS wins; 80 without either."""
     wished = os.environ.get("COLUMNS", "")
     if wished.isdecimal() and 20 <= int(wished) <= 1000:
         return int(wished)
     try:
-        return max(os.get_terminal_size(sys.stdout.fileno()).columns, 40)
+        return max(os.get_terminal_size((stream or sys.stdout).fileno()).columns, 40)
     except (OSError, ValueError):
         return WIDTH

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ocwatchd.cli.escape import escape
 from ocwatchd.cli.history import stamp, told_lines
 from ocwatchd.cli.listing import cooldown_table, headline, session_table
-from ocwatchd.cli.render import clock, columns, fit
+from ocwatchd.cli.render import clock, columns, fit, hanging
 from ocwatchd.cli.views import StatusView
 from ocwatchd.core.entries import Entry
 from ocwatchd.core.wording import phrase, word
@@ -37,7 +37,8 @@ def frame(view: StatusView, events: Sequence[Entry], width: int, height: int, fo
     room = max(height - 3 - len(health) - LEAST_EVENTS, 4)
     cooling = _block(cooldown_table(view.cooldowns, view.now, width), room // 2) if view.cooldowns else []
     sessions = _block(session_table(view.sessions, width), room - len(cooling)) if view.sessions else []
-    top = [Line(headline(view), HEADLINE[view.state]), *health, *(cooling or [Line("No model is cooling.")]), *sessions]
+    head = [Line(line, HEADLINE[view.state]) for line in hanging("", headline(view), "", width)]
+    top = [*head, *health, *(cooling or [Line("No model is cooling.")]), *sessions]
     left = height - len(top) - 3
     lines = [*top, Line(""), Line("EVENTS", TITLE), *_events(events, left, view.now)]
     lines = lines[: height - 1]

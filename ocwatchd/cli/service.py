@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ocwatchd.cli.escape import escape
-from ocwatchd.cli.render import iso, say, say_json, warn
+from ocwatchd.cli.render import iso, say, say_json, tell, warn
 from ocwatchd.cli.steps import shown
 from ocwatchd.config import load
 from ocwatchd.errors import ExitCode, UsageError
 from ocwatchd.paths import Paths
-from ocwatchd.service import FileState, Look, Manager, ServiceFault, manager_for, stray_daemon
+from ocwatchd.service import IN_FOREGROUND, FileState, Look, Manager, ServiceFault, manager_for, stray_daemon
 from ocwatchd.service.commands import ask
 
 LINGER = "It ends when you log out. To keep it running: loginctl enable-linger"
@@ -47,12 +47,12 @@ def install(sandbox: bool | None, start: bool, as_json: bool = False) -> int:
         say_json({**_view(look), "changed": [str(path) for path in changed], "started": started})
         return ExitCode.DONE
     for path in changed:
-        say(f"{'Wrote' if path.exists() else 'Removed'} {shown(path)}.")
+        tell(f"{'Wrote' if path.exists() else 'Removed'} {shown(path)}.")
     if not changed:
-        say(f"Up to date: {shown(look.file)}.")
+        tell(f"Up to date: {shown(look.file)}.")
     if stray is not None:
-        say(f"Not started: a daemon runs outside of it{_pid(stray)}. To change that: ocwatch down && ocwatch up")
-    _tell(look)
+        tell(f"Not started: a daemon runs outside of it{_pid(stray)}. To change that: ocwatch down && ocwatch up")
+    _tell_look(look)
     return ExitCode.DONE
 
 
@@ -69,11 +69,11 @@ def uninstall(as_json: bool = False) -> int:
         say_json({**_view(manager.look()), "removed": [str(path) for path in gone]})
         return ExitCode.DONE
     for path in gone:
-        say(f"Removed {shown(path)}.")
+        tell(f"Removed {shown(path)}.")
     if before.state is FileState.FOREIGN:
         warn(f"{shown(before.file)} is not ocwatchd's and stays as it is")
     elif not gone:
-        say("Not installed.")
+        tell("Not installed.")
     return ExitCode.DONE
 
 
@@ -188,27 +188,28 @@ def _told(look: Look, as_json: bool) -> int:
     if as_json:
         say_json(_view(look))
     else:
-        _tell(look)
+        _tell_look(look)
     return ExitCode.DONE
 
 
-def _tell(look: Look) -> None:
+def _tell_look(look: Look) -> None:
     if look.state is FileState.ABSENT:
-        why = f": {escape(look.phrase)}" if look.manager == "none" else "; install it with: ocwatch service install"
-        say(f"No service{why}")
+        none = look.manager == "none"
+        why = f": {escape(look.phrase)}. {IN_FOREGROUND}" if none else "; install it with: ocwatch service install"
+        tell(f"No service{why}")
         return
     pid = f", pid {look.pid}" if look.running else ""
     restarts = f", restarts: {look.restarts}" if look.restarts else ""
-    say(f"The service of {look.manager} is {escape(look.phrase)}{pid}{restarts}.")
+    tell(f"The service of {look.manager} is {escape(look.phrase)}{pid}{restarts}.")
     if look.said:
-        say(f"It says: {escape(look.said)}")
+        tell(f"It says: {escape(look.said)}")
     if not look.enabled:
-        say("# It is not started at login: ocwatch service install")
+        tell("# It is not started at login: ocwatch service install")
     if look.state is FileState.OUTDATED:
-        say(f"# {shown(look.file)} is outdated: ocwatch service install")
+        tell(f"# {shown(look.file)} is outdated: ocwatch service install")
     remark = linger_remark(look)
     if remark:
-        say(remark)
+        tell(remark)
 
 
 def linger_remark(look: Look) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ocwatchd.cli.escape import escape
-from ocwatchd.cli.render import iso, say, say_json, warn
+from ocwatchd.cli.render import iso, say_json, tell, warn
 
 VERBS = {
     "wrote": "write",
@@ -66,7 +66,7 @@ class Report:
         if step.did == "failed":
             warn(sentence)
         elif sentence and not self.as_json:
-            say(sentence)
+            tell(sentence)
 
     def warn(self, text: str) -> None:
         """A remark on standard error: it disturbs no document."""

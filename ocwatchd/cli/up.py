@@ -10,7 +10,7 @@ from ocwatchd.cli.config import derived_setup
 from ocwatchd.cli.escape import escape
 from ocwatchd.cli.listing import status
 from ocwatchd.cli.plugin import RESTART
-from ocwatchd.cli.render import say
+from ocwatchd.cli.render import tell
 from ocwatchd.cli.service import linger_remark
 from ocwatchd.cli.steps import Report, Step, shown
 from ocwatchd.config import load
@@ -119,13 +119,13 @@ def _have_service(manager: Manager, look: Look, report: Report) -> None:
     report.add(Step("daemon", "started", pid=None if report.dry_run else look.pid, text="it."))
     remark = linger_remark(look)
     if remark and not report.dry_run and not report.as_json:
-        say(remark)
+        tell(remark)
 
 
 def _serve(paths: Paths, report: Report, manager: NoManager) -> int:
     from ocwatchd import daemon  # late: a service needs none of it here
 
-    why = f"here, in the foreground: {escape(manager.reason)}."
+    why = f"here, in the foreground, until Ctrl-C: {escape(manager.reason)}."
     if report.dry_run:
         report.add(Step("daemon", "started", text=f"the daemon {why}"))
     else:

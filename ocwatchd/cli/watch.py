@@ -48,7 +48,8 @@ def watch(every: float = 1.0) -> int:
     console = Console(highlight=False, markup=False, emoji=False)
     if not sys.stdout.isatty():
         warn("standard output is no terminal: one frame")
-        say("\n".join(line.text for line in eye.frame(console.width, 24, "")).rstrip())
+        filled = eye.frame(console.width, 24, "")[:-1]  # nobody sees keys or the clock run there
+        say("\n".join(line.text for line in filled).rstrip())
         return ExitCode.DONE
     with contextlib.suppress(KeyboardInterrupt), _ends_by_signal():
         if console.is_dumb_terminal:

@@ -141,7 +141,9 @@ def service(facts: Facts) -> Iterator[Check]:
     """Does the daemon come back by itself?"""
     found = facts.service
     if found.file is None:
-        yield Check("service", Severity.INFO, "no user service: the daemon ends with its terminal", UNIT)
+        why = f"; {found.unserved}" if found.unserved else ""
+        seen = f"no user service: the daemon ends with its terminal{why}"
+        yield Check("service", Severity.INFO, seen, UNIT if found.unserved is None else None)
     elif not found.there:
         seen = f"{found.file} starts {found.program}, which is not there"
         yield Check("service", Severity.ERROR, seen, f"{UNIT}, which writes it anew")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from ocwatchd.doctor.values import Service
 from ocwatchd.paths import Paths
+from ocwatchd.service.find import manager_for
+from ocwatchd.service.values import NoManager
 
 
 def service(paths: Paths, environ: Mapping[str, str]) -> Service:
@@ -24,7 +26,8 @@ def service(paths: Paths, environ: Mapping[str, str]) -> Service:
             continue
         program = _from_plist(content) if file.suffix == ".plist" else _from_unit(content)
         return Service(str(file), program, program is None or os.access(program, os.X_OK))
-    return Service()
+    manager = manager_for(paths, environ)
+    return Service(unserved=manager.reason if isinstance(manager, NoManager) else None)
 
 
 def _from_unit(content: bytes) -> str | None:

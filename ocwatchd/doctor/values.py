@@ -123,6 +123,8 @@ class Service:
     file: str | None = None
     program: str | None = None
     there: bool = True
+    unserved: str | None = None
+    """Why no service manager serves this user; None where one does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,16 @@
 """
 
 from ocwatchd.service.find import manager_for, stray_daemon
-from ocwatchd.service.values import FileState, Log, Look, Manager, NoManager, ServiceFault
+from ocwatchd.service.values import IN_FOREGROUND, FileState, Log, Look, Manager, NoManager, ServiceFault
 
-__all__ = ["FileState", "Log", "Look", "Manager", "NoManager", "ServiceFault", "manager_for", "stray_daemon"]
+__all__ = [
+    "IN_FOREGROUND",
+    "FileState",
+    "Log",
+    "Look",
+    "Manager",
+    "NoManager",
+    "ServiceFault",
+    "manager_for",
+    "stray_daemon",
+]

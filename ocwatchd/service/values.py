@@ -88,6 +88,10 @@ class Manager(Protocol):
         ...
 
 
+IN_FOREGROUND = "The daemon in the foreground: ocwatch up"
+"""The next step where no service can be had."""
+
+
 class NoManager:
     """Neither systemd nor launchd serves this user here. Files that an earlier install left are still removed."""
 
@@ -123,4 +127,4 @@ class NoManager:
         raise self._fault()
 
     def _fault(self) -> ServiceFault:
-        return ServiceFault(f"no service here: {self.reason}. The daemon in the foreground: ocwatch up")
+        return ServiceFault(f"no service here: {self.reason}. {IN_FOREGROUND}")

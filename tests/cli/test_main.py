@@ -19,6 +19,7 @@ from ocwatchd.cli.escape import escape
 from ocwatchd.cli.render import clock, columns, fit, fit_middle, iso, span
 from ocwatchd.clock import rfc3339
 from tests.cli.conftest import Cli, resting
+from tests.support.pty import Pty
 
 SLOW = ("typer", "click", "rich", "orjson", "psutil", "watchdog", "platformdirs", "json5")
 VALUES = ("dataclasses", "pathlib", "typing", "inspect", "datetime", "contextlib")
@@ -108,6 +109,26 @@ def test_an_output_that_takes_nothing_is_one_message(cli: Cli) -> None:
 def test_without_any_standard_stream(cli: Cli) -> None:
     done = subprocess.run(["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "-", *cli.command("status")], env=cli.env)
     assert done.returncode == 3
+
+
+def test_sentences_break_between_words_on_a_terminal_and_nowhere_in_a_pipe(cli: Cli) -> None:
+    sentence = cli("block", "nonsense").stderr.removesuffix("\n")
+    assert "\n" not in sentence
+    command = cli.command("block", "nonsense")
+    with Pty(command, cli.env, cli.paths.home, size=(60, 24)) as terminal:
+        assert terminal.end() == 2
+        lines = terminal.shown.decode().split("\r\n")[:-1]
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 60
+    assert " ".join(lines) == sentence
+
+
+def test_a_state_directory_that_cannot_be_made_is_one_message(cli: Cli) -> None:
+    env = {**cli.env, "XDG_STATE_HOME": "/dev/null/state"}
+    daemon = [sys.executable, "-m", "ocwatchd"]
+    done = subprocess.run(daemon, env=env, cwd=cli.paths.home, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "ocwatchd: /dev/null/state: Not a directory\n"
 
 
 def test_ctrl_c_ends_quietly(cli: Cli) -> None:

@@ -32,6 +32,16 @@ def test_block_for_a_while(cli: Cli) -> None:
     assert cli("pick", "p/a").stdout == "r/c\n"
 
 
+def test_a_name_that_looks_like_a_slip_is_blocked_and_remarked_on(cli: Cli) -> None:
+    cli.configure(fallbackChain={"p/large": ["q/small"]})
+    slip = cli("block", "p/lagre", "--for", "1h")
+    assert slip.returncode == 0
+    assert "did you mean p/large?" in slip.stderr
+    assert "p/lagre" in cli.registered()
+    for name in ("p/large", "q/small", "z/other"):
+        assert cli("block", name).stderr == ""
+
+
 def test_block_until_a_time_until_cleared_and_a_whole_provider(cli: Cli) -> None:
     document = cli.json("block", "p/a", "--until", "2035-01-02T03:04:05+01:00")
     assert document["blocked"]["until"] == "2035-01-02T02:04:05.000Z"

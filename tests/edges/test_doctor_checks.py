@@ -122,6 +122,7 @@ CASES: list[tuple[Facts, str, str, str, str | None]] = [
     (facts(rivals=("x-fallback in opencode.json",)), "rival-plugin", "warning", "x-fallback in", "one of the two"),
     (SOUND, "service", "ok", "/unit", None),
     (facts(service=Service()), "service", "info", "no user service", "ocwatch service install"),
+    (facts(service=Service(unserved="no manager")), "service", "info", "its terminal; no manager", None),
     (facts(service=Service("/unit", "/gone", False)), "service", "error", "/gone, which is not there", "install"),
     (facts(daemon=Daemon()), "service", "warning", "does not run", "ocwatch service start"),
     (SOUND, "config-file", "ok", "/c.json can be used", None),
