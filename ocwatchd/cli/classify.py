@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedReader, BytesIO
 
 from ocwatchd.cli.escape import escape
-from ocwatchd.cli.render import iso, say, say_json_line, span
+from ocwatchd.cli.render import iso, say_json_line, span, tell
 from ocwatchd.clock import from_rfc3339
 from ocwatchd.config import load
 from ocwatchd.config.rules import rules_for
@@ -62,9 +62,9 @@ def _classify_log(name: str, rules: RuleSet, doubtful: bool, as_json: bool) -> N
             if as_json:
                 say_json_line(event_json(event))
             else:
-                say(_event_text(event))
+                tell(_event_text(event))
     if not as_json:
-        say(_summary(name, counts))
+        tell(_summary(name, counts))
 
 
 def log_events(name: str, rules: RuleSet) -> Iterator[LimitEvent]:
@@ -97,7 +97,7 @@ def _classify_text(text: str, rules: RuleSet, as_json: bool) -> None:
         if as_json:
             say_json_line(event_json(event))
         else:
-            say(_event_text(event))
+            tell(_event_text(event))
 
 
 def _classify_messages(name: str, rules: RuleSet, as_json: bool) -> None:
@@ -115,7 +115,7 @@ def _classify_message(place: str, line: bytes, rules: RuleSet, as_json: bool) ->
     if as_json:
         say_json_line(event_json(event))
     else:
-        say(_event_text(event))
+        tell(_event_text(event))
 
 
 def _message(place: str, line: bytes) -> tuple[str, float, str | None, int | None]:
@@ -223,7 +223,8 @@ def _hint_text(event: LimitEvent) -> str:
 
 
 def _summary(name: str, counts: Mapping[Certainty, int]) -> str:
-    parts = [f"{counts.get(Certainty.SURE, 0)} limits"]
+    sure = counts.get(Certainty.SURE, 0)
+    parts = [f"{sure} limit{'' if sure == 1 else 's'}"]
     others = [(Certainty.DOUBTFUL, "doubtful"), (Certainty.UNKNOWN, "in unknown words")]
     parts += [f"{counts[certainty]} {words}" for certainty, words in others if counts.get(certainty)]
     more = " (shown with --doubtful)" if len(parts) > 1 else ""

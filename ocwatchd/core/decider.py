@@ -22,6 +22,9 @@ RECHECK = 3.0
 AFTER_RETURN = 0.05
 """Seconds after a model's return at which a stuck session is looked at: not a moment before the told time."""
 
+RUN_RECHECK = 30.0
+"""Seconds after which a limited `opencode run` is looked at again: it ends, or `oc-smart` carries it over, unheard."""
+
 RIVAL_PATIENCE = 10.0
 """Seconds that another fallback plugin gets. Five published ones moved after 0.4 to 0.9 s what they understood; two
 movers at one time would stop each other's runs, and what it has not moved by now it has not understood."""
@@ -53,7 +56,11 @@ class Decider:
             offered, case.doing = case.doing is Doing.OFFERED, Doing.OFFERED
             return [] if offered else notes.offer(view, entry, self._mind.policy.mode)
         if view.door.run:
-            return self._leave(case, view, "limited, but `opencode run` would end without an answer if it was stopped")
+            effects = self._leave(
+                case, view, "limited, but `opencode run` would end without an answer if it was stopped"
+            )
+            case.wake = now + RUN_RECHECK
+            return effects
         if view.door.rival and now < (until := case.rival_until(view.user_message, view.model, now, RIVAL_PATIENCE)):
             effects = self._leave(case, view, f"limited, and left to it at first: {view.door.rival}")
             case.wake = until

@@ -178,6 +178,8 @@ class Engine:
             return []
         pending, case.pending, case.misses = case.pending, None, 0
         if pending is None or pending.verdict.certainty is not Certainty.SURE:
+            if case.doing is Doing.LEFT:
+                case.rest("")  # its process has ended, and what was said of it with it
             return []
         why = "no OpenCode answers" if answer.doors == 0 else "no OpenCode that answers knows this session"
         case.rest(f"limited, and {why}")

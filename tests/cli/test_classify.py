@@ -75,7 +75,7 @@ def test_several_files_in_order_and_for_people(cli: Cli) -> None:
     ]
     shown = cli("classify", "a.log").stdout.splitlines()
     assert shown[0] == "2026-11-22T10:00:01.500Z rate_limit (scope model) openai/gpt-5 in ses_1"
-    assert shown[-1] == "# a.log: 1 limits"
+    assert shown[-1] == "# a.log: 1 limit"
 
 
 @pytest.mark.parametrize("data", [b"", b"\n\n", b"\x00\xff" * 1000, INFO.encode()])

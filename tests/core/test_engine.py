@@ -355,6 +355,23 @@ def test_a_target_that_fails_is_not_tried_again_for_this_message():
     assert onwards.order.target.model == C
 
 
+def test_of_a_limited_run_that_has_ended_nothing_is_said_any_more():
+    brain = engine()
+    run = retrying(door=replace(DOOR, run=True))
+    effects = feed(brain, refused(), seen(run))
+    assert "left" in notes(effects)
+    assert not of(Move, effects)
+    assert "opencode run" in brain.cases.of("ses_1", T).phrase
+    look = brain.handle(Tick(), brain.next_wake())
+    assert of(LookUp, look)
+    assert notes(feed(brain, seen(run), at=31)) == []
+    assert brain.cases.of("ses_1", T).phrase
+    brain.handle(Tick(), brain.next_wake())
+    assert feed(brain, Surveyed("ses_1", A, (), 1), at=62) == []
+    assert brain.cases.of("ses_1", T).phrase == ""
+    assert brain.next_wake() is None
+
+
 def test_a_turn_that_we_stopped_and_could_not_start_again_is_started_until_it_runs():
     brain = engine()
     (move,) = of(Move, feed(brain, refused(), seen(retrying())))
