@@ -184,6 +184,8 @@ class Daemon:
             self._handle(fact)
         for sighting in self._logs.poll(now, hints):
             message = _message(sighting)
+            if isinstance(message, Aborted):
+                message = self._hands.whose(message)
             if message is not None:
                 self._handle(message)
         if self._logs.behind:

@@ -14,6 +14,7 @@ from ocwatchd.clock import Clock
 from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import ModelRef
 from ocwatchd.core.messages import (
+    Aborted,
     Effect,
     Free,
     LookUp,
@@ -25,6 +26,7 @@ from ocwatchd.core.messages import (
     Remember,
     SaveRegister,
     Surveyed,
+    TakenOver,
     Tell,
 )
 from ocwatchd.core.moves import MoveOutcome, MoveResult
@@ -43,6 +45,8 @@ from ocwatchd.state.journal import Journal, plain
 
 WORKERS = 8
 """Moves and looks under way at once: each waits for OpenCode far more than it computes."""
+CLAIMED_BEFORE = 5.0
+"""Seconds between the claim of a move and its abort; below 1 s here, and old logs have a clock of whole seconds."""
 SAVE_PAUSE = 0.05
 """Seconds between writes of the register: each costs an fsync, 10 ms at worst where it was measured. A negative
 Retry-After made OpenCode 1.1.65 send 371 requests in 1.5 s."""
@@ -152,6 +156,14 @@ class Hands:
             elif entry.get("what") in set(MoveResult):
                 open_claims.pop(entry.get("claim"), None)
         return list(dict.fromkeys(open_claims.values()))
+
+    def whose(self, abort: Aborted) -> Aborted | TakenOver:
+        """An abort as part of somebody else's move is no word of the user's: such a move was claimed just before."""
+        for entry in self._journal.read(abort.time - CLAIMED_BEFORE):
+            ours = entry.get("what") != "claim" or "by" not in entry
+            if not ours and abort.session in (entry.get("session"), entry.get("moved")):
+                return TakenOver(abort.session)
+        return abort
 
     def unweighed(self, since: float) -> list[str]:
         """Sessions with a refusal in the journal since then that was read as it happened, and not acted on."""

@@ -25,6 +25,7 @@ from ocwatchd.core.messages import (
     Refused,
     RegisterChanged,
     Surveyed,
+    TakenOver,
     Tick,
 )
 from ocwatchd.core.mind import Mind
@@ -65,6 +66,8 @@ class Engine:
                 return self._heard(message, now)
             case Aborted(session, time):
                 return self._aborted(session, time)
+            case TakenOver(session):
+                return self._taken_over(session)
             case RegisterChanged(entries):
                 self.ledger.replace_all(entries)
                 return self._wake_stuck()
@@ -132,6 +135,13 @@ class Engine:
         # Our own abort is logged like a person's, and up to a second late: after the move is done.
         if case is not None and case.doing is not Doing.MOVING and not case.is_our_abort(time):
             return self._decider.stopped(case)
+        return []
+
+    def _taken_over(self, session: str) -> list[Effect]:
+        case = self.cases.known(session)
+        if case is not None and case.doing is not Doing.MOVING:
+            case.rest("moved by hand")
+            case.pending = None
         return []
 
     # ---- asking the doors

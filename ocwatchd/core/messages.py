@@ -31,6 +31,13 @@ class Aborted:
 
 
 @dataclass(frozen=True, slots=True)
+class TakenOver:
+    """The log tells that a session was aborted, by a move that was not the daemon's: `ocwatch redirect`, `oc-smart`."""
+
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
 class Heard:
     """A session is in retry or has failed, as a door's event stream tells, or the companion plugin.
 
@@ -88,7 +95,7 @@ class Tick:
     """Time passed."""
 
 
-Message = Refused | Aborted | Heard | Surveyed | MoveEnded | RegisterChanged | Configured | Tick
+Message = Refused | Aborted | TakenOver | Heard | Surveyed | MoveEnded | RegisterChanged | Configured | Tick
 
 # ---- effects
 

@@ -24,6 +24,7 @@ from ocwatchd.core.messages import (
     Remember,
     SaveRegister,
     Surveyed,
+    TakenOver,
     Tell,
     Tick,
 )
@@ -314,6 +315,14 @@ def test_a_users_abort_ends_it():
     assert brain.next_wake() is None
     stopped = failed(error=ErrorFacts(name="MessageAbortedError"))
     assert notes(feed(engine(), refused(), seen(stopped))[3:]) == ["stopped"]
+
+
+def test_an_abort_by_a_move_that_is_not_ours_is_not_taken_for_the_users():
+    brain = engine(policy=Policy(chains={"p/a": ("p/b",)}, mode=Mode.ASK))
+    feed(brain, refused(), seen(retrying()))
+    assert feed(brain, TakenOver("ses_1"), TakenOver("ses_2")) == []
+    assert brain.cases.known("ses_1").phrase == "moved by hand"
+    assert brain.cases.known("ses_2") is None
 
 
 def test_our_own_abort_is_not_taken_for_the_users():

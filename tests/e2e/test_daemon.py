@@ -379,6 +379,9 @@ def test_asked_for_by_hand(newest: Serve, home: Home, provider: Provider) -> Non
         assert done.returncode == 0, done
         newest.wait_answer(session, "by hand")
         assert len(newest.user_messages(session)) == 1
+        wait_until(lambda: "ocwatch redirect" not in daemon.ocwatch("status").stdout, 30, 0.5, "status to follow")
+        assert "by its user" not in daemon.ocwatch("status").stdout
+        assert daemon.journal("stopped") == []
 
 
 def test_a_password_is_found_and_honoured(home: Home, provider: Provider) -> None:
