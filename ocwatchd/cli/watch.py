@@ -25,7 +25,7 @@ from ocwatchd.cli.listing import current_status
 from ocwatchd.cli.past import with_returns
 from ocwatchd.cli.places import state_file
 from ocwatchd.cli.recent import last_lines
-from ocwatchd.cli.render import say, warn
+from ocwatchd.cli.render import say, screen_width, tell, warn
 from ocwatchd.cli.screen import Line, event, frame
 from ocwatchd.cli.views import StatusView
 from ocwatchd.core.entries import Entry, read
@@ -53,7 +53,7 @@ def watch(every: float = 1.0) -> int:
         return ExitCode.DONE
     with contextlib.suppress(KeyboardInterrupt), _ends_by_signal():
         if console.is_dumb_terminal:
-            _scroll(eye, console, every)
+            _scroll(eye, every)
         else:
             _draw(eye, console, every)
     return ExitCode.DONE
@@ -101,9 +101,10 @@ def _draw(eye: Eye, console: Console, every: float) -> None:
                 return
 
 
-def _scroll(eye: Eye, console: Console, every: float) -> None:
+def _scroll(eye: Eye, every: float) -> None:
     """A terminal that cannot move its cursor: one frame, then each new event as a line."""
-    say("\n".join(line.text for line in eye.frame(console.width, 24, "Ctrl-C ends")))
+    width = screen_width()  # rich takes 80 for granted here
+    say("\n".join(line.text for line in eye.frame(width, 24, "Ctrl-C ends")))
     seen = {(line.id, line.what) for line in eye.events(time.time())}
     while True:
         sys.stdout.flush()
@@ -111,7 +112,7 @@ def _scroll(eye: Eye, console: Console, every: float) -> None:
         for line in eye.events(time.time()):
             if (line.id, line.what) not in seen:
                 seen.add((line.id, line.what))
-                say(event(line, time.time()).text)
+                tell(event(line, time.time()).text)
 
 
 def _text(lines: list[Line]) -> Text:

@@ -16,6 +16,7 @@ import pytest
 import typer
 
 from ocwatchd.cli.app import app
+from ocwatchd.core.wording import WORDS
 from tests.cli.conftest import ROOT, Cli, resting
 from tests.support.lives import Life
 
@@ -176,6 +177,11 @@ def test_the_table_of_commands_is_complete() -> None:
     table = (ROOT / "README.md").read_text()
     missing = [name for name in typer.main.get_command(app).commands if f"`ocwatch {name}" not in table]
     assert not missing
+
+
+def test_every_word_of_the_history_is_explained() -> None:
+    explained = re.findall(r"^\| ([a-z ,]+) \|", (ROOT / "docs/history.md").read_text(), re.MULTILINE)
+    assert set(WORDS.values()) <= {word for row in explained for word in row.split(", ")}
 
 
 @pytest.mark.parametrize("file", FILES)
