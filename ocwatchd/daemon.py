@@ -184,7 +184,7 @@ class Daemon:
             self._handle(fact)
         for sighting in self._logs.poll(now, hints):
             message = _message(sighting)
-            if isinstance(message, Aborted):
+            if isinstance(message, Aborted) and self._engine.cases.known(message.session) is not None:
                 message = self._hands.whose(message)
             if message is not None:
                 self._handle(message)

@@ -160,8 +160,8 @@ class Hands:
     def whose(self, abort: Aborted) -> Aborted | TakenOver:
         """An abort as part of somebody else's move is no word of the user's: such a move was claimed just before."""
         for entry in self._journal.read(abort.time - CLAIMED_BEFORE):
-            ours = entry.get("what") != "claim" or "by" not in entry
-            if not ours and abort.session in (entry.get("session"), entry.get("moved")):
+            others = entry.get("what") == "claim" and "by" in entry
+            if others and abort.session in (entry.get("session"), entry.get("moved")):
                 return TakenOver(abort.session)
         return abort
 

@@ -56,7 +56,7 @@ def service_stop(json: Json = False) -> None:
 
 @service.command("status")
 def service_status(json: Json = False) -> None:
-    """Whether the service is installed and runs, also after login. Exit 3 if it does not run."""
+    """Whether the service is installed, runs, and starts at login. Exit 3 if it does not run."""
     from ocwatchd.cli.service import status as command
 
     raise typer.Exit(command(json))
