@@ -36,7 +36,7 @@ from ocwatchd.opencode.doors import DoorFinder
 from ocwatchd.opencode.ears import Ears
 from ocwatchd.opencode.http import DoorError
 from ocwatchd.opencode.sockets import clear_stale
-from ocwatchd.opencode.survey import Surveyor
+from ocwatchd.opencode.survey import Look
 from ocwatchd.paths import Paths
 from ocwatchd.redirect import Mover
 from ocwatchd.state import blacklist, moved
@@ -60,7 +60,7 @@ class Hands:
         paths: Paths,
         clock: Clock,
         finder: DoorFinder,
-        surveyor: Surveyor,
+        surveyor: Look,
         mover: Mover,
         say: Callable[[str], None],
         answer: Callable[[Message], None],

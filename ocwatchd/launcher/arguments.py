@@ -75,6 +75,12 @@ class Arguments:
         """Whether an earlier session goes on: then its own last model counts, not the default one."""
         return self.session is not None or self.has("-c", "--continue")
 
+    @property
+    def prompt(self) -> list[str]:
+        """The words of `run`'s message."""
+        plain = list(self._plain())
+        return plain[1:] + self.words[len(self._options()) + 1 :]
+
     def value(self, *names: str) -> str | None:
         """The last value of an option with these names."""
         return self._value(names)

@@ -12,8 +12,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-from ocwatchd.launcher.sentinel import Sentinel
 from ocwatchd.launcher.stdout import Output
+
+TYPE_CHECKING = False  # as typing has it
+if TYPE_CHECKING:
+    from ocwatchd.launcher.attached import Attached
+    from ocwatchd.launcher.sentinel import Sentinel
 
 LOOK = 0.1
 """Seconds between looks for a sign of trouble."""
@@ -104,7 +108,7 @@ def _pipe() -> tuple[int, int]:
     return reader, writer
 
 
-def watch(child: Child, signals: Signals, sentinel: Sentinel, output: Output, look: float = LOOK) -> bool:
+def watch(child: Child, signals: Signals, sentinel: Sentinel | Attached, output: Output, look: float = LOOK) -> bool:
     """Wait until the child ends, a signal comes, or there is a sign of trouble: then True."""
     looked = 0.0
     while child.poll() is None and signals.got is None:

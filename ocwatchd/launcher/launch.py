@@ -21,6 +21,7 @@ from ocwatchd.launcher.transform import CONTENT, Plan, Transform, merge_content,
 from ocwatchd.state.register import Register
 
 if TYPE_CHECKING:
+    from ocwatchd.launcher.attached import Attached
     from ocwatchd.launcher.child import Child, Signals
     from ocwatchd.launcher.sentinel import Sentinel
     from ocwatchd.launcher.stdout import Output
@@ -78,8 +79,6 @@ class Launch:
             self._add_plugin()
         if self._arguments.subcommand == "":
             return self._terminal()
-        if running and self._names.chains and self._arguments.has("--attach"):
-            return self._attached()
         return self._supervised() if self._movable(running) and running else None
 
     def _movable(self, running: bool) -> bool:
@@ -91,15 +90,14 @@ class Launch:
 
     def _unwatched(self) -> str | None:
         """Why a `run` is handed over as it is; None if it is watched."""
-        if self._arguments.has("--attach"):
-            return "--attach: the session lives in that server; what the daemon moves there is brought here"
         if self._arguments.has("-i", "--interactive"):
             return "--interactive: nobody can go on in its place"
         return None
 
     def _add_plugin(self) -> None:
         """The door into what is started: the companion plugin, for this process alone, unless it is installed."""
-        if self._arguments.has("--pure"):  # no plugin, so no door: only what it has ended in can be carried over
+        # A client has no use for it; with --pure there is none, so no door: only what it has ended in is carried over.
+        if self._arguments.has("--attach", "--pure"):
             return
         installed = [f"{place}/{name}/{PLUGIN}" for place in self._directories for name in PLUGIN_DIRECTORIES]
         if any(map(os.path.exists, installed)):
@@ -139,7 +137,8 @@ class Launch:
 
     def _supervised(self) -> int:
         """Start `run` as a child; its exit code, or what came of its prompt elsewhere."""
-        from ocwatchd.launcher.child import Child, Signals, stopped, watch  # late: a terminal needs none of it
+        from ocwatchd.launcher.attached import Attached  # late: a terminal needs none of it
+        from ocwatchd.launcher.child import Child, Signals
         from ocwatchd.launcher.sentinel import Sentinel
         from ocwatchd.launcher.stdout import Output
         from ocwatchd.opencode.guardian import Guardian
@@ -149,7 +148,9 @@ class Launch:
         code: int = ExitCode.FAILED
         with Guardian() as guardian:
             signals = Signals()
-            sentinel = Sentinel(self._logs, f"{self._state}/facts")
+            sentinel: Sentinel | Attached = Sentinel(self._logs, f"{self._state}/facts")
+            if self._arguments.has("--attach"):
+                sentinel = Attached(self._arguments, self._state)
             try:
                 environ = {**os.environ, **self.environ, **mark(child=True)}
                 child = Child(self._found, self.words, environ, output.child)
@@ -159,41 +160,31 @@ class Launch:
             guardian.watch(child.pid)
             sentinel.child = child.pid
             try:
-                if watch(child, signals, sentinel, output):
-                    code = self._carried_over(child, signals, sentinel, guardian, output)
-                else:
-                    code = stopped(child, signals)
+                code = self._watched(child, signals, sentinel, guardian, output)
             finally:
                 output.end(empty=code == ExitCode.ALL_COOLING)
         return code
 
-    def _attached(self) -> int:
-        """A client of another server: its session is the daemon's to move, and the answer of a move is brought here."""
-        from ocwatchd.launcher.child import Child, Signals, wait_for
-        from ocwatchd.launcher.stdout import Output
-        from ocwatchd.opencode.guardian import Guardian
+    def _watched(
+        self, child: Child, signals: Signals, sentinel: Sentinel | Attached, guardian: Guardian, output: Output
+    ) -> int:
+        """The exit code: the child's own, or what came of its prompt elsewhere."""
+        from ocwatchd.launcher.child import stopped, watch
 
-        began, journal = time.time(), f"{self._state}/journal.jsonl"
-        with Guardian() as guardian:
-            signals = Signals()
-            try:
-                child = Child(self._found, self.words, {**os.environ, **self.environ, **mark(child=True)}, None)
-            except OSError as error:
-                return self._not_started(error)
-            guardian.watch(child.pid)
-            code = wait_for(child, signals, Output(held=False))
-            if code != 0 or not os.path.exists(journal) or os.stat(journal).st_mtime < began:  # noqa: PTH110, PTH116
+        while watch(child, signals, sentinel, output):
+            code = self._carried_over(child, signals, sentinel, guardian, output)
+            if code is not None:
                 return code
-            from pathlib import Path
+        since = sentinel.moved() if child.poll() == 0 and signals.got is None else None
+        if since is None or sentinel.server is None:
+            return stopped(child, signals)
+        from ocwatchd.launcher.elsewhere import follow  # late: hardly ever needed
 
-            from ocwatchd.launcher.attached import follow  # late: hardly ever needed
-
-            followed = follow(self._arguments, Path(journal), began, signals, say)
-            return code if followed is None else followed
+        return follow(sentinel.server, since, output, signals, say)
 
     def _carried_over(
-        self, child: Child, signals: Signals, sentinel: Sentinel, guardian: Guardian, output: Output
-    ) -> int:
+        self, child: Child, signals: Signals, sentinel: Sentinel | Attached, guardian: Guardian, output: Output
+    ) -> int | None:
         if grown := sentinel.new_facts():
             from ocwatchd.launcher.early import enter_early
 
@@ -204,7 +195,9 @@ class Launch:
         from ocwatchd.launcher.supervise import supervise  # late: the brain costs 150 CPU ms
 
         asked = self._asked()
-        run = Run(child, signals, output, self._found, self.environ, self._arguments, asked, sentinel.began)
+        run = Run(
+            child, signals, output, self._found, self.environ, self._arguments, asked, sentinel.began, sentinel.server
+        )
         return supervise(run, guardian, say)
 
     def _stand_in(self, model: str) -> tuple[str, str | None] | None:
@@ -264,6 +257,10 @@ class Launch:
         if plan.exhausted:
             say(f"cooling: {', '.join(plan.exhausted)}")
         why = self._unwatched() if self._arguments.subcommand == "run" else None
+        if self._arguments.has("--attach"):
+            from ocwatchd.launcher.elsewhere import no_door  # late: 70 CPU ms, which no start needs
+
+            why = no_door(self._arguments)
         if why:
             say(f"not watched for limits: {why}")
         for name, value in plan.environ.items():

@@ -1,16 +1,14 @@
-"""Moves the session of an `opencode run`: its process is ended, and a private server goes on with the same prompt.
+"""Moves the session of an `opencode run`: its process is ended, and a server goes on with the same prompt.
 
-An abort would make `run` end with code 0 and no answer (1.0 - 1.18), so the first move takes the process's place. All
-later ones go through the server like any other.
+An abort would make `run` end with code 0 and no answer (1.0 - 1.18), so the first move takes the process's place: in a
+private server, or, of a client (`--attach`), in the one where the session lives. All later ones go through it too.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 from ocwatchd.clock import Clock
 from ocwatchd.core.guards import forbidden
@@ -18,10 +16,10 @@ from ocwatchd.core.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.views import Door
 from ocwatchd.errors import OpenCodeUnreachable
 from ocwatchd.launcher.child import Child
+from ocwatchd.launcher.ground import Ground
 from ocwatchd.opencode.api import Api, Session
 from ocwatchd.opencode.http import DoorError
 from ocwatchd.opencode.look import look
-from ocwatchd.opencode.private import private_server
 from ocwatchd.redirect import RerunOverApi
 
 
@@ -30,22 +28,9 @@ class RunMover:
 
     name = "run"
 
-    def __init__(
-        self,
-        child: Child,
-        program: str,
-        environ: Mapping[str, str],
-        clock: Clock,
-        opened: Callable[[Door, Session], None],
-        started: Callable[[int], None],
-        options: Sequence[str] = (),
-    ) -> None:
-        """`opened` is called once, when the server answers and before anything is run in it; `started` with its pid.
-
-        `options` are those of the child that its server needs as well.
-        """
-        self._child, self._program, self._environ = child, program, environ
-        self._clock, self._opened, self._started, self._options = clock, opened, started, options
+    def __init__(self, child: Child, ground: Ground, clock: Clock, opened: Callable[[Door, Session], None]) -> None:
+        """`opened` is called once, when the server answers and before anything is run in it."""
+        self._child, self._ground, self._clock, self._opened = child, ground, clock, opened
         self._rerun, self._held = RerunOverApi(), ExitStack()
         self.door: Door | None = None
         self.taken_over = False
@@ -61,10 +46,7 @@ class RunMover:
         self.taken_over = True
         self._child.end()
         try:
-            environ = {**os.environ, **self._environ}
-            program = Path(self._program)
-            server = private_server(program, order.view.directory, environ, self._started, self._options)
-            self.door = self._held.enter_context(server)
+            self.door = self._held.enter_context(self._ground.server(order.view.directory))
         except OpenCodeUnreachable as fault:
             return MoveOutcome(MoveResult.FAILED, str(fault), None, stranded=True)
         try:
@@ -72,10 +54,10 @@ class RunMover:
             self._opened(self.door, Session(view.session, view.directory, view.parent, view.version))
         except DoorError as fault:
             return MoveOutcome(MoveResult.FAILED, str(fault), None, stranded=True)
-        return self._on_server(replace(order, own_abort=True, child=None, looping=False))
+        return self._on_server(self._ground.order(order))
 
     def close(self) -> None:
-        """End the server, if there is one."""
+        """End the private server, if there is one."""
         self._held.close()
 
     def _on_server(self, order: Order) -> MoveOutcome:

@@ -46,18 +46,29 @@ class Printer:
         now: Callable[[], float] = time.time,
         since: float = float("inf"),
     ) -> None:
-        """What the session holds now counts as printed, unless it was begun after `since`, epoch seconds."""
+        """What the session holds now counts as printed, unless it was begun after `since`, epoch seconds.
+
+        An answer that is open now may yet go on: what is missing of it is printed if it ends well.
+        """
         self._api, self._session, self._json = api, session, as_json
         self._out, self._err, self._now = out or sys.stdout, err or sys.stderr, now
-        self._old = {ident for ident, info, _ in self._messages() if created(info) < since}
+        self._old: set[str] = set()
+        self._open: set[str] = set()
         self._printed: set[str] = set()
+        for ident, info, parts in self._messages():
+            if created(info) >= since:
+                continue
+            (self._old if _ended(info) or info.get("role") != "assistant" else self._open).add(ident)
+            self._printed |= {str(part.get("id")) for part in parts if _finished(part, closed=False)}
 
     def poll(self) -> None:
         """Print what has been finished since the last call."""
         for ident, info, parts in self._messages():
             if ident in self._old or info.get("role") != "assistant":
                 continue
-            closed = mapping(info.get("time")).get("completed") is not None and not info.get("error")
+            closed = _ended(info) and not info.get("error")
+            if ident in self._open and not closed:
+                continue
             for part in parts:
                 key = text(part.get("id"))
                 if key and key not in self._printed and _finished(part, closed):
@@ -101,6 +112,10 @@ class Printer:
 def created(info: Json) -> float:
     """When a message was begun, epoch seconds; 0 if it does not say."""
     return seconds(mapping(info.get("time")).get("created")) or 0.0
+
+
+def _ended(info: Json) -> bool:
+    return mapping(info.get("time")).get("completed") is not None
 
 
 def _finished(part: Json, closed: bool) -> bool:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ocwatchd.launcher.arguments import Arguments
 from ocwatchd.launcher.child import Child, Signals
 from ocwatchd.launcher.stdout import Output
+
+if TYPE_CHECKING:
+    from ocwatchd.launcher.elsewhere import Elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +19,7 @@ class Run:
     """The `opencode run` that was started.
 
     `environ` is what was set for it beyond our own environment, `asked` the model that the user means, `began` when it
-    was started, epoch seconds.
+    was started, epoch seconds. `server` is the one that it is a client of.
     """
 
     child: Child
@@ -26,3 +30,4 @@ class Run:
     arguments: Arguments
     asked: str | None
     began: float
+    server: Elsewhere | None = None

@@ -10,6 +10,10 @@ CHUNK = 1 << 18
 SIGN = b"ERROR"
 """Stands in every failure's log record, in all dialects."""
 
+TYPE_CHECKING = False  # as typing has it
+if TYPE_CHECKING:
+    from ocwatchd.launcher.elsewhere import Elsewhere
+
 _RECENT = "SELECT id FROM session WHERE time_updated >= ? ORDER BY time_updated DESC LIMIT 20"
 _LAST = "SELECT data FROM message WHERE session_id = ? ORDER BY time_created DESC, id DESC LIMIT 1"
 
@@ -28,6 +32,8 @@ class Sentinel:
         """The child's pid, once it is known."""
         self.began = time.time()
         self._began = self.began - 1.0  # file systems with a coarse clock
+        self.server: Elsewhere | None = None
+        """None: the child serves itself."""
         self._offsets = {name: size for name, size, _ in _files(logs, ".log")}
         self._known = {name: size for name, size, _ in _files(facts, ".jsonl")}
 
@@ -58,6 +64,10 @@ class Sentinel:
                     if name.endswith(".log") and directory.endswith("/log"):
                         found.add(name)
         return frozenset(found)
+
+    def moved(self) -> float | None:
+        """When somebody else claimed a move, epoch seconds: never, for the daemon knows its launcher."""
+        return None
 
     def failed(self) -> bool:
         """Whether a turn that was worked on since then has failed, by the message store.

@@ -27,21 +27,18 @@ from ocwatchd.core.policy import Mode
 from ocwatchd.core.views import Door, SessionView
 from ocwatchd.errors import ConfigError, ExitCode
 from ocwatchd.launcher.child import wait_for
+from ocwatchd.launcher.ground import Ground, OwnGround, ServersGround
 from ocwatchd.launcher.hands import LaunchHands
 from ocwatchd.launcher.mover import RunMover
 from ocwatchd.launcher.output import Printer
-from ocwatchd.launcher.own import OwnFacts, OwnProcesses, failed_view
 from ocwatchd.launcher.run import Run
 from ocwatchd.launcher.served import Served
 from ocwatchd.launcher.transform import until_words
 from ocwatchd.launcher.waiting import model_named, soonest, spread
 from ocwatchd.opencode.api import Api, Session
-from ocwatchd.opencode.doors import DoorFinder
 from ocwatchd.opencode.family import descendants, end_all
 from ocwatchd.opencode.guardian import Guardian
 from ocwatchd.opencode.http import DoorError
-from ocwatchd.opencode.sessions import SessionStore
-from ocwatchd.opencode.survey import Surveyor
 from ocwatchd.paths import Paths
 from ocwatchd.state import blacklist
 
@@ -77,16 +74,18 @@ class Supervisor:
         )
         # Not SimpleQueue: on 3.11 a signal (a child's end) just before the timeout makes its `get` wait for good.
         self._queue: queue.Queue[Message] = queue.Queue()
-        self._store = SessionStore(self._paths.opencode_data)
-        own = OwnProcesses(child.pid)
-        finder = DoorFinder(self._paths.opencode_data, sockets=self._paths.doors, environ={**os.environ}, processes=own)
-        options = ["--pure"] if run.arguments.has("--pure") else []
-        self._mover = RunMover(child, run.program, run.environ, self._clock, self._opened, guardian.watch, options)
-        surveyor = Surveyor(finder, self._store, clock=self._clock)
-        self._hands = LaunchHands(self._paths, self._clock, finder, surveyor, self._mover, say, self._queue.put)
+        self._ground: Ground = (
+            ServersGround(run.server, self._paths)
+            if run.server
+            else OwnGround(run, self._paths, self._clock, guardian.watch)
+        )
+        ground = self._ground
+        self._mover = RunMover(child, ground, self._clock, self._opened)
+        self._hands = LaunchHands(
+            self._paths, self._clock, ground.finder, ground.surveyor, self._mover, say, self._queue.put
+        )
         self._hands.tell = say
         self._hands.register_mark = register.signature
-        self._facts = OwnFacts(self._paths.facts, own.holds)
         self._asked = model_named(run.asked)
         self._served: Served | None = None
         self._failed: SessionView | None = None
@@ -95,8 +94,11 @@ class Supervisor:
         self._due = 0.0
         self._stranded = self._attempt = 0
 
-    def run(self) -> int:
-        """The exit code to end with; negative for the signal that ended OpenCode."""
+    def run(self) -> int | None:
+        """The exit code to end with; negative for the signal that ended OpenCode.
+
+        None if the daemon has come to see to the session before we touched it: then the child is only waited for.
+        """
         if self._policy.mode is not Mode.AUTO:
             return wait_for(self._child, self._signals, self._run.output)
         try:
@@ -104,13 +106,15 @@ class Supervisor:
         finally:
             self._close()
 
-    def _loop(self) -> int:
+    def _loop(self) -> int | None:
         self._hands.listen()
         self._hands.do([LookUp(None, None)])
         while True:
             if self._signals.got is not None:
                 return self._interrupted(self._signals.got)
-            for fact in self._facts.poll():
+            if self._untouched() and self._ground.anothers():
+                return None
+            for fact in self._ground.facts.poll():
                 self._handle(fact)
             self._run.output.take()
             self._take_messages()
@@ -122,6 +126,10 @@ class Supervisor:
             code = self._step()
             if code is not None:
                 return code
+
+    def _untouched(self) -> bool:
+        moving = any(case.doing is Doing.MOVING for case in self._engine.cases.all())
+        return not (moving or self._mover.taken_over or self._mover.door)
 
     def _take_messages(self) -> None:
         with suppress(queue.Empty):
@@ -173,9 +181,8 @@ class Supervisor:
         if code < 0:
             return code
         if not self._judged:
-            self._judged, now = True, self._clock.now()
-            known = [case.session for case in self._engine.cases.all()] or self._facts.sessions
-            self._failed = failed_view(self._store, known, self._child.pid, self._run.began, now)
+            self._judged = True
+            self._failed = self._ground.failed([case.session for case in self._engine.cases.all()])
             if self._failed is not None:
                 view = self._failed
                 self._handle(Surveyed(view.session, None, (view,), 1))
@@ -226,6 +233,7 @@ class Supervisor:
     def _give_up(self) -> int:
         self._mover.taken_over = True
         self._child.end()
+        self._ground.abandon()
         return ExitCode.ALL_COOLING
 
     # ---- the private server
@@ -262,6 +270,7 @@ class Supervisor:
 
     def _close(self) -> None:
         """Nothing that we started stays: the private server runs in a session of its own."""
+        self._ground.close()
         with suppress(Exception):
             self._hands.save(at_once=True)
         self._hands.close()
@@ -271,8 +280,11 @@ class Supervisor:
             self._mover.close()
 
 
-def supervise(run: Run, guardian: Guardian, say: Callable[[str], None]) -> int:
-    """The exit code of a supervised run. A fault of ours is said, and leaves the child to itself."""
+def supervise(run: Run, guardian: Guardian, say: Callable[[str], None]) -> int | None:
+    """The exit code of a supervised run; None if it is the daemon's to see to now.
+
+    A fault of ours is said, and leaves the child to itself.
+    """
     try:
         return Supervisor(run, guardian, say).run()
     except ConfigError as fault:

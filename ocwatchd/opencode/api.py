@@ -127,13 +127,17 @@ class Api:
 
     def _working(self, directory: str | None) -> dict[str, Message]:
         """Open answers by session, in the order in which they were begun."""
-        answer = self._get("/session", directory)
-        listed = [session_of(mapping(entry)) for entry in answer] if isinstance(answer, list) else []
-        recent = sorted((found for found in listed if found), key=lambda found: found.updated or 0.0, reverse=True)
-        last = {found.id: self.messages(found.id, found.directory, 4) for found in recent[:_MOST_WORKING]}
+        recent = self.sessions(directory)[:_MOST_WORKING]
+        last = {found.id: self.messages(found.id, found.directory, 4) for found in recent}
         answers = {session: next((m for m in reversed(held) if not m.user), None) for session, held in last.items()}
         begun = [(held.created or 0.0, session, held) for session, held in answers.items() if held]
         return {session: held for _, session, held in sorted(begun, key=lambda entry: entry[:2]) if not held.completed}
+
+    def sessions(self, directory: str | None) -> list[Session]:
+        """Sessions of one directory, the last used first; 1.18 lists a hundred of them."""
+        answer = self._get("/session", directory)
+        listed = [session_of(mapping(entry)) for entry in answer] if isinstance(answer, list) else []
+        return sorted((found for found in listed if found), key=lambda found: found.updated or 0.0, reverse=True)
 
     def session(self, session: str, directory: str | None = None) -> Session:
         """One session. Found from any directory of the same project; of others only with its own."""

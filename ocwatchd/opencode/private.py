@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from ocwatchd.core.views import Door, TcpAddress
@@ -39,10 +39,11 @@ def private_server(
     options: Sequence[str] = (),
     output: Path | None = None,
     limit: float = START_LIMIT,
+    gate: AbstractContextManager[object] | None = None,
 ) -> Iterator[Door]:
     """The door into a server that runs during the block. Its words go to `output`; it has `limit` seconds to start.
 
-    `started` is told its pid at once; `options` are OpenCode's.
+    `started` is told its pid at once; `options` are OpenCode's. It is started inside `gate`, which may raise instead.
 
     Raises:
         OpenCodeUnreachable: it does not start.
@@ -53,13 +54,13 @@ def private_server(
     command = [str(program), "serve", "--hostname", "127.0.0.1", "--port", str(port), *options]
     null = subprocess.DEVNULL
     try:
-        with open(output or os.devnull, "ab") as sink:  # noqa: PTH123 (either of two kinds of name)
+        with gate or nullcontext(), open(output or os.devnull, "ab") as sink:  # noqa: PTH123 (either of two kinds of name)
             process = subprocess.Popen(
                 command, cwd=directory, env=env, stdin=null, stdout=sink, stderr=sink, start_new_session=True
             )
+            started(process.pid)
     except OSError as fault:
         raise OpenCodeUnreachable(f"{program} cannot be started: {fault.strerror or fault}") from fault
-    started(process.pid)
     try:
         door = Door(TcpAddress("127.0.0.1", port), process.pid, directory, basic_auth(own), many=True)
         _wait_ready(process, Api(door), limit)

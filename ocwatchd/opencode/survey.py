@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from ocwatchd.clock import Clock, SystemClock
 from ocwatchd.core.views import Door, SessionState, SessionView
@@ -30,6 +31,18 @@ class Findings:
     views: tuple[SessionView, ...]
     doors: int
     troubles: tuple[str, ...] = ()
+
+
+class Look(Protocol):
+    """Whoever can be asked how sessions fare. Blocks for seconds: for a worker thread."""
+
+    def session(self, ident: str) -> Findings:
+        """This session, if it is found."""
+        ...
+
+    def stuck(self) -> Findings:
+        """Every session in trouble."""
+        ...
 
 
 class Surveyor:

@@ -144,8 +144,9 @@ def test_print_env_shows_and_starts_nothing(place: Place) -> None:
     assert """opencode run -m b/second 'it'"'"'s'""" in out
     assert "OPENCODE_CONFIG_CONTENT=" in out
     assert place.started == 0
-    for option, why in (("--attach", "lives in that server"), ("-i", "nobody can go on")):
-        assert why in place.run("run", option, "http://127.0.0.1:1", "--print-env")[2]
+    for option, why in (("--attach", "not on this machine"), ("-i", "nobody can go on")):
+        assert why in place.run("run", option, "http://192.0.2.1:1", "--print-env")[2]
+    assert "not watched" not in place.run("run", "--attach", "http://127.0.0.1:1", "--print-env")[2]
 
 
 def test_everything_cooling_asks_nobody(place: Place) -> None:
