@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+import subprocess
 import time
 
 import pytest
@@ -49,12 +50,9 @@ def asked(provider: Provider, model: str) -> int:
 
 def test_without_a_limit_nothing_differs(provider: Provider, smart: Smart) -> None:
     smart.plain("run", "the first start makes the database, and says so")
-    plain = smart.plain("run", "hello")
-    done = smart.run("run", "hello")
+    plain, done = smart.plain("run", input="from a pipe"), smart.run("run", input="from a pipe")
     assert (done.returncode, done.stdout, done.stderr) == (plain.returncode, plain.stdout, plain.stderr)
-    assert "answer of mock/primary" in done.stdout
-    piped = smart.run("run", input="from a pipe")
-    assert piped.stdout == plain.stdout
+    assert done.stdout == "answer of mock/primary\n"
     assert provider.requests("mock/primary")[-1].count("from a pipe") == 1
     provider.script("mock/primary", error(401, {"error": {"message": "Invalid key", "type": "auth"}}))
     plain, done = smart.plain("run", "hello"), smart.run("run", "hello")
@@ -62,7 +60,7 @@ def test_without_a_limit_nothing_differs(provider: Provider, smart: Smart) -> No
     assert not smart.left_behind()
 
 
-def test_limited_at_the_first_request(provider: Provider, smart: Smart) -> None:
+def test_limited_at_the_first_request_then_after_a_tool_call_then_everywhere(provider: Provider, smart: Smart) -> None:
     provider.script("mock/primary", limited(3600))
     done = smart.run("run", "say it once")
     assert (done.returncode, done.stdout) == (0, "answer of mock2/fallback\n")
@@ -70,40 +68,31 @@ def test_limited_at_the_first_request(provider: Provider, smart: Smart) -> None:
     assert "mock/primary is limited until" in done.stderr
     assert smart.cooldowns()["mock/primary"]["strikes"] == 1
     assert not smart.left_behind()
-    before = asked(provider, "mock/primary")
-    again = smart.run("run", "--format", "json", "once more")
-    assert again.returncode == 0
-    assert [json.loads(line)["type"] for line in again.stdout.splitlines()][-1] == "step_finish"
-    assert asked(provider, "mock/primary") == before
 
-
-def test_limited_after_a_tool_call(provider: Provider, smart: Smart) -> None:
-    provider.script("mock/primary", after_tool(bash("echo side >> side.txt"), limited(3600)))
+    smart.forget()
+    look = "Let me look first."
+    provider.script("mock/primary", after_tool(bash("echo side >> side.txt", said=look), limited(3600)))
+    provider.script("mock2/fallback", limited(3600))
     done = smart.run("run", "--format", "json", "use the tool")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0
-    assert [event["part"]["text"] for event in events if event["type"] == "text"] == ["answer of mock2/fallback"]
+    assert [event["part"]["text"] for event in events if event["type"] == "text"] == [look, "answer of mock3/third"]
     assert [event["type"] for event in events].count("tool_use") == 1
     assert (smart.cwd / "side.txt").read_text() == "side\n"
-    assert provider.requests("mock2/fallback")[-1].ends_with_tool_result
+    assert [(r.count("use the tool"), r.ends_with_tool_result) for r in provider.requests("mock3/third")] == [(1, True)]
     assert len({event["sessionID"] for event in events}) == 1
-
-
-def test_two_targets_limited_as_well(provider: Provider, smart: Smart) -> None:
-    provider.script("mock/primary", limited(3600))
-    provider.script("mock2/fallback", limited(3600))
-    done = smart.run("run", "go on")
-    assert (done.returncode, done.stdout) == (0, "answer of mock3/third\n")
-    assert [r.count("go on") for r in provider.requests("mock3/third")] == [1]
     assert set(smart.cooldowns()) == {"mock/primary", "mock2/fallback"}
-    assert not smart.left_behind()
 
+    before = asked(provider, "mock/primary"), asked(provider, "mock2/fallback")
+    again = smart.run("run", "--format", "json", "once more")
+    assert again.returncode == 0
+    assert [json.loads(line)["type"] for line in again.stdout.splitlines()][-1] == "step_finish"
+    assert (asked(provider, "mock/primary"), asked(provider, "mock2/fallback")) == before
 
-def test_everything_limited(provider: Provider, smart: Smart) -> None:
-    for model in ALL:
-        provider.script(model, limited(3600))
-    done = smart.run("run", "hello")
-    assert (done.returncode, done.stdout) == (75, "")
+    smart.forget()  # what was printed before the limit is taken back where nothing comes after it
+    provider.script("mock3/third", limited(3600))
+    done = smart.run("run", "use the tool")
+    assert (done.returncode, done.stdout, (smart.cwd / "side.txt").read_text()) == (75, "", "side\nside\n")
     assert "every model is cooling" in done.stderr and "until" in done.stderr
     before = [asked(provider, model) for model in ALL]
     again = smart.run("run", "hello")
@@ -113,70 +102,74 @@ def test_everything_limited(provider: Provider, smart: Smart) -> None:
     assert not smart.left_behind()
 
 
-def test_a_short_wait_is_left_to_opencode(provider: Provider, smart: Smart) -> None:
+def test_waits_garbage_and_final_refusals(provider: Provider, home: Home, version: str) -> None:
+    smart = Smart(home, version)
     provider.script("mock/primary", in_turn(limited(2), ok()))
     done = smart.run("run", "hello")
     assert (done.returncode, done.stdout) == (0, "answer of mock/primary\n")
     assert asked(provider, "mock2/fallback") == 0
 
+    smart.forget()
+    smart = Smart(home, version, {"mock/primary": "mock2/fallback"}, maxDelay=0)
+    before = asked(provider, "mock/primary")
+    provider.script("mock/primary", in_turn(limited(4), ok()))
+    provider.script("mock2/fallback", limited(3600))
+    done = smart.run("run", "--wait", "wait for the soonest")
+    assert (done.returncode, done.stdout) == (0, "answer of mock/primary\n")
+    first, second = provider.requests("mock/primary")[before:]
+    assert second.wall - first.wall >= 3.9
 
-def test_a_retry_after_that_says_nothing(provider: Provider, home: Home, version: str) -> None:
+    smart.forget()
     smart = Smart(home, version, maxRetries=1)
+    before = asked(provider, "mock2/fallback")
     provider.script("mock/primary", in_turn(limited("soon, perhaps"), limited("-3600"), limited("NaN")))
+    provider.script("mock2/fallback", ok())
     began = time.time()
     done = smart.run("run", input="say it once, from a pipe")
     assert (done.returncode, done.stdout) == (0, "answer of mock2/fallback\n")
-    assert [r.count("say it once, from a pipe") for r in provider.requests("mock2/fallback")] == [1]
+    assert [r.count("say it once, from a pipe") for r in provider.requests("mock2/fallback")[before:]] == [1]
     entry = smart.cooldowns()["mock/primary"]
     assert began < epoch(entry["until"]) < time.time() + 3600, "a guess of ours"
     assert entry["told_by"] != "retry-after"
-    assert not smart.left_behind()
 
-
-def test_a_final_refusal_is_moved_too(provider: Provider, smart: Smart, version: str) -> None:
+    before = asked(provider, "mock/primary")
     provider.script("mock/primary", error(402, {"error": {"message": "Insufficient credits", "type": "billing"}}))
     for options in ((), ("--pure",)) if version == NEWEST else ((),):  # no older one has it
+        smart.forget()
         done = smart.run("run", *options, "hello")
         assert (done.returncode, done.stdout) == (0, "answer of mock2/fallback\n")
         assert smart.cooldowns()["mock/*"]["kind"] == "billing"
-        (smart.home.root / ".local/state/ocwatchd/blacklist.json").unlink(missing_ok=True)
-    assert asked(provider, "mock/primary") == (2 if version == NEWEST else 1)
+    assert asked(provider, "mock/primary") - before == (2 if version == NEWEST else 1)
+    assert not smart.left_behind()
 
 
-def test_ctrl_c_leaves_nothing_behind(provider: Provider, smart: Smart) -> None:
+@pytest.mark.parametrize(
+    ("version", "moment"),
+    [(NEWEST, "mock2/fallback"), (MIDDLE, "mock/primary"), ("1.1.65", "mock2/fallback")],
+)
+def test_ctrl_c_leaves_nothing_behind(provider: Provider, smart: Smart, moment: str) -> None:
     provider.script("mock/primary", limited(3600))
     provider.script("mock2/fallback", Hang())
-    register = smart.home.root / ".local/state/ocwatchd/blacklist.json"
-    for moment in ("mock/primary", "mock2/fallback", *(random.uniform(0.3, 8.0) for _ in range(2))):
-        process = smart.start("run", "hello")
-        if isinstance(moment, str):
-            seen = asked(provider, moment)
-            wait_until(
-                lambda seen=seen, moment=moment: asked(provider, moment) > seen, 90, why=f"a request to {moment}"
-            )
-        time.sleep(0.2 if isinstance(moment, str) else moment)
+
+    def begun(at: str) -> subprocess.Popen[str]:
+        smart.forget()
+        process, seen = smart.start("run", "hello"), asked(provider, at)
+        wait_until(lambda: asked(provider, at) > seen, 90, why=f"a request to {at}")
+        return process
+
+    for anywhere in (None, random.uniform(0.3, 6.0)):
+        process = begun(moment) if anywhere is None else smart.start("run", "hello")
+        time.sleep(0.2 if anywhere is None else anywhere)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-        assert (process.returncode in (-signal.SIGINT, 130), out) == (True, ""), (moment, process.returncode, err)
-        assert "Traceback" not in err, (moment, err)
-        wait_until(lambda: not smart.left_behind(), 20, why=f"the end of every process, at {moment}")
-        register.unlink(missing_ok=True)
-    process = smart.start("run", "hello")
-    seen = asked(provider, "mock2/fallback")
-    wait_until(lambda: asked(provider, "mock2/fallback") > seen, 90, why="the private server's request")
-    process.kill()
-    process.wait()
-    wait_until(lambda: not smart.left_behind(), 20, why="the end of child and private server")
-
-
-def test_wait_waits_for_the_soonest(provider: Provider, home: Home, version: str) -> None:
-    smart = Smart(home, version, {"mock/primary": "mock2/fallback"}, maxDelay=0)
-    provider.script("mock/primary", in_turn(limited(8), ok()))
-    provider.script("mock2/fallback", limited(3600))
-    done = smart.run("run", "--wait", "hello")
-    assert (done.returncode, done.stdout) == (0, "answer of mock/primary\n")
-    first, second = provider.requests("mock/primary")
-    assert second.wall - first.wall >= 7.9
+        assert (process.returncode in (-signal.SIGINT, 130), out) == (True, ""), (anywhere, process.returncode, err)
+        assert "Traceback" not in err, (anywhere, err)
+        wait_until(lambda: not smart.left_behind(), 20, why=f"the end of every process, after {anywhere or moment}")
+    if moment == "mock2/fallback":
+        process = begun(moment)
+        process.kill()
+        process.wait()
+        wait_until(lambda: not smart.left_behind(), 20, why="the end of child and private server")
 
 
 def test_with_the_daemon_up_only_one_of_the_two_moves(provider: Provider, home: Home) -> None:
@@ -200,20 +193,39 @@ def test_with_the_daemon_up_only_one_of_the_two_moves(provider: Provider, home: 
 
 
 @pytest.mark.parametrize("version", [NEWEST, MIDDLE])
-def test_a_client_of_another_server_gets_the_answer_of_the_daemons_move(
+def test_a_client_of_another_server_is_moved_once_with_the_daemon_and_without(
     version: str, provider: Provider, home: Home
 ) -> None:
-    smart = Smart(home, version, chain=None)
+    home.environment = {"OPENCODE_SERVER_PASSWORD": "pass word"}
+    smart = Smart(home, version)
     provider.script("mock/primary", limited(3600))
-    provider.script("mock2/fallback", slow("said elsewhere", 2.0))
-    with Daemon(home) as daemon, Serve(version, home, smart.cwd) as serve:
-        done = smart.run("run", "--attach", serve.url, "say it once")
+    provider.script("mock2/fallback", slow("said elsewhere", 1.0))
+    journal = home.root / ".local/state/ocwatchd/journal.jsonl"
+
+    def claims() -> list[str]:
+        entries = [json.loads(line) for line in journal.read_text().splitlines()]
+        return [entry.get("by", "daemon") for entry in entries if entry["what"] == "claim"]
+
+    with Serve(version, home, home.project("elsewhere", git=True), password="pass word") as serve:
+        attach = ("run", "--attach", serve.url)
+        done = smart.run(*attach, "say it", 'to "one" client')
         assert (done.returncode, done.stdout) == (0, "said elsewhere\n")
-        assert [r.count("say it once") for r in provider.requests("mock2/fallback")] == [1]
-        assert len(daemon.journal("claim")) == 1
-        done = smart.run("run", "--attach", serve.url, "--format", "json", "-m", "mock3/third", "say more")
-        assert done.returncode == 0
-        assert [json.loads(line)["type"] for line in done.stdout.splitlines()][-1] == "step_finish"
+        assert [r.count("say it") for r in provider.requests("mock2/fallback")] == [1]
+        assert claims() == ["oc-smart"]
+        smart.forget()
+        with Daemon(home):
+            done = smart.run(*attach, "--format", "json", "say more")
+            assert done.returncode == 0
+            events = [json.loads(line) for line in done.stdout.splitlines()]
+            assert [e["part"]["text"] for e in events if e["type"] == "text"] == ["said elsewhere"]
+            assert claims() == ["oc-smart", "daemon"]
+        smart.forget()
+        provider.script("mock2/fallback", limited(3600))
+        provider.script("mock3/third", limited(3600))
+        done = smart.run(*attach, "hello")
+        assert (done.returncode, done.stdout) == (75, "")
+        assert not any(status["type"] == "retry" for status in serve.status().values()), "it asks for nobody"
+    assert not smart.left_behind()
 
 
 def test_no_fallback_is_opencodes_own_affair(provider: Provider, home: Home) -> None:
@@ -241,13 +253,13 @@ def test_a_session_goes_on_with_attachment_and_command_line(provider: Provider, 
     assert (again.returncode, again.stdout) == (0, "answer of mock2/fallback\n")
     assert provider.requests("mock2/fallback")[-1].count("the first prompt") == 1
 
-    (smart.home.root / ".local/state/ocwatchd/blacklist.json").unlink(missing_ok=True)
+    smart.forget()
     done = smart.run("run", "--format", "json", "-s", session, "--fork", "in a fork")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert (done.returncode, events[-1]["sessionID"] != session) == (0, True)
     assert "answer of mock2/fallback" in [event["part"].get("text") for event in events]
 
-    (smart.home.root / ".local/state/ocwatchd/blacklist.json").unlink(missing_ok=True)
+    smart.forget()
     (home.config_dir / "command").mkdir()
     (home.config_dir / "command" / "greet.md").write_text("---\ndescription: greets\n---\nGreet $ARGUMENTS warmly")
     done = smart.run("run", "--command", "greet", "the", "world")

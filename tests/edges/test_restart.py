@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -246,6 +247,20 @@ def test_a_server_that_ends_at_once_is_told_before_anything_is_touched(tmp_path:
         private_server(program, str(tmp_path), dict(os.environ)),
     ):
         raise AssertionError("the block must not begin")
+
+
+def test_a_server_is_not_started_any_more_where_the_gate_is_closed(tmp_path: Path) -> None:
+    program = tmp_path / "opencode"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+
+    class Closed(nullcontext[None]):
+        def __enter__(self) -> None:
+            raise OpenCodeUnreachable("it ends")
+
+    with pytest.raises(OpenCodeUnreachable, match="it ends"), ExitStack() as stack:
+        stack.enter_context(private_server(program, str(tmp_path), dict(os.environ), gate=Closed()))
+    assert not (tmp_path / "started").exists()
 
 
 # ---- which process

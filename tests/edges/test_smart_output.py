@@ -67,6 +67,20 @@ def test_what_a_refusal_cut_off_is_not_an_answer() -> None:
     assert out.getvalue() == "ok\n"
 
 
+def test_an_open_answer_that_goes_on_by_itself_is_printed_from_where_it_was() -> None:
+    told = Told()
+    tool = {"type": "tool", "tool": "bash", "state": {"status": "completed"}}
+    told.messages = [answer("msg_1", {"type": "step-start"}, tool, done=False)]
+    made, out, err = printer(told)
+    told.messages = [answer("msg_1", {"type": "step-start"}, tool, said("cut", time={"end": 1}), done=False)]
+    made.poll()
+    assert out.getvalue() == "", "a refusal may still throw it away"
+    told.messages = [answer("msg_1", {"type": "step-start"}, tool, said("the rest", time={"end": 2}))]
+    made.poll()
+    made.poll()
+    assert (out.getvalue(), err.getvalue()) == ("the rest\n", "")
+
+
 def test_json_lines() -> None:
     told = Told()
     made, out, _ = printer(told, as_json=True)

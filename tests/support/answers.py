@@ -41,10 +41,11 @@ class MidStream:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool call."""
+    """A tool call; some words before it only in the dialect of chat completions."""
 
     name: str
     arguments: dict[str, Any]
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +99,9 @@ def tool(name: str, **arguments: Any) -> Tool:
     return Tool(name, arguments)
 
 
-def bash(command: str) -> Tool:
+def bash(command: str, said: str = "") -> Tool:
     """A call of OpenCode's `bash` tool."""
-    return Tool("bash", {"command": command, "description": "Runs a command"})
+    return Tool("bash", {"command": command, "description": "Runs a command"}, said)
 
 
 def in_turn(*answers: Answer) -> Script:

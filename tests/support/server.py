@@ -120,7 +120,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _success(self, request: Request, answer: Answer) -> None:
         text = getattr(answer, "text", None) or f"answer of {request.model}"
-        use = ToolUse(answer.name, answer.arguments, f"call_{request.number}") if isinstance(answer, Tool) else None
+        use = None
+        if isinstance(answer, Tool):
+            use = ToolUse(answer.name, answer.arguments, f"call_{request.number}", answer.said)
         if not request.stream:
             self._pause(answer.seconds if isinstance(answer, Ok) else 0)
             self._whole(200, whole_body(request.api, request.name, text, use))

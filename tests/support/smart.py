@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import psutil
 from tests.support.binaries import binary
 from tests.support.daemon import CHAIN
 from tests.support.homes import Home
+from tests.support.reaper import below
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0
@@ -85,14 +87,16 @@ class Smart:
 
     def left_behind(self) -> list[Sequence[str]]:
         """Command lines of processes of this home that still run."""
-        return [process.cmdline() for process in psutil.process_iter() if self._mine(process)]
+        found = []
+        for process in below(self.home.root):
+            with suppress(psutil.Error):
+                if process.environ().get("SMART_TEST") == str(self.home.root):
+                    found.append(process.cmdline())
+        return found
 
-    def _mine(self, process: psutil.Process) -> bool:
-        try:
-            mine = process.environ().get("SMART_TEST") == str(self.home.root)
-            return mine and process.status() != psutil.STATUS_ZOMBIE
-        except (psutil.Error, OSError):
-            return False
+    def forget(self) -> None:
+        """Clear the register: every model is free again."""
+        (self.home.root / ".local" / "state" / "ocwatchd" / "blacklist.json").unlink(missing_ok=True)
 
     def cooldowns(self) -> dict[str, Any]:
         """What the blacklist file lists."""

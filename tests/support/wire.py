@@ -29,6 +29,7 @@ class ToolUse:
     name: str
     arguments: dict[str, Any]
     call_id: str
+    said: str = ""
 
 
 Event = tuple[str | None, Any]
@@ -138,8 +139,9 @@ def tool_events(api: Api, model: str, use: ToolUse) -> list[Event]:
         case Api.CHAT:
             function = {"name": use.name, "arguments": arguments}
             call = {"index": 0, "id": use.call_id, "type": "function", "function": function}
+            said = text_events(api, model, [use.said]) if use.said else []
             delta = {"role": "assistant", "content": None, "tool_calls": [call]}
-            return [_chat(model, delta), _chat(model, {}, "tool_calls"), _chat_usage(model), (None, "[DONE]")]
+            return [*said, _chat(model, delta), _chat(model, {}, "tool_calls"), _chat_usage(model), (None, "[DONE]")]
         case Api.MESSAGES:
             block: dict[str, Any] = {"type": "tool_use", "id": use.call_id, "name": use.name, "input": {}}
             opened: dict[str, Any] = {"type": "content_block_start", "index": 0, "content_block": block}
