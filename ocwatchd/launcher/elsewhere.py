@@ -74,7 +74,7 @@ class Elsewhere:
 
     # ---- the brain's eyes
 
-    def all(self, ident: str | None = None) -> Findings:
+    def findings(self, ident: str | None = None) -> Findings:
         """Our session and its limited subagents, or the one that is named, if it is one of these."""
         if self.door is None or self.session is None:
             return Findings((), 0)
@@ -105,7 +105,7 @@ class Elsewhere:
     def _retrying(self) -> bool:
         if not _retrying(self._api().status(self.arguments.value("--dir"))) or self._find() is None:
             return False
-        return any(view.state is SessionState.RETRY for view in self.all().views) and not self.left_to_daemon()
+        return any(view.state is SessionState.RETRY for view in self.findings().views) and not self.left_to_daemon()
 
     def _in_error(self) -> bool:
         session = self._find()

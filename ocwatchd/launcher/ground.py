@@ -161,8 +161,8 @@ class _OneSession:
         self._server = server
 
     def session(self, ident: str) -> Findings:
-        return self._server.all(ident)
+        return self._server.findings(ident)
 
     def stuck(self) -> Findings:
-        found = self._server.all()
+        found = self._server.findings()
         return replace(found, views=tuple(view for view in found.views if view.stuck))
