@@ -24,7 +24,7 @@ class LiveConfig:
         self.loaded = now
         self.problem: str | None = None
         """Why the file cannot be used; None if it can."""
-        self._paths, self._logs = paths, config.logs
+        self._paths, self._logs, self._file = paths, config.logs, paths.config_file
         self._mark: Mark = ()  # unknown: an edit while we started is found with the first look
         self._seen: Mark = ()
         self._since = now
@@ -67,7 +67,7 @@ class LiveConfig:
     def _now(self) -> Mark:
         """What tells one state of the file from another; a symlink is followed, people keep dotfiles so."""
         try:
-            seen = self._paths.config_file.stat()
+            seen = self._file.stat()
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -38,13 +38,13 @@ class _Sleeper:
 
     __slots__ = ("cursor", "identity", "mtime", "path", "size", "tail")
 
-    def __init__(self, path: Path, seen: os.stat_result, tail: LogTail | None, cursor: Cursor | None) -> None:
+    def __init__(self, path: str, seen: os.stat_result, tail: LogTail | None, cursor: Cursor | None) -> None:
         self.path, self.tail, self.cursor = path, tail, cursor
         self.size, self.mtime, self.identity = seen.st_size, seen.st_mtime_ns, (seen.st_dev, seen.st_ino)
 
     def stirred(self) -> bool:
         try:
-            seen = self.path.stat()
+            seen = os.stat(self.path)  # a Path would cost more than the look  # noqa: PTH116
         except OSError:
             return False
         return (seen.st_size, seen.st_mtime_ns) != (self.size, self.mtime)
@@ -91,15 +91,20 @@ class LogDirectories:
         self._rules = LiveRules(rules)
         self._window = window or Window()
         self._cursors = dict(cursors or {})
-        self._tails: dict[Path, LogTail] = {}
-        self._sleepers: dict[Path, _Sleeper] = {}
+        # By path as text: a thousand Paths, hashed and taken apart at every look, cost more than all looks together.
+        self._tails: dict[str, LogTail] = {}
+        self._sleepers: dict[str, _Sleeper] = {}
+        self._resting: dict[str, Cursor] = {}
+        """The cursors of the sleepers that have one."""
+        self._followed: list[str] = []
+        self._counted = False
         self._turn = 0
         self._started = False
         self._problems: dict[Path, str] = {}
 
     # ---- polling
 
-    def poll(self, now: float, hints: Iterable[Path] = ()) -> list[Sighting]:
+    def poll(self, now: float, hints: Iterable[str | Path] = ()) -> list[Sighting]:
         """What was written since. `hints` are files that changed; files are found without them too, only later."""
         for listing in self._listings:
             if listing.due(now):
@@ -119,10 +124,14 @@ class LogDirectories:
 
     def following(self) -> list[str]:
         """The directories and how many files are followed in each."""
-        counts = {listing.path: 0 for listing in self._listings}
-        for path in (*self._tails, *self._sleepers):
-            counts[path.parent] = counts.get(path.parent, 0) + 1
-        return [f"{path} ({number} files)" for path, number in counts.items()]
+        if not self._counted:
+            counts = {str(listing.path): 0 for listing in self._listings}
+            for path in (*self._tails, *self._sleepers):
+                directory = os.path.dirname(path)  # noqa: PTH120
+                counts[directory] = counts.get(directory, 0) + 1
+            self._followed = [f"{path} ({number} files)" for path, number in counts.items()]
+            self._counted = True
+        return self._followed
 
     def problems(self) -> list[str]:
         """What cannot be read at present, and why; empty if all is well."""
@@ -130,10 +139,8 @@ class LogDirectories:
 
     def cursors(self) -> dict[str, Cursor]:
         """Where to go on after a restart, by path."""
-        places = {str(path): tail.cursor() for path, tail in self._tails.items()}
-        for path, sleeper in self._sleepers.items():
-            places[str(path)] = sleeper.tail.cursor() if sleeper.tail else sleeper.cursor
-        return {path: cursor for path, cursor in places.items() if cursor is not None}
+        awake = {path: tail.cursor() for path, tail in self._tails.items()}
+        return self._resting | {path: cursor for path, cursor in awake.items() if cursor is not None}
 
     def exchange_rules(self, rules: RuleSet) -> None:
         """Judge by these from now on; what was read stays read."""
@@ -147,23 +154,23 @@ class LogDirectories:
     # ---- finding files
 
     def _list(self, directory: Path, now: float) -> None:
-        present: set[Path] = set()
+        present: set[str] = set()
         names = self._names()
+        self._counted = False
         try:
             with os.scandir(directory) as entries:
                 for entry in entries:
                     if entry.name.endswith(SUFFIX):
-                        path = Path(entry.path)
-                        present.add(path)
-                        if path not in self._tails and path not in self._sleepers:
-                            self._found(path, entry, names, now)
+                        present.add(entry.path)
+                        if entry.path not in self._tails and entry.path not in self._sleepers:
+                            self._found(entry.path, entry, names, now)
         except OSError as error:
             self._problems[directory] = f"cannot list {directory}: {error.strerror}"
             return
         self._problems.pop(directory, None)
         self._forget_gone(directory, present)
 
-    def _found(self, path: Path, entry: os.DirEntry[str], names: dict[Identity, Path], now: float) -> None:
+    def _found(self, path: str, entry: os.DirEntry[str], names: dict[Identity, str], now: float) -> None:
         try:
             if not entry.is_file():
                 return
@@ -175,61 +182,75 @@ class LogDirectories:
             self._renamed(names[which], path)
             return
         names[which] = path
-        cursor = self._cursors.pop(str(path), None)
+        cursor = self._cursors.pop(path, None)
         old = not self._started
         untouched = cursor is None or cursor.offset == seen.st_size
         if old and untouched and now - seen.st_mtime > self._window.seconds:
-            self._sleepers[path] = _Sleeper(path, seen, None, cursor)
+            self._rest(_Sleeper(path, seen, None, cursor), cursor)
         else:
             self._tails[path] = self._tail(path, cursor, past=old)
             self._tails[path].found = which
 
-    def _tail(self, path: Path, cursor: Cursor | None, *, past: bool) -> LogTail:
-        return LogTail(path, self._new_reading, cursor=cursor, window=self._window if past else None)
+    def _tail(self, path: str, cursor: Cursor | None, *, past: bool) -> LogTail:
+        return LogTail(Path(path), self._new_reading, cursor=cursor, window=self._window if past else None)
 
     def _new_reading(self, path: Path) -> NewReading:
         return lambda offset, whole: Reading(self._rules, file=str(path), offset=offset, whole=whole, turns=True)
 
-    def _names(self) -> dict[Identity, Path]:
+    def _names(self) -> dict[Identity, str]:
         """The files that are followed, and the name under which each is."""
         names = {sleeper.identity: path for path, sleeper in self._sleepers.items()}
         names.update((which, path) for path, tail in self._tails.items() for which in tail.identities())
         return names
 
-    def _renamed(self, old: Path, path: Path) -> None:
+    def _renamed(self, old: str, path: str) -> None:
         """A file that is followed has a second name. If the first is gone, it is followed under this one."""
-        if old.exists():
+        if os.path.exists(old):  # noqa: PTH110
             return
         if old in self._tails:
             self._tails[path] = self._tails.pop(old)
-            self._tails[path].path = path
+            self._tails[path].path = Path(path)
         elif old in self._sleepers:
-            sleeper = self._sleepers[path] = self._sleepers.pop(old)
+            cursor, sleeper = self._resting.get(old), self._stir(old)
             sleeper.path = path
             if sleeper.tail is not None:
-                sleeper.tail.path = path
+                sleeper.tail.path = Path(path)
+            self._rest(sleeper, cursor)
 
-    def _forget_gone(self, directory: Path, present: set[Path]) -> None:
-        for path in [p for p in self._sleepers if p.parent == directory and p not in present]:
-            del self._sleepers[path]
-        for path, tail in list(self._tails.items()):
-            if path.parent == directory and path not in present and not tail.is_open:
+    def _forget_gone(self, directory: Path, present: set[str]) -> None:
+        here = str(directory)
+        gone = [path for path in (*self._sleepers, *self._tails) if path not in present]
+        for path in gone:
+            if os.path.dirname(path) != here:  # noqa: PTH120
+                continue
+            if path in self._sleepers:
+                self._stir(path)
+            elif not self._tails[path].is_open:
                 del self._tails[path]
 
     # ---- descriptors
 
-    def _wake_sleepers(self, hints: Iterable[Path]) -> None:
-        due = {path: self._sleepers[path] for path in hints if path in self._sleepers}
+    def _wake_sleepers(self, hints: Iterable[str | Path]) -> None:
+        due = {path for path in map(str, hints) if path in self._sleepers}
         names = list(self._sleepers)
         newest = names[-NEWEST:]  # put to sleep last
         rest = names[: len(names) - len(newest)]
         if rest:
             self._turn = (self._turn + ROTATION) % len(rest)
             newest += (rest + rest)[self._turn : self._turn + min(ROTATION, len(rest))]
-        due.update((path, self._sleepers[path]) for path in newest if self._sleepers[path].stirred())
-        for path, sleeper in due.items():
-            del self._sleepers[path]
+        due.update(path for path in newest if self._sleepers[path].stirred())
+        for path in due:
+            sleeper = self._stir(path)
             self._tails[path] = sleeper.tail or self._woken(sleeper)
+
+    def _rest(self, sleeper: _Sleeper, cursor: Cursor | None) -> None:
+        self._sleepers[sleeper.path] = sleeper
+        if cursor is not None:
+            self._resting[sleeper.path] = cursor
+
+    def _stir(self, path: str) -> _Sleeper:
+        self._resting.pop(path, None)
+        return self._sleepers.pop(path)
 
     def _woken(self, sleeper: _Sleeper) -> LogTail:
         """A file that was old when following started, and is written again: from where it then ended."""
@@ -248,14 +269,15 @@ class LogDirectories:
                 self._drop_if_gone(path, tail, now)
                 continue
             try:
-                seen = path.stat()
+                seen = os.stat(path)  # noqa: PTH116
             except OSError:
                 continue  # renamed or forbidden just now: kept open until that is clear
             if tail.park():
                 del self._tails[path]
-                self._sleepers[path] = _Sleeper(path, seen, tail, None)
+                self._rest(_Sleeper(path, seen, tail, None), tail.cursor())
 
-    def _drop_if_gone(self, path: Path, tail: LogTail, now: float) -> None:
+    def _drop_if_gone(self, path: str, tail: LogTail, now: float) -> None:
         if not os.path.lexists(path) and now - tail.mtime > IDLE:
             tail.close()
             del self._tails[path]
+            self._counted = False

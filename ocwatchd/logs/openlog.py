@@ -6,9 +6,9 @@ beyond the old size between two looks, is read again from its beginning.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
+from _blake2 import blake2b  # what hashlib.blake2b is; hashlib itself loads OpenSSL, 3.6 MiB of an idle daemon
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,4 +201,4 @@ class OpenLog:
 
 
 def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return blake2b(data, digest_size=16).hexdigest()

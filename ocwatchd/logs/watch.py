@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import stat
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,6 @@ RETRY = 60.0
 """Seconds before a watch that the system refused is tried again."""
 
 HINTS_KEPT = 4096
-_OURS = frozenset({"opened", "closed_no_write"})
-"""Events that our own reading causes."""
 
 _LIMITS = {
     errno.ENOSPC: "the limit of inotify watches is reached (fs.inotify.max_user_watches)",
@@ -54,7 +53,7 @@ class Waker:
         self._wake = wake
         self._say = say
         self._observer: Any = None
-        self._hints: set[Path] = set()
+        self._hints: set[str] = set()
         self._lock = threading.Lock()
         self._trouble: dict[Path, str] = {}
 
@@ -78,7 +77,9 @@ class Waker:
         return observer
 
     def _schedule(self, target: Path) -> ObservedWatch:
-        watch: ObservedWatch = self._observer.schedule(_Handler(self._changed), str(target), recursive=False)
+        worth = _worth_waking(files=any(place.wanted == target for place in self._places))
+        handler = _Handler(self._changed)
+        watch: ObservedWatch = self._observer.schedule(handler, str(target), recursive=False, event_filter=worth)
         return watch
 
     def check(self, now: float) -> None:
@@ -93,8 +94,7 @@ class Waker:
                 self._place(place, now)
 
     def _place(self, place: _Place, now: float) -> None:
-        target = _nearest(place.wanted)
-        which = _identity(target)
+        target, which = _nearest(place.wanted)
         if place.watch is not None and (target, which) == (place.watched, place.identity):
             return
         if place.watch is None and 0 <= now - place.refused < RETRY:
@@ -118,7 +118,7 @@ class Waker:
             with contextlib.suppress(KeyError, OSError, RuntimeError):  # it may have gone with its directory
                 self._observer.unschedule(watch)
 
-    def _changed(self, path: Path | None) -> None:
+    def _changed(self, path: str | None) -> None:
         with self._lock:
             if path is not None and len(self._hints) < HINTS_KEPT:
                 self._hints.add(path)
@@ -128,7 +128,7 @@ class Waker:
         """The files that changed since the last call."""
         with self._lock:
             hints, self._hints = self._hints, set()
-        return hints
+        return set(map(Path, hints))
 
     def health(self) -> list[str]:
         """What does not work at present, for a person; empty if all is well."""
@@ -155,28 +155,37 @@ class Waker:
 class _Handler:
     """What watchdog calls. Not a FileSystemEventHandler, so that this module needs no import of it at class level."""
 
-    def __init__(self, changed: Callable[[Path | None], None]) -> None:
+    def __init__(self, changed: Callable[[str | None], None]) -> None:
         self._report = changed
 
     def dispatch(self, event: FileSystemEvent) -> None:
-        if event.event_type in _OURS:
-            return
         for raw in (event.src_path, getattr(event, "dest_path", "")):
             if raw:
-                self._report(Path(raw if isinstance(raw, str) else raw.decode(errors="surrogateescape")))
+                self._report(raw if isinstance(raw, str) else raw.decode(errors="surrogateescape"))
 
 
-def _nearest(path: Path) -> Path:
-    """The directory itself, or the nearest parent that exists."""
-    for candidate in (path, *path.parents):
-        if candidate.is_dir():
-            return candidate
-    return Path(path.anchor or ".")
+def _worth_waking(*, files: bool) -> list[type[FileSystemEvent]]:
+    """What the system is asked to tell: of a directory of logs that a file grew, of a parent what appears in it.
+
+    Not what our own looking causes (opened, closed), which would wake us twice a second. And no renames of files:
+    watchdog holds back every event behind a rename for 500 ms. A renamed file is found by the next look, what is
+    written into it, or into its successor, at once.
+    """
+    from watchdog import events
+
+    if files:
+        return [events.FileModifiedEvent, events.FileDeletedEvent, events.DirDeletedEvent]
+    return [events.DirCreatedEvent, events.DirMovedEvent, events.DirDeletedEvent]
 
 
-def _identity(path: Path) -> Identity | None:
-    try:
-        seen = path.stat()
-    except OSError:
-        return None
-    return (seen.st_dev, seen.st_ino)
+def _nearest(path: Path) -> tuple[Path, Identity | None]:
+    """The directory itself, or the nearest parent that exists, and which one it is."""
+    candidate = path
+    while True:
+        with contextlib.suppress(OSError):
+            seen = candidate.stat()
+            if stat.S_ISDIR(seen.st_mode):
+                return candidate, (seen.st_dev, seen.st_ino)
+        if candidate == candidate.parent:
+            return candidate, None
+        candidate = candidate.parent

@@ -6,12 +6,11 @@ answer, because the door tells the same things better whenever there is one.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 import orjson
@@ -19,6 +18,9 @@ import orjson
 from ocwatchd.core.limits import ErrorFacts
 from ocwatchd.opencode.api import Session, session_of
 from ocwatchd.opencode.records import Json, Message, mapping, message_of
+
+if TYPE_CHECKING:
+    import sqlite3
 
 BUSY_WAIT = 0.2
 """Seconds a reader waits for a writer's lock. In WAL mode readers never wait; a checkpoint takes some milliseconds."""
@@ -133,6 +135,8 @@ class SqliteStore:
         return [message for message in read if message is not None]
 
     def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+        import sqlite3  # late: 1 MiB that a daemon without a limited session has no use for
+
         uri = f"file:{quote(str(self._path))}?mode=ro"
         try:
             with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_WAIT)) as connection:

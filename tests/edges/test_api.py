@@ -12,7 +12,7 @@ import pytest
 
 from ocwatchd.core.limits import ModelRef
 from ocwatchd.core.views import Door, RunningTool, TcpAddress, UnixAddress
-from ocwatchd.opencode import http
+from ocwatchd.opencode import wire
 from ocwatchd.opencode.api import Api, Rerun, Session, version_of
 from ocwatchd.opencode.http import DoorError, Trouble
 from tests.edges.fakedoor import Play, answer, listening, routes, says
@@ -306,4 +306,4 @@ def test_versions(text: str | None, numbers: tuple[int, ...]) -> None:
 
 
 def test_the_cap_leaves_room_for_pasted_images() -> None:
-    assert http.MAX_BODY >= 20_000_000
+    assert wire.MAX_BODY >= 20_000_000

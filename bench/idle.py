@@ -1,0 +1,129 @@
+"""What the daemon costs while nothing happens: CPU seconds, wake-ups, memory, threads, by number of log files.
+
+    python bench/idle.py [--seconds 60] [--files 1,100,1000] [--peers mtail]
+
+Each daemon gets a private HOME with that many old logs, is given time to settle, and is then only looked at through
+/proc (Linux). CPU seconds are user + system of all its threads; they do not depend on what else the machine does,
+wall time would. Peers follow the same directory, one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.support.daemon import Daemon
+from tests.support.opencode import Home
+
+SETTLE = 8.0
+"""Seconds after the first heartbeat: the first look at all files is catching up, not idling."""
+RECORD = b"timestamp=2026-11-22T10:08:53.256Z level=INFO run=abc message=stream service=llm session.id=ses_1\n"
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def measure(pid: int, seconds: float) -> str:
+    """One row of the table for a process that idles."""
+    cpu, switches = _cpu(pid), _switches(pid)
+    time.sleep(seconds)
+    scale = 60 / seconds
+    rows = _status(pid)
+    peak, now = (int(rows[name].split()[0]) / 1024 for name in ("VmHWM", "VmRSS"))
+    return (
+        f"{(_cpu(pid) - cpu) * scale:12.3f} {(_switches(pid) - switches) * scale:12.0f} "
+        f"{now:8.1f} {peak:8.1f} {rows['Threads']:>8}"
+    )
+
+
+def _cpu(pid: int) -> float:
+    """User and system seconds so far, to the nanosecond where the scheduler tells, else to its tick."""
+    total = 0.0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            total += int((task / "schedstat").read_text().split()[0]) / 1e9
+    if total:
+        return total
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def _switches(pid: int) -> int:
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for line in (task / "status").read_text().splitlines():
+            if line.startswith("voluntary_ctxt_switches"):
+                total += int(line.split()[1])
+    return total
+
+
+def _status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+@contextlib.contextmanager
+def home_with(files: int) -> Iterator[Home]:
+    """A HOME with so many old logs; the last was written just now."""
+    with tempfile.TemporaryDirectory(prefix="ocw-") as scratch:
+        home = Home(Path(scratch), "http://127.0.0.1:9")
+        logs = home.root / ".local/share/opencode/log"
+        logs.mkdir(parents=True, exist_ok=True)
+        for number in range(files):
+            path = logs / f"2026-11-{number // 86400 + 1:02}T{number:06}.log"
+            path.write_bytes(RECORD * 20)
+            age = 86400.0 * (files - number - 1)
+            os.utime(path, (time.time() - age,) * 2)
+        yield home
+
+
+def daemon_row(files: int, seconds: float) -> str:
+    """The daemon's."""
+    with home_with(files) as home, contextlib.redirect_stdout(io.StringIO()), Daemon(home) as daemon:
+        time.sleep(SETTLE)
+        return measure(daemon.pid, seconds)
+
+
+def mtail_row(files: int, seconds: float) -> str | None:
+    """google/mtail's, with a program of one line; None if it is not installed."""
+    program = shutil.which("mtail")
+    if program is None:
+        return None
+    with home_with(files) as home:
+        programs = home.root / "progs"
+        programs.mkdir()
+        (programs / "limits.mtail").write_text('counter limits\n/message="stream error"/ {\n  limits++\n}\n')
+        command = [program, "--progs", str(programs), "--logs", str(home.root / ".local/share/opencode/log/*.log")]
+        command += ["--address", "127.0.0.1", "--port", "0", "--logtostderr"]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+            time.sleep(SETTLE)
+            row = measure(process.pid, seconds)
+            process.terminate()
+            return row
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="CPU seconds a minute of an idle daemon, by number of log files.")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--files", default="1,100,1000")
+    wanted = parser.parse_args()
+    print(f"{'':10} {'files':>6} {'CPU s/min':>12} {'wake-ups/min':>12} {'RSS MiB':>8} {'peak':>8} {'threads':>8}")
+    for files in map(int, wanted.files.split(",")):
+        print(f"{'ocwatchd':10} {files:6} {daemon_row(files, wanted.seconds)}", flush=True)
+        row = mtail_row(files, wanted.seconds)
+        if row is not None:
+            print(f"{'mtail':10} {files:6} {row}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
