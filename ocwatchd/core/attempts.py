@@ -100,7 +100,8 @@ class Attempts:
     def _known(self, record: LogRecord) -> None:
         if record.provider:
             self.providers.knows(record.provider, record.model, record.sdk)
-        if record.model and self._newcomer:  # where streams are not told to begin: the first model that is looked up
+        # Where streams are not told to begin: the first model that is looked up.
+        if record.model and self._newcomer and not self._begun:
             _remember(self._asks, self._newcomer, _KEPT, (record.provider, record.model))
             self._newcomer = None
 

@@ -16,6 +16,7 @@ HEAD_KEPT = 64 << 10
 TAIL_KEPT = 256 << 10
 """Bytes kept of a longer line. Tags and address stand in its head, status and response (100 kB seen) in its tail."""
 
+_CR = 13
 SPAN_CAP = 64 << 10
 """Bytes after its first line within which the end of a record of several lines is looked for."""
 
@@ -62,13 +63,16 @@ class LineCutter:
         self._long: _LongLine | None = None
         self._last = (b"", 0, 0)  # the data of the last feed, the offset of its first byte, and how far it was cut
 
-    def feed(self, chunk: bytes, wanted: Sequence[bytes] = ()) -> list[Line]:
-        """The lines that `chunk` finishes and that hold one of the `wanted` literals (all lines if there are none)."""
+    def feed(self, chunk: bytes, wanted: Sequence[bytes] = (), ends: tuple[bytes, ...] = (b"",)) -> list[Line]:
+        """The lines that `chunk` finishes and that hold one of the `wanted` literals (all lines if there are none).
+
+        `ends`: of these, only lines that end so, and records of several lines.
+        """
         if self._long is not None:
             return self._feed_long(self._long, chunk, wanted)
         data, begin = self._join(chunk, wanted)
         end = data.rfind(b"\n", begin) + 1 or begin
-        lines, done = self._cut(data, _hits(data, begin, end, wanted), end)
+        lines, done = self._cut(data, _hits(data, begin, end, wanted), end, ends)
         self._last = data, self.position, done
         self._keep(data, done)
         return lines
@@ -119,7 +123,13 @@ class LineCutter:
         """Whether finished lines are held back because their record seems to go on."""
         return b"\n" in self._carry
 
-    def _cut(self, data: bytes, hits: list[tuple[int, int]], end: int) -> tuple[list[Line], int]:
+    def owes(self, literal: bytes) -> bool:
+        """Whether what was fed and not yet told may hold this literal: the next chunk must not be kept from it."""
+        return self._long is not None or literal in self._carry
+
+    def _cut(
+        self, data: bytes, hits: list[tuple[int, int]], end: int, ends: tuple[bytes, ...]
+    ) -> tuple[list[Line], int]:
         lines: list[Line] = []
         done = 0
         for start, stop in hits:
@@ -131,6 +141,8 @@ class LineCutter:
                     stop = span.end
                 elif end - stop < SPAN_CAP:
                     return lines, start
+            elif not data.endswith(ends, start, stop - (data[stop - 1] == _CR)):
+                continue
             lines.append(_line(self.position + start, data[start:stop]))
             done = stop + 1
         return lines, end

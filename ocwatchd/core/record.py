@@ -14,7 +14,7 @@ from enum import StrEnum
 import orjson
 
 from ocwatchd.core.limits import ErrorFacts
-from ocwatchd.core.lines import Line, Span
+from ocwatchd.core.lines import Span
 
 
 class Dialect(StrEnum):
@@ -206,25 +206,3 @@ def _stack_repeats(record: bytes) -> bool:
         return False
     plain = message.strip().decode(errors="replace")
     return bool(plain) and plain in told
-
-
-_ENDINGS = tuple(
-    f" {words}".encode()
-    for words in (
-        *("stream", "stream error", "streamText error", "process", "retrying with backoff", "created"),
-        *("loop", "cancel", "locking", "unlocking", "chatting", "prompt", "getModel", "found", "provider"),
-    )
-)
-"""The words in which the old records of interest end."""
-
-
-def parse(line: Line) -> LogRecord | None:
-    """What the line tells, if it is a record of interest in any dialect. Never raises, whatever the bytes."""
-    from ocwatchd.core import dialects  # the dialects are written in terms of this module
-
-    if line.data.startswith(b"timestamp="):
-        return dialects.logfmt(line)
-    if not line.data.endswith(_ENDINGS) and b" error=" not in line.data[:400]:
-        return None  # four of five lines that hold a wanted literal, and this is the cheapest way to tell
-    header = old_header(line.data)
-    return dialects.old(line, *header) if header else None

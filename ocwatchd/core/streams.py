@@ -46,23 +46,34 @@ class Streams:
     def __init__(self) -> None:
         """Nothing is under way."""
         self._open: OrderedDict[Key, Stream] = OrderedDict()
+        self._of_session: dict[str | None, dict[Key, None]] = {}
         self._unclear: list[set[Stream]] = []
 
     def begin(self, stream: Stream) -> None:
         """A request begins; the one before it of the same session and agent has ended."""
-        self._open.pop(stream.key, None)
+        self._forget(stream.key)
         self._open[stream.key] = stream
+        self._of_session.setdefault(stream.session, {})[stream.key] = None
         while len(self._open) > _KEPT:
-            self._open.popitem(last=False)
+            self._forget(next(iter(self._open)))
+
+    def _forget(self, key: Key) -> None:
+        if self._open.pop(key, None) is not None:
+            keys = self._of_session[key[0]]
+            del keys[key]
+            if not keys:
+                del self._of_session[key[0]]
 
     def end(self, stream: Stream) -> None:
         """This very request has ended."""
         if self._open.get(stream.key) is stream:
-            del self._open[stream.key]
+            self._forget(stream.key)
 
     def end_session(self, session: str, *, well: bool) -> None:
         """What the session asked before is over; `well`: it was answered. Titles run beside it and are not touched."""
-        for stream in self.under_way(lambda s: s.session == session and not s.small):
+        for stream in [self._open[key] for key in self._of_session.get(session, ())]:
+            if stream.small:
+                continue
             self.end(stream)
             if well:
                 self._did_not_fail(stream)

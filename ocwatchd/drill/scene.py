@@ -11,8 +11,8 @@ from contextlib import ExitStack, suppress
 from typing import TypeVar
 
 from ocwatchd.config.rules import builtin
-from ocwatchd.core.detect import Reading
 from ocwatchd.core.limits import Certainty, LimitEvent
+from ocwatchd.core.reading import Reading
 from ocwatchd.core.views import Door, UnixAddress
 from ocwatchd.drill.home import DrillHome
 from ocwatchd.drill.provider import PRIMARY

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ocwatchd.core.cursor import Cursor
-from ocwatchd.core.detect import Reading
 from ocwatchd.core.liverules import LiveRules
+from ocwatchd.core.reading import Reading
 from ocwatchd.core.rules import RuleSet
 from ocwatchd.logs.openlog import Identity, NewReading
 from ocwatchd.logs.tail import LogTail, Sighting, Window

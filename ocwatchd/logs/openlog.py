@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ocwatchd.core.cursor import Cursor
-from ocwatchd.core.detect import Reading, Seen
+from ocwatchd.core.detect import Seen
+from ocwatchd.core.reading import Reading
 
 CHUNK = 128 << 10
 """Bytes per read: smaller costs calls, larger misses the caches (64-128 KiB measured best)."""

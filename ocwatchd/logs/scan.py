@@ -8,8 +8,9 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from ocwatchd.core.detect import Reading, Seen
+from ocwatchd.core.detect import Seen
 from ocwatchd.core.limits import LimitEvent
+from ocwatchd.core.reading import Reading
 from ocwatchd.core.rules import RuleSet
 
 CHUNK = 1 << 20

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from ocwatchd.core.detect import Cancelled, Reading, Seen, SessionCreated, StreamStarted, TurnEnded
+from ocwatchd.core.detect import Cancelled, Seen, SessionCreated, StreamStarted, TurnEnded
 from ocwatchd.core.limits import Certainty, LimitEvent, LimitKind
+from ocwatchd.core.reading import Reading
 from tests.core.oldlog import (
     ANTHROPIC,
     BASE,

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ocwatchd.core.dialects import parse
 from ocwatchd.core.lines import HEAD_KEPT, LINE_CAP, TAIL_KEPT, Line, LineCutter
-from ocwatchd.core.record import Dialect, Kind, LogRecord, old_spanner, parse, wanted_literals
+from ocwatchd.core.record import Dialect, Kind, LogRecord, old_spanner, wanted_literals
 from tests.core.oldlog import BASE, CHAT, created, error, failed, info, payload, tags, told_again
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ocwatchd.core.detect import Reading, Seen
+from ocwatchd.core.detect import Seen
 from ocwatchd.core.limits import LimitEvent
+from ocwatchd.core.reading import Reading
 from tests.corpus.truth import Comparison, compare, corpora, log_bytes, logs_of, rows_of
 from tests.support.rules import builtin
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ocwatchd.core.detect import Reading
 from ocwatchd.core.limits import LimitEvent
+from ocwatchd.core.reading import Reading
 from ocwatchd.logs.openlog import NewReading
 from ocwatchd.logs.tail import LogTail, Window
 from tests.edges.logtext import NOW, other, refusal, refused
