@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
 from ocwatchd.cli.places import config_file, data_directory, opencode_directories, state_file
 from ocwatchd.config.names import ROOT, Names, read_names, section
@@ -21,6 +20,10 @@ from ocwatchd.launcher.arguments import Arguments
 from ocwatchd.launcher.find import find_opencode, in_a_circle, mark
 from ocwatchd.state.entries import read_entries
 from ocwatchd.state.register import Register
+
+TYPE_CHECKING = False  # as typing has it, whose import costs 3 CPU ms
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 PATIENCE = 30.0
 """Seconds: `maxDelay` where none is configured."""
