@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, tzinfo
+from functools import lru_cache
 from itertools import islice
 
 from ocwatchd.core.dates import moments
@@ -20,6 +21,9 @@ from ocwatchd.core.hint_headers import header_times
 from ocwatchd.core.limits import ErrorFacts, Hint, LimitKind
 from ocwatchd.core.told import Told
 from ocwatchd.core.words import clip, fold, without_links
+
+_REMEMBERED = 2048
+"""Characters of a text whose waits are remembered; longer ones are rare and would fill the memory."""
 
 LONGEST = 31 * 86400.0
 """Seconds. A month is the longest window of any plan; what is longer is a mistake or a message to a person."""
@@ -129,11 +133,17 @@ def _body_number(name: str, value: float, source: str, now: float) -> Told | Non
     return Told(source, after=value)
 
 
+@lru_cache(maxsize=64)
+def _waits_told(bare: str) -> tuple[Told, ...]:
+    """The waits in a text: a storm repeats a few texts a thousand times, and none of them says anything new."""
+    return tuple(Told(f"text:{words}", after=seconds) for seconds, words in waits(fold(bare)))
+
+
 def _text_times(text: str, now: float, kind: LimitKind | None, local: tzinfo) -> Iterator[Told]:
     bare = without_links(clip(text))
     if not bare:
         return
-    found = [Told(f"text:{words}", after=seconds) for seconds, words in waits(fold(bare))]
+    found = list(_waits_told(bare) if len(bare) <= _REMEMBERED else _waits_told.__wrapped__(bare))
     if kind in (LimitKind.QUOTA, LimitKind.BILLING):
         found.sort(
             key=lambda told: -(told.after or 0)

@@ -6,6 +6,7 @@ Providers quote what they were sent: keys ("Incorrect API key provided: sk-…")
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from ocwatchd.core.limits import REASON_CAP
 
@@ -32,7 +33,13 @@ _LOOKED_AT = 4 * REASON_CAP
 def reason_of(text: str, cap: int = REASON_CAP) -> str:
     """`text` as it may be stored and shown: printable, one line, at most `cap` characters, secrets as `[hidden]`."""
     # Before it is cut: half a key is a secret, too, and would no longer look like one.
-    line = "".join(char if char.isprintable() else " " for char in text[:_LOOKED_AT])
+    return _one_line(text[:_LOOKED_AT])[:cap]
+
+
+@lru_cache(maxsize=64)
+def _one_line(text: str) -> str:
+    """Remembered: a storm repeats a few texts a thousand times, and every character is looked at."""
+    line = "".join(char if char.isprintable() else " " for char in text)
     for secret in _SECRETS:
         line = secret.sub(HIDDEN, line)
-    return " ".join(line.split())[:cap]
+    return " ".join(line.split())

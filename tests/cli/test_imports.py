@@ -16,8 +16,8 @@ from tests.cli.conftest import Cli, resting
 
 # What the standard library's json brings along, and a bare interpreter or its venv.
 JSON = {
-    "__future__", "_collections", "_functools", "_json", "_operator", "_sre", "collections", "copyreg", "encodings", "enum", "errno",
-    "functools", "itertools", "json", "keyword", "operator", "re", "reprlib", "types",
+    "__future__", "_collections", "_functools", "_json", "_operator", "_sre", "collections", "copyreg", "encodings",
+    "enum", "errno", "functools", "itertools", "json", "keyword", "operator", "re", "reprlib", "types",
 }  # fmt: skip
 ALWAYS = {"ocwatchd", "cli", "cli.escape", "cli.guard", "cli.main", "cli.places", "cli.render", "errors", "xdg"}
 REGISTER = {"state", "state.entries", "state.plain"}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from ocwatchd.core.detect import Reading
+from ocwatchd.core.reading import Reading
 from ocwatchd.core.engine import Engine
 from ocwatchd.core.ledger import Cooldown, Ledger
 from ocwatchd.core.limits import LimitEvent, ModelRef

@@ -1,0 +1,198 @@
+"""From the append to its effect, in milliseconds: p50, p99 and the worst of 1,000 refusals.
+
+    python bench/latency.py [--events 1000]
+
+"detected": the watcher and the tails of the daemon, in this process, until the refusal is a LimitEvent. "durable": the
+real daemon, until the blacklist on disk is another file. Quiet, beside 10,000 other lines a second, and with a rotation
+before every refusal (rename and create, copy and truncate, remove and create). A process of its own appends, and writes
+the monotonic clock into the line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import queue
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ocwatchd.config.rules import builtin
+from ocwatchd.core.limits import LimitEvent
+from ocwatchd.logs.directory import LogDirectories
+from ocwatchd.logs.watch import Waker
+from tests.support.daemon import Daemon
+from tests.support.opencode import Home
+
+FLOOR = 1.0
+"""Seconds between looks where nothing wakes the loop; the daemon's own."""
+
+
+def main() -> None:
+    """Print the table, or append (`--append`, for ourselves)."""
+    parser = argparse.ArgumentParser(description="Milliseconds from an append to its effect.")
+    parser.add_argument("--events", type=int, default=1000)
+    parser.add_argument("--append", nargs=4, metavar=("LOG", "PAUSE", "RATE", "ROTATE"), help=argparse.SUPPRESS)
+    wanted = parser.parse_args()
+    if wanted.append:
+        path, pause, rate, rotate = wanted.append
+        append(Path(path), wanted.events, float(pause), int(rate), rotate)
+        return
+    print(f"{'ms':32} {'p50':>8} {'p99':>8} {'worst':>8} {'lost':>6}   of {wanted.events}")
+    few = max(wanted.events // 10, 1)
+    for label, events, rate, rotate in (
+        ("quiet", wanted.events, 0, ""),
+        ("at 10,000 lines/s", wanted.events, 10_000, ""),
+        ("rename and create", few, 0, "rename"),
+        ("copy and truncate", few, 0, "copy"),
+        ("remove and create", few, 0, "remove"),
+    ):
+        show(f"detected, {label}", detected(events, rate, rotate), events)
+    for label, rate in (("quiet", 0), ("at 10,000 lines/s", 10_000)):
+        show(f"durable, {label}", durable(wanted.events, rate), wanted.events)
+
+
+def show(label: str, taken: list[float], events: int) -> None:
+    """One row."""
+    p99 = statistics.quantiles(taken, n=100)[98] if len(taken) > 1 else float("nan")
+    print(
+        f"{label:32} {statistics.median(taken):8.2f} {p99:8.2f} {max(taken):8.2f} {events - len(taken):6}", flush=True
+    )
+
+
+# ---- the writer
+
+
+def append(path: Path, events: int, pause: float, rate: int, rotate: str) -> None:
+    """Refusals every `pause` seconds; between them other lines, `rate` a second."""
+    other = b"timestamp=2026-11-22T10:00:00.000Z level=INFO run=0a1b2c3d message=loading path=/home/dev/429.json\n"
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for number in range(events):
+        end = time.monotonic() + pause
+        while (left := end - time.monotonic()) > 0:
+            if rate:
+                os.write(fd, other * (rate // 1000))
+            time.sleep(min(0.001, left) if rate else left)
+        if rotate:
+            fd = rotated(path, fd, rotate)
+        os.write(fd, refusal(number))
+
+
+def rotated(path: Path, fd: int, how: str) -> int:
+    """Rotate the log; the descriptor to go on with."""
+    if how == "copy":
+        shutil.copyfile(path, path.with_suffix(".1"))
+        os.truncate(path, 0)
+        return fd
+    os.close(fd)
+    if how == "rename":
+        path.replace(path.with_suffix(".1"))
+    else:
+        path.unlink()
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+def refusal(number: int) -> bytes:
+    """A 429 that names now as its session; each says a later end, so that each is news to the register."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        f'timestamp={now} level=ERROR run=0a1b2c3d message="stream error" providerID=mock modelID=m{number % 8}'
+        f" session.id=ses_{time.monotonic_ns()} small=false agent=build mode=primary"
+        f' error.error="AI_APICallError: Rate limit reached. Please try again in {1000 + 10 * number}s"\n'
+    ).encode()
+
+
+@contextlib.contextmanager
+def writing(log: Path, events: int, pause: float, rate: int, rotate: str):  # type: ignore[no-untyped-def]
+    """The writer, as a process of its own."""
+    arguments = ["--events", str(events), "--append", str(log), str(pause), str(rate), rotate]
+    with subprocess.Popen([sys.executable, __file__, *arguments]) as process:
+        yield process
+
+
+# ---- the watchers
+
+
+def detected(events: int, rate: int, rotate: str) -> list[float]:
+    """Milliseconds until each refusal is a LimitEvent."""
+    with tempfile.TemporaryDirectory(prefix="ocw-") as scratch:
+        log = Path(scratch) / "opencode.log"
+        log.touch()
+        bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        waker = Waker([log.parent], lambda: bell.put(None), print)
+        follower = LogDirectories([log.parent], builtin())
+        waker.start()
+        follower.poll(time.time())
+        taken: list[float] = []
+        with writing(log, events, 0.02 if not rotate else 0.1, rate, rotate) as writer:
+            _follow(follower, waker, bell, taken, lambda: len(taken) >= events or writer.poll() is not None)
+            _follow(follower, waker, bell, taken, _for(1.5))
+        waker.stop()
+        follower.close()
+        return taken
+
+
+def _follow(
+    follower: LogDirectories,
+    waker: Waker,
+    bell: queue.SimpleQueue[None],
+    taken: list[float],
+    done: Callable[[], bool],
+) -> None:
+    while not done():
+        with contextlib.suppress(queue.Empty):
+            bell.get(timeout=FLOOR)
+            while True:
+                bell.get_nowait()
+        events = [sighting.seen for sighting in follower.poll(time.time(), waker.hints())]
+        now = time.monotonic_ns()
+        names = [event.session or "" for event in events if isinstance(event, LimitEvent)]
+        taken.extend((now - int(name[4:])) / 1e6 for name in names)
+
+
+def _for(seconds: float) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+def durable(events: int, rate: int) -> list[float]:
+    """Milliseconds until the daemon's register on disk is another file. Between refusals it comes to rest."""
+    with tempfile.TemporaryDirectory(prefix="ocw-") as scratch:
+        home = Home(Path(scratch), "http://127.0.0.1:9")
+        log = home.root / ".local/share/opencode/log/opencode.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+        taken: list[float] = []
+        with contextlib.redirect_stdout(io.StringIO()), Daemon(home, chain={}) as daemon:
+            register = daemon.state / "blacklist.json"
+            seen = 0
+            with writing(log, events, 0.12, rate, "") as writer:
+                while len(taken) < events and writer.poll() is None:
+                    with contextlib.suppress(OSError):
+                        mark = register.stat().st_mtime_ns
+                        if mark != seen:
+                            seen, now = mark, time.monotonic_ns()
+                            taken.append((now - _newest(register)) / 1e6)
+                    time.sleep(0.0002)
+        return taken
+
+
+def _newest(register: Path) -> int:
+    """When the latest of the refusals in the register was appended (monotonic ns, from its session's name)."""
+    models = json.loads(register.read_bytes())["models"].values()
+    return max(int(entry["session"][4:]) for entry in models)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Logs of any size for the benchmarks: a recorded log's lines again and again, failures spread evenly."""
+
+from __future__ import annotations
+
+import lzma
+from pathlib import Path
+
+RECORDED = Path(__file__).parents[1] / "tests" / "corpus" / "recorded"
+KINDS = {"new": "1.18.3-serve/opencode.log.xz", "old": "1.2.27-serve/2026-11-22T153825.log.xz"}
+"""The two ways in which OpenCode writes: since 1.17 in one file with tags that are right, before in one per process."""
+
+LONGEST = 60_000
+"""Bytes of a failure that is used; a few recorded ones hold whole conversations."""
+
+
+def lines_of(kind: str) -> tuple[list[bytes], list[bytes]]:
+    """The recorded lines that tell of no error, and the failures."""
+    with lzma.open(RECORDED / KINDS[kind]) as file:
+        lines = file.read().splitlines(keepends=True)
+    errors = [line for line in lines if line.startswith(b"ERROR") or b" level=ERROR " in line[:80]]
+    errors_seen = set(errors)
+    quiet = [line for line in lines if line not in errors_seen]
+    return quiet, [line for line in errors if b"stream error" in line and len(line) < LONGEST]
+
+
+def write(path: Path, kind: str, megabytes: int, per_gigabyte: int) -> int:
+    """Make the log; how many failures it holds."""
+    quiet, failures = lines_of(kind)
+    wanted = megabytes * 10**6
+    every = 1e9 / per_gigabyte if per_gigabyte else float("inf")
+    written, due, count, number = 0, every, 0, 0
+    with path.open("wb") as file:
+        while written < wanted:
+            written += file.write(quiet[number % len(quiet)])
+            number += 1
+            if written >= due:
+                file.write(failures[count % len(failures)])
+                count, due = count + 1, due + every
+    return count

@@ -1,0 +1,120 @@
+"""A limit storm: how many refusals a second are classified, and how often the register is written meanwhile.
+
+    python bench/storm.py [--events 100000]
+
+"judged" is the verdict on a message alone, "classified" the whole way from bytes to LimitEvents, in CPU time. "daemon" is the real one: the refusals of 40
+sessions and 5 models are appended in one burst, and it is done when its cursor stands at the end of the log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.idle import _cpu as cpu_of
+from ocwatchd.config.rules import builtin
+from ocwatchd.core.facts import facts_from_text
+from ocwatchd.core.limits import LimitEvent
+from ocwatchd.core.reading import Reading
+from tests.support.daemon import Daemon
+from tests.support.opencode import Home
+
+CHUNK = 128 << 10
+
+
+def storm(events: int) -> bytes:
+    """So many refusals, within the last second."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return b"".join(
+        f'timestamp={now} level=ERROR run=0a1b2c3d message="stream error" providerID=mock modelID=m{number % 5}'
+        f" session.id=ses_{number % 40} small=false agent=build mode=primary"
+        ' error.error="AI_APICallError: Rate limit reached. Please try again in 600s"\n'.encode()
+        for number in range(events)
+    )
+
+
+def judged(data: bytes, events: int) -> float:
+    """CPU seconds of so many verdicts on the messages alone."""
+    line = data[data.rfind(b"\n", 0, -1) + 1 :].decode()
+    text, rules = line.partition("AI_APICallError: ")[2].rstrip('"\n'), builtin()
+    rules.classify(facts_from_text(text))
+    began = time.process_time()
+    for number in range(events):
+        rules.classify(facts_from_text(f"{text}{number % 100}"))
+    return time.process_time() - began
+
+
+def classified(data: bytes) -> tuple[int, float]:
+    """Events and CPU seconds of reading them."""
+    reading = Reading(builtin(), turns=True)
+    reading.feed(data[:CHUNK])  # expressions are compiled with their first use
+    began, count = time.process_time(), 0
+    for at in range(CHUNK, len(data), CHUNK):
+        count += sum(isinstance(seen, LimitEvent) for seen in reading.feed(data[at : at + CHUNK]))
+    return count, time.process_time() - began
+
+
+def daemon(data: bytes) -> tuple[float, float, float, int]:
+    """Wall and CPU seconds until all is read, milliseconds until the first is on disk, and writes of the register."""
+    with tempfile.TemporaryDirectory(prefix="ocw-") as scratch:
+        home = Home(Path(scratch), "http://127.0.0.1:9")
+        log = home.root / ".local/share/opencode/log/opencode.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+        with contextlib.redirect_stdout(io.StringIO()), Daemon(home, chain={}) as running:
+            register, cursors = running.state / "blacklist.json", running.state / "cursors.json"
+            began, cpu, first, writes, seen = time.monotonic(), cpu_of(running.pid), 0.0, 0, 0
+            log.write_bytes(data)
+            while _offset(cursors) < len(data):
+                with contextlib.suppress(OSError):
+                    mark = register.stat().st_mtime_ns
+                    if mark != seen:
+                        seen, writes, first = mark, writes + 1, first or time.monotonic() - began
+                time.sleep(0.001)
+            return time.monotonic() - began, cpu_of(running.pid) - cpu, first * 1000, writes
+
+
+def _offset(cursors: Path) -> int:
+    """Where the daemon stands; what it writes every two seconds."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, StopIteration):
+        places = json.loads(cursors.read_bytes())
+        return max((int(place["offset"]) for place in _places(places)), default=0)
+    return 0
+
+
+def _places(value: object) -> list[dict[str, int]]:
+    """Every object with an offset, however deep."""
+    if not isinstance(value, dict):
+        return []
+    found = [value] if "offset" in value else []
+    return found + [place for inner in value.values() for place in _places(inner)]
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description="Refusals a second, and writes of the register, in a limit storm.")
+    parser.add_argument("--events", type=int, default=100_000)
+    events = parser.parse_args().events
+    data = storm(events)
+    cpu = judged(data, events)
+    print(f"judged      {events} messages in {cpu:.2f} CPU s: {events / cpu:,.0f} a CPU second")
+    count, cpu = classified(data)
+    print(f"classified  {count} refusals in {cpu:.2f} CPU s: {count / cpu:,.0f} a CPU second")
+    wall, cpu, first, writes = daemon(storm(events))  # anew: what is older than ten seconds is no news
+    print(f"daemon      {wall:.1f} s until read to the end and said so, {cpu:.2f} CPU s")
+    print(
+        f"            first on disk after {first:.0f} ms; {writes} writes of the register, {writes / wall:.1f} a second"
+    )
+
+
+if __name__ == "__main__":
+    main()
