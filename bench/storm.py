@@ -2,8 +2,9 @@
 
     python bench/storm.py [--events 100000]
 
-"judged" is the verdict on a message alone, "classified" the whole way from bytes to LimitEvents, in CPU time. "daemon" is the real one: the refusals of 40
-sessions and 5 models are appended in one burst, and it is done when its cursor stands at the end of the log.
+"judged" is the verdict on a message alone, "classified" the whole way from bytes to LimitEvents, in CPU time. "daemon"
+is the real one: the refusals of 40 sessions and 5 models are appended in one burst, and it is done when its cursor
+stands at the end of the log.
 """
 
 from __future__ import annotations

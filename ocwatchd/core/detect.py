@@ -186,8 +186,6 @@ class Detector:
         return [Cancelled(session, record.time)]
 
 
-
-
 def _put(table: OrderedDict, key: object, value: object, most: int) -> None:  # type: ignore[type-arg]
     table[key] = value
     table.move_to_end(key)

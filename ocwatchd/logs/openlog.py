@@ -19,6 +19,9 @@ from ocwatchd.core.reading import Reading
 CHUNK = 128 << 10
 """Bytes per read: smaller costs calls, larger misses the caches (64-128 KiB measured best)."""
 
+FOUND_MOST = 256
+"""What is told in one go: a storm of 100,000 limits was read for 20 s before the first of them reached the register."""
+
 HEAD = BEFORE = 1024
 """Bytes by which a file is known again: its first ones (a log begins with the time), and those before the cursor. Fewer
 would not tell two refusals apart, whose last 64 bytes are the same."""
@@ -148,7 +151,7 @@ class OpenLog:
     # ---- reading on
 
     def read(self, most: int) -> tuple[list[Seen], bool]:
-        """What was appended since, at most about `most` bytes of it, and whether the end was reached.
+        """What was appended since, at most about `most` bytes or FOUND_MOST news, and whether the end was reached.
 
         Raises:
             OSError: the file cannot be read any more.
@@ -160,7 +163,7 @@ class OpenLog:
             self._begin(0, whole=True)
         found: list[Seen] = []
         left = most
-        while left > 0:
+        while left > 0 and len(found) < FOUND_MOST:
             chunk = os.pread(self._fd, CHUNK, self._at)
             if not chunk:
                 found.extend(self._at_end(grew=left < most))

@@ -69,7 +69,7 @@ class LogTail:
         self.found: Identity | None = None
         """The file that the path led to when it was found, until it is opened."""
         self.problem: str | None = None
-        self.behind = False
+        self._more = self._more_replaced = False
         self._new_reading = new_reading
         self._cursor = cursor
         self._window = window
@@ -95,7 +95,7 @@ class LogTail:
         self._drain_replaced(now, sightings)
         if log is not None:
             self._read(log, now, sightings)
-            if self._current is log and not self.behind:
+            if self._current is log and not self._more:
                 self._check_path(log, now, sightings)
         return sightings
 
@@ -165,10 +165,10 @@ class LogTail:
         except OSError as error:  # a dead descriptor (ESTALE, EIO): opened again, it goes on where it stood
             self._trouble(error)
             self._begin_at = (log.identity, log.reading.position)
-            self._current, self.behind = None, False
+            self._current, self._more = None, False
             log.close()
             return
-        self.behind = not at_end
+        self._more = not at_end
         oldest = now - self._window.seconds if self._window and self._catching_up else float("-inf")
         for seen in found:
             if seen.time >= oldest:
@@ -188,6 +188,8 @@ class LogTail:
             return
         # Written between our last read and the rename: drained before the new file is opened.
         self._read(log, now, sightings)
+        if self._more:
+            return  # the next poll goes on with it
         if self._current is log:
             self._replaced.append(log)
             self._current = None
@@ -198,12 +200,14 @@ class LogTail:
             self._read(replacement, now, sightings)
 
     def _drain_replaced(self, now: float, sightings: list[Sighting]) -> None:
+        self._more_replaced = False
         for log in list(self._replaced):
             try:
-                found, _ = log.read(POLL_CAP)
+                found, at_end = log.read(POLL_CAP)
             except OSError:
-                found = log.reading.rest()
+                found, at_end = log.reading.rest(), True
                 log.mtime = float("-inf")
+            self._more_replaced |= not at_end
             sightings += [Sighting(seen, abs(now - seen.time) <= FRESH) for seen in found]
             idle = now - log.mtime
             if not found and idle > (REPLACED_IDLE if log.links else UNLINKED_IDLE):
@@ -215,6 +219,11 @@ class LogTail:
         self.problem = f"cannot read {self.path}: {error.strerror or error}"
 
     # ---- what it holds
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is more to read at once."""
+        return self._more or self._more_replaced
 
     @property
     def is_open(self) -> bool:

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ocwatchd.core.reading import Reading
+from ocwatchd.core.dialects import parse
 from ocwatchd.core.hints import find_hint
 from ocwatchd.core.limits import Certainty, ErrorFacts, LimitEvent, LimitKind
 from ocwatchd.core.lines import Line
-from ocwatchd.core.dialects import parse
+from ocwatchd.core.reading import Reading
 from ocwatchd.core.rules import RuleSet
 from tests.support.rules import builtin
 

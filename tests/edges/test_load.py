@@ -14,12 +14,12 @@ from pathlib import Path
 
 import psutil
 
-from ocwatchd.core.reading import Reading
 from ocwatchd.core.engine import Engine
 from ocwatchd.core.ledger import Cooldown, Ledger
 from ocwatchd.core.limits import LimitEvent, ModelRef
 from ocwatchd.core.messages import LookUp, Note, Refused, SaveRegister, Surveyed, Tick
 from ocwatchd.core.policy import Policy
+from ocwatchd.core.reading import Reading
 from ocwatchd.state import blacklist
 from ocwatchd.state.journal import Journal
 from tests.edges.logtext import NOW, refusal

@@ -249,6 +249,18 @@ def test_a_50_mb_line_then_an_event(log: Tail) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30_000  # kB
 
 
+def test_a_storm_is_told_in_slices_also_across_a_rotation(log: Tail) -> None:
+    """Else the first of 100,000 limits would wait for the last before anything is done about it."""
+    log.write(*range(3000))
+    assert 0 < len(log.look()) < 1500
+    assert log.tail.behind
+    log.path.rename(log.path.with_suffix(".old"))
+    log.write(*range(3000, 6000))
+    while log.look() or log.tail.behind:
+        pass
+    assert log.told == list(range(6000))
+
+
 def test_bytes_that_are_no_text(log: Tail) -> None:
     with log.path.open("ab") as file:
         file.write(b"\xff\xfe\x00\x80" * 50 + b"\n" + "Ω".encode()[:1] + b"\n")

@@ -1,0 +1,81 @@
+"""Catching up reads a fraction of an old log, and tells of every limit what a follower tells who reads all of it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from ocwatchd.core.context import HELD
+from ocwatchd.core.limits import LimitEvent
+from ocwatchd.core.reading import Reading
+from tests.core.oldlog import CHAT, OTHER, error, info, payload, stream, tags
+from tests.support.rules import builtin
+
+SESSIONS = [f"ses_{number}aaaaaaaa" for number in range(4)]
+MODELS = [("coder", "corpgw", CHAT), ("coder", "mirror", OTHER), ("writer", "corpgw", CHAT)]
+BIRTH = info(0, "service=default version=1.2.27 args=[] opencode")
+NOISE = "service=bus type=message.part.updated publishing"
+
+
+def limits(data: bytes, size: int, *, turns: bool) -> list[LimitEvent]:
+    reading = Reading(builtin(), turns=turns)
+    seen = [item for at in range(0, len(data), size) for item in reading.feed(data[at : at + size])]
+    return [item for item in [*seen, *reading.rest()] if isinstance(item, LimitEvent)]
+
+
+def history(draw: random.Random, steps: int) -> bytes:
+    """Sessions that ask, loop, end and are refused, with noise between; a failure has the tags of the last start."""
+    lines = [BIRTH]
+    last = ""
+    under_way: list[tuple[str, str]] = []
+    for second in range(steps):
+        session = draw.choice(SESSIONS)
+        model, provider, url = draw.choice(MODELS)
+        lines += [info(second, NOISE)] * draw.randrange(6)
+        match draw.randrange(12):
+            case 0 | 1 | 2 | 3:
+                small = draw.random() < 0.2
+                lines.append(stream(second, session, model, provider, small=small, agent="title" if small else "build"))
+                last = tags(session, model, provider, small=small, agent="title" if small else "build")
+                under_way.append((model, url))
+            case 4 | 5 | 6:
+                lines.append(info(second, f"service=session.prompt step={second} sessionID={session} loop"))
+            case 7:
+                lines.append(info(second, f"service=session.prompt sessionID={session} exiting loop"))
+            case 8:
+                lines.append(info(second, f"service=session.prompt sessionID={session} cancel"))
+            case 9:
+                lines.append(info(second, f"service=provider providerID={provider} modelID={model} getModel"))
+            case _ if under_way:
+                model, url = under_way.pop(draw.randrange(len(under_way)))
+                lines.append(error(second, f"service=llm {last} error={payload(model, url)} stream error"))
+    return b"".join(lines)
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_a_failure_is_nobody_elses_for_being_caught_up_with(seed: int) -> None:
+    draw = random.Random(seed)
+    data = history(draw, 250)
+    told = limits(data, len(data), turns=True)
+    assert told
+    for size in (len(data), draw.randrange(50, 3000), 97):
+        assert limits(data, size, turns=False) == told
+
+
+def test_a_failure_far_behind_its_start_and_one_too_far() -> None:
+    """What is held is bounded: beyond it nobody can be named, so a failure that names nobody's start is passed over."""
+    quiet = info(1, NOISE) * (HELD // len(info(1, NOISE)) // 2)
+    failure = error(2, f"service=llm {tags(SESSIONS[0])} error={payload()} stream error")
+    start = stream(1, SESSIONS[0])
+    (event,) = limits(BIRTH + start + quiet + failure, 64 << 10, turns=False)
+    assert (event.provider, event.model, event.session) == ("corpgw", "coder", SESSIONS[0])
+    data = BIRTH + start + quiet * 4 + failure + start + failure
+    assert [event.session for event in limits(data, 64 << 10, turns=False)][-1:] == [SESSIONS[0]]
+
+
+def test_a_failure_torn_over_many_chunks_and_the_last_line_of_all() -> None:
+    failure = error(2, f"service=llm {tags(SESSIONS[0])} error={payload()} stream error")
+    data = BIRTH + stream(1, SESSIONS[0]) + info(1, NOISE) * 50 + failure.rstrip()
+    for size in (7, 16, 64, 200):
+        assert len(limits(data, size, turns=False)) == 1
