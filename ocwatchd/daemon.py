@@ -27,6 +27,7 @@ from ocwatchd.core.ledger import Cooldown, Ledger
 from ocwatchd.core.limits import LimitEvent
 from ocwatchd.core.messages import Aborted, Configured, Message, Note, Refused, Tick
 from ocwatchd.errors import ExitCode, OcwatchError
+from ocwatchd.gauge import Gauge
 from ocwatchd.hands import Hands
 from ocwatchd.logs.directory import LogDirectories
 from ocwatchd.logs.tail import Sighting, Window
@@ -107,10 +108,11 @@ class Daemon:
         self._finder = DoorFinder(
             self._paths.opencode_data, urls=self._config.doors, sockets=self._paths.doors, environ=os.environ
         )
-        surveyor = Surveyor(self._finder, SessionStore(self._paths.opencode_data), clock=self._clock)
+        surveyor = Surveyor(self._finder, store := SessionStore(self._paths.opencode_data), clock=self._clock)
         self._hands = Hands(self._paths, self._clock, self._finder, surveyor, RerunOverApi(), say, self._queue.put)
         self._hands.notifier.settings = self._config.notices
         self._hands.register_mark = register.signature
+        self._gauge = Gauge(self._hands, store, self._clock)
         for problem in register.problems:
             say(problem)
         directories = (self._paths.log_dir, *self._config.logs.directories)
@@ -119,8 +121,7 @@ class Daemon:
         if trouble:
             say(trouble)
         self._logs = LogDirectories(directories, rules, cursors=saved, window=window)
-        # Made here, because the nearest directory that exists would be ours, and wake us with our own writes.
-        make_private_dir(self._paths.facts)
+        make_private_dir(self._paths.facts)  # the nearest one that exists would be ours: our own writes would wake us
         self._facts = FactFiles(self._paths.facts)
         self._waker = Waker((*directories, self._paths.facts), self._wake, say)
         self._waker.start()
@@ -146,6 +147,7 @@ class Daemon:
             news = self._hands.register_news()
             if news is not None:
                 self._handle(news)
+            self._gauge.step(self._engine.mind)
             self._hands.save()
             self._beat()
             self._supervisor.feed(self._clock.now())
@@ -193,8 +195,7 @@ class Daemon:
 
     def _take_messages(self) -> None:
         """Wait for news, at most until the next deadline; then take all there is."""
-        moments = (self._engine.next_wake(), self._hands.save_due, self._live.due)
-        due = [moment for moment in moments if moment is not None]
+        due = [at for at in (self._engine.next_wake(), self._hands.save_due, self._live.due) if at is not None]
         patience = min([REGISTER_FLOOR, *(max(moment - self._clock.now(), 0.0) for moment in due)])
         with contextlib.suppress(queue.Empty):
             message = self._queue.get(timeout=patience)

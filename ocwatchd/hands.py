@@ -6,7 +6,7 @@ begins. A file that cannot be written is said once and served from memory until 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -73,6 +73,7 @@ class Hands:
         self.notifier = Notifier(say=say)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="ocwatchd")
         self._unsaved: dict[ModelRef, Cooldown | None] = {}
+        self._pools: Mapping[str, object] | None = None
         self._saved = 0.0
         self.register_mark: tuple[int, int, int] | None = None
         self.health: dict[str, str] = {}
@@ -103,7 +104,8 @@ class Hands:
 
         The first change is written at once; of a storm's, only so many as the disk bears: call again at `save_due`.
         """
-        if not self._unsaved or (not at_once and 0 <= self._clock.now() - self._saved < SAVE_PAUSE):
+        idle = not self._unsaved and self._pools is None
+        if idle or (not at_once and 0 <= self._clock.now() - self._saved < SAVE_PAUSE):
             return
         try:
             self._save()
@@ -120,7 +122,7 @@ class Hands:
             return kept | {model: entry for model, entry in self._unsaved.items() if entry is not None}
 
         try:
-            snapshot = blacklist.update(self._paths.blacklist, merge, self._clock.now())
+            snapshot = blacklist.update(self._paths.blacklist, merge, self._clock.now(), self._pools)
         except StateError as fault:
             self._ill("register", str(fault))
             return
@@ -128,18 +130,28 @@ class Hands:
         for problem in snapshot.problems:
             self._say(problem)
         self._unsaved.clear()
+        self._pools = None
         # What others wrote since our last look is still to be read: an unknown mark brings it with the next look.
         self.register_mark = None if foreign else snapshot.signature
+
+    def publish(self, pools: Mapping[str, object]) -> None:
+        """Write this into the register's field `pools`."""
+        self._pools = pools
+        self.save()
+
+    def measure(self, work: Callable[[], Message]) -> None:
+        """Do this on a worker thread, and answer with its message."""
+        self._workers.submit(self._guarded, lambda _: self._answer(work()), None)
 
     @property
     def save_due(self) -> float | None:
         """When what is unsaved may be written, epoch seconds; None if all is."""
-        return self._saved + SAVE_PAUSE if self._unsaved else None
+        return self._saved + SAVE_PAUSE if self._unsaved or self._pools is not None else None
 
     def register_news(self) -> RegisterChanged | None:
         """What somebody else wrote into the register since we last wrote or looked; None if nobody did."""
         mark = blacklist.signature(self._paths.blacklist)
-        if mark == self.register_mark or self._unsaved:
+        if mark == self.register_mark or self._unsaved or self._pools is not None:
             return None
         snapshot = blacklist.read(self._paths.blacklist)
         self.register_mark = snapshot.signature

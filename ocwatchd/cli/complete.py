@@ -30,7 +30,9 @@ def _models() -> Iterator[str]:
         names = read_names(read_document(config_file()))
     except ConfigError:
         return
-    yield from names.aliases
+    yield from names.known
+    for pool in names.pools.values():
+        yield from pool.members
     for name, chain in normalise(names.chains, names.aliases).items():
         yield from (model for model in (name, *chain) if "/" in model)
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from ocwatchd.config.keys import PER_MODEL, Kind, settings
 from ocwatchd.config.loading import Examined, examine
-from ocwatchd.config.names import AGENTS, ALIASES, CHAIN, ROOT, section
+from ocwatchd.config.names import AGENTS, ALIASES, CHAIN, POOLS, ROOT, section
+from ocwatchd.config.pools import MEMBERS, STRATEGY, WEIGHTS
 from ocwatchd.config.reader import Document, Fault, read_document
+from ocwatchd.core.pools import Pool
 from ocwatchd.errors import ConfigError
 from ocwatchd.paths import Paths
 
@@ -103,6 +105,7 @@ def shown(document: Document, examined: Examined) -> tuple[Shown, ...]:
         CHAIN: {name: list(targets) for name, targets in examined.names.chains.items()},
         ALIASES: examined.names.aliases,
         AGENTS: examined.names.agents,
+        POOLS: {name: _pool(pool) for name, pool in examined.names.pools.items()},
         PER_MODEL: _mapping(examined.values[PER_MODEL]),
     }
     return tuple(_all_shown(document, examined, names))
@@ -128,6 +131,11 @@ def _shown(document: Document, path: tuple[str, ...], value: object, default: ob
     written = path[-1] in section(document, ROOT, *path[:-1])
     line = document.positions().line((ROOT, *path)) if written else None
     return Shown(".".join(path), value, unit, default, "file" if written else "default", line)
+
+
+def _pool(pool: Pool) -> dict[str, object]:
+    weights = {WEIGHTS: pool.weights} if pool.weights else {}
+    return {MEMBERS: list(pool.members), STRATEGY: pool.strategy, **weights}
 
 
 def _mapping(value: object) -> Mapping[str, object]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from uuid import uuid4
 
 from ocwatchd.cli.escape import escape
@@ -14,6 +14,7 @@ from ocwatchd.clock import SystemClock
 from ocwatchd.config import Config
 from ocwatchd.config.rules import rules_for
 from ocwatchd.core import notes
+from ocwatchd.core.chains import resolve
 from ocwatchd.core.considered import considered
 from ocwatchd.core.decide import stand_in
 from ocwatchd.core.evidence import judge
@@ -22,6 +23,8 @@ from ocwatchd.core.ledger import Ledger
 from ocwatchd.core.limits import Certainty, ModelRef, Target
 from ocwatchd.core.messages import MoveEnded, Note
 from ocwatchd.core.moves import MoveOutcome, MoveResult, Order
+from ocwatchd.core.outlook import Outlook
+from ocwatchd.core.pools import Pool, order
 from ocwatchd.core.views import SessionView
 from ocwatchd.errors import AllCooling, ExitCode, OcwatchError, UsageError
 from ocwatchd.paths import Paths
@@ -48,6 +51,13 @@ class Job:
 
     stuck: SessionView
     moved: SessionView
+    loads: Mapping[str, float] = field(default_factory=dict)
+    """How full the members of pools are, sessions' worth by model."""
+
+    @property
+    def outlook(self) -> Outlook:
+        """For the session that is moved."""
+        return Outlook(self.moved.session, self.loads)
 
     @property
     def child(self) -> str | None:
@@ -75,20 +85,35 @@ def choose_target(wish: Wish, job: Job, config: Config, ledger: Ledger, tried: C
     """
     limited, agent = job.stuck.model, job.moved.agent
     if wish.to is not None:
-        model = named(wish.to)
+        pool = _pool_of(wish, config)
+        model = _member(pool, job, ledger, tried) if pool else named(wish.to)
         return Target(model, wish.agent or agent_for(model, config.policy) or agent)
     if limited is None:
         raise UsageError(f"the model of {job.stuck.session} is not known; name the new one with --to")
-    choice = _choice(limited, agent, config, ledger, tried)
+    choice = _choice(job, limited, agent, config, ledger, tried)
     if isinstance(choice, Chosen):
         return Target(choice.target.model, wish.agent or choice.target.agent)
     raise _exhausted(choice, limited)
 
 
+def _pool_of(wish: Wish, config: Config) -> Pool | None:
+    return config.policy.pools.get(resolve(wish.to or "", config.policy.aliases))
+
+
+def _member(pool: Pool, job: Job, ledger: Ledger, tried: Collection[ModelRef]) -> ModelRef:
+    """The session's member of the pool, or the next one that is free."""
+    now, members = time.time(), map(ModelRef.parse, order(pool, job.moved.session, job.loads))
+    free = (m for m in members if m != job.stuck.model and m not in tried and ledger.cooling(m, now) is None)
+    found = next(free, None)
+    if found is None:
+        raise AllCooling(f"no member of {pool.name} is free: {', '.join(pool.members)}")
+    return found
+
+
 def _choice(
-    limited: ModelRef, agent: str | None, config: Config, ledger: Ledger, tried: Collection[ModelRef]
+    job: Job, limited: ModelRef, agent: str | None, config: Config, ledger: Ledger, tried: Collection[ModelRef]
 ) -> Choice:
-    return stand_in(config.policy, ledger, limited, agent, {limited, *tried}, time.time())
+    return stand_in(config.policy, ledger, limited, agent, {limited, *tried}, time.time(), job.outlook)
 
 
 def _looked_at(
@@ -98,7 +123,7 @@ def _looked_at(
     limited = job.stuck.model
     if wish.to is not None or limited is None:
         return [{"model": wish.to, "why": "named by hand", "chosen": True}]
-    return considered(_choice(limited, None, config, ledger, tried), ledger, limited, tried, time.time())
+    return considered(_choice(job, limited, None, config, ledger, tried), ledger, limited, tried, time.time())
 
 
 def _exhausted(choice: Exhausted, model: ModelRef) -> OcwatchError:
@@ -116,7 +141,7 @@ def _exhausted(choice: Exhausted, model: ModelRef) -> OcwatchError:
 def move_down_the_chain(
     paths: Paths, mover: Mover, job: Job, wish: Wish, config: Config, ledger: Ledger
 ) -> tuple[Target, MoveOutcome]:
-    """Move to the first target that is not limited itself; the target named by the person is the only one tried.
+    """Move to the first target that is not limited itself; a model named by the person is the only one tried.
 
     Raises:
         UsageError, AllCooling: as `choose_target`; before the first move, or when the chain has come to its end.
@@ -130,7 +155,8 @@ def move_down_the_chain(
         ident = f"hand-{uuid4().hex[:12]}"
         claim = notes.claim(ident, order, job.stuck, "asked for by hand", rests, looked_at)
         outcome = _move(Journal(paths.journal, SystemClock()), mover, order, ident, claim)
-        if outcome.result is not MoveResult.TARGET_LIMITED or wish.to is not None:
+        named_one = wish.to is not None and _pool_of(wish, config) is None
+        if outcome.result is not MoveResult.TARGET_LIMITED or named_one:
             return target, outcome
         tried.add(target.model)
 

@@ -10,8 +10,9 @@ from ocwatchd.cli.render import iso, say, say_json, span
 from ocwatchd.config.names import is_model, known, read_names
 from ocwatchd.config.reader import read_document
 from ocwatchd.core.chains import candidates, normalise, resolve
+from ocwatchd.core.pools import arranged
 from ocwatchd.errors import AllCooling, ExitCode, UsageError
-from ocwatchd.state.entries import read_entries
+from ocwatchd.state.entries import loads_in, read_entries
 from ocwatchd.state.register import Register
 
 
@@ -26,19 +27,22 @@ def pick(model: str | None = None, as_json: bool = False) -> int:
     now = time.time()
     names = read_names(read_document(config_file()))
     asked = resolve(model or _default(), names.aliases)
-    if not is_model(asked) or asked.endswith("/*"):
-        aliases = known(asked, names.aliases)
+    if (not is_model(asked) or asked.endswith("/*")) and asked not in names.pools:
+        aliases = known(asked, names.known)
         raise UsageError(
-            f"{asked!r} is neither provider/model nor an alias from `models` in {config_file()} ({aliases})"
+            f"{asked!r} is neither provider/model nor a name from `models` or `pools` in {config_file()} ({aliases})"
         )
-    register = Register(read_entries(state_file("blacklist.json")).active(now))
-    stand_ins = list(candidates(asked, normalise(names.chains, names.aliases)))
+    found = read_entries(state_file("blacklist.json"))
+    # There is no session yet that could keep a member: whoever asks next gets another one.
+    pools = arranged(names.pools, f"{os.getpid()} {now}", loads_in(found))
+    register = Register(found.active(now), pools)
+    stand_ins = list(candidates(asked, normalise(names.chains, names.aliases), pools))
     picked = register.pick(asked, stand_ins)
     ends = [(entry.end, name) for name in (asked, *stand_ins) if (entry := register.blocking(name))]
     if as_json:
         until, soonest = min(ends, default=(None, None))
         say_json({
-            "time": iso(now), "asked": asked, "model": picked, "cooling": register.blocked(asked),
+            "time": iso(now), "asked": asked, "model": picked, "cooling": _rests(asked, register),
             "soonest": None if picked or until in (None, float("inf")) else {"model": soonest, "until": iso(until)},
         })  # fmt: skip
     if picked is None:
@@ -46,6 +50,11 @@ def pick(model: str | None = None, as_json: bool = False) -> int:
     if not as_json:
         say(picked)
     return ExitCode.DONE
+
+
+def _rests(asked: str, register: Register) -> bool:
+    """A model that is blocked, or a pool of which all members are."""
+    return register.free_member(asked) is None if asked in register.pools else register.blocked(asked)
 
 
 def _default() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from ocwatchd.cli.moving import Job, Wish, choose_target, failed_by_limit, move_down_the_chain, tell
 from ocwatchd.config import Config, load
@@ -30,8 +31,9 @@ def redirect(wish: Wish) -> int:
     config = load(paths)
     finder = DoorFinder(paths.opencode_data, urls=config.doors, sockets=paths.doors, environ=os.environ)
     surveyor = Surveyor(finder, SessionStore(paths.opencode_data))
-    ledger = Ledger(blacklist.read(paths.blacklist).entries())
-    job = _job(surveyor, wish.session, ledger, config)
+    register = blacklist.read(paths.blacklist)
+    ledger = Ledger(register.entries())
+    job = replace(_job(surveyor, wish.session, ledger, config), loads=register.loads)
     if wish.dry_run:
         return tell(wish, job, choose_target(wish, job, config, ledger, ()), None)
     return tell(wish, job, *move_down_the_chain(paths, RerunOverApi(), job, wish, config, ledger))

@@ -39,25 +39,29 @@ def block(model: str, lasting: str | None = None, until: str | None = None, as_j
     if lasting is not None and until is not None:
         raise UsageError("--for and --until exclude each other")
     end = now + seconds_of(lasting) if lasting is not None else moment_of(until, now) if until is not None else None
-    ref, paths = named(model), Paths.from_env()
+    refs, paths = named_all(model), Paths.from_env()
     policy = _policy(paths)
 
     def change(entries: blacklist.Cooldowns) -> blacklist.Cooldowns:
         ledger = Ledger(entries.values())
-        ledger.block(ref, end, now)
-        ledger.aim(ref, _stand_in(ref, ledger, policy, now))
+        for ref in refs:
+            ledger.block(ref, end, now)
+        for ref in refs:
+            ledger.aim(ref, _stand_in(ref, ledger, policy, now))
         return {entry.model: entry for entry in ledger.entries()}
 
     snapshot = blacklist.update(paths.blacklist, change, now)
     _warn(snapshot)
-    entry = snapshot.cooldowns[ref]
-    _journal(paths, [notes.blocked(entry)])
+    entries = [snapshot.cooldowns[ref] for ref in refs]
+    _journal(paths, [notes.blocked(entry) for entry in entries])
     if as_json:
-        view = cooldown_view(str(ref), check_entry(str(ref), blacklist.to_json(entry)), now)
-        say_json({"time": iso(now), "blocked": view.as_json()})
+        views = [cooldown_view(str(e.model), check_entry(str(e.model), blacklist.to_json(e)), now) for e in entries]
+        more = {"members": [view.as_json() for view in views]} if len(views) > 1 else {}
+        say_json({"time": iso(now), "blocked": views[0].as_json(), **more})
     else:
-        tell(_blocked_text(entry, now))
-        _doubt(str(ref), policy)
+        for entry in entries:
+            tell(_blocked_text(entry, now))
+            _doubt(str(entry.model), policy)
     return ExitCode.DONE
 
 
@@ -71,11 +75,11 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
     now = time.time()
     if (model is None) == (not everything):
         raise UsageError("name a MODEL to clear, or --all")
-    ref = None if model is None else named(model)
+    refs = () if model is None else named_all(model)
     cleared: list[ModelRef] = []
 
     def change(entries: blacklist.Cooldowns) -> blacklist.Cooldowns:
-        cleared.extend(key for key in entries if ref in (None, key))
+        cleared.extend(key for key in entries if everything or key in refs)
         return {key: entry for key, entry in entries.items() if key not in cleared}
 
     paths = Paths.from_env()
@@ -83,12 +87,28 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
     _warn(snapshot)
     _journal(paths, [notes.cleared(key) for key in cleared])
     ended = [str(key) for key in cleared]
-    left = [str(entry.model) for entry in snapshot.entries() if ref and entry.active(now) and entry.covers(ref)]
+    active = [entry for entry in snapshot.entries() if entry.active(now)]
+    left = [str(entry.model) for entry in active if any(map(entry.covers, refs))]
     if as_json:
         say_json({"time": iso(now), "cleared": ended, "still_blocked_by": left})
     else:
-        tell(_cleared_text(str(ref) if ref else None, ended, left))
+        tell(_cleared_text(", ".join(map(str, refs)) or None, ended, left))
     return ExitCode.DONE
+
+
+def named_all(model: str) -> tuple[ModelRef, ...]:
+    """The model that a person means; of a pool all its members.
+
+    Raises:
+        UsageError: no such name.
+    """
+    name = model.strip()
+    if not is_model(name):
+        names = read_names(read_document(config_file()))
+        pool = names.pools.get(resolve(name, names.aliases))
+        if pool is not None:
+            return tuple(map(ModelRef.parse, pool.members))
+    return (named(model),)
 
 
 def named(model: str) -> ModelRef:
@@ -99,11 +119,11 @@ def named(model: str) -> ModelRef:
     """
     name = model.strip()
     if not is_model(name):
-        aliases = read_names(read_document(config_file())).aliases
-        if name not in aliases:
-            kinds = "provider/model, provider/* nor an alias from `models`"
-            raise UsageError(f"{model!r} is neither {kinds} ({known(name, aliases)})")
-        name = resolve(name, aliases)
+        names = read_names(read_document(config_file()))
+        if name not in names.aliases:
+            kinds = "provider/model, provider/* nor a name from `models` or `pools`"
+            raise UsageError(f"{model!r} is neither {kinds} ({known(name, names.known)})")
+        name = resolve(name, names.aliases)
     try:
         check_key(name)
     except ValueError as fault:

@@ -47,9 +47,10 @@ def restart(wish: Wish, means: Means) -> int:
         OcwatchError: no such session is limited.
     """
     paths = Paths.from_env()
-    config, ledger = load(paths), Ledger(blacklist.read(paths.blacklist).entries())
+    config, register = load(paths), blacklist.read(paths.blacklist)
+    ledger = Ledger(register.entries())
     unreached = Unreached(paths.opencode_data, ProcessTable())
-    job = _job(unreached, wish.session, ledger, config)
+    job = replace(_job(unreached, wish.session, ledger, config), loads=register.loads)
     process = unreached.process(job.moved, means.pid)
     terminal = find_supervised(process, paths.state_dir) or find_pane(process)
     case = Case(job.moved, process, terminal, job.child)

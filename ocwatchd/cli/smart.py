@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from ocwatchd.cli.places import config_file, data_directory, opencode_directories, state_file
 from ocwatchd.config.names import ROOT, Names, read_names, section
 from ocwatchd.config.reader import Document, read_document
+from ocwatchd.core.pools import arranged
 from ocwatchd.errors import ConfigError, ExitCode
 from ocwatchd.launcher.arguments import Arguments
 from ocwatchd.launcher.find import find_opencode, in_a_circle, mark
-from ocwatchd.state.entries import read_entries
+from ocwatchd.state.entries import loads_in, read_entries
 from ocwatchd.state.register import Register
 
 TYPE_CHECKING = False  # as typing has it, whose import costs 3 CPU ms
@@ -50,7 +51,7 @@ def launch(given: Sequence[str], own: str) -> NoReturn:
     if names is not None and not arguments.has("-h", "--help", "-v", "--version"):
         from ocwatchd.launcher.launch import Launch  # late: a launcher without configuration needs none of it
 
-        launched = Launch(found, arguments, names, _register, _places(), _patience(document))
+        launched = Launch(found, arguments, names, lambda: _register(names), _places(), _patience(document))
         code = launched.run()
         if code is not None:
             _end(code)
@@ -61,8 +62,10 @@ def launch(given: Sequence[str], own: str) -> NoReturn:
     _become(found, arguments.words, {})
 
 
-def _register() -> Register:
-    return Register(read_entries(state_file("blacklist.json")).active(time.time()))
+def _register(names: Names) -> Register:
+    found = read_entries(state_file("blacklist.json"))
+    pools = arranged(names.pools, str(os.getpid()), loads_in(found))  # no session yet that could keep a member
+    return Register(found.active(time.time()), pools)
 
 
 def _places() -> tuple[str, str, list[str]]:

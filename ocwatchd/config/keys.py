@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ocwatchd.config.model import LOOK_BACK, LOOK_BACK_BYTES
-from ocwatchd.config.names import AGENTS, ALIASES, CHAIN
+from ocwatchd.config.names import AGENTS, ALIASES, CHAIN, POOLS
+from ocwatchd.config.pools import MEMBERS, STRATEGY, WEIGHTS
 from ocwatchd.core.policy import Mode, Policy, RestPolicy, RetryPolicy
+from ocwatchd.core.pools import LEAST_USED, STRATEGIES
 
 LARGEST = 10**15
 """No setting is that large; a longer number is a slip, and would overflow somewhere later."""
@@ -34,6 +36,9 @@ class Kind(Enum):
     ALIASES = "name: model"
     AGENTS = "model: agent"
     PER_MODEL = "model: object"
+    POOLS = "name: object"
+    MODELS = "list of models"
+    WEIGHTS = "model: number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +80,22 @@ RETRY_KEYS = (
         _RETRY.jitter_range, most=1),
 )  # fmt: skip
 
+POOL_KEYS = (
+    Key(MEMBERS, Kind.MODELS, "The equal models; the first one speaks for the pool inside OpenCode: new sessions that "
+        "are started on it are spread."),
+    Key(STRATEGY, Kind.CHOICE, "least-used: new sessions go where the fewest tokens were used within the hour. "
+        "round-robin: where the fewest sessions are. first-healthy: all to the first that is free.", LEAST_USED,
+        choices=STRATEGIES),
+    Key(WEIGHTS, Kind.WEIGHTS, "How much of the load a member is to have; 1 where nothing is said.", {}),
+)  # fmt: skip
+
 KEYS = (
     Key(CHAIN, Kind.CHAINS, "What stands in for a limited model, nearest first; followed through (A to B to C). "
         "`provider/*` is any model of a provider, `*` any other model.", {}),
     Key(ALIASES, Kind.ALIASES, "Names of your own for models, usable wherever a model is named.", {}),
     Key(AGENTS, Kind.AGENTS, "The agent that carries a model; without one the session keeps its own.", {}),
+    Key(POOLS, Kind.POOLS, "Names for several equal models, such as accounts of one provider, usable wherever a model "
+        "is named. Each session gets one member and stays with it.", {}, inner=POOL_KEYS),
     *RETRY_KEYS,
     Key(PER_MODEL, Kind.PER_MODEL, "Other values of these four for single models.", {}, inner=RETRY_KEYS),
     _section(

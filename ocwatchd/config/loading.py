@@ -13,7 +13,7 @@ from ocwatchd.config.names import AGENTS, CHAIN, ROOT, Names, read_names
 from ocwatchd.config.reader import Document, Fault, dotted, read_document
 from ocwatchd.config.setup import agent_names
 from ocwatchd.config.values import Values, read_values, unknown
-from ocwatchd.core.chains import find_cycles, normalise, resolve
+from ocwatchd.core.chains import find_cycles, normalise, opened, resolve
 from ocwatchd.core.policy import Mode, Policy, RestPolicy, RetryPolicy
 from ocwatchd.core.userpatterns import UserPattern
 from ocwatchd.errors import ConfigError
@@ -97,6 +97,7 @@ def _policy(values: Mapping[str, Any], names: Names, opencode_agents: Iterable[s
         rests=RestPolicy(**rests),
         chains=names.chains,
         aliases=names.aliases,
+        pools=names.pools,
         agents={**{resolve(model, names.aliases): agent for model, agent in by_alias.items()}, **plain},
         wait=values["retry.enabled"] and not values["retry.delegate_to_plugin"],
         mode=Mode(values["mode"]),
@@ -117,8 +118,10 @@ def _retry(values: Mapping[str, Any]) -> RetryPolicy:
 def _circles(document: Document, names: Names) -> list[ConfigError]:
     """Named at the line of the first chain in each."""
     found: list[ConfigError] = []
-    for circle in find_cycles(normalise(names.chains, names.aliases)):
-        key = next((name for name in names.chains if resolve(name, names.aliases) in circle), "")
+    members = {name: pool.members for name, pool in names.pools.items()}
+    for circle in find_cycles(opened(normalise(names.chains, names.aliases), members)):
+        stand_for = {name: resolve(name, names.aliases) for name in names.chains}
+        key = next((n for n, own in stand_for.items() if {own, *members.get(own, ())} & {*circle}), "")
         way = " -> ".join(circle)
         found.append(document.fault((ROOT, CHAIN, key), f"a chain in a circle, cut where it closes: {way}"))
     return found

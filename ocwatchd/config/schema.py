@@ -80,6 +80,13 @@ def _value(key: Key) -> Schema:
             return _map([{}], _NAME)
         case Kind.AGENTS:
             return _map([_SINGLE], {"type": "string", "pattern": r"\S", "description": "The name of an agent."})
+        case Kind.POOLS:
+            pool = {**_object(key.inner), "required": [key.inner[0].name]}
+            return _map([{"pattern": r"^(?!\*$)[^/]*[^/\s][^/]*$"}], pool)
+        case Kind.MODELS:
+            return {"type": "array", "items": _SINGLE, "minItems": 1, "uniqueItems": True}
+        case Kind.WEIGHTS:
+            return _map([_SINGLE], {"type": "number", "exclusiveMinimum": 0, "maximum": 1000})
         case Kind.PER_MODEL:
             own = tuple(Key(i.name, i.kind, i.about, None, i.unit, most=i.most) for i in key.inner)
             return _map([_SINGLE], _object(own))

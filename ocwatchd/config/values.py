@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from ocwatchd.config.keys import KEYS, LARGEST, PER_MODEL, RETRY_KEYS, Key, Kind, settings
-from ocwatchd.config.names import ROOT, Report, check_name, fail, remarks, section
+from ocwatchd.config.keys import KEYS, LARGEST, PER_MODEL, POOL_KEYS, RETRY_KEYS, Key, Kind, settings
+from ocwatchd.config.names import POOLS, ROOT, Report, check_name, fail, remarks, section
 from ocwatchd.config.reader import Document
 from ocwatchd.errors import ConfigError
 
@@ -50,8 +50,9 @@ def unknown(document: Document) -> list[ConfigError]:
     """Keys that mean nothing to us: most are slips of the pen, so the nearest known one is named."""
     places: dict[tuple[str, ...], Iterable[Key]] = {(): (), (ROOT,): KEYS}
     places.update({(ROOT, key.name): key.inner for key in KEYS if key.kind is Kind.SECTION})
-    models = section(document, ROOT, PER_MODEL, report=_silent)
-    places.update({(ROOT, PER_MODEL, name): RETRY_KEYS for name in models if not remarks(name)})
+    for named, own in ((PER_MODEL, RETRY_KEYS), (POOLS, POOL_KEYS)):
+        names = section(document, ROOT, named, report=_silent)
+        places.update({(ROOT, named, name): own for name in names if not remarks(name)})
     found: list[ConfigError] = []
     for keys, inner in places.items():
         known = tuple(key.name for key in inner) or (ROOT,)

@@ -1,7 +1,8 @@
 """Chains in plain names: which models stand in for which, in what order. No values, no imports.
 
 A chain maps a name to the names that stand in for it. Names are models (`provider/model`), aliases, and on the left
-also `provider/*` and `*` for models without a chain of their own. `ocwatch pick` runs on this alone and has to start
+also `provider/*` and `*` for models without a chain of their own; a pool's name stands for its members, which come in
+the order that `core.pools` gives them. `ocwatch pick` runs on this alone and has to start
 within 25 CPU ms: importing dataclasses costs 10 of them.
 """
 
@@ -16,6 +17,9 @@ LONGEST = 64
 """Models that are looked at for one choice; a chain that long is a mistake, or hostile."""
 
 Chains = Mapping[str, Sequence[str]]
+Members = Mapping[str, Sequence[str]]
+"""Of each pool, in the order in which they are to be used."""
+NO_POOLS: Members = {}
 
 
 def normalise(chains: Chains, aliases: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
@@ -37,16 +41,26 @@ def resolve(name: str, aliases: Mapping[str, str]) -> str:
     return name
 
 
-def chain_of(model: str, chains: Chains) -> Sequence[str]:
-    """The chain that holds for `model`: its own (an empty one means: no fallback), its provider's, else the default."""
-    for key in (model, f"{model.partition('/')[0]}/*", DEFAULT):
+def chain_of(model: str, chains: Chains, pools: Members = NO_POOLS) -> Sequence[str]:
+    """What holds for `model`: the pools it is in, as equals are nearest, and the chain of its own (an empty one means:
+    no fallback), its pool's, its provider's, else the default.
+    """
+    within = [name for name, members in pools.items() if model in members]
+    for key in (model, *within, f"{model.partition('/')[0]}/*", DEFAULT):
         if key in chains:
-            return chains[key]
-    return ()
+            return (*within, *chains[key])
+    return within
 
 
-def candidates(model: str, chains: Chains) -> Iterator[str]:
-    """Everything that may stand in for `model`, nearest first, each once, never `model` itself.
+def candidates(model: str, chains: Chains, pools: Members = NO_POOLS) -> Iterator[str]:
+    """Everything that may stand in for `model`, nearest first, each once, never `model` itself. Of a pool: its members
+    and what stands in for them.
+    """
+    return (name for name, _ in ways(model, chains, pools))
+
+
+def ways(model: str, chains: Chains, pools: Members = NO_POOLS) -> Iterator[tuple[str, str | None]]:
+    """The candidates, each with the pool by whose name it was found (None: by its own).
 
     A chain's own list comes before what its members fall back to in turn (A: B, C and B: D gives B, C, D): the list
     that a person wrote for this very model is the better answer. What was seen is not followed again: a circle ends.
@@ -54,11 +68,24 @@ def candidates(model: str, chains: Chains) -> Iterator[str]:
     seen = {model}
     waiting = [model]
     for current in waiting:
-        for target in chain_of(current, chains):
-            if target not in seen and len(seen) <= LONGEST:
-                seen.add(target)
-                waiting.append(target)
-                yield target
+        named = [current] if current in pools else []
+        for target in (*named, *chain_of(current, chains, pools)):
+            for name in pools.get(target, (target,)):
+                if name not in seen and len(seen) <= LONGEST:
+                    seen.add(name)
+                    waiting.append(name)
+                    yield name, target if target in pools else None
+
+
+def opened(chains: Chains, pools: Members) -> dict[str, tuple[str, ...]]:
+    """Normalised chains with every pool replaced by its members, on both sides: what is written, in plain models."""
+    plain: dict[str, tuple[str, ...]] = {}
+    for name, targets in chains.items():
+        models = [member for target in targets for member in pools.get(target, (target,))]
+        for key in pools.get(name, (name,)):
+            own = [model for model in models if model != key or name not in pools]
+            plain[key] = tuple(dict.fromkeys([*plain.get(key, ()), *own]))
+    return plain
 
 
 def find_cycles(chains: Chains) -> list[tuple[str, ...]]:

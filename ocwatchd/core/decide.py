@@ -7,6 +7,7 @@ from collections.abc import Collection
 from ocwatchd.core.fallback import Choice, Chosen, choose
 from ocwatchd.core.ledger import Cooldown, Ledger
 from ocwatchd.core.limits import LimitKind, ModelRef, Target, ToldBy
+from ocwatchd.core.outlook import UNKNOWN, Outlook
 from ocwatchd.core.policy import Policy
 from ocwatchd.core.views import SessionState, SessionView
 
@@ -36,7 +37,13 @@ def worth_waiting(policy: Policy, view: SessionView, entry: Cooldown, now: float
 
 
 def where_to(
-    policy: Policy, ledger: Ledger, view: SessionView, origin: ModelRef, failed: Collection[ModelRef], now: float
+    policy: Policy,
+    ledger: Ledger,
+    view: SessionView,
+    origin: ModelRef,
+    failed: Collection[ModelRef],
+    now: float,
+    outlook: Outlook = UNKNOWN,
 ) -> Choice:
     """Back to `origin`, where the session came from, if that is free; else down its chain, then down the present one's.
 
@@ -45,15 +52,21 @@ def where_to(
     refusing = {view.model} if view.model else set()
     if origin not in refusing and origin not in failed and ledger.cooling(origin, now) is None:
         return Chosen(Target(origin, view.agent))
-    choice = stand_in(policy, ledger, origin, view.agent, refusing | set(failed), now)
+    choice = stand_in(policy, ledger, origin, view.agent, refusing | set(failed), now, outlook)
     if isinstance(choice, Chosen) or view.model is None or view.model == origin:
         return choice
-    onwards = stand_in(policy, ledger, view.model, view.agent, refusing | set(failed), now)
+    onwards = stand_in(policy, ledger, view.model, view.agent, refusing | set(failed), now, outlook)
     return onwards if isinstance(onwards, Chosen) else choice
 
 
 def stand_in(
-    policy: Policy, ledger: Ledger, model: ModelRef, agent: str | None, tried: Collection[ModelRef], now: float
+    policy: Policy,
+    ledger: Ledger,
+    model: ModelRef,
+    agent: str | None,
+    tried: Collection[ModelRef],
+    now: float,
+    outlook: Outlook = UNKNOWN,
 ) -> Choice:
     """The nearest free model of this model's chain."""
 
@@ -61,4 +74,4 @@ def stand_in(
         entry = ledger.cooling(ref, now)
         return entry.until if entry else None
 
-    return choose(model, agent, policy, lambda ref: ledger.cooling(ref, now) is not None, tried, ends)
+    return choose(model, agent, policy, lambda ref: ledger.cooling(ref, now) is not None, tried, ends, outlook)

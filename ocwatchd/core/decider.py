@@ -15,6 +15,7 @@ from ocwatchd.core.messages import Effect, Free, Move, MoveEnded, Remember
 from ocwatchd.core.mind import Mind
 from ocwatchd.core.moves import Order
 from ocwatchd.core.policy import Mode
+from ocwatchd.core.pools import pool_of
 from ocwatchd.core.views import SessionState, SessionView
 
 RECHECK = 3.0
@@ -127,6 +128,8 @@ class Decider:
         claim = self._claim_id()
         case.doing, case.wake, case.phrase = Doing.MOVING, None, f"moving to {target.model}"
         case.moves.append(now)
+        if pool_of(str(target.model), self._mind.policy.pools):
+            self._mind.fill.give(str(target.model), now)
         child = view.session if parent else None
         order = Order(moved, target, child, case.stranded, case.looping(now), model)
         rests = self._mind.ledger.cooling(model, now)
@@ -135,13 +138,15 @@ class Decider:
 
     def _choice(self, case: Case, moved: SessionView, model: ModelRef, now: float) -> Choice:
         """Down the chain of the model that the session came from; that may be one which prevention passed over."""
-        origin = case.origin or model
-        choice = where_to(self._mind.policy, self._mind.ledger, moved, origin, case.failed_targets, now)
+        origin, outlook = case.origin or model, self._mind.outlook(moved.session, now)
+        choice = where_to(self._mind.policy, self._mind.ledger, moved, origin, case.failed_targets, now, outlook)
         if isinstance(choice, Chosen) or origin != model:
             return choice
         for entry in self._mind.ledger.entries():
             if entry.active(now) and entry.target is not None and entry.target.model == model:
-                wider = where_to(self._mind.policy, self._mind.ledger, moved, entry.model, case.failed_targets, now)
+                wider = where_to(
+                    self._mind.policy, self._mind.ledger, moved, entry.model, case.failed_targets, now, outlook
+                )
                 if isinstance(wider, Chosen) or not choice.chained:
                     return wider
         return choice

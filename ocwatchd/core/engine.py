@@ -27,6 +27,7 @@ from ocwatchd.core.messages import (
     Surveyed,
     TakenOver,
     Tick,
+    Used,
 )
 from ocwatchd.core.mind import Mind
 from ocwatchd.core.moves import MoveResult
@@ -74,6 +75,9 @@ class Engine:
             case Configured(policy, rules):
                 self.mind.policy, self.mind.rules = policy, rules
                 return self._configured(now)
+            case Used(loads, models, at):
+                self.mind.fill.measure(loads, models, at)
+                return []
             case Tick():
                 return self._tick(now)
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from ocwatchd.core import chains
 from ocwatchd.core.chains import find_cycles, resolve
 from ocwatchd.core.limits import ModelRef, Target
+from ocwatchd.core.outlook import UNKNOWN, Outlook
 from ocwatchd.core.policy import Policy
+from ocwatchd.core.pools import arranged, pool_of
 
 __all__ = ["Choice", "Chosen", "Exhausted", "agent_for", "candidates", "choose", "find_cycles", "resolve"]
 
@@ -41,16 +43,20 @@ class Exhausted:
 Choice = Chosen | Exhausted
 
 
-def candidates(model: ModelRef, policy: Policy) -> Iterator[ModelRef]:
+def candidates(model: ModelRef, policy: Policy, outlook: Outlook = UNKNOWN) -> Iterator[ModelRef]:
     """Everything that may stand in for `model`, nearest first; names that are no models are passed over."""
+    return (ref for ref, _ in _ways(model, policy, outlook))
+
+
+def _ways(model: ModelRef, policy: Policy, outlook: Outlook) -> Iterator[tuple[ModelRef, str | None]]:
     plain = chains.normalise(policy.chains, policy.aliases)
-    for name in chains.candidates(str(model), plain):
+    for name, pool in chains.ways(str(model), plain, arranged(policy.pools, outlook.session, outlook.loads)):
         try:
             ref = ModelRef.parse(name)
         except ValueError:
             continue
         if ref.model != "*":
-            yield ref
+            yield ref, pool
 
 
 def choose(
@@ -60,29 +66,35 @@ def choose(
     cooling: Callable[[ModelRef], bool],
     tried: Collection[ModelRef] = (),
     ends: Callable[[ModelRef], float | None] | None = None,
+    outlook: Outlook = UNKNOWN,
 ) -> Choice:
     """The nearest free stand-in for `model`, with the agent to carry it.
 
     `cooling` says whether a model rests (its provider's and its free tier's rest included), `tried` are targets that
-    this turn already failed on, `ends` tells when a model's rest ends. The agent is the one configured for the target,
+    this turn already failed on, `ends` tells when a model's rest ends, `outlook` in which order a pool's members come
+    for this session. The agent is the one configured for the target,
     else the session's own: without one OpenCode would fall back to its default agent.
     """
     passed: list[ModelRef] = []
-    for ref in candidates(model, policy):
+    for ref, pool in _ways(model, policy, outlook):
         if ref not in tried and not cooling(ref):
-            return Chosen(Target(ref, agent_for(ref, policy) or session_agent), tuple(passed))
+            return Chosen(Target(ref, agent_for(ref, policy) or session_agent, pool), tuple(passed))
         passed.append(ref)
     models = (model, *passed)
     return Exhausted(models, _soonest(models, ends))
 
 
 def agent_for(model: ModelRef, policy: Policy) -> str | None:
-    """The agent that the configuration names for this model, by its name or by an alias of it."""
+    """The agent that the configuration names for this model, by its name, by an alias of it, or by its pool."""
     direct = policy.agents.get(str(model))
     if direct is not None:
         return direct
-    by_alias = (agent for name, agent in policy.agents.items() if resolve(name, policy.aliases) == str(model))
-    return next(by_alias, None)
+    pool = pool_of(str(model), policy.pools)
+    for wanted in (str(model), pool.name if pool else ""):
+        for name, agent in policy.agents.items():
+            if resolve(name, policy.aliases) == wanted:
+                return agent
+    return None
 
 
 def _soonest(

@@ -68,10 +68,14 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a session is moved to: a model and, where the configuration names one, the agent that carries it."""
+    """Where a session is moved to: a model and, where the configuration names one, the agent that carries it.
+
+    `pool`: the model was taken from this pool for want of a session; each session gets its own member of it.
+    """
 
     model: ModelRef
     agent: str | None = None
+    pool: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

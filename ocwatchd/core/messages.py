@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ocwatchd.core.ledger import Cooldown
@@ -91,11 +92,20 @@ class Configured:
 
 
 @dataclass(frozen=True, slots=True)
+class Used:
+    """How full the pools' members are: sessions' worth by model, as measured at `at` (epoch seconds)."""
+
+    loads: Mapping[str, float]
+    models: tuple[str, ...]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed."""
 
 
-Message = Refused | Aborted | TakenOver | Heard | Surveyed | MoveEnded | RegisterChanged | Configured | Tick
+Message = Refused | Aborted | TakenOver | Heard | Surveyed | MoveEnded | RegisterChanged | Configured | Used | Tick
 
 # ---- effects
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ocwatchd.core.limits import LimitKind, ModelRef
+from ocwatchd.core.pools import Pool
 
 
 class Mode(StrEnum):
@@ -48,7 +49,9 @@ class RestPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Everything that the brain weighs. `chains` holds lists of names as written: models, or aliases from `aliases`."""
+    """Everything that the brain weighs. `chains` holds lists of names as written: models, or aliases from `aliases`,
+    or names from `pools`; an alias may name a pool too.
+    """
 
     retry: RetryPolicy = RetryPolicy()
     per_model: Mapping[str, RetryPolicy] = field(default_factory=dict)
@@ -56,6 +59,7 @@ class Policy:
     chains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     agents: Mapping[str, str] = field(default_factory=dict)
+    pools: Mapping[str, Pool] = field(default_factory=dict)
     wait: bool = True
     """False with `retry.enabled: false` or `retry.delegate_to_plugin: true`: never wait, move on the first limit."""
     mode: Mode = Mode.AUTO

@@ -59,5 +59,6 @@ class Registrar:
 
     def _target_for(self, model: ModelRef, now: float) -> Target | None:
         """Where prompts for a cooling model go, as the register tells everybody."""
-        choice = stand_in(self._mind.policy, self._mind.ledger, model, None, {model}, now)
+        outlook = self._mind.outlook("", now)
+        choice = stand_in(self._mind.policy, self._mind.ledger, model, None, {model}, now, outlook)
         return choice.target if isinstance(choice, Chosen) else None

@@ -40,14 +40,14 @@ def chains_lead_somewhere(facts: Facts) -> Iterator[Check]:
     if facts.config.fault:
         return
     chains = facts.config.chains
-    if not any(chains.values()):
+    if not any(chains.values()) and not any(len(members) > 1 for members in facts.config.pools.values()):
         yield Check("chain-none", Severity.WARNING, "no chain is configured: nothing can be moved", f"write {EXAMPLE}")
         return
     found = [*_circles(facts), *_models(facts)]
     yield from found
     if not found:
         number = len(_named(facts))
-        seen = f"{number} model{'s' if number > 1 else ''} in chains, all known, and no circle"
+        seen = f"{number} model{'s' if number > 1 else ''} in chains and pools, all known, and no circle"
         yield Check("chain-model", Severity.OK, seen)
 
 
@@ -59,9 +59,10 @@ def _circles(facts: Facts) -> Iterator[Check]:
 
 
 def _named(facts: Facts) -> list[str]:
-    """Every model that a chain names, in the order of the file."""
+    """Every model that a chain or a pool names, in the order of the file."""
     chains = facts.config.chains
     names = [name for key, targets in chains.items() for name in (key, *targets)]
+    names += [member for members in facts.config.pools.values() for member in members]
     return [name for name in dict.fromkeys(names) if not name.endswith("*")]
 
 
@@ -70,7 +71,7 @@ def _models(facts: Facts) -> Iterator[Check]:
     for model in _named(facts):
         judgement = judge(model, facts.offered)
         if judgement.answer is Answer.NO:
-            seen = f"a chain names {model}: {judgement.why}"
+            seen = f"a chain or a pool names {model}: {judgement.why}"
             yield Check(
                 "chain-model", Severity.ERROR, seen, f"correct it in {facts.config.path}; `opencode models` lists all"
             )
@@ -98,11 +99,11 @@ def agents(facts: Facts) -> Iterator[Check]:
 
 def models_without_fallback(facts: Facts) -> Iterator[Check]:
     """Has every model that is used something that stands in for it?"""
-    if facts.config.fault or not any(facts.config.chains.values()):
+    if facts.config.fault or not (any(facts.config.chains.values()) or facts.config.pools):
         return
     targets = {target for chain in facts.config.chains.values() for target in chain}  # a chain's end is no oversight
     led = [model for model in facts.used if model not in targets]
-    alone = [model for model in led if next(candidates(model, facts.config.chains), None) is None]
+    alone = [model for model in led if next(candidates(model, facts.config.chains, facts.config.pools), None) is None]
     if alone:
         remedy = 'give it a chain, or a default to all: "*": "provider/fallback"'
         yield Check("no-fallback", Severity.WARNING, f"nothing stands in for {_listed(alone)}", remedy)

@@ -14,7 +14,7 @@ from ocwatchd.config.names import is_model, read_names
 from ocwatchd.config.opencode import global_files, merged, object_in, project_files
 from ocwatchd.config.reader import read_document
 from ocwatchd.config.setup import config_directories, read_setup
-from ocwatchd.core.chains import normalise, resolve
+from ocwatchd.core.chains import normalise, opened, resolve
 from ocwatchd.core.views import Door
 from ocwatchd.doctor.disk import (
     clock_of_ours,
@@ -117,10 +117,11 @@ def _config(paths: Paths) -> tuple[Configured, tuple[Path, ...], tuple[str, ...]
         names, config = read_names(document), load(paths)
     except ConfigError as fault:
         return Configured(where, exists=True, fault=str(fault)), (), ()
-    chains = normalise(names.chains, names.aliases)
+    pools = {name: pool.members for name, pool in names.pools.items()}
+    chains = opened(normalise(names.chains, names.aliases), pools)
     agents = {resolve(model, names.aliases): agent for model, agent in names.agents.items()}
     warnings = tuple(text for text in config.warnings if "in a circle" not in text)  # which has a check of its own
-    configured = Configured(where, document.exists, None, warnings, chains, agents)
+    configured = Configured(where, document.exists, None, warnings, chains, agents, pools)
     return configured, config.logs.directories, config.doors
 
 

@@ -89,6 +89,8 @@ class Configured:
     """With aliases resolved."""
     agents: Mapping[str, str] = field(default_factory=dict)
     """By model."""
+    pools: Chains = field(default_factory=dict)
+    """Members by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,8 @@ class Launch:
         self._found, self._arguments, self._names = found, arguments, names
         self._register, self._reread = reread(), reread
         self._logs, self._state, self._directories = places
-        if arguments.model in names.aliases:  # OpenCode knows nothing of them
-            arguments.words = arguments.with_model(resolve(arguments.model, names.aliases))
+        if arguments.model and arguments.model in names.known:  # OpenCode knows nothing of them
+            arguments.words = arguments.with_model(self._model_of(arguments.model))
         self.words = list(arguments.words)
         self.environ: dict[str, str] = {}
 
@@ -81,10 +81,21 @@ class Launch:
             return self._terminal()
         return self._supervised() if self._movable(running) and running else None
 
+    @property
+    def _replaceable(self) -> bool:
+        """Whether anything is written down that could stand in for a model."""
+        return bool(self._names.chains or self._names.pools)
+
+    def _model_of(self, name: str) -> str:
+        """The model behind a name of the user's own; of a pool the member whose turn it is."""
+        model = resolve(name, self._names.aliases)
+        members = self._register.pools.get(model, (model,))
+        return self._register.free_member(model) or next(iter(members), model)
+
     def _movable(self, running: bool) -> bool:
         """Whether a session of this launch can be moved at all: there is a chain, and the session lives in there."""
         arguments = self._arguments
-        if not self._names.chains or "--no-fallback" in arguments.own:
+        if not self._replaceable or "--no-fallback" in arguments.own:
             return False
         return (running and not self._unwatched()) or arguments.subcommand == ""
 
@@ -205,7 +216,7 @@ class Launch:
         from ocwatchd.core.chains import candidates, normalise
 
         aliases, blocked = self._names.aliases, self._register.blocked
-        chain = candidates(model, normalise(self._names.chains, aliases))
+        chain = candidates(model, normalise(self._names.chains, aliases), self._register.pools)
         free = next((other for other in chain if not blocked(other)), None)
         agents = {resolve(name, aliases): agent for name, agent in self._names.agents.items()}
         return (free, agents.get(free)) if free else None

@@ -72,6 +72,7 @@ class Supervisor:
             Ledger(register.entries()),
             lambda: uuid4().hex[:12],
         )
+        self._engine.mind.fill.measure(register.loads, (), self._clock.now())
         # Not SimpleQueue: on 3.11 a signal (a child's end) just before the timeout makes its `get` wait for good.
         self._queue: queue.Queue[Message] = queue.Queue()
         self._ground: Ground = (

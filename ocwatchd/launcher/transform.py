@@ -148,7 +148,7 @@ class Transform:
         return {**both, **named}.get(model)
 
     def _stand_ins(self, model: str) -> list[str]:
-        return list(candidates(model, self._chains))
+        return list(candidates(model, self._chains, self._register.pools))
 
     def _line(self, asked: str, target: str, agent: str | None = None) -> str:
         entry = self._register.blocking(asked)

@@ -28,6 +28,27 @@ _CODES_DEPTH = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Tokens:
+    """What one answer used, as OpenCode counts it."""
+
+    input: int = 0
+    output: int = 0
+    reasoning: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+
+    @property
+    def spent(self) -> int:
+        """What counts against a limit: what was read from the provider's cache mostly does not."""
+        return self.input + self.output + self.reasoning + self.cache_write
+
+    @property
+    def context(self) -> int:
+        """How much of the model's context window the session fills after this answer."""
+        return self.spent + self.cache_read
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message of a session without its text. Times are epoch seconds."""
 
@@ -48,6 +69,8 @@ class Message:
     copied: Json = field(default_factory=dict)
     summary: bool = False
     """An answer that sums a session up, not a turn of the user's."""
+    tokens: Tokens | None = None
+    """Of an answer; None while nothing is counted yet."""
 
     @property
     def user(self) -> bool:
@@ -106,7 +129,15 @@ def message_of(info: Json, parts: object = (), ident: str | None = None) -> Mess
         finish=text(info.get("finish")),
         copied={key: info[key] for key in COPIED_FIELDS if info.get(key)},
         summary=role == "assistant" and info.get("summary") is True,
+        tokens=_tokens(mapping(info.get("tokens"))),
     )
+
+
+def _tokens(told: Json) -> Tokens | None:
+    cache = mapping(told.get("cache"))
+    values = (told.get("input"), told.get("output"), told.get("reasoning"), cache.get("read"), cache.get("write"))
+    counts = [int(value) if isinstance(value, int | float) and 0 < value < 1e12 else 0 for value in values]
+    return Tokens(*counts) if any(counts) else None
 
 
 def _running(parts: list[Json]) -> Iterator[RunningTool]:

@@ -27,7 +27,17 @@ BUSY_WAIT = 0.2
 
 MOST_SESSIONS = 200
 FEW_MESSAGES = 4
+MOST_ANSWERS = 50_000
+"""Answers counted at once; a day of ten busy sessions has some thousands."""
 _FILE_CAP = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer of one session, for counting what was used."""
+
+    session: str
+    message: Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,14 @@ class Store(Protocol):
 
     def messages(self, session: str, limit: int = FEW_MESSAGES) -> list[Message]:
         """The last messages, oldest first, without their parts."""
+        ...
+
+    def answers(self, since: float) -> list[Answer]:
+        """Answers that were begun since then (epoch seconds), of all sessions, at most `MOST_ANSWERS`."""
+        ...
+
+    def mark(self) -> float:
+        """When the store was last written (epoch seconds, as files tell it)."""
         ...
 
 
@@ -77,6 +95,14 @@ class SessionStore:
     def messages(self, session: str, limit: int = FEW_MESSAGES) -> list[Message]:
         """The last messages, oldest first."""
         return next((found for store in self._stores() if (found := store.messages(session, limit))), [])
+
+    def answers(self, since: float) -> list[Answer]:
+        """Answers that were begun since then (epoch seconds), of all sessions."""
+        return [answer for store in self._stores() for answer in store.answers(since)]
+
+    def mark(self) -> float:
+        """When any of them was last written."""
+        return max((store.mark() for store in self._stores()), default=0.0)
 
     def unsettled(self, since: float) -> list[Unsettled]:
         """Sessions that changed since then and whose last answer is open, or failed."""
@@ -134,6 +160,20 @@ class SqliteStore:
         read = (message_of(_json(row["data"]), (), row["id"]) for row in rows)
         return [message for message in read if message is not None]
 
+    def answers(self, since: float) -> list[Answer]:
+        """Answers that were begun since then; by session, as the index of messages begins with it."""
+        query = (
+            "SELECT m.session_id, m.id, m.data FROM session AS s JOIN message AS m ON m.session_id = s.id"
+            " WHERE s.time_updated >= ? AND m.time_created >= ? LIMIT ?"
+        )
+        rows = self._rows(query, int(since * 1000), int(since * 1000), MOST_ANSWERS)
+        read = ((row["session_id"], message_of(_json(row["data"]), (), row["id"])) for row in rows)
+        return [Answer(session, message) for session, message in read if message and not message.user]
+
+    def mark(self) -> float:
+        """When it was last written; its log is where that shows first."""
+        return max(_changed(self._path), _changed(self._path.with_name(f"{self._path.name}-wal")))
+
     def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
         import sqlite3  # late: 1 MiB that a daemon without a limited session has no use for
 
@@ -181,6 +221,23 @@ class JsonStore:
         paths = sorted(_listed(self._storage / "message" / session, "msg_*.json"))[-limit:]
         read = (message_of(_file(path), (), path.stem) for path in paths)
         return [message for message in read if message is not None]
+
+    def answers(self, since: float) -> list[Answer]:
+        """Answers that were begun since then; the files' own times say which are looked into."""
+        found: list[Answer] = []
+        for session in self.recent(since):
+            files = [
+                path
+                for path in _listed(self._storage / "message" / session.id, "msg_*.json")
+                if _changed(path) >= since
+            ]
+            read = (message_of(_file(path), (), path.stem) for path in files[: MOST_ANSWERS - len(found)])
+            found += [Answer(session.id, m) for m in read if m and not m.user and (m.created or 0.0) >= since]
+        return found
+
+    def mark(self) -> float:
+        """When a message was last begun in any session."""
+        return max((_changed(path) for path in _listed(self._storage / "message", "*")), default=0.0)
 
     def _projects(self) -> list[Path]:
         return _listed(self._storage / "session", "*")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +18,7 @@ from typing import TypeVar
 from ocwatchd.clock import rfc3339
 from ocwatchd.core.ledger import STRIKE_WINDOW, Cooldown
 from ocwatchd.core.limits import LimitKind, ModelRef, Scope, Target, ToldBy
-from ocwatchd.state.entries import VERSION, Contents, Entry, read_entries
+from ocwatchd.state.entries import VERSION, Contents, Entry, loads_in, read_entries
 from ocwatchd.state.files import NotAFile, StateError, locked, sweep_leftovers, write_atomic
 
 KNOWN_FIELDS = frozenset(
@@ -42,6 +42,8 @@ class Snapshot:
     problems: tuple[str, ...] = ()
     moved_aside: Path | None = None
     signature: tuple[int, int, int] | None = None
+    loads: Mapping[str, float] = field(default_factory=dict)
+    """How full the members of pools are, sessions' worth by model, as the daemon said last."""
 
     def entries(self) -> tuple[Cooldown, ...]:
         """All of them, ended ones included while they matter for strikes."""
@@ -61,14 +63,15 @@ def read(path: Path) -> Snapshot:
     """What the file says now; a missing or broken file is an empty register, and `problems` says so. Never raises."""
     mark = signature(path)  # before reading: a write in between shows as a change
     found = read_entries(path)
-    return Snapshot(_cooldowns(found), _problems(path, found), signature=mark)
+    return Snapshot(_cooldowns(found), _problems(path, found), signature=mark, loads=loads_in(found))
 
 
-def update(path: Path, change: Change, now: float) -> Snapshot:
+def update(path: Path, change: Change, now: float, pools: Mapping[str, object] | None = None) -> Snapshot:
     """Replace the register by `change(register)`, under the lock. Nothing is written if nothing changes.
 
     `change` gets a fresh dict that it may alter and return. Entries that ended more than the strike window ago are
-    dropped. Returns what the file says afterwards.
+    dropped. `pools` replaces what the file says of pools (see `state.pools`); None leaves it. Returns what the file
+    says afterwards.
 
     Raises:
         NewerBlacklist: a newer version wrote the file; nothing was changed.
@@ -76,12 +79,12 @@ def update(path: Path, change: Change, now: float) -> Snapshot:
     """
     try:
         with locked(path):
-            return _update(path, change, now)
+            return _update(path, change, now, pools)
     except OSError as error:
         raise StateError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _update(path: Path, change: Change, now: float) -> Snapshot:
+def _update(path: Path, change: Change, now: float, pools: Mapping[str, object] | None) -> Snapshot:
     sweep_leftovers(path)
     found = read_entries(path)
     if found.closed:  # it may be sound: its owner has to decide
@@ -93,9 +96,11 @@ def _update(path: Path, change: Change, now: float) -> Snapshot:
     before = _cooldowns(found)
     after = {ref: cooldown for ref, cooldown in change(dict(before)).items() if not _stale(cooldown, now)}
     document = _document(found, before, after, now)
-    if not found.exists or found.problem or document["models"] != found.raw.get("models"):
+    if pools is not None:
+        document["pools"] = dict(pools)
+    if not found.exists or found.problem or any(document.get(k) != found.raw.get(k) for k in ("models", "pools")):
         write_atomic(path, _encode(document))
-    return Snapshot(after, problems, aside, signature(path))
+    return Snapshot(after, problems, aside, signature(path), loads_in(found))
 
 
 def _stale(cooldown: Cooldown, now: float) -> bool:
@@ -133,9 +138,14 @@ def to_json(cooldown: Cooldown) -> dict[str, object]:
         "rule": cooldown.rule,
         "reason": cooldown.reason,
         "session": cooldown.session,
-        "target": None if target is None else {"model": str(target.model), "agent": target.agent},
+        "target": None if target is None else _target(target),
         **({"doublings": cooldown.doublings} if cooldown.doublings else {}),
     }
+
+
+def _target(target: Target) -> dict[str, object]:
+    pool = {"pool": target.pool} if target.pool else {}
+    return {"model": str(target.model), "agent": target.agent, **pool}
 
 
 def _cooldowns(found: Contents) -> Cooldowns:
@@ -157,7 +167,7 @@ def _cooldown(key: str, entry: Entry, raw: object) -> Cooldown:
         rule=entry.rule,
         reason=entry.reason,
         session=entry.session,
-        target=Target(ModelRef.parse(entry.target[0]), entry.target[1]) if entry.target else None,
+        target=Target(ModelRef.parse(entry.target[0]), entry.target[1], entry.pool) if entry.target else None,
         doublings=entry.doublings,
         extra={k: v for k, v in raw.items() if k not in KNOWN_FIELDS} if isinstance(raw, dict) else {},
     )

@@ -26,13 +26,15 @@ STRIKES_CAP = 10**9
 
 
 class Entry:
-    """One checked entry; times in epoch seconds, `until` None: until a person clears it; `target` as (model, agent).
+    """One checked entry; times in epoch seconds, `until` None: until a person clears it; `target` as (model, agent),
+    `pool` the pool that the target was taken from: each session gets its own member of it.
 
     A plain class: a frozen dataclass would cost more at import than all the rest of this module.
     """
 
     __slots__ = (
-        "doublings", "kind", "reason", "rule", "scope", "session", "since", "strikes", "target", "told_by", "until",
+        "doublings", "kind", "pool", "reason", "rule", "scope", "session", "since", "strikes", "target", "told_by",
+        "until",
     )  # fmt: skip
 
     def __init__(self, key: str, value: dict[str, object]) -> None:
@@ -53,6 +55,7 @@ class Entry:
         self.reason = _text(value, "reason", REASON_CAP) or ""
         self.session = _text(value, "session", NAME_CAP)
         self.target = _target(value.get("target"))
+        self.pool = _pool(value.get("target"))
         self.doublings = _count(value, "doublings", 0)
 
     def active(self, now: float) -> bool:
@@ -223,3 +226,22 @@ def _target(value: object) -> tuple[str, str | None] | None:
     if model.endswith("/*"):
         raise ValueError("`target` names a whole provider")
     return model, agent or None
+
+
+def _pool(target: object) -> str | None:
+    """The pool's name; without a readable one the target stands for itself."""
+    name = target.get("pool") if isinstance(target, dict) else None
+    return name if isinstance(name, str) and 0 < len(name) <= NAME_CAP else None
+
+
+def loads_in(found: Contents) -> dict[str, float]:
+    """How full the members of pools are, sessions' worth by model, as the daemon wrote it down last."""
+    loads: dict[str, float] = {}
+    pools = found.raw.get("pools")
+    for pool in pools.values() if isinstance(pools, dict) else ():
+        members = pool.get("members") if isinstance(pool, dict) else None
+        for member in members if isinstance(members, list) else ():
+            load = member.get("load") if isinstance(member, dict) else None
+            if isinstance(load, int | float) and not isinstance(load, bool) and 0 <= load < STRIKES_CAP:
+                loads[str(member.get("model"))] = float(load)
+    return loads

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from ocwatchd.core.chains import covers, follow
+from ocwatchd.core.chains import NO_POOLS, Members, covers, first_free, follow
 from ocwatchd.state.entries import Entry
 
 
 class Register:
     """The cooldowns of one moment, asked by model name."""
 
-    def __init__(self, active: dict[str, Entry]) -> None:
-        """`active` are the entries whose end lies ahead."""
+    def __init__(self, active: dict[str, Entry], pools: Members = NO_POOLS) -> None:
+        """`active` are the entries whose end lies ahead, `pools` the members of each as they come for this session."""
         self._active = active
+        self.pools = pools
 
     def __bool__(self) -> bool:
         """Whether anything cools at all."""
@@ -32,13 +33,25 @@ class Register:
         return target[0] if target else None
 
     def target_with_agent(self, model: str) -> tuple[str, str | None] | None:
-        """The same, with the agent that its entry names."""
+        """The same, with the agent that its entry names. Of a pool its first free member."""
         entry = self._active.get(model) or self.blocking(model)
-        return entry.target if entry else None
+        if entry is None or entry.target is None:
+            return None
+        member = self.free_member(entry.pool) if entry.pool else None
+        return entry.target if member in (None, entry.target[0]) else (str(member), None)
+
+    def free_member(self, pool: str) -> str | None:
+        """The first free member of a pool; None if there is no such pool, or all of it rests."""
+        return first_free(self.pools.get(pool, ()), self.blocked)
 
     def pick(self, model: str, stand_ins: list[str]) -> str | None:
-        """`model` if free; else where its entry sends prompts, as prevention does; else the first free of its chain."""
+        """`model` if free; else where its entry sends prompts, as prevention does; else the first free of its chain.
+
+        Of a pool the first free member, which the stand-ins begin with.
+        """
+        if model in self.pools:
+            return first_free(stand_ins, self.blocked)
         if not self.blocked(model):
             return model
         led = follow(model, self.target, self.blocked)
-        return led or next((name for name in stand_ins if not self.blocked(name)), None)
+        return led or first_free(stand_ins, self.blocked)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ocwatchd.core.pools import ROUND_ROBIN, Pool, order
 from ocwatchd.opencode import plugin_file
 from tests.support.opencode import NEWEST, OLDEST, binary
 
@@ -536,3 +537,65 @@ def test_its_own_errors_are_noted_in_a_file_that_stays_small(bun: Bun) -> None:
     bun.play(message(A), message(A))
     assert bun.errors().count("blacklist.json: ") == 1
     assert len(bun.errors()) < 500
+
+
+# ---- pools
+
+
+def created(session: str) -> dict[str, Any]:
+    event = {"type": "session.created", "properties": {"info": {"id": session}}}
+    return {"act": "hook", "name": "event", "input": {"event": event}}
+
+
+def pooled(spread: bool = True, until: float = 60, **loads: float) -> dict[str, Any]:
+    members = [{"model": name, "weight": 1, "load": loads.get(name[-1], 0), "agent": None} for name in (A, B, C)]
+    return {"pool": {"members": members, "spread": spread, "until": at(until), "measured": None}}
+
+
+@pytest.mark.parametrize(
+    ("models", "pools", "asked", "wanted"),
+    [
+        ({}, pooled(a=9, b=9), A, C),  # the least full one
+        ({}, pooled(a=9, b=9), B, B),  # only the first member speaks for the pool
+        ({}, pooled(spread=False, a=9), A, A),
+        ({}, pooled(until=-1, a=9), A, A),  # the daemon is gone
+        ({C: rests()}, pooled(a=9), A, B),  # what cools is out
+        ({A: rests()}, pooled(spread=False), A, A),  # an entry without a target
+        ({A: rests(C, until="later") | {"target": {"model": C, "pool": "pool"}}}, pooled(c=9), A, B),
+        ({A: rests(C) | {"target": {"model": C, "pool": "pool"}}}, pooled(spread=False, b=9), A, B),
+        ({A: rests(C) | {"target": {"model": C, "pool": "gone"}}}, {}, A, C),
+        ({"x/y": rests(C) | {"target": {"model": C, "pool": "pool"}}}, pooled(until=-1), "x/y", None),
+        ({}, {"pool": "nonsense"}, A, A),
+        ({}, {"pool": {"members": [1, {"model": 3}], "spread": True, "until": None}}, A, A),
+    ],
+)
+def test_a_new_session_goes_to_its_member(newest: Bun, models: Any, pools: Any, asked: str, wanted: str | None) -> None:
+    newest.register(json.dumps({"version": 1, "models": models, "pools": pools}))
+    _, output = newest.play(created("ses_1"), message(asked))
+    assert went_to(output).split()[0] == wanted or (wanted is None and went_to(output).split()[0] in (A, B, C))
+    assert newest.errors() == ""
+
+
+def test_a_burst_spreads_sessions_stay_and_what_was_begun_before_is_left(bun: Bun) -> None:
+    bun.register(json.dumps({"version": 1, "models": {}, "pools": pooled()}))
+    new = [f"ses_{number}" for number in range(9)]
+    steps = [created(name) for name in new] + [prompt(A, True, session=name) for name in [*new, *new, "ses_old"]]
+    outputs = bun.play(*steps)[len(new) :]
+    first, again, old = outputs[:9], outputs[9:18], outputs[18]
+    assert sorted(map(went_to, first)) == sorted([f"{name} build" for name in (A, B, C)] * 3)
+    assert list(map(went_to, again)) == list(map(went_to, first))
+    assert went_to(old) == f"{A} build"
+    assert bun.errors() == ""
+
+
+def test_plugin_and_daemon_draw_alike_and_a_session_does_not_go_back_within_its_pool(newest: Bun) -> None:
+    sessions = [f"ses_dfb4031{number}ffe" for number in range(12)]
+    away = rests(B) | {"target": {"model": B, "agent": None, "pool": "pool"}}
+    newest.register(json.dumps({"version": 1, "models": {"x/y": away}, "pools": pooled()}))
+    pool = Pool("pool", (A, B, C), ROUND_ROBIN)
+    for session in sessions[:4]:
+        (output,) = newest.play(prompt("x/y", True, session=session))
+        assert went_to(output).split()[0] == order(pool, session, {})[0]
+    (newest.state / "moved.json").write_text(moved(ses_1=(A, B)))
+    (output,) = newest.play(prompt(B, False))
+    assert went_to(output) == f"{B} build"

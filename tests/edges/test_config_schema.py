@@ -86,6 +86,15 @@ def values_of(key: Key) -> st.SearchStrategy[Any]:
             return st.dictionaries(names, st.sampled_from(["build", "my agent", " "]), max_size=2)
         case Kind.PER_MODEL:
             return st.dictionaries(names, objects_of(key.inner), max_size=2)
+        case Kind.POOLS:
+            # Members always: a pool without any is no pool, which `objects_of` would leave out now and then.
+            inner = st.fixed_dictionaries({key.inner[0].name: values_of(key.inner[0])})
+            whole = st.tuples(objects_of(key.inner), inner).map(lambda two: {**two[0], **two[1]})
+            return st.dictionaries(st.sampled_from(["sonnet", "*", "p/a", " ", "//"]), whole, max_size=2)
+        case Kind.MODELS:
+            return st.lists(st.sampled_from(["p/x", "q/x/y", "p/*"]), max_size=2)
+        case Kind.WEIGHTS:
+            return st.just({"//": 1})
 
 
 def objects_of(keys: tuple[Key, ...]) -> st.SearchStrategy[dict[str, Any]]:

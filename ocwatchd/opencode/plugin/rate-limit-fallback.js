@@ -3,6 +3,7 @@
 //
 // Door:       a unix socket per process through which the ocwatchd daemon reaches this OpenCode, TUI included.
 // Prevention: a prompt for a model that is cooling, says blacklist.json, goes to the model that stands in for it.
+// Pools:      a new session on a pool's first member goes to the member whose turn it is, and stays there.
 // Return:     a prompt that names no model goes where its session came from (moved.json), once that is free again.
 // Facts:      status and Retry-After of refused model requests, which OpenCode's own log does not tell.
 //
@@ -20,7 +21,9 @@ const FILE_CAP = 8 << 20 // bytes; ours have a few kB
 const FACTS_CAP = 1 << 20 // bytes, then the file is set aside once as PID.jsonl.1
 const ERRORS_CAP = 64 << 10
 const ANNOUNCED = 64 // requests announced by OpenCode; one entry per session, model and agent
-const REMEMBERED = 500 // sessions whose prompts were prevented
+const REMEMBERED = 500 // sessions whose prompts were prevented, and those that have their member of a pool
+const STEEP = 8 // one session's worth of load against the draw between equals; as in core/pools.py
+const GIVEN = 3600e3 // ms for which a session counts as its member's, unless the daemon has measured since
 const REOPEN = 3000 // ms after the last project was closed: the process ends within 2 s, or goes on and wants its door
 const RIVALS = /fallback|failover|oh-my-open(code|agent)/i
 const OWN_NAME = "rate-limit-fallback.js"
@@ -40,6 +43,9 @@ const shared = (globalThis[Symbol.for("ocwatchd.plugin")] ??= {
   projects: new Set(), // open project directories
   announced: [], // model requests that OpenCode is about to make
   moved: new Map(), // session -> {from, to, since}
+  fresh: new Set(), // sessions that were made in this process and have had no prompt yet
+  placed: new Map(), // session -> the model that it has in place of a pool's first member, or that member
+  given: [], // [model, time] of sessions that got their member here
   files: new Map(), // what the daemon's files held when they last changed
   subordinate: new Set(LIMITED_AGENTS),
   bound: new Set(), // agents that have a model of their own
@@ -73,12 +79,14 @@ export const RateLimitFallback = async ({ client, directory }) => {
       // Without parts it is the daemon that runs a message again: its choice of model is deliberate.
       if (rival || !output?.parts?.length) return
       giveBack(output.message, input ?? {})
+      spread(output.message, input?.sessionID)
       prevent(output.message, input?.sessionID, client)
     },
     "chat.params": announce,
     event({ event }) {
       if (event?.type === "server.instance.disposed") ended() // before 1.14; after it `dispose`
-      const version = event?.properties?.info?.version
+      const { id, version } = event?.properties?.info ?? {}
+      if (event?.type === "session.created" && id) shared.fresh.add(id)
       if (!shared.about.opencode && typeof version === "string") describe({ opencode: version })
     },
     dispose: ended,
@@ -151,9 +159,10 @@ function ownPassword() {
 function prevent(message, session, client) {
   const asked = nameOf(message?.model)
   const entry = asked && cooling(asked)
-  const target = entry && standIn(asked)
+  const target = entry && standIn(asked, session)
   if (!target) return
   message.model = partsOf(target.model)
+  if (target.pool) place(session, target.model)
   const { from, to } = originOf(session)
   remember(session, to === asked ? from : asked, target.model)
   // A subagent, or the planning agent, must not be allowed more than before: only its model is changed.
@@ -167,6 +176,7 @@ function giveBack(message, { model, sessionID }) {
   if (!from) return
   if (model && nameOf(model) !== from) return remember(sessionID) // the user's own choice stays
   if (model || nameOf(message?.model) !== to || shared.bound.has(message.agent) || cooling(from)) return
+  if (pools().some((pool) => pool.until > Date.now() && isMember(pool, from) && isMember(pool, to))) return
   message.model = partsOf(from)
 }
 
@@ -185,23 +195,107 @@ function remember(session, from, to) {
 }
 
 /** The first free model that stands in for a cooling one; never in a circle. */
-function standIn(model) {
+function standIn(model, session) {
   const seen = new Set()
   let target
   for (let entry = cooling(model); entry; entry = cooling(target.model)) {
     seen.add(model)
-    target = entry.target
+    target = memberFor(entry.target, session)
     model = target?.model
     if (!isModel(model) || seen.has(model)) return
   }
   return target
 }
 
+// ---- pools
+
+/** OpenCode knows no pools: the first member speaks for all of them. Only who names that one is spread. */
+function spread(message, session) {
+  const asked = nameOf(message?.model)
+  const fresh = shared.fresh.delete(session)
+  const pool = pools().find(({ spread, until, members }) => spread && until > Date.now() && members[0].model === asked)
+  if (!pool || !session) return
+  if (!keptMember(pool, session) && !fresh) return // its answers so far are in that provider's cache
+  const member = memberFor({ model: asked, pool: pool.name }, session)
+  place(session, member.model)
+  if (member.model === asked || cooling(member.model)) return
+  message.model = partsOf(member.model)
+  if (member.agent && !shared.subordinate.has(message.agent)) message.agent = member.agent
+}
+
+/** This session's own member in place of a target that was taken from a pool; the target itself if none is free. */
+function memberFor(target, session) {
+  const pool = target?.pool && pools().find(({ name }) => name === target.pool)
+  if (!pool) return target
+  const kept = keptMember(pool, session)
+  const free = pool.members.filter(({ model }) => !cooling(model))
+  const [first] = kept && !cooling(kept.model) ? [kept] : pool.spread ? inTurn(pool, free, session) : free
+  return first ? { model: first.model, agent: first.agent, pool: pool.name } : target
+}
+
+/** The member that this session had last. */
+function keptMember({ members }, session) {
+  const had = [originOf(session).to, shared.placed.get(session)]
+  return had.map((name) => members.find(({ model }) => model === name)).find(Boolean)
+}
+
+function place(session, model) {
+  if (!session || shared.placed.get(session) === model) return
+  shared.placed.delete(session)
+  shared.placed.set(session, model)
+  if (shared.placed.size > REMEMBERED) shared.placed.delete(shared.placed.keys().next().value)
+  shared.given = [...shared.given.filter(([, time]) => time > Date.now() - GIVEN), [model, Date.now()]]
+}
+
+/** The least full first, equals as the session's id draws them: the same as the daemon would choose. */
+function inTurn({ measured, until }, members, session) {
+  const known = until > Date.now()
+  const since = known ? Math.max(measured, Date.now() - GIVEN) : Date.now() - GIVEN
+  const score = ({ model, weight, load }) => {
+    const given = shared.given.filter(([name, time]) => name === model && time > since).length
+    return (STEEP * ((known ? load : 0) + given) - Math.log(draw(`${session} ${model}`))) / weight
+  }
+  const scores = new Map(members.map((member) => [member, score(member)]))
+  return members.toSorted((one, other) => scores.get(one) - scores.get(other))
+}
+
+/** A number between 0 and 1 that is always the same for one text; as in core/pools.py. */
+function draw(text) {
+  let value = 0x811c9dc5
+  for (const byte of new TextEncoder().encode(text)) value = Math.imul(value ^ byte, 0x01000193)
+  value = Math.imul(value ^ (value >>> 16), 0x85ebca6b)
+  value = Math.imul(value ^ (value >>> 13), 0xc2b2ae35)
+  return (((value ^ (value >>> 16)) >>> 0) + 0.5) / 2 ** 32
+}
+
+const pools = () => read(blacklist, understand)?.pools ?? []
+const isMember = ({ members }, name) => members.some(({ model }) => model === name)
+
+const poolsIn = ({ pools }) =>
+  Object.entries(pools ?? {})
+    .map(([name, pool]) => ({
+      name,
+      spread: pool?.spread === true,
+      measured: Date.parse(pool?.measured) || 0,
+      until: ending(pool?.until ?? ""),
+      members: Array.isArray(pool?.members) ? pool.members.filter((member) => isModel(member?.model)).map(checked) : [],
+    }))
+    .filter(({ members }) => members.length)
+
+const checked = ({ model, agent, weight, load }) => ({
+  model,
+  agent: typeof agent === "string" ? agent : null,
+  weight: weight > 0 ? weight : 1,
+  load: load > 0 ? load : 0,
+})
+
+// ---- the register
+
 /** The entry that blocks this model now; of several the one that ends last. */
 function cooling(model) {
   const now = Date.now()
   let found
-  for (const entry of read(blacklist, entriesIn) ?? []) {
+  for (const entry of read(blacklist, understand)?.entries ?? []) {
     if (entry.until > now && covers(entry, model) && !(found?.until >= entry.until)) found = entry
   }
   return found
@@ -213,6 +307,7 @@ function covers({ key, scope }, model) {
   return scope === "free_tier" && key.startsWith(provider) && /[:-]free$/.test(key) && /[:-]free$/.test(model)
 }
 
+const understand = (document) => ({ entries: entriesIn(document), pools: attempt("pools", () => poolsIn(document)) })
 const entriesIn = ({ models }) =>
   Object.entries(models ?? {}).map(([key, entry]) => ({ ...entry, key, until: ending(entry?.until) }))
 

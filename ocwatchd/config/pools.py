@@ -1,0 +1,96 @@
+"""The pools of the configuration, checked; as quick to import as `names`, which reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ocwatchd.config.reader import Document
+from ocwatchd.core.chains import resolve
+from ocwatchd.core.pools import LEAST_USED, STRATEGIES, Pool
+from ocwatchd.errors import ConfigError
+
+MEMBERS, STRATEGY, WEIGHTS = "members", "strategy", "weights"
+
+Report = Callable[[ConfigError], None]
+Keys = tuple[str | int, ...]
+
+
+def read_pool(
+    document: Document,
+    keys: Keys,
+    value: object,
+    aliases: Mapping[str, str],
+    is_model: Callable[[str], bool],
+    report: Report,
+) -> Pool | None:
+    """The pool under `keys`; None if it cannot be used.
+
+    Raises:
+        ConfigError: it is faulty, and `report` raises.
+    """
+    name = str(keys[-1])
+    if "/" in name or not name.strip() or name == "*":
+        report(document.fault(keys, "a pool's name has no slash, and is not `*`: a model's name has one"))
+        return None
+    if name in aliases:
+        report(document.fault(keys, "is also an alias in `models`; give one of them another name"))
+        return None
+    if not isinstance(value, dict):
+        report(document.fault(keys, 'has to be an object: {"members": ["provider/model", …]}'))
+        return None
+    members = _members(document, (*keys, MEMBERS), value.get(MEMBERS), aliases, is_model, report)
+    strategy = value.get(STRATEGY, LEAST_USED)
+    if strategy not in STRATEGIES:
+        choices = ", ".join(f'"{choice}"' for choice in STRATEGIES)
+        report(document.fault((*keys, STRATEGY), f"{strategy!r} is none of {choices}"))
+        strategy = LEAST_USED
+    weights = _weights(document, (*keys, WEIGHTS), value.get(WEIGHTS, {}), members, aliases, report)
+    return Pool(name, members, str(strategy), weights) if members else None
+
+
+def _members(
+    document: Document,
+    keys: Keys,
+    value: object,
+    aliases: Mapping[str, str],
+    is_model: Callable[[str], bool],
+    report: Report,
+) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        report(document.fault(keys, "has to be a list of at least one model"))
+        return ()
+    found: list[str] = []
+    for index, item in enumerate(value):
+        model = resolve(item, aliases) if isinstance(item, str) else ""
+        if not is_model(model) or model.endswith("/*"):
+            report(document.fault((*keys, index), f"{item!r} is neither provider/model nor an alias of one"))
+        elif model in found:
+            report(document.fault((*keys, index), f"{item} is in the pool already"))
+        else:
+            found.append(model)
+    return tuple(found)
+
+
+def _weights(
+    document: Document,
+    keys: Keys,
+    value: object,
+    members: tuple[str, ...],
+    aliases: Mapping[str, str],
+    report: Report,
+) -> dict[str, float]:
+    if not isinstance(value, dict):
+        report(document.fault(keys, "has to be an object: member: number"))
+        return {}
+    found: dict[str, float] = {}
+    for name, weight in value.items():
+        model = resolve(name, aliases)
+        if name.startswith(("//", "$", "#")):
+            continue
+        if model not in members:
+            report(document.fault((*keys, name), f"{name} is no member of the pool"))
+        elif isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1000:
+            report(document.fault((*keys, name), f"{weight!r} is not a number above 0, up to 1000"))
+        else:
+            found[model] = float(weight)
+    return found

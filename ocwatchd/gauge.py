@@ -1,0 +1,94 @@
+"""Measures what pools have used, from the message store, and tells consumers of the register how to spread.
+
+Reads beside OpenCode on a worker thread, and only after it has written; without pools it does nothing at all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+
+from ocwatchd.clock import Clock
+from ocwatchd.core.messages import Used
+from ocwatchd.core.mind import Mind
+from ocwatchd.core.pools import LEAST_USED, Pool, relative
+from ocwatchd.hands import Hands
+from ocwatchd.opencode.sessions import Answer, SessionStore
+from ocwatchd.state import pools
+
+WINDOW = 3600.0
+"""Seconds back that count as use."""
+PAUSE = 3.0
+"""Seconds between measurements while OpenCode writes; reading an hour of ten sessions takes some 20 ms."""
+OPEN = 600.0
+"""Seconds for which an unfinished answer counts as a session at work; an older one was left by a dead process."""
+
+
+class Gauge:
+    """One of the daemon's loop's helpers."""
+
+    def __init__(self, hands: Hands, store: SessionStore, clock: Clock) -> None:
+        """Nothing is read before `step`."""
+        self._hands, self._store, self._clock = hands, store, clock
+        self._mark = self._measured = self._written = 0.0
+        self._told: dict[str, object] = {}
+
+    def step(self, mind: Mind) -> None:
+        """Measure and publish what is due. Call it as often as you like."""
+        now, configured = self._clock.now(), mind.policy.pools
+        if configured and abs(now - self._measured) >= PAUSE:
+            self._measured = now
+            self._measure([pool for pool in configured.values() if pool.spreads])
+        if configured or self._told:
+            self._publish(mind, now)
+
+    def _measure(self, spreading: list[Pool]) -> None:
+        mark = self._store.mark()
+        if not spreading or mark == self._mark:
+            return
+        self._mark = mark
+        self._hands.measure(lambda: measured(self._store.answers, spreading, self._clock.now()))
+
+    def _publish(self, mind: Mind, now: float) -> None:
+        found = pools.document(mind.policy, mind.fill.loads(now), mind.fill.measured_at, now)
+        if _lasting(found) != _lasting(self._told) or abs(now - self._written) >= pools.LASTS / 2:
+            self._told, self._written = found, now
+            self._hands.publish(found)
+
+
+def measured(answers: Callable[[float], Iterable[Answer]], spreading: Iterable[Pool], now: float) -> Used:
+    """How full the members of these pools are. `answers` reads the store."""
+    rows = list(answers(now - WINDOW))
+    found: dict[str, float] = {}
+    members: list[str] = []
+    for pool in spreading:
+        members += pool.members
+        own = [(row, str(row.message.model)) for row in rows if str(row.message.model) in pool.members]
+        found |= _by_use(own, now) if pool.strategy == LEAST_USED else _by_sessions(own)
+    return Used(found, tuple(members), now)
+
+
+def _by_use(rows: list[tuple[Answer, str]], now: float) -> dict[str, float]:
+    used: Counter[str] = Counter()
+    for row, model in rows:
+        used[model] += row.message.tokens.spent if row.message.tokens else 0
+    loads: defaultdict[str, float] = defaultdict(float, relative(used, len({row.session for row, _ in rows})))
+    for row, model in rows:
+        # What an answer under way will cost is not known yet; a whole session's worth keeps a burst from piling up.
+        loads[model] += row.message.completed is None and now - (row.message.created or 0.0) < OPEN
+    return dict(loads)
+
+
+def _by_sessions(rows: list[tuple[Answer, str]]) -> dict[str, float]:
+    last = {row.session: model for row, model in rows}
+    return {model: float(count) for model, count in Counter(last.values()).items()}
+
+
+def _lasting(document: Mapping[str, object]) -> dict[str, object]:
+    """What it says, without until when."""
+    untimed = {"until", "measured"}
+    return {
+        name: {key: value for key, value in pool.items() if key not in untimed}
+        for name, pool in document.items()
+        if isinstance(pool, dict)
+    }

@@ -1,0 +1,75 @@
+"""Pools at the command line: given a configuration and a register, then this member, these entries, these faults."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Cli, resting
+
+POOL = {"sonnet": {"members": ["work/m", "home/m"], "strategy": "first-healthy"}}
+
+
+@pytest.mark.parametrize(
+    ("register", "asked", "picked"),
+    [
+        ({}, "sonnet", "work/m"),
+        ({}, "alias", "work/m"),
+        ({"work/m": resting()}, "sonnet", "home/m"),
+        ({"work/m": resting()}, "work/m", "home/m"),
+        ({"work/m": resting(), "home/m": resting()}, "sonnet", "local/m"),
+        ({"work/m": resting(), "home/m": resting(), "local/m": resting()}, "sonnet", None),
+        ({"x/y": resting(target={"model": "work/m", "pool": "sonnet"}), "work/m": resting()}, "x/y", "home/m"),
+    ],
+)
+def test_pick(cli: Cli, register: dict[str, Any], asked: str, picked: str | None) -> None:
+    cli.configure(pools=POOL, models={"alias": "sonnet"}, fallbackChain={"sonnet": "local/m"})
+    cli.register(**register)
+    done = cli("pick", asked)
+    assert (done.returncode, done.stdout) == ((0, f"{picked}\n") if picked else (75, "")), done.stderr
+
+
+def test_the_loads_that_the_daemon_wrote_count(cli: Cli) -> None:
+    cli.configure(pools={"sonnet": {"members": ["work/m", "home/m"]}})
+    members = [{"model": "work/m", "load": 7}, {"model": "home/m", "load": 0.5}, {"load": "x"}, 3]
+    cli.register()
+    path = cli.paths.blacklist
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pools": {"sonnet": {"members": members}, "odd": 1}}))
+    assert {cli("pick", "sonnet").stdout for _ in range(3)} == {"home/m\n"}
+    cli("block", "home/m", "--for", "1h")
+    assert json.loads(path.read_text())["pools"]["odd"] == 1  # whatever stands there stays
+    assert cli("pick", "sonnet").stdout == "work/m\n"
+
+
+def test_a_pool_is_blocked_and_cleared_as_one(cli: Cli) -> None:
+    cli.configure(pools=POOL, fallbackChain={"*": "local/m"})
+    blocked = cli.json("block", "sonnet", "--for", "1h")
+    assert [entry["model"] for entry in blocked["members"]] == ["work/m", "home/m"]
+    assert blocked["blocked"]["target"] == {"model": "local/m", "agent": None}
+    assert cli("pick", "sonnet").stdout == "local/m\n"
+    assert cli.json("clear", "sonnet")["cleared"] == ["work/m", "home/m"]
+    assert "did you mean 'sonnet'?" in cli("block", "sonet").stderr
+
+
+@pytest.mark.parametrize(
+    ("pools", "fault"),
+    [
+        ({"a/b": {"members": ["p/m"]}}, "a pool's name has no slash"),
+        ({"alias": {"members": ["p/m"]}}, "is also an alias"),
+        ({"s": ["p/m"]}, "has to be an object"),
+        ({"s": {}}, "rateLimit.pools.s.members: has to be a list of at least one model"),
+        ({"s": {"members": ["p/*"]}}, "rateLimit.pools.s.members[0]: 'p/*' is neither"),
+        ({"s": {"members": ["p/m", "alias"]}}, "alias is in the pool already"),
+        ({"s": {"members": ["p/m"], "strategy": "random"}}, "'random' is none of"),
+        ({"s": {"members": ["p/m"], "weights": {"q/m": 1}}}, "q/m is no member"),
+        ({"s": {"members": ["p/m"], "weights": {"alias": 0}}}, "0 is not a number above 0"),
+        ({"s": {"members": ["p/m"], "wieghts": {}}}, "did you mean 'weights'?"),
+    ],
+)
+def test_what_is_wrong_with_a_pool_is_said(cli: Cli, pools: dict[str, Any], fault: str) -> None:
+    cli.configure(pools=pools, models={"alias": "p/m"}, fallbackChain={"x/y": list(pools)})
+    done = cli("config", "check")
+    assert fault in done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count("rateLimit.") == 1  # one fault, told once

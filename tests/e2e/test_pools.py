@@ -1,0 +1,81 @@
+"""Pools on a real OpenCode: ten sessions over three accounts, one of them limited; requests counted at the provider."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import Daemon, ocwatch
+from tests.support.homes import ProviderSpec
+from tests.support.opencode import NEWEST, Home, Serve
+from tests.support.processes import wait_until
+from tests.support.provider import Provider, limited
+
+pytestmark = pytest.mark.e2e
+
+FIRST, SECOND, THIRD = ACCOUNTS = ("work/sonnet", "home/sonnet", "spare/sonnet")
+
+
+@pytest.fixture
+def accounts(home: Home) -> Home:
+    """Three accounts of one model, and nothing else."""
+    home.providers = {
+        **{name.partition("/")[0]: ProviderSpec(("sonnet",)) for name in ACCOUNTS},
+        "smallco": ProviderSpec(("titles",)),
+    }
+    home.agents, home.model = {}, FIRST
+    home.write_config()
+    assert ocwatch(home, "plugin", "install").returncode == 0
+    return home
+
+
+def pool(strategy: str, **more: Any) -> dict[str, Any]:
+    return {"sonnet": {"members": list(ACCOUNTS), "strategy": strategy, **more}}
+
+
+def published(daemon: Daemon) -> dict[str, Any]:
+    path = daemon.state / "blacklist.json"
+    found = json.loads(path.read_text()).get("pools", {}) if path.exists() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def asked(provider: Provider) -> Counter[str]:
+    return Counter(request.model for request in provider.requests() if request.status == 200)
+
+
+def test_ten_sessions_spread_over_what_is_free_and_stay_there(accounts: Home, provider: Provider) -> None:
+    provider.script(FIRST, limited(3600))
+    with Daemon(accounts, {}, pools=pool("round-robin")) as daemon, Serve(NEWEST, accounts) as serve:
+        wait_until(lambda: published(daemon), 20, why="the pool in the register")
+        sessions = [serve.create_session() for _ in range(10)]
+        for session in sessions:
+            serve.prompt_async(session, "The first prompt", model=FIRST)
+        for session in sessions:
+            serve.wait_answer(session, "/sonnet", timeout=90)
+        first = asked(provider)
+        refused = len(provider.requests(FIRST))
+        print(f"ten at once: {dict(first)} answered, {refused} refused by {FIRST}")
+        # A third of the burst meets the limit, which nobody knew of; what was refused is spread as well.
+        assert first.total() == 10 and refused <= 5
+        assert all(3 <= first[account] <= 7 for account in (SECOND, THIRD))
+        wait_until(lambda: len(daemon.journal("moved")) == len(daemon.journal("claim")), 30, why="all moves to end")
+        assert {claim["target"] for claim in daemon.journal("claim")} <= {SECOND, THIRD}
+        homes = {session: serve.messages(session)[-1]["info"]["providerID"] for session in sessions}
+        for session in sessions:
+            serve.wait_status(session, "idle")
+            serve.prompt_async(session, "The second prompt", model=FIRST)
+        wait_until(lambda: asked(provider).total() == 20, 90, why="every second answer")
+        # Each session goes on where it was, and the limited account is not asked again.
+        assert {s: serve.messages(s)[-1]["info"]["providerID"] for s in sessions} == homes
+        assert len(provider.requests(FIRST)) == refused
+        fresh = [serve.create_session() for _ in range(4)]
+        for session in fresh:
+            serve.prompt_async(session, "A new session", model=FIRST)
+        wait_until(lambda: asked(provider).total() == 24, 90, why="the new sessions' answers")
+        assert len(provider.requests(FIRST)) == refused
+        picked = daemon.ocwatch("pick", "sonnet").stdout.strip()
+        assert picked in (SECOND, THIRD)
+        assert not (daemon.state / "plugin-errors.log").exists()
