@@ -112,7 +112,7 @@ class Daemon:
         self._hands = Hands(self._paths, self._clock, self._finder, surveyor, RerunOverApi(), say, self._queue.put)
         self._hands.notifier.settings = self._config.notices
         self._hands.register_mark = register.signature
-        self._gauge = Gauge(self._hands, store, self._clock)
+        self._gauge = Gauge(self._hands, store, self._paths.journal, self._clock)
         for problem in register.problems:
             say(problem)
         directories = (self._paths.log_dir, *self._config.logs.directories)

@@ -7,19 +7,29 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from ocwatchd.clock import Clock
-from ocwatchd.core.messages import Used
+from ocwatchd.core.entries import read
+from ocwatchd.core.experience import learnt
+from ocwatchd.core.figures import figures
+from ocwatchd.core.messages import Learnt, Used
 from ocwatchd.core.mind import Mind
+from ocwatchd.core.policy import Order
 from ocwatchd.core.pools import LEAST_USED, Pool, relative
 from ocwatchd.hands import Hands
 from ocwatchd.opencode.sessions import Answer, SessionStore
 from ocwatchd.state import pools
+from ocwatchd.state.journal import Journal
 
 WINDOW = 3600.0
 """Seconds back that count as use."""
 PAUSE = 3.0
 """Seconds between measurements while OpenCode writes; reading an hour of ten sessions takes some 20 ms."""
+LEARN = 60.0
+"""Seconds between looks at how moves went; 30,000 lines of the journal cost about a second on a worker thread."""
+LOOK_BACK = 30 * 86400.0
+"""Seconds of history that experience rests on."""
 OPEN = 600.0
 """Seconds for which an unfinished answer counts as a session at work; an older one was left by a dead process."""
 
@@ -27,9 +37,10 @@ OPEN = 600.0
 class Gauge:
     """One of the daemon's loop's helpers."""
 
-    def __init__(self, hands: Hands, store: SessionStore, clock: Clock) -> None:
+    def __init__(self, hands: Hands, store: SessionStore, journal: Path, clock: Clock) -> None:
         """Nothing is read before `step`."""
-        self._hands, self._store, self._clock = hands, store, clock
+        self._hands, self._store, self._journal, self._clock = hands, store, journal, clock
+        self._learnt = 0.0
         self._mark = self._measured = self._written = 0.0
         self._told: dict[str, object] = {}
 
@@ -41,6 +52,13 @@ class Gauge:
             self._measure([pool for pool in configured.values() if pool.spreads])
         if configured or self._told:
             self._publish(mind, now)
+        if mind.policy.order is Order.LEARNT and abs(now - self._learnt) >= LEARN:
+            self._learnt = now
+            self._hands.measure(lambda: self._experience(now))
+
+    def _experience(self, now: float) -> Learnt:
+        entries = read(Journal(self._journal, self._clock).read())
+        return Learnt(learnt(figures(entries, now - LOOK_BACK, now).fallbacks))
 
     def _measure(self, spreading: list[Pool]) -> None:
         mark = self._store.mark()

@@ -35,6 +35,7 @@ from ocwatchd.opencode.api import connect
 from ocwatchd.opencode.doors import DoorFinder
 from ocwatchd.opencode.ears import Ears
 from ocwatchd.opencode.http import DoorError
+from ocwatchd.opencode.offers import offers_for
 from ocwatchd.opencode.sockets import clear_stale
 from ocwatchd.opencode.survey import Look
 from ocwatchd.paths import Paths
@@ -246,7 +247,8 @@ class Hands:
         self._ears.listen(self._finder.find().open)
         waiting = {view.parent for view in found.views if view.parent and view.stuck}
         parents = tuple(view for parent in waiting for view in self._surveyor.session(parent).views)
-        self._answer(Surveyed(effect.session, effect.model, found.views, found.doors, parents))
+        offers = offers_for((view for view in found.views if view.stuck), self._clock.now())
+        self._answer(Surveyed(effect.session, effect.model, found.views, found.doors, parents, offers))
 
     def _free(self, effect: Free) -> None:
         try:

@@ -14,6 +14,7 @@ from ocwatchd.clock import SystemClock
 from ocwatchd.config import Config
 from ocwatchd.config.rules import rules_for
 from ocwatchd.core import notes
+from ocwatchd.core.capability import Capacity
 from ocwatchd.core.chains import resolve
 from ocwatchd.core.considered import considered
 from ocwatchd.core.decide import stand_in
@@ -53,11 +54,13 @@ class Job:
     moved: SessionView
     loads: Mapping[str, float] = field(default_factory=dict)
     """How full the members of pools are, sessions' worth by model."""
+    offers: Mapping[str, Capacity] = field(default_factory=dict)
+    """What models can take, where a door told."""
 
     @property
     def outlook(self) -> Outlook:
         """For the session that is moved."""
-        return Outlook(self.moved.session, self.loads)
+        return Outlook(self.moved.session, self.loads, self.moved.needs, self.offers)
 
     @property
     def child(self) -> str | None:
@@ -123,12 +126,18 @@ def _looked_at(
     limited = job.stuck.model
     if wish.to is not None or limited is None:
         return [{"model": wish.to, "why": "named by hand", "chosen": True}]
-    return considered(_choice(job, limited, None, config, ledger, tried), ledger, limited, tried, time.time())
+    return considered(
+        _choice(job, limited, None, config, ledger, tried), ledger, limited, tried, time.time(), job.outlook
+    )
 
 
 def _exhausted(choice: Exhausted, model: ModelRef) -> OcwatchError:
     if not choice.chained:
         return UsageError(f"no chain names a stand-in for {model}; name one with --to")
+    if choice.unfit:
+        return OcwatchError(
+            "nothing that is free can take the session: " + "; ".join(f"{m}: {w}" for m, w in choice.unfit)
+        )
     if choice.soonest is None:
         return AllCooling(f"everything that stands in for {model} is limited")
     name, end = choice.soonest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 
 from ocwatchd.cli.moving import Job, Wish, choose_target, failed_by_limit, move_down_the_chain, tell
@@ -11,6 +12,7 @@ from ocwatchd.core.ledger import Ledger
 from ocwatchd.core.views import SessionState, SessionView
 from ocwatchd.errors import OcwatchError, OpenCodeUnreachable, UsageError
 from ocwatchd.opencode.doors import DoorFinder
+from ocwatchd.opencode.offers import offers_for
 from ocwatchd.opencode.sessions import SessionStore
 from ocwatchd.opencode.survey import Findings, Surveyor
 from ocwatchd.paths import Paths
@@ -33,7 +35,8 @@ def redirect(wish: Wish) -> int:
     surveyor = Surveyor(finder, SessionStore(paths.opencode_data))
     register = blacklist.read(paths.blacklist)
     ledger = Ledger(register.entries())
-    job = replace(_job(surveyor, wish.session, ledger, config), loads=register.loads)
+    job = _job(surveyor, wish.session, ledger, config)
+    job = replace(job, loads=register.loads, offers=offers_for([job.moved], time.time()) or {})
     if wish.dry_run:
         return tell(wish, job, choose_target(wish, job, config, ledger, ()), None)
     return tell(wish, job, *move_down_the_chain(paths, RerunOverApi(), job, wish, config, ledger))

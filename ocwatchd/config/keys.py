@@ -13,7 +13,7 @@ from enum import Enum
 from ocwatchd.config.model import LOOK_BACK, LOOK_BACK_BYTES
 from ocwatchd.config.names import AGENTS, ALIASES, CHAIN, POOLS
 from ocwatchd.config.pools import MEMBERS, STRATEGY, WEIGHTS
-from ocwatchd.core.policy import Mode, Policy, RestPolicy, RetryPolicy
+from ocwatchd.core.policy import Mode, Order, Policy, RestPolicy, RetryPolicy
 from ocwatchd.core.pools import LEAST_USED, STRATEGIES
 
 LARGEST = 10**15
@@ -96,6 +96,9 @@ KEYS = (
     Key(AGENTS, Kind.AGENTS, "The agent that carries a model; without one the session keeps its own.", {}),
     Key(POOLS, Kind.POOLS, "Names for several equal models, such as accounts of one provider, usable wherever a model "
         "is named. Each session gets one member and stays with it.", {}, inner=POOL_KEYS),
+    Key("order", Kind.CHOICE, "Which stand-in of a chain, or of a first-healthy pool, comes first. configured: as "
+        "written. learnt: what has worked best so far, by the history.", _POLICY.order.value,
+        choices=tuple(order.value for order in Order)),
     *RETRY_KEYS,
     Key(PER_MODEL, Kind.PER_MODEL, "Other values of these four for single models.", {}, inner=RETRY_KEYS),
     _section(

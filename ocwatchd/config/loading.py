@@ -14,7 +14,7 @@ from ocwatchd.config.reader import Document, Fault, dotted, read_document
 from ocwatchd.config.setup import agent_names
 from ocwatchd.config.values import Values, read_values, unknown
 from ocwatchd.core.chains import find_cycles, normalise, opened, resolve
-from ocwatchd.core.policy import Mode, Policy, RestPolicy, RetryPolicy
+from ocwatchd.core.policy import Mode, Order, Policy, RestPolicy, RetryPolicy
 from ocwatchd.core.userpatterns import UserPattern
 from ocwatchd.errors import ConfigError
 from ocwatchd.paths import Paths
@@ -98,6 +98,7 @@ def _policy(values: Mapping[str, Any], names: Names, opencode_agents: Iterable[s
         chains=names.chains,
         aliases=names.aliases,
         pools=names.pools,
+        order=Order(values["order"]),
         agents={**{resolve(model, names.aliases): agent for model, agent in by_alias.items()}, **plain},
         wait=values["retry.enabled"] and not values["retry.delegate_to_plugin"],
         mode=Mode(values["mode"]),

@@ -50,7 +50,8 @@ def where_to(
     `view.model` refuses; `failed` are targets that this message could not be moved to.
     """
     refusing = {view.model} if view.model else set()
-    if origin not in refusing and origin not in failed and ledger.cooling(origin, now) is None:
+    free = origin not in refusing and origin not in failed and ledger.cooling(origin, now) is None
+    if free and outlook.unfit(origin) is None:
         return Chosen(Target(origin, view.agent))
     choice = stand_in(policy, ledger, origin, view.agent, refusing | set(failed), now, outlook)
     if isinstance(choice, Chosen) or view.model is None or view.model == origin:

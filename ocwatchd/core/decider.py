@@ -133,12 +133,13 @@ class Decider:
         child = view.session if parent else None
         order = Order(moved, target, child, case.stranded, case.looping(now), model)
         rests = self._mind.ledger.cooling(model, now)
-        tried = considered(choice, self._mind.ledger, model, case.failed_targets, now)
+        outlook = self._mind.outlook(moved, now)
+        tried = considered(choice, self._mind.ledger, model, case.failed_targets, now, outlook)
         return [notes.claim(claim, order, view, why, rests, tried), Move(claim, order)]
 
     def _choice(self, case: Case, moved: SessionView, model: ModelRef, now: float) -> Choice:
         """Down the chain of the model that the session came from; that may be one which prevention passed over."""
-        origin, outlook = case.origin or model, self._mind.outlook(moved.session, now)
+        origin, outlook = case.origin or model, self._mind.outlook(moved, now)
         choice = where_to(self._mind.policy, self._mind.ledger, moved, origin, case.failed_targets, now, outlook)
         if isinstance(choice, Chosen) or origin != model:
             return choice
@@ -159,6 +160,9 @@ class Decider:
         case.wake = soonest[1] + AFTER_RETURN if soonest and soonest[0] != view.model else None
         if not choice.chained:
             case.phrase = f"limited, and no fallback is configured for {view.model}"
+        elif choice.unfit:
+            fits_not = "; ".join(f"{unfit}: {why}" for unfit, why in choice.unfit[:2])
+            case.phrase = f"limited, and what is free cannot take the session: {fits_not}"
         elif soonest is None:
             case.phrase = "every model is cooling, nobody knows until when"
         else:
@@ -167,7 +171,8 @@ class Decider:
         if now < self._exhausted.get(chain, 0.0):
             return []
         self._exhausted[chain] = soonest[1] if soonest else float("inf")
-        tried = considered(choice, self._mind.ledger, view.model, case.failed_targets, now)
+        outlook = self._mind.outlook(view, now)
+        tried = considered(choice, self._mind.ledger, view.model, case.failed_targets, now, outlook)
         return notes.exhausted(view, choice, case.phrase, now, tried)
 
     def after_failure(self, case: Case, end: MoveEnded, now: float) -> list[Effect]:

@@ -18,6 +18,7 @@ from ocwatchd.core.messages import (
     Configured,
     Effect,
     Heard,
+    Learnt,
     LookUp,
     Message,
     MoveEnded,
@@ -77,6 +78,9 @@ class Engine:
                 return self._configured(now)
             case Used(loads, models, at):
                 self.mind.fill.measure(loads, models, at)
+                return []
+            case Learnt(known):
+                self.mind.known = known
                 return []
             case Tick():
                 return self._tick(now)
@@ -164,6 +168,7 @@ class Engine:
         return [LookUp(None, model)]
 
     def _surveyed(self, answer: Surveyed, now: float) -> list[Effect]:
+        self.mind.offers = self.mind.offers if answer.offers is None else answer.offers
         self._decider.parents = {view.session: view for view in answer.parents}
         if answer.session is None:
             if answer.model is not None:

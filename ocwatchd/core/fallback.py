@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from ocwatchd.core import chains
 from ocwatchd.core.chains import find_cycles, resolve
+from ocwatchd.core.experience import best_first
 from ocwatchd.core.limits import ModelRef, Target
 from ocwatchd.core.outlook import UNKNOWN, Outlook
-from ocwatchd.core.policy import Policy
+from ocwatchd.core.policy import Order, Policy
 from ocwatchd.core.pools import arranged, pool_of
 
 __all__ = ["Choice", "Chosen", "Exhausted", "agent_for", "candidates", "choose", "find_cycles", "resolve"]
@@ -17,7 +18,7 @@ __all__ = ["Choice", "Chosen", "Exhausted", "agent_for", "candidates", "choose",
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The model and agent to move to, and the nearer models that were passed over because they rest or were tried."""
+    """The model and agent to move to, and the nearer models: they rest, were tried, or cannot take the session."""
 
     target: Target
     passed: tuple[ModelRef, ...] = ()
@@ -33,6 +34,8 @@ class Exhausted:
 
     models: tuple[ModelRef, ...]
     soonest: tuple[ModelRef, float] | None = None
+    unfit: tuple[tuple[ModelRef, str], ...] = ()
+    """What is free, and why it cannot take the session."""
 
     @property
     def chained(self) -> bool:
@@ -49,8 +52,13 @@ def candidates(model: ModelRef, policy: Policy, outlook: Outlook = UNKNOWN) -> I
 
 
 def _ways(model: ModelRef, policy: Policy, outlook: Outlook) -> Iterator[tuple[ModelRef, str | None]]:
-    plain = chains.normalise(policy.chains, policy.aliases)
-    for name, pool in chains.ways(str(model), plain, arranged(policy.pools, outlook.session, outlook.loads)):
+    plain: chains.Chains = chains.normalise(policy.chains, policy.aliases)
+    members = arranged(policy.pools, outlook.session, outlook.loads)
+    if policy.order is Order.LEARNT:
+        fixed = {name: best_first(members[name], outlook.known) for name, p in policy.pools.items() if not p.spreads}
+        members |= fixed
+        plain = {key: best_first(names, outlook.known, members) for key, names in plain.items()}
+    for name, pool in chains.ways(str(model), plain, members):
         try:
             ref = ModelRef.parse(name)
         except ValueError:
@@ -72,16 +80,18 @@ def choose(
 
     `cooling` says whether a model rests (its provider's and its free tier's rest included), `tried` are targets that
     this turn already failed on, `ends` tells when a model's rest ends, `outlook` in which order a pool's members come
-    for this session. The agent is the one configured for the target,
+    for this session, and which models cannot take it. The agent is the one configured for the target,
     else the session's own: without one OpenCode would fall back to its default agent.
     """
     passed: list[ModelRef] = []
     for ref, pool in _ways(model, policy, outlook):
-        if ref not in tried and not cooling(ref):
+        if ref not in tried and not cooling(ref) and outlook.unfit(ref) is None:
             return Chosen(Target(ref, agent_for(ref, policy) or session_agent, pool), tuple(passed))
         passed.append(ref)
     models = (model, *passed)
-    return Exhausted(models, _soonest(models, ends))
+    free = [ref for ref in passed if ref not in tried and not cooling(ref)]
+    unfit = tuple((ref, why) for ref in free if (why := outlook.unfit(ref)))
+    return Exhausted(models, _soonest(models, ends), unfit)
 
 
 def agent_for(model: ModelRef, policy: Policy) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ocwatchd.core.capability import Capacity
+from ocwatchd.core.experience import Experiences
 from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import ErrorFacts, LimitEvent, ModelRef, Target
 from ocwatchd.core.moves import MoveOutcome, Order
@@ -57,7 +59,7 @@ class Surveyed:
     """The answer to a LookUp. Without a session that was asked for, `views` holds every session in trouble.
 
     `parents` holds the sessions that wait for a subagent in `views`. `doors` counts the doors that answered: 0 means
-    that nobody can be asked.
+    that nobody can be asked. `offers`: what models can take, if a door told.
     """
 
     session: str | None
@@ -65,6 +67,7 @@ class Surveyed:
     views: tuple[SessionView, ...]
     doors: int
     parents: tuple[SessionView, ...] = ()
+    offers: Mapping[str, Capacity] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +104,20 @@ class Used:
 
 
 @dataclass(frozen=True, slots=True)
+class Learnt:
+    """How moves went so far, by target."""
+
+    known: Experiences
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed."""
 
 
-Message = Refused | Aborted | TakenOver | Heard | Surveyed | MoveEnded | RegisterChanged | Configured | Used | Tick
+Message = (
+    Refused | Aborted | TakenOver | Heard | Surveyed | MoveEnded | RegisterChanged | Configured | Used | Learnt | Tick
+)
 
 # ---- effects
 

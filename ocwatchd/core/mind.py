@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ocwatchd.core.capability import Capacity
+from ocwatchd.core.experience import Experiences
 from ocwatchd.core.ledger import Ledger
 from ocwatchd.core.outlook import Outlook
-from ocwatchd.core.policy import Policy
+from ocwatchd.core.policy import Order, Policy
 from ocwatchd.core.pools import Fill
 from ocwatchd.core.rules import RuleSet
+from ocwatchd.core.views import SessionView
 
 
 @dataclass(slots=True)
@@ -19,7 +23,13 @@ class Mind:
     rules: RuleSet
     ledger: Ledger
     fill: Fill = field(default_factory=Fill)
+    offers: Mapping[str, Capacity] = field(default_factory=dict)
+    """What models can take, as a door told last."""
+    known: Experiences = field(default_factory=dict)
 
-    def outlook(self, session: str, now: float) -> Outlook:
-        """What a choice for this session rests on; without one (empty), for nobody in particular."""
-        return Outlook(session, self.fill.loads(now))
+    def outlook(self, view: SessionView | None, now: float) -> Outlook:
+        """What a choice for this session rests on; without one, for nobody in particular."""
+        known = self.known if self.policy.order is Order.LEARNT else {}
+        if view is None:
+            return Outlook("", self.fill.loads(now), known=known)
+        return Outlook(view.session, self.fill.loads(now), view.needs, self.offers, known)

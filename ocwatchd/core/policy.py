@@ -19,6 +19,13 @@ class Mode(StrEnum):
     OFF = "off"  # only keep the register of cooldowns
 
 
+class Order(StrEnum):
+    """Which stand-in comes first."""
+
+    CONFIGURED = "configured"  # as it is written
+    LEARNT = "learnt"  # what has worked best so far
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How long the same model is tried before moving. All times in seconds."""
@@ -60,6 +67,7 @@ class Policy:
     aliases: Mapping[str, str] = field(default_factory=dict)
     agents: Mapping[str, str] = field(default_factory=dict)
     pools: Mapping[str, Pool] = field(default_factory=dict)
+    order: Order = Order.CONFIGURED
     wait: bool = True
     """False with `retry.enabled: false` or `retry.delegate_to_plugin: true`: never wait, move on the first limit."""
     mode: Mode = Mode.AUTO

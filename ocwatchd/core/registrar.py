@@ -59,6 +59,6 @@ class Registrar:
 
     def _target_for(self, model: ModelRef, now: float) -> Target | None:
         """Where prompts for a cooling model go, as the register tells everybody."""
-        outlook = self._mind.outlook("", now)
+        outlook = self._mind.outlook(None, now)
         choice = stand_in(self._mind.policy, self._mind.ledger, model, None, {model}, now, outlook)
         return choice.target if isinstance(choice, Chosen) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ocwatchd.core.capability import NOTHING, Needs
 from ocwatchd.core.limits import ErrorFacts, ModelRef
 
 ABORTED = "MessageAbortedError"
@@ -118,6 +119,8 @@ class SessionView:
     """User messages that came after the one being answered."""
     version: str | None = None
     """The OpenCode that made the session."""
+    needs: Needs = NOTHING
+    """What a model has to take that goes on with it."""
 
     @property
     def stuck(self) -> bool:

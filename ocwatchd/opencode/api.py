@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
+from ocwatchd.core.capability import Capacity
 from ocwatchd.core.limits import ModelRef
 from ocwatchd.core.views import Door
 from ocwatchd.opencode.http import DoorError, Request, Trouble, exchange, stream
@@ -32,6 +33,7 @@ _ROUTES_SINCE = (1, 1, 65)
 """From this version on /permission and /question are known to exist. 1.0.185 hands unknown routes to a web host far
 away, which may hang for as long as that does: there its own list of routes is asked first."""
 
+_LIMITS = ("context", "output")
 _FORGETS_SINCE = (1, 3, 2)
 """From this version on a message is known to be deletable; 1.1.65 is known not to."""
 
@@ -227,6 +229,16 @@ class Api:
         named = [mapping(entry) for entry in providers] if isinstance(providers, list) else []
         return {str(entry.get("id")): frozenset(mapping(entry.get("models"))) for entry in named}
 
+    def capacities(self, directory: str | None) -> dict[str, Capacity]:
+        """What each model takes, by `provider/model`."""
+        providers = self._object("/config/providers", directory).get("providers")
+        named = [mapping(entry) for entry in providers] if isinstance(providers, list) else []
+        return {
+            f"{provider.get('id')}/{model}": capacity_of(mapping(about))
+            for provider in named
+            for model, about in mapping(provider.get("models")).items()
+        }
+
     def agents(self, directory: str | None) -> frozenset[str]:
         """Names of the agents; a prompt that names another is accepted and then never runs."""
         answer = self._get("/agent", directory)
@@ -311,6 +323,13 @@ def _status(entry: Json) -> RetryStatus:
         next_at=seconds(entry.get("next")),
         message=text(entry.get("message")) or "",
     )
+
+
+def capacity_of(model: Json) -> Capacity:
+    """The same fields on 1.0.185 and 1.18.33; a model without a known window has 0 there."""
+    limit, inputs = mapping(model.get("limit")), mapping(mapping(model.get("capabilities")).get("input"))
+    context, output = (int(n) if isinstance(n, int | float) and 0 < n < 1e12 else 0 for n in map(limit.get, _LIMITS))
+    return Capacity(context, output, frozenset(kind for kind, taken in inputs.items() if taken is True))
 
 
 def _of_session(answer: object, session: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ocwatchd.clock import Clock
+from ocwatchd.core.capability import CHARS_PER_TOKEN, Needs
 from ocwatchd.core.limits import REASON_CAP, ErrorFacts
 from ocwatchd.core.views import ABORTED, Door, SessionState, SessionView
 from ocwatchd.opencode.api import Api, RetryStatus, Session
@@ -95,7 +96,21 @@ def view_of(
         answer_began=answer is not None and answer.began,
         queued=_queued(messages, answer),
         version=session.version,
+        needs=needs_of(messages),
     )
+
+
+def needs_of(messages: Sequence[Message]) -> Needs:
+    """What a model has to take: what the last counted answer filled, and the texts after it."""
+    counted = [index for index, message in enumerate(messages) if message.tokens]
+    known, after = 0, messages
+    if counted:
+        last = messages[counted[-1]]
+        # After a summary only the summary itself goes on.
+        known = (last.tokens.output if last.summary else last.tokens.context) if last.tokens else 0
+        after = messages[counted[-1] + 1 :]
+    kinds = frozenset(kind for message in messages for kind in message.media)
+    return Needs(known + sum(message.length for message in after) // CHARS_PER_TOKEN, kinds)
 
 
 def _resting(answer: Message | None) -> SessionState:

@@ -71,6 +71,10 @@ class Message:
     """An answer that sums a session up, not a turn of the user's."""
     tokens: Tokens | None = None
     """Of an answer; None while nothing is counted yet."""
+    length: int = 0
+    """Characters of its texts."""
+    media: frozenset[str] = frozenset()
+    """Kinds of its attachments: `image`, `pdf`, `audio`, `video`."""
 
     @property
     def user(self) -> bool:
@@ -130,7 +134,15 @@ def message_of(info: Json, parts: object = (), ident: str | None = None) -> Mess
         copied={key: info[key] for key in COPIED_FIELDS if info.get(key)},
         summary=role == "assistant" and info.get("summary") is True,
         tokens=_tokens(mapping(info.get("tokens"))),
+        length=sum(len(text(part.get("text")) or "") for part in held),
+        media=frozenset(kind for part in held if (kind := _medium(part))),
     )
+
+
+def _medium(part: Json) -> str | None:
+    """What a model has to understand to look at this part; texts are sent as text."""
+    kind, _, subtype = (text(part.get("mime")) or "").partition("/") if part.get("type") == "file" else ("", "", "")
+    return "pdf" if subtype == "pdf" else kind if kind in ("image", "audio", "video") else None
 
 
 def _tokens(told: Json) -> Tokens | None:

@@ -79,3 +79,28 @@ def test_ten_sessions_spread_over_what_is_free_and_stay_there(accounts: Home, pr
         picked = daemon.ocwatch("pick", "sonnet").stdout.strip()
         assert picked in (SECOND, THIRD)
         assert not (daemon.state / "plugin-errors.log").exists()
+
+
+def test_a_target_that_the_session_would_not_fit_into_is_passed_over(home: Home, provider: Provider) -> None:
+    providers = home.config()["provider"]
+    providers["mock2"]["models"]["fallback"]["limit"] = {"context": 8000, "output": 1000}
+    home.settings = {"provider": providers}
+    home.write_config()
+    provider.script("mock/primary", limited(3600))
+    provider.script("mock/second", limited(3600))
+    chain = {"mock/primary": ["mock2/fallback", "mock3/third"], "mock/second": "mock2/fallback"}
+    with Daemon(home, chain) as daemon, Serve(NEWEST, home) as serve:
+        session, stuck, small = (serve.create_session() for _ in range(3))
+        serve.prompt_async(session, "Sum this up: " + "word " * 10_000, model="mock/primary")
+        serve.wait_answer(session, "answer of mock3/third", timeout=60)
+        told = daemon.ocwatch("explain", session[-8:]).stdout
+        assert "mock2/fallback: too small: the session holds 12,5" in " ".join(told.split())
+        serve.prompt_async(stuck, "Sum this up: " + "word " * 10_000, model="mock/second")
+        (exhausted,) = daemon.wait_journal("exhausted")
+        assert "what is free cannot take the session: mock2/fallback: too small" in exhausted["why"]
+        by_hand = daemon.ocwatch("redirect", stuck)
+        assert (by_hand.returncode, "too small" in by_hand.stderr) == (1, True)
+        serve.prompt_async(small, "A short one", model="mock/second")
+        serve.wait_answer(small, "answer of mock2/fallback", timeout=60)
+        assert [request.count("A short one") for request in provider.requests("mock2/fallback")] == [1]
+        print(told)
