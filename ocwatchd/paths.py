@@ -70,6 +70,11 @@ class Paths:
         return self.state_dir / "facts"
 
     @property
+    def allowances(self) -> Path:
+        """What providers said is left of their limits, one file per model."""
+        return self.state_dir / "allowances"
+
+    @property
     def moved(self) -> Path:
         """Sessions that were moved, and where they came from."""
         return self.state_dir / "moved.json"

@@ -1,4 +1,4 @@
-"""What has happened, as typer sees it: watch, history, explain, report, statusline, completion."""
+"""What has happened, as typer sees it: watch, history, explain, report, forecast, statusline, completion."""
 
 from __future__ import annotations
 
@@ -57,6 +57,14 @@ def report(
     from ocwatchd.cli.report import report as command
 
     raise typer.Exit(command(since, out, form, json))
+
+
+@looking.command()
+def forecast(json: Json = False) -> None:
+    """How near the limits are: what was used, when a limit will be reached, and how that is known."""
+    from ocwatchd.cli.forecast import forecast as command
+
+    raise typer.Exit(command(json))
 
 
 @looking.command()

@@ -12,7 +12,7 @@ from tests.support.daemon import Daemon, ocwatch
 from tests.support.homes import ProviderSpec
 from tests.support.opencode import NEWEST, Home, Serve
 from tests.support.processes import wait_until
-from tests.support.provider import Provider, limited
+from tests.support.provider import Ok, Provider, limited
 
 pytestmark = pytest.mark.e2e
 
@@ -104,3 +104,31 @@ def test_a_target_that_the_session_would_not_fit_into_is_passed_over(home: Home,
         serve.wait_answer(small, "answer of mock2/fallback", timeout=60)
         assert [request.count("A short one") for request in provider.requests("mock2/fallback")] == [1]
         print(told)
+
+
+def test_a_forecast_from_headers_and_one_without(home: Home, provider: Provider) -> None:
+    """The plugin sees the headers of answers; what was used is in the message store; nothing is asked of anybody."""
+    left = {
+        "x-ratelimit-limit-requests": "50",
+        "x-ratelimit-remaining-requests": "2",
+        "x-ratelimit-reset-requests": "2h0m0s",
+        "x-secret": "secret",
+    }
+    provider.script("mock/primary", Ok(headers=left))
+    assert ocwatch(home, "plugin", "install").returncode == 0
+    with Serve(NEWEST, home) as serve:
+        for model in ("mock/primary", "mock2/fallback"):
+            session = serve.create_session()
+            serve.prompt_async(session, "Count me", model=model)
+            serve.wait_answer(session, f"answer of {model}")
+            serve.wait_status(session, "idle")
+    said = json.loads(ocwatch(home, "forecast", "--json").stdout)
+    by_model = {one["model"]: one for one in said["forecasts"]}
+    exact, unknown = by_model["mock/primary"], by_model["mock2/fallback"]
+    assert (exact["label"], exact["measure"], exact["limit"]) == ("exact", "requests", 50)
+    assert exact["used"] in (48, 49)  # the message that was answered may be younger than its headers
+    assert exact["hits"] < exact["free"]
+    assert (unknown["label"], unknown["hits"], unknown["windows"][0]["requests"]) == ("not enough data", None, 1)
+    files = [path.read_text() for path in (home.root / ".local/state/ocwatchd/allowances").iterdir()]
+    assert len(files) == 1 and "secret" not in files[0]
+    print(ocwatch(home, "forecast").stdout)

@@ -18,6 +18,7 @@ class Ok:
     text: str | None = None
     seconds: float = 0.0
     pieces: int = 1
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

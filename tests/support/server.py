@@ -127,7 +127,7 @@ class Handler(BaseHTTPRequestHandler):
             self._pause(answer.seconds if isinstance(answer, Ok) else 0)
             self._whole(200, whole_body(request.api, request.name, text, use))
             return
-        self._begin_stream()
+        self._begin_stream(answer.headers if isinstance(answer, Ok) else {})
         if use:
             self._send(*(sse(e) for e in tool_events(request.api, request.name, use)))
         elif isinstance(answer, Ok):
@@ -165,8 +165,10 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def _begin_stream(self) -> None:
+    def _begin_stream(self, headers: Mapping[str, str]) -> None:
         self.send_response(200)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Cache-Control", "no-cache")
         self.send_header("Transfer-Encoding", "chunked")

@@ -5,9 +5,11 @@
 // Prevention: a prompt for a model that is cooling, says blacklist.json, goes to the model that stands in for it.
 // Pools:      a new session on a pool's first member goes to the member whose turn it is, and stays there.
 // Return:     a prompt that names no model goes where its session came from (moved.json), once that is free again.
-// Facts:      status and Retry-After of refused model requests, which OpenCode's own log does not tell.
+// Facts:      status and Retry-After of refused model requests, which OpenCode's own log does not tell, and what the
+//             provider says is left of its limits.
 //
-// It decides nothing beyond these files, aborts nothing, and keeps no prompt, answer, key or header but Retry-After.
+// It decides nothing beyond these files, aborts nothing, and keeps no prompt, answer or key, and of headers only Retry-After
+// and what is left of a rate limit.
 // Whatever goes wrong in here is noted in plugin-errors.log and changes nothing for OpenCode.
 
 import { appendFileSync, chmodSync, lstatSync, mkdirSync } from "node:fs"
@@ -26,6 +28,7 @@ const STEEP = 8 // one session's worth of load against the draw between equals; 
 const GIVEN = 3600e3 // ms for which a session counts as its member's, unless the daemon has measured since
 const REOPEN = 3000 // ms after the last project was closed: the process ends within 2 s, or goes on and wants its door
 const RIVALS = /fallback|failover|oh-my-open(code|agent)/i
+const ALLOWANCE = /^(anthropic|x)-ratelimit-[a-z-]+$/i // numbers and times
 const OWN_NAME = "rate-limit-fallback.js"
 const SESSION_HEADERS = ["x-session-id", "x-session-affinity", "x-opencode-session"]
 const LIMITED_AGENTS = ["plan", "general", "explore"] // OpenCode's own that may do less than others
@@ -34,6 +37,7 @@ const base = process.env.XDG_STATE_HOME ?? ""
 const state = join(isAbsolute(base) ? base : join(process.env.HOME || homedir(), ".local", "state"), "ocwatchd")
 const doors = join(state, "doors")
 const facts = join(state, "facts")
+const allowances = join(state, "allowances")
 const blacklist = join(state, "blacklist.json")
 const moved = join(state, "moved.json")
 
@@ -49,6 +53,7 @@ const shared = (globalThis[Symbol.for("ocwatchd.plugin")] ??= {
   files: new Map(), // what the daemon's files held when they last changed
   subordinate: new Set(LIMITED_AGENTS),
   bound: new Set(), // agents that have a model of their own
+  allowed: new Map(), // file of allowances -> when it was written
   told: new Set(),
   noted: new Set(),
 })
@@ -373,6 +378,7 @@ function watchFetch() {
     const about = attempt("fetch", () => requestOf(...call))
     const response = await inner.apply(this, call)
     if (about && response?.status >= 400) attempt("facts", () => record(about, response))
+    if (about && response) attempt("allowances", () => noteAllowance(about, response))
     return response
   }
   globalThis.fetch = Object.assign(watched, inner)
@@ -426,6 +432,20 @@ function record({ session = null, provider = null, model = null, agent = null, s
   }
   privateDirectory(facts)
   append(join(facts, `${process.pid}.jsonl`), JSON.stringify(fact), FACTS_CAP)
+}
+
+/** What the provider says is left: the latest of each model, in a file of its own, at most one a second. */
+function noteAllowance({ provider, model }, response) {
+  if (!provider || !model) return
+  const headers = [...response.headers].filter(([name]) => ALLOWANCE.test(name)).slice(0, 24)
+  const path = join(allowances, `${encodeURIComponent(`${provider}/${model}`).slice(0, 200)}.json`)
+  if (!headers.length || Date.now() - (shared.allowed.get(path) ?? 0) < 1000) return
+  shared.allowed.set(path, Date.now())
+  privateDirectory(allowances)
+  const told = Object.fromEntries(headers.map(([name, value]) => [name.toLowerCase(), value.slice(0, 64)]))
+  const about = { version: 1, time: new Date().toISOString(), model: `${provider}/${model}`, headers: told }
+  writeFileSync(`${path}.${process.pid}.tmp`, JSON.stringify(about) + "\n", { mode: 0o600 })
+  renameSync(`${path}.${process.pid}.tmp`, path)
 }
 
 // ---- files
