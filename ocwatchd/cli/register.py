@@ -134,6 +134,7 @@ def named(model: str) -> ModelRef:
 def _doubt(name: str, policy: Policy) -> None:
     """A remark where the name looks like a slip: any name can be blocked, so the register takes it all the same."""
     chained = {model for key, chain in policy.chains.items() for model in (key, *chain)}
+    chained |= {member for pool in policy.pools.values() for member in pool.members}
     near = [] if name in chained else get_close_matches(name, chained, 1, 0.85)
     if near:
         warn(escape(f"no chain names {name}; did you mean {near[0]}? To undo it: ocwatch clear {name}"))
