@@ -92,7 +92,7 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
     if as_json:
         say_json({"time": iso(now), "cleared": ended, "still_blocked_by": left})
     else:
-        tell(_cleared_text(", ".join(map(str, refs)) or None, ended, left))
+        tell(_cleared_text(f"{refs[0]}" if len(refs) == 1 else model, ended, left))
     return ExitCode.DONE
 
 

@@ -50,6 +50,7 @@ def test_a_pool_is_blocked_and_cleared_as_one(cli: Cli) -> None:
     assert blocked["blocked"]["target"] == {"model": "local/m", "agent": None}
     assert cli("pick", "sonnet").stdout == "local/m\n"
     assert cli.json("clear", "sonnet")["cleared"] == ["work/m", "home/m"]
+    assert cli("clear", "sonnet").stdout == "sonnet was not listed.\n"
     assert "did you mean 'sonnet'?" in cli("block", "sonet").stderr
 
 
