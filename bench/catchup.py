@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--mb", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--per-gb", type=int, default=580)
-    parser.add_argument("--slow", action="store_true", help="also mtail and fail2ban-regex, 25 - 200 CPU s/GB")
+    parser.add_argument("--slow", action="store_true", help="also mtail and fail2ban-regex, 70 - 1,500 CPU s/GB")
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ocw-") as scratch:
         for kind in sample.KINDS:

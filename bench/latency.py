@@ -65,7 +65,7 @@ def main() -> None:
 
 def show(label: str, taken: list[float], events: int) -> None:
     """One row."""
-    p99 = statistics.quantiles(taken, n=100)[98] if len(taken) > 1 else float("nan")
+    p99 = statistics.quantiles(taken, n=100, method="inclusive")[98] if len(taken) > 1 else float("nan")
     print(
         f"{label:32} {statistics.median(taken):8.2f} {p99:8.2f} {max(taken):8.2f} {events - len(taken):6}", flush=True
     )
