@@ -49,7 +49,7 @@ class Held:
         """Keep it for the next failure."""
         self._chunks.append(chunk)
         self._size += len(chunk)
-        self._end_of_last = chunk[-len(FAILURE) :]
+        self._end_of_last = (self._end_of_last + chunk[-len(FAILURE) :])[-len(FAILURE) :]
         while self._size - len(self._chunks[0]) >= HELD:
             gone = self._chunks.popleft()
             self._size -= len(gone)
@@ -59,7 +59,7 @@ class Held:
     def passed(self, chunk: bytes) -> None:
         """The chunk was read; nothing is held at this moment."""
         self._begin += len(chunk)
-        self._end_of_last = chunk[-len(FAILURE) :]
+        self._end_of_last = (self._end_of_last + chunk[-len(FAILURE) :])[-len(FAILURE) :]
 
     def begin_at_line(self) -> int:
         """Let the unfinished line at the beginning go, too; the offset of the next one."""
