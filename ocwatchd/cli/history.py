@@ -80,7 +80,8 @@ def _nothing(told: Sequence[Entry], begin: float, now: float) -> str:
 
 
 def _days(seconds: float) -> int:
-    return int(seconds // 86_400) + 1
+    """Days that go back beyond `seconds`, also if they are asked for a while later."""
+    return int(seconds // 86400) + 1
 
 
 def _as_json(line: Entry, decision: str | None) -> dict[str, object]:
