@@ -1,7 +1,7 @@
 """Base directories after the XDG specification, as text. OpenCode uses them on macOS too, so we do.
 
-Three lines of our own instead of platformdirs, which imports tempfile, shutil, random and the unpackers: 1.2 MiB of an
-idle daemon and 25 CPU ms of every command that needs to know where things lie.
+For the commands that scripts call all day: platformdirs, which `paths` uses, imports tempfile, shutil, random and the
+unpackers, 25 CPU ms, and `ocwatch pick` has 25 in all.
 """
 
 from __future__ import annotations

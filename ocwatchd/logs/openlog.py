@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import os
 import stat
-from _blake2 import blake2b  # what hashlib.blake2b is; hashlib itself loads OpenSSL, 3.6 MiB of an idle daemon
 from collections.abc import Callable
 from pathlib import Path
 
 from ocwatchd.core.cursor import Cursor
 from ocwatchd.core.detect import Seen
 from ocwatchd.core.reading import Reading
+
+try:
+    from _blake2 import blake2b  # what hashlib.blake2b is; hashlib itself loads OpenSSL, 3.6 MiB of an idle daemon
+except ImportError:  # a Python that is built otherwise
+    from hashlib import blake2b
 
 CHUNK = 128 << 10
 """Bytes per read: smaller costs calls, larger misses the caches (64-128 KiB measured best)."""

@@ -80,7 +80,7 @@ def test_nothing_yet(cli: Cli) -> None:
 
 
 def test_nothing_lately_says_how_to_see_the_rest(cli: Cli) -> None:
-    life(cli, 3 * 86400).refuse("p/a", "ses_1", wait=20)
+    life(cli, 3.5 * 86400).refuse("p/a", "ses_1", wait=20)
     assert "ocwatch history --since 4d" in cli("history").stdout
     assert "limited" in cli("history", "--since", "4d").stdout
 

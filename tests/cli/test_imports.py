@@ -37,7 +37,7 @@ VALUES = ("dataclasses", "datetime", "_datetime", "inspect", "pathlib", "typing"
 IDLE = (
     "ssl", "http.client", "email", "sqlite3", "hashlib", "_hashlib", "zipfile",
     "urllib.request", "importlib.resources", "importlib.metadata", "asyncio", "multiprocessing", "typer", "click",
-    "rich", "json5", "platformdirs",
+    "rich", "json5",
 )  # fmt: skip
 """What a daemon that idles has no use for: 10 MiB in all, OpenSSL 8 of them. (tempfile and shutil watchdog brings.)"""
 
