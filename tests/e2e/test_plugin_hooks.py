@@ -547,7 +547,7 @@ def created(session: str) -> dict[str, Any]:
     return {"act": "hook", "name": "event", "input": {"event": event}}
 
 
-def pooled(spread: bool = True, until: float = 60, **loads: float) -> dict[str, Any]:
+def pooled(spread: bool = True, until: float = 86_400, **loads: float) -> dict[str, Any]:
     members = [{"model": name, "weight": 1, "load": loads.get(name[-1], 0), "agent": None} for name in (A, B, C)]
     return {"pool": {"members": members, "spread": spread, "until": at(until), "measured": None}}
 

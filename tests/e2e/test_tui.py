@@ -41,6 +41,7 @@ def test_moved_through_the_door_then_prevented_then_back(version: str, home: Hom
         assert effect.read_text() == "once\n"
 
         before = len(provider.requests(PRIMARY))
+        settle(1)  # 1.0.185 loses a prompt that comes within the milliseconds in which its loop exits
         tui.say("Name the second colour")
         tui.wait_screen("second answered elsewhere")
         second = provider.requests(FALLBACK)[-1]
@@ -50,7 +51,7 @@ def test_moved_through_the_door_then_prevented_then_back(version: str, home: Hom
         assert second.count("Name the first colour") == 1, "one user message, not two"
 
         provider.script(PRIMARY, spoken("the primary is back"))
-        settle(max(end + 0.2 - time.time(), 0))
+        settle(max(end + 0.2 - time.time(), 1))
         tui.say("Name the third colour")
         tui.wait_screen("the primary is back")
         assert len(provider.requests(FALLBACK)) == 2
@@ -64,7 +65,7 @@ def test_a_toast_says_once_per_cooldown_what_runs(version: str, home: Home, prov
     assert ocwatch(home, "block", PRIMARY, "--for", "1h").returncode == 0
     with Tui(version, home) as tui:
         tui.say("Say something")
-        assert FALLBACK in tui.wait_screen(f"{PRIMARY} is limited", timeout=15)
+        assert FALLBACK in tui.wait_screen(f"{PRIMARY} is limited", timeout=60)
         provider.wait_requests(FALLBACK, 1)
         wait_until(lambda: f"{PRIMARY} is limited" not in tui.screen(), 20, why="the toast to fade")
         tui.say("Say it again")

@@ -218,7 +218,7 @@ def test_it_is_ended_more_and_more_firmly(ignored: Sequence[str], by: signal.Sig
         found = inspect(process.pid)
         assert found is not None
         assert found.alive()
-        stops = [(number, 0.5) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL)]
+        stops = [(number, 2.0) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL)]
         assert found.end(stops) is by
         assert not found.alive()
     finally:
