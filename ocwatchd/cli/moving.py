@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -75,6 +75,21 @@ def failed_by_limit(view: SessionView, ledger: Ledger, config: Config) -> bool:
     event = judge(view, rules_for(config), None)
     sure = event is not None and event.verdict.certainty is Certainty.SURE
     return sure or ledger.cooling(view.model, time.time()) is not None
+
+
+def the_only(limited: Sequence[SessionView], nobody: str) -> SessionView:
+    """The one session that is limited.
+
+    Raises:
+        UsageError: several are; they are listed.
+        OcwatchError: none is (`nobody` says so).
+    """
+    if not limited:
+        raise OcwatchError(nobody)
+    if len(limited) > 1:
+        listed = "".join(f"\n  {view.session}  {view.model}  {view.directory}" for view in limited)
+        raise UsageError(f"{len(limited)} sessions are limited; name one:{listed}")
+    return limited[0]
 
 
 def choose_target(wish: Wish, job: Job, config: Config, ledger: Ledger, tried: Collection[ModelRef]) -> Target:

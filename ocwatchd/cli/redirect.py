@@ -6,11 +6,11 @@ import os
 import time
 from dataclasses import replace
 
-from ocwatchd.cli.moving import Job, Wish, choose_target, failed_by_limit, move_down_the_chain, tell
+from ocwatchd.cli.moving import Job, Wish, choose_target, failed_by_limit, move_down_the_chain, tell, the_only
 from ocwatchd.config import Config, load
 from ocwatchd.core.ledger import Ledger
 from ocwatchd.core.views import SessionState, SessionView
-from ocwatchd.errors import OcwatchError, OpenCodeUnreachable, UsageError
+from ocwatchd.errors import OpenCodeUnreachable, UsageError
 from ocwatchd.opencode.doors import DoorFinder
 from ocwatchd.opencode.offers import offers_for
 from ocwatchd.opencode.sessions import SessionStore
@@ -58,13 +58,7 @@ def _job(surveyor: Surveyor, session: str | None, ledger: Ledger, config: Config
 
 def _the_one(found: Findings, ledger: Ledger, config: Config) -> SessionView:
     _answered(found)
-    limited = [view for view in found.views if _limited(view, ledger, config)]
-    if not limited:
-        raise OcwatchError("no session is limited")
-    if len(limited) > 1:
-        listed = "".join(f"\n  {view.session}  {view.model}  {view.directory}" for view in limited)
-        raise UsageError(f"{len(limited)} sessions are limited; name one:{listed}")
-    return limited[0]
+    return the_only([view for view in found.views if _limited(view, ledger, config)], "no session is limited")
 
 
 def _limited(view: SessionView, ledger: Ledger, config: Config) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ocwatchd.cli.escape import escape
-from ocwatchd.cli.moving import Job, Wish, choose_target, failed_by_limit, move_down_the_chain, tell
+from ocwatchd.cli.moving import Job, Wish, choose_target, failed_by_limit, move_down_the_chain, tell, the_only
 from ocwatchd.cli.render import say, warn
 from ocwatchd.config import Config, load
 from ocwatchd.core.ledger import Ledger
@@ -86,12 +86,7 @@ def _the_one(limited: list[SessionView]) -> SessionView:
     # A parent waits for its limited subagent: that is one trouble, and the subagent names the model.
     parents = {view.parent for view in limited}
     alone = [view for view in limited if view.session not in parents]
-    if not alone:
-        raise OcwatchError("no session is limited; if one hangs, name it")
-    if len(alone) > 1:
-        listed = "".join(f"\n  {view.session}  {view.model}  {view.directory}" for view in alone)
-        raise UsageError(f"{len(alone)} sessions are limited; name one:{listed}")
-    return alone[0]
+    return the_only(alone, "no session is limited; if one hangs, name it")
 
 
 def _limited(view: SessionView, ledger: Ledger, config: Config) -> bool:

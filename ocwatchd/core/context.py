@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable
 
+from ocwatchd.core.dialects import FAILURE
 from ocwatchd.core.lines import Line
 
 HELD = 4 << 20
 """Bytes without a failure that are kept for the next one: some 30,000 lines, minutes of four sessions that stream."""
-
-FAILURE = b' error={"error":'
-"""Stands in every failure of the old dialects, and hardly anywhere else: 3 GB/s, where a line's level takes twice."""
 
 _TURNS = (b" loop", b" cancel", b" prompt", b"locking", b" chatting")
 _OFTEN = (b" stream", b" getModel", b" found", b" provider", *_TURNS)

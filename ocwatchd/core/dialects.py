@@ -36,7 +36,9 @@ def parse(line: Line) -> LogRecord | None:
 
 # ---- old: LEVEL time +ms k=v … message, values unquoted and unescaped
 
-_ERROR_JSON = b' error={"error":'
+FAILURE = b' error={"error":'
+"""Stands in every failure of the old dialects, and hardly anywhere else: found at 3 GB/s, where a line's level takes
+twice as long."""
 _TAG = re.compile(rb"(?:^| )([A-Za-z][\w.]{0,40})=")
 
 
@@ -127,7 +129,7 @@ _OLD: tuple[tuple[bytes, _Reader], ...] = (
 
 
 def _failed(line: Line, when: float, text: bytes, dialect: Dialect, ending: bytes) -> LogRecord | None:
-    at = text.find(_ERROR_JSON)
+    at = text.find(FAILURE)
     if at < 0:
         return None
     payload = read_payload(text[at + 7 : -len(ending)], truncated=line.truncated)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from ocwatchd.core.context import FAILURE, TELLING, Held, telling
+from ocwatchd.core.context import TELLING, Held, telling
 from ocwatchd.core.detect import Detector, Seen
-from ocwatchd.core.dialects import parse
+from ocwatchd.core.dialects import FAILURE, parse
 from ocwatchd.core.lines import Line, LineCutter
 from ocwatchd.core.liverules import Classifier
 from ocwatchd.core.record import NEW_ERRORS, NEW_STARTS, OLD, Dialect, LogRecord, old_spanner, wanted_literals
