@@ -17,7 +17,8 @@ from ocwatchd.clock import Clock, SystemClock
 from ocwatchd.core.guards import Ruling, forbidden, outcome
 from ocwatchd.core.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.views import Door, SessionState, SessionView
-from ocwatchd.opencode.api import Api, Rerun, RetryStatus, Session, connect
+from ocwatchd.opencode.answers import RetryStatus, Session
+from ocwatchd.opencode.api import Api, Rerun, connect
 from ocwatchd.opencode.http import DoorError, Trouble
 from ocwatchd.opencode.look import last_answer, last_prompt, look, turn, view_of
 from ocwatchd.opencode.records import Message

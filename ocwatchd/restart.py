@@ -27,7 +27,8 @@ from ocwatchd.core.limits import Target
 from ocwatchd.core.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.views import Door, SessionState, SessionView
 from ocwatchd.errors import OcwatchError
-from ocwatchd.opencode.api import Api, Rerun, Session
+from ocwatchd.opencode.answers import Session
+from ocwatchd.opencode.api import Api, Rerun
 from ocwatchd.opencode.doors import DoorFinder
 from ocwatchd.opencode.guardian import Guardian
 from ocwatchd.opencode.http import DoorError

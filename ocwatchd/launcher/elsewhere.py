@@ -19,7 +19,8 @@ from ocwatchd.launcher.arguments import Arguments
 from ocwatchd.launcher.child import Signals
 from ocwatchd.launcher.output import Printer, Writer, created
 from ocwatchd.launcher.served import Served
-from ocwatchd.opencode.api import Api, RetryStatus, Session, connect
+from ocwatchd.opencode.answers import RetryStatus, Session
+from ocwatchd.opencode.api import Api, connect
 from ocwatchd.opencode.doors import basic_auth, door_of_url
 from ocwatchd.opencode.http import DoorError
 from ocwatchd.opencode.look import look

@@ -17,7 +17,8 @@ from ocwatchd.core.views import Door
 from ocwatchd.errors import OpenCodeUnreachable
 from ocwatchd.launcher.child import Child
 from ocwatchd.launcher.ground import Ground
-from ocwatchd.opencode.api import Api, Session
+from ocwatchd.opencode.answers import Session
+from ocwatchd.opencode.api import Api
 from ocwatchd.opencode.http import DoorError
 from ocwatchd.opencode.look import look
 from ocwatchd.redirect import RerunOverApi

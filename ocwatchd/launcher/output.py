@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol, TextIO
 
-from ocwatchd.opencode.api import Api, Session
+from ocwatchd.opencode.answers import Session
+from ocwatchd.opencode.api import Api
 from ocwatchd.opencode.records import Json, mapping, seconds, text
 
 FEW = 30

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ocwatchd.core.messages import Heard
 from ocwatchd.core.views import Door, SessionState, SessionView, UnixAddress
-from ocwatchd.opencode.api import RetryStatus, Session
+from ocwatchd.opencode.answers import RetryStatus, Session
 from ocwatchd.opencode.doors import OpenCodeProcess, ProcessTable
 from ocwatchd.opencode.family import descends
 from ocwatchd.opencode.look import view_of

@@ -8,7 +8,8 @@ from ocwatchd.clock import Clock
 from ocwatchd.core.views import Door, SessionState, SessionView
 from ocwatchd.errors import ExitCode
 from ocwatchd.launcher.output import Printer
-from ocwatchd.opencode.api import Api, Session
+from ocwatchd.opencode.answers import Session
+from ocwatchd.opencode.api import Api
 from ocwatchd.opencode.http import DoorError
 from ocwatchd.opencode.look import look
 

@@ -35,7 +35,8 @@ from ocwatchd.launcher.run import Run
 from ocwatchd.launcher.served import Served
 from ocwatchd.launcher.transform import until_words
 from ocwatchd.launcher.waiting import model_named, soonest, spread
-from ocwatchd.opencode.api import Api, Session
+from ocwatchd.opencode.answers import Session
+from ocwatchd.opencode.api import Api
 from ocwatchd.opencode.family import descendants, end_all
 from ocwatchd.opencode.guardian import Guardian
 from ocwatchd.opencode.http import DoorError

@@ -17,8 +17,9 @@ import orjson
 from ocwatchd.core.capability import Capacity
 from ocwatchd.core.limits import ModelRef
 from ocwatchd.core.views import Door
+from ocwatchd.opencode.answers import Place, RetryStatus, Session, capacity_of, session_of, status_of, version_of
 from ocwatchd.opencode.http import DoorError, Request, Trouble, exchange, stream
-from ocwatchd.opencode.records import Json, Message, mapping, message_of, seconds, text
+from ocwatchd.opencode.records import Json, Message, mapping, message_of, text
 
 CALL_LIMIT = 5.0
 """Seconds for one call. The slowest answer of a healthy server was 2.4 s (1.18.33, its first request of all)."""
@@ -33,38 +34,8 @@ _ROUTES_SINCE = (1, 1, 65)
 """From this version on /permission and /question are known to exist. 1.0.185 hands unknown routes to a web host far
 away, which may hang for as long as that does: there its own list of routes is asked first."""
 
-_LIMITS = ("context", "output")
 _FORGETS_SINCE = (1, 3, 2)
 """From this version on a message is known to be deletable; 1.1.65 is known not to."""
-
-
-@dataclass(frozen=True, slots=True)
-class RetryStatus:
-    """One entry of `/session/status`. `next_at` is epoch seconds."""
-
-    type: str
-    attempt: int | None = None
-    next_at: float | None = None
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A session as the API or a store tells it. Times are epoch seconds."""
-
-    id: str
-    directory: str
-    parent: str | None = None
-    version: str | None = None
-    updated: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What `/path` tells of the process behind a door."""
-
-    home: str | None
-    directory: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +80,10 @@ class Api:
         """Sessions of one directory that are not idle, by id."""
         answer = self._get("/session/status", directory)
         if isinstance(answer, list):
-            return self._named([_status(entry) for entry in answer if isinstance(entry, Mapping)], directory)
+            return self._named([status_of(entry) for entry in answer if isinstance(entry, Mapping)], directory)
         if not isinstance(answer, Mapping):
             raise self._odd("/session/status", "no object")
-        return {session: _status(entry) for session, entry in answer.items() if isinstance(entry, Mapping)}
+        return {session: status_of(entry) for session, entry in answer.items() if isinstance(entry, Mapping)}
 
     def _named(self, entries: Sequence[RetryStatus], directory: str | None) -> Mapping[str, RetryStatus]:
         """Find the sessions of a list without names, as 1.0.98 - 1.0.162 send it: those whose last answer is open.
@@ -298,38 +269,6 @@ class Api:
 def connect(door: Door) -> Api:
     """The API behind a door; the same object for the same door, which remembers its list of routes."""
     return Api(door)
-
-
-def version_of(version: str | None) -> tuple[int, ...]:
-    """`1.18.33` as numbers; () for what is no such version."""
-    parts = (version or "").split("-")[0].split(".")
-    return tuple(int(part) for part in parts) if all(part.isdecimal() for part in parts) else ()
-
-
-def session_of(info: Json) -> Session | None:
-    """A session from the API, or from a file of a store."""
-    found, directory = text(info.get("id")), text(info.get("directory"))
-    if not found or not directory:
-        return None
-    updated = seconds(mapping(info.get("time")).get("updated"))
-    return Session(found, directory, text(info.get("parentID")), text(info.get("version")), updated)
-
-
-def _status(entry: Json) -> RetryStatus:
-    attempt = entry.get("attempt")
-    return RetryStatus(
-        type=text(entry.get("type")) or "",
-        attempt=attempt if isinstance(attempt, int) else None,
-        next_at=seconds(entry.get("next")),
-        message=text(entry.get("message")) or "",
-    )
-
-
-def capacity_of(model: Json) -> Capacity:
-    """The same fields on 1.0.185 and 1.18.33; a model without a known window has 0 there."""
-    limit, inputs = mapping(model.get("limit")), mapping(mapping(model.get("capabilities")).get("input"))
-    context, output = (int(n) if isinstance(n, int | float) and 0 < n < 1e12 else 0 for n in map(limit.get, _LIMITS))
-    return Capacity(context, output, frozenset(kind for kind, taken in inputs.items() if taken is True))
 
 
 def _of_session(answer: object, session: str) -> bool:

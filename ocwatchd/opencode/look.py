@@ -8,7 +8,8 @@ from ocwatchd.clock import Clock
 from ocwatchd.core.capability import CHARS_PER_TOKEN, Needs
 from ocwatchd.core.limits import REASON_CAP, ErrorFacts
 from ocwatchd.core.views import ABORTED, Door, SessionState, SessionView
-from ocwatchd.opencode.api import Api, RetryStatus, Session
+from ocwatchd.opencode.answers import RetryStatus, Session
+from ocwatchd.opencode.api import Api
 from ocwatchd.opencode.records import Message
 
 _FEW, _MANY = 4, 60

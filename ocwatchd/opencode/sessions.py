@@ -16,7 +16,7 @@ from urllib.parse import quote
 import orjson
 
 from ocwatchd.core.limits import ErrorFacts
-from ocwatchd.opencode.api import Session, session_of
+from ocwatchd.opencode.answers import Session, session_of
 from ocwatchd.opencode.records import Json, Message, mapping, message_of
 
 if TYPE_CHECKING:

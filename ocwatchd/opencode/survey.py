@@ -11,7 +11,8 @@ from typing import Protocol
 
 from ocwatchd.clock import Clock, SystemClock
 from ocwatchd.core.views import Door, SessionState, SessionView
-from ocwatchd.opencode.api import Api, Session, connect
+from ocwatchd.opencode.answers import Session
+from ocwatchd.opencode.api import Api, connect
 from ocwatchd.opencode.doors import DoorFinder, Doors
 from ocwatchd.opencode.http import DoorError
 from ocwatchd.opencode.look import look

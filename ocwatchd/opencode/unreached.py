@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ocwatchd.core.views import Door, SessionView, TcpAddress
 from ocwatchd.errors import OpenCodeUnreachable, UsageError
-from ocwatchd.opencode.api import RetryStatus, Session
+from ocwatchd.opencode.answers import RetryStatus, Session
 from ocwatchd.opencode.doors import OpenCodeProcess
 from ocwatchd.opencode.look import view_of
 from ocwatchd.opencode.processes import Running, holds, inspect

@@ -13,7 +13,8 @@ import pytest
 from ocwatchd.core.limits import ModelRef
 from ocwatchd.core.views import Door, RunningTool, TcpAddress, UnixAddress
 from ocwatchd.opencode import wire
-from ocwatchd.opencode.api import Api, Rerun, Session, version_of
+from ocwatchd.opencode.answers import Session, version_of
+from ocwatchd.opencode.api import Api, Rerun
 from ocwatchd.opencode.http import DoorError, Trouble
 from tests.edges.fakedoor import Play, answer, listening, routes, says
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ocwatchd.core.capability import Capacity, Needs
-from ocwatchd.opencode.api import capacity_of
+from ocwatchd.opencode.answers import capacity_of
 from ocwatchd.opencode.look import needs_of
 from ocwatchd.opencode.records import message_of
 from ocwatchd.opencode.sessions import SessionStore

@@ -11,7 +11,8 @@ import pytest
 from ocwatchd.core.limits import ErrorFacts, ModelRef, Target
 from ocwatchd.core.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.views import ABORTED, Door, RunningTool, SessionState, SessionView, TcpAddress
-from ocwatchd.opencode.api import Api, Rerun, RetryStatus, Session
+from ocwatchd.opencode.answers import RetryStatus, Session
+from ocwatchd.opencode.api import Api, Rerun
 from ocwatchd.opencode.http import DoorError, Trouble
 from ocwatchd.opencode.records import Message
 from ocwatchd.redirect import SPEAK_LIMIT, RerunOverApi

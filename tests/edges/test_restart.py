@@ -22,7 +22,8 @@ from ocwatchd.core.limits import ModelRef, Target
 from ocwatchd.core.moves import MoveResult, Order
 from ocwatchd.core.views import Door, SessionState, SessionView, TcpAddress
 from ocwatchd.errors import OcwatchError, OpenCodeUnreachable, UsageError
-from ocwatchd.opencode.api import Api, Rerun, Session
+from ocwatchd.opencode.answers import Session
+from ocwatchd.opencode.api import Api, Rerun
 from ocwatchd.opencode.doors import OpenCodeProcess
 from ocwatchd.opencode.private import private_server
 from ocwatchd.opencode.processes import Relative, Running, inspect

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from ocwatchd.core.limits import ModelRef
-from ocwatchd.opencode.api import Session
+from ocwatchd.opencode.answers import Session
 from ocwatchd.opencode.sessions import SessionStore
 
 NOW = 1_795_000_000.0

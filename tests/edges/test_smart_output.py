@@ -7,7 +7,8 @@ import json
 from typing import Any, cast
 
 from ocwatchd.launcher.output import Printer
-from ocwatchd.opencode.api import Api, Session
+from ocwatchd.opencode.answers import Session
+from ocwatchd.opencode.api import Api
 
 SESSION = Session("ses_1", "/project")
 
