@@ -114,7 +114,7 @@ def refusal(number: int) -> bytes:
 
 
 @contextlib.contextmanager
-def writing(log: Path, events: int, pause: float, rate: int, rotate: str):  # type: ignore[no-untyped-def]
+def writing(log: Path, events: int, pause: float, rate: int, rotate: str):
     """The writer, as a process of its own."""
     arguments = ["--events", str(events), "--append", str(log), str(pause), str(rate), rotate]
     with subprocess.Popen([sys.executable, __file__, *arguments]) as process:

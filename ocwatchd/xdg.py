@@ -15,4 +15,4 @@ def base(variable: str, usual: str, environ: Mapping[str, str] = os.environ) -> 
     value = environ.get(variable, "")
     if value.startswith("/"):
         return value.rstrip("/")
-    return f"{os.path.expanduser('~')}/{usual}"  # noqa: PTH111
+    return f"{os.path.expanduser('~')}/{usual}"

@@ -60,7 +60,7 @@ def _rests(asked: str, register: Register) -> bool:
 def _default() -> str:
     from ocwatchd.config.opencode import default_model, global_files, merged, project_files  # late: only needed here
 
-    files = [*global_files(opencode_directories()[:1], os.environ), *project_files(os.getcwd())]  # noqa: PTH109
+    files = [*global_files(opencode_directories()[:1], os.environ), *project_files(os.getcwd())]
     files += global_files(opencode_directories()[1:], {})
     found = default_model(merged(files, os.environ), os.environ)
     if found is None:

@@ -147,7 +147,7 @@ def logs(lines: int, follow: bool, as_json: bool = False) -> int:
 def _become(command: Sequence[str]) -> int:
     if shutil.which(command[0]) is None:
         raise ServiceFault(f"{command[0]} is not on PATH: {_elsewhere()}")
-    os.execvp(command[0], list(command))  # noqa: S606 (no shell: that is the point)
+    os.execvp(command[0], list(command))
 
 
 def _from_command(command: Sequence[str]) -> list[str]:

@@ -43,7 +43,7 @@ def launch(given: Sequence[str], own: str) -> NoReturn:
         _give_up("`opencode` on PATH leads back to oc-smart; put the real one on PATH first")
     arguments = Arguments(given)
     document = _document()
-    scripts = (own, f"{os.path.dirname(own)}/oc-smart")  # noqa: PTH120
+    scripts = (own, f"{os.path.dirname(own)}/oc-smart")
     found = find_opencode(os.environ.get("PATH", os.defpath), scripts, configured_program(document))
     if found is None:
         _give_up("`opencode` is not on PATH; install OpenCode, or add its directory to PATH")
@@ -86,7 +86,7 @@ def _become(found: str, words: Sequence[str], environ: Mapping[str, str]) -> NoR
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execve(found, ["opencode", *words], {**os.environ, **environ, **mark(child=False)})  # noqa: S606
+        os.execve(found, ["opencode", *words], {**os.environ, **environ, **mark(child=False)})
     except OSError as error:
         _give_up(f"{found} cannot be started: {error.strerror}")
 

@@ -74,7 +74,7 @@ class Eye:
     def events(self, now: float) -> list[Entry]:
         """The journal's last lines, oldest first, and the returns of models."""
         try:
-            info = os.stat(state_file("journal.jsonl"))  # noqa: PTH116
+            info = os.stat(state_file("journal.jsonl"))
             mark = (info.st_ino, info.st_size, info.st_mtime_ns)
         except OSError:
             mark = None

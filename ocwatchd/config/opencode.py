@@ -27,7 +27,7 @@ _REFERENCE = r"\{(env|file):([^{}]*)\}"
 
 def global_files(directories: Iterable[str], environ: Mapping[str, str]) -> list[str]:
     """The files that hold for every project, weakest first."""
-    files = [os.path.join(directory, name) for directory in directories for name in FILE_NAMES]  # noqa: PTH118
+    files = [os.path.join(directory, name) for directory in directories for name in FILE_NAMES]
     extra = environ.get("OPENCODE_CONFIG", "")
     return [*files, extra] if extra else files
 
@@ -36,9 +36,9 @@ def project_files(directory: str) -> list[str]:
     """The files of the project around `directory`, up to its repository's top, the outermost first."""
     found: list[str] = []
     while True:
-        found += [os.path.join(directory, name) for name in PROJECT_NAMES]  # noqa: PTH118
-        parent = os.path.dirname(directory)  # noqa: PTH120
-        if parent == directory or os.path.exists(os.path.join(directory, ".git")):  # noqa: PTH110, PTH118
+        found += [os.path.join(directory, name) for name in PROJECT_NAMES]
+        parent = os.path.dirname(directory)
+        if parent == directory or os.path.exists(os.path.join(directory, ".git")):
             return found[::-1]
         directory = parent
 

@@ -56,6 +56,6 @@ class Attached:
     def moved(self) -> float | None:
         """When the daemon claimed a move of our session, epoch seconds; None if it has not."""
         journal = f"{self._state}/journal.jsonl"
-        if not os.path.exists(journal) or os.stat(journal).st_mtime < self.began:  # noqa: PTH110, PTH116
+        if not os.path.exists(journal) or os.stat(journal).st_mtime < self.began:
             return None
         return self.server.claimed()

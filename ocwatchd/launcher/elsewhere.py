@@ -100,7 +100,7 @@ class Elsewhere:
         return False
 
     def _api(self) -> Api:
-        assert self.door is not None  # noqa: S101
+        assert self.door is not None
         return connect(self.door)
 
     def _retrying(self) -> bool:
@@ -172,8 +172,8 @@ def says(arguments: Arguments, parts: Iterable[Json]) -> bool:
 
 def follow(server: Elsewhere, since: float, out: Writer, signals: Signals, say: Callable[[str], None]) -> int:
     """The exit code of our session's turn, which the daemon has claimed to move at `since`, epoch seconds."""
-    assert server.door is not None  # noqa: S101
-    assert server.session is not None  # noqa: S101
+    assert server.door is not None
+    assert server.session is not None
     say(f"the daemon has moved {server.session.id}; waiting for its answer")
     try:
         printer = Printer(Api(server.door), server.session, server.arguments.format == "json", out, since=since)

@@ -22,7 +22,7 @@ def in_a_circle(environ: Mapping[str, str]) -> bool:
 def find_opencode(path: str, own: Iterable[str], configured: str | None = None) -> str | None:
     """The executable to start; None if there is none. `own` are our own scripts, whatever name they were called by."""
     if configured:
-        name = os.path.expanduser(configured)  # noqa: PTH111
+        name = os.path.expanduser(configured)
         if os.sep in name:
             return name if _usable(name, own) else None
         return next(_on_path(path, name, own), None)
@@ -31,17 +31,17 @@ def find_opencode(path: str, own: Iterable[str], configured: str | None = None) 
 
 def _on_path(path: str, program: str, own: Iterable[str]) -> Iterator[str]:
     for directory in path.split(os.pathsep):
-        name = os.path.join(directory or ".", program)  # noqa: PTH118
+        name = os.path.join(directory or ".", program)
         if _usable(name, own):
             yield name
 
 
 def _usable(name: str, own: Iterable[str]) -> bool:
-    return os.path.isfile(name) and os.access(name, os.X_OK) and not any(_same(name, script) for script in own)  # noqa: PTH113
+    return os.path.isfile(name) and os.access(name, os.X_OK) and not any(_same(name, script) for script in own)
 
 
 def _same(one: str, other: str) -> bool:
     try:
-        return os.path.samefile(one, other)  # noqa: PTH121
+        return os.path.samefile(one, other)
     except OSError:
         return False

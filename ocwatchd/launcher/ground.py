@@ -127,7 +127,7 @@ class ServersGround:
 
     def server(self, directory: str) -> AbstractContextManager[Door]:
         """It runs, and goes on doing so."""
-        assert self._server.door is not None  # noqa: S101
+        assert self._server.door is not None
         return nullcontext(replace(self._server.door, directory=directory))
 
     def order(self, order: Order) -> Order:

@@ -113,10 +113,10 @@ class Launch:
         installed = [f"{place}/{name}/{PLUGIN}" for place in self._directories for name in PLUGIN_DIRECTORIES]
         if any(map(os.path.exists, installed)):
             return
-        shipped = f"{os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}/opencode/plugin/{PLUGIN}"  # noqa: PTH100, PTH120
+        shipped = f"{os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}/opencode/plugin/{PLUGIN}"
         inline = self.environ.get(CONTENT, os.environ.get(CONTENT, ""))
         merged = merge_content(inline, {"plugin": [f"file://{url_quoted(shipped)}"]})
-        if merged is not None and os.path.exists(shipped):  # noqa: PTH110
+        if merged is not None and os.path.exists(shipped):
             self.environ[CONTENT] = merged
 
     def _terminal(self) -> int:
@@ -134,7 +134,7 @@ class Launch:
     def _again(self, request: Mapping[str, object]) -> tuple[Sequence[str], Mapping[str, str]]:
         """What a restart asks for: the same environment, other words, and the plugin if it has none yet."""
         words, directory, plugin = (request.get(name) for name in ("words", "directory", "plugin"))
-        if isinstance(directory, str) and os.path.isdir(directory):  # noqa: PTH112
+        if isinstance(directory, str) and os.path.isdir(directory):
             os.chdir(directory)
             self.environ["PWD"] = directory
         if plugin is True:

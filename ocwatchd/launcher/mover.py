@@ -62,7 +62,7 @@ class RunMover:
         self._held.close()
 
     def _on_server(self, order: Order) -> MoveOutcome:
-        assert self.door is not None  # noqa: S101
+        assert self.door is not None
         return self._rerun.move(replace(order, view=replace(order.view, door=self.door)))
 
     def _refusal(self, order: Order) -> MoveOutcome | None:

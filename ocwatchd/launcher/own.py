@@ -76,7 +76,7 @@ def failed_view(store: SessionStore, known: Sequence[str], pid: int, since: floa
 def _root(store: SessionStore, known: Sequence[str], since: float) -> Session | None:
     """The session that the child was started for; None if nobody can say."""
     if not known:  # then only one session can be meant, or none
-        here = os.environ.get("PWD") or os.getcwd()  # noqa: PTH109
+        here = os.environ.get("PWD") or os.getcwd()
         mine = [found.session for found in store.unsettled(since) if found.session.directory == here]
         mine = [session for session in mine if session.parent is None]
         return mine[0] if len(mine) == 1 else None

@@ -58,9 +58,9 @@ class Sentinel:
         """The logs that the child has open; empty where nobody can say: on macOS, or below a wrapper."""
         place, found = f"/proc/{self.child}/fd", set()
         with suppress(OSError):
-            for fd in os.listdir(place):  # noqa: PTH208
+            for fd in os.listdir(place):
                 with suppress(OSError):
-                    directory, _, name = os.readlink(f"{place}/{fd}").rpartition("/")  # noqa: PTH115
+                    directory, _, name = os.readlink(f"{place}/{fd}").rpartition("/")
                     if name.endswith(".log") and directory.endswith("/log"):
                         found.add(name)
         return frozenset(found)
@@ -77,8 +77,8 @@ class Sentinel:
         """
         import sqlite3  # late: 4 CPU ms, at the end of a run
 
-        path = f"{os.path.dirname(self._logs)}/opencode.db"  # noqa: PTH120
-        if not os.path.exists(path):  # noqa: PTH110
+        path = f"{os.path.dirname(self._logs)}/opencode.db"
+        if not os.path.exists(path):
             return False
         try:
             connection = sqlite3.connect(f"file:{path.replace('?', '%3f').replace('#', '%23')}?mode=ro", uri=True)
@@ -94,7 +94,7 @@ class Sentinel:
     def _reads(self, name: str, size: int) -> bool:
         start = self._offsets.get(name, 0)
         try:
-            with open(f"{self._logs}/{name}", "rb") as handle:  # noqa: PTH123
+            with open(f"{self._logs}/{name}", "rb") as handle:
                 handle.seek(start if start <= size else 0)
                 while chunk := handle.read(CHUNK):
                     if SIGN in chunk:
@@ -120,8 +120,8 @@ def below(pid: str, ancestor: int, most: int = 3) -> bool:
         if pid in (str(ancestor), ""):
             return True
         try:
-            with open(f"/proc/{pid}/stat") as handle:  # noqa: PTH123
+            with open(f"/proc/{pid}/stat") as handle:
                 pid = handle.read().rpartition(")")[2].split()[1]
         except (OSError, IndexError):
-            return not os.path.isdir("/proc/self")  # noqa: PTH112
+            return not os.path.isdir("/proc/self")
     return pid == str(ancestor)

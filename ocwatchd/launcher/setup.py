@@ -26,7 +26,7 @@ def read(
     Raises:
         ConfigError: OpenCode's configuration cannot be read.
     """
-    project = environ.get("PWD") or os.getcwd()  # noqa: PTH109
+    project = environ.get("PWD") or os.getcwd()
     files = [*global_files(directories[:1], environ), *project_files(project), *global_files(directories[1:], {})]
     config = merged(files, environ)
     agents = agents_of(config, _markdown_agents([*directories, f"{project}/.opencode"]), environ)
@@ -34,11 +34,7 @@ def read(
 
 
 def _markdown_agents(directories: Sequence[str]) -> dict[str, tuple[str | None, bool]]:
-    holding = [
-        place
-        for place in directories
-        if any(os.path.isdir(f"{place}/{name}") for name in _AGENT_DIRECTORIES)  # noqa: PTH112
-    ]
+    holding = [place for place in directories if any(os.path.isdir(f"{place}/{name}") for name in _AGENT_DIRECTORIES)]
     if not holding:
         return {}
     from pathlib import Path

@@ -207,7 +207,7 @@ class Supervisor:
             return self._give_up()
         if end > now and self._waiting != (name, int(end)):
             self._waiting = (name, int(end))
-            self._due = end + spread(first, self._policy, self._attempt + 1, random.random())  # noqa: S311
+            self._due = end + spread(first, self._policy, self._attempt + 1, random.random())  # noqa: S311 (a spread, no secret)
             self._say(f"every model is cooling; waiting for {name}, limited {until_words(end)}")
         if self._rests() and now >= max(end, self._due):
             self._go_on(case, first.model)

@@ -44,7 +44,7 @@ class _Sleeper:
 
     def stirred(self) -> bool:
         try:
-            seen = os.stat(self.path)  # a Path would cost more than the look  # noqa: PTH116
+            seen = os.stat(self.path)  # a Path would cost more than the look
         except OSError:
             return False
         return (seen.st_size, seen.st_mtime_ns) != (self.size, self.mtime)
@@ -127,7 +127,7 @@ class LogDirectories:
         if not self._counted:
             counts = {str(listing.path): 0 for listing in self._listings}
             for path in (*self._tails, *self._sleepers):
-                directory = os.path.dirname(path)  # noqa: PTH120
+                directory = os.path.dirname(path)
                 counts[directory] = counts.get(directory, 0) + 1
             self._followed = [f"{path} ({number} files)" for path, number in counts.items()]
             self._counted = True
@@ -205,7 +205,7 @@ class LogDirectories:
 
     def _renamed(self, old: str, path: str) -> None:
         """A file that is followed has a second name. If the first is gone, it is followed under this one."""
-        if os.path.exists(old):  # noqa: PTH110
+        if os.path.exists(old):
             return
         if old in self._tails:
             self._tails[path] = self._tails.pop(old)
@@ -221,7 +221,7 @@ class LogDirectories:
         here = str(directory)
         gone = [path for path in (*self._sleepers, *self._tails) if path not in present]
         for path in gone:
-            if os.path.dirname(path) != here:  # noqa: PTH120
+            if os.path.dirname(path) != here:
                 continue
             if path in self._sleepers:
                 self._stir(path)
@@ -269,7 +269,7 @@ class LogDirectories:
                 self._drop_if_gone(path, tail, now)
                 continue
             try:
-                seen = os.stat(path)  # noqa: PTH116
+                seen = os.stat(path)
             except OSError:
                 continue  # renamed or forbidden just now: kept open until that is clear
             if tail.park():

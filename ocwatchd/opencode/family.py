@@ -59,7 +59,7 @@ def _runs(process: object) -> bool:
     import psutil
 
     with suppress(psutil.Error):
-        assert isinstance(process, psutil.Process)  # noqa: S101
+        assert isinstance(process, psutil.Process)
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
 

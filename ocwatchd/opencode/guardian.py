@@ -79,7 +79,7 @@ def _listen(reader: int) -> bytes:
     for fd in (0, 1, 2):  # whoever reads our output waits for its last holder
         os.dup2(null, fd)
     os.closerange(4, 1024)
-    with suppress(OSError), open("/proc/self/comm", "w") as name:  # noqa: PTH123
+    with suppress(OSError), open("/proc/self/comm", "w") as name:
         name.write(NAME)
     told = b""
     while part := os.read(3, 4096):

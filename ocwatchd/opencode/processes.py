@@ -28,15 +28,15 @@ STOPS: tuple[tuple[signal.Signals, float], ...] = (
 POLL = 0.03
 
 _SUBCOMMANDS = frozenset(
-    "serve web acp run attach auth agent mcp models upgrade uninstall stats export import github pr session debug"  # noqa: SIM905
+    "serve web acp run attach auth agent mcp models upgrade uninstall stats export import github pr session debug"
     " generate completion db plugin plug account console login logout providers".split()
 )
 """Words that make an `opencode WORD` something else than a TUI (1.0 - 1.18); any other word is a project directory."""
 
 _WITH_VALUE = frozenset(
-    "-m --model -s --session --prompt --agent --port --hostname --log-level --cors --mdns-domain".split()  # noqa: SIM905
+    "-m --model -s --session --prompt --agent --port --hostname --log-level --cors --mdns-domain".split()
 )
-_ABOUT_THE_TURN = frozenset("-m --model -s --session --prompt --agent -c --continue --fork".split())  # noqa: SIM905
+_ABOUT_THE_TURN = frozenset("-m --model -s --session --prompt --agent -c --continue --fork".split())
 """Options that say what to begin with: after the restart that is the session itself."""
 
 

@@ -55,7 +55,7 @@ class Asking:
         self._write(_GO)
         self.close()
         deadline = time.monotonic() + limit
-        while os.path.exists(self._path):  # noqa: PTH110
+        while os.path.exists(self._path):
             if time.monotonic() > deadline:
                 self._unlink()
                 return False
@@ -74,8 +74,8 @@ class Asking:
             self._fd = -1
 
     def _unlink(self) -> None:
-        if os.path.exists(self._path):  # noqa: PTH110
-            os.unlink(self._path)  # noqa: PTH108
+        if os.path.exists(self._path):
+            os.unlink(self._path)
 
 
 def awaited(path: str, waiting: Callable[[], None], give_up: Callable[[], bool]) -> Mapping[str, object] | None:
@@ -95,7 +95,7 @@ def awaited(path: str, waiting: Callable[[], None], give_up: Callable[[], bool])
         held = _wait(fd, waiting, give_up)
         if held is None or not os.fstat(fd).st_nlink:  # we were told to leave, or it was withdrawn
             return None
-        os.unlink(path)  # noqa: PTH108
+        os.unlink(path)
         request = json.loads(os.pread(fd, _CAP, 0))
         return request if isinstance(request, dict) and (held or request.get("state") == _GO) else None
     except (OSError, ValueError):

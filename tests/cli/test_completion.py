@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,9 +85,9 @@ def test_every_command_is_known_with_what_it_takes() -> None:
 
 
 @pytest.mark.parametrize("script", [zsh, fish])
-def test_quotes_of_a_help_text_end_no_string(script: object) -> None:
+def test_quotes_of_a_help_text_end_no_string(script: Callable[[list[Command]], str]) -> None:
     known = [Command("", "All.", {"--help": ""}, "one"), Command("one", "A user's `x`: it's.", {}, "")]
-    text = script(known)  # type: ignore[operator]  # one of two functions of one shape
+    text = script(known)
     assert text.count("'") % 2 == 0
     assert "A users x" in text
 

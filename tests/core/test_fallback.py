@@ -18,7 +18,7 @@ def ref(text: str) -> ModelRef:
 
 
 def policy(chain: dict[str, list[str]], **names: dict[str, str]) -> Policy:
-    return Policy(chains={key: tuple(value) for key, value in chain.items()}, **names)  # type: ignore[arg-type]
+    return Policy(chains={key: tuple(value) for key, value in chain.items()}, **names)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_exhausted_names_the_soonest_return() -> None:
     choice = choose(ref("p/a"), None, policy({"p/a": ["r/c", "q/b"]}), lambda _: True, (), ends.get)
     assert choice == Exhausted((ref("p/a"), ref("r/c"), ref("q/b")), (ref("q/b"), 300.0))
     assert choice.chained
-    assert not choose(ref("p/a"), None, policy({}), lambda _: True).chained  # type: ignore[union-attr]
+    assert not choose(ref("p/a"), None, policy({}), lambda _: True).chained
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from tests.support.daemon import Daemon, epoch, ocwatch, settle
 from tests.support.opencode import MIDDLE, NEWEST, OLDEST, Home, Serve
 from tests.support.processes import wait_until
-from tests.support.provider import Provider, after_tool, bash, error, limited, ok, slow
+from tests.support.provider import Answer, Provider, Request, after_tool, bash, error, limited, ok, slow
 
 pytestmark = pytest.mark.e2e
 
@@ -221,7 +221,7 @@ def test_a_running_session_whose_model_cools_meanwhile_is_moved_when_it_is_hit(
 ) -> None:
     running, other = newest.create_session(), newest.create_session()
 
-    def primary(request):  # type: ignore[no-untyped-def]
+    def primary(request: Request) -> Answer:
         if not request.count("I run already"):
             return limited(3600)
         return limited(3600) if request.tool_results else bash("sleep 4")
@@ -342,7 +342,7 @@ def test_a_cooldown_outlives_daemon_and_opencode(home: Home, provider: Provider)
         assert ocwatch(home, "status").returncode == 3
         assert ocwatch(home, "pick", PRIMARY).stdout == f"{FALLBACK}\n"
         daemon.start()
-        assert daemon.cooldown(PRIMARY)["until"] == until  # type: ignore[index]
+        assert daemon.cooldown(PRIMARY)["until"] == until
         settle(3)
         assert len(daemon.journal("claim")) == 1, "what was read again moved nothing"
         assert len(provider.requests(FALLBACK)) == 1

@@ -10,6 +10,7 @@ import pytest
 from tests.support.binaries import package_name
 from tests.support.opencode import Home, Serve, run_prompt
 from tests.support.provider import (
+    Answer,
     Drop,
     Provider,
     Request,
@@ -82,10 +83,10 @@ def test_a_finished_tool_call_stands_before_the_limit(version: str, home: Home, 
 
 
 def test_four_sessions_at_once_are_answered_each_by_its_prompt(version: str, home: Home, provider: Provider) -> None:
-    def by_prompt(request: Request) -> object:
+    def by_prompt(request: Request) -> Answer:
         return slow(f"done {request.prompt}", seconds=0.5)
 
-    provider.script(PRIMARY, by_prompt)  # type: ignore[arg-type]
+    provider.script(PRIMARY, by_prompt)
     with Serve(version, home) as serve:
         sessions = {serve.create_session(): f"job-{n}" for n in range(4)}
         for session, job in sessions.items():

@@ -26,7 +26,7 @@ class Logs:
         self.follower = self.make()
 
     def make(self, *more: Path, **options: object) -> LogDirectories:
-        return LogDirectories([self.path, *more], builtin(), **options)  # type: ignore[arg-type]
+        return LogDirectories([self.path, *more], builtin(), **options)
 
     def write(self, name: str, *numbers: int) -> Path:
         path = self.path / name

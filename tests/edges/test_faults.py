@@ -36,7 +36,7 @@ class Scene:
     def __init__(self, root: Path, *limits: str, **settings: object) -> None:
         self.home = Home(root, f"http://127.0.0.1:{free_port()}", environment={"PYTHONPATH": str(ROOT)})
         self.logs = self.home.log_dir
-        self.daemon = Daemon(self.home, **settings)  # type: ignore[arg-type]
+        self.daemon = Daemon(self.home, **settings)
         self.daemon.command = (*MORTAL, *limits, "--", *self.daemon.command)
 
     def write(self, path: Path, *numbers: int) -> list[int]:

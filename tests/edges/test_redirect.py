@@ -68,7 +68,7 @@ class OpenCode:
         self.messages = [prompt, Message("msg_2", "assistant", parent="msg_1", model=PRIMARY)]
 
     def edit(self, number: int, **changes: object) -> None:
-        self.messages[number] = replace(self.messages[number], **changes)  # type: ignore[arg-type]
+        self.messages[number] = replace(self.messages[number], **changes)
 
     def stop(self) -> None:
         """As an abort does, whoever made it."""

@@ -9,7 +9,7 @@ import pytest
 
 from ocwatchd.config.names import Names
 from ocwatchd.launcher.arguments import Arguments
-from ocwatchd.launcher.transform import CONTENT, Transform, agents_of, merge_content, until_words
+from ocwatchd.launcher.transform import CONTENT, Plan, Transform, agents_of, merge_content, until_words
 from ocwatchd.state.entries import Entry
 from ocwatchd.state.register import Register
 
@@ -37,7 +37,7 @@ def listed(*models: str, **targets: tuple[str, str | None]) -> Register:
     return Register(entries)
 
 
-def plan(words: str, register: Register, environ: dict[str, str] | None = None, **more: Any):  # type: ignore[no-untyped-def]
+def plan(words: str, register: Register, environ: dict[str, str] | None = None, **more: Any) -> Plan:
     names = Names(CHAINS, ALIASES, {"b/second": "claude-fallback"})
     transform = Transform(names, register, CONFIG, agents_of(CONFIG, {}, {}), environ or {})
     return transform.plan(Arguments(words.split()), **more)

@@ -6,7 +6,7 @@ import os
 import random
 import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ class Tail:
         self.tail = self.make()
 
     def make(self, **options: object) -> LogTail:
-        return LogTail(self.path, new_reading, **options)  # type: ignore[arg-type]
+        return LogTail(self.path, new_reading, **options)
 
     def look(self, now: float = NOW) -> list[int]:
         """What is new since the last look."""
@@ -193,11 +193,11 @@ def test_the_path_becomes_a_symlink_to_another_file(log: Tail, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["directory", "pipe"])
-def test_the_path_is_something_else_for_a_while(log: Tail, make: object) -> None:
+def test_the_path_is_something_else_for_a_while(log: Tail, make: Callable[[Path], None]) -> None:
     log.write(1)
     assert log.look() == [1]
     log.path.unlink()
-    make(log.path)  # type: ignore[operator]
+    make(log.path)
     assert log.look() == []
     log.path.rmdir() if log.path.is_dir() else log.path.unlink()
     log.write(2)
