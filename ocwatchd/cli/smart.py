@@ -19,6 +19,7 @@ from ocwatchd.core.pools import arranged
 from ocwatchd.errors import ConfigError, ExitCode
 from ocwatchd.launcher.arguments import Arguments
 from ocwatchd.launcher.find import find_opencode, in_a_circle, mark
+from ocwatchd.launcher.speech import say
 from ocwatchd.state.entries import loads_in, read_entries
 from ocwatchd.state.register import Register
 
@@ -57,7 +58,7 @@ def launch(given: Sequence[str], own: str) -> NoReturn:
             _end(code)
         _become(found, launched.words, launched.environ)
     if "--print-env" in arguments.own:
-        _say("nothing would be changed: no fallback chain is configured")
+        say("nothing would be changed: no fallback chain is configured")
         sys.exit(ExitCode.DONE)
     _become(found, arguments.words, {})
 
@@ -105,7 +106,7 @@ def _document() -> Document | None:
     try:
         return read_document(config_file())
     except ConfigError as fault:
-        _say(f"{fault}; going on without it")
+        say(f"{fault}; going on without it")
         return None
 
 
@@ -116,7 +117,7 @@ def _names(document: Document | None) -> Names | None:
     try:
         return read_names(document)
     except ConfigError as fault:
-        _say(f"{fault}; going on without it")
+        say(f"{fault}; going on without it")
         return None
 
 
@@ -129,13 +130,8 @@ def configured_program(document: Document | None) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _say(text: str) -> None:
-    line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-    print(f"oc-smart: {line}", file=sys.stderr, flush=True)
-
-
 def _give_up(message: str) -> NoReturn:
-    _say(message)
+    say(message)
     sys.exit(ExitCode.OPENCODE_UNREACHABLE)
 
 

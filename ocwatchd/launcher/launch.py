@@ -7,7 +7,6 @@ The terminal is started as a child that can be started again; a `run` as one tha
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from ocwatchd.core.chains import resolve
 from ocwatchd.errors import ConfigError, ExitCode
 from ocwatchd.launcher.arguments import Arguments
 from ocwatchd.launcher.find import mark
+from ocwatchd.launcher.speech import say
 from ocwatchd.launcher.transform import CONTENT, Plan, Transform, merge_content, until_words
 from ocwatchd.state.register import Register
 
@@ -296,13 +296,4 @@ def quoted(word: str) -> str:
     return quote(word)
 
 
-def say(text: str) -> None:
-    """A line of the story on standard error, free of control characters."""
-    line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-    try:
-        print(f"oc-smart: {line}", file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # a closed standard error must not end anything
-        return
-
-
-__all__ = ["CONTENT", "LAUNCHER", "Launch", "quoted", "say"]
+__all__ = ["CONTENT", "LAUNCHER", "Launch", "quoted"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import ROOT
+from tests.support.pty import Pty
 
 SCRIPT = (
     f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom ocwatchd.cli.smart import main\nmain()\n"
@@ -66,3 +67,15 @@ def test_what_cannot_be_started_is_one_message(tmp_path: Path, smart: Path) -> N
     assert done.returncode == 5
     assert b"cannot be started" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_its_sentences_break_between_words_on_a_terminal_and_nowhere_in_a_pipe(tmp_path: Path, smart: Path) -> None:
+    script(tmp_path / "bin" / "opencode", "#!/nonexistent/interpreter\n")
+    path = f"{tmp_path / 'bin'}:/usr/bin"
+    sentence = run(smart, path, "x").stderr.decode().removesuffix("\n")
+    assert "\n" not in sentence
+    with Pty([str(smart), "x"], {"PATH": path}, tmp_path, size=(40, 24)) as terminal:
+        assert terminal.end() == 5
+        lines = terminal.shown.decode().split("\r\n")[:-1]
+    assert len(lines) > 1
+    assert " ".join(line.strip() for line in lines) == sentence
