@@ -37,9 +37,10 @@ _VARIANTS: dict[int, str] = {
     **{ord(old): new for old, new in zip(_TRADITIONAL_PAIRS[::2], _TRADITIONAL_PAIRS[1::2], strict=True)},
     **{
         code: base
-        for code in range(0xC0, 0x250)
+        for code in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00))  # the second for Vietnamese
         if (base := unicodedata.normalize("NFKD", chr(code))[0]).isascii() and base.isalpha()
     },
+    0x307: "",  # the dot that the Turkish capital I keeps when it becomes small
     **{
         ord(letter): base
         for letter, base in {"ø": "o", "ł": "l", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe", "ß": "ss"}.items()
