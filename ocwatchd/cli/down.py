@@ -96,10 +96,11 @@ def _end(paths: Paths, pid: int) -> None:
 def _remove_plugin(paths: Paths, report: Report) -> None:
     found = plugin_file.look(paths)
     ours = found.state in (PluginState.CURRENT, PluginState.OUTDATED)
-    gone = ([found.path] if ours else []) if report.dry_run else plugin_file.uninstall(paths)
-    for path in gone:
-        text = f"OpenCode's companion plugin, {shown(path)}. OpenCode processes that run now keep it until they end."
-        report.add(Step("plugin", "removed", path, text))
+    gone = ours if report.dry_run else bool(plugin_file.uninstall(paths))
+    if gone:
+        path = shown(found.path)
+        text = f"OpenCode's companion plugin, {path}. OpenCode processes that run now keep it until they end."
+        report.add(Step("plugin", "removed", found.path, text))
     if found.state is PluginState.FOREIGN:
         report.add(Step("plugin", "kept", found.path, f"{shown(found.path)} is not ocwatchd's and stays."))
     elif not gone:

@@ -42,7 +42,9 @@ def uninstall(as_json: bool = False) -> int:
         say_json({**_view(left), "removed": [str(path) for path in removed]})
         return ExitCode.DONE
     for path in removed:
-        tell(f"Removed {escape(str(path))}. OpenCode processes that run now keep it until they end.")
+        tell(f"Removed {escape(str(path))}.")
+    if removed:
+        tell("OpenCode processes that run now keep it until they end.")
     if left.state is PluginState.FOREIGN:
         warn(f"{_path(left)} is not ocwatchd's and stays as it is")
     elif not removed:
@@ -83,7 +85,7 @@ def _phrase(found: PluginFile) -> str:
         case PluginState.CURRENT:
             return f"Installed: {_path(found)}, version {found.installed}."
         case PluginState.OUTDATED if found.installed == found.shipped:
-            return f"Changed by hand: {_path(found)}. Restore it with: ocwatch plugin install"
+            return f"Changed by hand, or not whole: {_path(found)}. Restore it with: ocwatch plugin install"
         case PluginState.OUTDATED:
             return (
                 f"Outdated: {_path(found)} has version {found.installed}, this ocwatchd brings {found.shipped}. "

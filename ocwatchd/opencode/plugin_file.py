@@ -1,16 +1,18 @@
-"""The companion plugin's file in OpenCode's plugin directory: installed, upgraded and removed whole, if it is ours.
+"""The companion plugin in OpenCode's plugin directory: installed, upgraded and removed whole, if it is ours.
 
 OpenCode 1.0 loads `plugin/*.js` of its configuration directories, later versions `plugins/*.js` as well: `plugin/` is
-read by all. What says which file is ours is its first line.
+read by all. Directories in it are left alone (seen with 1.0.185, 1.1.65, 1.3.2, 1.18.33), so the plugin's parts lie in
+one of its own name. What says which file is ours is its first line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -20,19 +22,21 @@ from ocwatchd.paths import Paths
 
 NAME = "rate-limit-fallback.js"
 DIRECTORY, OTHER_DIRECTORY = "plugin", "plugins"
+PARTS = tuple(f"{NAME.removesuffix('.js')}/{part}.js" for part in ("answers", "door", "pools"))
+"""Beside the file of that name, which loads them, and works without any that is missing."""
 
 _MARKER = re.compile(rb"\A// ocwatchd companion plugin, version ([\w.]{1,20})\r?\n")
 _CAP = 1 << 20
-"""Bytes that are read of a file of that name; ours has 15 kB."""
+"""Bytes that are read of a file of that name; ours have up to 13 kB."""
 
 
 class PluginState(StrEnum):
     """What lies at the plugin's place."""
 
     CURRENT = "current"
-    OUTDATED = "outdated"  # ours, of another version or changed by hand
+    OUTDATED = "outdated"  # ours, of another version or changed by hand, or a part of it is missing
     ABSENT = "absent"
-    FOREIGN = "foreign"  # a file of that name that is not ours
+    FOREIGN = "foreign"  # a file of that name, or of a part's, that is not ours
 
 
 class PluginFault(OcwatchError):
@@ -41,7 +45,9 @@ class PluginFault(OcwatchError):
 
 @dataclass(frozen=True, slots=True)
 class PluginFile:
-    """One look at the plugin's place. `installed` is the version found there, None unless it is ours."""
+    """One look at the plugin's place. `path` is the file of `NAME`, or the part that is not ours; `installed` is the
+    version found there, None unless it is ours.
+    """
 
     path: Path
     state: PluginState
@@ -50,13 +56,13 @@ class PluginFile:
 
 
 def shipped_path() -> Path:
-    """The file of `shipped`, for an OpenCode that is to load it from where it lies."""
+    """The file of `shipped`, its parts beside it, for an OpenCode that is to load it from where it lies."""
     return Path(str(resources.files("ocwatchd.opencode").joinpath("plugin", NAME)))
 
 
-def shipped() -> bytes:
-    """The plugin that comes with this ocwatchd."""
-    return resources.files("ocwatchd.opencode").joinpath("plugin", NAME).read_bytes()
+def shipped(name: str = NAME) -> bytes:
+    """The plugin that comes with this ocwatchd, or one of its `PARTS`."""
+    return resources.files("ocwatchd.opencode").joinpath("plugin", name).read_bytes()
 
 
 def version_of(content: bytes) -> str | None:
@@ -71,7 +77,7 @@ def look(paths: Paths) -> PluginFile:
     Raises:
         PluginFault: it cannot be read.
     """
-    return _look_at(paths.opencode_config / DIRECTORY / NAME)
+    return _together(_look_at_all(paths.opencode_config / DIRECTORY))
 
 
 def install(paths: Paths) -> tuple[PluginFile, PluginFile]:
@@ -80,17 +86,20 @@ def install(paths: Paths) -> tuple[PluginFile, PluginFile]:
     Raises:
         PluginFault: a file of that name is not ours, or it cannot be written.
     """
-    before = look(paths)
+    files = _look_at_all(paths.opencode_config / DIRECTORY)
+    before = _together(files)
     if before.state is PluginState.FOREIGN:
         raise PluginFault(f"{before.path} is there and is not ocwatchd's: it stays as it is; move it away first")
-    if before.path.is_symlink() and before.state is PluginState.OUTDATED:
-        raise PluginFault(f"{before.path} is a link to another version: update or remove the link")
-    try:
-        before.path.parent.mkdir(parents=True, exist_ok=True)
-        if before.state is not PluginState.CURRENT:
-            _put(before.path, shipped(), anew=before.state is PluginState.ABSENT)
-    except OSError as fault:
-        raise PluginFault(f"{before.path} cannot be written: {fault.strerror or fault}") from fault
+    links = [file.path for file in (before, *files.values()) if file.state is PluginState.OUTDATED]
+    for path in filter(Path.is_symlink, links):
+        raise PluginFault(f"{path} is a link to another version, or to one without its parts: update or remove it")
+    for name, file in reversed(files.items()):  # what is loaded by itself comes last: its parts lie there then
+        try:
+            file.path.parent.mkdir(parents=True, exist_ok=True)
+            if file.state is not PluginState.CURRENT:
+                _put(file.path, shipped(name), anew=file.state is PluginState.ABSENT)
+        except OSError as fault:
+            raise PluginFault(f"{file.path} cannot be written: {fault.strerror or fault}") from fault
     return before, look(paths)
 
 
@@ -102,15 +111,35 @@ def uninstall(paths: Paths) -> list[Path]:
     """
     removed = []
     for directory in (DIRECTORY, OTHER_DIRECTORY):
-        found = _look_at(paths.opencode_config / directory / NAME)
-        if found.installed is None:
-            continue
-        try:
-            found.path.unlink()
-        except OSError as fault:
-            raise PluginFault(f"{found.path} cannot be removed: {fault.strerror or fault}") from fault
-        removed.append(found.path)
+        for found in _look_at_all(paths.opencode_config / directory).values():
+            if found.installed is None:
+                continue
+            try:
+                found.path.unlink()
+            except OSError as fault:
+                raise PluginFault(f"{found.path} cannot be removed: {fault.strerror or fault}") from fault
+            removed.append(found.path)
+        with contextlib.suppress(OSError):  # somebody else's files may be in it
+            (paths.opencode_config / directory / PARTS[0]).parent.rmdir()
     return removed
+
+
+def _look_at_all(directory: Path) -> dict[str, PluginFile]:
+    """By name, the file that loads the others first. Bun looks for these where a link to that one leads."""
+    path = directory / NAME
+    found = {NAME: _look_at(path, NAME)}
+    beside = path.resolve().parent if found[NAME].installed else directory
+    return found | {name: _look_at(beside / name, name) for name in PARTS}
+
+
+def _together(files: dict[str, PluginFile]) -> PluginFile:
+    """The one that is nobody's to replace, else the first, which is as good as its parts."""
+    foreign = next((file for file in files.values() if file.state is PluginState.FOREIGN), None)
+    first = files[NAME]
+    if foreign is not None or first.state is not PluginState.CURRENT:
+        return foreign or first
+    whole = all(file.state is PluginState.CURRENT for file in files.values())
+    return first if whole else replace(first, state=PluginState.OUTDATED)
 
 
 def _put(path: Path, content: bytes, *, anew: bool) -> None:
@@ -120,7 +149,7 @@ def _put(path: Path, content: bytes, *, anew: bool) -> None:
         OSError: nothing was changed; FileExistsError with `anew`.
     """
     # OpenCode loads whatever ends in .js or .ts there: a temporary file must not.
-    temporary = path.with_name(f".{NAME}.{os.urandom(4).hex()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
@@ -135,8 +164,8 @@ def _put(path: Path, content: bytes, *, anew: bool) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _look_at(path: Path) -> PluginFile:
-    new = shipped()
+def _look_at(path: Path, name: str) -> PluginFile:
+    new = shipped(name)
     wanted = version_of(new) or "?"
     content = _read(path)
     if content is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ocwatchd.opencode.plugin_file import NAME, shipped, version_of
+from ocwatchd.opencode.plugin_file import NAME, PARTS, shipped, version_of
 from tests.cli.conftest import Cli
 
 OLD = b"// ocwatchd companion plugin, version 0.9\n"
@@ -21,7 +21,9 @@ def test_commands_say_what_they_did(cli: Cli) -> None:
     Path(done["path"]).write_bytes(OLD)
     assert "0.9" in cli("plugin", "status").stdout
     assert cli.json("plugin", "install")["replaced_version"] == "0.9"
-    assert cli.json("plugin", "uninstall")["removed"] == [done["path"]]
+    parts = [str(Path(done["path"]).parent / part) for part in PARTS]
+    assert cli.json("plugin", "uninstall")["removed"] == [done["path"], *parts]
+    assert not Path(parts[0]).parent.exists()
     assert cli("plugin", "uninstall").stdout == "Not installed.\n"
 
 

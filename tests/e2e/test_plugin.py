@@ -74,9 +74,9 @@ def test_what_one_session_learnt_all_know_also_after_a_restart(version: str, arm
 
 
 def test_the_primary_again_as_soon_as_it_may(version: str, armed: Home, provider: Provider) -> None:
-    register(armed, {PRIMARY: rests(FALLBACK, seconds=8)})
     with Serve(version, armed) as serve:
         session = serve.create_session()
+        register(armed, {PRIMARY: rests(FALLBACK, seconds=8)})  # now: OpenCode may take longer than that to start
         serve.prompt_async(session, "While it cools", model=PRIMARY)
         serve.wait_answer(session, "answer of mock2/fallback")
         serve.wait_status(session, "idle")
@@ -262,7 +262,7 @@ def test_what_another_fallback_plugin_does_not_move_is_moved_after_it_had_its_ti
 
 
 def register(home: Home, models: dict[str, Any] | str) -> None:
-    state(home).mkdir(parents=True, mode=0o700)
+    state(home).mkdir(parents=True, mode=0o700, exist_ok=True)
     text = models if isinstance(models, str) else json.dumps({"version": 1, "models": models})
     (state(home) / "blacklist.json").write_text(text)
 

@@ -33,11 +33,16 @@ class Bun:
     def state(self) -> Path:
         return self.home / ".local/state/ocwatchd"
 
-    def play(self, *steps: dict[str, Any], env: dict[str, str] | None = None) -> list[Any]:
-        """Start the plugin, then the steps; what each of them came to."""
+    def play(
+        self, *steps: dict[str, Any], env: dict[str, str] | None = None, without: tuple[str, ...] = ()
+    ) -> list[Any]:
+        """Start the plugin (`without` some of its parts), then the steps; what each of them came to."""
         self.home.mkdir(exist_ok=True)
-        plugin = self.home / "rate-limit-fallback.js"
-        plugin.write_bytes(plugin_file.shipped())
+        plugin = self.home / plugin_file.NAME
+        for name in {plugin_file.NAME, *plugin_file.PARTS} - {*without}:
+            part = self.home / name
+            part.parent.mkdir(exist_ok=True)
+            part.write_bytes(plugin_file.shipped(name))
         whole = [*([] if steps[0]["act"] == "start" else [{"act": "start"}]), *steps]
         done = subprocess.run(
             [str(binary(self.version)), str(DRIVER)],
@@ -530,6 +535,19 @@ def test_hooks_bear_whatever_they_are_given(bun: Bun) -> None:
     results = bun.play(*steps, message(A))
     assert [result for result in results if isinstance(result, dict) and "thrown" in result] == []
     assert went_to(results[-1]) == "mock2/b build"
+
+
+@pytest.mark.parametrize("missing", [*plugin_file.PARTS, "all"])
+def test_without_one_of_its_parts_the_rest_goes_on(newest: Bun, missing: str) -> None:
+    newest.register(json.dumps({"version": 1, "models": {A: rests(B)}, "pools": pooled(a=9, b=9)}))
+    gone = tuple(part for part in plugin_file.PARTS if missing in (part, "all"))
+    output, pooled_output, _, _, about = newest.play(
+        message(A), prompt(C, True, session="ses_2"), announced("ses_1"), asked(), newest.about(), without=gone
+    )
+    assert (went_to(output), went_to(pooled_output)) == ("mock2/b build", f"{C} build")
+    assert about["about"]["door"] is not any("door" in part for part in gone)
+    assert bool(newest.facts()) is not any("answers" in part for part in gone)
+    assert {line.split()[2] for line in newest.errors().splitlines()} == {f"{Path(part).name}:" for part in gone}
 
 
 def test_its_own_errors_are_noted_in_a_file_that_stays_small(bun: Bun) -> None:

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from ocwatchd.opencode.plugin_file import NAME, PluginFault, PluginState, install, look, shipped, uninstall, version_of
+from ocwatchd.opencode.plugin_file import (
+    NAME,
+    PARTS,
+    PluginFault,
+    PluginState,
+    install,
+    look,
+    shipped,
+    shipped_path,
+    uninstall,
+    version_of,
+)
 from ocwatchd.paths import Paths
 
 OLD = b"// ocwatchd companion plugin, version 0.9\nexport const RateLimitFallback = async () => ({})\n"
@@ -33,6 +44,9 @@ def test_what_is_shipped_says_its_version_in_its_first_line_and_in_its_code() ->
     assert f'const VERSION = "{version}"' in shipped().decode()
     # OpenCode 1.0 calls every export as a plugin, whatever it is.
     assert shipped().count(b"\nexport ") == 1
+    directory = shipped_path().parent
+    assert sorted(str(path.relative_to(directory)) for path in directory.rglob("*.js")) == sorted((NAME, *PARTS))
+    assert {version_of(shipped(part)) for part in PARTS} == {version}
 
 
 def test_installed_from_nothing_and_then_left_as_it_is(paths: Paths) -> None:
@@ -41,7 +55,9 @@ def test_installed_from_nothing_and_then_left_as_it_is(paths: Paths) -> None:
     assert (before.state, after.state) == (PluginState.ABSENT, PluginState.CURRENT)
     assert after.path == paths.opencode_config / "plugin" / NAME
     assert after.path.read_bytes() == shipped()
-    assert [path.name for path in after.path.parent.iterdir()] == [NAME]
+    directory = after.path.parent
+    assert {str(path.relative_to(directory)) for path in directory.rglob("*.*")} == {NAME, *PARTS}
+    assert [path.name for path in directory.glob("*.js")] == [NAME]
     mark = after.path.stat()
     install(paths)
     assert (after.path.stat().st_ino, after.path.stat().st_mtime_ns) == (mark.st_ino, mark.st_mtime_ns)
@@ -82,8 +98,37 @@ def test_nor_is_anything_else_of_that_name(paths: Paths, kind: str) -> None:
     assert os.path.lexists(path)
 
 
+@pytest.mark.parametrize("damage", ["missing", "old"])
+def test_a_part_that_is_missing_or_old_is_put_right(paths: Paths, damage: str) -> None:
+    path = install(paths)[1].path
+    part = path.parent / PARTS[-1]
+    part.unlink() if damage == "missing" else part.write_bytes(OLD)
+    found = look(paths)
+    assert (found.state, found.path) == (PluginState.OUTDATED, path)
+    assert install(paths)[1].state is PluginState.CURRENT
+    assert part.read_bytes() == shipped(PARTS[-1])
+
+
+def test_a_part_that_is_not_ours_is_named_and_nothing_is_installed_around_it(paths: Paths) -> None:
+    part = paths.opencode_config / "plugin" / PARTS[0]
+    part.parent.mkdir(parents=True)
+    part.write_bytes(FOREIGN)
+    with pytest.raises(PluginFault, match=PARTS[0]):
+        install(paths)
+    assert not (paths.opencode_config / "plugin" / NAME).exists()
+    part.unlink()
+    install(paths)
+    part.write_bytes(FOREIGN)
+    removed = uninstall(paths)
+    assert list(paths.opencode_config.rglob("*.js")) == [part]
+    assert len(removed) == len(PARTS)
+
+
 def test_a_link_to_ours_is_fine_until_it_is_out_of_date(paths: Paths) -> None:
     kept = paths.home / "dotfiles.js"
+    for name in PARTS:
+        (paths.home / name).parent.mkdir(exist_ok=True)
+        (paths.home / name).write_bytes(shipped(name))
     kept.write_bytes(shipped())
     path = paths.opencode_config / "plugin" / NAME
     path.parent.mkdir(parents=True)
@@ -93,7 +138,7 @@ def test_a_link_to_ours_is_fine_until_it_is_out_of_date(paths: Paths) -> None:
     with pytest.raises(PluginFault, match="link"):
         install(paths)
     assert kept.read_bytes() == OLD
-    assert uninstall(paths) == [path]
+    assert uninstall(paths)[0] == path
     assert kept.exists()
 
 
