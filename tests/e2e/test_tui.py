@@ -30,7 +30,8 @@ def test_moved_through_the_door_then_prevented_then_back(version: str, home: Hom
     assert ocwatch(home, "plugin", "install").returncode == 0
     with Daemon(home, maxDelay=2000) as daemon, Tui(version, home) as tui:
         tui.say("Name the first colour")
-        tui.wait_screen("first answered elsewhere", timeout=60)
+        screen = tui.wait_screen("first answered elsewhere", timeout=60)
+        assert screen.count("Name the first colour") == 1, "the prompt is shown once, too"
         (refused,) = [r for r in provider.requests(PRIMARY) if r.status == 429]
         end = epoch(daemon.wait_cooldown(PRIMARY)["until"])
         assert abs(end - (refused.wall + 20)) < 1.1

@@ -78,7 +78,8 @@ export const RateLimitFallback = async ({ client, directory }) => {
     },
     "chat.message"(input, output) {
       // Without parts it is the daemon that runs a message again: its choice of model is deliberate.
-      if (rival || !output?.parts?.length) return
+      if (!output?.parts?.length) return keepTime(output?.message, client)
+      if (rival) return
       giveBack(output.message, input ?? {})
       parts.pools.spread(output.message, input?.sessionID)
       prevent(output.message, input?.sessionID, client)
@@ -111,8 +112,15 @@ function closeProject(directory, config) {
 
 /** The same hooks, whose faults stay in here. */
 function guarded(hooks) {
-  const safe = ([name, work]) => [name, async (...call) => void attempt(name, () => work(...call))]
+  const failed = (name) => (fault) => note(name, fault)
+  const safe = ([name, work]) => [name, async (...call) => void (await (async () => work(...call))().catch(failed(name)))]
   return Object.fromEntries(Object.entries(hooks).map(safe))
+}
+
+/** 1.18's TUI knows a message by time and id together: under a new time the prompt would be shown a second time. */
+async function keepTime(message, client) {
+  const known = await client.session.message({ path: { id: message.sessionID, messageID: message.id } })
+  message.time.created = known?.data?.info?.time?.created ?? message.time.created
 }
 
 // ---- prevention
