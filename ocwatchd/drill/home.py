@@ -73,7 +73,8 @@ class DrillHome:
         out = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"), provider_url)
         near = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost,::1")
         path = f"{self.bin}{os.pathsep}{environ.get('PATH', os.defpath)}"
-        return {**bare_environ(self.root, self.project, environ), **out, **near, "PATH": path}
+        models = {"OPENCODE_MODELS_URL": provider_url}
+        return {**bare_environ(self.root, self.project, environ), **out, **near, **models, "PATH": path}
 
     def daemon_environ(self, environ: Mapping[str, str]) -> dict[str, str]:
         """The same for the daemon, from OpenCode's: it has to find our package wherever it was installed."""

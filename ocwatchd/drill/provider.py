@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 from ocwatchd.clock import Clock, SystemClock
 
 PRIMARY, FALLBACK, TITLES = "drill/primary", "drill-fallback/stand-in", "drill-titles/small"
+CATALOGUE = "/api.json"
+"""Where OpenCode gets its list of models from; 1.1.34 has none of its own and answers no prompt without."""
 ROUTE = "/v1/chat/completions"
 BODY_CAP = 8 << 20
 """Bytes of a request that are read; OpenCode's first prompt has about 60 kB with its system prompt and tools."""
@@ -120,10 +122,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._refuse_outside(self.path.rpartition(":")[0])
 
     def do_GET(self) -> None:
-        """Nothing is to be had by GET; an absolute address is somebody who wants out."""
+        """Nothing is to be had by GET but an empty catalogue; an absolute address is somebody who wants out."""
         host = urlsplit(self.path).hostname if "://" in self.path else None
         if host and host != "127.0.0.1":
             self._refuse_outside(host)
+        elif self.path == CATALOGUE:
+            self._whole(200, {})
         else:
             self._whole(404, {"error": {"message": "not found"}})
 

@@ -16,6 +16,7 @@ from ocwatchd.drill.home import DrillHome
 from ocwatchd.drill.provider import FALLBACK, PRIMARY, DrillProvider
 from ocwatchd.drill.scene import KEEP, POLL, PROMPT, Scene, StepFailed
 from ocwatchd.errors import OcwatchError
+from ocwatchd.opencode.answers import version_of
 from ocwatchd.opencode.api import Api
 from ocwatchd.opencode.private import private_server
 from ocwatchd.opencode.program import last_words, version_of_program
@@ -29,6 +30,8 @@ LOG = 15.0
 """Seconds for the log: 1.17 and later write it in batches, up to a second late on an idle machine."""
 REST_LEAST = 8.0
 """Seconds that the primary is limited at least: a move and a prevented prompt have to fit in, with room."""
+BUNDLED_SINCE = (1, 0, 142)
+"""From this version on the drill is known to pass; up to 1.0.98 OpenCode installs `@ai-sdk/…` from npm at run time."""
 EXACT = 5.0
 """Seconds by which the known end of a limit may differ from what the provider said, where OpenCode is slow."""
 
@@ -101,6 +104,13 @@ class Drill:
         except OcwatchError as fault:
             remedy = "reinstall OpenCode, or try another one: ocwatch drill --fetch latest"
             raise StepFailed("an OpenCode that tells its version", str(fault), remedy, fatal=True) from fault
+        if () < version_of(self.version) < BUNDLED_SINCE:
+            raise StepFailed(
+                "an OpenCode that works offline",
+                f"version {self.version}, which fetches its providers' libraries when it runs",
+                "the daemon knows this version, the drill does not: ocwatch drill --fetch latest",
+                fatal=True,
+            )
         return f"version {self.version}, {self._program}", None
 
     def _start(self) -> tuple[str, None]:

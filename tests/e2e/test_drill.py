@@ -104,6 +104,14 @@ def test_a_broken_opencode_is_said_and_ends_with_1(user: User) -> None:
     assert list(user.temporary.iterdir()) == []
 
 
+def test_an_opencode_that_cannot_work_offline_is_not_tried(user: User) -> None:
+    user.install_script("echo 1.0.61")
+    done = user.drill()
+    assert done.returncode == 1
+    assert "1.0.61, which fetches its providers' libraries" in " ".join(done.stdout.split())
+    assert "1 of 1 steps failed" in done.stdout
+
+
 def test_no_opencode_at_all_is_one_sentence_with_the_remedy(user: User) -> None:
     done = user.drill()
     assert (done.returncode, done.stdout) == (5, "")
