@@ -12,7 +12,7 @@ import os
 import queue
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from uuid import uuid4
 
 from ocwatchd import __version__
@@ -38,6 +38,7 @@ from ocwatchd.opencode.survey import Surveyor
 from ocwatchd.paths import Paths
 from ocwatchd.redirect import RerunOverApi
 from ocwatchd.state import blacklist, cursors, daemonlock, heartbeat
+from ocwatchd.state.counted import Counted
 from ocwatchd.state.facts import FactFiles
 from ocwatchd.state.files import make_private_dir
 from ocwatchd.supervisor import Supervisor
@@ -112,6 +113,7 @@ class Daemon:
         self._hands = Hands(self._paths, self._clock, self._finder, surveyor, RerunOverApi(), say, self._queue.put)
         self._hands.notifier.settings = self._config.notices
         self._hands.register_mark = register.signature
+        self._hands.counted = self._counted = Counted(register.counted, self._started)
         self._gauge = Gauge(self._hands, store, self._paths.journal, self._clock)
         for problem in register.problems:
             say(problem)
@@ -127,12 +129,18 @@ class Daemon:
         self._waker.start()
         say(f"ocwatchd {__version__} follows {', '.join(map(str, directories))}")
         self._hands.listen()
+        self._facts.tidy(self._clock.now())
+        self._go_on(saved)
+
+    def _go_on(self, saved: Mapping[str, Cursor]) -> None:
+        """Take up what the life before this one had begun."""
         now = self._clock.now()
-        self._facts.tidy(now)
-        for session in self._hands.unfinished_moves(now - CLAIM_MEMORY):
+        last = self._hands.last_life(now - CLAIM_MEMORY, saved)
+        self._engine.remember(last.refused, self._counted.shown(), now)
+        for session in last.unfinished:
             say(f"a move of {session} was left unfinished: looking")
             self._hands.do(self._engine.resume(session, now))
-        for session in self._hands.unweighed(now - CLAIM_MEMORY):
+        for session in last.unweighed:
             self._hands.do(self._engine.look_at(session, now))
 
     def _wake(self) -> None:
@@ -149,6 +157,7 @@ class Daemon:
                 self._handle(news)
             self._gauge.step(self._engine.mind)
             self._hands.save()
+            self._hands.write_notes()
             self._beat()
             self._supervisor.feed(self._clock.now())
             self._take_messages()
@@ -185,13 +194,23 @@ class Daemon:
         for fact in self._facts.poll():
             self._handle(fact)
         for sighting in self._logs.poll(now, hints):
-            message = _message(sighting)
+            message = self._message(sighting)
             if isinstance(message, Aborted) and self._engine.cases.known(message.session) is not None:
                 message = self._hands.whose(message)
             if message is not None:
                 self._handle(message)
         if self._logs.behind:
             self._wake()
+
+    def _message(self, sighting: Sighting) -> Message | None:
+        """What the engine is told of a log's news; the comings and goings of turns are the log reader's own affair."""
+        match sighting.seen:
+            case LimitEvent() as event:
+                return Refused(event, sighting.live, self._counted.again(sighting.log, event, self._clock.now()))
+            case Cancelled(session, time) if sighting.live:
+                return Aborted(session, time)
+            case _:
+                return None
 
     def _take_messages(self) -> None:
         """Wait for news, at most until the next deadline; then take all there is."""
@@ -226,9 +245,15 @@ class Daemon:
         self._supervisor.tell("; ".join([_cooling(self._engine.ledger.entries(), now), *health]))
 
     def _save_cursors(self) -> None:
-        """A lost cursor costs one bounded look back; nothing waits for it."""
+        """Never past what is not in the register yet: a kill in between would lose it. What is read again is known.
+
+        A lost cursor costs one bounded look back; nothing waits for it.
+        """
         places = self._logs.cursors()
         if places == self._saved_cursors:
+            return
+        self._hands.save(at_once=True)
+        if self._hands.save_due is not None:
             return
         try:
             cursors.save(self._paths.cursors, places)
@@ -241,9 +266,9 @@ class Daemon:
     def _close(self) -> None:
         self._supervisor.stopping()
         self._waker.stop()
+        self._hands.save(at_once=True)
         self._save_cursors()
         self._logs.close()
-        self._hands.save(at_once=True)
         self._hands.close()
         with contextlib.suppress(OSError):
             self._paths.heartbeat.unlink(missing_ok=True)
@@ -263,17 +288,6 @@ class Daemon:
 def _cooling(entries: Sequence[Cooldown], now: float) -> str:
     count = sum(entry.active(now) for entry in entries)
     return "no model is cooling" if not count else f"{count} model{'s are' if count > 1 else ' is'} cooling"
-
-
-def _message(sighting: Sighting) -> Message | None:
-    """What the engine is told of a log's news; the comings and goings of turns are the log reader's own affair."""
-    match sighting.seen:
-        case LimitEvent():
-            return Refused(sighting.seen, sighting.live)
-        case Cancelled(session, time) if sighting.live:
-            return Aborted(session, time)
-        case _:
-            return None
 
 
 def run(paths: Paths | None = None) -> None:

@@ -6,11 +6,13 @@ begins. A file that cannot be written is said once and served from memory until 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ocwatchd.clock import Clock
+from ocwatchd.core.cursor import Cursor
 from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import ModelRef
 from ocwatchd.core.messages import (
@@ -25,6 +27,7 @@ from ocwatchd.core.messages import (
     RegisterChanged,
     Remember,
     SaveRegister,
+    Shown,
     Surveyed,
     TakenOver,
     Tell,
@@ -41,8 +44,10 @@ from ocwatchd.opencode.survey import Look
 from ocwatchd.paths import Paths
 from ocwatchd.redirect import Mover
 from ocwatchd.state import blacklist, moved
+from ocwatchd.state.counted import Counted
 from ocwatchd.state.files import StateError
 from ocwatchd.state.journal import Journal, plain
+from ocwatchd.state.lastlife import LastLife, Place, last_life, place_of
 
 WORKERS = 8
 """Moves and looks under way at once: each waits for OpenCode far more than it computes."""
@@ -51,6 +56,10 @@ CLAIMED_BEFORE = 5.0
 SAVE_PAUSE = 0.05
 """Seconds between writes of the register: each costs an fsync, 10 ms at worst where it was measured. A negative
 Retry-After made OpenCode 1.1.65 send 371 requests in 1.5 s."""
+NOTES_MOST = 256
+"""Notes of a storm that are written to the journal at once: lock and open cost more than a line does."""
+NOTES_KEPT = 2000
+"""Notes that wait for a journal that cannot be written, some 1.2 MB; the oldest go first."""
 
 
 class Hands:
@@ -71,6 +80,10 @@ class Hands:
         self._say, self._answer, self._finder = say, answer, finder
         self._ears = Ears(answer, (paths.log_dir / "opencode.log").exists, clock=clock)
         self._journal = Journal(paths.journal, clock)
+        self._notes: deque[bytes] = deque(maxlen=NOTES_KEPT)
+        self._noted: frozenset[Place] = frozenset()
+        self.counted: Counted | None = None
+        """What is saved beside the entries, by the one who counts the logs' refusals: the daemon."""
         self.notifier = Notifier(say=say)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="ocwatchd")
         self._unsaved: dict[ModelRef, Cooldown | None] = {}
@@ -87,6 +100,9 @@ class Hands:
                 case SaveRegister(changed, removed):
                     self._unsaved |= {entry.model: entry for entry in changed} | dict.fromkeys(removed)
                     self.save()
+                case Shown():
+                    if self.counted is not None:
+                        self.counted.show(effect, self._clock.now())
                 case Note():
                     self._note(effect)
                 case LookUp():
@@ -105,6 +121,8 @@ class Hands:
 
         The first change is written at once; of a storm's, only so many as the disk bears: call again at `save_due`.
         """
+        if at_once:
+            self.write_notes()
         idle = not self._unsaved and self._pools is None
         if idle or (not at_once and 0 <= self._clock.now() - self._saved < SAVE_PAUSE):
             return
@@ -114,7 +132,9 @@ class Hands:
             self._saved = self._clock.now()
 
     def _save(self) -> None:
+        self.write_notes()  # first: what the register has counted is not told again after a kill
         foreign = False
+        counted = self.counted.as_json() if self.counted is not None else None
 
         def merge(entries: dict[ModelRef, Cooldown]) -> dict[ModelRef, Cooldown]:
             nonlocal foreign  # looked at under the register's lock: nobody writes between this and our own write
@@ -123,7 +143,7 @@ class Hands:
             return kept | {model: entry for model, entry in self._unsaved.items() if entry is not None}
 
         try:
-            snapshot = blacklist.update(self._paths.blacklist, merge, self._clock.now(), self._pools)
+            snapshot = blacklist.update(self._paths.blacklist, merge, self._clock.now(), self._pools, counted)
         except StateError as fault:
             self._ill("register", str(fault))
             return
@@ -160,33 +180,20 @@ class Hands:
             self._say(problem)
         return RegisterChanged(snapshot.entries())
 
-    def unfinished_moves(self, since: float) -> list[str]:
-        """Sessions whose move was claimed and never ended, in the journal since then (epoch seconds)."""
-        open_claims: dict[object, str] = {}
-        for entry in self._journal.read(since):
-            if entry.get("what") == "claim":
-                open_claims[entry.get("claim")] = str(entry.get("moved") or entry.get("session"))
-            elif entry.get("what") in set(MoveResult):
-                open_claims.pop(entry.get("claim"), None)
-        return list(dict.fromkeys(open_claims.values()))
+    def last_life(self, since: float, cursors: Mapping[str, Cursor]) -> LastLife:
+        """What the journal says of the life before; what that one told will not be written down again."""
+        last = last_life(self._journal.read(), since, cursors)
+        self._noted = last.told
+        return last
 
     def whose(self, abort: Aborted) -> Aborted | TakenOver:
         """An abort as part of somebody else's move is no word of the user's: such a move was claimed just before."""
+        self.write_notes()
         for entry in self._journal.read(abort.time - CLAIMED_BEFORE):
             others = entry.get("what") == "claim" and "by" in entry
             if others and abort.session in (entry.get("session"), entry.get("moved")):
                 return TakenOver(abort.session)
         return abort
-
-    def unweighed(self, since: float) -> list[str]:
-        """Sessions with a refusal in the journal since then that was read as it happened, and not acted on."""
-        open_ones: dict[object, None] = {}
-        for entry in self._journal.read(since):
-            if entry.get("what") != "limit":
-                open_ones.pop(entry.get("session"), None)
-            elif entry.get("session") and not (entry.get("history") or entry.get("small")):
-                open_ones[entry["session"]] = None
-        return [str(session) for session in open_ones]
 
     def listen(self) -> None:
         """Look for doors that were opened lately, and listen at them too."""
@@ -197,14 +204,25 @@ class Hands:
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     def _note(self, note: Note) -> None:
-        said = {key: value for key, value in plain(note.fields).items() if not isinstance(value, (dict, list))}
+        if note.what == "limit" and self._noted and place_of(plain(note.fields)) in self._noted:
+            return
+        said = plain({key: value for key, value in note.fields.items() if not isinstance(value, (dict, list))})
         self._say(f"{note.what}: " + " ".join(f"{key}={value}" for key, value in said.items() if value is not None))
+        self._notes.append(self._journal.line({"what": note.what, **note.fields}))
+        if note.durable or len(self._notes) % NOTES_MOST == 0:
+            self.write_notes(note.durable)
+
+    def write_notes(self, durable: bool = False) -> None:
+        """Write down what was noted. Called when the loop has done all there is to do, and before what relies on it."""
+        if not self._notes:
+            return
         try:
-            self._journal.append({"what": note.what, **note.fields}, note.durable)
+            self._journal.write(self._notes, durable)
         except StateError as fault:
             self._ill("journal", str(fault))
         else:
             self._well("journal")
+            self._notes.clear()
 
     def _remember(self, effect: Remember) -> None:
         try:

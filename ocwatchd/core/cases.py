@@ -37,6 +37,7 @@ class Case:
 
     `entered` is the last refusal in the ledger (model, user message, attempt), so that none is entered twice. `sighted`
     is when a door last showed a refusal that the log had not told yet: the log's line about it is no second one.
+    `counted` is the model whose refusal an earlier life has entered, and which a door has not shown since.
     `heard` is when a door's event stream or the plugin told of the refusal, which is within moments of it; `fact` what
     the plugin told of it.
     `refusals` holds the times of the last few, which tell a loop without pause.
@@ -69,6 +70,7 @@ class Case:
     moved_until: float = 0.0
     entered: tuple[ModelRef, str | None, int] | None = None
     sighted: dict[ModelRef, float] = field(default_factory=dict)
+    counted: ModelRef | None = None
     wake: float | None = None
     retried_at: float = 0.0
     patience: float = 3.0

@@ -134,7 +134,8 @@ class Detector:
                 _put(self._loops, key, [*before[-7:], event], _LOOPS_KEPT)
             return [event]
         # What its retry explains was a limit all along: those before are told once more, now surely.
-        return [*(replace(event, verdict=shape) for event in before), self._event(attempt, shape)]
+        later = attempt.record.offset
+        return [*(replace(event, verdict=shape, known_at=later) for event in before), self._event(attempt, shape)]
 
     def _event(self, attempt: Attempt, verdict: Verdict) -> LimitEvent:
         record, who, facts = attempt.record, attempt.who, attempt.facts

@@ -6,7 +6,7 @@ knows OpenCode's next attempt nor whether the turn is still stuck. Only what a d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from ocwatchd.core import notes
 from ocwatchd.core.cases import Case, Cases, Doing
@@ -25,6 +25,7 @@ from ocwatchd.core.messages import (
     Note,
     Refused,
     RegisterChanged,
+    Shown,
     Surveyed,
     TakenOver,
     Tick,
@@ -58,8 +59,8 @@ class Engine:
     def handle(self, message: Message, now: float) -> list[Effect]:
         """Everything that follows from this message, in the order in which it is to be done."""
         match message:
-            case Refused(event, live):
-                return self._refused(event, live, now)
+            case Refused():
+                return self._refused(message, now)
             case Surveyed():
                 return self._surveyed(message, now)
             case MoveEnded():
@@ -91,7 +92,8 @@ class Engine:
 
     # ---- the log speaks
 
-    def _refused(self, event: LimitEvent, live: bool, now: float) -> list[Effect]:
+    def _refused(self, news: Refused, now: float) -> list[Effect]:
+        event, live = news.event, news.live
         certainty = event.verdict.certainty
         if certainty is Certainty.NO:
             return []
@@ -99,7 +101,7 @@ class Engine:
         case = self.cases.of(event.session, now) if event.session and live and not event.small else None
         if case is not None and sure and self._already_shown(case, event):
             return self._told_again(case, event)
-        effects = self._registrar.enter(event, live, now) if sure else []
+        effects = self._registrar.enter(event, live, now) if sure and not news.counted else []
         if case is not None:
             case.note_refusal(event.time)
             if case.looping(now) and effects:
@@ -234,6 +236,18 @@ class Engine:
     def look_at(self, session: str, now: float) -> list[Effect]:
         """An earlier life read of its refusal and got no further: is it still stuck?"""
         return self._look(self.cases.of(session, now))
+
+    def remember(self, refused: Mapping[str, ModelRef], shown: Iterable[Shown], now: float) -> None:
+        """An earlier life entered refusals of these sessions by these models, and what doors showed."""
+        for session, model in refused.items():
+            if self.ledger.cooling(model, now) is not None:  # else it was ended, or killed before it was saved
+                self.cases.of(session, now).counted = model
+        for one in shown:
+            self._remember(one, self.cases.of(one.session, now))
+
+    def _remember(self, shown: Shown, case: Case) -> None:
+        case.entered = (shown.model, shown.message, shown.attempt)
+        case.sighted[shown.model] = shown.time
 
     def resume(self, session: str, now: float) -> list[Effect]:
         """A move that was claimed in an earlier life and never ended: look whether its turn was left stopped."""

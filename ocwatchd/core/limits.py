@@ -137,7 +137,8 @@ class LimitEvent:
 
     `provider`, `model`, `session`, `agent` and `small` are None where nobody can say: null beats a wrong name.
     `time` is epoch seconds of the record. `verdict.certainty` is SURE for a limit; DOUBTFUL and UNKNOWN events are
-    kept for another eye and never block or move anything alone.
+    kept for another eye and never block or move anything alone. `offset` is the record's first byte in `file`;
+    `known_at` that of a later record, if only that one showed what this was.
     """
 
     time: float
@@ -152,6 +153,7 @@ class LimitEvent:
     reason: str
     file: str | None = None
     offset: int | None = None
+    known_at: int | None = None
 
     @property
     def ref(self) -> ModelRef | None:

@@ -19,10 +19,14 @@ from ocwatchd.core.views import Door, SessionView
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The log tells of a refused attempt. `live` is False for old news: it may block a model, never move a session."""
+    """The log tells of a refused attempt. `live` is False for old news: it may block a model, never move a session.
+
+    `counted`: the register holds it already, because an earlier life has read this line.
+    """
 
     event: LimitEvent
     live: bool
+    counted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,20 @@ class SaveRegister:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """A door showed this refusal, and it is entered: what is saved with the register, so that nothing counts it again.
+
+    `message` and `attempt` tell it from another, `time` (epoch seconds) from what the log tells later.
+    """
+
+    session: str
+    model: ModelRef
+    message: str | None
+    attempt: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
 class LookUp:
     """Ask the doors: for one session, or (None) for every session that is in trouble with `model`."""
 
@@ -187,4 +205,4 @@ class Note:
     durable: bool = False
 
 
-Effect = SaveRegister | LookUp | Move | Remember | Free | Tell | Note
+Effect = SaveRegister | Shown | LookUp | Move | Remember | Free | Tell | Note

@@ -7,7 +7,7 @@ from ocwatchd.core.cases import Case, Doing
 from ocwatchd.core.decider import RECHECK, Decider
 from ocwatchd.core.guards import silent
 from ocwatchd.core.limits import Certainty, Hint, LimitEvent, ModelRef
-from ocwatchd.core.messages import Effect
+from ocwatchd.core.messages import Effect, Shown
 from ocwatchd.core.mind import Mind
 from ocwatchd.core.reason import reason_of
 from ocwatchd.core.registrar import Registrar
@@ -69,6 +69,9 @@ class Weigher:
         if model is None:
             return [], False
         this = (model, view.user_message, view.attempt or 0)
+        if case.counted == model:
+            case.entered = this
+        case.counted = None
         if pending is not None and pending.ref == model and pending.verdict.certainty is Certainty.SURE:
             case.entered = this
             return self._registrar.refine(case.session, model, told, now), True
@@ -77,7 +80,7 @@ class Weigher:
         if case.entered == this:
             return [], True
         case.entered, case.sighted[model] = this, view.seen
-        return self._registrar.enter(shown, True, now), True
+        return [Shown(case.session, *this, view.seen), *self._registrar.enter(shown, True, now)], True
 
     def _wait_for_another_eye(self, case: Case, view: SessionView, now: float) -> list[Effect]:
         """Words that prove nothing: look again after the next attempt; keep them, so that a rule can be made."""

@@ -43,6 +43,7 @@ class Sighting:
 
     seen: Seen
     live: bool
+    log: Identity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,7 @@ class LogTail:
         for seen in found:
             if seen.time >= oldest:
                 live = not self._catching_up and abs(now - seen.time) <= FRESH
-                sightings.append(Sighting(seen, live))
+                sightings.append(Sighting(seen, live, log.identity))
         if at_end:
             self._catching_up = False
 
@@ -208,11 +209,11 @@ class LogTail:
                 found, at_end = log.reading.rest(), True
                 log.mtime = float("-inf")
             self._more_replaced |= not at_end
-            sightings += [Sighting(seen, abs(now - seen.time) <= FRESH) for seen in found]
+            sightings += [Sighting(seen, abs(now - seen.time) <= FRESH, log.identity) for seen in found]
             idle = now - log.mtime
             if not found and idle > (REPLACED_IDLE if log.links else UNLINKED_IDLE):
                 self._replaced.remove(log)
-                sightings += [Sighting(seen, False) for seen in log.reading.rest()]
+                sightings += [Sighting(seen, False, log.identity) for seen in log.reading.rest()]
                 log.close()
 
     def _trouble(self, error: OSError) -> None:

@@ -44,6 +44,8 @@ class Snapshot:
     signature: tuple[int, int, int] | None = None
     loads: Mapping[str, float] = field(default_factory=dict)
     """How full the members of pools are, sessions' worth by model, as the daemon said last."""
+    counted: object = None
+    """What the daemon noted beside the entries (see `state.counted`), of whatever shape it is."""
 
     def entries(self) -> tuple[Cooldown, ...]:
         """All of them, ended ones included while they matter for strikes."""
@@ -63,15 +65,22 @@ def read(path: Path) -> Snapshot:
     """What the file says now; a missing or broken file is an empty register, and `problems` says so. Never raises."""
     mark = signature(path)  # before reading: a write in between shows as a change
     found = read_entries(path)
-    return Snapshot(_cooldowns(found), _problems(path, found), signature=mark, loads=loads_in(found))
+    counted = found.raw.get("counted")
+    return Snapshot(_cooldowns(found), _problems(path, found), signature=mark, loads=loads_in(found), counted=counted)
 
 
-def update(path: Path, change: Change, now: float, pools: Mapping[str, object] | None = None) -> Snapshot:
+def update(
+    path: Path,
+    change: Change,
+    now: float,
+    pools: Mapping[str, object] | None = None,
+    counted: Mapping[str, object] | None = None,
+) -> Snapshot:
     """Replace the register by `change(register)`, under the lock. Nothing is written if nothing changes.
 
     `change` gets a fresh dict that it may alter and return. Entries that ended more than the strike window ago are
-    dropped. `pools` replaces what the file says of pools (see `state.pools`); None leaves it. Returns what the file
-    says afterwards.
+    dropped. `pools` replaces what the file says of pools (see `state.pools`), and `counted` what was counted (see
+    `state.counted`), which alone is no reason to write; None leaves it. Returns what the file says afterwards.
 
     Raises:
         NewerBlacklist: a newer version wrote the file; nothing was changed.
@@ -79,12 +88,12 @@ def update(path: Path, change: Change, now: float, pools: Mapping[str, object] |
     """
     try:
         with locked(path):
-            return _update(path, change, now, pools)
+            return _update(path, change, now, {"pools": pools, "counted": counted})
     except OSError as error:
         raise StateError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _update(path: Path, change: Change, now: float, pools: Mapping[str, object] | None) -> Snapshot:
+def _update(path: Path, change: Change, now: float, beside: Mapping[str, Mapping[str, object] | None]) -> Snapshot:
     sweep_leftovers(path)
     found = read_entries(path)
     if found.closed:  # it may be sound: its owner has to decide
@@ -96,8 +105,7 @@ def _update(path: Path, change: Change, now: float, pools: Mapping[str, object] 
     before = _cooldowns(found)
     after = {ref: cooldown for ref, cooldown in change(dict(before)).items() if not _stale(cooldown, now)}
     document = _document(found, before, after, now)
-    if pools is not None:
-        document["pools"] = dict(pools)
+    document |= {name: dict(value) for name, value in beside.items() if value is not None}
     if not found.exists or found.problem or any(document.get(k) != found.raw.get(k) for k in ("models", "pools")):
         write_atomic(path, _encode(document))
     return Snapshot(after, problems, aside, signature(path), loads_in(found))

@@ -1,6 +1,6 @@
 """journal.jsonl: what was seen, decided and done; one object per line, appended, never rewritten.
 
-A line is one write on an O_APPEND descriptor under the journal's lock, so lines of two processes never mix. A crash can
+Lines are one write on an O_APPEND descriptor under the journal's lock, so lines of two processes never mix. A crash can
 tear the last line: the next append begins a new one, and readers pass over what is no object. `durable` entries are on
 disk when `append` returns; of the others a power cut may lose the last seconds. Kept: the current file and the one
 before it, each up to `max_bytes`; older news is gone.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ocwatchd.clock import Clock, SystemClock, from_rfc3339, rfc3339
@@ -58,24 +58,36 @@ class Journal:
         """The file before the current one."""
         return self._path.with_name(self._path.name + ".1")
 
-    def append(self, entry: Mapping[str, object], durable: bool = False) -> str:
-        """Write one entry with `version`, a new `id` and, unless it has one, the present `time`. Returns the id.
+    def line(self, entry: Mapping[str, object]) -> bytes:
+        """What is written for this entry: `plain(entry)` with `version`, a new `id` and, unless it has one, `time`.
 
-        `entry` should have `what`. What is written is `plain(entry)`.
+        `entry` should have `what`.
+        """
+        now = self._clock.now()
+        ident = f"{int(now * 1000):013x}{os.urandom(4).hex()}"  # sorts by time
+        return _line({"version": VERSION, "id": ident, "time": rfc3339(now), **plain(entry)})
+
+    def append(self, entry: Mapping[str, object], durable: bool = False) -> None:
+        """Write one entry.
 
         Raises:
             StateError: it could not be written.
         """
-        now = self._clock.now()
-        ident = f"{int(now * 1000):013x}{os.urandom(4).hex()}"  # sorts by time
-        line = _line({"version": VERSION, "id": ident, "time": rfc3339(now), **plain(entry)})
+        self.write([self.line(entry)], durable)
+
+    def write(self, lines: Sequence[bytes], durable: bool = False) -> None:
+        """Write these, made by `line`. Safe to repeat after a fault: readers take each `id` once.
+
+        Raises:
+            StateError: they could not be written, or not all of them.
+        """
+        data = b"".join(lines)
         try:
             with locked(self._path):
-                self._rotate(len(line))
-                self._write(line, durable)
+                self._rotate(len(data))
+                self._write(data, durable)
         except OSError as error:
             raise StateError(f"{self._path} cannot be written: {error.strerror or error}") from error
-        return ident
 
     def read(self, since: float | None = None) -> Iterator[dict[str, object]]:
         """All entries, oldest first, or those whose `time` is not before `since` (epoch seconds).

@@ -23,6 +23,7 @@ from ocwatchd.core.messages import (
     RegisterChanged,
     Remember,
     SaveRegister,
+    Shown,
     Surveyed,
     TakenOver,
     Tell,
@@ -402,6 +403,30 @@ def test_a_move_left_unfinished_by_a_killed_daemon_is_finished():
     done = engine()
     done.resume("ses_1", T)
     assert of(Move, feed(done, seen(answered))) == []
+
+
+def test_what_an_earlier_life_has_counted_is_acted_on_and_no_second_strike():
+    before = engine()
+    feed(before, refused())
+    brain = engine(ledger=Ledger(before.ledger.entries()))
+    again = replace(refused(), counted=True)
+    assert of(Move, feed(brain, again, seen(retrying())))
+    assert brain.ledger.cooling(A, T).strikes == 1
+
+
+def test_what_an_earlier_life_was_told_is_no_second_strike_when_a_door_shows_it():
+    before = engine()
+    feed(before, refused())
+    for refusals, shown in (({"ses_1": A}, []), ({}, [Shown("ses_1", A, "msg_1", 1, T)])):
+        brain = engine(ledger=Ledger(before.ledger.entries()))
+        brain.remember(refusals, shown, T)
+        brain.resume("ses_1", T)
+        assert of(Move, feed(brain, seen(retrying())))
+        assert brain.ledger.cooling(A, T).strikes == 1
+    unsaved = engine()
+    unsaved.remember({"ses_1": A}, [], T)
+    feed(unsaved, seen(retrying()))
+    assert unsaved.ledger.cooling(A, T).strikes == 1
 
 
 def test_back_to_where_it_came_from_if_the_target_is_limited_later():

@@ -40,16 +40,26 @@ def whats(journal: Journal, since: float | None = None) -> list[object]:
 
 
 def test_an_entry_is_one_line_with_version_id_and_time(path: Path, clock: Hours) -> None:
-    ident = Journal(path, clock).append({"what": "claim", "session": "ses_1\n\x1b"}, durable=True)
+    journal = Journal(path, clock)
+    line = journal.line({"what": "claim", "session": "ses_1\n\x1b"})
+    journal.write([line], durable=True)
     assert path.read_bytes().count(b"\n") == 1
     assert json.loads(path.read_text()) == {
         "version": 1,
-        "id": ident,
+        "id": json.loads(line)["id"],
         "time": "2026-11-22T10:00:00.000Z",
         "what": "claim",
         "session": "ses_1\n\x1b",
     }
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_was_written_twice_after_a_fault_is_read_once(path: Path, clock: Hours) -> None:
+    journal = Journal(path, clock)
+    lines = [journal.line({"what": f"n{number}"}) for number in range(3)]
+    journal.write([lines[0], lines[1][:20]])  # the disk was full
+    journal.write(lines)
+    assert whats(journal) == ["n0", "n1", "n2"]
 
 
 def test_reading_gives_all_or_what_is_not_before_a_time(path: Path, clock: Hours) -> None:

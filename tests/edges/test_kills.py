@@ -1,5 +1,7 @@
 """SIGKILL at random moments of a busy daemon: every file can always be read, nothing acknowledged is lost, no move is
-made twice. `KILLS=1000 python -m pytest tests/edges/test_kills.py -s` is the full run; a suite makes fewer.
+made twice, no refusal is counted or told twice.
+
+`KILLS=1000 python -m pytest tests/edges/test_kills.py -s` is the full run; a suite makes fewer.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import os
 import random
 import threading
 import time
+from collections import Counter
 from itertools import count
 from pathlib import Path
 
@@ -89,7 +92,7 @@ def _object(line: bytes) -> bool:
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     draw = random.Random(os.environ.get("SEED", "20261122"))
-    numbers = count(1)
+    numbers, lines = count(1), Counter[str]()
     with FakeOpenCode(str(tmp_path)) as opencode:
         home = Home(tmp_path, opencode.url)
         daemon = Daemon(home, chain={"mock/primary": "mock2/fallback"}, doors=[opencode.url])
@@ -103,7 +106,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
                 wait_until(lambda: daemon.heartbeat().get("pid") == daemon.pid, 60, pause=0.01, why="a beat")
             end = time.monotonic() + draw.uniform(0.0, LIFE)
             while (left := end - time.monotonic()) > 0:
-                limit(log, next(numbers), opencode, draw)
+                lines += limit(log, next(numbers), opencode, draw)
                 time.sleep(min(left, draw.uniform(0.0, 0.2)))
             daemon.kill()
             whole(daemon.state)
@@ -112,12 +115,15 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
                 wait_until(lambda: not unanswered(opencode, daemon), 120 + KILLS, why="all are moved")
             finally:
                 report(opencode, daemon)
+            wait_until(lambda: strikes(daemon).total() >= lines.total(), why="all is counted")
             wait_until(lambda: daemon.state.joinpath("cursors.json").exists(), why="cursors")
         watcher.stop()
         watcher.look()
         assert len(watcher.acknowledged) > min(KILLS / 2, 150)
         assert len(opencode.sessions) > STUCK_MOST or KILLS < 100, "moves were made between the kills"
         print(f"{KILLS} kills: {watcher.reads} reads of the register, {len(watcher.acknowledged)} cooldowns kept")
+        assert strikes(daemon) == lines, "each refusal is one strike"
+        assert [place for place, told in Counter(places(daemon)).items() if told > 1] == []
         assert [s.id for s in opencode.sessions.values() if s.runs > 1] == []
         assert [s.id for s in opencode.sessions.values() if s.spoilt] == []
 
@@ -128,15 +134,27 @@ def unanswered(opencode: FakeOpenCode, daemon: Daemon) -> list[str]:
     return [session.id for session in opencode.sessions.values() if not session.answered and session.id in fresh]
 
 
-def limit(log: Path, number: int, opencode: FakeOpenCode, draw: random.Random) -> None:
-    """A session on the primary is limited, and so is a model that nobody else uses."""
+def strikes(daemon: Daemon) -> Counter[str]:
+    """By model, as the register says."""
+    models = json.loads((daemon.state / "blacklist.json").read_bytes())["models"]
+    return Counter({name: entry["strikes"] for name, entry in models.items()})
+
+
+def places(daemon: Daemon) -> list[tuple[str, int]]:
+    """Where the refusals stand that the journal tells of."""
+    return [(entry["file"], entry["offset"]) for entry in daemon.journal("limit") if entry["file"]]
+
+
+def limit(log: Path, number: int, opencode: FakeOpenCode, draw: random.Random) -> Counter[str]:
+    """A session on the primary is limited, and so is a model that nobody else uses. The models that were refused."""
     lines = refusal(number, time.time()).replace(b"Too Many Requests", b"Too Many Requests, try again in 9000s")
     if sum(not session.answered for session in opencode.sessions.values()) < STUCK_MOST:
         opencode.limited(f"ses_{number}")
     lonely = refusal(10**6 + number, time.time()).replace(
         b"Too Many Requests", b"Too Many Requests, try again in 8000s"
     )
-    lines += lonely.replace(b"modelID=primary", f"modelID=m{number % 200}".encode())
+    name = f"m{number % 200}"
+    lines += lonely.replace(b"modelID=primary", b"modelID=" + name.encode())
     with log.open("ab", buffering=0) as file:
         if draw.random() < 0.3:
             cut = draw.randrange(len(lines))
@@ -144,6 +162,7 @@ def limit(log: Path, number: int, opencode: FakeOpenCode, draw: random.Random) -
             time.sleep(0.01)
             lines = lines[cut:]
         file.write(lines)
+    return Counter(("mock/primary", f"mock/{name}"))
 
 
 def report(opencode: FakeOpenCode, daemon: Daemon) -> None:

@@ -1,0 +1,87 @@
+"""What the journal says of the life before this one: what it left unfinished, and what it has told already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ocwatchd.clock import from_rfc3339
+from ocwatchd.core.cursor import Cursor
+from ocwatchd.core.limits import ModelRef
+from ocwatchd.core.moves import MoveResult
+
+Entry = Mapping[str, object]
+Place = tuple[str, int, str]
+"""Where a refusal stands: file, offset, and its own time, because another file may come to have that name."""
+_ENDS = frozenset(MoveResult)
+
+
+@dataclass(frozen=True, slots=True)
+class LastLife:
+    """`unfinished`: sessions whose move was claimed and never ended. `refused`: sessions, with the model that refused
+    them last. `unweighed`: those of them whose refusal was read as it happened, and nothing done about it. `told`:
+    places in logs, from the cursors on, whose refusals are in the journal.
+    """
+
+    unfinished: tuple[str, ...]
+    refused: Mapping[str, ModelRef]
+    unweighed: tuple[str, ...]
+    told: frozenset[Place]
+
+
+def last_life(entries: Iterable[Entry], since: float, cursors: Mapping[str, Cursor]) -> LastLife:
+    """Of these entries (oldest first) what happened since then (epoch seconds). What is told counts at any age."""
+    claims: dict[object, str] = {}
+    refused: dict[str, ModelRef] = {}
+    open_ones: dict[str, None] = {}
+    told: set[Place] = set()
+    for entry in entries:
+        what, session = entry.get("what"), str(entry.get("session"))
+        if what == "limit" and "by" not in entry:
+            place = place_of(entry)
+            if place is not None and _behind(place, cursors):
+                told.add(place)
+        if _time(entry.get("time")) < since:
+            continue
+        if what == "claim":
+            claims[entry.get("claim")] = str(entry.get("moved") or entry.get("session"))
+        elif what in _ENDS:
+            claims.pop(entry.get("claim"), None)
+        if what != "limit":
+            open_ones.pop(session, None)
+            continue
+        model = _model(entry)
+        if model is None or not entry.get("session"):
+            continue
+        refused.pop(session, None)
+        refused[session] = model
+        if not (entry.get("history") or entry.get("small")):
+            open_ones[session] = None
+    return LastLife(tuple(dict.fromkeys(claims.values())), refused, tuple(open_ones), frozenset(told))
+
+
+def place_of(entry: Entry) -> Place | None:
+    """Where the refusal stands that this entry (as it is written down) tells of; None if no log told it."""
+    file, offset, evidence = entry.get("file"), entry.get("offset"), entry.get("evidence")
+    at = evidence.get("at") if isinstance(evidence, Mapping) else None
+    return (file, offset, at) if isinstance(file, str) and isinstance(offset, int) and isinstance(at, str) else None
+
+
+def _behind(place: Place, cursors: Mapping[str, Cursor]) -> bool:
+    """Whether it may be read again: it lies behind the cursor, or there is none."""
+    cursor = cursors.get(place[0])
+    return cursor is None or place[1] >= cursor.offset
+
+
+def _model(entry: Entry) -> ModelRef | None:
+    try:
+        return ModelRef.parse(str(entry.get("model")))
+    except ValueError:
+        return None
+
+
+def _time(value: object) -> float:
+    try:
+        return from_rfc3339(str(value))
+    except ValueError:
+        return 0.0

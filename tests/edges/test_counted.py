@@ -1,0 +1,117 @@
+"""What lives before this one have counted and told: given these lines, then these are no second strike."""
+
+from __future__ import annotations
+
+import pytest
+
+from ocwatchd.clock import rfc3339
+from ocwatchd.core.cursor import Cursor
+from ocwatchd.core.limits import Certainty, LimitEvent, LimitKind, ModelRef, Scope, Verdict
+from ocwatchd.core.messages import Shown
+from ocwatchd.state.counted import KEPT, MOST, Counted
+from ocwatchd.state.lastlife import last_life, place_of
+
+NOW = 1_795_341_600.123
+LOG = (65024, 7)
+MODEL = ModelRef("mock", "primary")
+
+
+def event(offset: int, time: float = NOW, known_at: int | None = None) -> LimitEvent:
+    verdict = Verdict(Certainty.SURE, LimitKind.RATE_LIMIT, Scope.MODEL)
+    return LimitEvent(time, "mock", "primary", "ses_1", None, False, 429, verdict, None, "", "a.log", offset, known_at)
+
+
+def after(*events: LimitEvent) -> Counted:
+    """The next life of one that has counted these."""
+    counted = Counted()
+    assert not any(counted.again(LOG, one, NOW) for one in events)
+    return Counted(counted.as_json(), NOW)
+
+
+def test_what_was_counted_is_known_again_and_what_came_later_is_not() -> None:
+    counted = after(event(0), event(100))
+    assert [counted.again(LOG, one, NOW) for one in (event(0), event(100), event(200))] == [True, True, False]
+
+
+def test_once_a_file_tells_something_new_all_of_it_is_new() -> None:
+    counted = after(event(100))
+    assert not counted.again(LOG, event(200), NOW)
+    assert not counted.again(LOG, event(50), NOW)
+
+
+@pytest.mark.parametrize(("log", "time"), [((65024, 8), NOW), ((1, 7), NOW), (LOG, NOW + 0.01), (None, NOW)])
+def test_another_file_and_another_content_of_it_are_new(log: tuple[int, int] | None, time: float) -> None:
+    assert not after(event(100)).again(log, event(50, time), NOW)
+
+
+def test_a_refusal_that_a_later_record_explained_counts_where_that_one_stands() -> None:
+    """Its own offset lies before what another session's refusal has moved the mark to."""
+    counted = after(event(50))
+    assert not counted.again(LOG, event(10, known_at=80), NOW)
+
+
+def test_what_doors_have_shown_is_kept_too() -> None:
+    counted = Counted()
+    shown = Shown("ses_1", MODEL, "msg_1", 2, NOW)
+    counted.show(shown, NOW)
+    (back,) = Counted(counted.as_json(), NOW).shown()
+    assert (back.session, back.model, back.message, back.attempt) == ("ses_1", MODEL, "msg_1", 2)
+    assert rfc3339(back.time) == rfc3339(shown.time)
+
+
+def test_marks_are_few() -> None:
+    counted = Counted()
+    for number in range(3 * MOST):
+        counted.again((1, number), event(1), NOW)
+        counted.show(Shown(f"ses_{number}", MODEL, None, 1, NOW), NOW)
+    assert len(counted.as_json()["logs"]) == MOST  # type: ignore[arg-type]
+    assert len(counted.shown()) == MOST
+    counted.again(LOG, event(1), NOW + KEPT + 1)
+    assert len(counted.as_json()["logs"]) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, [], "x", {"logs": []}, {"logs": {"1:2": 7}}, {"logs": {"1:2": {"offset": True, "time": "now"}}},
+     {"logs": {"1:2": {"offset": 1, "time": None}}, "doors": {"s": {"model": "x", "attempt": 1}}},
+     {"doors": {"s": {"model": "a/b", "attempt": "1", "time": "2026-11-22T10:00:00Z"}}}],
+)  # fmt: skip
+def test_whatever_stands_in_the_register_is_no_fault(value: object) -> None:
+    counted = Counted(value, NOW)
+    assert not counted.again((1, 2), event(0), NOW)
+    assert counted.shown() == []
+
+
+def entry(what: str, session: str = "ses_1", ago: float = 10, **fields: object) -> dict[str, object]:
+    return {"what": what, "session": session, "model": "mock/primary", "time": rfc3339(NOW - ago), **fields}
+
+
+def limit(session: str, offset: int | None = 0, **fields: object) -> dict[str, object]:
+    file = None if offset is None else "a.log"
+    return entry("limit", session, file=file, offset=offset, evidence={"at": rfc3339(NOW)}, **fields)
+
+
+def test_what_a_life_left_unfinished() -> None:
+    last = last_life(
+        [
+            limit("ses_1"), entry("claim", claim="c1"), entry("moved", claim="c1"),
+            limit("ses_2"), entry("claim", "ses_2", claim="c2", moved="ses_parent"),
+            limit("ses_3"),
+            limit("ses_4", history=True),
+            limit("ses_5", small=True),
+            entry("limit", "ses_6", ago=9999),
+            {"what": "limit", "session": "ses_7", "model": "no model", "time": rfc3339(NOW)},
+        ],
+        NOW - 3600,
+        {},
+    )  # fmt: skip
+    assert last.unfinished == ("ses_parent",)
+    assert last.unweighed == ("ses_3",)
+    assert set(last.refused) == {"ses_1", "ses_2", "ses_3", "ses_4", "ses_5"}
+
+
+def test_only_what_may_be_read_again_is_remembered_as_told() -> None:
+    cursors = {"a.log": Cursor(1, 2, "", 0, "", 0, 100)}
+    entries = [limit("ses_1", 99), limit("ses_2", 100), limit("ses_3", None), limit("ses_4", 300, by="oc-smart")]
+    assert last_life(entries, NOW, cursors).told == {place_of(entries[1])}
+    assert last_life(entries, NOW, {}).told == {place_of(entries[0]), place_of(entries[1])}
