@@ -7,8 +7,8 @@ begins. A file that cannot be written is said once and served from memory until 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ocwatchd.clock import Clock
@@ -48,9 +48,13 @@ from ocwatchd.state.counted import Counted
 from ocwatchd.state.files import StateError
 from ocwatchd.state.journal import Journal, plain
 from ocwatchd.state.lastlife import LastLife, Place, last_life, place_of
+from ocwatchd.workers import Workers
 
-WORKERS = 8
-"""Moves and looks under way at once: each waits for OpenCode far more than it computes."""
+WORKERS, PER_DOOR, LOOKS = 40, 8, 24
+"""Moves and looks under way at once: in all, moves at one door, and looks. Each waits for OpenCode far more than it
+computes. With 8 in all, doors that hung held up a session behind a good one for 20 s."""
+_LOOKS, _DOORS, _FILES, _NOTICES = "looks", "doors", "files", "notices"
+"""Lanes of the workers; a door's is its address."""
 CLAIMED_BEFORE = 5.0
 """Seconds between the claim of a move and its abort; below 1 s here, and old logs have a clock of whole seconds."""
 SAVE_PAUSE = 0.05
@@ -85,7 +89,7 @@ class Hands:
         self.counted: Counted | None = None
         """What is saved beside the entries, by the one who counts the logs' refusals: the daemon."""
         self.notifier = Notifier(say=say)
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="ocwatchd")
+        self._workers = Workers(WORKERS, {_LOOKS: LOOKS, _NOTICES: 1}, PER_DOOR)
         self._unsaved: dict[ModelRef, Cooldown | None] = {}
         self._pools: Mapping[str, object] | None = None
         self._saved = 0.0
@@ -106,15 +110,15 @@ class Hands:
                 case Note():
                     self._note(effect)
                 case LookUp():
-                    self._workers.submit(self._guarded, self._look_up, effect)
+                    self._submit(_LOOKS, self._look_up, effect)
                 case Move():
-                    self._workers.submit(self._guarded, self._move, effect)
+                    self._submit(effect.order.view.door.address, self._move, effect)
                 case Remember():
                     self._remember(effect)
                 case Free():
-                    self._workers.submit(self._guarded, self._free, effect)
+                    self._submit(effect.view.door.address, self._free, effect)
                 case Tell():
-                    self._workers.submit(self._guarded, self.notifier.tell, effect)
+                    self._submit(_NOTICES, self.notifier.tell, effect)
 
     def save(self, at_once: bool = False) -> None:
         """Write what is not yet in the register; what others wrote there meanwhile stays.
@@ -162,7 +166,7 @@ class Hands:
 
     def measure(self, work: Callable[[], Message]) -> None:
         """Do this on a worker thread, and answer with its message."""
-        self._workers.submit(self._guarded, lambda _: self._answer(work()), None)
+        self._submit(_FILES, lambda _: self._answer(work()), None)
 
     @property
     def save_due(self) -> float | None:
@@ -197,11 +201,14 @@ class Hands:
 
     def listen(self) -> None:
         """Look for doors that were opened lately, and listen at them too."""
-        self._workers.submit(self._guarded, self._find_doors, None)
+        self._submit(_DOORS, self._find_doors, None)
 
     def close(self) -> None:
-        """Begin nothing new; what is under way may finish on its own."""
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        """Begin nothing new; what is under way ends with the process."""
+        self._workers.close()
+
+    def _submit(self, lane: Hashable, work: Callable[[Any], None], effect: Effect | None) -> None:
+        self._workers.submit(lane, partial(self._guarded, work, effect))
 
     def _note(self, note: Note) -> None:
         if note.what == "limit" and self._noted and place_of(plain(note.fields)) in self._noted:
@@ -266,7 +273,7 @@ class Hands:
         waiting = {view.parent for view in found.views if view.parent and view.stuck}
         parents = tuple(view for parent in waiting for view in self._surveyor.session(parent).views)
         offers = offers_for((view for view in found.views if view.stuck), self._clock.now())
-        self._answer(Surveyed(effect.session, effect.model, found.views, found.doors, parents, offers))
+        self._answer(Surveyed(effect.session, effect.model, found.views, found.doors, parents, offers, found.failing))
 
     def _free(self, effect: Free) -> None:
         try:

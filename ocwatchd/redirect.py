@@ -188,13 +188,14 @@ class _Attempt:
         for _ in range(POSTS):
             before = self._turn()
             prompt = self._prompt_to_run(before)
-            if prompt is not None:
-                self._post(prompt)
+            lost = self._post(prompt) if prompt is not None else None
             posted = self._time.elapsed()
             seen = self._new_answer(before)
             ended = self._verdict(seen, posted) if seen is not None else None
             if ended is not None:
                 return ended
+            if lost is not None:
+                raise lost
         why = "the new run was accepted and never began"
         raise _Ended(Ruling(MoveResult.FAILED, why), self._order.view, stranded=True)
 
@@ -211,12 +212,21 @@ class _Attempt:
         view = view_of(self._api.door, self._session, status, messages, False, self._time.clock.now())
         raise _Ended(Ruling(MoveResult.USER_TOOK_OVER, "the session works again, and not for us"), view)
 
-    def _post(self, prompt: Message) -> None:
-        """Safe to repeat: OpenCode makes one run of two posts, and none of one for an answered prompt."""
+    def _post(self, prompt: Message) -> DoorError | None:
+        """Safe to repeat: OpenCode makes one run of two posts, and none of one for an answered prompt.
+
+        Returns what went wrong: the run may have begun all the same, and only the word of it have got lost.
+        """
         target = self._order.target
         rerun = Rerun(prompt.id, target.model, target.agent or prompt.agent, prompt.copied)
         self._posts += 1
-        self._patiently(lambda: self._api.rerun(self._session.id, self._session.directory, rerun))
+        try:
+            self._patiently(lambda: self._api.rerun(self._session.id, self._session.directory, rerun))
+        except DoorError as fault:
+            if fault.trouble is Trouble.STATUS and (fault.status or 0) < 500:
+                raise  # refused
+            return fault
+        return None
 
     def _new_answer(self, before: list[Message]) -> Message | None:
         """The answer that was not there before, once there is one."""

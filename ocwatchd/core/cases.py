@@ -13,6 +13,8 @@ FORGET_AFTER = 6 * 3600.0
 MOST_CASES = 1000
 """Sessions remembered at once; the quietest is forgotten first."""
 HOUR = 3600.0
+LONGEST_RECHECK = 60.0
+"""Seconds between looks at a session of which nothing new is heard."""
 LOOP_REFUSALS, LOOP_WITHIN = 8, 6.0
 """So many refusals within so many seconds are a loop: OpenCode's own backoff makes at most two."""
 LOG_CLOCK = 1.5
@@ -99,6 +101,11 @@ class Case:
         if self.left_to_rival is None or self.left_to_rival[:2] != (user_message, model):
             self.left_to_rival = user_message, model, now + patience
         return self.left_to_rival[2]
+
+    def look_later(self, now: float) -> None:
+        """Look again, each time after a longer while."""
+        self.patience = min(self.patience * 2, LONGEST_RECHECK)
+        self.wake = now + self.patience
 
     def rest(self, phrase: str) -> None:
         """Nothing more goes on here."""

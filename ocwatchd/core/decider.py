@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ocwatchd.core import notes
-from ocwatchd.core.cases import Case, Doing
+from ocwatchd.core.cases import HOUR, Case, Doing
 from ocwatchd.core.considered import considered
 from ocwatchd.core.decide import where_to, worth_waiting
 from ocwatchd.core.fallback import Choice, Chosen, Exhausted
@@ -180,6 +180,7 @@ class Decider:
         target, outcome = end.order.target.model, end.outcome
         case.phrase = f"could not be moved to {target}: {outcome.why}"
         if case.moves_within_hour(now) >= self._mind.policy.moves_per_hour:
+            case.wake = case.moves[0] + HOUR
             return []
         view = outcome.view
         if view is not None:
@@ -187,7 +188,7 @@ class Decider:
             case.landed = target if view.model == target else case.landed
             if view.stuck and not outcome.stranded:
                 return self.move(case, view, case.phrase, now)
-        case.wake = now + RECHECK
+        case.look_later(now)  # its door failed us
         return []
 
     def landed(self, case: Case, end: MoveEnded) -> list[Effect]:

@@ -198,11 +198,21 @@ class Engine:
             case.wake = now + RECHECK  # a busy machine, or an OpenCode that starts: a door that hangs once is not gone
             return []
         pending, case.pending, case.misses = case.pending, None, 0
+        patience = case.patience
+        effects = self._give_up(case, pending, answer)
+        if answer.failing:  # it may be behind one of these, and they may come to their senses
+            case.patience = patience
+            case.look_later(now)
+        return effects
+
+    def _give_up(self, case: Case, pending: LimitEvent | None, answer: Surveyed) -> list[Effect]:
         if pending is None or pending.verdict.certainty is not Certainty.SURE:
-            if case.doing is Doing.LEFT:
+            if case.doing is Doing.LEFT and not answer.failing:
                 case.rest("")  # its process has ended, and what was said of it with it
             return []
         why = "no OpenCode answers" if answer.doors == 0 else "no OpenCode that answers knows this session"
+        if answer.doors and answer.failing:
+            why += f", and {answer.failing} {'fails' if answer.failing == 1 else 'fail'} at present"
         case.rest(f"limited, and {why}")
         return notes.unreachable(case.session, pending.ref, why)
 

@@ -63,7 +63,8 @@ class Surveyed:
     """The answer to a LookUp. Without a session that was asked for, `views` holds every session in trouble.
 
     `parents` holds the sessions that wait for a subagent in `views`. `doors` counts the doors that answered: 0 means
-    that nobody can be asked. `offers`: what models can take, if a door told.
+    that nobody can be asked. `failing` counts doors that are there and did not answer as they should. `offers`: what
+    models can take, if a door told.
     """
 
     session: str | None
@@ -72,6 +73,7 @@ class Surveyed:
     doors: int
     parents: tuple[SessionView, ...] = ()
     offers: Mapping[str, Capacity] | None = None
+    failing: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from ocwatchd.core.reason import reason_of
 from ocwatchd.core.registrar import Registrar
 from ocwatchd.core.views import SessionState, SessionView
 
-LONGEST_RECHECK = 60.0
 JUST_AFTER = 0.001
 """Seconds: OpenCode's next attempt comes after the refusal, be it ever so soon."""
 FRESH = 60.0
@@ -102,8 +101,7 @@ class Weigher:
             case.doing, case.retried_at = Doing.WAITING, pending.time + JUST_AFTER
         if view.state is SessionState.BUSY:
             if case.doing is Doing.WAITING:
-                case.patience = min(case.patience * 2, LONGEST_RECHECK)
-                case.wake = now + case.patience
+                case.look_later(now)
             if view.model != case.landed:
                 case.phrase = "working"
             return []

@@ -82,7 +82,7 @@ class Elsewhere:
         try:
             return Findings(tuple(self._views(connect(self.door), self.session, ident)), 1)
         except DoorError as fault:
-            return Findings((), 0, (str(fault),))
+            return Findings((), 0, (str(fault),), 1)
 
     def _views(self, api: Api, own: Session, ident: str | None) -> Iterable[SessionView]:
         statuses = api.status(own.directory)

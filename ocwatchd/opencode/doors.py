@@ -62,10 +62,14 @@ class OpenCodeProcess:
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """What was found. `troubles` are sentences for `doctor`: a door that wants a password, one that hangs."""
+    """What was found. `troubles` are sentences for `doctor`: a door that wants a password, one that hangs.
+
+    `failing` counts those that are there and do not answer as they should.
+    """
 
     open: tuple[Door, ...]
     troubles: tuple[str, ...] = ()
+    failing: int = 0
 
 
 class DoorFinder:
@@ -102,6 +106,14 @@ class DoorFinder:
                 self._last = time.monotonic(), self._find()
             return self._last[1]
 
+    def doubt(self, door: Door, fault: DoorError) -> None:
+        """It was found and has failed since: it is left out for some seconds, then it has to prove itself anew."""
+        with self._lock:
+            for key in [key for key in self._proven if key[0] == (door.address, door.pid)]:
+                del self._proven[key]
+                self._refused[key] = (time.monotonic() + RETRY_PROBE, _advice(door, fault))
+            self._last = None
+
     def _find(self) -> Doors:
         served = [process for process in self._processes() if process.data and _real(process.data) == self._data]
         named = [door_of_url(url, self._own_auth) for url in self.urls]
@@ -113,7 +125,8 @@ class DoorFinder:
         self._refused = {key: value for key, value in self._refused.items() if key in keys}
         answers = list(self._probe_all([(door, _key(door, served)) for door in candidates]))
         found = [door for door, trouble in answers if trouble is None and door is not None]
-        return Doors(_one_each(found, served), tuple(troubles + [trouble for _, trouble in answers if trouble]))
+        failing = [trouble for _, trouble in answers if trouble]
+        return Doors(_one_each(found, served), tuple(troubles + failing), len(failing))
 
     # ---- candidates
 

@@ -13,7 +13,7 @@ from ocwatchd.clock import Clock, SystemClock
 from ocwatchd.core.messages import Heard
 from ocwatchd.core.views import Door
 from ocwatchd.opencode.api import Api, connect
-from ocwatchd.opencode.http import DoorError
+from ocwatchd.opencode.http import DoorError, Trouble
 from ocwatchd.opencode.records import Json, mapping, text
 
 MOST = 64
@@ -61,8 +61,9 @@ class Ears:
                 session = troubled(event)
                 if session is not None:
                     self._hear(Heard(session, self._clock.now()))
-        except DoorError:
-            pass  # closed, or never open: the log tells what we then miss
+        except DoorError as fault:  # closed, or never open: the log tells what we then miss
+            if fault.trouble in (Trouble.GARBAGE, Trouble.TOO_LARGE):
+                self._mute.add(door)
         finally:
             with self._lock:
                 self._listening.discard(door)

@@ -13,7 +13,7 @@ from ocwatchd.clock import Clock, SystemClock
 from ocwatchd.core.views import Door, SessionState, SessionView
 from ocwatchd.opencode.answers import Session
 from ocwatchd.opencode.api import Api, connect
-from ocwatchd.opencode.doors import DoorFinder, Doors
+from ocwatchd.opencode.doors import DoorFinder
 from ocwatchd.opencode.http import DoorError
 from ocwatchd.opencode.look import look
 from ocwatchd.opencode.sessions import SessionStore
@@ -27,11 +27,14 @@ FAILED_SINCE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the doors showed. `doors` counts those that answered, `troubles` are sentences about those that did not."""
+    """What the doors showed. `doors` counts those that answered, `failing` those that are there and did not; `troubles`
+    are sentences about these.
+    """
 
     views: tuple[SessionView, ...]
     doors: int
     troubles: tuple[str, ...] = ()
+    failing: int = 0
 
 
 class Look(Protocol):
@@ -61,7 +64,7 @@ class Surveyor:
         self._connect, self._clock = connect, clock or SystemClock()
 
     def _round(self) -> _Round:
-        return _Round(self._finder.find(), self._store, self._connect, self._clock)
+        return _Round(self._finder, self._store, self._connect, self._clock)
 
     def session(self, ident: str) -> Findings:
         """The session as the door shows it that works on it; else as the first door that knows it."""
@@ -95,15 +98,17 @@ class Surveyor:
 class _Round:
     """One walk through the doors; a door that fails once is left out of the rest."""
 
-    def __init__(self, found: Doors, store: SessionStore, connect: Callable[[Door], Api], clock: Clock) -> None:
+    def __init__(self, finder: DoorFinder, store: SessionStore, connect: Callable[[Door], Api], clock: Clock) -> None:
+        found = finder.find()
         self.open = found.open
-        self._troubles, self._failed = found.troubles, dict[Door, str]()
+        self._finder, self._found, self._failed = finder, found, dict[Door, str]()
         self._store, self._connect, self._clock = store, connect, clock
 
     def findings(self, views: Sequence[SessionView]) -> Findings:
         """What this round has come to."""
         answering = len(self.open) - len(self._failed)
-        return Findings(tuple(views), answering, (*self._troubles, *self._failed.values()))
+        troubles = (*self._found.troubles, *self._failed.values())
+        return Findings(tuple(views), answering, troubles, self._found.failing + len(self._failed))
 
     def ask(self, door: Door, ident: str, stored: Session | None) -> SessionView | None:
         """The session through this door; None if the door does not know it."""
@@ -115,7 +120,7 @@ class _Round:
             return look(api, session, self._clock)
         except DoorError as fault:
             if fault.status not in (400, 404):  # it answers, and has no such session
-                self._failed[door] = str(fault)
+                self._fails(door, fault)
             return None
 
     def all_retrying(self, places: Iterable[tuple[Door, str]]) -> dict[str, SessionView]:
@@ -132,7 +137,11 @@ class _Round:
                 session = self._store.session(ident) or api.session(ident, directory)
                 yield look(api, session, self._clock, statuses)
         except DoorError as fault:
-            self._failed[door] = str(fault)
+            self._fails(door, fault)
+
+    def _fails(self, door: Door, fault: DoorError) -> None:
+        self._failed[door] = str(fault)
+        self._finder.doubt(door, fault)
 
 
 def _nearest(doors: Sequence[Door], directory: str | None) -> list[Door]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import http.client
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 from ocwatchd.core.views import Door, TcpAddress, UnixAddress
@@ -17,6 +19,17 @@ from ocwatchd.opencode.http import DoorError, Request, Trouble, connect_file
 
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of one answer. A message list with pasted images reached 20 MB; more is not worth the memory."""
+
+MOST_LINE = 1024 * 1024
+"""Bytes kept of a line of a stream; longer ones (streamed images) are passed over. What is wanted has some hundreds."""
+MOST_STREAMED, WINDOW = 256 * 1024 * 1024, 10.0
+"""Bytes within so many seconds that no OpenCode streams: reading them keeps a processor busy."""
+LINE_COST = 256
+"""Bytes that a line counts besides its own: short ones cost more than their length."""
+
+LARGE = 4 * 1024 * 1024
+_MAY_BE_LARGE = threading.BoundedSemaphore(2)
+"""Two answers at once may be larger than this: a dozen doors that send without end took 64 MiB each."""
 
 _CHUNK = 64 * 1024
 _SHOWN = 200
@@ -49,10 +62,10 @@ class _Connection(http.client.HTTPConnection):
     def __init__(self, door: Door, limit: float) -> None:
         host = door.address.host if isinstance(door.address, TcpAddress) else "localhost"
         super().__init__(host, timeout=limit)
-        self._door, self._deadline = door, time.monotonic() + limit
+        self._door, self.deadline = door, time.monotonic() + limit
 
     def connect(self) -> None:
-        self.sock = _connected(self._door.address, self._deadline)
+        self.sock = _connected(self._door.address, self.deadline)
 
 
 def _connected(address: TcpAddress | UnixAddress, deadline: float) -> _DeadlineSocket:
@@ -81,7 +94,8 @@ def exchange(door: Door, request: Request, limit: float) -> bytes:
     """
     connection = _Connection(door, limit)
     try:
-        return _read(door, request, _send(connection, door, request))
+        with ExitStack() as held:
+            return _read(door, request, _send(connection, door, request), connection.deadline, held)
     except (OSError, http.client.HTTPException, ValueError) as fault:
         raise _named(door, request, fault) from fault
     finally:
@@ -89,10 +103,10 @@ def exchange(door: Door, request: Request, limit: float) -> bytes:
 
 
 def stream(door: Door, request: Request, idle: float) -> Iterator[bytes]:
-    """Lines of an answer that does not end by itself, until it does.
+    """Lines of an answer that does not end by itself, until it does; overlong ones are left out.
 
     Raises:
-        DoorError: nothing came for `idle` seconds, or the connection broke.
+        DoorError: nothing came for `idle` seconds, far too much came, or the connection broke.
     """
     connection = _Connection(door, idle)
     try:
@@ -100,13 +114,21 @@ def stream(door: Door, request: Request, idle: float) -> Iterator[bytes]:
         if response.status // 100 != 2:
             raise DoorError(door, request.what, Trouble.STATUS, str(response.status), response.status)
         sock = connection.sock
+        began, taken, whole = time.monotonic(), 0, True
         while True:
+            now = time.monotonic()
             if isinstance(sock, _DeadlineSocket):
-                sock.deadline = time.monotonic() + idle
-            line = response.readline(MAX_BODY)
-            if not line:
+                sock.deadline = now + idle
+            began, taken = (now, 0) if now - began > WINDOW else (began, taken)
+            piece = response.readline(MOST_LINE)
+            taken += len(piece) + LINE_COST
+            if taken > MOST_STREAMED:
+                raise DoorError(door, request.what, Trouble.TOO_LARGE, f"{taken} bytes within {WINDOW:g} s")
+            if not piece:
                 return
-            yield line.rstrip(b"\r\n")
+            begins, whole = whole, piece.endswith(b"\n")
+            if begins and whole:
+                yield piece.rstrip(b"\r\n")
     except (OSError, http.client.HTTPException, ValueError) as fault:
         raise _named(door, request, fault) from fault
     finally:
@@ -123,10 +145,17 @@ def _send(connection: _Connection, door: Door, request: Request) -> http.client.
     return connection.getresponse()
 
 
-def _read(door: Door, request: Request, response: http.client.HTTPResponse) -> bytes:
-    taken = bytearray()
+def _read(door: Door, request: Request, response: http.client.HTTPResponse, deadline: float, held: ExitStack) -> bytes:
+    taken, large = bytearray(), False
     while chunk := response.read(_CHUNK):
         taken += chunk
+        if len(taken) > LARGE and not large:
+            if request.body is not None:  # what is asked to be done is answered in a word
+                raise DoorError(door, request.what, Trouble.TOO_LARGE, f"more than {LARGE} bytes", response.status)
+            if not _MAY_BE_LARGE.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
+                raise TimeoutError("others are reading large answers")
+            held.callback(_MAY_BE_LARGE.release)
+            large = True
         if len(taken) > MAX_BODY:
             raise DoorError(door, request.what, Trouble.TOO_LARGE, f"more than {MAX_BODY} bytes", response.status)
     if response.status // 100 != 2:

@@ -288,6 +288,30 @@ def test_events_are_read_as_they_come_and_a_silent_stream_ends() -> None:
         assert caught.value.trouble is Trouble.TIMEOUT
 
 
+def test_an_overlong_event_is_passed_over_and_an_endless_stream_ends() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    long = b'data: {"type":"' + b"x" * (3 << 20) + b'"}\n'
+    with listening(says(head + b'data: {"type":"a"}\n' + long + b'data: {"type":"b"}\n')) as door:
+        assert [event["type"] for event in Api(door, LIMIT).events(None, LIMIT)] == ["a", "b"]
+    for piece in (b"[" * (1 << 20), b"data: x\n" * 100_000):
+
+        def endless(connection: socket.socket, line: str, request: bytes, piece: bytes = piece) -> None:
+            connection.sendall(head)
+            while True:
+                connection.sendall(piece)
+
+        with listening(endless) as door, pytest.raises(DoorError) as caught:
+            list(Api(door, LIMIT).events(None, 5.0, only=(b"never",)))
+        assert caught.value.trouble is Trouble.TOO_LARGE
+
+
+def test_what_is_asked_to_be_done_is_not_answered_at_length() -> None:
+    with listening(flood) as door, pytest.raises(DoorError) as caught:
+        Api(door, 5.0).abort("ses_1", None)
+    assert caught.value.trouble is Trouble.TOO_LARGE
+    assert "4194304" in str(caught.value)
+
+
 def test_models_and_agents_are_looked_up() -> None:
     providers = {"providers": [{"id": "p", "models": {"m/1": {}}}, {"id": None}, 3]}
     agents = [{"name": "build"}, {"name": 4}, None]

@@ -15,6 +15,8 @@ from collections import Counter
 from itertools import count
 from pathlib import Path
 
+import pytest
+
 from ocwatchd.core.ledger import SAME_TIME
 from ocwatchd.state import cursors
 from tests.edges.logtext import refusal
@@ -90,6 +92,7 @@ def _object(line: bytes) -> bool:
         return False
 
 
+@pytest.mark.timeout(300 + 4 * KILLS)
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     draw = random.Random(os.environ.get("SEED", "20261122"))
     numbers, lines = count(1), Counter[str]()

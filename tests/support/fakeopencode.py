@@ -1,6 +1,7 @@
-"""An OpenCode of a few lines behind a TCP door: sessions that are stuck on a model, and what is done to them, counted.
+"""An OpenCode of a few lines behind a door: sessions that are stuck on a model, and what is done to them, counted.
 
-Real OpenCodes are started elsewhere; this one is for what takes hundreds of sessions, or a kill at every moment.
+Real OpenCodes are started elsewhere; this one is for what takes hundreds of sessions, a kill at every moment, or a door
+that misbehaves (`misbehaviour`).
 """
 
 from __future__ import annotations
@@ -8,11 +9,16 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from socketserver import ThreadingMixIn, UnixStreamServer
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
+
+from tests.support.misbehaviour import Misbehaviour
 
 WAIT_MS = 9_000_000
 """Until the next attempt that it shows: as long as the refusals in the tests say."""
@@ -30,6 +36,8 @@ class FakeSession:
     posts: int = 0
     spoilt: int = 0
     """Aborts that hit a turn which worked or was done: an answer lost."""
+    bad: dict[str, Misbehaviour] = field(default_factory=dict)
+    """What the door does when this step is asked of this session, by step."""
 
     @property
     def answered(self) -> bool:
@@ -38,23 +46,60 @@ class FakeSession:
         return last["providerID"] != "mock" and "completed" in last["time"]
 
 
-class FakeOpenCode:
-    """Serves until the end of the block. A target takes `thinking` seconds for its answer."""
+class _UnixServer(ThreadingMixIn, UnixStreamServer):
+    request_queue_size = 64
 
-    def __init__(self, directory: str, thinking: float = 0.15) -> None:
+
+class _TcpServer(ThreadingHTTPServer):
+    request_queue_size = 64
+
+
+STEPS = {
+    ("GET", "path"): "probe",
+    ("GET", "session/status"): "list",
+    ("GET", "session/ID/message"): "look",
+    ("GET", "config/providers"): "models",
+    ("GET", "global/event"): "events",
+    ("POST", "session/ID/abort"): "abort",
+    ("POST", "session/ID/prompt_async"): "prompt",
+}
+"""What is asked of a door in the course of a move."""
+
+
+class FakeOpenCode:
+    """Serves until the end of the block, over TCP or at a socket file. A target takes `thinking` seconds to answer.
+
+    `bad` says what the door does at a step instead of an answer. `seen` is called with every step before it is done.
+    """
+
+    def __init__(self, directory: str, thinking: float = 0.15, unix: Path | None = None) -> None:
         self.directory, self.thinking = directory, thinking
         self.sessions: dict[str, FakeSession] = {}
+        self.bad: dict[str, Misbehaviour] = {}
+        self.seen: Callable[[str, FakeSession | None], None] = lambda step, session: None
         self.toasts: list[str] = []
+        self.closing = threading.Event()
         self._lock = threading.RLock()
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._reply(fake.get(urlsplit(self.path).path))
+                path = urlsplit(self.path).path
+                self._act(path, lambda: fake.get(path))
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                self._reply(fake.post(urlsplit(self.path).path, json.loads(body or b"{}")))
+                path, body = urlsplit(self.path).path, self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self._act(path, lambda: fake.post(path, json.loads(body or b"{}")))
+
+            def _act(self, path: str, act: Callable[[], object]) -> None:
+                step, session = fake.step_of(self.command, path)
+                fake.seen(step, session)
+                bad = (session.bad if session else {}).get(step) or fake.bad.get(step)
+                if bad is None:
+                    self._reply(act())
+                else:
+                    self.close_connection = True
+                    bad(self.connection, act, fake.closing)
 
             def _reply(self, answer: object) -> None:
                 data = json.dumps(answer).encode()
@@ -73,15 +118,16 @@ class FakeOpenCode:
                 except OSError:
                     return  # the daemon was killed while it listened
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _UnixServer(str(unix), Handler) if unix else _TcpServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = "" if unix else f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -104,6 +150,13 @@ class FakeOpenCode:
         info |= _model(model) | {"parentID": session.messages[0]["info"]["id"], "time": {"created": _now()}}
         session.messages.append({"info": info, "parts": []})
         return session.messages[-1]
+
+    def step_of(self, method: str, path: str) -> tuple[str, FakeSession | None]:
+        """The step that a request is, and the session that it names."""
+        parts = path.strip("/").split("/")
+        session = self.sessions.get(parts[1]) if parts[0] == "session" and len(parts) > 1 else None
+        named = "/".join([parts[0], "ID", *parts[2:]]) if session else "/".join(parts)
+        return STEPS.get((method, named), named), session
 
     def get(self, path: str) -> object:
         """What a GET answers; None: not found."""

@@ -1,0 +1,150 @@
+"""Doors that misbehave, beside one that does not, with the daemon as a real process: what is stuck behind a good door
+is moved in time, memory stays bounded, what is said of the others is true, and no prompt is ever run twice.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import Count
+from tests.edges.logtext import refusal
+from tests.support.daemon import Daemon
+from tests.support.fakeopencode import FakeOpenCode, FakeSession
+from tests.support.homes import Home
+from tests.support.misbehaviour import ALL, Misbehaviour
+from tests.support.processes import free_port, wait_until
+
+CHAIN = {"mock/primary": "mock2/fallback"}
+IN_TIME = 20.0
+"""Seconds within which a session behind a good door is moved, whatever the others do; 1.6 with nothing else running."""
+
+
+class Machine:
+    """A home with a log, in which OpenCodes are played; the daemon follows it."""
+
+    def __init__(self, root: Path, stack: ExitStack) -> None:
+        self.home = Home(root, f"http://127.0.0.1:{free_port()}")
+        self.home.log_dir.mkdir(parents=True)
+        self.log = self.home.log_dir / "opencode.log"
+        self.log.touch()
+        self.stack, self.places = stack, 0
+        self.daemon = Daemon(self.home, chain=CHAIN)
+        self.urls: list[str] = []
+
+    def opencode(self, name: str, unix: bool = False) -> FakeOpenCode:
+        """An OpenCode in a project of its own; with `unix` behind the companion plugin's socket, else behind a port."""
+        project = self.home.root / name.replace(" ", "-")
+        project.mkdir()
+        socket = None
+        if unix:
+            doors = self.daemon.state / "doors"
+            doors.mkdir(mode=0o700, parents=True, exist_ok=True)
+            socket = doors / f"{self.stack.enter_context(process_named('opencode', project, self.home)).pid}.sock"
+        fake = self.stack.enter_context(FakeOpenCode(str(project), unix=socket))
+        if fake.url:
+            self.urls.append(fake.url)
+        return fake
+
+    def start(self) -> Daemon:
+        self.daemon = Daemon(self.home, chain=CHAIN, doors=self.urls)
+        self.stack.enter_context(self.daemon)
+        return self.daemon
+
+    def limited(self, opencode: FakeOpenCode, number: int) -> FakeSession:
+        """A session that is refused now: OpenCode has stored it, and says so in its log."""
+        session = opencode.limited(f"ses_{number}")
+        place = self.home.data_dir / "storage" / "session" / "project" / f"{session.id}.json"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        info = {"id": session.id, "directory": opencode.directory, "version": "1.18.33"}
+        place.write_text(json.dumps(info | {"time": {"updated": int(time.time() * 1000)}}))
+        line = refusal(number, time.time()).replace(b"Too Many Requests", b"Too Many Requests, try again in 9000s")
+        with self.log.open("ab") as file:
+            file.write(line)
+        return session
+
+
+@contextmanager
+def process_named(name: str, cwd: Path, home: Home) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that the process table shows under this name."""
+    (cwd / name).symlink_to(Path(sys.executable).resolve())
+    running = subprocess.Popen([str(cwd / name), "-c", "import time; time.sleep(600)"], cwd=cwd, env=home.env(cwd))
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.wait(10)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    with ExitStack() as stack:
+        yield Machine(tmp_path, stack)
+
+
+def test_doors_that_misbehave_at_every_step_of_a_move(machine: Machine, counted: Count) -> None:
+    """Seven misbehaviours, in a session and everywhere, over ports and over the plugin's sockets, all at once."""
+    good = machine.opencode("good")
+    plans: list[tuple[FakeOpenCode, str, str, Misbehaviour]] = []
+    for index, (name, misbehave) in enumerate(ALL.items()):
+        in_sessions = machine.opencode(f"{name} in a session", unix=index % 2 == 0)
+        everywhere = machine.opencode(f"{name} everywhere", unix=index % 2 == 1)
+        plans += [(in_sessions, step, name, misbehave) for step in ("look", "abort", "prompt")]
+        plans += [(everywhere, "everywhere", name, misbehave)]
+    daemon = machine.start()
+    process = psutil.Process(daemon.pid)
+    memory, fds = process.memory_info().rss, process.num_fds()
+    bad: dict[str, FakeSession] = {}
+    for number, (opencode, step, name, misbehave) in enumerate(plans, 100):
+        session = bad[f"{name}: {step}"] = machine.limited(opencode, number)
+        if step == "everywhere":
+            opencode.bad = dict.fromkeys(("list", "models", "events"), misbehave)
+        else:
+            session.bad = {step: misbehave}
+    time.sleep(1.0)  # every door that can be asked is being asked
+    began = time.monotonic()
+    fine = [machine.limited(good, number) for number in range(4)]
+    wait_until(lambda: all(session.answered for session in fine), IN_TIME, why="those behind the good door are moved")
+    print(f"moved beside {len(bad)} sessions in trouble after {time.monotonic() - began:.1f} s")
+    soon = [name for name in bad if name.startswith(("fails", "raves", "breaks off"))]
+    wait_until(lambda: all(outcomes(daemon, bad[name]) for name in soon), why="what became of them is told")
+    told_truly(daemon, [*fine, *bad.values()])
+    assert process.memory_info().rss - memory < 200 << 20
+    for opencode, *_ in plans:
+        opencode.bad = {}
+        opencode.closing.set()  # what hangs is let go
+    for session in bad.values():
+        session.bad = {}
+    wait_until(lambda: all(session.answered for session in bad.values()), 150, why="all are moved in the end")
+    wait_until(lambda: len(daemon.journal("moved")) == len(bad) + len(fine), why="and told")
+    told_truly(daemon, [*fine, *bad.values()])
+    counted("faults survived", len(bad))
+    assert [(session.runs, session.spoilt) for session in bad.values()] == [(1, 0)] * len(bad)
+    assert process.num_fds() - fds < 40
+    assert daemon.stop() == 0
+
+
+ENDS = {"moved", "already", "failed", "unreachable"}
+
+
+def outcomes(daemon: Daemon, session: FakeSession) -> list[str]:
+    """What the journal says became of it."""
+    return [entry["what"] for entry in daemon.journal() if entry.get("session") == session.id and entry["what"] in ENDS]
+
+
+def told_truly(daemon: Daemon, sessions: list[FakeSession]) -> None:
+    """A session is told to be moved if, and only if, its prompt was run; what is printed of it is harmless."""
+    for session in sessions:
+        if "moved" in outcomes(daemon, session):
+            assert session.runs == 1, session
+    shown = daemon.ocwatch("status")
+    assert shown.returncode == 0
+    assert all(char.isprintable() or char == "\n" for char in shown.stdout)
