@@ -79,6 +79,7 @@ class FakeOpenCode:
         self.seen: Callable[[str, FakeSession | None], None] = lambda step, session: None
         self.toasts: list[str] = []
         self.closing = threading.Event()
+        self.dead = False
         self._lock = threading.RLock()
         fake = self
 
@@ -94,6 +95,9 @@ class FakeOpenCode:
             def _act(self, path: str, act: Callable[[], object]) -> None:
                 step, session = fake.step_of(self.command, path)
                 fake.seen(step, session)
+                if fake.dead:
+                    self.close_connection = True
+                    return
                 bad = (session.bad if session else {}).get(step) or fake.bad.get(step)
                 if bad is None:
                     self._reply(act())
@@ -128,8 +132,16 @@ class FakeOpenCode:
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
         self.closing.set()
+        self.die()
         self._server.shutdown()
-        self._server.server_close()
+
+    def die(self) -> None:
+        """As by SIGKILL: nobody listens any more, what was asked stays unanswered, and what ran has stopped."""
+        with self._lock:
+            self.dead = True
+            self._server.server_close()
+            for session in self.sessions.values():
+                session.status = "idle"
 
     def limited(self, ident: str) -> FakeSession:
         """A new session, refused just now."""
