@@ -48,7 +48,9 @@ SPEAK_LIMIT = 10.0
 """Seconds the target gets to answer or to refuse. A refusal comes within a second or so; a model that thinks for longer
 works, and a refusal after that is a new limit, which the log tells."""
 
-VERIFY_POLL = 0.05
+VERIFY_POLL, SLOWER = 0.05, 0.1
+"""Seconds between looks at a move, and share of the time waited so far: fifty moves at once, looked at twenty times a
+second each, kept OpenCode from doing them."""
 PAUSES = (0.5, 1.0)
 """Seconds before a call is repeated that found no door: once the turn is stopped, giving up at once would strand it."""
 
@@ -238,23 +240,24 @@ class _Attempt:
                 return answer
             if waited > APPEAR_LIMIT and self._patiently(self._status) is None:
                 return None
-            self._time.sleep(VERIFY_POLL)
+            self._time.sleep(max(VERIFY_POLL, SLOWER * waited))
         return None
 
     def _verdict(self, seen: Message, posted: float) -> MoveOutcome | None:
         """Wait until the target speaks, waits, or ends; None if the old loop's clean-up has stopped the new run."""
-        took = self._time.elapsed() - self._began
-        deadline = self._time.elapsed() + SPEAK_LIMIT
+        began = self._time.elapsed()
+        took = began - self._began
         while True:
             view = self._patiently(lambda: look(self._api, self._session, self._time.clock, questions=False))
             ruling = outcome(view, self._order.target.model, seen.id)
-            if ruling is None and self._time.elapsed() >= deadline:
+            waited = self._time.elapsed() - began
+            if ruling is None and waited >= SPEAK_LIMIT:
                 ruling = Ruling(MoveResult.MOVED, f"{view.model} works and has not spoken yet")
             if ruling is not None and view.aborted and self._by_cleanup(posted):
                 return None
             if ruling is not None:
                 return MoveOutcome(ruling.result, ruling.why, view, seconds=took)
-            self._time.sleep(VERIFY_POLL)
+            self._time.sleep(max(VERIFY_POLL, SLOWER * waited))
 
     def _by_cleanup(self, posted: float) -> bool:
         self._stops += 1

@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ocwatchd.core.views import Door, TcpAddress, UnixAddress
 from ocwatchd.opencode.doors import DoorFinder, OpenCodeProcess, ProcessTable, basic_auth
 from ocwatchd.opencode.sockets import clear_stale
+from tests.conftest import Count
 from tests.edges.fakedoor import answer, listening, routes, says
 
 PLACE = {"/path": {"home": "/home/dev", "worktree": "/", "directory": "/project"}}
@@ -148,6 +150,29 @@ def test_sockets_count_if_directory_and_file_are_ours_and_their_process_lives(tm
         assert finder(tmp_path, *running, sockets=tmp_path / "none").find().open == ()
 
 
+def test_no_socket_of_anybody_else_is_asked(tmp_path: Path) -> None:
+    """A link to a socket, a linked directory, and (where we may make such) a socket or directory of another user."""
+    seen: list[str] = []
+    sockets = tmp_path / "doors"
+    sockets.mkdir(mode=0o700)
+    running = [process(tmp_path), process(tmp_path, pid=8), process(tmp_path, pid=9)]
+    with listening(routes(PLACE, seen), tmp_path / "7.sock"), listening(routes(PLACE, seen), sockets / "8.sock"):
+        (sockets / "7.sock").symlink_to(tmp_path / "7.sock")
+        (sockets / "9.sock").symlink_to("/nowhere")
+        (tmp_path / "link").symlink_to(sockets)
+        assert finder(tmp_path, *running, sockets=tmp_path / "link").find().open == ()
+        if os.geteuid() == 0:
+            os.chown(sockets / "8.sock", 65534, 65534)
+        else:
+            (sockets / "8.sock").unlink()
+        assert finder(tmp_path, *running, sockets=sockets).find().open == ()
+        if os.geteuid() == 0:
+            os.chown(sockets / "8.sock", 0, 0)
+            os.chown(sockets, 65534, 65534)
+            assert finder(tmp_path, *running, sockets=sockets).find().open == ()
+        assert seen == []
+
+
 @pytest.mark.parametrize(
     ("about", "rival"),
     [
@@ -218,7 +243,10 @@ def test_a_socket_with_a_long_path_can_be_asked(tmp_path: Path) -> None:
 # ---- the process table itself
 
 SERVER = """
-import socket, sys, time
+import os, socket, sys, time
+if sys.argv[1:2] == ["as-nobody"]:
+    os.setuid(65534)
+    del sys.argv[1]
 socks = [socket.create_server((host, 0)) for host in sys.argv[1:]]
 print(*[sock.getsockname()[1] for sock in socks], flush=True)
 time.sleep(60)
@@ -262,6 +290,29 @@ def test_processes_are_told_by_name_environment_and_listeners(tmp_path: Path) ->
             assert (seen[two].data, seen[two].listeners) == (tmp_path / "data/opencode", ())
             assert seen[two].auth == basic_auth(locked)
     assert not {one, two} & {found.pid for found in table()}
+
+
+def test_who_only_calls_himself_opencode_is_no_door(tmp_path: Path, counted: Count) -> None:
+    """Of another user: not even listed. Of this user: it has to answer as OpenCode does. Off loopback: never asked."""
+    environ, data = {"HOME": str(tmp_path)}, tmp_path / ".local/share/opencode"
+    others = ["as-nobody"] if os.geteuid() == 0 else []
+    reachable = [
+        address.address
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family == socket.AF_INET and not address.address.startswith("127.")
+    ]
+    with (
+        program("opencode", tmp_path / "p1", environ, *others, "127.0.0.1") as (theirs, _),
+        program("opencode", tmp_path / "p2", environ, "127.0.0.1", *reachable[:1]) as (forged, ports),
+    ):
+        listed = {found.pid: found for found in ProcessTable()()}
+        assert bool(others) == (theirs not in listed)
+        assert [address.port for address in listed[forged].listeners] == ports[:1]
+        found = DoorFinder(data, processes=lambda: [listed[forged]], environ={}).find()
+    assert found.open == ()
+    assert found.failing == 1  # it listens, and does not answer
+    counted("faults survived", 2)
 
 
 @pytest.mark.parametrize(
