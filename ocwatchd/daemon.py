@@ -114,7 +114,7 @@ class Daemon:
         self._hands.notifier.settings = self._config.notices
         self._hands.register_mark = register.signature
         self._hands.counted = self._counted = Counted(register.counted, self._started)
-        self._gauge = Gauge(self._hands, store, self._paths.journal, self._clock)
+        self._gauge = Gauge(self._hands, store, self._paths, self._clock)
         for problem in register.problems:
             say(problem)
         directories = (self._paths.log_dir, *self._config.logs.directories)

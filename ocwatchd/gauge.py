@@ -1,13 +1,12 @@
 """Measures what pools have used, from the message store, and tells consumers of the register how to spread.
 
-Reads beside OpenCode on a worker thread, and only after it has written; without pools it does nothing at all.
+Reads beside OpenCode on a worker thread, and only after it has written; without pools it only lets `foresight` look.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
 from ocwatchd.clock import Clock
 from ocwatchd.core.entries import read
@@ -17,8 +16,10 @@ from ocwatchd.core.messages import Learnt, Used
 from ocwatchd.core.mind import Mind
 from ocwatchd.core.policy import Order
 from ocwatchd.core.pools import LEAST_USED, Pool, relative
+from ocwatchd.foresight import Foresight
 from ocwatchd.hands import Hands
 from ocwatchd.opencode.sessions import Answer, SessionStore
+from ocwatchd.paths import Paths
 from ocwatchd.state import pools
 from ocwatchd.state.journal import Journal
 
@@ -37,15 +38,17 @@ OPEN = 600.0
 class Gauge:
     """One of the daemon's loop's helpers."""
 
-    def __init__(self, hands: Hands, store: SessionStore, journal: Path, clock: Clock) -> None:
+    def __init__(self, hands: Hands, store: SessionStore, paths: Paths, clock: Clock) -> None:
         """Nothing is read before `step`."""
-        self._hands, self._store, self._journal, self._clock = hands, store, journal, clock
+        self._hands, self._store, self._journal, self._clock = hands, store, paths.journal, clock
+        self._foresight = Foresight(hands, store, paths, clock)
         self._learnt = 0.0
         self._mark = self._measured = self._written = 0.0
         self._told: dict[str, object] = {}
 
     def step(self, mind: Mind) -> None:
         """Measure and publish what is due. Call it as often as you like."""
+        self._foresight.step(mind)
         now, configured = self._clock.now(), mind.policy.pools
         if configured and abs(now - self._measured) >= PAUSE:
             self._measured = now

@@ -76,6 +76,11 @@ class Paths:
         return self.state_dir / "allowances"
 
     @property
+    def forecasts(self) -> Path:
+        """How near the limits are, as the daemon saw it last."""
+        return self.state_dir / "forecasts.json"
+
+    @property
     def moved(self) -> Path:
         """Sessions that were moved, and where they came from."""
         return self.state_dir / "moved.json"

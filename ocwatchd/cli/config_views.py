@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ocwatchd.config.keys import PER_MODEL, Kind, settings
+from ocwatchd.config.keys import FORECAST, LIMITS, PER_MODEL, Kind, settings
 from ocwatchd.config.loading import Examined, examine
 from ocwatchd.config.names import AGENTS, ALIASES, CHAIN, POOLS, ROOT, section
 from ocwatchd.config.pools import MEMBERS, STRATEGY, WEIGHTS
@@ -107,6 +107,7 @@ def shown(document: Document, examined: Examined) -> tuple[Shown, ...]:
         AGENTS: examined.names.agents,
         POOLS: {name: _pool(pool) for name, pool in examined.names.pools.items()},
         PER_MODEL: _mapping(examined.values[PER_MODEL]),
+        LIMITS: _mapping(examined.values[f"{FORECAST}.{LIMITS}"]),
     }
     return tuple(_all_shown(document, examined, names))
 

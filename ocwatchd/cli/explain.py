@@ -30,6 +30,7 @@ OUTCOMES = {
     "freed": "stopped for the session that waits for it",
     "open": "not over yet",
     "noted": "nothing to decide",
+    "foreseen": "new prompts go elsewhere, nobody was refused",
 }
 
 
@@ -64,7 +65,7 @@ def _went_on(episode: Episode, now: float) -> float | None:
 
 def _lines(episode: Episode) -> Iterator[str]:
     who = f", session {escape(episode.session)}" if episode.session else ""
-    yield from hanging("", f"Decision {episode.id}{who}: {OUTCOMES.get(episode.outcome, episode.outcome)}.", "")
+    yield from hanging("", f"Decision {episode.id}{who}: {_outcome(episode)}.", "")
     yield day(episode.began)
     refused = 0
     for line in episode.lines:
@@ -75,10 +76,17 @@ def _lines(episode: Episode) -> Iterator[str]:
         yield from _rows(_details(line, refused))
 
 
+def _outcome(episode: Episode) -> str:
+    first = episode.lines[0].what
+    return OUTCOMES.get(first if first == "foreseen" else episode.outcome, episode.outcome)
+
+
 def _details(line: Entry, refused: int) -> Iterator[Row]:
     """What stands under a line; of a later refusal only what may differ."""
     if line.what == "limit":
         yield from _evidence(line, again=refused > 1)
+    elif line.what == "foreseen":
+        yield from _foreseen(line)
     elif line.what in ("wait", "claim", "left", "offered", "exhausted"):
         yield from _shown(line)
     if line.what == "claim":
@@ -106,6 +114,15 @@ def _evidence(line: Entry, again: bool) -> Iterator[Row]:
     yield "hint", _hint(line)
     if line.text("evidence", "target"):
         yield "stand-in", f"{line.text('evidence', 'target')}, for new prompts"
+
+
+def _foreseen(line: Entry) -> Iterator[Row]:
+    yield "forecast", line.text("why") or "not written down"
+    hits = line.moment("forecast", "hits")
+    if hits is not None:
+        yield "limit", f"reached {clock(hits, line.time)} if use goes on so"
+    yield "why move", "new prompts go elsewhere before the limit (forecast.prevent); a running turn stays"
+    yield "stand-in", f"{line.text('target')}, for new prompts"
 
 
 def _hint(line: Entry) -> str:

@@ -3,69 +3,49 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from ocwatchd.cli.past import entries
 from ocwatchd.cli.render import clock, iso, say, say_json, span, table
-from ocwatchd.core.entries import Entry
-from ocwatchd.core.forecast import WINDOWS, Forecast, History, Label, Measure, foresee, foresee_told, learn
-from ocwatchd.core.limits import LimitKind
+from ocwatchd.config import load
+from ocwatchd.core.forecast import WINDOWS, Forecast, History, Label, Measure
+from ocwatchd.core.foresight import nearest
+from ocwatchd.core.ledger import Cooldown
 from ocwatchd.errors import ExitCode
+from ocwatchd.foresight import learnt, standings, uses
 from ocwatchd.opencode.sessions import SessionStore
 from ocwatchd.paths import Paths
-from ocwatchd.state.allowances import read_allowances
+from ocwatchd.state import blacklist
+from ocwatchd.state.forecasts import as_json, timed
+from ocwatchd.state.journal import Journal
 
-LOOK_BACK = 7 * 86_400.0
-"""Seconds of use that limits are learnt from."""
 HOUR = 3600.0
-_ABOUT_USE = frozenset((LimitKind.RATE_LIMIT.value, LimitKind.QUOTA.value))
-_ORDER = (Label.EXACT, Label.LEARNT, Label.ESTIMATED, Label.UNKNOWN)
+HOW = {
+    Label.EXACT: "exact: the provider's headers",
+    Label.CONFIGURED: "configured",
+    Label.UNKNOWN: "not enough data: no limit met yet",
+}
 
 
-def forecast(as_json: bool = False) -> int:
-    """Say for every model that was used lately how near its limit is."""
+def forecast(json: bool = False) -> int:
+    """Say for every model that was used lately how near its limit is.
+
+    Raises:
+        ConfigError: the configuration, which may name limits, cannot be read.
+    """
     now, paths = time.time(), Paths.from_env()
-    histories = _histories(SessionStore(paths.opencode_data), now)
-    limits = _limits(entries(), now)
-    told = read_allowances(paths.allowances, now)
-    names = sorted({*(name for name, history in histories.items() if _recent(history, now)), *told})
-    found = []
-    for name in names:
-        history = histories.get(name, History())
-        exact = foresee_told(name, history, told.get(name, ()), now)
-        found.append((exact or foresee(name, history, learn(history, limits[name]), now), history))
-    found.sort(key=lambda pair: (pair[0].hits or float("inf"), _ORDER.index(pair[0].label)))
-    if as_json:
+    policy, store = load(paths).policy, SessionStore(paths.opencode_data)
+    bounds = learnt(store, Journal(paths.journal), now)
+    known = standings(uses(store.answers(now - WINDOWS[-1]), now).values(), paths, bounds, policy, now)
+    found = sorted(((nearest(one, now), one.history) for one in known), key=lambda pair: pair[0].rank)
+    if json:
         say_json({"time": iso(now), "forecasts": [_as_json(one, history, now) for one, history in found]})
     elif found:
-        rows = [(one.model, _when(one, now), _used(one, history, now), _how(one)) for one, history in found]
+        moved = {str(entry.model): entry.until for entry in _foreseen(paths, now)}
+        rows = [(one.model, _when(one, now), _used(one, history, now), _how(one, moved, now)) for one, history in found]
         say(table(("MODEL", "LIMIT IN", "USED", "HOW THAT IS KNOWN"), rows, whole=True))
     else:
         say("No model was used within the last five hours.")
     return ExitCode.DONE
-
-
-def _histories(store: SessionStore, now: float) -> dict[str, History]:
-    uses: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
-    for answer in store.answers(now - LOOK_BACK):
-        message = answer.message
-        if message.model and message.created is not None and message.created <= now and message.tokens:
-            uses[str(message.model)].append((message.created, message.tokens.spent))
-    return {name: History(own) for name, own in uses.items()}
-
-
-def _limits(told: Sequence[Entry], now: float) -> Mapping[str, list[float]]:
-    """When each model met a limit that comes of use; trouble of the provider's says nothing of it."""
-    found: defaultdict[str, list[float]] = defaultdict(list)
-    for line in told:
-        if line.what == "limit" and line.model and line.text("kind") in _ABOUT_USE and now - line.time < LOOK_BACK:
-            found[line.model].append(line.refused_at)
-    return found
-
-
-def _recent(history: History, now: float) -> bool:
-    return history.used(Measure.REQUESTS, now - WINDOWS[-1], now) > 0
 
 
 def _when(one: Forecast, now: float) -> str:
@@ -81,35 +61,22 @@ def _used(one: Forecast, history: History, now: float) -> str:
     return f"{one.used:,.0f}{of} {one.measure}" + (f" in {span(one.window)}" if one.window else "")
 
 
-def _how(one: Forecast) -> str:
-    match one.label:
-        case Label.EXACT:
-            return "exact: the provider's headers"
-        case Label.UNKNOWN:
-            return "not enough data: no limit met yet"
-        case _:
-            return f"{one.label} from {one.limits} limit{'s' if one.limits > 1 else ''}"
+def _how(one: Forecast, moved: Mapping[str, float | None], now: float) -> str:
+    known = HOW.get(one.label) or f"{one.label} from {one.limits} limit{'s' if one.limits > 1 else ''}"
+    return known + (f"; new prompts go elsewhere until {clock(moved[one.model], now)}" if one.model in moved else "")
+
+
+def _foreseen(paths: Paths, now: float) -> list[Cooldown]:
+    return [entry for entry in blacklist.read(paths.blacklist).entries() if entry.foreseen and entry.active(now)]
 
 
 def _as_json(one: Forecast, history: History, now: float) -> dict[str, object]:
-    return {
-        "model": one.model,
-        "label": one.label.value,
-        "measure": one.measure and one.measure.value,
-        "window_seconds": one.window,
-        "used": round(one.used),
-        "limit": None if one.limit is None else round(one.limit),
-        "share": None if one.share is None else round(one.share, 4),
-        "hits": iso(one.hits),
-        "hits_in_seconds": None if one.hits is None else round(max(one.hits - now, 0.0), 3),
-        "free": iso(one.free),
-        "limits_seen": one.limits,
-        "windows": [
-            {
-                "window_seconds": window,
-                "tokens": round(history.used(Measure.TOKENS, now - window, now)),
-                "requests": round(history.used(Measure.REQUESTS, now - window, now)),
-            }
-            for window in WINDOWS
-        ],
-    }
+    windows = [
+        {
+            "window_seconds": window,
+            "tokens": round(history.used(Measure.TOKENS, now - window, now)),
+            "requests": round(history.used(Measure.REQUESTS, now - window, now)),
+        }
+        for window in WINDOWS
+    ]
+    return {**timed(as_json(one), now), "windows": windows}

@@ -15,6 +15,8 @@ from ocwatchd.state.entries import read_entries
 from ocwatchd.state.hearing import unheard
 from ocwatchd.state.heartbeat import FRESH, Heartbeat, State
 
+WHY = {"manual": "blocked by hand", "forecast": "about to be limited"}
+"""By who told the end; else the kind of limit says it."""
 MORE = "# what to do about it: ocwatch doctor"
 
 
@@ -29,10 +31,13 @@ def status(as_json: bool = False) -> int:
 
 
 def current_status(now: float) -> StatusView:
-    """The daemon and the register as their files show them now (epoch seconds)."""
+    """The daemon, the register and the forecasts as their files show them now (epoch seconds)."""
+    from ocwatchd.state import forecasts  # late: `cooldowns` has no use for it
+
     found = read_entries(state_file("blacklist.json"))
     beat = heartbeat.read(state_file("daemon.json"))
-    return status_view(beat, found, found.problems(), now, _unheard(beat, now))
+    ahead = forecasts.read(state_file("forecasts.json"), now)
+    return status_view(beat, found, found.problems(), now, _unheard(beat, now), ahead)
 
 
 def _unheard(beat: Heartbeat, now: float) -> str | None:
@@ -68,8 +73,30 @@ def session_table(sessions: Sequence[Mapping[str, object]], width: int | None = 
     return table(("SESSION", "WHAT HAPPENS"), rows, width, whole=whole)
 
 
+def forecast_table(ahead: Sequence[Mapping[str, object]], now: float) -> str:
+    """One line a model: when its limit will be reached, how much of it is used, how that is known."""
+    rows = [(str(one["model"]), limit_in(one, now), f"{used_of(one)} ({one.get('label')})") for one in ahead]
+    return table(("MODEL", "LIMIT IN", "FORECAST"), rows, whole=True)
+
+
+def limit_in(one: Mapping[str, object], now: float) -> str:
+    """`10m (20:12)`, `now`; `-` if it is not foreseen."""
+    left = one.get("hits_in_seconds")
+    if not isinstance(left, int | float):
+        return "-"
+    return f"{span(left)} ({clock(now + left, now)})" if left > 0 else "now"
+
+
+def used_of(one: Mapping[str, object]) -> str:
+    """`48 of 50 requests in 1h`."""
+    used, limit, window = (one.get(name) for name in ("used", "limit", "window_seconds"))
+    of = f" of {limit:,}" if isinstance(limit, int) else ""
+    within = f" in {span(window)}" if isinstance(window, int | float) else ""
+    return f"{used:,}{of} {one.get('measure')}{within}" if isinstance(used, int) else "?"
+
+
 def _phrase(view: CooldownView) -> str:
-    why = "blocked by hand" if view.told_by == "manual" else view.kind.replace("_", " ")
+    why = WHY.get(view.told_by) or view.kind.replace("_", " ")
     if view.until is None:
         why = f"{why}, until cleared"
     if view.strikes > 1:
@@ -85,6 +112,8 @@ def _status_text(view: StatusView) -> str:
         parts.append("No model is cooling.")
     if view.sessions:
         parts.append("\n" + session_table(view.sessions, whole=True))
+    if view.known_limits:
+        parts.append("\n" + forecast_table(view.known_limits, view.now))
     if view.health:
         parts.append("")
         parts += map(_health_line, view.health)

@@ -121,8 +121,8 @@ def _pool_of(wish: Wish, config: Config) -> Pool | None:
 def _member(pool: Pool, job: Job, ledger: Ledger, tried: Collection[ModelRef]) -> ModelRef:
     """The session's member of the pool, or the next one that is free."""
     now, members = time.time(), map(ModelRef.parse, order(pool, job.moved.session, job.loads))
-    free = (m for m in members if m != job.stuck.model and m not in tried and ledger.cooling(m, now) is None)
-    found = next(free, None)
+    free = [m for m in members if m != job.stuck.model and m not in tried and ledger.cooling(m, now) is None]
+    found = next((m for m in free if ledger.avoided(m, now) is None), next(iter(free), None))
     if found is None:
         raise AllCooling(f"no member of {pool.name} is free: {', '.join(pool.members)}")
     return found

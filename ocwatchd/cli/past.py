@@ -40,7 +40,7 @@ def decisions(told: Sequence[Entry]) -> dict[str, str]:
 
 
 def find(told: Sequence[Entry], wanted: str | None) -> Episode:
-    """The decision that a person means: by the id of any of its lines or of its move, by session, or the latest one.
+    """The decision that a person means: by the id of any of its lines or move, by session, by model, or the latest one.
 
     Raises:
         UsageError: there is none, or there are several.
@@ -53,6 +53,11 @@ def find(told: Sequence[Entry], wanted: str | None) -> Episode:
         return next((episode for episode in reversed(known) if episode.turn), known[-1])
     if len(wanted) < LEAST:
         raise UsageError(f"{wanted!r} is too short; type at least {LEAST} characters of it")
+    if "/" in wanted:
+        about = [one for one in known if one.model == wanted]
+        if not about:
+            raise UsageError(f"no decision about {wanted!r} in the journal; see: ocwatch history --since 30d")
+        return about[-1]
     by_session = [one for one in known if one.session and wanted in _names(one.session)]
     found = by_session[-1:] or [one for one in known if _has(one, wanted)]
     if not found:

@@ -53,8 +53,8 @@ def pick(model: str | None = None, as_json: bool = False) -> int:
 
 
 def _rests(asked: str, register: Register) -> bool:
-    """A model that is blocked, or a pool of which all members are."""
-    return register.free_member(asked) is None if asked in register.pools else register.blocked(asked)
+    """A model that is limited, or a pool of which all members are."""
+    return register.free_member(asked) is None if asked in register.pools else register.limited(asked)
 
 
 def _default() -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ocwatchd.cli.escape import escape
 from ocwatchd.cli.history import stamp, told_lines
-from ocwatchd.cli.listing import cooldown_table, headline, session_table
+from ocwatchd.cli.listing import cooldown_table, headline, limit_in, session_table, used_of
 from ocwatchd.cli.render import clock, columns, fit, hanging
 from ocwatchd.cli.views import StatusView
 from ocwatchd.core.entries import Entry
@@ -18,7 +18,7 @@ from ocwatchd.state.heartbeat import State
 LEAST_EVENTS = 4
 """Lines kept for events, however much cools."""
 HEADLINE = {State.UP: "bold green", State.DEAF: "bold yellow", State.DOWN: "bold red"}
-GOOD = frozenset(("moved", "answered", "went_on", "already", "free", "cleared"))
+GOOD = frozenset(("moved", "answered", "went_on", "already", "free", "cleared", "eased"))
 BAD = frozenset(("failed", "target_limited", "exhausted", "unreachable", "left", "refused"))
 TITLE, PLAIN, QUIET = "bold", "", "dim"
 
@@ -38,12 +38,23 @@ def frame(view: StatusView, events: Sequence[Entry], width: int, height: int, fo
     cooling = _block(cooldown_table(view.cooldowns, view.now, width), room // 2) if view.cooldowns else []
     sessions = _block(session_table(view.sessions, width), room - len(cooling)) if view.sessions else []
     head = [Line(line, HEADLINE[view.state]) for line in hanging("", headline(view), "", width)]
-    top = [*head, *health, *(cooling or [Line("No model is cooling.")]), *sessions]
+    top = [*head, *health, *(cooling or [Line("No model is cooling.")]), *sessions, *_ahead(view)]
     left = height - len(top) - 3
     lines = [*top, Line(""), Line("EVENTS", TITLE), *_events(events, left, view.now)]
     lines = lines[: height - 1]
     lines += [Line("")] * (height - 1 - len(lines))
     return [Line(fit(line.text, width), line.style) for line in [*lines, _foot(foot, view, width)]]
+
+
+def _ahead(view: StatusView) -> list[Line]:
+    """The nearest limit that is foreseen; nothing if none is."""
+    for one in view.known_limits[:1]:
+        if one.get("hits_in_seconds") is not None:
+            when = limit_in(one, view.now)
+            within = "is reached now" if when == "now" else f"in {when}"
+            text = f"Next limit: {one['model']} {within}, {used_of(one)} ({one.get('label')})"
+            return [Line(""), Line(escape(text), "yellow")]
+    return []
 
 
 def _block(table: str, room: int) -> list[Line]:

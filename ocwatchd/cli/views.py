@@ -65,6 +65,12 @@ class StatusView:
     sessions: tuple[Mapping[str, object], ...]
     health: tuple[str, ...]
     configuration: Mapping[str, object] | None
+    forecasts: tuple[Mapping[str, object], ...] = ()
+
+    @property
+    def known_limits(self) -> list[Mapping[str, object]]:
+        """The forecasts of models whose limit is known somehow, the nearest first."""
+        return [one for one in self.forecasts if one.get("measure")]
 
     @property
     def up(self) -> bool:
@@ -85,6 +91,7 @@ class StatusView:
             "following": list(self.following),
             "cooldowns": [view.as_json() for view in self.cooldowns],
             "sessions": [dict(session) for session in self.sessions],
+            "forecasts": [dict(one) for one in self.forecasts],
             "health": list(self.health),
             "configuration": None if self.configuration is None else dict(self.configuration),
             "remedy": REMEDY[self.state],
@@ -115,7 +122,12 @@ def cooldown_view(key: str, entry: Entry, now: float) -> CooldownView:
 
 
 def status_view(
-    heartbeat: Heartbeat, found: Contents, problems: Iterable[str], now: float, unheard: str | None = None
+    heartbeat: Heartbeat,
+    found: Contents,
+    problems: Iterable[str],
+    now: float,
+    unheard: str | None = None,
+    forecasts: Iterable[Mapping[str, object]] = (),
 ) -> StatusView:
     """The daemon and the register at `now`. What a daemon that is down said of sessions and health is out of date.
 
@@ -136,4 +148,5 @@ def status_view(
         sessions=tuple(heartbeat.sessions) if alive else (),
         health=(*(heartbeat.health if alive else ()), *problems),
         configuration=heartbeat.configuration if alive else None,
+        forecasts=tuple(forecasts),
     )

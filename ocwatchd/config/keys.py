@@ -13,6 +13,7 @@ from enum import Enum
 from ocwatchd.config.model import LOOK_BACK, LOOK_BACK_BYTES
 from ocwatchd.config.names import AGENTS, ALIASES, CHAIN, POOLS
 from ocwatchd.config.pools import MEMBERS, STRATEGY, WEIGHTS
+from ocwatchd.core.foresight import ForesightPolicy
 from ocwatchd.core.policy import Mode, Order, Policy, RestPolicy, RetryPolicy
 from ocwatchd.core.pools import LEAST_USED, STRATEGIES
 
@@ -20,6 +21,8 @@ LARGEST = 10**15
 """No setting is that large; a longer number is a slip, and would overflow somewhere later."""
 
 PER_MODEL = "perModel"
+FORECAST, LIMITS = "forecast", "limits"
+TOKENS, REQUESTS, LIMIT_WINDOW = "tokens", "requests", "window"
 
 
 class Kind(Enum):
@@ -36,6 +39,7 @@ class Kind(Enum):
     ALIASES = "name: model"
     AGENTS = "model: agent"
     PER_MODEL = "model: object"
+    LIMITS = "model: object or list of objects"
     POOLS = "name: object"
     MODELS = "list of models"
     WEIGHTS = "model: number"
@@ -89,6 +93,14 @@ POOL_KEYS = (
     Key(WEIGHTS, Kind.WEIGHTS, "How much of the load a member is to have; 1 where nothing is said.", {}),
 )  # fmt: skip
 
+LIMIT_KEYS = (
+    Key(TOKENS, Kind.NUMBER, "So many tokens, what is read from the provider's cache not counted."),
+    Key(REQUESTS, Kind.NUMBER, "So many requests."),
+    Key(LIMIT_WINDOW, Kind.NUMBER, "Within so long, at any moment.", unit="milliseconds"),
+)  # fmt: skip
+
+_FORESIGHT = ForesightPolicy()
+
 KEYS = (
     Key(CHAIN, Kind.CHAINS, "What stands in for a limited model, nearest first; followed through (A to B to C). "
         "`provider/*` is any model of a provider, `*` any other model.", {}),
@@ -122,6 +134,17 @@ KEYS = (
         _POLICY.moves_per_hour),
     Key("comeBack", Kind.FLAG, "Whether a moved session's prompts go to its first model again when that is free.",
         _POLICY.come_back),
+    _section(
+        FORECAST, "Limits that are about to be reached.",
+        Key("prevent", Kind.FLAG, "Whether new prompts are moved before a limit that is known (from headers, from "
+            "`limits`, or learnt); a running turn never is.", _FORESIGHT.prevent),
+        Key("ahead", Kind.NUMBER, "A limit that is reached within this at the present pace is about to be reached.",
+            _ms(_FORESIGHT.ahead), "milliseconds"),
+        Key(LIMITS, Kind.LIMITS, "Limits that you know: `tokens` or `requests` (or both) within `window`.", {},
+            inner=LIMIT_KEYS),
+    ),
+    Key("budget", Kind.NUMBER, "Spent so much in a day (local time, by OpenCode's own prices), no paid model is chosen "
+        "as a stand-in any more; a person may still name one.", unit="US dollars"),
     _section(
         "logs", "What is read besides OpenCode's own log directory, and how far back.",
         Key("directories", Kind.TEXTS, "Further log directories.", [], pattern=r"^(/|~/|~$)[^\u0000]*$",

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ocwatchd.config.keys import PER_MODEL
+from ocwatchd.config.limits import bounds
 from ocwatchd.config.model import Config, LogSettings, NoticeSettings
 from ocwatchd.config.names import AGENTS, CHAIN, ROOT, Names, read_names
 from ocwatchd.config.reader import Document, Fault, dotted, read_document
 from ocwatchd.config.setup import agent_names
 from ocwatchd.config.values import Values, read_values, unknown
 from ocwatchd.core.chains import find_cycles, normalise, opened, resolve
+from ocwatchd.core.foresight import ForesightPolicy
 from ocwatchd.core.policy import Mode, Order, Policy, RestPolicy, RetryPolicy
 from ocwatchd.core.userpatterns import UserPattern
 from ocwatchd.errors import ConfigError
@@ -38,7 +40,7 @@ def examine(document: Document) -> Examined:
     """Read the whole of it; never raises."""
     errors: list[ConfigError] = []
     names = read_names(document, errors.append)
-    values = read_values(document, names.aliases, errors.append)
+    values = read_values(document, names.aliases, names.known, errors.append)
     slips = (
         *unknown(document),
         *_repeated(document),
@@ -104,6 +106,12 @@ def _policy(values: Mapping[str, Any], names: Names, opencode_agents: Iterable[s
         mode=Mode(values["mode"]),
         come_back=values["comeBack"],
         moves_per_hour=int(values["movesPerHour"]),
+        foresight=ForesightPolicy(
+            values["forecast.prevent"],
+            values["forecast.ahead"] / 1000,
+            bounds(values["forecast.limits"], names.aliases, names.pools),
+        ),
+        budget=values["budget"],
     )
 
 

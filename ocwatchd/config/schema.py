@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ocwatchd.config.keys import KEYS, LARGEST, Key, Kind
+from ocwatchd.config.keys import KEYS, LARGEST, LIMIT_WINDOW, Key, Kind
 from ocwatchd.config.names import ROOT
 
 Schema = dict[str, Any]
@@ -87,9 +87,22 @@ def _value(key: Key) -> Schema:
             return {"type": "array", "items": _SINGLE, "minItems": 1, "uniqueItems": True}
         case Kind.WEIGHTS:
             return _map([_SINGLE], {"type": "number", "exclusiveMinimum": 0, "maximum": 1000})
+        case Kind.LIMITS:
+            limit = _limit(key.inner)
+            return _map([_SINGLE], {"anyOf": [limit, {"type": "array", "items": limit}]})
         case Kind.PER_MODEL:
             own = tuple(Key(i.name, i.kind, i.about, None, i.unit, most=i.most) for i in key.inner)
             return _map([_SINGLE], _object(own))
+
+
+def _limit(keys: tuple[Key, ...]) -> Schema:
+    above = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": LARGEST}
+    limit = _object(keys)
+    limit["properties"] = {key.name: {**_described(key), **above} for key in keys}
+    for about in limit["properties"].values():
+        about.pop("minimum")
+    either = [{"required": [key.name]} for key in keys if key.name != LIMIT_WINDOW]
+    return {**limit, "required": [LIMIT_WINDOW], "anyOf": either}
 
 
 def _text(key: Key) -> Schema:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from ocwatchd.config.keys import KEYS, LARGEST, PER_MODEL, POOL_KEYS, RETRY_KEYS, Key, Kind, settings
+from ocwatchd.config.keys import FORECAST, KEYS, LARGEST, LIMITS, PER_MODEL, POOL_KEYS, RETRY_KEYS, Key, Kind, settings
+from ocwatchd.config.limits import read_limits
 from ocwatchd.config.names import POOLS, ROOT, Report, check_name, fail, remarks, section
 from ocwatchd.config.reader import Document
 from ocwatchd.errors import ConfigError
@@ -14,8 +15,10 @@ Values = dict[str, object]
 """By dotted key inside `rateLimit`. What names models is read by `names` and does not stand here."""
 
 
-def read_values(document: Document, aliases: Mapping[str, str], report: Report = fail) -> Values:
-    """Every setting's value; of a faulty one, if `report` returns, the default.
+def read_values(
+    document: Document, aliases: Mapping[str, str], known: Mapping[str, object], report: Report = fail
+) -> Values:
+    """Every setting's value; of a faulty one, if `report` returns, the default. `known` are all the user's own names.
 
     Raises:
         ConfigError: a value is wrong.
@@ -30,6 +33,7 @@ def read_values(document: Document, aliases: Mapping[str, str], report: Report =
         if key.kind in _CHECKS
     }
     values[PER_MODEL] = _per_model(document, aliases, values, report)
+    values[f"{FORECAST}.{LIMITS}"] = read_limits(document, known, report)
     return values
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from ocwatchd.core.fallback import Choice, Chosen, choose
 from ocwatchd.core.ledger import Cooldown, Ledger
@@ -50,7 +50,7 @@ def where_to(
     `view.model` refuses; `failed` are targets that this message could not be moved to.
     """
     refusing = {view.model} if view.model else set()
-    free = origin not in refusing and origin not in failed and ledger.cooling(origin, now) is None
+    free = origin not in refusing and origin not in failed and ledger.avoided(origin, now) is None
     if free and outlook.unfit(origin) is None:
         return Chosen(Target(origin, view.agent))
     choice = stand_in(policy, ledger, origin, view.agent, refusing | set(failed), now, outlook)
@@ -69,10 +69,18 @@ def stand_in(
     now: float,
     outlook: Outlook = UNKNOWN,
 ) -> Choice:
-    """The nearest free model of this model's chain."""
+    """The nearest free model of this model's chain; one that is about to be limited only if nothing else is."""
 
     def ends(ref: ModelRef) -> float | None:
         entry = ledger.cooling(ref, now)
         return entry.until if entry else None
 
-    return choose(model, agent, policy, lambda ref: ledger.cooling(ref, now) is not None, tried, ends, outlook)
+    for blocking in (ledger.avoided, ledger.cooling):
+        choice = choose(model, agent, policy, _blocked(blocking, now), tried, ends, outlook)
+        if isinstance(choice, Chosen):
+            break
+    return choice
+
+
+def _blocked(blocking: Callable[[ModelRef, float], Cooldown | None], now: float) -> Callable[[ModelRef], bool]:
+    return lambda ref: blocking(ref, now) is not None

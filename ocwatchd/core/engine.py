@@ -17,6 +17,7 @@ from ocwatchd.core.messages import (
     Aborted,
     Configured,
     Effect,
+    Foreseen,
     Heard,
     Learnt,
     LookUp,
@@ -83,6 +84,8 @@ class Engine:
             case Learnt(known):
                 self.mind.known = known
                 return []
+            case Foreseen(threats, calm):
+                return self._registrar.foresee(threats, now) + self._registrar.ease(calm, now)
             case Tick():
                 return self._tick(now)
 
@@ -283,6 +286,8 @@ class Engine:
         self._decider.forget_exhausted()
         halted = (Doing.WAITING, Doing.STUCK, Doing.OFFERED, Doing.LEFT)
         anew = self._registrar.aim_anew(now)
+        if not self.mind.policy.foresight.prevent:
+            anew += self._registrar.ease((str(entry.model) for entry in self.ledger.entries()), now)
         return anew + self._look_all(case for case in self.cases.all() if case.doing in halted)
 
     def _look_all(self, cases: Iterable[Case]) -> list[Effect]:

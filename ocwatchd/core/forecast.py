@@ -1,7 +1,8 @@
 """When will a model's limit be reached? From what was used and when limits came, or from what the provider says. Pure.
 
-A forecast says how it knows: `exact` (rate-limit headers), `learnt` (at least three limits that came at much the same
-use), `estimated` (fewer, or they do not agree well), or that there is not enough data.
+A forecast says how it knows: `exact` (rate-limit headers), `configured` (a person knows the limit), `learnt` (at least
+three limits that came at much the same use), `estimated` (fewer, or they do not agree well), or that there is not
+enough data.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Label(StrEnum):
     """How the limit is known."""
 
     EXACT = "exact"
+    CONFIGURED = "configured"
     LEARNT = "learnt"
     ESTIMATED = "estimated"
     UNKNOWN = "not enough data"
@@ -87,7 +89,7 @@ class Told:
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """Of one model. `used` and `limit` within `window` seconds; `hits` is when the limit is expected to be reached if
-    use goes on as it does (None: not foreseen), `free` when there is room again then.
+    use goes on as it does (None: not foreseen), `free` when there is room again then; `left` of the limit is free now.
     """
 
     model: str
@@ -99,6 +101,12 @@ class Forecast:
     hits: float | None = None
     free: float | None = None
     limits: int = 0
+    left: float | None = None
+
+    @property
+    def rank(self) -> tuple[float, int, str]:
+        """The nearest limit first, and of those that are not foreseen what is known best."""
+        return self.hits or float("inf"), tuple(Label).index(self.label), self.model
 
     @property
     def share(self) -> float | None:
@@ -148,9 +156,10 @@ def foresee(model: str, history: History, bound: Bound | None, now: float) -> Fo
         return Forecast(model, Label.UNKNOWN)
     used = history.used(bound.measure, now - bound.window, now)
     hits = _reached(history, bound, used, now)
-    free = None if hits is None else _room(history, bound, max(hits, now))
+    free = None if hits is None else room(history, bound, max(hits, now))
+    left = max(bound.limit - used, 0.0)
     return Forecast(
-        model, bound.label, bound.measure, bound.window, used, bound.limit, hits, free, bound.limits
+        model, bound.label, bound.measure, bound.window, used, bound.limit, hits, free, bound.limits, left
     )  # fmt: skip
 
 
@@ -167,9 +176,8 @@ def _foresee_one(model: str, history: History, told: Told, now: float) -> Foreca
     if hits is not None and told.resets is not None and hits >= told.resets:
         hits = None
     used = 0.0 if told.limit is None else told.limit - left
-    return Forecast(
-        model, Label.EXACT, told.measure, None, used, told.limit, hits, told.resets if hits is not None else None
-    )
+    free = told.resets if hits is not None else None
+    return Forecast(model, Label.EXACT, told.measure, None, used, told.limit, hits, free, left=left)
 
 
 def _rate(history: History, measure: Measure, window: float, now: float) -> float:
@@ -198,7 +206,7 @@ def _reached(history: History, bound: Bound, used: float, now: float) -> float |
     return None
 
 
-def _room(history: History, bound: Bound, at: float) -> float:
+def room(history: History, bound: Bound, at: float) -> float:
     """When a tenth of the limit is free again, if nothing more is used from `at` on."""
     for index in range(bisect_left(history.times, at - bound.window), bisect_right(history.times, at)):
         if history.used(bound.measure, history.times[index], at) <= 0.9 * bound.limit:

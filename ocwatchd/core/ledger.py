@@ -43,6 +43,11 @@ class Cooldown:
         """Whether the model still rests. The end itself is free: a known time is obeyed to the second."""
         return self.until is None or now < self.until
 
+    @property
+    def foreseen(self) -> bool:
+        """The limit is expected and nobody has met it: it keeps new prompts away, and says nothing of running turns."""
+        return self.told_by is ToldBy.FORECAST
+
     def covers(self, model: ModelRef) -> bool:
         """Whether this entry blocks `model`: itself, its whole provider, or its provider's free models."""
         if self.model == model or self.model == model.whole_provider:
@@ -73,9 +78,15 @@ class Ledger:
         self._entries = {entry.model: entry for entry in entries}
 
     def cooling(self, model: ModelRef, now: float) -> Cooldown | None:
-        """The entry that blocks this model now; of several the one that ends last."""
-        blocking = [entry for entry in self._entries.values() if entry.active(now) and entry.covers(model)]
-        return max(blocking, key=_end, default=None)
+        """The entry that blocks this model now; of several the one that ends last. A forecast is no limit yet."""
+        return max((entry for entry in self._blocking(model, now) if not entry.foreseen), key=_end, default=None)
+
+    def avoided(self, model: ModelRef, now: float) -> Cooldown | None:
+        """The same, forecasts included: where there is a choice, nobody is sent where a limit is about to come."""
+        return max(self._blocking(model, now), key=_end, default=None)
+
+    def _blocking(self, model: ModelRef, now: float) -> list[Cooldown]:
+        return [entry for entry in self._entries.values() if entry.active(now) and entry.covers(model)]
 
     def record(self, event: LimitEvent, rests: RestPolicy, target: Target | None = None) -> Cooldown:
         """One refused attempt, at the event's own time.
@@ -88,6 +99,8 @@ class Ledger:
             raise ValueError("only a sure limit of a known model can be recorded")
         key = ref.whole_provider if scope is Scope.PROVIDER else ref
         old = self._entries.get(key)
+        if old is not None and old.foreseen:
+            target, old = target or old.target, _before(old)
         if old is not None and event.time >= (old.until or event.time) + STRIKE_WINDOW:
             old = None
         doublings = self._doublings(key, old, event)
@@ -140,8 +153,8 @@ class Ledger:
         A request from before the last refusal proves nothing, and a person's block stays.
         """
         entry = self._entries.get(model) or self._entries.get(model.whole_provider)
-        if entry is None or entry.told_by is ToldBy.MANUAL:
-            return None
+        if entry is None or entry.told_by is ToldBy.MANUAL or entry.foreseen:
+            return None  # that a running turn goes on says nothing against a forecast
         last = max(self._refused.get(entry.model, {}).values(), default=entry.since)
         return self.clear(entry.model) if started > last else None
 
@@ -158,6 +171,19 @@ class Ledger:
             None,
             "blocked by hand",
             target=target,
+        )
+        self._entries[model] = entry
+        return entry
+
+    def foresee(self, model: ModelRef, until: float, now: float, why: str, target: Target) -> Cooldown | None:
+        """A limit is about to be reached; None if the model rests or is foreseen already."""
+        if self.avoided(model, now) is not None:
+            return None
+        old = self._entries.get(model)
+        strikes, doublings = (old.strikes, old.doublings) if old else (0, 0)
+        kind, scope, told_by = LimitKind.RATE_LIMIT, Scope.MODEL, ToldBy.FORECAST
+        entry = Cooldown(
+            model, kind, scope, now, until, strikes, told_by, reason=why, target=target, doublings=doublings
         )
         self._entries[model] = entry
         return entry
@@ -195,6 +221,11 @@ class Ledger:
         if not old.active(event.time) or (previous is not None and event.time - previous >= BURST):
             return old.doublings + 1
         return old.doublings
+
+
+def _before(forecast: Cooldown) -> Cooldown | None:
+    """What a forecast keeps of the limits before it: they count as strikes, it does not."""
+    return replace(forecast, until=forecast.since, told_by=ToldBy.BACKOFF) if forecast.strikes else None
 
 
 def _scope_of(model: ModelRef) -> Scope:

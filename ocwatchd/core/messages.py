@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ocwatchd.core.capability import Capacity
 from ocwatchd.core.experience import Experiences
+from ocwatchd.core.foresight import Threat
 from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import ErrorFacts, LimitEvent, ModelRef, Target
 from ocwatchd.core.moves import MoveOutcome, Order
@@ -117,12 +118,31 @@ class Learnt:
 
 
 @dataclass(frozen=True, slots=True)
+class Foreseen:
+    """Limits that the next prompts would meet, by model; and models that are far enough from theirs again."""
+
+    threats: Mapping[str, Threat]
+    calm: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed."""
 
 
 Message = (
-    Refused | Aborted | TakenOver | Heard | Surveyed | MoveEnded | RegisterChanged | Configured | Used | Learnt | Tick
+    Refused
+    | Aborted
+    | TakenOver
+    | Heard
+    | Surveyed
+    | MoveEnded
+    | RegisterChanged
+    | Configured
+    | Used
+    | Learnt
+    | Foreseen
+    | Tick
 )
 
 # ---- effects

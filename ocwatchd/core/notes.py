@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ocwatchd.core.fallback import Exhausted
+from ocwatchd.core.foresight import Threat
 from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import LimitEvent, ModelRef
 from ocwatchd.core.messages import Effect, MoveEnded, Note, Tell
@@ -66,6 +67,36 @@ def told(session: str, entry: Cooldown, source: str) -> Note:
         "source": source,
     }
     return Note("told", fields)
+
+
+def foreseen(entry: Cooldown, threat: Threat, considered: list[dict[str, object]]) -> Note:
+    """New prompts go elsewhere, because the model is about to be limited."""
+    found = threat.forecast
+    fields: dict[str, object] = {
+        "model": str(entry.model),
+        "until": entry.until,
+        "told_by": entry.told_by.value,
+        "why": threat.why,
+        "target": str(entry.target.model) if entry.target else None,
+        "agent": entry.target.agent if entry.target else None,
+        "forecast": {
+            "label": found.label.value,
+            "measure": found.measure and found.measure.value,
+            "window_seconds": found.window,
+            "used": found.used,
+            "limit": found.limit,
+            "left": found.left,
+            "takes": threat.takes,
+            "hits": found.hits,
+        },
+        "considered": considered,
+    }
+    return Note("foreseen", fields)
+
+
+def eased(model: ModelRef) -> Note:
+    """A forecast is taken back before its time: there is room again, or nobody wants it any more."""
+    return Note("eased", {"model": str(model)})
 
 
 def answered(view: SessionView, entry: Cooldown, began: float) -> Note:

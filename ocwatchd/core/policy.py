@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ocwatchd.core.foresight import ForesightPolicy
 from ocwatchd.core.limits import LimitKind, ModelRef
 from ocwatchd.core.pools import Pool
 
@@ -75,6 +76,9 @@ class Policy:
     """Whether a moved session's prompts that name no model go to the first model again when that is free."""
     moves_per_hour: int = 20
     """Moves of one session within an hour before it is left alone: a backstop against loops nobody foresaw."""
+    foresight: ForesightPolicy = field(default_factory=ForesightPolicy)
+    budget: float | None = None
+    """US dollars a day above which no paid target is chosen automatically; None: no budget."""
 
     def retry_for(self, model: ModelRef) -> RetryPolicy:
         """The retry settings of this model."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from ocwatchd.core import notes
+from ocwatchd.core.considered import considered
 from ocwatchd.core.decide import stand_in
-from ocwatchd.core.fallback import Chosen
+from ocwatchd.core.fallback import Choice, Chosen
+from ocwatchd.core.foresight import Threat
 from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import Hint, LimitEvent, ModelRef, Target
 from ocwatchd.core.messages import Effect, SaveRegister
@@ -18,6 +22,7 @@ class Registrar:
     def __init__(self, mind: Mind) -> None:
         """Its ledger holds what is already known."""
         self._mind = mind
+        self._foreseen: dict[ModelRef, float] = {}
 
     def enter(self, event: LimitEvent, live: bool, now: float) -> list[Effect]:
         """A sure limit. Old news that is over already is not worth a line."""
@@ -57,8 +62,39 @@ class Registrar:
         ended = self._mind.ledger.answered(view.model, began)
         return [notes.answered(view, ended, began), SaveRegister(removed=(ended.model,))] if ended else []
 
+    def foresee(self, threats: Mapping[str, Threat], now: float) -> list[Effect]:
+        """Send the next prompts elsewhere, where there is anything free; a model that rests is left to its cooldown."""
+        effects: list[Effect] = []
+        for name, threat in threats.items():
+            model = ModelRef.parse(name)
+            if now < self._foreseen.get(model, 0.0) and self._mind.ledger.avoided(model, now) is None:
+                continue  # a person has cleared it, or it was limited and answers again: that is the better knowledge
+            choice = self._choice_for(model, now)
+            if not isinstance(choice, Chosen) or self._mind.ledger.avoided(choice.target.model, now):
+                continue
+            entry = self._mind.ledger.foresee(model, threat.until, now, threat.why, choice.target)
+            if entry is not None:
+                self._foreseen[model] = threat.until
+                tried = considered(choice, self._mind.ledger, None, (), now, self._mind.outlook(None, now))
+                effects += [SaveRegister(changed=(entry,)), notes.foreseen(entry, threat, tried)]
+        return effects
+
+    def ease(self, models: Iterable[str], now: float) -> list[Effect]:
+        """Forecasts for these models are taken back."""
+        effects: list[Effect] = []
+        for name in models:
+            entry = self._mind.ledger.avoided(model := ModelRef.parse(name), now)
+            if entry is not None and entry.foreseen and entry.model == model:
+                self._mind.ledger.clear(model)
+                self._foreseen.pop(model, None)
+                effects += [SaveRegister(removed=(model,)), notes.eased(model)]
+        return effects
+
     def _target_for(self, model: ModelRef, now: float) -> Target | None:
         """Where prompts for a cooling model go, as the register tells everybody."""
-        outlook = self._mind.outlook(None, now)
-        choice = stand_in(self._mind.policy, self._mind.ledger, model, None, {model}, now, outlook)
+        choice = self._choice_for(model, now)
         return choice.target if isinstance(choice, Chosen) else None
+
+    def _choice_for(self, model: ModelRef, now: float) -> Choice:
+        outlook = self._mind.outlook(None, now)
+        return stand_in(self._mind.policy, self._mind.ledger, model, None, {model}, now, outlook)

@@ -29,6 +29,8 @@ WORDS = {
     "offered": "offered",
     "exhausted": "stuck",
     "unreachable": "no door",
+    "foreseen": "foreseen",
+    "eased": "eased",
     "blocked": "blocked",
     "cleared": "cleared",
     "free": "free",
@@ -69,6 +71,11 @@ def phrase(entry: Entry, clock: Clock) -> str:
             return f"a subagent on {model}, for the session that waits for it"
         case "offered":
             return f"{model}: a person decides (mode {entry.text('mode') or '?'})"
+        case "foreseen":
+            to = entry.text("target") or "?"
+            return f"{model} is about to be limited: new prompts go to {to} {until(entry, clock)}"
+        case "eased":
+            return f"{model} is not about to be limited any more"
         case "blocked":
             return f"{model} by hand, {until(entry, clock)}"
         case "cleared":

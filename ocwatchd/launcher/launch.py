@@ -213,11 +213,11 @@ class Launch:
 
     def _stand_in(self, model: str) -> tuple[str, str | None] | None:
         """The first free model of the chain, and the agent that carries it."""
-        from ocwatchd.core.chains import candidates, normalise
+        from ocwatchd.core.chains import candidates, first_free, normalise
 
-        aliases, blocked = self._names.aliases, self._register.blocked
-        chain = candidates(model, normalise(self._names.chains, aliases), self._register.pools)
-        free = next((other for other in chain if not blocked(other)), None)
+        aliases, register = self._names.aliases, self._register
+        chain = list(candidates(model, normalise(self._names.chains, aliases), register.pools))
+        free = first_free(chain, register.blocked) or first_free(chain, register.limited)
         agents = {resolve(name, aliases): agent for name, agent in self._names.agents.items()}
         return (free, agents.get(free)) if free else None
 

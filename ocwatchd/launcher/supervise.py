@@ -159,7 +159,7 @@ class Supervisor:
         if self._asked in (None, view.model) or view.parent is not None:
             return
         case = self._engine.cases.of(view.session, now)
-        if case.origin is None and self._engine.ledger.cooling(self._asked, now) is not None:
+        if case.origin is None and self._engine.ledger.avoided(self._asked, now) is not None:
             case.origin, case.landed = self._asked, view.model
 
     def _step(self) -> int | None:

@@ -68,7 +68,7 @@ class Transform:
         """
         plan = Plan(arguments.words)
         main = self.main_model(arguments, earlier)
-        if main is not None and self._register.blocked(main) and not (fallback and self._target(main)):
+        if main is not None and self._register.limited(main) and not (fallback and self._target(main)):
             plan.exhausted = [main, *(self._stand_ins(main) if fallback else [])]
             return plan
         if not fallback:
@@ -134,7 +134,7 @@ class Transform:
         if model is None or not self._register.blocked(model):
             return None
         picked = self._register.pick(model, self._stand_ins(model))
-        if picked is None:
+        if picked in (None, model):
             return None
         listed = self._register.target_with_agent(model)
         agent = listed[1] if listed and listed[0] == picked else None

@@ -71,6 +71,8 @@ class Message:
     """An answer that sums a session up, not a turn of the user's."""
     tokens: Tokens | None = None
     """Of an answer; None while nothing is counted yet."""
+    cost: float = 0.0
+    """What an answer cost, in US dollars by OpenCode's own prices; 0 where it knows none."""
     length: int = 0
     """Characters of its texts."""
     media: frozenset[str] = frozenset()
@@ -105,6 +107,11 @@ def seconds(value: object) -> float | None:
     return value / 1000 if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+def amount(value: object) -> float:
+    """A sum of money, or a price; 0 for what is none."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e9 else 0.0
+
+
 def model_of(info: Json) -> ModelRef | None:
     """The model of an answer (`providerID`, `modelID`) or of a prompt (`model: {…}`)."""
     named = mapping(info.get("model")) or info
@@ -134,6 +141,7 @@ def message_of(info: Json, parts: object = (), ident: str | None = None) -> Mess
         copied={key: info[key] for key in COPIED_FIELDS if info.get(key)},
         summary=role == "assistant" and info.get("summary") is True,
         tokens=_tokens(mapping(info.get("tokens"))),
+        cost=amount(info.get("cost")),
         length=sum(len(text(part.get("text")) or "") for part in held),
         media=frozenset(kind for part in held if (kind := _medium(part))),
     )

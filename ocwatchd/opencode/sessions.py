@@ -63,7 +63,7 @@ class Store(Protocol):
         """The last messages, oldest first, without their parts."""
         ...
 
-    def answers(self, since: float) -> list[Answer]:
+    def answers(self, since: float) -> Iterable[Answer]:
         """Answers that were begun since then (epoch seconds), of all sessions, at most `MOST_ANSWERS`."""
         ...
 
@@ -96,9 +96,9 @@ class SessionStore:
         """The last messages, oldest first."""
         return next((found for store in self._stores() if (found := store.messages(session, limit))), [])
 
-    def answers(self, since: float) -> list[Answer]:
-        """Answers that were begun since then (epoch seconds), of all sessions."""
-        return [answer for store in self._stores() for answer in store.answers(since)]
+    def answers(self, since: float) -> Iterator[Answer]:
+        """Answers that were begun since then (epoch seconds), of all sessions, one at a time: a week has many."""
+        return (answer for store in self._stores() for answer in store.answers(since))
 
     def mark(self) -> float:
         """When any of them was last written."""
@@ -160,30 +160,35 @@ class SqliteStore:
         read = (message_of(_json(row["data"]), (), row["id"]) for row in rows)
         return [message for message in read if message is not None]
 
-    def answers(self, since: float) -> list[Answer]:
+    def answers(self, since: float) -> Iterator[Answer]:
         """Answers that were begun since then; by session, as the index of messages begins with it."""
         query = (
             "SELECT m.session_id, m.id, m.data FROM session AS s JOIN message AS m ON m.session_id = s.id"
             " WHERE s.time_updated >= ? AND m.time_created >= ? LIMIT ?"
         )
-        rows = self._rows(query, int(since * 1000), int(since * 1000), MOST_ANSWERS)
-        read = ((row["session_id"], message_of(_json(row["data"]), (), row["id"])) for row in rows)
-        return [Answer(session, message) for session, message in read if message and not message.user]
+        for row in self._each(query, int(since * 1000), int(since * 1000), MOST_ANSWERS):
+            message = message_of(_json(row["data"]), (), row["id"])
+            if message and not message.user:
+                yield Answer(row["session_id"], message)
 
     def mark(self) -> float:
         """When it was last written; its log is where that shows first."""
         return max(_changed(self._path), _changed(self._path.with_name(f"{self._path.name}-wal")))
 
     def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+        return list(self._each(query, *values))
+
+    def _each(self, query: str, *values: object) -> Iterator[sqlite3.Row]:
+        """The rows as they are read; what a broken file has told by then stands."""
         import sqlite3  # late: 1 MiB that a daemon without a limited session has no use for
 
         uri = f"file:{quote(str(self._path))}?mode=ro"
         try:
             with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_WAIT)) as connection:
                 connection.row_factory = sqlite3.Row
-                return connection.execute(query, values).fetchall()
+                yield from connection.execute(query, values)
         except (sqlite3.Error, OSError):
-            return []
+            return
 
 
 def _sessions(rows: Iterable[sqlite3.Row]) -> Iterator[Session]:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from ocwatchd.state.entries import moment
-from ocwatchd.state.plain import StateError, read_plain
+from ocwatchd.state.plain import StateError, read_plain, write_unsynced
 
 TYPE_CHECKING = False  # as typing has it, whose import costs what is saved
 if TYPE_CHECKING:
@@ -57,11 +57,7 @@ def write(
         "health": list(health),
         "configuration": configuration,
     }
-    temporary = path.with_name(f".{path.name}.{pid}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(json.dumps(document).encode())
-    temporary.replace(path)
+    write_unsynced(path, json.dumps(document).encode())
 
 
 class Heartbeat:

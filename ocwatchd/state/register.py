@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ocwatchd.core.chains import NO_POOLS, Members, covers, first_free, follow
 from ocwatchd.state.entries import Entry
+
+FORECAST = "forecast"
+"""What `told_by` says of a limit that nobody has met yet."""
 
 
 class Register:
@@ -24,8 +29,12 @@ class Register:
         return max(entries, key=lambda entry: entry.end, default=None)
 
     def blocked(self, model: str) -> bool:
-        """Whether `model` rests."""
+        """Whether `model` rests, or is about to be limited."""
         return self.blocking(model) is not None
+
+    def limited(self, model: str) -> bool:
+        """Whether `model` rests: one whose limit is only foreseen still answers, where nothing else is free."""
+        return any(entry.told_by != FORECAST and covers(key, entry.scope, model) for key, entry in self._active.items())
 
     def target(self, model: str) -> str | None:
         """Where prompts for `model` go, as its entry says."""
@@ -42,16 +51,20 @@ class Register:
 
     def free_member(self, pool: str) -> str | None:
         """The first free member of a pool; None if there is no such pool, or all of it rests."""
-        return first_free(self.pools.get(pool, ()), self.blocked)
+        return self._first(self.pools.get(pool, ()))
+
+    def _first(self, names: Sequence[str]) -> str | None:
+        """The first that is free, else the first whose limit is only foreseen."""
+        return first_free(names, self.blocked) or first_free(names, self.limited)
 
     def pick(self, model: str, stand_ins: list[str]) -> str | None:
-        """`model` if free; else where its entry sends prompts, as prevention does; else the first free of its chain.
+        """`model` if free; else where its entry sends prompts, as prevention does; else the first free of its chain;
+        else the first whose limit is only foreseen.
 
         Of a pool the first free member, which the stand-ins begin with.
         """
-        if model in self.pools:
-            return first_free(stand_ins, self.blocked)
-        if not self.blocked(model):
-            return model
-        led = follow(model, self.target, self.blocked)
-        return led or first_free(stand_ins, self.blocked)
+        names = stand_ins if model in self.pools else [model, *stand_ins]
+        led = None
+        if names[:1] == [model] and self.blocked(model):
+            led = follow(model, self.target, self.blocked)
+        return led or self._first(names)

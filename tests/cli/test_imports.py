@@ -28,7 +28,9 @@ OWN: dict[tuple[str, ...], set[str]] = {
     ("--version",): ALWAYS,
     ("pick", "p/a"): ALWAYS | REGISTER | CHAINS | {"cli.pick"},
     ("statusline",): ALWAYS | REGISTER | {"cli.statusline", "state.heartbeat"},
-    ("status",): ALWAYS | REGISTER | {"cli.listing", "cli.views", "state.hearing", "state.heartbeat"},
+    ("status",): ALWAYS
+    | REGISTER
+    | {"cli.listing", "cli.views", "state.forecasts", "state.hearing", "state.heartbeat"},
     ("cooldowns",): ALWAYS | REGISTER | {"cli.listing", "cli.views", "state.hearing", "state.heartbeat"},
 }
 VALUES = ("dataclasses", "datetime", "_datetime", "inspect", "pathlib", "typing", "contextlib", "argparse")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import pytest
 
 from ocwatchd.cli.render import columns
-from tests.cli.conftest import Cli, resting
+from tests.cli.conftest import Cli, at, resting
 
 ENTRY_KEYS = {
     "model", "kind", "scope", "since", "until", "remaining_seconds", "strikes", "told_by", "rule", "reason", "session",
@@ -16,7 +17,7 @@ ENTRY_KEYS = {
 }  # fmt: skip
 STATUS_KEYS = {
     "version", "time", "state", "up", "pid", "started", "uptime_seconds", "beat", "beat_age_seconds", "following",
-    "cooldowns", "sessions", "health", "remedy", "configuration",
+    "cooldowns", "sessions", "forecasts", "health", "remedy", "configuration",
 }  # fmt: skip
 
 
@@ -153,3 +154,27 @@ def test_chinese_text_and_a_narrow_locale(cli: Cli) -> None:
     assert "请求过多" in cli("status", PYTHONUTF8="1").stdout
     done = cli("status", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", LC_ALL="C", PYTHONIOENCODING="ascii")
     assert (done.returncode, r"# \u8bf7\u6c42\u8fc7\u591a" in done.stdout) == (0, True)
+
+
+def test_how_near_the_limits_are_as_the_daemon_saw_it_last(cli: Cli) -> None:
+    cli.heartbeat()
+    cli.register(**{"p/soon": resting(300, told_by="forecast", target={"model": "q/b", "agent": None})})
+    exact = {"model": "p/soon", "label": "exact", "measure": "requests", "window_seconds": None, "used": 48}
+    exact |= {"limit": 50, "left": 2, "share": 0.96, "hits": at(90), "free": at(300), "limits_seen": 0}
+    learnt = {**exact, "model": "p/far", "label": "learnt", "measure": "tokens", "window_seconds": 3600.0, "hits": None}
+    unknown = {"model": "p/new", "label": "not enough data", "measure": None, "hits": None}
+    path = cli.paths.forecasts
+    path.write_text(json.dumps({"version": 1, "time": at(-5), "forecasts": [exact, learnt, unknown]}))
+    text = cli("status").stdout
+    assert "about to be limited; q/b" in " ".join(text.split())
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in text.splitlines() if line.startswith("p/")}
+    assert re.fullmatch(r"1m 30s \(\d\d:\d\d\) 48 of 50 requests \(exact\)", rows["p/soon"])
+    assert rows["p/far"] == "- 48 of 50 tokens in 1h (learnt)"
+    assert "p/new" not in rows
+    known = cli.json("status")["forecasts"]
+    assert [one["model"] for one in known] == ["p/soon", "p/far", "p/new"]
+    assert 80 < known[0]["hits_in_seconds"] < 91 and known[1]["hits_in_seconds"] is None
+    assert "Next limit: p/soon in 1m 30s" in cli("watch").stdout
+    for broken in ("{", "[]", json.dumps({"version": 1, "time": at(-600), "forecasts": [exact]})):
+        path.write_text(broken)
+        assert cli.json("status")["forecasts"] == []

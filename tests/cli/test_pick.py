@@ -44,6 +44,26 @@ def test_pick(cli: Cli, chain: dict[str, Any], register: dict[str, Any], asked: 
     assert (document["model"], document["cooling"]) == (picked, bool(picked != document["asked"]))
 
 
+@pytest.mark.parametrize(
+    ("register", "picked"),
+    [
+        ({"p/a": to("q/b", told_by="forecast")}, "q/b"),
+        ({"p/a": resting(told_by="forecast")}, "q/b"),
+        ({"p/a": to("q/b", told_by="forecast"), "q/b": resting(), "r/c": resting()}, "p/a"),  # better than nothing
+        ({"p/a": resting(), "q/b": resting(told_by="forecast")}, "r/c"),
+        ({"p/a": resting(), "q/b": resting(told_by="forecast"), "r/c": resting()}, "q/b"),
+        ({"p/a": to("q/b"), "q/b": resting(told_by="forecast"), "r/c": resting()}, "q/b"),
+    ],
+)
+def test_what_is_about_to_be_limited_is_taken_only_if_nothing_else_is_free(
+    cli: Cli, register: dict[str, Any], picked: str
+) -> None:
+    cli.configure(fallbackChain={"p/a": ["q/b", "r/c"]})
+    cli.register(**register)
+    assert cli("pick", "p/a").stdout == f"{picked}\n"
+    assert cli.json("pick", "p/a")["cooling"] is (register["p/a"]["told_by"] != "forecast")
+
+
 def test_exhausted_says_until_when_on_standard_error(cli: Cli) -> None:
     cli.configure(fallbackChain={"p/a": "q/b"})
     cli.register(**{"p/a": resting(7200), "q/b": {**resting(), "until": "2099-01-02T03:04:05.000Z"}})

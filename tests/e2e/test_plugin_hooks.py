@@ -141,6 +141,13 @@ def went_to(output: dict[str, Any]) -> str:
         ({"mock/a": rests(B), "mock2/b": rests(C, "c-agent")}, A, "mock3/c c-agent"),
         ({"mock/a": rests(B), "mock2/*": rests(C)}, A, "mock3/c build"),
         ({"mock/a": rests(B), "mock2/b": rests(A)}, A, "mock/a build"),
+        # a limit that is only foreseen keeps prompts away where something else is free
+        ({"mock/a": rests(B, told_by="forecast")}, A, "mock2/b build"),
+        ({"mock/a": rests(B, told_by="forecast"), "mock2/b": rests(C)}, A, "mock3/c build"),
+        ({"mock/a": rests(B, told_by="forecast"), "mock2/b": rests()}, A, "mock/a build"),
+        ({"mock/a": rests(B), "mock2/b": rests(C, told_by="forecast")}, A, "mock3/c build"),
+        ({"mock/a": rests(B), "mock2/b": rests(told_by="forecast")}, A, "mock2/b build"),
+        ({"mock/a": rests(B), "mock2/b": rests(C, told_by="forecast"), "mock3/c": rests()}, A, "mock2/b build"),
         ({"mock/a": rests(A)}, A, "mock/a build"),
         ({"mock/a": rests(B), "mock2/b": rests()}, A, "mock/a build"),
         ({"mock/a": rests(B), "mock2/b": rests(C), "mock3/c": rests(B)}, A, "mock/a build"),
@@ -246,14 +253,18 @@ def test_prevention_costs_next_to_nothing(bun: Bun) -> None:
 def test_the_person_is_told_once_per_cooldown(bun: Bun) -> None:
     bun.register(**{A: rests(B, since="2026-11-22T10:00:00Z"), C: rests(B, until=None)})
     again = {"act": "write", "path": str(bun.state / "blacklist.json")}
-    later = {"models": {A: rests(B, since="2026-11-22T12:00:00Z")}}
+    later = {"models": {A: rests(B, since="2026-11-22T12:00:00Z", told_by="forecast")}}
     *_, toasts = bun.play(
         *(message(A), message(A), message(C), message(C)),
         {**again, "text": json.dumps(later)},
         *(message(A), message(A), message(B)),
         {"act": "toasts"},
     )
-    assert [toast["title"] for toast in toasts] == [f"{A} is limited", f"{C} is limited", f"{A} is limited"]
+    assert [toast["title"] for toast in toasts] == [
+        f"{A} is limited",
+        f"{C} is limited",
+        f"{A} is about to be limited",
+    ]
     assert all(toast["message"].startswith(f"Prompts go to {B} until ") for toast in toasts)
 
 

@@ -95,6 +95,9 @@ def values_of(key: Key) -> st.SearchStrategy[Any]:
             return st.lists(st.sampled_from(["p/x", "q/x/y", "p/*"]), max_size=2)
         case Kind.WEIGHTS:
             return st.just({"//": 1})
+        case Kind.LIMITS:
+            one = objects_of(key.inner).filter(lambda limit: {"window", "tokens"} <= limit.keys())
+            return st.dictionaries(names, one | st.lists(one, max_size=2), max_size=2)
 
 
 def objects_of(keys: tuple[Key, ...]) -> st.SearchStrategy[dict[str, Any]]:

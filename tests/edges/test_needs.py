@@ -60,10 +60,10 @@ def test_capacity(model: dict[str, Any], capacity: Capacity) -> None:
 
 @pytest.mark.parametrize("fill", [as_database, write_files])
 def test_the_answers_of_all_sessions_since_then(tmp_path: Path, fill: Any) -> None:
-    assert SessionStore(tmp_path).answers(0) == []
+    assert list(SessionStore(tmp_path).answers(0)) == []
     fill(tmp_path)
-    found = SessionStore(tmp_path).answers(0)
+    found = list(SessionStore(tmp_path).answers(0))
     assert {"ses_open", "ses_failed", "ses_fine"} <= {row.session for row in found}
     assert all(not row.message.user for row in found)
-    assert SessionStore(tmp_path).answers(NOW + 1000) == []
+    assert list(SessionStore(tmp_path).answers(NOW + 1000)) == []
     assert SessionStore(tmp_path).mark() > 0

@@ -26,6 +26,7 @@ const ERRORS_CAP = 64 << 10
 const REMEMBERED = 500 // sessions whose prompts were prevented
 const RIVALS = /fallback|failover|oh-my-open(code|agent)/i
 const OWN_NAME = "rate-limit-fallback.js"
+const FORESEEN = "forecast" // an entry's told_by: nobody was refused yet
 const LIMITED_AGENTS = ["plan", "general", "explore"] // OpenCode's own that may do less than others
 
 const base = process.env.XDG_STATE_HOME ?? ""
@@ -163,15 +164,16 @@ function remember(session, from, to) {
   if (shared.moved.size > REMEMBERED) shared.moved.delete(shared.moved.keys().next().value)
 }
 
-/** The first free model that stands in for a cooling one; never in a circle. */
+/** The first free model that stands in for a cooling one, else one whose limit is only foreseen; never in a circle. */
 function standIn(model, session) {
   const seen = new Set()
-  let target
+  let target, foreseen
   for (let entry = cooling(model); entry; entry = cooling(target.model)) {
+    if (seen.size && entry.told_by === FORESEEN) foreseen ??= target
     seen.add(model)
     target = parts.pools.memberFor(entry.target, session)
     model = target?.model
-    if (!isModel(model) || seen.has(model)) return
+    if (!isModel(model) || seen.has(model)) return foreseen
   }
   return target
 }
@@ -215,7 +217,8 @@ function tell(client, asked, entry, target) {
   shared.told.add(matter)
   const until = entry.until === Infinity ? "until it is cleared" : `until ${new Date(entry.until).toLocaleTimeString()}`
   const message = `Prompts go to ${target.model} ${until}.`
-  const body = { title: `${asked} is limited`, message, variant: "warning", duration: 8000 }
+  const title = `${asked} is ${entry.told_by === FORESEEN ? "about to be " : ""}limited`
+  const body = { title, message, variant: "warning", duration: 8000 }
   Promise.resolve(client?.tui?.showToast?.({ body })).catch((fault) => note("toast", fault))
 }
 

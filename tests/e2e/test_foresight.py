@@ -1,0 +1,86 @@
+"""Before the limit, on real OpenCode: headers say what is left, the next prompt goes elsewhere, nobody is refused."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.support.answers import Answer, Request
+from tests.support.daemon import Daemon, epoch, ocwatch, settle
+from tests.support.opencode import MIDDLE, NEWEST, Home, Serve
+from tests.support.processes import wait_until
+from tests.support.provider import Ok, Provider, limited
+
+pytestmark = pytest.mark.e2e
+
+PRIMARY, FALLBACK = "mock/primary", "mock2/fallback"
+ALLOWED = 3
+
+
+class Allowance:
+    """So many requests within `seconds` of the first one, as headers tell; then 429, until it is reset."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.resets, self.left = seconds, 0.0, ALLOWED
+
+    def __call__(self, request: Request) -> Answer:
+        if time.time() >= self.resets:
+            self.resets, self.left = time.time() + self.seconds, ALLOWED
+        if self.left == 0:
+            return limited(3600)
+        self.left -= 1
+        headers = {
+            "anthropic-ratelimit-requests-limit": str(ALLOWED),
+            "anthropic-ratelimit-requests-remaining": str(self.left),
+            "anthropic-ratelimit-requests-reset": datetime.fromtimestamp(self.resets, UTC).isoformat(),
+        }
+        # The last one takes its time: it runs on while new prompts go elsewhere already.
+        return Ok(f"answer with {self.left} left", seconds=8 if self.left == 0 else 0, pieces=16, headers=headers)
+
+
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_the_next_prompt_goes_elsewhere_before_the_limit_and_comes_back_after_it(
+    version: str, home: Home, provider: Provider
+) -> None:
+    assert ocwatch(home, "plugin", "install").returncode == 0
+    with Daemon(home, forecast={"prevent": True}) as daemon, Serve(version, home) as serve:
+        allowance = Allowance(40)
+        provider.script(PRIMARY, allowance)
+        session, other = serve.create_session(), serve.create_session()
+        for left in (2, 1):
+            serve.prompt_async(session, f"One of those with {left} left", model=PRIMARY)
+            serve.wait_answer(session, f"answer with {left} left")
+            serve.wait_status(session, "idle")
+        serve.prompt_async(session, "The last one that is allowed", model=PRIMARY)
+        entry = daemon.wait_cooldown(PRIMARY)
+        assert (entry["told_by"], entry["strikes"], entry["target"]["model"]) == ("forecast", 0, FALLBACK)
+        assert abs(epoch(entry["until"]) - allowance.resets) < 1.5
+        # A turn that runs is left alone, a prompt that comes now goes elsewhere.
+        serve.prompt_async(other, "In the meantime", model=PRIMARY)
+        serve.wait_answer(other, "answer of mock2/fallback")
+        serve.wait_answer(session, "answer with 0 left")
+        serve.wait_status(session, "idle")
+        serve.prompt_async(session, "And the next one", model=PRIMARY)
+        serve.wait_answer(session, "answer of mock2/fallback")
+        # It is told everywhere.
+        listed = daemon.ocwatch("status").stdout
+        assert "about to be limited; mock2/fallback" in " ".join(listed.split())
+        assert "3 of 3 requests (exact)" in " ".join(listed.split())
+        assert "new prompts go elsewhere until" in " ".join(daemon.ocwatch("forecast").stdout.split())
+        assert "mock/primary is about to be limited" in daemon.ocwatch("history").stdout
+        told = " ".join(daemon.ocwatch("explain", PRIMARY).stdout.split())
+        assert "exact: 0 of 3 requests left, a prompt takes 1" in told
+        assert "choice -> mock2/fallback: free" in told
+        assert daemon.ocwatch("pick", PRIMARY).stdout.strip() == FALLBACK
+        print(listed, told, sep="\n")
+        # It ends by itself at the reset, and the primary answers again.
+        settle(max(allowance.resets + 0.5 - time.time(), 0))
+        serve.wait_status(session, "idle")
+        serve.prompt_async(session, "After the reset", model=PRIMARY)
+        serve.wait_answer(session, "answer with 2 left")
+        assert {request.status for request in provider.requests()} == {200}
+        wait_until(lambda: daemon.ocwatch("status").stdout.count("No model is cooling"), 20, why="a free register")
+        assert [line["what"] for line in daemon.journal()] == ["foreseen"]
+        assert not (daemon.state / "plugin-errors.log").exists()
