@@ -69,14 +69,19 @@ def limits(journal: Journal, now: float) -> dict[str, list[float]]:
     return dict(found)
 
 
-def learnt(store: SessionStore, journal: Journal, now: float) -> dict[str, Bound]:
-    """The limit of each model that met some."""
+def met(store: SessionStore, journal: Journal, now: float) -> dict[str, tuple[list[tuple[float, int]], list[float]]]:
+    """Of each model that met limits: what was used (time, tokens), and when they came."""
     came = limits(journal, now)
     own: dict[str, list[tuple[float, int]]] = {name: [] for name in came}
     for use in uses(store.answers(now - LOOK_BACK), now).values() if came else ():
         if use.model in own:
             own[use.model].append((use.time, use.tokens))
-    found = {name: learn(History(own[name]), times) for name, times in came.items()}
+    return {name: (own[name], times) for name, times in came.items()}
+
+
+def learnt(store: SessionStore, journal: Journal, now: float) -> dict[str, Bound]:
+    """The limit of each model that met some."""
+    found = {name: learn(History(own), times) for name, (own, times) in met(store, journal, now).items()}
     return {name: bound for name, bound in found.items() if bound is not None}
 
 

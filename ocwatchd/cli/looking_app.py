@@ -60,9 +60,18 @@ def report(
 
 
 @looking.command()
-def forecast(json: Json = False) -> None:
+def forecast(
+    replay: Annotated[
+        bool,
+        typer.Option("--replay", help="Judge it on your own last week: how often it would have been right."),
+    ] = False,
+    json: Json = False,
+) -> None:
     """How near the limits are: what was used, when a limit will be reached, and how that is known."""
-    from ocwatchd.cli.forecast import forecast as command
+    if replay:
+        from ocwatchd.cli.replay import replay as command
+    else:
+        from ocwatchd.cli.forecast import forecast as command
 
     raise typer.Exit(command(json))
 

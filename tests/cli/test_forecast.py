@@ -7,7 +7,9 @@ import sqlite3
 import time
 from contextlib import closing
 
+from ocwatchd.core.forecast import Measure
 from tests.cli.conftest import Cli, at
+from tests.support.replay import history
 
 
 def used(cli: Cli, uses: list[tuple[float, int]]) -> None:
@@ -62,3 +64,21 @@ def test_a_limit_is_learnt_from_what_had_been_used_when_it_came(cli: Cli) -> Non
     text = cli("forecast").stdout
     assert "learnt from 3 limits" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_rule_is_judged_on_ones_own_history_beside_a_naive_one(cli: Cli) -> None:
+    assert cli("forecast", "--replay").stdout == "No limit was met within the last week.\n"
+    now = time.time()
+    uses, limits = history(3600.0, 300_000, Measure.TOKENS, seed=7)
+    shift = now - max(at for at, _ in uses) - 60
+    used(cli, [(now - at - shift, tokens) for at, tokens in uses])
+    limited(cli, *(now - at - shift for at in reversed(limits)))
+    (found,) = cli.json("forecast", "--replay")["replays"]
+    assert found["model"] == "p/m" and found["limits"] > 4
+    assert found["learnt"]["precision"] > found["naive"]["precision"]
+    assert found["learnt"]["lead_seconds"] > 20
+    text = cli("forecast", "--replay").stdout
+    assert [line.split()[:2] for line in text.splitlines()[1:3]] == [["p/m", "learnt"], ["p/m", "naive"]]
+    assert max(map(len, text.splitlines())) <= 80
+    limited(cli, 500.0)
+    assert cli.json("forecast", "--replay")["too_few_limits"] == {"p/m": 1}

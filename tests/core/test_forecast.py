@@ -6,7 +6,8 @@ import pytest
 
 from ocwatchd.core.allowance import allowance
 from ocwatchd.core.forecast import Bound, History, Label, Measure, Told, foresee, foresee_told, learn, separate
-from tests.support.replay import history, judge, learnt_rule, naive_rule
+from ocwatchd.core.judge import judge, learnt_rule, naive_rule
+from tests.support.replay import history
 
 NOW = 1_800_000_000.0
 TOKENS, REQUESTS = Measure.TOKENS, Measure.REQUESTS
@@ -97,6 +98,7 @@ def test_a_burst_of_refusals_is_one_limit() -> None:
 def test_a_learnt_limit_beats_a_naive_rule_on_replayed_histories(window: float, limit: int, measure: Measure) -> None:
     uses, limits = history(window, limit, measure, seed=7)
     ours, naive = judge(learnt_rule, uses, limits), judge(naive_rule, uses, limits)
+    assert ours is not None and naive is not None
     bound = learn(History(uses), limits)
     print(f"{limit} {measure} in {window:.0f} s, {len(separate(limits))} limits; learnt: {bound}")
     for name, verdict in (("learnt", ours), ("naive", naive)):
