@@ -87,7 +87,7 @@ def _details(line: Entry, refused: int) -> Iterator[Row]:
         yield from _evidence(line, again=refused > 1)
     elif line.what == "foreseen":
         yield from _foreseen(line)
-    elif line.what in ("wait", "claim", "left", "offered", "exhausted"):
+    elif line.what in ("wait", "claim", "left", "offered", "exhausted", "rejected"):
         yield from _shown(line)
     if line.what == "claim":
         yield "why move", line.text("why") or "not written down"

@@ -42,6 +42,7 @@ class Case:
     `counted` is the model whose refusal an earlier life has entered, and which a door has not shown since.
     `heard` is when a door's event stream or the plugin told of the refusal, which is within moments of it; `fact` what
     the plugin told of it.
+    `landed` is the model that it was moved to last, `landed_for` the user message that was then run again.
     `refusals` holds the times of the last few, which tell a loop without pause.
     `moves` holds when each was begun, `moved_until` when the last one ended.
     `misses` counts looks in a row that found no door to it.
@@ -64,6 +65,7 @@ class Case:
     origin: ModelRef | None = None
     origin_agent: str | None = None
     landed: ModelRef | None = None
+    landed_for: str | None = None
     left_to_rival: tuple[str | None, ModelRef | None, float] | None = None
     stranded: bool = False
     failed_targets: set[ModelRef] = field(default_factory=set)

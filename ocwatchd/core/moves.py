@@ -16,7 +16,7 @@ class Order:
     `child` is a subagent that is stuck while `view`, its parent, waits for it: then the parent is moved. `own_abort`:
     an earlier attempt of ours stopped the turn and got no further, so that abort is not the user's. `looping`: OpenCode
     asks the refusing model again without a pause, so that a look may as well find it asking as waiting. `limited` is
-    the model that refuses, where it is not the view's own.
+    the model that refuses, where it is not the view's own; `failing` says that it is no limit for which it does.
     """
 
     view: SessionView
@@ -25,6 +25,7 @@ class Order:
     own_abort: bool = False
     looping: bool = False
     limited: ModelRef | None = None
+    failing: bool = False
 
     @property
     def session(self) -> str:

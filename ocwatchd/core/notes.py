@@ -129,6 +129,11 @@ def left(view: SessionView, why: str) -> Note:
     return Note("left", _about(view) | {"why": why})
 
 
+def rejected(view: SessionView, words: str) -> Note:
+    """A stand-in fails the session that it was given."""
+    return Note("rejected", _about(view) | {"why": words})
+
+
 def freed(view: SessionView) -> Note:
     """A limited subagent is stopped for the sake of its parent."""
     return Note("freed", _about(view) | {"parent": view.parent})
@@ -223,7 +228,8 @@ def exhausted(
 def moved(end: MoveEnded) -> Tell:
     """Said only after the target was seen to work."""
     order = end.order
-    title, text = "Moved to another model", f"{order.origin} is limited: {order.target.model} goes on"
+    trouble = "fails the session" if order.failing else "is limited"
+    title, text = "Moved to another model", f"{order.origin} {trouble}: {order.target.model} goes on"
     if end.outcome.view is None:
         return Tell(f"moved:{end.claim}", title, text, order.session)
     return _tell(end.outcome.view, f"moved:{end.claim}", title, text)

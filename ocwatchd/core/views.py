@@ -97,6 +97,8 @@ class SessionView:
     agent: str | None = None
     user_message: str | None = None
     """The id of the LAST user message: the one a re-run names."""
+    before: tuple[ModelRef, ...] = ()
+    """Other models that gave the last answers, the latest first."""
     prompt_model: ModelRef | None = None
     """The model that the last user message names: another one than `model` if the user chose anew while waiting."""
     parent: str | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from ocwatchd.core import evidence, notes
 from ocwatchd.core.cases import Case, Doing
-from ocwatchd.core.decider import RECHECK, Decider
+from ocwatchd.core.decider import ENDING, RECHECK, Decider
 from ocwatchd.core.guards import silent
 from ocwatchd.core.limits import Certainty, Hint, LimitEvent, ModelRef
 from ocwatchd.core.messages import Effect, Shown
 from ocwatchd.core.mind import Mind
 from ocwatchd.core.reason import reason_of
 from ocwatchd.core.registrar import Registrar
+from ocwatchd.core.rejection import rejected
 from ocwatchd.core.views import SessionState, SessionView
 
 JUST_AFTER = 0.001
@@ -51,7 +52,9 @@ class Weigher:
             return effects + self._decider.let_wait(case, view, "the limit has just ended", now)
         # A retry on a model that is known to cool is stuck, whatever its words; a failure must itself be a limit.
         if entry is None or not (limited or view.state is SessionState.RETRY):
-            return effects + self._wait_for_another_eye(case, view, now)
+            words = None if limited else rejected(view, now, FRESH)
+            onwards = self._decider.rejected(case, view, words, now) if words else []
+            return effects + (onwards or self._wait_for_another_eye(case, view, now))
         return effects + self._decider.decide(case, view, entry, now)
 
     def _weigh_evidence(
@@ -104,6 +107,8 @@ class Weigher:
                 case.look_later(now)
             if view.model != case.landed:
                 case.phrase = "working"
+            if view.last_error is not None and now - (view.answer_ended or 0.0) < FRESH:
+                case.wake = now + ENDING
             return []
         # An answer is begun with the first attempt at it, which may have been refused; the retry's time says more.
         began = max(view.answer_started or 0.0, case.retried_at)

@@ -25,6 +25,7 @@ WORDS = {
     "went_on": "goes on",
     "stopped": "stopped",
     "freed": "freed",
+    "rejected": "rejects",
     "left": "left",
     "offered": "offered",
     "exhausted": "stuck",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ocwatchd.clock import Clock
 from ocwatchd.core.capability import CHARS_PER_TOKEN, Needs
-from ocwatchd.core.limits import REASON_CAP, ErrorFacts
+from ocwatchd.core.limits import REASON_CAP, ErrorFacts, ModelRef
 from ocwatchd.core.views import ABORTED, Door, SessionState, SessionView
 from ocwatchd.opencode.answers import RetryStatus, Session
 from ocwatchd.opencode.api import Api
@@ -85,6 +85,7 @@ def view_of(
         model=(answer.model if answer and answered else None) or (prompt.model if prompt else None),
         agent=(prompt.agent if prompt else None) or (answer.agent if answer else None),
         user_message=prompt.id if prompt else None,
+        before=_before(messages, answer),
         prompt_model=prompt.model if prompt else None,
         parent=session.parent,
         running=answer.running if answer else (),
@@ -112,6 +113,12 @@ def needs_of(messages: Sequence[Message]) -> Needs:
         after = messages[counted[-1] + 1 :]
     kinds = frozenset(kind for message in messages for kind in message.media)
     return Needs(known + sum(message.length for message in after) // CHARS_PER_TOKEN, kinds)
+
+
+def _before(messages: Sequence[Message], answer: Message | None) -> tuple[ModelRef, ...]:
+    """Models of the answers before this one, where they are others."""
+    models = [message.model for message in reversed(messages) if not message.user and message is not answer]
+    return tuple(dict.fromkeys(model for model in models if model and answer and model != answer.model))
 
 
 def _resting(answer: Message | None) -> SessionState:

@@ -13,12 +13,13 @@ SESSION_HEADERS = ("x-session-id", "x-session-affinity", "x-opencode-session", "
 
 @dataclass(frozen=True, slots=True)
 class Ok:
-    """A text. With `seconds`, streamed in `pieces` over that time."""
+    """A text, after a `thought`. With `seconds`, streamed in `pieces` over that time."""
 
     text: str | None = None
     seconds: float = 0.0
     pieces: int = 1
     headers: Mapping[str, str] = field(default_factory=dict)
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Tool:
     name: str
     arguments: dict[str, Any]
     said: str = ""
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,12 @@ GOOGLE = "@ai-sdk/google"
 
 @dataclass(frozen=True, slots=True)
 class ProviderSpec:
-    """One provider of an `opencode.json`; `url` only where it is not the fake provider's."""
+    """One provider of an `opencode.json`; `url` only where it is not the fake one's, `about` is more of its models."""
 
     models: Sequence[str]
     npm: str = OPENAI_COMPATIBLE
     url: str | None = None
+    about: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 DEFAULT_PROVIDERS: Mapping[str, ProviderSpec] = {
@@ -104,7 +105,7 @@ class Home:
             "npm": spec.npm,
             "name": name,
             "options": {"baseURL": spec.url or f"{self.provider_url}/p/{name}/{version}", "apiKey": "not-a-key"},
-            "models": {model: {"name": model, "tool_call": True, "limit": limit} for model in spec.models},
+            "models": {m: {"name": m, "tool_call": True, "limit": limit, **spec.about.get(m, {})} for m in spec.models},
         }
 
     def write_config(self) -> None:

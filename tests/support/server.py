@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from tests.support.answers import Answer, Drop, Error, Hang, MidStream, Ok, Request, Tool
 from tests.support.wire import (
     Api,
+    Reply,
     ToolUse,
     api_of,
     end_events,
@@ -120,20 +121,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def _success(self, request: Request, answer: Answer) -> None:
         text = getattr(answer, "text", None) or f"answer of {request.model}"
+        ident, thought = f"{request.number}", getattr(answer, "thought", "")
+        reply = Reply(request.api, request.name, request.provider, ident, thought)
         use = None
         if isinstance(answer, Tool):
-            use = ToolUse(answer.name, answer.arguments, f"call_{request.number}", answer.said)
+            use = ToolUse(answer.name, answer.arguments, f"call_{ident}", answer.said)
         if not request.stream:
             self._pause(answer.seconds if isinstance(answer, Ok) else 0)
-            self._whole(200, whole_body(request.api, request.name, text, use))
+            self._whole(200, whole_body(reply, text, use))
             return
         self._begin_stream(answer.headers if isinstance(answer, Ok) else {})
         if use:
-            self._send(*(sse(e) for e in tool_events(request.api, request.name, use)))
+            self._send(*(sse(e) for e in tool_events(reply, use)))
         elif isinstance(answer, Ok):
-            self._text(request, text, answer)
+            self._text(reply, text, answer)
         else:
-            self._send(*(sse(e) for e in text_events(request.api, request.name, [text])))
+            self._send(*(sse(e) for e in text_events(reply, [text])))
         if isinstance(answer, MidStream):
             self._send(sse(error_event(request.api, answer.payload)))
         if isinstance(answer, Drop):
@@ -141,13 +144,13 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(b"0\r\n\r\n")
 
-    def _text(self, request: Request, text: str, answer: Ok) -> None:
+    def _text(self, reply: Reply, text: str, answer: Ok) -> None:
         size = -(-len(text) // answer.pieces)
         pieces = [text[at : at + size] for at in range(0, len(text), size)]
-        for event in text_events(request.api, request.name, pieces):
+        for event in text_events(reply, pieces):
             self._send(sse(event))
             self._pause(answer.seconds / len(pieces))
-        self._send(*(sse(e) for e in end_events(request.api, request.name, text)))
+        self._send(*(sse(e) for e in end_events(reply, text)))
 
     # ---- bytes
 

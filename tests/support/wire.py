@@ -5,8 +5,10 @@ Pure functions from and to JSON values; the server in `provider.py` does the tal
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,6 +32,40 @@ class ToolUse:
     arguments: dict[str, Any]
     call_id: str
     said: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What all events of one answer share. `ident` is its own among all answers: real item ids never come twice.
+
+    `thought` is what the model thinks before it speaks or calls; the provider seals it (`seal`), and knows its own
+    seals when they come back.
+    """
+
+    api: Api
+    model: str
+    provider: str = ""
+    ident: str = "1"
+    thought: str = ""
+
+    @property
+    def at(self) -> int:
+        """The place of what comes after the thought."""
+        return 1 if self.thought else 0
+
+    def seal(self, material: str) -> str:
+        """The signature of something this answer says."""
+        return seal(self.provider, material)
+
+
+def seal(provider: str, material: str) -> str:
+    """As a provider's signature of a thought or a call: opaque, and nobody else's. Base64, as the real ones."""
+    return b64encode(hashlib.sha256(f"{provider}\n{material}".encode()).digest()).decode()
+
+
+def call_material(name: str, arguments: Any) -> str:
+    """What the signature of a call without an id (Google's) is about."""
+    return f"{name} {json.dumps(arguments, sort_keys=True)}"
 
 
 Event = tuple[str | None, Any]
@@ -88,75 +124,108 @@ def _flat(value: Any) -> str:
 # ---------------------------------------------------------------- streams
 
 
-def text_events(api: Api, model: str, pieces: Sequence[str]) -> list[Event]:
+def text_events(reply: Reply, pieces: Sequence[str]) -> list[Event]:
     """The events of an answer that says `pieces`, up to but without its end."""
-    match api:
+    opening = _opening(reply)
+    match reply.api:
         case Api.CHAT:
-            return [_chat(model, {"role": "assistant", "content": ""}), *(_chat(model, {"content": p}) for p in pieces)]
+            return [*opening, *(_chat(reply.model, {"content": p}) for p in pieces)]
         case Api.MESSAGES:
-            start = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
-            deltas = [
-                {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": p}} for p in pieces
-            ]
-            return _named([_message_start(model), start, *deltas])
+            block = {"type": "text", "text": ""}
+            start = {"type": "content_block_start", "index": reply.at, "content_block": block}
+            return [*opening, *_named([start, *(_block_delta(reply.at, "text", p) for p in pieces)])]
         case Api.RESPONSES:
-            item = {"type": "message", "id": "msg_1", "role": "assistant", "status": "in_progress", "content": []}
-            deltas = [
-                {
-                    "type": "response.output_text.delta",
-                    "item_id": "msg_1",
-                    "output_index": 0,
-                    "content_index": 0,
-                    "delta": p,
-                }
-                for p in pieces
-            ]
-            added = {"type": "response.output_item.added", "output_index": 0, "item": item}
-            return _named([_response("response.created", model, "in_progress", []), added, *deltas])
+            item = {**_message_item(reply, ""), "status": "in_progress", "content": []}
+            added = {"type": "response.output_item.added", "output_index": reply.at, "item": item}
+            place = {"item_id": item["id"], "output_index": reply.at, "content_index": 0}
+            deltas = [{"type": "response.output_text.delta", **place, "delta": p} for p in pieces]
+            return [*opening, *_named([added, *deltas])]
         case Api.GOOGLE:
-            return [(None, _candidate([{"text": p}], None)) for p in pieces]
+            return [*opening, *((None, _candidate([{"text": p}], None)) for p in pieces)]
 
 
-def end_events(api: Api, model: str, text: str) -> list[Event]:
+def end_events(reply: Reply, text: str) -> list[Event]:
     """The events that end a text answer properly."""
-    match api:
+    match reply.api:
         case Api.CHAT:
-            return [_chat(model, {}, "stop"), _chat_usage(model), (None, "[DONE]")]
+            return [_chat(reply.model, {}, "stop"), _chat_usage(reply.model), (None, "[DONE]")]
         case Api.MESSAGES:
-            return _named([{"type": "content_block_stop", "index": 0}, *_message_end("end_turn")])
+            return _named([{"type": "content_block_stop", "index": reply.at}, *_message_end("end_turn")])
         case Api.RESPONSES:
-            item = _message_item(text)
-            done = {"type": "response.output_item.done", "output_index": 0, "item": item}
-            return _named([done, _response("response.completed", model, "completed", [item])])
+            item = _message_item(reply, text)
+            done = {"type": "response.output_item.done", "output_index": reply.at, "item": item}
+            return _named([done, _response(reply, "response.completed", "completed", [item])])
         case Api.GOOGLE:
-            return [(None, _candidate([{"text": ""}], "STOP"))]
+            sealed = {"thoughtSignature": reply.seal(text)} if reply.thought else {}
+            return [(None, _candidate([{"text": "", **sealed}], "STOP"))]
 
 
-def tool_events(api: Api, model: str, use: ToolUse) -> list[Event]:
+def tool_events(reply: Reply, use: ToolUse) -> list[Event]:
     """The whole stream of an answer that calls one tool."""
     arguments = json.dumps(use.arguments)
-    match api:
+    opening = _opening(reply)
+    match reply.api:
         case Api.CHAT:
             function = {"name": use.name, "arguments": arguments}
             call = {"index": 0, "id": use.call_id, "type": "function", "function": function}
-            said = text_events(api, model, [use.said]) if use.said else []
-            delta = {"role": "assistant", "content": None, "tool_calls": [call]}
-            return [*said, _chat(model, delta), _chat(model, {}, "tool_calls"), _chat_usage(model), (None, "[DONE]")]
+            said = [_chat(reply.model, {"content": use.said})] if use.said else []
+            delta = _chat(reply.model, {"content": None, "tool_calls": [call]})
+            end = (_chat(reply.model, {}, "tool_calls"), _chat_usage(reply.model), (None, "[DONE]"))
+            return [*opening, *said, delta, *end]
         case Api.MESSAGES:
             block: dict[str, Any] = {"type": "tool_use", "id": use.call_id, "name": use.name, "input": {}}
-            opened: dict[str, Any] = {"type": "content_block_start", "index": 0, "content_block": block}
+            opened: dict[str, Any] = {"type": "content_block_start", "index": reply.at, "content_block": block}
             given = {"type": "input_json_delta", "partial_json": arguments}
-            step = {"type": "content_block_delta", "index": 0, "delta": given}
-            stop = {"type": "content_block_stop", "index": 0}
-            return _named([_message_start(model), opened, step, stop, *_message_end("tool_use")])
+            step = {"type": "content_block_delta", "index": reply.at, "delta": given}
+            stop = {"type": "content_block_stop", "index": reply.at}
+            return [*opening, *_named([opened, step, stop, *_message_end("tool_use")])]
         case Api.RESPONSES:
             item = _call_item(use)
-            added = {"type": "response.output_item.added", "output_index": 0, "item": {**item, "arguments": ""}}
-            done = {"type": "response.output_item.done", "output_index": 0, "item": item}
-            created = _response("response.created", model, "in_progress", [])
-            return _named([created, added, done, _response("response.completed", model, "completed", [item])])
+            place = {"output_index": reply.at}
+            added = {"type": "response.output_item.added", **place, "item": {**item, "arguments": ""}}
+            done = {"type": "response.output_item.done", **place, "item": item}
+            return [*opening, *_named([added, done, _response(reply, "response.completed", "completed", [item])])]
         case Api.GOOGLE:
-            return [(None, _candidate([{"functionCall": {"name": use.name, "args": use.arguments}}], "STOP"))]
+            call = {"functionCall": {"name": use.name, "args": use.arguments}}
+            sealed = {"thoughtSignature": reply.seal(call_material(use.name, use.arguments))} if reply.thought else {}
+            return [*opening, (None, _candidate([{**call, **sealed}], "STOP"))]
+
+
+def _opening(reply: Reply) -> list[Event]:
+    """How an answer begins, its thought included."""
+    thought = reply.thought
+    match reply.api:
+        case Api.CHAT:
+            thinks = [_chat(reply.model, {"reasoning_content": thought})] if thought else []
+            return [_chat(reply.model, {"role": "assistant", "content": ""}), *thinks]
+        case Api.MESSAGES:
+            block = {"type": "thinking", "thinking": "", "signature": ""}
+            start = {"type": "content_block_start", "index": 0, "content_block": block}
+            signed = {"type": "signature_delta", "signature": reply.seal(thought)}
+            told = _block_delta(0, "thinking", thought)
+            sealed = {"type": "content_block_delta", "index": 0, "delta": signed}
+            thinks = [start, told, sealed, {"type": "content_block_stop", "index": 0}] if thought else []
+            return _named([_message_start(reply.model), *thinks])
+        case Api.RESPONSES:
+            created = _response(reply, "response.created", "in_progress", [])
+            return _named([created, *(_reasoning(reply) if thought else [])])
+        case Api.GOOGLE:
+            return [(None, _candidate([{"text": thought, "thought": True}], None))] if thought else []
+
+
+def _reasoning(reply: Reply) -> list[dict[str, Any]]:
+    ident = f"rs_{reply.ident}"
+    item: dict[str, Any] = {"type": "reasoning", "id": ident, "encrypted_content": None, "summary": []}
+    part = {"item_id": ident, "output_index": 0, "summary_index": 0}
+    summary = {"type": "summary_text", "text": reply.thought}
+    whole = {**item, "encrypted_content": reply.seal(reply.thought), "summary": [summary]}
+    return [
+        {"type": "response.output_item.added", "output_index": 0, "item": item},
+        {"type": "response.reasoning_summary_part.added", **part, "part": {**summary, "text": ""}},
+        {"type": "response.reasoning_summary_text.delta", **part, "delta": reply.thought},
+        {"type": "response.reasoning_summary_part.done", **part, "part": summary},
+        {"type": "response.output_item.done", "output_index": 0, "item": whole},
+    ]
 
 
 def error_event(api: Api, payload: Any) -> Event:
@@ -165,25 +234,25 @@ def error_event(api: Api, payload: Any) -> Event:
     return (str(payload.get("type", "error")) if named else None, payload)
 
 
-def whole_body(api: Api, model: str, text: str, use: ToolUse | None) -> dict[str, Any]:
-    """The body of a request that asked for no stream."""
-    match api:
+def whole_body(reply: Reply, text: str, use: ToolUse | None) -> dict[str, Any]:
+    """The body of a request that asked for no stream; nobody thinks in one."""
+    match reply.api:
         case Api.CHAT:
             message: dict[str, Any] = {"role": "assistant", "content": text}
             if use:
                 function = {"name": use.name, "arguments": json.dumps(use.arguments)}
                 message["tool_calls"] = [{"id": use.call_id, "type": "function", "function": function}]
             choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if use else "stop"}
-            return {**_chat_head(model, "chat.completion"), "choices": [choice], "usage": _CHAT_USAGE}
+            return {**_chat_head(reply.model, "chat.completion"), "choices": [choice], "usage": _CHAT_USAGE}
         case Api.MESSAGES:
             blocks: list[dict[str, Any]] = [{"type": "text", "text": text}]
             if use:
                 blocks = [{"type": "tool_use", "id": use.call_id, "name": use.name, "input": use.arguments}]
             reason = "tool_use" if use else "end_turn"
-            return {**_message_start(model)["message"], "content": blocks, "stop_reason": reason}
+            return {**_message_start(reply.model)["message"], "content": blocks, "stop_reason": reason}
         case Api.RESPONSES:
-            item = _call_item(use) if use else _message_item(text)
-            whole: dict[str, Any] = _response("", model, "completed", [item])["response"]
+            item = _call_item(use) if use else _message_item(reply, text)
+            whole: dict[str, Any] = _response(reply, "", "completed", [item])["response"]
             return whole
         case Api.GOOGLE:
             return _candidate([{"text": text}], "STOP")
@@ -236,9 +305,19 @@ def _message_end(reason: str) -> list[dict[str, Any]]:
     return [{"type": "message_delta", "delta": delta, "usage": {"output_tokens": 10}}, {"type": "message_stop"}]
 
 
-def _message_item(text: str) -> dict[str, Any]:
+def _block_delta(index: int, kind: str, text: str) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": index, "delta": {"type": f"{kind}_delta", kind: text}}
+
+
+def _message_item(reply: Reply, text: str) -> dict[str, Any]:
     content = [{"type": "output_text", "text": text, "annotations": []}]
-    return {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": content}
+    return {
+        "type": "message",
+        "id": f"msg_{reply.ident}",
+        "role": "assistant",
+        "status": "completed",
+        "content": content,
+    }
 
 
 def _call_item(use: ToolUse) -> dict[str, Any]:
@@ -246,9 +325,10 @@ def _call_item(use: ToolUse) -> dict[str, Any]:
     return {"type": "function_call", "id": f"fc_{use.call_id}", "call_id": use.call_id, **given}
 
 
-def _response(kind: str, model: str, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
+def _response(reply: Reply, kind: str, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
     usage = {"input_tokens": 100, "output_tokens": 10, "total_tokens": 110}
-    response = {"id": "resp_1", "object": "response", "created_at": int(time.time()), "status": status, "model": model}
+    about = {"id": f"resp_{reply.ident}", "object": "response", "created_at": int(time.time())}
+    response = {**about, "status": status, "model": reply.model}
     return {"type": kind, "response": {**response, "output": output, "usage": usage, "incomplete_details": None}}
 
 

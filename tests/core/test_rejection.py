@@ -1,0 +1,128 @@
+"""Given a stand-in that was handed a session and fails it, then the next one, and never in a circle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ocwatchd.core.limits import ErrorFacts
+from ocwatchd.core.messages import LookUp, Move, Note, Tell, Tick
+from ocwatchd.core.moves import MoveResult
+from ocwatchd.core.policy import Mode, Policy
+from ocwatchd.core.rejection import OF_THE_MODEL
+from ocwatchd.core.views import SessionState
+from tests.core.test_engine import DOOR, A, B, C, T, end, engine, failed, feed, notes, of, refused, retrying, seen
+
+WORDS = "messages.5: Invalid `signature` in `thinking` block"
+WRONG = ErrorFacts(message=WORDS, status=400, name="APIError")
+ONLY_B = Policy(chains={"p/a": ("p/b",)})
+
+
+def moved(brain):
+    """A session of A is on B."""
+    (move,) = of(Move, feed(brain, refused(), seen(retrying())))
+    return feed(brain, end(move, MoveResult.MOVED, retrying(1, model=B, state=SessionState.BUSY)), at=1)
+
+
+def fails(at=2.0, model=B, error=WRONG, **more):
+    return seen(failed(at, model=model, error=error, **more))
+
+
+def test_who_fails_a_session_that_it_was_given_hands_it_on():
+    brain = engine()
+    moved(brain)
+    effects = feed(brain, fails(), at=2)
+    assert notes(effects) == ["rejected", "claim"]
+    (move,) = of(Move, effects)
+    assert (move.order.target.model, move.order.origin, move.order.failing) == (C, B, True)
+    rejection, claim = of(Note, effects)
+    assert (rejection.fields["model"], rejection.fields["why"]) == ("p/b", WORDS)
+    assert claim.fields["why"] == f"it fails the session that it was given: {WORDS}"
+    assert [row["why"] for row in claim.fields["considered"]] == ["it is what refuses", "free"]
+    landed = feed(brain, end(move, MoveResult.MOVED, retrying(3, model=C, state=SessionState.BUSY)), at=3)
+    assert [tell.text for tell in of(Tell, landed)] == ["p/b fails the session: p/c goes on"]
+
+
+def test_with_nothing_else_free_it_waits_where_it_came_from_and_there_it_stays():
+    brain = engine(ONLY_B)
+    moved(brain)
+    (move,) = of(Move, feed(brain, fails(), at=2))
+    assert (move.order.target.model, move.order.target.agent) == (A, "build")
+    back = feed(brain, end(move, MoveResult.TARGET_LIMITED, retrying(3)), at=3)
+    assert (of(Move, back), notes(back)) == ([], ["target_limited", "exhausted"])
+    assert of(Move, feed(brain, refused(4), seen(retrying(4)), at=4)) == []  # B is not tried again for this prompt
+
+
+def test_a_target_whose_turn_is_just_ending_is_looked_at_again_in_a_moment():
+    brain = engine()
+    (move,) = of(Move, feed(brain, refused(), seen(retrying())))
+    ending = replace(failed(1, model=B, error=WRONG), state=SessionState.BUSY)
+    feed(brain, end(move, MoveResult.FAILED, ending), at=1)
+    assert brain.next_wake() < T + 2
+    assert of(LookUp, brain.handle(Tick(), brain.next_wake())) == [LookUp("ses_1", None)]
+    assert [move.order.target.model for move in of(Move, feed(brain, fails(2), at=2))] == [C]
+
+
+def test_a_prompt_that_prevention_sent_is_handed_on_too():
+    brain = engine()
+    feed(brain, refused(session="ses_other"))
+    (move,) = of(Move, feed(brain, seen(failed(2, model=B, error=WRONG, before=(A,))), at=2))
+    assert move.order.target.model == C
+
+
+@pytest.mark.parametrize(
+    ("view", "at"),
+    [
+        (failed(2, model=B, error=WRONG, user_message="msg_9"), 2),  # nobody has put it there
+        (failed(2, model=B, error=WRONG, before=(C,)), 2),  # from a model that is free: its user's own choice
+        (failed(2, model=A, error=WRONG, before=(B,)), 2),  # it is no stand-in
+        (failed(2, model=B, error=WRONG, before=(A,)), 90),  # long ago
+        (failed(2, model=B, error=WRONG, before=(A,), door=replace(DOOR, run=True)), 2),
+        *(
+            (failed(2, model=B, before=(A,), error=ErrorFacts(message="no", name=name)), 2)
+            for name in ("MessageAbortedError", "MessageOutputLengthError", "UnknownError")
+        ),
+    ],
+)
+def test_what_is_left_alone(view, at):
+    brain = engine()
+    feed(brain, refused(session="ses_other"))
+    assert of(Move, feed(brain, seen(view), at=at)) == []
+
+
+@pytest.mark.parametrize("name", sorted(OF_THE_MODEL))
+def test_whatever_the_models_provider_says_counts(name):
+    brain = engine()
+    moved(brain)
+    assert of(Move, feed(brain, fails(error=ErrorFacts(message="", name=name)), at=2))
+
+
+def test_the_model_that_it_came_back_to_is_left_only_within_that_prompt():
+    brain = engine(Policy(chains={"p/a": ("p/b", "p/c"), "p/b": ("p/c",)}))
+    moved(brain)
+    brain.ledger.clear(A)
+    (back,) = of(Move, feed(brain, refused(5, model=B), seen(retrying(5, model=B)), at=5))
+    assert back.order.target.model == A
+    feed(brain, end(back, MoveResult.MOVED, retrying(6, state=SessionState.BUSY)), at=6)
+    assert of(Move, feed(brain, seen(failed(9, error=WRONG, user_message="msg_7")), at=9)) == []
+    (onwards,) = of(Move, feed(brain, seen(failed(7, error=WRONG)), at=7))
+    assert onwards.order.target.model == C
+
+
+def test_it_acts_only_where_it_may():
+    brain = engine(Policy(chains=ONLY_B.chains, mode=Mode.ASK))
+    feed(brain, refused(session="ses_other"))
+    assert of(Move, feed(brain, seen(failed(2, model=B, error=WRONG, before=(A,))), at=2)) == []
+
+
+def test_no_turn_goes_round():
+    """Whoever fails, in whatever order: each stand-in gets one prompt once."""
+    brain = engine(Policy(chains={"p/a": ("p/b", "p/c"), "p/b": ("p/a", "p/c"), "p/c": ("p/b", "p/a")}))
+    effects, targets = feed(brain, refused(), seen(retrying())), []
+    for step in range(20):
+        for move in of(Move, effects):
+            targets.append(move.order.target.model)
+            failure = failed(step + 1.0, model=move.order.target.model, error=WRONG)
+            effects = feed(brain, end(move, MoveResult.FAILED, failure), at=step + 1.0)
+    assert targets == [B, C, A]

@@ -1,0 +1,210 @@
+"""A session keeps what it has said: moved among four provider formats in the middle of a turn, on real OpenCodes.
+
+The fake provider checks every request as the real APIs do (`tests/support/strict.py`). Two kinds of model take nobody
+else's calls in a turn that runs: a Claude that thinks, and Gemini 3. Such a move goes on to the next stand-in.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from tests.support.answers import Request
+from tests.support.daemon import Daemon, ocwatch
+from tests.support.homes import ANTHROPIC, GOOGLE, OPENAI, OPENAI_COMPATIBLE, ProviderSpec
+from tests.support.opencode import NEWEST, Home, Serve, model_parts
+from tests.support.processes import wait_until
+from tests.support.provider import Answer, Ok, Provider, Script, Tool, after_tool, bash, error, limited
+from tests.support.strict import fault, pictures, strict
+
+pytestmark = pytest.mark.e2e
+
+FORMATS = {"anthropic": ANTHROPIC, "openai": OPENAI, "google": GOOGLE, "compat": OPENAI_COMPATIBLE}
+NAMES = {"anthropic": "claude-sonnet-4-5", "openai": "gpt-5", "google": "gemini-3-pro", "compat": "deep-thinker"}
+TOLERANT = {"anthropic": "claude-plain", "google": "gemini-2.5-pro"}
+"""In company with OpenAI's: a Claude that does not think, and a Gemini that wants no signatures."""
+SEES = {
+    "reasoning": True,
+    "attachment": True,
+    "modalities": {"input": ["text", "image", "pdf"], "output": ["text"]},
+}
+THINKS = {**SEES, "options": {"thinking": {"type": "enabled", "budgetTokens": 2000}}}
+SPARE = "spare/all"
+
+
+def picture() -> dict[str, str]:
+    """A white PNG of 8 x 8, as a part of a prompt: 1.18 decodes what it sends on."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
+    rows = chunk(b"IDAT", zlib.compress((b"\0" + b"\xff" * 24) * 8))
+    png = b"\x89PNG\r\n\x1a\n" + head + rows + chunk(b"IEND", b"")
+    url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return {"type": "file", "mime": "image/png", "filename": "white.png", "url": url}
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    """One session that starts on `source` and is moved to `target` and back, each a model of its own."""
+
+    source: str
+    target: str
+
+    @classmethod
+    def between(cls, one: str, other: str) -> Journey:
+        """From one format to the other."""
+        names = TOLERANT if "openai" in (one, other) else {}
+        first, second = ({**NAMES, **names}[kind] for kind in (one, other))
+        return cls(f"{one}/{first}-for-{other}", f"{other}/{second}-after-{one}")
+
+
+EVERY = tuple(Journey.between(*pair) for pair in permutations(FORMATS, 2))
+ROUND = tuple(Journey.between(*pair) for pair in zip(FORMATS, [*list(FORMATS)[1:], "anthropic"], strict=True))
+
+
+def strange(model: str) -> bool:
+    """Whether the model refuses others' calls in a turn that runs."""
+    return "claude-sonnet" in model or "gemini-3" in model
+
+
+@pytest.fixture
+def formats(home: Home) -> Home:
+    models = {name for way in EVERY for name in (way.source, way.target)}
+    about = {name.partition("/")[2]: THINKS if "claude-sonnet" in name else SEES for name in models}
+    home.providers = {
+        **{kind: ProviderSpec(_of(kind, models), npm, about=about) for kind, npm in FORMATS.items()},
+        "spare": ProviderSpec(("all",), about={"all": SEES}),
+        "smallco": ProviderSpec(("titles",)),
+    }
+    home.agents, home.model = {}, EVERY[0].source
+    home.write_config()
+    return home
+
+
+def _of(provider: str, models: set[str]) -> Sequence[str]:
+    return sorted(name.partition("/")[2] for name in models if name.startswith(f"{provider}/"))
+
+
+def thinking(name: str, limits_in: str) -> Script:
+    """Thinks and calls a tool in every turn; in the turn of this prompt it then meets its limit."""
+
+    def script(request: Request) -> Answer:
+        thinks = not name.startswith("anthropic") or "thinking" in request.body
+        thought = f"{name} thinks about {request.prompt}." if thinks else ""
+        if not request.ends_with_tool_result:
+            arguments = {"command": f"echo {name} >> effects.txt; echo done", "description": "Runs a command"}
+            return Tool("bash", arguments, thought=thought)
+        if request.prompt == limits_in:
+            return limited(3600)
+        return Ok(f"{name} answers {request.prompt}", thought=thought)
+
+    return script
+
+
+def spare(request: Request) -> Answer:
+    return Ok(f"{SPARE} answers {request.prompt}")
+
+
+def prompt(serve: Serve, session: str, text: str, model: str, *files: Mapping[str, Any]) -> None:
+    body = {"parts": [{"type": "text", "text": text}, *files], "model": model_parts(model)}
+    serve.request("POST", f"/session/{session}/prompt_async", body)
+
+
+def answered(serve: Serve, sessions: Mapping[Journey, str], word: str, way_of: Mapping[Journey, str]) -> None:
+    """Wait until every session has the answer to `word` by its model of `way_of`."""
+    for way, session in sessions.items():
+        serve.wait_answer(session, f"{way_of[way]} answers {word}", timeout=90)
+        serve.wait_status(session, "idle")
+
+
+@pytest.mark.parametrize(("version", "ways"), [(NEWEST, EVERY), ("1.3.2", ROUND), ("1.1.65", ROUND)])
+def test_thoughts_images_and_calls_go_along(
+    formats: Home, provider: Provider, version: str, ways: tuple[Journey, ...]
+) -> None:
+    chain = {}
+    provider.script(SPARE, strict(spare))
+    for way in ways:
+        provider.script(way.source, strict(thinking(way.source, "First")))
+        provider.script(way.target, strict(thinking(way.target, "Second")))
+        chain[way.source], chain[way.target] = [way.target, SPARE], [way.source, SPARE]
+    with Daemon(formats, chain) as daemon, Serve(version, formats) as serve:
+        sessions = {way: serve.create_session() for way in ways}
+        for way in ways:
+            prompt(serve, sessions[way], "First", way.source, picture())
+        answered(serve, sessions, "First", {way: SPARE if strange(way.target) else way.target for way in ways})
+        assert daemon.ocwatch("clear", "--all").returncode == 0
+        for way in ways:
+            prompt(serve, sessions[way], "Second", way.target)
+        answered(serve, sessions, "Second", {way: SPARE if strange(way.source) else way.source for way in ways})
+        effects = Counter((serve.project / "effects.txt").read_text().split())
+        stranger = next(way for way in ways if strange(way.source))
+        told = " ".join(daemon.ocwatch("explain", sessions[stranger][-8:]).stdout.split())
+        users = {way: len(serve.user_messages(sessions[way])) for way in ways}
+    refused = Counter(request.model for request in provider.requests() if request.status == 400)
+    moves = Counter(line["target"] for line in daemon.journal("moved"))
+    print(f"{version}: {moves.total()} moves, refused by {dict(refused)}")
+    # Whoever may refuse has been asked once; nobody else has refused anything.
+    assert refused == Counter({m: 1 for way in ways for m in (way.target, way.source) if strange(m)})
+    assert effects == Counter({m: 1 for way in ways for m in (way.target, way.source)})  # no call was made again
+    assert f"why move could not be moved to {stranger.source}: " in told, told
+    assert f"-> {SPARE}: free" in told
+    for way in ways:
+        by = SPARE if strange(way.source) else way.source
+        last = [r for r in provider.requests(by) if r.session in (None, sessions[way]) and r.count("Second")][-1]
+        assert (pictures(last), last.count("First"), last.count("Second"), fault(last)) == (1, 1, 1, None)
+        assert len(last.tool_results) == 2
+        assert users[way] == 2
+        if way.source.startswith("openai"):  # what it thought itself comes back to it, sealed
+            assert any(item.get("type") == "reasoning" for item in last.body["input"])
+
+
+def test_a_stand_in_that_fails_the_session_later_is_left_as_well(home: Home, provider: Provider) -> None:
+    """After a step that went well, after prevention; with nothing else free the session waits where it came from."""
+    wrong = error(400, {"error": {"message": "Invalid content in messages[3]", "type": "invalid_request_error"}})
+    home.providers = {**home.providers, "mock": ProviderSpec(("primary", "second", "third"))}
+    home.write_config()
+    assert ocwatch(home, "plugin", "install").returncode == 0
+    provider.script("mock/primary", limited(3600))
+    provider.script("mock/second", limited(3600))
+    provider.script("mock2/fallback", after_tool(bash("echo done"), wrong))
+    chain = {
+        "mock/primary": ["mock2/fallback", "mock3/third"],
+        "mock/second": "mock2/fallback",
+        "mock/third": ["mock2/fallback", "mock3/third"],
+    }
+    with Daemon(home, chain) as daemon, Serve(NEWEST, home) as serve:
+        late, alone, prevented = (serve.create_session() for _ in range(3))
+        serve.prompt_async(late, "A late one", model="mock/primary")
+        serve.wait_answer(late, "answer of mock3/third")
+        assert [(line["model"], line["why"]) for line in daemon.journal("rejected")] == [
+            ("mock2/fallback", "Invalid content in messages[3]")
+        ]
+        told = " ".join(daemon.ocwatch("explain", late[-8:]).stdout.split())
+        assert "it fails the session that it was given: Invalid content in messages[3]" in told
+        print(told)
+        serve.prompt_async(alone, "A lonely one", model="mock/second")
+        wait_until(lambda: len(daemon.journal("rejected")) == 2, 60, why="the second rejection")
+        wait_until(lambda: len(daemon.journal("exhausted")) == 1, 60, why="the end of the chain")
+        assert serve.wait_status(alone, "retry")["next"] / 1000 > 0
+        assert [line["target"] for line in daemon.journal("claim") if line["session"] == alone] == [
+            "mock2/fallback", "mock/second",
+        ]  # fmt: skip
+        serve.prompt_async(prevented, "Before", model="mock/third")
+        serve.wait_answer(prevented, "answer of mock/third")
+        serve.wait_status(prevented, "idle")
+        assert daemon.ocwatch("block", "mock/third", "--for", "1h").returncode == 0
+        serve.prompt_async(prevented, "After", model="mock/third")
+        serve.wait_answer(prevented, "answer of mock3/third")
+        assert len(daemon.journal("rejected")) == 3
+        assert [r.count("After") for r in provider.requests("mock3/third") if r.count("After")] == [1]
+        assert len(serve.user_messages(prevented)) == 2
