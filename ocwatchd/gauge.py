@@ -1,4 +1,5 @@
-"""Measures what pools have used, from the message store, and tells consumers of the register how to spread.
+"""Measures what pools have used, from the message store; tells consumers of the register how to spread, and who else
+may stand in.
 
 Reads beside OpenCode on a worker thread, and only after it has written; without pools it only lets `foresight` look.
 """
@@ -20,7 +21,7 @@ from ocwatchd.foresight import Foresight
 from ocwatchd.hands import Hands
 from ocwatchd.opencode.sessions import Answer, SessionStore
 from ocwatchd.paths import Paths
-from ocwatchd.state import pools
+from ocwatchd.state import pools, stand_ins
 from ocwatchd.state.journal import Journal
 
 WINDOW = 3600.0
@@ -31,6 +32,8 @@ LEARN = 60.0
 """Seconds between looks at how moves went; 30,000 lines of the journal cost about a second on a worker thread."""
 LOOK_BACK = 30 * 86400.0
 """Seconds of history that experience rests on."""
+ASK = 600.0
+"""Seconds between questions what models can take, while one is limited; a stuck session's own door is asked anyway."""
 OPEN = 600.0
 """Seconds for which an unfinished answer counts as a session at work; an older one was left by a dead process."""
 
@@ -42,9 +45,10 @@ class Gauge:
         """Nothing is read before `step`."""
         self._hands, self._store, self._journal, self._clock = hands, store, paths.journal, clock
         self._foresight = Foresight(hands, store, paths, clock)
-        self._learnt = 0.0
+        self._learnt = self._asked = 0.0
         self._mark = self._measured = self._written = 0.0
         self._told: dict[str, object] = {}
+        self._stand_ins: dict[str, object] = {}
 
     def step(self, mind: Mind) -> None:
         """Measure and publish what is due. Call it as often as you like."""
@@ -55,6 +59,7 @@ class Gauge:
             self._measure([pool for pool in configured.values() if pool.spreads])
         if configured or self._told:
             self._publish(mind, now)
+        self._publish_stand_ins(mind, now)
         if mind.policy.order is Order.LEARNT and abs(now - self._learnt) >= LEARN:
             self._learnt = now
             self._hands.measure(lambda: self._experience(now))
@@ -74,7 +79,20 @@ class Gauge:
         found = pools.document(mind.policy, mind.fill.loads(now), mind.fill.measured_at, now)
         if _lasting(found) != _lasting(self._told) or abs(now - self._written) >= pools.LASTS / 2:
             self._told, self._written = found, now
-            self._hands.publish(found)
+            self._hands.publish({"pools": found})
+
+    def _publish_stand_ins(self, mind: Mind, now: float) -> None:
+        listed = [entry.model for entry in mind.ledger.entries() if entry.active(now)]
+        if not listed:
+            return
+        if abs(now - self._asked) >= ASK:
+            self._asked = now
+            self._hands.ask_offers()
+        found = stand_ins.document(mind.policy, listed, mind.outlook(None, now))
+        changed = {key: value for key, value in found.items() if value != self._stand_ins.get(key)}
+        if changed:
+            self._stand_ins |= changed
+            self._hands.publish(changed)
 
 
 def measured(answers: Callable[[float], Iterable[Answer]], spreading: Iterable[Pool], now: float) -> Used:

@@ -38,7 +38,7 @@ from ocwatchd.opencode.api import connect
 from ocwatchd.opencode.doors import DoorFinder
 from ocwatchd.opencode.ears import Ears
 from ocwatchd.opencode.http import DoorError
-from ocwatchd.opencode.offers import offers_for
+from ocwatchd.opencode.offers import offers_at
 from ocwatchd.opencode.sockets import clear_stale
 from ocwatchd.opencode.survey import Look
 from ocwatchd.paths import Paths
@@ -91,7 +91,7 @@ class Hands:
         self.notifier = Notifier(say=say)
         self._workers = Workers(WORKERS, {_LOOKS: LOOKS, _NOTICES: 1}, PER_DOOR)
         self._unsaved: dict[ModelRef, Cooldown | None] = {}
-        self._pools: Mapping[str, object] | None = None
+        self._untold: dict[str, object] = {}
         self._saved = 0.0
         self.register_mark: tuple[int, int, int] | None = None
         self.health: dict[str, str] = {}
@@ -127,7 +127,7 @@ class Hands:
         """
         if at_once:
             self.write_notes()
-        idle = not self._unsaved and self._pools is None
+        idle = not self._unsaved and not self._untold
         if idle or (not at_once and 0 <= self._clock.now() - self._saved < SAVE_PAUSE):
             return
         try:
@@ -147,7 +147,7 @@ class Hands:
             return kept | {model: entry for model, entry in self._unsaved.items() if entry is not None}
 
         try:
-            snapshot = blacklist.update(self._paths.blacklist, merge, self._clock.now(), self._pools, counted)
+            snapshot = blacklist.update(self._paths.blacklist, merge, self._clock.now(), self._untold, counted)
         except StateError as fault:
             self._ill("register", str(fault))
             return
@@ -155,14 +155,18 @@ class Hands:
         for problem in snapshot.problems:
             self._say(problem)
         self._unsaved.clear()
-        self._pools = None
+        self._untold.clear()
         # What others wrote since our last look is still to be read: an unknown mark brings it with the next look.
         self.register_mark = None if foreign else snapshot.signature
 
-    def publish(self, pools: Mapping[str, object]) -> None:
-        """Write this into the register's field `pools`."""
-        self._pools = pools
+    def publish(self, told: Mapping[str, object]) -> None:
+        """Write these fields of the register besides its entries."""
+        self._untold |= told
         self.save()
+
+    def ask_offers(self) -> None:
+        """Ask the open doors what their models can take."""
+        self._submit(_LOOKS, self._ask_offers, None)
 
     def measure(self, work: Callable[[], Message]) -> None:
         """Do this on a worker thread, and answer with its message."""
@@ -171,12 +175,12 @@ class Hands:
     @property
     def save_due(self) -> float | None:
         """When what is unsaved may be written, epoch seconds; None if all is."""
-        return self._saved + SAVE_PAUSE if self._unsaved or self._pools is not None else None
+        return self._saved + SAVE_PAUSE if self._unsaved or self._untold else None
 
     def register_news(self) -> RegisterChanged | None:
         """What somebody else wrote into the register since we last wrote or looked; None if nobody did."""
         mark = blacklist.signature(self._paths.blacklist)
-        if mark == self.register_mark or self._unsaved or self._pools is not None:
+        if mark == self.register_mark or self._unsaved or self._untold:
             return None
         snapshot = blacklist.read(self._paths.blacklist)
         self.register_mark = snapshot.signature
@@ -267,12 +271,16 @@ class Hands:
         clear_stale(self._paths.doors)
         self._ears.listen(self._finder.find().open)
 
+    def _ask_offers(self, _: Effect | None) -> None:
+        places = ((door, door.directory) for door in self._finder.find().open if door.directory)
+        self._answer(Surveyed(None, None, (), 0, offers=offers_at(places, self._clock.now())))
+
     def _look_up(self, effect: LookUp) -> None:
         found = self._surveyor.stuck() if effect.session is None else self._surveyor.session(effect.session)
         self._ears.listen(self._finder.find().open)
         waiting = {view.parent for view in found.views if view.parent and view.stuck}
         parents = tuple(view for parent in waiting for view in self._surveyor.session(parent).views)
-        offers = offers_for((view for view in found.views if view.stuck), self._clock.now())
+        offers = offers_at(((view.door, view.directory) for view in found.views if view.stuck), self._clock.now())
         self._answer(Surveyed(effect.session, effect.model, found.views, found.doors, parents, offers, found.failing))
 
     def _free(self, effect: Free) -> None:

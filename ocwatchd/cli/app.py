@@ -75,12 +75,15 @@ def pick(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="provider/model or alias; else OpenCode's default.")
     ] = None,
+    session: Annotated[
+        str | None, typer.Option(metavar="SESSION", help="Pass over what could not take this session.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """The model to use now instead of MODEL. Exit 75 if it and its whole chain are cooling."""
     from ocwatchd.cli.pick import pick as command
 
-    raise typer.Exit(command(model, json))
+    raise typer.Exit(command(model, json, session))
 
 
 @app.command()

@@ -16,8 +16,10 @@ from ocwatchd.state.entries import loads_in, read_entries
 from ocwatchd.state.register import Register
 
 
-def pick(model: str | None = None, as_json: bool = False) -> int:
+def pick(model: str | None = None, as_json: bool = False, session: str | None = None) -> int:
     """Say which model to use now instead of `model`, or of OpenCode's default model: itself if it is free.
+
+    With a `session`, stand-ins that could not take it as it stands are passed over.
 
     Raises:
         AllCooling: it and everything that stands in for it rest; says until when.
@@ -35,21 +37,32 @@ def pick(model: str | None = None, as_json: bool = False) -> int:
     found = read_entries(state_file("blacklist.json"))
     # There is no session yet that could keep a member: whoever asks next gets another one.
     pools = arranged(names.pools, f"{os.getpid()} {now}", loads_in(found))
-    register = Register(found.active(now), pools)
+    register = Register(found.active(now), pools, _misfits(session, found.raw) if session else {})
     stand_ins = list(candidates(asked, normalise(names.chains, names.aliases), pools))
     picked = register.pick(asked, stand_ins)
+    passed = register.passed_over(picked, stand_ins) if picked != asked else []
     ends = [(entry.end, name) for name in (asked, *stand_ins) if (entry := register.blocking(name))]
     if as_json:
         until, soonest = min(ends, default=(None, None))
         say_json({
             "time": iso(now), "asked": asked, "model": picked, "cooling": _rests(asked, register),
             "soonest": None if picked or until in (None, float("inf")) else {"model": soonest, "until": iso(until)},
+            "passed": [{"model": name, "why": why} for name, why in passed],
         })  # fmt: skip
     if picked is None:
-        raise AllCooling(_exhausted(asked, ends, now))
+        unfit = "".join(f"; {name} is free: {why}" for name, why in passed)
+        raise AllCooling(_exhausted(asked, ends, now) + unfit)
     if not as_json:
         say(picked)
     return ExitCode.DONE
+
+
+def _misfits(session: str, register: dict[str, object]) -> dict[str, str]:
+    from ocwatchd.launcher.fitting import misfits  # late: scripts that name no session pay nothing for it
+    from ocwatchd.opencode.sessions import SessionStore
+    from ocwatchd.paths import Paths
+
+    return misfits(register, SessionStore(Paths.from_env().opencode_data).messages(session))
 
 
 def _rests(asked: str, register: Register) -> bool:

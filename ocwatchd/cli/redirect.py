@@ -12,7 +12,7 @@ from ocwatchd.core.ledger import Ledger
 from ocwatchd.core.views import SessionState, SessionView
 from ocwatchd.errors import OpenCodeUnreachable, UsageError
 from ocwatchd.opencode.doors import DoorFinder
-from ocwatchd.opencode.offers import offers_for
+from ocwatchd.opencode.offers import offers_at
 from ocwatchd.opencode.sessions import SessionStore
 from ocwatchd.opencode.survey import Findings, Surveyor
 from ocwatchd.paths import Paths
@@ -36,7 +36,9 @@ def redirect(wish: Wish) -> int:
     register = blacklist.read(paths.blacklist)
     ledger = Ledger(register.entries())
     job = _job(surveyor, wish.session, ledger, config)
-    job = replace(job, loads=register.loads, offers=offers_for([job.moved], time.time()) or {})
+    job = replace(
+        job, loads=register.loads, offers=offers_at([(job.moved.door, job.moved.directory)], time.time()) or {}
+    )
     if wish.dry_run:
         return tell(wish, job, choose_target(wish, job, config, ledger, ()), None)
     return tell(wish, job, *move_down_the_chain(paths, RerunOverApi(), job, wish, config, ledger))

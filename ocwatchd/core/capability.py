@@ -1,4 +1,4 @@
-"""The floor below which a model cannot take a session over: its context window, and what it can look at. Pure."""
+"""The floor below which a model cannot take a session over: its window, what it can look at and do. Pure."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ CHARS_PER_TOKEN = 4
 class Capacity:
     """What a model can take, as OpenCode's provider list tells it. `context` and `output` in tokens, 0 if not told.
 
-    `inputs` are the kinds of input besides text: `image`, `pdf`, `audio`, `video`.
+    `inputs` are the kinds of input besides text: `image`, `pdf`, `audio`, `video`. `tools`: it can call tools.
     """
 
     context: int = 0
     output: int = 0
     inputs: frozenset[str] = frozenset()
+    tools: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a session is as it stands: tokens in its context, kinds of attachments in its last messages."""
+    """What a session is as it stands: tokens in its context, and of its last messages the kinds of attachments and
+    whether tools were called."""
 
     tokens: int = 0
     inputs: frozenset[str] = frozenset()
+    tools: bool = False
 
 
 NOTHING = Needs()
@@ -44,5 +47,7 @@ def unfit(needs: Needs, capacity: Capacity | None) -> str | None:
         return f"too small: the session holds {needs.tokens:,} tokens, {window}" + (
             f", {room:,} for the answer" * (room > 0)
         )
+    if needs.tools and not capacity.tools:
+        return "cannot call tools, and the session has called some"
     missing = sorted(needs.inputs - capacity.inputs)
     return f"does not understand attachments of the kind {', '.join(missing)}" if missing else None

@@ -24,6 +24,7 @@ from ocwatchd.core.messages import (
     Message,
     MoveEnded,
     Note,
+    Prevented,
     Refused,
     RegisterChanged,
     Shown,
@@ -68,6 +69,8 @@ class Engine:
                 return self._move_ended(message, now)
             case Heard():
                 return self._heard(message, now)
+            case Prevented():
+                return [notes.prevented(message)]
             case Aborted(session, time):
                 return self._aborted(session, time)
             case TakenOver(session):

@@ -60,6 +60,20 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
+class Prevented:
+    """The companion plugin has passed over stand-ins that could not take a prompt's session: `passed`, each with why.
+
+    `model` is limited; the prompt went to `target`, or stayed where it was (None). `time` in epoch seconds.
+    """
+
+    session: str
+    time: float
+    model: str
+    target: str | None
+    passed: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Surveyed:
     """The answer to a LookUp. Without a session that was asked for, `views` holds every session in trouble.
 
@@ -135,6 +149,7 @@ Message = (
     | Aborted
     | TakenOver
     | Heard
+    | Prevented
     | Surveyed
     | MoveEnded
     | RegisterChanged

@@ -31,5 +31,5 @@ class Mind:
         """What a choice for this session rests on; without one, for nobody in particular."""
         known = self.known if self.policy.order is Order.LEARNT else {}
         if view is None:
-            return Outlook("", self.fill.loads(now), known=known)
+            return Outlook("", self.fill.loads(now), offers=self.offers, known=known)
         return Outlook(view.session, self.fill.loads(now), view.needs, self.offers, known)

@@ -6,7 +6,7 @@ from ocwatchd.core.fallback import Exhausted
 from ocwatchd.core.foresight import Threat
 from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import LimitEvent, ModelRef
-from ocwatchd.core.messages import Effect, MoveEnded, Note, Tell
+from ocwatchd.core.messages import Effect, MoveEnded, Note, Prevented, Tell
 from ocwatchd.core.moves import Order
 from ocwatchd.core.policy import Mode
 from ocwatchd.core.views import SessionView
@@ -127,6 +127,19 @@ def doubtful(view: SessionView, words: str) -> Note:
 def left(view: SessionView, why: str) -> Note:
     """A limited session is left as it is."""
     return Note("left", _about(view) | {"why": why})
+
+
+def prevented(news: Prevented) -> Note:
+    """A new prompt did not go to the stand-in that the register names."""
+    chosen = [{"model": news.target, "why": "free", "chosen": True}] if news.target else []
+    fields: dict[str, object] = {
+        "session": news.session,
+        "model": news.model,
+        "target": news.target,
+        "at": news.time,
+        "considered": [*({"model": model, "why": why} for model, why in news.passed), *chosen],
+    }
+    return Note("prevented", fields)
 
 
 def rejected(view: SessionView, words: str) -> Note:

@@ -26,6 +26,7 @@ WORDS = {
     "stopped": "stopped",
     "freed": "freed",
     "rejected": "rejects",
+    "prevented": "new prompt",
     "left": "left",
     "offered": "offered",
     "exhausted": "stuck",
@@ -68,6 +69,11 @@ def phrase(entry: Entry, clock: Clock) -> str:
             return f"{model} works again"
         case "went_on":
             return f"with {model}, after a wait"
+        case "prevented":
+            where = (
+                f"goes to {entry.text('target')}" if entry.text("target") else "stays: nothing could take the session"
+            )
+            return f"{model} is limited: a prompt for it {where}"
         case "freed":
             return f"a subagent on {model}, for the session that waits for it"
         case "offered":

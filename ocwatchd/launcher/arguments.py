@@ -85,6 +85,10 @@ class Arguments:
         """The last value of an option with these names."""
         return self._value(names)
 
+    def values(self, *names: str) -> list[str]:
+        """All values of an option with these names."""
+        return [value for _, _, value in self._places(names)]
+
     def has(self, *names: str) -> bool:
         """Whether one of these options is given, with or without a value."""
         return any(word.partition("=")[0] in names for word in self._options())

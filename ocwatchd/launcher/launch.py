@@ -237,13 +237,16 @@ class Launch:
 
     def _transform(self) -> tuple[Transform, str | None] | None:
         """With the last model of the session that goes on. None if OpenCode's configuration cannot be read."""
-        from ocwatchd.launcher.setup import read  # late: only a limit needs to know what the user has
+        from ocwatchd.launcher.setup import last_model, read  # late: only a limit needs to know what the user has
 
         try:
-            config, agents, earlier = read(self._arguments, self._directories, os.environ)
+            config, agents, messages = read(self._arguments, self._directories, os.environ)
         except ConfigError:
             return None  # OpenCode itself will say what is wrong
-        return Transform(self._names, self._register, config, agents, os.environ), earlier
+        from ocwatchd.launcher.fitting import misfits_of
+
+        register = self._register.without(misfits_of(self._arguments, messages, f"{self._state}/blacklist.json"))
+        return Transform(self._names, register, config, agents, os.environ), last_model(messages)
 
     def _wait(self, models: list[str]) -> bool:
         """Wait for the soonest of these models if that is near, or wished. Says so; False if it is not."""

@@ -45,9 +45,9 @@ class OwnFacts(FactFiles):
         super().__init__(directory)
         self._ready = True
 
-    def poll(self) -> list[Heard]:
-        """What was added since the last call."""
-        found = super().poll()
+    def poll(self) -> Sequence[Heard]:
+        """What was added since the last call, of refused requests: the rest is for the daemon to tell."""
+        found = [heard for heard in super().poll() if isinstance(heard, Heard)]
         self.sessions += [heard.session for heard in found if heard.session not in self.sessions]
         return found
 

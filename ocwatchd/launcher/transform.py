@@ -151,10 +151,12 @@ class Transform:
         return list(candidates(model, self._chains, self._register.pools))
 
     def _line(self, asked: str, target: str, agent: str | None = None) -> str:
+        passed = self._register.passed_over(target, self._stand_ins(asked))
+        over = "".join(f"; {name}: {why}" for name, why in passed)
         entry = self._register.blocking(asked)
         until = until_words(entry.end) if entry else ""
         named = f" (agent {agent})" if agent else ""
-        return f"{asked}{named} is limited {until}: using {target}"
+        return f"{asked}{named} is limited {until}: using {target}{over}"
 
     def _merged(self, content: Mapping[str, object]) -> str | None:
         inline = self._environ.get(CONTENT, "")

@@ -61,9 +61,10 @@ def status_of(entry: Json) -> RetryStatus:
 
 def capacity_of(model: Json) -> Capacity:
     """The same fields on 1.0.185 and 1.18.33; a model without a known window has 0 there."""
-    limit, inputs = mapping(model.get("limit")), mapping(mapping(model.get("capabilities")).get("input"))
+    limit, able = mapping(model.get("limit")), mapping(model.get("capabilities"))
     context, output = (int(n) if isinstance(n, int | float) and 0 < n < 1e12 else 0 for n in map(limit.get, _LIMITS))
-    return Capacity(context, output, frozenset(kind for kind, taken in inputs.items() if taken is True))
+    inputs = frozenset(kind for kind, taken in mapping(able.get("input")).items() if taken is True)
+    return Capacity(context, output, inputs, able.get("toolcall") is not False)
 
 
 def version_of(version: str | None) -> tuple[int, ...]:

@@ -112,7 +112,8 @@ def needs_of(messages: Sequence[Message]) -> Needs:
         known = (last.tokens.output if last.summary else last.tokens.context) if last.tokens else 0
         after = messages[counted[-1] + 1 :]
     kinds = frozenset(kind for message in messages for kind in message.media)
-    return Needs(known + sum(message.length for message in after) // CHARS_PER_TOKEN, kinds)
+    tokens = known + sum(message.length for message in after) // CHARS_PER_TOKEN
+    return Needs(tokens, kinds, any(message.called for message in messages))
 
 
 def _before(messages: Sequence[Message], answer: Message | None) -> tuple[ModelRef, ...]:

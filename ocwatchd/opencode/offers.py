@@ -1,11 +1,11 @@
-"""What the models that an OpenCode offers can take, asked at the doors of stuck sessions and kept for a while."""
+"""What the models that an OpenCode offers can take, asked at doors into project directories and kept for a while."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from ocwatchd.core.capability import Capacity
-from ocwatchd.core.views import Door, SessionView
+from ocwatchd.core.views import Door
 from ocwatchd.opencode.api import connect
 from ocwatchd.opencode.http import DoorError
 
@@ -16,10 +16,10 @@ MOST = 64
 _asked: dict[tuple[Door, str], tuple[float, dict[str, Capacity]]] = {}
 
 
-def offers_for(views: Iterable[SessionView], now: float) -> dict[str, Capacity] | None:
+def offers_at(places: Iterable[tuple[Door, str]], now: float) -> dict[str, Capacity] | None:
     """By `provider/model`; None if no door could be asked, which forbids nothing."""
     found: dict[str, Capacity] = {}
-    for door, directory in dict.fromkeys((view.door, view.directory) for view in views):
+    for door, directory in dict.fromkeys(places):
         at, offers = _asked.get((door, directory), (0.0, {}))
         if not offers or abs(now - at) > KEPT:
             try:

@@ -77,6 +77,8 @@ class Message:
     """Characters of its texts."""
     media: frozenset[str] = frozenset()
     """Kinds of its attachments: `image`, `pdf`, `audio`, `video`."""
+    called: bool = False
+    """It holds tool calls."""
 
     @property
     def user(self) -> bool:
@@ -143,13 +145,16 @@ def message_of(info: Json, parts: object = (), ident: str | None = None) -> Mess
         tokens=_tokens(mapping(info.get("tokens"))),
         cost=amount(info.get("cost")),
         length=sum(len(text(part.get("text")) or "") for part in held),
-        media=frozenset(kind for part in held if (kind := _medium(part))),
+        called=any(part.get("type") == "tool" for part in held),
+        media=frozenset(
+            kind for part in held if part.get("type") == "file" and (kind := medium(text(part.get("mime"))))
+        ),
     )
 
 
-def _medium(part: Json) -> str | None:
-    """What a model has to understand to look at this part; texts are sent as text."""
-    kind, _, subtype = (text(part.get("mime")) or "").partition("/") if part.get("type") == "file" else ("", "", "")
+def medium(mime: str | None) -> str | None:
+    """What a model has to understand to look at such a file; texts are sent as text."""
+    kind, _, subtype = (mime or "").partition("/")
     return "pdf" if subtype == "pdf" else kind if kind in ("image", "audio", "video") else None
 
 

@@ -73,14 +73,15 @@ def update(
     path: Path,
     change: Change,
     now: float,
-    pools: Mapping[str, object] | None = None,
+    told: Mapping[str, object] | None = None,
     counted: Mapping[str, object] | None = None,
 ) -> Snapshot:
     """Replace the register by `change(register)`, under the lock. Nothing is written if nothing changes.
 
     `change` gets a fresh dict that it may alter and return. Entries that ended more than the strike window ago are
-    dropped. `pools` replaces what the file says of pools (see `state.pools`), and `counted` what was counted (see
-    `state.counted`), which alone is no reason to write; None leaves it. Returns what the file says afterwards.
+    dropped. `told` replaces other fields of the file (see `state.pools`, `state.stand_ins`), and `counted` what was
+    counted (see `state.counted`), which alone is no reason to write; None leaves it. Returns what the file says
+    afterwards.
 
     Raises:
         NewerBlacklist: a newer version wrote the file; nothing was changed.
@@ -88,12 +89,14 @@ def update(
     """
     try:
         with locked(path):
-            return _update(path, change, now, {"pools": pools, "counted": counted})
+            return _update(path, change, now, told or {}, {} if counted is None else {"counted": dict(counted)})
     except OSError as error:
         raise StateError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _update(path: Path, change: Change, now: float, beside: Mapping[str, Mapping[str, object] | None]) -> Snapshot:
+def _update(
+    path: Path, change: Change, now: float, told: Mapping[str, object], besides: Mapping[str, object]
+) -> Snapshot:
     sweep_leftovers(path)
     found = read_entries(path)
     if found.closed:  # it may be sound: its owner has to decide
@@ -104,9 +107,8 @@ def _update(path: Path, change: Change, now: float, beside: Mapping[str, Mapping
     problems = _problems(path, found, aside)
     before = _cooldowns(found)
     after = {ref: cooldown for ref, cooldown in change(dict(before)).items() if not _stale(cooldown, now)}
-    document = _document(found, before, after, now)
-    document |= {name: dict(value) for name, value in beside.items() if value is not None}
-    if not found.exists or found.problem or any(document.get(k) != found.raw.get(k) for k in ("models", "pools")):
+    document = {**_document(found, before, after, now), **told, **besides}
+    if not found.exists or found.problem or any(document.get(k) != found.raw.get(k) for k in ("models", *told)):
         write_atomic(path, _encode(document))
     return Snapshot(after, problems, aside, signature(path), loads_in(found))
 

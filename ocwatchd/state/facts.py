@@ -1,4 +1,5 @@
-"""What the companion plugin saw of refused requests: status and Retry-After, which OpenCode's own log does not tell.
+"""What the companion plugin saw of refused requests: status and Retry-After, which OpenCode's own log does not tell;
+and which stand-ins it has passed over.
 
 One file per OpenCode process, `facts/PID.jsonl`, appended by the plugin and read here from where it ended when
 following began: older facts are old news. A file that outgrows its bound is set aside by the plugin and begun anew.
@@ -8,14 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ocwatchd.clock import from_rfc3339
 from ocwatchd.core.limits import ErrorFacts
-from ocwatchd.core.messages import Heard
+from ocwatchd.core.messages import Heard, Prevented
 
+MOST, LONGEST = 20, 300
+"""Passed over stand-ins that are read of one line, and characters of a name or reason."""
 READ_CAP = 4 << 20
 """Bytes taken of one file at a time; the plugin's own bound is 1 MiB."""
 KEPT = 86_400.0
@@ -40,7 +43,7 @@ class FactFiles:
             seen = path.stat()
             self._places[path] = _Place(seen.st_ino, seen.st_size)
 
-    def poll(self) -> list[Heard]:
+    def poll(self) -> Sequence[Heard | Prevented]:
         """What was added since the last call."""
         return [heard for path in self._files() for heard in self._added(path)]
 
@@ -59,7 +62,7 @@ class FactFiles:
         except OSError:
             return []
 
-    def _added(self, path: Path) -> Iterator[Heard]:
+    def _added(self, path: Path) -> Iterator[Heard | Prevented]:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
@@ -75,7 +78,7 @@ class FactFiles:
         whole = data.rfind(b"\n") + 1
         place.offset += whole
         for line in data[:whole].splitlines():
-            heard = fact(line)
+            heard = fact(line) or prevented(line)
             if heard is not None:
                 yield heard
 
@@ -93,3 +96,17 @@ def fact(line: bytes) -> Heard | None:
     provider, model = raw.get("provider"), raw.get("model")
     known = isinstance(provider, str) and isinstance(model, str)
     return Heard(session, time, f"{provider}/{model}" if known else None, ErrorFacts(status=status, headers=headers))
+
+
+def prevented(line: bytes) -> Prevented | None:
+    """One line of the plugin about a prompt that it did not send where the register says; None if it is none."""
+    try:
+        raw = json.loads(line)
+        session, model, time = raw["session"], raw["prevented"], from_rfc3339(raw["time"])
+        passed = tuple((str(row["model"])[:LONGEST], str(row["why"])[:LONGEST]) for row in raw["passed"][:MOST])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if not isinstance(session, str) or not isinstance(model, str):
+        return None
+    target = raw.get("target")
+    return Prevented(session, time, model[:LONGEST], target[:LONGEST] if isinstance(target, str) else None, passed)

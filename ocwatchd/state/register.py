@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ocwatchd.core.chains import NO_POOLS, Members, covers, first_free, follow
 from ocwatchd.state.entries import Entry
 
 FORECAST = "forecast"
 """What `told_by` says of a limit that nobody has met yet."""
+NOTHING: Mapping[str, str] = {}
 
 
 class Register:
     """The cooldowns of one moment, asked by model name."""
 
-    def __init__(self, active: dict[str, Entry], pools: Members = NO_POOLS) -> None:
-        """`active` are the entries whose end lies ahead, `pools` the members of each as they come for this session."""
+    def __init__(self, active: dict[str, Entry], pools: Members = NO_POOLS, unfit: Mapping[str, str] = NOTHING) -> None:
+        """`active` are the entries whose end lies ahead, `pools` the members of each as they come for this session,
+        `unfit` says of models why they cannot stand in for others in it.
+        """
         self._active = active
-        self.pools = pools
+        self.pools, self.unfit = pools, unfit
+
+    def without(self, unfit: Mapping[str, str]) -> Register:
+        """The same for a session that these models could not take."""
+        return Register(self._active, self.pools, unfit)
 
     def __bool__(self) -> bool:
         """Whether anything cools at all."""
@@ -54,8 +61,14 @@ class Register:
         return self._first(self.pools.get(pool, ()))
 
     def _first(self, names: Sequence[str]) -> str | None:
-        """The first that is free, else the first whose limit is only foreseen."""
-        return first_free(names, self.blocked) or first_free(names, self.limited)
+        """The first that is free and fits, else the first that fits and whose limit is only foreseen."""
+        hoped = first_free(names, lambda model: self.limited(model) or model in self.unfit)
+        return first_free(names, self._unusable) or hoped
+
+    def passed_over(self, picked: str | None, stand_ins: list[str]) -> list[tuple[str, str]]:
+        """The free stand-ins that come before what was picked and could not take the session, each with why."""
+        before = stand_ins[: stand_ins.index(picked)] if picked in stand_ins else stand_ins
+        return [(name, self.unfit[name]) for name in before if name in self.unfit and not self.blocked(name)]
 
     def pick(self, model: str, stand_ins: list[str]) -> str | None:
         """`model` if free; else where its entry sends prompts, as prevention does; else the first free of its chain;
@@ -63,8 +76,12 @@ class Register:
 
         Of a pool the first free member, which the stand-ins begin with.
         """
-        names = stand_ins if model in self.pools else [model, *stand_ins]
-        led = None
-        if names[:1] == [model] and self.blocked(model):
-            led = follow(model, self.target, self.blocked)
-        return led or self._first(names)
+        if model in self.pools:
+            return self._first(stand_ins)
+        if not self.blocked(model):
+            return model
+        return follow(model, self.target, self._unusable) or self._first([model, *stand_ins])
+
+    def _unusable(self, model: str) -> bool:
+        """Whether it cannot stand in for another one."""
+        return self.blocked(model) or model in self.unfit

@@ -40,7 +40,7 @@ def test_pick(cli: Cli, chain: dict[str, Any], register: dict[str, Any], asked: 
     done = cli("pick", asked)
     assert (done.returncode, done.stdout) == ((0, f"{picked}\n") if picked else (75, ""))
     document = cli.json("pick", asked, code=0 if picked else 75)
-    assert set(document) == {"version", "time", "asked", "model", "cooling", "soonest"}
+    assert set(document) == {"version", "time", "asked", "model", "cooling", "soonest", "passed"}
     assert (document["model"], document["cooling"]) == (picked, bool(picked != document["asked"]))
 
 

@@ -6,9 +6,6 @@ else's calls in a turn that runs: a Claude that thinks, and Gemini 3. Such a mov
 
 from __future__ import annotations
 
-import base64
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +20,7 @@ from tests.support.homes import ANTHROPIC, GOOGLE, OPENAI, OPENAI_COMPATIBLE, Pr
 from tests.support.opencode import NEWEST, Home, Serve, model_parts
 from tests.support.processes import wait_until
 from tests.support.provider import Answer, Ok, Provider, Script, Tool, after_tool, bash, error, limited
-from tests.support.strict import fault, pictures, strict
+from tests.support.strict import fault, picture, pictures, strict
 
 pytestmark = pytest.mark.e2e
 
@@ -38,19 +35,6 @@ SEES = {
 }
 THINKS = {**SEES, "options": {"thinking": {"type": "enabled", "budgetTokens": 2000}}}
 SPARE = "spare/all"
-
-
-def picture() -> dict[str, str]:
-    """A white PNG of 8 x 8, as a part of a prompt: 1.18 decodes what it sends on."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
-    rows = chunk(b"IDAT", zlib.compress((b"\0" + b"\xff" * 24) * 8))
-    png = b"\x89PNG\r\n\x1a\n" + head + rows + chunk(b"IEND", b"")
-    url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return {"type": "file", "mime": "image/png", "filename": "white.png", "url": url}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ import pytest
 
 from tests.support.daemon import Daemon, ocwatch
 from tests.support.homes import ProviderSpec
-from tests.support.opencode import NEWEST, Home, Serve
+from tests.support.opencode import NEWEST, Home, Serve, model_parts
 from tests.support.processes import wait_until
 from tests.support.provider import Ok, Provider, limited
+from tests.support.smart import Smart
+from tests.support.strict import picture
 
 pytestmark = pytest.mark.e2e
 
@@ -39,6 +41,11 @@ def pool(strategy: str, **more: Any) -> dict[str, Any]:
 def published(daemon: Daemon) -> dict[str, Any]:
     path = daemon.state / "blacklist.json"
     found = json.loads(path.read_text()).get("pools", {}) if path.exists() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def register(daemon: Daemon) -> dict[str, Any]:
+    found = json.loads((daemon.state / "blacklist.json").read_text())
     return found if isinstance(found, dict) else {}
 
 
@@ -105,6 +112,53 @@ def test_a_target_that_the_session_would_not_fit_into_is_passed_over(home: Home,
         serve.wait_answer(small, "answer of mock2/fallback", timeout=60)
         assert [request.count("A short one") for request in provider.requests("mock2/fallback")] == [1]
         print(told)
+
+
+def test_prevention_pick_and_launcher_know_the_floor(home: Home, provider: Provider) -> None:
+    """What a session holds and what models take decide where a new prompt goes, not only where a stuck one does."""
+    providers = home.config()["provider"]
+    providers["mock2"]["models"]["fallback"]["limit"] = {"context": 8000, "output": 1000}
+    providers["mock3"]["models"]["third"] |= {
+        "attachment": True,
+        "modalities": {"input": ["text", "image"], "output": ["text"]},
+    }
+    home.settings = {"provider": providers}
+    home.write_config()
+    assert ocwatch(home, "plugin", "install").returncode == 0
+    for name in ("mock/primary", "mock3/third"):
+        provider.script(name, Ok(f"answer of {name}", used=9000))
+    with Daemon(home, {"mock/primary": ["mock2/fallback", "mock3/third"]}) as daemon, Serve(NEWEST, home) as serve:
+        long, seeing, short = (serve.create_session() for _ in range(3))
+        serve.prompt_async(long, "Much was said", model="mock/primary")
+        serve.wait_answer(long, "answer of mock/primary")
+        assert daemon.ocwatch("block", "mock/primary", "--for", "1h").returncode == 0
+        wait_until(lambda: "mock2/fallback" in register(daemon).get("takes", {}), 30, why="what models take")
+        assert [row["model"] for row in register(daemon)["stand_ins"]["mock/primary"]] == [
+            "mock2/fallback",
+            "mock3/third",
+        ]
+        serve.wait_status(long, "idle")
+        serve.prompt_async(long, "Go on", model="mock/primary")
+        looks = {"parts": [{"type": "text", "text": "Look"}, picture()], "model": model_parts("mock/primary")}
+        serve.request("POST", f"/session/{seeing}/prompt_async", looks)
+        serve.prompt_async(short, "A short one", model="mock/primary")
+        serve.wait_answer(long, "answer of mock3/third")
+        serve.wait_answer(seeing, "answer of mock3/third")
+        serve.wait_answer(short, "answer of mock2/fallback")
+        assert len(provider.requests("mock/primary")) == 1
+        daemon.wait_journal("prevented", 2)
+        told = {name: " ".join(daemon.ocwatch("explain", name[-8:]).stdout.split()) for name in (long, seeing)}
+        assert "- mock2/fallback: too small: the session holds 9,0" in told[long]
+        assert (
+            "- mock2/fallback: does not understand attachments of the kind image -> mock3/third: free" in told[seeing]
+        )
+        print(told[long])
+        assert daemon.ocwatch("pick", "mock/primary").stdout == "mock2/fallback\n"
+        assert daemon.ocwatch("pick", "mock/primary", "--session", long).stdout == "mock3/third\n"
+        went = Smart(home, NEWEST, None).run("--print-env", "run", "-m", "mock/primary", "-s", long, "And on")
+        assert "opencode run -m mock3/third" in went.stdout
+        assert "mock2/fallback: too small" in went.stderr
+        assert not (daemon.state / "plugin-errors.log").exists()
 
 
 def test_a_forecast_from_headers_and_one_without(home: Home, provider: Provider) -> None:

@@ -13,13 +13,16 @@ SESSION_HEADERS = ("x-session-id", "x-session-affinity", "x-opencode-session", "
 
 @dataclass(frozen=True, slots=True)
 class Ok:
-    """A text, after a `thought`. With `seconds`, streamed in `pieces` over that time."""
+    """A text, after a `thought`. With `seconds`, streamed in `pieces` over that time. `used`: tokens of the prompt, as
+    a provider of chat completions counts them.
+    """
 
     text: str | None = None
     seconds: float = 0.0
     pieces: int = 1
     headers: Mapping[str, str] = field(default_factory=dict)
     thought: str = ""
+    used: int = 100
 
 
 @dataclass(frozen=True, slots=True)

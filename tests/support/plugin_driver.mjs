@@ -15,8 +15,13 @@ const answers = []
 globalThis.fetch = Object.assign(async () => answers.shift(), { preconnect: () => "kept" })
 
 const config = { fetch: inner, baseUrl: "http://localhost:4096/", headers: { Authorization: "Basic c2VjcmV0" } }
+let history = async () => ({ data: [] }) // what a session holds
 const clients = {
-  usual: { _client: { getConfig: () => config }, tui: { showToast: async ({ body }) => toasts.push(body) } },
+  usual: {
+    _client: { getConfig: () => config },
+    tui: { showToast: async ({ body }) => toasts.push(body) },
+    session: { messages: () => history() },
+  },
   bare: { _client: { getConfig: () => ({ baseUrl: config.baseUrl }) } },
   other: {},
 }
@@ -49,6 +54,7 @@ const actions = {
     const response = await Bun.fetch(`http://localhost${path}`, { unix: own, ...init })
     return { status: response.status, json: await response.json(), served: served.at(-1) }
   },
+  history: async ({ data, hangs }) => void (history = () => (hangs ? new Promise(() => {}) : Promise.resolve({ data }))),
   toasts: async () => toasts,
   about: async ({ doors }) => {
     const file = Bun.file(`${doors}/${process.pid}.json`)

@@ -122,7 +122,8 @@ class Handler(BaseHTTPRequestHandler):
     def _success(self, request: Request, answer: Answer) -> None:
         text = getattr(answer, "text", None) or f"answer of {request.model}"
         ident, thought = f"{request.number}", getattr(answer, "thought", "")
-        reply = Reply(request.api, request.name, request.provider, ident, thought)
+        used = getattr(answer, "used", 100)
+        reply = Reply(request.api, request.name, request.provider, ident, thought, used)
         use = None
         if isinstance(answer, Tool):
             use = ToolUse(answer.name, answer.arguments, f"call_{ident}", answer.said)

@@ -47,6 +47,8 @@ class Reply:
     provider: str = ""
     ident: str = "1"
     thought: str = ""
+    used: int = 100
+    """Tokens of the prompt, as the provider counts them."""
 
     @property
     def at(self) -> int:
@@ -148,7 +150,7 @@ def end_events(reply: Reply, text: str) -> list[Event]:
     """The events that end a text answer properly."""
     match reply.api:
         case Api.CHAT:
-            return [_chat(reply.model, {}, "stop"), _chat_usage(reply.model), (None, "[DONE]")]
+            return [_chat(reply.model, {}, "stop"), _chat_usage(reply), (None, "[DONE]")]
         case Api.MESSAGES:
             return _named([{"type": "content_block_stop", "index": reply.at}, *_message_end("end_turn")])
         case Api.RESPONSES:
@@ -170,7 +172,7 @@ def tool_events(reply: Reply, use: ToolUse) -> list[Event]:
             call = {"index": 0, "id": use.call_id, "type": "function", "function": function}
             said = [_chat(reply.model, {"content": use.said})] if use.said else []
             delta = _chat(reply.model, {"content": None, "tool_calls": [call]})
-            end = (_chat(reply.model, {}, "tool_calls"), _chat_usage(reply.model), (None, "[DONE]"))
+            end = (_chat(reply.model, {}, "tool_calls"), _chat_usage(reply), (None, "[DONE]"))
             return [*opening, *said, delta, *end]
         case Api.MESSAGES:
             block: dict[str, Any] = {"type": "tool_use", "id": use.call_id, "name": use.name, "input": {}}
@@ -243,7 +245,11 @@ def whole_body(reply: Reply, text: str, use: ToolUse | None) -> dict[str, Any]:
                 function = {"name": use.name, "arguments": json.dumps(use.arguments)}
                 message["tool_calls"] = [{"id": use.call_id, "type": "function", "function": function}]
             choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if use else "stop"}
-            return {**_chat_head(reply.model, "chat.completion"), "choices": [choice], "usage": _CHAT_USAGE}
+            return {
+                **_chat_head(reply.model, "chat.completion"),
+                "choices": [choice],
+                "usage": _chat_usage(reply)[1]["usage"],
+            }
         case Api.MESSAGES:
             blocks: list[dict[str, Any]] = [{"type": "text", "text": text}]
             if use:
@@ -267,8 +273,6 @@ def sse(event: Event) -> bytes:
 
 # ---------------------------------------------------------------- parts
 
-_CHAT_USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-
 
 def _named(events: Sequence[dict[str, Any]]) -> list[Event]:
     return [(str(e["type"]), e) for e in events]
@@ -283,8 +287,9 @@ def _chat(model: str, delta: dict[str, Any], finish: str | None = None) -> Event
     return (None, {**_chat_head(model, "chat.completion.chunk"), "choices": [choice]})
 
 
-def _chat_usage(model: str) -> Event:
-    return (None, {**_chat_head(model, "chat.completion.chunk"), "choices": [], "usage": _CHAT_USAGE})
+def _chat_usage(reply: Reply) -> Event:
+    usage = {"prompt_tokens": reply.used, "completion_tokens": 10, "total_tokens": reply.used + 10}
+    return (None, {**_chat_head(reply.model, "chat.completion.chunk"), "choices": [], "usage": usage})
 
 
 def _message_start(model: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@
 // one of these parts the rest goes on:
 //
 // door.js:    a unix socket per process through which the ocwatchd daemon reaches this OpenCode, TUI included.
+// floor.js:   a stand-in that could not take the session is passed over.
 // pools.js:   a new session on a pool's first member goes to the member whose turn it is, and stays there.
 // answers.js: status and Retry-After of refused model requests, and what the provider says is left of its limits.
 //
@@ -51,6 +52,7 @@ const shared = (globalThis[Symbol.for("ocwatchd.plugin")] ??= {
 const parts = {
   door: { open: () => describe({ door: false }), close() {} },
   pools: { understand: () => [], created() {}, spread() {}, place() {}, memberFor: (it) => it, share: () => false },
+  floor: { choose: (asked, entry, first) => first },
   answers: { announce() {}, watch() {} },
 }
 
@@ -83,7 +85,7 @@ export const RateLimitFallback = async ({ client, directory }) => {
       if (rival) return
       giveBack(output.message, input ?? {})
       parts.pools.spread(output.message, input?.sessionID)
-      prevent(output.message, input?.sessionID, client)
+      return prevent(output, input?.sessionID, client)
     },
     "chat.params": (input) => parts.answers.announce(input),
     event({ event }) {
@@ -126,10 +128,11 @@ async function keepTime(message, client) {
 
 // ---- prevention
 
-function prevent(message, session, client) {
+async function prevent({ message, parts: prompt }, session, client) {
   const asked = nameOf(message?.model)
   const entry = asked && cooling(asked)
-  const target = entry && standIn(asked, session)
+  const first = entry && standIn(asked, session)
+  const target = first && (await parts.floor.choose(asked, entry, first, session, prompt, client))
   if (!target) return
   message.model = partsOf(target.model)
   if (target.pool) parts.pools.place(session, target.model)
@@ -199,6 +202,8 @@ function covers({ key, scope }, model) {
 const understand = (document) => ({
   entries: entriesIn(document),
   pools: attempt("pools", () => parts.pools.understand(document.pools)),
+  standIns: document.stand_ins,
+  takes: document.takes,
 })
 const entriesIn = ({ models }) =>
   Object.entries(models ?? {}).map(([key, entry]) => ({ ...entry, key, until: ending(entry?.until) }))
@@ -302,5 +307,6 @@ function note(where, fault) {
 
 const tools = {
   ...{ shared, state, doors, ownFile, describe, privateDirectory, append, attempt, note },
-  ...{ cooling, ending, nameOf, isModel, partsOf, originOf, pools: () => read(blacklist, understand)?.pools ?? [] },
+  ...{ cooling, ending, nameOf, isModel, partsOf, originOf, listed: () => read(blacklist, understand) },
+  pools: () => read(blacklist, understand)?.pools ?? [],
 }
