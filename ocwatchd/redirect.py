@@ -255,8 +255,9 @@ class _Attempt:
                 ruling = Ruling(MoveResult.MOVED, f"{view.model} works and has not spoken yet")
             if ruling is not None and view.aborted and self._by_cleanup(posted):
                 return None
-            if ruling is not None:
-                return MoveOutcome(ruling.result, ruling.why, view, seconds=took)
+            if ruling is not None and not (_silent(view, seen) and waited < SPEAK_LIMIT):
+                spoke = self._time.elapsed() - posted if ruling.result is MoveResult.MOVED else None
+                return MoveOutcome(ruling.result, ruling.why, view, seconds=took, first_token=spoke)
             self._time.sleep(max(VERIFY_POLL, SLOWER * waited))
 
     def _by_cleanup(self, posted: float) -> bool:
@@ -276,6 +277,11 @@ class _Attempt:
                     raise
             self._time.sleep(pause)
         return call()
+
+
+def _silent(view: SessionView, seen: Message) -> bool:
+    """The stream of this answer has begun, and nothing has come of it yet: it may still turn out to be a refusal."""
+    return view.state is SessionState.BUSY and view.answer == seen.id and not (view.answer_spoke or view.answer_ended)
 
 
 def _in_state(statuses: Mapping[str, RetryStatus], state: str) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -122,10 +122,12 @@ def _member(pool: Pool, job: Job, ledger: Ledger, tried: Collection[ModelRef]) -
     """The session's member of the pool, or the next one that is free."""
     now, members = time.time(), map(ModelRef.parse, order(pool, job.moved.session, job.loads))
     free = [m for m in members if m != job.stuck.model and m not in tried and ledger.cooling(m, now) is None]
-    found = next((m for m in free if ledger.avoided(m, now) is None), next(iter(free), None))
-    if found is None:
+    if not free:
         raise AllCooling(f"no member of {pool.name} is free: {', '.join(pool.members)}")
-    return found
+    fit = [m for m in free if job.outlook.unfit(m) is None]
+    if not fit:
+        raise _nothing_fits([(m, job.outlook.unfit(m) or "") for m in free])
+    return next((m for m in fit if ledger.avoided(m, now) is None), fit[0])
 
 
 def _choice(
@@ -146,13 +148,15 @@ def _looked_at(
     )
 
 
+def _nothing_fits(unfit: Iterable[tuple[ModelRef, str]]) -> OcwatchError:
+    return OcwatchError("nothing that is free can take the session: " + "; ".join(f"{m}: {why}" for m, why in unfit))
+
+
 def _exhausted(choice: Exhausted, model: ModelRef) -> OcwatchError:
     if not choice.chained:
         return UsageError(f"no chain names a stand-in for {model}; name one with --to")
     if choice.unfit:
-        return OcwatchError(
-            "nothing that is free can take the session: " + "; ".join(f"{m}: {w}" for m, w in choice.unfit)
-        )
+        return _nothing_fits(choice.unfit)
     if choice.soonest is None:
         return AllCooling(f"everything that stands in for {model} is limited")
     name, end = choice.soonest

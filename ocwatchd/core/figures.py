@@ -38,7 +38,8 @@ class Cost:
 @dataclass(frozen=True, slots=True)
 class Fallback:
     """How one target fared. `recovery` holds the seconds from the turn's first refusal until it went on there, `moves`
-    the seconds of the move alone, both sorted; of successful moves only."""
+    the seconds of the move alone, `first_tokens` those until its answer began, all sorted; of successful moves only.
+    """
 
     model: str
     tried: int
@@ -47,6 +48,7 @@ class Fallback:
     failed: int
     recovery: tuple[float, ...]
     moves: tuple[float, ...]
+    first_tokens: tuple[float, ...] = ()
 
     @property
     def rate(self) -> float | None:
@@ -57,6 +59,11 @@ class Fallback:
     def median(self) -> float | None:
         """Seconds to recovery of the middle one."""
         return median(self.recovery) if self.recovery else None
+
+    @property
+    def median_first_token(self) -> float | None:
+        """Seconds to the beginning of the answer, of the middle one."""
+        return median(self.first_tokens) if self.first_tokens else None
 
     @property
     def worst(self) -> float | None:
@@ -188,8 +195,8 @@ def _fallbacks(told: Iterable[Episode], since: float, now: float) -> tuple[Fallb
 
 
 def _fallback(target: str, moves: Sequence[tuple[Move, Episode]]) -> Fallback:
-    results = Counter(move.result for move, _ in moves)
-    landed = [(move.landed, move, episode) for move, episode in moves]
+    results = Counter("failed" if move.rejected else move.result for move, _ in moves)
+    landed = [(move.landed, move, episode) for move, episode in moves if not move.rejected]
     return Fallback(
         model=target,
         tried=len(moves),
@@ -198,6 +205,7 @@ def _fallback(target: str, moves: Sequence[tuple[Move, Episode]]) -> Fallback:
         failed=results["failed"],
         recovery=tuple(sorted(max(at - episode.began, 0.0) for at, _, episode in landed if at is not None)),
         moves=tuple(sorted(move.seconds for _, move, _ in landed if move.seconds is not None)),
+        first_tokens=tuple(sorted(move.first_token for _, move, _ in landed if move.first_token is not None)),
     )
 
 

@@ -56,7 +56,8 @@ class MoveOutcome:
     FAILED without `stranded` touched nothing, or ended on the target in an error of its own (in `view`).
     `stranded`: we stopped the turn and nothing is known to run; the prompt is in the store, and a move with `own_abort`
     goes on. `posts` counts the attempts to start the new run, `seconds` from the call to the target's message (None
-    without one).
+    without one), `first_token` from the start of the run to the beginning of its answer; of one that has not spoken
+    yet, so far.
     """
 
     result: MoveResult
@@ -65,3 +66,4 @@ class MoveOutcome:
     posts: int = 0
     stranded: bool = False
     seconds: float | None = None
+    first_token: float | None = None

@@ -202,6 +202,7 @@ def ended(end: MoveEnded) -> Note:
         "target": str(order.target.model),
         "agent": order.target.agent,
         "seconds": None if outcome.seconds is None else round(outcome.seconds, 3),
+        "first_token_seconds": None if outcome.first_token is None else round(outcome.first_token, 3),
         "why": outcome.why,
     }
     return Note(outcome.result.value, fields, durable=True)

@@ -26,10 +26,14 @@ AFTERWARDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One attempt to move the turn. `seconds` is from its claim to the target's message; times in epoch seconds."""
+    """One attempt to move the turn. `seconds` is from its claim to the target's message; times in epoch seconds.
+
+    `rejected`: it worked at first, and then the target failed the session all the same.
+    """
 
     claim: Entry
     end: Entry | None
+    rejected: bool = False
 
     @property
     def target(self) -> str:
@@ -48,6 +52,12 @@ class Move:
             return None
         told = self.end.number("seconds")
         return told if told is not None and told >= 0 else max(self.end.time - self.claim.time, 0.0)
+
+    @property
+    def first_token(self) -> float | None:
+        """Seconds from the start of the target's run to the beginning of its answer."""
+        told = self.end.number("first_token_seconds") if self.end else None
+        return told if told is not None and told >= 0 else None
 
     @property
     def landed(self) -> float | None:
@@ -108,7 +118,15 @@ class Episode:
     def moves(self) -> tuple[Move, ...]:
         """Every attempt to move it."""
         ends = {line.text("claim"): line for line in self.lines if line.what in RESULTS}
-        return tuple(Move(line, ends.get(line.text("claim"))) for line in self.lines if line.what == "claim")
+        last = {line.text("target"): line for line in self.lines if line.what == "claim"}
+        failed = {line.model: line.time for line in self.lines if line.what == "rejected"}
+
+        def rejected(claim: Entry) -> bool:
+            target = claim.text("target")
+            return last[target] is claim and failed.get(target, 0.0) > claim.time
+
+        claims = (line for line in self.lines if line.what == "claim")
+        return tuple(Move(claim, ends.get(claim.text("claim")), rejected(claim)) for claim in claims)
 
     @property
     def known_end(self) -> float:

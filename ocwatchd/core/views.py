@@ -116,7 +116,9 @@ class SessionView:
     """When the last answer was finished or failed; None while it runs."""
     answer_completed: bool = False
     answer_began: bool = False
-    """The last answer holds something: the model has spoken."""
+    """The last answer holds something: the model's stream has begun."""
+    answer_spoke: bool = False
+    """It holds words, thoughts or calls."""
     queued: int = 0
     """User messages that came after the one being answered."""
     version: str | None = None

@@ -96,6 +96,7 @@ def view_of(
         answer_ended=answer.completed if answer else None,
         answer_completed=answer is not None and answer.completed is not None,
         answer_began=answer is not None and answer.began,
+        answer_spoke=answer is not None and answer.spoke,
         queued=_queued(messages, answer),
         version=session.version,
         needs=needs_of(messages),

@@ -62,7 +62,9 @@ class Message:
     completed: float | None = None
     error: ErrorFacts | None = None
     began: bool = False
-    """It has parts: a model has spoken, or a prompt has text."""
+    """It has parts: a model's stream has begun, or a prompt has text."""
+    spoke: bool = False
+    """It holds words, thoughts or calls: with chat completions a stream begins before the first token."""
     running: tuple[RunningTool, ...] = ()
     finish: str | None = None
     """How the model ended: `stop`, `tool-calls`, …"""
@@ -138,6 +140,7 @@ def message_of(info: Json, parts: object = (), ident: str | None = None) -> Mess
         completed=seconds(time.get("completed")),
         error=error_of(info.get("error")),
         began=bool(held),
+        spoke=any(part.get("type") == "tool" or text(part.get("text")) for part in held),
         running=tuple(_running(held)),
         finish=text(info.get("finish")),
         copied={key: info[key] for key in COPIED_FIELDS if info.get(key)},

@@ -259,7 +259,7 @@ def test_the_figures_as_json(week: Cli) -> None:
     }  # fmt: skip
     assert set(figures["fallbacks"][0]) == {
         "model", "tried", "moved", "limited", "failed", "success_rate", "median_recovery_seconds",
-        "worst_recovery_seconds",
+        "worst_recovery_seconds", "median_first_token_seconds",
     }  # fmt: skip
     assert set(figures["cooldowns"][0]) == {
         "model", "kind", "told_by", "since", "until", "ended", "ended_by", "duration_seconds", "limits", "decision",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -102,3 +103,23 @@ def test_a_broken_configuration_is_4(cli: Cli) -> None:
 @pytest.mark.parametrize("name", ["nothing", "p/*", "/x", "p/"])
 def test_what_is_no_model_is_a_usage_error(cli: Cli, name: str) -> None:
     assert cli("pick", name).returncode == 2
+
+
+def test_with_a_session_what_could_not_take_it_is_passed_over(cli: Cli) -> None:
+    cli.configure(fallbackChain={"p/a": ["q/b", "r/c"]})
+    cli.register(**{"p/a": resting(target={"model": "q/b", "agent": None})})
+    path = cli.paths.blacklist
+    takes = {"q/b": {"context": 100, "output": 0, "inputs": [], "tools": True}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "takes": takes}))
+    message = {"role": "assistant", "tokens": {"input": 500, "output": 1}, "time": {"created": 1}}
+    stored = cli.paths.opencode_data / "storage/message/ses_1/msg_1.json"
+    stored.parent.mkdir(parents=True)
+    stored.write_text(json.dumps(message))
+    assert cli("pick", "p/a").stdout == "q/b\n"
+    assert cli("pick", "p/a", "--session", "ses_1").stdout == "r/c\n"
+    document = cli.json("pick", "p/a", "--session", "ses_1")
+    why = "too small: the session holds 501 tokens, its window has 100"
+    assert document["passed"] == [{"model": "q/b", "why": why}]
+    cli.configure(fallbackChain={"p/a": "q/b"})
+    done = cli("pick", "p/a", "--session", "ses_1")
+    assert (done.returncode, done.stdout, f"q/b is free: {why}" in done.stderr) == (75, "", True)

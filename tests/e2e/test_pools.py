@@ -12,7 +12,7 @@ from tests.support.daemon import Daemon, ocwatch
 from tests.support.homes import ProviderSpec
 from tests.support.opencode import NEWEST, Home, Serve, model_parts
 from tests.support.processes import wait_until
-from tests.support.provider import Ok, Provider, limited
+from tests.support.provider import Ok, Provider, error, limited, slow
 from tests.support.smart import Smart
 from tests.support.strict import picture
 
@@ -47,6 +47,12 @@ def published(daemon: Daemon) -> dict[str, Any]:
 def register(daemon: Daemon) -> dict[str, Any]:
     found = json.loads((daemon.state / "blacklist.json").read_text())
     return found if isinstance(found, dict) else {}
+
+
+def used(daemon: Daemon) -> dict[str, float]:
+    """How full each account is, as the daemon tells it."""
+    members = published(daemon).get("sonnet", {}).get("members", [])
+    return Counter({member["model"]: member["load"] for member in members})
 
 
 def asked(provider: Provider) -> Counter[str]:
@@ -87,6 +93,93 @@ def test_ten_sessions_spread_over_what_is_free_and_stay_there(accounts: Home, pr
         picked = daemon.ocwatch("pick", "sonnet").stdout.strip()
         assert picked in (SECOND, THIRD)
         assert not (daemon.state / "plugin-errors.log").exists()
+
+
+def test_the_least_used_gets_the_next_by_weight_and_what_cools_is_out_until_it_is_back(
+    accounts: Home, provider: Provider
+) -> None:
+    for name in ACCOUNTS:
+        provider.script(name, Ok(f"answer of {name}", used=30_000 if name == SECOND else 1000))
+    settings = {"pools": pool("least-used", weights={THIRD: 3}), "mode": "ask"}
+    with Daemon(accounts, {}, **settings) as daemon, Serve(NEWEST, accounts) as serve:
+
+        def begin(model: str = FIRST) -> str:
+            session = serve.create_session()
+            serve.prompt_async(session, "A first prompt", model=model)
+            serve.wait_answer(session, "/sonnet")
+            serve.wait_status(session, "idle")
+            return session
+
+        def home_of(session: str) -> str:
+            last = serve.messages(session)[-1]["info"]
+            return f"{last['providerID']}/{last['modelID']}"
+
+        wait_until(lambda: published(daemon), 20, why="the pool in the register")
+        assert home_of(begin(SECOND)) == SECOND  # named, not the first member: it is left there
+        wait_until(lambda: used(daemon)[SECOND], 30, why="what the store says of the second account")
+        sessions = [begin() for _ in range(6)]
+        spread = Counter(map(home_of, sessions))
+        print(f"weights 1, 1, 3, the second one full: {dict(spread)}")
+        assert spread[SECOND] == 0
+        assert spread[THIRD] > spread[FIRST] >= 1
+        resident = next(session for session in sessions if home_of(session) == THIRD)
+        assert daemon.ocwatch("block", THIRD, "--for", "1h").returncode == 0
+        assert {home_of(begin()) for _ in range(3)} == {FIRST}
+        serve.prompt_async(resident, "A second prompt", model=FIRST)
+        serve.wait_answer(resident, f"answer of {FIRST}")
+        serve.wait_status(resident, "idle")
+        assert daemon.ocwatch("clear", THIRD).returncode == 0
+        assert {home_of(begin()) for _ in range(2)} == {THIRD}
+        serve.prompt_async(resident, "A third prompt", model=FIRST)
+        wait_until(lambda: serve.answer(resident) and len(serve.user_messages(resident)) == 3, why="the third answer")
+        serve.wait_status(resident, "idle")
+        assert home_of(resident) == FIRST  # where its cache is now
+        # A pool's name stands wherever a model is named.
+        provider.script(SECOND, limited(3600))
+        stuck = serve.create_session()
+        serve.prompt_async(stuck, "A stuck one", model=SECOND)
+        daemon.wait_journal("offered")
+        moved = daemon.ocwatch("redirect", stuck, "--to", "sonnet")
+        assert moved.returncode == 0, moved
+        serve.wait_answer(stuck, "answer of")
+        assert home_of(stuck) in (FIRST, THIRD)
+        said = Smart(accounts, NEWEST, None).run("run", "--model", "sonnet", "From a start of its own")
+        assert (said.returncode, "answer of" in said.stdout) == (0, True)
+        (asked_by_smart,) = [r for r in provider.requests() if r.count("From a start of its own")]
+        assert asked_by_smart.model in (FIRST, THIRD)
+
+
+def test_the_order_that_experience_teaches(home: Home, provider: Provider) -> None:
+    """What failed comes last, what began to answer late comes later; the reasons stand in `explain`."""
+    provider.script("mock/primary", limited(3600))
+    provider.script("mock2/fallback", error(401, {"error": {"message": "invalid key", "code": "invalid_api_key"}}))
+    provider.script("mock/second", slow("answer of mock/second", 6.0, pieces=2))
+    chain = {"mock/primary": ["mock2/fallback", "mock/second", "mock3/third"]}
+    with Serve(NEWEST, home) as serve:
+
+        def limited_prompt() -> str:
+            session = serve.create_session()
+            serve.prompt_async(session, "Who answers?", model="mock/primary")
+            return session
+
+        with Daemon(home, chain) as daemon:
+            serve.wait_answer(limited_prompt(), "answer of mock/second")
+            (moved,) = daemon.wait_journal("moved")
+            assert moved["first_token_seconds"] > 2.5  # its stream begins at once, its first token after three seconds
+            assert daemon.ocwatch("block", "mock/second", "--for", "1h").returncode == 0
+            serve.wait_answer(limited_prompt(), "answer of mock3/third")
+            assert daemon.ocwatch("clear", "mock/second").returncode == 0
+        with Daemon(home, chain, order="learnt") as daemon:
+            before = len(provider.requests("mock2/fallback"))
+            session = limited_prompt()
+            daemon.wait_journal("moved", 3)
+            told = " ".join(daemon.ocwatch("explain", session[-8:]).stdout.split())
+            print(told)
+            assert len(provider.requests("mock2/fallback")) == before == 2
+            assert "-> mock3/third: free; by experience: 1 of 1 moves worked, in " in told
+            assert " an answer begun " in told
+            report = json.loads(daemon.ocwatch("report", "--json").stdout)
+            assert {one["model"]: one["success_rate"] for one in report["fallbacks"]}["mock2/fallback"] == 0
 
 
 def test_a_target_that_the_session_would_not_fit_into_is_passed_over(home: Home, provider: Provider) -> None:

@@ -28,7 +28,8 @@ PROMPT = "Name the first colour"
 def limited_home(home: Home, provider: Provider) -> Home:
     """A home whose primary is limited for an hour, and says so in the register."""
     provider.script(PRIMARY, limited(3600))
-    (home.config_dir / "rate-limit-config.json").write_text(json.dumps({"rateLimit": {"fallbackChain": CHAIN}}))
+    settings = {"fallbackChain": CHAIN, "pools": {"pair": {"members": [PRIMARY, FALLBACK]}}}
+    (home.config_dir / "rate-limit-config.json").write_text(json.dumps({"rateLimit": settings}))
     assert ocwatch(home, "block", PRIMARY, "--for", "1h").returncode == 0
     return home
 
@@ -82,7 +83,7 @@ def test_it_goes_on_in_the_same_terminal(version: str, shell: bool, limited_home
         assert (foretold.returncode, f"process {old}" in foretold.stdout) == (0, True), foretold
         assert tui.alive
 
-        done = ocwatch(home, "restart", "--json")
+        done = ocwatch(home, "restart", "--json", *(["--to", "pair"] if shell else []))
         assert done.returncode == 0, done
         told = json.loads(done.stdout)
         assert (told["result"], told["target"]["model"], told["pid"]) == ("moved", FALLBACK, old)

@@ -1,7 +1,7 @@
 import json
 import os
 
-from ocwatchd.state.facts import KEPT, FactFiles, fact
+from ocwatchd.state.facts import KEPT, FactFiles, fact, prevented
 
 LINE = {
     "version": 1,
@@ -74,3 +74,15 @@ def test_links_are_not_followed_and_old_files_go(tmp_path):
     files.tidy(1000 + KEPT + 1)
     assert not old.exists()
     assert FactFiles(tmp_path / "nowhere").poll() == []
+
+
+def test_what_prevention_passed_over_is_read_too(tmp_path):
+    told = {"version": 1, "time": LINE["time"], "session": "ses_1", "prevented": "p/a", "target": "r/c"}
+    passed = [{"model": "q/b", "why": "too small"}]
+    read = prevented(json.dumps({**told, "passed": passed}).encode())
+    assert (read.session, read.model, read.target, read.passed) == ("ses_1", "p/a", "r/c", (("q/b", "too small"),))
+    odd = [{}, {"passed": 7}, {"passed": [7]}, {"passed": [], "session": 3}, {"passed": [], "prevented": None}]
+    assert [prevented(json.dumps({**told, **change}).encode()) for change in odd] == [None] * len(odd)
+    files = FactFiles(tmp_path)
+    (tmp_path / "7.jsonl").write_bytes(line() + b"\n" + json.dumps({**told, "passed": passed}).encode() + b"\n")
+    assert [type(found).__name__ for found in files.poll()] == ["Heard", "Prevented"]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ocwatchd.core.capability import Capacity, Needs
+from ocwatchd.core.limits import ModelRef
+from ocwatchd.core.outlook import Outlook
+from ocwatchd.core.policy import Policy
+from ocwatchd.launcher.fitting import misfits
 from ocwatchd.opencode.answers import capacity_of
 from ocwatchd.opencode.look import needs_of
 from ocwatchd.opencode.records import message_of
 from ocwatchd.opencode.sessions import SessionStore
+from ocwatchd.state.stand_ins import document, takes_in
 from tests.edges.test_sessions import NOW, as_database, write_files
 
 TOKENS = {"input": 100, "output": 20, "reasoning": 5, "cache": {"read": 1000, "write": 40}}
@@ -52,6 +58,7 @@ def test_needs(messages: list[Any], needs: Needs) -> None:
             {"limit": {"context": 200000, "output": 8000}, "capabilities": {"input": {"text": True, "pdf": False}}},
             Capacity(200000, 8000, frozenset(("text",))),
         ),
+        ({"capabilities": {"toolcall": False}}, Capacity(tools=False)),
     ],
 )
 def test_capacity(model: dict[str, Any], capacity: Capacity) -> None:
@@ -67,3 +74,55 @@ def test_the_answers_of_all_sessions_since_then(tmp_path: Path, fill: Any) -> No
     assert all(not row.message.user for row in found)
     assert list(SessionStore(tmp_path).answers(NOW + 1000)) == []
     assert SessionStore(tmp_path).mark() > 0
+
+
+OFFERS = {
+    "q/small": Capacity(8000, 1000, frozenset(("text",))),
+    "r/big": Capacity(200_000, 8000, frozenset(("text", "image"))),
+    "s/mute": Capacity(0, 0, frozenset(("image",)), tools=False),
+    "x/nobodys": Capacity(1),
+}
+POLICY = Policy(
+    chains={"p/a": ("small", "r/big", "s/mute"), "q/small": ("t/last",)},
+    aliases={"small": "q/small"},
+    agents={"r/big": "seer"},
+)
+
+
+def test_what_the_register_says_of_stand_ins_is_what_is_read_of_it() -> None:
+    told = document(POLICY, [ModelRef.parse("p/a")], Outlook(offers=OFFERS))
+    assert told["stand_ins"] == {
+        "p/a": [
+            {"model": "q/small", "agent": None},
+            {"model": "r/big", "agent": "seer"},
+            {"model": "s/mute", "agent": None},
+            {"model": "t/last", "agent": None},
+        ]
+    }
+    written = json.loads(json.dumps(told))
+    assert takes_in(written) == {name: offer for name, offer in OFFERS.items() if name != "x/nobodys"}
+
+
+@pytest.mark.parametrize("odd", [{}, {"takes": 3}, {"takes": {"q/small": "much"}}, {"takes": {"q/small": {}}}])
+def test_what_cannot_be_read_of_it_forbids_nothing(odd: dict[str, Any]) -> None:
+    called = message_of({"role": "assistant", "tokens": TOKENS}, [{"type": "tool", "tool": "bash"}], "msg_a")
+    assert called is not None
+    assert misfits(odd, [called], "x" * 10**6, ["picture.png"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("messages", "words", "files", "unfit"),
+    [
+        ([], "Hello", [], set()),
+        ([answer({"input": 9000})], "", [], {"q/small"}),
+        ([answer({"input": 6000})], "x" * 4400, [], {"q/small"}),
+        ([], "Look", ["a/dot.png", "README.md"], {"q/small"}),
+        ([], "Read", ["paper.pdf"], {"q/small", "r/big", "s/mute"}),
+        ([message_of({"role": "assistant"}, [{"type": "tool", "tool": "bash"}], "msg_a")], "", [], {"s/mute"}),
+    ],
+)
+def test_who_could_not_take_what_is_launched(
+    messages: list[Any], words: str, files: list[str], unfit: set[str]
+) -> None:
+    register = json.loads(json.dumps(document(POLICY, [], Outlook(offers=OFFERS))))
+    assert set(misfits(register, messages, words, files)) == unfit

@@ -55,6 +55,7 @@ def _fallback(one: Fallback) -> dict[str, object]:
         "success_rate": None if one.rate is None else round(one.rate, 4),
         "median_recovery_seconds": _rounded(one.median),
         "worst_recovery_seconds": _rounded(one.worst),
+        "median_first_token_seconds": _rounded(one.median_first_token),
     }
 
 

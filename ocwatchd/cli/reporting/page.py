@@ -110,11 +110,14 @@ def _fallbacks(found: tuple[Fallback, ...]) -> str:
             ("failed", str(one.failed or "–")),
             ("median recovery", lasting(one.median)),
             ("worst", lasting(one.worst)),
+            ("first token", lasting(one.median_first_token)),
         )
         + "</tr>"
         for one in found
     )
-    return _table(("target", "success", "moved", "limited too", "failed", "median recovery", "worst"), rows)
+    return _table(
+        ("target", "success", "moved", "limited too", "failed", "median recovery", "worst", "first token"), rows
+    )
 
 
 def _models(found: tuple[ModelFigures, ...]) -> str:
