@@ -7,12 +7,14 @@ its own. State is kept per process (`run=` of the new format, else the file).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ocwatchd.core.attribution import Who, by_elimination, by_payload, by_tags
+from ocwatchd.core.dialects import stream_of
 from ocwatchd.core.limits import ErrorFacts
+from ocwatchd.core.past import Past, Turns
 from ocwatchd.core.providers import Providers
 from ocwatchd.core.record import Dialect, Kind, LogRecord
 from ocwatchd.core.streams import Stream, Streams
@@ -66,6 +68,7 @@ class Attempts:
         self._sessions: OrderedDict[str, str | None] = OrderedDict()  # with the parent
         self._begun: OrderedDict[tuple[object, ...], None] = OrderedDict()
         self._turns: OrderedDict[TurnKey, _Turn] = OrderedDict()
+        self._of_text: dict[bytes, Stream] = {}
 
     def feed(self, record: LogRecord) -> Attempt | None:
         """Take the next record in; the attempt that it is about, if it is the first to tell of it."""
@@ -84,18 +87,72 @@ class Attempts:
 
     # ---- what goes on
 
-    def _begin(self, record: LogRecord) -> None:
-        stream = Stream(record.session, record.provider, record.model, record.agent, record.small, record.time)
-        self.streams.begin(stream)
-        _remember(self._begun, _tags(record), _KEPT)
-        if record.session:
-            _remember(self._sessions, record.session, _KEPT, self._sessions.get(record.session))
-        if record.provider:
-            self.providers.knows(record.provider, record.model)
-        key = (record.session, record.provider, record.model, record.small)
+    @property
+    def tells_starts(self) -> bool:
+        """Whether this log tells where streams begin (1.0.185 and later), as far as it was read."""
+        return bool(self._begun)
+
+    def feed_past(self, past: Past) -> None:
+        """Take in what lies between two failures: the same as to feed all its turns and starts of streams."""
+        starts = [(text, self._stream(text), first, last) for text, (first, last) in past.starts.items()]
+        turns = {session.decode(): turn for session, turn in past.turns.items()}
+        self._clear_suspects(turns, starts)
+        for session, turn in turns.items():
+            _remember(self._sessions, session, _KEPT, self._sessions.get(session))
+            self.streams.end_session(session, well=False)
+            if turn.last_goes_on:
+                _remember(self._busy, session, _KEPT)
+            else:
+                self._busy.pop(session, None)
+        for key in [key for key in self._turns if key[0] in turns and not key[3]]:
+            del self._turns[key]
+        refused = {key[0] for key in self._turns}
+        for text, stream, _, last in reversed(starts):
+            self._note(stream)
+            if stream.small or stream.session not in turns or last > turns[stream.session].last:
+                self._of_text[text] = self.streams.begin_again(stream)
+                if stream.session in refused:
+                    self._asks_again(stream, past.time(last))
+
+    def _stream(self, text: bytes) -> Stream:
+        """The stream of this start that began last, or one that never began."""
+        stream = self._of_text.get(text)
+        if stream is None:
+            if len(self._of_text) >= _KEPT:
+                self._of_text.clear()
+            stream = self._of_text[text] = stream_of(text)
+        return stream
+
+    def _clear_suspects(self, turns: Mapping[str, Turns], starts: Sequence[tuple[bytes, Stream, int, int]]) -> None:
+        """What may have failed has not if its session goes on before it asks the same again."""
+        suspects = [s for s in self.streams.suspects() if not s.small and s.session in turns]
+        for suspect in sorted(suspects, key=lambda s: turns[s.session or ""].first):
+            turn = turns[suspect.session or ""]
+            again = min((first for _, stream, first, _ in starts if stream.key == suspect.key), default=turn.first)
+            if turn.first_goes_on and turn.first <= again:
+                self.streams.answered(suspect)
+
+    def _note(self, stream: Stream) -> None:
+        """A stream like this has begun at some time."""
+        tags = _tags(stream)
+        if tags not in self._begun and stream.provider:
+            self.providers.knows(stream.provider, stream.model)
+        _remember(self._begun, tags, _KEPT)
+        if stream.session:
+            _remember(self._sessions, stream.session, _KEPT, self._sessions.get(stream.session))
+
+    def _asks_again(self, stream: Stream, time: float) -> None:
+        """If this was refused before, its turn goes on at this time."""
+        key = (stream.session, stream.provider, stream.model, stream.small)
         turn = self._turns.get(key)
         if turn is not None:
-            self._turns[key] = replace(turn, began_again=record.time)
+            self._turns[key] = replace(turn, began_again=time)
+
+    def _begin(self, record: LogRecord) -> None:
+        stream = Stream(record.session, record.provider, record.model, record.agent, record.small)
+        self.streams.begin(stream)
+        self._note(stream)
+        self._asks_again(stream, record.time)
 
     def _known(self, record: LogRecord) -> None:
         if record.provider:
@@ -158,7 +215,7 @@ class Attempts:
             return None
         (session,) = self._busy
         provider, model = self._asks.get(session, (None, None))
-        return Stream(session, provider, model, None, None, 0.0)
+        return Stream(session, provider, model, None, None)
 
     def forged(self, record: LogRecord) -> bool:
         """Whether an old record cannot be OpenCode's own: it names a stream or a session that never began."""
@@ -197,7 +254,7 @@ class Attempts:
         return Attempt(record, who, facts, number, waited)
 
 
-def _tags(record: LogRecord) -> tuple[object, ...]:
+def _tags(record: LogRecord | Stream) -> tuple[object, ...]:
     return (record.provider, record.model, record.session, record.agent, record.small)
 
 

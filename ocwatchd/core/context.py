@@ -8,10 +8,10 @@ last (what is under way now): all between them leaves no trace in `Attempts`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from ocwatchd.core.dialects import FAILURE
-from ocwatchd.core.lines import Line
+from ocwatchd.core.lines import LINE_CAP, Line
 
 HELD = 4 << 20
 """Bytes without a failure that are kept for the next one: some 30,000 lines, minutes of four sessions that stream."""
@@ -24,59 +24,56 @@ TELLING = _OFTEN + _ONCE
 
 
 class Held:
-    """The chunks of a file that were not read yet, the last `HELD` bytes of them at least. `gap`: some were let go."""
+    """The bytes of a file that were not read yet: all since the last failure, or the last `HELD` of them at least.
+
+    `begin` is the offset of the first. `gap`: some before it were let go. `failure_from`: the offset from which on a
+    failure may stand; None if there is none.
+    """
 
     def __init__(self, offset: int) -> None:
         """The next chunk begins at this offset of the file."""
         self._chunks: deque[bytes] = deque()
-        self._begin = offset
-        self._size = 0
-        self._end_of_last = b""
-        self.gap = False
+        self.keep(b"", offset)
 
     def __bool__(self) -> bool:
-        """Whether anything is held: then no failure is unread."""
-        return bool(self._chunks)
+        """Whether anything is held."""
+        return bool(self._chunks or self._kept)
 
-    def holds_no_failure(self, chunk: bytes) -> bool:
-        """Whether no failure stands in the chunk, nor across its beginning."""
+    def keep(self, rest: bytes, begin: int) -> None:
+        """Hold this and nothing else: what is left behind the last failure that was told."""
+        self._kept, self.begin = rest, begin
+        self._chunks.clear()
+        self._size, self.gap = 0, False
+        self._end_of_last = rest[-len(FAILURE) :]
+        self.failure_from = begin if FAILURE in rest else None
+
+    def add(self, chunk: bytes) -> bool:
+        """Keep it, too. Whether a failure may now be finished, or is too long to be waited for."""
         across = self._end_of_last + chunk[: len(FAILURE)]
-        return FAILURE not in chunk and FAILURE not in across
-
-    def add(self, chunk: bytes) -> None:
-        """Keep it for the next failure."""
+        self._end_of_last = (self._end_of_last + chunk[-len(FAILURE) :])[-len(FAILURE) :]
+        end = self.begin + len(self._kept) + self._size
         self._chunks.append(chunk)
         self._size += len(chunk)
-        self._end_of_last = (self._end_of_last + chunk[-len(FAILURE) :])[-len(FAILURE) :]
+        if self.failure_from is None and (chunk.rfind(FAILURE) >= 0 or FAILURE in across):
+            self.failure_from = max(end - len(FAILURE), self.begin)
+        if self.failure_from is not None:
+            return b"\n" in chunk or end + len(chunk) - self.failure_from > LINE_CAP
         while self._size - len(self._chunks[0]) >= HELD:
-            gone = self._chunks.popleft()
-            self._size -= len(gone)
-            self._begin += len(gone)
-            self.gap = True
+            self._let_go()
+        return False
 
-    def passed(self, chunk: bytes) -> None:
-        """The chunk was read; nothing is held at this moment."""
-        self._begin += len(chunk)
-        self._end_of_last = (self._end_of_last + chunk[-len(FAILURE) :])[-len(FAILURE) :]
+    def _let_go(self) -> None:
+        gone = self._chunks.popleft()
+        self._size -= len(gone)
+        self.begin += len(self._kept) + len(gone)
+        self._kept, self.gap = b"", True
 
-    def begin_at_line(self) -> int:
-        """Let the unfinished line at the beginning go, too; the offset of the next one."""
-        while self._chunks:
-            chunk = self._chunks.popleft()
-            cut = chunk.find(b"\n") + 1 or len(chunk)
-            self._begin += cut
-            self._size -= cut
-            if cut < len(chunk):
-                self._chunks.appendleft(chunk[cut:])
-                break
-        return self._begin
-
-    def take(self) -> Iterable[bytes]:
-        """All chunks, in order; nothing is held any more."""
-        chunks, self._chunks = self._chunks, deque()
-        self._begin += self._size
-        self._size, self.gap = 0, False
-        return chunks
+    def take(self) -> tuple[int, bytes]:
+        """All of it and its offset; nothing is held any more. After a gap it begins with the first whole line."""
+        data, begin = b"".join((self._kept, *self._chunks)), self.begin
+        cut = (data.find(b"\n") + 1 or len(data)) if self.gap else 0
+        self.keep(b"", begin + len(data))
+        return begin + cut, data[cut:]
 
 
 def telling(lines: Collection[Line]) -> list[Line]:

@@ -13,6 +13,7 @@ from ocwatchd.core.attempts import Attempt, Attempts
 from ocwatchd.core.hints import find_hint
 from ocwatchd.core.limits import Certainty, LimitEvent, Verdict
 from ocwatchd.core.liverules import Classifier
+from ocwatchd.core.past import Past
 from ocwatchd.core.reason import reason_of
 from ocwatchd.core.record import Dialect, Kind, LogRecord
 from ocwatchd.core.shapes import shape_of, speechless
@@ -103,6 +104,15 @@ class Detector:
         if attempt is not None:
             return list(self._refused(attempt))
         return self._turned(record) if self._turns else []
+
+    @property
+    def tells_starts(self) -> bool:
+        """Whether this log, of an old dialect, tells where streams begin, as far as it was read."""
+        return self._of_run("").tells_starts
+
+    def feed_past(self, past: Past) -> None:
+        """What lies between two failures of such a log."""
+        self._of_run("").feed_past(past)
 
     def _of_run(self, run: str) -> Attempts:
         attempts = self._runs.get(run)

@@ -13,6 +13,7 @@ from ocwatchd.core.facts import facts_from_text
 from ocwatchd.core.lines import Line
 from ocwatchd.core.payload import Payload, payload_of, read_payload
 from ocwatchd.core.record import Dialect, Kind, LogRecord, epoch, old_header
+from ocwatchd.core.streams import Stream
 
 _ENDINGS = tuple(
     f" {words}".encode()
@@ -105,6 +106,12 @@ def _service_llm(line: Line, when: float, text: bytes) -> LogRecord | None:
     if text.endswith(b" stream"):
         return _tagged(line, when, Dialect.LLM, Kind.STREAM, _tags(text[:-7]))
     return None
+
+
+def stream_of(text: bytes) -> Stream:
+    """What begins with a record of this text: tags and `stream`."""
+    record = _tagged(Line(0, b""), 0.0, Dialect.LLM, Kind.STREAM, _tags(text.removesuffix(b" stream")))
+    return Stream(record.session, record.provider, record.model, record.agent, record.small)
 
 
 def _service_provider(line: Line, when: float, text: bytes) -> LogRecord | None:

@@ -81,7 +81,7 @@ class LineCutter:
         """Lines of the last feed that begin at `offset` of the file or behind it, and hold one of these literals."""
         data, origin, end = self._last
         begin = max(offset - origin, 0)
-        return [_line(origin + start, data[start:stop]) for start, stop in _hits(data, begin, end, wanted)]
+        return [line_of(origin + start, data[start:stop]) for start, stop in _hits(data, begin, end, wanted)]
 
     def _join(self, chunk: bytes, wanted: Sequence[bytes]) -> tuple[bytes, int]:
         """The unfinished line and the chunk, and where to begin in them. To join them copies the chunk: 0.1 s per GB.
@@ -104,28 +104,33 @@ class LineCutter:
         data, end = self._carry, self._carry.rfind(b"\n") + 1
         if not end:
             return []
-        lines = [_line(self.position + start, data[start:stop]) for start, stop in _hits(data, 0, end, wanted)]
+        lines = [line_of(self.position + start, data[start:stop]) for start, stop in _hits(data, 0, end, wanted)]
         self._keep(data, end)
         return lines
 
     def rest(self, wanted: Sequence[bytes] = ()) -> list[Line]:
         """What is left at the end of a file that nobody writes any more: also a last line without a line end."""
         lines = self.release(wanted)
-        last = self._long.line() if self._long else _line(self.position, self._carry)
+        last = self._long.line() if self._long else line_of(self.position, self._carry)
         self.position += self._long.length if self._long else len(self._carry)
         self._carry, self._long = b"", None
         if last.data and _holds(last.data, wanted):
             lines.append(last)
         return lines
 
+    def give_back(self) -> bytes | None:
+        """The unfinished line, which begins at `position`, to be fed again; None while a record seems to go on, or if
+        the line is so long that it is not kept.
+        """
+        if self._long is not None or self.waiting:
+            return None
+        rest, self._carry = self._carry, b""
+        return rest
+
     @property
     def waiting(self) -> bool:
         """Whether finished lines are held back because their record seems to go on."""
         return b"\n" in self._carry
-
-    def owes(self, literal: bytes) -> bool:
-        """Whether what was fed and not yet told may hold this literal: the next chunk must not be kept from it."""
-        return self._long is not None or literal in self._carry
 
     def _cut(
         self, data: bytes, hits: list[tuple[int, int]], end: int, ends: tuple[bytes, ...]
@@ -143,7 +148,7 @@ class LineCutter:
                     return lines, start
             elif not data.endswith(ends, start, stop - (data[stop - 1] == _CR)):
                 continue
-            lines.append(_line(self.position + start, data[start:stop]))
+            lines.append(line_of(self.position + start, data[start:stop]))
             done = stop + 1
         return lines, end
 
@@ -191,7 +196,8 @@ class _LongLine:
         return Line(self.offset, self._head + b"\n" + _bare(bytes(self._tail[-TAIL_KEPT:])), truncated=True)
 
 
-def _line(offset: int, data: bytes) -> Line:
+def line_of(offset: int, data: bytes) -> Line:
+    """The Line of these bytes without the line feed."""
     if data[:1] == b"\0":  # the hole of a truncated file
         bare = data.lstrip(b"\0")
         offset, data = offset + len(data) - len(bare), bare

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from ocwatchd.core.context import TELLING, Held, telling
 from ocwatchd.core.detect import Detector, Seen
 from ocwatchd.core.dialects import FAILURE, parse
-from ocwatchd.core.lines import Line, LineCutter
+from ocwatchd.core.lines import LINE_CAP, Line, LineCutter, line_of
 from ocwatchd.core.liverules import Classifier
+from ocwatchd.core.past import past
 from ocwatchd.core.record import NEW_ERRORS, NEW_STARTS, OLD, Dialect, LogRecord, old_spanner, wanted_literals
 
 _BIRTH = b" service=default version="
@@ -45,13 +46,14 @@ class Reading:
         self._held = Held(offset)
         self._opening: bytes | None = b"" if whole and offset == 0 else None
         self._before: deque[Line] = deque(maxlen=_BEFORE_KEPT)
+        self._told: set[bytes] = set()
         self._skipped = 0
         self._new: bool | None = None
 
     @property
     def position(self) -> int:
         """The offset to resume from: before the first line that is not finished."""
-        return self._cutter.position
+        return self._held.begin if self._held else self._cutter.position
 
     @property
     def waiting(self) -> bool:
@@ -63,13 +65,9 @@ class Reading:
         if self._opening is not None:
             self._look_at_opening(chunk)
         wanted = self._wanted(chunk)
-        if wanted == OLD and not self.turns and self._may_wait(chunk):
-            self._held.add(chunk)
-            return []
-        self._let_go()
-        self._held.passed(chunk)
-        ends = TELLING if wanted == OLD and not self.turns else (b"",)
-        return self._seen(self._cutter.feed(chunk, wanted, ends))
+        if wanted == OLD and not self.turns:
+            return self._catch_up(chunk)
+        return self._cut_held() + self._seen(self._cutter.feed(chunk, wanted))
 
     def release(self) -> list[Seen]:
         """The file stopped growing: a record that seemed to go on has ended."""
@@ -77,19 +75,67 @@ class Reading:
 
     def rest(self) -> list[Seen]:
         """Nobody writes this file any more: its last line counts, even without a line end."""
-        return [] if self._held else self._seen(self._cutter.rest())
+        if self._held and self._held.failure_from is None:
+            return []
+        return self._cut_held() + self._seen(self._cutter.rest())
 
-    def _may_wait(self, chunk: bytes) -> bool:
-        """Whether no failure ends or stands in the chunk."""
-        return self._held.holds_no_failure(chunk) and (bool(self._held) or not self._cutter.owes(FAILURE))
+    # ---- catching up with an old log
 
-    def _let_go(self) -> None:
-        """Cut what was held back: a failure may need it."""
-        if self._held.gap:  # more than a failure may need went by without one
+    def _catch_up(self, chunk: bytes) -> list[Seen]:
+        """Hold the chunk back until a failure is there; then tell of it."""
+        if not self._held:
+            rest = self._cutter.give_back()
+            if rest is None:  # of a record that may go on, or of a line without end
+                return self._read_old(chunk)
+            self._held.keep(rest, self._cutter.position)
+        if not self._held.add(chunk):
+            return []
+        return self._tell() if self.detector.tells_starts else self._cut_held()
+
+    def _tell(self) -> list[Seen]:
+        """The failures that are held, each told in the light of what came before it."""
+        seen = self._read(self._take_before())
+        failure_from, (offset, data) = self._held.failure_from or 0, self._held.take()
+        begin, at = 0, data.find(FAILURE, max(failure_from - offset, 0))
+        while at >= 0:
+            start, stop = data.rfind(b"\n", begin, at) + 1 or begin, data.find(b"\n", at)
+            if stop < 0 and len(data) - start <= LINE_CAP:
+                break
+            whole = stop >= 0 and old_spanner(data, start, stop, len(data)) is None
+            before = past(data, begin, start, self._told) if whole else None
+            if before is None:
+                return seen + self._cut(data[begin:], offset + begin)
+            seen += self._read(Line(offset, other) for other in before.others)
+            self.detector.feed_past(before)
+            seen += self._read([line_of(offset + start, data[start:stop])])
+            begin = stop + 1
+            at = data.find(FAILURE, begin)
+        self._held.keep(data[begin:], offset + begin)
+        self._cutter = LineCutter(offset + begin, old_spanner)  # where to go on, should nothing be left
+        return seen
+
+    def _take_before(self) -> list[Line]:
+        """What was cut and not read: nothing if so much came after it that it cannot matter any more."""
+        before, self._before = self._before, deque(maxlen=_BEFORE_KEPT)
+        return [] if self._held.gap else telling(before)
+
+    def _cut_held(self) -> list[Seen]:
+        """Cut all that is held, and read what matters."""
+        if not self._held:
+            return []
+        if self._held.gap:
             self._before.clear()
-            self._cutter = LineCutter(self._held.begin_at_line(), old_spanner)
-        for chunk in self._held.take():  # in which no failure stands
-            self._before.extend(self._cutter.feed(chunk, OLD, TELLING))
+        offset, data = self._held.take()
+        return self._cut(data, offset)
+
+    def _cut(self, data: bytes, offset: int) -> list[Seen]:
+        self._cutter = LineCutter(offset, old_spanner)
+        return self._read_old(data)
+
+    def _read_old(self, data: bytes) -> list[Seen]:
+        """A line of the new format among old ones is text that somebody put there."""
+        lines = self._cutter.feed(data, OLD, TELLING)
+        return self._seen([line for line in lines if not _is_new(line.data)])
 
     def _look_at_opening(self, chunk: bytes) -> None:
         """An old log that does not begin as a process begins it is an excerpt: much will not be seen to begin."""
@@ -108,16 +154,19 @@ class Reading:
         while queue:
             puzzled = self.turns or self.detector.puzzled
             line = queue.popleft()
-            for worth in (line,) if self.turns else self._worth_reading(line):
-                record = parse(worth)
-                if record is not None and self._of_this_file(record):
-                    seen.extend(self.detector.feed(record))
+            seen += self._read((line,) if self.turns else self._worth_reading(line))
             if not puzzled and self.detector.puzzled and _is_new(line.data):
                 # From here on the shape of its retries has to tell, and where they begin was not looked for so far.
                 starts = self._cutter.later(line.offset + len(line.data), NEW_STARTS)
                 by_offset = {each.offset: each for each in (*queue, *starts)}
                 queue = deque(by_offset[offset] for offset in sorted(by_offset))
         return seen
+
+    def _read(self, lines: Iterable[Line]) -> list[Seen]:
+        records = (parse(line) for line in lines)
+        return [
+            seen for record in records if record and self._of_this_file(record) for seen in self.detector.feed(record)
+        ]
 
     def _of_this_file(self, record: LogRecord) -> bool:
         """A followed log has one format, old or new: a line of the other is text that somebody put there."""
@@ -132,8 +181,7 @@ class Reading:
         self._before.append(line)
         if b"rror" not in line.data[-16:]:
             return ()
-        before, self._before = self._before, deque(maxlen=_BEFORE_KEPT)
-        return telling(before)
+        return self._take_before()
 
     def _matters(self, data: bytes) -> bool:
         """In the new format: errors, and the starts of streams of sessions whose errors are not understood."""

@@ -144,7 +144,7 @@ _TOLD_AGAIN = re.compile(
     rb"service=session\.(?:prompt session=\S+|processor(?: [\w.]+=\S+){0,4}) error=(?!\{\"error\":)"
 )
 _TOLD_END = re.compile(rb" process(?=\r?\n|\r?$)")
-_CLOCK_SLACK = 5.0
+CLOCK_SLACK = 5.0
 """Seconds between a session's own creation time and its record's header; measured: under 1."""
 _NEXT_SLACK = 2.0
 """Seconds within which a record with a header of its own follows a failure (1 s clock)."""
@@ -173,7 +173,7 @@ def old_spanner(data: bytes, start: int, stop: int, limit: int) -> Span | None:
 def _created_span(data: bytes, body: int, stop: int, limit: int, when: float) -> Span | None:
     """A title may hold a false end too, but not one that knows the time at which it will be written."""
     for match in _CREATED_END.finditer(data, body, limit):
-        if abs(int(match[1]) / 1000 - when) <= _CLOCK_SLACK:
+        if abs(int(match[1]) / 1000 - when) <= CLOCK_SLACK:
             return None if match.end() <= stop else Span(match.end())
     return Span(None)
 

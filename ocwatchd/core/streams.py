@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _KEPT = 1024
 """Requests remembered; titles are never told to have ended and pile up."""
@@ -20,14 +20,13 @@ Key = tuple[str | None, str | None, bool | None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stream:
-    """A request that was begun: its tags, which are right, and when. Two requests are never equal."""
+    """A request that was begun: its tags, which are right. Two requests are never equal."""
 
     session: str | None
     provider: str | None
     model: str | None
     agent: str | None
     small: bool | None
-    time: float
 
     @property
     def key(self) -> Key:
@@ -57,6 +56,27 @@ class Streams:
         while len(self._open) > _KEPT:
             self._forget(next(iter(self._open)))
 
+    def begin_again(self, stream: Stream) -> Stream:
+        """A request with the very tags of this one begins. Returns it: the same object, unless one has to be told from
+        the other because that one may have failed.
+        """
+        if any(stream in suspects for suspects in self._unclear):
+            stream = replace(stream)
+        elif self._open.get(stream.key) is stream:
+            self._open.move_to_end(stream.key)
+            return stream
+        self.begin(stream)
+        return stream
+
+    def suspects(self) -> list[Stream]:
+        """Those under way of which it is not known whether they have failed."""
+        return [stream for stream in set().union(*self._unclear) if self._open.get(stream.key) is stream]
+
+    def answered(self, stream: Stream) -> None:
+        """This very request has ended, and well."""
+        self.end(stream)
+        self._did_not_fail(stream)
+
     def _forget(self, key: Key) -> None:
         if self._open.pop(key, None) is not None:
             keys = self._of_session[key[0]]
@@ -74,9 +94,10 @@ class Streams:
         for stream in [self._open[key] for key in self._of_session.get(session, ())]:
             if stream.small:
                 continue
-            self.end(stream)
             if well:
-                self._did_not_fail(stream)
+                self.answered(stream)
+            else:
+                self.end(stream)
 
     def one_failed_of(self, candidates: Iterable[Stream]) -> None:
         """One of these has failed, nobody knows which."""

@@ -9,7 +9,7 @@ import pytest
 from ocwatchd.core.context import HELD
 from ocwatchd.core.limits import LimitEvent
 from ocwatchd.core.reading import Reading
-from tests.core.oldlog import CHAT, OTHER, error, info, payload, stream, tags
+from tests.core.oldlog import CHAT, OTHER, created, error, info, payload, stream, tags, told_again
 from tests.support.rules import builtin
 
 SESSIONS = [f"ses_{number}aaaaaaaa" for number in range(4)]
@@ -33,7 +33,7 @@ def history(draw: random.Random, steps: int) -> bytes:
         session = draw.choice(SESSIONS)
         model, provider, url = draw.choice(MODELS)
         lines += [info(second, NOISE)] * draw.randrange(6)
-        match draw.randrange(12):
+        match draw.randrange(14):
             case 0 | 1 | 2 | 3:
                 small = draw.random() < 0.2
                 lines.append(stream(second, session, model, provider, small=small, agent="title" if small else "build"))
@@ -47,13 +47,18 @@ def history(draw: random.Random, steps: int) -> bytes:
                 lines.append(info(second, f"service=session.prompt sessionID={session} cancel"))
             case 9:
                 lines.append(info(second, f"service=provider providerID={provider} modelID={model} getModel"))
+            case 10:
+                title = draw.choice(("x", f"x\n{stream(second, session, model, provider).decode()}", "x\n" * 9))
+                lines.append(created(second, session, title, draw.choice((None, SESSIONS[0]))))
+            case 11:
+                lines.append(told_again(second, draw.choice(("Limited", "Limited,\nwait\n"))))
             case _ if under_way:
                 model, url = under_way.pop(draw.randrange(len(under_way)))
                 lines.append(error(second, f"service=llm {last} error={payload(model, url)} stream error"))
     return b"".join(lines)
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(40))
 def test_a_failure_is_nobody_elses_for_being_caught_up_with(seed: int) -> None:
     draw = random.Random(seed)
     data = history(draw, 250)
@@ -61,6 +66,8 @@ def test_a_failure_is_nobody_elses_for_being_caught_up_with(seed: int) -> None:
     assert told
     for size in (len(data), draw.randrange(50, 3000), 97):
         assert limits(data, size, turns=False) == told
+    newer = data.replace(b" sessionID=", b" session.id=")  # 1.14 and later
+    assert limits(newer, 3000, turns=False) == limits(newer, 3000, turns=True)
 
 
 def test_a_failure_far_behind_its_start_and_one_too_far() -> None:
