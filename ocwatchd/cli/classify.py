@@ -14,7 +14,6 @@ from ocwatchd.clock import from_rfc3339
 from ocwatchd.config import load
 from ocwatchd.config.rules import rules_for
 from ocwatchd.core.facts import facts_from_text
-from ocwatchd.core.hints import find_hint
 from ocwatchd.core.limits import Certainty, Hint, LimitEvent, Verdict
 from ocwatchd.core.reason import reason_of
 from ocwatchd.core.rules import RuleSet
@@ -137,6 +136,8 @@ def _message(place: str, line: bytes) -> tuple[str, float, str | None, int | Non
 
 def message_event(text: str, when: float, provider: str | None, status: int | None, rules: RuleSet) -> LimitEvent:
     """What a provider's message alone tells, as an event of an unknown session."""
+    from ocwatchd.core.hints import find_hint
+
     facts = facts_from_text(text, status)
     verdict = rules.classify(facts)
     limit = verdict.certainty in (Certainty.SURE, Certainty.DOUBTFUL)

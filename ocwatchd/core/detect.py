@@ -10,7 +10,6 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from ocwatchd.core.attempts import Attempt, Attempts
-from ocwatchd.core.hints import find_hint
 from ocwatchd.core.limits import Certainty, LimitEvent, Verdict
 from ocwatchd.core.liverules import Classifier
 from ocwatchd.core.past import Past
@@ -81,6 +80,7 @@ class Detector:
         self.whole = whole
         self._runs: OrderedDict[str, Attempts] = OrderedDict()
         self._loops: OrderedDict[tuple[object, ...], list[LimitEvent]] = OrderedDict()
+        self._puzzling: tuple[bytes, ...] | None = None
         self._last: OrderedDict[str | None, tuple[float, bool | None]] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
 
@@ -90,13 +90,16 @@ class Detector:
         return bool(self._loops)
 
     @property
-    def puzzling(self) -> frozenset[str]:
+    def puzzling(self) -> tuple[bytes, ...]:
         """The sessions that fail in words no rule knows, so that the shape of their retries has to tell."""
-        return frozenset(str(key[1]) for key in self._loops)
+        if self._puzzling is None:
+            self._puzzling = tuple({str(key[1]).encode() for key in self._loops})
+        return self._puzzling
 
     def give_up(self) -> None:
         """Their retries were not seen for so long that there will be none."""
         self._loops.clear()
+        self._puzzling = None
 
     def feed(self, record: LogRecord) -> list[Seen]:
         """What the record adds to what is known."""
@@ -128,6 +131,7 @@ class Detector:
 
     def _refused(self, attempt: Attempt) -> list[LimitEvent]:
         who, record = attempt.who, attempt.record
+        self._puzzling = None
         _put(self._last, who.session, (record.time, attempt.facts.retryable), _LOOPS_KEPT)
         if speechless(record, attempt.facts):
             return []
@@ -148,6 +152,8 @@ class Detector:
         return [*(replace(event, verdict=shape, known_at=later) for event in before), self._event(attempt, shape)]
 
     def _event(self, attempt: Attempt, verdict: Verdict) -> LimitEvent:
+        from ocwatchd.core.hints import find_hint  # with the first refusal: its expressions take 50 CPU ms to compile
+
         record, who, facts = attempt.record, attempt.who, attempt.facts
         hinted = verdict.certainty in (Certainty.SURE, Certainty.DOUBTFUL)
         return LimitEvent(

@@ -187,8 +187,7 @@ class Reading:
         """In the new format: errors, and the starts of streams of sessions whose errors are not understood."""
         if NEW_ERRORS[0] in data[:80]:
             return True
-        puzzling = self.detector.puzzling
-        if any(session.encode() in data for session in puzzling):
+        if any(session in data for session in self.detector.puzzling):
             self._skipped = 0
             return True
         self._skipped += 1

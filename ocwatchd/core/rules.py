@@ -84,13 +84,13 @@ class _Found:
 class RuleSet:
     """The rules, ready to classify. Immutable; `classify` is cached and never raises."""
 
-    __slots__ = ("_classify", "_headers", "_index", "_numbers", "_own_words", "_patterned", "rules", "user_patterns")
+    __slots__ = ("_built", "_classify", "_headers", "_numbers", "_own_words", "_patterned", "rules", "user_patterns")
 
     def __init__(self, rules: Sequence[Rule], user_patterns: Sequence[UserPattern] = ()) -> None:
         """Take rules in order of priority."""
         self.rules = tuple(rules)
         self.user_patterns = tuple(user_patterns)
-        self._index = Index((rule.rank, phrase) for rule in self.rules for phrase in rule.phrases)
+        self._built: Index | None = None
         self._numbers = {code: rule for rule in reversed(self.rules) for code in rule.codes}
         self._headers = {name for rule in self.rules for name in rule.headers}
         self._patterned = tuple(rule for rule in self.rules if rule.regex)
@@ -119,7 +119,15 @@ class RuleSet:
 
     def with_user_patterns(self, patterns: Sequence[str]) -> RuleSet:
         """The same rules and the user's own (`errorPatterns`); one that could run long is taken as literal text."""
-        return RuleSet(self.rules, [UserPattern.of(pattern) for pattern in patterns if pattern.strip()])
+        own = [UserPattern.of(pattern) for pattern in patterns if pattern.strip()]
+        return RuleSet(self.rules, own) if own else self
+
+    @property
+    def _index(self) -> Index:
+        """Made with the first text to judge: 40 CPU ms that a log without failures need not pay."""
+        if self._built is None:
+            self._built = Index((rule.rank, phrase) for rule in self.rules for phrase in rule.phrases)
+        return self._built
 
     def self_check(self) -> list[str]:
         """What the rules' own examples say against them, one sentence each; empty if all behave."""
