@@ -1,14 +1,19 @@
-"""A log of 1 GB that is there when the daemon starts: how long until its end is known, and at what cost.
+"""A long log that is there when the daemon starts: how long until its end is known, at what cost, with what memory.
 
-    python bench/gigabyte.py [MEGABYTES]
+    python bench/gigabyte.py [--mb 1000] [--per-gb 580]
 
-First without a cursor (the last MiB is read), then after a life that ended with everything still unread (at most
-256 MiB are read).
+In either format: without a cursor (the last MiB is read), and after a life that ended with nearly everything unread (at
+most 256 MiB are read). `ocwatch classify --json` reads the same bytes in the same run. CPU seconds of a daemon that
+starts with a log of one line are in the first row, and in all.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -19,47 +24,78 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.edges.logtext import other, refusal  # noqa: E402  (found only now)
+from bench import catchup, sample  # noqa: E402  (found only now)
 from tests.support.daemon import Daemon  # noqa: E402
 from tests.support.homes import Home  # noqa: E402
 from tests.support.processes import wait_until  # noqa: E402
 
+NAMES = {"new": "opencode.log", "old": "2026-11-22T153825.log"}
+READ_MOST = 256 << 20
+"""`logs.tail.RESUME_CAP`."""
 
-def measure(title: str, daemon: Daemon, number: int) -> None:
-    """Start, wait for the last refusal of the log, and say what that took."""
+
+def measure(title: str, daemon: Daemon, log: Path) -> None:
+    """Start, wait until the cursor stands at the end of the log, and say what that took."""
     begun = time.monotonic()
-    daemon.start()
-    wait_until(lambda: any(e["session"] == f"ses_{number}" for e in daemon.journal("limit")), 300, why="its end")
+    with contextlib.redirect_stdout(io.StringIO()):
+        daemon.start()
+    wait_until(lambda: offset(daemon) >= log.stat().st_size, 300, why="its end")
     took, process = time.monotonic() - begun, psutil.Process(daemon.pid)
-    cpu, high = sum(process.cpu_times()[:2]), Path(f"/proc/{daemon.pid}/status").read_text()
-    peak = int(high.partition("VmHWM:")[2].split()[0]) / 1024
-    print(f"{title}: {took:.2f} s, {cpu:.2f} CPU s, peak {peak:.0f} MiB, {process.num_fds()} descriptors")
+    cpu, status = sum(process.cpu_times()[:2]), Path(f"/proc/{daemon.pid}/status").read_text()
+    peak, now = (int(status.partition(name)[2].split()[0]) / 1024 for name in ("VmHWM:", "VmRSS:"))
+    print(f"{title:44} {took:7.2f} {cpu:8.2f} {peak:7.1f} {now:7.1f}", flush=True)
     daemon.stop()
 
 
-def main() -> None:
-    """Both ways to meet the log."""
-    megabytes = int(sys.argv[1]) if sys.argv[1:] else 1000
-    with tempfile.TemporaryDirectory(prefix="gigabyte-") as name:
+def offset(daemon: Daemon) -> int:
+    """Where the daemon would go on after a restart; it writes that every two seconds."""
+    with contextlib.suppress(OSError, ValueError, KeyError, StopIteration):
+        files = json.loads((daemon.state / "cursors.json").read_bytes())["files"]
+        return int(next(iter(files.values()))["offset"])
+    return 0
+
+
+def both_ways(kind: str, megabytes: int, per_gigabyte: int) -> None:
+    """One format: no cursor, and a cursor at the beginning."""
+    with tempfile.TemporaryDirectory(prefix="ocw-") as name:
         home = Home(Path(name), "http://127.0.0.1:9")
         home.log_dir.mkdir(parents=True)
-        daemon, log = Daemon(home), home.log_dir / "opencode.log"
-        log.write_bytes(refusal(1, time.time()))
-        measure("an empty log", daemon, 1)
-        block = other(1, time.time()) * (1_000_000 // len(other(1)))
-        with log.open("ab") as file:
-            for _ in range(megabytes):
-                file.write(block)
-            file.write(refusal(2, time.time()))
+        daemon, log = Daemon(home), home.log_dir / NAMES[kind]
+        long = Path(name) / "long.log"
+        sample.write(long, kind, megabytes, per_gigabyte)
+        with long.open("rb") as source:
+            log.write_bytes(source.readline())
+        measure(f"{kind}: one line", daemon, log)
         cursors = daemon.state / "cursors.json"
         saved = cursors.read_bytes()
         cursors.unlink()
-        measure(f"{megabytes} MB, no cursor", daemon, 2)
-        with log.open("ab") as file:
-            file.write(refusal(3, time.time()))
+        with log.open("ab") as target, long.open("rb") as source:
+            shutil.copyfileobj(source, target)
+        long.unlink()
+        measure(f"{kind}: {megabytes} MB, no cursor", daemon, log)
         cursors.write_bytes(saved)
-        behind = log.stat().st_size - next(iter(json.loads(saved)["files"].values()))["offset"]
-        measure(f"a cursor {behind / 1e6:.0f} MB behind", daemon, 3)
+        measure(f"{kind}: all unread, {min(log.stat().st_size, READ_MOST) / 1e6:.0f} MB read", daemon, log)
+        tail = Path(name) / "tail.log"
+        with log.open("rb") as source, tail.open("wb") as target:
+            source.seek(max(log.stat().st_size - READ_MOST, 0))
+            shutil.copyfileobj(source, target)
+        command = [catchup.OCWATCH, "classify", "--json", str(tail)]
+        cpu, peak = catchup.spent(command, catchup.home(Path(name), 0))
+        print(f"{kind + ': ocwatch classify of the same':44} {'':7} {cpu:8.2f} {peak:7.1f}", flush=True)
+        grep = ["grep", "-cE", catchup.EXPRESSION, str(tail)]
+        cpu, peak = catchup.spent(grep, {"PATH": "/usr/bin:/bin"})
+        print(f"{kind + ': grep -cE of the same':44} {'':7} {cpu:8.2f} {peak:7.1f}", flush=True)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="What a long log costs a daemon that starts.")
+    parser.add_argument("--mb", type=int, default=1000)
+    parser.add_argument("--per-gb", type=int, default=580)
+    wanted = parser.parse_args()
+    print(f"{'':44} {'s':>7} {'CPU s':>8} {'peak':>7} {'then':>7}  MiB")
+    for kind in sample.KINDS:
+        both_ways(kind, wanted.mb, wanted.per_gb)
 
 
 if __name__ == "__main__":

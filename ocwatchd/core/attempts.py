@@ -58,7 +58,7 @@ class Attempts:
 
     def __init__(self, *, whole: bool = True, starts: bool = True) -> None:
         """Nothing has happened yet."""
-        self._starts = starts
+        self.starts = starts
         self.streams = Streams()
         self.providers = Providers()
         self._whole = whole
@@ -231,7 +231,7 @@ class Attempts:
 
         Only the new format has the session and all streams, so only there can such a failure be anybody's.
         """
-        if record.dialect is not Dialect.LOGFMT or not self._starts:
+        if record.dialect is not Dialect.LOGFMT or not self.starts:
             return None
         begun = self.streams.under_way(lambda s: s.session == record.session and not s.small)
         if len(begun) != 1:

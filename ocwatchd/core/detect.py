@@ -96,6 +96,12 @@ class Detector:
             self._puzzling = tuple({str(key[1]).encode() for key in self._loops})
         return self._puzzling
 
+    def follow(self, *, turns: bool) -> None:
+        """From here on the starts of streams are fed, or only failures."""
+        self._turns = turns
+        for attempts in self._runs.values():
+            attempts.starts = turns
+
     def give_up(self) -> None:
         """Their retries were not seen for so long that there will be none."""
         self._loops.clear()

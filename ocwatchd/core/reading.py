@@ -50,6 +50,18 @@ class Reading:
         self._skipped = 0
         self._new: bool | None = None
 
+    def catch_up(self) -> None:
+        """What comes now is far behind the present: only its failures count, until `follow` says otherwise."""
+        self.turns = False
+        self.detector.follow(turns=False)
+
+    def follow(self) -> list[Seen]:
+        """From here on tell how sessions come and go. What was not read yet is, as far as it matters."""
+        seen = self._cut_held() + self._read(self._take_before())
+        self.turns = True
+        self.detector.follow(turns=True)
+        return seen
+
     @property
     def position(self) -> int:
         """The offset to resume from: before the first line that is not finished."""

@@ -24,6 +24,16 @@ def limits(data: bytes, size: int, *, turns: bool) -> list[LimitEvent]:
     return [item for item in [*seen, *reading.rest()] if isinstance(item, LimitEvent)]
 
 
+def followed_late(data: bytes, late: int, size: int) -> list[LimitEvent]:
+    """Caught up with to this place, then followed."""
+    reading = Reading(builtin(), turns=True)
+    reading.catch_up()
+    seen = [item for at in range(0, late, size) for item in reading.feed(data[at : min(at + size, late)])]
+    seen += reading.follow()
+    seen += [item for at in range(late, len(data), size) for item in reading.feed(data[at : at + size])]
+    return [item for item in [*seen, *reading.rest()] if isinstance(item, LimitEvent)]
+
+
 def history(draw: random.Random, steps: int) -> bytes:
     """Sessions that ask, loop, end and are refused, with noise between; a failure has the tags of the last start."""
     lines = [BIRTH]
@@ -66,6 +76,7 @@ def test_a_failure_is_nobody_elses_for_being_caught_up_with(seed: int) -> None:
     assert told
     for size in (len(data), draw.randrange(50, 3000), 97):
         assert limits(data, size, turns=False) == told
+    assert followed_late(data, draw.randrange(len(data)), 3000) == told
     newer = data.replace(b" sessionID=", b" session.id=")  # 1.14 and later
     assert limits(newer, 3000, turns=False) == limits(newer, 3000, turns=True)
 

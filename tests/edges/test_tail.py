@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ocwatchd.core.detect import Cancelled
 from ocwatchd.core.limits import LimitEvent
 from ocwatchd.core.reading import Reading
-from ocwatchd.logs.openlog import NewReading
+from ocwatchd.logs.openlog import FAR, NewReading
 from ocwatchd.logs.tail import LogTail, Window
 from tests.edges.logtext import NOW, other, refusal, refused
 from tests.support.privileges import mortal
@@ -399,3 +400,21 @@ def test_nothing_is_lost_or_doubled_whatever_happens_in_between(log: Tail, tmp_p
     log.look()
     log.look()
     assert sorted(log.told) == list(range(written))
+
+
+def test_what_is_far_behind_is_searched_for_refusals_and_only_the_rest_for_turns(tmp_path: Path) -> None:
+    """A daemon that comes back to a long log: every refusal once, of aborts those that can still matter."""
+    path, block = tmp_path / "opencode.log", other(1) * 8000
+    abort = other(1).replace(b"message=loading", b"message=cancel session.id=ses_%d")
+    path.write_bytes(refusal(1))
+    before = LogTail(path, new_reading)
+    before.poll(NOW)
+    parts = [abort % 1, block * (FAR // len(block) + 1), refusal(2), block, refusal(3), abort % 2]
+    with path.open("ab") as file:
+        file.write(b"".join(parts))
+    tail = LogTail(path, new_reading, cursor=before.cursor(), window=Window())
+    before.close()
+    sightings = tail.poll(NOW)
+    tail.close()
+    assert refused(sightings) == [2, 3]
+    assert [s.seen.session for s in sightings if isinstance(s.seen, Cancelled)] == ["ses_2"]
