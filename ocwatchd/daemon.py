@@ -59,7 +59,9 @@ END = 3.0
 
 def say(line: str) -> None:
     """One event, one line on standard error, stamped and free of control characters."""
-    text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
+    text = line
+    if not line.isprintable():
+        text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
     with contextlib.suppress(OSError, ValueError):  # a closed standard error must not end the daemon
         print(f"{rfc3339(SystemClock().now())} {text}", file=sys.stderr, flush=True)
 
@@ -137,9 +139,9 @@ class Daemon:
         now = self._clock.now()
         last = self._hands.last_life(now - CLAIM_MEMORY, saved)
         self._engine.remember(last.refused, self._counted.shown(), now)
-        for session in last.unfinished:
+        for session, claims in last.unfinished.items():
             say(f"a move of {session} was left unfinished: looking")
-            self._hands.do(self._engine.resume(session, now))
+            self._hands.do(self._engine.resume(session, claims, now))
         for session in last.unweighed:
             self._hands.do(self._engine.look_at(session, now))
 

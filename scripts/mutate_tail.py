@@ -59,7 +59,7 @@ MUTANTS = (
     Mutant("file renamed while it was closed is forgotten", TAIL, "            self._follow_renamed(cursor)\n", "            pass\n"),
     Mutant("parked file renamed is forgotten", TAIL, "            self._follow_renamed(place, before)\n", "            pass\n"),
     Mutant("parked file begun anew", TAIL, "if log.resume(place, RESUME_CAP):\n            log.adopt(before)", "if True:\n            pass"),
-    Mutant("unfinished line told", LINES, 'end = data.rfind(b"\\n", len(self._carry)) + 1 or data.rfind(b"\\n") + 1', "end = len(data)"),
+    Mutant("unfinished line told", LINES, 'end = data.rfind(b"\\n", begin) + 1 or begin', "end = len(data)"),
     Mutant("unfinished line forgotten", LINES, "        self._carry = data[done:]\n", '        self._carry = b""\n'),
     Mutant("deaf while the path is forbidden or a link in a circle", TAIL, "            self._trouble(error)\n            return\n        if here", "            self._current = None\n            return\n        if here"),
 )  # fmt: skip

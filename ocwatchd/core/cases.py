@@ -49,7 +49,8 @@ class Case:
     `looking` while a door is being asked, `again` if news came meanwhile. `wake` is when to look again (epoch seconds).
     `retried_at`: not before this (epoch seconds) did OpenCode ask again, so an answer that came speaks for that time.
     `left_to_rival` is what another fallback plugin is given time for (user message, model), and until when.
-    `stranded`: a move of ours stopped the turn and got no further, so nothing runs.
+    `stranded`: a move of ours stopped the turn and got no further, so nothing runs. `open_claims` are moves of an
+    earlier life (name, target) whose end nobody wrote down.
     """
 
     session: str
@@ -68,6 +69,7 @@ class Case:
     landed_for: str | None = None
     left_to_rival: tuple[str | None, ModelRef | None, float] | None = None
     stranded: bool = False
+    open_claims: tuple[tuple[str, str], ...] = ()
     failed_targets: set[ModelRef] = field(default_factory=set)
     refusals: list[float] = field(default_factory=list)
     moves: list[float] = field(default_factory=list)

@@ -23,7 +23,6 @@ from ocwatchd.core.messages import (
     LookUp,
     Message,
     MoveEnded,
-    Note,
     Prevented,
     Refused,
     RegisterChanged,
@@ -110,8 +109,6 @@ class Engine:
         effects = self._registrar.enter(event, live, now) if sure and not news.counted else []
         if case is not None:
             case.note_refusal(event.time)
-            if case.looping(now) and effects:
-                effects = [effect for effect in effects if not isinstance(effect, Note)]  # the register counts them all
         # A title or summary request never moves a session, and old news moves nothing.
         if not live or event.small:
             return effects
@@ -265,10 +262,10 @@ class Engine:
         case.entered = (shown.model, shown.message, shown.attempt)
         case.sighted[shown.model] = shown.time
 
-    def resume(self, session: str, now: float) -> list[Effect]:
-        """A move that was claimed in an earlier life and never ended: look whether its turn was left stopped."""
+    def resume(self, session: str, claims: tuple[tuple[str, str], ...], now: float) -> list[Effect]:
+        """Moves that were claimed in an earlier life and never ended: look whether the turn was left stopped."""
         case = self.cases.of(session, now)
-        case.stranded = True
+        case.stranded, case.open_claims = True, claims
         return self._look(case)
 
     # ---- time passes

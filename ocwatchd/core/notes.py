@@ -7,9 +7,9 @@ from ocwatchd.core.foresight import Threat
 from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import LimitEvent, ModelRef
 from ocwatchd.core.messages import Effect, MoveEnded, Note, Prevented, Tell
-from ocwatchd.core.moves import Order
+from ocwatchd.core.moves import MoveResult, Order
 from ocwatchd.core.policy import Mode
-from ocwatchd.core.views import SessionView
+from ocwatchd.core.views import SessionState, SessionView
 
 WORDS = 200
 """Characters kept of OpenCode's words for a retry or an error."""
@@ -190,6 +190,15 @@ def claim(
         "considered": considered,
     }
     return Note("claim", fields, durable=True)
+
+
+def found_after(view: SessionView, claim: str, target: str) -> Note:
+    """A move that an earlier life began, and of whose end it wrote nothing, is over: this is what a door shows now."""
+    landed = str(view.model) == target and view.state in (SessionState.BUSY, SessionState.IDLE) and not view.aborted
+    result = MoveResult.MOVED if landed else MoveResult.FAILED
+    why = f"ocwatchd ended in the middle of it; now the session is on {view.model}: {view.state.value}"
+    fields: dict[str, object] = {"session": view.session, "claim": claim, "target": target, "why": why}
+    return Note(result.value, fields | {"shown": _shown(view)})
 
 
 def ended(end: MoveEnded) -> Note:

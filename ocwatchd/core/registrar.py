@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ocwatchd.core import notes
+from ocwatchd.core.cases import LOOP_REFUSALS, LOOP_WITHIN
 from ocwatchd.core.considered import considered
 from ocwatchd.core.decide import stand_in
 from ocwatchd.core.fallback import Choice, Chosen
@@ -15,6 +16,9 @@ from ocwatchd.core.messages import Effect, SaveRegister
 from ocwatchd.core.mind import Mind
 from ocwatchd.core.views import SessionState, SessionView
 
+SESSIONS_MOST = 500
+"""Sessions of which the last refusals are remembered."""
+
 
 class Registrar:
     """The only one who writes to the ledger on the daemon's behalf."""
@@ -23,16 +27,27 @@ class Registrar:
         """Its ledger holds what is already known."""
         self._mind = mind
         self._foreseen: dict[ModelRef, float] = {}
+        self._lately: dict[tuple[ModelRef | None, str | None], tuple[float, ...]] = {}
 
     def enter(self, event: LimitEvent, live: bool, now: float) -> list[Effect]:
-        """A sure limit. Old news that is over already is not worth a line."""
+        """A sure limit. Old news that is over already is not worth a line, nor is one refusal of very many."""
         if event.ref is None:
             return []
         entry = self._mind.ledger.record(event, self._mind.policy.rests)
         if not live and not entry.active(now):
             return []
         entry = self._mind.ledger.aim(entry.model, self._target_for(event.ref, now)) or entry
-        return [notes.limit(event, entry, live), SaveRegister(changed=(entry,))]
+        save = SaveRegister(changed=(entry,))
+        return [save] if self._one_of_many(event) else [notes.limit(event, entry, live), save]
+
+    def _one_of_many(self, event: LimitEvent) -> bool:
+        """Whether a session is refused without a pause: the register counts that, the journal tells the first few."""
+        whose = event.ref, event.session
+        times = self._lately.pop(whose, ())
+        if len(self._lately) >= SESSIONS_MOST:
+            del self._lately[next(iter(self._lately))]
+        self._lately[whose] = (*times[1 - LOOP_REFUSALS :], event.time)
+        return len(times) >= LOOP_REFUSALS - 1 and abs(event.time - self._lately[whose][0]) < LOOP_WITHIN
 
     def aim_anew(self, now: float) -> list[Effect]:
         """The chains were edited: who stands in for what rests now.

@@ -34,6 +34,11 @@ class Weigher:
         """What follows from what a door shows of this session."""
         pending, case.pending, case.misses = case.pending, None, 0
         case.begin_message(view.user_message)
+        closed = [notes.found_after(view, *claim) for claim in case.open_claims]
+        case.open_claims = ()
+        return [*closed, *self._weigh(case, view, pending, now)]
+
+    def _weigh(self, case: Case, view: SessionView, pending: LimitEvent | None, now: float) -> list[Effect]:
         if case.stranded and _stopped_unanswered(view):
             return self._decider.move(case, view, "a move of ours has stopped it", now)
         if view.aborted:

@@ -18,12 +18,12 @@ _ENDS = frozenset(MoveResult)
 
 @dataclass(frozen=True, slots=True)
 class LastLife:
-    """`unfinished`: sessions whose move was claimed and never ended. `refused`: sessions, with the model that refused
-    them last. `unweighed`: those of them whose refusal was read as it happened, and nothing done about it. `told`:
-    places in logs, from the cursors on, whose refusals are in the journal.
+    """`unfinished`: sessions whose move was claimed and never ended, with claims and targets. `refused`: sessions,
+    with the model that refused them last. `unweighed`: those of them whose refusal was read as it happened, and nothing
+    done about it. `told`: places in logs, from the cursors on, whose refusals are in the journal.
     """
 
-    unfinished: tuple[str, ...]
+    unfinished: Mapping[str, tuple[tuple[str, str], ...]]
     refused: Mapping[str, ModelRef]
     unweighed: tuple[str, ...]
     told: frozenset[Place]
@@ -31,7 +31,7 @@ class LastLife:
 
 def last_life(entries: Iterable[Entry], since: float, cursors: Mapping[str, Cursor]) -> LastLife:
     """Of these entries (oldest first) what happened since then (epoch seconds). What is told counts at any age."""
-    claims: dict[object, str] = {}
+    claims: dict[str, tuple[str, str]] = {}
     refused: dict[str, ModelRef] = {}
     open_ones: dict[str, None] = {}
     told: set[Place] = set()
@@ -44,9 +44,12 @@ def last_life(entries: Iterable[Entry], since: float, cursors: Mapping[str, Curs
         if _time(entry.get("time")) < since:
             continue
         if what == "claim":
-            claims[entry.get("claim")] = str(entry.get("moved") or entry.get("session"))
+            claims[str(entry.get("claim"))] = (
+                str(entry.get("moved") or entry.get("session")),
+                str(entry.get("target")),
+            )
         elif what in _ENDS:
-            claims.pop(entry.get("claim"), None)
+            claims.pop(str(entry.get("claim")), None)
         if what != "limit":
             open_ones.pop(session, None)
             continue
@@ -57,7 +60,10 @@ def last_life(entries: Iterable[Entry], since: float, cursors: Mapping[str, Curs
         refused[session] = model
         if not (entry.get("history") or entry.get("small")):
             open_ones[session] = None
-    return LastLife(tuple(dict.fromkeys(claims.values())), refused, tuple(open_ones), frozenset(told))
+    unfinished: dict[str, tuple[tuple[str, str], ...]] = {}
+    for claim, (session, target) in claims.items():
+        unfinished[session] = (*unfinished.get(session, ()), (claim, target))
+    return LastLife(unfinished, refused, tuple(open_ones), frozenset(told))
 
 
 def place_of(entry: Entry) -> Place | None:

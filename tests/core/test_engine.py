@@ -395,14 +395,18 @@ def test_a_turn_that_we_stopped_and_could_not_start_again_is_started_until_it_ru
 
 def test_a_move_left_unfinished_by_a_killed_daemon_is_finished():
     brain = engine()
-    assert brain.resume("ses_1", T) == [LookUp("ses_1", None)]
+    assert brain.resume("ses_1", (("c1", str(B)),), T) == [LookUp("ses_1", None)]
     stopped = failed(error=ErrorFacts(name="MessageAbortedError"))
     (move,) = of(Move, feed(brain, seen(stopped)))
     assert move.order.own_abort
     answered = retrying(state=SessionState.IDLE, attempt=None, answer_completed=True, answer_started=T)
     done = engine()
-    done.resume("ses_1", T)
-    assert of(Move, feed(done, seen(answered))) == []
+    done.resume("ses_1", (("c1", str(B)), ("c2", str(A))), T)
+    ended = feed(done, seen(answered))
+    assert of(Move, ended) == []
+    told = [(note.what, note.fields["claim"]) for note in of(Note, ended) if "claim" in note.fields]
+    assert told == [("failed", "c1"), ("moved", "c2")], "it is on A, where it answered"
+    assert not [note for note in of(Note, feed(done, seen(answered))) if "claim" in note.fields]
 
 
 def test_what_an_earlier_life_has_counted_is_acted_on_and_no_second_strike():
@@ -420,7 +424,7 @@ def test_what_an_earlier_life_was_told_is_no_second_strike_when_a_door_shows_it(
     for refusals, shown in (({"ses_1": A}, []), ({}, [Shown("ses_1", A, "msg_1", 1, T)])):
         brain = engine(ledger=Ledger(before.ledger.entries()))
         brain.remember(refusals, shown, T)
-        brain.resume("ses_1", T)
+        brain.resume("ses_1", (), T)
         assert of(Move, feed(brain, seen(retrying())))
         assert brain.ledger.cooling(A, T).strikes == 1
     unsaved = engine()

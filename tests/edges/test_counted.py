@@ -95,7 +95,7 @@ def test_what_a_life_left_unfinished() -> None:
     last = last_life(
         [
             limit("ses_1"), entry("claim", claim="c1"), entry("moved", claim="c1"),
-            limit("ses_2"), entry("claim", "ses_2", claim="c2", moved="ses_parent"),
+            limit("ses_2"), entry("claim", "ses_2", claim="c2", moved="ses_parent", target="mock2/fallback"),
             limit("ses_3"),
             limit("ses_4", history=True),
             limit("ses_5", small=True),
@@ -105,7 +105,7 @@ def test_what_a_life_left_unfinished() -> None:
         NOW - 3600,
         {},
     )  # fmt: skip
-    assert last.unfinished == ("ses_parent",)
+    assert last.unfinished == {"ses_parent": (("c2", "mock2/fallback"),)}
     assert last.unweighed == ("ses_3",)
     assert set(last.refused) == {"ses_1", "ses_2", "ses_3", "ses_4", "ses_5"}
 
