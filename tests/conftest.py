@@ -15,7 +15,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Count = Callable[[str, int], None]
-COUNTED = "counted"
+COUNTED = "counted: "
+"""What a property of a test begins with that says how much of something it went through."""
 
 
 @pytest.fixture
@@ -26,11 +27,16 @@ def provider() -> Iterator[Provider]:
 
 
 @pytest.fixture
-def counted(record_property: Callable[[str, object], None]) -> Count:
+def counted(request: pytest.FixtureRequest) -> Count:
     """Say how much of something this test went through. Only what a passed test says is summed up."""
+    properties = request.node.user_properties
 
     def count(what: str, number: int) -> None:
-        record_property(COUNTED, (what, number))
+        name = COUNTED + what
+        before = next((entry for entry in properties if entry[0] == name), (name, 0))
+        if before in properties:
+            properties.remove(before)
+        properties.append((name, before[1] + number))
 
     return count
 
@@ -39,10 +45,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the sums. Properties travel with the reports, so this holds with several processes, too."""
     sums: Counter[str] = Counter()
     for report in terminalreporter.stats.get("passed", []):
-        for name, value in getattr(report, "user_properties", ()):
-            if name == COUNTED and report.when == "call":
-                what, number = value
-                sums[what] += number
+        for name, number in report.user_properties:
+            if name.startswith(COUNTED):
+                sums[name.removeprefix(COUNTED)] += number
     if sums:
         terminalreporter.write_sep("-", "survived")
         for what, number in sorted(sums.items()):

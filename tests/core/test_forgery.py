@@ -22,6 +22,7 @@ from ocwatchd.core.limits import Certainty, ErrorFacts, LimitEvent, LimitKind
 from ocwatchd.core.lines import Line
 from ocwatchd.core.reading import Reading
 from ocwatchd.core.rules import RuleSet
+from tests.conftest import Count
 from tests.support.rules import builtin
 
 NOW = 1795348800.0
@@ -164,7 +165,8 @@ def test_the_forged_lines_are_good_ones() -> None:
 
 
 @pytest.mark.parametrize("write", cases())
-def test_no_free_field_blocks_a_model(write: Callable[[str], bytes]) -> None:
+def test_no_free_field_blocks_a_model(write: Callable[[str], bytes], counted: Count) -> None:
+    counted("bad inputs", len(TEXTS))
     for text in TEXTS:
         assert sure(write(text)) == [], text[:200]
 
@@ -177,7 +179,8 @@ HOSTILE = st.lists(st.one_of(PIECES, st.text(max_size=12)), max_size=7).map("".j
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(HOSTILE, st.integers(0, 2**16))
-def test_no_mixture_of_hostile_pieces_does(text: str, chunk: int) -> None:
+def test_no_mixture_of_hostile_pieces_does(counted: Count, text: str, chunk: int) -> None:
+    counted("fuzz cases", 1)
     for record in NEW_FIELDS.values():
         assert sure(new_log(record(text))) == []
     for kind in BIRTHS:
@@ -209,7 +212,8 @@ def provider_says(dialect: str, words: str) -> bytes:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.one_of(HOSTILE, st.sampled_from(TEXTS)), st.sampled_from(["new", *BIRTHS]))
-def test_a_providers_words_block_no_other_model(words: str, dialect: str) -> None:
+def test_a_providers_words_block_no_other_model(counted: Count, words: str, dialect: str) -> None:
+    counted("fuzz cases", 1)
     for event in sure(provider_says(dialect, words)):
         assert event.provider in ("mock", None) and event.model in ("primary", None), event
         assert event.session in (OWN, None)
@@ -219,16 +223,18 @@ def test_a_providers_words_block_no_other_model(words: str, dialect: str) -> Non
 # ---- parsers
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.one_of(st.binary(max_size=300), HOSTILE.map(lambda text: text.encode(errors="replace"))), st.booleans())
-def test_no_bytes_make_a_parser_raise(data: bytes, truncated: bool) -> None:
+def test_no_bytes_make_a_parser_raise(counted: Count, data: bytes, truncated: bool) -> None:
+    counted("fuzz cases", 1)
     for line in (data, b"timestamp=" + data, *(head.encode() + data for head in FORGED_LINES)):
         parse(Line(0, line, truncated))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.one_of(HOSTILE, st.text()), st.dictionaries(st.sampled_from(["retry-after", "x-ratelimit-reset"]), st.text()))
-def test_no_words_make_the_hints_raise_or_leave_time(words: str, headers: dict[str, str]) -> None:
+def test_no_words_make_the_hints_raise_or_leave_time(counted: Count, words: str, headers: dict[str, str]) -> None:
+    counted("fuzz cases", 1)
     facts = ErrorFacts(message=f"try again in {words} resets at {words}", headers=headers, body=words)
     hint = find_hint(facts, NOW, LimitKind.RATE_LIMIT)
     assert hint is None or NOW - 86400 <= hint.until <= NOW + 32 * 86400

@@ -178,3 +178,12 @@ def test_told_ends_never_move_backwards_while_the_model_cools(history):
             assert entry.until >= before.until
         end = entry.until
     assert end is not None
+
+
+def test_what_is_told_of_one_model_shortens_nothing_that_holds_for_its_provider():
+    ledger = Ledger()
+    ledger.record(refusal(), RESTS)
+    whole = ledger.record(refusal(1, OPUS, LimitKind.QUOTA, Scope.PROVIDER, told=hint(T + 9000, ToldBy.TEXT)), RESTS)
+    told = ledger.refine(SONNET, T + 600, ToldBy.STATUS, T + 2)
+    assert (told.model, told.until) == (SONNET, T + 600)
+    assert ledger.cooling(SONNET, T + 3) == whole

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.conftest import Count
 from tests.edges.logtext import other, refusal
 from tests.support.daemon import Daemon, epoch, ocwatch, settle
 from tests.support.homes import Home
@@ -68,6 +69,12 @@ class Scene:
 
 def fresh(number: int = 1) -> list[int]:
     return [next(NUMBERS) for _ in range(number)]
+
+
+@pytest.fixture(autouse=True)
+def _one_more(counted: Count) -> None:
+    """Each test of this module is a fault."""
+    counted("faults survived", 1)
 
 
 @pytest.fixture(scope="module")

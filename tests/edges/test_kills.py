@@ -19,6 +19,7 @@ import pytest
 
 from ocwatchd.core.ledger import SAME_TIME
 from ocwatchd.state import cursors
+from tests.conftest import Count
 from tests.edges.logtext import refusal
 from tests.support.daemon import Daemon, epoch
 from tests.support.fakeopencode import FakeOpenCode
@@ -93,7 +94,7 @@ def _object(line: bytes) -> bool:
 
 
 @pytest.mark.timeout(300 + 4 * KILLS)
-def test_killed_at_any_moment(tmp_path: Path) -> None:
+def test_killed_at_any_moment(tmp_path: Path, counted: Count) -> None:
     draw = random.Random(os.environ.get("SEED", "20261122"))
     numbers, lines = count(1), Counter[str]()
     with FakeOpenCode(str(tmp_path)) as opencode:
@@ -113,6 +114,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
                 time.sleep(min(left, draw.uniform(0.0, 0.2)))
             daemon.kill()
             whole(daemon.state)
+            counted("kills", 1)
         with daemon:
             try:
                 wait_until(lambda: not unanswered(opencode, daemon), 120 + KILLS, why="all are moved")

@@ -1,32 +1,32 @@
-"""Storms and long lives: nothing lost, and memory, descriptors and journal stay as they are.
+"""Storms, long logs and long lives: nothing lost, and memory, descriptors and journal stay as they are.
 
-`STORM=100000 python -m pytest tests/edges/test_load.py -s` is the full storm; a suite makes a smaller one.
+`STORM=100000 MEGABYTES=1000 PACE=30 python -m pytest tests/edges/test_load.py -s` is the full run; a suite makes less.
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import time
 import tracemalloc
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
 
-from ocwatchd.core.engine import Engine
-from ocwatchd.core.ledger import Cooldown, Ledger
+from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import LimitEvent, ModelRef
-from ocwatchd.core.messages import LookUp, Note, Refused, SaveRegister, Surveyed, Tick
-from ocwatchd.core.policy import Policy
-from ocwatchd.core.reading import Reading
+from ocwatchd.core.messages import Effect, Refused, SaveRegister, Tick
+from ocwatchd.core.views import Door, SessionState, SessionView, TcpAddress
+from ocwatchd.logs.directory import LogDirectories
 from ocwatchd.state import blacklist
-from ocwatchd.state.journal import Journal
+from ocwatchd.state.counted import Counted
+from ocwatchd.state.journal import MAX_BYTES
 from tests.conftest import Count
-from tests.edges.logtext import NOW, refusal
+from tests.edges.logtext import NOW, other, refusal
 from tests.support.daemon import Daemon
 from tests.support.homes import Home
+from tests.support.lives import Life
 from tests.support.processes import free_port, wait_until
 from tests.support.rules import builtin
 
@@ -79,65 +79,150 @@ def _strikes(daemon: Daemon) -> int:
     return int(entry["strikes"]) if entry else 0
 
 
-class SetClock:
-    """A clock that stands until it is set."""
-
-    time = NOW
-
-    def now(self) -> float:
-        return self.time
+MEGABYTES = int(os.environ.get("MEGABYTES", "64"))
 
 
-DAY, PACE = 86_400, 60
+def test_a_long_log_at_the_start(tmp_path: Path, counted: Count) -> None:
+    """Without a cursor its end is read, with one what came since; never the whole, and never much at a time."""
+    home = Home(tmp_path, f"http://127.0.0.1:{free_port()}")
+    home.log_dir.mkdir(parents=True)
+    log = home.log_dir / "opencode.log"
+    block = other(1, time.time()) * (1_000_000 // len(other(1)))
+    daemon = Daemon(home)
+    for number, size in ((1, MEGABYTES), (2, MEGABYTES // 8)):
+        with log.open("ab") as file:
+            for _ in range(size):
+                file.write(block)
+            file.write(refusal(number, time.time()))
+        with daemon:
+            wait_until(lambda number=number: daemon.journal("limit")[-1:] and  # type: ignore[misc]
+                       daemon.journal("limit")[-1]["session"] == f"ses_{number}", 120, why="its end")  # fmt: skip
+            process = psutil.Process(daemon.pid)
+            read, peak = _of(daemon, "io", "rchar"), _of(daemon, "status", "VmHWM")
+            cpu = sum(process.cpu_times()[:2])
+            print(f"{size} MB: {read >> 20} MiB read, peak {peak >> 10} MiB, {cpu:.2f} CPU s")
+            assert read < (16 << 20) + (size * 1_100_000 if number == 2 else 0)
+            assert peak < 60 << 10
+    counted("faults survived", 2)
 
 
-def test_a_day_of_limits(tmp_path: Path) -> None:
-    """Twenty-four hours, a limit each minute, thousands of sessions: engine, ledger, register and journal."""
-    clock = SetClock()
-    engine = Engine(Policy(), builtin(), Ledger(), lambda: "claim")
-    journal = Journal(tmp_path / "journal.jsonl", clock, max_bytes=1 << 18)
-    register = tmp_path / "blacklist.json"
-    reading = Reading(builtin(), turns=True)
-    sizes, fds = [], len(list(Path("/proc/self/fd").iterdir()))
+def _of(daemon: Daemon, file: str, name: str) -> int:
+    """A number that Linux tells of the process."""
+    return int(Path(f"/proc/{daemon.pid}/{file}").read_text().partition(f"{name}:")[2].split()[0])
+
+
+DAY, HOUR = 86_400, 3600
+PACE = int(os.environ.get("PACE", "180"))
+MODELS = 40
+
+
+class LoggedLife(Life):
+    """A life that is told by a log, which is rotated, and followed by the real reader; the register is written, too.
+
+    Only OpenCode and the clock are played: each refused session is moved, and has answered when the next is refused.
+    """
+
+    def __init__(self, root: Path) -> None:
+        chains = {f"mock/m{number}": [f"mock/m{(number + 1) % MODELS}", "spare/last"] for number in range(MODELS)}
+        super().__init__(root / "journal.jsonl", chains, start=NOW)
+        self.register, self.log, self.changes = root / "blacklist.json", root / "log" / "opencode.log", 0
+        self.log.parent.mkdir()
+        self.reader = LogDirectories([self.log.parent], builtin())
+        self.counted, self.events, self.ended = Counted(), 0, Counter[str]()
+
+    def refused_in_the_log(self, number: int) -> None:
+        """A session on its model; the one before it was moved and answers now."""
+        session, model = f"ses_{number}", ModelRef("mock", f"m{number % MODELS}")
+        line = refusal(number, self.time).replace(b"modelID=primary", f"modelID={model.model}".encode())
+        with self.log.open("ab") as file:
+            file.write(line.replace(b"Too Many Requests", b"Too Many Requests, try again in 300s"))
+        os.utime(self.log, (self.time, self.time))
+        self.views[session] = retrying(session, model, self.time + 300)
+        self.read()
+        if (before := f"ses_{number - 1}") in self.views:
+            self.answer(before)
+            self.ended["answered"] += self.moved(before, f"mock/m{(number - 1) % MODELS}")
+            del self.views[before]
+
+    def read(self) -> None:
+        for sighting in self.reader.poll(self.time, [str(self.log)]):
+            if isinstance(sighting.seen, LimitEvent):
+                self.events += 1
+                again = self.counted.again(sighting.log, sighting.seen, self.time)
+                self.tell(Refused(sighting.seen, sighting.live, again))
+
+    def rotate(self, hour: int) -> None:
+        """By turns renamed, copied and truncated, and deleted."""
+        match hour % 3:
+            case 0:
+                self.log.rename(self.log.with_name(f"opencode.{hour}.old"))
+            case 1:
+                os.truncate(self.log, 0)
+            case _:
+                self.log.unlink()
+        self.read()
+
+    def do(self, effect: Effect) -> list[Effect]:
+        if isinstance(effect, SaveRegister):
+            self.changes += 1
+            if self.changes % 10 == 0:  # the daemon writes at most each 50 ms; a write takes some
+                self.save(effect)
+        return super().do(effect)
+
+    def save(self, effect: SaveRegister) -> None:
+        news = {entry.model: entry for entry in effect.changed}
+
+        def change(old: dict[ModelRef, Cooldown]) -> dict[ModelRef, Cooldown]:
+            return {model: entry for model, entry in (old | news).items() if model not in effect.removed}
+
+        blacklist.update(self.register, change, self.time, counted=self.counted.as_json())
+
+
+def retrying(session: str, model: ModelRef, next_at: float) -> SessionView:
+    return SessionView(
+        session=session,
+        directory="/home/dev/project",
+        door=Door(TcpAddress("127.0.0.1", 4096), 4711),
+        state=SessionState.RETRY,
+        attempt=1,
+        next_at=next_at,
+        message="Too Many Requests, try again in 300s",
+        model=model,
+        agent="build",
+        user_message="msg_1",
+        prompt_model=model,
+        answer="msg_2",
+        version="1.18.33",
+    )
+
+
+def test_a_day_of_limits(tmp_path: Path, counted: Count) -> None:
+    """Twenty-four hours: a limit and a move each PACE seconds, a rotation each hour, cooldowns that end."""
+    life = LoggedLife(tmp_path)
+    life.read()
+    sizes, descriptors = [], []
     tracemalloc.start()
-    events = 0
     for number in range(DAY // PACE):
-        clock.time = NOW + number * PACE
-        line = refusal(number, clock.time).replace(b"modelID=primary", b"modelID=m%d" % (number % 40))
-        for seen in reading.feed(line):
-            assert isinstance(seen, LimitEvent)
-            events += 1
-            live(engine, Refused(seen, True), clock, journal, register, number)
-        live(engine, Tick(), clock, journal, register, number)
-        if number % (3600 // PACE) == 0:
+        life.pass_time(max(NOW + number * PACE - life.time, 0.0))
+        life.refused_in_the_log(number)
+        life.tell(Tick())
+        if number % (HOUR // PACE) == 0:
+            life.rotate(number // (HOUR // PACE))
             sizes.append(tracemalloc.get_traced_memory()[0])
+            descriptors.append(len(list(Path("/proc/self/fd").iterdir())))
     tracemalloc.stop()
-    assert events == DAY // PACE
     first, last = sizes[12], sizes[-1]
-    print(f"{events} limits in a day: {first / 1e6:.1f} MB at noon, {last / 1e6:.1f} MB at its end")
+    print(
+        f"{life.events} limits, {life.ended['answered']} moves: "
+        f"{first / 1e6:.1f} MB at noon, {last / 1e6:.1f} at the end"
+    )
+    counted("bad inputs", life.events)
+    assert life.events == DAY // PACE
+    assert life.ended["answered"] > life.events * 0.95
     assert last < first * 1.2 + 200_000
-    assert len(engine.cases.all()) <= 1000
-    assert len(engine.ledger.entries()) <= 40
-    assert sum(path.stat().st_size for path in tmp_path.glob("journal.jsonl*")) <= 2 << 18
-    assert register.stat().st_size < 40_000
-    assert len(list(Path("/proc/self/fd").iterdir())) == fds
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 500_000
-
-
-def live(
-    engine: Engine, message: Refused | Tick | Surveyed, clock: SetClock, journal: Journal, path: Path, number: int
-) -> None:
-    """Do what is listed, as the daemon's hands do; no door ever answers. Files every tenth time: they are slow."""
-    for effect in engine.handle(message, clock.now()):
-        match effect:
-            case LookUp(session, model):
-                live(engine, Surveyed(session, model, (), 0), clock, journal, path, number)
-            case Note(what, fields):
-                journal.append({"what": what, **fields})
-            case SaveRegister(changed, removed) if number % 10 == 0:
-                save(path, changed, removed, clock.now())
-
-
-def save(path: Path, changed: Sequence[Cooldown], removed: Sequence[ModelRef], now: float) -> None:
-    news = {entry.model: entry for entry in changed}
-    blacklist.update(path, lambda old: {m: entry for m, entry in (old | news).items() if m not in removed}, now)
+    assert max(descriptors[12:]) <= max(descriptors[:12]) + 1
+    assert len(life.brain.cases.all()) <= 1000
+    assert len(life.brain.ledger.entries()) <= MODELS + 1
+    assert sum(path.stat().st_size for path in tmp_path.glob("journal.jsonl*")) <= 2 * MAX_BYTES
+    assert life.register.stat().st_size < 60_000
+    life.reader.close()

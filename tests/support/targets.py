@@ -71,8 +71,10 @@ def words(data: bytes) -> None:
 
 def payloads(data: bytes) -> None:
     """An error object of an old log, cut off anywhere."""
+    made = json.dumps({"error": _value(list(data[1:400]), 5)}).encode()
+    cut = made[: len(made) * (data[0] if data else 0) // 255]
     for truncated in (False, True):
-        for text in (data, b'{"error":{"name":"AI_APICallError","responseBody":' + data):
+        for text in (data, made, cut, b'{"error":{"name":"AI_APICallError","responseBody":' + data):
             payload = read_payload(text, truncated=truncated)
             if payload is not None:
                 _judged(payload.facts)
