@@ -173,7 +173,9 @@ def _entry(line: bytes) -> dict[str, object] | None:
         entry = json.loads(line) if line else None
     except (ValueError, RecursionError):
         return None
-    return entry if isinstance(entry, dict) and isinstance(entry.get("id"), str) else None
+    if not isinstance(entry, dict):
+        return None
+    return entry if isinstance(entry.get("id"), str) and isinstance(entry.get("what", ""), str) else None
 
 
 def _time_of(entry: Mapping[str, object]) -> float:

@@ -36,7 +36,7 @@ def last_life(entries: Iterable[Entry], since: float, cursors: Mapping[str, Curs
     open_ones: dict[str, None] = {}
     told: set[Place] = set()
     for entry in entries:
-        what, session = entry.get("what"), str(entry.get("session"))
+        what, session = str(entry.get("what")), str(entry.get("session"))
         if what == "limit" and "by" not in entry:
             place = place_of(entry)
             if place is not None and _behind(place, cursors):

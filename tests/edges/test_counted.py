@@ -110,6 +110,14 @@ def test_what_a_life_left_unfinished() -> None:
     assert set(last.refused) == {"ses_1", "ses_2", "ses_3", "ses_4", "ses_5"}
 
 
+def test_an_entry_of_any_shape_is_no_fault() -> None:
+    """The first of them ended the daemon at its start; found by fuzzing."""
+    for what in ({}, [], None, 7, "limit", "claim", "moved"):
+        for value in ({}, [], None, 1e308, "x"):
+            entries = [dict.fromkeys(("time", "session", "model", "claim", "file", "offset", "evidence"), value)]
+            last_life([{"what": what, **entries[0]}], 0.0, {})
+
+
 def test_only_what_may_be_read_again_is_remembered_as_told() -> None:
     cursors = {"a.log": Cursor(1, 2, "", 0, "", 0, 100)}
     entries = [limit("ses_1", 99), limit("ses_2", 100), limit("ses_3", None), limit("ses_4", 300, by="oc-smart")]

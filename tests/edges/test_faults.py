@@ -468,9 +468,10 @@ def test_the_clock_is_set(scene: Scene, stepped: Callable[[float], None], second
     assert scene.daemon.process is not None and scene.daemon.process.poll() is None
 
 
-def test_summer_time_begins(scene: Scene, stepped: Callable[[float], None]) -> None:
-    """Over the change of the local clock a cooldown lasts as long as over any other hour."""
-    change = 1806195600.0 - 30  # 2027-03-28 02:00 in Berlin, less half a minute
+@pytest.mark.parametrize("change", [1806195600.0, 1824944400.0], ids=["begins", "ends"])
+def test_summer_time(scene: Scene, stepped: Callable[[float], None], change: float) -> None:
+    """Over the changes of the local clock (2027, in Berlin) a cooldown lasts as long as over any other hour."""
+    change -= 30
     stepped(change - time.time())
     wait_until(lambda: abs(epoch(scene.daemon.heartbeat()["beat"]) - change) < 30, 20, why="the new time")
     (number,) = fresh()
