@@ -128,7 +128,8 @@ class Ledger:
     def refine(self, model: ModelRef, until: float, told_by: ToldBy, now: float) -> Cooldown | None:
         """The exact end of a limit already recorded. Replaces a guess; among known times the later one holds."""
         own = self._entries.get(model)
-        entry = own if own is not None and own.active(now) else self.cooling(model, now)
+        sure = own is not None and own.active(now) and not own.foreseen
+        entry = own if sure else self.cooling(model, now)
         if entry is None or entry.until is None or entry.told_by is ToldBy.MANUAL:
             return None
         if entry.told_by is ToldBy.RETRY_AFTER and abs(entry.until - until) <= SAME_TIME:
