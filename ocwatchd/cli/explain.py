@@ -31,6 +31,7 @@ OUTCOMES = {
     "open": "not over yet",
     "noted": "nothing to decide",
     "foreseen": "new prompts go elsewhere, nobody was refused",
+    "prevented": "a new prompt went another way",
 }
 
 
@@ -78,7 +79,8 @@ def _lines(episode: Episode) -> Iterator[str]:
 
 def _outcome(episode: Episode) -> str:
     first = episode.lines[0].what
-    return OUTCOMES.get(first if first == "foreseen" else episode.outcome, episode.outcome)
+    told = first in ("foreseen", "prevented") and not episode.turn
+    return OUTCOMES.get(first if told else episode.outcome, episode.outcome)
 
 
 def _details(line: Entry, refused: int) -> Iterator[Row]:

@@ -170,6 +170,9 @@ class Decider:
         rests = self._mind.ledger.cooling(model, now)
         outlook = self._mind.outlook(moved, now)
         tried = considered(choice, self._mind.ledger, model, case.failed_targets, now, outlook)
+        if isinstance(choice, Exhausted):
+            why_back = "nothing else is free, and OpenCode's own retry goes on there"
+            tried.append({"model": str(target.model), "why": why_back, "chosen": True})
         return [notes.claim(claim, order, view, why, rests, tried), Move(claim, order)]
 
     def _choice(self, case: Case, moved: SessionView, model: ModelRef, now: float) -> Choice:
@@ -197,6 +200,8 @@ class Decider:
             case.phrase = f"limited, and no fallback is configured for {view.model}"
         elif view.model in case.failed_targets:
             case.phrase = f"{view.model} fails the session, and nothing else is free"
+        elif failing := [ref for ref in choice.models if self._fails(ref, case, now)]:
+            case.phrase = f"limited, and what is free fails the session: {', '.join(map(str, failing))}"
         elif choice.unfit:
             fits_not = "; ".join(f"{unfit}: {why}" for unfit, why in choice.unfit[:2])
             case.phrase = f"limited, and what is free cannot take the session: {fits_not}"
@@ -211,6 +216,10 @@ class Decider:
         outlook = self._mind.outlook(view, now)
         tried = considered(choice, self._mind.ledger, view.model, case.failed_targets, now, outlook)
         return notes.exhausted(view, choice, case.phrase, now, tried)
+
+    def _fails(self, model: ModelRef, case: Case, now: float) -> bool:
+        """Whether this prompt cannot go there although it is free."""
+        return model in case.failed_targets and self._mind.ledger.cooling(model, now) is None
 
     def after_failure(self, case: Case, end: MoveEnded, now: float) -> list[Effect]:
         """The move could not be made: the next target, or another look."""

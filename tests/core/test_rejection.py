@@ -51,6 +51,7 @@ def test_with_nothing_else_free_it_waits_where_it_came_from_and_there_it_stays()
     assert (move.order.target.model, move.order.target.agent) == (A, "build")
     back = feed(brain, end(move, MoveResult.TARGET_LIMITED, retrying(3)), at=3)
     assert (of(Move, back), notes(back)) == ([], ["target_limited", "exhausted"])
+    assert of(Note, back)[-1].fields["why"] == "limited, and what is free fails the session: p/b"
     assert of(Move, feed(brain, refused(4), seen(retrying(4)), at=4)) == []  # B is not tried again for this prompt
 
 

@@ -241,6 +241,7 @@ def test_prevention_pick_and_launcher_know_the_floor(home: Home, provider: Provi
         assert len(provider.requests("mock/primary")) == 1
         daemon.wait_journal("prevented", 2)
         told = {name: " ".join(daemon.ocwatch("explain", name[-8:]).stdout.split()) for name in (long, seeing)}
+        assert "a new prompt went another way" in told[long]
         assert "- mock2/fallback: too small: the session holds 9,0" in told[long]
         assert (
             "- mock2/fallback: does not understand attachments of the kind image -> mock3/third: free" in told[seeing]
