@@ -68,12 +68,22 @@ class Held:
         self.begin += len(self._kept) + len(gone)
         self._kept, self.gap = b"", True
 
-    def take(self) -> tuple[int, bytes]:
-        """All of it and its offset; nothing is held any more. After a gap it begins with the first whole line."""
-        data, begin = b"".join((self._kept, *self._chunks)), self.begin
+    def take(self, size: int = 0) -> bytes:
+        """The first bytes held, `size` of them at least, 0 for all; they are held no more.
+
+        After a gap the first take drops what is left of an unfinished line.
+        """
+        parts, taken = [self._kept], len(self._kept)
+        while self._chunks and (not size or taken < size):
+            part = self._chunks.popleft()
+            parts.append(part)
+            taken += len(part)
+        self._size -= taken - len(self._kept)
+        self.begin += taken
+        data, self._kept = b"".join(parts), b""
         cut = (data.find(b"\n") + 1 or len(data)) if self.gap else 0
-        self.keep(b"", begin + len(data))
-        return begin + cut, data[cut:]
+        self.gap = False
+        return data[cut:]
 
 
 def telling(lines: Collection[Line]) -> list[Line]:

@@ -73,6 +73,8 @@ def past(data: bytes, begin: int, stop: int, told: set[bytes]) -> Past | None:
     have: then all has to be cut and read.
     """
     places = _places(data, _SESSION, begin, stop)
+    while places and places[0] + _END >= len(data):
+        del places[0]  # too short to be of interest
     records = [
         at
         for at in places

@@ -25,6 +25,8 @@ _OPENING = 200
 _BEFORE_KEPT = 8192
 """Lines of an old log kept unread until a failure needs them: who asked what, long enough ago for any stream."""
 
+_BLOCK = 1 << 20
+
 _PATIENCE = 2000
 """Streams of others that may begin before an error that is not understood counts as not tried again."""
 
@@ -106,25 +108,39 @@ class Reading:
 
     def _tell(self) -> list[Seen]:
         """The failures that are held, each told in the light of what came before it."""
-        seen = self._read(self._take_before())
-        failure_from, (offset, data) = self._held.failure_from or 0, self._held.take()
-        begin, at = 0, data.find(FAILURE, max(failure_from - offset, 0))
+        seen, data = self._read(self._take_before()), b""
+        failure_from = self._held.failure_from or 0
+        while self._held.begin < failure_from:  # in blocks: joined to one, the bytes held would take twice the memory
+            data += self._held.take(_BLOCK)
+            stop = data.rfind(b"\n", 0, len(data) - max(self._held.begin - failure_from, 0)) + 1
+            if self._read_past(data, 0, stop, seen):  # else a record goes on behind the block
+                data = data[stop:]
+        return self._tell_of(data + self._held.take(), failure_from, seen)
+
+    def _tell_of(self, data: bytes, failure_from: int, seen: list[Seen]) -> list[Seen]:
+        offset, begin = self._held.begin - len(data), 0
+        at = data.find(FAILURE, max(failure_from - offset, 0))
         while at >= 0:
             start, stop = data.rfind(b"\n", begin, at) + 1 or begin, data.find(b"\n", at)
             if stop < 0 and len(data) - start <= LINE_CAP:
                 break
             whole = stop >= 0 and old_spanner(data, start, stop, len(data)) is None
-            before = past(data, begin, start, self._told) if whole else None
-            if before is None:
-                return seen + self._cut(data[begin:], offset + begin)
-            seen += self._read(Line(offset, other) for other in before.others)
-            self.detector.feed_past(before)
+            if not whole or not self._read_past(data, begin, start, seen):
+                return seen + self._cut(data[begin:])
             seen += self._read([line_of(offset + start, data[start:stop])])
             begin = stop + 1
             at = data.find(FAILURE, begin)
         self._held.keep(data[begin:], offset + begin)
         self._cutter = LineCutter(offset + begin, old_spanner)  # where to go on, should nothing be left
         return seen
+
+    def _read_past(self, data: bytes, begin: int, stop: int, seen: list[Seen]) -> bool:
+        """Take in these whole lines; False if they have to be cut."""
+        before = past(data, begin, stop, self._told)
+        if before is not None:
+            seen += self._read(Line(0, other) for other in before.others)
+            self.detector.feed_past(before)
+        return before is not None
 
     def _take_before(self) -> list[Line]:
         """What was cut and not read: nothing if so much came after it that it cannot matter any more."""
@@ -137,11 +153,12 @@ class Reading:
             return []
         if self._held.gap:
             self._before.clear()
-        offset, data = self._held.take()
-        return self._cut(data, offset)
+        return self._cut(self._held.take())
 
-    def _cut(self, data: bytes, offset: int) -> list[Seen]:
-        self._cutter = LineCutter(offset, old_spanner)
+    def _cut(self, data: bytes) -> list[Seen]:
+        """Cut these bytes, the last that were held."""
+        self._cutter = LineCutter(self._held.begin - len(data), old_spanner)
+        self._held.keep(b"", self._held.begin)
         return self._read_old(data)
 
     def _read_old(self, data: bytes) -> list[Seen]:
