@@ -1,10 +1,12 @@
 """What it costs to read a long log from its beginning: CPU seconds per gigabyte and peak memory, beside other tools.
 
-    python bench/catchup.py [--mb 200] [--rounds 3] [--per-gb 580]
+    python bench/catchup.py [--kinds new,old] [--mb 100,1000] [--rounds 3] [--per-gb 580] [--slow-mb 4] [--patterns]
 
 `ocwatch classify --json` names every limit; the peers only count lines (grep, ripgrep, mtail, fail2ban-regex), each
 where it is installed. All read the same file, from the page cache, in turn; a quiet log without failures shows what
-looking costs, one with 580 a gigabyte what telling costs. The last rows are 20 user patterns, and one.
+looking costs, one with 580 a gigabyte what telling costs. The slow peers (mtail, fail2ban-regex) read the file's first
+megabytes only, once: at their pace the whole would take minutes to hours. With more than one size the last line of a
+kind is what a further gigabyte costs, without the start: cost is linear if that is not more than the rows say.
 """
 
 from __future__ import annotations
@@ -25,24 +27,23 @@ from bench import sample
 
 OCWATCH = str(Path(sys.executable).parent / "ocwatch")
 EXPRESSION = "stream error|rate_limit_error|overloaded_error|Too Many Requests"
+FAIL2BAN = {
+    "new": r'^.* message="stream error" .* session\.id=<F-ID>\S+</F-ID> ',
+    "old": r"^.* service=llm .* sessionID=<F-ID>\S+</F-ID> .* stream error$",
+}
+SLOW = ("mtail", "fail2ban-regex")
 MTAIL = "counter limits\n/stream error|rate_limit_error|overloaded_error|Too Many Requests/ {\n  limits++\n}\n"
 
 
-def peers(log: Path, scratch: Path) -> dict[str, list[str]]:
-    """The other tools that are installed, and how they are called."""
+def peers(kind: str, log: Path, head: Path, scratch: Path) -> dict[str, list[str]]:
+    """The other tools that are installed, and how they are called: the fast ones on the log, the slow on its head."""
     (scratch / "progs").mkdir(exist_ok=True)
     (scratch / "progs/limits.mtail").write_text(MTAIL)
     calls = {
         "grep -cE": ["grep", "-cE", EXPRESSION, str(log)],
-        "ripgrep": ["rg", "--no-mmap", "-c", EXPRESSION, str(log)],
-        "mtail": ["mtail", "--one_shot", "--progs", str(scratch / "progs"), "--logs", str(log)],
-        "fail2ban-regex": [
-            "fail2ban-regex",
-            "--print-no-missed",
-            "--print-no-ignored",
-            str(log),
-            "<HOST>.*stream error",
-        ],
+        "ripgrep --no-mmap": ["rg", "--no-mmap", "-c", EXPRESSION, str(log)],
+        "mtail": ["mtail", "--one_shot", "--progs", str(scratch / "progs"), "--logs", str(head)],
+        "fail2ban-regex": ["fail2ban-regex", "-d", "%Y-%m-%dT%H:%M:%S", str(head), FAIL2BAN[kind]],
     }
     return {name: call for name, call in calls.items() if shutil.which(call[0])}
 
@@ -60,58 +61,66 @@ def spent(command: list[str], environ: dict[str, str]) -> tuple[float, float]:
 def home(root: Path, patterns: int) -> dict[str, str]:
     """An environment whose configuration has so many `errorPatterns`."""
     directory = root / f"home{patterns}" / ".config/opencode"
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     words = [f"(?:acme|corp) gateway {number:02} (?:is|was) (?:busy|full)" for number in range(patterns)]
     config = {"rateLimit": {"errorPatterns": words}}
     (directory / "rate-limit-config.json").write_text(json.dumps(config))
     return {"HOME": str(directory.parents[1]), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
 
 
-def table(kind: str, log: Path, failures: int, rounds: int, scratch: Path, slow: bool) -> None:
-    """Measure every tool on one log, and print its rows."""
+def table(kind: str, log: Path, failures: int, wanted: argparse.Namespace, scratch: Path) -> float:
+    """Measure every tool on one log, and print its rows. CPU seconds of ours."""
     size = log.stat().st_size
+    head = scratch / "head.log"
     with log.open("rb") as file:
-        while file.read(1 << 20):
+        head.write_bytes(file.read(min(size, wanted.slow_mb * 10**6)))
+        while file.read(1 << 20):  # into the page cache
             pass
     ours = [OCWATCH, "classify", "--json", str(log)]
-    calls = {"ocwatch classify": (ours, home(scratch / f"{kind}{failures}", 0))}
-    if failures:
+    calls = {"ocwatch classify": (ours, home(scratch, 0))}
+    if failures and wanted.patterns:
         for number in (1, 20):
-            label = f"  {number} pattern{'s' if number > 1 else ''}"
-            calls[label] = (ours, home(scratch / f"{kind}{failures}", number))
-    others = peers(log, scratch)
-    calls |= {
-        name: (call, dict(os.environ)) for name, call in others.items() if slow or name in ("grep -cE", "ripgrep")
-    }
+            calls[f"  {number} pattern{'s' if number > 1 else ''}"] = (ours, home(scratch, number))
+    calls |= {name: (call, dict(os.environ)) for name, call in peers(kind, log, head, scratch).items()}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    for number in range(wanted.rounds):
         for name, (command, environ) in calls.items():
-            taken[name].append(spent(command, environ))
-    medians = {name: statistics.median(cpu for cpu, _ in runs) for name, runs in taken.items()}
-    grep = medians.get("grep -cE", 0.0)
+            if name not in SLOW or (failures and not number):
+                taken[name].append(spent(command, environ))
+    medians = {name: statistics.median(cpu for cpu, _ in runs) for name, runs in taken.items() if runs}
+    grep = medians.get("grep -cE", 0.0) / size
     print(f"\n{kind} log, {size / 1e6:.0f} MB, {failures} failures")
-    print(f"{'':20} {'CPU s':>8} {'s/GB':>8} {'x grep':>8} {'MiB':>6}")
-    for name, runs in taken.items():
-        cpu, peak = medians[name], max(peak for _, peak in runs)
-        ratio = f"{cpu / grep:.2f}" if grep else ""
-        print(f"{name:20} {cpu:8.2f} {cpu / size * 1e9:8.2f} {ratio:>8} {peak:6.1f}", flush=True)
+    print(f"{'':20} {'MB read':>8} {'CPU s':>8} {'s/GB':>8} {'x grep':>8} {'MiB':>6}")
+    for name, cpu in medians.items():
+        read = head.stat().st_size if name in SLOW else size
+        ratio = f"{cpu / read / grep:.2f}" if grep else ""
+        peak = max(peak for _, peak in taken[name])
+        print(f"{name:20} {read / 1e6:8.0f} {cpu:8.2f} {cpu / read * 1e9:8.2f} {ratio:>8} {peak:6.1f}", flush=True)
+    return medians["ocwatch classify"]
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="CPU seconds per gigabyte of log, beside grep, mtail and others.")
-    parser.add_argument("--mb", type=int, default=200)
+    parser.add_argument("--kinds", default=",".join(sample.KINDS))
+    parser.add_argument("--mb", default="100,1000")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--per-gb", type=int, default=580)
-    parser.add_argument("--slow", action="store_true", help="also mtail and fail2ban-regex, 70 - 1,500 CPU s/GB")
+    parser.add_argument("--slow-mb", type=int, default=4, help="how much of the log mtail and fail2ban-regex read")
+    parser.add_argument("--patterns", action="store_true", help="also with 1 and with 20 errorPatterns")
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ocw-") as scratch:
-        for kind in sample.KINDS:
+        for kind in wanted.kinds.split(","):
             for density in (0, wanted.per_gb):
-                log = Path(scratch) / f"{kind}-{density}.log"
-                failures = sample.write(log, kind, wanted.mb, density)
-                table(kind, log, failures, wanted.rounds, Path(scratch), wanted.slow and density > 0)
-                log.unlink()
+                cost: dict[int, float] = {}
+                for megabytes in map(int, wanted.mb.split(",")):
+                    log = Path(scratch) / f"{kind}-{density}.log"
+                    failures = sample.write(log, kind, megabytes, density)
+                    cost[megabytes] = table(kind, log, failures, wanted, Path(scratch))
+                    log.unlink()
+                if len(cost) > 1:
+                    slope = (cost[max(cost)] - cost[min(cost)]) / (max(cost) - min(cost)) * 1000
+                    print(f"{'a further gigabyte':20} {'':8} {'':8} {slope:8.2f}")
 
 
 if __name__ == "__main__":

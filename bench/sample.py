@@ -19,8 +19,9 @@ def lines_of(kind: str) -> tuple[list[bytes], list[bytes]]:
         lines = file.read().splitlines(keepends=True)
     errors = [line for line in lines if line.startswith(b"ERROR") or b" level=ERROR " in line[:80]]
     errors_seen = set(errors)
+    failed = errors if kind == "new" else [line for line in errors if line.startswith(b"ERROR")]  # one is a forgery
     quiet = [line for line in lines if line not in errors_seen]
-    return quiet, [line for line in errors if b"stream error" in line and len(line) < LONGEST]
+    return quiet, [line for line in failed if b"stream error" in line and len(line) < LONGEST]
 
 
 def write(path: Path, kind: str, megabytes: int, per_gigabyte: int) -> int:
