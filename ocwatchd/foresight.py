@@ -5,6 +5,7 @@ Reads beside OpenCode on a worker thread, and only after it, or a provider, has 
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -14,13 +15,14 @@ from ocwatchd.clock import Clock
 from ocwatchd.core.forecast import WINDOWS, Bound, History, learn
 from ocwatchd.core.foresight import CALM, Standing, nearest, threat, turns_of
 from ocwatchd.core.limits import LimitKind
-from ocwatchd.core.messages import Foreseen
+from ocwatchd.core.messages import Foreseen, Spent
 from ocwatchd.core.mind import Mind
+from ocwatchd.core.money import Purse
 from ocwatchd.core.policy import Policy
 from ocwatchd.hands import Hands
 from ocwatchd.opencode.sessions import Answer, SessionStore
 from ocwatchd.paths import Paths
-from ocwatchd.state import forecasts
+from ocwatchd.state import forecasts, prices
 from ocwatchd.state.allowances import read_allowances
 from ocwatchd.state.journal import Journal
 
@@ -39,12 +41,13 @@ _ABOUT_USE = frozenset((LimitKind.RATE_LIMIT.value, LimitKind.QUOTA.value))
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One request: when it was begun, of which model and turn, and the tokens that count."""
+    """One request: when it was begun, of which model and turn, the tokens that count, and what it cost."""
 
     time: float
     model: str
     turn: str
     tokens: int
+    dollars: float
 
 
 def uses(answers: Iterable[Answer], until: float) -> dict[str, Use]:
@@ -54,7 +57,7 @@ def uses(answers: Iterable[Answer], until: float) -> dict[str, Use]:
         message = answer.message
         if message.model and message.created is not None and message.created <= until and message.tokens:
             turn = message.parent or message.id
-            found[message.id] = Use(message.created, str(message.model), turn, message.tokens.spent)
+            found[message.id] = Use(message.created, str(message.model), turn, message.tokens.spent, message.cost)
     return found
 
 
@@ -107,6 +110,12 @@ def standings(
     ]
 
 
+def today(now: float, later: int = 0) -> float:
+    """When the local day began, or (`later`: 1) when the next one does."""
+    year, month, day = time.localtime(now)[:3]
+    return time.mktime((year, month, day + later, 0, 0, 0, 0, 0, -1))
+
+
 class Foresight:
     """One of the daemon's loop's helpers."""
 
@@ -117,16 +126,19 @@ class Foresight:
         self._bounds: dict[str, Bound] = {}
         self._busy = False
         self._looked = self._measured = self._learnt = self._read = 0.0
+        self._begin = 0.0
         self._mark: tuple[object, ...] = ()
 
     def step(self, mind: Mind) -> None:
         """Measure and publish what is due. Call it as often as you like."""
         now, policy = self._clock.now(), mind.policy
-        if self._busy or abs(now - self._looked) < (SOON if policy.foresight.prevent else LATER):
+        pressing = policy.foresight.prevent or policy.budget is not None
+        if self._busy or abs(now - self._looked) < (SOON if pressing else LATER):
             return
         self._looked = now
-        mark = self._news()
-        if mark == self._mark and (not self._uses or abs(now - self._measured) < RENEW):
+        mark = (policy, *self._news())
+        lasts = policy.budget is None and not self._uses  # nothing that time alone would change
+        if mark == self._mark and (lasts or abs(now - self._measured) < RENEW):
             return
         self._mark, self._measured, self._busy = mark, now, True
         self._hands.measure(lambda: self._measure(policy, now))
@@ -140,9 +152,12 @@ class Foresight:
 
     def _measure(self, policy: Policy, now: float) -> Foreseen:
         try:
-            self._count(now)
+            begin = now - WINDOWS[-1]
+            self._count(now, begin if policy.budget is None else min(begin, today(now)))
             found = standings(self._uses.values(), self._paths, self._bounds, policy, now)
             self._publish(found, now)
+            if policy.budget is not None or self._paths.budget.exists():
+                self._hands.measure(lambda: self._spent(policy.budget, now))
         finally:
             self._busy = False
         if not policy.foresight.prevent:
@@ -151,12 +166,20 @@ class Foresight:
         threats = {one.model: seen for one in found if (seen := threat(one, ahead, now)) is not None}
         return Foreseen(threats, tuple(one.model for one in found if threat(one, ahead, now, CALM) is None))
 
-    def _count(self, now: float) -> None:
-        begin = now - WINDOWS[-1]
-        since = max(begin, min(self._read, now) - OVERLAP)
-        self._uses |= uses(self._store.answers(since), now)
-        self._uses = {name: use for name, use in self._uses.items() if use.time > begin}
-        self._read = now
+    def _spent(self, budget: float | None, now: float) -> Spent:
+        """What was spent today, told to the engine and to commands that start at once."""
+        dollars = sum(use.dollars for use in self._uses.values() if use.time >= today(now))
+        known = prices.read(self._paths.prices)
+        with suppress(OSError):
+            prices.write_budget(self._paths.budget, Purse(budget, dollars, known), today(now, 1), now)
+        return Spent(dollars, known)
+
+    def _count(self, now: float, begin: float) -> None:
+        known = self._begin <= begin and self._read <= now  # an edited configuration may want to know more
+        since = max(begin, self._read - OVERLAP) if known else begin
+        found = self._uses | uses(self._store.answers(since), now)
+        self._uses = {name: use for name, use in found.items() if use.time > begin}
+        self._read, self._begin = now, begin
         if abs(now - self._learnt) >= LEARN:
             self._learnt = now
             self._bounds = learnt(self._store, Journal(self._paths.journal, self._clock), now)

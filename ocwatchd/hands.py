@@ -43,7 +43,7 @@ from ocwatchd.opencode.sockets import clear_stale
 from ocwatchd.opencode.survey import Look
 from ocwatchd.paths import Paths
 from ocwatchd.redirect import Mover
-from ocwatchd.state import blacklist, moved
+from ocwatchd.state import blacklist, moved, prices
 from ocwatchd.state.counted import Counted
 from ocwatchd.state.files import StateError
 from ocwatchd.state.journal import Journal, plain
@@ -165,7 +165,7 @@ class Hands:
         self.save()
 
     def ask_offers(self) -> None:
-        """Ask the open doors what their models can take."""
+        """Ask the open doors what their models can take, and what they cost."""
         self._submit(_LOOKS, self._ask_offers, None)
 
     def measure(self, work: Callable[[], Message]) -> None:
@@ -270,10 +270,14 @@ class Hands:
     def _find_doors(self, _: Effect | None) -> None:
         clear_stale(self._paths.doors)
         self._ears.listen(self._finder.find().open)
+        if prices.outdated(self._paths.prices, self._clock.now()):
+            self.ask_offers()
 
     def _ask_offers(self, _: Effect | None) -> None:
         places = ((door, door.directory) for door in self._finder.find().open if door.directory)
-        self._answer(Surveyed(None, None, (), 0, offers=offers_at(places, self._clock.now())))
+        offers = offers_at(places, self._clock.now())
+        prices.keep(self._paths.prices, offers, self._clock.now())
+        self._answer(Surveyed(None, None, (), 0, offers=offers))
 
     def _look_up(self, effect: LookUp) -> None:
         found = self._surveyor.stuck() if effect.session is None else self._surveyor.session(effect.session)
@@ -281,6 +285,7 @@ class Hands:
         waiting = {view.parent for view in found.views if view.parent and view.stuck}
         parents = tuple(view for parent in waiting for view in self._surveyor.session(parent).views)
         offers = offers_at(((view.door, view.directory) for view in found.views if view.stuck), self._clock.now())
+        prices.keep(self._paths.prices, offers, self._clock.now())
         self._answer(Surveyed(effect.session, effect.model, found.views, found.doors, parents, offers, found.failing))
 
     def _free(self, effect: Free) -> None:

@@ -81,6 +81,16 @@ class Paths:
         return self.state_dir / "forecasts.json"
 
     @property
+    def prices(self) -> Path:
+        """What models cost, as OpenCode told it last."""
+        return self.state_dir / "prices.json"
+
+    @property
+    def budget(self) -> Path:
+        """What is left of today's budget."""
+        return self.state_dir / "budget.json"
+
+    @property
     def moved(self) -> Path:
         """Sessions that were moved, and where they came from."""
         return self.state_dir / "moved.json"

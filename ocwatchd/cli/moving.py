@@ -23,6 +23,7 @@ from ocwatchd.core.fallback import Choice, Chosen, Exhausted, agent_for
 from ocwatchd.core.ledger import Ledger
 from ocwatchd.core.limits import Certainty, ModelRef, Target
 from ocwatchd.core.messages import MoveEnded, Note
+from ocwatchd.core.money import Purse
 from ocwatchd.core.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.outlook import Outlook
 from ocwatchd.core.pools import Pool, order
@@ -56,11 +57,12 @@ class Job:
     """How full the members of pools are, sessions' worth by model."""
     offers: Mapping[str, Capacity] = field(default_factory=dict)
     """What models can take, where a door told."""
+    purse: Purse = field(default_factory=Purse)
 
     @property
     def outlook(self) -> Outlook:
         """For the session that is moved."""
-        return Outlook(self.moved.session, self.loads, self.moved.needs, self.offers)
+        return Outlook(self.moved.session, self.loads, self.moved.needs, self.offers, purse=self.purse)
 
     @property
     def child(self) -> str | None:

@@ -12,6 +12,7 @@ from ocwatchd.config.reader import read_document
 from ocwatchd.core.chains import candidates, normalise, resolve
 from ocwatchd.core.pools import arranged
 from ocwatchd.errors import AllCooling, ExitCode, UsageError
+from ocwatchd.state import budget
 from ocwatchd.state.entries import loads_in, read_entries
 from ocwatchd.state.register import Register
 
@@ -37,7 +38,8 @@ def pick(model: str | None = None, as_json: bool = False, session: str | None = 
     found = read_entries(state_file("blacklist.json"))
     # There is no session yet that could keep a member: whoever asks next gets another one.
     pools = arranged(names.pools, f"{os.getpid()} {now}", loads_in(found))
-    register = Register(found.active(now), pools, _misfits(session, found.raw) if session else {})
+    unfit = _misfits(session, found.raw) if session else {}
+    register = Register(found.active(now), pools, unfit, budget.dear(state_file("budget.json"), now))
     stand_ins = list(candidates(asked, normalise(names.chains, names.aliases), pools))
     picked = register.pick(asked, stand_ins)
     passed = register.passed_over(picked, stand_ins) if picked != asked else []
@@ -50,8 +52,8 @@ def pick(model: str | None = None, as_json: bool = False, session: str | None = 
             "passed": [{"model": name, "why": why} for name, why in passed],
         })  # fmt: skip
     if picked is None:
-        unfit = "".join(f"; {name} is free: {why}" for name, why in passed)
-        raise AllCooling(_exhausted(asked, ends, now) + unfit)
+        beside = "".join(f"; {name} is free: {why}" for name, why in passed)
+        raise AllCooling(_exhausted(asked, ends, now) + beside)
     if not as_json:
         say(picked)
     return ExitCode.DONE

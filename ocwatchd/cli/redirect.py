@@ -17,7 +17,7 @@ from ocwatchd.opencode.sessions import SessionStore
 from ocwatchd.opencode.survey import Findings, Surveyor
 from ocwatchd.paths import Paths
 from ocwatchd.redirect import RerunOverApi
-from ocwatchd.state import blacklist
+from ocwatchd.state import blacklist, prices
 
 
 def redirect(wish: Wish) -> int:
@@ -36,9 +36,10 @@ def redirect(wish: Wish) -> int:
     register = blacklist.read(paths.blacklist)
     ledger = Ledger(register.entries())
     job = _job(surveyor, wish.session, ledger, config)
-    job = replace(
-        job, loads=register.loads, offers=offers_at([(job.moved.door, job.moved.directory)], time.time()) or {}
-    )
+    now = time.time()
+    purse = prices.purse(paths.prices, paths.budget, config.policy.budget, now)
+    offers = offers_at([(job.moved.door, job.moved.directory)], now) or {}
+    job = replace(job, loads=register.loads, offers=offers, purse=purse)
     if wish.dry_run:
         return tell(wish, job, choose_target(wish, job, config, ledger, ()), None)
     return tell(wish, job, *move_down_the_chain(paths, RerunOverApi(), job, wish, config, ledger))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ocwatchd.cli.escape import escape
@@ -14,9 +15,13 @@ from ocwatchd.cli.reporting import prometheus
 from ocwatchd.cli.reporting.document import document
 from ocwatchd.cli.reporting.page import page
 from ocwatchd.cli.times import since_of
+from ocwatchd.core.entries import Entry
 from ocwatchd.core.figures import Figures, figures
+from ocwatchd.core.spending import Paid, Spending, spending
 from ocwatchd.errors import ExitCode, OcwatchError, UsageError
-from ocwatchd.state import heartbeat
+from ocwatchd.opencode.sessions import SessionStore
+from ocwatchd.paths import Paths
+from ocwatchd.state import heartbeat, prices
 from ocwatchd.state.entries import read_entries
 
 USUAL = "7d"
@@ -35,28 +40,36 @@ def report(since: str | None = None, out: str | None = None, form: str = "html",
     if form not in FORMATS:
         raise UsageError(f"{form!r} is no format; use {', '.join(FORMATS)}")
     now = time.time()
-    found = figures(entries(), since_of(since or USUAL, now), now)
+    told, begin = entries(), since_of(since or USUAL, now)
+    found, money = figures(told, begin, now), _money(told, begin, now)
     if form == "json" and out in (None, "-"):
-        say_json(document(found))
+        say_json(document(found, money))
     elif out == "-" or (out is None and form != "html"):
-        say(_text(form, found).rstrip("\n"))
+        say(_text(form, found, money).rstrip("\n"))
     else:
         path = Path(out or PAGE)
-        _replace(path, _text(form, found).encode("utf-8", "replace"))
+        _replace(path, _text(form, found, money).encode("utf-8", "replace"))
         say(escape(f"Wrote {path.absolute()}"))
     return ExitCode.DONE
 
 
-def _text(form: str, found: Figures) -> str:
+def _money(told: Sequence[Entry], since: float, now: float) -> Spending:
+    paths = Paths.from_env()
+    rows = (answer.message for answer in SessionStore(paths.opencode_data).answers(since))
+    paid = (Paid(row.parent, str(row.model), row.tokens, row.cost) for row in rows if row.model and row.tokens)
+    return spending(told, paid, prices.read(paths.prices), since, now)
+
+
+def _text(form: str, found: Figures, money: Spending) -> str:
     if form == "html":
-        return page(found)
+        return page(found, money)
     if form == "json":
         import json
 
-        return json.dumps({"version": 1, **document(found)}, indent=2) + "\n"
+        return json.dumps({"version": 1, **document(found, money)}, indent=2) + "\n"
     state = heartbeat.read(state_file("daemon.json")).state(found.now)
     cooling = read_entries(state_file("blacklist.json")).active(found.now)
-    return prometheus.text(found, state == heartbeat.State.UP, cooling)
+    return prometheus.text(found, money, state == heartbeat.State.UP, cooling)
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -22,7 +22,7 @@ from ocwatchd.opencode.terminals import Pane, find_pane
 from ocwatchd.opencode.unreached import Unreached
 from ocwatchd.paths import Paths
 from ocwatchd.restart import Case, Restart
-from ocwatchd.state import blacklist
+from ocwatchd.state import blacklist, prices
 from ocwatchd.supervised import Supervised, find_supervised
 
 
@@ -50,7 +50,8 @@ def restart(wish: Wish, means: Means) -> int:
     config, register = load(paths), blacklist.read(paths.blacklist)
     ledger = Ledger(register.entries())
     unreached = Unreached(paths.opencode_data, ProcessTable())
-    job = replace(_job(unreached, wish.session, ledger, config), loads=register.loads)
+    purse = prices.purse(paths.prices, paths.budget, config.policy.budget, time.time())
+    job = replace(_job(unreached, wish.session, ledger, config), loads=register.loads, purse=purse)
     process = unreached.process(job.moved, means.pid)
     terminal = find_supervised(process, paths.state_dir) or find_pane(process)
     case = Case(job.moved, process, terminal, job.child)

@@ -20,6 +20,7 @@ from ocwatchd.errors import ConfigError, ExitCode
 from ocwatchd.launcher.arguments import Arguments
 from ocwatchd.launcher.find import find_opencode, in_a_circle, mark
 from ocwatchd.launcher.speech import say
+from ocwatchd.state import budget
 from ocwatchd.state.entries import loads_in, read_entries
 from ocwatchd.state.register import Register
 
@@ -66,7 +67,8 @@ def launch(given: Sequence[str], own: str) -> NoReturn:
 def _register(names: Names) -> Register:
     found = read_entries(state_file("blacklist.json"))
     pools = arranged(names.pools, str(os.getpid()), loads_in(found))  # no session yet that could keep a member
-    return Register(found.active(time.time()), pools)
+    now = time.time()
+    return Register(found.active(now), pools, dear=budget.dear(state_file("budget.json"), now))
 
 
 def _places() -> tuple[str, str, list[str]]:

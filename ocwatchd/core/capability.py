@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ocwatchd.core.money import Price
+
 ROOM = 8
 """An eighth of the window is kept for the answer, where the model's longest answer would take more."""
 CHARS_PER_TOKEN = 4
@@ -14,13 +16,15 @@ CHARS_PER_TOKEN = 4
 class Capacity:
     """What a model can take, as OpenCode's provider list tells it. `context` and `output` in tokens, 0 if not told.
 
-    `inputs` are the kinds of input besides text: `image`, `pdf`, `audio`, `video`. `tools`: it can call tools.
+    `inputs` are the kinds of input besides text: `image`, `pdf`, `audio`, `video`. `tools`: it can call tools. `price`
+    is None where none is told.
     """
 
     context: int = 0
     output: int = 0
     inputs: frozenset[str] = frozenset()
     tools: bool = True
+    price: Price | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ def _passed_over(
         return {"model": str(model), "why": "this prompt could not be moved to it"}
     entry = ledger.avoided(model, now)
     if entry is None:
-        return {"model": str(model), "why": outlook.unfit(model) or "tried before"}
+        return {"model": str(model), "why": outlook.refused(model) or "tried before"}
     if entry.foreseen:
         return {"model": str(model), "why": f"is about to be limited ({entry.reason})", "until": entry.until}
     why = "its provider rests" if entry.model == model.whole_provider else f"rests ({entry.kind.value})"

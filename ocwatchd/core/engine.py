@@ -27,6 +27,7 @@ from ocwatchd.core.messages import (
     Refused,
     RegisterChanged,
     Shown,
+    Spent,
     Surveyed,
     TakenOver,
     Tick,
@@ -86,8 +87,11 @@ class Engine:
             case Learnt(known):
                 self.mind.known = known
                 return []
-            case Foreseen(threats, calm):
-                return self._registrar.foresee(threats, now) + self._registrar.ease(calm, now)
+            case Foreseen():
+                return self._registrar.foresee(message.threats, now) + self._registrar.ease(message.calm, now)
+            case Spent():
+                effects = self._registrar.spend(message, now)
+                return effects + (self._wake_stuck() if effects else [])
             case Tick():
                 return self._tick(now)
 

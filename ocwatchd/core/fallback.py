@@ -35,7 +35,7 @@ class Exhausted:
     models: tuple[ModelRef, ...]
     soonest: tuple[ModelRef, float] | None = None
     unfit: tuple[tuple[ModelRef, str], ...] = ()
-    """What is free, and why it cannot take the session."""
+    """What is free, and why it is not taken all the same."""
 
     @property
     def chained(self) -> bool:
@@ -85,12 +85,12 @@ def choose(
     """
     passed: list[ModelRef] = []
     for ref, pool in _ways(model, policy, outlook):
-        if ref not in tried and not cooling(ref) and outlook.unfit(ref) is None:
+        if ref not in tried and not cooling(ref) and outlook.refused(ref) is None:
             return Chosen(Target(ref, agent_for(ref, policy) or session_agent, pool), tuple(passed))
         passed.append(ref)
     models = (model, *passed)
     free = [ref for ref in passed if ref not in tried and not cooling(ref)]
-    unfit = tuple((ref, why) for ref in free if (why := outlook.unfit(ref)))
+    unfit = tuple((ref, why) for ref in free if (why := outlook.refused(ref)))
     return Exhausted(models, _soonest(models, ends), unfit)
 
 

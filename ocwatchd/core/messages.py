@@ -10,6 +10,7 @@ from ocwatchd.core.experience import Experiences
 from ocwatchd.core.foresight import Threat
 from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import ErrorFacts, LimitEvent, ModelRef, Target
+from ocwatchd.core.money import Price
 from ocwatchd.core.moves import MoveOutcome, Order
 from ocwatchd.core.policy import Policy
 from ocwatchd.core.rules import RuleSet
@@ -140,6 +141,14 @@ class Foreseen:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What was spent today (US dollars), and what models cost."""
+
+    dollars: float
+    prices: Mapping[str, Price]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed."""
 
@@ -157,6 +166,7 @@ Message = (
     | Used
     | Learnt
     | Foreseen
+    | Spent
     | Tick
 )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ocwatchd.core.capability import Capacity
 from ocwatchd.core.experience import Experiences
 from ocwatchd.core.ledger import Ledger
+from ocwatchd.core.money import Price, Purse
 from ocwatchd.core.outlook import Outlook
 from ocwatchd.core.policy import Order, Policy
 from ocwatchd.core.pools import Fill
@@ -26,10 +27,18 @@ class Mind:
     offers: Mapping[str, Capacity] = field(default_factory=dict)
     """What models can take, as a door told last."""
     known: Experiences = field(default_factory=dict)
+    spent: float = 0.0
+    """US dollars, today."""
+    prices: Mapping[str, Price] = field(default_factory=dict)
+
+    @property
+    def purse(self) -> Purse:
+        """What may be spent today, and what was."""
+        return Purse(self.policy.budget, self.spent, self.prices)
 
     def outlook(self, view: SessionView | None, now: float) -> Outlook:
         """What a choice for this session rests on; without one, for nobody in particular."""
         known = self.known if self.policy.order is Order.LEARNT else {}
         if view is None:
-            return Outlook("", self.fill.loads(now), offers=self.offers, known=known)
-        return Outlook(view.session, self.fill.loads(now), view.needs, self.offers, known)
+            return Outlook("", self.fill.loads(now), offers=self.offers, known=known, purse=self.purse)
+        return Outlook(view.session, self.fill.loads(now), view.needs, self.offers, known, self.purse)

@@ -7,6 +7,7 @@ from ocwatchd.core.foresight import Threat
 from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import LimitEvent, ModelRef
 from ocwatchd.core.messages import Effect, MoveEnded, Note, Prevented, Tell
+from ocwatchd.core.money import Purse, dollars
 from ocwatchd.core.moves import MoveResult, Order
 from ocwatchd.core.policy import Mode
 from ocwatchd.core.views import SessionState, SessionView
@@ -97,6 +98,15 @@ def foreseen(entry: Cooldown, threat: Threat, considered: list[dict[str, object]
 def eased(model: ModelRef) -> Note:
     """A forecast is taken back before its time: there is room again, or nobody wants it any more."""
     return Note("eased", {"model": str(model)})
+
+
+def budget(purse: Purse, now: float) -> list[Effect]:
+    """The day's budget is spent, or there is room in it again."""
+    fields: dict[str, object] = {"budget": purse.budget, "spent": round(purse.spent, 6), "over": purse.over}
+    if not purse.over:
+        return [Note("budget", fields)]
+    text = f"{dollars(purse.spent)} of {dollars(purse.budget or 0)}: no paid model is chosen as a stand-in any more"
+    return [Note("budget", fields), Tell(f"budget:{now:.0f}", "Today's budget is spent", text)]
 
 
 def answered(view: SessionView, entry: Cooldown, began: float) -> Note:

@@ -12,7 +12,7 @@ from ocwatchd.core.fallback import Choice, Chosen
 from ocwatchd.core.foresight import Threat
 from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import Hint, LimitEvent, ModelRef, Target
-from ocwatchd.core.messages import Effect, SaveRegister
+from ocwatchd.core.messages import Effect, SaveRegister, Spent
 from ocwatchd.core.mind import Mind
 from ocwatchd.core.views import SessionState, SessionView
 
@@ -104,6 +104,13 @@ class Registrar:
                 self._foreseen.pop(model, None)
                 effects += [SaveRegister(removed=(model,)), notes.eased(model)]
         return effects
+
+    def spend(self, told: Spent, now: float) -> list[Effect]:
+        """Where the budget is spent (or a new day has begun), other models stand in for what rests."""
+        before = self._mind.purse.over
+        self._mind.spent, self._mind.prices = told.dollars, told.prices
+        purse = self._mind.purse
+        return [] if purse.over == before else notes.budget(purse, now) + self.aim_anew(now)
 
     def _target_for(self, model: ModelRef, now: float) -> Target | None:
         """Where prompts for a cooling model go, as the register tells everybody."""

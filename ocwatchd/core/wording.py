@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ocwatchd.core.entries import Entry
+from ocwatchd.core.money import dollars
 
 Clock = Callable[[float], str]
 """How a moment (epoch seconds) is said."""
@@ -33,6 +34,7 @@ WORDS = {
     "unreachable": "no door",
     "foreseen": "foreseen",
     "eased": "eased",
+    "budget": "budget",
     "blocked": "blocked",
     "cleared": "cleared",
     "free": "free",
@@ -83,6 +85,9 @@ def phrase(entry: Entry, clock: Clock) -> str:
             return f"{model} is about to be limited: new prompts go to {to} {until(entry, clock)}"
         case "eased":
             return f"{model} is not about to be limited any more"
+        case "budget":
+            of = f"{dollars(entry.number('spent') or 0)} of {dollars(entry.number('budget') or 0)}"
+            return f"{of} spent today" + (": no paid stand-ins any more" if entry.flag("over") else "")
         case "blocked":
             return f"{model} by hand, {until(entry, clock)}"
         case "cleared":

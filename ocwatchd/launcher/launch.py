@@ -217,6 +217,7 @@ class Launch:
 
         aliases, register = self._names.aliases, self._register
         chain = list(candidates(model, normalise(self._names.chains, aliases), register.pools))
+        chain = [other for other in chain if other not in register.dear]
         free = first_free(chain, register.blocked) or first_free(chain, register.limited)
         agents = {resolve(name, aliases): agent for name, agent in self._names.agents.items()}
         return (free, agents.get(free)) if free else None

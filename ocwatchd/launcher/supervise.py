@@ -41,7 +41,7 @@ from ocwatchd.opencode.family import descendants, end_all
 from ocwatchd.opencode.guardian import Guardian
 from ocwatchd.opencode.http import DoorError
 from ocwatchd.paths import Paths
-from ocwatchd.state import blacklist
+from ocwatchd.state import blacklist, prices
 
 POLL = 0.1
 """Seconds between looks at the child, and at what the private server's session says."""
@@ -67,13 +67,12 @@ class Supervisor:
         config = load(self._paths)
         self._policy = config.policy
         register = blacklist.read(self._paths.blacklist)
-        self._engine = Engine(
-            config.policy,
-            rules_for(config),
-            Ledger(register.entries()),
-            lambda: uuid4().hex[:12],
-        )
-        self._engine.mind.fill.measure(register.loads, (), self._clock.now())
+        ledger = Ledger(register.entries())
+        self._engine = Engine(config.policy, rules_for(config), ledger, lambda: uuid4().hex[:12])
+        mind, now = self._engine.mind, self._clock.now()
+        mind.fill.measure(register.loads, (), now)
+        money = prices.purse(self._paths.prices, self._paths.budget, config.policy.budget, now)
+        mind.spent, mind.prices = money.spent, money.prices
         # Not SimpleQueue: on 3.11 a signal (a child's end) just before the timeout makes its `get` wait for good.
         self._queue: queue.Queue[Message] = queue.Queue()
         self._ground: Ground = (

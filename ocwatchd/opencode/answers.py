@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ocwatchd.core.capability import Capacity
-from ocwatchd.opencode.records import Json, mapping, seconds, text
+from ocwatchd.core.money import Price
+from ocwatchd.opencode.records import Json, amount, mapping, seconds, text
 
 _LIMITS = ("context", "output")
 
@@ -64,7 +66,17 @@ def capacity_of(model: Json) -> Capacity:
     limit, able = mapping(model.get("limit")), mapping(model.get("capabilities"))
     context, output = (int(n) if isinstance(n, int | float) and 0 < n < 1e12 else 0 for n in map(limit.get, _LIMITS))
     inputs = frozenset(kind for kind, taken in mapping(able.get("input")).items() if taken is True)
-    return Capacity(context, output, inputs, able.get("toolcall") is not False)
+    return Capacity(context, output, inputs, able.get("toolcall") is not False, price_of(model.get("cost")))
+
+
+def price_of(told: object) -> Price | None:
+    """What a model costs (1.0 - 1.18); None if nothing is told. Where a plan is paid for, OpenCode tells zeros."""
+    if not isinstance(told, Mapping):
+        return None
+    cache = mapping(told.get("cache"))
+    return Price(
+        amount(told.get("input")), amount(told.get("output")), amount(cache.get("read")), amount(cache.get("write"))
+    )
 
 
 def version_of(version: str | None) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from ocwatchd.core.limits import ErrorFacts, ModelRef
+from ocwatchd.core.money import Tokens
 from ocwatchd.core.views import ABORTED, RunningTool
 
 Json = Mapping[str, Any]
@@ -25,27 +26,6 @@ COPIED_FIELDS = ("system", "tools", "format")
 _OPEN_TOOL_STATES = ("pending", "running")
 _CODE_FIELDS = ("type", "code", "status", "reason")
 _CODES_DEPTH = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """What one answer used, as OpenCode counts it."""
-
-    input: int = 0
-    output: int = 0
-    reasoning: int = 0
-    cache_read: int = 0
-    cache_write: int = 0
-
-    @property
-    def spent(self) -> int:
-        """What counts against a limit: what was read from the provider's cache mostly does not."""
-        return self.input + self.output + self.reasoning + self.cache_write
-
-    @property
-    def context(self) -> int:
-        """How much of the model's context window the session fills after this answer."""
-        return self.spent + self.cache_read
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,16 +15,22 @@ NOTHING: Mapping[str, str] = {}
 class Register:
     """The cooldowns of one moment, asked by model name."""
 
-    def __init__(self, active: dict[str, Entry], pools: Members = NO_POOLS, unfit: Mapping[str, str] = NOTHING) -> None:
+    def __init__(
+        self,
+        active: dict[str, Entry],
+        pools: Members = NO_POOLS,
+        unfit: Mapping[str, str] = NOTHING,
+        dear: Mapping[str, str] = NOTHING,
+    ) -> None:
         """`active` are the entries whose end lies ahead, `pools` the members of each as they come for this session,
-        `unfit` says of models why they cannot stand in for others in it.
+        `unfit` says of models why they cannot stand in for others in it, `dear` why they would cost too much for that.
         """
         self._active = active
-        self.pools, self.unfit = pools, unfit
+        self.pools, self.unfit, self.dear = pools, unfit, dear
 
     def without(self, unfit: Mapping[str, str]) -> Register:
         """The same for a session that these models could not take."""
-        return Register(self._active, self.pools, unfit)
+        return Register(self._active, self.pools, unfit, self.dear)
 
     def __bool__(self) -> bool:
         """Whether anything cools at all."""
@@ -60,15 +66,22 @@ class Register:
         """The first free member of a pool; None if there is no such pool, or all of it rests."""
         return self._first(self.pools.get(pool, ()))
 
-    def _first(self, names: Sequence[str]) -> str | None:
-        """The first that is free and fits, else the first that fits and whose limit is only foreseen."""
-        hoped = first_free(names, lambda model: self.limited(model) or model in self.unfit)
-        return first_free(names, self._unusable) or hoped
+    def _first(self, names: Sequence[str], own: Sequence[str] = ()) -> str | None:
+        """The first that is free and may be taken, else the first whose limit is only foreseen. `own` are what a person
+        asked for, whatever it costs.
+        """
+
+        def refused(model: str) -> bool:
+            return model in self.unfit or (model in self.dear and model not in own)
+
+        free = first_free(names, lambda model: self.blocked(model) or refused(model))
+        return free or first_free(names, lambda model: self.limited(model) or refused(model))
 
     def passed_over(self, picked: str | None, stand_ins: list[str]) -> list[tuple[str, str]]:
-        """The free stand-ins that come before what was picked and could not take the session, each with why."""
+        """The free stand-ins that come before what was picked and may not be taken, each with why."""
         before = stand_ins[: stand_ins.index(picked)] if picked in stand_ins else stand_ins
-        return [(name, self.unfit[name]) for name in before if name in self.unfit and not self.blocked(name)]
+        why = {**self.dear, **self.unfit}
+        return [(name, why[name]) for name in before if name in why and not self.blocked(name)]
 
     def pick(self, model: str, stand_ins: list[str]) -> str | None:
         """`model` if free; else where its entry sends prompts, as prevention does; else the first free of its chain;
@@ -76,12 +89,13 @@ class Register:
 
         Of a pool the first free member, which the stand-ins begin with.
         """
+        own = self.pools.get(model, (model,))
         if model in self.pools:
-            return self._first(stand_ins)
+            return self._first(stand_ins, own)
         if not self.blocked(model):
             return model
-        return follow(model, self.target, self._unusable) or self._first([model, *stand_ins])
+        return follow(model, self.target, self._unusable) or self._first([model, *stand_ins], own)
 
     def _unusable(self, model: str) -> bool:
         """Whether it cannot stand in for another one."""
-        return self.blocked(model) or model in self.unfit
+        return self.blocked(model) or model in self.unfit or model in self.dear

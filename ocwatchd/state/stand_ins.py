@@ -19,14 +19,21 @@ from ocwatchd.core.policy import Policy
 
 def document(policy: Policy, listed: Iterable[ModelRef], outlook: Outlook) -> dict[str, object]:
     """The fields `stand_ins` and `takes`, for the `listed` models. `outlook` is nobody's in particular."""
-    found = {str(model): list(candidates(model, policy, outlook))[:MOST] for model in listed}
+    found = {
+        str(model): [ref for ref in candidates(model, policy, outlook) if not outlook.refused(ref)] for model in listed
+    }
     named = {resolve(name, policy.aliases) for targets in policy.chains.values() for name in targets}
     named |= {member for pool in policy.pools.values() for member in pool.members}
     named |= {str(model) for models in found.values() for model in models}
     return {
-        "stand_ins": {name: [_row(model, policy) for model in models] for name, models in found.items()},
+        "stand_ins": {name: [_row(model, policy) for model in models[:MOST]] for name, models in found.items()},
         "takes": {name: _capacity(outlook.offers[name]) for name in sorted(named) if name in outlook.offers},
     }
+
+
+def _may(model: ModelRef, outlook: Outlook) -> bool:
+    """Nobody's session does not fit; what is left is the day's budget."""
+    return outlook.refused(model) is None
 
 
 def _row(model: ModelRef, policy: Policy) -> dict[str, object]:

@@ -247,6 +247,7 @@ def test_the_page_of_nothing(cli: Cli) -> None:
 REPORT_KEYS = {
     "version", "time", "since", "journal_begins", "limits", "turns", "outcomes", "lost_seconds", "saved_seconds",
     "to_come_seconds", "uncounted_turns", "models", "fallbacks", "limits_by_hour", "cooldowns",
+    "money",
 }  # fmt: skip
 
 
@@ -268,6 +269,10 @@ def test_the_figures_as_json(week: Cli) -> None:
     assert sum(hour["limits"] for hour in figures["limits_by_hour"]) == figures["limits"] > 20
     assert figures["journal_begins"] is not None
     assert week.json("report", "--since", "1h")["limits"] == 0
+    assert figures["money"] == {
+        "spent_dollars": 0.0, "moved_dollars": 0, "instead_dollars_estimate": 0, "saved_dollars_estimate": None,
+        "targets": [],
+    }  # fmt: skip
 
 
 METRIC = re.compile(r'^ocwatchd_([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\\n]|\\["\\n])*",?)+)\})? (\+Inf|-?\d+(?:\.\d+)?)$')

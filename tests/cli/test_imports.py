@@ -26,7 +26,7 @@ CHAINS = {
 }  # fmt: skip
 OWN: dict[tuple[str, ...], set[str]] = {
     ("--version",): ALWAYS,
-    ("pick", "p/a"): ALWAYS | REGISTER | CHAINS | {"cli.pick"},
+    ("pick", "p/a"): ALWAYS | REGISTER | CHAINS | {"cli.pick", "state.budget"},
     ("statusline",): ALWAYS | REGISTER | {"cli.statusline", "state.heartbeat"},
     ("status",): ALWAYS
     | REGISTER

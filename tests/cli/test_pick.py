@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Cli, resting
+from tests.cli.conftest import Cli, at, resting
 
 
 def to(model: str, seconds: float | None = 3600, **more: Any) -> dict[str, Any]:
@@ -63,6 +63,23 @@ def test_what_is_about_to_be_limited_is_taken_only_if_nothing_else_is_free(
     cli.register(**register)
     assert cli("pick", "p/a").stdout == f"{picked}\n"
     assert cli.json("pick", "p/a")["cooling"] is (register["p/a"]["told_by"] != "forecast")
+
+
+def test_a_budget_that_is_spent_keeps_paid_stand_ins_away_but_not_what_was_asked_for(cli: Cli) -> None:
+    cli.configure(fallbackChain={"p/a": ["q/b", "r/c"]}, budget=5)
+    cli.register(**{"p/a": to("q/b")})
+    left = {"version": 1, "until": at(3600), "budget": 5.0, "spent": 5.5, "dear": ["q/b", "x/y"]}
+    cli.paths.budget.write_text(json.dumps(left))
+    assert cli("pick", "p/a").stdout == "r/c\n"
+    assert cli("pick", "q/b").stdout == "q/b\n"
+    why = "paid, and today's budget is spent ($5.50 of $5.00)"
+    assert cli.json("pick", "p/a")["passed"] == [{"model": "q/b", "why": why}]
+    cli.register(**{"p/a": to("q/b"), "r/c": resting()})
+    done = cli("pick", "p/a")
+    assert (done.returncode, done.stdout) == (75, "")
+    assert f"q/b is free: {why}" in done.stderr
+    cli.paths.budget.write_text(json.dumps({**left, "until": at(-1)}))
+    assert cli("pick", "p/a").stdout == "q/b\n"
 
 
 def test_exhausted_says_until_when_on_standard_error(cli: Cli) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ocwatchd.core.limits import ModelRef
+from ocwatchd.core.money import Tokens
 from ocwatchd.core.pools import LEAST_USED, ROUND_ROBIN, Pool
 from ocwatchd.gauge import OPEN, WINDOW, measured
-from ocwatchd.opencode.records import Message, Tokens
+from ocwatchd.opencode.records import Message
 from ocwatchd.opencode.sessions import Answer
 
 NOW = 1_800_000_000.0

@@ -5,9 +5,10 @@ from __future__ import annotations
 from ocwatchd.cli.render import iso
 from ocwatchd.core.figures import Cost, Fallback, Figures, ModelFigures
 from ocwatchd.core.spans import Rest
+from ocwatchd.core.spending import Spending
 
 
-def document(found: Figures) -> dict[str, object]:
+def document(found: Figures, money: Spending) -> dict[str, object]:
     """Everything that the page shows, under names of its own."""
     return {
         "time": iso(found.now),
@@ -23,7 +24,32 @@ def document(found: Figures) -> dict[str, object]:
             {"hour": iso(hour), "model": model, "limits": number} for hour, model, number in found.hours
         ],
         "cooldowns": [_rest(rest, found.now) for rest in found.rests],
+        "money": _money(money),
     }
+
+
+def _money(money: Spending) -> dict[str, object]:
+    return {
+        "spent_dollars": _dollars(money.total),
+        "moved_dollars": _dollars(money.dollars),
+        "instead_dollars_estimate": _dollars(money.instead),
+        "saved_dollars_estimate": _dollars(money.saved),
+        "targets": [
+            {
+                "model": one.target,
+                "turns": one.turns,
+                "moved_dollars": _dollars(one.dollars),
+                "instead_dollars_estimate": _dollars(one.instead),
+                "saved_dollars_estimate": _dollars(one.saved),
+                "unpriced_turns": one.unpriced,
+            }
+            for one in money.moved
+        ],
+    }
+
+
+def _dollars(amount: float | None) -> float | None:
+    return None if amount is None else round(amount, 6)
 
 
 def _cost(cost: Cost) -> dict[str, object]:

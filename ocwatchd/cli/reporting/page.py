@@ -10,6 +10,8 @@ from ocwatchd import __version__
 from ocwatchd.cli.reporting import charts
 from ocwatchd.cli.reporting.markup import lasting, text
 from ocwatchd.core.figures import Cost, Fallback, Figures, ModelFigures
+from ocwatchd.core.money import dollars
+from ocwatchd.core.spending import Spending
 
 ENDED = {
     "moved": "moved to another model",
@@ -23,10 +25,12 @@ ENDED = {
 }
 
 
-def page(found: Figures) -> str:
+def page(found: Figures, money: Spending) -> str:
     """The whole document."""
     style = resources.files("ocwatchd").joinpath("cli/reporting/page.css").read_text("utf-8")
-    body = "".join([_head(found), _tiles(found), *(_charts(found) if found.limits or found.rests else [_empty()])])
+    body = "".join(
+        [_head(found), _tiles(found), *(_charts(found, money) if found.limits or found.rests else [_empty()])]
+    )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -81,7 +85,7 @@ def _tile(kind: str, value: str, label: str, aside: str) -> str:
     return f'<div class="tile {kind}"><b>{text(value)}</b><span>{text(label)}</span><small>{text(aside)}</small></div>'
 
 
-def _charts(found: Figures) -> list[str]:
+def _charts(found: Figures, money: Spending) -> list[str]:
     return [
         _section("Limits over time", "Every refused request, by model.", charts.over_time(found)),
         _section("When models rested", "A bar is a cooldown: the model was left alone.", charts.timelines(found)),
@@ -90,6 +94,7 @@ def _charts(found: Figures) -> list[str]:
             "Fallbacks", "How each target fared. Recovery: first refusal to going on.", _fallbacks(found.fallbacks)
         ),
         _section("Models", "What each limited model cost.", _models(found.models)),
+        _section("Money", "What moved turns cost, by OpenCode's own prices, in US dollars.", _money(money)),
         _section("How limited turns ended", "", _outcomes(found)),
     ]
 
@@ -136,6 +141,24 @@ def _models(found: tuple[ModelFigures, ...]) -> str:
     return _table(("model", "limits", "kinds", "cooling", "lost", "saved"), rows)
 
 
+def _money(money: Spending) -> str:
+    if not money.moved:
+        return f'<p class="note">No moved turn has cost anything. In all {dollars(money.total)} were spent.</p>'
+    rows = "".join(
+        f'<tr><th scope="row">{text(one.target)}</th>'
+        + _cells(
+            ("turns", str(one.turns)),
+            ("cost", dollars(one.dollars)),
+            ("instead (estimate)", "–" if one.saved is None else dollars(one.instead)),
+            ("saved (estimate)", "–" if one.saved is None else dollars(one.saved)),
+        )
+        + "</tr>"
+        for one in money.moved
+    )
+    whole = f'<p class="note">In all {dollars(money.total)} were spent.</p>'
+    return _table(("target", "turns", "cost", "instead (estimate)", "saved (estimate)"), rows) + whole
+
+
 def _outcomes(found: Figures) -> str:
     count: dict[str, int] = {}
     for outcome, number in found.outcomes:
@@ -173,6 +196,8 @@ would have waited, and that the provider would have kept its word.</li>
 a person prevented say nothing of the target.</li>
 <li>New prompts that the companion plugin sent elsewhere before any request was made are not in the journal: what that
 saved is not counted.</li>
+<li><b>Money</b> is what OpenCode noted with each answer of a moved turn. <b>Instead</b> is an estimate: the same
+tokens at the prices of the model that refused, where OpenCode's provider list has them. Plans show as free there.</li>
 <li>A title or summary request that was refused counts as a limit, not as a turn.</li></ul>
 <p>The same figures: <code>ocwatch report --json</code>; one decision in full: <code>ocwatch explain ID</code>, with the
 id that a cooldown shows when you point at it.</p></section>

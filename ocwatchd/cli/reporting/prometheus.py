@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from ocwatchd.core.figures import Figures
+from ocwatchd.core.spending import Spending
 from ocwatchd.state.entries import Entry
 
 Sample = tuple[Mapping[str, str], float]
 
 
-def text(found: Figures, up: bool, cooling: Mapping[str, Entry]) -> str:
+def text(found: Figures, money: Spending, up: bool, cooling: Mapping[str, Entry]) -> str:
     """The exposition; `cooling` are the entries of the register that rest now."""
-    return "".join(line + "\n" for line in _lines(found, up, cooling))
+    return "".join(line + "\n" for line in (*_lines(found, up, cooling), *_money(money)))
 
 
 def _lines(found: Figures, up: bool, cooling: Mapping[str, Entry]) -> Iterator[str]:
@@ -73,6 +74,20 @@ def _fallbacks(found: Figures) -> Iterator[str]:
     )
 
 
+def _money(money: Spending) -> Iterator[str]:
+    yield from _metric("spent_dollars", "Spent in the window, by OpenCode's own prices.", [({}, money.total)])
+    yield from _metric(
+        "moved_dollars",
+        "What moved turns cost with this target.",
+        [({"target": one.target}, one.dollars) for one in money.moved],
+    )
+    yield from _metric(
+        "moved_saved_dollars_estimate",
+        "What they would have cost with their first model, less what they cost; an estimate.",
+        [({"target": one.target}, one.saved) for one in money.moved if one.saved is not None],
+    )
+
+
 def _metric(name: str, help: str, samples: Iterable[Sample]) -> Iterator[str]:
     yield f"# HELP ocwatchd_{name} {help}"
     yield f"# TYPE ocwatchd_{name} gauge"
@@ -90,4 +105,4 @@ def _escaped(text: str) -> str:
 def _number(value: float) -> str:
     if value == float("inf"):
         return "+Inf"
-    return str(int(value)) if value == int(value) else f"{value:.3f}"
+    return str(int(value)) if value == int(value) else f"{value:.6f}".rstrip("0")

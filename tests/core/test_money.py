@@ -1,0 +1,107 @@
+"""Given prices, a budget and what was spent, then what may stand in; and what moved turns cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ocwatchd.core.capability import Capacity
+from ocwatchd.core.considered import considered
+from ocwatchd.core.engine import Engine
+from ocwatchd.core.entries import Entry
+from ocwatchd.core.fallback import Choice, Chosen, Exhausted, choose
+from ocwatchd.core.ledger import Cooldown, Ledger
+from ocwatchd.core.limits import LimitKind, ModelRef, Scope, Target, ToldBy
+from ocwatchd.core.messages import Note, SaveRegister, Spent, Tell
+from ocwatchd.core.money import Price, Purse, Tokens
+from ocwatchd.core.outlook import Outlook
+from ocwatchd.core.policy import Policy
+from ocwatchd.core.spending import Paid, spending
+from tests.support.rules import builtin
+
+NOW = 1_800_000_000.0
+A, DEAR, FREE = (ModelRef.parse(name) for name in ("p/a", "q/dear", "r/free"))
+PRICES = {"p/a": Price(3, 15, 0.3, 3.75), "q/dear": Price(1, 2), "r/free": Price()}
+POLICY = Policy(chains={"p/a": ("q/dear", "r/free")}, budget=5.0)
+
+
+def test_a_price_counts_every_kind_of_token() -> None:
+    tokens = Tokens(input=1_000_000, output=100_000, reasoning=100_000, cache_read=2_000_000, cache_write=1_000_000)
+    assert PRICES["p/a"].of(tokens) == pytest.approx(3 + 3 + 0.6 + 3.75)
+    assert [price.paid for price in PRICES.values()] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent", "dear"),
+    [(None, 10**6, []), (5.0, 4.99, []), (5.0, 5.0, ["p/a", "q/dear"]), (0.0, 0.0, ["p/a", "q/dear"])],
+)
+def test_above_the_budget_nothing_paid_is_chosen(budget: float | None, spent: float, dear: list[str]) -> None:
+    purse = Purse(budget, spent, PRICES)
+    assert purse.dear == dear
+    assert purse.too_dear("x/unknown") is None
+    # What a door tells now counts more than what was known.
+    assert (purse.too_dear("x/unknown", Price(1)) is not None) == bool(dear)
+
+
+def chosen(purse: Purse, cooling: tuple[ModelRef, ...] = ()) -> Choice:
+    return choose(A, None, POLICY, lambda ref: ref in cooling, outlook=Outlook(purse=purse))
+
+
+def test_a_stand_in_that_costs_is_passed_over_and_it_is_said_why() -> None:
+    purse = Purse(5.0, 5.03, PRICES)
+    choice = chosen(purse)
+    assert isinstance(choice, Chosen) and choice.target.model == FREE
+    rows = considered(choice, Ledger(()), A, (), NOW, Outlook(purse=purse))
+    assert rows[0]["why"] == "paid, and today's budget is spent ($5.03 of $5.00)"
+    none = chosen(purse, (FREE,))
+    assert isinstance(none, Exhausted) and "budget" in none.unfit[0][1]
+    assert isinstance(chosen(Purse(5.0, 4.0, PRICES)), Chosen)
+    offers = {"q/dear": Capacity(price=Price(1))}
+    fresh = choose(A, None, POLICY, lambda ref: False, outlook=Outlook(offers=offers, purse=Purse(5.0, 6.0)))
+    assert isinstance(fresh, Chosen) and fresh.target.model == FREE
+
+
+def test_when_the_budget_is_spent_new_prompts_get_another_stand_in_and_a_new_day_gives_it_back() -> None:
+    rest = Cooldown(
+        A, LimitKind.RATE_LIMIT, Scope.MODEL, NOW, NOW + 3600, 1, ToldBy.STATUS, target=Target(DEAR)
+    )  # fmt: skip
+    engine = Engine(POLICY, builtin(), Ledger((rest,)), lambda: "claim")
+    assert engine.handle(Spent(4.0, PRICES), NOW) == []
+    note, tell, save = engine.handle(Spent(5.5, PRICES), NOW + 1)
+    assert isinstance(note, Note) and (note.fields["spent"], note.fields["over"]) == (5.5, True)
+    assert isinstance(tell, Tell) and "no paid model" in tell.text
+    assert isinstance(save, SaveRegister) and save.changed[0].target == Target(FREE)
+    assert engine.handle(Spent(5.6, PRICES), NOW + 2) == []
+    note, save = engine.handle(Spent(0.0, PRICES), NOW + 3)
+    assert isinstance(save, SaveRegister) and save.changed[0].target == Target(DEAR)
+
+
+def lines(*prompts: str, model: str = "p/a", target: str = "q/dear") -> list[Entry]:
+    found = []
+    for index, prompt in enumerate(prompts):
+        claim = {"claim": prompt, "message": prompt, "target": target}
+        found.append(Entry(f"{index:021}a", NOW + 1000 * index, "claim", f"ses_{index}", model, claim))
+        found.append(Entry(f"{index:021}b", NOW + 1000 * index + 1, "moved", f"ses_{index}", model, claim))
+    return found
+
+
+def answer(prompt: str | None, model: str = "q/dear", dollars: float = 0.5) -> Paid:
+    return Paid(prompt, model, Tokens(input=100_000, output=10_000), dollars)
+
+
+def test_what_moved_turns_cost_and_would_have_cost() -> None:
+    answers = [answer("m1"), answer("m1"), answer("m2"), answer("m3"), answer(None), answer("m1", "p/a", 7.0)]
+    found = spending(lines("m1", "m2"), answers, PRICES, NOW - 1, NOW + 10**4)
+    assert found.total == pytest.approx(9.5)
+    (one,) = found.moved
+    assert (one.target, one.turns, one.dollars, one.unpriced) == ("q/dear", 2, 1.5, 0)
+    assert one.instead == pytest.approx(3 * 0.45)
+    assert found.saved == pytest.approx(3 * 0.45 - 1.5)
+
+
+def test_without_a_price_nothing_is_compared_and_other_days_do_not_count() -> None:
+    found = spending(lines("m1", model="x/unknown"), [answer("m1")], PRICES, NOW - 1, NOW + 10**4)
+    assert (found.moved[0].unpriced, found.moved[0].saved, found.saved) == (1, None, None)
+    assert spending(lines("m1"), [answer("m1")], PRICES, NOW + 5, NOW + 10**4).moved == ()
+    assert replace(found, moved=()).dollars == 0

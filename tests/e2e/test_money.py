@@ -1,0 +1,57 @@
+"""Prices from OpenCode's own list, and a day's budget above which no paid model stands in: real OpenCode."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.support.daemon import Daemon
+from tests.support.opencode import NEWEST, Home, Serve
+from tests.support.processes import wait_until
+from tests.support.provider import Provider, limited
+
+pytestmark = pytest.mark.e2e
+
+PRIMARY, SECOND, PAID, FREE = "mock/primary", "mock/second", "mock2/fallback", "mock3/third"
+PRICES = {("mock", "primary"): (300, 1500), ("mock2", "fallback"): (100, 100)}
+"""Dollars a million tokens. Every answer of the fake provider takes 100 tokens and gives 10."""
+
+
+def test_above_the_budget_a_free_model_stands_in_and_the_report_says_what_it_cost(
+    home: Home, provider: Provider
+) -> None:
+    providers = home.config()["provider"]
+    for (name, model), (taken, given) in PRICES.items():
+        providers[name]["models"][model]["cost"] = {"input": taken, "output": given}
+    home.settings = {"provider": providers}
+    home.write_config()
+    for model in (PRIMARY, SECOND):
+        provider.script(model, limited(3600))
+    chain = {PRIMARY: [PAID, FREE], SECOND: [PAID, FREE]}
+    with Daemon(home, chain, budget=0.01) as daemon, Serve(NEWEST, home) as serve:
+        first, second = serve.create_session(), serve.create_session()
+        serve.prompt_async(first, "While there is money", model=PRIMARY)
+        serve.wait_answer(first, f"answer of {PAID}")
+        left = daemon.state / "budget.json"
+        wait_until(lambda: left.exists() and json.loads(left.read_text())["dear"], 30, why="the budget to be spent")
+        told = json.loads(left.read_text())
+        assert (told["budget"], told["spent"], told["dear"]) == (0.01, pytest.approx(0.011), [PRIMARY, PAID])
+        # New prompts get the free one, and so does the next session that is limited.
+        wait_until(lambda: (daemon.cooldown(PRIMARY) or {})["target"]["model"] == FREE, 20, why="another stand-in")
+        assert daemon.ocwatch("pick", PRIMARY).stdout.strip() == FREE
+        serve.prompt_async(second, "And when it is spent", model=SECOND)
+        serve.wait_answer(second, f"answer of {FREE}")
+        wait_until(lambda: len(daemon.journal("moved")) == 2, 30, why="both moves")
+        said = " ".join(daemon.ocwatch("explain", second).stdout.split())
+        assert f"{PAID}: paid, and today's budget is spent ($0.0110 of $0.0100)" in said
+        assert len(provider.requests(PAID)) == 1
+        money = json.loads(daemon.ocwatch("report", "--json").stdout)["money"]
+        assert money["moved_dollars"] == pytest.approx(0.011)
+        (paid, free) = money["targets"]
+        assert (paid["model"], paid["instead_dollars_estimate"]) == (PAID, pytest.approx(0.045))
+        assert paid["saved_dollars_estimate"] == pytest.approx(0.034)
+        assert (free["model"], free["moved_dollars"], free["unpriced_turns"]) == (FREE, 0, 0)
+        assert daemon.ocwatch("report", "--out", str(home.root / "page.html")).returncode == 0
+        assert "$0.0340" in (home.root / "page.html").read_text()
+        print(said, money, sep="\n")

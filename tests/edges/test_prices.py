@@ -1,0 +1,66 @@
+"""prices.json and budget.json: what was told is kept, and what is broken is as if it were not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ocwatchd.core.money import Price, Purse
+from ocwatchd.opencode.answers import price_of
+from ocwatchd.state import budget, prices
+
+NOW = 1_800_000_000.0
+
+
+def test_what_is_told_is_kept_beside_what_was(tmp_path: Path) -> None:
+    path = tmp_path / "prices.json"
+    assert prices.read(path) == {} and prices.outdated(path, NOW)
+    prices.remember(path, {}, NOW)
+    assert not path.exists()
+    prices.remember(path, {"p/a": Price(3, 15, 0.3, 3.75)}, NOW)
+    prices.remember(path, {"q/b": Price(), "p/a": Price(4)}, NOW)
+    assert prices.read(path) == {"p/a": Price(4), "q/b": Price()}
+    mark = path.stat().st_mtime_ns
+    prices.remember(path, {"p/a": Price(4)}, path.stat().st_mtime)
+    assert path.stat().st_mtime_ns == mark
+    os.utime(path, (NOW, NOW))
+    assert prices.outdated(path, NOW + 2 * 86400) and not prices.outdated(path, NOW + 60)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"version": 2, "prices": {}}', '{"version": 1, "prices": {"p/a": {}}}']
+)
+def test_what_is_broken_tells_nothing(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(text)
+    assert prices.read(path) == {}
+    assert budget.read(path, NOW) is None
+
+
+def test_a_budget_is_of_today_and_gone_without_one(tmp_path: Path) -> None:
+    path = tmp_path / "budget.json"
+    prices.write_budget(path, Purse(5.0, 6.0, {"p/a": Price(1), "q/b": Price()}), NOW + 3600, NOW)
+    left = budget.read(path, NOW)
+    assert left is not None
+    assert (left.budget, left.spent, list(left.dear)) == (5.0, 6.0, ["p/a"])
+    assert budget.read(path, NOW + 3600) is None
+    assert prices.purse(tmp_path / "none", path, 7.0, NOW) == Purse(7.0, 6.0, {})
+    assert prices.purse(tmp_path / "none", path, None, NOW) == Purse()
+    prices.write_budget(path, Purse(), NOW + 3600, NOW)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "price"),
+    [
+        (None, None),
+        ({}, Price()),
+        ({"input": 3, "output": 15, "cache": {"read": 0.3, "write": 3.75}}, Price(3, 15, 0.3, 3.75)),
+        ({"input": "3", "output": True, "cache": [], "other": 1}, Price()),
+        ({"input": -3, "output": 1e300}, Price()),
+    ],
+)
+def test_prices_as_opencode_tells_them(told: object, price: Price | None) -> None:
+    assert price_of(told) == price
