@@ -52,7 +52,7 @@ def _ahead(view: StatusView) -> list[Line]:
         if one.get("hits_in_seconds") is not None:
             when = limit_in(one, view.now)
             within = "is reached now" if when == "now" else f"in {when}"
-            text = f"Next limit: {one['model']} {within}, {used_of(one)} ({one.get('label')})"
+            text = f"Next limit ({one.get('label')}): {one['model']} {within}, {used_of(one)}"
             return [Line(""), Line(escape(text), "yellow")]
     return []
 

@@ -29,7 +29,8 @@ def allowance(headers: Mapping[str, str], at: float) -> tuple[Told, ...]:
 
 def _told(what: str, fields: Mapping[str, str], at: float) -> Told | None:
     remaining = _number(fields.get("remaining", ""))
-    if remaining is None:
+    # What an answer's own words used is not counted apart, so of their limit only its end is known.
+    if remaining is None or (what == "output-tokens" and remaining > 0):
         return None
     measure = Measure.REQUESTS if what == "requests" else Measure.TOKENS
     return Told(measure, _number(fields.get("limit", "")), remaining, _reset(fields.get("reset", ""), at), at)

@@ -29,6 +29,9 @@ SHORTEST, UNTOLD = 30.0, 60.0
 """Seconds that a forecast holds at least, if it is our own reckoning when there is room again; and if nobody told."""
 LEARNT_WINDOW = 60.0
 """Seconds: of learnt limits over no more than this, four alarms in ten were false (docs/forecast.md)."""
+ROOM = 0.5
+"""Part of a limit that a prompt is taken to need at most."""
+SMALLEST = 1e-9
 CALM = 2.0
 """A forecast is taken back when twice the margin is free again: at one it would come and go."""
 
@@ -89,9 +92,16 @@ def threat(standing: Standing, ahead: float, now: float, margin: float = 1.0) ->
     for one, end in _limits(standing, now):
         takes = standing.takes(one.measure or Measure.REQUESTS)
         soon = one.hits is not None and one.hits - now <= ahead * margin
-        if soon or (one.left or 0.0) < takes * margin:
+        if soon or (one.left or 0.0) < _wanted(takes, one.limit) * margin:
             found.append(Threat(one, end, takes, _why(one, takes, now)))
     return max(found, key=lambda one: one.until, default=None)
+
+
+def _wanted(takes: float, limit: float | None) -> float:
+    """So much has to be left for the next prompt. A long turn may take more than a minute's limit and spreads it over
+    several: a fresh window is never called too small. Of a limit that is not told only the end counts.
+    """
+    return SMALLEST if limit is None else min(takes, limit * ROOM)
 
 
 def _limits(standing: Standing, now: float) -> Iterator[tuple[Forecast, float]]:

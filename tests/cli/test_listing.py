@@ -174,7 +174,7 @@ def test_how_near_the_limits_are_as_the_daemon_saw_it_last(cli: Cli) -> None:
     known = cli.json("status")["forecasts"]
     assert [one["model"] for one in known] == ["p/soon", "p/far", "p/new"]
     assert 60 < known[0]["hits_in_seconds"] < 91 and known[1]["hits_in_seconds"] is None
-    assert "Next limit: p/soon in 1m" in cli("watch").stdout
+    assert "Next limit (exact): p/soon in 1m" in cli("watch").stdout
     for broken in ("{", "[]", json.dumps({"version": 1, "time": at(-600), "forecasts": [exact]})):
         path.write_text(broken)
         assert cli.json("status")["forecasts"] == []

@@ -80,6 +80,11 @@ def test_headers_are_exact(told: Told, hits: float | None) -> None:
         ({"x-ratelimit-remaining": "3", "x-ratelimit-reset": "1800000090"}, [Told(REQUESTS, None, 3, NOW + 90, NOW)]),
         ({"x-ratelimit-remaining": "3", "x-ratelimit-reset": "20"}, [Told(REQUESTS, None, 3, NOW + 20, NOW)]),
         ({"x-ratelimit-remaining": "-1", "x-ratelimit-remaining-tokens": "many", "x-ratelimit-limit": "9"}, []),
+        (
+            {"anthropic-ratelimit-output-tokens-limit": "8000", "anthropic-ratelimit-output-tokens-remaining": "7000"},
+            [],
+        ),
+        ({"anthropic-ratelimit-output-tokens-remaining": "0"}, [Told(TOKENS, None, 0, None, NOW)]),
         ({"x-ratelimit-remaining": "3", "x-ratelimit-reset": "soon"}, [Told(REQUESTS, None, 3, None, NOW)]),
     ],
 )

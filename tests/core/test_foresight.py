@@ -31,7 +31,9 @@ def standing(*told: Told, every: float = 60.0, learnt: Bound | None = None, know
 
 
 def told(remaining: float, resets: float | None = 600.0, measure: Measure = REQUESTS) -> Told:
-    return Told(measure, 1000, remaining, None if resets is None else NOW + resets, NOW)
+    return Told(
+        measure, 1000 if measure is REQUESTS else 100_000, remaining, None if resets is None else NOW + resets, NOW
+    )
 
 
 def bound(limit: float, label: Label = Label.LEARNT, window: float = 3600.0) -> Bound:
@@ -53,6 +55,12 @@ def bound(limit: float, label: Label = Label.LEARNT, window: float = 3600.0) -> 
         (standing(told(3000, measure=TOKENS)), None),
         (standing(told(0, resets=-1)), None),
         (standing(told(15, resets=100), every=10.0), None),
+        # a turn that takes more than the whole limit: a fresh window is large enough, half of it is not
+        (standing(Told(TOKENS, 2000, 2000, NOW + 60, NOW), every=400.0), None),
+        (standing(Told(TOKENS, 2000, 900, NOW + 60, NOW), every=400.0), 60),
+        # of a limit that is not told only the end counts
+        (standing(Told(REQUESTS, None, 1, NOW + 60, NOW)), None),
+        (standing(Told(REQUESTS, None, 0, NOW + 60, NOW)), 60),
         # of several the one that lasts longest
         (standing(told(900), told(0, resets=60), told(100, 900, TOKENS)), 900),
         # what a person knows, and what was learnt: until there is room again

@@ -138,6 +138,19 @@ def test_exhausted_names_all_that_rest() -> None:
     assert plan("run hi", listed("a/main"), fallback=False).exhausted == ["a/main"]
 
 
+def test_what_is_only_foreseen_is_avoided_and_never_exhausted() -> None:
+    def foreseen(*rest: str) -> Register:
+        soon = Entry("a/main", {"until": LATER, "told_by": "forecast"})
+        return Register({"a/main": soon} | {name: Entry(name, {"until": LATER}) for name in rest})
+
+    assert plan("run -m a/main hi", foreseen()).words == ["run", "-m", "b/second", "hi"]
+    alone = plan("run -m a/main hi", foreseen("b/second", "c/third"))
+    assert (alone.words, alone.exhausted) == (["run", "-m", "a/main", "hi"], [])
+    dear = Register({"a/main": Entry("a/main", {"until": LATER})}, dear={"b/second": "paid"})
+    assert plan("run -m a/main hi", dear).words == ["run", "-m", "c/third", "hi"]
+    assert plan("run -m b/second hi", dear).words == ["run", "-m", "b/second", "hi"]
+
+
 def test_an_earlier_session_counts_by_its_own_model() -> None:
     everything = listed("a/main", "b/second", "c/third")
     assert plan("run -c hi", everything, earlier="x/free").exhausted == []
