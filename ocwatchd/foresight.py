@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,11 +15,10 @@ from ocwatchd.clock import Clock
 from ocwatchd.core.forecast import WINDOWS, Bound, History, learn
 from ocwatchd.core.foresight import CALM, Standing, nearest, threat, turns_of
 from ocwatchd.core.limits import LimitKind
-from ocwatchd.core.messages import Foreseen, Spent
+from ocwatchd.core.messages import Foreseen, Message, Spent
 from ocwatchd.core.mind import Mind
 from ocwatchd.core.money import Purse
 from ocwatchd.core.policy import Policy
-from ocwatchd.hands import Hands
 from ocwatchd.opencode.sessions import Answer, SessionStore
 from ocwatchd.paths import Paths
 from ocwatchd.state import forecasts, prices
@@ -119,9 +118,11 @@ def today(now: float, later: int = 0) -> float:
 class Foresight:
     """One of the daemon's loop's helpers."""
 
-    def __init__(self, hands: Hands, store: SessionStore, paths: Paths, clock: Clock) -> None:
-        """Nothing is read before `step`."""
-        self._hands, self._store, self._paths, self._clock = hands, store, paths, clock
+    def __init__(
+        self, work: Callable[[Callable[[], Message]], None], store: SessionStore, paths: Paths, clock: Clock
+    ) -> None:
+        """Nothing is read before `step`. `work` does something on a worker thread, and hands on its message."""
+        self._work, self._store, self._paths, self._clock = work, store, paths, clock
         self._uses: dict[str, Use] = {}
         self._bounds: dict[str, Bound] = {}
         self._busy = False
@@ -137,18 +138,20 @@ class Foresight:
             return
         self._looked = now
         mark = (policy, *self._news())
+        if policy.budget is None and now - max(mark[1:3]) > WINDOWS[-1]:
+            return  # nobody has worked for hours: no window holds anything
         lasts = policy.budget is None and not self._uses  # nothing that time alone would change
         if mark == self._mark and (lasts or abs(now - self._measured) < RENEW):
             return
         self._mark, self._measured, self._busy = mark, now, True
-        self._hands.measure(lambda: self._measure(policy, now))
+        self._work(lambda: self._measure(policy, now))
 
-    def _news(self) -> tuple[object, ...]:
-        """Differs when OpenCode has written, or a provider has said what is left."""
+    def _news(self) -> tuple[float, float, int]:
+        """When OpenCode wrote last, when a provider said last what is left, and how many models it is said of."""
         told: list[float] = []
         with suppress(OSError):
             told = [path.stat().st_mtime for path in self._paths.allowances.glob("*.json")]
-        return self._store.mark(), len(told), max(told, default=0.0)
+        return self._store.mark(), max(told, default=0.0), len(told)
 
     def _measure(self, policy: Policy, now: float) -> Foreseen:
         try:
@@ -157,7 +160,7 @@ class Foresight:
             found = standings(self._uses.values(), self._paths, self._bounds, policy, now)
             self._publish(found, now)
             if policy.budget is not None or self._paths.budget.exists():
-                self._hands.measure(lambda: self._spent(policy.budget, now))
+                self._work(lambda: self._spent(policy.budget, now))
         finally:
             self._busy = False
         if not policy.foresight.prevent:

@@ -44,7 +44,7 @@ class Gauge:
     def __init__(self, hands: Hands, store: SessionStore, paths: Paths, clock: Clock) -> None:
         """Nothing is read before `step`."""
         self._hands, self._store, self._journal, self._clock = hands, store, paths.journal, clock
-        self._foresight = Foresight(hands, store, paths, clock)
+        self._foresight = Foresight(hands.measure, store, paths, clock)
         self._learnt = self._asked = 0.0
         self._mark = self._measured = self._written = 0.0
         self._told: dict[str, object] = {}

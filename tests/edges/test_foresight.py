@@ -1,0 +1,125 @@
+"""Looking ahead for the daemon: given a message store and what providers said, then these messages and files."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ocwatchd.clock import rfc3339
+from ocwatchd.core.engine import Engine
+from ocwatchd.core.foresight import ForesightPolicy
+from ocwatchd.core.ledger import Ledger
+from ocwatchd.core.messages import Foreseen, Message, Spent
+from ocwatchd.core.money import Price
+from ocwatchd.core.policy import Policy
+from ocwatchd.foresight import RENEW, Foresight, today
+from ocwatchd.opencode.sessions import SessionStore
+from ocwatchd.paths import Paths
+from ocwatchd.state import prices
+from tests.support.rules import builtin
+
+
+class Life:
+    """One daemon's foresight, its clock and its hands, which work at once."""
+
+    def __init__(self, home: Path, **policy: Any) -> None:
+        self.paths = Paths(home, home / "config", home / "data", home / "state", home / "cache")
+        self.paths.allowances.mkdir(parents=True)
+        self.paths.opencode_data.mkdir()
+        self.time = time.time()
+        self.said: list[Message] = []
+        self.mind = Engine(Policy(**policy), builtin(), Ledger(), lambda: "claim").mind
+        self.eye = Foresight(self.work, SessionStore(self.paths.opencode_data), self.paths, self)
+
+    def now(self) -> float:
+        return self.time
+
+    def work(self, work: Callable[[], Message]) -> None:
+        self.said.append(work())
+
+    def step(self, later: float = 0.0) -> list[Message]:
+        self.time += later
+        self.said = []
+        self.eye.step(self.mind)
+        return self.said
+
+    def used(self, *ago: float, cost: float = 0.0) -> None:
+        with closing(sqlite3.connect(self.paths.opencode_data / "opencode.db")) as db, db:
+            db.execute("CREATE TABLE IF NOT EXISTS session (id, directory, parent_id, version, time_updated)")
+            db.execute("CREATE TABLE IF NOT EXISTS message (id, session_id, time_created, data)")
+            db.execute("INSERT INTO session VALUES ('ses_1', '/p', NULL, '1.18.33', ?)", (int(self.time * 1000),))
+            for seconds in ago:
+                created = int((self.time - seconds) * 1000)
+                said: dict[str, Any] = {
+                    "role": "assistant",
+                    "providerID": "p",
+                    "modelID": "m",
+                    "time": {"created": created},
+                }
+                said |= {"time": {"created": created}, "parentID": f"msg_{seconds}"}
+                said |= {"tokens": {"input": 100}, "cost": cost}
+                row = (f"msg_a{created}", "ses_1", created, json.dumps(said))
+                db.execute("INSERT INTO message VALUES (?, ?, ?, ?)", row)
+
+    def told(self, remaining: int) -> None:
+        headers = {"x-ratelimit-limit-requests": "50", "x-ratelimit-remaining-requests": str(remaining)}
+        about = {"version": 1, "time": rfc3339(self.time), "model": "p/m", "headers": headers}
+        path = self.paths.allowances / "p%2Fm.json"
+        path.write_text(json.dumps(about))
+        os.utime(path, (self.time, self.time))
+
+    def forecasts(self) -> list[dict[str, Any]]:
+        found = json.loads(self.paths.forecasts.read_text())["forecasts"]
+        assert isinstance(found, list)
+        return found
+
+
+def test_without_anything_used_nothing_is_read_or_written(tmp_path: Path) -> None:
+    life = Life(tmp_path)
+    assert life.step() == [] and not life.paths.forecasts.exists()
+    life.used(20_000)
+    assert life.step(20_000) == []
+
+
+def test_it_looks_when_there_is_news_and_says_what_it_sees(tmp_path: Path) -> None:
+    life = Life(tmp_path, foresight=ForesightPolicy(prevent=True))
+    life.used(60, 30)
+    life.told(30)
+    assert life.step() == [Foreseen({}, ("p/m",))]
+    assert [(one["model"], one["label"], one["used"]) for one in life.forecasts()] == [("p/m", "exact", 20)]
+    assert life.step(3) == []
+    life.told(0)
+    (seen,) = life.step(3)
+    assert isinstance(seen, Foreseen) and list(seen.threats) == ["p/m"] and seen.calm == ()
+    assert life.step(3) == []
+    assert len(life.step(RENEW)) == 1  # what was used leaves its window, although nobody writes
+
+
+def test_only_for_the_eye_it_moves_nothing(tmp_path: Path) -> None:
+    life = Life(tmp_path)
+    life.used(60)
+    life.told(0)
+    assert life.step() == [Foreseen({})]
+    assert life.forecasts()[0]["left"] == 0
+
+
+def test_what_was_spent_today_and_what_is_too_dear_for_the_rest_of_it(tmp_path: Path) -> None:
+    life = Life(tmp_path, budget=1.0)
+    prices.remember(life.paths.prices, {"p/m": Price(3, 15), "q/free": Price()}, life.time)
+    since = life.time - today(life.time)
+    life.used(since / 4, since / 2, since + 60, cost=0.6)
+    *_, spent = sorted(life.step(), key=lambda message: isinstance(message, Spent))
+    assert isinstance(spent, Spent) and spent.dollars == pytest.approx(1.2)
+    told = json.loads(life.paths.budget.read_text())
+    assert (told["dear"], told["until"]) == (["p/m"], rfc3339(today(life.time, 1)))
+    life.mind.policy = Policy()
+    life.step(60)
+    assert not life.paths.budget.exists()
