@@ -308,3 +308,26 @@ def test_a_block_by_hand_is_a_cooldown_and_no_limit(blocked: Journal) -> None:
     assert (rest.told_by, rest.limits, rest.over(START + 4000)) == ("manual", [], "time")
     found = figures(entries, START - 10, START + 7200)
     assert (found.limits, found.turns, found.models[0].cooling) == (0, 0, 3600)
+
+
+def test_a_stand_in_that_fails_the_session_after_its_move_counts_as_failed(life: Life) -> None:
+    life.refuse("p/a", "ses_1", wait=3600)
+    life.pass_time(5)
+    moved = count(life).fallbacks[0]
+    assert (moved.tried, moved.moved, moved.failed, len(moved.recovery)) == (1, 1, 0, 1)
+    line = {"what": "rejected", "session": "ses_1", "model": "p/b", "why": "Invalid signature"}
+    life.journal.append(line)
+    life.pass_time(1)
+    failed = count(life).fallbacks[0]
+    assert (failed.tried, failed.moved, failed.failed, failed.recovery) == (1, 0, 1, ())
+
+
+def test_the_time_until_an_answer_began_is_the_middle_one(life: Life) -> None:
+    claims = [
+        {"what": "claim", "claim": f"c{n}", "session": f"ses_{n}", "model": "p/a", "target": "p/b"} for n in "123"
+    ]
+    for claim, seconds in zip(claims, (0.5, 4.0, None), strict=True):
+        life.journal.append(claim)
+        life.journal.append({**claim, "what": "moved", "seconds": 0.2, "first_token_seconds": seconds})
+    (fallback,) = count(life, now=life.now() + 3600).fallbacks
+    assert (fallback.moved, fallback.first_tokens, fallback.median_first_token) == (3, (0.5, 4.0), 2.25)
