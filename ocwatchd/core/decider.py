@@ -71,11 +71,8 @@ class Decider:
 
         Nothing follows where the session was not put on this model by us, or not for this prompt.
         """
-        model = view.model
-        origin = case.origin if case.landed == model else self._replaced(view, now)
+        model, origin = view.model, self._put_here_from(case, view, now)
         if model is None or origin is None or self._mind.policy.mode is not Mode.AUTO:
-            return []
-        if origin == model and case.landed_for != view.user_message:
             return []
         case.failed_targets.add(model)
         case.origin, case.landed = origin, model
@@ -85,7 +82,11 @@ class Decider:
             return [told, *held]
         return [told, *self.move(case, view, f"it fails the session that it was given: {words}", now)]
 
-    def _replaced(self, view: SessionView, now: float) -> ModelRef | None:
+    def _put_here_from(self, case: Case, view: SessionView, now: float) -> ModelRef | None:
+        """The model that we took the session from: for this prompt, or because that one cools still."""
+        moved = case.origin if case.landed == view.model else None
+        if moved and (case.landed_for == view.user_message or self._mind.ledger.cooling(moved, now) is not None):
+            return moved
         return stands_in_for(view, self._mind.policy, self._mind.ledger, now)
 
     def _held(self, case: Case, view: SessionView, now: float) -> list[Effect] | None:

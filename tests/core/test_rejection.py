@@ -111,6 +111,16 @@ def test_the_model_that_it_came_back_to_is_left_only_within_that_prompt():
     assert onwards.order.target.model == C
 
 
+@pytest.mark.parametrize(("free", "moves"), [(False, [C]), (True, [])])
+def test_a_later_prompt_is_handed_on_only_while_the_first_model_cools(free, moves):
+    brain = engine()
+    moved(brain)
+    if free:
+        brain.ledger.clear(A)
+    effects = feed(brain, fails(9, user_message="msg_7"), at=9)
+    assert [move.order.target.model for move in of(Move, effects)] == moves
+
+
 def test_it_acts_only_where_it_may():
     brain = engine(Policy(chains=ONLY_B.chains, mode=Mode.ASK))
     feed(brain, refused(session="ses_other"))
