@@ -20,6 +20,7 @@ from tests.support.homes import ANTHROPIC, GOOGLE, OPENAI, OPENAI_COMPATIBLE, Pr
 from tests.support.opencode import NEWEST, Home, Serve, model_parts
 from tests.support.processes import wait_until
 from tests.support.provider import Answer, Ok, Provider, Script, Tool, after_tool, bash, error, limited
+from tests.support.smart import Smart
 from tests.support.strict import fault, picture, pictures, strict
 
 pytestmark = pytest.mark.e2e
@@ -192,3 +193,15 @@ def test_a_stand_in_that_fails_the_session_later_is_left_as_well(home: Home, pro
         assert len(daemon.journal("rejected")) == 3
         assert [r.count("After") for r in provider.requests("mock3/third") if r.count("After")] == [1]
         assert len(serve.user_messages(prevented)) == 2
+
+
+def test_a_start_whose_stand_in_refuses_it_goes_on_with_the_next(home: Home, provider: Provider) -> None:
+    """`oc-smart run`, without a daemon: its own process has ended in the refusal by then."""
+    wrong = error(400, {"error": {"message": "Invalid content in messages[0]", "type": "invalid_request_error"}})
+    provider.script("mock2/fallback", wrong)
+    smart = Smart(home, NEWEST, {"mock/primary": ["mock2/fallback", "mock3/third"]})
+    assert ocwatch(home, "block", "mock/primary", "--for", "1h").returncode == 0
+    done = smart.run("run", "--model", "mock/primary", "Whoever can")
+    assert (done.returncode, done.stdout.strip()) == (0, "answer of mock3/third")
+    assert [r.model for r in provider.requests() if r.count("Whoever can")] == ["mock2/fallback", "mock3/third"]
+    assert smart.left_behind() == []
