@@ -7,13 +7,12 @@ import time
 
 from ocwatchd.cli.places import config_file, opencode_directories, state_file
 from ocwatchd.cli.render import iso, say, say_json, span
-from ocwatchd.config.names import is_model, known, read_names
+from ocwatchd.config.names import Names, is_model, known, read_names
 from ocwatchd.config.reader import read_document
-from ocwatchd.core.chains import candidates, normalise, resolve
-from ocwatchd.core.pools import arranged
+from ocwatchd.core.chains import NO_POOLS, Members, candidates, normalise, resolve
 from ocwatchd.errors import AllCooling, ExitCode, UsageError
 from ocwatchd.state import budget
-from ocwatchd.state.entries import loads_in, read_entries
+from ocwatchd.state.entries import Contents, loads_in, read_entries
 from ocwatchd.state.register import Register
 
 
@@ -37,7 +36,7 @@ def pick(model: str | None = None, as_json: bool = False, session: str | None = 
         )
     found = read_entries(state_file("blacklist.json"))
     # There is no session yet that could keep a member: whoever asks next gets another one.
-    pools = arranged(names.pools, f"{os.getpid()} {now}", loads_in(found))
+    pools = _members(names, f"{os.getpid()} {now}", found) if names.pools else NO_POOLS
     unfit = _misfits(session, found.raw) if session else {}
     register = Register(found.active(now), pools, unfit, budget.dear(state_file("budget.json"), now))
     stand_ins = list(candidates(asked, normalise(names.chains, names.aliases), pools))
@@ -65,6 +64,12 @@ def _misfits(session: str, register: dict[str, object]) -> dict[str, str]:
     from ocwatchd.paths import Paths
 
     return misfits(register, SessionStore(Paths.from_env().opencode_data).messages(session))
+
+
+def _members(names: Names, asker: str, found: Contents) -> Members:
+    from ocwatchd.core.pools import arranged  # late: most have no pools
+
+    return arranged(names.pools, asker, loads_in(found))
 
 
 def _rests(asked: str, register: Register) -> bool:

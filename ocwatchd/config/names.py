@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ocwatchd.config.pools import read_pool
 from ocwatchd.config.reader import Document
 from ocwatchd.core.chains import resolve
-from ocwatchd.core.pools import Pool
 from ocwatchd.errors import ConfigError
+
+TYPE_CHECKING = False  # what `typing` calls so costs 5 CPU ms to import
+if TYPE_CHECKING:
+    from ocwatchd.core.pools import Pool
 
 ROOT = "rateLimit"
 CHAIN, ALIASES, AGENTS, POOLS = "fallbackChain", "models", "agents", "pools"
@@ -69,7 +71,13 @@ def read_names(document: Document, report: Report = fail) -> Names:
 
 def _pools(document: Document, aliases: Mapping[str, str], report: Report) -> dict[str, Pool]:
     found: dict[str, Pool] = {}
-    for name, value in section(document, ROOT, POOLS, report=report).items():
+    written = section(document, ROOT, POOLS, report=report)
+    if not written:
+        return found
+    from ocwatchd.config.pools import read_pool  # late: `pick` and the launcher pay only for what they have
+    from ocwatchd.core.pools import Pool
+
+    for name, value in written.items():
         if not remarks(name):
             pool = read_pool(document, (ROOT, POOLS, name), value, aliases, is_model, report)
             # A faulty one keeps its name: one fault is told, not one more at every place that names it.

@@ -118,6 +118,10 @@ class LineCutter:
             lines.append(last)
         return lines
 
+    def forget(self) -> None:
+        """Nothing more of the last feed will be asked for: it would stay in memory with every file that is followed."""
+        self._last = (b"", 0, 0)
+
     def give_back(self) -> bytes | None:
         """The unfinished line, which begins at `position`, to be fed again; None while a record seems to go on, or if
         the line is so long that it is not kept.

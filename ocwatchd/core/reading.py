@@ -81,7 +81,9 @@ class Reading:
         wanted = self._wanted(chunk)
         if wanted == OLD and not self.turns:
             return self._catch_up(chunk)
-        return self._cut_held() + self._seen(self._cutter.feed(chunk, wanted))
+        seen = self._cut_held() + self._seen(self._cutter.feed(chunk, wanted))
+        self._cutter.forget()
+        return seen
 
     def release(self) -> list[Seen]:
         """The file stopped growing: a record that seemed to go on has ended."""
@@ -164,6 +166,7 @@ class Reading:
     def _read_old(self, data: bytes) -> list[Seen]:
         """A line of the new format among old ones is text that somebody put there."""
         lines = self._cutter.feed(data, OLD, TELLING)
+        self._cutter.forget()
         return self._seen([line for line in lines if not _is_new(line.data)])
 
     def _look_at_opening(self, chunk: bytes) -> None:

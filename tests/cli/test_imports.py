@@ -14,15 +14,15 @@ import pytest
 
 from tests.cli.conftest import Cli, resting
 
-# What the standard library's json brings along, and a bare interpreter or its venv; `math` for pools, 0.1 ms.
+# What the standard library's json brings along, and a bare interpreter or its venv.
 JSON = {
     "__future__", "_collections", "_functools", "_json", "_operator", "_sre", "collections", "copyreg", "encodings",
-    "enum", "errno", "functools", "itertools", "json", "keyword", "math", "operator", "re", "reprlib", "types",
+    "enum", "errno", "functools", "itertools", "json", "keyword", "operator", "re", "reprlib", "types",
 }  # fmt: skip
 ALWAYS = {"ocwatchd", "cli", "cli.escape", "cli.guard", "cli.main", "cli.places", "cli.render", "errors", "xdg"}
 REGISTER = {"state", "state.entries", "state.plain"}
 CHAINS = {
-    "config", "config.names", "config.pools", "config.reader", "core", "core.chains", "core.pools", "state.register",
+    "config", "config.names", "config.reader", "core", "core.chains", "state.register",
 }  # fmt: skip
 OWN: dict[tuple[str, ...], set[str]] = {
     ("--version",): ALWAYS,
