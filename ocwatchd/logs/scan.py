@@ -13,8 +13,8 @@ from ocwatchd.core.limits import LimitEvent
 from ocwatchd.core.reading import Reading
 from ocwatchd.core.rules import RuleSet
 
-CHUNK = 1 << 20
-"""Bytes per read. A gigabyte takes 0.46 CPU s with chunks of this size and 0.55 with 128 KiB; 4 MiB gain no more."""
+CHUNK = 512 << 10
+"""Bytes per read. 1 MiB takes as long and up to 8 MiB more memory with an old log, 128 KiB a tenth longer."""
 
 _XZ_MAGIC = b"\xfd7zXZ\x00"
 
