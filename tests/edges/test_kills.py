@@ -93,7 +93,7 @@ def _object(line: bytes) -> bool:
         return False
 
 
-@pytest.mark.timeout(300 + 4 * KILLS)
+@pytest.mark.timeout(300 + 10 * KILLS)
 def test_killed_at_any_moment(tmp_path: Path, counted: Count) -> None:
     draw = random.Random(os.environ.get("SEED", "20261122"))
     numbers, lines = count(1), Counter[str]()
