@@ -53,8 +53,6 @@ LISTEN = 2.0
 """Seconds between looks for new doors while logs are being written; a look costs 3 ms for 300 processes."""
 CLAIM_MEMORY = 3600.0
 """Seconds back in the journal for moves that a killed daemon left unfinished."""
-END = 3.0
-"""Seconds that the loop's helpers get to end."""
 
 
 def say(line: str) -> None:

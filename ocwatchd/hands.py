@@ -60,10 +60,11 @@ CLAIMED_BEFORE = 5.0
 SAVE_PAUSE = 0.05
 """Seconds between writes of the register: each costs an fsync, 10 ms at worst where it was measured. A negative
 Retry-After made OpenCode 1.1.65 send 371 requests in 1.5 s."""
+LAST_MOVES = 3.0
+"""Seconds that moves under way get at the end, which has to come within five; one takes 0.3 - 0.7 s."""
 NOTES_MOST = 256
 """Notes of a storm that are written to the journal at once: lock and open cost more than a line does."""
-NOTES_KEPT = 2000
-"""Notes that wait for a journal that cannot be written, some 1.2 MB; the oldest go first."""
+NOTES_KEPT = 2000  # that wait for a journal that cannot be written, some 1.2 MB; the oldest go first
 
 
 class Hands:
@@ -208,8 +209,8 @@ class Hands:
         self._submit(_DOORS, self._find_doors, None)
 
     def close(self) -> None:
-        """Begin nothing new; what is under way ends with the process."""
-        self._workers.close()
+        """Begin nothing new. Moves may come to their end for a while: else a turn that is stopped stays stopped."""
+        self._workers.close(LAST_MOVES, lambda lane: not isinstance(lane, str))
 
     def _submit(self, lane: Hashable, work: Callable[[Any], None], effect: Effect | None) -> None:
         self._workers.submit(lane, partial(self._guarded, work, effect))

@@ -31,17 +31,18 @@ class Workers:
             if self._closed:
                 return
             self._waiting.append((lane, work))
-            if not self._idle and self._threads < self._most:
+            if len(self._waiting) > self._idle and self._threads < self._most:
                 self._threads += 1
                 threading.Thread(target=self._serve, name=f"ocwatchd {self._threads}", daemon=True).start()
             self._news.notify()
 
-    def close(self) -> None:
-        """Begin nothing new."""
+    def close(self, patience: float = 0.0, awaited: Callable[[Hashable], bool] = bool) -> None:
+        """Begin nothing new; give what is under way in `awaited` lanes so many seconds to end."""
         with self._news:
             self._closed = True
             self._waiting.clear()
             self._news.notify_all()
+            self._news.wait_for(lambda: not any(map(awaited, self._busy)), patience)
 
     def _serve(self) -> None:
         while True:
@@ -61,7 +62,7 @@ class Workers:
                     self._busy[lane] -= 1
                     if not self._busy[lane]:
                         del self._busy[lane]
-                    self._news.notify()  # the next of this lane may have been waiting for it
+                    self._news.notify_all()  # the next of this lane may have been waiting for it, or `close`
 
     def _next(self) -> tuple[Hashable, Work] | None:
         for index, (lane, _) in enumerate(self._waiting):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,7 @@ from tests.edges.logtext import refusal
 from tests.support.daemon import Daemon
 from tests.support.fakeopencode import FakeOpenCode, FakeSession
 from tests.support.homes import Home
-from tests.support.misbehaviour import ALL, Misbehaviour
+from tests.support.misbehaviour import ALL, Misbehaviour, dawdle, hang
 from tests.support.processes import free_port, wait_until
 
 CHAIN = {"mock/primary": "mock2/fallback"}
@@ -156,6 +157,26 @@ def test_an_opencode_that_is_killed_at_every_step_of_a_move(machine: Machine, co
     assert max(victim.runs for victim in victims) == 1
     assert min(victim.runs for victim in victims) == 0, "some died before their prompt was run"
     assert "moved" not in [end for victim in victims if not victim.runs for end in outcomes(daemon, victim)]
+
+
+def test_a_move_under_way_is_made_before_the_daemon_ends(machine: Machine) -> None:
+    """Else its turn would stay stopped until the next start; and the end comes within five seconds all the same."""
+    opencode, hung = machine.opencode("slow"), machine.opencode("hung")
+    aborted = threading.Event()
+    opencode.seen = lambda step, session: aborted.set() if step == "abort" else None
+    opencode.bad = {"abort": dawdle}
+    hung.bad = {"list": hang}
+    daemon = machine.start()
+    machine.limited(hung, 2)
+    session = machine.limited(opencode, 1)
+    assert aborted.wait(IN_TIME)
+    began = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - began < 8
+    assert (session.runs, session.spoilt) == (1, 0)
+    daemon.start()
+    (moved,) = daemon.wait_journal("moved")
+    assert (moved["session"], len(daemon.journal("claim"))) == (session.id, 1)
 
 
 REQUESTS = 24

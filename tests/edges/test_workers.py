@@ -48,6 +48,29 @@ def test_so_many_at_once_and_no_more() -> None:
     workers.close()
 
 
+def test_work_that_came_at_once_finds_threads_at_once() -> None:
+    """One thread is idle and is given the first; the second must not wait for it."""
+    workers, end, begun = Workers(3, {"a": 3}, 3), threading.Event(), threading.Semaphore(0)
+    workers.submit("a", begun.release)
+    assert begun.acquire(timeout=PATIENCE)
+    time.sleep(0.05)
+    for _ in range(2):
+        workers.submit("a", lambda: (begun.release(), end.wait(PATIENCE)))  # type: ignore[arg-type, return-value]
+    assert begun.acquire(timeout=PATIENCE / 2) and begun.acquire(timeout=PATIENCE / 2)
+    end.set()
+    workers.close()
+
+
+def test_the_end_waits_for_what_must_not_be_left_half_done() -> None:
+    workers, done = Workers(2, {}, 2), list[str]()
+    begun = threading.Barrier(3)
+    workers.submit("move", lambda: (begun.wait(), time.sleep(0.2), done.append("moved")))  # type: ignore[arg-type, return-value, func-returns-value]
+    workers.submit("look", lambda: (begun.wait(), threading.Event().wait()))  # type: ignore[arg-type, return-value]
+    begun.wait(PATIENCE)
+    workers.close(PATIENCE, lambda lane: lane == "move")
+    assert done == ["moved"]
+
+
 def test_the_process_ends_while_work_hangs() -> None:
     script = """
 import threading

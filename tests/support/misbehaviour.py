@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Callable
@@ -52,6 +53,13 @@ def break_off(connection: socket.socket, act: Callable[[], object], closing: thr
 def done_and_lost(connection: socket.socket, act: Callable[[], object], closing: threading.Event) -> None:
     """Does what it was asked, and closes without a word."""
     act()
+
+
+def dawdle(connection: socket.socket, act: Callable[[], object], closing: threading.Event) -> None:
+    """Does as it is told, a second later."""
+    closing.wait(1.0)
+    body = json.dumps(act()).encode()
+    connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
 
 
 ALL: dict[str, Misbehaviour] = {
