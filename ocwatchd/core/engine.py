@@ -108,11 +108,11 @@ class Engine:
             return []
         sure = certainty is Certainty.SURE and event.ref is not None
         case = self.cases.of(event.session, now) if event.session and live and not event.small else None
+        if case is not None:
+            case.note_refusal(event.time)
         if case is not None and sure and self._already_shown(case, event):
             return self._told_again(case, event)
         effects = self._registrar.enter(event, live, now) if sure and not news.counted else []
-        if case is not None:
-            case.note_refusal(event.time)
         # A title or summary request never moves a session, and old news moves nothing.
         if not live or event.small:
             return effects

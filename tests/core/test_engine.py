@@ -267,6 +267,19 @@ def test_the_log_may_be_late_about_two_refusals_at_once():
     assert [brain.ledger.cooling(model, T + 2).strikes for model in (A, B)] == [1, 1]
 
 
+@pytest.mark.parametrize("door_first", [False, True])
+def test_a_loop_without_pause_is_known_as_one_whoever_tells_of_it_first(door_first):
+    brain = engine()
+    for turn in range(12):
+        at = turn * 0.4
+        shown = seen(retrying(at + 0.1, wait=at + 0.15, attempt=turn + 1))
+        told = refused(at)
+        moves = of(Move, feed(brain, *((heard(at), shown, told) if door_first else (told, shown)), at=at + 0.2))
+        if moves:
+            feed(brain, end(moves[0], MoveResult.ALREADY, retrying(at + 0.3, state=SessionState.BUSY)), at=at + 0.3)
+    assert brain.cases.known("ses_1").looping(T + 11 * 0.4 + 0.2)
+
+
 def test_everything_exhausted_is_told_once_and_looked_at_when_the_first_returns():
     ledger = Ledger()
     ledger.block(B, T + 100, T)
