@@ -61,7 +61,9 @@ def test_a_limited_session_goes_on_elsewhere_with_all_it_had(version: str, home:
         entry = daemon.wait_cooldown(PRIMARY)
         assert abs(epoch(entry["until"]) - (refused.wall + 3600)) < LAG
         assert (entry["kind"], entry["strikes"]) == ("rate_limit", 1)
-        assert entry["told_by"] == ("status" if version == NEWEST else "retry-after")
+        # Where the log has the header it comes in the end, on a loaded machine after the door has told the same.
+        exact = "status" if version == NEWEST else "retry-after"
+        wait_until(lambda: daemon.wait_cooldown(PRIMARY)["told_by"] == exact, 20, why=f"{exact} in the register")
         assert entry["target"]["model"] == FALLBACK
         print(f"{version}: {asked.wall - refused.wall:.2f} s from the 429 to the fallback's request")
 
