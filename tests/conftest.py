@@ -13,6 +13,8 @@ from tests.support.provider import Provider
 # A shell starts its background jobs with Ctrl-C ignored, and whoever is started inherits that: OpenCode would, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # and nohup does the same with the end of a terminal
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 Count = Callable[[str, int], None]
 COUNTED = "counted: "

@@ -123,6 +123,8 @@ def test_the_least_used_gets_the_next_by_weight_and_what_cools_is_out_until_it_i
         assert spread[SECOND] == 0
         assert spread[THIRD] > spread[FIRST] >= 1
         resident = next(session for session in sessions if home_of(session) == THIRD)
+        # Of seven sessions the first had five sixths of all tokens: on a loaded machine that is told a little later.
+        wait_until(lambda: used(daemon)[SECOND] > 4, 30, why="what the store says of seven sessions")
         assert daemon.ocwatch("block", THIRD, "--for", "1h").returncode == 0
         assert {home_of(begin()) for _ in range(3)} == {FIRST}
         serve.prompt_async(resident, "A second prompt", model=FIRST)
