@@ -116,15 +116,16 @@ def test_the_least_used_gets_the_next_by_weight_and_what_cools_is_out_until_it_i
 
         wait_until(lambda: published(daemon), 20, why="the pool in the register")
         assert home_of(begin(SECOND)) == SECOND  # named, not the first member: it is left there
-        wait_until(lambda: used(daemon)[SECOND], 30, why="what the store says of the second account")
+        # Two small ones beside it: alone it is one session's worth, however large, and six begin in one breath.
+        assert {home_of(begin(THIRD)) for _ in range(2)} == {THIRD}
+        wait_until(lambda: used(daemon)[SECOND] > 2, 30, why="what the store says of three sessions")
         sessions = [begin() for _ in range(6)]
         spread = Counter(map(home_of, sessions))
         print(f"weights 1, 1, 3, the second one full: {dict(spread)}")
         assert spread[SECOND] == 0
         assert spread[THIRD] > spread[FIRST] >= 1
         resident = next(session for session in sessions if home_of(session) == THIRD)
-        # Of seven sessions the first had five sixths of all tokens: on a loaded machine that is told a little later.
-        wait_until(lambda: used(daemon)[SECOND] > 4, 30, why="what the store says of seven sessions")
+        wait_until(lambda: used(daemon)[SECOND] > 4, 30, why="what the store says of nine sessions")
         assert daemon.ocwatch("block", THIRD, "--for", "1h").returncode == 0
         assert {home_of(begin()) for _ in range(3)} == {FIRST}
         serve.prompt_async(resident, "A second prompt", model=FIRST)
