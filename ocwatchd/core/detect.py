@@ -209,7 +209,7 @@ class Detector:
         return [Cancelled(session, record.time)]
 
 
-def _put(table: OrderedDict, key: object, value: object, most: int) -> None:  # type: ignore[type-arg]
+def _put(table: OrderedDict, key: object, value: object, most: int) -> None:  # type: ignore[type-arg]  # of several types
     table[key] = value
     table.move_to_end(key)
     if len(table) > most:

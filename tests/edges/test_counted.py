@@ -64,10 +64,10 @@ def test_marks_are_few() -> None:
     for number in range(3 * MOST):
         counted.again((1, number), event(1), NOW)
         counted.show(Shown(f"ses_{number}", MODEL, None, 1, NOW), NOW)
-    assert len(counted.as_json()["logs"]) == MOST  # type: ignore[arg-type]
+    assert len(counted.as_json()["logs"]) == MOST
     assert len(counted.shown()) == MOST
     counted.again(LOG, event(1), NOW + KEPT + 1)
-    assert len(counted.as_json()["logs"]) == 1  # type: ignore[arg-type]
+    assert len(counted.as_json()["logs"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_long_log_at_the_start(tmp_path: Path, counted: Count) -> None:
                 file.write(block)
             file.write(refusal(number, time.time()))
         with daemon:
-            wait_until(lambda number=number: daemon.journal("limit")[-1:] and  # type: ignore[misc]
+            wait_until(lambda number=number: daemon.journal("limit")[-1:] and
                        daemon.journal("limit")[-1]["session"] == f"ses_{number}", 120, why="its end")  # fmt: skip
             process = psutil.Process(daemon.pid)
             read, peak = _of(daemon, "io", "rchar"), _of(daemon, "status", "VmHWM")

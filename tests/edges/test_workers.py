@@ -16,7 +16,7 @@ PATIENCE = 30.0
 def test_a_lane_that_hangs_holds_up_its_own_alone() -> None:
     workers, end, done = Workers(3, {"wide": 3}, 2), threading.Event(), list[str]()
     for number in range(5):
-        workers.submit("bad", lambda number=number: (end.wait(PATIENCE), done.append(f"bad {number}")))  # type: ignore[misc]
+        workers.submit("bad", lambda number=number: (end.wait(PATIENCE), done.append(f"bad {number}")))
     workers.submit("good", lambda: done.append("good"))
     wait_until(lambda: done == ["good"], PATIENCE)
     end.set()
@@ -40,7 +40,7 @@ def test_so_many_at_once_and_no_more() -> None:
 
     for lane in most:
         for _ in range(60):
-            workers.submit(lane, lambda lane=lane: work(lane))  # type: ignore[misc]
+            workers.submit(lane, lambda lane=lane: work(lane))
         for _ in range(60):
             assert left.acquire(timeout=PATIENCE)
     assert most["wide"] <= 3
@@ -55,7 +55,7 @@ def test_work_that_came_at_once_finds_threads_at_once() -> None:
     assert begun.acquire(timeout=PATIENCE)
     time.sleep(0.05)
     for _ in range(2):
-        workers.submit("a", lambda: (begun.release(), end.wait(PATIENCE)))  # type: ignore[arg-type, return-value]
+        workers.submit("a", lambda: (begun.release(), end.wait(PATIENCE)))
     assert begun.acquire(timeout=PATIENCE / 2) and begun.acquire(timeout=PATIENCE / 2)
     end.set()
     workers.close()
@@ -64,8 +64,8 @@ def test_work_that_came_at_once_finds_threads_at_once() -> None:
 def test_the_end_waits_for_what_must_not_be_left_half_done() -> None:
     workers, done = Workers(2, {}, 2), list[str]()
     begun = threading.Barrier(3)
-    workers.submit("move", lambda: (begun.wait(), time.sleep(0.2), done.append("moved")))  # type: ignore[arg-type, return-value, func-returns-value]
-    workers.submit("look", lambda: (begun.wait(), threading.Event().wait()))  # type: ignore[arg-type, return-value]
+    workers.submit("move", lambda: (begun.wait(), time.sleep(0.2), done.append("moved")))
+    workers.submit("look", lambda: (begun.wait(), threading.Event().wait()))
     begun.wait(PATIENCE)
     workers.close(PATIENCE, lambda lane: lane == "move")
     assert done == ["moved"]

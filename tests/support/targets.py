@@ -88,7 +88,7 @@ def answers(data: bytes) -> None:
     said = mapping(value)
     message_of(said, said.get("parts"))
     for read in (session_of, status_of, capacity_of, error_of, payload_of):
-        read(said)  # type: ignore[operator]
+        read(said)
     version_of(str(said.get("version")))
     plain(said)
     Counted(value, NOW).as_json()
