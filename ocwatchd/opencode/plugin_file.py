@@ -22,7 +22,7 @@ from ocwatchd.paths import Paths
 
 NAME = "rate-limit-fallback.js"
 DIRECTORY, OTHER_DIRECTORY = "plugin", "plugins"
-PARTS = tuple(f"{NAME.removesuffix('.js')}/{part}.js" for part in ("answers", "door", "floor", "pools"))
+PARTS = tuple(f"{NAME.removesuffix('.js')}/{part}.js" for part in ("answers", "door", "floor", "origin", "pools"))
 """Beside the file of that name, which loads them, and works without any that is missing."""
 
 _MARKER = re.compile(rb"\A// ocwatchd companion plugin, version ([\w.]{1,20})\r?\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Bun:
 
     version: str
     home: Path
+    tui: bool = False
 
     @property
     def state(self) -> Path:
@@ -46,7 +47,9 @@ class Bun:
         whole = [*([] if steps[0]["act"] == "start" else [{"act": "start"}]), *steps]
         done = subprocess.run(
             [str(binary(self.version)), str(DRIVER)],
-            env={"BUN_BE_BUN": "1", "HOME": str(self.home), "PATH": os.environ["PATH"], "TZ": "UTC", **(env or {})},
+            env={"BUN_BE_BUN": "1", "HOME": str(self.home), "PATH": os.environ["PATH"], "TZ": "UTC"}
+            | ({"IN_WORKER": "1"} if self.tui else {})
+            | (env or {}),
             input=json.dumps({"plugin": str(plugin), "steps": whole}),
             capture_output=True,
             text=True,
@@ -313,6 +316,79 @@ def test_a_moved_session_comes_back(newest: Bun, register: Any, prompts: list[di
     results = newest.play({"act": "hook", "name": "config", "input": settings}, *(step or free for step in prompts))
     assert went_to(results[-1]).split()[0] == wanted
     assert newest.errors() == ""
+
+
+def choose(bun: Bun, model: str) -> dict[str, Any]:
+    """The step that a person chooses a model in a TUI, as OpenCode 1.0 to 1.18 writes it down."""
+    provider, _, name = model.partition("/")
+    chosen = {"recent": [{"providerID": provider, "modelID": name}], "favorite": [], "variant": {}}
+    return {"act": "write", "path": str(bun.home / ".local/state/opencode/model.json"), "text": json.dumps(chosen)}
+
+
+@pytest.mark.parametrize(
+    ("register", "before", "chosen", "prompts", "wanted"),
+    [
+        # a TUI that shows a moved session anew names the stand-in, which nobody chose
+        ({}, None, None, [prompt(B, True)], A),
+        ({}, B, None, [prompt(B, True)], A),
+        ({}, None, C, [prompt(B, True)], A),
+        ({A: rests(B)}, None, None, [prompt(B, True)], B),
+        ({}, None, None, [prompt(C, True), prompt(B, True)], B),
+        # an agent's own model; somebody's choice, then and later
+        ({}, None, None, [prompt(B, True, "bound")], B),
+        ({}, None, B, [prompt(B, True)], B),
+        ({}, A, B, [prompt(B, True), prompt(B, True)], B),
+        ({}, None, None, [prompt(A, True), prompt(B, True)], A),
+    ],
+)
+def test_a_tui_names_a_stand_in_that_nobody_chose(
+    newest: Bun, register: Any, before: str | None, chosen: str | None, prompts: list[Any], wanted: str
+) -> None:
+    tui = replace(newest, tui=True)
+    tui.register(**register)
+    (tui.state / "moved.json").write_text(moved(ses_1=(A, B)))
+    if before is not None:
+        written = choose(tui, before)
+        path = Path(written["path"])
+        path.parent.mkdir(parents=True)
+        path.write_text(written["text"])
+    settings = {"agent": {"bound": {"model": B}}}
+    known = {"act": "hook", "name": "config", "input": settings}
+    results = tui.play(known, *([choose(tui, chosen)] if chosen else []), *prompts)
+    assert went_to(results[-1]).split()[0] == wanted
+    assert tui.errors() == ""
+
+
+def test_with_its_model_a_session_gets_its_agent_back(newest: Bun) -> None:
+    tui = replace(newest, tui=True)
+    tui.register()
+    entry = {"from": {"model": A, "agent": "build"}, "to": {"model": B, "agent": "spare"}, "since": at(-60)}
+    (tui.state / "moved.json").write_text(json.dumps({"version": 1, "sessions": {"ses_1": entry}}))
+    known = {"act": "hook", "name": "config", "input": {"agent": {"spare": {"model": B}}}}
+    (*_, spared, toasts) = tui.play(known, prompt(B, True, "spare"), {"act": "toasts"})
+    assert went_to(spared) == f"{A} build"
+    assert [toast["title"] for toast in toasts] == [f"{A} is free again"]
+
+
+def test_where_a_session_came_from_outlives_the_process(newest: Bun) -> None:
+    tui = replace(newest, tui=True)
+    tui.register(**{A: rests(B)})
+    tui.play(prompt(A, True, session="ses_2"))
+    kept = newest.state / "origins" / "ses_2.json"
+    assert (kept.stat().st_mode & 0o777, kept.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    tui.register()
+    for bun, step in ((newest, prompt(B, False, session="ses_2")), (tui, prompt(B, True, session="ses_2"))):
+        (output,) = bun.play(step)
+        assert went_to(output) == f"{A} build"
+
+    tui.play(choose(tui, B), prompt(B, True, session="ses_2"))
+    (output,) = tui.play(prompt(B, True, session="ses_2"))
+    assert went_to(output) == f"{B} build", "chosen by hand, in an earlier process"
+
+    long_ago = kept.stat().st_mtime - 31 * 86_400
+    os.utime(kept, (long_ago, long_ago))
+    tui.play(prompt(B, True))
+    assert not kept.exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"version": 2, "sessions": {}}', '{"sessions": {"ses_1": 3}}', "[]"])

@@ -15,6 +15,8 @@ from tests.support.tui import Tui
 pytestmark = pytest.mark.e2e
 
 PRIMARY, FALLBACK = "mock/primary", "mock2/fallback"
+TWO_THREADS = "1.14.41"
+"""Its TUI loads plugins in the main thread too, after the worker thread in which the sessions run."""
 
 
 def spoken(text: str) -> Answer:
@@ -22,7 +24,7 @@ def spoken(text: str) -> Answer:
     return slow(text, 1.0)
 
 
-@pytest.mark.parametrize("version", GENERATIONS)
+@pytest.mark.parametrize("version", [*GENERATIONS, TWO_THREADS])
 def test_moved_through_the_door_then_prevented_then_back(version: str, home: Home, provider: Provider) -> None:
     effect = home.root / "ran.txt"
     provider.script(PRIMARY, after_tool(bash(f"echo once >> {effect}"), limited(20)))
@@ -57,6 +59,38 @@ def test_moved_through_the_door_then_prevented_then_back(version: str, home: Hom
         tui.wait_screen("the primary is back")
         assert len(provider.requests(FALLBACK)) == 2
         assert moved["session"].startswith("ses_")
+
+
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_opened_again_it_goes_back_unless_the_stand_in_is_chosen_by_hand(
+    version: str, home: Home, provider: Provider
+) -> None:
+    assert ocwatch(home, "plugin", "install").returncode == 0
+    Daemon(home)  # its configuration only: prevention needs no daemon
+    assert ocwatch(home, "block", PRIMARY, "--for", "1h").returncode == 0
+    provider.script(FALLBACK, spoken("first answered elsewhere"), spoken("third answered elsewhere"))
+    provider.script(PRIMARY, spoken("the primary is back"))
+    with Tui(version, home) as tui:
+        tui.say("Name the first colour")
+        tui.wait_screen("first answered elsewhere")
+    assert ocwatch(home, "clear", PRIMARY).returncode == 0
+    with Tui(version, home, arguments=["--continue"]) as tui:
+        tui.wait_screen("first answered elsewhere")
+        tui.wait_screen("fallback mock2")  # the TUI took the stand-in for the session's own model
+        tui.say("Name the other colour")
+        tui.wait_screen("the primary is back")
+        assert f"{PRIMARY} is free again" in tui.screen()
+
+        tui.keys("C-x", "m")
+        tui.wait_screen("Select model")
+        tui.type("fallback")
+        wait_until(lambda: "second" not in tui.screen().partition("Select")[2], 20, why="the list to be narrowed down")
+        settle(0.5)
+        tui.keys("Enter")
+        wait_until(lambda: "Select model" not in tui.screen(), 20, why="the dialog to close")
+        tui.say("Name the third colour")
+        tui.wait_screen("third answered elsewhere")
+    assert len(provider.requests(PRIMARY)) == 1
 
 
 @pytest.mark.parametrize("version", GENERATIONS)

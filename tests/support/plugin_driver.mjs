@@ -1,9 +1,14 @@
 // Plays OpenCode to the companion plugin: reads {plugin, steps} from standard input, prints one JSON result per step.
-// Run under the Bun that is inside an OpenCode binary (BUN_BE_BUN=1).
+// Run under the Bun that is inside an OpenCode binary (BUN_BE_BUN=1); with IN_WORKER in a worker thread, as in a TUI.
 
 import { lstatSync, readdirSync } from "node:fs"
 
-const { plugin, steps } = JSON.parse(await Bun.stdin.text())
+if (Bun.isMainThread && Bun.env.IN_WORKER) {
+  const worker = new Worker(import.meta.url, { env: { ...process.env, GIVEN: await Bun.stdin.text() } })
+  worker.onmessage = ({ data }) => finish(data)
+  await new Promise(() => {})
+}
+const { plugin, steps } = JSON.parse(process.env.GIVEN ?? (await Bun.stdin.text()))
 const toasts = []
 const served = []
 
@@ -83,5 +88,10 @@ for (const { act, ...rest } of steps) {
     results.push({ thrown: String(fault) })
   }
 }
-console.log(JSON.stringify(results))
-process.exit(0)
+if (Bun.isMainThread) finish(JSON.stringify(results))
+else postMessage(JSON.stringify(results))
+
+function finish(text) {
+  console.log(text)
+  process.exit(0)
+}

@@ -2,12 +2,13 @@
 // Written by `ocwatch plugin install`, which also replaces it: edits are lost. `ocwatch plugin uninstall` removes it.
 //
 // Prevention: a prompt for a model that is cooling, says blacklist.json, goes to the model that stands in for it.
-// Return:     a prompt that names no model goes where its session came from (moved.json), once that is free again.
+// Return:     a prompt whose model nobody chose goes where its session came from, once that is free again (origin.js).
 //
 // What else it does stands in rate-limit-fallback/ beside it, where OpenCode looks for no plugins (1.0 - 1.18); without
 // one of these parts the rest goes on:
 //
 // door.js:    a unix socket per process through which the ocwatchd daemon reaches this OpenCode, TUI included.
+// origin.js:  where a session's prompts came from, and whether they go back there.
 // floor.js:   a stand-in that could not take the session is passed over.
 // pools.js:   a new session on a pool's first member goes to the member whose turn it is, and stays there.
 // answers.js: status and Retry-After of refused model requests, and what the provider says is left of its limits.
@@ -24,7 +25,6 @@ const VERSION = "1" // as in the first line, which `ocwatch plugin status` compa
 const FILE_VERSION = 1 // of the daemon's files; of a newer one we may not understand what it means
 const FILE_CAP = 8 << 20 // bytes; ours have a few kB
 const ERRORS_CAP = 64 << 10
-const REMEMBERED = 500 // sessions whose prompts were prevented
 const RIVALS = /fallback|failover|oh-my-open(code|agent)/i
 const OWN_NAME = "rate-limit-fallback.js"
 const FORESEEN = "forecast" // an entry's told_by: nobody was refused yet
@@ -34,24 +34,23 @@ const base = process.env.XDG_STATE_HOME ?? ""
 const state = join(isAbsolute(base) ? base : join(process.env.HOME || homedir(), ".local", "state"), "ocwatchd")
 const doors = join(state, "doors")
 const blacklist = join(state, "blacklist.json")
-const moved = join(state, "moved.json")
 
 // OpenCode starts a plugin once per project directory, in one process; a second copy of this file may lie elsewhere.
 const shared = (globalThis[Symbol.for("ocwatchd.plugin")] ??= {
   about: {}, // what PID.json says
   projects: new Set(), // open project directories
-  moved: new Map(), // session -> {from, to, since}
   files: new Map(), // what the daemon's files held when they last changed
   subordinate: new Set(LIMITED_AGENTS),
-  bound: new Set(), // agents that have a model of their own
+  bound: new Map(), // agent -> the model of its own
   told: new Set(),
   noted: new Set(),
 })
 
 // What each part does until it is loaded, and where it cannot be.
 const parts = {
-  door: { open: () => describe({ door: false }), close() {} },
+  door: { elsewhere: () => false, open: () => describe({ door: false }), close() {} },
   pools: { understand: () => [], created() {}, spread() {}, place() {}, memberFor: (it) => it, share: () => false },
+  origin: { originOf: () => ({}), remember() {}, giveBack() {} },
   floor: { choose: (asked, entry, first) => first },
   answers: { announce() {}, watch() {} },
 }
@@ -63,6 +62,7 @@ export const RateLimitFallback = async ({ client, directory }) => {
   const ended = () => closeProject(directory, config)
 
   await Promise.all(Object.keys(parts).map(load))
+  if (attempt("threads", () => parts.door.elsewhere())) return {}
   attempt("start", () => {
     shared.projects.add(directory)
     parts.answers.watch()
@@ -75,7 +75,7 @@ export const RateLimitFallback = async ({ client, directory }) => {
       rival = rivalIn(settings?.plugin)
       for (const [name, agent] of Object.entries(settings?.agent ?? {})) {
         if (agent?.mode === "subagent") shared.subordinate.add(name)
-        if (agent?.model) shared.bound.add(name)
+        if (agent?.model) shared.bound.set(name, agent.model)
       }
       if (rival) describe({ standing_back: `another fallback plugin is active: ${rival}` })
     },
@@ -83,7 +83,7 @@ export const RateLimitFallback = async ({ client, directory }) => {
       // Without parts it is the daemon that runs a message again: its choice of model is deliberate.
       if (!output?.parts?.length) return keepTime(output?.message, client)
       if (rival) return
-      giveBack(output.message, input ?? {})
+      if (parts.origin.giveBack(output.message, input ?? {})) tellFree(client, nameOf(output.message.model), input.sessionID)
       parts.pools.spread(output.message, input?.sessionID)
       return prevent(output, input?.sessionID, client)
     },
@@ -134,37 +134,14 @@ async function prevent({ message, parts: prompt }, session, client) {
   const first = entry && standIn(asked, session)
   const target = first && (await parts.floor.choose(asked, entry, first, session, prompt, client))
   if (!target) return
+  const { from, to } = parts.origin.originOf(session)
+  const before = to?.model === asked ? from : { model: asked, agent: message.agent }
   message.model = partsOf(target.model)
   if (target.pool) parts.pools.place(session, target.model)
-  const { from, to } = originOf(session)
-  remember(session, to === asked ? from : asked, target.model)
   // A subagent, or the planning agent, must not be allowed more than before: only its model is changed.
   if (target.agent && !shared.subordinate.has(message.agent)) message.agent = target.agent
+  parts.origin.remember(session, before, { model: target.model, agent: message.agent })
   tell(client, asked, entry, target)
-}
-
-/** Without a model OpenCode goes on with the session's last: after a move the target, which nobody chose. */
-function giveBack(message, { model, sessionID }) {
-  const { from, to } = originOf(sessionID)
-  if (!from) return
-  if (model && nameOf(model) !== from) return remember(sessionID) // the user's own choice stays
-  if (model || nameOf(message?.model) !== to || shared.bound.has(message.agent) || cooling(from)) return
-  if (parts.pools.share(from, to)) return // it would lose that provider's cache a second time
-  message.model = partsOf(from)
-}
-
-/** Where a session's prompts came from and go to: by the daemon's last move or by prevention, whichever is later. */
-function originOf(session) {
-  const own = shared.moved.get(session) ?? {}
-  const { from, to, since } = read(moved, ({ sessions }) => sessions)?.[session] ?? {}
-  if (!isModel(from?.model) || own.since >= Date.parse(since)) return own
-  return { from: from.model, to: to?.model }
-}
-
-function remember(session, from, to) {
-  shared.moved.delete(session)
-  shared.moved.set(session, { from, to, since: Date.now() })
-  if (shared.moved.size > REMEMBERED) shared.moved.delete(shared.moved.keys().next().value)
 }
 
 /** The first free model that stands in for a cooling one, else one whose limit is only foreseen; never in a circle. */
@@ -217,12 +194,20 @@ function ending(until) {
 
 /** The TUI goes on naming the model that was chosen in it: say what runs instead, once per cooldown. */
 function tell(client, asked, entry, target) {
-  const matter = [asked, entry.since, target.model].join(" ")
+  const until = entry.until === Infinity ? "until it is cleared" : `until ${new Date(entry.until).toLocaleTimeString()}`
+  const title = `${asked} is ${entry.told_by === FORESEEN ? "about to be " : ""}limited`
+  toast(client, [asked, entry.since, target.model].join(" "), title, `Prompts go to ${target.model} ${until}.`)
+}
+
+/** Here the TUI names the stand-in, whose prompts it has seen: say that they go back, once per session. */
+function tellFree(client, model, session) {
+  toast(client, [model, session].join(" "), `${model} is free again`, `Prompts go to it, until you choose another.`)
+}
+
+/** Show something once. */
+function toast(client, matter, title, message) {
   if (shared.told.has(matter)) return
   shared.told.add(matter)
-  const until = entry.until === Infinity ? "until it is cleared" : `until ${new Date(entry.until).toLocaleTimeString()}`
-  const message = `Prompts go to ${target.model} ${until}.`
-  const title = `${asked} is ${entry.told_by === FORESEEN ? "about to be " : ""}limited`
   const body = { title, message, variant: "warning", duration: 8000 }
   Promise.resolve(client?.tui?.showToast?.({ body })).catch((fault) => note("toast", fault))
 }
@@ -307,6 +292,8 @@ function note(where, fault) {
 
 const tools = {
   ...{ shared, state, doors, ownFile, describe, privateDirectory, append, attempt, note },
-  ...{ cooling, ending, nameOf, isModel, partsOf, originOf, listed: () => read(blacklist, understand) },
+  ...{ cooling, ending, nameOf, isModel, partsOf, read, listed: () => read(blacklist, understand) },
+  originOf: (session) => parts.origin.originOf(session),
+  share: (one, other) => parts.pools.share(one, other),
   pools: () => read(blacklist, understand)?.pools ?? [],
 }

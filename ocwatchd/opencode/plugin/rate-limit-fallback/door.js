@@ -2,12 +2,17 @@
 //
 // The door: OpenCode's own HTTP API on a unix socket in our private directory, for the daemon of the same user.
 
-import { chmodSync, rmSync } from "node:fs"
+import { chmodSync, lstatSync, rmSync } from "node:fs"
 
 const REOPEN = 3000 // ms after the last project was closed: the process ends within 2 s, or goes on and wants its door
 
 export function part({ shared, doors, ownFile, describe, privateDirectory, attempt, note }) {
   const removeFiles = () => ["sock", "json"].forEach((kind) => rmSync(ownFile(kind), { force: true }))
+  const socket = () => lstatSync(ownFile("sock"), { throwIfNoEntry: false })
+
+  /** Whether this process has a door already: 1.14's TUI loads plugins in its main thread too, where no session runs. */
+  const elsewhere = () => globalThis.Bun?.isMainThread && !shared.door && socket()?.mtimeMs > started()
+  const started = () => Date.now() - process.uptime() * 1000 // an older socket is of a dead process of the same pid
 
   function open({ fetch: inner, baseUrl, headers }) {
     if (shared.door || shared.about.door === false) return
@@ -24,6 +29,7 @@ export function part({ shared, doors, ownFile, describe, privateDirectory, attem
       error: () => new Response("the door failed", { status: 502 }),
     })
     chmodSync(ownFile("sock"), 0o600)
+    shared.inode = socket()?.ino
     describe({ door: true })
     if (!shared.tidy) process.on("exit", (shared.tidy = () => attempt("exit", removeFiles)))
   }
@@ -31,13 +37,13 @@ export function part({ shared, doors, ownFile, describe, privateDirectory, attem
   /** For good if the process ends now; else it is opened again. */
   function close(config) {
     if (!shared.door) return
-    removeFiles()
+    if (socket()?.ino === shared.inode) removeFiles() // else a worker thread, where sessions run, has put its own there
     shared.door.stop()
     shared.door = undefined
     setTimeout(() => attempt("reopen", () => open(config)), REOPEN).unref?.()
   }
 
-  return { open, close }
+  return { elsewhere, open, close }
 }
 
 /** Hand a request to OpenCode as if it had come over TCP, with the password if there is one. */

@@ -38,7 +38,7 @@ export function part({ shared, pools, cooling, ending, nameOf, isModel, partsOf,
 
   /** The member that this session had last. */
   function keptMember({ members }, session) {
-    const had = [originOf(session).to, shared.placed.get(session)]
+    const had = [originOf(session).to?.model, shared.placed.get(session)]
     return had.map((name) => members.find(({ model }) => model === name)).find(Boolean)
   }
 
