@@ -76,7 +76,7 @@ class Daemon:
         self._queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._stopping = False
         self._started = self._beaten = self._listened = self._looked = 0.0
-        self._woken = True
+        self._woken, self._unheard = True, False
         self._saved_cursors: dict[str, Cursor] = {}
 
     def run(self) -> None:
@@ -187,9 +187,11 @@ class Daemon:
         self._woken = False
         self._waker.check(now)
         hints = self._waker.hints()
-        # A log that is written belongs to a process that runs, perhaps to one that has just opened its door.
-        if hints and abs(now - self._listened) >= LISTEN:
-            self._listened = now
+        # A log that is written belongs to a process that runs, perhaps to one that has just opened its door, or opens
+        # it with the line that was its last for hours: so a look that comes too soon is made up for.
+        self._unheard = self._unheard or bool(hints)
+        if self._unheard and abs(now - self._listened) >= LISTEN:
+            self._listened, self._unheard = now, False
             self._hands.listen()
         for fact in self._facts.poll():
             self._handle(fact)

@@ -146,12 +146,17 @@ class Foresight:
         self._mark, self._measured, self._busy = mark, now, True
         self._work(lambda: self._measure(policy, now))
 
-    def _news(self) -> tuple[float, float, int]:
-        """When OpenCode wrote last, when a provider said last what is left, and how many models it is said of."""
+    def _news(self) -> tuple[float, float, int, float]:
+        """When OpenCode wrote last, when a provider said last what is left, how many models it is said of, and when
+        prices were told last.
+        """
         told: list[float] = []
         with suppress(OSError):
             told = [path.stat().st_mtime for path in self._paths.allowances.glob("*.json")]
-        return self._store.mark(), max(told, default=0.0), len(told)
+        priced = 0.0
+        with suppress(OSError):
+            priced = self._paths.prices.stat().st_mtime
+        return self._store.mark(), max(told, default=0.0), len(told), priced
 
     def _measure(self, policy: Policy, now: float) -> Foreseen:
         try:

@@ -113,9 +113,12 @@ def test_only_for_the_eye_it_moves_nothing(tmp_path: Path) -> None:
 
 def test_what_was_spent_today_and_what_is_too_dear_for_the_rest_of_it(tmp_path: Path) -> None:
     life = Life(tmp_path, budget=1.0)
-    prices.remember(life.paths.prices, {"p/m": Price(3, 15), "q/free": Price()}, life.time)
     since = life.time - today(life.time)
     life.used(since / 4, since / 2, since + 60, cost=0.6)
+    life.step()
+    assert json.loads(life.paths.budget.read_text())["dear"] == []
+    prices.remember(life.paths.prices, {"p/m": Price(3, 15), "q/free": Price()}, life.time)
+    life.time += 3  # nobody waits until something is spent again
     *_, spent = sorted(life.step(), key=lambda message: isinstance(message, Spent))
     assert isinstance(spent, Spent) and spent.dollars == pytest.approx(1.2)
     told = json.loads(life.paths.budget.read_text())
