@@ -121,7 +121,7 @@ def _pool_of(wish: Wish, config: Config) -> Pool | None:
 
 
 def _member(pool: Pool, job: Job, ledger: Ledger, tried: Collection[ModelRef]) -> ModelRef:
-    """The session's member of the pool, or the next one that is free."""
+    """The session's member of the pool, or the next one that is free; one that costs too much only after the others."""
     now, members = time.time(), map(ModelRef.parse, order(pool, job.moved.session, job.loads))
     free = [m for m in members if m != job.stuck.model and m not in tried and ledger.cooling(m, now) is None]
     if not free:
@@ -129,6 +129,7 @@ def _member(pool: Pool, job: Job, ledger: Ledger, tried: Collection[ModelRef]) -
     fit = [m for m in free if job.outlook.unfit(m) is None]
     if not fit:
         raise _nothing_fits([(m, job.outlook.unfit(m) or "") for m in free])
+    fit.sort(key=lambda m: job.outlook.refused(m) is not None)
     return next((m for m in fit if ledger.avoided(m, now) is None), fit[0])
 
 

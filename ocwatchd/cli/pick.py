@@ -74,7 +74,7 @@ def _members(names: Names, asker: str, found: Contents) -> Members:
 
 def _rests(asked: str, register: Register) -> bool:
     """A model that is limited, or a pool of which all members are."""
-    return register.free_member(asked) is None if asked in register.pools else register.limited(asked)
+    return all(map(register.limited, register.pools.get(asked, (asked,))))
 
 
 def _default() -> str:

@@ -89,8 +89,8 @@ class Launch:
     def _model_of(self, name: str) -> str:
         """The model behind a name of the user's own; of a pool the member whose turn it is."""
         model = resolve(name, self._names.aliases)
-        members = self._register.pools.get(model, (model,))
-        return self._register.free_member(model) or next(iter(members), model)
+        members = self._register.pools.get(model)
+        return (self._register.pick(model, list(members)) or members[0]) if members else model
 
     def _movable(self, running: bool) -> bool:
         """Whether a session of this launch can be moved at all: there is a chain, and the session lives in there."""

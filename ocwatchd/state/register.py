@@ -87,11 +87,11 @@ class Register:
         """`model` if free; else where its entry sends prompts, as prevention does; else the first free of its chain;
         else the first whose limit is only foreseen.
 
-        Of a pool the first free member, which the stand-ins begin with.
+        Of a pool the first free member, which the stand-ins begin with; one that costs too much only after the others.
         """
         own = self.pools.get(model, (model,))
         if model in self.pools:
-            return self._first(stand_ins, own)
+            return self._first(sorted(stand_ins, key=lambda name: (name not in own, name in self.dear)), own)
         if not self.blocked(model):
             return model
         return follow(model, self.target, self._unusable) or self._first([model, *stand_ins], own)

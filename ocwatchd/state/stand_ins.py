@@ -31,11 +31,6 @@ def document(policy: Policy, listed: Iterable[ModelRef], outlook: Outlook) -> di
     }
 
 
-def _may(model: ModelRef, outlook: Outlook) -> bool:
-    """Nobody's session does not fit; what is left is the day's budget."""
-    return outlook.refused(model) is None
-
-
 def _row(model: ModelRef, policy: Policy) -> dict[str, object]:
     return {"model": str(model), "agent": agent_for(model, policy)}
 

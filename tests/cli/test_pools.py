@@ -7,9 +7,17 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Cli, resting
+from ocwatchd.cli.moving import Job, Wish, choose_target
+from ocwatchd.config import Config
+from ocwatchd.core.ledger import Ledger
+from ocwatchd.core.limits import ModelRef
+from ocwatchd.core.money import Price, Purse
+from ocwatchd.core.policy import Policy
+from ocwatchd.core.pools import FIRST_HEALTHY, Pool
+from ocwatchd.core.views import Door, SessionState, SessionView, TcpAddress
+from tests.cli.conftest import Cli, at, resting
 
-POOL = {"sonnet": {"members": ["work/m", "home/m"], "strategy": "first-healthy"}}
+POOL: dict[str, Any] = {"sonnet": {"members": ["work/m", "home/m"], "strategy": "first-healthy"}}
 
 
 @pytest.mark.parametrize(
@@ -29,6 +37,50 @@ def test_pick(cli: Cli, register: dict[str, Any], asked: str, picked: str | None
     cli.register(**register)
     done = cli("pick", asked)
     assert (done.returncode, done.stdout) == ((0, f"{picked}\n") if picked else (75, "")), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("dear", "register", "picked", "cooling"),
+    [
+        (["work/m"], {}, "home/m", False),
+        (["work/m", "home/m"], {}, "work/m", False),  # the pool's name is a person's word
+        (["work/m", "home/m"], {"work/m": resting()}, "home/m", False),
+        (["work/m"], {"home/m": resting()}, "work/m", False),
+        (["work/m"], {"work/m": resting(), "home/m": resting()}, "local/m", True),
+        (["work/m", "local/m"], {"work/m": resting(), "home/m": resting()}, None, True),
+    ],
+)
+def test_above_the_budget_the_members_without_a_price_come_first(
+    cli: Cli, dear: list[str], register: dict[str, Any], picked: str | None, cooling: bool
+) -> None:
+    program = cli.paths.home / "opencode"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    cli.configure(
+        pools=POOL, fallbackChain={"sonnet": "local/m"}, budget=1, launcher={"opencode": str(program)}, maxDelay=0
+    )
+    cli.register(**register)
+    left = {"version": 1, "until": at(3600), "budget": 1, "spent": 2, "dear": dear}
+    cli.paths.budget.write_text(json.dumps(left))
+    told = cli.json("pick", "sonnet", code=0 if picked else 75)
+    assert (told["model"], told["cooling"]) == (picked, cooling)
+    launched = cli("run", "--", "--print-env", "run", "-m", "sonnet", "hi")
+    assert f"opencode run -m {picked or 'work/m'} hi" in launched.stdout, launched
+
+
+@pytest.mark.parametrize(
+    ("spent", "prices", "wanted"),
+    [
+        (0.5, {"work/m": Price(1)}, "work/m"),
+        (2.0, {"work/m": Price(1)}, "home/m"),
+        (2.0, {"work/m": Price(1), "home/m": Price(1)}, "work/m"),
+    ],
+)
+def test_redirected_to_a_pool_above_the_budget(spent: float, prices: dict[str, Price], wanted: str) -> None:
+    view = SessionView("ses_1", "/a", Door(TcpAddress("127.0.0.1", 1)), SessionState.RETRY, model=ModelRef("x", "y"))
+    policy = Policy(pools={"sonnet": Pool("sonnet", POOL["sonnet"]["members"], FIRST_HEALTHY)}, budget=1.0)
+    job = Job(view, view, purse=Purse(1.0, spent, prices))
+    assert str(choose_target(Wish(to="sonnet"), job, Config(policy), Ledger(()), ()).model) == wanted
 
 
 def test_the_loads_that_the_daemon_wrote_count(cli: Cli) -> None:

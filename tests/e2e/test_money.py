@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, ocwatch
 from tests.support.opencode import NEWEST, Home, Serve
 from tests.support.processes import wait_until
 from tests.support.provider import Provider, limited
@@ -18,14 +18,19 @@ PRICES = {("mock", "primary"): (300, 1500), ("mock2", "fallback"): (100, 100)}
 """Dollars a million tokens. Every answer of the fake provider takes 100 tokens and gives 10."""
 
 
-def test_above_the_budget_a_free_model_stands_in_and_the_report_says_what_it_cost(
-    home: Home, provider: Provider
-) -> None:
+def priced(home: Home) -> None:
+    """The prices in OpenCode's configuration."""
     providers = home.config()["provider"]
     for (name, model), (taken, given) in PRICES.items():
         providers[name]["models"][model]["cost"] = {"input": taken, "output": given}
     home.settings = {"provider": providers}
     home.write_config()
+
+
+def test_above_the_budget_a_free_model_stands_in_and_the_report_says_what_it_cost(
+    home: Home, provider: Provider
+) -> None:
+    priced(home)
     for model in (PRIMARY, SECOND):
         provider.script(model, limited(3600))
     chain = {PRIMARY: [PAID, FREE], SECOND: [PAID, FREE]}
@@ -55,3 +60,44 @@ def test_above_the_budget_a_free_model_stands_in_and_the_report_says_what_it_cos
         assert daemon.ocwatch("report", "--out", str(home.root / "page.html")).returncode == 0
         assert "$0.0340" in (home.root / "page.html").read_text()
         print(said, money, sep="\n")
+
+
+def test_above_the_budget_a_pool_gives_its_paid_members_to_nobody_new(home: Home, provider: Provider) -> None:
+    """By the companion plugin, which goes on where the daemon has ended; midnight comes without it as well."""
+    priced(home)
+    assert ocwatch(home, "plugin", "install").returncode == 0
+    pool = {"pool": {"members": [PRIMARY, PAID, FREE], "strategy": "round-robin", "weights": {PRIMARY: 100}}}
+    with Daemon(home, {SECOND: "pool"}, pools=pool, budget=0.01) as daemon, Serve(NEWEST, home) as serve:
+
+        def answered(session: str, asked: str = PRIMARY) -> str:
+            before = len(serve.messages(session))
+            serve.prompt_async(session, "A prompt", model=asked)
+            wait_until(lambda: len(serve.messages(session)) == before + 2, 60, why="an answer")
+            serve.wait_status(session, "idle")
+            last = serve.messages(session)[-1]["info"]
+            return f"{last['providerID']}/{last['modelID']}"
+
+        def new(asked: str = PRIMARY) -> str:
+            return answered(serve.create_session(), asked)
+
+        register, left = daemon.state / "blacklist.json", daemon.state / "budget.json"
+        wait_until(lambda: register.exists() and "pools" in json.loads(register.read_text()), 20, why="the pool")
+        resident, named = serve.create_session(), serve.create_session()
+        assert answered(resident) == PRIMARY  # $0.045
+        wait_until(lambda: left.exists() and PAID in json.loads(left.read_text())["dear"], 30, why="the budget")
+        # Who begins gets the member without a price, who has another one keeps it, who names another one gets it.
+        assert [new() for _ in range(3)] == [FREE] * 3
+        assert (answered(resident), answered(named, PAID), answered(named, PAID)) == (PRIMARY, PAID, PAID)
+        assert daemon.ocwatch("pick", "pool").stdout.strip() == FREE
+        assert daemon.ocwatch("block", SECOND, "--for", "1h").returncode == 0
+        assert (new(SECOND), answered(resident, SECOND)) == (FREE, FREE)
+        # A life later it holds from the first moment, and without any life until midnight.
+        (told,) = daemon.wait_journal("budget")
+        daemon.stop()
+        daemon.start()
+        assert new() == FREE
+        daemon.stop()
+        assert new() == FREE
+        left.write_text(json.dumps({**json.loads(left.read_text()), "until": told["time"]}))  # midnight
+        assert new() == PRIMARY
+        assert not (daemon.state / "plugin-errors.log").exists()

@@ -14,7 +14,7 @@ from ocwatchd.opencode.look import needs_of
 from ocwatchd.opencode.records import Message, message_of
 from ocwatchd.state.facts import prevented
 from ocwatchd.state.stand_ins import takes_in
-from tests.e2e.test_plugin_hooks import A, B, Bun, C, message, rests, went_to
+from tests.e2e.test_plugin_hooks import A, B, Bun, C, message, rests, spent, went_to
 from tests.support.opencode import NEWEST, OLDEST
 
 pytestmark = pytest.mark.e2e
@@ -118,7 +118,11 @@ def test_whatever_is_not_known_forbids_nothing(
     assert went_to(output) == wanted
 
 
-def test_what_rests_itself_is_no_way_out(bun: Bun) -> None:
+def test_what_rests_itself_or_costs_too_much_is_no_way_out(bun: Bun) -> None:
     register(bun, **{A: rests(B), C: rests()})
+    _, output = bun.play({"act": "history", "data": [answer(5000)]}, message(A))
+    assert went_to(output) == "mock/a build"
+    register(bun)
+    (bun.state / "budget.json").write_text(json.dumps(spent(C)))
     _, output = bun.play({"act": "history", "data": [answer(5000)]}, message(A))
     assert went_to(output) == "mock/a build"

@@ -704,3 +704,66 @@ def test_plugin_and_daemon_draw_alike_and_a_session_does_not_go_back_within_its_
     (newest.state / "moved.json").write_text(moved(ses_1=(A, B)))
     (output,) = newest.play(prompt(B, False))
     assert went_to(output) == f"{B} build"
+
+
+# ---- the day's budget
+
+
+def spent(*models: str, until: float = 3600, **more: Any) -> dict[str, Any]:
+    """budget.json of a day whose budget is spent: these models are dear."""
+    return {"version": 1, "budget": 1, "spent": 2, "until": at(until), "dear": models, **more}
+
+
+AWAY = {"x/y": rests(C) | {"target": {"model": C, "pool": "pool"}}}
+
+
+@pytest.mark.parametrize(
+    ("left", "models", "pools", "asked", "wanted"),
+    [
+        # a new session goes to a member without a price, however full that one is
+        (spent(A), {}, pooled(b=9), A, C),
+        (spent(A, C), {}, pooled(b=9), A, B),
+        (spent(A, until=-1), {}, pooled(b=9, c=9), A, A),  # midnight, whoever runs
+        (spent(B), {}, pooled(), B, B),  # named, and not for the pool
+        (spent(A), {}, pooled(spread=False), A, A),
+        # nothing in it is without a price, or free: that is what was named
+        (spent(A, B, C), {}, pooled(a=9, b=9), A, C),
+        (spent(A, B), {C: rests()}, pooled(a=9), A, B),
+        # a stand-in never has one: not out of a pool, not down a chain
+        (spent(A), {A: rests()}, pooled(b=9), A, C),
+        (spent(C), AWAY, pooled(a=9), "x/y", B),
+        (spent(C), AWAY, pooled(spread=False), "x/y", A),
+        (spent(A, B, C), AWAY, pooled(), "x/y", "x/y"),
+        (spent(A, C), {**AWAY, B: rests()}, pooled(), "x/y", "x/y"),
+        (spent(B), {A: rests(B)}, {}, A, A),
+        (spent(C), {A: rests(B), B: rests(C)}, {}, A, A),
+        (spent(C), {A: rests(B), B: rests(C, told_by="forecast")}, {}, A, B),
+        # what cannot be read forbids nothing
+        (spent(A, version=2), {}, pooled(b=9, c=9), A, A),
+        (spent(dear=7), {}, pooled(b=9, c=9), A, A),
+        (spent(A, until=0) | {"until": None}, {}, pooled(b=9, c=9), A, A),
+        ([], {}, pooled(b=9, c=9), A, A),
+    ],
+)
+def test_above_the_budget(newest: Bun, left: Any, models: Any, pools: Any, asked: str, wanted: str) -> None:
+    newest.register(json.dumps({"version": 1, "models": models, "pools": pools}))
+    (newest.state / "budget.json").write_text(json.dumps(left))
+    _, output = newest.play(created("ses_1"), message(asked))
+    assert went_to(output).split()[0] == wanted
+
+
+def test_a_session_keeps_the_paid_member_that_it_has_but_gets_none_in_place_of_another_model(bun: Bun) -> None:
+    bun.register(json.dumps({"version": 1, "models": AWAY, "pools": pooled(a=9, c=9)}))
+    write = {"act": "write", "path": str(bun.state / "budget.json"), "text": json.dumps(spent(A, B))}
+    before, _, after, instead, old, new = bun.play(
+        created("ses_1"),
+        created("ses_3"),
+        prompt(A, True),
+        write,
+        prompt(A, True),
+        prompt("x/y", True),
+        prompt(A, True, session="ses_2"),
+        prompt(A, True, session="ses_3"),
+    )[2:]
+    assert [went_to(output).split()[0] for output in (before, after, instead, old, new)] == [B, B, C, A, C]
+    assert bun.errors() == ""

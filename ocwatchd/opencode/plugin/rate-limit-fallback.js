@@ -34,6 +34,7 @@ const base = process.env.XDG_STATE_HOME ?? ""
 const state = join(isAbsolute(base) ? base : join(process.env.HOME || homedir(), ".local", "state"), "ocwatchd")
 const doors = join(state, "doors")
 const blacklist = join(state, "blacklist.json")
+const budget = join(state, "budget.json")
 
 // OpenCode starts a plugin once per project directory, in one process; a second copy of this file may lie elsewhere.
 const shared = (globalThis[Symbol.for("ocwatchd.plugin")] ??= {
@@ -153,7 +154,7 @@ function standIn(model, session) {
     seen.add(model)
     target = parts.pools.memberFor(entry.target, session)
     model = target?.model
-    if (!isModel(model) || seen.has(model)) return foreseen
+    if (!isModel(model) || seen.has(model) || dear(model)) return foreseen
   }
   return target
 }
@@ -168,6 +169,12 @@ function cooling(model) {
     if (entry.until > now && covers(entry, model) && !(found?.until >= entry.until)) found = entry
   }
   return found
+}
+
+/** Whether it has a price, and the day's budget is spent: then it stands in for no other. */
+function dear(model) {
+  const left = read(budget, ({ dear, until }) => ({ models: new Set(dear), until: ending(until ?? "") }))
+  return left?.until > Date.now() && left.models.has(model)
 }
 
 function covers({ key, scope }, model) {
@@ -292,7 +299,7 @@ function note(where, fault) {
 
 const tools = {
   ...{ shared, state, doors, ownFile, describe, privateDirectory, append, attempt, note },
-  ...{ cooling, ending, nameOf, isModel, partsOf, read, listed: () => read(blacklist, understand) },
+  ...{ cooling, dear, ending, nameOf, isModel, partsOf, read, listed: () => read(blacklist, understand) },
   originOf: (session) => parts.origin.originOf(session),
   share: (one, other) => parts.pools.share(one, other),
   pools: () => read(blacklist, understand)?.pools ?? [],

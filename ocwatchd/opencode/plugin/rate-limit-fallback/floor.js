@@ -13,7 +13,7 @@ const FEW = 4 // last messages that are looked at, as the daemon does
 const PATIENCE = 1000 // ms for OpenCode's answer; a prompt must not wait for it
 const MEDIA = ["image", "audio", "video"]
 
-export function part({ state, listed, isModel, cooling, privateDirectory, append }) {
+export function part({ state, listed, isModel, cooling, dear, privateDirectory, append }) {
   const facts = join(state, "facts")
 
   /** The stand-in that is to be used in place of `first`: itself, another one, or none that could take the session. */
@@ -23,7 +23,8 @@ export function part({ state, listed, isModel, cooling, privateDirectory, append
     const needs = await within(needsOf(client, session, parts))
     const passed = []
     for (const target of [first, ...standInsOf(asked, entry)]) {
-      if (target !== first && (cooling(target.model) || passed.some(({ model }) => model === target.model))) continue
+      const out = cooling(target.model) || dear(target.model) || passed.some(({ model }) => model === target.model)
+      if (target !== first && out) continue
       const why = needs && unfit(needs, takes[target.model])
       if (!why) {
         if (passed.length) tell(asked, target, session, passed)

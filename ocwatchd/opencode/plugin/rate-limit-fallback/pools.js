@@ -7,7 +7,7 @@ const STEEP = 8 // one session's worth of load against the draw between equals; 
 const GIVEN = 3600e3 // ms for which a session counts as its member's, unless the daemon has measured since
 const REMEMBERED = 500 // sessions that have their member of a pool
 
-export function part({ shared, pools, cooling, ending, nameOf, isModel, partsOf, originOf }) {
+export function part({ shared, pools, cooling, dear, ending, nameOf, isModel, partsOf, originOf }) {
   shared.fresh ??= new Set() // sessions that were made in this process and have had no prompt yet
   shared.placed ??= new Map() // session -> the model that it has in place of a pool's first member, or that member
   shared.given ??= [] // [model, time] of sessions that got their member here
@@ -18,10 +18,15 @@ export function part({ shared, pools, cooling, ending, nameOf, isModel, partsOf,
     const fresh = shared.fresh.delete(session)
     const pool = pools().find(({ spread, members: [first] }) => spread && first.model === asked)
     if (!pool || pool.until <= Date.now() || !session) return
-    if (!keptMember(pool, session) && !fresh) return // its answers so far are in that provider's cache
-    const member = memberFor({ model: asked, pool: pool.name }, session)
+    const kept = keptMember(pool, session)
+    if (!kept && !fresh) return // its answers so far are in that provider's cache
+    const free = freeIn(pool)
+    const cheap = free.filter((member) => member === kept || !dear(member.model))
+    // A new session's person has named the pool: where nothing in it is without a price, that is what was named.
+    const member = oneOf(fresh && !cheap.length ? free : cheap, pool, session)
+    if (!member) return
     place(session, member.model)
-    if (member.model === asked || cooling(member.model)) return
+    if (member.model === asked) return
     message.model = partsOf(member.model)
     if (member.agent && !shared.subordinate.has(message.agent)) message.agent = member.agent
   }
@@ -30,10 +35,16 @@ export function part({ shared, pools, cooling, ending, nameOf, isModel, partsOf,
   function memberFor(target, session) {
     const pool = target?.pool && pools().find(({ name }) => name === target.pool)
     if (!pool) return target
+    const member = oneOf(freeIn(pool).filter(({ model }) => !dear(model)), pool, session)
+    return member ? { model: member.model, agent: member.agent, pool: pool.name } : target
+  }
+
+  const freeIn = ({ members }) => members.filter(({ model }) => !cooling(model))
+
+  /** Of these members the one that the session had last, else the one whose turn it is. */
+  function oneOf(members, pool, session) {
     const kept = keptMember(pool, session)
-    const free = pool.members.filter(({ model }) => !cooling(model))
-    const [first] = kept && !cooling(kept.model) ? [kept] : pool.spread ? inTurn(pool, free, session) : free
-    return first ? { model: first.model, agent: first.agent, pool: pool.name } : target
+    return members.includes(kept) ? kept : pool.spread ? inTurn(pool, members, session)[0] : members[0]
   }
 
   /** The member that this session had last. */
