@@ -37,7 +37,7 @@ from ocwatchd.opencode.sessions import SessionStore
 from ocwatchd.opencode.survey import Surveyor
 from ocwatchd.paths import Paths
 from ocwatchd.redirect import RerunOverApi
-from ocwatchd.state import blacklist, cursors, daemonlock, heartbeat
+from ocwatchd.state import blacklist, cursors, daemonlock, heartbeat, prices
 from ocwatchd.state.counted import Counted
 from ocwatchd.state.facts import FactFiles
 from ocwatchd.state.files import make_private_dir
@@ -106,6 +106,7 @@ class Daemon:
         register = blacklist.read(self._paths.blacklist)
         rules = rules_for(self._config)
         self._engine = Engine(self._config.policy, rules, Ledger(register.entries()), lambda: uuid4().hex[:12])
+        prices.recall(self._engine.mind, self._paths, self._started)
         self._finder = DoorFinder(
             self._paths.opencode_data, urls=self._config.doors, sockets=self._paths.doors, environ=os.environ
         )

@@ -30,6 +30,8 @@ class Mind:
     spent: float = 0.0
     """US dollars, today."""
     prices: Mapping[str, Price] = field(default_factory=dict)
+    told_over: bool = False
+    """Whether it was said that today's budget is spent; a life before this one may have said it."""
 
     @property
     def purse(self) -> Purse:

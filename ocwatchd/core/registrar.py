@@ -107,10 +107,12 @@ class Registrar:
 
     def spend(self, told: Spent, now: float) -> list[Effect]:
         """Where the budget is spent (or a new day has begun), other models stand in for what rests."""
-        before = self._mind.purse.over
         self._mind.spent, self._mind.prices = told.dollars, told.prices
         purse = self._mind.purse
-        return [] if purse.over == before else notes.budget(purse, now) + self.aim_anew(now)
+        if purse.over == self._mind.told_over:
+            return []
+        self._mind.told_over = purse.over
+        return notes.budget(purse, now) + self.aim_anew(now)
 
     def _target_for(self, model: ModelRef, now: float) -> Target | None:
         """Where prompts for a cooling model go, as the register tells everybody."""

@@ -71,8 +71,7 @@ class Supervisor:
         self._engine = Engine(config.policy, rules_for(config), ledger, lambda: uuid4().hex[:12])
         mind, now = self._engine.mind, self._clock.now()
         mind.fill.measure(register.loads, (), now)
-        money = prices.purse(self._paths.prices, self._paths.budget, config.policy.budget, now)
-        mind.spent, mind.prices = money.spent, money.prices
+        prices.recall(mind, self._paths, now)
         # Not SimpleQueue: on 3.11 a signal (a child's end) just before the timeout makes its `get` wait for good.
         self._queue: queue.Queue[Message] = queue.Queue()
         self._ground: Ground = (

@@ -20,6 +20,11 @@ class Budget:
         """Hold what was read."""
         self.budget, self.spent, self.dear = budget, spent, dear
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left of it."""
+        return self.spent >= self.budget
+
 
 def dear(path: str | os.PathLike[str], now: float) -> dict[str, str]:
     """Why models do not stand in for others today, by name; nothing while there is money."""

@@ -10,7 +10,9 @@ import orjson
 
 from ocwatchd.clock import rfc3339
 from ocwatchd.core.capability import Capacity
+from ocwatchd.core.mind import Mind
 from ocwatchd.core.money import Price, Purse
+from ocwatchd.paths import Paths
 from ocwatchd.state import budget
 from ocwatchd.state.files import StateError, read_plain
 from ocwatchd.state.plain import write_unsynced
@@ -61,6 +63,13 @@ def purse(prices: Path, left: Path, limit: float | None, now: float) -> Purse:
     """What may be spent today, by the files; `limit` is the configured budget."""
     told = budget.read(left, now) if limit is not None else None
     return Purse(limit, told.spent if told else 0.0, read(prices) if limit is not None else {})
+
+
+def recall(mind: Mind, paths: Paths, now: float) -> None:
+    """Begin a life with what the one before it knew of today's budget, until it is counted anew."""
+    left = budget.read(paths.budget, now)
+    if left is not None:
+        mind.spent, mind.prices, mind.told_over = left.spent, read(paths.prices), left.over
 
 
 def write_budget(path: Path, money: Purse, until: float, now: float) -> None:

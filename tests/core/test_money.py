@@ -13,7 +13,7 @@ from ocwatchd.core.entries import Entry
 from ocwatchd.core.fallback import Choice, Chosen, Exhausted, choose
 from ocwatchd.core.ledger import Cooldown, Ledger
 from ocwatchd.core.limits import LimitKind, ModelRef, Scope, Target, ToldBy
-from ocwatchd.core.messages import Note, SaveRegister, Spent, Tell
+from ocwatchd.core.messages import Configured, Note, SaveRegister, Spent, Tell
 from ocwatchd.core.money import Price, Purse, Tokens
 from ocwatchd.core.outlook import Outlook
 from ocwatchd.core.policy import Policy
@@ -75,6 +75,18 @@ def test_when_the_budget_is_spent_new_prompts_get_another_stand_in_and_a_new_day
     assert engine.handle(Spent(5.6, PRICES), NOW + 2) == []
     note, save = engine.handle(Spent(0.0, PRICES), NOW + 3)
     assert isinstance(save, SaveRegister) and save.changed[0].target == Target(DEAR)
+
+
+def test_it_is_told_once_a_day_whatever_lives_and_edits_of_the_configuration_come_between() -> None:
+    told = Spent(5.5, PRICES)
+    engine = Engine(POLICY, builtin(), Ledger(()), lambda: "claim")
+    engine.mind.spent, engine.mind.prices, engine.mind.told_over = told.dollars, PRICES, True
+    assert engine.handle(told, NOW) == []
+    engine.handle(Configured(replace(POLICY, budget=9.0), builtin()), NOW)
+    note, *_ = engine.handle(told, NOW)
+    assert isinstance(note, Note) and note.fields["over"] is False
+    engine.handle(Configured(POLICY, builtin()), NOW)
+    assert [type(effect) for effect in engine.handle(told, NOW)] == [Note, Tell]
 
 
 def lines(*prompts: str, model: str = "p/a", target: str = "q/dear") -> list[Entry]:

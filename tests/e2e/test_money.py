@@ -91,12 +91,15 @@ def test_above_the_budget_a_pool_gives_its_paid_members_to_nobody_new(home: Home
         assert daemon.ocwatch("pick", "pool").stdout.strip() == FREE
         assert daemon.ocwatch("block", SECOND, "--for", "1h").returncode == 0
         assert (new(SECOND), answered(resident, SECOND)) == (FREE, FREE)
-        # A life later it holds from the first moment, and without any life until midnight.
+        # A life later it holds from the first moment and is not told again; without any life it holds until midnight.
         (told,) = daemon.wait_journal("budget")
         daemon.stop()
+        before = json.loads(left.read_text())["time"]
         daemon.start()
         assert new() == FREE
+        wait_until(lambda: json.loads(left.read_text())["time"] > before, 60, why="another look at what was spent")
         daemon.stop()
+        assert daemon.journal("budget") == [told]
         assert new() == FREE
         left.write_text(json.dumps({**json.loads(left.read_text()), "until": told["time"]}))  # midnight
         assert new() == PRIMARY

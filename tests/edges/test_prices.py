@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from ocwatchd.core.engine import Engine
+from ocwatchd.core.ledger import Ledger
 from ocwatchd.core.money import Price, Purse
+from ocwatchd.core.policy import Policy
 from ocwatchd.opencode.answers import price_of
+from ocwatchd.paths import Paths
 from ocwatchd.state import budget, prices
+from tests.support.rules import builtin
 
 NOW = 1_800_000_000.0
 
@@ -50,6 +55,22 @@ def test_a_budget_is_of_today_and_gone_without_one(tmp_path: Path) -> None:
     assert prices.purse(tmp_path / "none", path, None, NOW) == Purse()
     prices.write_budget(path, Purse(), NOW + 3600, NOW)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("spent", "later", "wanted"),
+    [(6.0, 0, (6.0, True)), (5.0, 0, (5.0, True)), (4.0, 0, (4.0, False)), (6.0, 3600, (0.0, False))],
+)
+def test_the_next_life_knows_what_was_spent_today_and_said(
+    tmp_path: Path, spent: float, later: float, wanted: tuple[float, bool]
+) -> None:
+    paths = Paths(*(tmp_path for _ in range(5)))
+    mind = Engine(Policy(budget=5.0), builtin(), Ledger(), lambda: "claim").mind
+    prices.remember(paths.prices, {"p/a": Price(1)}, NOW)
+    prices.write_budget(paths.budget, Purse(5.0, spent, {"p/a": Price(1)}), NOW + 3600, NOW)
+    prices.recall(mind, paths, NOW + later)
+    assert (mind.spent, mind.told_over) == wanted
+    assert mind.purse.dear == (["p/a"] if wanted[1] else [])
 
 
 @pytest.mark.parametrize(
