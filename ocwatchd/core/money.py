@@ -37,7 +37,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars for a million tokens, as OpenCode's provider list tells them. Plans show as free there."""
+    """US dollars for a million tokens, as OpenCode's provider list tells them."""
 
     input: float = 0.0
     output: float = 0.0

@@ -70,7 +70,7 @@ def capacity_of(model: Json) -> Capacity:
 
 
 def price_of(told: object) -> Price | None:
-    """What a model costs (1.0 - 1.18); None if nothing is told. Where a plan is paid for, OpenCode tells zeros."""
+    """What a model costs (1.0 - 1.18); None if nothing is told. Of a plan some versions tell zeros (docs/cost.md)."""
     if not isinstance(told, Mapping):
         return None
     cache = mapping(told.get("cache"))

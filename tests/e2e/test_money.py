@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.support.daemon import Daemon, ocwatch
-from tests.support.opencode import NEWEST, Home, Serve
+from tests.support.opencode import MIDDLE, NEWEST, Home, Serve
 from tests.support.processes import wait_until
 from tests.support.provider import Provider, limited
 
@@ -60,6 +60,24 @@ def test_above_the_budget_a_free_model_stands_in_and_the_report_says_what_it_cos
         assert daemon.ocwatch("report", "--out", str(home.root / "page.html")).returncode == 0
         assert "$0.0340" in (home.root / "page.html").read_text()
         print(said, money, sep="\n")
+
+
+@pytest.mark.parametrize("version", [MIDDLE, "1.1.65"])
+def test_older_ones_tell_prices_and_costs_alike(version: str, home: Home, provider: Provider) -> None:
+    """1.3 keeps its messages in SQLite, 1.1 in files."""
+    priced(home)
+    with Daemon(home, budget=0.01) as daemon, Serve(version, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, "What does it cost?", model=PAID)
+        serve.wait_answer(session, f"answer of {PAID}")
+        left = daemon.state / "budget.json"
+        wait_until(lambda: left.exists() and json.loads(left.read_text())["dear"], 60, why="the budget to be spent")
+        told = json.loads(left.read_text())
+        assert (told["spent"], told["dear"]) == (pytest.approx(0.011), [PRIMARY, PAID])
+        known = json.loads((daemon.state / "prices.json").read_text())["prices"]
+        assert known[PRIMARY] == {"input": 300, "output": 1500, "cache_read": 0, "cache_write": 0}
+        money = json.loads(daemon.ocwatch("report", "--json").stdout)["money"]
+        assert money["spent_dollars"] == pytest.approx(0.011)
 
 
 def test_above_the_budget_a_pool_gives_its_paid_members_to_nobody_new(home: Home, provider: Provider) -> None:
