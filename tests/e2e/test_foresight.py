@@ -15,7 +15,7 @@ from tests.support.provider import Ok, Provider, limited
 
 pytestmark = pytest.mark.e2e
 
-PRIMARY, FALLBACK = "mock/primary", "mock2/fallback"
+PRIMARY, CONFIGURED, FALLBACK = "mock/primary", "mock/second", "mock2/fallback"
 ALLOWED = 3
 
 
@@ -45,10 +45,13 @@ def test_the_next_prompt_goes_elsewhere_before_the_limit_and_comes_back_after_it
     version: str, home: Home, provider: Provider
 ) -> None:
     assert ocwatch(home, "plugin", "install").returncode == 0
-    with Daemon(home, forecast={"prevent": True}) as daemon, Serve(version, home) as serve:
+    settings = {"prevent": True, "limits": {CONFIGURED: [{"requests": 1, "window": 25_000}]}}
+    chain = {PRIMARY: FALLBACK, CONFIGURED: FALLBACK}
+    with Daemon(home, chain, forecast=settings) as daemon, Serve(version, home) as serve:
         allowance = Allowance(40)
         provider.script(PRIMARY, allowance)
-        session, other = serve.create_session(), serve.create_session()
+        session, other, told, later = (serve.create_session() for _ in range(4))
+        serve.prompt_async(told, "The only one that the configuration allows within 25 s", model=CONFIGURED)
         for left in (2, 1):
             serve.prompt_async(session, f"One of those with {left} left", model=PRIMARY)
             serve.wait_answer(session, f"answer with {left} left")
@@ -64,17 +67,26 @@ def test_the_next_prompt_goes_elsewhere_before_the_limit_and_comes_back_after_it
         serve.wait_status(session, "idle")
         serve.prompt_async(session, "And the next one", model=PRIMARY)
         serve.wait_answer(session, "answer of mock2/fallback")
+        # The same of a limit that only the configuration tells.
+        serve.wait_answer(told, f"answer of {CONFIGURED}")
+        limit = daemon.wait_cooldown(CONFIGURED)
+        assert (limit["told_by"], limit["target"]["model"]) == ("forecast", FALLBACK)
+        serve.prompt_async(later, "The one after it", model=CONFIGURED)
+        serve.wait_answer(later, "answer of mock2/fallback")
+        assert len(provider.requests(CONFIGURED)) == 1
         # It is told everywhere.
         listed = daemon.ocwatch("status").stdout
         assert "about to be limited; mock2/fallback" in " ".join(listed.split())
         assert "3 of 3 requests (exact)" in " ".join(listed.split())
         assert "new prompts go elsewhere until" in " ".join(daemon.ocwatch("forecast").stdout.split())
         assert "mock/primary is about to be limited" in daemon.ocwatch("history").stdout
-        told = " ".join(daemon.ocwatch("explain", PRIMARY).stdout.split())
-        assert "exact: 0 of 3 requests left, a prompt takes 1" in told
-        assert "choice -> mock2/fallback: free" in told
+        why = " ".join(daemon.ocwatch("explain", PRIMARY).stdout.split())
+        assert "exact: 0 of 3 requests left, a prompt takes 1" in why
+        assert "choice -> mock2/fallback: free" in why
+        configured = " ".join(daemon.ocwatch("explain", CONFIGURED).stdout.split())
+        assert "configured: 0 of 1 requests within 25 s left, a prompt takes 1" in configured
         assert daemon.ocwatch("pick", PRIMARY).stdout.strip() == FALLBACK
-        print(listed, told, sep="\n")
+        print(listed, why, configured, sep="\n")
         # It ends by itself at the reset, and the primary answers again.
         settle(max(allowance.resets + 0.5 - time.time(), 0))
         serve.wait_status(session, "idle")
@@ -82,5 +94,10 @@ def test_the_next_prompt_goes_elsewhere_before_the_limit_and_comes_back_after_it
         serve.wait_answer(session, "answer with 2 left")
         assert {request.status for request in provider.requests()} == {200}
         wait_until(lambda: daemon.ocwatch("status").stdout.count("No model is cooling"), 20, why="a free register")
-        assert [line["what"] for line in daemon.journal()] == ["foreseen"]
+        told_of = sorted((line["what"], line["model"]) for line in daemon.journal())
+        # A forecast holds for 30 s at least; where there is room before that it is taken back.
+        assert [line for line in told_of if line != ("eased", CONFIGURED)] == [
+            ("foreseen", PRIMARY),
+            ("foreseen", CONFIGURED),
+        ]
         assert not (daemon.state / "plugin-errors.log").exists()
