@@ -113,7 +113,7 @@ class Daemon:
         surveyor = Surveyor(self._finder, store := SessionStore(self._paths.opencode_data), clock=self._clock)
         self._hands = Hands(self._paths, self._clock, self._finder, surveyor, RerunOverApi(), say, self._queue.put)
         self._hands.notifier.settings = self._config.notices
-        self._hands.register_mark = register.signature
+        self._hands.register.know(register)
         self._hands.counted = self._counted = Counted(register.counted, self._started)
         self._gauge = Gauge(self._hands, store, self._paths, self._clock)
         for problem in register.problems:

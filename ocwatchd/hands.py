@@ -43,11 +43,12 @@ from ocwatchd.opencode.sockets import clear_stale
 from ocwatchd.opencode.survey import Look
 from ocwatchd.paths import Paths
 from ocwatchd.redirect import Mover
-from ocwatchd.state import blacklist, moved, prices
+from ocwatchd.state import moved, prices
 from ocwatchd.state.counted import Counted
 from ocwatchd.state.files import StateError
 from ocwatchd.state.journal import Journal, plain
 from ocwatchd.state.lastlife import LastLife, Place, last_life, place_of
+from ocwatchd.state.shared import SharedRegister
 from ocwatchd.workers import Workers
 
 WORKERS, PER_DOOR, LOOKS = 40, 8, 24
@@ -91,10 +92,10 @@ class Hands:
         """What is saved beside the entries, by the one who counts the logs' refusals: the daemon."""
         self.notifier = Notifier(say=say)
         self._workers = Workers(WORKERS, {_LOOKS: LOOKS, _NOTICES: 1}, PER_DOOR)
+        self.register = SharedRegister(paths.blacklist)
         self._unsaved: dict[ModelRef, Cooldown | None] = {}
         self._untold: dict[str, object] = {}
         self._saved = 0.0
-        self.register_mark: tuple[int, int, int] | None = None
         self.health: dict[str, str] = {}
         """What is wrong with our own files, by matter; empty is well."""
 
@@ -138,17 +139,9 @@ class Hands:
 
     def _save(self) -> None:
         self.write_notes()  # first: what the register has counted is not told again after a kill
-        foreign = False
         counted = self.counted.as_json() if self.counted is not None else None
-
-        def merge(entries: dict[ModelRef, Cooldown]) -> dict[ModelRef, Cooldown]:
-            nonlocal foreign  # looked at under the register's lock: nobody writes between this and our own write
-            foreign = blacklist.signature(self._paths.blacklist) != self.register_mark
-            kept = {model: entry for model, entry in entries.items() if model not in self._unsaved}
-            return kept | {model: entry for model, entry in self._unsaved.items() if entry is not None}
-
         try:
-            snapshot = blacklist.update(self._paths.blacklist, merge, self._clock.now(), self._untold, counted)
+            snapshot = self.register.write(self._unsaved, self._clock.now(), self._untold, counted)
         except StateError as fault:
             self._ill("register", str(fault))
             return
@@ -157,8 +150,6 @@ class Hands:
             self._say(problem)
         self._unsaved.clear()
         self._untold.clear()
-        # What others wrote since our last look is still to be read: an unknown mark brings it with the next look.
-        self.register_mark = None if foreign else snapshot.signature
 
     def publish(self, told: Mapping[str, object]) -> None:
         """Write these fields of the register besides its entries."""
@@ -180,14 +171,14 @@ class Hands:
 
     def register_news(self) -> RegisterChanged | None:
         """What somebody else wrote into the register since we last wrote or looked; None if nobody did."""
-        mark = blacklist.signature(self._paths.blacklist)
-        if mark == self.register_mark or self._unsaved or self._untold:
+        snapshot = None if self._unsaved or self._untold else self.register.news()
+        if snapshot is None:
             return None
-        snapshot = blacklist.read(self._paths.blacklist)
-        self.register_mark = snapshot.signature
         for problem in snapshot.problems:
             self._say(problem)
-        return RegisterChanged(snapshot.entries())
+        # The file's own time, not `updated`, which a person's editor leaves as it was.
+        written = snapshot.signature[1] / 1e9 if snapshot.signature else self._clock.now()
+        return RegisterChanged(snapshot.entries(), written)
 
     def last_life(self, since: float, cursors: Mapping[str, Cursor]) -> LastLife:
         """What the journal says of the life before; what that one told will not be written down again."""

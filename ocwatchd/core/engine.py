@@ -75,9 +75,8 @@ class Engine:
                 return self._aborted(session, time)
             case TakenOver(session):
                 return self._taken_over(session)
-            case RegisterChanged(entries):
-                self.ledger.replace_all(entries)
-                return self._wake_stuck()
+            case RegisterChanged(entries, at):
+                return self._registrar.take_over(entries, at) + self._wake_stuck()
             case Configured(policy, rules):
                 self.mind.policy, self.mind.rules = policy, rules
                 return self._configured(now)
@@ -112,7 +111,8 @@ class Engine:
             case.note_refusal(event.time)
         if case is not None and sure and self._already_shown(case, event):
             return self._told_again(case, event)
-        effects = self._registrar.enter(event, live, now) if sure and not news.counted else []
+        known = news.counted or self.ledger.lifted_since(event)
+        effects = self._registrar.enter(event, live, now) if sure and not known else []
         # A title or summary request never moves a session, and old news moves nothing.
         if not live or event.small:
             return effects

@@ -68,14 +68,37 @@ class Ledger:
         """Start from what is already known."""
         self._entries: dict[ModelRef, Cooldown] = {entry.model: entry for entry in entries}
         self._refused: dict[ModelRef, dict[str, float]] = {}
+        self._lifted: dict[ModelRef, float] = {}
 
     def entries(self) -> tuple[Cooldown, ...]:
         """All entries, ended ones included while they still matter for strikes."""
         return tuple(self._entries.values())
 
-    def replace_all(self, entries: Iterable[Cooldown]) -> None:
-        """Somebody else wrote the register: theirs is the truth."""
-        self._entries = {entry.model: entry for entry in entries}
+    def replace_all(self, entries: Iterable[Cooldown], at: float) -> tuple[Cooldown, ...]:
+        """Somebody else wrote the register, `at` that time: theirs is the truth.
+
+        Returns what holds beyond that: models that they cleared and that have refused since, as first strikes.
+        """
+        before, self._entries = self._entries, {entry.model: entry for entry in entries}
+        again = []
+        for key in before.keys() - self._entries.keys():
+            refused = {session: time for session, time in self._refused.pop(key, {}).items() if time > at}
+            self._lifted[key] = at
+            if refused:
+                self._refused[key] = refused
+                self._entries[key] = replace(before[key], since=min(refused.values()), strikes=1, doublings=0)
+                again.append(self._entries[key])
+        return tuple(again)
+
+    def lifted_since(self, event: LimitEvent) -> bool:
+        """Whether a person has cleared its model since this refusal: logs tell up to 1 s late (1.17 and later).
+
+        A whole second is an old log's time, and may mean any moment within it: it counts as later.
+        """
+        if event.ref is None:
+            return False
+        lifted = self._lifted.get(_key_of(event, event.ref), 0.0)
+        return event.time + (1.0 if event.time == int(event.time) else 0.0) <= lifted
 
     def cooling(self, model: ModelRef, now: float) -> Cooldown | None:
         """The entry that blocks this model now; of several the one that ends last. A forecast is no limit yet."""
@@ -97,7 +120,7 @@ class Ledger:
         ref, kind, scope = event.ref, event.verdict.kind, event.verdict.scope
         if ref is None or kind is None or scope is None:
             raise ValueError("only a sure limit of a known model can be recorded")
-        key = ref.whole_provider if scope is Scope.PROVIDER else ref
+        key = _key_of(event, ref)
         old = self._entries.get(key)
         if old is not None and old.foreseen:
             target, old = target or old.target, _before(old)
@@ -197,6 +220,7 @@ class Ledger:
 
     def prune(self, now: float) -> bool:
         """Drop entries that ended so long ago that they no longer count as a strike."""
+        self._lifted = {ref: at for ref, at in self._lifted.items() if now < at + STRIKE_WINDOW}
         stale = [
             ref
             for ref, entry in self._entries.items()
@@ -223,6 +247,10 @@ class Ledger:
         if not old.active(event.time) or (previous is not None and event.time - previous >= BURST):
             return old.doublings + 1
         return old.doublings
+
+
+def _key_of(event: LimitEvent, ref: ModelRef) -> ModelRef:
+    return ref.whole_provider if event.verdict.scope is Scope.PROVIDER else ref
 
 
 def _before(forecast: Cooldown) -> Cooldown | None:

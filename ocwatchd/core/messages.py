@@ -103,9 +103,10 @@ class MoveEnded:
 
 @dataclass(frozen=True, slots=True)
 class RegisterChanged:
-    """Somebody else wrote the blacklist file: a person blocked or cleared a model."""
+    """Somebody else wrote the blacklist file, `at` that time (epoch seconds): a person blocked or cleared a model."""
 
     entries: tuple[Cooldown, ...]
+    at: float
 
 
 @dataclass(frozen=True, slots=True)

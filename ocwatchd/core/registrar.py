@@ -63,6 +63,11 @@ class Registrar:
         entries = tuple(entry for entry in changed if entry is not None)
         return [SaveRegister(changed=entries)] if entries else []
 
+    def take_over(self, entries: Iterable[Cooldown], at: float) -> list[Effect]:
+        """Somebody else wrote the register, `at` that time; what has refused since they cleared it is entered again."""
+        again = self._mind.ledger.replace_all(entries, at)
+        return [SaveRegister(changed=again)] if again else []
+
     def refine(self, session: str, model: ModelRef, told: Hint | None, now: float) -> list[Effect]:
         """The exact end of a limit that is entered already, as this session's refusal tells it."""
         entry = self._mind.ledger.refine(model, told.until, told.told_by, now) if told else None

@@ -84,7 +84,8 @@ class Weigher:
             return self._registrar.refine(case.session, model, told, now), True
         if shown is None or shown.verdict.certainty is not Certainty.SURE or now - shown.time > FRESH:
             return [], False
-        if case.entered == this:
+        if case.entered == this or self._mind.ledger.lifted_since(shown):
+            case.entered = this
             return [], True
         case.entered, case.sighted[model] = this, view.seen
         return [Shown(case.session, *this, view.seen), *self._registrar.enter(shown, True, now)], True

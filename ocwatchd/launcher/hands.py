@@ -63,7 +63,7 @@ class LaunchHands(Hands):
         with suppress(StateError):  # said by the daemon, whose file it is
             blacklist.update(self._paths.blacklist, merge, now)
         self._unsaved.clear()
-        self.register_mark = None
+        self.register.forget()
 
     def _note(self, note: Note) -> None:
         line = _story(note)

@@ -85,7 +85,7 @@ class Supervisor:
             self._paths, self._clock, ground.finder, ground.surveyor, self._mover, say, self._queue.put
         )
         self._hands.tell = say
-        self._hands.register_mark = register.signature
+        self._hands.register.know(register)
         self._asked = model_named(run.asked)
         self._served: Served | None = None
         self._failed: SessionView | None = None

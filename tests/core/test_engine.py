@@ -311,8 +311,42 @@ def test_a_person_who_clears_a_model_wakes_what_was_stuck():
     brain = engine(ledger=ledger)
     feed(brain, refused(), seen(retrying()))
     kept = [entry for entry in brain.ledger.entries() if entry.model != B]
-    assert of(LookUp, feed(brain, RegisterChanged(tuple(kept)), at=1))
+    assert of(LookUp, feed(brain, RegisterChanged(tuple(kept), T + 1), at=1))
     assert [move.order.target.model for move in of(Move, feed(brain, seen(retrying(1.1)), at=1.2))] == [B]
+
+
+@pytest.mark.parametrize("early", [0.0, 0.2])
+def test_what_was_refused_before_a_person_cleared_the_model_does_not_block_it_again(early):
+    brain = engine()
+    feed(brain, refused(session="ses_2"))
+    feed(brain, RegisterChanged((), T + 1), at=1.2)
+    # The log is late, a door was asked before: both mean a refusal from before the clear.
+    late = feed(brain, refused(early), seen(retrying(0.9)), at=1.3)
+    assert of(SaveRegister, late) == of(Move, late) == []
+    late = feed(brain, refused(early, session="ses_3"), seen(failed(0.9, session="ses_3"), "ses_3"), at=1.3)
+    assert of(SaveRegister, late) == of(Move, late) == []
+    assert brain.ledger.cooling(A, T + 1.3) is None
+    # OpenCode's own next attempt is refused after it.
+    again = feed(brain, refused(1.4), seen(retrying(1.5, attempt=2)), at=1.5)
+    assert of(SaveRegister, again)[0].changed[0].strikes == 1
+    assert [move.order.target.model for move in of(Move, again)] == [B]
+
+
+def test_an_old_logs_whole_second_may_lie_behind_the_clear_and_counts():
+    brain = engine()
+    feed(brain, refused())
+    feed(brain, RegisterChanged((), T + 1), at=1.2)
+    assert of(SaveRegister, feed(brain, refused(0.5), at=1.3))  # logged as the second in which it was cleared
+    assert brain.ledger.cooling(A, T + 1.3) is not None
+
+
+def test_what_is_refused_before_the_daemon_knows_of_the_clear_is_a_first_strike_of_its_own():
+    brain = engine()
+    feed(brain, refused(), refused(2.1))
+    (saved,) = of(SaveRegister, feed(brain, RegisterChanged((), T + 2), at=2.3))
+    assert [(entry.model, entry.since, entry.strikes) for entry in saved.changed] == [(A, T + 2.1, 1)]
+    assert of(SaveRegister, feed(brain, RegisterChanged((), T + 3), at=3.3)) == []
+    assert brain.ledger.cooling(A, T + 3.3) is None
 
 
 @pytest.mark.parametrize("what", [{"running": ("bash",)}, {"asking": True}])

@@ -161,7 +161,7 @@ def test_where_it_would_help_nobody_nothing_is_done(entries: tuple[Cooldown, ...
 def test_what_a_person_has_cleared_stays_cleared_until_the_forecast_would_have_ended() -> None:
     daemon = Daemon()
     daemon.foresee("p/a")
-    daemon.engine.handle(RegisterChanged(()), NOW + 5)
+    daemon.engine.handle(RegisterChanged((), NOW + 5), NOW + 5)
     assert daemon.foresee("p/a", at=6) == []
     assert noted(daemon.foresee("p/a", at=700)) == ["foreseen"]
 

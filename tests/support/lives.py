@@ -132,7 +132,7 @@ class Life:
         kept = tuple(entry for entry in self.brain.ledger.entries() if str(entry.model) != model)
         note = notes.cleared(ModelRef.parse(model))
         self.journal.append({"what": note.what, **note.fields, "by": "hand"})
-        self.tell(RegisterChanged(kept))
+        self.tell(RegisterChanged(kept, self.time))
 
     def abort(self, session: str) -> None:
         """The user stops the turn."""
