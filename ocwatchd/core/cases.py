@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from ocwatchd.core.limits import LimitEvent, ModelRef
 from ocwatchd.core.messages import Heard
+from ocwatchd.core.moves import Claim
 
 FORGET_AFTER = 6 * 3600.0
 """Seconds without news after which a session is forgotten."""
@@ -50,7 +51,7 @@ class Case:
     `retried_at`: not before this (epoch seconds) did OpenCode ask again, so an answer that came speaks for that time.
     `left_to_rival` is what another fallback plugin is given time for (user message, model), and until when.
     `stranded`: a move of ours stopped the turn and got no further, so nothing runs. `open_claims` are moves of an
-    earlier life (name, target) whose end nobody wrote down.
+    earlier life whose end nobody wrote down.
     """
 
     session: str
@@ -69,7 +70,7 @@ class Case:
     landed_for: str | None = None
     left_to_rival: tuple[str | None, ModelRef | None, float] | None = None
     stranded: bool = False
-    open_claims: tuple[tuple[str, str], ...] = ()
+    open_claims: tuple[Claim, ...] = ()
     failed_targets: set[ModelRef] = field(default_factory=set)
     refusals: list[float] = field(default_factory=list)
     moves: list[float] = field(default_factory=list)

@@ -13,7 +13,7 @@ from ocwatchd.core.ledger import Cooldown
 from ocwatchd.core.limits import ModelRef, Target
 from ocwatchd.core.messages import Effect, Free, Move, MoveEnded, Remember
 from ocwatchd.core.mind import Mind
-from ocwatchd.core.moves import Order
+from ocwatchd.core.moves import MoveResult, Order
 from ocwatchd.core.policy import Mode
 from ocwatchd.core.pools import pool_of
 from ocwatchd.core.rejection import stands_in_for
@@ -174,7 +174,8 @@ class Decider:
         if isinstance(choice, Exhausted):
             why_back = "nothing else is free, and OpenCode's own retry goes on there"
             tried.append({"model": str(target.model), "why": why_back, "chosen": True})
-        return [notes.claim(claim, order, view, why, rests, tried), Move(claim, order)]
+        origin = Target(case.origin, case.origin_agent)
+        return [notes.claim(claim, order, view, why, rests, tried, origin), Move(claim, order)]
 
     def _choice(self, case: Case, moved: SessionView, model: ModelRef, now: float) -> Choice:
         """Down the chain of the model that the session came from; that may be one which prevention passed over."""
@@ -249,8 +250,27 @@ class Decider:
             case.pending = None  # the log's late line about the turn that has ended
         case.phrase = f"moved from {order.origin} to {order.target.model}"
         moved = view.session if view else order.session
+        # First what is kept, then the end of the claim: a kill between the two leaves it to the next life.
+        return [*self._remember(case, moved, order.target), notes.ended(end), notes.moved(end)]
+
+    def found_after(self, case: Case, view: SessionView) -> list[Effect]:
+        """Moves that an earlier life began, and of whose end it wrote nothing, are over: what a door shows now."""
+        effects: list[Effect] = []
+        for claim in case.open_claims:
+            note = notes.found_after(view, claim)
+            if view.model == claim.target.model and claim.origin is not None:
+                case.landed, case.landed_for = view.model, view.user_message
+                case.origin, case.origin_agent = claim.origin.model, claim.origin.agent
+                if note.what == MoveResult.MOVED:
+                    effects += self._remember(case, view.session, claim.target)
+            effects.append(note)
+        case.open_claims = ()
+        return effects
+
+    def _remember(self, case: Case, session: str, target: Target) -> list[Effect]:
+        """To give the session back; or that it is back."""
         if not self._mind.policy.come_back or case.origin is None:
-            return [notes.moved(end)]
-        if order.target.model == case.origin:
-            return [notes.moved(end), Remember(moved)]
-        return [notes.moved(end), Remember(moved, Target(case.origin, case.origin_agent), order.target)]
+            return []
+        if target.model == case.origin:
+            return [Remember(session)]
+        return [Remember(session, Target(case.origin, case.origin_agent), target)]

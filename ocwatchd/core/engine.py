@@ -34,7 +34,7 @@ from ocwatchd.core.messages import (
     Used,
 )
 from ocwatchd.core.mind import Mind
-from ocwatchd.core.moves import MoveResult
+from ocwatchd.core.moves import Claim, MoveResult
 from ocwatchd.core.policy import Policy
 from ocwatchd.core.registrar import Registrar
 from ocwatchd.core.rules import RuleSet
@@ -240,7 +240,7 @@ class Engine:
                 case.wake = now + RECHECK
                 return effects
             case MoveResult.MOVED:
-                return effects + self._decider.landed(case, end) + (self._look(case) if again else [])
+                return self._decider.landed(case, end) + (self._look(case) if again else [])
             case MoveResult.TARGET_LIMITED:
                 case.landed = order.target.model
                 return effects + (self._weigher.weigh(case, outcome.view, now) if outcome.view else self._look(case))
@@ -266,7 +266,7 @@ class Engine:
         case.entered = (shown.model, shown.message, shown.attempt)
         case.sighted[shown.model] = shown.time
 
-    def resume(self, session: str, claims: tuple[tuple[str, str], ...], now: float) -> list[Effect]:
+    def resume(self, session: str, claims: tuple[Claim, ...], now: float) -> list[Effect]:
         """Moves that were claimed in an earlier life and never ended: look whether the turn was left stopped."""
         case = self.cases.of(session, now)
         case.stranded, case.open_claims = True, claims

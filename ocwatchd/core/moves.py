@@ -38,6 +38,17 @@ class Order:
         return self.limited or self.view.model or self.view.prompt_model
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A move that was claimed by this `name`: to `target`, in a session that was first moved away from `origin` (None:
+    the journal does not say).
+    """
+
+    name: str
+    target: Target
+    origin: Target | None = None
+
+
 class MoveResult(StrEnum):
     """How a move ended."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from ocwatchd.core.fallback import Exhausted
 from ocwatchd.core.foresight import Threat
 from ocwatchd.core.ledger import Cooldown
-from ocwatchd.core.limits import LimitEvent, ModelRef
+from ocwatchd.core.limits import LimitEvent, ModelRef, Target
 from ocwatchd.core.messages import Effect, MoveEnded, Note, Prevented, Tell
 from ocwatchd.core.money import Purse, dollars
-from ocwatchd.core.moves import MoveResult, Order
+from ocwatchd.core.moves import Claim, MoveResult, Order
 from ocwatchd.core.policy import Mode
 from ocwatchd.core.views import SessionState, SessionView
 
@@ -179,11 +179,12 @@ def claim(
     why: str,
     rests: Cooldown | None = None,
     considered: list[dict[str, object]] | None = None,
+    origin: Target | None = None,
 ) -> Note:
     """A move is about to begin; on disk before it does, so that a killed daemon's successor can finish it.
 
     `why` says why the `stuck` session is moved instead of left to wait, `rests` is the cooldown that it gets out of the
-    way of, `considered` tells which targets were looked at.
+    way of, `considered` tells which targets were looked at, `origin` to what the session is given back.
     """
     fields: dict[str, object] = {
         "session": order.session,
@@ -194,6 +195,7 @@ def claim(
         "message": order.view.user_message,
         "target": str(order.target.model),
         "agent": order.target.agent,
+        "origin": origin and {"model": str(origin.model), "agent": origin.agent},
         "directory": order.view.directory,
         "why": why,
         "rests": rests and {"until": rests.until, "told_by": rests.told_by.value, "kind": rests.kind.value},
@@ -202,12 +204,19 @@ def claim(
     return Note("claim", fields, durable=True)
 
 
-def found_after(view: SessionView, claim: str, target: str) -> Note:
+def found_after(view: SessionView, claim: Claim) -> Note:
     """A move that an earlier life began, and of whose end it wrote nothing, is over: this is what a door shows now."""
-    landed = str(view.model) == target and view.state in (SessionState.BUSY, SessionState.IDLE) and not view.aborted
+    landed = (
+        view.model == claim.target.model and view.state in (SessionState.BUSY, SessionState.IDLE) and not view.aborted
+    )
     result = MoveResult.MOVED if landed else MoveResult.FAILED
     why = f"ocwatchd ended in the middle of it; now the session is on {view.model}: {view.state.value}"
-    fields: dict[str, object] = {"session": view.session, "claim": claim, "target": target, "why": why}
+    fields: dict[str, object] = {
+        "session": view.session,
+        "claim": claim.name,
+        "target": str(claim.target.model),
+        "why": why,
+    }
     return Note(result.value, fields | {"shown": _shown(view)})
 
 

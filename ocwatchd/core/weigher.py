@@ -34,8 +34,7 @@ class Weigher:
         """What follows from what a door shows of this session."""
         pending, case.pending, case.misses = case.pending, None, 0
         case.begin_message(view.user_message)
-        closed = [notes.found_after(view, *claim) for claim in case.open_claims]
-        case.open_claims = ()
+        closed = self._decider.found_after(case, view)
         return [*closed, *self._weigh(case, view, pending, now)]
 
     def _weigh(self, case: Case, view: SessionView, pending: LimitEvent | None, now: float) -> list[Effect]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ocwatchd.clock import from_rfc3339
 from ocwatchd.core.cursor import Cursor
-from ocwatchd.core.limits import ModelRef
-from ocwatchd.core.moves import MoveResult
+from ocwatchd.core.limits import ModelRef, Target
+from ocwatchd.core.moves import Claim, MoveResult
 
 Entry = Mapping[str, object]
 Place = tuple[str, int, str]
@@ -18,12 +18,12 @@ _ENDS = frozenset(MoveResult)
 
 @dataclass(frozen=True, slots=True)
 class LastLife:
-    """`unfinished`: sessions whose move was claimed and never ended, with claims and targets. `refused`: sessions,
+    """`unfinished`: sessions whose move was claimed and never ended, with the claims. `refused`: sessions,
     with the model that refused them last. `unweighed`: those of them whose refusal was read as it happened, and nothing
     done about it. `told`: places in logs, from the cursors on, whose refusals are in the journal.
     """
 
-    unfinished: Mapping[str, tuple[tuple[str, str], ...]]
+    unfinished: Mapping[str, tuple[Claim, ...]]
     refused: Mapping[str, ModelRef]
     unweighed: tuple[str, ...]
     told: frozenset[Place]
@@ -31,7 +31,7 @@ class LastLife:
 
 def last_life(entries: Iterable[Entry], since: float, cursors: Mapping[str, Cursor]) -> LastLife:
     """Of these entries (oldest first) what happened since then (epoch seconds). What is told counts at any age."""
-    claims: dict[str, tuple[str, str]] = {}
+    claims: dict[str, tuple[str, Claim]] = {}
     refused: dict[str, ModelRef] = {}
     open_ones: dict[str, None] = {}
     told: set[Place] = set()
@@ -44,10 +44,9 @@ def last_life(entries: Iterable[Entry], since: float, cursors: Mapping[str, Curs
         if _time(entry.get("time")) < since:
             continue
         if what == "claim":
-            claims[str(entry.get("claim"))] = (
-                str(entry.get("moved") or entry.get("session")),
-                str(entry.get("target")),
-            )
+            claim = _claim(entry)
+            if claim is not None:
+                claims[claim.name] = str(entry.get("moved") or entry.get("session")), claim
         elif what in _ENDS:
             claims.pop(str(entry.get("claim")), None)
         if what != "limit":
@@ -60,9 +59,9 @@ def last_life(entries: Iterable[Entry], since: float, cursors: Mapping[str, Curs
         refused[session] = model
         if not (entry.get("history") or entry.get("small")):
             open_ones[session] = None
-    unfinished: dict[str, tuple[tuple[str, str], ...]] = {}
-    for claim, (session, target) in claims.items():
-        unfinished[session] = (*unfinished.get(session, ()), (claim, target))
+    unfinished: dict[str, tuple[Claim, ...]] = {}
+    for session, open_claim in claims.values():
+        unfinished[session] = (*unfinished.get(session, ()), open_claim)
     return LastLife(unfinished, refused, tuple(open_ones), frozenset(told))
 
 
@@ -79,9 +78,20 @@ def _behind(place: Place, cursors: Mapping[str, Cursor]) -> bool:
     return cursor is None or place[1] >= cursor.offset
 
 
-def _model(entry: Entry) -> ModelRef | None:
+def _claim(entry: Entry) -> Claim | None:
+    target, origin = _target(entry, "target"), entry.get("origin")
+    first = _target(origin, "model") if isinstance(origin, Mapping) else None
+    return Claim(str(entry.get("claim")), target, first) if target else None
+
+
+def _target(entry: Entry, name: str) -> Target | None:
+    model, agent = _model(entry, name), entry.get("agent")
+    return Target(model, agent if isinstance(agent, str) else None) if model else None
+
+
+def _model(entry: Entry, name: str = "model") -> ModelRef | None:
     try:
-        return ModelRef.parse(str(entry.get("model")))
+        return ModelRef.parse(str(entry.get(name)))
     except ValueError:
         return None
 

@@ -9,7 +9,18 @@ import pytest
 
 from ocwatchd.core.engine import Engine
 from ocwatchd.core.ledger import Ledger
-from ocwatchd.core.limits import Certainty, ErrorFacts, Hint, LimitEvent, LimitKind, ModelRef, Scope, ToldBy, Verdict
+from ocwatchd.core.limits import (
+    Certainty,
+    ErrorFacts,
+    Hint,
+    LimitEvent,
+    LimitKind,
+    ModelRef,
+    Scope,
+    Target,
+    ToldBy,
+    Verdict,
+)
 from ocwatchd.core.messages import (
     Aborted,
     Configured,
@@ -29,7 +40,7 @@ from ocwatchd.core.messages import (
     Tell,
     Tick,
 )
-from ocwatchd.core.moves import MoveOutcome, MoveResult
+from ocwatchd.core.moves import Claim, MoveOutcome, MoveResult
 from ocwatchd.core.policy import Mode, Policy, RetryPolicy
 from ocwatchd.core.views import Door, SessionState, SessionView, TcpAddress
 from tests.support.rules import builtin
@@ -442,18 +453,50 @@ def test_a_turn_that_we_stopped_and_could_not_start_again_is_started_until_it_ru
 
 def test_a_move_left_unfinished_by_a_killed_daemon_is_finished():
     brain = engine()
-    assert brain.resume("ses_1", (("c1", str(B)),), T) == [LookUp("ses_1", None)]
+    assert brain.resume("ses_1", (Claim("c1", Target(B)),), T) == [LookUp("ses_1", None)]
     stopped = failed(error=ErrorFacts(name="MessageAbortedError"))
     (move,) = of(Move, feed(brain, seen(stopped)))
     assert move.order.own_abort
     answered = retrying(state=SessionState.IDLE, attempt=None, answer_completed=True, answer_started=T)
     done = engine()
-    done.resume("ses_1", (("c1", str(B)), ("c2", str(A))), T)
+    done.resume("ses_1", (Claim("c1", Target(B)), Claim("c2", Target(A))), T)
     ended = feed(done, seen(answered))
     assert of(Move, ended) == []
     told = [(note.what, note.fields["claim"]) for note in of(Note, ended) if "claim" in note.fields]
     assert told == [("failed", "c1"), ("moved", "c2")], "it is on A, where it answered"
     assert not [note for note in of(Note, feed(done, seen(answered))) if "claim" in note.fields]
+
+
+def test_a_move_that_landed_while_the_daemon_was_killed_is_given_back_like_any_other():
+    """Its second move: A was the first model, and it is to A that the session goes back."""
+    (ledger := Ledger()).block(A, None, T)
+    brain = engine(ledger=ledger)
+    claim = Claim("c1", Target(C, "helper"), Target(A, "build"))
+    brain.resume("ses_1", (claim,), T)
+    there = retrying(model=C, state=SessionState.IDLE, attempt=None, answer_completed=True, answer_started=T)
+    assert of(Remember, feed(brain, seen(there))) == [Remember("ses_1", Target(A, "build"), Target(C, "helper"))]
+    assert of(Remember, feed(brain, seen(there))) == []
+    # Limited there, it goes down the chain of its first model.
+    again = feed(brain, refused(5, model=C), seen(retrying(5, model=C)), at=5)
+    assert [move.order.target.model for move in of(Move, again)] == [B]
+    (claimed,) = [note for note in of(Note, again) if note.what == "claim"]
+    assert claimed.fields["origin"] == {"model": "p/a", "agent": "build"}
+
+
+@pytest.mark.parametrize(
+    ("claim", "model", "policy", "told"),
+    [
+        (Claim("c1", Target(A), Target(A, "build")), A, POLICY, [Remember("ses_1")]),  # that was the way back
+        (Claim("c1", Target(B), Target(A)), A, POLICY, []),  # it has not landed
+        (Claim("c1", Target(B)), B, POLICY, []),  # an older version's claim does not say where it came from
+        (Claim("c1", Target(B), Target(A)), B, replace(POLICY, come_back=False), []),
+    ],
+)
+def test_what_is_remembered_of_a_move_that_an_earlier_life_began(claim, model, policy, told):
+    brain = engine(policy)
+    brain.resume("ses_1", (claim,), T)
+    there = retrying(model=model, state=SessionState.IDLE, attempt=None, answer_completed=True, answer_started=T)
+    assert of(Remember, feed(brain, seen(there))) == told
 
 
 def test_what_an_earlier_life_has_counted_is_acted_on_and_no_second_strike():

@@ -6,8 +6,9 @@ import pytest
 
 from ocwatchd.clock import rfc3339
 from ocwatchd.core.cursor import Cursor
-from ocwatchd.core.limits import Certainty, LimitEvent, LimitKind, ModelRef, Scope, Verdict
+from ocwatchd.core.limits import Certainty, LimitEvent, LimitKind, ModelRef, Scope, Target, Verdict
 from ocwatchd.core.messages import Shown
+from ocwatchd.core.moves import Claim
 from ocwatchd.state.counted import KEPT, MOST, Counted
 from ocwatchd.state.lastlife import last_life, place_of
 
@@ -95,7 +96,9 @@ def test_what_a_life_left_unfinished() -> None:
     last = last_life(
         [
             limit("ses_1"), entry("claim", claim="c1"), entry("moved", claim="c1"),
-            limit("ses_2"), entry("claim", "ses_2", claim="c2", moved="ses_parent", target="mock2/fallback"),
+            limit("ses_2"),
+            entry("claim", "ses_2", claim="c2", moved="ses_parent", target="mock2/fallback", agent="helper",
+                  origin={"model": "mock/primary", "agent": None}),
             limit("ses_3"),
             limit("ses_4", history=True),
             limit("ses_5", small=True),
@@ -105,7 +108,11 @@ def test_what_a_life_left_unfinished() -> None:
         NOW - 3600,
         {},
     )  # fmt: skip
-    assert last.unfinished == {"ses_parent": (("c2", "mock2/fallback"),)}
+    assert last.unfinished == {
+        "ses_parent": (
+            Claim("c2", Target(ModelRef("mock2", "fallback"), "helper"), Target(ModelRef("mock", "primary"))),
+        )
+    }
     assert last.unweighed == ("ses_3",)
     assert set(last.refused) == {"ses_1", "ses_2", "ses_3", "ses_4", "ses_5"}
 

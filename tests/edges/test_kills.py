@@ -126,6 +126,8 @@ def test_killed_at_any_moment(tmp_path: Path, counted: Count) -> None:
         watcher.look()
         assert len(watcher.acknowledged) > min(KILLS / 2, 150)
         assert len(opencode.sessions) > STUCK_MOST or KILLS < 100, "moves were made between the kills"
+        kept = json.loads((daemon.state / "moved.json").read_bytes())["sessions"]
+        assert {entry["session"] for entry in daemon.journal("moved")} == set(kept), "all are given back later"
         print(f"{KILLS} kills: {watcher.reads} reads of the register, {len(watcher.acknowledged)} cooldowns kept")
         assert strikes(daemon) == lines, "each refusal is one strike"
         assert [place for place, told in Counter(places(daemon)).items() if told > 1] == []
