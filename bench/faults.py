@@ -23,12 +23,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.support.daemon import Daemon
+from tests.support.homes import Home
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from tests.support.daemon import Daemon  # noqa: E402  (found only now)
-from tests.support.homes import Home  # noqa: E402
-
 SETTLE = 2.5
 """Seconds that a tool gets to see what happened before it is asked; all of them look at least once a second."""
 

@@ -21,14 +21,14 @@ from pathlib import Path
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import catchup, sample
+from tests.support.daemon import Daemon
+from tests.support.homes import Home
+from tests.support.processes import wait_until
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from bench import catchup, sample  # noqa: E402  (found only now)
-from tests.support.daemon import Daemon  # noqa: E402
-from tests.support.homes import Home  # noqa: E402
-from tests.support.processes import wait_until  # noqa: E402
-
 NAMES = {"new": "opencode.log", "old": "2026-11-22T153825.log"}
 READ_MOST = 256 << 20
 """`logs.tail.RESUME_CAP`."""

@@ -74,12 +74,12 @@ def _pools(document: Document, aliases: Mapping[str, str], report: Report) -> di
     written = section(document, ROOT, POOLS, report=report)
     if not written:
         return found
-    from ocwatchd.config.pools import read_pool  # late: `pick` and the launcher pay only for what they have
+    from ocwatchd.config.pools import Checks, read_pool  # late: `pick` and the launcher pay only for what they have
     from ocwatchd.core.pools import Pool
 
     for name, value in written.items():
         if not remarks(name):
-            pool = read_pool(document, (ROOT, POOLS, name), value, aliases, is_model, report)
+            pool = read_pool(document, (ROOT, POOLS, name), value, Checks(aliases, is_model, report))
             # A faulty one keeps its name: one fault is told, not one more at every place that names it.
             found[name] = pool or Pool(name, ())
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from ocwatchd.core.attempts import Attempt, Attempts
 from ocwatchd.core.limits import Certainty, LimitEvent, Verdict
@@ -16,6 +17,9 @@ from ocwatchd.core.past import Past
 from ocwatchd.core.reason import reason_of
 from ocwatchd.core.record import Dialect, Kind, LogRecord
 from ocwatchd.core.shapes import shape_of, speechless
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 _RUNS_KEPT = 256
 """Processes that may write one log at a time, generously."""
@@ -209,7 +213,7 @@ class Detector:
         return [Cancelled(session, record.time)]
 
 
-def _put(table: OrderedDict, key: object, value: object, most: int) -> None:  # type: ignore[type-arg]  # of several types
+def _put(table: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
     table[key] = value
     table.move_to_end(key)
     if len(table) > most:

@@ -42,6 +42,7 @@ _NAME = "opencode"
 
 _MANY_PROJECTS = frozenset({"serve", "web", "acp"})
 _DEFAULT_USER = "opencode"
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (others listen so, on loopback too; we never do)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +286,7 @@ def _listeners(process: psutil.Process) -> Iterator[TcpAddress]:
         if connection.status != "LISTEN" or not connection.laddr:
             continue
         host, port = connection.laddr[:2]
-        if host in ("0.0.0.0", "::"):  # listens everywhere, so on loopback too  # noqa: S104
-            yield TcpAddress("127.0.0.1" if host == "0.0.0.0" else "::1", port)  # noqa: S104
+        if host in _EVERYWHERE:
+            yield TcpAddress(_EVERYWHERE[host], port)
         elif _is_loopback(host):
             yield TcpAddress(host, port)

@@ -54,7 +54,10 @@ class Scene:
 
     def expect(self, *numbers: int, timeout: float = 60.0) -> None:
         """Each of these is told once, in this order; told by now or soon."""
-        mine = lambda: [number for number in self.told() if number in set(numbers)]  # noqa: E731
+
+        def mine() -> list[int]:
+            return [number for number in self.told() if number in set(numbers)]
+
         wait_until(lambda: set(mine()) >= set(numbers), timeout, why=f"{numbers} in the journal, has {mine()}")
         assert mine() == list(numbers)
 
