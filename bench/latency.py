@@ -3,7 +3,7 @@
     python bench/latency.py [--events 1000]
 
 "detected": the watcher and the tails of the daemon, in this process, until the refusal is a LimitEvent. "durable": the
-real daemon, until the blacklist on disk is another file. Quiet, beside 10,000 other lines a second, and with a rotation
+real daemon, until the blacklist on disk names it. Quiet, beside 10,000 other lines a second, and with a rotation
 before every refusal (rename and create, copy and truncate, remove and create). A process of its own appends, and writes
 the monotonic clock into the line.
 """
@@ -30,13 +30,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ocwatchd.config.rules import builtin
 from ocwatchd.core.limits import LimitEvent
+from ocwatchd.daemon import POLL_FLOOR
 from ocwatchd.logs.directory import LogDirectories
 from ocwatchd.logs.watch import Waker
 from tests.support.daemon import Daemon
 from tests.support.opencode import Home
-
-FLOOR = 1.0
-"""Seconds between looks where nothing wakes the loop; the daemon's own."""
 
 
 def main() -> None:
@@ -78,6 +76,8 @@ def append(path: Path, events: int, pause: float, rate: int, rotate: str) -> Non
     """Refusals every `pause` seconds; between them other lines, `rate` a second."""
     other = b"timestamp=2026-11-22T10:00:00.000Z level=INFO run=0a1b2c3d message=loading path=/home/dev/429.json\n"
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, other)  # as OpenCode does long before its first refusal
+    time.sleep(0.5)
     for number in range(events):
         end = time.monotonic() + pause
         while (left := end - time.monotonic()) > 0:
@@ -134,6 +134,7 @@ def detected(events: int, rate: int, rotate: str) -> list[float]:
         follower = LogDirectories([log.parent], builtin())
         waker.start()
         follower.poll(time.time())
+        follower.prepare()
         taken: list[float] = []
         with writing(log, events, 0.02 if not rotate else 0.1, rate, rotate) as writer:
             _follow(follower, waker, bell, taken, lambda: len(taken) >= events or writer.poll() is not None)
@@ -152,7 +153,7 @@ def _follow(
 ) -> None:
     while not done():
         with contextlib.suppress(queue.Empty):
-            bell.get(timeout=FLOOR)
+            bell.get(timeout=POLL_FLOOR)
             while True:
                 bell.get_nowait()
         events = [sighting.seen for sighting in follower.poll(time.time(), waker.hints())]
@@ -176,14 +177,17 @@ def durable(events: int, rate: int) -> list[float]:
         taken: list[float] = []
         with contextlib.redirect_stdout(io.StringIO()), Daemon(home, chain={}) as daemon:
             register = daemon.state / "blacklist.json"
-            seen = 0
+            seen = known = 0
             with writing(log, events, 0.12, rate, "") as writer:
                 while len(taken) < events and writer.poll() is None:
                     with contextlib.suppress(OSError):
                         mark = register.stat().st_mtime_ns
                         if mark != seen:
                             seen, now = mark, time.monotonic_ns()
-                            taken.append((now - _newest(register)) / 1e6)
+                            newest = _newest(register)
+                            if newest != known:  # else its stand-ins were written, behind the refusal itself
+                                known = newest
+                                taken.append((now - newest) / 1e6)
                     time.sleep(0.0002)
         return taken
 

@@ -204,6 +204,8 @@ class Daemon:
                 self._handle(message)
         if self._logs.behind:
             self._wake()
+        if hints:  # OpenCode is at work: its first refusal finds us ready, and who idles has not paid for it
+            self._logs.prepare()
 
     def _message(self, sighting: Sighting) -> Message | None:
         """What the engine is told of a log's news; the comings and goings of turns are the log reader's own affair."""

@@ -33,6 +33,7 @@ from ocwatchd.core.messages import (
     Tell,
 )
 from ocwatchd.core.moves import MoveOutcome, MoveResult
+from ocwatchd.core.pace import Pace
 from ocwatchd.notify import Notifier
 from ocwatchd.opencode.api import connect
 from ocwatchd.opencode.doors import DoorFinder
@@ -58,9 +59,9 @@ _LOOKS, _DOORS, _FILES, _NOTICES = "looks", "doors", "files", "notices"
 """Lanes of the workers; a door's is its address."""
 CLAIMED_BEFORE = 5.0
 """Seconds between the claim of a move and its abort; below 1 s here, and old logs have a clock of whole seconds."""
-SAVE_PAUSE = 0.05
-"""Seconds between writes of the register: each costs an fsync, 10 ms at worst where it was measured. A negative
-Retry-After made OpenCode 1.1.65 send 371 requests in 1.5 s."""
+SAVES = Pace(every=1 / 16, burst=4)
+"""Writes of the register, at most 20 in a second: each costs an fsync, 10 ms at worst where it was measured. A negative
+Retry-After made OpenCode 1.1.65 send 371 requests in 1.5 s. A new limit takes two: the entry, then its stand-ins."""
 LAST_MOVES = 3.0
 """Seconds that moves under way get at the end, which has to come within five; one takes 0.3 - 0.7 s."""
 NOTES_MOST = 256
@@ -95,7 +96,7 @@ class Hands:
         self.register = SharedRegister(paths.blacklist)
         self._unsaved: dict[ModelRef, Cooldown | None] = {}
         self._untold: dict[str, object] = {}
-        self._saved = 0.0
+        self._pace = SAVES
         self.health: dict[str, str] = {}
         """What is wrong with our own files, by matter; empty is well."""
 
@@ -125,17 +126,17 @@ class Hands:
     def save(self, at_once: bool = False) -> None:
         """Write what is not yet in the register; what others wrote there meanwhile stays.
 
-        The first change is written at once; of a storm's, only so many as the disk bears: call again at `save_due`.
+        The first changes are written at once; of a storm's, only so many as the disk bears: call again at `save_due`.
         """
         if at_once:
             self.write_notes()
-        idle = not self._unsaved and not self._untold
-        if idle or (not at_once and 0 <= self._clock.now() - self._saved < SAVE_PAUSE):
+        idle, begun = not self._unsaved and not self._untold, self._clock.now()
+        if idle or (not at_once and begun < self._pace.due(begun)):
             return
         try:
             self._save()
-        finally:  # counted from the end: a large register on a slow disk must not be written for every refusal
-            self._saved = self._clock.now()
+        finally:  # also how long it took: a large register on a slow disk must not be written for every refusal
+            self._pace = self._pace.taken(begun, self._clock.now())
 
     def _save(self) -> None:
         self.write_notes()  # first: what the register has counted is not told again after a kill
@@ -167,7 +168,7 @@ class Hands:
     @property
     def save_due(self) -> float | None:
         """When what is unsaved may be written, epoch seconds; None if all is."""
-        return self._saved + SAVE_PAUSE if self._unsaved or self._untold else None
+        return self._pace.due(self._clock.now()) if self._unsaved or self._untold else None
 
     def register_news(self) -> RegisterChanged | None:
         """What somebody else wrote into the register since we last wrote or looked; None if nobody did."""

@@ -122,6 +122,10 @@ class RuleSet:
         own = [UserPattern.of(pattern) for pattern in patterns if pattern.strip()]
         return RuleSet(self.rules, own) if own else self
 
+    def prepare(self) -> None:
+        """Make now what the first text to judge would wait for."""
+        assert self._index
+
     @property
     def _index(self) -> Index:
         """Made with the first text to judge: 40 CPU ms that a log without failures need not pay."""

@@ -165,7 +165,7 @@ class LoggedLife(Life):
     def do(self, effect: Effect) -> list[Effect]:
         if isinstance(effect, SaveRegister):
             self.changes += 1
-            if self.changes % 10 == 0:  # the daemon writes at most each 50 ms; a write takes some
+            if self.changes % 10 == 0:  # the daemon coalesces a storm's writes; one takes some ms
                 self.save(effect)
         return super().do(effect)
 
