@@ -16,8 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ocwatchd.clock import rfc3339
 
 BIN = Path(sys.executable).parent
 COMMANDS: dict[str, tuple[list[str], float | None]] = {
@@ -40,7 +43,7 @@ def home(root: Path) -> dict[str, str]:
     config = root / ".config/opencode"
     for directory in (state, config, root / "bin"):
         directory.mkdir(parents=True)
-    now, end = (datetime.fromtimestamp(time.time() + more, UTC).isoformat() for more in (0, 3600))
+    now, end = (rfc3339(time.time() + more) for more in (0, 3600))
     entry = {"kind": "rate_limit", "scope": "model", "since": now, "until": end, "strikes": 1, "told_by": "retry-after"}
     register = {"version": 1, "updated": now, "models": {f"p/{name}": entry for name in "abc"}}
     (state / "blacklist.json").write_text(json.dumps(register))

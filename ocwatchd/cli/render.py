@@ -61,10 +61,9 @@ def iso(epoch: float | None) -> str | None:
     """RFC 3339 in UTC with milliseconds, as everywhere in our JSON; None stays None."""
     if epoch is None:
         return None
-    from datetime import UTC, datetime  # late: 2 CPU ms that `pick` rarely needs
-
-    moment = datetime.fromtimestamp(round(epoch * 1000) / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    whole, thousandths = divmod(round(epoch * 1000), 1000)  # datetime would cost 2 CPU ms of the 25 of `statusline`
+    year, month, day, hour, minute, second = time.gmtime(whole)[:6]
+    return f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{thousandths:03}Z"
 
 
 def clock(epoch: float | None, now: float) -> str:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import stat
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 
 from ocwatchd.errors import ConfigError
@@ -80,7 +81,9 @@ def read_document(path: str | os.PathLike[str]) -> Document:
     text = read_text(name)
     if text is None:
         return Document(name)
-    data = parse(text, name) if blank_comments(text).strip() else {}
+    # To look for comments compiles two expressions, 2 CPU ms: not where an object begins at once.
+    written = text.lstrip().startswith("{") or blank_comments(text).strip()
+    data = parse(text, name) if written else {}
     if not isinstance(data, dict):
         raise Fault(name, "the file has to hold an object, { … }", 1)
     return Document(name, text, data, exists=True)
@@ -106,7 +109,7 @@ def read_text(name: str) -> str | None:
     finally:
         os.close(fd)
     try:
-        return data.decode("utf-8-sig")
+        return data.removeprefix(BOM_UTF8).decode()  # the codec utf-8-sig would be one more module
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise Fault(name, "not UTF-8 text; save it as UTF-8", line) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 
 from ocwatchd.state.plain import NotAFile, read_plain
@@ -182,16 +183,33 @@ def moment(value: object, name: str) -> float:
     """
     if not isinstance(value, str) or len(value) > 64:
         raise ValueError(f"`{name}` is not a time")
-    from datetime import UTC, datetime  # late: 2 CPU ms, for nothing while no model rests
+    epoch = _our_own(value)
+    if epoch is None:
+        from datetime import UTC, datetime  # late: 2 CPU ms of the 25 that `pick` has
 
-    try:
-        moment = datetime.fromisoformat(value)
-        epoch = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        epoch = -1.0
+        try:
+            moment = datetime.fromisoformat(value)
+            epoch = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            epoch = -1.0
     if not 0 <= epoch < LATEST:
         raise ValueError(f"`{name}` is not a time")
     return epoch
+
+
+def _our_own(text: str) -> float | None:
+    """Epoch seconds of a time in the one form in which we write it (`clock.rfc3339`); None for any other."""
+    fields = text[:4], text[5:7], text[8:10], text[11:13], text[14:16], text[17:19], text[20:23]
+    if len(text) != 24 or "{}-{}-{}T{}:{}:{}.{}Z".format(*fields) != text or not text.isascii():
+        return None
+    if not "".join(fields).isdecimal():
+        return None
+    year, month, day, hour, minute, second, thousandths = map(int, fields)
+    years = year - (month < 3)  # counted from March: a leap day ends them
+    days = 365 * years + years // 4 - years // 100 + years // 400 + (153 * ((month + 9) % 12) + 2) // 5 + day - 719469
+    whole = ((days * 24 + hour) * 60 + minute) * 60 + second
+    there_is = time.gmtime(whole)[:6] == (year, month, day, hour, minute, second)
+    return whole + thousandths / 1000 if there_is else None
 
 
 def _word(value: Mapping[str, object], name: str, default: str) -> str:

@@ -79,7 +79,7 @@ class Cli:
 
 def at(seconds: float) -> str:
     """The time `seconds` from now, as it stands in our files."""
-    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def resting(seconds: float | None = 3600, **changes: Any) -> dict[str, Any]:

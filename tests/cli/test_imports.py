@@ -69,6 +69,7 @@ def test_a_quick_command_imports_its_own_few_modules(cli: Cli, arguments: tuple[
 
 @pytest.mark.parametrize("arguments", [("--version",), ("pick", "p/a"), ("statusline",)])
 def test_and_of_the_library_what_json_brings(cli: Cli, arguments: tuple[str, ...]) -> None:
+    cli.register(**{"p/a": resting()})
     cli.configure(fallbackChain={"p/a": "q/b"})
     before = loaded(cli, "pass")
     modules = loaded(cli, "from ocwatchd.cli.main import run; run(sys.argv[1:])", *arguments)
