@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from itertools import islice
-from zoneinfo import ZoneInfo
 
 MATCHES = 8
 """Dates of one form that are looked at: a message names one or two, and a hostile one thousands."""
@@ -102,6 +101,8 @@ def zone_of(name: str) -> tzinfo | None:
 
 def _iana(name: str) -> tzinfo | None:
     """An IANA zone, in whatever case it is written: `europe/berlin`, `America/Argentina/Buenos_Aires`."""
+    from zoneinfo import ZoneInfo  # late: 1.2 MiB of an idle daemon, for the few texts that name a zone
+
     proper = "/".join("_".join(piece[:1].upper() + piece[1:] for piece in part.split("_")) for part in name.split("/"))
     for candidate in (name, proper, proper.replace("_Of_", "_of_").replace("_Es_", "_es_")):
         try:

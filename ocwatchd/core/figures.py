@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from ocwatchd.core.entries import Entry
+from ocwatchd.core.middle import median
 from ocwatchd.core.spans import Rest, Span, clipped, length, rests, without
 from ocwatchd.core.story import Episode, Move, episodes
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
-from statistics import median
+
+from ocwatchd.core.middle import median
 
 WINDOWS = (60.0, 300.0, 3600.0, 18_000.0)
 """Seconds of the sliding windows that are looked at: the usual ones per minute, per hour, and Claude's five hours."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 
 from ocwatchd.core.forecast import (
     EXCEEDED,
@@ -22,6 +21,7 @@ from ocwatchd.core.forecast import (
     foresee_told,
     room,
 )
+from ocwatchd.core.middle import median
 
 TURNS = 10
 """Latest turns of a model by which it is told what a prompt takes."""

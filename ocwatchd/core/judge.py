@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from ocwatchd.core.forecast import Bound, History, Label, Measure, foresee, learn, separate
+from ocwatchd.core.middle import median
 
 Rule = Callable[[History, Bound | None, Sequence[float], float], bool]
 """Whether a limit is near at a time, by what was used, what was learnt and when limits came before."""
