@@ -28,9 +28,11 @@ GAP_CAP = 60
 """Characters between two words that still belong together: half a sentence of provider prose."""
 
 _TOKEN = re.compile(r"\([^()]{0,800}\)|[~*#]|[^()~*#]+")
+_LITERAL = re.compile(r"[^~*#]+")
 _SPACED_GAP = re.compile(r" ?~ ?")
 _WORDS = re.compile(r"[a-z0-9']+")
 _GROUP = re.compile(r"\([^()]{0,800}\)")
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _FOREIGN = re.compile(r"[^\x00-\x7f]+")
 _WEAK_KEYS = frozenset(
     {"a", "an", "and", "any", "are", "at", "be", "been", "by", "can", "do", "for", "from", "has", "have", "in", "is",
@@ -46,11 +48,42 @@ class PhraseError(ValueError):
 def compile_folded(phrase: str) -> re.Pattern[str]:
     """The expression of a folded phrase, compiled on first use: most are never needed, and each costs 0.1-0.3 ms."""
     anchor = r"\A\W{0,8}" if phrase.startswith("^") else ""
-    tokens = _TOKEN.findall(_SPACED_GAP.sub("~", phrase.removeprefix("^")))
+    tokens = _tokens(phrase)
     body = "".join(_translate(token) for token in tokens)
     before = r"(?<![a-z0-9])" if _is_word(tokens[0], 0) else ""
     after = r"(?![a-z0-9])" if _is_word(tokens[-1], -1) else ""
     return re.compile(anchor + before + body + after)
+
+
+@lru_cache(maxsize=4096)
+def _needed(phrase: str) -> tuple[tuple[str, ...], ...]:
+    """Of each of these one is in every text that a folded phrase matches."""
+    choices = [token[1:-1].split("|") if token.startswith("(") else [token] for token in _tokens(phrase)]
+    return tuple(tuple(max(_LITERAL.findall(part), key=len, default="") for part in parts) for parts in choices)
+
+
+def _occurs(phrase: str, text: str) -> bool:
+    """Whether the phrase's expression finds something, which is compiled only where the words alone do not tell."""
+    needed = _needed(phrase)
+    if not all(any(part in text for part in parts) for parts in needed):
+        return False
+    return _stands_in(phrase, text) if needed == ((phrase,),) else compile_folded(phrase).search(text) is not None
+
+
+def _stands_in(words: str, text: str) -> bool:
+    """Whether literal words stand somewhere in the text that are no parts of longer ones."""
+    opens, closes = _is_word(words, 0), _is_word(words, -1)
+    at = text.find(words)
+    while at >= 0:
+        before, after = text[max(at - 1, 0) : at], text[at + len(words) : at + len(words) + 1]
+        if not ((opens and before in _LETTERS) or (closes and after in _LETTERS)):
+            return True
+        at = text.find(words, at + 1)
+    return False
+
+
+def _tokens(phrase: str) -> list[str]:
+    return _TOKEN.findall(_SPACED_GAP.sub("~", phrase.removeprefix("^")))
 
 
 def _is_word(token: str, end: int) -> bool:
@@ -92,7 +125,7 @@ def check(phrase: str) -> None:
 
 def _key_sets(phrase: str) -> list[frozenset[str]]:
     """Sets of keys; of each set at least one key is in every text that the phrase matches."""
-    tokens = _TOKEN.findall(_SPACED_GAP.sub("~", phrase.removeprefix("^")))
+    tokens = _tokens(phrase)
     sets: list[frozenset[str]] = []
     for at, token in enumerate(tokens):
         opens = at == 0 or not _is_word(tokens[at - 1], -1)
@@ -135,15 +168,15 @@ class Index:
         folded = [(rank, fold(phrase)) for rank, phrase in entries]
         for _, phrase in folded:
             check(phrase)
-        uses = Counter(key for _, phrase in folded for keys in _key_sets(phrase) for key in keys)
+        sets = [_key_sets(phrase) for _, phrase in folded]
+        uses = Counter(key for several in sets for keys in several for key in keys)
         self._always: list[tuple[int, str]] = []
         self._by_key: dict[str, list[tuple[int, str]]] = {}
-        for rank, phrase in folded:
-            self._add(rank, phrase, uses)
+        for (rank, phrase), several in zip(folded, sets, strict=True):
+            self._add(rank, phrase, several, uses)
         self._foreign = [key for key in self._by_key if not key.isascii()]
 
-    def _add(self, rank: int, phrase: str, uses: Counter[str]) -> None:
-        sets = _key_sets(phrase)
+    def _add(self, rank: int, phrase: str, sets: list[frozenset[str]], uses: Counter[str]) -> None:
         if not sets:
             self._always.append((rank, phrase))
             return
@@ -154,7 +187,7 @@ class Index:
         """The ranks whose phrases occur in a plain text, lowest first, each once."""
         seen = -1
         for rank, phrase in sorted(self._candidates(text)):
-            if rank != seen and compile_folded(phrase).search(text):
+            if rank != seen and _occurs(phrase, text):
                 seen = rank
                 yield rank
 

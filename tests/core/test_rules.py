@@ -93,6 +93,16 @@ def test_the_index_finds_exactly_what_trying_every_phrase_finds():
         assert list(index.find(said)) == tried, said
 
 
+LITERAL = sorted({fold(phrase) for rule in RULES.rules for phrase in rule.phrases if not set(phrase) & set("(~*#^")})
+
+
+@given(st.sampled_from(LITERAL), st.lists(st.sampled_from(["", " ", *"x7é#(限ß_-"]), max_size=6), st.data())
+def test_literal_words_are_found_as_their_expression_would(phrase: str, around: list[str], data: st.DataObject) -> None:
+    pieces = [data.draw(st.sampled_from([phrase, phrase[1:], phrase[:-1]])) for _ in range(len(around) + 1)]
+    text = "".join(part for pair in zip(pieces, [*around, ""], strict=True) for part in pair)
+    assert list(Index([(0, phrase)]).find(text)) == [0] * bool(compile_folded(phrase).search(text))
+
+
 @pytest.mark.parametrize(
     ("phrase", "hits", "misses"),
     [
