@@ -19,10 +19,11 @@ from ocwatchd.core.fallback import Chosen, choose
 from ocwatchd.core.ledger import Cooldown, Ledger
 from ocwatchd.core.limits import ModelRef, Target
 from ocwatchd.core.messages import Note
+from ocwatchd.core.outlook import Outlook
 from ocwatchd.core.policy import Policy
 from ocwatchd.errors import ConfigError, ExitCode, UsageError
 from ocwatchd.paths import Paths
-from ocwatchd.state import blacklist
+from ocwatchd.state import blacklist, prices
 from ocwatchd.state.entries import check_entry, check_key
 from ocwatchd.state.files import StateError
 from ocwatchd.state.journal import Journal
@@ -41,13 +42,14 @@ def block(model: str, lasting: str | None = None, until: str | None = None, as_j
     end = now + seconds_of(lasting) if lasting is not None else moment_of(until, now) if until is not None else None
     refs, paths = named_all(model), Paths.from_env()
     policy = _policy(paths)
+    outlook = Outlook(purse=prices.purse(paths.prices, paths.budget, policy.budget, now))
 
     def change(entries: blacklist.Cooldowns) -> blacklist.Cooldowns:
         ledger = Ledger(entries.values())
         for ref in refs:
             ledger.block(ref, end, now)
         for ref in refs:
-            ledger.aim(ref, _stand_in(ref, ledger, policy, now))
+            ledger.aim(ref, _stand_in(ref, ledger, policy, outlook, now))
         return {entry.model: entry for entry in ledger.entries()}
 
     snapshot = blacklist.update(paths.blacklist, change, now)
@@ -148,8 +150,8 @@ def _policy(paths: Paths) -> Policy:
         return Policy()
 
 
-def _stand_in(ref: ModelRef, ledger: Ledger, policy: Policy, now: float) -> Target | None:
-    choice = choose(ref, None, policy, lambda model: ledger.cooling(model, now) is not None)
+def _stand_in(ref: ModelRef, ledger: Ledger, policy: Policy, outlook: Outlook, now: float) -> Target | None:
+    choice = choose(ref, None, policy, lambda model: ledger.cooling(model, now) is not None, outlook=outlook)
     return choice.target if isinstance(choice, Chosen) else None
 
 

@@ -8,7 +8,9 @@ from datetime import datetime
 import pytest
 
 from ocwatchd.cli.times import moment_of, seconds_of
+from ocwatchd.core.money import Price, Purse
 from ocwatchd.errors import UsageError
+from ocwatchd.state import prices
 from tests.cli.conftest import Cli, resting
 
 
@@ -30,6 +32,16 @@ def test_block_for_a_while(cli: Cli) -> None:
     assert before + 3599 < epoch(entry["until"]) < time.time() + 3601
     assert "q/b" in cli.registered()
     assert cli("pick", "p/a").stdout == "r/c\n"
+
+
+def test_what_would_cost_too_much_today_does_not_stand_in_for_what_is_blocked(cli: Cli) -> None:
+    cli.configure(fallbackChain={"p/a": ["q/b", "r/c"]}, budget=1)
+    cli.register()
+    prices.remember(cli.paths.prices, {"q/b": Price(1)}, time.time())
+    prices.write_budget(cli.paths.budget, Purse(1.0, 2.0, {"q/b": Price(1)}), time.time() + 3600, time.time())
+    assert cli("block", "p/a").stdout.endswith("r/c stands in.\n")
+    prices.write_budget(cli.paths.budget, Purse(1.0, 0.5, {"q/b": Price(1)}), time.time() + 3600, time.time())
+    assert cli("block", "p/a").stdout.endswith("q/b stands in.\n")
 
 
 def test_a_name_that_looks_like_a_slip_is_blocked_and_remarked_on(cli: Cli) -> None:
