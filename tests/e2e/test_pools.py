@@ -110,8 +110,12 @@ def test_the_least_used_gets_the_next_by_weight_and_what_cools_is_out_until_it_i
             serve.wait_status(session, "idle")
             return session
 
+        def answers(session: str) -> list[dict[str, Any]]:
+            told = [message["info"] for message in serve.messages(session)]
+            return [info for info in told if info["role"] == "assistant" and "completed" in info["time"]]
+
         def home_of(session: str) -> str:
-            last = serve.messages(session)[-1]["info"]
+            last = answers(session)[-1]
             return f"{last['providerID']}/{last['modelID']}"
 
         wait_until(lambda: published(daemon), 20, why="the pool in the register")
@@ -134,8 +138,7 @@ def test_the_least_used_gets_the_next_by_weight_and_what_cools_is_out_until_it_i
         assert daemon.ocwatch("clear", THIRD).returncode == 0
         assert {home_of(begin()) for _ in range(2)} == {THIRD}
         serve.prompt_async(resident, "A third prompt", model=FIRST)
-        wait_until(lambda: serve.answer(resident) and len(serve.user_messages(resident)) == 3, why="the third answer")
-        serve.wait_status(resident, "idle")
+        wait_until(lambda: len(answers(resident)) == 3, why="the third answer")
         assert home_of(resident) == FIRST  # where its cache is now
         # A pool's name stands wherever a model is named.
         provider.script(SECOND, limited(3600))
