@@ -460,6 +460,12 @@ def test_a_home_with_a_long_path_has_a_door_too(bun: Bun) -> None:
     assert len(seen["own"]) > 150
 
 
+def test_an_asker_that_gives_up_interrupts_nothing_but_its_event_stream(bun: Bun) -> None:
+    paths = ("/config/providers", "/event", "/global/event", "/session/ses_1/prompt_async")
+    interrupted = bun.play(*({"act": "leave", "socket": str(bun.doors), "path": path} for path in paths))
+    assert interrupted == [False, True, True, False]
+
+
 def test_a_door_that_others_could_open_is_closed_to_them(bun: Bun) -> None:
     bun.doors.mkdir(parents=True)
     bun.doors.chmod(0o777)

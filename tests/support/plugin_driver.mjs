@@ -13,7 +13,12 @@ const toasts = []
 const served = []
 
 const inner = async (request) => {
-  served.push({ url: request.url, headers: Object.fromEntries(request.headers), body: await request.text() })
+  const seen = { url: request.url, headers: Object.fromEntries(request.headers), body: await request.text() }
+  served.push(seen)
+  if (request.headers.has("slow")) {
+    await Bun.sleep(400)
+    seen.interrupted = request.signal.aborted
+  }
   return Response.json({ path: new URL(request.url).pathname })
 }
 const answers = []
@@ -58,6 +63,16 @@ const actions = {
     const own = `${socket}/${process.pid}.sock`
     const response = await Bun.fetch(`http://localhost${path}`, { unix: own, ...init })
     return { status: response.status, json: await response.json(), served: served.at(-1) }
+  },
+  leave: async ({ socket, path }) => {
+    const asker = new AbortController()
+    const own = `${socket}/${process.pid}.sock`
+    const asked = Bun.fetch(`http://localhost${path}`, { unix: own, headers: { slow: "yes" }, signal: asker.signal })
+    await Bun.sleep(100)
+    asker.abort()
+    await asked.catch(() => {})
+    await Bun.sleep(600)
+    return served.at(-1).interrupted
   },
   history: async ({ data, hangs }) => void (history = () => (hangs ? new Promise(() => {}) : Promise.resolve({ data }))),
   toasts: async () => toasts,

@@ -54,7 +54,10 @@ function pass(request, inner, baseUrl, own) {
   if (authorization) headers.set("authorization", authorization)
   headers.delete("host")
   headers.set("accept-encoding", "identity") // an inner fetch over TCP would unpack the body and keep the header
-  const { method, signal } = request
+  const { method } = request
+  // An asker that gives up must not interrupt what it asked for: 1.14.48 was loading its providers for a prompt, too,
+  // and that one was then never run. An event stream ends with its listener.
+  const signal = pathname.endsWith("/event") ? request.signal : undefined
   const body = method === "GET" || method === "HEAD" ? undefined : request.body
   const url = String(baseUrl).replace(/\/+$/, "") + pathname + search
   return inner(new Request(url, { method, headers, body, signal, duplex: "half" }))
