@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from typing import TypeVar
 
@@ -26,6 +26,11 @@ from ocwatchd.state.entries import Entry, read_entries
 from ocwatchd.state.journal import Journal
 
 POLL = 0.02
+REST = 5.0
+"""Seconds that a session gets to come to rest; on an idle machine it is at rest before it is asked."""
+AFTER_TURN = 0.3
+"""Seconds after a turn before the next prompt: a person takes longer, and one that comes within the milliseconds in
+which OpenCode's loop exits is lost (seen on 1.0.185)."""
 PROMPT = "This is a fire drill: {}."
 KEEP = "run it again with --keep and send the directory with a bug report"
 
@@ -55,6 +60,15 @@ class Scene:
     def left(self, seconds: float) -> float:
         """`seconds`, or what is left for the drill if that is less."""
         return max(min(seconds, self._deadline - time.monotonic()), 0.01)
+
+    def slow_down(self, seconds: float) -> None:
+        """So much longer may the whole take: the machine was seen to be slow."""
+        self._deadline += seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether the time for the whole drill is used up."""
+        return time.monotonic() >= self._deadline
 
     def poll(self, look: Callable[[], Found | None], seconds: float) -> Found | None:
         """What `look` finds as soon as it is true; None if it is not within `seconds`."""
@@ -86,7 +100,9 @@ class Scene:
         Raises:
             DoorError: the door does not answer.
         """
-        if not self.poll(self.idle, 0.0):
+        if self.poll(self.idle, REST):
+            time.sleep(AFTER_TURN)
+        else:
             self.session = self.new_session()
         return self.prompt(which)
 
@@ -130,9 +146,9 @@ class Scene:
         entry = self.entry()
         return entry if entry is not None and entry.told_by != "backoff" else None
 
-    def journal(self) -> Iterator[dict[str, object]]:
-        """What the daemon has written down."""
-        return Journal(self.home.paths.journal).read()
+    def verified(self) -> bool:
+        """Whether the daemon has written down that the session was moved."""
+        return any(entry.get("what") == "moved" for entry in Journal(self.home.paths.journal).read())
 
     def logged(self) -> LimitEvent | None:
         """The first sure limit in OpenCode's own log."""

@@ -23,9 +23,11 @@ from ocwatchd.opencode.program import last_words, version_of_program
 from ocwatchd.state import heartbeat
 
 BUDGET = 150.0
-"""Seconds for the whole drill, whatever hangs; an idle machine of two cores needs 15 - 20."""
+"""Seconds for the whole drill, whatever hangs; an idle machine of two cores needs 15 - 20. Where the start is slow, the
+limit lasts longer and so may the drill: with a start of 45 s the last step had 5 s left."""
+OVER = "; the time for the whole drill was over: is this machine busy? Try again"
 START, STEP = 60.0, 30.0
-"""Seconds for OpenCode's cold start (3 s on an idle machine), and for each later step (1 s)."""
+"""Seconds for OpenCode's cold start (3 s on an idle machine), and for a later step (1 s); more after a slow start."""
 LOG = 15.0
 """Seconds for the log: 1.17 and later write it in batches, up to a second late on an idle machine."""
 REST_LEAST = 8.0
@@ -63,6 +65,7 @@ class Drill:
         self.provider = DrillProvider()
         self.version: str | None = None
         self._stack = ExitStack()
+        self._patience = STEP
 
     def run(self) -> Generator[Step, None, None]:
         """The steps as they end. Everything that was started has ended when the iterator has, also if it is closed."""
@@ -90,7 +93,8 @@ class Drill:
             seen, seconds = work()
         except StepFailed as fault:
             took = time.monotonic() - began
-            return Step(code, title, False, took, fault.seen, fault.expected, fault.remedy), fault.fatal
+            seen = f"{fault.seen}{OVER if self._scene.over else ''}"
+            return Step(code, title, False, took, seen, fault.expected, fault.remedy), fault.fatal
         except (OcwatchError, OSError) as fault:
             took = time.monotonic() - began
             return Step(code, title, False, took, str(fault), "no fault on the way", KEEP), True
@@ -133,7 +137,10 @@ class Drill:
             said = last_words(self._scene.home.output("daemon")) or "no sign of life"
             raise StepFailed("the daemon's heartbeat", said, "run `ocwatchd` in a terminal to see why", fatal=True)
         # On a slow machine the limit has to last longer, or it is over before the next prompt is sent.
-        self.provider.rest = max(REST_LEAST, 2 * (time.monotonic() - began))
+        took = time.monotonic() - began
+        self.provider.rest = max(REST_LEAST, 2 * took)
+        self._patience = max(STEP, self.provider.rest)
+        self._scene.slow_down(self.provider.rest + took)
         return "`opencode serve` answers, the daemon's heart beats", None
 
     # ---- what is shown
@@ -141,7 +148,7 @@ class Drill:
     def _open_door(self) -> tuple[str, None]:
         # Plugins are loaded with the project, and the project with the first request that names it.
         Api(self._scene.door).status(str(self._scene.home.project))
-        door = self._scene.poll(self._scene.answering_socket, STEP)
+        door = self._scene.poll(self._scene.answering_socket, self._patience)
         if door is None:
             there = any(self._scene.home.paths.doors.glob("*.sock"))
             noted = last_words(self._scene.home.paths.state_dir / "plugin-errors.log")
@@ -157,10 +164,10 @@ class Drill:
     def _detection(self) -> tuple[str, float]:
         self._scene.session = self._scene.new_session()
         self._scene.prompt("the first prompt")
-        refused = self.provider.wait(PRIMARY, 1, self._scene.left(STEP))
+        refused = self.provider.wait(PRIMARY, 1, self._scene.left(self._patience))
         if not refused:
             raise StepFailed("OpenCode to ask the drill's provider", "no request at all", KEEP, fatal=True)
-        if self._scene.poll(self._scene.entry, STEP) is None:
+        if self._scene.poll(self._scene.entry, self._patience) is None:
             remedy = f"this OpenCode logs refusals in a way that is not known here: {KEEP}"
             raise StepFailed(f"{PRIMARY} on the register", "no entry, although it was refused (429)", remedy)
         return f"{PRIMARY} was refused (429) and is on the register", time.time() - refused[0].time
@@ -177,7 +184,7 @@ class Drill:
         return seen, time.time() - refused
 
     def _cooldown(self) -> tuple[str, float]:
-        free_at, entry = self.provider.free_at or 0.0, self._scene.poll(self._scene.known_end, STEP)
+        free_at, entry = self.provider.free_at or 0.0, self._scene.poll(self._scene.known_end, self._patience)
         off = abs((entry.until or 0.0) - free_at) if entry else 0.0
         if entry is None or off > EXACT:
             seen = "no entry that names an end" if entry is None else f"an end that is {off:.1f} s off"
@@ -186,11 +193,11 @@ class Drill:
         return f"until {_clock(free_at)}, told by {entry.told_by}", time.time() - since
 
     def _move(self) -> tuple[str, float]:
-        refused, asked = self.provider.asked(PRIMARY), self.provider.wait(FALLBACK, 1, self._scene.left(STEP))
+        refused, asked = self.provider.asked(PRIMARY), self.provider.wait(FALLBACK, 1, self._scene.left(self._patience))
         expected = f"the same prompt, once, at {FALLBACK}, and its answer in the same session"
         if not asked:
             raise StepFailed(expected, f"no request at {FALLBACK}; the daemon says: {self._scene.daemon_said()}", KEEP)
-        if self._scene.poll(self._scene.idle, STEP) is None:
+        if self._scene.poll(self._scene.idle, self._patience) is None:
             raise StepFailed(expected, "the request, but the session does not come to rest", KEEP)
         said = asked[0].text.count(PROMPT.format("the first prompt"))
         written = sum(
@@ -200,7 +207,7 @@ class Drill:
         if (said, written) != (1, 1):
             seen = f"the prompt stands {said} times in the request, {written} user messages in the session"
             raise StepFailed(expected, seen, KEEP)
-        if self._scene.poll(lambda: any(e.get("what") == "moved" for e in self._scene.journal()), STEP) is None:
+        if self._scene.poll(self._scene.verified, self._patience) is None:
             raise StepFailed(expected, "the answer, but the daemon has not verified the move", KEEP)
         return f"{FALLBACK} has the prompt, once, and answers", asked[0].time - refused[0].time
 
@@ -208,7 +215,7 @@ class Drill:
         before = {model: len(self.provider.asked(model)) for model in (PRIMARY, FALLBACK)}
         expected = f"no request at {PRIMARY}, one at {FALLBACK}"
         sent = self._scene.prompt_when_free("the second prompt")
-        asked = self.provider.wait(FALLBACK, before[FALLBACK] + 1, self._scene.left(STEP))[before[FALLBACK] :]
+        asked = self.provider.wait(FALLBACK, before[FALLBACK] + 1, self._scene.left(self._patience))[before[FALLBACK] :]
         tried = len(self.provider.asked(PRIMARY)) - before[PRIMARY]
         if not asked or tried:
             late = (
@@ -224,7 +231,7 @@ class Drill:
         self._scene.poll(lambda: time.time() > end + POLL or None, end - time.time() + 1)
         before = len(self.provider.asked(PRIMARY))
         sent = self._scene.prompt_when_free("the third prompt")
-        asked = self.provider.wait(PRIMARY, before + 1, self._scene.left(STEP))[before:]
+        asked = self.provider.wait(PRIMARY, before + 1, self._scene.left(self._patience))[before:]
         if not asked:
             raise StepFailed(f"a request at {PRIMARY}", "none", f"see `ocwatch cooldowns`; {KEEP}")
         if asked[0].status != 200:
