@@ -16,7 +16,16 @@ from ocwatchd.core.dialects import FAILURE, parse
 from ocwatchd.core.lines import LINE_CAP, Line, LineCutter, line_of
 from ocwatchd.core.liverules import Classifier
 from ocwatchd.core.past import past
-from ocwatchd.core.record import NEW_ERRORS, NEW_STARTS, OLD, Dialect, LogRecord, old_spanner, wanted_literals
+from ocwatchd.core.record import (
+    NEW_ERRORS,
+    NEW_STARTS,
+    OLD,
+    Dialect,
+    LogRecord,
+    looks_new,
+    old_spanner,
+    wanted_literals,
+)
 
 _BIRTH = b" service=default version="
 _OPENING = 200
@@ -26,6 +35,8 @@ _BEFORE_KEPT = 8192
 """Lines of an old log kept unread until a failure needs them: who asked what, long enough ago for any stream."""
 
 _BLOCK = 1 << 20
+_TELLING = 10
+"""Bytes of a log's first line that tell its format."""
 
 _PATIENCE = 2000
 """Streams of others that may begin before an error that is not understood counts as not tried again."""
@@ -39,9 +50,19 @@ class Reading:
     """
 
     def __init__(
-        self, rules: Classifier, *, file: str | None = None, offset: int = 0, whole: bool = True, turns: bool = False
+        self,
+        rules: Classifier,
+        *,
+        file: str | None = None,
+        offset: int = 0,
+        whole: bool = True,
+        turns: bool = False,
+        mixed: bool = False,
     ) -> None:
-        """Start at `offset`, the beginning of a line; `whole` says that what is before it was read, or is nothing."""
+        """Start at `offset`, the beginning of a line; `whole` says that what is before it was read, or is nothing.
+
+        `mixed`: several logs, old and new, may follow each other; where a chunk ends may then count.
+        """
         self.detector = Detector(rules, file=file, whole=whole, turns=turns)
         self.turns = turns
         self._cutter = LineCutter(offset, old_spanner)
@@ -50,7 +71,9 @@ class Reading:
         self._before: deque[Line] = deque(maxlen=_BEFORE_KEPT)
         self._told: set[bytes] = set()
         self._skipped = 0
+        self._mixed = mixed
         self._new: bool | None = None
+        self._begun = b""
 
     def catch_up(self) -> None:
         """What comes now is far behind the present: only its failures count, until `follow` says otherwise."""
@@ -78,6 +101,9 @@ class Reading:
         """What the lines mean that `chunk` finishes."""
         if self._opening is not None:
             self._look_at_opening(chunk)
+        if self._new is None and len(self._begun) < _TELLING:
+            self._begun += chunk[:_TELLING]
+            self._new = looks_new(self._begun)
         wanted = self._wanted(chunk)
         if wanted == OLD and not self.turns:
             return self._catch_up(chunk)
@@ -178,7 +204,8 @@ class Reading:
 
     def _wanted(self, chunk: bytes) -> tuple[bytes, ...]:
         puzzled = self.detector.puzzled
-        return wanted_literals(chunk, starts=self.turns or puzzled, turns=self.turns)
+        new = None if self._mixed else self._new
+        return wanted_literals(chunk, new, starts=self.turns or puzzled, turns=self.turns)
 
     def _seen(self, lines: Sequence[Line]) -> list[Seen]:
         seen: list[Seen] = []
@@ -201,10 +228,10 @@ class Reading:
         ]
 
     def _of_this_file(self, record: LogRecord) -> bool:
-        """A followed log has one format, old or new: a line of the other is text that somebody put there."""
+        """A log has one format, old or new: a line of the other is text that somebody put there."""
         new = record.dialect is Dialect.LOGFMT
         self._new = new if self._new is None else self._new
-        return not self.turns or self._new is new
+        return self._mixed or self._new is new
 
     def _worth_reading(self, line: Line) -> Iterable[Line]:
         """While catching up: failures, and what came before them as far as it matters."""

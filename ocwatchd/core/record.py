@@ -14,7 +14,7 @@ from enum import StrEnum
 import orjson
 
 from ocwatchd.core.limits import ErrorFacts
-from ocwatchd.core.lines import Span
+from ocwatchd.core.lines import SPAN_CAP, Span
 
 
 class Dialect(StrEnum):
@@ -83,23 +83,25 @@ OLD = (b"service=session", b" providerID=")
 """Literals that stand in every record of interest. The old pair also covers `service=llm providerID=`."""
 
 
-def wanted_literals(chunk: bytes, *, starts: bool, turns: bool) -> tuple[bytes, ...]:
-    """What to look for in this chunk of a log. `starts`: where streams begin; `turns`: how sessions come and go.
+def wanted_literals(chunk: bytes, new: bool | None = None, *, starts: bool, turns: bool) -> tuple[bytes, ...]:
+    """What to look for in this chunk of a log, whose format is the `new` one, an old one, or to be told by the chunk.
 
+    `starts`: where streams begin; `turns`: how sessions come and go.
     The new format's tags are right, so its errors alone suffice to catch up; the old ones need all they can get.
     """
-    new = NEW_ERRORS + (NEW_STARTS if starts else ()) + (NEW_TURNS if turns else ())
+    literals = NEW_ERRORS + (NEW_STARTS if starts else ()) + (NEW_TURNS if turns else ())
     first, last = chunk.find(b"\n") + 1, chunk.rfind(b"\n", 0, -1) + 1
-    looks = {_looks_new(chunk, at) for at in (0, first, last)} - {None}
+    looks = {looks_new(chunk, at) for at in (0, first, last)} - {None} if new is None else {new}
     if looks == {True}:
-        return new
-    return OLD if looks == {False} else OLD + new
+        return literals
+    return OLD if looks == {False} else OLD + literals
 
 
 _OLD_LEVELS = (b"INFO  2", b"ERROR 2", b"WARN  2", b"DEBUG 2")
 
 
-def _looks_new(chunk: bytes, at: int) -> bool | None:
+def looks_new(chunk: bytes, at: int = 0) -> bool | None:
+    """Whether the line that begins there is of the new format; None if nothing tells."""
     if chunk.startswith(b"timestamp=", at):
         return True
     return False if chunk.startswith(_OLD_LEVELS, at) else None
@@ -188,6 +190,8 @@ def _told_span(data: bytes, body: int, stop: int, limit: int, when: float) -> Sp
     match = _TOLD_END.search(data, stop, limit)
     if match and _stack_repeats(data[body : match.end()]):
         return Span(match.end())
+    if match is None and limit - stop < SPAN_CAP:
+        return Span(None)  # whether what follows is a part of it, only its end can tell: a chunk may end anywhere
     at = stop + 1
     while at < (match.end() if match else limit):
         header = old_header(data, at)

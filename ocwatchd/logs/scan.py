@@ -29,12 +29,14 @@ def limits_in(path: Path, rules: RuleSet, *, file: str | None = None) -> Iterato
         lzma.LZMAError, EOFError: it claims to be xz and is damaged, or cut off.
     """
     with path.open("rb") as raw:
-        yield from limits_from(raw, rules, file=str(path) if file is None else file)
+        yield from limits_from(raw, rules, file=str(path) if file is None else file, mixed=False)
 
 
-def limits_from(raw: BinaryIO, rules: RuleSet, *, file: str | None = None, chunk: int = CHUNK) -> Iterator[LimitEvent]:
-    """The same for an open stream, such as standard input."""
-    reading, stream = Reading(rules, file=file), plain(raw)
+def limits_from(
+    raw: BinaryIO, rules: RuleSet, *, file: str | None = None, chunk: int = CHUNK, mixed: bool = True
+) -> Iterator[LimitEvent]:
+    """The same for an open stream, such as standard input, which may be several logs in a row (`mixed`)."""
+    reading, stream = Reading(rules, file=file, mixed=mixed), plain(raw)
     while data := stream.read(chunk):
         yield from _only_limits(reading.feed(data))
     yield from _only_limits(reading.rest())

@@ -36,7 +36,9 @@ BROKE_OFF = '{"error":{"type":"overloaded_error","message":"Overloaded"}}'
 
 def told(lines: Iterable[bytes], *, turns: bool = True, whole: bool = True) -> list[Seen]:
     reading = Reading(builtin(), turns=turns)
-    opening = [info(0, 'service=default version=1.3.2 args=["serve"] opencode')] if whole else []
+    lines = list(lines)
+    old = whole and not lines[0].startswith(b"timestamp=")
+    opening = [info(0, 'service=default version=1.3.2 args=["serve"] opencode')] if old else []
     return [item for line in [*opening, *lines] for item in reading.feed(line)] + reading.rest()
 
 
