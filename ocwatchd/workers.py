@@ -12,13 +12,16 @@ from collections.abc import Callable, Hashable, Mapping
 
 Work = Callable[[], None]
 
+REST = 20.0
+"""Seconds without work after which a thread ends: forty that a storm had called stayed for good, 4 MiB of them."""
+
 
 class Workers:
     """`submit` never blocks. The work must not raise: its thread would end with it."""
 
-    def __init__(self, most: int, lanes: Mapping[Hashable, int], per_lane: int) -> None:
+    def __init__(self, most: int, lanes: Mapping[Hashable, int], per_lane: int, rest: float = REST) -> None:
         """At most so many threads in all, and so many at work in one lane: as `lanes` says, or else `per_lane`."""
-        self._most, self._lanes, self._per_lane = most, lanes, per_lane
+        self._most, self._lanes, self._per_lane, self._rest = most, lanes, per_lane, rest
         self._waiting: deque[tuple[Hashable, Work]] = deque()
         self._busy: dict[Hashable, int] = {}
         self._idle = self._threads = 0
@@ -48,10 +51,12 @@ class Workers:
         while True:
             with self._news:
                 self._idle += 1
-                while (taken := self._next()) is None and not self._closed:
-                    self._news.wait()
+                called = True
+                while (taken := self._next()) is None and called and not self._closed:
+                    called = self._news.wait(self._rest)
                 self._idle -= 1
                 if taken is None:
+                    self._threads -= 1
                     return
                 lane, work = taken
                 self._busy[lane] = self._busy.get(lane, 0) + 1

@@ -138,12 +138,17 @@ class Cases:
         case = self._cases.get(session)
         if case is None:
             case = self._cases[session] = Case(session)
-            if len(self._cases) > MOST_CASES:
-                idle = [other for other in self._cases.values() if other.doing is Doing.NOTHING] or [case]
-                del self._cases[min(idle, key=lambda other: other.touched).session]
-                self._cases[session] = case
+            self._make_room(case)
         case.touched = now
         return case
+
+    def _make_room(self, newest: Case) -> None:
+        """Forget those that nothing goes on with, the oldest first; in a storm there may be none for a while."""
+        surplus = len(self._cases) - MOST_CASES
+        if surplus > 0:
+            idle = [case for case in self._cases.values() if case.doing is Doing.NOTHING and case is not newest]
+            for case in sorted(idle, key=lambda case: case.touched)[:surplus]:
+                del self._cases[case.session]
 
     def known(self, session: str) -> Case | None:
         """The case of this session, if there is one."""

@@ -83,3 +83,30 @@ workers.submit("a", lambda: print("too late"))
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_threads_without_work_end_and_new_ones_come() -> None:
+    workers, end, begun = Workers(8, {"a": 8}, 8, rest=0.02), threading.Event(), list[threading.Thread]()
+
+    def work() -> None:
+        begun.append(threading.current_thread())
+        end.wait(PATIENCE)
+
+    for _ in range(8):
+        workers.submit("a", work)
+    wait_until(lambda: len(begun) == 8, PATIENCE)
+    end.set()
+    wait_until(lambda: not any(thread.is_alive() for thread in begun), PATIENCE)
+    for _ in range(8):
+        workers.submit("a", work)
+    wait_until(lambda: len(begun) == 16, PATIENCE)
+    workers.close()
+
+
+def test_no_work_is_lost_between_a_thread_that_ends_and_the_next() -> None:
+    workers, done = Workers(2, {}, 2, rest=0.001), threading.Semaphore(0)
+    for number in range(400):
+        workers.submit("a", done.release)
+        assert done.acquire(timeout=PATIENCE), number
+        time.sleep(0.0005 + number % 3 * 0.0005)  # as long as a thread rests, more or less
+    workers.close()
