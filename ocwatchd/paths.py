@@ -1,4 +1,4 @@
-"""Where things lie. OpenCode uses XDG paths on macOS too, so we do."""
+"""Where things lie. OpenCode uses XDG paths on macOS too, so we do: platformdirs' Unix rules, not the platform's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ocwatchd.xdg import base
+from platformdirs.unix import Unix
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,14 @@ class Paths:
     @classmethod
     def from_env(cls) -> Paths:
         """Derive all paths from HOME, the XDG variables and OPENCODE_CONFIG_DIR of this process."""
+        opencode, own = Unix("opencode"), Unix("ocwatchd")
         override = os.environ.get("OPENCODE_CONFIG_DIR", "")
         return cls(
             home=Path.home(),
-            opencode_config=Path(override or f"{base('XDG_CONFIG_HOME', '.config')}/opencode"),
-            opencode_data=Path(f"{base('XDG_DATA_HOME', '.local/share')}/opencode"),
-            state_dir=Path(f"{base('XDG_STATE_HOME', '.local/state')}/ocwatchd"),
-            cache_dir=Path(f"{base('XDG_CACHE_HOME', '.cache')}/ocwatchd"),
+            opencode_config=Path(override) if override else opencode.user_config_path,
+            opencode_data=opencode.user_data_path,
+            state_dir=own.user_state_path,
+            cache_dir=own.user_cache_path,
         )
 
     @property

@@ -1,7 +1,7 @@
 """Base directories after the XDG specification, as text. OpenCode uses them on macOS too, so we do.
 
-Not platformdirs: it imports tempfile, shutil, random and the unpackers, 25 CPU ms where `ocwatch pick` has 25 in
-all; and it takes a relative path, which the specification forbids, for one.
+For the commands that scripts call all day: platformdirs, which `paths` uses, imports tempfile, shutil, random and the
+unpackers, 25 CPU ms, and `ocwatch pick` has 25 in all.
 """
 
 from __future__ import annotations

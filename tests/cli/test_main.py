@@ -21,7 +21,7 @@ from ocwatchd.clock import rfc3339
 from tests.cli.conftest import Cli, resting
 from tests.support.pty import Pty
 
-SLOW = ("typer", "click", "rich", "orjson", "psutil", "watchdog", "json5")
+SLOW = ("typer", "click", "rich", "orjson", "psutil", "watchdog", "platformdirs", "json5")
 VALUES = ("dataclasses", "pathlib", "typing", "inspect", "datetime", "contextlib")
 
 
