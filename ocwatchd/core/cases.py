@@ -40,7 +40,7 @@ class Case:
 
     `entered` is the last refusal in the ledger (model, user message, attempt), so that none is entered twice. `sighted`
     is when a door last showed a refusal that the log had not told yet: the log's line about it is no second one.
-    `counted` is the model whose refusal an earlier life has entered, and which a door has not shown since.
+    `counted` is the model whose refusal an earlier life, or old news, has entered; no door has shown it since.
     `heard` is when a door's event stream or the plugin told of the refusal, which is within moments of it; `fact` what
     the plugin told of it.
     `landed` is the model that it was moved to last, `landed_for` the user message that was then run again.

@@ -39,7 +39,7 @@ from ocwatchd.core.policy import Policy
 from ocwatchd.core.registrar import Registrar
 from ocwatchd.core.rules import RuleSet
 from ocwatchd.core.views import SessionView
-from ocwatchd.core.weigher import Weigher
+from ocwatchd.core.weigher import FRESH, Weigher
 
 MISSES = 3
 """Looks that may find no door before a session counts as out of reach."""
@@ -106,15 +106,19 @@ class Engine:
         if certainty is Certainty.NO:
             return []
         sure = certainty is Certainty.SURE and event.ref is not None
-        case = self.cases.of(event.session, now) if event.session and live and not event.small else None
-        if case is not None:
+        # Of old news, too, a door may have shown the session, or may show it yet: one refusal, whoever tells of it.
+        recent = live or now - event.time < FRESH
+        case = self.cases.of(event.session, now) if event.session and recent and not event.small else None
+        if case is not None and live:
             case.note_refusal(event.time)
         if case is not None and sure and self._already_shown(case, event):
-            return self._told_again(case, event)
+            return self._told_again(case, event, live)
         known = news.counted or self.ledger.lifted_since(event)
         effects = self._registrar.enter(event, live, now) if sure and not known else []
         # A title or summary request never moves a session, and old news moves nothing.
         if not live or event.small:
+            if case is not None and sure:
+                case.counted = event.ref
             return effects
         if case is None:
             return effects + (self._ask_for_model(event.ref) if sure and event.ref else [])
@@ -135,14 +139,14 @@ class Engine:
         del case.sighted[event.ref]
         return True
 
-    def _told_again(self, case: Case, event: LimitEvent) -> list[Effect]:
+    def _told_again(self, case: Case, event: LimitEvent, live: bool) -> list[Effect]:
         """The log may know the end, or at least the failure's exact time, which tells a Retry-After from a backoff."""
         if event.ref is None:
             return []
         if event.hint is not None:
             return self._registrar.refine(case.session, event.ref, event.hint, event.time)
         known = self.ledger.cooling(event.ref, event.time)
-        if known is None or known.told_by is not ToldBy.BACKOFF or case.doing is Doing.MOVING:
+        if not live or known is None or known.told_by is not ToldBy.BACKOFF or case.doing is Doing.MOVING:
             return []
         case.pending = event
         return self._look(case)

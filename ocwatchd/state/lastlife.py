@@ -9,18 +9,24 @@ from ocwatchd.clock import from_rfc3339
 from ocwatchd.core.cursor import Cursor
 from ocwatchd.core.limits import ModelRef, Target
 from ocwatchd.core.moves import Claim, MoveResult
+from ocwatchd.core.views import SessionState
 
 Entry = Mapping[str, object]
 Place = tuple[str, int, str]
 """Where a refusal stands: file, offset, and its own time, because another file may come to have that name."""
 _ENDS = frozenset(MoveResult)
+_GOES_ON = frozenset((MoveResult.FAILED, MoveResult.TARGET_LIMITED, MoveResult.REFUSED))
+"""Ends of a move after which the session is still stuck, and something else is tried."""
+SETTLING = 10.0
+"""Seconds before the last entry: what was to follow such an end, a life that was killed then may not have begun."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastLife:
-    """`unfinished`: sessions whose move was claimed and never ended, with the claims. `refused`: sessions,
-    with the model that refused them last. `unweighed`: those of them whose refusal was read as it happened, and nothing
-    done about it. `told`: places in logs, from the cursors on, whose refusals are in the journal.
+    """`unfinished`: sessions whose move was claimed and never ended, with the claims; without any those whose move has
+    just failed and left them stopped. `refused`: sessions, with the model that refused them last. `unweighed`: those of
+    them whose refusal was read as it happened, or whose move has just come to nothing, and nothing was done about it.
+    `told`: places in logs, from the cursors on, whose refusals are in the journal.
     """
 
     unfinished: Mapping[str, tuple[Claim, ...]]
@@ -34,6 +40,8 @@ def last_life(entries: Iterable[Entry], since: float, cursors: Mapping[str, Curs
     claims: dict[str, tuple[str, Claim]] = {}
     refused: dict[str, ModelRef] = {}
     open_ones: dict[str, None] = {}
+    ended: dict[str, tuple[float, bool]] = {}
+    latest = 0.0
     told: set[Place] = set()
     for entry in entries:
         what, session = str(entry.get("what")), str(entry.get("session"))
@@ -41,8 +49,13 @@ def last_life(entries: Iterable[Entry], since: float, cursors: Mapping[str, Curs
             place = place_of(entry)
             if place is not None and _behind(place, cursors):
                 told.add(place)
-        if _time(entry.get("time")) < since:
+        time = _time(entry.get("time"))
+        if time < since:
             continue
+        latest = max(latest, time)
+        ended.pop(session, None)
+        if what in _GOES_ON:
+            ended[session] = time, what == MoveResult.FAILED and not _waits(entry.get("shown"))
         if what == "claim":
             claim = _claim(entry)
             if claim is not None:
@@ -62,7 +75,17 @@ def last_life(entries: Iterable[Entry], since: float, cursors: Mapping[str, Curs
     unfinished: dict[str, tuple[Claim, ...]] = {}
     for session, open_claim in claims.values():
         unfinished[session] = (*unfinished.get(session, ()), open_claim)
+    for session, (at, stopped) in ended.items():
+        if at >= latest - SETTLING and stopped:
+            unfinished.setdefault(session, ())
+        elif at >= latest - SETTLING:
+            open_ones[session] = None
     return LastLife(unfinished, refused, tuple(open_ones), frozenset(told))
+
+
+def _waits(shown: object) -> bool:
+    """Whether the session was seen to retry, or to have failed: a look finds it stuck, whatever we stopped before."""
+    return isinstance(shown, Mapping) and shown.get("state") in (SessionState.RETRY, SessionState.ERROR)
 
 
 def place_of(entry: Entry) -> Place | None:

@@ -279,6 +279,16 @@ def test_the_log_may_be_late_about_two_refusals_at_once():
 
 
 @pytest.mark.parametrize("door_first", [False, True])
+def test_two_witnesses_are_one_strike_though_the_log_was_read_late(door_first):
+    brain = engine()
+    shown, told = (Heard("ses_1", T + 10), seen(retrying())), refused(live=False)
+    feed(brain, *((*shown, told) if door_first else (told, *shown)), at=12)
+    assert brain.ledger.cooling(A, T + 13).strikes == 1
+    feed(brain, refused(20), at=20)
+    assert brain.ledger.cooling(A, T + 21).strikes == 2
+
+
+@pytest.mark.parametrize("door_first", [False, True])
 def test_a_loop_without_pause_is_known_as_one_whoever_tells_of_it_first(door_first):
     brain = engine()
     for turn in range(12):

@@ -10,7 +10,7 @@ from ocwatchd.core.limits import Certainty, LimitEvent, LimitKind, ModelRef, Sco
 from ocwatchd.core.messages import Shown
 from ocwatchd.core.moves import Claim
 from ocwatchd.state.counted import KEPT, MOST, Counted
-from ocwatchd.state.lastlife import last_life, place_of
+from ocwatchd.state.lastlife import SETTLING, last_life, place_of
 
 NOW = 1_795_341_600.123
 LOG = (65024, 7)
@@ -115,6 +115,23 @@ def test_what_a_life_left_unfinished() -> None:
     }
     assert last.unweighed == ("ses_3",)
     assert set(last.refused) == {"ses_1", "ses_2", "ses_3", "ses_4", "ses_5"}
+
+
+@pytest.mark.parametrize("end", ["failed", "target_limited", "refused", "moved", "already", "user_took_over"])
+def test_a_move_that_has_just_come_to_nothing_is_looked_at_again(end: str) -> None:
+    """Killed between the end of one move and the claim of the next, the session stayed stuck for good."""
+    goes_on = end in ("failed", "target_limited", "refused")
+
+    def after(*later: dict[str, object], state: str = "retry") -> tuple[dict[str, tuple[Claim, ...]], tuple[str, ...]]:
+        entries = [limit("ses_1"), entry("claim", claim="c1"), entry(end, claim="c1", shown={"state": state}), *later]
+        last = last_life(entries, NOW - 3600, {})
+        return dict(last.unfinished), last.unweighed
+
+    assert after() == ({}, ("ses_1",) if goes_on else ())
+    assert after(entry("stopped")) == ({}, ())
+    assert after(entry("free", "", ago=-SETTLING)) == ({}, ())
+    stopped = after(state="idle")
+    assert stopped == (({"ses_1": ()}, ()) if end == "failed" else after())
 
 
 def test_an_entry_of_any_shape_is_no_fault() -> None:
