@@ -35,14 +35,12 @@ from ocwatchd.core.messages import (
 )
 from ocwatchd.core.mind import Mind
 from ocwatchd.core.moves import Claim, MoveResult
+from ocwatchd.core.outofreach import may_run_elsewhere, nobody_showed
 from ocwatchd.core.policy import Policy
 from ocwatchd.core.registrar import Registrar
 from ocwatchd.core.rules import RuleSet
 from ocwatchd.core.views import SessionView
 from ocwatchd.core.weigher import FRESH, Weigher
-
-MISSES = 3
-"""Looks that may find no door before a session counts as out of reach."""
 
 
 class Engine:
@@ -193,7 +191,10 @@ class Engine:
         if case.doing is Doing.MOVING:
             return []
         (view, *_) = answer.views or (None,)
-        effects = self._weigher.weigh(case, view, now) if view else self._out_of_reach(case, answer, now)
+        if view is None or may_run_elsewhere(case, view, answer):
+            effects = nobody_showed(case, answer, now)
+        else:
+            effects = self._weigher.weigh(case, view, now)
         return effects + (self._look(case) if again else [])
 
     def _found(self, view: SessionView, model: ModelRef | None, now: float) -> list[Effect]:
@@ -202,30 +203,6 @@ class Engine:
             return []
         case = self.cases.of(view.session, now)
         return [] if case.looking or case.doing is Doing.MOVING else self._weigher.weigh(case, view, now)
-
-    def _out_of_reach(self, case: Case, answer: Surveyed, now: float) -> list[Effect]:
-        case.misses += 1
-        if case.misses < MISSES and (case.pending is not None or case.stranded):
-            case.wake = now + RECHECK  # a busy machine, or an OpenCode that starts: a door that hangs once is not gone
-            return []
-        pending, case.pending, case.misses = case.pending, None, 0
-        patience = case.patience
-        effects = self._give_up(case, pending, answer)
-        if answer.failing:  # it may be behind one of these, and they may come to their senses
-            case.patience = patience
-            case.look_later(now)
-        return effects
-
-    def _give_up(self, case: Case, pending: LimitEvent | None, answer: Surveyed) -> list[Effect]:
-        if pending is None or pending.verdict.certainty is not Certainty.SURE:
-            if case.doing is Doing.LEFT and not answer.failing:
-                case.rest("")  # its process has ended, and what was said of it with it
-            return []
-        why = "no OpenCode answers" if answer.doors == 0 else "no OpenCode that answers knows this session"
-        if answer.doors and answer.failing:
-            why += f", and {answer.failing} {'fails' if answer.failing == 1 else 'fail'} at present"
-        case.rest(f"limited, and {why}")
-        return notes.unreachable(case.session, pending.ref, why)
 
     # ---- a move has ended
 

@@ -236,15 +236,6 @@ def ended(end: MoveEnded) -> Note:
     return Note(outcome.result.value, fields, durable=True)
 
 
-def unreachable(session: str, model: ModelRef | None, why: str) -> list[Effect]:
-    """No door leads to a limited session."""
-    text = f"{why}: switch the model by hand, or start OpenCode with --port"
-    return [
-        Note("unreachable", {"session": session, "model": str(model), "why": why}),
-        Tell(f"unreachable:{session}", f"{model} is limited", text, session),
-    ]
-
-
 def offer(view: SessionView, entry: Cooldown, mode: Mode) -> list[Effect]:
     """A person decides."""
     text = f"move it with: ocwatch redirect {view.session}" if mode is Mode.ASK else "it is left as it is"

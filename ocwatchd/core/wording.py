@@ -31,6 +31,7 @@ WORDS = {
     "left": "left",
     "offered": "offered",
     "exhausted": "stuck",
+    "unanswered": "no answer",
     "unreachable": "no door",
     "foreseen": "foreseen",
     "eased": "eased",

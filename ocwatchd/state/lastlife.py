@@ -63,7 +63,8 @@ def last_life(entries: Iterable[Entry], since: float, cursors: Mapping[str, Curs
         elif what in _ENDS:
             claims.pop(str(entry.get("claim")), None)
         if what != "limit":
-            open_ones.pop(session, None)
+            if what != "unanswered":  # a look that showed nothing decides nothing
+                open_ones.pop(session, None)
             continue
         model = _model(entry)
         if model is None or not entry.get("session"):

@@ -7,6 +7,7 @@ from itertools import count
 
 import pytest
 
+from ocwatchd.core.decider import RECHECK
 from ocwatchd.core.engine import Engine
 from ocwatchd.core.ledger import Ledger
 from ocwatchd.core.limits import (
@@ -561,11 +562,39 @@ def test_a_session_that_no_door_leads_to_is_told_of():
     brain = engine()
     nobody = Surveyed("ses_1", A, (), 0)
     effects = feed(brain, refused(), nobody)
-    for _ in range(2):  # a door that hangs once is not gone
-        assert notes(effects) in (["limit"], [])
+    for expected in (["limit", "unanswered"], []):  # a door that hangs once is not gone; it is told once
+        assert notes(effects) == expected
         effects = brain.handle(Tick(), brain.next_wake()) + feed(brain, nobody, at=10)
     assert notes(effects) == ["unreachable"]
     assert len(of(Tell, effects)) == 1
+
+
+def test_what_only_a_door_told_of_is_looked_at_again_too():
+    brain = engine()
+    effects = feed(brain, Heard("ses_1", T), Surveyed("ses_1", None, (), 0, failing=1))
+    assert notes(effects) == ["unanswered"]
+    assert effects[-1].fields["why"] == "OpenCode does not answer, looking again"
+    assert brain.next_wake() == T + 0.2 + RECHECK
+    assert brain.handle(Tick(), T + 4) == [LookUp("ses_1", None)]
+
+
+def test_at_rest_behind_one_door_it_may_run_behind_another_that_fails():
+    brain = engine()
+    resting = retrying(state=SessionState.IDLE, attempt=None, next_at=None, answer_completed=False)
+    elsewhere = replace(seen(resting), failing=1)
+    effects = feed(brain, refused(), elsewhere)
+    assert notes(effects) == ["limit", "unanswered"]
+    assert brain.handle(Tick(), brain.next_wake()) == [LookUp("ses_1", A)]
+    assert len(of(Move, feed(brain, seen(retrying()), at=4))) == 1
+    for settled in (seen(resting), replace(seen(replace(resting, answer_completed=True)), failing=1)):
+        brain = engine()
+        assert notes(feed(brain, refused(), settled)) in (["limit"], ["limit", "went_on"])
+        assert brain.next_wake() is None
+    brain = engine()
+    feed(brain, refused(), elsewhere)
+    for wait in (4, 8):
+        feed(brain, Tick(), elsewhere, at=wait)
+    assert brain.next_wake() is None  # nobody works on it, after all
 
 
 def test_a_door_that_fails_is_not_the_targets_fault():

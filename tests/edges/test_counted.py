@@ -99,7 +99,7 @@ def test_what_a_life_left_unfinished() -> None:
             limit("ses_2"),
             entry("claim", "ses_2", claim="c2", moved="ses_parent", target="mock2/fallback", agent="helper",
                   origin={"model": "mock/primary", "agent": None}),
-            limit("ses_3"),
+            limit("ses_3"), entry("unanswered", "ses_3"),
             limit("ses_4", history=True),
             limit("ses_5", small=True),
             entry("limit", "ses_6", ago=9999),
