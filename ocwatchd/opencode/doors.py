@@ -63,14 +63,17 @@ class OpenCodeProcess:
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """What was found. `troubles` are sentences for `doctor`: a door that wants a password, one that hangs.
+    """What was found, one door into each process. `troubles` are sentences for `doctor`: a door that wants a password,
+    one that hangs. `failing` counts those that are there and do not answer as they should.
 
-    `failing` counts those that are there and do not answer as they should.
+    `second`: further doors into these processes. `opencode serve` 1.14.48 and 1.15.13 keep two sets of sessions, and
+    what the port has prompted is at rest for the plugin's door; with 1.18.33 both show the same.
     """
 
     open: tuple[Door, ...]
     troubles: tuple[str, ...] = ()
     failing: int = 0
+    second: tuple[Door, ...] = ()
 
 
 class DoorFinder:
@@ -127,7 +130,9 @@ class DoorFinder:
         answers = list(self._probe_all([(door, _key(door, served)) for door in candidates]))
         found = [door for door, trouble in answers if trouble is None and door is not None]
         failing = [trouble for _, trouble in answers if trouble]
-        return Doors(_one_each(found, served), tuple(troubles + failing), len(failing))
+        first = _one_each(found, served)
+        second = tuple(door for door in found if door not in first and door.pid is not None)
+        return Doors(first, tuple(troubles + failing), len(failing), second)
 
     # ---- candidates
 

@@ -67,11 +67,15 @@ class Surveyor:
         return _Round(self._finder, self._store, self._connect, self._clock)
 
     def session(self, ident: str) -> Findings:
-        """The session as the door shows it that works on it; else as the first door that knows it."""
+        """The session as the door shows it that works on it; else as the first door that knows it.
+
+        Second doors into the same processes are asked last: where both show the same it was found before.
+        """
         round_ = self._round()
         stored = self._store.session(ident)
         resting: SessionView | None = None
-        for door in _nearest(round_.open, stored.directory if stored else None):
+        directory = stored.directory if stored else None
+        for door in (*_nearest(round_.open, directory), *_nearest(round_.second, directory)):
             view = round_.ask(door, ident, stored)
             if view is not None and view.state in (SessionState.BUSY, SessionState.RETRY):
                 return round_.findings([view])
@@ -83,11 +87,11 @@ class Surveyor:
         round_ = self._round()
         now = self._clock.now()
         unsettled = self._store.unsettled(now - OPEN_SINCE)
-        views = round_.all_retrying(_own_places(round_.open))
+        views = round_.all_retrying(_own_places((*round_.second, *round_.open)))
         # Asking makes OpenCode open the project. So only a server of many projects is asked about others, only about
         # those that hold something unsettled, and only if the project's own door does not know it.
         missing = [entry.session.directory for entry in unsettled if entry.session.id not in views]
-        views |= round_.all_retrying(_other_places(round_.open, [*directories, *missing]))
+        views |= round_.all_retrying(_other_places((*round_.second, *round_.open), [*directories, *missing]))
         for entry in unsettled:
             ended = entry.answer.completed
             if ended is not None and ended >= now - FAILED_SINCE and entry.session.id not in views:
@@ -100,13 +104,13 @@ class _Round:
 
     def __init__(self, finder: DoorFinder, store: SessionStore, connect: Callable[[Door], Api], clock: Clock) -> None:
         found = finder.find()
-        self.open = found.open
+        self.open, self.second = found.open, found.second
         self._finder, self._found, self._failed = finder, found, dict[Door, str]()
         self._store, self._connect, self._clock = store, connect, clock
 
     def findings(self, views: Sequence[SessionView]) -> Findings:
         """What this round has come to."""
-        answering = len(self.open) - len(self._failed)
+        answering = sum(door not in self._failed for door in self.open)
         troubles = (*self._found.troubles, *self._failed.values())
         return Findings(tuple(views), answering, troubles, self._found.failing + len(self._failed))
 

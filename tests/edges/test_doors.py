@@ -206,7 +206,9 @@ def test_a_process_has_one_door_and_it_is_the_socket(tmp_path: Path) -> None:
         urls = [f"http://127.0.0.1:{address.port}" for address in (port.address, other.address)]
         looking = finder(tmp_path, process(tmp_path, port), sockets=sockets, urls=urls)
         # The port of the same process, found or configured, would do everything twice; another server is another.
-        assert [door.address for door in looking.find().open] == [UnixAddress(str(sockets / "7.sock")), other.address]
+        found = looking.find()
+        assert [door.address for door in found.open] == [UnixAddress(str(sockets / "7.sock")), other.address]
+        assert [door.address for door in found.second] == [port.address]
         (sockets / "7.sock").unlink()
         time.sleep(0.11)
         assert [door.address for door in looking.find().open] == [port.address, other.address]

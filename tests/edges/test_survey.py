@@ -106,6 +106,22 @@ def test_the_door_that_works_on_it_counts_not_the_first_that_knows_it(stack: Exi
     assert (view.seen, view.directory, found.doors) == (NOW, "/a", 2)
 
 
+def test_the_port_shows_what_it_runs_beside_the_plugins_door(stack: ExitStack, tmp_path: Path) -> None:
+    """1.14 and 1.15 keep two sets of sessions: for the plugin's door what the port has prompted is at rest."""
+    stored(tmp_path)
+    (sockets := tmp_path / "doors").mkdir(mode=0o700)
+    stack.enter_context(listening(Terminal("/a").answers(), sockets / "7.sock"))
+    port = stack.enter_context(listening(Terminal("/a", RETRY).answers())).address
+    assert isinstance(port, TcpAddress)
+    process = OpenCodeProcess(7, 1.0, None, tmp_path, None, True, (port,))
+    finder = DoorFinder(tmp_path, sockets=sockets, processes=lambda: [process], environ={})
+    one = Surveyor(finder, SessionStore(tmp_path), lambda door: Api(door, 0.5), FixedClock())
+    for found in (one.session("ses_1"), one.stuck()):
+        (view,) = found.views
+        assert (view.state, view.door.address) == (SessionState.RETRY, port)
+        assert found.doors == 1
+
+
 def test_a_terminal_of_another_project_is_not_asked(stack: ExitStack, tmp_path: Path) -> None:
     stored(tmp_path)
     own, other = Terminal("/a"), Terminal("/b", RETRY)
