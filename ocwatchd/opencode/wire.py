@@ -16,6 +16,7 @@ from typing import Any
 
 from ocwatchd.core.views import Door, TcpAddress, UnixAddress
 from ocwatchd.opencode.http import DoorError, Request, Trouble, connect_file
+from ocwatchd.opencode.unanswered import Unanswered
 
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of one answer. A message list with pasted images reached 20 MB; more is not worth the memory."""
@@ -30,6 +31,8 @@ LINE_COST = 256
 LARGE = 4 * 1024 * 1024
 _MAY_BE_LARGE = threading.BoundedSemaphore(2)
 """Two answers at once may be larger than this: a dozen doors that send without end took 64 MiB each."""
+
+_UNANSWERED = Unanswered()
 
 _CHUNK = 64 * 1024
 _SHOWN = 200
@@ -66,6 +69,12 @@ class _Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         self.sock = _connected(self._door.address, self.deadline)
+
+    def leave(self) -> None:
+        """Wait no longer for the answer, without interrupting who makes it."""
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            _UNANSWERED.keep(self._door.address, sock)
 
 
 def _connected(address: TcpAddress | UnixAddress, deadline: float) -> _DeadlineSocket:
@@ -142,7 +151,11 @@ def _send(connection: _Connection, door: Door, request: Request) -> http.client.
     if door.auth:
         headers["authorization"] = door.auth
     connection.request(request.method, request.path, request.body, headers)
-    return connection.getresponse()
+    try:
+        return connection.getresponse()
+    except TimeoutError:
+        connection.leave()
+        raise
 
 
 def _read(door: Door, request: Request, response: http.client.HTTPResponse, deadline: float, held: ExitStack) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import select
 import socket
 import time
 from pathlib import Path
@@ -16,6 +18,7 @@ from ocwatchd.opencode import wire
 from ocwatchd.opencode.answers import Session, version_of
 from ocwatchd.opencode.api import Api, Rerun
 from ocwatchd.opencode.http import DoorError, Trouble
+from ocwatchd.opencode.unanswered import Unanswered
 from tests.conftest import Count
 from tests.edges.fakedoor import Play, answer, listening, routes, says
 
@@ -82,6 +85,45 @@ def test_a_bad_day_is_one_kind_of_error_in_time(
         assert str(door.address) in str(caught.value)
         assert "GET /session/status" in str(caught.value)
     counted("bad inputs", 1)
+
+
+@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+def test_who_waits_no_longer_interrupts_nobody(unix: bool, tmp_path: Path) -> None:
+    """What is at work for a question goes on to its answer; only then is the connection closed."""
+    answered: queue.Queue[bytes] = queue.Queue()
+
+    def slow(connection: socket.socket, line: str, request: bytes) -> None:
+        connection.settimeout(2 * LIMIT)
+        try:
+            interrupted = connection.recv(1)
+        except TimeoutError:
+            connection.sendall(answer({}))
+            connection.settimeout(10)
+            interrupted = b"not before the answer" + connection.recv(1)
+        answered.put(interrupted)
+
+    with listening(slow, tmp_path / "1.sock" if unix else None) as door:
+        with pytest.raises(DoorError):
+            Api(door, LIMIT).status("/project")
+        assert answered.get(timeout=10) == b"not before the answer"
+
+
+def test_what_is_left_unanswered_is_bounded_in_number_and_time() -> None:
+    kept, pairs = Unanswered(patience=LIMIT, per_door=2, most=3), [socket.socketpair() for _ in range(5)]
+    for (ours, _), door in zip(pairs, ("a", "a", "a", "b", "b"), strict=True):
+        kept.keep(door, ours)
+    closed = [readable(theirs, 0.05) for _, theirs in pairs]
+    assert closed == [False, False, True, False, True]
+    assert all(readable(theirs, 10) for _, theirs in pairs)
+    again, other = socket.socketpair()
+    kept.keep("a", again)
+    assert not readable(other, 0.05)  # there is room again
+    for _, theirs in (*pairs, (again, other)):
+        theirs.close()
+
+
+def readable(sock: socket.socket, patience: float) -> bool:
+    return bool(select.select([sock], [], [], patience)[0])
 
 
 def test_nobody_there(tmp_path: Path) -> None:
