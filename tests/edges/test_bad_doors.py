@@ -142,6 +142,7 @@ def test_an_opencode_that_is_killed_at_every_step_of_a_move(machine: Machine, co
     untouched = machine.opencode("untouched")
     mortal: list[tuple[int | str, bool]] = [(request, False) for request in range(1, REQUESTS)]
     mortal += [(deed, done) for deed in DEEDS for done in (False, True)]
+    mortal += [("models", False)]  # asked for beside the other requests, so no number is surely its
     died: set[tuple[str, bool]] = set()
     doomed = [machine.opencode(f"dies-{step}-{done}", unix=index % 2 == 0) for index, (step, done) in enumerate(mortal)]
     daemon = machine.start()
