@@ -147,7 +147,7 @@ class Drill:
 
     def _open_door(self) -> tuple[str, None]:
         # Plugins are loaded with the project, and the project with the first request that names it.
-        Api(self._scene.door).status(str(self._scene.home.project))
+        Api(self._scene.door, self._patience).status(str(self._scene.home.project))
         door = self._scene.poll(self._scene.answering_socket, self._patience)
         if door is None:
             there = any(self._scene.home.paths.doors.glob("*.sock"))
