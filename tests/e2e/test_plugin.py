@@ -22,6 +22,9 @@ pytestmark = pytest.mark.e2e
 
 PRIMARY, SECOND, FALLBACK = "mock/primary", "mock/second", "mock2/fallback"
 
+TWO_SETS = "1.15.13"
+"""Under `serve` it keeps the port's turns apart from those of its plugins' client; so does 1.14.48, and 1.14.41 not."""
+
 
 @pytest.fixture
 def armed(home: Home) -> Home:
@@ -71,6 +74,21 @@ def test_what_one_session_learnt_all_know_also_after_a_restart(version: str, arm
         serve.wait_answer(session, "answer of mock2/fallback")
     assert len(provider.requests(PRIMARY)) == 1
     assert errors(armed) == ""
+
+
+def test_what_the_port_has_prompted_is_moved_where_the_plugins_door_does_not_know_it(
+    armed: Home, provider: Provider
+) -> None:
+    provider.script(PRIMARY, limited(3600))
+    daemon = Daemon(armed)
+    with daemon, Serve(TWO_SETS, armed) as serve:
+        session = serve.create_session()  # loads the plugin, too
+        wait_until(lambda: list((state(armed) / "doors").glob("*.sock")), 60, why="the door is open")
+        serve.prompt_async(session, "Prompted over the port", model=PRIMARY)
+        serve.wait_answer(session, "answer of mock2/fallback", timeout=60)
+        daemon.wait_journal("moved")
+        assert len(serve.user_messages(session)) == 1
+    assert [len(provider.requests(model)) for model in (PRIMARY, FALLBACK)] == [1, 1]
 
 
 def test_the_primary_again_as_soon_as_it_may(version: str, armed: Home, provider: Provider) -> None:
