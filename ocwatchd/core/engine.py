@@ -191,7 +191,7 @@ class Engine:
         if case.doing is Doing.MOVING:
             return []
         (view, *_) = answer.views or (None,)
-        if view is None or may_run_elsewhere(case, view, answer):
+        if view is None or may_run_elsewhere(case, view):
             effects = nobody_showed(case, answer, now)
         else:
             effects = self._weigher.weigh(case, view, now)

@@ -29,13 +29,13 @@ def nobody_showed(case: Case, answer: Surveyed, now: float) -> list[Effect]:
     return effects
 
 
-def may_run_elsewhere(case: Case, view: SessionView, answer: Surveyed) -> bool:
-    """Whether the turn may run behind a door that fails at present: this one shows it at rest, and unanswered.
+def may_run_elsewhere(case: Case, view: SessionView) -> bool:
+    """Whether the turn may run behind a door that is not open yet: it was refused, and is shown at rest, unanswered.
 
     1.14 and 1.15 keep two sets of sessions in one process, of which each door knows the turns of one.
     """
     resting = view.state is SessionState.IDLE and not (view.answer_completed and not view.queued)
-    return bool(answer.failing) and resting and _in_trouble(case) and case.misses < MISSES - 1
+    return resting and _in_trouble(case) and case.misses < MISSES - 1
 
 
 def _in_trouble(case: Case) -> bool:
