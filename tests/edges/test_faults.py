@@ -411,7 +411,7 @@ def test_a_damaged_register(scene: Scene, damage: Callable[[Path], None]) -> Non
         (aside,) = path.parent.glob("blacklist.json.corrupt-*")
         kept = aside.read_bytes()
         assert kept == before
-        assert aside.name in scene.daemon.said()
+        wait_until(lambda: aside.name in scene.daemon.said(), why="where it was kept to be said")
 
 
 def test_two_daemons(scene: Scene) -> None:
