@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from ocwatchd.core.ledger import SAME_TIME
-from ocwatchd.state import cursors
+from ocwatchd.state import cursors, moved
 from tests.conftest import Count
 from tests.edges.logtext import refusal
 from tests.support.daemon import Daemon, epoch
@@ -127,7 +127,9 @@ def test_killed_at_any_moment(tmp_path: Path, counted: Count) -> None:
         assert len(watcher.acknowledged) > min(KILLS / 2, 150)
         assert len(opencode.sessions) > STUCK_MOST or KILLS < 100, "moves were made between the kills"
         kept = json.loads((daemon.state / "moved.json").read_bytes())["sessions"]
-        assert {entry["session"] for entry in daemon.journal("moved")} == set(kept), "all are given back later"
+        landed = {entry["session"] for entry in daemon.journal("moved")}
+        assert set(kept) <= landed, "only what was moved is given back later"
+        assert len(kept) == min(len(landed), moved.MOST), "all of it, or as many as are remembered"
         print(f"{KILLS} kills: {watcher.reads} reads of the register, {len(watcher.acknowledged)} cooldowns kept")
         assert strikes(daemon) == lines, "each refusal is one strike"
         assert [place for place, told in Counter(places(daemon)).items() if told > 1] == []
