@@ -39,8 +39,8 @@ def may_run_elsewhere(case: Case, view: SessionView) -> bool:
 
 
 def _in_trouble(case: Case) -> bool:
-    """Whether something is known of it that no door has shown yet."""
-    return case.pending is not None or case.heard is not None or case.stranded
+    """Whether something is known of it, from an earlier life too, that no door has shown yet."""
+    return case.pending is not None or case.heard is not None or case.stranded or case.counted is not None
 
 
 def _give_up(case: Case, pending: LimitEvent | None, answer: Surveyed) -> list[Effect]:

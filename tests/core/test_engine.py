@@ -534,6 +534,19 @@ def test_what_an_earlier_life_was_told_is_no_second_strike_when_a_door_shows_it(
     assert unsaved.ledger.cooling(A, T).strikes == 1
 
 
+def test_a_door_that_is_slow_at_first_does_not_lose_what_an_earlier_life_left_open():
+    before = engine()
+    feed(before, refused())
+    brain = engine(ledger=Ledger(before.ledger.entries()))
+    brain.remember({"ses_1": A}, [], T)
+    brain.look_at("ses_1", T)
+    effects = feed(brain, Surveyed("ses_1", None, (), 0, failing=1))
+    assert notes(effects) == ["unanswered"]
+    assert brain.next_wake() is not None
+    assert of(LookUp, brain.handle(Tick(), brain.next_wake()))
+    assert of(Move, feed(brain, seen(retrying())))
+
+
 def test_back_to_where_it_came_from_if_the_target_is_limited_later():
     brain = engine()
     (move,) = of(Move, feed(brain, refused(), seen(retrying(wait=60))))
