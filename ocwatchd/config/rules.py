@@ -15,7 +15,7 @@ _FILE = Path(__file__).parents[1] / "rules" / "builtin.json"
 @cache
 def builtin() -> RuleSet:
     """The rules that ship with ocwatchd."""
-    return RuleSet.load(_FILE.read_bytes())
+    return RuleSet.load(_FILE.read_bytes(), trusted=True)  # the tests load them untrusted
 
 
 def rules_for(config: Config) -> RuleSet:

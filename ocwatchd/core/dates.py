@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from itertools import islice
 
+from ocwatchd.core.late import LateExpression
+
 MATCHES = 8
 """Dates of one form that are looked at: a message names one or two, and a hostile one thousands."""
 
@@ -46,26 +48,29 @@ _MONTH = r"(?P<month>jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\
 _DAY = r"(?P<day>\d{1,2})"
 _NTH = rf"{_DAY}(?:st|nd|rd|th)?"
 _AT = rf"(?:,?\s(?:at )?{_CLOCK})?{_ZONE}"
-_DATES = tuple(
-    re.compile(text, re.IGNORECASE)
-    for text in (
+_DATES = (
+    LateExpression(
         rf"(?P<year>20\d\d)[-/.年]\s?(?P<nmonth>\d{{1,2}})[-/.月]\s?{_DAY}日?"
         rf"(?:(?:t|\s{{0,2}},?\s?(?:at |@ )?|\s?的?){_CLOCK})?{_ZONE}",
-        rf"\b{_NTH}[ -]{_MONTH}(?:,?[ -](?P<year>20\d\d))?{_AT}",
-        rf"\b{_MONTH}\s{_NTH}(?:,?\s(?P<year>20\d\d))?{_AT}",
-        rf"(?<!\d)(?P<nmonth>\d{{1,2}})月{_DAY}日\s?(?:{_CLOCK})?{_ZONE}",
-    )
+        "20",
+    ),
+    LateExpression(rf"\b{_NTH}[ -]{_MONTH}(?:,?[ -](?P<year>20\d\d))?{_AT}", *MONTHS),
+    LateExpression(rf"\b{_MONTH}\s{_NTH}(?:,?\s(?P<year>20\d\d))?{_AT}", *MONTHS),
+    LateExpression(rf"(?<!\d)(?P<nmonth>\d{{1,2}})月{_DAY}日\s?(?:{_CLOCK})?{_ZONE}", "月"),
 )
 _CUES = "resets?|resetting|again|until|till|available|back|renews?|refresh(?:es|ed)?|resumes?|after|restored|regain"
 _CUE = rf"\b(?:{_CUES})\b"
-_TIME = re.compile(rf"{_CUE}(?:[^.!?;\n\d]{{0,25}}?){_CLOCK}{_ZONE}", re.IGNORECASE)
-_WEEKDAY = re.compile(
+_CUE_NEEDS = (
+    "reset", "again", "until", "till", "available", "back", "renew", "refresh", "resume", "after", "restored", "regain",
+)  # fmt: skip
+_TIME = LateExpression(rf"{_CUE}(?:[^.!?;\n\d]{{0,25}}?){_CLOCK}{_ZONE}", *_CUE_NEEDS)
+_WEEKDAY = LateExpression(
     rf"\b(?:{_CUES}|next|on)\b[^.!?;\n\d]{{0,12}}?\b(?P<weekday>mon|tue|wed|thu|fri|sat|sun)"
     rf"(?:day|sday|nesday|rsday|urday)?\b{_AT}",
-    re.IGNORECASE,
+    *_DAYS,
 )
-_MIDNIGHT = re.compile(rf"(?<![\dt:])(?:\bmidnight|\b0?0:00(?::00)?(?![\d:])){_ZONE}", re.IGNORECASE)
-_NOON = re.compile(rf"{_CUE}[^.!?;\n\d]{{0,25}}?\bnoon{_ZONE}", re.IGNORECASE)
+_MIDNIGHT = LateExpression(rf"(?<![\dt:])(?:\bmidnight|\b0?0:00(?::00)?(?![\d:])){_ZONE}", "midnight", "0:00")
+_NOON = LateExpression(rf"{_CUE}[^.!?;\n\d]{{0,25}}?\bnoon{_ZONE}", "noon")
 _EPOCH = re.compile(
     r"(?:\||\b(?:resets?|until|reset_at|resets_at|after|at|on|time)\b\W{0,4})(?P<epoch>1\d{9}(?:\d{3})?)(?!\d)",
     re.IGNORECASE,

@@ -39,7 +39,7 @@ def reason_of(text: str, cap: int = REASON_CAP) -> str:
 @lru_cache(maxsize=64)
 def _one_line(text: str) -> str:
     """Remembered: a storm repeats a few texts a thousand times, and every character is looked at."""
-    line = "".join(char if char.isprintable() else " " for char in text)
+    line = text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
     for secret in _SECRETS:
         line = secret.sub(HIDDEN, line)
     return " ".join(line.split())

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 
 from ocwatchd.core.limits import LimitKind, Scope
 from ocwatchd.core.patterns import pattern_fault
@@ -46,7 +47,7 @@ class Rule:
     examples: tuple[str, ...]
     counter_examples: tuple[str, ...]
     codes: tuple[str, ...] = ()
-    regex: tuple[re.Pattern[str], ...] = ()
+    regex: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
     weight: Weight | None = None
@@ -60,7 +61,7 @@ class Rule:
 
     def matches_pattern(self, text: str, lowered: str) -> bool:
         """Whether one of the expressions matches the start of a text."""
-        return self.is_possible(lowered) and any(pattern.search(text, 0, PATTERN_CAP) for pattern in self.regex)
+        return self.is_possible(lowered) and any(_compiled(each).search(text, 0, PATTERN_CAP) for each in self.regex)
 
     def matches_headers(self, headers: Sequence[tuple[str, str]]) -> bool:
         """Whether one of the rule's headers was sent with the rule's value."""
@@ -73,8 +74,8 @@ _FIELDS = frozenset(
 )  # fmt: skip
 
 
-def rule_from(entry: object, rank: int) -> Rule:
-    """Read one rule.
+def rule_from(entry: object, rank: int, *, trusted: bool) -> Rule:
+    """Read one rule. `trusted`: its phrases and expressions were tried before, and need not be again.
 
     Raises:
         RuleError: a field is missing, unknown or of the wrong form.
@@ -86,9 +87,12 @@ def rule_from(entry: object, rank: int) -> Rule:
     if unknown:
         raise RuleError(f"rule {name}: unknown fields {', '.join(sorted(unknown))}")
     try:
-        return _rule(entry, name, rank)
+        rule = _rule(entry, name, rank)
+        if not trusted:
+            _try(rule)
     except (PhraseError, ValueError, TypeError) as error:
         raise RuleError(f"rule {name}: {error}") from error
+    return rule
 
 
 def _rule(entry: dict[str, object], name: str, rank: int) -> Rule:
@@ -105,7 +109,7 @@ def _rule(entry: dict[str, object], name: str, rank: int) -> Rule:
         examples=_strings(entry, "examples"),
         counter_examples=_strings(entry, "counter_examples"),
         codes=_strings(entry, "codes"),
-        regex=tuple(_expression(text) for text in _strings(entry, "regex")),
+        regex=_strings(entry, "regex"),
         needs=tuple(fold(text) for text in _strings(entry, "needs")),
         headers=_headers(entry.get("headers", {})),
         weight=weight,
@@ -113,8 +117,6 @@ def _rule(entry: dict[str, object], name: str, rank: int) -> Rule:
         doubtful=entry.get("doubtful") is True,
         why=str(entry.get("why", "")),
     )
-    for phrase in rule.phrases:
-        check(fold(phrase))
     if not rule.examples or not rule.counter_examples:
         raise ValueError("both examples and counter_examples are needed")
     if not (rule.phrases or rule.codes or rule.regex or rule.headers):
@@ -135,8 +137,16 @@ def _headers(value: object) -> dict[str, str]:
     return {str(name).lower(): item.lower() for name, item in value.items()}
 
 
-def _expression(text: str) -> re.Pattern[str]:
-    fault = pattern_fault(text, cap=4000, own=True)
-    if fault:
-        raise ValueError(f"{fault}: {text[:60]!r}")
+def _try(rule: Rule) -> None:
+    for phrase in rule.phrases:
+        check(fold(phrase))
+    for text in rule.regex:
+        fault = pattern_fault(text, cap=4000, own=True)
+        if fault:
+            raise ValueError(f"{fault}: {text[:60]!r}")
+
+
+@cache
+def _compiled(text: str) -> re.Pattern[str]:
+    """Compiled with the first message to judge: 10 CPU ms for all, and few are ever needed."""
     return re.compile(text, re.IGNORECASE)

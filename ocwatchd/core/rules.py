@@ -99,8 +99,8 @@ class RuleSet:
         self._classify = lru_cache(maxsize=CACHE)(self._judge)
 
     @classmethod
-    def load(cls, raw: bytes | str) -> RuleSet:
-        """Read rules from JSON.
+    def load(cls, raw: bytes | str, *, trusted: bool = False) -> RuleSet:
+        """Read rules from JSON. `trusted`: phrases and expressions are not tried, which takes most of the time.
 
         Raises:
             RuleError: the text is no rule file; a rule lacks examples, or a field is wrong. The message names the rule.
@@ -111,7 +111,7 @@ class RuleSet:
             raise RuleError(f"the rules are not JSON: {error}") from error
         if not isinstance(data, dict) or data.get("version") != 1 or not isinstance(data.get("rules"), list):
             raise RuleError('the rules need the form {"version": 1, "rules": […]}')
-        rules = [rule_from(entry, rank) for rank, entry in enumerate(data["rules"])]
+        rules = [rule_from(entry, rank, trusted=trusted) for rank, entry in enumerate(data["rules"])]
         twice = {rule.id for rule in rules if sum(other.id == rule.id for other in rules) > 1}
         if twice:
             raise RuleError(f"rule ids used twice: {', '.join(sorted(twice))}")
