@@ -3,9 +3,10 @@
     python bench/latency.py [--events 1000]
 
 "detected": the watcher and the tails of the daemon, in this process, until the refusal is a LimitEvent. "durable": the
-real daemon, until the blacklist on disk names it. Quiet, beside 10,000 other lines a second, and with a rotation
-before every refusal (rename and create, copy and truncate, remove and create). A process of its own appends, and writes
-the monotonic clock into the line.
+real daemon, until the blacklist on disk names it. Beside it, in the same run, what only finds the line: watchdog
+by itself with one read of the file, and `tail -F | grep`. Quiet, beside 10,000 other lines a second, and with a
+rotation before every refusal (rename and create, copy and truncate, remove and create). A process of its own appends,
+and writes the monotonic clock into the line.
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ import io
 import json
 import os
 import queue
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -48,6 +54,9 @@ def main() -> None:
         append(Path(path), wanted.events, float(pause), int(rate), rotate)
         return
     print(f"{'ms':32} {'p50':>8} {'p99':>8} {'worst':>8} {'lost':>6}   of {wanted.events}")
+    for label, rate in (("quiet", 0), ("at 10,000 lines/s", 10_000)):
+        show(f"watchdog alone, {label}", by_watchdog(wanted.events, rate), wanted.events)
+        show(f"tail -F | grep, {label}", by_grep(wanted.events, rate), wanted.events)
     few = max(wanted.events // 10, 1)
     for label, events, rate, rotate in (
         ("quiet", wanted.events, 0, ""),
@@ -119,6 +128,64 @@ def writing(log: Path, events: int, pause: float, rate: int, rotate: str):
     arguments = ["--events", str(events), "--append", str(log), str(pause), str(rate), rotate]
     with subprocess.Popen([sys.executable, __file__, *arguments]) as process:
         yield process
+
+
+# ---- the peers: they find the line, and do not read it
+
+
+def by_watchdog(events: int, rate: int) -> list[float]:
+    """Milliseconds until somebody whom watchdog calls has read the line."""
+    with tempfile.TemporaryDirectory(prefix="ocw-") as scratch, contextlib.ExitStack() as held:
+        log = Path(scratch) / "opencode.log"
+        log.touch()
+        file = held.enter_context(log.open("rb", buffering=0))
+        taken: list[float] = []
+
+        def read(_: FileSystemEvent) -> None:
+            while chunk := file.read(1 << 20):
+                taken.extend(_since(chunk))
+
+        handler, observer = FileSystemEventHandler(), Observer()
+        handler.on_modified = read
+        observer.schedule(handler, scratch)
+        observer.start()
+        with writing(log, events, 0.02, rate, "") as writer:
+            writer.wait()
+            time.sleep(1.0)
+        observer.stop()
+        observer.join()
+        return taken
+
+
+def by_grep(events: int, rate: int) -> list[float]:
+    """Milliseconds until the line has come through a pipe."""
+    with tempfile.TemporaryDirectory(prefix="ocw-") as scratch:
+        log = Path(scratch) / "opencode.log"
+        log.touch()
+        follow = subprocess.Popen(
+            ["tail", "-n", "0", "-F", str(log)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        words = ["grep", "--line-buffered", 'message="stream error"']
+        grep = subprocess.Popen(words, stdin=follow.stdout, stdout=subprocess.PIPE)
+        assert grep.stdout is not None
+        taken: list[float] = []
+        with writing(log, events, 0.02, rate, "") as writer:
+            reader = threading.Thread(
+                target=lambda: taken.extend(each for line in grep.stdout for each in _since(line))
+            )
+            reader.start()
+            writer.wait()
+            time.sleep(1.5)
+        follow.terminate()
+        follow.wait()
+        grep.wait()
+        reader.join()
+        return taken
+
+
+def _since(data: bytes) -> list[float]:
+    now = time.monotonic_ns()
+    return [(now - int(name)) / 1e6 for name in re.findall(rb" session\.id=ses_(\d+) ", data)]
 
 
 # ---- the watchers
