@@ -83,6 +83,12 @@ class Case:
     patience: float = 3.0
     touched: float = 0.0
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing goes on with it, and nothing is to follow: it may be forgotten."""
+        expects = self.looking or self.wake is not None or self.pending is not None
+        return self.doing is Doing.NOTHING and not (expects or self.stranded or self.open_claims)
+
     def moves_within_hour(self, now: float) -> int:
         """Moves and attempted moves of the last hour."""
         self.moves = [moment for moment in self.moves if now - moment < HOUR]
@@ -146,7 +152,7 @@ class Cases:
         """Forget those that nothing goes on with, the oldest first; in a storm there may be none for a while."""
         surplus = len(self._cases) - MOST_CASES
         if surplus > 0:
-            idle = [case for case in self._cases.values() if case.doing is Doing.NOTHING and case is not newest]
+            idle = [case for case in self._cases.values() if case.idle and case is not newest]
             for case in sorted(idle, key=lambda case: case.touched)[:surplus]:
                 del self._cases[case.session]
 

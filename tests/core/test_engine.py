@@ -7,6 +7,7 @@ from itertools import count
 
 import pytest
 
+from ocwatchd.core.cases import MOST_CASES
 from ocwatchd.core.decider import RECHECK
 from ocwatchd.core.engine import Engine
 from ocwatchd.core.ledger import Ledger
@@ -476,6 +477,16 @@ def test_a_move_left_unfinished_by_a_killed_daemon_is_finished():
     told = [(note.what, note.fields["claim"]) for note in of(Note, ended) if "claim" in note.fields]
     assert told == [("failed", "c1"), ("moved", "c2")], "it is on A, where it answered"
     assert not [note for note in of(Note, feed(done, seen(answered))) if "claim" in note.fields]
+
+
+def test_a_move_left_unfinished_is_finished_however_many_sessions_are_limited_meanwhile():
+    (ledger := Ledger()).block(A, None, T)
+    brain = engine(ledger=ledger)
+    brain.resume("ses_1", (Claim("c1", Target(B)),), T)
+    brain.remember({f"old_{number}": A for number in range(2 * MOST_CASES)}, (), T)
+    assert len(brain.cases.all()) == MOST_CASES
+    (move,) = of(Move, feed(brain, seen(failed(error=ErrorFacts(name="MessageAbortedError")))))
+    assert move.order.session == "ses_1"
 
 
 def test_a_move_that_landed_while_the_daemon_was_killed_is_given_back_like_any_other():

@@ -117,7 +117,8 @@ def test_killed_at_any_moment(tmp_path: Path, counted: Count) -> None:
             counted("kills", 1)
         with daemon:
             try:
-                wait_until(lambda: not unanswered(opencode, daemon), 120 + KILLS, why="all are moved")
+                # The journal is long, and whoever reads it all the time holds up OpenCode, which is in this process.
+                wait_until(lambda: not unanswered(opencode, daemon), 120 + KILLS, pause=1.0, why="all are moved")
             finally:
                 report(opencode, daemon)
             wait_until(lambda: strikes(daemon).total() >= lines.total(), why="all is counted")
