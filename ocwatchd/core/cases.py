@@ -13,6 +13,8 @@ FORGET_AFTER = 6 * 3600.0
 """Seconds without news after which a session is forgotten."""
 MOST_CASES = 1000
 """Sessions remembered at once; the quietest is forgotten first."""
+MOST_COUNTED = 20_000
+"""Sessions of which no more is remembered than which model's refusal is in the ledger, 0.2 kB each."""
 HOUR = 3600.0
 LONGEST_RECHECK = 60.0
 """Seconds between looks at a session of which nothing new is heard."""
@@ -138,12 +140,13 @@ class Cases:
     def __init__(self) -> None:
         """Nothing is known yet."""
         self._cases: dict[str, Case] = {}
+        self._counted: dict[str, ModelRef] = {}
 
     def of(self, session: str, now: float) -> Case:
         """The case of this session, opened if need be."""
         case = self._cases.get(session)
         if case is None:
-            case = self._cases[session] = Case(session)
+            case = self._cases[session] = Case(session, counted=self._counted.pop(session, None))
             self._make_room(case)
         case.touched = now
         return case
@@ -155,6 +158,18 @@ class Cases:
             idle = [case for case in self._cases.values() if case.idle and case is not newest]
             for case in sorted(idle, key=lambda case: case.touched)[:surplus]:
                 del self._cases[case.session]
+                if case.counted is not None:
+                    self.remember(case.session, case.counted)
+
+    def remember(self, session: str, counted: ModelRef) -> None:
+        """A refusal of this session is in the ledger already: what shows it later is no second one."""
+        case = self._cases.get(session)
+        if case is not None:
+            case.counted = counted
+            return
+        self._counted[session] = counted
+        if len(self._counted) > MOST_COUNTED:
+            del self._counted[next(iter(self._counted))]
 
     def known(self, session: str) -> Case | None:
         """The case of this session, if there is one."""

@@ -239,7 +239,7 @@ class Engine:
         """An earlier life entered refusals of these sessions by these models, and what doors showed."""
         for session, model in refused.items():
             if self.ledger.cooling(model, now) is not None:  # else it was ended, or killed before it was saved
-                self.cases.of(session, now).counted = model
+                self.cases.remember(session, model)
         for one in shown:
             self._remember(one, self.cases.of(one.session, now))
 

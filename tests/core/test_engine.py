@@ -483,10 +483,23 @@ def test_a_move_left_unfinished_is_finished_however_many_sessions_are_limited_me
     (ledger := Ledger()).block(A, None, T)
     brain = engine(ledger=ledger)
     brain.resume("ses_1", (Claim("c1", Target(B)),), T)
-    brain.remember({f"old_{number}": A for number in range(2 * MOST_CASES)}, (), T)
+    for number in range(MOST_CASES):
+        brain.cases.of(f"other_{number}", T)
     assert len(brain.cases.all()) == MOST_CASES
     (move,) = of(Move, feed(brain, seen(failed(error=ErrorFacts(name="MessageAbortedError")))))
     assert move.order.session == "ses_1"
+
+
+def test_what_an_earlier_life_has_counted_is_no_second_strike_however_many_sessions_it_was():
+    (ledger := Ledger()).block(A, None, T)
+    brain = engine(ledger=ledger)
+    brain.remember({f"ses_{number}": A for number in range(2 * MOST_CASES)}, (), T)
+    for number in range(2 * MOST_CASES):
+        brain.cases.of(f"other_{number}", T)
+    feed(brain, Surveyed("ses_0", None, (retrying(session="ses_0"),), 1))
+    assert ledger.cooling(A, T).strikes == 0, "counted before"
+    feed(brain, Surveyed("other_0", None, (retrying(session="other_0"),), 1))
+    assert ledger.cooling(A, T).strikes == 1, "nobody knew of this one"
 
 
 def test_a_move_that_landed_while_the_daemon_was_killed_is_given_back_like_any_other():
