@@ -105,8 +105,8 @@ class Daemon:
 
     def journal(self, what: str | None = None) -> list[dict[str, Any]]:
         """All journal entries, or those of one sort."""
-        parts = [self.state / name for name in ("journal.jsonl.1", "journal.jsonl")]  # what was rotated is older
-        lines = [line for path in parts if path.exists() for line in path.read_text().splitlines()]
+        path = self.state / "journal.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
         entries = [json.loads(line) for line in lines if line.endswith("}")]
         return [entry for entry in entries if what is None or entry["what"] == what]
 
