@@ -26,44 +26,34 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.support.daemon import Daemon
 from tests.support.opencode import Home
 
-SETTLE = 8.0
-"""Seconds after the first heartbeat: the first look at all files is catching up, not idling."""
+SETTLE = 25.0
+"""Seconds after the first heartbeat: the first look at all files is catching up, not idling, and the threads that it
+called end after 20 s without work."""
 RECORD = b"timestamp=2026-11-22T10:08:53.256Z level=INFO run=abc message=stream service=llm session.id=ses_1\n"
-TICK = os.sysconf("SC_CLK_TCK")
 
 
 def measure(pid: int, seconds: float) -> str:
     """One row of the table for a process that idles."""
-    cpu, switches = _cpu(pid), _switches(pid)
+    before = _threads(pid)
     time.sleep(seconds)
-    scale = 60 / seconds
+    scale, nothing = 60 / seconds, (0.0, 0)
+    # Thread by thread: what one that has ended meanwhile did is lost, and not subtracted from the others'.
+    spent = [(after, before.get(thread, nothing)) for thread, after in _threads(pid).items()]
+    cpu, switches = (sum(after[sort] - begun[sort] for after, begun in spent) for sort in (0, 1))
     rows = _status(pid)
     peak, now = (int(rows[name].split()[0]) / 1024 for name in ("VmHWM", "VmRSS"))
-    return (
-        f"{(_cpu(pid) - cpu) * scale:12.3f} {(_switches(pid) - switches) * scale:12.0f} "
-        f"{now:8.1f} {peak:8.1f} {rows['Threads']:>8}"
-    )
+    return f"{cpu * scale:12.3f} {switches * scale:12.0f} {now:8.1f} {peak:8.1f} {rows['Threads']:>8}"
 
 
-def _cpu(pid: int) -> float:
-    """User and system seconds so far, to the nanosecond where the scheduler tells, else to its tick."""
-    total = 0.0
+def _threads(pid: int) -> dict[str, tuple[float, int]]:
+    """Of each thread: CPU seconds so far, to the nanosecond, and how often it has gone to sleep (Linux)."""
+    found: dict[str, tuple[float, int]] = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):
-            total += int((task / "schedstat").read_text().split()[0]) / 1e9
-    if total:
-        return total
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
-
-
-def _switches(pid: int) -> int:
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for line in (task / "status").read_text().splitlines():
-            if line.startswith("voluntary_ctxt_switches"):
-                total += int(line.split()[1])
-    return total
+            cpu = int((task / "schedstat").read_text().split()[0]) / 1e9
+            lines = (task / "status").read_text().splitlines()
+            found[task.name] = cpu, sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt"))
+    return found
 
 
 def _status(pid: int) -> dict[str, str]:
