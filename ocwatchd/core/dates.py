@@ -12,11 +12,13 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from itertools import islice
 
 from ocwatchd.core.late import LateExpression
+from ocwatchd.core.words import fold
 
 MATCHES = 8
 """Dates of one form that are looked at: a message names one or two, and a hostile one thousands."""
 
 BEIJING = timezone(timedelta(hours=8), "Beijing")
+_TOKYO_SEOUL = timezone(timedelta(hours=9), "Tokyo")
 
 MONTHS = {
     "jan": 1, "feb": 2, "mar": 3, "apr": 4, "may": 5, "jun": 6,
@@ -58,10 +60,14 @@ _DATES = (
     LateExpression(rf"\b{_MONTH}\s{_NTH}(?:,?\s(?P<year>20\d\d))?{_AT}", *MONTHS),
     LateExpression(rf"(?<!\d)(?P<nmonth>\d{{1,2}})月{_DAY}日\s?(?:{_CLOCK})?{_ZONE}", "月"),
 )
-_CUES = "resets?|resetting|again|until|till|available|back|renews?|refresh(?:es|ed)?|resumes?|after|restored|regain"
+_CUES = (
+    "resets?|resetting|again|until|till|available|back|renews?|refresh(?:es|ed)?|resumes?|after|restored|regain|allowed"
+    "|lifted"
+)
 _CUE = rf"\b(?:{_CUES})\b"
 _CUE_NEEDS = (
     "reset", "again", "until", "till", "available", "back", "renew", "refresh", "resume", "after", "restored", "regain",
+    "allowed", "lifted",
 )  # fmt: skip
 _TIME = LateExpression(rf"{_CUE}(?:[^.!?;\n\d]{{0,25}}?){_CLOCK}{_ZONE}", *_CUE_NEEDS)
 _WEEKDAY = LateExpression(
@@ -71,6 +77,12 @@ _WEEKDAY = LateExpression(
 )
 _MIDNIGHT = LateExpression(rf"(?<![\dt:])(?:\bmidnight|\b0?0:00(?::00)?(?![\d:])){_ZONE}", "midnight", "0:00")
 _NOON = LateExpression(rf"{_CUE}[^.!?;\n\d]{{0,25}}?\bnoon{_ZONE}", "noon")
+_HALF_FIRST = LateExpression(
+    r"(?P<half>上午|早上|下午|晚上|午前|午後|오전|오후)\s?(?P<hour>1[0-2]|0?\d)\s?(?:[点點时時시]|(?=:\d))"
+    r"(?:[\s:]?(?P<minute>[0-5]?\d)[分분]?)?",
+    "上午", "早上", "下午", "晚上", "午前", "午後", "오전", "오후",
+)  # fmt: skip
+_AFTER_NOON = {"下午", "晚上", "午後", "오후"}
 _EPOCH = re.compile(
     r"(?:\||\b(?:resets?|until|reset_at|resets_at|after|at|on|time)\b\W{0,4})(?P<epoch>1\d{9}(?:\d{3})?)(?!\d)",
     re.IGNORECASE,
@@ -212,6 +224,10 @@ def _times(text: str, here: datetime, local: tzinfo) -> Iterator[Moment]:
             if clock:
                 zone = zone_of(groups["zone"]) if groups["zone"] else None
                 yield _next(here, zone or local, clock, estimated=zone is None)
+    for match in islice(_HALF_FIRST.finditer(text), MATCHES):
+        hour, half = int(match["hour"]) % 12, match["half"]
+        zone = BEIJING if half in ("上午", "早上", "下午", "晚上") else _TOKYO_SEOUL
+        yield _next(here, zone, (hour + 12 * (half in _AFTER_NOON), int(match["minute"] or 0), 0), estimated=True)
 
 
 def _next(
@@ -247,7 +263,7 @@ _WORDS = (
     ),
     (re.compile(r"(?:每天|每日|毎日|次日)?(?:凌晨|零点|(?<!\d)0点|(?<!\d)0时)", re.IGNORECASE), "day"),
     (
-        re.compile(r"\bnext week\b|下周(?!\w)|来週|다음 주|\bnachste woche\b|\bsemaine prochaine\b", re.IGNORECASE),
+        re.compile(r"\bnext week\b|下周(?!\w)|来周|다음 주|\bnachste woche\b|\bsemaine prochaine\b", re.IGNORECASE),
         "week",
     ),
     (
@@ -265,8 +281,9 @@ _WORDS = (
 
 def _words(text: str, here: datetime, local: tzinfo) -> Iterator[Moment]:
     zone = BEIJING if _CHINESE.search(text) and not _KANA_HANGUL.search(text) else local
+    folded = fold(text)
     for pattern, step in _WORDS:
-        match = pattern.search(text)
+        match = pattern.search(folded)
         if match:
             yield Moment(_start_of_next(step, here.astimezone(zone)), match.group()[:20], estimated=True)
 

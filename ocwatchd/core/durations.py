@@ -27,10 +27,12 @@ _ENGLISH_UNITS = (
 _OTHER_UNITS = (
     ("毫秒", 0.001),
     ("秒 秒钟 초 sekunde sekunden seconde secondes segundo segundos secondo secondi saniye sekund seconden", _SECOND),
-    ("секунд секунду секунды", _SECOND),
+    ("секунд секунду секунды giay detik sekunder", _SECOND),
     ("分 分钟 분 minuten minuto minutos minuti минут минуту минуты minut minuty minuut dakika", _MINUTE),
+    ("phut menit minuter minutter", _MINUTE),
     ("小时 个小时 时间 시간 stunde stunden heure heures hora horas ora ore час часа часов godzin uur saat", _HOUR),
-    ("天 日 일 tag tage tagen jour jours dia dias giorno giorni день дня дней dni dagen gun", _DAY),
+    ("gio jam timmar timer", _HOUR),
+    ("天 日 일 tag tage tagen jour jours dia dias giorno giorni день дня дней dni dagen gun ngay hari dagar", _DAY),
     ("周 星期 주 woche wochen semaine semaines semana semanas settimana settimane неделя недели недель", _WEEK),
     ("个月 monat monate monaten mois mes meses mese mesi", _MONTH),
 )
@@ -55,7 +57,8 @@ _BARE = re.compile(r"(\d{1,10}(?:\.\d{1,6})?)(?![\d:/-]|\s{0,2}[^\W\d_]|[.,]\d)"
 _CUE = re.compile(
     r"\b(?:retry(?:ing)?|try(?:ing)?|again|wait(?:ing)?|resets?|resetting|renews?|renewed|refresh(?:es|ed)?|available"
     r"|recovers?|resumes?|restored|replenish(?:es|ed)?|expires?|unlocks?|unlocked|lifted|cool(?:ing|s)?|cooldown|delay"
-    r"|back|regain|clears?|reset[ _]after|retry[ _-]after)(?![a-z])([^.!?;\n\d。；]{0,40}?)"
+    r"|back(?: ?off)?|refills?|refilled|allowed|regain|clears?|reset[ _]after|retry[ _-]after)(?![a-z])"
+    r"([^.!?;\n\d。；]{0,40}?)"
     r"(?=~?\d|≈|\bpt\d|\b(?:an?|one|two|three|four|five|six|seven|eight|nine|ten|fifteen|twenty|thirty|half)\s)"
 )
 _WINDOW = re.compile(
@@ -63,7 +66,7 @@ _WINDOW = re.compile(
 )
 _BARE_CUE = re.compile(r"(?:retry|try)(?:ing)?[ _-]?(?:again )?(?:after|in)\W{0,4}$")
 _BEHIND = re.compile(
-    r"\s{0,2}(?:之后|以后|后|再试|重试|후|뒤|before (?:re)?try|before making|until (?:re)?set"
+    r"\s{0,2}(?:之后|以后|后|再试|重试|후|뒤|sonra\b|before (?:re)?try|before making|until (?:re)?set"
     r"|until (?:your|the) (?:limit|quota))"
 )
 _AHEAD_CJK = re.compile(r"(?:等待|等候|剩余|还需|还剩|仍需|冷却|重置时间|重试时间|待って|기다)\D{0,8}$")
@@ -71,9 +74,11 @@ _WINDOW_CJK = re.compile(r"(?:每|近|过去|最近|达到|已|매)\s{0,2}$")
 _FOREIGN_CUE = re.compile(
     r"versuch|erneut|wiederhol|wieder|warten|zuruckgesetzt|reessay|essayez|nouveau|patient|attend|reinitialis|intent|nuevo|espere|reinici|tente"
     r"|novamente|aguarde|redefin|riprov|повтор|подожд|попроб|снова|сброс|ponow|probuj|opnieuw|tekrar|wacht"
+    r"|thu lai|coba lagi|forsok"
 )
 _FOREIGN_AHEAD = re.compile(
-    r"(?:^|[^\w])(?:in|nach|dans|apres|en|em|tra|fra|dopo|через|de|apos|a|aguarde|espere|attendre|patientez|warten|подождите|po|za|over|wacht)"
+    r"(?:^|[^\w])(?:in|nach|dans|apres|en|em|tra|fra|dopo|через|de|apos|a|aguarde|espere|attendre|patientez|warten|подождите|po|za|over|wacht"
+    r"|sau|dalam|om)"
     r"\s{1,3}(?:etwa |ca\.? |environ |aproximadamente |circa |около )?$"
 )
 

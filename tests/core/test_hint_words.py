@@ -51,6 +51,12 @@ def utc(text):
         ("Inténtalo de nuevo en 5 minutos", 300),
         ("Tente novamente em 30 segundos", 30),
         ("Повторите попытку через 2 часа", 7200),
+        ("30 saniye sonra tekrar deneyin", 30),
+        ("Vui lòng thử lại sau 1 phút", 60),
+        ("Coba lagi dalam 2 menit", 120),
+        ("Försök igen om 30 sekunder", 30),
+        ("The token bucket is empty, refill in 12.5s", 12.5),
+        ("backoff 120000ms", 120),
     ],
 )
 def test_waits_in_words(text, after):
@@ -118,6 +124,12 @@ def test_windows_and_other_numbers_are_no_waits(text):
         ("明天再试", "2026-11-22 16:00", True),
         ("每天0点重置", "2026-11-22 16:00", True),
         ("次月恢复", "2026-11-30 16:00", True),
+        ("来週リセットされます", "2026-11-23 00:00", True),
+        ("Se restablece mañana", "2026-11-23 00:00", True),
+        ("Your next request is allowed at 14:30 UTC", "2026-11-22 14:30", False),
+        ("将于下午3点重置", "2026-11-23 07:00", True),
+        ("午後5時30分にリセットされます", "2026-11-23 08:30", True),
+        ("오전 9시에 초기화됩니다", "2026-11-23 00:00", True),
     ],
 )
 def test_moments_in_words(text, until, estimated):
