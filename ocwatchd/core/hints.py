@@ -36,7 +36,8 @@ _NUMBER = r"(?P<number>-?\d{1,15}(?:\.\d{1,12})?)"
 _BODY = re.compile(
     r"(?P<key>retry[_-]?delay|quotaResetDelay|quotaResetTimeStamp|retry[_-]?after(?:[_-]?(?:ms|seconds|sec|secs))?|resets?_?in_?seconds"
     r"|resets?_?in(?:_?ms)?|reset_seconds|reset_after(?:_seconds)?|resets?[_-]?at|reset_time|resetTime|reset_timestamp|resetsAt|retry_at"
-    r"|X-RateLimit-Reset(?:-(?:requests|tokens|after))?|x-codex-primary-reset-after-seconds|cooldown_seconds|wait_seconds|wait_time)"
+    r"|X-RateLimit-Reset(?:-(?:requests|tokens|after))?|x-codex-primary-reset-after-seconds|cooldown_seconds|wait_seconds|wait_time"
+    r"|wait[_-]?ms|(?:next[_-]?)?available[_-]?at|next[_-]?(?:retry|attempt|request)[_-]?at|backoff_seconds)"
     + _MARK
     + r"(?P<value>[^\"'\\,}\]\s][^\"'\\,}\]]{0,60})",
     re.IGNORECASE,

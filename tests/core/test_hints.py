@@ -139,6 +139,8 @@ def test_a_moment_just_past_means_now():
         ('{"error":{"resetsAt":"2026-11-22T12:10:00.000Z"}}', 600),
         ('{"error":{"retry_after": 12.5, "message": "cut o', 12.5),
         ('{"error":{"resets_at": 5}}', None),
+        ('{"message":"Limit","nextAvailableAt":"2026-11-22T12:10:00Z"}', 600),
+        ('{"error":"slow_down","wait_ms":4500}', 4.5),
         ('{"error":{"retry_after": "soon"}}', None),
         ('{"error":{"retry_after": -1}}', None),
         ("", None),
