@@ -136,7 +136,8 @@ class Daemon:
     def _go_on(self, saved: Mapping[str, Cursor]) -> None:
         """Take up what the life before this one had begun."""
         now = self._clock.now()
-        last = self._hands.last_life(now - CLAIM_MEMORY, saved)
+        last = self._hands.last_life(now - CLAIM_MEMORY, saved, heartbeat.read(self._paths.heartbeat).beat)
+        self._hands.do([Note("started", {"pid": os.getpid(), "release": __version__})])
         self._engine.remember(last.refused, self._counted.shown(), now)
         for session, claims in last.unfinished.items():
             say(f"a move of {session} was left unfinished: looking")
@@ -271,13 +272,13 @@ class Daemon:
     def _close(self) -> None:
         self._supervisor.stopping()
         self._waker.stop()
+        self._hands.do([Note("ended", {})])
         self._hands.save(at_once=True)
         self._save_cursors()
         self._logs.close()
         self._hands.close()
         with contextlib.suppress(OSError):
             self._paths.heartbeat.unlink(missing_ok=True)
-        say("ended")
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

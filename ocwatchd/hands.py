@@ -181,9 +181,9 @@ class Hands:
         written = snapshot.signature[1] / 1e9 if snapshot.signature else self._clock.now()
         return RegisterChanged(snapshot.entries(), written)
 
-    def last_life(self, since: float, cursors: Mapping[str, Cursor]) -> LastLife:
+    def last_life(self, since: float, cursors: Mapping[str, Cursor], beat: float | None) -> LastLife:
         """What the journal says of the life before; what that one told will not be written down again."""
-        last = last_life(self._journal.read(), since, cursors)
+        last = last_life(self._journal.read(), since, cursors, beat)
         self._noted = last.told
         return last
 
@@ -211,7 +211,8 @@ class Hands:
         if note.what == "limit" and self._noted and place_of(plain(note.fields)) in self._noted:
             return
         said = plain({key: value for key, value in note.fields.items() if not isinstance(value, (dict, list))})
-        self._say(f"{note.what}: " + " ".join(f"{key}={value}" for key, value in said.items() if value is not None))
+        fields = [f"{key}={value}" for key, value in said.items() if value is not None]
+        self._say(f"{note.what}: {' '.join(fields)}" if fields else note.what)
         self._notes.append(self._journal.line({"what": note.what, **note.fields}))
         if note.durable or len(self._notes) % NOTES_MOST == 0:
             self.write_notes(note.durable)

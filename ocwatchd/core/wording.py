@@ -41,6 +41,8 @@ WORDS = {
     "free": "free",
     "configured": "edited",
     "misconfigured": "bad edit",
+    "started": "started",
+    "ended": "ended",
 }
 """What a line is called in the listing; another word than these stands as it is."""
 
@@ -99,6 +101,10 @@ def phrase(entry: Entry, clock: Clock) -> str:
             return "the configuration, taken over"
         case "misconfigured":
             return f"the configuration, not taken over: {why}"
+        case "started":
+            return f"ocwatchd {entry.text('release') or '?'}"
+        case "ended":
+            return "ocwatchd"
         case "exhausted":
             return f"{model}: {why} {until(entry, clock)}" if entry.moment("until") else f"{model}: {why}"
         case _:

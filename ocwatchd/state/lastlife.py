@@ -18,7 +18,8 @@ _ENDS = frozenset(MoveResult)
 _GOES_ON = frozenset((MoveResult.FAILED, MoveResult.TARGET_LIMITED, MoveResult.REFUSED))
 """Ends of a move after which the session is still stuck, and something else is tried."""
 SETTLING = 10.0
-"""Seconds before the last entry: what was to follow such an end, a life that was killed then may not have begun."""
+"""Seconds of life within which what was to follow such an end has begun. Lives that are killed one after the other, ten
+within this time where it was seen, do nothing about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,18 @@ class LastLife:
     told: frozenset[Place]
 
 
-def last_life(entries: Iterable[Entry], since: float, cursors: Mapping[str, Cursor]) -> LastLife:
-    """Of these entries (oldest first) what happened since then (epoch seconds). What is told counts at any age."""
+def last_life(
+    entries: Iterable[Entry], since: float, cursors: Mapping[str, Cursor], beat: float | None = None
+) -> LastLife:
+    """Of these entries (oldest first) what happened since then (epoch seconds). What is told counts at any age.
+
+    `beat` is when the last life was last seen to live (epoch seconds).
+    """
     claims: dict[str, tuple[str, Claim]] = {}
     refused: dict[str, ModelRef] = {}
     open_ones: dict[str, None] = {}
     ended: dict[str, tuple[float, bool]] = {}
-    latest = 0.0
+    lived = _Lived()
     told: set[Place] = set()
     for entry in entries:
         what, session = str(entry.get("what")), str(entry.get("session"))
@@ -52,10 +58,10 @@ def last_life(entries: Iterable[Entry], since: float, cursors: Mapping[str, Curs
         time = _time(entry.get("time"))
         if time < since:
             continue
-        latest = max(latest, time)
+        lived.until(time, begins=what == "started")
         ended.pop(session, None)
         if what in _GOES_ON:
-            ended[session] = time, what == MoveResult.FAILED and not _waits(entry.get("shown"))
+            ended[session] = lived.seconds, what == MoveResult.FAILED and not _waits(entry.get("shown"))
         if what == "claim":
             claim = _claim(entry)
             if claim is not None:
@@ -76,12 +82,31 @@ def last_life(entries: Iterable[Entry], since: float, cursors: Mapping[str, Curs
     unfinished: dict[str, tuple[Claim, ...]] = {}
     for session, open_claim in claims.values():
         unfinished[session] = (*unfinished.get(session, ()), open_claim)
+    lived.until(beat)
     for session, (at, stopped) in ended.items():
-        if at >= latest - SETTLING and stopped:
+        if lived.seconds - at > SETTLING:
+            continue
+        if stopped:
             unfinished.setdefault(session, ())
-        elif at >= latest - SETTLING:
+        else:
             open_ones[session] = None
     return LastLife(unfinished, refused, tuple(open_ones), frozenset(told))
+
+
+class _Lived:
+    """Seconds that daemons have lived: what lies between two lives does not count."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._last: float | None = None
+
+    def until(self, time: float | None, *, begins: bool = False) -> None:
+        """One lives at this time (epoch seconds), or begins to."""
+        if time is None:
+            return
+        if self._last is not None and not begins:
+            self.seconds += max(time - self._last, 0.0)
+        self._last = time
 
 
 def _waits(shown: object) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ocwatchd.clock import from_rfc3339, rfc3339
 from ocwatchd.core.limits import Target
 from ocwatchd.core.messages import Remember
-from ocwatchd.state.files import StateError, locked, read_plain, write_atomic
+from ocwatchd.state.files import StateError, locked, read_plain, sweep_leftovers, write_atomic
 
 VERSION = 1
 KEPT = 7 * 86_400.0
@@ -36,6 +36,7 @@ def remember(path: Path, news: Remember, now: float) -> None:
                 entry = {"from": _written(news.origin), "to": _written(news.target), "since": rfc3339(now)}
                 sessions[news.session] = entry
             kept = dict(list(sessions.items())[-MOST:])
+            sweep_leftovers(path)
             write_atomic(path, json.dumps({"version": VERSION, "sessions": kept}, indent=1).encode() + b"\n")
     except OSError as error:
         raise StateError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -134,6 +134,21 @@ def test_a_move_that_has_just_come_to_nothing_is_looked_at_again(end: str) -> No
     assert stopped == (({"ses_1": ()}, ()) if end == "failed" else after())
 
 
+def test_how_long_daemons_have_lived_since_tells_whether_something_may_still_have_followed() -> None:
+    """Ten lives in a row were killed before a door had answered them; the session then stayed stuck for good."""
+
+    def looked_at(*later: dict[str, object], beat: float | None = None) -> bool:
+        entries = [entry("failed", claim="c1", shown={"state": "retry"}, ago=100.0), *later]
+        return last_life(entries, NOW - 3600, {}, beat).unweighed == ("ses_1",)
+
+    short = [entry("started", "", ago=90.0 - number) for number in range(80)]
+    assert looked_at(*short), "eighty lives, of which none is known to have lived for long"
+    assert looked_at(*short, beat=NOW - 2.0)
+    assert not looked_at(*short, beat=NOW + 2.0)
+    assert not looked_at(entry("started", "", ago=30.0), entry("ended", "", ago=10.0))
+    assert not looked_at(entry("limit", "ses_9", ago=89.0))
+
+
 def test_an_entry_of_any_shape_is_no_fault() -> None:
     """The first of them ended the daemon at its start; found by fuzzing."""
     for what in ({}, [], None, 7, "limit", "claim", "moved"):
