@@ -7,17 +7,17 @@ its own. State is kept per process (`run=` of the new format, else the file).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ocwatchd.core.attribution import Who, by_elimination, by_payload, by_tags
 from ocwatchd.core.dialects import stream_of
 from ocwatchd.core.limits import ErrorFacts
-from ocwatchd.core.past import Past, Turns
+from ocwatchd.core.past import Past
 from ocwatchd.core.providers import Providers
-from ocwatchd.core.record import Dialect, Kind, LogRecord
-from ocwatchd.core.streams import Stream, Streams
+from ocwatchd.core.record import Dialect, Kind, LogRecord, epoch
+from ocwatchd.core.streams import Key, Stream, Streams
 
 _KEPT = 4096
 """Sessions and starts remembered, to tell a forged record by: one names a stream that never began."""
@@ -94,25 +94,26 @@ class Attempts:
 
     def feed_past(self, past: Past) -> None:
         """Take in what lies between two failures: the same as to feed all its turns and starts of streams."""
-        starts = [(text, self._stream(text), first, last) for text, (first, last) in past.starts.items()]
-        turns = {session.decode(): turn for session, turn in past.turns.items()}
-        self._clear_suspects(turns, starts)
-        for session, turn in turns.items():
-            _remember(self._sessions, session, _KEPT, self._sessions.get(session))
+        starts = {text: self._stream(text) for text in sorted(past.last_start, key=past.last_start.__getitem__)}
+        turns = {session.decode(): turn for session, turn in past.last_turn.items()}
+        self._clear_suspects(past, starts)
+        for session, (_, goes_on) in turns.items():
+            self._note_session(session)
             self.streams.end_session(session, well=False)
-            if turn.last_goes_on:
+            if goes_on:
                 _remember(self._busy, session, _KEPT)
             else:
                 self._busy.pop(session, None)
         for key in [key for key in self._turns if key[0] in turns and not key[3]]:
             del self._turns[key]
-        refused = {key[0] for key in self._turns}
-        for text, stream, _, last in reversed(starts):
+        refused, unclear = {key[0] for key in self._turns}, self.streams.unclear()
+        for text, stream in starts.items():
             self._note(stream)
-            if stream.small or stream.session not in turns or last > turns[stream.session].last:
-                self._of_text[text] = self.streams.begin_again(stream)
+            ended, _ = (-1, False) if stream.small else turns.get(stream.session or "", (-1, False))
+            if past.last_start[text] > ended:
+                self._of_text[text] = self.streams.begin_again(stream, unclear)
                 if stream.session in refused:
-                    self._asks_again(stream, past.time(last))
+                    self._asks_again(stream, epoch(past.time[text]) or 0.0)
 
     def _stream(self, text: bytes) -> Stream:
         """The stream of this start that began last, or one that never began."""
@@ -123,23 +124,38 @@ class Attempts:
             stream = self._of_text[text] = stream_of(text)
         return stream
 
-    def _clear_suspects(self, turns: Mapping[str, Turns], starts: Sequence[tuple[bytes, Stream, int, int]]) -> None:
+    def _clear_suspects(self, past: Past, starts: Mapping[bytes, Stream]) -> None:
         """What may have failed has not if its session goes on before it asks the same again."""
-        suspects = [s for s in self.streams.suspects() if not s.small and s.session in turns]
-        for suspect in sorted(suspects, key=lambda s: turns[s.session or ""].first):
-            turn = turns[suspect.session or ""]
-            again = min((first for _, stream, first, _ in starts if stream.key == suspect.key), default=turn.first)
-            if turn.first_goes_on and turn.first <= again:
+        suspects = [
+            (turn, suspect)
+            for suspect in self.streams.suspects()
+            if not suspect.small and (turn := past.first_turn.get((suspect.session or "").encode()))
+        ]
+        keys, again = {suspect.key for _, suspect in suspects}, dict[Key, int]()
+        for text, stream in starts.items() if keys else ():
+            if stream.key in keys:
+                again[stream.key] = min(past.first_start[text], again.get(stream.key, past.first_start[text]))
+        for (ended, goes_on), suspect in sorted(suspects, key=lambda each: each[0]):
+            if goes_on and ended <= again.get(suspect.key, ended):
                 self.streams.answered(suspect)
 
     def _note(self, stream: Stream) -> None:
         """A stream like this has begun at some time."""
-        tags = _tags(stream)
-        if tags not in self._begun and stream.provider:
-            self.providers.knows(stream.provider, stream.model)
-        _remember(self._begun, tags, _KEPT)
+        if stream.tags in self._begun:
+            self._begun.move_to_end(stream.tags)
+        else:
+            if stream.provider:
+                self.providers.knows(stream.provider, stream.model)
+            _remember(self._begun, stream.tags, _KEPT)
         if stream.session:
-            _remember(self._sessions, stream.session, _KEPT, self._sessions.get(stream.session))
+            self._note_session(stream.session)
+
+    def _note_session(self, session: str) -> None:
+        """Something is told of this session."""
+        if session in self._sessions:
+            self._sessions.move_to_end(session)
+        else:
+            _remember(self._sessions, session, _KEPT)
 
     def _asks_again(self, stream: Stream, time: float) -> None:
         """If this was refused before, its turn goes on at this time."""
@@ -254,7 +270,7 @@ class Attempts:
         return Attempt(record, who, facts, number, waited)
 
 
-def _tags(record: LogRecord | Stream) -> tuple[object, ...]:
+def _tags(record: LogRecord) -> tuple[object, ...]:
     return (record.provider, record.model, record.session, record.agent, record.small)
 
 

@@ -39,13 +39,13 @@ class Held:
         """Whether anything is held."""
         return bool(self._chunks or self._kept)
 
-    def keep(self, rest: bytes, begin: int) -> None:
-        """Hold this and nothing else: what is left behind the last failure that was told."""
+    def keep(self, rest: bytes, begin: int, *, fails: bool = False) -> None:
+        """Hold this and nothing else: what is left behind the last failure told. `fails`: there is one in it."""
         self._kept, self.begin = rest, begin
         self._chunks.clear()
         self._size, self.gap = 0, False
         self._end_of_last = rest[-len(FAILURE) :]
-        self.failure_from = begin if FAILURE in rest else None
+        self.failure_from = begin if fails else None
 
     def add(self, chunk: bytes) -> bool:
         """Keep it, too. Whether a failure may now be finished, or is too long to be waited for."""
@@ -73,17 +73,17 @@ class Held:
 
         After a gap the first take drops what is left of an unfinished line.
         """
-        parts, taken = [self._kept], len(self._kept)
+        parts, taken = [self._kept] if self._kept else [], len(self._kept)
         while self._chunks and (not size or taken < size):
             part = self._chunks.popleft()
             parts.append(part)
             taken += len(part)
         self._size -= taken - len(self._kept)
         self.begin += taken
-        data, self._kept = b"".join(parts), b""
-        cut = (data.find(b"\n") + 1 or len(data)) if self.gap else 0
-        self.gap = False
-        return data[cut:]
+        data, self._kept = parts[0] if len(parts) == 1 else b"".join(parts), b""
+        if self.gap:
+            data, self.gap = data[data.find(b"\n") + 1 or len(data) :], False
+        return data
 
 
 def telling(lines: Collection[Line]) -> list[Line]:

@@ -8,9 +8,7 @@ matter takes five times as long.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from ocwatchd.core.lines import SPAN_CAP
 from ocwatchd.core.record import CLOCK_SLACK, epoch, old_spanner
@@ -19,13 +17,11 @@ _SESSION = b" service=session"
 _TAGS = b" providerID="
 """Together they stand in every line of interest (`record.OLD`)."""
 
-_TURN = re.compile(
-    rb" service=session\.prompt (?:step=\d+ )?session(?:ID|\.id)=(ses_\w+) (?:step=\d+ )?(loop|exiting loop|cancel)\n"
-)
+_TURN = re.compile(rb"\.prompt (?:step=\d+ )?session(?:ID|\.id)=(ses_\w+) (?:step=\d+ )?(loop|exiting loop|cancel)\n")
 _LEVELS = (b"INFO  2", b"ERROR 2", b"WARN  2", b"DEBUG 2")
 _HEADER_AT_MOST = 48
 _PROVIDES = (b" found", b" getModel", b" provider")
-_TOLD_KEPT = 4096
+_PROVIDES_ENDS = b"dlr"
 _BORN = b'{"created":'
 
 # Single bytes tell a thousand hits apart in a tenth of the time that `startswith` takes. They are what follows
@@ -35,91 +31,144 @@ _NEXT, _NAME, _TELLS = len(_SESSION), len(_SESSION + b"."), len(_SESSION + b".pr
 _END = len(_SESSION + b".processor process")
 _SPACE, _LINE_FEED, _PROMPT, _OF_TURNS = ord(" "), ord("\n"), ord("p"), b"es"
 _LLM, _PROVIDER = ord("m"), ord("r")
+REACH = _END + 1
+"""Bytes behind the last line that have to be given, too, if there are any."""
+
+Turn = tuple[int, bool]
+"""The offset of a line that ends what a session asked before, and whether the session goes on."""
 
 
-class Turns(NamedTuple):
-    """A session's first and last line that ends what it asked before: where it is, and whether the session goes on."""
-
-    first: int
-    first_goes_on: bool
-    last: int
-    last_goes_on: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Past:
-    """What stands where in `data`.
+    """What came since the last failure, block for block.
 
-    `turns` by session; `starts` by the text of a stream's start: its first and its last one, what came last first.
-    `others` are records that have to be read themselves: what providers there are, and sessions with a parent.
+    The first and the last turn of every session, and the offsets of the first and of the last start of every stream,
+    by its text; of the last also the `time` as the log has it. `known` are records that tell of providers, by their
+    text, and `others` further ones that have to be read themselves: sessions with a parent.
     """
 
-    data: bytes
-    turns: Mapping[bytes, Turns]
-    starts: Mapping[bytes, Sequence[int]]
-    others: Sequence[bytes]
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.first_turn: dict[bytes, Turn] = {}
+        self.last_turn: dict[bytes, Turn] = {}
+        self.first_start: dict[bytes, int] = {}
+        self.last_start: dict[bytes, int] = {}
+        self.time: dict[bytes, bytes] = {}
+        self.known: dict[bytes, bytes] = {}
+        self.others: list[bytes] = []
 
-    def time(self, at: int) -> float:
-        """When the record was written whose text is at this place; epoch seconds."""
-        begin = _line_start(self.data, at)
-        return epoch(self.data[begin + 6 : begin + 25]) or 0.0
+    def go_on(self, later: Past) -> None:
+        """Take in what came right behind."""
+        self.first_turn = later.first_turn | self.first_turn
+        self.last_turn |= later.last_turn
+        self.first_start = later.first_start | self.first_start
+        self.last_start |= later.last_start
+        self.time |= later.time
+        self.known |= later.known
+        self.others += later.others
+
+    def add(self, data: bytes, begin: int, stop: int, origin: int) -> bool:
+        """Take in `data[begin:stop]`, which begins and ends with a line; `origin` is the offset of `data[0]`.
+
+        False, and nothing is taken in, if a record of several lines goes beyond it, or if something there is of a form
+        that 1.0.185 to 1.15 do not have: then it has to be cut and read.
+        """
+        records, of_turns = _of_sessions(data, begin, stop)
+        others: list[bytes] = []
+        inside = _inside(data, records, stop, others)
+        if inside is None or not self._add_turns(data, _outside(inside, of_turns), origin):
+            return False
+        self.others += others
+        self._add_tagged(data, _outside(inside, places(data, _TAGS, begin, stop)), origin)
+        return True
+
+    def _add_turns(self, data: bytes, found: Sequence[int], origin: int) -> bool:
+        """Read from the last to the first."""
+        first: dict[bytes, re.Match[bytes]] = {}
+        last: dict[bytes, Turn] = {}
+        match_at = _TURN.match
+        for at in found:
+            match = match_at(data, at + _NEXT)
+            if match is None:
+                if data.startswith(b".prompt s", at + _NEXT):
+                    return False
+                continue
+            session = match[1]
+            if session in last:
+                first[session] = match
+            elif _line_of_record(data, at) is not None:
+                first[session] = match
+                last[session] = _turn(match, origin)
+        self.last_turn |= last
+        for session in first.keys() - self.first_turn.keys():
+            self.first_turn[session] = _turn(first[session], origin)
+        return True
+
+    def _add_tagged(self, data: bytes, found: Sequence[int], origin: int) -> None:
+        """The starts of streams, and what tells of providers; read from the last to the first."""
+        first: dict[bytes, int] = {}
+        last: dict[bytes, int] = {}
+        find = data.find
+        for at in found:
+            before = data[at - 1]
+            if before == _LLM:
+                text = data[at + 1 : find(b"\n", at)]
+                if text in first:
+                    first[text] = at + origin
+                elif text.endswith(b" stream") and data.startswith(b" service=llm", at - 12):
+                    line = _line_of_record(data, at - 12)
+                    if line is not None:
+                        first[text] = last[text] = at + origin
+                        self.time[text] = data[line + 6 : line + 25]
+            elif before == _PROVIDER:
+                end = find(b"\n", at)
+                if data[end - 1] in _PROVIDES_ENDS:
+                    text = data[at:end]
+                    if text not in self.known and text.endswith(_PROVIDES):
+                        self.known[text] = data[_line_start(data, at) : end]
+        self.last_start |= last
+        self.first_start = first | self.first_start
 
 
-def past(data: bytes, begin: int, stop: int, told: set[bytes]) -> Past | None:
-    """What is in `data[begin:stop]`, which begins and ends with a line; a failure's line follows.
-
-    `told` are the texts about providers that were among `others` before; they are not told again, and new ones added.
-    None if a record of several lines goes beyond it, or if something there is of a form that 1.0.185 to 1.15 do not
-    have: then all has to be cut and read.
-    """
-    places = _places(data, _SESSION, begin, stop)
-    while places and places[0] + _END >= len(data):
-        del places[0]  # too short to be of interest
-    records = [
-        at
-        for at in places
-        if data[at + _NEXT] == _SPACE or (data[at + _TELLS] == _SPACE and data[at + _END] != _LINE_FEED)
-    ]
-    others: list[bytes] = []
-    inside = _inside(data, records, stop, others)
-    if inside is None:
-        return None
-    of_turns = [at for at in places if data[at + _NAME] == _PROMPT and data[at + _TELLS] in _OF_TURNS]
-    turns = _turns(data, _outside(inside, of_turns))
-    if turns is None:
-        return None
-    tagged = _outside(inside, _places(data, _TAGS, begin, stop))
-    for at in tagged:
-        if data[at - 1] == _PROVIDER:
-            text = data[at : data.find(b"\n", at)]
-            if text not in told and text.endswith(_PROVIDES):
-                told.add(text)
-                others.append(data[_line_start(data, at) : at + len(text)])
-    if len(told) > _TOLD_KEPT:
-        told.clear()
-    return Past(data, turns, _starts(data, [at for at in tagged if data[at - 1] == _LLM]), others)
+def _turn(match: re.Match[bytes], origin: int) -> Turn:
+    return match.start() + origin, match[2] == b"loop"
 
 
-def _places(data: bytes, literal: bytes, begin: int, stop: int) -> list[int]:
+def _of_sessions(data: bytes, begin: int, stop: int) -> tuple[list[int], list[int]]:
+    """Where records are that may have several lines, and where turns may be, from the last to the first."""
+    records: list[int] = []
+    turns: list[int] = []
+    rfind = data.rfind
+    at = rfind(_SESSION, begin, min(stop, len(data) - REACH + _NEXT))  # what is shorter is of no interest
+    while at >= 0:
+        tells = data[at + _TELLS]
+        if data[at + _NEXT] == _SPACE or (tells == _SPACE and data[at + _END] != _LINE_FEED):
+            records.append(at)
+        if tells in _OF_TURNS and data[at + _NAME] == _PROMPT:
+            turns.append(at)
+        at = rfind(_SESSION, begin, at)
+    return records, turns
+
+
+def places(data: bytes, literal: bytes, begin: int, stop: int) -> list[int]:
     """Where the literal is, from the last to the first: `rfind` is a third faster than `find`."""
-    places = []
+    found = []
     rfind = data.rfind
     at = rfind(literal, begin, stop)
     while at >= 0:
-        places.append(at)
+        found.append(at)
         at = rfind(literal, begin, at)
-    return places
+    return found
 
 
-def _inside(data: bytes, places: Sequence[int], stop: int, others: list[bytes]) -> list[tuple[int, int]] | None:
+def _inside(data: bytes, records: Sequence[int], stop: int, others: list[bytes]) -> list[tuple[int, int]] | None:
     """From where to where the further lines of a record reach: what stands there is none. None if one has no end."""
     inside: list[tuple[int, int]] = []
     done = 0
-    for at in reversed(places):
+    for at in reversed(records):
         if at < done:
             continue
         end = data.find(b"\n", at)
-        if not _is_one_line(data, at, end) and _has_header(data, at):
+        if not _is_one_line(data, at, end) and _line_of_record(data, at) is not None:
             span = old_spanner(data, _line_start(data, at), end, min(end + SPAN_CAP, len(data)))
             if span is not None:
                 if span.end is None or span.end >= stop:
@@ -131,48 +180,18 @@ def _inside(data: bytes, places: Sequence[int], stop: int, others: list[bytes]) 
     return inside
 
 
-def _outside(inside: Sequence[tuple[int, int]], places: list[int]) -> list[int]:
+def _outside(inside: Sequence[tuple[int, int]], found: list[int]) -> list[int]:
     for first, last in inside:
-        places = [at for at in places if at < first or at > last]
-    return places
+        found = [at for at in found if at < first or at > last]
+    return found
 
 
-def _turns(data: bytes, places: Sequence[int]) -> dict[bytes, Turns] | None:
-    """The turns of each session, read from the last to the first."""
-    first: dict[bytes, tuple[int, bool]] = {}
-    last: dict[bytes, tuple[int, bool]] = {}
-    for at in places:
-        turn = _TURN.match(data, at)
-        if turn is None:
-            if data.startswith(b".prompt s", at + _NEXT):
-                return None
-            continue
-        session, word = turn.groups()
-        place = at, word == b"loop"
-        if session in last:
-            first[session] = place
-        elif _has_header(data, at):
-            first[session] = last[session] = place
-    return {session: Turns(*first[session], *last[session]) for session in last}
-
-
-def _starts(data: bytes, places: Sequence[int]) -> dict[bytes, list[int]]:
-    """The starts of streams, read from the last to the first."""
-    starts: dict[bytes, list[int]] = {}
-    for at in places:
-        text = data[at + 1 : data.find(b"\n", at)]
-        known = starts.get(text)
-        if known is not None:
-            known[0] = at
-        elif text.endswith(b" stream") and data.startswith(b" service=llm", at - 12) and _has_header(data, at - 12):
-            starts[text] = [at, at]
-    return starts
-
-
-def _has_header(data: bytes, at: int) -> bool:
-    """Whether a record's text begins at this space, not just a word in the middle of another's."""
+def _line_of_record(data: bytes, at: int) -> int | None:
+    """Where the line begins of a record whose text begins at this space; None if that is just a word in another's."""
     begin = data.rfind(b"\n", max(at - _HEADER_AT_MOST, 0), at) + 1
-    return data.startswith(b"ms", at - 2) and data.startswith(_LEVELS, begin) and at - begin < _HEADER_AT_MOST
+    if data.startswith(b"ms", at - 2) and data.startswith(_LEVELS, begin) and at - begin < _HEADER_AT_MOST:
+        return begin
+    return None
 
 
 def _is_one_line(data: bytes, at: int, end: int) -> bool:

@@ -15,7 +15,7 @@ from ocwatchd.core.detect import Detector, Seen
 from ocwatchd.core.dialects import FAILURE, parse
 from ocwatchd.core.lines import LINE_CAP, Line, LineCutter, line_of
 from ocwatchd.core.liverules import Classifier
-from ocwatchd.core.past import past
+from ocwatchd.core.past import REACH, Past, places
 from ocwatchd.core.record import (
     NEW_ERRORS,
     NEW_STARTS,
@@ -34,8 +34,9 @@ _OPENING = 200
 _BEFORE_KEPT = 8192
 """Lines of an old log kept unread until a failure needs them: who asked what, long enough ago for any stream."""
 
-_BLOCK = 512 << 10
-"""Bytes of what is held looked at in one go. 1 MiB takes 1.2 MiB more and no less time; 256 KiB, a tenth more."""
+_BLOCK = 256 << 10
+"""Bytes of what is held looked at in one go, at least. 512 KiB take a MiB more of a daemon, and no less time."""
+_TOLD_KEPT = 4096
 _TELLING = 10
 """Bytes of a log's first line that tell its format."""
 
@@ -130,46 +131,69 @@ class Reading:
             rest = self._cutter.give_back()
             if rest is None:  # of a record that may go on, or of a line without end
                 return self._read_old(chunk)
-            self._held.keep(rest, self._cutter.position)
+            self._held.keep(rest, self._cutter.position, fails=FAILURE in rest)
         if not self._held.add(chunk):
             return []
         return self._tell() if self.detector.tells_starts else self._cut_held()
 
     def _tell(self) -> list[Seen]:
         """The failures that are held, each told in the light of what came before it."""
-        seen, data = self._read(self._take_before()), b""
-        failure_from = self._held.failure_from or 0
+        seen = self._read(self._take_before())
+        before, failure_from = Past(), self._held.failure_from or 0
+        rest = b""
         while self._held.begin < failure_from:  # in blocks: joined to one, the bytes held would take twice the memory
-            data += self._held.take(_BLOCK)
-            stop = data.rfind(b"\n", 0, len(data) - max(self._held.begin - failure_from, 0)) + 1
-            if self._read_past(data, 0, stop, seen):  # else a record goes on behind the block
-                data = data[stop:]
-        return self._tell_of(data + self._held.take(), failure_from, seen)
+            block, begin = self._look_before(before, rest, self._held.take(_BLOCK), failure_from)
+            rest, block = block[begin:], b""
+        block, begin = self._look_before(before, rest, self._held.take(), failure_from)
+        return self._tell_of(before, block, begin, failure_from, seen)
 
-    def _tell_of(self, data: bytes, failure_from: int, seen: list[Seen]) -> list[Seen]:
-        offset, begin = self._held.begin - len(data), 0
-        at = data.find(FAILURE, max(failure_from - offset, 0))
-        while at >= 0:
+    def _look_before(self, before: Past, rest: bytes, block: bytes, until: int) -> tuple[bytes, int]:
+        """Take in what is finished in these bytes until there; all bytes that are at hand, and which are not yet.
+
+        To join `rest`, mostly an unfinished line, and the block copies both: so only that line is joined, if it can.
+        """
+        begin, origin, here = 0, self._held.begin - len(block), Past()
+        line = block.find(b"\n", 0, max(until - origin, 0)) + 1
+        if rest and line and b"\n" not in rest:
+            joined = rest + block[: line + REACH]
+            begin = line if here.add(joined, 0, len(rest) + line, origin - len(rest)) else 0
+        if rest and not begin:
+            block, origin = rest + block, origin - len(rest)
+        stop = block.rfind(b"\n", begin, max(until - origin, begin)) + 1 or begin
+        if here.add(block, begin, stop, origin):
+            before.go_on(here)
+            return block, stop
+        return (rest + block, 0) if begin else (block, 0)
+
+    def _tell_of(self, before: Past, data: bytes, begin: int, failure_from: int, seen: list[Seen]) -> list[Seen]:
+        offset, unfinished = self._held.begin - len(data), False
+        for at in reversed(places(data, FAILURE, max(failure_from - offset, begin), len(data))):
+            if at < begin:
+                continue  # in the line of the one before
             start, stop = data.rfind(b"\n", begin, at) + 1 or begin, data.find(b"\n", at)
-            if stop < 0 and len(data) - start <= LINE_CAP:
+            unfinished = stop < 0 and len(data) - start <= LINE_CAP
+            if unfinished:
                 break
             whole = stop >= 0 and old_spanner(data, start, stop, len(data)) is None
-            if not whole or not self._read_past(data, begin, start, seen):
+            known = whole and before.add(data, begin, start, offset)
+            self._take_in(before, seen)
+            if not known:
                 return seen + self._cut(data[begin:])
             seen += self._read([line_of(offset + start, data[start:stop])])
-            begin = stop + 1
-            at = data.find(FAILURE, begin)
-        self._held.keep(data[begin:], offset + begin)
+            begin, before = stop + 1, Past()
+        self._take_in(before, seen)
+        self._held.keep(data[begin:], offset + begin, fails=unfinished)
         self._cutter = LineCutter(offset + begin, old_spanner)  # where to go on, should nothing be left
         return seen
 
-    def _read_past(self, data: bytes, begin: int, stop: int, seen: list[Seen]) -> bool:
-        """Take in these whole lines; False if they have to be cut."""
-        before = past(data, begin, stop, self._told)
-        if before is not None:
-            seen += self._read(Line(0, other) for other in before.others)
-            self.detector.feed_past(before)
-        return before is not None
+    def _take_in(self, before: Past, seen: list[Seen]) -> None:
+        """What came before a failure. What was told of a provider before is not read again."""
+        others = before.others + [record for text, record in before.known.items() if text not in self._told]
+        self._told.update(before.known)
+        if len(self._told) > _TOLD_KEPT:
+            self._told.clear()
+        seen += self._read(Line(0, other) for other in others)
+        self.detector.feed_past(before)
 
     def _take_before(self) -> list[Line]:
         """What was cut and not read: nothing if so much came after it that it cannot matter any more."""

@@ -7,8 +7,8 @@ have failed, it is the one, and if several can, nobody can say, until there are 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, replace
 
 _KEPT = 1024
 """Requests remembered; titles are never told to have ended and pile up."""
@@ -16,6 +16,7 @@ _KEPT = 1024
 _UNCLEAR_KEPT = 16
 
 Key = tuple[str | None, str | None, bool | None]
+Tags = tuple[str | None, str | None, str | None, str | None, bool | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,11 +28,14 @@ class Stream:
     model: str | None
     agent: str | None
     small: bool | None
+    key: Key = field(init=False, repr=False)
+    """A session asks one thing at a time of each agent: the next request means that the last has ended."""
+    tags: Tags = field(init=False, repr=False)
 
-    @property
-    def key(self) -> Key:
-        """A session asks one thing at a time of each agent: the next request means that the last has ended."""
-        return (self.session, self.agent, self.small)
+    def __post_init__(self) -> None:
+        """Made once: they are asked for with every start that is read."""
+        object.__setattr__(self, "key", (self.session, self.agent, self.small))
+        object.__setattr__(self, "tags", (self.provider, self.model, self.session, self.agent, self.small))
 
     @property
     def name(self) -> tuple[str | None, str | None]:
@@ -56,11 +60,11 @@ class Streams:
         while len(self._open) > _KEPT:
             self._forget(next(iter(self._open)))
 
-    def begin_again(self, stream: Stream) -> Stream:
+    def begin_again(self, stream: Stream, unclear: Collection[Stream]) -> Stream:
         """A request with the very tags of this one begins. Returns it: the same object, unless one has to be told from
-        the other because that one may have failed.
+        the other because that one may have failed, as any of `unclear`.
         """
-        if any(stream in suspects for suspects in self._unclear):
+        if stream in unclear:
             stream = replace(stream)
         elif self._open.get(stream.key) is stream:
             self._open.move_to_end(stream.key)
@@ -68,9 +72,14 @@ class Streams:
         self.begin(stream)
         return stream
 
+    def unclear(self) -> set[Stream]:
+        """Those of which it is not known whether they have failed."""
+        return set().union(*self._unclear)
+
     def suspects(self) -> list[Stream]:
-        """Those under way of which it is not known whether they have failed."""
-        return [stream for stream in set().union(*self._unclear) if self._open.get(stream.key) is stream]
+        """Those of them that are under way, oldest first: in the order in which a follower would see them end."""
+        unclear = self.unclear()
+        return self.under_way(lambda stream: stream in unclear) if unclear else []
 
     def answered(self, stream: Stream) -> None:
         """This very request has ended, and well."""

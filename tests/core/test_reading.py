@@ -34,9 +34,9 @@ def followed_late(data: bytes, late: int, size: int) -> list[LimitEvent]:
     return [item for item in [*seen, *reading.rest()] if isinstance(item, LimitEvent)]
 
 
-def history(draw: random.Random, steps: int) -> bytes:
+def history(draw: random.Random, steps: int, *, fails: bool = True) -> bytes:
     """Sessions that ask, loop, end and are refused, with noise between; a failure has the tags of the last start."""
-    lines = [BIRTH]
+    lines = []
     last = ""
     under_way: list[tuple[str, str]] = []
     for second in range(steps):
@@ -46,8 +46,9 @@ def history(draw: random.Random, steps: int) -> bytes:
         match draw.randrange(14):
             case 0 | 1 | 2 | 3:
                 small = draw.random() < 0.2
-                lines.append(stream(second, session, model, provider, small=small, agent="title" if small else "build"))
-                last = tags(session, model, provider, small=small, agent="title" if small else "build")
+                agent = "title" if small else draw.choice(("build", "plan"))
+                lines.append(stream(second, session, model, provider, small=small, agent=agent))
+                last = tags(session, model, provider, small=small, agent=agent)
                 under_way.append((model, url))
             case 4 | 5 | 6:
                 lines.append(info(second, f"service=session.prompt step={second} sessionID={session} loop"))
@@ -62,7 +63,7 @@ def history(draw: random.Random, steps: int) -> bytes:
                 lines.append(created(second, session, title, draw.choice((None, SESSIONS[0]))))
             case 11:
                 lines.append(told_again(second, draw.choice(("Limited", "Limited,\nwait\n"))))
-            case _ if under_way:
+            case _ if under_way and fails:
                 model, url = under_way.pop(draw.randrange(len(under_way)))
                 lines.append(error(second, f"service=llm {last} error={payload(model, url)} stream error"))
     return b"".join(lines)
@@ -71,7 +72,7 @@ def history(draw: random.Random, steps: int) -> bytes:
 @pytest.mark.parametrize("seed", range(40))
 def test_a_failure_is_nobody_elses_for_being_caught_up_with(seed: int) -> None:
     draw = random.Random(seed)
-    data = history(draw, 250)
+    data = BIRTH + history(draw, 250)
     told = limits(data, len(data), turns=True)
     assert told
     for size in (len(data), draw.randrange(50, 3000), 97):
@@ -79,6 +80,18 @@ def test_a_failure_is_nobody_elses_for_being_caught_up_with(seed: int) -> None:
     assert followed_late(data, draw.randrange(len(data)), 3000) == told
     newer = data.replace(b" sessionID=", b" session.id=")  # 1.14 and later
     assert limits(newer, 3000, turns=False) == limits(newer, 3000, turns=True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_held_may_be_looked_at_in_many_blocks(seed: int) -> None:
+    """Lines, and records of several lines, that begin in one block and end in the next included."""
+    draw = random.Random(seed)
+    data = BIRTH + history(draw, 30) + history(draw, 6000, fails=False) + history(draw, 250)
+    assert len(data) > 1 << 20
+    told = limits(data, len(data), turns=True)
+    assert len(told) > 20
+    for size in (128 << 10, 512 << 10, *(draw.randrange(100_000, 600_000) for _ in range(6))):
+        assert limits(data, size, turns=False) == told
 
 
 def test_a_failure_far_behind_its_start_and_one_too_far() -> None:
