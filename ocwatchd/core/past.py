@@ -32,7 +32,7 @@ _END = len(_SESSION + b".processor process")
 _SPACE, _LINE_FEED, _PROMPT, _OF_TURNS = ord(" "), ord("\n"), ord("p"), b"es"
 _LLM, _PROVIDER = ord("m"), ord("r")
 REACH = _END + 1
-"""Bytes behind the last line that have to be given, too, if there are any."""
+"""Bytes of what follows a block that are looked at from its last line."""
 
 Turn = tuple[int, bool]
 """The offset of a line that ends what a session asked before, and whether the session goes on."""
@@ -69,6 +69,7 @@ class Past:
     def add(self, data: bytes, begin: int, stop: int, origin: int) -> bool:
         """Take in `data[begin:stop]`, which begins and ends with a line; `origin` is the offset of `data[0]`.
 
+        What goes on behind `stop` must be in `data`, too, for `REACH` bytes at least: a short line is told by it.
         False, and nothing is taken in, if a record of several lines goes beyond it, or if something there is of a form
         that 1.0.185 to 1.15 do not have: then it has to be cut and read.
         """
