@@ -31,6 +31,7 @@ FAIL2BAN = {
     "new": r'^.* message="stream error" .* session\.id=<F-ID>\S+</F-ID> ',
     "old": r"^.* service=llm .* sessionID=<F-ID>\S+</F-ID> .* stream error$",
 }
+EARLY = r"^.* service=<F-ID>session\S*</F-ID> .*error=.* stream(?:Text)? error$"
 SLOW = ("mtail", "fail2ban-regex")
 MTAIL = "counter limits\n/stream error|rate_limit_error|overloaded_error|Too Many Requests/ {\n  limits++\n}\n"
 
@@ -43,7 +44,7 @@ def peers(kind: str, log: Path, head: Path, scratch: Path) -> dict[str, list[str
         "grep -cE": ["grep", "-cE", EXPRESSION, str(log)],
         "ripgrep --no-mmap": ["rg", "--no-mmap", "-c", EXPRESSION, str(log)],
         "mtail": ["mtail", "--one_shot", "--progs", str(scratch / "progs"), "--logs", str(head)],
-        "fail2ban-regex": ["fail2ban-regex", "-d", "%Y-%m-%dT%H:%M:%S", str(head), FAIL2BAN[kind]],
+        "fail2ban-regex": ["fail2ban-regex", "-d", "%Y-%m-%dT%H:%M:%S", str(head), FAIL2BAN.get(kind, EARLY)],
     }
     return {name: call for name, call in calls.items() if shutil.which(call[0])}
 
@@ -102,7 +103,8 @@ def table(kind: str, log: Path, failures: int, wanted: argparse.Namespace, scrat
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="CPU seconds per gigabyte of log, beside grep, mtail and others.")
-    parser.add_argument("--kinds", default=",".join(sample.KINDS))
+    kinds = ", ".join((*sample.KINDS, *sample.EARLY))
+    parser.add_argument("--kinds", default=",".join(sample.KINDS), help=f"which logs: {kinds}")
     parser.add_argument("--mb", default="100,1000")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--per-gb", type=int, default=580)

@@ -7,6 +7,7 @@ eye, and blocks or moves nothing alone. The records are made of a file's bytes b
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from ocwatchd.core.past import Past
 from ocwatchd.core.reason import reason_of
 from ocwatchd.core.record import Dialect, Kind, LogRecord
 from ocwatchd.core.shapes import shape_of, speechless
+from ocwatchd.core.turns import Turn
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -126,6 +128,10 @@ class Detector:
     def feed_past(self, past: Past) -> None:
         """What lies between two failures of such a log."""
         self._of_run("").feed_past(past)
+
+    def feed_turns(self, turns: Iterable[Turn]) -> None:
+        """What lies between two failures of one that does not."""
+        self._of_run("").feed_turns(turns)
 
     def _of_run(self, run: str) -> Attempts:
         attempts = self._runs.get(run)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ocwatchd.core.lines import SPAN_CAP
+from ocwatchd.core.lines import SPAN_CAP, places
 from ocwatchd.core.record import CLOCK_SLACK, epoch, old_spanner
 
 _SESSION = b" service=session"
@@ -55,6 +55,10 @@ class Past:
         self.time: dict[bytes, bytes] = {}
         self.known: dict[bytes, bytes] = {}
         self.others: list[bytes] = []
+
+    def anew(self) -> Past:
+        """Nothing yet, behind this one."""
+        return Past()
 
     def go_on(self, later: Past) -> None:
         """Take in what came right behind."""
@@ -148,17 +152,6 @@ def _of_sessions(data: bytes, begin: int, stop: int) -> tuple[list[int], list[in
             turns.append(at)
         at = rfind(_SESSION, begin, at)
     return records, turns
-
-
-def places(data: bytes, literal: bytes, begin: int, stop: int) -> list[int]:
-    """Where the literal is, from the last to the first: `rfind` is a third faster than `find`."""
-    found = []
-    rfind = data.rfind
-    at = rfind(literal, begin, stop)
-    while at >= 0:
-        found.append(at)
-        at = rfind(literal, begin, at)
-    return found
 
 
 def _inside(data: bytes, records: Sequence[int], stop: int, others: list[bytes]) -> list[tuple[int, int]] | None:

@@ -8,14 +8,15 @@ raw bytes, cut and read only once a failure is there, and then only as far as it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, Self, TypeVar
 
 from ocwatchd.core.context import TELLING, Held, telling
 from ocwatchd.core.detect import Detector, Seen
 from ocwatchd.core.dialects import FAILURE, parse
-from ocwatchd.core.lines import LINE_CAP, Line, LineCutter, line_of
+from ocwatchd.core.lines import LINE_CAP, Line, LineCutter, line_of, places
 from ocwatchd.core.liverules import Classifier
-from ocwatchd.core.past import REACH, Past, places
+from ocwatchd.core.past import REACH, Past
 from ocwatchd.core.record import (
     NEW_ERRORS,
     NEW_STARTS,
@@ -26,6 +27,7 @@ from ocwatchd.core.record import (
     old_spanner,
     wanted_literals,
 )
+from ocwatchd.core.turns import Order
 
 _BIRTH = b" service=default version="
 _OPENING = 200
@@ -42,6 +44,17 @@ _TELLING = 10
 
 _PATIENCE = 2000
 """Streams of others that may begin before an error that is not understood counts as not tried again."""
+
+
+class _Between(Protocol):
+    """What came since the last failure, as far as it matters."""
+
+    def anew(self) -> Self: ...
+    def go_on(self, later: Self) -> None: ...
+    def add(self, data: bytes, begin: int, stop: int, origin: int, /) -> bool: ...
+
+
+_Before = TypeVar("_Before", bound=_Between)
 
 
 class Reading:
@@ -72,6 +85,7 @@ class Reading:
         self._opening: bytes | None = b"" if whole and offset == 0 else None
         self._before: deque[Line] = deque(maxlen=_BEFORE_KEPT)
         self._told: set[bytes] = set()
+        self._known: Mapping[bytes, LogRecord] = {}
         self._skipped = 0
         self._mixed = mixed
         self._new: bool | None = None
@@ -134,25 +148,28 @@ class Reading:
             self._held.keep(rest, self._cutter.position, fails=FAILURE in rest)
         if not self._held.add(chunk):
             return []
-        return self._tell() if self.detector.tells_starts else self._cut_held()
+        return self._tell()
 
     def _tell(self) -> list[Seen]:
         """The failures that are held, each told in the light of what came before it."""
         seen = self._read(self._take_before())
-        before, failure_from = Past(), self._held.failure_from or 0
-        rest = b""
+        before = self._nothing_yet()
+        failure_from, rest = self._held.failure_from or 0, b""
         while self._held.begin < failure_from:  # in blocks: joined to one, the bytes held would take twice the memory
             block, begin = self._look_before(before, rest, self._held.take(_BLOCK), failure_from)
             rest, block = block[begin:], b""
         block, begin = self._look_before(before, rest, self._held.take(), failure_from)
         return self._tell_of(before, block, begin, failure_from, seen)
 
-    def _look_before(self, before: Past, rest: bytes, block: bytes, until: int) -> tuple[bytes, int]:
+    def _nothing_yet(self) -> Past | Order:
+        return Past() if self.detector.tells_starts else Order(self._known)
+
+    def _look_before(self, before: _Before, rest: bytes, block: bytes, until: int) -> tuple[bytes, int]:
         """Take in what is finished in these bytes until there; all bytes that are at hand, and which are not yet.
 
         To join `rest`, mostly an unfinished line, and the block copies both: so only that line is joined, if it can.
         """
-        begin, origin, here = 0, self._held.begin - len(block), Past()
+        begin, origin, here = 0, self._held.begin - len(block), before.anew()
         line = block.find(b"\n", 0, max(until - origin, 0)) + 1
         if rest and line and b"\n" not in rest:
             joined = rest + block[: line + REACH]
@@ -165,7 +182,9 @@ class Reading:
             return block, stop
         return (rest + block, 0) if begin else (block, 0)
 
-    def _tell_of(self, before: Past, data: bytes, begin: int, failure_from: int, seen: list[Seen]) -> list[Seen]:
+    def _tell_of(
+        self, before: Past | Order, data: bytes, begin: int, failure_from: int, seen: list[Seen]
+    ) -> list[Seen]:
         offset, unfinished = self._held.begin - len(data), False
         for at in reversed(places(data, FAILURE, max(failure_from - offset, begin), len(data))):
             if at < begin:
@@ -180,14 +199,18 @@ class Reading:
             if not known:
                 return seen + self._cut(data[begin:])
             seen += self._read([line_of(offset + start, data[start:stop])])
-            begin, before = stop + 1, Past()
+            begin, before = stop + 1, self._nothing_yet()
         self._take_in(before, seen)
         self._held.keep(data[begin:], offset + begin, fails=unfinished)
         self._cutter = LineCutter(offset + begin, old_spanner)  # where to go on, should nothing be left
         return seen
 
-    def _take_in(self, before: Past, seen: list[Seen]) -> None:
+    def _take_in(self, before: Past | Order, seen: list[Seen]) -> None:
         """What came before a failure. What was told of a provider before is not read again."""
+        if isinstance(before, Order):
+            self._known = before.known
+            self.detector.feed_turns(before.found)
+            return
         others = before.others + [record for text, record in before.known.items() if text not in self._told]
         self._told.update(before.known)
         if len(self._told) > _TOLD_KEPT:
@@ -212,6 +235,7 @@ class Reading:
         """Cut these bytes, the last that were held."""
         self._cutter = LineCutter(self._held.begin - len(data), old_spanner)
         self._held.keep(b"", self._held.begin)
+        self._known = {}  # what is cut may say otherwise
         return self._read_old(data)
 
     def _read_old(self, data: bytes) -> list[Seen]:

@@ -94,6 +94,125 @@ def test_what_is_held_may_be_looked_at_in_many_blocks(seed: int) -> None:
         assert limits(data, size, turns=False) == told
 
 
+# ---- logs up to 1.0.152, which do not tell where streams begin
+
+DIALECTS = ("session", "prompt", "bare")
+LOOK_UPS = (
+    "providerID={provider} modelID={model} getModel",
+    "providerID={provider} modelID={model} found",
+    "providerID={provider} npm=@ai-sdk/openai-compatible found",
+    "providerID={provider} npm=@ai-sdk/anthropic found",
+    "providerID={provider} pkg=@ai-sdk/openai using bundled provider",
+    "status=started providerID={provider} getSDK",
+)
+BROKEN = '{"error":{"type":"overloaded_error","message":"Overloaded"}}'
+
+
+def turn(dialect: str, draw: random.Random, session: str, logger: str) -> str:
+    """A record about a session; `logger` is whose the shared logger was last."""
+    step = draw.randrange(3)
+    return draw.choice(
+        {
+            "session": (
+                f"service=session session={session} chatting",
+                f"service=session session={logger} sessionID={session} locking",
+                f"service=session session={logger} sessionID={session} unlocking",
+                f"service=session session={session} type=text-delta part",
+            ),
+            "prompt": (
+                f"service=session.prompt session={session} prompt",
+                f"service=session.prompt session={logger} sessionID={session} locking",
+                f"service=session.prompt session={logger} sessionID={session} unlocking",
+                f"service=session.prompt session={session} attempt=1 delayMs=2000 elapsed=0 retrying with backoff",
+                f"service=session.prompt session={session} type=text-delta part",
+                f"service=session.prompt session={session} error=Delay was aborted process",
+            ),
+            "bare": (
+                f"service=session.prompt step={step} sessionID={session} loop",
+                f"service=session.prompt sessionID={session} exiting loop",
+                f"service=session.prompt sessionID={session} cancel",
+                "service=session.processor process",
+                f"service=session.prompt session.id={session} loop",
+            ),
+        }[dialect]
+    )
+
+
+def oddity(second: float, text: str) -> bytes:
+    """A record's text where it is none, or in a form that OpenCode does not use."""
+    line = info(second, text)
+    return b"".join(
+        (
+            info(second, f"service=config path=/x +1ms {text}"),
+            line.replace(b"INFO  2026-11-22", b"INFO  2026-02-30"),
+            b"timestamp=2026-11-22T12:00:00.000Z level=INFO run=0a1b2c3d message=loop " + text.encode() + b"\n",
+        )
+    )
+
+
+def early_history(dialect: str, draw: random.Random, steps: int) -> bytes:
+    """Sessions that come to work, end and are refused, with models looked up now and then, and forgeries between."""
+    lines = [BIRTH]
+    few = SESSIONS[: draw.choice((1, 1, 2, 4))]
+    for second in range(steps):
+        new = [f"ses_{second // 9}bbbbbbbb"] if len(few) > 2 else []
+        session, logger = draw.choice([*few, *new]), draw.choice([*few, *new])
+        model, provider, url = draw.choice(MODELS)
+        text = turn(dialect, draw, session, logger)
+        look_up = "service=provider " + draw.choice(LOOK_UPS).format(provider=provider, model=model)
+        lines += [info(second, NOISE)] * draw.randrange(4)
+        match draw.randrange(20):
+            case 0 | 1:
+                lines.append(info(second, look_up))
+            case 2:
+                forged = draw.choice((info(second, text), info(second, look_up))).decode()
+                end = ' time={"created":1795000000000} created'
+                title = draw.choice(("x", "{x}", f"x\n{forged}", f"x{end}\n{forged}", f"x loop\n{forged}", "x\n" * 9))
+                lines.append(created(second, session, title, draw.choice((None, None, logger))))
+            case 3:
+                message = draw.choice(
+                    ("Limited", f"Limited,\n{info(second, text).decode()}wait", "Limited loop\nwait\n")
+                )
+                line = told_again(second, message)
+                if dialect == "prompt":
+                    line = line.replace(b"session.processor", f"session.prompt session={session}".encode(), 1)
+                lines.append(line)
+            case 4:
+                lines.append(draw.choice((oddity(second, text), info(second, text).replace(b"\n", b"\r\n"))))
+            case 5 | 6 | 7:
+                tag = {"session": f" session={session}", "prompt": f".prompt session={session}", "bare": ".prompt"}[
+                    dialect
+                ]
+                end = "streamText error" if dialect == "session" else "stream error"
+                what = draw.choice((payload(model, url), payload(model, url, body="Whatever"), BROKEN, BROKEN))
+                lines.append(error(second, f"service=session{tag} error={what} {end}"))
+            case _:
+                lines.append(info(second, text))
+    return b"".join(lines)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("seed", range(30))
+def test_nor_in_a_log_that_does_not_tell_of_streams(dialect: str, seed: int) -> None:
+    draw = random.Random(seed)
+    data = early_history(dialect, draw, 400)
+    told = limits(data, len(data), turns=True)
+    assert len(told) > 10
+    for size in (len(data), draw.randrange(50, 3000), 97):
+        assert limits(data, size, turns=False) == told
+    assert followed_late(data, draw.randrange(len(data)), 3000) == told
+
+
+def test_a_model_that_is_looked_up_again_tells_what_is_asked() -> None:
+    broken = error(9, f"service=session.prompt error={BROKEN} stream error")
+    work = info(1, f"service=session.prompt step=0 sessionID={SESSIONS[0]} loop")
+    first, second = (info(2, f"service=provider providerID=corpgw modelID={model} getModel") for model in ("a", "b"))
+    other = info(8, "service=provider providerID=mirror npm=@ai-sdk/openai found")
+    over = info(7, f"service=session.prompt sessionID={SESSIONS[0]} cancel")
+    data = b"".join((BIRTH, work, first, second, broken, over, work, other, second, broken))
+    assert [event.model for event in limits(data, 1000, turns=False)] == ["a", "b"]
+
+
 def test_a_failure_far_behind_its_start_and_one_too_far() -> None:
     """What is held is bounded: beyond it nobody can be named, so a failure that names nobody's start is passed over."""
     quiet = info(1, NOISE) * (HELD // len(info(1, NOISE)) // 2)
