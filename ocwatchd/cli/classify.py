@@ -74,7 +74,7 @@ def log_events(name: str, rules: RuleSet) -> Iterator[LimitEvent]:
     """
     try:
         with _opened(name) as stream:
-            yield from limits_from(stream, rules, file=name)
+            yield from limits_from(stream, rules, file=name, mixed=name == "-")
     except (lzma.LZMAError, EOFError) as error:
         raise OcwatchError(f"{name}: damaged xz data ({error}); what came before it was read") from None
     except OSError as error:
