@@ -9,17 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedReader, BytesIO
 
 from ocwatchd.cli.escape import escape
+from ocwatchd.cli.places import config_file
 from ocwatchd.cli.render import iso, say_json_line, span, tell
 from ocwatchd.clock import from_rfc3339
-from ocwatchd.config import load
-from ocwatchd.config.rules import rules_for
+from ocwatchd.config.rules import rules_of
 from ocwatchd.core.facts import facts_from_text
 from ocwatchd.core.limits import Certainty, Hint, LimitEvent, Verdict
 from ocwatchd.core.reason import reason_of
 from ocwatchd.core.rules import RuleSet
 from ocwatchd.errors import ExitCode, OcwatchError, UsageError
 from ocwatchd.logs.scan import limits_from, plain
-from ocwatchd.paths import Paths
 
 
 def classify(
@@ -34,11 +33,11 @@ def classify(
     Raises:
         UsageError: nothing to read was named, or more than one kind of it.
         OcwatchError: a file cannot be read.
-        ConfigError: the configuration cannot be used (its `errorPatterns` take part).
+        ConfigError: the configuration, whose `errorPatterns` take part, cannot be read or used.
     """
     if sum((bool(files), text is not None, messages is not None)) != 1:
         raise UsageError("name log files (- is standard input), or --text TEXT, or --messages FILE.jsonl")
-    rules = rules_for(load(Paths.from_env()))
+    rules = rules_of(config_file())
     if text is not None:
         _classify_text(text, rules, as_json)
     elif messages is not None:
