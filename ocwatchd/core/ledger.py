@@ -48,6 +48,11 @@ class Cooldown:
         """The limit is expected and nobody has met it: it keeps new prompts away, and says nothing of running turns."""
         return self.told_by is ToldBy.FORECAST
 
+    @property
+    def uncounted(self) -> bool:
+        """A provider's word, entered at once by somebody who leaves it to others to count the refusal."""
+        return self.strikes == 0 and self.told_by is ToldBy.RETRY_AFTER
+
     def covers(self, model: ModelRef) -> bool:
         """Whether this entry blocks `model`: itself, its whole provider, or its provider's free models."""
         if self.model == model or self.model == model.whole_provider:

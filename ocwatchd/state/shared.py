@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ocwatchd.core.ledger import Cooldown
-from ocwatchd.core.limits import ModelRef
+from ocwatchd.core.limits import ModelRef, ToldBy
 from ocwatchd.state import blacklist
 
 Changes = Mapping[ModelRef, Cooldown | None]
@@ -17,7 +18,8 @@ class SharedRegister:
     """The file at `path`. Where another has changed an entry since our last look, theirs stays and ours is dropped.
 
     A person's clear or block would else be undone by a change that was made without knowing of it: the daemon looks
-    twice a second, and refines an entry whenever a door or a late line of the log tells more.
+    twice a second, and refines an entry whenever a door or a late line of the log tells more. Only a new entry that
+    nobody has counted yet (see `launcher.early`) gives way to the same limit counted, or a strike would be lost.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +60,8 @@ class SharedRegister:
             nonlocal foreign, ours  # looked at under the register's lock: nobody writes between this and our own write
             foreign = blacklist.signature(self._path) != self._mark
             if foreign:
-                ours = {m: e for m, e in changes.items() if _same(self._seen.get(m), entries.get(m))}
+                known = {m: e for m, e in changes.items() if _same(self._seen.get(m), entries.get(m))}
+                ours = known | _counting(changes.keys() - self._seen.keys(), changes, entries)
             return _changed(entries, ours)
 
         snapshot = blacklist.update(self._path, merge, now, told, counted)
@@ -70,6 +73,17 @@ class SharedRegister:
 def _changed(entries: Mapping[ModelRef, Cooldown], changes: Changes) -> blacklist.Cooldowns:
     kept = {model: entry for model, entry in entries.items() if model not in changes}
     return kept | {model: entry for model, entry in changes.items() if entry is not None}
+
+
+def _counting(new: Iterable[ModelRef], changes: Changes, entries: blacklist.Cooldowns) -> blacklist.Cooldowns:
+    """Of these models, our entries where another has entered the limit uncounted; its end is better than a guess."""
+    counted = {}
+    for model in new:
+        ours, theirs = changes[model], entries.get(model)
+        if ours is not None and theirs is not None and theirs.uncounted:
+            guessed = ours.told_by is ToldBy.BACKOFF
+            counted[model] = replace(ours, until=theirs.until, told_by=theirs.told_by) if guessed else ours
+    return counted
 
 
 def _same(one: Cooldown | None, other: Cooldown | None) -> bool:

@@ -68,3 +68,27 @@ def test_what_others_wrote_about_other_models_hinders_nothing(register: SharedRe
     assert found(path) == {A: ToldBy.STATUS, B: ToldBy.MANUAL}
     assert register.news() is not None
     assert register.news() is None
+
+
+@pytest.mark.parametrize("change", [replace(GUESS, model=B), replace(EXACT, model=B)])
+def test_a_limit_that_another_entered_uncounted_a_moment_before_is_counted_all_the_same(
+    register: SharedRegister, tmp_path: Path, change: Cooldown
+) -> None:
+    path = tmp_path / "blacklist.json"
+    early = replace(EXACT, model=B, told_by=ToldBy.RETRY_AFTER, strikes=0, until=NOW + 3599)
+    other_writes(path, *blacklist.read(path).entries(), early)
+    register.write({B: change}, NOW + 1.1, {}, None)
+    entry = blacklist.read(path).cooldowns[B]
+    told = early if change.told_by is ToldBy.BACKOFF else change
+    assert entry.strikes == 1
+    assert (entry.until, entry.told_by) == (pytest.approx(told.until, abs=0.002), told.told_by)
+
+
+def test_what_was_cleared_and_entered_anew_since_is_not_counted_from_before(
+    register: SharedRegister, tmp_path: Path
+) -> None:
+    path = tmp_path / "blacklist.json"
+    other_writes(path)
+    other_writes(path, replace(EXACT, told_by=ToldBy.RETRY_AFTER, strikes=0))
+    register.write({A: replace(EXACT, strikes=2)}, NOW + 1.1, {}, None)
+    assert blacklist.read(path).cooldowns[A].strikes == 0
