@@ -22,8 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.idle import _cpu as cpu_of
-from bench.idle import _status as status_of
+from bench.process import cpu_seconds, status
 from tests.edges.logtext import other, stamp
 from tests.support.daemon import Daemon
 from tests.support.opencode import Home
@@ -94,13 +93,13 @@ def main() -> None:
             for hour in range(wanted.hours + 1):
                 if hour:
                     play(log, daemon, hour, wanted)
-                rows = status_of(daemon.pid)
+                rows = status(daemon.pid)
                 rss, peak = (int(rows[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
                 descriptors = len(list(Path(f"/proc/{daemon.pid}/fd").iterdir()))
                 kept = sum(path.stat().st_size for path in daemon.state.rglob("*") if path.is_file()) / 1000
                 row = f"{hour:5} {rss:8.1f} {peak:8.1f} {descriptors:5} {rows['Threads']:>8}"
                 if hour in (0, 1, 2) or hour % 4 == 0:
-                    print(f"{row} {cpu_of(daemon.pid):7.2f} {kept:9.0f}", file=sys.__stdout__, flush=True)
+                    print(f"{row} {cpu_seconds(daemon.pid):7.2f} {kept:9.0f}", file=sys.__stdout__, flush=True)
         assert "Traceback" not in said.getvalue(), said.getvalue()
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.process import Thread, status, threads
 from tests.support.daemon import Daemon
 from tests.support.opencode import Home
 
@@ -34,31 +35,16 @@ RECORD = b"timestamp=2026-11-22T10:08:53.256Z level=INFO run=abc message=stream 
 
 def measure(pid: int, seconds: float) -> str:
     """One row of the table for a process that idles."""
-    before = _threads(pid)
+    before = threads(pid)
     time.sleep(seconds)
-    scale, nothing = 60 / seconds, (0.0, 0)
+    scale = 60 / seconds
     # Thread by thread: what one that has ended meanwhile did is lost, and not subtracted from the others'.
-    spent = [(after, before.get(thread, nothing)) for thread, after in _threads(pid).items()]
-    cpu, switches = (sum(after[sort] - begun[sort] for after, begun in spent) for sort in (0, 1))
-    rows = _status(pid)
+    spent = [(after, before.get(name, Thread())) for name, after in threads(pid).items()]
+    cpu = sum(after.cpu - begun.cpu for after, begun in spent)
+    switches = sum(after.sleeps - begun.sleeps for after, begun in spent)
+    rows = status(pid)
     peak, now = (int(rows[name].split()[0]) / 1024 for name in ("VmHWM", "VmRSS"))
     return f"{cpu * scale:12.3f} {switches * scale:12.0f} {now:8.1f} {peak:8.1f} {rows['Threads']:>8}"
-
-
-def _threads(pid: int) -> dict[str, tuple[float, int]]:
-    """Of each thread: CPU seconds so far, to the nanosecond, and how often it has gone to sleep (Linux)."""
-    found: dict[str, tuple[float, int]] = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):
-            cpu = int((task / "schedstat").read_text().split()[0]) / 1e9
-            lines = (task / "status").read_text().splitlines()
-            found[task.name] = cpu, sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt"))
-    return found
-
-
-def _status(pid: int) -> dict[str, str]:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 @contextlib.contextmanager

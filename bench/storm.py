@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.idle import _cpu as cpu_of
+from bench.process import cpu_seconds
 from ocwatchd.config.rules import builtin
 from ocwatchd.core.facts import facts_from_text
 from ocwatchd.core.limits import LimitEvent
@@ -73,7 +73,7 @@ def daemon(data: bytes) -> tuple[float, float, float, int]:
         log.touch()
         with contextlib.redirect_stdout(io.StringIO()), Daemon(home, chain={}) as running:
             register, cursors = running.state / "blacklist.json", running.state / "cursors.json"
-            began, cpu, first, writes, seen = time.monotonic(), cpu_of(running.pid), 0.0, 0, 0
+            began, cpu, first, writes, seen = time.monotonic(), cpu_seconds(running.pid), 0.0, 0, 0
             log.write_bytes(data)
             while _offset(cursors) < len(data):
                 with contextlib.suppress(OSError):
@@ -81,7 +81,7 @@ def daemon(data: bytes) -> tuple[float, float, float, int]:
                     if mark != seen:
                         seen, writes, first = mark, writes + 1, first or time.monotonic() - began
                 time.sleep(0.001)
-            return time.monotonic() - began, cpu_of(running.pid) - cpu, first * 1000, writes
+            return time.monotonic() - began, cpu_seconds(running.pid) - cpu, first * 1000, writes
 
 
 def _offset(cursors: Path) -> int:
