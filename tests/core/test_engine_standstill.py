@@ -1,0 +1,163 @@
+"""What holds a move back and what lets it go on: everything cools, a person clears, aborts or forbids, caps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ocwatchd.core.ledger import Ledger
+from ocwatchd.core.limits import ErrorFacts
+from ocwatchd.core.messages import Aborted, LookUp, Move, RegisterChanged, SaveRegister, Surveyed, TakenOver, Tell, Tick
+from ocwatchd.core.moves import MoveResult
+from ocwatchd.core.policy import Mode, Policy
+from tests.core.brain import DOOR, POLICY, A, B, C, T, end, engine, failed, feed, notes, of, refused, retrying, seen
+
+
+def test_everything_exhausted_is_told_once_and_looked_at_when_the_first_returns():
+    ledger = Ledger()
+    ledger.block(B, T + 100, T)
+    ledger.block(C, None, T)
+    brain = engine(ledger=ledger)
+    effects = feed(brain, refused(), seen(retrying()))
+    assert len(of(Tell, effects)) == 1
+    assert of(Tell, effects)[0].at == T + 100
+    assert of(Move, effects) == []
+    again = feed(brain, refused(1, session="ses_2"), seen(retrying(1.1, session="ses_2"), "ses_2"), at=1.2)
+    assert of(Tell, again) == []
+    assert T + 100 <= brain.next_wake() < T + 101
+    look = of(LookUp, brain.handle(Tick(), T + 100.1))
+    assert {effect.session for effect in look} == {"ses_1", "ses_2"}
+    back = brain.handle(seen(retrying(100.2)), T + 100.2)
+    assert [move.order.target.model for move in of(Move, back)] == [B]
+
+
+def test_without_a_chain_it_says_so_once_and_leaves_it():
+    effects = feed(engine(Policy()), refused(), seen(retrying()))
+    assert "no fallback is configured" in of(Tell, effects)[0].text
+    assert of(Move, effects) == []
+
+
+def test_a_person_who_clears_a_model_wakes_what_was_stuck():
+    ledger = Ledger()
+    for model in (B, C):
+        ledger.block(model, None, T)
+    brain = engine(ledger=ledger)
+    feed(brain, refused(), seen(retrying()))
+    kept = [entry for entry in brain.ledger.entries() if entry.model != B]
+    assert of(LookUp, feed(brain, RegisterChanged(tuple(kept), T + 1), at=1))
+    assert [move.order.target.model for move in of(Move, feed(brain, seen(retrying(1.1)), at=1.2))] == [B]
+
+
+@pytest.mark.parametrize("early", [0.0, 0.2])
+def test_what_was_refused_before_a_person_cleared_the_model_does_not_block_it_again(early):
+    brain = engine()
+    feed(brain, refused(session="ses_2"))
+    feed(brain, RegisterChanged((), T + 1), at=1.2)
+    # The log is late, a door was asked before: both mean a refusal from before the clear.
+    late = feed(brain, refused(early), seen(retrying(0.9)), at=1.3)
+    assert of(SaveRegister, late) == of(Move, late) == []
+    late = feed(brain, refused(early, session="ses_3"), seen(failed(0.9, session="ses_3"), "ses_3"), at=1.3)
+    assert of(SaveRegister, late) == of(Move, late) == []
+    assert brain.ledger.cooling(A, T + 1.3) is None
+    # OpenCode's own next attempt is refused after it.
+    again = feed(brain, refused(1.4), seen(retrying(1.5, attempt=2)), at=1.5)
+    assert of(SaveRegister, again)[0].changed[0].strikes == 1
+    assert [move.order.target.model for move in of(Move, again)] == [B]
+
+
+def test_an_old_logs_whole_second_may_lie_behind_the_clear_and_counts():
+    brain = engine()
+    feed(brain, refused())
+    feed(brain, RegisterChanged((), T + 1), at=1.2)
+    assert of(SaveRegister, feed(brain, refused(0.5), at=1.3))  # logged as the second in which it was cleared
+    assert brain.ledger.cooling(A, T + 1.3) is not None
+
+
+def test_what_is_refused_before_the_daemon_knows_of_the_clear_is_a_first_strike_of_its_own():
+    brain = engine()
+    feed(brain, refused(), refused(2.1))
+    (saved,) = of(SaveRegister, feed(brain, RegisterChanged((), T + 2), at=2.3))
+    assert [(entry.model, entry.since, entry.strikes) for entry in saved.changed] == [(A, T + 2.1, 1)]
+    assert of(SaveRegister, feed(brain, RegisterChanged((), T + 3), at=3.3)) == []
+    assert brain.ledger.cooling(A, T + 3.3) is None
+
+
+@pytest.mark.parametrize("what", [{"running": ("bash",)}, {"asking": True}])
+def test_a_running_tool_or_an_open_question_is_never_disturbed(what):
+    effects = feed(engine(), refused(), seen(retrying(**what)))
+    assert notes(effects)[-1] == "left"
+    assert of(Move, effects) == []
+
+
+def test_a_users_abort_ends_it():
+    brain = engine()
+    feed(brain, refused(), seen(retrying(wait=20)))
+    feed(brain, Aborted("ses_1", T + 5), at=5)
+    assert brain.next_wake() is None
+    stopped = failed(error=ErrorFacts(name="MessageAbortedError"))
+    assert notes(feed(engine(), refused(), seen(stopped))[3:]) == ["stopped"]
+
+
+def test_an_abort_by_a_move_that_is_not_ours_is_not_taken_for_the_users():
+    brain = engine(policy=Policy(chains={"p/a": ("p/b",)}, mode=Mode.ASK))
+    feed(brain, refused(), seen(retrying()))
+    assert feed(brain, TakenOver("ses_1"), TakenOver("ses_2")) == []
+    assert brain.cases.known("ses_1").phrase == "moved by hand"
+    assert brain.cases.known("ses_2") is None
+
+
+def test_our_own_abort_is_not_taken_for_the_users():
+    brain = engine()
+    (move,) = of(Move, feed(brain, refused(), seen(retrying())))
+    feed(brain, Aborted("ses_1", T + 0.3))
+    assert notes(feed(brain, end(move, MoveResult.MOVED), at=0.8)) == ["moved"]
+    feed(brain, Aborted("ses_1", T + 0.3), at=1.3)  # 1.18 logs it up to a second late
+    assert brain.cases.known("ses_1").phrase == "moved from p/a to p/b"
+    feed(brain, Aborted("ses_1", T + 9), at=9)
+    assert brain.cases.known("ses_1").phrase == "stopped by its user"
+
+
+@pytest.mark.parametrize(("mode", "offers"), [(Mode.ASK, 1), (Mode.NOTIFY, 1), (Mode.OFF, 0)])
+def test_modes_that_do_not_act(mode, offers):
+    brain = engine(replace(POLICY, mode=mode))
+    effects = feed(brain, refused(), seen(retrying()), refused(1), seen(retrying(1.1)))
+    assert of(Move, effects) == []
+    assert len(of(Tell, effects)) == offers
+
+
+def test_moves_are_capped_per_session_and_hour():
+    brain = engine(replace(POLICY, moves_per_hour=2))
+    effects = []
+    for n in range(4):
+        moves = feed(brain, refused(n * 10), seen(retrying(n * 10, user_message=f"msg_{n}")), at=n * 10)
+        effects += moves
+        for move in of(Move, moves):
+            feed(brain, end(move, MoveResult.MOVED), at=n * 10 + 1)
+    assert len(of(Move, effects)) == 2
+    assert "Too many moves" in [tell.title for tell in of(Tell, effects)]
+
+
+def test_a_target_that_fails_is_not_tried_again_for_this_message():
+    brain = engine()
+    (move,) = of(Move, feed(brain, refused(), seen(retrying())))
+    broken = failed(model=B, error=ErrorFacts(message="invalid x-api-key", status=401))
+    (onwards,) = of(Move, feed(brain, end(move, MoveResult.FAILED, broken)))
+    assert onwards.order.target.model == C
+
+
+def test_of_a_limited_run_that_has_ended_nothing_is_said_any_more():
+    brain = engine()
+    run = retrying(door=replace(DOOR, run=True))
+    effects = feed(brain, refused(), seen(run))
+    assert "left" in notes(effects)
+    assert not of(Move, effects)
+    assert "opencode run" in brain.cases.of("ses_1", T).phrase
+    look = brain.handle(Tick(), brain.next_wake())
+    assert of(LookUp, look)
+    assert notes(feed(brain, seen(run), at=31)) == []
+    assert brain.cases.of("ses_1", T).phrase
+    brain.handle(Tick(), brain.next_wake())
+    assert feed(brain, Surveyed("ses_1", A, (), 1), at=62) == []
+    assert brain.cases.of("ses_1", T).phrase == ""
+    assert brain.next_wake() is None
