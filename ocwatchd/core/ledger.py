@@ -160,8 +160,9 @@ class Ledger:
         entry = own if sure else self.cooling(model, now)
         if entry is None or entry.until is None or entry.told_by is ToldBy.MANUAL:
             return None
-        if entry.told_by is ToldBy.RETRY_AFTER and abs(entry.until - until) <= SAME_TIME:
-            told_by = ToldBy.RETRY_AFTER  # the same moment, by the finer clock
+        if ToldBy.RETRY_AFTER in (entry.told_by, told_by) and abs(entry.until - until) <= SAME_TIME:
+            # The same moment: the status has the finer clock, the header is the better source.
+            until, told_by = (entry.until if entry.told_by is ToldBy.STATUS else until), ToldBy.RETRY_AFTER
         elif entry.told_by in (ToldBy.RETRY_AFTER, ToldBy.STATUS) and until <= entry.until:
             return None
         if (entry.until, entry.told_by) == (until, told_by):

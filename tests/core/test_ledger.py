@@ -113,6 +113,14 @@ def test_the_finer_clock_sharpens_a_header_and_keeps_its_name():
     assert (refined.until, refined.told_by) == (T + 3600.8, ToldBy.RETRY_AFTER)
 
 
+@pytest.mark.parametrize("header", [T + 3599.0, T + 3600.8, T + 3601.0])
+def test_the_same_moment_told_by_the_status_first_keeps_the_finer_clock_too(header):
+    ledger = Ledger()
+    ledger.record(refusal(told=hint(T + 3600.8, ToldBy.STATUS)), RESTS)
+    refined = ledger.refine(SONNET, header, ToldBy.RETRY_AFTER, T + 1)
+    assert (refined.until, refined.told_by) == (T + 3600.8, ToldBy.RETRY_AFTER)
+
+
 def test_a_provider_wide_limit_rests_every_model_of_it():
     ledger = Ledger()
     entry = ledger.record(refusal(scope=Scope.PROVIDER, kind=LimitKind.QUOTA), RESTS)

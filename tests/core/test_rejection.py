@@ -12,7 +12,7 @@ from ocwatchd.core.moves import MoveResult
 from ocwatchd.core.policy import Mode, Policy
 from ocwatchd.core.rejection import OF_THE_MODEL
 from ocwatchd.core.views import SessionState
-from tests.core.test_engine import DOOR, A, B, C, T, end, engine, failed, feed, notes, of, refused, retrying, seen
+from tests.core.brain import DOOR, A, B, C, T, end, engine, failed, feed, notes, of, refused, retrying, seen
 
 WORDS = "messages.5: Invalid `signature` in `thinking` block"
 WRONG = ErrorFacts(message=WORDS, status=400, name="APIError")
