@@ -172,14 +172,12 @@ class Hands:
 
     def register_news(self) -> RegisterChanged | None:
         """What somebody else wrote into the register since we last wrote or looked; None if nobody did."""
-        snapshot = None if self._unsaved or self._untold else self.register.news()
+        snapshot = None if self._unsaved or self._untold else self.register.news(self._clock.now())
         if snapshot is None:
             return None
         for problem in snapshot.problems:
             self._say(problem)
-        # The file's own time, not `updated`, which a person's editor leaves as it was.
-        written = snapshot.signature[1] / 1e9 if snapshot.signature else self._clock.now()
-        return RegisterChanged(snapshot.entries(), written)
+        return RegisterChanged(snapshot.entries(), self.register.written)
 
     def last_life(self, since: float, cursors: Mapping[str, Cursor], beat: float | None) -> LastLife:
         """What the journal says of the life before; what that one told will not be written down again."""

@@ -48,11 +48,6 @@ class Cooldown:
         """The limit is expected and nobody has met it: it keeps new prompts away, and says nothing of running turns."""
         return self.told_by is ToldBy.FORECAST
 
-    @property
-    def uncounted(self) -> bool:
-        """A provider's word, entered at once by somebody who leaves it to others to count the refusal."""
-        return self.strikes == 0 and self.told_by is ToldBy.RETRY_AFTER
-
     def covers(self, model: ModelRef) -> bool:
         """Whether this entry blocks `model`: itself, its whole provider, or its provider's free models."""
         if self.model == model or self.model == model.whole_provider:
@@ -134,7 +129,7 @@ class Ledger:
         doublings = self._doublings(key, old, event)
         until, told_by = _end_of(event, kind, rests, doublings)
         if old is not None and old.active(event.time):
-            until, told_by = _later(old, until, told_by)
+            until, told_by = later(old, until, told_by)
         entry = Cooldown(
             model=key,
             kind=kind,
@@ -281,7 +276,7 @@ def _end_of(event: LimitEvent, kind: LimitKind, rests: RestPolicy, doublings: in
     return event.time + min(rests.maximum, base * 2.0 ** min(doublings, 64)), ToldBy.BACKOFF
 
 
-def _later(old: Cooldown, until: float | None, told_by: ToldBy) -> tuple[float | None, ToldBy]:
+def later(old: Cooldown, until: float | None, told_by: ToldBy) -> tuple[float | None, ToldBy]:
     """Later news only extends; but what the provider says replaces our own guess, and a guess replaces nothing told."""
     guessed, told_before = told_by is ToldBy.BACKOFF, old.told_by is not ToldBy.BACKOFF
     if guessed and until is not None and told_before:

@@ -41,6 +41,7 @@ class LaunchHands(Hands):
             self._since = None
             super().save(at_once)
             return
+        self._leave_to_others()
         self._since = now if self._since is None else self._since
         if at_once or now - self._since >= GRACE:
             self._fill_gaps(now)
@@ -53,11 +54,16 @@ class LaunchHands(Hands):
             return self._since + GRACE
         return super().save_due
 
+    def _leave_to_others(self) -> None:
+        """What somebody has written of meanwhile is known to the daemon: if it is gone later, a person cleared it."""
+        entries = blacklist.read(self._paths.blacklist).cooldowns
+        self._unsaved = {m: e for m, e in self._unsaved.items() if self.register.untouched(m, entries)}
+
     def _fill_gaps(self, now: float) -> None:
         """Enter what the daemon does not know."""
 
         def merge(entries: dict[ModelRef, Cooldown]) -> dict[ModelRef, Cooldown]:
-            gaps = {model: entry for model, entry in self._unsaved.items() if entry is not None}
+            gaps = {m: e for m, e in self._unsaved.items() if e is not None and self.register.untouched(m, entries)}
             return entries | {m: e for m, e in gaps.items() if m not in entries or not entries[m].active(now)}
 
         with suppress(StateError):  # said by the daemon, whose file it is

@@ -26,6 +26,8 @@ KNOWN_FIELDS = frozenset(
 )
 
 Cooldowns = dict[ModelRef, Cooldown]
+Signature = tuple[int, int, int]
+"""Inode, mtime in nanoseconds, size."""
 Change = Callable[[Cooldowns], Mapping[ModelRef, Cooldown]]
 _Word = TypeVar("_Word", bound=StrEnum)
 
@@ -41,7 +43,7 @@ class Snapshot:
     cooldowns: Mapping[ModelRef, Cooldown]
     problems: tuple[str, ...] = ()
     moved_aside: Path | None = None
-    signature: tuple[int, int, int] | None = None
+    signature: Signature | None = None
     loads: Mapping[str, float] = field(default_factory=dict)
     """How full the members of pools are, sessions' worth by model, as the daemon said last."""
     counted: object = None
@@ -52,8 +54,8 @@ class Snapshot:
         return tuple(self.cooldowns.values())
 
 
-def signature(path: Path) -> tuple[int, int, int] | None:
-    """Inode, mtime and size: cheap to compare; None without a file. Every write makes a new inode or mtime."""
+def signature(path: Path) -> Signature | None:
+    """Cheap to compare; None without a file. Every write makes a new inode or mtime."""
     try:
         info = path.stat(follow_symlinks=False)
     except OSError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,12 +41,17 @@ class FactFiles:
         self._directory = directory
         self._places: dict[Path, _Place] = {}
         for path in self._files():
-            seen = path.stat()
-            self._places[path] = _Place(seen.st_ino, seen.st_size)
+            with suppress(OSError):  # set aside at this moment
+                seen = path.stat()
+                self._places[path] = _Place(seen.st_ino, seen.st_size)
 
     def poll(self) -> Sequence[Heard | Prevented]:
         """What was added since the last call."""
-        return [heard for path in self._files() for heard in self._added(path)]
+        found: list[Heard | Prevented] = []
+        for path in self._files():
+            with suppress(OSError):  # set aside at this moment: the next look reads it
+                found += self._added(path)
+        return found
 
     def tidy(self, now: float) -> None:
         """Remove files that nobody has written for long."""
@@ -63,24 +69,42 @@ class FactFiles:
             return []
 
     def _added(self, path: Path) -> Iterator[Heard | Prevented]:
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return
-        try:
+        known, before = self._places.get(path), b""
+        with _opened(path) as fd:
             seen = os.fstat(fd)
-            place = self._places.get(path)
+            place = known
             if place is None or place.inode != seen.st_ino or place.offset > seen.st_size:
+                before = _unread(path.with_name(path.name + ".1"), known)
                 place = self._places[path] = _Place(seen.st_ino, 0)
-            data = os.pread(fd, READ_CAP, place.offset) if place.offset < seen.st_size else b""
-        finally:
-            os.close(fd)
-        whole = data.rfind(b"\n") + 1
-        place.offset += whole
-        for line in data[:whole].splitlines():
+            data = _lines_from(fd, place.offset)
+            place.offset += len(data)
+        for line in (before + data).splitlines():
             heard = fact(line) or prevented(line)
             if heard is not None:
                 yield heard
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _lines_from(fd: int, offset: int) -> bytes:
+    """Whole lines; the last one may still be being written."""
+    data = os.pread(fd, READ_CAP, offset)
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _unread(aside: Path, place: _Place | None) -> bytes:
+    """What was added to the file at `place` before it was set aside."""
+    with suppress(OSError), _opened(aside) as fd:
+        if place is not None and os.fstat(fd).st_ino == place.inode:
+            return _lines_from(fd, place.offset)
+    return b""
 
 
 def fact(line: bytes) -> Heard | None:

@@ -14,7 +14,7 @@ from ocwatchd.core.mind import Mind
 from ocwatchd.core.money import Price, Purse
 from ocwatchd.paths import Paths
 from ocwatchd.state import budget
-from ocwatchd.state.files import StateError, read_plain
+from ocwatchd.state.files import StateError, locked, read_plain
 from ocwatchd.state.plain import write_unsynced
 
 VERSION = 1
@@ -44,10 +44,12 @@ def remember(path: Path, told: Mapping[str, Price], now: float) -> None:
     """Keep what was told now; of models that were not told of, what was known.
 
     Raises:
-        OSError: it could not be written.
+        OSError, StateError: it could not be written.
     """
-    known = read(path)
-    if told and (outdated(path, now) or not told.items() <= known.items()):
+    if not told or (not outdated(path, now) and told.items() <= read(path).items()):
+        return
+    with locked(path):  # looks at several doors end in one moment, and `oc-smart` asks as well
+        known = read(path)
         prices = {name: _plain(price) for name, price in sorted((known | dict(told)).items())}
         write_unsynced(path, orjson.dumps({"version": VERSION, "time": rfc3339(now), "prices": prices}))
 
@@ -55,7 +57,7 @@ def remember(path: Path, told: Mapping[str, Price], now: float) -> None:
 def keep(path: Path, offers: Mapping[str, Capacity] | None, now: float) -> None:
     """The same of what a door told. A file that cannot be written is no fault: prices are told again."""
     told = {name: offer.price for name, offer in (offers or {}).items() if offer.price is not None}
-    with suppress(OSError):
+    with suppress(OSError, StateError):
         remember(path, told, now)
 
 

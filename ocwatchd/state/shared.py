@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 
+from ocwatchd.core.joining import joined
 from ocwatchd.core.ledger import Cooldown
-from ocwatchd.core.limits import ModelRef, ToldBy
+from ocwatchd.core.limits import ModelRef
 from ocwatchd.state import blacklist
 
 Changes = Mapping[ModelRef, Cooldown | None]
@@ -18,29 +18,39 @@ class SharedRegister:
     """The file at `path`. Where another has changed an entry since our last look, theirs stays and ours is dropped.
 
     A person's clear or block would else be undone by a change that was made without knowing of it: the daemon looks
-    twice a second, and refines an entry whenever a door or a late line of the log tells more. Only a new entry that
-    nobody has counted yet (see `launcher.early`) gives way to the same limit counted, or a strike would be lost.
+    twice a second, and refines an entry whenever a door or a late line of the log tells more. Only where both tell of
+    one limit, both hold: ten runs that are refused at once are ten strikes, and the best known end is everybody's.
     """
 
     def __init__(self, path: Path) -> None:
         """Nothing was looked at yet: whatever stands there is news."""
         self._path = path
         self._seen: Mapping[ModelRef, Cooldown] = {}
-        self._mark: tuple[int, int, int] | None = None
+        self._mark: blacklist.Signature | None = None
+        self._missed: float | None = None
+        """When others wrote what we have written over unseen; None if they did not."""
+        self.written = 0.0
+        """When others wrote what `news` has told last, epoch seconds."""
 
     def know(self, snapshot: blacklist.Snapshot) -> None:
         """This is what the file says; what others write from now on is news."""
-        self._seen, self._mark = snapshot.cooldowns, snapshot.signature
+        self._seen, self._mark, self._missed = snapshot.cooldowns, snapshot.signature, None
 
     def forget(self) -> None:
         """The next look counts as news."""
         self._mark = None
 
-    def news(self) -> blacklist.Snapshot | None:
+    def untouched(self, model: ModelRef, entries: Mapping[ModelRef, Cooldown]) -> bool:
+        """Whether `entries` of the file say of the model what they said when we last looked."""
+        return _same(self._seen.get(model), entries.get(model))
+
+    def news(self, now: float) -> blacklist.Snapshot | None:
         """What the file says, if somebody else wrote it since we last looked or wrote; a look is one stat."""
-        if blacklist.signature(self._path) == self._mark:
+        if self._missed is None and blacklist.signature(self._path) == self._mark:
             return None
         snapshot = blacklist.read(self._path)
+        ours = self._missed is not None and snapshot.signature == self._mark
+        self.written = self._missed if ours and self._missed is not None else _time(snapshot.signature, now)
         self.know(snapshot)
         return snapshot
 
@@ -54,20 +64,32 @@ class SharedRegister:
         Raises:
             StateError: the file cannot be read or written; nothing was changed.
         """
-        foreign, ours = False, changes
+        ours, missed = changes, self._missed
 
         def merge(entries: blacklist.Cooldowns) -> blacklist.Cooldowns:
-            nonlocal foreign, ours  # looked at under the register's lock: nobody writes between this and our own write
-            foreign = blacklist.signature(self._path) != self._mark
-            if foreign:
-                known = {m: e for m, e in changes.items() if _same(self._seen.get(m), entries.get(m))}
-                ours = known | _counting(changes.keys() - self._seen.keys(), changes, entries)
+            nonlocal ours, missed  # looked at under the register's lock: nobody writes between this and our own write
+            mark = blacklist.signature(self._path)
+            if mark != self._mark:
+                missed = _time(mark, now)
+            if missed is not None:
+                ours = self._merged(changes, entries)
             return _changed(entries, ours)
 
         snapshot = blacklist.update(self._path, merge, now, told, counted)
         self._seen = _changed(self._seen, ours)
-        self._mark = None if foreign else snapshot.signature
+        self._mark, self._missed = snapshot.signature, missed
         return snapshot
+
+    def _merged(self, changes: Changes, entries: Mapping[ModelRef, Cooldown]) -> Changes:
+        """Of these the ones that may be written, joined with what others tell of the same limit."""
+        merged: dict[ModelRef, Cooldown | None] = {}
+        for model, ours in changes.items():
+            theirs = entries.get(model)
+            if self.untouched(model, entries):
+                merged[model] = ours
+            elif ours is not None and theirs is not None:
+                merged[model] = joined(self._seen.get(model), ours, theirs)
+        return merged
 
 
 def _changed(entries: Mapping[ModelRef, Cooldown], changes: Changes) -> blacklist.Cooldowns:
@@ -75,15 +97,9 @@ def _changed(entries: Mapping[ModelRef, Cooldown], changes: Changes) -> blacklis
     return kept | {model: entry for model, entry in changes.items() if entry is not None}
 
 
-def _counting(new: Iterable[ModelRef], changes: Changes, entries: blacklist.Cooldowns) -> blacklist.Cooldowns:
-    """Of these models, our entries where another has entered the limit uncounted; its end is better than a guess."""
-    counted = {}
-    for model in new:
-        ours, theirs = changes[model], entries.get(model)
-        if ours is not None and theirs is not None and theirs.uncounted:
-            guessed = ours.told_by is ToldBy.BACKOFF
-            counted[model] = replace(ours, until=theirs.until, told_by=theirs.told_by) if guessed else ours
-    return counted
+def _time(mark: blacklist.Signature | None, now: float) -> float:
+    """The file's own time, not `updated`, which a person's editor leaves as it was; without a file it is `now`."""
+    return mark[1] / 1e9 if mark else now
 
 
 def _same(one: Cooldown | None, other: Cooldown | None) -> bool:

@@ -1,5 +1,6 @@
 import json
 import os
+import threading
 
 from ocwatchd.state.facts import KEPT, FactFiles, fact, prevented
 
@@ -86,3 +87,35 @@ def test_what_prevention_passed_over_is_read_too(tmp_path):
     files = FactFiles(tmp_path)
     (tmp_path / "7.jsonl").write_bytes(line() + b"\n" + json.dumps({**told, "passed": passed}).encode() + b"\n")
     assert [type(found).__name__ for found in files.poll()] == ["Heard", "Prevented"]
+
+
+def test_what_was_added_just_before_a_file_was_set_aside_is_read_too(tmp_path):
+    path = tmp_path / "7.jsonl"
+    path.write_bytes(line(session="ses_old") + b"\n")
+    files = FactFiles(tmp_path)
+    with path.open("ab") as file:
+        file.write(line(session="ses_last") + b"\n")
+    path.rename(tmp_path / "7.jsonl.1")
+    path.write_bytes(line(session="ses_new") + b"\n")
+    assert [heard.session for heard in files.poll()] == ["ses_last", "ses_new"]
+    assert files.poll() == []
+
+
+def test_files_that_are_set_aside_while_it_begins_are_no_fault(tmp_path):
+    ended = threading.Event()
+
+    def turn(path):
+        while not ended.is_set():
+            path.write_bytes(line() + b"\n")
+            path.rename(f"{path}.1")
+
+    writers = [threading.Thread(target=turn, args=(tmp_path / f"{number}.jsonl",)) for number in range(3)]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(4000):
+            FactFiles(tmp_path).poll()
+    finally:
+        ended.set()
+        for writer in writers:
+            writer.join()

@@ -23,7 +23,7 @@ def register(tmp_path: Path) -> SharedRegister:
     """The daemon's, with one model in it."""
     shared = SharedRegister(tmp_path / "blacklist.json")
     shared.write({A: GUESS}, NOW, {}, None)
-    shared.news()
+    shared.news(NOW)
     return shared
 
 
@@ -44,7 +44,7 @@ def test_a_change_made_before_the_clear_was_seen_does_not_undo_it(
     register.write({A: change}, NOW + 1.1, {}, None)
     register.write({A: change, B: replace(EXACT, model=B)}, NOW + 1.2, {}, None)
     assert found(path) == {B: ToldBy.STATUS}
-    news = register.news()
+    news = register.news(NOW)
     assert news is not None and [entry.model for entry in news.entries()] == [B]
     register.write({A: change}, NOW + 2, {}, None)  # entered after the clear was seen
     assert set(found(path)) == {A, B}
@@ -66,8 +66,8 @@ def test_what_others_wrote_about_other_models_hinders_nothing(register: SharedRe
     other_writes(path, *read, Ledger().block(B, None, NOW + 1))
     register.write({A: EXACT}, NOW + 1.1, {}, None)
     assert found(path) == {A: ToldBy.STATUS, B: ToldBy.MANUAL}
-    assert register.news() is not None
-    assert register.news() is None
+    assert register.news(NOW) is not None
+    assert register.news(NOW) is None
 
 
 @pytest.mark.parametrize("change", [replace(GUESS, model=B), replace(EXACT, model=B)])
