@@ -138,6 +138,7 @@ class Daemon:
         now = self._clock.now()
         last = self._hands.last_life(now - CLAIM_MEMORY, saved, heartbeat.read(self._paths.heartbeat).beat)
         self._hands.do([Note("started", {"pid": os.getpid(), "release": __version__})])
+        self._engine.ledger.lift(last.cleared)  # logs tell of refusals from before
         self._engine.remember(last.refused, self._counted.shown(), now)
         for session, claims in last.unfinished.items():
             say(f"a move of {session} was left unfinished: looking")

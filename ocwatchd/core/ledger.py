@@ -90,6 +90,10 @@ class Ledger:
                 again.append(self._entries[key])
         return tuple(again)
 
+    def lift(self, cleared: Mapping[ModelRef, float]) -> None:
+        """A person cleared these at these times, before this ledger was made: no older refusal enters them again."""
+        self._lifted |= cleared
+
     def lifted_since(self, event: LimitEvent) -> bool:
         """Whether a person has cleared its model since this refusal: logs tell up to 1 s late (1.17 and later).
 

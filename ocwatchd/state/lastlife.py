@@ -27,19 +27,21 @@ class LastLife:
     """`unfinished`: sessions whose move was claimed and never ended, with the claims; without any those whose move has
     just failed and left them stopped. `refused`: sessions, with the model that refused them last. `unweighed`: those of
     them whose refusal was read as it happened, or whose move has just come to nothing, and nothing was done about it.
-    `told`: places in logs, from the cursors on, whose refusals are in the journal.
+    `told`: places in logs, from the cursors on, whose refusals are in the journal. `cleared`: models, with the time at
+    which a person cleared them last.
     """
 
     unfinished: Mapping[str, tuple[Claim, ...]]
     refused: Mapping[str, ModelRef]
     unweighed: tuple[str, ...]
     told: frozenset[Place]
+    cleared: Mapping[ModelRef, float]
 
 
 def last_life(
     entries: Iterable[Entry], since: float, cursors: Mapping[str, Cursor], beat: float | None = None
 ) -> LastLife:
-    """Of these entries (oldest first) what happened since then (epoch seconds). What is told counts at any age.
+    """Of these entries (oldest first) what happened since then (epoch seconds). Told and cleared counts at any age.
 
     `beat` is when the last life was last seen to live (epoch seconds).
     """
@@ -49,6 +51,7 @@ def last_life(
     ended: dict[str, tuple[float, bool]] = {}
     lived = _Lived()
     told: set[Place] = set()
+    cleared: dict[ModelRef, float] = {}
     for entry in entries:
         what, session = str(entry.get("what")), str(entry.get("session"))
         if what == "limit" and "by" not in entry:
@@ -56,6 +59,8 @@ def last_life(
             if place is not None and _behind(place, cursors):
                 told.add(place)
         time = _time(entry.get("time"))
+        if what == "cleared" and (model := _model(entry)) is not None:
+            cleared[model] = time
         if time < since:
             continue
         lived.until(time, begins=what == "started")
@@ -90,7 +95,7 @@ def last_life(
             unfinished.setdefault(session, ())
         else:
             open_ones[session] = None
-    return LastLife(unfinished, refused, tuple(open_ones), frozenset(told))
+    return LastLife(unfinished, refused, tuple(open_ones), frozenset(told), cleared)
 
 
 class _Lived:

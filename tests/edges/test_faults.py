@@ -520,3 +520,16 @@ def test_a_reset_that_cannot_be_meant(shared: Scene, log: Path, words: str, leas
     entry = shared.daemon.wait_cooldown(f"mock/{model}")
     rest = epoch(entry["until"]) - epoch(entry["since"])
     assert least < rest <= most + 1
+
+
+def test_what_a_person_cleared_while_nobody_watched_stays_cleared(scene: Scene) -> None:
+    log, (first, missed, later) = scene.logs / "opencode.log", fresh(3)
+    with scene.daemon:
+        scene.expect(*scene.write(log, first))
+    scene.write(log, missed)
+    assert scene.daemon.ocwatch("clear", MODEL).returncode == 0
+    with scene.daemon:
+        scene.write(log.with_name("other.log"), later)
+        assert scene.daemon.wait_cooldown(MODEL)["session"] == f"ses_{later}"
+        scene.expect(later)
+        assert scene.told() == [first, later]
