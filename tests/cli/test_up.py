@@ -27,7 +27,7 @@ def running(cli: Cli) -> Iterator[subprocess.Popen[bytes]]:
         cli.command("up"), env=cli.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     try:
-        wait_until(lambda: cli("status").returncode == 0, 15, why="the daemon to be up")
+        wait_until(lambda: cli("status").returncode == 0, 60, why="the daemon to be up")
         yield process
     finally:
         process.kill()

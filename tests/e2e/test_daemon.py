@@ -63,7 +63,7 @@ def test_a_limited_session_goes_on_elsewhere_with_all_it_had(version: str, home:
         assert (entry["kind"], entry["strikes"]) == ("rate_limit", 1)
         # Where the log has the header it comes in the end, on a loaded machine after the door has told the same.
         exact = "status" if version == NEWEST else "retry-after"
-        wait_until(lambda: daemon.wait_cooldown(PRIMARY)["told_by"] == exact, 20, why=f"{exact} in the register")
+        wait_until(lambda: daemon.wait_cooldown(PRIMARY)["told_by"] == exact, 60, why=f"{exact} in the register")
         assert entry["target"]["model"] == FALLBACK
         print(f"{version}: {asked.wall - refused.wall:.2f} s from the 429 to the fallback's request")
 
@@ -117,7 +117,7 @@ def test_down_the_chain_when_the_fallback_is_limited_too(version: str, home: Hom
         assert [len(provider.requests(model)) for model in (PRIMARY, FALLBACK)] == [1, 1]
         for model, seconds in ((PRIMARY, 3600), (FALLBACK, 1800)):
             (refused,) = provider.requests(model)
-            entry = daemon.wait_cooldown(model)
+            entry = daemon.wait_told(model)
             assert abs(epoch(entry["until"]) - (refused.wall + seconds)) < LAG
             assert entry["strikes"] == 1
 
@@ -132,7 +132,7 @@ def test_everything_limited_is_one_notice_and_no_further_request(
         newest.prompt_async(session, "Nobody can answer this", model=PRIMARY)
     daemon.wait_journal("exhausted")
     for session in sessions:
-        wait_until(lambda session=session: stuck_for(newest, session) > 3000, 30)
+        wait_until(lambda session=session: stuck_for(newest, session) > 3000, 60)
     settle(4)
     assert len(daemon.journal("exhausted")) == 1
     assert [len(newest.user_messages(session)) for session in sessions] == [1, 1]
@@ -169,7 +169,7 @@ def test_an_unknown_wait_is_left_to_opencode_and_its_answer_frees_the_model(
     assert entry["told_by"] == "backoff"
     assert abs(epoch(entry["until"]) - (refused.wall + 60)) < LAG
     newest.wait_answer(session, "that was quick")
-    wait_until(lambda: daemon.cooldown(PRIMARY) is None, 15, why="the cooldown to end with the answer")
+    wait_until(lambda: daemon.cooldown(PRIMARY) is None, 60, why="the cooldown to end with the answer")
     assert provider.requests(FALLBACK) == []
 
 
@@ -338,8 +338,8 @@ def test_a_cooldown_outlives_daemon_and_opencode(home: Home, provider: Provider)
         session = serve.create_session()
         serve.prompt_async(session, "Remember this", model=PRIMARY)
         serve.wait_answer(session, "moved")
-        until = daemon.wait_cooldown(PRIMARY)["until"]
         daemon.wait_journal("moved")
+        until = daemon.wait_told(PRIMARY)["until"]
         daemon.kill()
         assert ocwatch(home, "status").returncode == 3
         assert ocwatch(home, "pick", PRIMARY).stdout == f"{FALLBACK}\n"

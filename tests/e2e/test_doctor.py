@@ -53,4 +53,4 @@ def test_beside_a_running_opencode(home: Home) -> None:
             assert found(home)[1]["daemon"][0]["severity"] == "error"
         finally:
             daemon.process.send_signal(signal.SIGCONT)
-        wait_until(lambda: daemon.ocwatch("status").returncode == 0, 20, pause=0.5, why="it to hear again")
+        wait_until(lambda: daemon.ocwatch("status").returncode == 0, 60, pause=0.5, why="it to hear again")

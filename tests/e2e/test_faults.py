@@ -41,6 +41,9 @@ def test_many_sessions_limited_at_once(home: Home, provider: Provider, counted: 
         assert sorted(Counter(entry["session"] for entry in daemon.journal("moved")).values()) == [1] * SESSIONS
         assert [sum(request.count(f"Prompt of {one}.") for request in asked) for one in sessions] == [1] * SESSIONS
         assert len(asked) == len(refused) == SESSIONS
+        wait_until(
+            lambda: daemon.wait_cooldown(PRIMARY)["strikes"] >= SESSIONS, why="all strikes, written at their pace"
+        )
         entry = daemon.wait_cooldown(PRIMARY)
         assert (entry["strikes"], entry.get("doublings", 0)) == (SESSIONS, 0)
         assert grown < 100 << 20

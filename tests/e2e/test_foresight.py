@@ -93,7 +93,7 @@ def test_the_next_prompt_goes_elsewhere_before_the_limit_and_comes_back_after_it
         serve.prompt_async(session, "After the reset", model=PRIMARY)
         serve.wait_answer(session, "answer with 2 left")
         assert {request.status for request in provider.requests()} == {200}
-        wait_until(lambda: daemon.ocwatch("status").stdout.count("No model is cooling"), 20, why="a free register")
+        wait_until(lambda: daemon.ocwatch("status").stdout.count("No model is cooling"), 60, why="a free register")
         told_of = sorted((line["what"], line["model"]) for line in daemon.journal() if "model" in line)
         # A forecast holds for 30 s at least; where there is room before that it is taken back.
         assert [line for line in told_of if line != ("eased", CONFIGURED)] == [

@@ -39,15 +39,15 @@ def test_above_the_budget_a_free_model_stands_in_and_the_report_says_what_it_cos
         serve.prompt_async(first, "While there is money", model=PRIMARY)
         serve.wait_answer(first, f"answer of {PAID}")
         left = daemon.state / "budget.json"
-        wait_until(lambda: left.exists() and json.loads(left.read_text())["dear"], 30, why="the budget to be spent")
+        wait_until(lambda: left.exists() and json.loads(left.read_text())["dear"], 60, why="the budget to be spent")
         told = json.loads(left.read_text())
         assert (told["budget"], told["spent"], told["dear"]) == (0.01, pytest.approx(0.011), [PRIMARY, PAID])
         # New prompts get the free one, and so does the next session that is limited.
-        wait_until(lambda: (daemon.cooldown(PRIMARY) or {})["target"]["model"] == FREE, 20, why="another stand-in")
+        wait_until(lambda: (daemon.cooldown(PRIMARY) or {})["target"]["model"] == FREE, 60, why="another stand-in")
         assert daemon.ocwatch("pick", PRIMARY).stdout.strip() == FREE
         serve.prompt_async(second, "And when it is spent", model=SECOND)
         serve.wait_answer(second, f"answer of {FREE}")
-        wait_until(lambda: len(daemon.journal("moved")) == 2, 30, why="both moves")
+        wait_until(lambda: len(daemon.journal("moved")) == 2, 60, why="both moves")
         said = " ".join(daemon.ocwatch("explain", second).stdout.split())
         assert f"{PAID}: paid, and today's budget is spent ($0.0110 of $0.0100)" in said
         assert len(provider.requests(PAID)) == 1
@@ -99,10 +99,10 @@ def test_above_the_budget_a_pool_gives_its_paid_members_to_nobody_new(home: Home
             return answered(serve.create_session(), asked)
 
         register, left = daemon.state / "blacklist.json", daemon.state / "budget.json"
-        wait_until(lambda: register.exists() and "pools" in json.loads(register.read_text()), 20, why="the pool")
+        wait_until(lambda: register.exists() and "pools" in json.loads(register.read_text()), 60, why="the pool")
         resident, named = serve.create_session(), serve.create_session()
         assert answered(resident) == PRIMARY  # $0.045
-        wait_until(lambda: left.exists() and PAID in json.loads(left.read_text())["dear"], 30, why="the budget")
+        wait_until(lambda: left.exists() and PAID in json.loads(left.read_text())["dear"], 60, why="the budget")
         # Who begins gets the member without a price, who has another one keeps it, who names another one gets it.
         assert [new() for _ in range(3)] == [FREE] * 3
         assert (answered(resident), answered(named, PAID), answered(named, PAID)) == (PRIMARY, PAID, PAID)

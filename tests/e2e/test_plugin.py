@@ -170,7 +170,7 @@ def test_refused_requests_are_noted_with_what_the_log_does_not_say(
         (refused,) = provider.wait_requests(PRIMARY)
         wait_until(lambda: {f["model"] for f in facts(armed)} == {"primary", "titles"}, why="both facts")
         (main,) = [fact for fact in facts(armed) if not fact["small"]]
-        assert abs(epoch(main.pop("time")) - refused.wall) < 1.5
+        assert abs(epoch(main.pop("time")) - refused.wall) < 3
         assert main.pop("url_host") == provider.url.removeprefix("http://")
         assert (main.pop("version"), main.pop("pid"), main.pop("session")) == (1, serve.pid, session)
         assert (main.pop("provider"), main.pop("model"), main.pop("agent")) == ("mock", "primary", "build")
@@ -258,7 +258,9 @@ def test_beside_another_fallback_plugin_it_stands_back(version: str, armed: Home
         session = serve.create_session()
         serve.prompt_async(session, "Who is in charge?", model=PRIMARY)
         serve.wait_answer(session, "answer of mock/primary")
-        about = json.loads((state(armed) / "doors" / f"{serve.pid}.json").read_text())
+        file = state(armed) / "doors" / f"{serve.pid}.json"
+        wait_until(lambda: json.loads(file.read_text())["door"], 60, why="the door to open")
+        about = json.loads(file.read_text())
         assert about["standing_back"] == "another fallback plugin is active: my-model-fallback.js"
         assert (about["opencode"], about["door"]) == (version, True)
 

@@ -62,7 +62,7 @@ def asked(provider: Provider) -> Counter[str]:
 def test_ten_sessions_spread_over_what_is_free_and_stay_there(accounts: Home, provider: Provider) -> None:
     provider.script(FIRST, limited(3600))
     with Daemon(accounts, {}, pools=pool("round-robin")) as daemon, Serve(NEWEST, accounts) as serve:
-        wait_until(lambda: published(daemon), 20, why="the pool in the register")
+        wait_until(lambda: published(daemon), 60, why="the pool in the register")
         sessions = [serve.create_session() for _ in range(10)]
         for session in sessions:
             serve.prompt_async(session, "The first prompt", model=FIRST)
@@ -118,18 +118,18 @@ def test_the_least_used_gets_the_next_by_weight_and_what_cools_is_out_until_it_i
             last = answers(session)[-1]
             return f"{last['providerID']}/{last['modelID']}"
 
-        wait_until(lambda: published(daemon), 20, why="the pool in the register")
+        wait_until(lambda: published(daemon), 60, why="the pool in the register")
         assert home_of(begin(SECOND)) == SECOND  # named, not the first member: it is left there
         # Two small ones beside it: alone it is one session's worth, however large, and six begin in one breath.
         assert {home_of(begin(THIRD)) for _ in range(2)} == {THIRD}
-        wait_until(lambda: used(daemon)[SECOND] > 2, 30, why="what the store says of three sessions")
+        wait_until(lambda: used(daemon)[SECOND] > 2, 60, why="what the store says of three sessions")
         sessions = [begin() for _ in range(6)]
         spread = Counter(map(home_of, sessions))
         print(f"weights 1, 1, 3, the second one full: {dict(spread)}")
         assert spread[SECOND] == 0
         assert spread[THIRD] > spread[FIRST] >= 1
         resident = next(session for session in sessions if home_of(session) == THIRD)
-        wait_until(lambda: used(daemon)[SECOND] > 4, 30, why="what the store says of nine sessions")
+        wait_until(lambda: used(daemon)[SECOND] > 4, 60, why="what the store says of nine sessions")
         assert daemon.ocwatch("block", THIRD, "--for", "1h").returncode == 0
         assert {home_of(begin()) for _ in range(3)} == {FIRST}
         serve.prompt_async(resident, "A second prompt", model=FIRST)
@@ -148,6 +148,7 @@ def test_the_least_used_gets_the_next_by_weight_and_what_cools_is_out_until_it_i
         moved = daemon.ocwatch("redirect", stuck, "--to", "sonnet")
         assert moved.returncode == 0, moved
         serve.wait_answer(stuck, "answer of")
+        serve.wait_status(stuck, "idle")
         assert home_of(stuck) in (FIRST, THIRD)
         said = Smart(accounts, NEWEST, None).run("run", "--model", "sonnet", "From a start of its own")
         assert (said.returncode, "answer of" in said.stdout) == (0, True)
@@ -174,6 +175,7 @@ def test_the_order_that_experience_teaches(home: Home, provider: Provider) -> No
             assert moved["first_token_seconds"] > 2.5  # its stream begins at once, its first token after three seconds
             assert daemon.ocwatch("block", "mock/second", "--for", "1h").returncode == 0
             serve.wait_answer(limited_prompt(), "answer of mock3/third")
+            daemon.wait_journal("moved", 2)
             assert daemon.ocwatch("clear", "mock/second").returncode == 0
         with Daemon(home, chain, order="learnt") as daemon:
             before = len(provider.requests("mock2/fallback"))
@@ -231,7 +233,7 @@ def test_prevention_pick_and_launcher_know_the_floor(home: Home, provider: Provi
         serve.prompt_async(long, "Much was said", model="mock/primary")
         serve.wait_answer(long, "answer of mock/primary")
         assert daemon.ocwatch("block", "mock/primary", "--for", "1h").returncode == 0
-        wait_until(lambda: "mock2/fallback" in register(daemon).get("takes", {}), 30, why="what models take")
+        wait_until(lambda: "mock2/fallback" in register(daemon).get("takes", {}), 60, why="what models take")
         assert [row["model"] for row in register(daemon)["stand_ins"]["mock/primary"]] == [
             "mock2/fallback",
             "mock3/third",

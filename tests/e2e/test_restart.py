@@ -140,7 +140,7 @@ def test_under_oc_smart_it_goes_on_in_any_terminal(version: str, hangs: bool, ho
         (asked,) = provider.requests(FALLBACK)[:1]
         assert (asked.count(PROMPT), len(provider.requests(PRIMARY))) == (1, 1)
         os.kill(tui.pid, signal.SIGKILL)
-        wait_until(lambda: not smart.left_behind(), 20, why="the end of everything")
+        wait_until(lambda: not smart.left_behind(), 60, why="the end of everything")
 
 
 def test_a_hung_one_outside_tmux_is_ended_only_when_asked(limited_home: Home, provider: Provider) -> None:

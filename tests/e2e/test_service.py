@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ocwatchd.state import heartbeat
 from ocwatchd.state.files import locked
 from tests.edges.logtext import refusal
 from tests.support.processes import wait_until
@@ -51,7 +51,7 @@ def service_pid(user: UserManager, other_than: int = 0) -> int:
 
     def beating() -> int:
         pid = int(user.systemctl("show", "ocwatchd.service", "--property=MainPID", "--value").stdout or 0)
-        return pid if pid not in (0, other_than) and beat.exists() and json.loads(beat.read_text())["pid"] == pid else 0
+        return pid if pid not in (0, other_than) and heartbeat.read(beat).pid == pid else 0
 
     beat = state(user) / "daemon.json"
     pid: int = wait_until(beating, 60, 0.1, "the service's heartbeat")
@@ -178,7 +178,7 @@ def test_up_and_down(user: UserManager) -> None:
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        wait_until(lambda: user.ocwatch("status").returncode == 0, 30, why="the daemon in the foreground")
+        wait_until(lambda: user.ocwatch("status").returncode == 0, 60, why="the daemon in the foreground")
         assert "outside of any service" in user.ocwatch("up").stdout
         refused = user.ocwatch("service", "install")
         assert f"pid {foreground.pid}" in refused.stdout

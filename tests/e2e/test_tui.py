@@ -35,8 +35,8 @@ def test_moved_through_the_door_then_prevented_then_back(version: str, home: Hom
         screen = tui.wait_screen("first answered elsewhere", timeout=60)
         assert screen.count("Name the first colour") == 1, "the prompt is shown once, too"
         (refused,) = [r for r in provider.requests(PRIMARY) if r.status == 429]
-        end = epoch(daemon.wait_cooldown(PRIMARY)["until"])
-        assert abs(end - (refused.wall + 20)) < 1.1
+        end = epoch(daemon.wait_told(PRIMARY)["until"])
+        assert abs(end - (refused.wall + 20)) < 2
         (moved,) = daemon.wait_journal("moved")
         (asked,) = provider.requests(FALLBACK)
         assert asked.count("Name the first colour") == 1
@@ -78,16 +78,16 @@ def test_opened_again_it_goes_back_unless_the_stand_in_is_chosen_by_hand(
         tui.wait_screen("first answered elsewhere")
         tui.wait_screen("fallback mock2")  # the TUI took the stand-in for the session's own model
         tui.say("Name the other colour")
+        tui.wait_screen(f"{PRIMARY} is free again")  # it fades after 8 s, which the answer may take
         tui.wait_screen("the primary is back")
-        assert f"{PRIMARY} is free again" in tui.screen()
 
         tui.keys("C-x", "m")
         tui.wait_screen("Select model")
         tui.type("fallback")
-        wait_until(lambda: "second" not in tui.screen().partition("Select")[2], 20, why="the list to be narrowed down")
+        wait_until(lambda: "second" not in tui.screen().partition("Select")[2], 60, why="the list to be narrowed down")
         settle(0.5)
         tui.keys("Enter")
-        wait_until(lambda: "Select model" not in tui.screen(), 20, why="the dialog to close")
+        wait_until(lambda: "Select model" not in tui.screen(), 60, why="the dialog to close")
         tui.say("Name the third colour")
         tui.wait_screen("third answered elsewhere")
     assert len(provider.requests(PRIMARY)) == 1
@@ -102,7 +102,7 @@ def test_a_toast_says_once_per_cooldown_what_runs(version: str, home: Home, prov
         tui.say("Say something")
         assert FALLBACK in tui.wait_screen(f"{PRIMARY} is limited", timeout=60)
         provider.wait_requests(FALLBACK, 1)
-        wait_until(lambda: f"{PRIMARY} is limited" not in tui.screen(), 20, why="the toast to fade")
+        wait_until(lambda: f"{PRIMARY} is limited" not in tui.screen(), 60, why="the toast to fade")
         tui.say("Say it again")
         provider.wait_requests(FALLBACK, 2)
         settle(1.5)
@@ -121,7 +121,7 @@ def test_the_door_is_found_anew_after_a_restart_and_stale_files_go(
         with Tui(version, home) as tui:
             tui.say("Hello")
             provider.wait_requests(PRIMARY)
-            assert (doors / f"{tui.pid}.sock").exists()
+            wait_until(lambda: (doors / f"{tui.pid}.sock").exists(), 60, why="the door")
             gone = tui.pid
         provider.script(PRIMARY, limited(3600))
         provider.script(FALLBACK, spoken("answered elsewhere"))
@@ -129,4 +129,4 @@ def test_the_door_is_found_anew_after_a_restart_and_stale_files_go(
             tui.say("Hello again")
             tui.wait_screen("answered elsewhere", timeout=60)
             assert len(daemon.wait_journal("moved")) == 1
-            wait_until(lambda: not list(doors.glob(f"{gone}.*")), 15, why="stale files to be removed")
+            wait_until(lambda: not list(doors.glob(f"{gone}.*")), 60, why="stale files to be removed")

@@ -205,7 +205,7 @@ def test_a_writer_is_neither_waited_for_nor_disturbed(tmp_path: Path) -> None:
         writer.execute("UPDATE session SET directory = '/new'")
         began = time.monotonic()
         found = SessionStore(tmp_path).session("ses_open")
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3  # sqlite's own patience is five seconds
         assert found is not None
         assert found.directory == "/a"  # as it was before the writer's transaction
         writer.execute("COMMIT")

@@ -146,7 +146,7 @@ def test_killed_outright_we_leave_nothing_behind(tmp_path: Path, words: tuple[st
         ready(pty)
         pty.process.kill()
         pty.end()
-        wait_until(lambda: not place.alive(), 20, why="the end of everything")
+        wait_until(lambda: not place.alive(), 60, why="the end of everything")
 
 
 def test_it_is_started_again_in_the_same_terminal(place: Place) -> None:
