@@ -41,7 +41,7 @@ class LaunchHands(Hands):
             self._since = None
             super().save(at_once)
             return
-        self._leave_to_others()
+        self._leave_to_others(now)
         self._since = now if self._since is None else self._since
         if at_once or now - self._since >= GRACE:
             self._fill_gaps(now)
@@ -54,17 +54,18 @@ class LaunchHands(Hands):
             return self._since + GRACE
         return super().save_due
 
-    def _leave_to_others(self) -> None:
+    def _leave_to_others(self, now: float) -> None:
         """What somebody has written of meanwhile is known to the daemon: if it is gone later, a person cleared it."""
         entries = blacklist.read(self._paths.blacklist).cooldowns
-        self._unsaved = {m: e for m, e in self._unsaved.items() if self.register.untouched(m, entries)}
+        self._unsaved = {m: e for m, e in self._unsaved.items() if self.register.untouched(m, entries, now)}
 
     def _fill_gaps(self, now: float) -> None:
         """Enter what the daemon does not know."""
 
         def merge(entries: dict[ModelRef, Cooldown]) -> dict[ModelRef, Cooldown]:
-            gaps = {m: e for m, e in self._unsaved.items() if e is not None and self.register.untouched(m, entries)}
-            return entries | {m: e for m, e in gaps.items() if m not in entries or not entries[m].active(now)}
+            untouched = {m: e for m, e in self._unsaved.items() if self.register.untouched(m, entries, now)}
+            resting = {model for model, entry in entries.items() if entry.active(now)}
+            return entries | {m: e for m, e in untouched.items() if e is not None and m not in resting}
 
         with suppress(StateError):  # said by the daemon, whose file it is
             blacklist.update(self._paths.blacklist, merge, now)

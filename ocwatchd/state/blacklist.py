@@ -108,14 +108,15 @@ def _update(
     aside = _move_aside(path, now) if found.problem else None
     problems = _problems(path, found, aside)
     before = _cooldowns(found)
-    after = {ref: cooldown for ref, cooldown in change(dict(before)).items() if not _stale(cooldown, now)}
+    after = {ref: cooldown for ref, cooldown in change(dict(before)).items() if not stale(cooldown, now)}
     document = {**_document(found, before, after, now), **told, **besides}
     if not found.exists or found.problem or any(document.get(k) != found.raw.get(k) for k in ("models", *told)):
         write_atomic(path, _encode(document))
     return Snapshot(after, problems, aside, signature(path), loads_in(found))
 
 
-def _stale(cooldown: Cooldown, now: float) -> bool:
+def stale(cooldown: Cooldown, now: float) -> bool:
+    """Whether it ended so long ago that it is dropped."""
     return cooldown.until is not None and now >= cooldown.until + STRIKE_WINDOW
 
 

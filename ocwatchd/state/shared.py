@@ -40,9 +40,9 @@ class SharedRegister:
         """The next look counts as news."""
         self._mark = None
 
-    def untouched(self, model: ModelRef, entries: Mapping[ModelRef, Cooldown]) -> bool:
+    def untouched(self, model: ModelRef, entries: Mapping[ModelRef, Cooldown], now: float) -> bool:
         """Whether `entries` of the file say of the model what they said when we last looked."""
-        return _same(self._seen.get(model), entries.get(model))
+        return _same(_counting(self._seen, model, now), _counting(entries, model, now))
 
     def news(self, now: float) -> blacklist.Snapshot | None:
         """What the file says, if somebody else wrote it since we last looked or wrote; a look is one stat."""
@@ -72,7 +72,7 @@ class SharedRegister:
             if mark != self._mark:
                 missed = _time(mark, now)
             if missed is not None:
-                ours = self._merged(changes, entries)
+                ours = self._merged(changes, entries, now)
             return _changed(entries, ours)
 
         snapshot = blacklist.update(self._path, merge, now, told, counted)
@@ -80,21 +80,27 @@ class SharedRegister:
         self._mark, self._missed = snapshot.signature, missed
         return snapshot
 
-    def _merged(self, changes: Changes, entries: Mapping[ModelRef, Cooldown]) -> Changes:
+    def _merged(self, changes: Changes, entries: Mapping[ModelRef, Cooldown], now: float) -> Changes:
         """Of these the ones that may be written, joined with what others tell of the same limit."""
         merged: dict[ModelRef, Cooldown | None] = {}
         for model, ours in changes.items():
-            theirs = entries.get(model)
-            if self.untouched(model, entries):
+            theirs = _counting(entries, model, now)
+            if self.untouched(model, entries, now):
                 merged[model] = ours
             elif ours is not None and theirs is not None:
-                merged[model] = joined(self._seen.get(model), ours, theirs)
+                merged[model] = joined(_counting(self._seen, model, now), ours, theirs)
         return merged
 
 
 def _changed(entries: Mapping[ModelRef, Cooldown], changes: Changes) -> blacklist.Cooldowns:
     kept = {model: entry for model, entry in entries.items() if model not in changes}
     return kept | {model: entry for model, entry in changes.items() if entry is not None}
+
+
+def _counting(entries: Mapping[ModelRef, Cooldown], model: ModelRef, now: float) -> Cooldown | None:
+    """The model's entry, unless it ended so long ago that whoever writes drops it: that is no person's clear."""
+    entry = entries.get(model)
+    return None if entry is None or blacklist.stale(entry, now) else entry
 
 
 def _time(mark: blacklist.Signature | None, now: float) -> float:

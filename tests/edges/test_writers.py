@@ -183,3 +183,30 @@ def test_one_refusal_that_two_saw_is_one_strike(launcher: Hands, daemon: Hands, 
     launcher.do([SaveRegister(changed=(refused(A, clock.time),))])
     daemon.do([SaveRegister(changed=(refused(A, clock.time + 0.2),))])
     assert blacklist.read(paths.blacklist).cooldowns[A].strikes == 1
+
+
+@pytest.mark.parametrize("theirs", [0, 1])
+def test_what_no_longer_counts_is_as_if_it_had_not_been_there(
+    daemon: Hands, paths: Paths, clock: Clock, theirs: int
+) -> None:
+    """Whoever writes drops it: that is no person's clear."""
+    daemon.do([SaveRegister(changed=(refused(A, clock.time, until=clock.time + 60),))])
+    clock.time += 3600
+    new = {B: refused(B, clock.time), A: refused(A, clock.time, session="ses_2")}
+    others = {model: new[model] for model in list(new)[: theirs + 1]}
+    blacklist.update(paths.blacklist, lambda found: found | others, clock.time)
+    daemon.do([SaveRegister(changed=(refused(A, clock.time + 0.1),))])
+    assert blacklist.read(paths.blacklist).cooldowns[A].strikes == 1 + theirs
+
+
+def test_a_gap_is_also_where_something_stands_that_no_longer_counts(
+    launcher: Hands, daemon: Hands, paths: Paths, clock: Clock
+) -> None:
+    daemon.do([SaveRegister(changed=(refused(A, clock.time, until=clock.time + 60),))])
+    launcher.register_news()
+    clock.time += 3600
+    beat(paths, clock)
+    launcher.do([SaveRegister(changed=(refused(A, clock.time),))])
+    clock.time += 2.6
+    launcher.save()
+    assert blacklist.read(paths.blacklist).cooldowns[A].active(clock.time)
