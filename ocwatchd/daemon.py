@@ -40,7 +40,7 @@ from ocwatchd.redirect import RerunOverApi
 from ocwatchd.state import blacklist, cursors, daemonlock, heartbeat, prices
 from ocwatchd.state.counted import Counted
 from ocwatchd.state.facts import FactFiles
-from ocwatchd.state.files import make_private_dir
+from ocwatchd.state.files import make_private_dir, sweep_leftovers
 from ocwatchd.supervisor import Supervisor
 
 POLL_FLOOR = 1.0
@@ -88,6 +88,8 @@ class Daemon:
         make_private_dir(self._paths.state_dir)
         with daemonlock.hold(self._paths.daemon_lock), self._signals():
             self._started = self._clock.now()
+            for ours in (self._paths.cursors, self._paths.heartbeat, self._paths.forecasts, self._paths.budget):
+                sweep_leftovers(ours)  # files that only the one daemon writes
             self._open()
             try:
                 self._pump()

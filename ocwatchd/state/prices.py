@@ -14,7 +14,7 @@ from ocwatchd.core.mind import Mind
 from ocwatchd.core.money import Price, Purse
 from ocwatchd.paths import Paths
 from ocwatchd.state import budget
-from ocwatchd.state.files import StateError, locked, read_plain
+from ocwatchd.state.files import StateError, locked, read_plain, sweep_leftovers
 from ocwatchd.state.plain import write_unsynced
 
 VERSION = 1
@@ -49,6 +49,7 @@ def remember(path: Path, told: Mapping[str, Price], now: float) -> None:
     if not told or (not outdated(path, now) and told.items() <= read(path).items()):
         return
     with locked(path):  # looks at several doors end in one moment, and `oc-smart` asks as well
+        sweep_leftovers(path)
         known = read(path)
         prices = {name: _plain(price) for name, price in sorted((known | dict(told)).items())}
         write_unsynced(path, orjson.dumps({"version": VERSION, "time": rfc3339(now), "prices": prices}))

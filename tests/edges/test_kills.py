@@ -142,6 +142,8 @@ def test_killed_at_any_moment(tmp_path: Path, counted: Count) -> None:
             whole(daemon.state)
             told.entries("")
             counted("kills", 1)
+        for name in ("cursors.json", "daemon.json", "forecasts.json", "blacklist.json"):
+            (daemon.state / f".{name}.1234.tmp").write_bytes(b"{")  # as one that is killed while it writes leaves it
         with daemon:
             try:
                 wait_until(lambda: not unanswered(opencode, told), 120 + KILLS, why="all are moved")
@@ -158,6 +160,7 @@ def test_killed_at_any_moment(tmp_path: Path, counted: Count) -> None:
         assert set(kept) <= landed, "only what was moved is given back later"
         assert len(kept) == min(len(landed), moved.MOST), "all of it, or as many as are remembered"
         print(f"{KILLS} kills: {watcher.reads} reads of the register, {len(watcher.acknowledged)} cooldowns kept")
+        assert list(daemon.state.glob(".*.tmp")) == []
         assert strikes(daemon) == lines, "each refusal is one strike"
         assert [place for place, times in Counter(places(told)).items() if times > 1] == []
         assert [s.id for s in opencode.sessions.values() if s.runs > 1] == []

@@ -25,7 +25,9 @@ def test_what_is_told_is_kept_beside_what_was(tmp_path: Path) -> None:
     prices.remember(path, {}, NOW)
     assert not path.exists()
     prices.remember(path, {"p/a": Price(3, 15, 0.3, 3.75)}, NOW)
+    (tmp_path / ".prices.json.1234.tmp").write_bytes(b"{")  # left by a writer that was killed
     prices.remember(path, {"q/b": Price(), "p/a": Price(4)}, NOW)
+    assert {each.name for each in tmp_path.iterdir()} == {"prices.json", "prices.json.lock"}
     assert prices.read(path) == {"p/a": Price(4), "q/b": Price()}
     mark = path.stat().st_mtime_ns
     prices.remember(path, {"p/a": Price(4)}, path.stat().st_mtime)
