@@ -84,7 +84,7 @@ _HALF_FIRST = LateExpression(
 )  # fmt: skip
 _AFTER_NOON = {"下午", "晚上", "午後", "오후"}
 _EPOCH = re.compile(
-    r"(?:\||\b(?:resets?|until|reset_at|resets_at|after|at|on|time)\b\W{0,4})(?P<epoch>1\d{9}(?:\d{3})?)(?!\d)",
+    r"(?:\||\b(?:resets?|until|reset_at|resets_at|after|at|on|(?:reset)?time)\b\W{0,4})(?P<epoch>1\d{9}(?:\d{3})?)(?!\d)",
     re.IGNORECASE,
 )
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")

@@ -27,14 +27,16 @@ _ENGLISH_UNITS = (
 _OTHER_UNITS = (
     ("毫秒", 0.001),
     ("秒 秒钟 초 sekunde sekunden seconde secondes segundo segundos secondo secondi saniye sekund seconden", _SECOND),
-    ("секунд секунду секунды giay detik sekunder", _SECOND),
+    ("секунд секунду секунды секунди giay detik sekunder sekundu sekundy ثانية ثواني ثوان सेकंड सेकेंड วินาที", _SECOND),
     ("分 分钟 분 minuten minuto minutos minuti минут минуту минуты minut minuty minuut dakika", _MINUTE),
-    ("phut menit minuter minutter", _MINUTE),
+    ("phut menit minuter minutter minutu хвилин хвилину хвилини دقيقة دقائق मिनट นาที", _MINUTE),
     ("小时 个小时 时间 시간 stunde stunden heure heures hora horas ora ore час часа часов godzin uur saat", _HOUR),
-    ("gio jam timmar timer", _HOUR),
+    ("gio jam timmar timer godzine godziny hodin hodinu hodiny годин годину години ساعة ساعات घंटे घंटा घंटों ชั่วโมง", _HOUR),
     ("天 日 일 tag tage tagen jour jours dia dias giorno giorni день дня дней dni dagen gun ngay hari dagar", _DAY),
+    ("dzien den dny dnu дні днів يوم أيام दिन วัน", _DAY),
     ("周 星期 주 woche wochen semaine semaines semana semanas settimana settimane неделя недели недель", _WEEK),
-    ("个月 monat monate monaten mois mes meses mese mesi", _MONTH),
+    ("tydzien tygodnie tygodni weken hafta tuan minggu veckor тиждень тижні тижнів", _WEEK),
+    ("个月 monat monate monaten mois mes meses mese mesi месяц месяца месяцев", _MONTH),
 )
 _ENGLISH = {word: seconds for words, seconds in _ENGLISH_UNITS for word in words.split()}
 _UNITS = _ENGLISH | {word: seconds for words, seconds in _OTHER_UNITS for word in words.split()}
@@ -45,41 +47,52 @@ _COUNTS = {
 
 _UNIT = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
 _PART = re.compile(
-    rf"(\d{{1,3}}(?:,\d{{3}}){{1,3}}|\d{{1,12}}(?:[.,]\d{{1,12}})?)\s{{0,2}}(?:({_UNIT})(?![^\W\d_])|({_UNIT})(?=[^\x00-\x7f]))"
+    rf"(\d{{1,3}}(?:,\d{{3}}){{1,3}}|\d{{1,12}}(?:[.,]\d{{1,12}})?)\s{{0,2}}(?:more\s)?(?:({_UNIT})(?![^\W\d_])|({_UNIT})(?=[^\x00-\x7f]))"
 )
-_JOIN = re.compile(r"[\s,]{0,3}(?:(?:and|und|et|y|e|и|또는)\s)?\s{0,2}")
-_ABOUT = re.compile(r"(?:~|≈|about|approximately|approx\.?|around|roughly|another|at least|up to|ca\.?)?\s{0,2}")
-_CLOCK = re.compile(r"(\d{1,3}):([0-5]\d):([0-5]\d)(?!\d)")
-_ISO = re.compile(r"p(?:(\d{1,4})d)?t(?:(\d{1,5})h)?(?:(\d{1,5})m)?(?:(\d{1,6}(?:\.\d{1,9})?)s)?(?![a-z])")
+_JOIN = re.compile(r"[\s,]{0,3}(?:(?:and|und|et|y|e|i|a|en|ve|и|і|dan|va|또는)\s)?\s{0,2}")
+_ABOUT = re.compile(
+    r"(?:~|≈|about|approximately|approx\.?|around|roughly|another|at least|less than|up to|ca\.?)?\s{0,2}"
+)
+_CLOCK = re.compile(r"(?:(\d{1,3})(?:\.| days?, ))?(\d{1,3}):([0-5]\d):([0-5]\d)(?!\d)")
+"""Of .NET and Python, too, which put the days in front: `12.10:04:11`, `1 day, 2:03:04`."""
+
+_ISO = re.compile(r"p(?:(\d{1,4})d)?(?:t(?:(\d{1,5})h)?(?:(\d{1,5})m)?(?:(\d{1,6}(?:\.\d{1,9})?)s)?)?(?![a-z])")
 _SPELT = re.compile(rf"({'|'.join(sorted(_COUNTS, key=len, reverse=True))})\s({_UNIT})(?![^\W\d_])")
 _BARE = re.compile(r"(\d{1,10}(?:\.\d{1,6})?)(?![\d:/-]|\s{0,2}[^\W\d_]|[.,]\d)")
 
 _CUE = re.compile(
     r"\b(?:retry(?:ing)?|try(?:ing)?|again|wait(?:ing)?|resets?|resetting|renews?|renewed|refresh(?:es|ed)?|available"
     r"|recovers?|resumes?|restored|replenish(?:es|ed)?|expires?|unlocks?|unlocked|lifted|cool(?:ing|s)?|cooldown|delay"
-    r"|back(?: ?off)?|refills?|refilled|allowed|regain|clears?|reset[ _]after|retry[ _-]after)(?![a-z])"
+    r"|back(?:ing)?(?: ?off)?|sleep(?:ing)?|refills?|refilled|allowed|regain|clears?|reset[ _]after"
+    r"|retry[ _-]after)(?![a-z])"
     r"([^.!?;\n\d。；]{0,40}?)"
-    r"(?=~?\d|≈|\bpt\d|\b(?:an?|one|two|three|four|five|six|seven|eight|nine|ten|fifteen|twenty|thirty|half)\s)"
+    r"(?=~?\d|≈|\bp(?:t|\d{1,4}d)|\b(?:an?|one|two|three|four|five|six|seven|eight|nine|ten|fifteen|twenty|thirty|half)\s)"
 )
 _WINDOW = re.compile(
-    r"\b(?:every|per|each|last|past|previous|of|limit|max|maximum|than|at)\b\W{0,3}$|\b(?:limit|limited|at|on)\W{1,3}$"
+    r"\b(?:every|per|each|last|past|previous|of|limit|max|maximum|(?<!less )than|at)\b\W{0,3}$"
+    r"|\b(?:limit|limited|at|on)\W{1,3}$"
 )
-_BARE_CUE = re.compile(r"(?:retry|try)(?:ing)?[ _-]?(?:again )?(?:after|in)\W{0,4}$")
+_BARE_CUE = re.compile(r"(?:retry|try)(?:ing)?[ _-]?(?:again )?(?:after|in)(?:[ _-]?sec(?:ond)?s?)?\W{0,4}$")
 _BEHIND = re.compile(
-    r"\s{0,2}(?:之后|以后|后|再试|重试|후|뒤|sonra\b|before (?:re)?try|before making|until (?:re)?set"
+    r"\s{0,2}(?:之后|以后|后|再试|重试|で(?:再|解除|リセット)|お?待ち|待って|후|뒤|기다|대기|sonra\b|bekle"
+    r"|icinde tekrar|(?:के )?बाद|में पुन|(?:तक )?प्रतीक्षा|before (?:re)?try|before making|until (?:re)?set"
     r"|until (?:your|the) (?:limit|quota))"
 )
-_AHEAD_CJK = re.compile(r"(?:等待|等候|剩余|还需|还剩|仍需|冷却|重置时间|重试时间|待って|기다)\D{0,8}$")
+_AHEAD_CJK = re.compile(r"(?:等待|等候|剩余|还需|还剩|仍需|冷却|重置时间|重试时间|待って|あと|残り|기다|남은)\D{0,8}$")
 _WINDOW_CJK = re.compile(r"(?:每|近|过去|最近|达到|已|매)\s{0,2}$")
 _FOREIGN_CUE = re.compile(
-    r"versuch|erneut|wiederhol|wieder|warten|zuruckgesetzt|reessay|essayez|nouveau|patient|attend|reinitialis|intent|nuevo|espere|reinici|tente"
-    r"|novamente|aguarde|redefin|riprov|повтор|подожд|попроб|снова|сброс|ponow|probuj|opnieuw|tekrar|wacht"
-    r"|thu lai|coba lagi|forsok"
+    r"versuch|erneut|wiederhol|wieder|warten|zuruckgesetzt|reessay|essayez|nouveau|patient|attend|reinitialis|renouvel"
+    r"|intent|nuevo|espere|reinici|restabl|renov|tente|novamente|aguarde|redefin|riprov|rinnov|azzer|aspett"
+    r"|повтор|подожд|попроб|снова|сброс|обнов|восстанов|ждите|спробу|чекай|онов|скин|ponow|probuj|czeka|zresetow|odnow"
+    r"|znovu|zkuste|pocke|vycke|obnov|opnieuw|wacht|gereset|vernieuw|tekrar|sifirla|yenile|forsok"
+    r"|thu lai|dat lai|vui long|lam moi|lagi|tunggu|diatur ulang|ลอง|รอ|รีเซ็ต|حاول|انتظ|محاولة|تجديد|إعادة"
 )
 _FOREIGN_AHEAD = re.compile(
-    r"(?:^|[^\w])(?:in|nach|dans|apres|en|em|tra|fra|dopo|через|de|apos|a|aguarde|espere|attendre|patientez|warten|подождите|po|za|over|wacht"
-    r"|sau|dalam|om)"
-    r"\s{1,3}(?:etwa |ca\.? |environ |aproximadamente |circa |около )?$"
+    r"(?:^|[^\w])(?:in|nach|dans|apres|en|em|tra|fra|dopo|через|de|apos|a|po|za|over|sau|dalam|selama|om"
+    r"|(?:aguard|esper|attend|patient|wart|wacht|aspett|(?:od|po|za)?czeka|pocke|vycke|подожд|жд|(?:за|по)?чека)\w{0,5}"
+    r"|warten sie|tunggu|doi|long cho|hay cho)"
+    r"\s{1,3}(?:etwa |ca\.? |environ |encore |bitte |noch |aproximadamente |circa |около |ещё |еще )?$"
+    r"|(?:(?:อีกครั้ง|ใหม่|รีเซ็ต|ภาย)ใน|อีก|รอ|بعد|(?:أخرى|المحاولة|حاول) خلال|انتظار|انتظر|الانتظار لمدة)\s{0,3}$"
 )
 
 
@@ -89,7 +102,8 @@ def parse_at(text: str, at: int = 0) -> tuple[float, int, bool] | None:
     at = about.end() if about else at
     clock = _CLOCK.match(text, at)
     if clock:
-        return int(clock[1]) * _HOUR + int(clock[2]) * _MINUTE + int(clock[3]), clock.end(), True
+        days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
+        return days * _DAY + hours * _HOUR + minutes * _MINUTE + seconds, clock.end(), True
     spelt = _SPELT.match(text, at)
     if spelt:
         return _COUNTS[spelt[1]] * _UNITS[spelt[2]], spelt.end(), True
@@ -137,7 +151,7 @@ def waits(text: str) -> Iterator[tuple[float, str]]:
 
 
 def _waits_by_neighbours(text: str) -> Iterator[tuple[float, str]]:
-    foreign = _FOREIGN_CUE.search(text) is not None
+    foreign: bool | None = None  # asked for the first time where a unit is none of English: most texts have none
     at = 0
     for part in islice(_PART.finditer(text), MATCHES):
         if part.start() < at:
@@ -149,6 +163,8 @@ def _waits_by_neighbours(text: str) -> Iterator[tuple[float, str]]:
         before = text[max(0, part.start() - 24) : part.start()]
         if _WINDOW_CJK.search(before):
             continue
+        if not english and foreign is None:
+            foreign = _FOREIGN_CUE.search(text) is not None
         if (
             _BEHIND.match(text, at)
             or _AHEAD_CJK.search(before)

@@ -104,18 +104,17 @@ def _unified(headers: Mapping[str, str], now: float) -> Iterator[Told]:
 
 
 def _exhausted(headers: Mapping[str, str], now: float) -> Iterator[Told]:
-    """The resets of allowances of which nothing remains."""
+    """The resets of allowances of which nothing remains: `…-reset-…` beside `…-remaining-…`, in whatever order."""
     for name, value in headers.items():
-        if name.startswith("anthropic-ratelimit-") and name.endswith("-reset"):
-            rest = headers.get(f"{name.removesuffix('-reset')}-remaining")
-        elif name.startswith("x-ratelimit-reset-"):
-            rest = headers.get(f"x-ratelimit-remaining-{name.removeprefix('x-ratelimit-reset-')}")
-        elif name.startswith("x-codex-") and name.endswith("-reset-after-seconds"):
-            used = headers.get(f"{name.removesuffix('-reset-after-seconds')}-used-percent", "")
-            rest = "0" if _NUMBER.match(used) and float(used) >= 100 else None
+        if name.startswith("x-codex-") and name.endswith(("-reset-after-seconds", "-reset-at")):
+            used = headers.get(f"{name.partition('-reset-')[0]}-used-percent", "")
+            gone = bool(_NUMBER.match(used)) and float(used) >= 100
+        elif "reset" in name and ("ratelimit" in name or "rate-limit" in name):
+            rest = headers.get(name.replace("reset", "remaining"), "").strip()
+            gone = bool(_NUMBER.match(rest)) and float(rest) <= 0
         else:
             continue
-        if rest is not None and rest.strip() in {"0", "0.0", "-1"}:
+        if gone:
             yield _read(name, value, now, 1.0, ToldBy.TEXT)
 
 
@@ -135,8 +134,9 @@ def _plain_resets(headers: Mapping[str, str], now: float) -> Iterator[Told]:
     ):
         if name in headers and headers.get(rest, "0").strip() in {"0", ""}:
             yield _read(name, headers[name], now, 1.0, ToldBy.TEXT)
-    if "x-ratelimit-reset-after" in headers:
-        yield _read("x-ratelimit-reset-after", headers["x-ratelimit-reset-after"], now, 1.0, ToldBy.TEXT)
+    for name in ("x-ratelimit-reset-after", "x-ratelimit-timeremaining"):
+        if name in headers:
+            yield _read(name, headers[name], now, 1.0, ToldBy.TEXT)
     for field in headers.get("ratelimit", "")[:500].split(","):
         reset, left = _FIELD_RESET.search(field), _FIELD_REST.search(field)
         if reset and left and int(left[1]) == 0:

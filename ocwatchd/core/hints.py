@@ -33,13 +33,17 @@ SKEW = 5.0
 
 _MARK = r"\\{0,7}[\"']?\s{0,4}[:=]\s{0,4}\\{0,7}[\"']?"
 _NUMBER = r"(?P<number>-?\d{1,15}(?:\.\d{1,12})?)"
+_SECONDS = r"\{\s{0,20}\\{0,7}\"?seconds\\{0,7}\"?\s{0,4}:\s{0,4}\\{0,7}\"?"
+"""A protobuf Duration that is no `41s`: `{"seconds": 41, "nanos": 0}`, in Python `retry_delay { seconds: 41 }`."""
+
 _BODY = re.compile(
     r"(?P<key>retry[_-]?delay|quotaResetDelay|quotaResetTimeStamp|retry[_-]?after(?:[_-]?(?:ms|seconds|sec|secs))?|resets?_?in_?seconds"
     r"|resets?_?in(?:_?ms)?|reset_seconds|reset_after(?:_seconds)?|resets?[_-]?at|reset_time|resetTime|reset_timestamp|resetsAt|retry_at"
     r"|X-RateLimit-Reset(?:-(?:requests|tokens|after))?|x-codex-primary-reset-after-seconds|cooldown_seconds|wait_seconds|wait_time"
-    r"|wait[_-]?ms|(?:next[_-]?)?available[_-]?at|next[_-]?(?:retry|attempt|request)[_-]?at|backoff_seconds)"
-    + _MARK
-    + r"(?P<value>[^\"'\\,}\]\s][^\"'\\,}\]]{0,60})",
+    r"|wait[_-]?ms|(?:next[_-]?)?available[_-]?at|next[_-]?(?:retry|attempt|request)[_-]?at|backoff_seconds"
+    r"|(?:seconds|time)_?until_?reset|(?:seconds|time)_?remaining|remaining_?seconds|resets?_?(?:date|on)|retry_?in(?:_?seconds)?"
+    r"|(?:wait|blocked|limited|cooldown|locked)_?until)"
+    rf"(?:{_MARK}(?:{_SECONDS})?|\s{{0,4}}{_SECONDS})" + r"(?P<value>[^\"'\\,}\]\s][^\"'\\,}\]]{0,60})",
     re.IGNORECASE,
 )
 
@@ -129,7 +133,7 @@ def _body_number(name: str, value: float, source: str, now: float) -> Told | Non
         return Told(source, until=value)
     if name.endswith("ms"):
         return Told(source, after=value / 1000)
-    if name.endswith(("at", "timestamp")):
+    if name.endswith(("at", "timestamp", "date", "on", "until")):
         return None  # a small number is no point in time
     return Told(source, after=value)
 
@@ -152,3 +156,5 @@ def _text_times(text: str, now: float, kind: LimitKind | None, local: tzinfo) ->
     yield from found
     for moment in moments(bare, now, local):
         yield Told(f"text:{moment.source}", until=moment.until, estimated=moment.estimated)
+    if not found and any(sign in bare for sign in "=:{"):  # `retryAfter=33`, a dumped RetryInfo
+        yield from _body_times(bare, now)

@@ -65,6 +65,17 @@ NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()  # a Sunday
         ({"ratelimit": "limit=100, remaining=0, reset=23"}, None),
         ({"ratelimit": '"default";r=0;t=23'}, 23),
         ({"x-ratelimit-reset-after": "1.5"}, 1.5),
+        ({"x-ratelimit-timeremaining": "35"}, 35),
+        ({"x-ratelimitbysize-reset-minute": "12", "x-ratelimitbysize-remaining-minute": "-4096"}, 12),
+        (
+            {
+                "x-codex-secondary-used-percent": "100",
+                "x-codex-secondary-reset-at": str(int(NOW) + 259200),
+                "x-codex-primary-used-percent": "30",
+                "x-codex-primary-reset-at": str(int(NOW) + 3600),
+            },
+            259200,
+        ),
     ],
 )
 def test_headers(headers, after):
@@ -135,6 +146,11 @@ def test_a_moment_just_past_means_now():
         ('{"error":"{\\"retry_after\\": 12.5}"}', 12.5),
         ("{'error': {'retry_after': 17}}", 17),
         ('{"retry_after_ms": 2500}', 2.5),
+        ('{"retryDelay":{"seconds":41,"nanos":500000000}}', 41),
+        ('{"error":"{\\"retryDelay\\":{\\"seconds\\":\\"41\\"}}"}', 41),
+        ('{"error":{"seconds_until_reset":99}}', 99),
+        ('{"error":{"quota_reset_date":"2026-11-22T13:00:00Z"}}', 3600),
+        ('{"error":{"blocked_until":"2026-11-22T13:00:00Z"}}', 3600),
         (f'{{"headers":{{"X-RateLimit-Reset":"{int(NOW * 1000) + 60_000}"}}}}', 60),
         ('{"error":{"resetsAt":"2026-11-22T12:10:00.000Z"}}', 600),
         ('{"error":{"retry_after": 12.5, "message": "cut o', 12.5),
