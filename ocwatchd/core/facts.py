@@ -56,7 +56,7 @@ _BLANKS = re.compile(r"\s*\n\s*")
 _SAYS = frozenset(
     {"message", "msg", "errormessage", "errormsg", "detail", "details", "description", "errordescription", "title",
      "raw", "statusmsg", "error", "err", "errors", "lasterror", "lastupstreamerror", "body", "responsebody", "response",
-     "reason", "cause", "text", "solution"}
+     "reason", "cause", "text", "solution", "faultstring"}
 )  # fmt: skip
 _NAMES = frozenset(
     {"type", "code", "status", "reason", "errorcode", "errortype", "errcode", "name", "error", "err", "quotaid",
