@@ -62,12 +62,12 @@ _DATES = (
 )
 _CUES = (
     "resets?|resetting|again|until|till|available|back|renews?|refresh(?:es|ed)?|resumes?|after|restored|regain|allowed"
-    "|lifted"
+    "|lifted|expires?"
 )
 _CUE = rf"\b(?:{_CUES})\b"
 _CUE_NEEDS = (
     "reset", "again", "until", "till", "available", "back", "renew", "refresh", "resume", "after", "restored", "regain",
-    "allowed", "lifted",
+    "allowed", "lifted", "expire",
 )  # fmt: skip
 _TIME = LateExpression(rf"{_CUE}(?:[^.!?;\n\d]{{0,25}}?){_CLOCK}{_ZONE}", *_CUE_NEEDS)
 _WEEKDAY = LateExpression(

@@ -62,8 +62,10 @@ _BARE = re.compile(r"(\d{1,10}(?:\.\d{1,6})?)(?![\d:/-]|\s{0,2}[^\W\d_]|[.,]\d)"
 
 _CUE = re.compile(
     r"\b(?:retry(?:ing)?|try(?:ing)?|again|wait(?:ing)?|resets?|resetting|renews?|renewed|refresh(?:es|ed)?|available"
-    r"|recovers?|resumes?|restored|replenish(?:es|ed)?|expires?|unlocks?|unlocked|lifted|cool(?:ing|s)?|cooldown|delay"
-    r"|back(?:ing)?(?: ?off)?|sleep(?:ing)?|refills?|refilled|allowed|regain|clears?|reset[ _]after"
+    r"|recovers?|resumes?|restored|replenish(?:es|ed)?|expires?|unlocks?|unlocked|lifted|opens?|ends?"
+    r"|another request|(?:time|wait) (?:remaining|left)"
+    r"|cool(?:ing|s)?|cooldown|delay"
+    r"|back(?:ing)?(?: ?off)?|hold(?:ing)? off|sleep(?:ing)?|refills?|refilled|allowed|regain|clears?|reset[ _]after"
     r"|retry[ _-]after)(?![a-z])"
     r"([^.!?;\n\d。；]{0,40}?)"
     r"(?=~?\d|≈|\bp(?:t|\d{1,4}d)|\b(?:an?|one|two|three|four|five|six|seven|eight|nine|ten|fifteen|twenty|thirty|half)\s)"
@@ -75,25 +77,29 @@ _WINDOW = re.compile(
 _BARE_CUE = re.compile(r"(?:retry|try)(?:ing)?[ _-]?(?:again )?(?:after|in)(?:[ _-]?sec(?:ond)?s?)?\W{0,4}$")
 _BEHIND = re.compile(
     r"\s{0,2}(?:之后|以后|后|再试|重试|で(?:再|解除|リセット)|お?待ち|待って|후|뒤|기다|대기|sonra\b|bekle"
-    r"|icinde tekrar|(?:के )?बाद|में पुन|(?:तक )?प्रतीक्षा|before (?:re)?try|before making|until (?:re)?set"
+    r"|icinde tekrar|(?:के )?बाद|में पुन|(?:तक )?प्रतीक्षा|before (?:re)?try|before making"
+    r"|remaining\b|,? you (?:may|can) (?:re)?(?:try|send)|until (?:re)?set"
     r"|until (?:your|the) (?:limit|quota))"
 )
 _AHEAD_CJK = re.compile(r"(?:等待|等候|剩余|还需|还剩|仍需|冷却|重置时间|重试时间|待って|あと|残り|기다|남은)\D{0,8}$")
-_WINDOW_CJK = re.compile(r"(?:每|近|过去|最近|达到|已|매)\s{0,2}$")
+_WINDOW_CJK = re.compile(r"(?:每|近|过去|最近|达到|已|매|\b(?:per|every|each)|/)\s{0,2}$")
 _FOREIGN_CUE = re.compile(
     r"versuch|erneut|wiederhol|wieder|warten|zuruckgesetzt|reessay|essayez|nouveau|patient|attend|reinitialis|renouvel"
     r"|intent|nuevo|espere|reinici|restabl|renov|tente|novamente|aguarde|redefin|riprov|rinnov|azzer|aspett"
     r"|повтор|подожд|попроб|снова|сброс|обнов|восстанов|ждите|спробу|чекай|онов|скин|ponow|probuj|czeka|zresetow|odnow"
-    r"|znovu|zkuste|pocke|vycke|obnov|opnieuw|wacht|gereset|vernieuw|tekrar|sifirla|yenile|forsok"
+    r"|znovu|zkuste|pocke|vycke|obnov|opnieuw|wacht|gereset|disponi|доступ|dostepn|dostupn|verfugbar|moglich|beschikb|tersedia|vernieuw|tekrar|sifirla|yenile|forsok"
     r"|thu lai|dat lai|vui long|lam moi|lagi|tunggu|diatur ulang|ลอง|รอ|รีเซ็ต|حاول|انتظ|محاولة|تجديد|إعادة"
 )
 _FOREIGN_AHEAD = re.compile(
     r"(?:^|[^\w])(?:in|nach|dans|apres|en|em|tra|fra|dopo|через|de|apos|a|po|za|over|sau|dalam|selama|om"
     r"|(?:aguard|esper|attend|patient|wart|wacht|aspett|(?:od|po|za)?czeka|pocke|vycke|подожд|жд|(?:за|по)?чека)\w{0,5}"
-    r"|warten sie|tunggu|doi|long cho|hay cho)"
+    r"|warten sie|noch|encore|ancora|jeszcze|ещё|еще|nog|tunggu|doi|long cho|hay cho)"
     r"\s{1,3}(?:etwa |ca\.? |environ |encore |bitte |noch |aproximadamente |circa |около |ещё |еще )?$"
     r"|(?:(?:อีกครั้ง|ใหม่|รีเซ็ต|ภาย)ใน|อีก|รอ|بعد|(?:أخرى|المحاولة|حاول) خلال|انتظار|انتظر|الانتظار لمدة)\s{0,3}$"
 )
+
+_FOREIGN_WINDOW = re.compile(r"\d\s\w{2,20}\s(?:in|en|em|dans|po|za|a)\s{1,3}$")
+"""`10 requêtes en 60 secondes`: a window, however the sentence goes on."""
 
 
 def parse_at(text: str, at: int = 0) -> tuple[float, int, bool] | None:
@@ -102,7 +108,7 @@ def parse_at(text: str, at: int = 0) -> tuple[float, int, bool] | None:
     at = about.end() if about else at
     clock = _CLOCK.match(text, at)
     if clock:
-        days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
+        days, hours, minutes, seconds = (float(part or 0) for part in clock.groups())
         return days * _DAY + hours * _HOUR + minutes * _MINUTE + seconds, clock.end(), True
     spelt = _SPELT.match(text, at)
     if spelt:
@@ -161,7 +167,7 @@ def _waits_by_neighbours(text: str) -> Iterator[tuple[float, str]]:
             continue
         seconds, at, english = found
         before = text[max(0, part.start() - 24) : part.start()]
-        if _WINDOW_CJK.search(before):
+        if _WINDOW_CJK.search(before) or _FOREIGN_WINDOW.search(before):
             continue
         if not english and foreign is None:
             foreign = _FOREIGN_CUE.search(text) is not None

@@ -146,6 +146,8 @@ def test_a_moment_just_past_means_now():
         ('{"error":"{\\"retry_after\\": 12.5}"}', 12.5),
         ("{'error': {'retry_after': 17}}", 17),
         ('{"retry_after_ms": 2500}', 2.5),
+        (f'{{"limit":10,"remaining":0,"reset":{int(NOW * 1000) + 30_000}}}', 30),
+        ('{"wait_time_seconds":30}', 30),
         ('{"retryDelay":{"seconds":41,"nanos":500000000}}', 41),
         ('{"error":"{\\"retryDelay\\":{\\"seconds\\":\\"41\\"}}"}', 41),
         ('{"error":{"seconds_until_reset":99}}', 99),
