@@ -101,8 +101,7 @@ def _tokens(phrase: str) -> list[str]:
 def _is_word(token: str, end: int) -> bool:
     """Whether a token begins (0) or ends (-1) with an ASCII word, which must then not be part of a longer one."""
     if token.startswith("("):
-        choices = [choice for choice in token[1:-1].split("|") if choice]
-        return any(choice[end].isascii() and choice[end].isalnum() for choice in choices)
+        return any(choice and choice[end].isascii() and choice[end].isalnum() for choice in token[1:-1].split("|"))
     return token[end] == "#" or (token[end].isascii() and token[end].isalnum())
 
 
@@ -143,12 +142,19 @@ def _key_sets(phrase: str) -> list[frozenset[str]]:
         opens = at == 0 or not _is_word(tokens[at - 1], -1)
         closes = at + 1 == len(tokens) or not (tokens[at + 1] == "*" or _is_word(tokens[at + 1], 0))
         if token.startswith("("):
-            choices = [_keys(choice, opens=opens, closes=closes) for choice in token[1:-1].split("|")]
-            if all(choices):
-                sets.append(frozenset(max(keys, key=len) for keys in choices))
+            choices = _group_keys(token, opens=opens, closes=closes)
+            if choices:
+                sets.append(choices)
         else:
             sets += [frozenset({key}) for key in _keys(token, opens=opens, closes=closes)]
     return sets
+
+
+@lru_cache(maxsize=512)
+def _group_keys(token: str, *, opens: bool, closes: bool) -> frozenset[str]:
+    """One key of each choice; empty if a choice has none. Remembered: a few long groups stand in many phrases."""
+    choices = [_keys(choice, opens=opens, closes=closes) for choice in token[1:-1].split("|")]
+    return frozenset(max(keys, key=len) for keys in choices) if all(choices) else frozenset()
 
 
 def _keys(text: str, *, opens: bool, closes: bool) -> list[str]:
@@ -157,6 +163,8 @@ def _keys(text: str, *, opens: bool, closes: bool) -> list[str]:
     `opens` and `closes` say that the piece begins and ends with whole words. A word that may go on (`limit*`) is a key
     only if its known part is as long as a key.
     """
+    if text.isascii() and text.isalnum():  # a single word, as most choices are
+        return [text[:KEY_LENGTH]] if opens and (closes or len(text) >= KEY_LENGTH) and text not in _WEAK_KEYS else []
     keys = _FOREIGN.findall(text)
     for match in _WORDS.finditer(text):
         word, end = match.group(), match.end()
