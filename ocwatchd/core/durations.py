@@ -45,6 +45,12 @@ _COUNTS = {
     "ten": 10, "fifteen": 15, "twenty": 20, "thirty": 30, "half an": 0.5, "half a": 0.5,
 }  # fmt: skip
 
+_HAN_COUNTS = dict(zip("一二两三四五六七八九十半", "1 2 2 3 4 5 6 7 8 9 10 0.5".split(), strict=True))
+_HAN_COUNT = re.compile(
+    "(?<![第一二两三四五六七八九十百])([一二两三四五六七八九十半])(?=个?(?:小时|时间|分钟?|秒|天|周))"
+)
+"""`一分钟后`, `半小时后`; not the half of a longer number (`十五分钟`)."""
+
 _UNIT = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
 _PART = re.compile(
     rf"(\d{{1,3}}(?:,\d{{3}}){{1,3}}|\d{{1,12}}(?:[.,]\d{{1,12}})?)\s{{0,2}}(?:more\s)?(?:({_UNIT})(?![^\W\d_])|({_UNIT})(?=[^\x00-\x7f]))"
@@ -143,6 +149,8 @@ def _number(text: str) -> float:
 
 def waits(text: str) -> Iterator[tuple[float, str]]:
     """The waits that a folded text names, in order, each with the words that made it one."""
+    if not text.isascii():
+        text = _HAN_COUNT.sub(lambda match: _HAN_COUNTS[match[1]], text)
     for cue in islice(_CUE.finditer(text), MATCHES):
         if _WINDOW.search(cue[1]):
             continue

@@ -41,6 +41,9 @@ def utc(text):
         ("5 hour usage limit reached. It will reset in 2 hours 5 minutes.", 7500),
         ("请在30秒后重试", 30),
         ("5小时后重置", 18000),
+        ("请一分钟后再试", 60),
+        ("半小时后恢复", 1800),
+        ("将在两小时后重置", 7200),
         ("请等待 2 小时 30 分钟", 9000),
         ("請於 10 分鐘後再試", 600),
         ("30秒後に再試行してください", 30),
@@ -123,6 +126,8 @@ def test_waits_in_words(text, after):
         "used 140429 tokens",
         "timed out after 5000 things",
         "Limit 30000, Used 29500, Requested 1200.",
+        "请十五分钟后再试",  # a number of several signs is not read, rather than read as its half
+        "每一小时重置",
         "máximo 10 solicitudes en 60 segundos, intente más tarde",
         "maximal 10 Anfragen in 60 Sekunden, bitte erneut versuchen",
         "10 requêtes en 60 secondes, réessayez plus tard",
