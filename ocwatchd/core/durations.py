@@ -7,7 +7,8 @@ name windows. What makes it a wait is a word before it ("try again in") or behin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import islice
 
 MATCHES = 24
@@ -45,15 +46,19 @@ _COUNTS = {
     "ten": 10, "fifteen": 15, "twenty": 20, "thirty": 30, "half an": 0.5, "half a": 0.5,
 }  # fmt: skip
 
+
+def _late(expression: str) -> Callable[[], re.Pattern[str]]:
+    """An expression that is compiled with its first use: all of them take 6 CPU ms, and most texts need none."""
+    return cache(lambda: re.compile(expression))
+
+
 _HAN_COUNTS = dict(zip("一二两三四五六七八九十半", "1 2 2 3 4 5 6 7 8 9 10 0.5".split(), strict=True))
-_HAN_COUNT = re.compile(
-    "(?<![第一二两三四五六七八九十百])([一二两三四五六七八九十半])(?=个?(?:小时|时间|分钟?|秒|天|周))"
-)
+_HAN_COUNT = _late("(?<![第一二两三四五六七八九十百])([一二两三四五六七八九十半])(?=个?(?:小时|时间|分钟?|秒|天|周))")
 """`一分钟后`, `半小时后`; not the half of a longer number (`十五分钟`)."""
 
 _UNIT = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
 _PART = re.compile(
-    rf"(\d{{1,3}}(?:,\d{{3}}){{1,3}}|\d{{1,12}}(?:[.,]\d{{1,12}})?)\s{{0,2}}(?:more\s)?(?:({_UNIT})(?![^\W\d_])|({_UNIT})(?=[^\x00-\x7f]))"
+    rf"(\d{{1,3}}(?:,\d{{3}}){{1,3}}|\d{{1,12}}(?:[.,]\d{{1,12}})?)\s{{0,2}}(?:more\s)?({_UNIT})(?:(?![^\W\d_])|(?=[^\x00-\x7f]))"
 )
 _JOIN = re.compile(r"[\s,]{0,3}(?:(?:and|und|et|y|e|i|a|en|ve|и|і|dan|va|또는)\s)?\s{0,2}")
 _ABOUT = re.compile(
@@ -63,7 +68,7 @@ _CLOCK = re.compile(r"(?:(\d{1,3})(?:\.| days?, ))?(\d{1,3}):([0-5]\d):([0-5]\d)
 """Of .NET and Python, too, which put the days in front: `12.10:04:11`, `1 day, 2:03:04`."""
 
 _ISO = re.compile(r"p(?:(\d{1,4})d)?(?:t(?:(\d{1,5})h)?(?:(\d{1,5})m)?(?:(\d{1,6}(?:\.\d{1,9})?)s)?)?(?![a-z])")
-_SPELT = re.compile(rf"({'|'.join(sorted(_COUNTS, key=len, reverse=True))})\s({_UNIT})(?![^\W\d_])")
+_SPELT = re.compile(rf"({'|'.join(sorted(_COUNTS, key=len, reverse=True))})\s({'|'.join(_ENGLISH)})(?![^\W\d_])")
 _BARE = re.compile(r"(\d{1,10}(?:\.\d{1,6})?)(?![\d:/-]|\s{0,2}[^\W\d_]|[.,]\d)")
 
 _CUE = re.compile(
@@ -81,22 +86,22 @@ _WINDOW = re.compile(
     r"|\b(?:limit|limited|at|on)\W{1,3}$"
 )
 _BARE_CUE = re.compile(r"(?:retry|try)(?:ing)?[ _-]?(?:again )?(?:after|in)(?:[ _-]?sec(?:ond)?s?)?\W{0,4}$")
-_BEHIND = re.compile(
+_BEHIND = _late(
     r"\s{0,2}(?:之后|以后|后|再试|重试|で(?:再|解除|リセット)|お?待ち|待って|후|뒤|기다|대기|sonra\b|bekle"
     r"|icinde tekrar|(?:के )?बाद|में पुन|(?:तक )?प्रतीक्षा|before (?:re)?try|before making"
     r"|remaining\b|,? you (?:may|can) (?:re)?(?:try|send)|until (?:re)?set"
     r"|until (?:your|the) (?:limit|quota))"
 )
-_AHEAD_CJK = re.compile(r"(?:等待|等候|剩余|还需|还剩|仍需|冷却|重置时间|重试时间|待って|あと|残り|기다|남은)\D{0,8}$")
-_WINDOW_CJK = re.compile(r"(?:每|近|过去|最近|达到|已|매|\b(?:per|every|each)|/)\s{0,2}$")
-_FOREIGN_CUE = re.compile(
+_AHEAD_CJK = _late(r"(?:等待|等候|剩余|还需|还剩|仍需|冷却|重置时间|重试时间|待って|あと|残り|기다|남은)\D{0,8}$")
+_WINDOW_CJK = _late(r"(?:每|近|过去|最近|达到|已|매|\b(?:per|every|each)|/)\s{0,2}$")
+_FOREIGN_CUE = _late(
     r"versuch|erneut|wiederhol|wieder|warten|zuruckgesetzt|reessay|essayez|nouveau|patient|attend|reinitialis|renouvel"
     r"|intent|nuevo|espere|reinici|restabl|renov|tente|novamente|aguarde|redefin|riprov|rinnov|azzer|aspett"
     r"|повтор|подожд|попроб|снова|сброс|обнов|восстанов|ждите|спробу|чекай|онов|скин|ponow|probuj|czeka|zresetow|odnow"
     r"|znovu|zkuste|pocke|vycke|obnov|opnieuw|wacht|gereset|disponi|доступ|dostepn|dostupn|verfugbar|moglich|beschikb|tersedia|vernieuw|tekrar|sifirla|yenile|forsok"
     r"|thu lai|dat lai|vui long|lam moi|lagi|tunggu|diatur ulang|ลอง|รอ|รีเซ็ต|حاول|انتظ|محاولة|تجديد|إعادة"
 )
-_FOREIGN_AHEAD = re.compile(
+_FOREIGN_AHEAD = _late(
     r"(?:^|[^\w])(?:in|nach|dans|apres|en|em|tra|fra|dopo|через|de|apos|a|po|za|over|sau|dalam|selama|om"
     r"|(?:aguard|esper|attend|patient|wart|wacht|aspett|(?:od|po|za)?czeka|pocke|vycke|подожд|жд|(?:за|по)?чека)\w{0,5}"
     r"|warten sie|noch|encore|ancora|jeszcze|ещё|еще|nog|tunggu|doi|long cho|hay cho)"
@@ -104,7 +109,7 @@ _FOREIGN_AHEAD = re.compile(
     r"|(?:(?:อีกครั้ง|ใหม่|รีเซ็ต|ภาย)ใน|อีก|รอ|بعد|(?:أخرى|المحاولة|حاول) خلال|انتظار|انتظر|الانتظار لمدة)\s{0,3}$"
 )
 
-_FOREIGN_WINDOW = re.compile(r"\d\s\w{2,20}\s(?:in|en|em|dans|po|za|a)\s{1,3}$")
+_FOREIGN_WINDOW = _late(r"\d\s\w{2,20}\s(?:in|en|em|dans|po|za|a)\s{1,3}$")
 """`10 requêtes en 60 secondes`: a window, however the sentence goes on."""
 
 
@@ -132,7 +137,7 @@ def _parts_at(text: str, at: int) -> tuple[float, int, bool] | None:
         part = _PART.match(text, at)
         if not part:
             break
-        unit = part[2] or part[3]
+        unit = part[2]
         total += _number(part[1]) * _UNITS[unit]
         english = english and unit in _ENGLISH
         end = part.end()
@@ -150,7 +155,7 @@ def _number(text: str) -> float:
 def waits(text: str) -> Iterator[tuple[float, str]]:
     """The waits that a folded text names, in order, each with the words that made it one."""
     if not text.isascii():
-        text = _HAN_COUNT.sub(lambda match: _HAN_COUNTS[match[1]], text)
+        text = _HAN_COUNT().sub(lambda match: _HAN_COUNTS[match[1]], text)
     for cue in islice(_CUE.finditer(text), MATCHES):
         if _WINDOW.search(cue[1]):
             continue
@@ -175,13 +180,13 @@ def _waits_by_neighbours(text: str) -> Iterator[tuple[float, str]]:
             continue
         seconds, at, english = found
         before = text[max(0, part.start() - 24) : part.start()]
-        if _WINDOW_CJK.search(before) or _FOREIGN_WINDOW.search(before):
+        if _WINDOW_CJK().search(before) or _FOREIGN_WINDOW().search(before):
             continue
         if not english and foreign is None:
-            foreign = _FOREIGN_CUE.search(text) is not None
+            foreign = _FOREIGN_CUE().search(text) is not None
         if (
-            _BEHIND.match(text, at)
-            or _AHEAD_CJK.search(before)
-            or (foreign and not english and _FOREIGN_AHEAD.search(before))
+            _BEHIND().match(text, at)
+            or _AHEAD_CJK().search(before)
+            or (foreign and not english and _FOREIGN_AHEAD().search(before))
         ):
             yield seconds, text[part.start() : at + 12][:60]
