@@ -74,8 +74,7 @@ _BARE = re.compile(r"(\d{1,10}(?:\.\d{1,6})?)(?![\d:/-]|\s{0,2}[^\W\d_]|[.,]\d)"
 _CUE = re.compile(
     r"\b(?:retry(?:ing)?|try(?:ing)?|again|wait(?:ing)?|resets?|resetting|renews?|renewed|refresh(?:es|ed)?|available"
     r"|recovers?|resumes?|restored|replenish(?:es|ed)?|expires?|unlocks?|unlocked|lifted|opens?|ends?"
-    r"|another request|(?:time|wait) (?:remaining|left)"
-    r"|cool(?:ing|s)?|cooldown|delay"
+    r"|another request|(?:time|wait) (?:remaining|left)|cool(?:ing|s)?|cooldown|delay"
     r"|back(?:ing)?(?: ?off)?|hold(?:ing)? off|sleep(?:ing)?|refills?|refilled|allowed|regain|clears?|reset[ _]after"
     r"|retry[ _-]after)(?![a-z])"
     r"([^.!?;\n\d。；]{0,40}?)"
@@ -98,7 +97,8 @@ _FOREIGN_CUE = _late(
     r"versuch|erneut|wiederhol|wieder|warten|zuruckgesetzt|reessay|essayez|nouveau|patient|attend|reinitialis|renouvel"
     r"|intent|nuevo|espere|reinici|restabl|renov|tente|novamente|aguarde|redefin|riprov|rinnov|azzer|aspett"
     r"|повтор|подожд|попроб|снова|сброс|обнов|восстанов|ждите|спробу|чекай|онов|скин|ponow|probuj|czeka|zresetow|odnow"
-    r"|znovu|zkuste|pocke|vycke|obnov|opnieuw|wacht|gereset|disponi|доступ|dostepn|dostupn|verfugbar|moglich|beschikb|tersedia|vernieuw|tekrar|sifirla|yenile|forsok"
+    r"|znovu|zkuste|pocke|vycke|obnov|opnieuw|wacht|gereset|vernieuw|tekrar|sifirla|yenile|forsok"
+    r"|disponi|доступ|dostepn|dostupn|verfugbar|moglich|beschikb|tersedia"
     r"|thu lai|dat lai|vui long|lam moi|lagi|tunggu|diatur ulang|ลอง|รอ|รีเซ็ต|حاول|انتظ|محاولة|تجديد|إعادة"
 )
 _FOREIGN_AHEAD = _late(

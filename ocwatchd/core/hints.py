@@ -39,8 +39,8 @@ _SECONDS = r"\{\s{0,20}\\{0,7}\"?seconds\\{0,7}\"?\s{0,4}:\s{0,4}\\{0,7}\"?"
 _BODY = re.compile(
     r"(?P<key>retry[_-]?delay|quotaResetDelay|quotaResetTimeStamp|retry[_-]?after(?:[_-]?(?:ms|seconds|sec|secs))?|resets?_?in_?seconds"
     r"|resets?_?in(?:_?ms)?|reset_seconds|reset_after(?:_seconds)?|resets?[_-]?at|reset_time|resetTime|reset_timestamp|resetsAt|retry_at"
-    r"|X-RateLimit-Reset(?:-(?:requests|tokens|after))?|x-codex-primary-reset-after-seconds|cooldown_seconds|wait_seconds|(?<=[\"'])reset|wait_?time(?:_?(?:seconds|secs?|ms))?"
-    r"|wait[_-]?ms|(?:next[_-]?)?available[_-]?at|next[_-]?(?:retry|attempt|request)[_-]?at|backoff_seconds"
+    r"|X-RateLimit-Reset(?:-(?:requests|tokens|after))?|x-codex-primary-reset-after-seconds|cooldown_seconds|wait_seconds"
+    r"|(?<=[\"'])reset|wait_?time(?:_?(?:seconds|secs?|ms))?|wait[_-]?ms|(?:next[_-]?)?available[_-]?at|next[_-]?(?:retry|attempt|request)[_-]?at|backoff_seconds"
     r"|(?:seconds|time)_?until_?reset|(?:seconds|time)_?remaining|remaining_?seconds|resets?_?(?:date|on)|retry_?in(?:_?seconds)?"
     r"|(?:wait|blocked|limited|cooldown|locked)_?until)"
     rf"(?:{_MARK}(?:{_SECONDS})?|\s{{0,4}}{_SECONDS})" + r"(?P<value>[^\"'\\,}\]\s][^\"'\\,}\]]{0,60})",
