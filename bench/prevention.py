@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.e2e.test_plugin_hooks import A, B, Bun, message, rests
+from tests.support.bun import A, B, Bun, message, rests
 from tests.support.opencode import NEWEST, OLDEST
 
 

@@ -14,7 +14,7 @@ from ocwatchd.opencode.look import needs_of
 from ocwatchd.opencode.records import Message, message_of
 from ocwatchd.state.facts import prevented
 from ocwatchd.state.stand_ins import takes_in
-from tests.e2e.test_plugin_hooks import A, B, Bun, C, message, rests, spent, went_to
+from tests.support.bun import A, B, Bun, C, message, rests, spent, went_to
 from tests.support.opencode import NEWEST, OLDEST
 
 pytestmark = pytest.mark.e2e

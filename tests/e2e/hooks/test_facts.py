@@ -1,0 +1,160 @@
+"""What the plugin notes of requests, and that no fault of its own reaches OpenCode."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ocwatchd.opencode import plugin_file
+from tests.support.bun import A, B, Bun, C, message, pooled, prompt, rests, went_to
+
+pytestmark = pytest.mark.e2e
+
+
+CHAT = "https://api.example.com/v1/chat/completions"
+
+
+def announced(session: str, model: str = A, agent: Any = "build", **about: Any) -> dict[str, Any]:
+    """OpenCode is about to ask a model."""
+    provider, _, name = model.partition("/")
+    known = {"id": name, "providerID": provider, "api": {"id": about.get("api", name)}}
+    options = {"options": {"baseURL": about["url"]}} if "url" in about else {}
+    said = {"sessionID": session, "agent": agent, "model": known, "provider": options}
+    return {"act": "hook", "name": "chat.params", "input": said}
+
+
+def asked(model: str = "a", url: str = CHAT, status: int = 429, answer: Any = None, **headers: str) -> dict[str, Any]:
+    """A request to a provider, as the SDKs make it, and what comes back."""
+    body = json.dumps(
+        {"model": model, "messages": [{"role": "user", "content": "a secret prompt"}]}, separators=(",", ":")
+    )
+    sent = {name.replace("_", "-"): value for name, value in headers.items()} | {"authorization": "Bearer secret"}
+    init = {"method": "POST", "headers": sent, "body": body}
+    return {"act": "request", "url": url, "init": init, "status": status, "headers": answer or {}}
+
+
+def test_a_refused_request_is_noted_and_passed_on_untouched(bun: Bun) -> None:
+    told = {"Retry-After": "3600", "retry-after-ms": "3600000.5", "x-secret": "secret", "set-cookie": "secret"}
+    _, back = bun.play(announced("ses_1"), asked(answer=told))
+    assert back == {"status": 429, "body": "body", "preconnect": "kept"}
+    (fact,) = bun.facts()
+    assert datetime.fromisoformat(fact.pop("time")) <= datetime.now(UTC)
+    assert isinstance(fact.pop("pid"), int)
+    assert fact == {
+        "version": 1,
+        "session": "ses_1",
+        "provider": "mock",
+        "model": "a",
+        "agent": "build",
+        "small": False,
+        "status": 429,
+        "retry_after": "3600",
+        "retry_after_ms": 3600000.5,
+        "url_host": "api.example.com",
+    }
+    for path in bun.state.rglob("*"):
+        assert path.is_dir() or "secret" not in path.read_text()
+    assert {path.stat().st_mode & 0o777 for path in bun.state.glob("facts/*")} == {0o600}
+
+
+@pytest.mark.parametrize(
+    ("steps", "wanted"),
+    [
+        # what is no model request, or was answered, is not noted
+        ([asked()], []),
+        ([announced("ses_1"), asked("another")], []),
+        ([announced("ses_1"), asked(status=200)], []),
+        ([announced("ses_1"), {"act": "request", "url": CHAT, "init": {"method": "GET"}}], []),
+        ([announced("ses_1", url="https://one.example/v1"), asked()], []),
+        # who asked: one session, or the header's; two at once cannot be told apart
+        ([announced("ses_1", agent={"name": "title"}), asked()], ["ses_1 mock/a title True"]),
+        ([announced("ses_1"), asked(), announced("ses_2", C), asked()], ["ses_1 mock/a build False"] * 2),
+        ([announced("ses_1"), asked(), announced("ses_1", agent="plan"), asked()][2:], ["ses_1 mock/a plan False"]),
+        ([announced("ses_1"), announced("ses_2"), asked()], ["None mock/a build False"]),
+        ([announced("ses_1"), announced("ses_2", C), asked("c")], ["ses_2 mock3/c build False"]),
+        ([announced("ses_1"), asked(), asked()], ["ses_1 mock/a build False"] * 2),
+        ([announced("ses_1"), announced("ses_2"), asked(X_Session_Id="ses_2")], ["ses_2 mock/a build False"]),
+        ([announced("ses_2"), asked("unnamed", x_session_affinity="ses_9")], ["ses_9 None/None None None"]),
+        ([announced("ses_1"), asked("unnamed", x_session_id="17")], []),
+        # the model by the provider's own name for it; two providers that have one model
+        ([announced("ses_1", api="vendor/a-1"), asked("vendor/a-1")], ["ses_1 mock/a build False"]),
+        (
+            [
+                announced("ses_1", url="https://one.example/v1"),
+                announced("ses_2", "other/a", url="https://api.example.com/v1/"),
+                asked(),
+            ],
+            ["ses_2 other/a build False"],
+        ),
+        # protocols that name the model in the path
+        (
+            [announced("ses_1", api="gemini-2.5"), asked("", "https://g.example/v1beta/models/gemini-2.5:stream?alt=sse")],
+            ["ses_1 mock/a build False"],
+        ),
+        (
+            [announced("ses_1", api="anthropic.x-v1:0"), asked("", "https://b.example/model/anthropic.x-v1%3A0/converse")],
+            ["ses_1 mock/a build False"],
+        ),
+    ],
+)  # fmt: skip
+def test_who_asked_which_model(newest: Bun, steps: list[dict[str, Any]], wanted: list[str]) -> None:
+    newest.play(*steps)
+    facts = newest.facts()
+    assert [f"{f['session']} {f['provider']}/{f['model']} {f['agent']} {f['small']}" for f in facts] == wanted
+    assert newest.errors() == ""
+
+
+def test_facts_do_not_grow_without_end(newest: Bun) -> None:
+    newest.play(announced("ses_1"), {**asked(answer={"Retry-After": "9" * 5000}), "times": 5000})
+    assert {len(fact["retry_after"]) for fact in newest.facts()} == {100}
+    sizes = {path.suffix: path.stat().st_size for path in newest.state.glob("facts/*")}
+    assert sizes[".1"] < 1.01 * 2**20
+    assert sizes[".jsonl"] < 2**20
+
+
+def test_an_unwritable_state_directory_changes_nothing(bun: Bun) -> None:
+    bun.home.mkdir()
+    (bun.home / ".local").write_text("no directory")
+    started, output, _, back = bun.play({"act": "start"}, message(A), announced("ses_1"), asked())
+    assert "chat.message" in started
+    assert went_to(output) == "mock/a build"
+    assert back["status"] == 429
+
+
+def test_hooks_bear_whatever_they_are_given(bun: Bun) -> None:
+    bun.register(**{A: rests(B)})
+    odd: list[Any] = [None, {}, [], "text", 7, {"event": None}, {"model": 3, "provider": 3, "agent": 3}]
+    names = ("chat.message", "chat.params", "config", "event")
+    steps = [
+        {"act": "hook", "name": n, "input": i, "output": o}
+        for n in names
+        for i in odd
+        for o in (None, {}, {"parts": [1]})
+    ]
+    results = bun.play(*steps, message(A))
+    assert [result for result in results if isinstance(result, dict) and "thrown" in result] == []
+    assert went_to(results[-1]) == "mock2/b build"
+
+
+@pytest.mark.parametrize("missing", [*plugin_file.PARTS, "all"])
+def test_without_one_of_its_parts_the_rest_goes_on(newest: Bun, missing: str) -> None:
+    newest.register(json.dumps({"version": 1, "models": {A: rests(B)}, "pools": pooled(a=9, b=9)}))
+    gone = tuple(part for part in plugin_file.PARTS if missing in (part, "all"))
+    output, pooled_output, _, _, about = newest.play(
+        message(A), prompt(C, True, session="ses_2"), announced("ses_1"), asked(), newest.about(), without=gone
+    )
+    assert (went_to(output), went_to(pooled_output)) == ("mock2/b build", f"{C} build")
+    assert about["about"]["door"] is not any("door" in part for part in gone)
+    assert bool(newest.facts()) is not any("answers" in part for part in gone)
+    assert {line.split()[2] for line in newest.errors().splitlines()} == {f"{Path(part).name}:" for part in gone}
+
+
+def test_its_own_errors_are_noted_in_a_file_that_stays_small(bun: Bun) -> None:
+    bun.register("{not json")
+    bun.play(message(A), message(A))
+    assert bun.errors().count("blacklist.json: ") == 1
+    assert len(bun.errors()) < 500
