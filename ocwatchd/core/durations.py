@@ -7,9 +7,10 @@ name windows. What makes it a wait is a word before it ("try again in") or behin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from itertools import islice
+
+from ocwatchd.core.late import late
 
 MATCHES = 24
 """Durations of one text that are looked at."""
@@ -46,14 +47,8 @@ _COUNTS = {
     "ten": 10, "fifteen": 15, "twenty": 20, "thirty": 30, "half an": 0.5, "half a": 0.5,
 }  # fmt: skip
 
-
-def _late(expression: str) -> Callable[[], re.Pattern[str]]:
-    """An expression that is compiled with its first use: all of them take 6 CPU ms, and most texts need none."""
-    return cache(lambda: re.compile(expression))
-
-
 _HAN_COUNTS = dict(zip("一二两三四五六七八九十半", "1 2 2 3 4 5 6 7 8 9 10 0.5".split(), strict=True))
-_HAN_COUNT = _late("(?<![第一二两三四五六七八九十百])([一二两三四五六七八九十半])(?=个?(?:小时|时间|分钟?|秒|天|周))")
+_HAN_COUNT = late("(?<![第一二两三四五六七八九十百])([一二两三四五六七八九十半])(?=个?(?:小时|时间|分钟?|秒|天|周))")
 """`一分钟后`, `半小时后`; not the half of a longer number (`十五分钟`)."""
 
 _UNIT = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
@@ -85,15 +80,15 @@ _WINDOW = re.compile(
     r"|\b(?:limit|limited|at|on)\W{1,3}$"
 )
 _BARE_CUE = re.compile(r"(?:retry|try)(?:ing)?[ _-]?(?:again )?(?:after|in)(?:[ _-]?sec(?:ond)?s?)?\W{0,4}$")
-_BEHIND = _late(
+_BEHIND = late(
     r"\s{0,2}(?:之后|以后|后|再试|重试|で(?:再|解除|リセット)|お?待ち|待って|후|뒤|기다|대기|sonra\b|bekle"
     r"|icinde tekrar|(?:के )?बाद|में पुन|(?:तक )?प्रतीक्षा|before (?:re)?try|before making"
     r"|remaining\b|,? you (?:may|can) (?:re)?(?:try|send)|until (?:re)?set"
     r"|until (?:your|the) (?:limit|quota))"
 )
-_AHEAD_CJK = _late(r"(?:等待|等候|剩余|还需|还剩|仍需|冷却|重置时间|重试时间|待って|あと|残り|기다|남은)\D{0,8}$")
-_WINDOW_CJK = _late(r"(?:每|近|过去|最近|达到|已|매|\b(?:per|every|each)|/)\s{0,2}$")
-_FOREIGN_CUE = _late(
+_AHEAD_CJK = late(r"(?:等待|等候|剩余|还需|还剩|仍需|冷却|重置时间|重试时间|待って|あと|残り|기다|남은)\D{0,8}$")
+_WINDOW_CJK = late(r"(?:每|近|过去|最近|达到|已|매|\b(?:per|every|each)|/)\s{0,2}$")
+_FOREIGN_CUE = late(
     r"versuch|erneut|wiederhol|wieder|warten|zuruckgesetzt|reessay|essayez|nouveau|patient|attend|reinitialis|renouvel"
     r"|intent|nuevo|espere|reinici|restabl|renov|tente|novamente|aguarde|redefin|riprov|rinnov|azzer|aspett"
     r"|повтор|подожд|попроб|снова|сброс|обнов|восстанов|ждите|спробу|чекай|онов|скин|ponow|probuj|czeka|zresetow|odnow"
@@ -101,7 +96,7 @@ _FOREIGN_CUE = _late(
     r"|disponi|доступ|dostepn|dostupn|verfugbar|moglich|beschikb|tersedia"
     r"|thu lai|dat lai|vui long|lam moi|lagi|tunggu|diatur ulang|ลอง|รอ|รีเซ็ต|حاول|انتظ|محاولة|تجديد|إعادة"
 )
-_FOREIGN_AHEAD = _late(
+_FOREIGN_AHEAD = late(
     r"(?:^|[^\w])(?:in|nach|dans|apres|en|em|tra|fra|dopo|через|de|apos|a|po|za|over|sau|dalam|selama|om"
     r"|(?:aguard|esper|attend|patient|wart|wacht|aspett|(?:od|po|za)?czeka|pocke|vycke|подожд|жд|(?:за|по)?чека)\w{0,5}"
     r"|warten sie|noch|encore|ancora|jeszcze|ещё|еще|nog|tunggu|doi|long cho|hay cho)"
@@ -109,7 +104,7 @@ _FOREIGN_AHEAD = _late(
     r"|(?:(?:อีกครั้ง|ใหม่|รีเซ็ต|ภาย)ใน|อีก|รอ|بعد|(?:أخرى|المحاولة|حاول) خلال|انتظار|انتظر|الانتظار لمدة)\s{0,3}$"
 )
 
-_FOREIGN_WINDOW = _late(r"\d\s\w{2,20}\s(?:in|en|em|dans|po|za|a)\s{1,3}$")
+_FOREIGN_WINDOW = late(r"\d\s\w{2,20}\s(?:in|en|em|dans|po|za|a)\s{1,3}$")
 """`10 requêtes en 60 secondes`: a window, however the sentence goes on."""
 
 
