@@ -145,8 +145,8 @@ class Daemon:
         for session, claims in last.unfinished.items():
             say(f"a move of {session} was left unfinished: looking")
             self._hands.do(self._engine.resume(session, claims, now))
-        for session in last.unweighed:
-            self._hands.do(self._engine.look_at(session, now))
+        for session in sorted(last.unweighed, key=last.missed.__contains__):  # first whom nobody has looked at
+            self._hands.do(self._engine.look_at(session, now, missed=session in last.missed))
 
     def _wake(self) -> None:
         self._queue.put(None)

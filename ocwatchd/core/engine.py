@@ -231,9 +231,14 @@ class Engine:
                 case.phrase = outcome.why
                 return effects + (self._look(case) if again else [])
 
-    def look_at(self, session: str, now: float) -> list[Effect]:
-        """An earlier life read of its refusal and got no further: is it still stuck?"""
-        return self._look(self.cases.of(session, now))
+    def look_at(self, session: str, now: float, *, missed: bool = False) -> list[Effect]:
+        """An earlier life read of its refusal and got no further: is it still stuck?
+
+        `missed`: that life has looked and noted that no door showed it, which is not noted again.
+        """
+        case = self.cases.of(session, now)
+        case.misses = int(missed)
+        return self._look(case)
 
     def remember(self, refused: Mapping[str, ModelRef], shown: Iterable[Shown], now: float) -> None:
         """An earlier life entered refusals of these sessions by these models, and what doors showed."""

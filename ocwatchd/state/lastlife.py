@@ -28,7 +28,7 @@ class LastLife:
     just failed and left them stopped. `refused`: sessions, with the model that refused them last. `unweighed`: those of
     them whose refusal was read as it happened, or whose move has just come to nothing, and nothing was done about it.
     `told`: places in logs, from the cursors on, whose refusals are in the journal. `cleared`: models, with the time at
-    which a person cleared them last.
+    which a person cleared them last. `missed`: those of the unweighed of whom it is said that no door showed them.
     """
 
     unfinished: Mapping[str, tuple[Claim, ...]]
@@ -36,6 +36,7 @@ class LastLife:
     unweighed: tuple[str, ...]
     told: frozenset[Place]
     cleared: Mapping[ModelRef, float]
+    missed: frozenset[str]
 
 
 def last_life(
@@ -52,6 +53,7 @@ def last_life(
     lived = _Lived()
     told: set[Place] = set()
     cleared: dict[ModelRef, float] = {}
+    missed: set[str] = set()
     for entry in entries:
         what, session = str(entry.get("what")), str(entry.get("session"))
         if what == "limit" and "by" not in entry:
@@ -73,9 +75,12 @@ def last_life(
                 claims[claim.name] = str(entry.get("moved") or entry.get("session")), claim
         elif what in _ENDS:
             claims.pop(str(entry.get("claim")), None)
+        if what == "unanswered":  # a look that showed nothing decides nothing
+            missed.add(session)
+            continue
+        missed.discard(session)
         if what != "limit":
-            if what != "unanswered":  # a look that showed nothing decides nothing
-                open_ones.pop(session, None)
+            open_ones.pop(session, None)
             continue
         model = _model(entry)
         if model is None or not entry.get("session"):
@@ -95,7 +100,7 @@ def last_life(
             unfinished.setdefault(session, ())
         else:
             open_ones[session] = None
-    return LastLife(unfinished, refused, tuple(open_ones), frozenset(told), cleared)
+    return LastLife(unfinished, refused, tuple(open_ones), frozenset(told), cleared, frozenset(missed))
 
 
 class _Lived:

@@ -100,6 +100,7 @@ def test_what_a_life_left_unfinished() -> None:
             entry("claim", "ses_2", claim="c2", moved="ses_parent", target="mock2/fallback", agent="helper",
                   origin={"model": "mock/primary", "agent": None}),
             limit("ses_3"), entry("unanswered", "ses_3"),
+            limit("ses_8"), entry("unanswered", "ses_8"), limit("ses_8"),
             limit("ses_4", history=True),
             limit("ses_5", small=True),
             entry("limit", "ses_6", ago=9999),
@@ -113,8 +114,9 @@ def test_what_a_life_left_unfinished() -> None:
             Claim("c2", Target(ModelRef("mock2", "fallback"), "helper"), Target(ModelRef("mock", "primary"))),
         )
     }
-    assert last.unweighed == ("ses_3",)
-    assert set(last.refused) == {"ses_1", "ses_2", "ses_3", "ses_4", "ses_5"}
+    assert last.unweighed == ("ses_3", "ses_8")
+    assert last.missed == {"ses_3"}, "and ses_8 was refused again since"
+    assert set(last.refused) == {"ses_1", "ses_2", "ses_3", "ses_4", "ses_5", "ses_8"}
 
 
 @pytest.mark.parametrize("end", ["failed", "target_limited", "refused", "moved", "already", "user_took_over"])
