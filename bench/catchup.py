@@ -1,12 +1,12 @@
-"""What it costs to read a long log from its beginning: CPU seconds per gigabyte and peak memory, beside other tools.
+"""Measure what it costs to read a long log from its beginning, beside other tools: CPU seconds per GB, peak memory.
 
     python bench/catchup.py [--kinds new,old] [--mb 100,1000] [--rounds 3] [--per-gb 580] [--slow-mb 4] [--patterns]
 
-`ocwatch classify --json` names every limit; the peers only count lines (grep, ripgrep, mtail, fail2ban-regex), each
-where it is installed. All read the same file, from the page cache, in turn; a quiet log without failures shows what
-looking costs, one with 580 a gigabyte what telling costs. The slow peers (mtail, fail2ban-regex) read the file's first
-megabytes only, once: at their pace the whole would take minutes to hours. With more than one size the last line of a
-kind is what a further gigabyte costs, without the start: cost is linear if that is not more than the rows say.
+`ocwatch classify --json` reports every limit; the peers that are installed (grep, ripgrep, mtail, fail2ban-regex) only
+count lines. All read the same file from the page cache, in turn. A log without failures shows what searching costs, one
+with 580 per gigabyte what reporting costs. The slow peers (mtail, fail2ban-regex) read only the first megabytes, once:
+the whole file would take them minutes to hours. With more than one size, the last line of a kind is the cost of a
+further gigabyte without the start. If it is not above the other rows, the cost is linear.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MTAIL = "counter limits\n/stream error|rate_limit_error|overloaded_error|Too Man
 
 
 def peers(kind: str, log: Path, head: Path, scratch: Path) -> dict[str, list[str]]:
-    """The other tools that are installed, and how they are called: the fast ones on the log, the slow on its head."""
+    """Return the commands of the installed tools: the fast ones read the whole log, the slow ones its first part."""
     (scratch / "progs").mkdir(exist_ok=True)
     (scratch / "progs/limits.mtail").write_text(MTAIL)
     calls = {
@@ -50,8 +50,8 @@ def peers(kind: str, log: Path, head: Path, scratch: Path) -> dict[str, list[str
 
 
 def spent(command: list[str], environ: dict[str, str]) -> tuple[float, float]:
-    """CPU seconds and peak MiB of one run."""
-    with tempfile.TemporaryFile() as output:  # grep that writes to /dev/null stops at its first hit
+    """Return the CPU seconds and the peak MiB of one run."""
+    with tempfile.TemporaryFile() as output:  # grep stops at its first hit when it writes to /dev/null
         child = subprocess.Popen(command, env=environ, stdout=output, stderr=subprocess.DEVNULL)
         _, _, used = os.wait4(child.pid, 0)
     child.returncode = 0
@@ -60,7 +60,7 @@ def spent(command: list[str], environ: dict[str, str]) -> tuple[float, float]:
 
 
 def home(root: Path, patterns: int) -> dict[str, str]:
-    """An environment whose configuration has so many `errorPatterns`."""
+    """Return an environment whose configuration has that many `errorPatterns`."""
     directory = root / f"home{patterns}" / ".config/opencode"
     directory.mkdir(parents=True, exist_ok=True)
     words = [f"(?:acme|corp) gateway {number:02} (?:is|was) (?:busy|full)" for number in range(patterns)]
@@ -70,7 +70,7 @@ def home(root: Path, patterns: int) -> dict[str, str]:
 
 
 def table(kind: str, log: Path, failures: int, wanted: argparse.Namespace, scratch: Path) -> float:
-    """Measure every tool on one log, and print its rows. CPU seconds of ours."""
+    """Measure every tool on one log, print the rows, and return our CPU seconds."""
     size = log.stat().st_size
     head = scratch / "head.log"
     with log.open("rb") as file:
@@ -104,12 +104,12 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="CPU seconds per gigabyte of log, beside grep, mtail and others.")
     kinds = ", ".join((*sample.KINDS, *sample.EARLY))
-    parser.add_argument("--kinds", default=",".join(sample.KINDS), help=f"which logs: {kinds}")
+    parser.add_argument("--kinds", default=",".join(sample.KINDS), help=f"logs to read, of: {kinds}")
     parser.add_argument("--mb", default="100,1000")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--per-gb", type=int, default=580)
-    parser.add_argument("--slow-mb", type=int, default=4, help="how much of the log mtail and fail2ban-regex read")
-    parser.add_argument("--patterns", action="store_true", help="also with 1 and with 20 errorPatterns")
+    parser.add_argument("--slow-mb", type=int, default=4, help="megabytes that mtail and fail2ban-regex read")
+    parser.add_argument("--patterns", action="store_true", help="also measure with 1 and with 20 errorPatterns")
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ocw-") as scratch:
         for kind in wanted.kinds.split(","):

@@ -1,9 +1,9 @@
-"""What a command costs before it says anything: CPU ms (user + system), median, beside a bare Python.
+"""Measure what each command costs, from its start to its end: median CPU ms (user + system), beside a bare Python.
 
     python bench/commands.py [--rounds 30]
 
-In a private HOME with a register of three models, a heartbeat and a configuration. The commands are run in turn, a bare
-`python -c pass` in every round, so that whatever else the machine does falls on all of them alike.
+The commands run in a private HOME with a blacklist of three models, a heartbeat and a configuration. They take turns,
+and every round includes a bare `python -c pass`, so that the load of the machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -33,20 +33,32 @@ COMMANDS: dict[str, tuple[list[str], float | None]] = {
     "ocwatch cooldowns": ([str(BIN / "ocwatch"), "cooldowns"], 60),
     "oc-smart --version": ([str(BIN / "oc-smart"), "--version"], 50),
     "ocwatch history": ([str(BIN / "ocwatch"), "history"], None),
+    "ocwatch block p/a": ([str(BIN / "ocwatch"), "block", "p/a", "--for", "1h"], 100),
+    "ocwatch clear q/z": ([str(BIN / "ocwatch"), "clear", "q/z"], 100),
+    "ocwatch config check": ([str(BIN / "ocwatch"), "config", "check"], 100),
+    "ocwatch forecast": ([str(BIN / "ocwatch"), "forecast"], 100),
+    "ocwatch --help": ([str(BIN / "ocwatch"), "--help"], 100),
 }
-"""What is run, and how much more than nothing it may take: the figure to reach, in CPU ms."""
+"""The command lines by name, each with its goal in CPU ms, or None."""
 
 
 def home(root: Path) -> dict[str, str]:
-    """Fill a HOME; the environment that leads there. `opencode` is a program that ends at once."""
+    """Fill a HOME and return the environment that uses it; its `opencode` is a program that ends immediately."""
     state = root / ".local/state/ocwatchd"
     config = root / ".config/opencode"
     for directory in (state, config, root / "bin"):
         directory.mkdir(parents=True)
     now, end = (rfc3339(time.time() + more) for more in (0, 3600))
-    entry = {"kind": "rate_limit", "scope": "model", "since": now, "until": end, "strikes": 1, "told_by": "retry-after"}
-    register = {"version": 1, "updated": now, "models": {f"p/{name}": entry for name in "abc"}}
-    (state / "blacklist.json").write_text(json.dumps(register))
+    entry = {
+        "kind": "rate_limit",
+        "scope": "model",
+        "since": now,
+        "until": end,
+        "strikes": 1,
+        "reset_source": "retry-after",
+    }
+    blacklist = {"version": 1, "updated": now, "models": {f"p/{name}": entry for name in "abc"}}
+    (state / "blacklist.json").write_text(json.dumps(blacklist))
     beat = {
         "version": 1,
         "pid": os.getpid(),
@@ -66,7 +78,7 @@ def home(root: Path) -> dict[str, str]:
 
 
 def cpu(command: list[str], environ: dict[str, str]) -> float:
-    """User and system milliseconds of one run and what it started."""
+    """Return the CPU time (user + system) of one run and its children, in milliseconds."""
     child = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, _, used = os.wait4(child.pid, 0)
     child.returncode = 0
@@ -84,7 +96,7 @@ def main() -> None:
         for number in range(rounds + 1):
             for name, (command, _) in COMMANDS.items():
                 spent = cpu(command, environ)
-                if number:  # the first round compiles
+                if number:  # Python compiles modules in the first round
                     taken[name].append(spent)
     bare = statistics.median(taken["python -c pass"])
     print(f"{'':26} {'CPU ms':>7} {'best':>7} {'x bare':>7} {'to reach':>9}   median of {rounds}")

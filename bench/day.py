@@ -1,11 +1,11 @@
-"""A day of logs in a minute or two: whether the daemon's memory, descriptors and threads stay what they were.
+"""Check that the daemon's memory, descriptors and threads do not grow over a day of logs, played in a minute or two.
 
     python bench/day.py [--hours 24] [--refusals 120] [--lines 5000]
 
-The real daemon follows its log directory while every "hour" brings refusals of new sessions (20 models, a third
-in words that no rule knows), starts and ends of their turns, other lines, a log file of the old format that comes and
-one that goes, and a rotation of the shared one: renamed, copied and truncated, or removed, in turn. An hour ends when
-its last refusal stands in the journal. Linux (`/proc`).
+The real daemon follows its log directory. Every "hour" adds refused attempts of new sessions (20 models; a third of the
+messages match no rule), the start and end of their turns, other lines, a new log file of the old format, and a rotation
+of the shared log: renamed, copied and truncated, or removed, in turn. Old files of the old format are deleted. An hour
+ends when its last refused attempt is in the journal. Linux only (`/proc`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.process import cpu_seconds, status
-from tests.edges.logtext import other, stamp
+from tests.integration.logtext import other, stamp
 from tests.support.daemon import Daemon
 from tests.support.opencode import Home
 from tests.support.processes import wait_until
@@ -32,7 +32,7 @@ WORDS = ("Rate limit reached. Please try again in 600s", "Overloaded", "The flux
 
 
 def turn(number: int) -> bytes:
-    """A session that is created, asks, is refused, and ends; its model is one of twenty."""
+    """Return the records of one session that is created, is refused and ends. Its model is one of twenty."""
     now, session = stamp(time.time()), f"ses_{number}"
     tags = f"providerID=mock modelID=m{number % 20} session.id={session} small=false agent=build mode=primary"
     records = (
@@ -46,7 +46,7 @@ def turn(number: int) -> bytes:
 
 
 def rotate(log: Path, hour: int) -> None:
-    """One of three ways; the file of the time before is gone after that."""
+    """Rotate the log in one of three ways, by the hour; the file of the previous rotation is lost."""
     old = log.with_suffix(".log.1")
     match hour % 3:
         case 0:
@@ -61,7 +61,7 @@ def rotate(log: Path, hour: int) -> None:
 
 
 def play(log: Path, daemon: Daemon, hour: int, wanted: argparse.Namespace) -> None:
-    """One hour."""
+    """Write one hour of logs and wait until the daemon has read them."""
     first = hour * wanted.refusals
     with log.open("ab") as file:
         for number in range(first, first + wanted.refusals):
@@ -77,7 +77,7 @@ def play(log: Path, daemon: Daemon, hour: int, wanted: argparse.Namespace) -> No
 
 
 def main() -> None:
-    """Print one row for every few hours."""
+    """Print one row for hours 0, 1 and 2, and then for every fourth hour."""
     parser = argparse.ArgumentParser(description="A day of logs: memory, descriptors and threads of the daemon.")
     parser.add_argument("--hours", type=int, default=24)
     parser.add_argument("--refusals", type=int, default=120)

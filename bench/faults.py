@@ -1,9 +1,9 @@
-"""Faults of log files, live: what ocwatchd, fail2ban, mtail, `tail -F` and sec make of each, side by side.
+"""Compare how ocwatchd, fail2ban, mtail, `tail -F` and sec handle faults of log files, live and side by side.
 
     apt-get install fail2ban mtail sec && python bench/faults.py [--write docs/reliability.md]
 
-Every tool follows `test.log` in a directory of its own; each line is `… event=N …`, and what a tool told of N is
-counted. A tool that is not installed has no column.
+Every tool follows a log in a directory of its own. Each line of the log has a number, and the benchmark counts which
+numbers a tool reports. A tool that is not installed has no column.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.support.daemon import Daemon
 from tests.support.homes import Home
+from tests.support.shortening import shell, trim
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTLE = 2.5
-"""Seconds that a tool gets to see what happened before it is asked; all of them look at least once a second."""
+"""Seconds that a tool gets to notice a change before its output is read; all of them poll at least once a second."""
 
 
 def line(number: int) -> bytes:
-    """One event as each tool is told to look for it; for ocwatchd a refusal of OpenCode 1.18."""
+    """Return a line that every tool is configured to report: for ocwatchd, a refused attempt of OpenCode 1.18."""
     now = time.time()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
     return (
@@ -45,7 +46,7 @@ def line(number: int) -> bytes:
 
 
 class Tool:
-    """Something that follows `self.log`; `told` are the numbers it has told of, in order."""
+    """A program that follows `self.log`; `reported` returns the numbers that it has reported, in order."""
 
     name = ""
     program = ""
@@ -65,7 +66,7 @@ class Tool:
         with self.output.open("ab") as sink:
             self.process = subprocess.Popen(command, stdout=sink, stderr=sink, start_new_session=True)
 
-    def told(self) -> list[int]:
+    def reported(self) -> list[int]:
         return [int(number) for number in re.findall(rb"ses_(\d+)", self.output.read_bytes())]
 
     def stop(self) -> None:
@@ -98,7 +99,7 @@ class Ocwatchd(Tool):
         self.daemon.start()
         self.process = self.daemon.process
 
-    def told(self) -> list[int]:
+    def reported(self) -> list[int]:
         return [int(entry["session"].removeprefix("ses_")) for entry in self.daemon.journal("limit")]
 
 
@@ -121,7 +122,7 @@ class Mtail(Tool):
         self.run("mtail", "-progs", str(progs), "-logs", str(self.log), "-port", port, "-address", "127.0.0.1",
                  "-poll_interval", "250ms", "-poll_log_interval", "250ms")  # fmt: skip
 
-    def told(self) -> list[int]:
+    def reported(self) -> list[int]:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
                 metrics = answer.read().decode()
@@ -159,7 +160,7 @@ class Fail2ban(Tool):
         socket, pid = str(self.root / "s.sock"), str(self.root / "s.pid")
         self.run("fail2ban-server", "-f", "-c", str(conf), "-s", socket, "-p", pid, "start")
 
-    def told(self) -> list[int]:
+    def reported(self) -> list[int]:
         found = re.findall(rb"Found (?:\S+ )?ses_(\d+)|\[t\] Found ses_(\d+)", self.output.read_bytes())
         return [int(first or second) for first, second in found]
 
@@ -170,14 +171,14 @@ class Fail2banPoll(Fail2ban):
 
 TOOLS: tuple[type[Tool], ...] = (Ocwatchd, Fail2ban, Fail2banPoll, Mtail, TailF, Sec)
 
-# ---- faults: what is done to a log, and which numbers are to be told of
+# ---- faults: each function damages a log and returns the numbers that a tool has to report
 
 
 Fault = Callable[[Path], list[int]]
 
 
 def pause() -> None:
-    """Time for every tool to see what was done so far."""
+    """Give every tool time to notice the previous change."""
     time.sleep(SETTLE)
 
 
@@ -291,6 +292,43 @@ def directory_again(log: Path) -> list[int]:
     return [1, 2, 3]
 
 
+def trimmed(log: Path) -> list[int]:
+    """Trim the log as OpenCode 2 does, and write a line while it copies."""
+    add(log, *range(1, 200))
+    pause()
+    for number, _ in enumerate(trim(log, log.stat().st_size // 3, 4096)):
+        if number == 1:
+            add(log, 200)
+    add(log, 201)
+    return list(range(1, 202))
+
+
+def shortened(log: Path) -> list[int]:
+    add(log, *range(1, 200))
+    pause()
+    shell('tail -n 50 "$f" > "$t" && cat "$t" > "$f"', log, log.parent.parent)
+    add(log, 200)
+    return list(range(1, 201))
+
+
+def copytruncate(log: Path) -> list[int]:
+    """Write 300 lines while logrotate copies and truncates three times a second; wanted are the lines left on disk."""
+    directory = log.parent.parent
+    (directory / "rotate.conf").write_text(f'"{log}" {{\n rotate 1000\n copytruncate\n missingok\n}}\n')
+    command = ["logrotate", "-f", "-s", str(directory / "rotate.state"), str(directory / "rotate.conf")]
+    rotating: subprocess.Popen[bytes] | None = None
+    for number in range(1, 301):
+        add(log, number)
+        time.sleep(0.01)
+        if number % 30 == 0 and (rotating is None or rotating.poll() is not None):
+            rotating = subprocess.Popen(command)
+    if rotating is not None:
+        rotating.wait()
+    add(log, 301)
+    left = b"".join(path.read_bytes() for path in log.parent.iterdir() if path.is_file())
+    return [number for number in range(1, 302) if b"ses_%d " % number in left]
+
+
 FAULTS: dict[str, Fault] = {
     "line written just before the rename": before_rename,
     "late write to the renamed file": late_write,
@@ -302,6 +340,9 @@ FAULTS: dict[str, Fault] = {
     "was a directory for a while": was_directory,
     "was a pipe for a while": was_pipe,
     "directory removed and made again": directory_again,
+    "trimmed in place, as OpenCode 2 does": trimmed,
+    "shortened with tail and cat": shortened,
+    "logrotate copytruncate in a loop (lines left on disk)": copytruncate,
 }
 
 
@@ -312,9 +353,9 @@ def running(tool: type[Tool]) -> Iterator[Tool]:
     try:
         made.start()
         deadline = time.monotonic() + 20
-        while 900 not in made.told():
+        while 900 not in made.reported():
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{tool.name} tells nothing: {made.output.read_text(errors='replace')[-800:]}")
+                raise RuntimeError(f"{tool.name} reports nothing: {made.output.read_text(errors='replace')[-800:]}")
             add(made.log, 900)
             time.sleep(0.5)
         yield made
@@ -324,15 +365,15 @@ def running(tool: type[Tool]) -> Iterator[Tool]:
 
 
 def outcome(tool: type[Tool], fault: Fault) -> str:
-    """`ok`, or what was lost or told twice."""
+    """Return `ok`, or how many lines were lost or reported twice."""
     with running(tool) as made:
         wanted = fault(made.log)
         deadline = time.monotonic() + 4 * SETTLE
-        while time.monotonic() < deadline and not set(wanted) <= set(made.told()):
+        while time.monotonic() < deadline and not set(wanted) <= set(made.reported()):
             time.sleep(0.1)
         time.sleep(SETTLE / 2)
-        told = [number for number in made.told() if number != 900]
-        lost, twice = len(set(wanted) - set(told)), len(told) - len(set(told))
+        reported = [number for number in made.reported() if number != 900]
+        lost, twice = len(set(wanted) - set(reported)), len(reported) - len(set(reported))
         words = "ok" if not lost else f"LOST {lost} of {len(wanted)}"
         words += f", {twice} TWICE" if twice else ""
         return f"{words}, {made.memory()}" if fault is long_line else words

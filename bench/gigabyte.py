@@ -1,10 +1,10 @@
-"""A long log that is there when the daemon starts: how long until its end is known, at what cost, with what memory.
+"""Measure the start of a daemon beside a long log: time until the end of the log is read, CPU time and memory.
 
     python bench/gigabyte.py [--mb 1000] [--per-gb 580]
 
-In either format: without a cursor (the last MiB is read), and after a life that ended with nearly everything unread (at
-most 256 MiB are read). `ocwatch classify --json` reads the same bytes in the same run. CPU seconds of a daemon that
-starts with a log of one line are in the first row, and in all.
+Each format is measured without a cursor (the last MiB is read), and after a run that ended with nearly everything
+unread (at most 256 MiB are read). `ocwatch classify --json` reads the same bytes in the same run. The first row is a
+daemon that starts with a log of one line; its CPU seconds are included in all rows.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from tests.support.processes import wait_until
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = {"new": "opencode.log", "old": "2026-11-22T153825.log"}
 READ_MOST = 256 << 20
-"""`logs.tail.RESUME_CAP`."""
+"""The value of `logs.tail.RESUME_CAP`, in bytes."""
 
 
 def measure(title: str, daemon: Daemon, log: Path) -> None:
-    """Start, wait until the cursor stands at the end of the log, and say what that took."""
+    """Start the daemon, wait until its cursor is at the end of the log, and print time, CPU time and memory."""
     begun = time.monotonic()
     with contextlib.redirect_stdout(io.StringIO()):
         daemon.start()
@@ -48,7 +48,7 @@ def measure(title: str, daemon: Daemon, log: Path) -> None:
 
 
 def offset(daemon: Daemon) -> int:
-    """Where the daemon would go on after a restart; it writes that every two seconds."""
+    """Return the offset at which the daemon would continue after a restart; it writes that every two seconds."""
     with contextlib.suppress(OSError, ValueError, KeyError, StopIteration):
         files = json.loads((daemon.state / "cursors.json").read_bytes())["files"]
         return int(next(iter(files.values()))["offset"])
@@ -56,7 +56,7 @@ def offset(daemon: Daemon) -> int:
 
 
 def both_ways(kind: str, megabytes: int, per_gigabyte: int) -> None:
-    """One format: no cursor, and a cursor at the beginning."""
+    """Measure one format: without a cursor, and with a cursor at the beginning."""
     with tempfile.TemporaryDirectory(prefix="ocw-") as name:
         home = Home(Path(name), "http://127.0.0.1:9")
         home.log_dir.mkdir(parents=True)

@@ -1,10 +1,10 @@
-"""What the daemon costs while nothing happens: CPU seconds, wake-ups, memory, threads, by number of log files.
+"""Measure what an idle daemon costs: CPU seconds, wake-ups, memory and threads, by the number of log files.
 
-    python bench/idle.py [--seconds 60] [--files 1,100,1000] [--peers mtail]
+    python bench/idle.py [--seconds 60] [--files 1,100,1000]
 
-Each daemon gets a private HOME with that many old logs, is given time to settle, and is then only looked at through
-/proc (Linux). CPU seconds are user + system of all its threads; they do not depend on what else the machine does,
-wall time would. Peers follow the same directory, one after the other.
+Each daemon has a private HOME with that many old logs. It gets time to settle, and is then observed only through /proc
+(Linux). CPU seconds are user + system of all threads, because wall time would depend on the load of the machine. If
+mtail is installed, it follows the same number of logs afterwards, for comparison.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from tests.support.daemon import Daemon
 from tests.support.opencode import Home
 
 SETTLE = 25.0
-"""Seconds after the first heartbeat: the first look at all files is catching up, not idling, and the threads that it
-called end after 20 s without work."""
+"""Seconds to wait after the first heartbeat: the first read of all files is catching up rather than idling, and threads
+end after 20 s without work."""
 RECORD = b"timestamp=2026-11-22T10:08:53.256Z level=INFO run=abc message=stream service=llm session.id=ses_1\n"
 
 
 def measure(pid: int, seconds: float) -> str:
-    """One row of the table for a process that idles."""
+    """Return one row of the table for an idle process."""
     before = threads(pid)
     time.sleep(seconds)
     scale = 60 / seconds
-    # Thread by thread: what one that has ended meanwhile did is lost, and not subtracted from the others'.
+    # By thread: the CPU time of a thread that has ended meanwhile is lost, but must not be subtracted from the sum.
     spent = [(after, before.get(name, Thread())) for name, after in threads(pid).items()]
     cpu = sum(after.cpu - begun.cpu for after, begun in spent)
     switches = sum(after.sleeps - begun.sleeps for after, begun in spent)
@@ -49,7 +49,7 @@ def measure(pid: int, seconds: float) -> str:
 
 @contextlib.contextmanager
 def home_with(files: int) -> Iterator[Home]:
-    """A HOME with so many old logs; the last was written just now."""
+    """Yield a HOME with that many old logs, the newest of which was written just now."""
     with tempfile.TemporaryDirectory(prefix="ocw-") as scratch:
         home = Home(Path(scratch), "http://127.0.0.1:9")
         logs = home.root / ".local/share/opencode/log"
@@ -63,14 +63,14 @@ def home_with(files: int) -> Iterator[Home]:
 
 
 def daemon_row(files: int, seconds: float) -> str:
-    """The daemon's."""
+    """Return the row of the daemon."""
     with home_with(files) as home, contextlib.redirect_stdout(io.StringIO()), Daemon(home) as daemon:
         time.sleep(SETTLE)
         return measure(daemon.pid, seconds)
 
 
 def mtail_row(files: int, seconds: float) -> str | None:
-    """google/mtail's, with a program of one line; None if it is not installed."""
+    """Return the row of google/mtail with a program of one rule, or None if it is not installed."""
     program = shutil.which("mtail")
     if program is None:
         return None

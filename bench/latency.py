@@ -1,12 +1,12 @@
-"""From the append to its effect, in milliseconds: p50, p99 and the worst of 1,000 refusals.
+"""Measure the time from an append to a log to its effect, in milliseconds: median, p99 and worst of 1,000 limits.
 
     python bench/latency.py [--events 1000]
 
-"detected": the watcher and the tails of the daemon, in this process, until the refusal is a LimitEvent. "durable": the
-real daemon, until the blacklist on disk names it. Beside it, in the same run, what only finds the line: watchdog
-by itself with one read of the file, and `tail -F | grep`. Quiet, beside 10,000 other lines a second, and with a
-rotation before every refusal (rename and create, copy and truncate, remove and create). A process of its own appends,
-and writes the monotonic clock into the line.
+"detected" ends when the daemon's watcher and tails, run in this process, have made a LimitEvent of the line. "durable"
+ends when the real daemon's blacklist on disk names it. The same run measures tools that only find the line: watchdog
+with one read of the file, and `tail -F | grep`. The log is quiet, gets 10,000 other lines a second, or is rotated
+before every limit (rename and create, copy and truncate, remove and create). A separate process appends the lines and
+writes the monotonic clock into each.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from watchdog.observers import Observer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from ocwatchd.config.rules import builtin
-from ocwatchd.core.limits import LimitEvent
-from ocwatchd.daemon import POLL_FLOOR
+from ocwatchd.config.active_rules import builtin
+from ocwatchd.core.domain.types import LimitEvent
+from ocwatchd.daemon.loop import POLL_INTERVAL
 from ocwatchd.logs.directory import LogDirectories
-from ocwatchd.logs.watch import Waker
+from ocwatchd.logs.watcher import Waker
 from tests.support.daemon import Daemon
 from tests.support.opencode import Home
 
 
 def main() -> None:
-    """Print the table, or append (`--append`, for ourselves)."""
+    """Print the table; with `--append`, which this script passes to itself, write the log instead."""
     parser = argparse.ArgumentParser(description="Milliseconds from an append to its effect.")
     parser.add_argument("--events", type=int, default=1000)
     parser.add_argument("--append", nargs=4, metavar=("LOG", "PAUSE", "RATE", "ROTATE"), help=argparse.SUPPRESS)
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def show(label: str, taken: list[float], events: int) -> None:
-    """One row."""
+    """Print one row."""
     p99 = statistics.quantiles(taken, n=100, method="inclusive")[98] if len(taken) > 1 else float("nan")
     print(
         f"{label:32} {statistics.median(taken):8.2f} {p99:8.2f} {max(taken):8.2f} {events - len(taken):6}", flush=True
@@ -82,10 +82,10 @@ def show(label: str, taken: list[float], events: int) -> None:
 
 
 def append(path: Path, events: int, pause: float, rate: int, rotate: str) -> None:
-    """Refusals every `pause` seconds; between them other lines, `rate` a second."""
+    """Append a refused attempt every `pause` seconds, and `rate` other lines a second between them."""
     other = b"timestamp=2026-11-22T10:00:00.000Z level=INFO run=0a1b2c3d message=loading path=/home/dev/429.json\n"
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(fd, other)  # as OpenCode does long before its first refusal
+    os.write(fd, other)  # OpenCode writes such lines long before its first refused attempt
     time.sleep(0.5)
     for number in range(events):
         end = time.monotonic() + pause
@@ -99,7 +99,7 @@ def append(path: Path, events: int, pause: float, rate: int, rotate: str) -> Non
 
 
 def rotated(path: Path, fd: int, how: str) -> int:
-    """Rotate the log; the descriptor to go on with."""
+    """Rotate the log and return the descriptor to continue with."""
     if how == "copy":
         shutil.copyfile(path, path.with_suffix(".1"))
         os.truncate(path, 0)
@@ -113,7 +113,7 @@ def rotated(path: Path, fd: int, how: str) -> int:
 
 
 def refusal(number: int) -> bytes:
-    """A 429 that names now as its session; each says a later end, so that each is news to the register."""
+    """Return a 429 whose session name is the time; each has a later reset time, and so changes the blacklist."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return (
         f'timestamp={now} level=ERROR run=0a1b2c3d message="stream error" providerID=mock modelID=m{number % 8}'
@@ -124,17 +124,17 @@ def refusal(number: int) -> bytes:
 
 @contextlib.contextmanager
 def writing(log: Path, events: int, pause: float, rate: int, rotate: str):
-    """The writer, as a process of its own."""
+    """Run the writer in a separate process."""
     arguments = ["--events", str(events), "--append", str(log), str(pause), str(rate), rotate]
     with subprocess.Popen([sys.executable, __file__, *arguments]) as process:
         yield process
 
 
-# ---- the peers: they find the line, and do not read it
+# ---- the peers, which find the line but do not parse it
 
 
 def by_watchdog(events: int, rate: int) -> list[float]:
-    """Milliseconds until somebody whom watchdog calls has read the line."""
+    """Return the milliseconds until a handler of watchdog has read each line."""
     with tempfile.TemporaryDirectory(prefix="ocw-") as scratch, contextlib.ExitStack() as held:
         log = Path(scratch) / "opencode.log"
         log.touch()
@@ -158,7 +158,7 @@ def by_watchdog(events: int, rate: int) -> list[float]:
 
 
 def by_grep(events: int, rate: int) -> list[float]:
-    """Milliseconds until the line has come through a pipe."""
+    """Return the milliseconds until each line has come through the pipe."""
     with tempfile.TemporaryDirectory(prefix="ocw-") as scratch:
         log = Path(scratch) / "opencode.log"
         log.touch()
@@ -192,7 +192,7 @@ def _since(data: bytes) -> list[float]:
 
 
 def detected(events: int, rate: int, rotate: str) -> list[float]:
-    """Milliseconds until each refusal is a LimitEvent."""
+    """Return the milliseconds until each refused attempt is a LimitEvent."""
     with tempfile.TemporaryDirectory(prefix="ocw-") as scratch:
         log = Path(scratch) / "opencode.log"
         log.touch()
@@ -220,7 +220,7 @@ def _follow(
 ) -> None:
     while not done():
         with contextlib.suppress(queue.Empty):
-            bell.get(timeout=POLL_FLOOR)
+            bell.get(timeout=POLL_INTERVAL)
             while True:
                 bell.get_nowait()
         events = [sighting.seen for sighting in follower.poll(time.time(), waker.hints())]
@@ -235,7 +235,7 @@ def _for(seconds: float) -> Callable[[], bool]:
 
 
 def durable(events: int, rate: int) -> list[float]:
-    """Milliseconds until the daemon's register on disk is another file. Between refusals it comes to rest."""
+    """Return the milliseconds until each limit is in the daemon's blacklist on disk; it idles between two limits."""
     with tempfile.TemporaryDirectory(prefix="ocw-") as scratch:
         home = Home(Path(scratch), "http://127.0.0.1:9")
         log = home.root / ".local/share/opencode/log/opencode.log"
@@ -243,25 +243,25 @@ def durable(events: int, rate: int) -> list[float]:
         log.touch()
         taken: list[float] = []
         with contextlib.redirect_stdout(io.StringIO()), Daemon(home, chain={}) as daemon:
-            register = daemon.state / "blacklist.json"
+            blacklist = daemon.state / "blacklist.json"
             seen = known = 0
             with writing(log, events, 0.12, rate, "") as writer:
                 while len(taken) < events and writer.poll() is None:
                     with contextlib.suppress(OSError):
-                        mark = register.stat().st_mtime_ns
+                        mark = blacklist.stat().st_mtime_ns
                         if mark != seen:
                             seen, now = mark, time.monotonic_ns()
-                            newest = _newest(register)
-                            if newest != known:  # else its stand-ins were written, behind the refusal itself
+                            newest = _newest(blacklist)
+                            if newest != known:  # otherwise only the fallbacks were written, after the limit itself
                                 known = newest
                                 taken.append((now - newest) / 1e6)
                     time.sleep(0.0002)
         return taken
 
 
-def _newest(register: Path) -> int:
-    """When the latest of the refusals in the register was appended (monotonic ns, from its session's name)."""
-    models = json.loads(register.read_bytes())["models"].values()
+def _newest(blacklist: Path) -> int:
+    """Return when the latest limit in the blacklist was appended (monotonic ns, from its session's name)."""
+    models = json.loads(blacklist.read_bytes())["models"].values()
     return max(int(entry["session"][4:]) for entry in models)
 
 

@@ -1,9 +1,9 @@
-"""What prevention adds to every prompt: the companion plugin's hook, in milliseconds, under OpenCode's own Bun.
+"""Measure what prevention adds to every prompt: the time of the companion plugin's hook under OpenCode's own Bun.
 
     python bench/prevention.py [--rounds 5000] [VERSION ...]
 
-A register of fifty resting models, the prompt's among them, so that the hook has to look and to move the prompt. The
-binaries are those of the end-to-end tests.
+The blacklist contains fifty models that are cooling down, including the prompt's, so that the hook has to search it and
+to move the prompt. The binaries are those of the end-to-end tests.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.opencode import NEWEST, OLDEST
 
 
 def hook(version: str, rounds: int) -> dict[str, float]:
-    """Median and p99 of one call."""
+    """Return the median and the 99th percentile of one call, in milliseconds."""
     with tempfile.TemporaryDirectory(prefix="ocw-") as scratch:
         bun = Bun(version, Path(scratch) / "home")
         bun.register(**{A: rests(B)}, **{f"mock{number}/m{number}": rests(B) for number in range(49)})

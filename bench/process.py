@@ -1,4 +1,4 @@
-"""What a running process has used and holds, from /proc (Linux)."""
+"""Read from /proc what a running process has used and what it holds (Linux)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
-"""Of /proc/PID/stat in a second."""
+"""Clock ticks per second, the unit of the times in /proc/PID/stat."""
 
 
 @dataclass(frozen=True)
 class Thread:
-    """CPU seconds so far, user + system to the nanosecond, and how often it has gone to sleep by itself."""
+    """CPU seconds of a thread so far (user + system, to the nanosecond), and how often it went to sleep voluntarily."""
 
     cpu: float = 0.0
     sleeps: int = 0
 
 
 def threads(pid: int) -> dict[str, Thread]:
-    """The threads that there are now, by their id."""
+    """Return the current threads of a process by their id."""
     found: dict[str, Thread] = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):
@@ -32,12 +32,12 @@ def threads(pid: int) -> dict[str, Thread]:
 
 
 def status(pid: int) -> dict[str, str]:
-    """Its rows of /proc/PID/status."""
+    """Return the rows of /proc/PID/status by name."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU seconds so far, user + system, of all threads, ended ones included."""
+    """Return the CPU seconds so far (user + system) of all threads, including those that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS

@@ -1,4 +1,4 @@
-"""Logs of any size for the benchmarks: a recorded log's lines again and again, failures spread evenly."""
+"""Make logs of any size for the benchmarks: the lines of a recorded log, repeated, with failures spread evenly."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from pathlib import Path
 
 RECORDED = Path(__file__).parents[1] / "tests" / "corpus" / "recorded"
 KINDS = {"new": "1.18.3-serve/opencode.log.xz", "old": "1.2.27-serve/2026-11-22T153825.log.xz"}
-"""The two ways in which OpenCode writes: since 1.17 in one file with tags that are right, before in one per process."""
+"""Recordings of the two current formats: one shared file with reliable tags (1.17 and later), one file per process."""
 
 EARLY = {
     "1.0.98": "1.0.98-serve/2026-11-22T153633.log.xz",
     "1.0.0": "1.0.0-serve/2026-11-22T154224.log.xz",
     "0.5": "0.5.29-serve/2026-11-22T154616.log.xz",
 }
-"""Up to 1.0.152 it did not tell where a request begins; of a failure only the session, from 1.0.98 on not even that."""
+"""Formats up to 1.0.152, which do not log the start of a request; from 1.0.98 on a failure names no session either."""
 
 LONGEST = 60_000
-"""Bytes of a failure that is used; a few recorded ones hold whole conversations."""
+"""Maximum size of a failure that is used, in bytes; a few recorded ones contain whole conversations."""
 
 
 def lines_of(kind: str) -> tuple[list[bytes], list[bytes]]:
-    """The recorded lines that tell of no error, and the failures."""
+    """Return the recorded lines without errors, and the failures."""
     with lzma.open(RECORDED / (KINDS | EARLY)[kind]) as file:
         lines = file.read().splitlines(keepends=True)
     errors = [line for line in lines if line.startswith(b"ERROR") or b" level=ERROR " in line[:80]]
     errors_seen = set(errors)
     failed = errors if kind == "new" else [line for line in errors if line.startswith(b"ERROR")]  # one is a forgery
     quiet = [line for line in lines if line not in errors_seen]
-    told = (b"stream error", b"streamText error")
-    return quiet, [line for line in failed if any(words in line for words in told) and len(line) < LONGEST]
+    markers = (b"stream error", b"streamText error")
+    return quiet, [line for line in failed if any(words in line for words in markers) and len(line) < LONGEST]
 
 
 def write(path: Path, kind: str, megabytes: int, per_gigabyte: int) -> int:
-    """Make the log; how many failures it holds."""
+    """Write the log and return how many failures it contains."""
     quiet, failures = lines_of(kind)
     wanted = megabytes * 10**6
     every = 1e9 / per_gigabyte if per_gigabyte else float("inf")

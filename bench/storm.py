@@ -1,10 +1,10 @@
-"""A limit storm: how many refusals a second are classified, and how often the register is written meanwhile.
+"""Measure a storm of limits: how many are classified per second, and how often the blacklist is written meanwhile.
 
     python bench/storm.py [--events 100000]
 
-"judged" is the verdict on a message alone, "classified" the whole way from bytes to LimitEvents, in CPU time. "daemon"
-is the real one: the refusals of 40 sessions and 5 models are appended in one burst, and it is done when its cursor
-stands at the end of the log.
+"judged" measures the verdict on a message alone, "classified" the whole way from bytes to LimitEvents, in CPU time.
+"daemon" is the real one: the refused attempts of 40 sessions and 5 models are appended in one burst, and the
+measurement ends when the daemon's cursor is at the end of the log.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.process import cpu_seconds
-from ocwatchd.config.rules import builtin
-from ocwatchd.core.facts import facts_from_text
-from ocwatchd.core.limits import LimitEvent
-from ocwatchd.core.reading import Reading
+from ocwatchd.config.active_rules import builtin
+from ocwatchd.core.classify.error_details import details_from_text
+from ocwatchd.core.domain.types import LimitEvent
+from ocwatchd.core.parsing.reader import Reading
 from tests.support.daemon import Daemon
 from tests.support.opencode import Home
 
@@ -33,7 +33,7 @@ CHUNK = 128 << 10
 
 
 def storm(events: int) -> bytes:
-    """So many refusals, within the last second."""
+    """Return the log lines of that many refused attempts, all within the last second."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return b"".join(
         f'timestamp={now} level=ERROR run=0a1b2c3d message="stream error" providerID=mock modelID=m{number % 5}'
@@ -44,20 +44,20 @@ def storm(events: int) -> bytes:
 
 
 def judged(data: bytes, events: int) -> float:
-    """CPU seconds of so many verdicts on the messages alone."""
+    """Return the CPU seconds of that many verdicts, on the messages alone."""
     line = data[data.rfind(b"\n", 0, -1) + 1 :].decode()
     text, rules = line.partition("AI_APICallError: ")[2].rstrip('"\n'), builtin()
-    rules.classify(facts_from_text(text))
+    rules.classify(details_from_text(text))
     began = time.process_time()
     for number in range(events):
-        rules.classify(facts_from_text(f"{text}{number % 100}"))
+        rules.classify(details_from_text(f"{text}{number % 100}"))
     return time.process_time() - began
 
 
 def classified(data: bytes) -> tuple[int, float]:
-    """Events and CPU seconds of reading them."""
+    """Read the log; return the number of events and the CPU seconds."""
     reading = Reading(builtin(), turns=True)
-    reading.feed(data[:CHUNK])  # expressions are compiled with their first use
+    reading.feed(data[:CHUNK])  # compiles the expressions, which happens at their first use
     began, count = time.process_time(), 0
     for at in range(CHUNK, len(data), CHUNK):
         count += sum(isinstance(seen, LimitEvent) for seen in reading.feed(data[at : at + CHUNK]))
@@ -65,19 +65,19 @@ def classified(data: bytes) -> tuple[int, float]:
 
 
 def daemon(data: bytes) -> tuple[float, float, float, int]:
-    """Wall and CPU seconds until all is read, milliseconds until the first is on disk, and writes of the register."""
+    """Return wall and CPU seconds until all is read, ms until the first limit is on disk, and the number of writes."""
     with tempfile.TemporaryDirectory(prefix="ocw-") as scratch:
         home = Home(Path(scratch), "http://127.0.0.1:9")
         log = home.root / ".local/share/opencode/log/opencode.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.touch()
         with contextlib.redirect_stdout(io.StringIO()), Daemon(home, chain={}) as running:
-            register, cursors = running.state / "blacklist.json", running.state / "cursors.json"
+            blacklist, cursors = running.state / "blacklist.json", running.state / "cursors.json"
             began, cpu, first, writes, seen = time.monotonic(), cpu_seconds(running.pid), 0.0, 0, 0
             log.write_bytes(data)
             while _offset(cursors) < len(data):
                 with contextlib.suppress(OSError):
-                    mark = register.stat().st_mtime_ns
+                    mark = blacklist.stat().st_mtime_ns
                     if mark != seen:
                         seen, writes, first = mark, writes + 1, first or time.monotonic() - began
                 time.sleep(0.001)
@@ -85,7 +85,7 @@ def daemon(data: bytes) -> tuple[float, float, float, int]:
 
 
 def _offset(cursors: Path) -> int:
-    """Where the daemon stands; what it writes every two seconds."""
+    """Return the daemon's position in the log, which it writes every two seconds."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, StopIteration):
         places = json.loads(cursors.read_bytes())
         return max((int(place["offset"]) for place in _places(places)), default=0)
@@ -93,7 +93,7 @@ def _offset(cursors: Path) -> int:
 
 
 def _places(value: object) -> list[dict[str, int]]:
-    """Every object with an offset, however deep."""
+    """Return every object with an offset, at any depth."""
     if not isinstance(value, dict):
         return []
     found = [value] if "offset" in value else []
@@ -102,7 +102,7 @@ def _places(value: object) -> list[dict[str, int]]:
 
 def main() -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(description="Refusals a second, and writes of the register, in a limit storm.")
+    parser = argparse.ArgumentParser(description="Limits per second, and writes of the blacklist, in a limit storm.")
     parser.add_argument("--events", type=int, default=100_000)
     events = parser.parse_args().events
     data = storm(events)
@@ -110,11 +110,10 @@ def main() -> None:
     print(f"judged      {events} messages in {cpu:.2f} CPU s: {events / cpu:,.0f} a CPU second")
     count, cpu = classified(data)
     print(f"classified  {count} refusals in {cpu:.2f} CPU s: {count / cpu:,.0f} a CPU second")
-    wall, cpu, first, writes = daemon(storm(events))  # anew: what is older than ten seconds is no news
-    print(f"daemon      {wall:.1f} s until read to the end and said so, {cpu:.2f} CPU s")
-    print(
-        f"            first on disk after {first:.0f} ms; {writes} writes of the register, {writes / wall:.1f} a second"
-    )
+    wall, cpu, first, writes = daemon(storm(events))  # a new storm: limits older than ten seconds are handled as old
+    print(f"daemon      {wall:.1f} s until its cursor was at the end of the log, {cpu:.2f} CPU s")
+    rate = writes / wall
+    print(f"            first on disk after {first:.0f} ms; {writes} writes of the blacklist, {rate:.1f} a second")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""`python -m ocwatchd` is the daemon."""
+"""Run the daemon as `python -m ocwatchd`."""
 
-from ocwatchd.daemon import main
+from ocwatchd.daemon.loop import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Wall time behind a seam, and its one way of being written down: RFC 3339, UTC, milliseconds, `Z`."""
+"""Read the wall clock, which tests can replace, and format times for files: RFC 3339, UTC, milliseconds, `Z`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What acts takes a Clock; what decides takes `now`."""
+    """A source of the current time. Code with side effects takes a Clock; pure code takes `now`."""
 
     def now(self) -> float:
-        """Epoch seconds."""
+        """Return epoch seconds."""
         ...
 
 
@@ -19,21 +19,48 @@ class SystemClock:
     """The machine's wall clock."""
 
     def now(self) -> float:
-        """Epoch seconds."""
+        """Return epoch seconds."""
         return time.time()
 
 
+def since_boot() -> float:
+    """Return the seconds since boot, including sleep, on a clock that is never set.
+
+    macOS has no `CLOCK_BOOTTIME`; its `CLOCK_MONOTONIC` continues in sleep, unlike `time.monotonic` there.
+    """
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def both_clocks(clock: Clock) -> tuple[float, float]:
+    """Return the wall-clock time and the seconds since boot at the same moment.
+
+    The clocks are read again if the process was stopped between the two readings.
+    """
+    while True:
+        before, now, after = since_boot(), clock.now(), since_boot()
+        if after - before < 1.0:
+            return now, after
+
+
+FIRST, LAST = -62_135_596_800.0, 253_402_300_799.0
+"""The first and the last second that a date can represent, UTC."""
+
+
 def rfc3339(epoch: float) -> str:
-    """Epoch seconds as `2026-11-22T10:08:53.256Z`, rounded to the millisecond."""
+    """Return epoch seconds as `2026-11-22T10:08:53.256Z`, rounded to the millisecond."""
     moment = datetime.fromtimestamp(round(epoch * 1000) / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def from_rfc3339(text: str) -> float:
-    """Epoch seconds of an RFC 3339 time; a time without a zone is taken as UTC.
+    """Return the epoch seconds of an RFC 3339 time; a time without a zone is treated as UTC.
 
     Raises:
-        ValueError: not such a time.
+        ValueError: `text` is not an RFC 3339 time, or `rfc3339` could not write it (a zone can move it out of the
+            calendar).
     """
     moment = datetime.fromisoformat(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    epoch = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not FIRST <= epoch <= LAST:
+        raise ValueError(f"a time beyond the calendar: {text}")
+    return epoch

@@ -1,4 +1,4 @@
-"""The faults we foresee, each with the exit code that a script can rely on. Messages say what, where and what to do."""
+"""Expected errors, each with its exit code for scripts. A message says what failed, where, and what to do."""
 
 from __future__ import annotations
 
@@ -18,21 +18,31 @@ class ExitCode(IntEnum):
 
 
 class OcwatchError(Exception):
-    """A foreseeable fault: shown as one message, never as a traceback."""
+    """Base class of expected errors, which are shown as one message and never as a traceback."""
 
     exit_code = ExitCode.FAILED
 
 
 class UsageError(OcwatchError):
-    """The caller named something that does not exist or is not unique."""
+    """The caller named something that does not exist or is ambiguous."""
 
     exit_code = ExitCode.USAGE
 
 
-class DaemonDown(OcwatchError):
-    """The daemon is not running, or is deaf."""
+class StateError(OcwatchError):
+    """One of our files or directories cannot be read or written; the message names it and the cause."""
 
-    exit_code = ExitCode.DAEMON_DOWN
+
+class NotAFile(StateError):
+    """The path is not a plain file that belongs to us: it is a link, a directory, a pipe, another user's file, or too
+    large.
+    """
+
+
+class HomeUnknown(OcwatchError):
+    """HOME is missing or not absolute. This is not a ConfigError, because no command may continue after it."""
+
+    exit_code = ExitCode.BAD_CONFIG
 
 
 class ConfigError(OcwatchError):
@@ -42,12 +52,12 @@ class ConfigError(OcwatchError):
 
 
 class OpenCodeUnreachable(OcwatchError):
-    """No running OpenCode answers for this session."""
+    """No running OpenCode process responds for this session."""
 
     exit_code = ExitCode.OPENCODE_UNREACHABLE
 
 
 class AllCooling(OcwatchError):
-    """A model and its whole chain are cooling."""
+    """A model and its whole chain are cooling down."""
 
     exit_code = ExitCode.ALL_COOLING

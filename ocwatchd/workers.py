@@ -1,7 +1,7 @@
-"""Threads for work that blocks: none of it delays the end of the process, and no neighbour takes all of them.
+"""A pool of daemon threads for blocking work, divided into lanes.
 
-Work of one lane, such as one door, is done by a few threads at most: a door that hangs with thirty sessions holds up
-its own. Work that found no thread waits in its lane, first come, first served.
+Each lane, such as one endpoint, uses only a few threads. An endpoint that hangs with thirty sessions therefore delays
+only its own work. Work for a busy lane waits in order of arrival. The threads do not delay the end of the process.
 """
 
 from __future__ import annotations
@@ -12,16 +12,22 @@ from collections.abc import Callable, Hashable, Mapping
 
 Work = Callable[[], None]
 
-REST = 20.0
-"""Seconds without work after which a thread ends: forty that a storm had called stayed for good, 4 MiB of them."""
+IDLE_TIMEOUT = 20.0
+"""Time, in seconds, without work after which a thread ends. Without this timeout, the forty threads of a burst of
+limits kept 4 MiB.
+"""
 
 
 class Workers:
-    """`submit` never blocks. The work must not raise: its thread would end with it."""
+    """A pool of threads. `submit` never blocks. Work must not raise, because an exception would end its thread."""
 
-    def __init__(self, most: int, lanes: Mapping[Hashable, int], per_lane: int, rest: float = REST) -> None:
-        """At most so many threads in all, and so many at work in one lane: as `lanes` says, or else `per_lane`."""
-        self._most, self._lanes, self._per_lane, self._rest = most, lanes, per_lane, rest
+    def __init__(
+        self, most: int, lanes: Mapping[Hashable, int], per_lane: int, idle_timeout: float = IDLE_TIMEOUT
+    ) -> None:
+        """Allow at most `most` threads in total, and `lanes[lane]` threads in each lane, or `per_lane` if the lane is
+        not listed.
+        """
+        self._most, self._lanes, self._per_lane, self._idle_timeout = most, lanes, per_lane, idle_timeout
         self._waiting: deque[tuple[Hashable, Work]] = deque()
         self._busy: dict[Hashable, int] = {}
         self._idle = self._threads = 0
@@ -29,7 +35,7 @@ class Workers:
         self._news = threading.Condition()
 
     def submit(self, lane: Hashable, work: Work) -> None:
-        """Do this as soon as its lane and a thread are free; after `close`, nothing."""
+        """Run the work as soon as its lane and a thread are free. After `close`, the work is ignored."""
         with self._news:
             if self._closed:
                 return
@@ -40,7 +46,7 @@ class Workers:
             self._news.notify()
 
     def close(self, patience: float = 0.0, awaited: Callable[[Hashable], bool] = bool) -> None:
-        """Begin nothing new; give what is under way in `awaited` lanes so many seconds to end."""
+        """Discard the waiting work, and wait up to `patience` seconds for the running work in `awaited` lanes."""
         with self._news:
             self._closed = True
             self._waiting.clear()
@@ -53,7 +59,7 @@ class Workers:
                 self._idle += 1
                 called = True
                 while (taken := self._next()) is None and called and not self._closed:
-                    called = self._news.wait(self._rest)
+                    called = self._news.wait(self._idle_timeout)
                 self._idle -= 1
                 if taken is None:
                     self._threads -= 1
@@ -67,7 +73,8 @@ class Workers:
                     self._busy[lane] -= 1
                     if not self._busy[lane]:
                         del self._busy[lane]
-                    self._news.notify_all()  # the next of this lane may have been waiting for it, or `close`
+                    # the next task of this lane, or `close`, may be waiting for this notification
+                    self._news.notify_all()
 
     def _next(self) -> tuple[Hashable, Work] | None:
         for index, (lane, _) in enumerate(self._waiting):

@@ -1,4 +1,4 @@
-"""Makes a recorded log small and impersonal: request bodies emptied, home directory renamed, nothing else changed."""
+"""Make a recorded log small and impersonal: request bodies are emptied, the home directory renamed, nothing else."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from urllib.parse import quote
 
 HOME = "/home/dev"
 XZ_FROM = 60_000
-"""Bytes from which a log is stored as xz."""
+"""Size in bytes from which a log is stored as xz."""
 
 _BODY = re.compile(r'"requestBodyValues":')
 _REGISTRY = re.compile(rb"https?://registry\.[a-z.]+")
 
 
 def empty_bodies(text: str) -> str:
-    """Every `requestBodyValues` reduced to its short scalar fields (`model`, `stream`, `prompt_cache_key`, …).
+    """Return the text with every `requestBodyValues` reduced to its short scalar fields (`model`, `stream`, …).
 
     Raises:
         ValueError: such a value is not JSON.
@@ -47,7 +47,7 @@ def _kept(value: Any) -> Any:
 
 
 def clean(raw: bytes, home: Path) -> bytes:
-    """A log as it is stored."""
+    """Return a log in the form in which it is stored."""
     text = empty_bodies(raw.decode(errors="surrogateescape")).encode(errors="surrogateescape")
     for spelled in (str, _quoted, _dashed):
         text = text.replace(spelled(home).encode(), spelled(Path(HOME)).encode())
@@ -59,12 +59,12 @@ def _quoted(path: Path) -> str:
 
 
 def _dashed(path: Path) -> str:
-    """As 0.5 names a project's directory in its data."""
+    """Return the path as 0.5 writes a project's directory in its data."""
     return str(path).strip("/").replace("/", "-")
 
 
 def store(name: str, data: bytes, directory: Path) -> None:
-    """Write a cleaned log, as xz if it is long."""
+    """Write a cleaned log, compressed with xz if it is long."""
     directory.mkdir(parents=True, exist_ok=True)
     if len(data) < XZ_FROM:
         (directory / name).write_bytes(data)

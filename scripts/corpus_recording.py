@@ -1,4 +1,4 @@
-"""One recording: a home, the fake provider playing scenarios into it, and the truth of who was answered what."""
+"""One recording: a home, the fake provider that plays scenarios into it, and the labels of all its answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.provider import Provider
 
 SDKS = {"anthropic": ANTHROPIC, "openai": OPENAI, "google": GOOGLE}
 STRICT_BEFORE = (1, 0, 98)
-"""Older versions refuse a configuration with keys they do not know, such as `enabled_providers`."""
+"""Older versions refuse a configuration with keys that they do not know, such as `enabled_providers`."""
 LOGFMT_FROM = (1, 17, 0)
 RESPONSE_FAILED_FROM = (1, 18, 0)
 BODY_CAP = 600
@@ -28,7 +28,7 @@ _TAG = re.compile(r"\(ref (T\d{4})\)")
 
 
 class Recording:
-    """One home, one provider, and the record of who asked what; scenarios are played into it."""
+    """A home, a provider that plays scenarios into it, and the record of all requests."""
 
     def __init__(self, version: str, root: Path, provider: Provider, scenarios: Sequence[Scenario]) -> None:
         """Prepare the home and script every model."""
@@ -70,7 +70,7 @@ class Recording:
     # ---- the provider's side
 
     def answer(self, request: Request) -> Answer:
-        """What this request gets; enters it into the record."""
+        """Return the answer to this request, and record it."""
         marks = [m[1] for text in request.user_texts for m in _TAG.finditer(text)]
         tag = marks[0] if marks else None
         role = self._role(request)
@@ -98,25 +98,25 @@ class Recording:
         return answers[min(n, len(answers) - 1)]
 
     def asked(self, tag: str) -> int:
-        """How many requests of the main model were answered."""
+        """Return how many requests of the main model were answered."""
         return sum(t == tag and role == "main" and r.status is not None for r, t, role, _, _ in list(self.rows))
 
     def prompt(self, tag: str) -> str:
-        """The text of a scenario's prompt, with its mark."""
+        """Return the text of a scenario's prompt, with its mark."""
         return f"{fill(self.tags[tag].prompt, {})} (ref {tag})"
 
     def note_dead(self, tag: str) -> None:
-        """A provider that does not listen keeps no record: the driver knows."""
+        """Record a scenario whose provider does not listen, and so cannot record its requests itself."""
         scenario = self.tags[tag]
         if scenario.model.startswith("deadgw/"):
             row = {"t": None, "source": "driver", **model_parts(scenario.model), "sessionID": self.sessions.get(tag)}
-            rest = {"tag": tag, "scenario": scenario.name, "status": None, "is_limit": False, "kind": "none"}
-            self.driver_rows.append({**row, **rest, "note": scenario.note})
+            more = {"tag": tag, "scenario": scenario.name, "status": None, "is_limit": False, "kind": "none"}
+            self.driver_rows.append({**row, **more, "note": scenario.note})
 
-    # ---- the truth
+    # ---- the labels
 
     def labels(self) -> list[dict[str, Any]]:
-        """One row for each answer."""
+        """Return one row for each answer."""
         rows = [*self.driver_rows, *(self._label(*row) for row in self.rows)]
         return [{**row, "logged": False} if unlogged(self.numbers, row, self.counts) else row for row in rows]
 
@@ -157,10 +157,11 @@ class Recording:
 
 
 def unlogged(numbers: tuple[int, ...], row: dict[str, Any], counts: Mapping[tuple[str | None, str], int]) -> bool:
-    """Whether it is known that this version writes no line for this refusal.
+    """Return whether this version is known to log nothing about this refusal.
 
-    `counts` tells how many requests there were by mark and role. Measured: a title's SDK tries three times and only its
-    end is logged, before 1.0.152 not even that; 0.5.29 does so with every prompt; `response.failed` is lost up to 1.17.
+    `counts` is the number of requests by mark and role. Measured: a title's SDK tries three times, and only the end of
+    that is logged (before 1.0.152 not even that); 0.5.29 does so with every prompt; `response.failed` is not logged up
+    to 1.17.
     """
     if not row["is_limit"]:
         return False
@@ -172,7 +173,7 @@ def unlogged(numbers: tuple[int, ...], row: dict[str, Any], counts: Mapping[tupl
 
 
 def _has_message(body: Any) -> bool:
-    """Whether the SDKs find the provider's words in it; else a log of 1.17 or later shows the reason phrase alone."""
+    """Return whether SDKs find the provider's words in the body; if not, a log since 1.17 has only the status text."""
     with suppress(ValueError):
         body = json.loads(body) if isinstance(body, str) else body
     inner = body.get("error") if isinstance(body, dict) else None

@@ -1,8 +1,8 @@
-"""Reads `corpus_scenarios.jsonl`: what the recorder plays to OpenCode. Limits of every kind, other refusals, and bait.
+"""Read `corpus_scenarios.jsonl`, which the recorder plays to OpenCode: limits of every kind, other errors, and bait.
 
-Texts and headers are those of the named providers as their users report them. In any text, `@EPOCH+60@`,
-`@EPOCHMS+60@`, `@HTTPDATE+60@`, `@ISO+60@`, `@LOGTIME+0@` and `@BEIJING+60@` stand for a time that many seconds after
-the answer, `@TAG@` for the session's mark and `@HOME@` for the home directory.
+Texts and headers are those of the named providers, as their users report them. In any text, `@EPOCH+60@`,
+`@EPOCHMS+60@`, `@HTTPDATE+60@`, `@ISO+60@`, `@LOGTIME+0@` and `@BEIJING+60@` mean a time that many seconds after the
+answer, `@TAG@` means the session's mark, and `@HOME@` the home directory.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ SMALL = "smallco/titles"
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One session with one prompt. Every refusal among `answers`, `sub` and `titles` is what `kind` says.
+    """One session with one prompt. `kind` is the kind of every refusal among `answers`, `sub` and `titles`.
 
-    `answers` are the main model's, one after the other, the last for ever; `sub` those of the subagent's model,
-    `titles` those of the title's (a title as usual if empty). After `attempts` requests the session is aborted if
-    OpenCode still retries; with `leave`, the user aborts while the first answer is under way. `after`: seconds until
-    the limit ends, as told anywhere in the answer. `run`: also recorded with `opencode run`.
+    `answers` are the main model's answers in order; the last one is repeated. `sub` are those of the subagent's model,
+    `titles` those of the title's model (an ordinary title if empty). After `attempts` requests the session is aborted
+    if OpenCode still retries; with `leave`, the user aborts during the first answer. `after`: seconds until the limit
+    ends, as the answer reports them anywhere. `run`: also recorded with `opencode run`.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Scenario:
 
 
 def load(table: Path = TABLE) -> tuple[Scenario, ...]:
-    """All scenarios, in order."""
+    """Return all scenarios, in order."""
     return tuple(_scenario(json.loads(line)) for line in table.read_text().splitlines() if line)
 
 
@@ -81,11 +81,11 @@ def _answer(raw: dict[str, Any]) -> Answer:
 
 
 def is_refusal(answer: Answer) -> bool:
-    """Whether the scenario's kind applies to this answer; an answer that succeeds is never a limit."""
+    """Return whether the scenario's kind applies to this answer; an answer that succeeds is never a limit."""
     return isinstance(answer, Error | MidStream)
 
 
-# ---------------------------------------------------------------- times and names filled in
+# ---------------------------------------------------------------- replacement of times and names
 
 _MARK = re.compile(r"@(EPOCHMS|EPOCH|HTTPDATE|ISO|LOGTIME|BEIJING)\+(\d+)@")
 
@@ -106,7 +106,7 @@ def _moment(kind: str, at: datetime) -> str:
 
 
 def fill(value: Any, names: dict[str, str]) -> Any:
-    """`value` (text, or lists and dicts of it) with its marks replaced: times count from now, the rest from `names`."""
+    """Return `value` (text, or lists and dicts of text) with its marks replaced; times count from now."""
     if isinstance(value, dict):
         return {key: fill(inner, names) for key, inner in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -121,7 +121,7 @@ def fill(value: Any, names: dict[str, str]) -> Any:
 
 
 def filled(answer: Answer, names: dict[str, str]) -> Answer:
-    """An answer with its marks replaced."""
+    """Return an answer with its marks replaced."""
     match answer:
         case Error(status, body, headers, reason):
             return Error(status, fill(body, names), fill(dict(headers), names), reason)

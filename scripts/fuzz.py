@@ -1,8 +1,8 @@
-"""Fuzzes what reads others' bytes, led by coverage: `pip install atheris && python -m scripts.fuzz TARGET SECONDS`.
+"""Fuzz the parsers of foreign text, guided by coverage: `pip install atheris && python -m scripts.fuzz TARGET SECONDS`.
 
-TARGET is a name of `tests/support/targets.py`. What fails is written to `tests/core/data/fuzz/TARGET-…`, where a test
-finds it; what is found on the way is kept in a temporary directory. An input that takes longer than 5 s counts as one
-that failed.
+TARGET is a name in `tests/support/targets.py`. Inputs that fail are written to `tests/unit/data/fuzz/TARGET-…`, where
+`tests/unit/test_fuzz.py` finds them; the other inputs are kept in a temporary directory. An input that takes longer
+than 5 s counts as a failure.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import atheris
 
-FAILED = Path(__file__).resolve().parent.parent / "tests" / "core" / "data" / "fuzz"
+FAILED = Path(__file__).resolve().parent.parent / "tests" / "unit" / "data" / "fuzz"
 WORDS = (
     "Rate limit reached", "try again in ", "resets at ", "retry-after", "quota", "429", "overloaded", "insufficient",
     "2026-11-23T00:00:00Z", "responseBody", "responseHeaders", "statusCode", "isRetryable", "requestBodyValues",

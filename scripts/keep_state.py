@@ -1,6 +1,6 @@
-"""Keeps what this release's daemon writes into its state directory, for later ones: `python -m scripts.keep_state`.
+"""Keep what this release's daemon writes into its state directory, for later ones: `python -m scripts.keep_state`.
 
-To be run once for each release; the result is `tests/edges/data/state/VERSION`, and a test reads all that are there.
+Run it once for each release. The result is `tests/integration/data/state/VERSION`, and a test reads all of them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 from ocwatchd import __version__
-from tests.edges.logtext import refusal
+from tests.integration.logtext import refusal
 from tests.support.daemon import Daemon
 from tests.support.fakeopencode import FakeOpenCode
 from tests.support.homes import Home
 from tests.support.processes import wait_until
 
-KEPT = Path(__file__).resolve().parent.parent / "tests" / "edges" / "data" / "state"
+KEPT = Path(__file__).resolve().parent.parent / "tests" / "integration" / "data" / "state"
 FILES = ("blacklist.json", "cursors.json", "journal.jsonl", "daemon.json", "moved.json")
 WORDS = {
     "mock/primary": "Too Many Requests, try again in 9000s",
@@ -26,7 +26,7 @@ WORDS = {
     "broke/*": "Insufficient credits. Add more at the provider's site",
     "busy/model": "Overloaded",
 }
-"""By entry of the register that comes of it."""
+"""The provider's words, by the blacklist's key that they lead to."""
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
         home.log_dir.mkdir(parents=True)
         log = home.log_dir / "opencode.log"
         log.touch()
-        with Daemon(home, chain={"*": "mock2/fallback"}, doors=[opencode.url]) as daemon:
+        with Daemon(home, chain={"*": "mock2/fallback"}, endpoints=[opencode.url]) as daemon:
             opencode.limited("ses_0")
             for number, (entry, words) in enumerate(WORDS.items()):
                 provider, model = entry.replace("*", "model").split("/")

@@ -1,13 +1,13 @@
-"""Records logs of real OpenCode binaries, with their truth, into `tests/corpus/recorded`.
+"""Record logs of real OpenCode binaries, with their labels, into `tests/corpus/recorded`.
 
     python -m scripts.record_corpus 1.18.33 1.2.27              # `serve`, all scenarios, several sessions at once
     python -m scripts.record_corpus --run 1.18.33               # `opencode run`, one process for each prompt
-    python -m scripts.record_corpus --only zhipu_1302 1.3.2     # a few scenarios, for a look
+    python -m scripts.record_corpus --only zhipu_1302 1.3.2     # selected scenarios, to try something out
 
-Plays `corpus_scenarios.jsonl` on loopback. Each session's prompt carries a mark (`ref T0007`), by which the provider
-knows what to answer. The truth in `labels.jsonl` is what the provider answered, never what the log says: one row for
-each answer, in the order of the requests. The logs are kept as OpenCode wrote them, but for request bodies, which are
-emptied, and the home directory, which becomes /home/dev.
+The script plays `corpus_scenarios.jsonl` on loopback. Each session's prompt carries a mark (`ref T0007`), by which the
+provider knows what to answer. `labels.jsonl` contains what the provider answered, not what the log says: one row per
+answer, in the order of the requests. The logs are kept as OpenCode wrote them, except that request bodies are emptied
+and the home directory becomes /home/dev.
 """
 
 from __future__ import annotations
@@ -38,30 +38,30 @@ from tests.support.provider import Provider
 
 RECORDED = Path(__file__).parents[1] / "tests" / "corpus" / "recorded"
 PINS = {OPENAI_COMPATIBLE: "1.0.27", ANTHROPIC: "2.0.50", OPENAI: "2.0.71", GOOGLE: "2.0.44"}
-"""What versions before 1.0.152, which fetch the newest SDK at run time, were made for."""
+"""SDK versions for OpenCode before 1.0.152, which would fetch the newest SDK at run time."""
 BUNDLED_FROM = (1, 0, 152)
 AT_ONCE = 6
 LINGER = 1.3
-"""Seconds after the last attempt of interest: 1.17 and later write their log up to a second late."""
+"""Seconds to wait after the last required attempt, because 1.17 and later write their log up to a second late."""
 
 
 # ---------------------------------------------------------------- serve
 
 
 class Player:
-    """Plays scenarios into one `opencode serve`."""
+    """Plays scenarios in one `opencode serve`."""
 
     def __init__(self, recording: Recording, serve: Serve) -> None:
-        """Take a server that already answers."""
+        """Use a server that already answers."""
         self.recording = recording
         self.serve = serve
-        # No prompt_async before 1.0.152 (1.0.98 proxies unknown routes to the web): POST …/message blocks to the end.
+        # 1.0.98 has no prompt_async (it proxies unknown routes to the web), and POST …/message blocks until the end.
         self.blocking = recording.numbers < BUNDLED_FROM
-        self._silent = recording.numbers < (1, 0, 0)  # its SDK retries in silence: only the end is logged
+        self._silent = recording.numbers < (1, 0, 0)  # its SDK retries silently: only the end is logged
         self.patience = 40.0 if self._silent else 22.0
 
     def play(self, tag: str) -> None:
-        """One scenario: a session, a prompt, until it is done or has shown what it was to show."""
+        """Play one scenario: create a session, send the prompt, and wait until it ends or has made enough requests."""
         recording, serve, scenario = self.recording, self.serve, self.recording.tags[tag]
         directory = recording.home.project(scenario.directory)
         session = serve.create_session(fill(scenario.title, {}) if scenario.title else None, directory)
@@ -84,7 +84,7 @@ class Player:
         recording.note_dead(tag)
 
     def _linger(self, tag: str) -> None:
-        """Let the log be written, unless OpenCode retries without a pause (old ones do, up to 250 times a second)."""
+        """Wait until the log is written, unless OpenCode retries without a pause (old versions: up to 250 a second)."""
         enough = self.recording.tags[tag].attempts + 4
         deadline = time.monotonic() + LINGER
         while time.monotonic() < deadline and (self.recording.asked(tag) <= enough or self._silent):
@@ -127,7 +127,7 @@ class Player:
 
 
 def record_serve(recording: Recording) -> dict[str, bytes]:
-    """Play all scenarios, several at a time; the logs by name."""
+    """Play all scenarios, several at a time, and return the logs by name."""
     prepare(recording)
     with Serve(recording.version, recording.home, recording.home.project("webapp")) as serve:
         player = Player(recording, serve)
@@ -141,14 +141,14 @@ def record_serve(recording: Recording) -> dict[str, bytes]:
 
 
 def record_run(recording: Recording) -> dict[str, bytes]:
-    """Play each scenario in a process of its own, two at a time; the logs by name, as long as they ever were."""
+    """Play each scenario in a separate process, two at a time; return the longest version seen of each log, by name."""
     prepare(recording)
     kept: dict[str, bytes] = {}
     lock = threading.Lock()
 
     def play(tag: str) -> None:
         run_one(recording, tag)
-        with lock:  # old versions cut the directory to about ten files at every start
+        with lock:  # old versions delete all but about ten files of the directory at every start
             for name, data in logs_of(recording.home).items():
                 kept[name] = max(kept.get(name, b""), data, key=len)
 
@@ -158,7 +158,7 @@ def record_run(recording: Recording) -> dict[str, bytes]:
 
 
 def run_one(recording: Recording, tag: str) -> None:
-    """One `opencode run`, ended when it has shown what it was to show."""
+    """Play one scenario in `opencode run`, and end the process after enough requests."""
     scenario = recording.tags[tag]
     home, directory = recording.home, recording.home.project(scenario.directory)
     command = run_command(recording.version, recording.prompt(tag), model=scenario.model, agent=scenario.agent)
@@ -179,7 +179,7 @@ def run_one(recording: Recording, tag: str) -> None:
 
 
 def session_of(home: Home, tag: str) -> str | None:
-    """The session whose prompt carries this mark, from the message store."""
+    """Return the session whose prompt carries this mark, from the message store."""
     mark = f"(ref {tag})"
     if home.database.exists():
         with sqlite3.connect(f"file:{home.database}?mode=ro", uri=True) as store_:
@@ -197,12 +197,12 @@ def session_of(home: Home, tag: str) -> str | None:
 
 
 def logs_of(home: Home) -> dict[str, bytes]:
-    """Every log file's content, by name."""
+    """Return the content of every log file, by name."""
     return {path.name: path.read_bytes() for path in sorted(home.log_dir.glob("*.log"))}
 
 
 def prepare(recording: Recording) -> None:
-    """A first start (it migrates, and clears the cache), then the pinned SDKs where the binary has none."""
+    """Start an old version once (it migrates and clears the cache), then install the pinned SDKs, which it lacks."""
     if recording.numbers >= BUNDLED_FROM:
         return
     with Serve(recording.version, recording.home, recording.home.project("webapp")):
@@ -213,7 +213,7 @@ def prepare(recording: Recording) -> None:
     packages = [f"{name}@{version}" for name, version in PINS.items()]
     install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(cache), *packages]
     subprocess.run(install, check=True)
-    # OpenCode takes what is there for good only if it was asked for by the same word.
+    # OpenCode only keeps an installed package if package.json asks for it by the same version word.
     (cache / "package.json").write_text(json.dumps({"dependencies": dict.fromkeys(PINS, "latest")}))
 
 
@@ -227,7 +227,7 @@ def save(recording: Recording, logs: dict[str, bytes], target: Path) -> None:
 
 
 def record(version: str, mode: str, only: Sequence[str], target: Path) -> None:
-    """Record one version and say what came of it."""
+    """Record one version and print a summary."""
     binary(version)
     scenarios = [s for s in load() if (not only or s.name in only) and (mode == "serve" or s.run)]
     began = time.monotonic()
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], metavar="SCENARIO", help="may be given several times")
     parser.add_argument("--target", type=Path, default=RECORDED, help="directory that gets VERSION-serve, VERSION-run")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through the context managers, which end OpenCode
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the context managers, which end OpenCode
     for version in arguments.versions:
         record(version, "run" if arguments.run else "serve", arguments.only, arguments.target)
 

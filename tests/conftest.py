@@ -1,4 +1,4 @@
-"""Fixtures for every test, and what was survived in all of them: `counted("kills", 20)`, summed up at the end."""
+"""Fixtures for every test, and a count of what the tests went through: `counted("kills", 20)`, summed up at the end."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 
 from tests.support.provider import Provider
 
-# A shell starts its background jobs with Ctrl-C ignored, and whoever is started inherits that: OpenCode would, too.
+# A shell starts background jobs with Ctrl-C ignored, and their children, such as OpenCode, would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # and nohup does the same with the end of a terminal
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup does the same with SIGHUP
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 Count = Callable[[str, int], None]
 COUNTED = "counted: "
-"""What a property of a test begins with that says how much of something it went through."""
+"""Prefix of a test's property that says how much of something the test went through."""
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def provider() -> Iterator[Provider]:
 
 @pytest.fixture
 def counted(request: pytest.FixtureRequest) -> Count:
-    """Say how much of something this test went through. Only what a passed test says is summed up."""
+    """Record how much of something this test went through. Only the counts of tests that pass are summed up."""
     properties = request.node.user_properties
 
     def count(what: str, number: int) -> None:
@@ -44,7 +44,7 @@ def counted(request: pytest.FixtureRequest) -> Count:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the sums. Properties travel with the reports, so this holds with several processes, too."""
+    """Print the sums. Properties are part of the reports, so this also works with several processes."""
     sums: Counter[str] = Counter()
     for report in terminalreporter.stats.get("passed", []):
         for name, number in report.user_properties:

@@ -1,1 +1,1 @@
-"""The command line: thin commands, views that are the JSON contract, and their rendering."""
+"""The command line: thin commands, their results as JSON documents, and the rendering as text."""

@@ -1,4 +1,4 @@
-"""`python -m ocwatchd.cli` is `ocwatch`."""
+"""Run `ocwatch` as `python -m ocwatchd.cli`."""
 
 from ocwatchd.cli.main import main
 

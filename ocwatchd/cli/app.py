@@ -1,25 +1,33 @@
-"""The command line as typer sees it: names, options and help. Every command hands over to a module of its own."""
+"""The typer application: names, options and help texts of every command.
+
+This module is long because it lists every command and option in one place. Each command imports its module when it is
+called, so that `--help` takes no longer than typer itself.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ocwatchd.cli.config_app import config
-from ocwatchd.cli.keeping_app import keeping
-from ocwatchd.cli.looking_app import looking
-from ocwatchd.cli.main import version as print_version
-from ocwatchd.cli.options import DryRun, Json
-from ocwatchd.cli.plugin_app import plugin
-from ocwatchd.cli.service_app import service
+from ocwatchd import __version__
+from ocwatchd.errors import ExitCode, UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Force = Annotated[bool, typer.Option("--force", help="Accept a model that OpenCode does not offer.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")]
+
+
+NUMBER_WORDS = re.compile(r"is not a valid int(?:eger)?(?: range)?")
+"""The phrase that click uses for a value that is not a whole number."""
 
 app = typer.Typer(
     name="ocwatch",
-    help="OpenCode never stops because a model is rate limited.",
-    epilog="Begin with: ocwatch up. Exit codes: 0 done, 1 failed, 2 usage, 3 daemon down or deaf, 4 bad configuration, "
-    "5 OpenCode unreachable, 75 every model is cooling.",
+    help="Keep OpenCode working when a model is limited: move the session to a fallback model, and back.",
+    epilog="Start with: ocwatch up. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 daemon not running or stalled, "
+    "4 bad configuration, 5 OpenCode cannot be reached or served, 75 every model is cooling down.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -29,19 +37,42 @@ app = typer.Typer(
 
 
 def run_app(arguments: Sequence[str]) -> int:
-    """Run one command line; usage errors are shown and end with 2."""
+    """Run one command line and return its exit code.
+
+    Raises:
+        UsageError: the command or option does not exist, or an argument is missing.
+    """
     try:
-        # Standalone, for its handling of usage errors: what they are called differs between typer 0.12 and 0.28, which
-        # brought a click of its own.
-        app(list(arguments), prog_name="ocwatch")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
+        code = app(list(arguments), prog_name="ocwatch", standalone_mode=False)
+    except Exception as fault:
+        # Usage errors are recognized by their methods: the classes differ between typer 0.12 and 0.28, which contains
+        # its own click.
+        if not hasattr(fault, "format_message") or not hasattr(fault, "show"):
+            raise
+        if type(fault).__name__ == "NoArgsIsHelpError":  # click prints the message of this exception as the help text
+            fault.show()
+            return ExitCode.USAGE
+        raise UsageError(_usage_message(fault)) from None
+    return code if isinstance(code, int) else ExitCode.DONE
+
+
+def _usage_message(fault: Any) -> str:
+    """Return the message for a usage error: the error, the usage line, and the command that prints the help."""
+    context = getattr(fault, "ctx", None)
+    path = context.command_path if context is not None else "ocwatch"
+    usage = f" {_ended(' '.join(context.get_usage().split()))}" if context is not None else ""
+    message = NUMBER_WORDS.sub("is not a whole number", fault.format_message().strip())
+    return f"{_ended(message[:1].lower() + message[1:])}{usage} For help: {path} --help"
+
+
+def _ended(sentence: str) -> str:
+    """Return the sentence with a full stop, unless it already ends with a punctuation mark."""
+    return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print_version()
+        print(f"ocwatch {__version__}")
         raise typer.Exit
 
 
@@ -56,16 +87,20 @@ def _main(
 
 @app.command()
 def status(json: Json = False) -> None:
-    """Whether the daemon is up and hearing, and what it knows. Exit 0 if it is, else 3."""
-    from ocwatchd.cli.listing import status as command
+    """Show the daemon, cooldowns, sessions and problems.
+
+    Exit 0 if the daemon is running and reading logs, 3 if it is stalled or not running, 4 if a model in use has no
+    fallback or OpenCode does not offer a configured model, 5 if ocwatchd cannot serve a running OpenCode process.
+    """
+    from ocwatchd.cli.commands.status import status as command
 
     raise typer.Exit(command(json))
 
 
 @app.command()
 def cooldowns(json: Json = False) -> None:
-    """The models that may not be used now, and until when."""
-    from ocwatchd.cli.listing import cooldowns as command
+    """List the models that are cooling down, and until when."""
+    from ocwatchd.cli.commands.status import cooldowns as command
 
     raise typer.Exit(command(json))
 
@@ -73,116 +108,587 @@ def cooldowns(json: Json = False) -> None:
 @app.command()
 def pick(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="provider/model or alias; else OpenCode's default.")
+        str | None,
+        typer.Argument(metavar="MODEL", help="provider/model, alias or pool. Default: OpenCode's default model."),
     ] = None,
     session: Annotated[
-        str | None, typer.Option(metavar="SESSION", help="Pass over what could not take this session.")
+        str | None, typer.Option(metavar="SESSION", help="Skip models that cannot continue this session.")
     ] = None,
+    agent: Annotated[str | None, typer.Option(metavar="AGENT", help="Try the chain of this agent first.")] = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
-    """The model to use now instead of MODEL. Exit 75 if it and its whole chain are cooling."""
-    from ocwatchd.cli.pick import pick as command
+    """Print the model to use now instead of MODEL.
 
-    raise typer.Exit(command(model, json, session))
+    This is MODEL itself if it is available, otherwise its first available fallback. Exit 75 if MODEL and all its
+    fallbacks are cooling down.
+    """
+    from ocwatchd.cli.commands.pick import pick as command
+
+    raise typer.Exit(command(model, json, session, force, agent))
 
 
 @app.command()
 def block(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="provider/model, provider/* or alias.")],
-    lasting: Annotated[str | None, typer.Option("--for", metavar="TIME", help="90s, 15m, 1h30m, 2d")] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="14:20 or 2026-11-22T14:20:00Z")] = None,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="provider/model, provider/*, alias or pool.")],
+    lasting: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="How long to block it: 90s, 15m, 1h30m, 2d.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="When to use it again: 14:20 or 2026-11-22T14:20:00Z.")
+    ] = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
-    """Keep MODEL from being used, for a time or until it is cleared."""
-    from ocwatchd.cli.register import block as command
+    """Block MODEL for some time, or until it is cleared."""
+    from ocwatchd.cli.commands.block import block as command
 
-    raise typer.Exit(command(model, lasting, until, json))
+    raise typer.Exit(command(model, lasting, until, json, force))
 
 
 @app.command()
 def clear(
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="provider/model, provider/* or alias.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every model.")] = False,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="provider/model, provider/*, alias or pool.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Clear every model.")] = False,
+    force: Force = False,
     json: Json = False,
 ) -> None:
-    """Use MODEL again, whatever was said of it."""
-    from ocwatchd.cli.register import clear as command
+    """End the cooldown of MODEL, whatever started it."""
+    from ocwatchd.cli.commands.block import clear as command
 
-    raise typer.Exit(command(model, everything, json))
+    raise typer.Exit(command(model, everything, json, force))
 
 
 @app.command()
 def redirect(
     session: Annotated[
-        str | None, typer.Argument(metavar="SESSION", help="ses_…; else the one limited session.")
+        str | None, typer.Argument(metavar="SESSION", help="Part of its id or title. Default: the limited one.")
     ] = None,
-    to: Annotated[str | None, typer.Option(metavar="MODEL", help="Where to; else the chain decides.")] = None,
-    agent: Annotated[str | None, typer.Option(metavar="NAME", help="The agent that goes on.")] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model to move to. Default: the next one in the chain.")
+    ] = None,
+    agent: Annotated[str | None, typer.Option(metavar="NAME", help="The agent that continues the session.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Accept a model that is unknown or cooling down.")] = False,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Move a limited session to another model now. Its whole context goes along, and no second prompt is sent."""
-    from ocwatchd.cli.moving import Wish
-    from ocwatchd.cli.redirect import redirect as command
+    """Move a limited session to another model now.
 
-    raise typer.Exit(command(Wish(session, to, agent, dry_run, json)))
+    The session keeps its whole context, and no second prompt is sent.
+    """
+    from ocwatchd.cli.commands.redirect import MoveOptions
+    from ocwatchd.cli.commands.redirect import redirect as command
+
+    raise typer.Exit(command(MoveOptions(session, to, agent, dry_run, json, force)))
 
 
 @app.command()
 def restart(
     session: Annotated[
-        str | None, typer.Argument(metavar="SESSION", help="ses_…; else the one limited session.")
+        str | None, typer.Argument(metavar="SESSION", help="Part of its id or title. Default: the limited one.")
     ] = None,
-    to: Annotated[str | None, typer.Option(metavar="MODEL", help="Where to; else the chain decides.")] = None,
-    agent: Annotated[str | None, typer.Option(metavar="NAME", help="The agent that goes on.")] = None,
-    pid: Annotated[int | None, typer.Option(metavar="PID", help="Which OpenCode, where it cannot be told.")] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model to move to. Default: the next one in the chain.")
+    ] = None,
+    agent: Annotated[str | None, typer.Option(metavar="NAME", help="The agent that continues the session.")] = None,
+    pid: Annotated[
+        int | None, typer.Option(metavar="PID", help="The OpenCode process to stop, if there are several candidates.")
+    ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", "--force", help="End it even where it cannot be started again, or does more.")
+        bool,
+        typer.Option(
+            "--yes",
+            "--force",
+            help="Stop OpenCode even if it cannot be started again from here, or if other sessions are running in it.",
+        ),
     ] = False,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """End an OpenCode that `redirect` cannot reach, and go on anew.
+    """Reopen a session that `redirect` cannot reach.
 
-    The session goes on, on another model, in the same terminal: under `oc-smart` or in tmux. Elsewhere the command
-    to type is printed.
+    The session's OpenCode process is stopped, and the session is reopened on another model: in the same terminal if
+    OpenCode is running under `oc-smart` or in tmux. Elsewhere, ocwatch prints the command that reopens the session.
     """
-    from ocwatchd.cli.moving import Wish
-    from ocwatchd.cli.restart import Means
-    from ocwatchd.cli.restart import restart as command
+    from ocwatchd.cli.commands.redirect import MoveOptions
+    from ocwatchd.cli.commands.restart import RestartOptions
+    from ocwatchd.cli.commands.restart import restart as command
 
-    raise typer.Exit(command(Wish(session, to, agent, dry_run, json), Means(yes, pid)))
+    raise typer.Exit(command(MoveOptions(session, to, agent, dry_run, json, yes), RestartOptions(yes, pid)))
 
 
 @app.command()
 def classify(
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="FILE...", help="Logs of OpenCode, xz too; - is standard input.")
+        list[str] | None, typer.Argument(metavar="FILE...", help="OpenCode logs, also xz; - is standard input.")
     ] = None,
-    text: Annotated[str | None, typer.Option(metavar="TEXT", help="A provider's message, or a log line.")] = None,
-    messages: Annotated[str | None, typer.Option(metavar="FILE", help='JSON Lines of {"text": …}.')] = None,
-    doubtful: Annotated[bool, typer.Option("--doubtful", help="Errors in doubtful and unknown words too.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="JSON Lines, one object per limit.")] = False,
+    text: Annotated[str | None, typer.Option(metavar="TEXT", help="A provider's message or a log line.")] = None,
+    messages: Annotated[str | None, typer.Option(metavar="FILE", help='A JSON Lines file of {"text": …}.')] = None,
+    doubtful: Annotated[
+        bool, typer.Option("--doubtful", help="Also show doubtful errors and errors that no rule matches.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object per limit.")] = False,
 ) -> None:
-    """Which limits stand in a log or a text, by which rule, and why."""
-    from ocwatchd.cli.classify import classify as command
+    """Show the limits in a log or text, with rule and reason."""
+    from ocwatchd.cli.commands.classify import classify as command
 
     raise typer.Exit(command(files or [], text, messages, doubtful, json))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(context: typer.Context) -> None:
-    """Start OpenCode with limited models out of its way. The same as `oc-smart`: ocwatch run -- ARGS…
+    """Start OpenCode as `oc-smart` does: ocwatch run -- ARGS…
 
-    Everything goes to OpenCode as it is, but for three: --no-fallback moves nothing, --wait waits where every model is
-    cooling (else: exit code 75), and --print-env only shows what would be changed.
+    All arguments are passed to OpenCode except three: --no-fallback never changes the model, --wait waits if every
+    model is cooling down (otherwise: exit code 75), and --print-env only prints what would be changed.
     """
     import sys
 
-    from ocwatchd.cli.smart import launch
+    from ocwatchd.cli.commands.run import launch
 
     launch(context.args, sys.argv[0])
 
 
-for part in (looking, keeping, service, plugin, config):
+config = typer.Typer(
+    name="config",
+    help="Create, check or show the configuration.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+
+
+@config.command("init")
+def config_init(
+    write: Annotated[bool, typer.Option("--write", help="Write the file.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --write: replace an existing file; the old one is kept.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show or write a first configuration, based on opencode.json."""
+    from ocwatchd.cli.commands.config import init as command
+
+    raise typer.Exit(command(write, force, json))
+
+
+@config.command("check")
+def config_check(
+    file: Annotated[str | None, typer.Argument(metavar="FILE", help="Default: the file in use.")] = None,
+    json: Json = False,
+) -> None:
+    """List errors and warnings in the configuration. Exit 4 if there are errors."""
+    from ocwatchd.cli.commands.config import check as command
+
+    raise typer.Exit(command(file, json))
+
+
+@config.command("show")
+def config_show(json: Json = False) -> None:
+    """Show the values in force and where each comes from.
+
+    A value comes from the defaults, the file or the environment.
+    """
+    from ocwatchd.cli.commands.config import show as command
+
+    raise typer.Exit(command(json))
+
+
+@config.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of the configuration."""
+    from ocwatchd.cli.commands.config import print_schema as command
+
+    raise typer.Exit(command())
+
+
+keeping = typer.Typer(rich_markup_mode=None)
+
+
+@keeping.command()
+def up(
+    dry_run: DryRun = False,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Run the daemon in this terminal instead of as a service.")
+    ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Without systemd or launchd: run the daemon in the background.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Use the suggested fallbacks without asking.")] = False,
+    json: Json = False,
+) -> None:
+    """Set everything up, and start the daemon.
+
+    This writes a configuration and installs the companion plugin and the service. An existing configuration is kept.
+    On a terminal, it asks once which fallbacks to use. If neither systemd nor launchd is available to this user, the
+    daemon runs in the foreground of this terminal.
+    """
+    from ocwatchd.cli.commands.up import up as command
+
+    raise typer.Exit(command(dry_run=dry_run, foreground=foreground, detach=detach, yes=yes, as_json=json))
+
+
+@keeping.command()
+def down(
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Also remove the state, and the configuration if you have not changed it.")
+    ] = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Stop the daemon; remove the service and the plugin.
+
+    Your configuration and ocwatchd's state are kept.
+    """
+    from ocwatchd.cli.commands.down import down as command
+
+    raise typer.Exit(command(purge=purge, dry_run=dry_run, as_json=json))
+
+
+@keeping.command()
+def doctor(
+    json: Json = False,
+    bundle: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write an archive (tar.gz) for a bug report, without secrets.")
+    ] = None,
+) -> None:
+    """Find problems and say what to do about them. Exit 1 if there is an error."""
+    from ocwatchd.cli.commands.doctor import doctor as command
+
+    raise typer.Exit(command(json, bundle))
+
+
+@keeping.command()
+def drill(
+    version: Annotated[str | None, typer.Argument(metavar="VERSION", help="With --fetch: 1.18.33 or latest.")] = None,
+    fetch: Annotated[
+        bool,
+        typer.Option(
+            "--fetch", help="Fetch VERSION from npm into a cache. Without VERSION, fetch only if none is installed."
+        ),
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the drill's directory, for a bug report.")] = False,
+    json: Json = False,
+) -> None:
+    """Test ocwatchd with your OpenCode in 20 seconds. Exit 0 if all steps pass.
+
+    The drill simulates a limit in a private HOME, offline: it changes none of your files and contacts no provider. Run
+    it after you upgrade OpenCode.
+    """
+    from ocwatchd.cli.commands.drill import DrillOptions
+    from ocwatchd.cli.commands.drill import drill as command
+
+    raise typer.Exit(command(DrillOptions(fetch, version, keep, json)))
+
+
+looking = typer.Typer(rich_markup_mode=None)
+
+
+@looking.command()
+def watch(
+    every: Annotated[float, typer.Option(metavar="SECONDS", help="Seconds between two updates, 0.2 to 60.")] = 1.0,
+) -> None:
+    """Show sessions, cooldowns and events live. Press ? for the keys, and q or Ctrl-C to quit."""
+    from ocwatchd.cli.commands.watch import watch as command
+
+    raise typer.Exit(command(every))
+
+
+@looking.command()
+def history(
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="2h, 14:20 or 2026-11-22T14:20Z. Default: 24h.")
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option(metavar="SESSION", help="Show only this session: part of its id or title.")
+    ] = None,
+    lines: Annotated[
+        int | None, typer.Option("--lines", "-n", min=1, max=100000, help="Show only this many of the latest events.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new events.")] = False,
+    json: Json = False,
+) -> None:
+    """List limits, waits, moves and returns, with reasons."""
+    from ocwatchd.cli.commands.history import history as command
+
+    raise typer.Exit(command(since, session, json, lines, follow))
+
+
+@looking.command()
+def explain(
+    decision: Annotated[
+        str | None,
+        typer.Argument(metavar="ID", help="An id from `history`, or a session. Default: the latest decision."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Explain one decision in full.
+
+    It prints the evidence, the rule, the reset time, what OpenCode showed, the models considered, and the outcome.
+    """
+    from ocwatchd.cli.commands.history import explain as command
+
+    raise typer.Exit(command(decision, json))
+
+
+@looking.command()
+def report(
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="2h, 30d or 2026-11-22T14:20Z. Default: 7d.")
+    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="The file to write; - is standard output.")] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", metavar="html|json|prometheus", help="The format to write.")
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
+    json: Json = False,
+) -> None:
+    """Report limits, time lost and saved, and fallbacks.
+
+    On a terminal, the report is a table. Otherwise it is an HTML page in ocwatchd's cache directory, or data for other
+    programs (JSON, Prometheus).
+    """
+    from ocwatchd.cli.commands.report import report as command
+
+    raise typer.Exit(command(since, out, form, json, open_page))
+
+
+@looking.command()
+def forecast(
+    replay: Annotated[
+        bool,
+        typer.Option("--replay", help="Show how often the forecasts of the last week were right."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show how near each limit is.
+
+    It prints the usage so far, when the limit will be reached, and how this is known.
+    """
+    if replay:
+        from ocwatchd.cli.commands.forecast import replay as command
+    else:
+        from ocwatchd.cli.commands.forecast import forecast as command
+
+    raise typer.Exit(command(json))
+
+
+@looking.command()
+def statusline(
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help="plain, tmux, waybar, starship, json, or a template like '{model} {left}'.",
+        ),
+    ] = "plain",
+) -> None:
+    """Print one line for a status bar.
+
+    Exit 3 if the daemon is stalled or not running, 4 if a model in use has no fallback or OpenCode does not offer a
+    configured model, 5 if ocwatchd cannot serve a running OpenCode process.
+    """
+    from ocwatchd.cli.commands.statusline import statusline as command
+
+    raise typer.Exit(command(form))
+
+
+@keeping.command()
+def logs(
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, max=100000, help="Number of lines, counted from the end.")
+    ] = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines.")] = False,
+    json: Json = False,
+) -> None:
+    """Show the daemon's log, as `ocwatch service logs` does."""
+    from ocwatchd.cli.commands.service import logs as command
+
+    raise typer.Exit(command(lines, follow, json))
+
+
+@looking.command()
+def completion(
+    shell: Annotated[
+        str | None, typer.Argument(metavar="bash|zsh|fish", help="The shell. Default: the one in SHELL.")
+    ] = None,
+    install: Annotated[bool, typer.Option("--install", help="Write the script where the shell looks for it.")] = False,
+) -> None:
+    """Print or install the completion script for a shell. For this shell only: eval "$(ocwatch completion bash)"."""
+    from ocwatchd.cli.commands.completion import completion as command
+
+    raise typer.Exit(command(shell, app, install))
+
+
+plugin = typer.Typer(
+    name="plugin",
+    help="Install, remove or check the companion plugin.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+
+
+@plugin.command("install")
+def plugin_install(json: Json = False) -> None:
+    """Install or update the companion plugin."""
+    from ocwatchd.cli.commands.plugin import install as command
+
+    raise typer.Exit(command(json))
+
+
+@plugin.command("uninstall")
+def plugin_uninstall(json: Json = False) -> None:
+    """Remove the plugin. A file of the same name that ocwatchd did not write is kept."""
+    from ocwatchd.cli.commands.plugin import uninstall as command
+
+    raise typer.Exit(command(json))
+
+
+@plugin.command("status")
+def plugin_status(json: Json = False) -> None:
+    """Show whether the plugin is installed and up to date."""
+    from ocwatchd.cli.commands.plugin import status as command
+
+    raise typer.Exit(command(json))
+
+
+service = typer.Typer(
+    name="service",
+    help="Manage the daemon as a systemd or launchd service.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+
+
+@service.command("install")
+def service_install(
+    sandbox: Annotated[
+        bool | None,
+        typer.Option(
+            "--sandbox/--no-sandbox",
+            help="systemd: also use the restrictions that need namespaces. Default: keep the present setting.",
+            show_default=False,
+        ),
+    ] = None,
+    start: Annotated[bool, typer.Option("--start/--no-start", help="Also start the service now.")] = True,
+    json: Json = False,
+) -> None:
+    """Install and start the service. It starts the daemon at every login."""
+    from ocwatchd.cli.commands.service import install as command
+
+    raise typer.Exit(command(sandbox, start, json))
+
+
+@service.command("uninstall")
+def service_uninstall(json: Json = False) -> None:
+    """Stop the service and remove its files."""
+    from ocwatchd.cli.commands.service import uninstall as command
+
+    raise typer.Exit(command(json))
+
+
+@service.command("start")
+def service_start(json: Json = False) -> None:
+    """Start the service."""
+    from ocwatchd.cli.commands.service import start as command
+
+    raise typer.Exit(command(json))
+
+
+@service.command("stop")
+def service_stop(json: Json = False) -> None:
+    """Stop the service until the next login."""
+    from ocwatchd.cli.commands.service import stop as command
+
+    raise typer.Exit(command(json))
+
+
+@service.command("status")
+def service_status(json: Json = False) -> None:
+    """Show whether the service is running. Exit 3 if it is not."""
+    from ocwatchd.cli.commands.service import status as command
+
+    raise typer.Exit(command(json))
+
+
+@service.command("logs")
+def service_logs(
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, max=100000, help="Number of lines, counted from the end.")
+    ] = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines.")] = False,
+    json: Json = False,
+) -> None:
+    """Show the service's log."""
+    from ocwatchd.cli.commands.service import logs as command
+
+    raise typer.Exit(command(lines, follow, json))
+
+
+share = typer.Typer(
+    name="share",
+    help="Share cooldowns with your other machines.\n\nThe machines must use the same accounts. Without a command, "
+    "ocwatch shares cooldowns until you stop it.",
+    rich_markup_mode=None,
+    invoke_without_command=True,
+)
+
+
+@share.callback()
+def share_serve(context: typer.Context) -> None:
+    """Share cooldowns with other machines that use the same accounts; without a subcommand, until stopped."""
+    if context.invoked_subcommand is None:
+        from ocwatchd.cli.commands.share import serve as command
+
+        raise typer.Exit(command())
+
+
+@share.command("status")
+def share_status(json: Json = False) -> None:
+    """Show whether sharing works. Exit 1 if the server or folder fails, 3 if `ocwatch share` is not running."""
+    from ocwatchd.cli.commands.share import status as command
+
+    raise typer.Exit(command(json))
+
+
+@share.command("test")
+def share_test(json: Json = False) -> None:
+    """Send a test cooldown, and wait until it is received."""
+    from ocwatchd.cli.commands.share import try_it as command
+
+    raise typer.Exit(command(json))
+
+
+@share.command("doctor")
+def share_doctor(json: Json = False) -> None:
+    """Check everything that sharing needs.
+
+    This means the accounts, the `ocwatch share` process, the server or folder, and the clocks. Exit 1 if there is an
+    error.
+    """
+    from ocwatchd.cli.commands.share import doctor as command
+
+    raise typer.Exit(command(json))
+
+
+@share.command("install")
+def share_install(json: Json = False) -> None:
+    """Install and start the service that shares cooldowns."""
+    from ocwatchd.cli.commands.share import install as command
+
+    raise typer.Exit(command(json))
+
+
+@share.command("uninstall")
+def share_uninstall(json: Json = False) -> None:
+    """Stop the service that shares cooldowns, and remove its files."""
+    from ocwatchd.cli.commands.share import uninstall as command
+
+    raise typer.Exit(command(json))
+
+
+for part in (looking, keeping, service, share, plugin, config):
     app.add_typer(part)

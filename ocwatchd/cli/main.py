@@ -1,63 +1,122 @@
-"""`ocwatch`. The commands that scripts call all day are dispatched at once; the rest goes through typer.
+"""The `ocwatch` program. It runs frequently used commands directly, and the others through typer.
 
-typer costs 60 CPU ms before a command begins; `status` may take 60 in all, and `pick` 25.
+Loading typer takes 60 ms of CPU time, but `status` may take only 60 ms in total, and `pick` 25 ms. `guarded` wraps
+every command: it turns faults into one message and an exit code, never a traceback. A closed pipe is not a fault.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
-from ocwatchd.cli.guard import guarded
+from ocwatchd.cli.output.escape import escape
+from ocwatchd.cli.output.render import screen_width, warn
+from ocwatchd.errors import ExitCode, OcwatchError
+
+HELP_WIDTH = 80
+"""Columns of the stored list of commands; for a narrower terminal, typer makes a narrower one."""
 
 
 def main() -> None:
-    """The console script `ocwatch`."""
+    """Run the console script `ocwatch`, and end the process with its exit code."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; returns the exit code."""
-    return guarded(quick(arguments) or (lambda: _full(arguments)))
+    """Run one command line and return the exit code. If OCWATCHD_LOG is set, log each step to standard error."""
+    work = quick(arguments) or (lambda: _full(arguments))
+    if not os.environ.get("OCWATCHD_LOG"):
+        return guarded(work, as_json="--json" in arguments)
+    from ocwatchd import own_log  # lazy import: `logging` costs 5 CPU ms
+
+    own_log.set_up()
+    code = guarded(work, as_json="--json" in arguments)
+    own_log.log.debug("%s ended with %d", arguments[0] if arguments else "ocwatch", code)
+    return code
 
 
 def quick(arguments: Sequence[str]) -> Callable[[], int] | None:
-    """The work of a simple command line; None for everything that typer has to look at, usage errors included."""
+    """Return the function that runs a simple command line; None if typer has to parse it or to report an error."""
     command, *rest = arguments or ("",)
     if command == "run" and rest[:1] not in (["--help"], ["-h"]):
         return lambda: _launch(rest[1:] if rest[:1] == ["--"] else rest)
     if command == "statusline":
         return _statusline(rest)
+    if command in ("--help", "-h") and not rest and screen_width() >= HELP_WIDTH:
+        return _help
     if command == "__complete":
-        from ocwatchd.cli.complete import complete
+        from ocwatchd.cli.commands.complete import complete
 
         return lambda: complete(rest[0] if rest else "")
+    if command in ("block", "clear"):
+        return _cooldown_change(command, rest)
+    if command == "config" and rest[:1] == ["check"]:
+        command, rest = "config check", rest[1:]
     as_json = "--json" in rest
     names = [word for word in rest if word != "--json"]
     if any(word.startswith("-") for word in names):
         return None
     if command == "classify" and names:
-        from ocwatchd.cli.classify import classify
+        from ocwatchd.cli.commands.classify import classify
 
         return lambda: classify(names, as_json=as_json)
-    if len(names) > (command == "pick"):
+    if len(names) > (command in ("pick", "config check")):
         return None
     match command:
+        case "config check":
+            from ocwatchd.cli.commands.config import check
+
+            return lambda: check(names[0] if names else None, as_json)
+        case "forecast":
+            from ocwatchd.cli.commands.forecast import forecast
+
+            return lambda: forecast(as_json)
         case "--version" if not rest:
             return version
         case "status":
-            from ocwatchd.cli.listing import status
+            from ocwatchd.cli.commands.status import status
 
             return lambda: status(as_json)
         case "cooldowns":
-            from ocwatchd.cli.listing import cooldowns
+            from ocwatchd.cli.commands.status import cooldowns
 
             return lambda: cooldowns(as_json)
         case "pick":
-            from ocwatchd.cli.pick import pick
+            from ocwatchd.cli.commands.pick import pick
 
             return lambda: pick(names[0] if names else None, as_json)
     return None
+
+
+def _cooldown_change(command: str, rest: Sequence[str]) -> Callable[[], int] | None:
+    """Return the function that runs `block` or `clear`; None if typer has to parse the words or to report an error."""
+    flags, values, names = set[str](), dict[str, str](), list[str]()
+    valued, known = (
+        ({"--for", "--until"}, {"--json", "--force"}) if command == "block" else (set(), {"--json", "--all", "--force"})
+    )
+    words = iter(rest)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option in valued:
+            found = value if equals else next(words, None)
+            if found is None or option in values:
+                return None
+            values[option] = found
+        elif word in known:
+            flags.add(word)
+        elif word.startswith("-"):
+            return None
+        else:
+            names.append(word)
+    if len(names) > 1 or (command == "block" and not names):
+        return None
+    from ocwatchd.cli.commands import block
+
+    as_json, force = "--json" in flags, "--force" in flags
+    if command == "block":
+        return lambda: block.block(names[0], values.get("--for"), values.get("--until"), as_json, force)
+    return lambda: block.clear(names[0] if names else None, "--all" in flags, as_json, force)
 
 
 def _statusline(rest: Sequence[str]) -> Callable[[], int] | None:
@@ -70,15 +129,22 @@ def _statusline(rest: Sequence[str]) -> Callable[[], int] | None:
             form = word.removeprefix("--format=")
         case _:
             return None
-    from ocwatchd.cli.statusline import statusline
+    from ocwatchd.cli.commands.statusline import statusline
 
     return lambda: statusline(form)
 
 
 def _launch(arguments: Sequence[str]) -> int:
-    from ocwatchd.cli.smart import launch
+    from ocwatchd.cli.commands.run import launch
 
     launch(arguments, sys.argv[0])
+
+
+def _help() -> int:
+    """Print the list of commands. `scripts/man_pages.py` writes it, because typer takes 110 CPU ms to make it."""
+    with open(f"{__file__.removesuffix('main.py')}help.txt", encoding="utf-8") as file:  # noqa: PTH123 (a Path costs 5 CPU ms)
+        print(file.read(), end="")
+    return 0
 
 
 def version() -> int:
@@ -93,6 +159,60 @@ def _full(arguments: Sequence[str]) -> int:
     from ocwatchd.cli.app import run_app
 
     return run_app(arguments)
+
+
+INTERRUPTED = 130
+"""The exit code that a shell reports for a command that was ended by Ctrl-C."""
+
+
+def guarded(work: Callable[[], int], as_json: bool = False) -> int:
+    """Run `work` and return its exit code. Print a fault on standard error; with `as_json`, as a JSON document."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # output must not fail with a UnicodeEncodeError in a non-UTF-8 locale
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = work()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # flushed here, where a full disk or a closed pipe can still be reported
+    except OcwatchError as fault:
+        return _failed(str(fault), fault.exit_code, as_json)
+    except BrokenPipeError:
+        _drop_output()
+        return ExitCode.DONE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        _drop_output()
+        return _failed(f"{error.filename or 'standard output'}: {error.strerror or error}", ExitCode.FAILED, as_json)
+    return code
+
+
+def _drop_output() -> None:
+    """Discard output that could not be written, because the interpreter would try again at exit and print an error."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _lines(message: str) -> str:
+    """Return the message, escaped for a terminal, with every line but the first indented.
+
+    Otherwise, a line of quoted text could look like a separate message from ocwatch.
+    """
+    first, *rest = map(escape, message.split("\n"))
+    return "\n".join([first, *(line if line.startswith("  ") else f"  {line}" for line in rest)])
+
+
+def _failed(message: str, code: int, as_json: bool) -> int:
+    try:
+        if as_json:
+            import json
+
+            print(json.dumps({"version": 1, "error": {"code": int(code), "message": message}}), file=sys.stderr)
+        else:
+            warn(_lines(message))
+    except OSError:
+        pass  # standard error is closed as well, so only the exit code can report the failure
+    return code
 
 
 if __name__ == "__main__":

@@ -1,23 +1,25 @@
-"""The journal's last lines, without reading the rest: for completion at every Tab, and for `watch` every second."""
+"""Read only the journal's last lines, because completion needs them on every Tab, and `watch` every second."""
 
 from __future__ import annotations
 
 import json
 
-from ocwatchd.cli.places import state_file
+from ocwatchd.errors import NotAFile
+from ocwatchd.ownership import open_plain
+from ocwatchd.paths import state_file
 
 TAIL = 64 << 10
-"""Bytes at the journal's end: the last hundred lines or so."""
+"""Maximum number of bytes read from the end of the journal: about a hundred lines."""
 
 
 def last_lines(tail: int = TAIL) -> list[dict[str, object]]:
-    """The objects in the journal's last `tail` bytes; a first line that is cut is passed over. Never raises."""
+    """Return the objects in the journal's last `tail` bytes. An incomplete first line is skipped. Never raises."""
     try:
-        with open(state_file("journal.jsonl"), "rb") as file:
+        with open(open_plain(state_file("journal.jsonl")), "rb") as file:
             file.seek(0, 2)
             file.seek(max(file.tell() - tail, 0))
             lines = file.read(tail).splitlines()
-    except OSError:
+    except (OSError, NotAFile):
         return []
     found = []
     for line in lines:

@@ -1,12 +1,13 @@
-"""The configuration: `load(paths)` gives rate-limit-config.json as typed values.
+"""The configuration: `load(paths)` returns rate-limit-config.json as typed values.
 
-`setup` reads what the user's OpenCode offers, and `starter` writes a first configuration from it. Names are imported
-when they are asked for: quick commands use `reader`, `names` and `opencode` alone and import no value types.
+`opencode_setup` reads which models and agents the user's OpenCode offers, and `starter` derives a first configuration
+from them. This package's names are imported on first use, because fast commands need only `reader`, `names` and
+`opencode_config`.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # what `typing` calls so costs 5 CPU ms to import
+TYPE_CHECKING = False  # defined here because importing it from `typing` costs 5 ms of CPU time
 if TYPE_CHECKING:
     from ocwatchd.config.loading import load
     from ocwatchd.config.model import Config, LogSettings
@@ -16,11 +17,11 @@ __all__ = ["Config", "LogSettings", "load"]
 
 def __getattr__(name: str) -> object:
     if name == "load":
-        from ocwatchd.config.loading import load
+        from ocwatchd.config.loading import load  # lazy import: names of this package are imported on first use
 
         return load
     if name in ("Config", "LogSettings"):
-        from ocwatchd.config import model
+        from ocwatchd.config import model  # lazy import: names of this package are imported on first use
 
         return getattr(model, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

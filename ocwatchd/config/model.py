@@ -1,7 +1,8 @@
-"""The configuration as values. Times in seconds; in the file they stand in milliseconds."""
+"""The value types of the configuration. Times are in seconds here, and in milliseconds in the file."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,10 @@ LOOK_BACK = 6 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """Which directories are read besides OpenCode's own, and how far back at the start: bytes per file, and seconds."""
+    """The log directories to read in addition to OpenCode's own, and how far back to read at the first start.
+
+    `look_back_bytes` applies to each file. Files last written more than `look_back` seconds ago are not read.
+    """
 
     directories: tuple[Path, ...] = ()
     look_back_bytes: int = LOOK_BACK_BYTES
@@ -22,9 +26,9 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class NoticeSettings:
-    """How the person is told. `command` is a program and its arguments; it gets the notice as JSON on standard input.
+    """How the user is notified. `command` is a program with arguments; it receives the notice as JSON on its stdin.
 
-    Within the quiet hours, minutes of the local day from `quiet[0]` up to `quiet[1]`, desktop and command are silent.
+    `quiet` is a pair (start, end), in minutes after local midnight; between them, `desktop` and `command` are not used.
     """
 
     desktop: bool = True
@@ -33,7 +37,7 @@ class NoticeSettings:
     quiet: tuple[int, int] | None = None
 
     def silent_at(self, minute: int) -> bool:
-        """Whether this minute of the local day lies in the quiet hours, which may go over midnight."""
+        """Return whether a minute of the local day is within the quiet hours, which may extend past midnight."""
         if self.quiet is None:
             return False
         begin, end = self.quiet
@@ -41,17 +45,40 @@ class NoticeSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
-    """Everything that a person can configure; the defaults work.
+class ShareSettings:
+    """How cooldowns are shared: over the server at `url`, in `folder`, or, with neither, not at all.
 
-    `doors` are base URLs on loopback to try besides those that are found. `warnings` are sentences for the person who
-    wrote the file. `source` is None without a file.
+    `accounts` maps each provider to the account's name. `node` is the name of this machine; if None, the host name is
+    used.
+    """
+
+    url: str | None = None
+    folder: Path | None = None
+    team: str = "team"
+    node: str | None = None
+    accounts: Mapping[str, str] = field(default_factory=dict)
+    secret_file: Path | None = None
+    ca: Path | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether sharing is configured."""
+        return self.url is not None or self.folder is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that a user can configure. The defaults apply if there is no file.
+
+    `endpoints` contains base URLs on loopback to use in addition to those that ocwatchd finds. `warnings` contains
+    sentences for the user. `source` is the file; None if it does not exist.
     """
 
     policy: Policy = field(default_factory=Policy)
     error_patterns: tuple[str, ...] = ()
     logs: LogSettings = LogSettings()
-    doors: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
     notices: NoticeSettings = NoticeSettings()
+    share: ShareSettings = field(default_factory=ShareSettings)
     warnings: tuple[str, ...] = ()
     source: Path | None = None

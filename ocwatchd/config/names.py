@@ -1,27 +1,30 @@
-"""The part of the configuration that names models: chains, aliases, agents. Checked, plain, and quick to import."""
+"""Read and check the settings that name models: chains, aliases, pools and agents. Fast to import."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from ocwatchd.config.reader import Document
-from ocwatchd.core.chains import resolve
+from ocwatchd.core.domain.chains import resolve, split_key
+from ocwatchd.core.domain.names import is_name
 from ocwatchd.errors import ConfigError
 
-TYPE_CHECKING = False  # what `typing` calls so costs 5 CPU ms to import
+TYPE_CHECKING = False  # defined here because importing it from `typing` costs 5 ms of CPU time
 if TYPE_CHECKING:
-    from ocwatchd.core.pools import Pool
+    from ocwatchd.core.domain.pools import Pool
 
 ROOT = "rateLimit"
 CHAIN, ALIASES, AGENTS, POOLS = "fallbackChain", "models", "agents", "pools"
 
 Report = Callable[[ConfigError], None]
-"""Takes a fault: either raises it, or keeps it so that further ones are found."""
+"""A function that either raises a fault, or stores it so that the search for faults continues."""
 
 
 class Names:
-    """`chains` as written (models, aliases or pools, always lists), `aliases` to models or pools, `agents` by any of
-    these names, `pools` by name.
+    """The names in a configuration.
+
+    `chains` contains the chains as written, with models, aliases or pools, but always as tuples. `aliases` maps each
+    alias to a model or pool, `agents` maps any of these names to an agent, and `pools` maps each name to its pool.
     """
 
     __slots__ = ("agents", "aliases", "chains", "pools")
@@ -33,7 +36,7 @@ class Names:
         agents: dict[str, str],
         pools: dict[str, Pool] | None = None,
     ) -> None:
-        """Hold what was read."""
+        """Store what was read."""
         self.chains = chains
         self.aliases = aliases
         self.agents = agents
@@ -41,20 +44,21 @@ class Names:
 
     @property
     def known(self) -> Mapping[str, object]:
-        """Every name of the user's own."""
+        """All aliases and pools that the user defined."""
         return {**self.aliases, **self.pools}
 
 
 def fail(fault: ConfigError) -> None:
-    """Raise the first fault: whoever needs the configuration cannot use it."""
+    """Raise the fault. This is the `Report` for callers that need a usable configuration."""
     raise fault
 
 
 def read_names(document: Document, report: Report = fail) -> Names:
-    """The names of the configuration.
+    """Return the names in the configuration.
 
     Raises:
-        ConfigError: a value of the wrong type, or a name that is neither a model, nor an alias, nor a pool.
+        ConfigError: `report` raises, because a value has the wrong type, or a name is neither a model nor an alias nor
+            a pool.
     """
     aliases = _texts(document, ALIASES, report)
     pools = _pools(document, aliases, report)
@@ -62,7 +66,7 @@ def read_names(document: Document, report: Report = fail) -> Names:
     for alias, model in aliases.items():
         end = resolve(alias, aliases)
         if check_name(document, (ROOT, ALIASES, alias), model, known, report) and not (is_model(end) or end in pools):
-            report(document.fault((ROOT, ALIASES, alias), "leads in a circle of aliases, not to a model"))
+            report(document.fault((ROOT, ALIASES, alias), "is in a circle of aliases that never leads to a model"))
     agents = _texts(document, AGENTS, report)
     for name in agents:
         check_name(document, (ROOT, AGENTS, name), name, known, report)
@@ -74,22 +78,25 @@ def _pools(document: Document, aliases: Mapping[str, str], report: Report) -> di
     written = section(document, ROOT, POOLS, report=report)
     if not written:
         return found
-    from ocwatchd.config.pools import Checks, read_pool  # late: `pick` and the launcher pay only for what they have
-    from ocwatchd.core.pools import Pool
+    from ocwatchd.config.pool_settings import (  # lazy import: `pick` and the launcher import only what is configured
+        Checks,
+        read_pool,
+    )
+    from ocwatchd.core.domain.pools import Pool
 
     for name, value in written.items():
         if not remarks(name):
             pool = read_pool(document, (ROOT, POOLS, name), value, Checks(aliases, is_model, report))
-            # A faulty one keeps its name: one fault is told, not one more at every place that names it.
+            # A faulty pool keeps its name, so that references to it are not reported as further faults.
             found[name] = pool or Pool(name, ())
     return found
 
 
 def section(document: Document, *keys: str, report: Report = fail) -> Mapping[str, object]:
-    """The object under `keys`, empty if absent.
+    """Return the object under `keys`; an empty one if there is none.
 
     Raises:
-        ConfigError: something else than an object stands there.
+        ConfigError: the value is not an object, and `report` raises.
     """
     value: object = document.data
     for depth, key in enumerate(keys, start=1):
@@ -97,28 +104,28 @@ def section(document: Document, *keys: str, report: Report = fail) -> Mapping[st
         if value is None:
             return {}
         if not isinstance(value, dict):
-            if depth == len(keys):  # what lies above is reported once, where it is itself asked for
-                report(document.fault(keys, "has to be an object, { … }"))
+            if depth == len(keys):  # a faulty parent is reported where the parent itself is read
+                report(document.fault(keys, "must be an object, { … }"))
             return {}
     return value if isinstance(value, dict) else {}
 
 
 def remarks(key: str) -> bool:
-    """Whether a key is a remark for people: `//…`, `$schema` and the like are nobody's setting."""
+    """Return whether a key is a comment (`//…`, `#…`) or `$schema`, and not a setting."""
     return key.startswith(("//", "$", "#"))
 
 
 def is_model(name: str) -> bool:
-    """Whether `name` has the form provider/model."""
-    provider, slash, model = name.partition("/")
-    return bool(provider and slash and model) and name == name.strip()
+    """Return whether `name` has the form provider/model and could be listed in `blacklist.json`."""
+    return is_name(name)
 
 
 def check_name(
     document: Document, keys: tuple[str | int, ...], name: str, aliases: Mapping[str, object], report: Report = fail
 ) -> bool:
-    """Whether `name` is a model or an alias (or a pool, if these are among `aliases`); else it is reported, with the
-    names there are.
+    """Return whether `name` is a model or in `aliases`, which may contain pools, too.
+
+    Any other name is reported, with a similar name or all known names.
     """
     if is_model(name) or name in aliases:
         return True
@@ -129,8 +136,8 @@ def check_name(
 
 
 def known(name: str, aliases: Mapping[str, object]) -> str:
-    """The names there are, for whoever wrote `name`: the one that was meant, or all of them."""
-    from difflib import get_close_matches  # late: only a slip needs it
+    """Return a clause that proposes a similar name; without one, a list of all known names."""
+    from difflib import get_close_matches  # lazy import: needed only for a typing error
 
     close = get_close_matches(name, list(aliases), 1, 0.6)
     return f"did you mean {close[0]!r}?" if close else ", ".join(sorted(aliases)) or "there are none"
@@ -144,8 +151,11 @@ def _chains(
         if remarks(name):
             continue
         keys = (ROOT, CHAIN, name)
-        if name != "*":
-            check_name(document, keys, name, known, report)
+        agent, model = split_key(name)
+        if agent == "" or (agent is not None and agent != agent.strip()):
+            report(document.fault(keys, "contains no agent; use agent:NAME or agent:NAME@provider/model"))
+        elif model is not None and name != "*":
+            check_name(document, keys, model, known, report)
         targets = [value] if isinstance(value, str) else value
         if isinstance(targets, list):
             places = [keys if isinstance(value, str) else (*keys, index) for index in range(len(targets))]
@@ -153,7 +163,7 @@ def _chains(
             fit = (target for at, target in pairs if _target(document, at, target, aliases, known, report))
             chains[name] = tuple(map(str, fit))
         else:
-            report(document.fault(keys, "has to be a model name or a list of them"))
+            report(document.fault(keys, "must be a model's name or a list of names"))
     return chains
 
 
@@ -166,12 +176,12 @@ def _target(
     report: Report,
 ) -> bool:
     if not isinstance(target, str):
-        report(document.fault(keys, f"{target!r} is not a model name"))
+        report(document.fault(keys, f"{target!r} is not a model's name"))
         return False
     if not check_name(document, keys, target, known, report):
         return False
     if resolve(target, aliases).endswith("/*"):
-        report(document.fault(keys, f"{target} is a whole provider; name one of its models"))
+        report(document.fault(keys, f"{target} is a whole provider, not a model; name one of its models"))
         return False
     return True
 
@@ -184,5 +194,5 @@ def _texts(document: Document, name: str, report: Report) -> dict[str, str]:
         if isinstance(value, str) and value.strip():
             texts[key] = value
         else:
-            report(document.fault((ROOT, name, key), "has to be a name in quotes"))
+            report(document.fault((ROOT, name, key), "must be a name in quotes"))
     return texts

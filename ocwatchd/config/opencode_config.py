@@ -1,22 +1,25 @@
-"""The user's own OpenCode configuration, read as OpenCode reads it: several files, later ones win, `{env:X}` filled in.
+"""Read the user's OpenCode configuration as OpenCode does: later files take precedence, and `{env:X}` is replaced.
 
-Keys and headers that stand in it are never copied anywhere, and `{file:…}` is never opened: it usually holds a key.
+OpenCode 2 renames some keys but still reads the old names, even mixed in one file. Here each file is converted to the
+form of OpenCode 1, which the rest of this package uses.
+
+API keys and headers are never copied, and a `{file:…}` is never opened, because it usually contains an API key.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ocwatchd.config.reader import parse, read_text
 from ocwatchd.errors import ConfigError
 
 FILE_NAMES = ("config.json", "opencode.json", "opencode.jsonc")
-"""In the global directory; the later one wins (read in 1.18.33)."""
+"""The files in the global directory; later ones take precedence (seen in the source of 1.18.33)."""
 
 PROJECT_NAMES = (".opencode/opencode.jsonc", ".opencode/opencode.json", "opencode.jsonc", "opencode.json")
-"""In a project's directories, strongest first."""
+"""The files in a project's directories, in descending precedence."""
 
 DEFAULT_AGENT = "build"
 
@@ -26,14 +29,14 @@ _REFERENCE = r"\{(env|file):([^{}]*)\}"
 
 
 def global_files(directories: Iterable[str], environ: Mapping[str, str]) -> list[str]:
-    """The files that hold for every project, weakest first."""
+    """Return the configuration files that apply to every project, in ascending precedence."""
     files = [os.path.join(directory, name) for directory in directories for name in FILE_NAMES]
     extra = environ.get("OPENCODE_CONFIG", "")
     return [*files, extra] if extra else files
 
 
 def project_files(directory: str) -> list[str]:
-    """The files of the project around `directory`, up to its repository's top, the outermost first."""
+    """Return the files of the project that contains `directory`, up to the top of its repository, outermost first."""
     found: list[str] = []
     while True:
         found += [os.path.join(directory, name) for name in PROJECT_NAMES]
@@ -44,10 +47,10 @@ def project_files(directory: str) -> list[str]:
 
 
 def merged(files: Iterable[str], environ: Mapping[str, str]) -> dict[str, object]:
-    """One object out of all files that exist, and of OPENCODE_CONFIG_CONTENT.
+    """Return the configuration merged from all files that exist, and from OPENCODE_CONFIG_CONTENT.
 
     Raises:
-        ConfigError: one of them cannot be read.
+        ConfigError: a file, or OPENCODE_CONFIG_CONTENT, cannot be read.
     """
     whole: dict[str, object] = {}
     for name in files:
@@ -61,20 +64,32 @@ def merged(files: Iterable[str], environ: Mapping[str, str]) -> dict[str, object
 
 
 def default_model(config: Mapping[str, object], environ: Mapping[str, str]) -> str | None:
-    """The model that a new session uses: of the default agent, if that names one, else the global one."""
+    """Return the model that a new session uses: the default agent's, or the global one; None if none is configured."""
     agent = text_of(config, "default_agent", environ) or DEFAULT_AGENT
     own = text_of(object_in(object_in(config, "agent"), agent), "model", environ)
     return own or text_of(config, "model", environ)
 
 
+def defined_agents(config: Mapping[str, object]) -> Iterator[tuple[str, Mapping[str, object], bool]]:
+    """Yield the name and definition of each enabled agent, and whether it is more than a subagent.
+
+    An agent may be yielded twice, because `mode` is the older name of `agent`. Entries in `agent` come last and replace
+    those in `mode`.
+    """
+    for section in ("mode", "agent"):
+        for name, value in object_in(config, section).items():
+            if isinstance(value, dict) and value.get("disable") is not True:
+                yield name, value, value.get("mode") != "subagent"
+
+
 def object_in(value: Mapping[str, object], key: str) -> Mapping[str, object]:
-    """The object under `key`, empty if there is none."""
+    """Return the object under `key`; an empty one if there is none."""
     inner = value.get(key)
     return inner if isinstance(inner, dict) else {}
 
 
 def text_of(value: Mapping[str, object], key: str, environ: Mapping[str, str]) -> str | None:
-    """The text under `key` with references filled in; None if there is none, or it is empty."""
+    """Return the text under `key` with references replaced; None if it is missing or empty."""
     text = value.get(key)
     if not isinstance(text, str):
         return None
@@ -88,12 +103,69 @@ def _object(text: str, name: str, environ: Mapping[str, str]) -> dict[str, objec
     try:
         value = parse(text, name)
     except ConfigError:
-        # OpenCode fills references in before it parses, so one may stand bare, as in {"port": {env:PORT}}.
+        # OpenCode replaces references before it parses the file, so they may be unquoted, as in {"port": {env:PORT}}.
         filled = re.sub(_BARE, lambda found: _bare(found, environ), text, flags=re.DOTALL)
         if filled == text:
             raise
         value = parse(filled, name)
-    return value if isinstance(value, dict) else {}
+    return in_older_shape(value) if isinstance(value, dict) else {}
+
+
+def in_older_shape(config: Mapping[str, object]) -> dict[str, object]:
+    """Return the content of one file with the values of OpenCode 2's keys copied to those of OpenCode 1.
+
+    `providers` is copied to `provider`, `agents` to `agent`, the model of the agent `title` to `small_model`, and a
+    provider's `settings` and `package` to `options` and `npm`. Policies on `provider.use` become the lists of enabled
+    or disabled providers (0.0.0-next-16350).
+    """
+    found = dict(config)
+    providers = {name: _provider(value) for name, value in object_in(config, "providers").items()}
+    agents = dict(object_in(config, "agents"))
+    title = agents.pop("title", None)  # sessions do not use this agent; OpenCode 1 has `small_model` for it
+    if isinstance(title, dict) and "model" in title:
+        found.setdefault("small_model", title["model"])
+    for key, newer in (("provider", providers), ("agent", agents)):
+        if newer:
+            whole: dict[str, object] = {}
+            _merge(whole, object_in(config, key))
+            _merge(whole, newer)
+            found[key] = whole
+    return found | _used_providers(config)
+
+
+def _provider(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    package = value.get("package")
+    npm = {"npm": package.removeprefix("aisdk:")} if isinstance(package, str) else {}
+    models = {name: _model(model) for name, model in object_in(value, "models").items()}
+    return {**value, **npm, "options": object_in(value, "settings") or object_in(value, "options"), "models": models}
+
+
+def _model(value: object) -> object:
+    tools = object_in(value, "capabilities").get("tools") if isinstance(value, dict) else None
+    return {**value, "tool_call": tools} if isinstance(value, dict) and isinstance(tools, bool) else value
+
+
+def _used_providers(config: Mapping[str, object]) -> dict[str, object]:
+    """Return the policies as `enabled_providers` or `disabled_providers`. The last policy for a provider applies."""
+    policies = object_in(config, "experimental").get("policies")
+    allowed: list[str] = []
+    denied: list[str] = []
+    others = True
+    for policy in policies if isinstance(policies, list) else []:
+        if not isinstance(policy, dict) or policy.get("action") != "provider.use":
+            continue
+        name, allows = policy.get("resource"), policy.get("effect") == "allow"
+        if name == "*":
+            allowed, denied, others = [], [], allows
+        elif isinstance(name, str):
+            allowed, denied = ([each for each in names if each != name] for names in (allowed, denied))
+            (allowed if allows else denied).append(name)
+    if not others:
+        return {"enabled_providers": allowed}
+    older = config.get("disabled_providers")
+    return {"disabled_providers": [*(older if isinstance(older, list) else []), *denied]} if denied else {}
 
 
 def _bare(found: re.Match[str], environ: Mapping[str, str]) -> str:

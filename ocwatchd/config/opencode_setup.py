@@ -1,4 +1,4 @@
-"""What the user's OpenCode offers: models of configured providers, and agents from JSON and from Markdown files."""
+"""Read what the user's OpenCode offers: models of configured providers, and agents from JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from ocwatchd.config.opencode import global_files, merged, object_in, text_of
+from ocwatchd.config.opencode_config import defined_agents, global_files, merged, object_in, text_of
 from ocwatchd.config.reader import read_text
 from ocwatchd.errors import ConfigError
-from ocwatchd.paths import Paths
+from ocwatchd.paths import Paths, config_home
 
+OWN_AGENTS = frozenset(("build", "plan", "general", "explore", "title", "summary", "compaction"))
+"""OpenCode's built-in agents (1.0 - 1.18)."""
 AGENT_DIRECTORIES = ("agent", "agents", "mode", "modes")
 AGENT_FILES_CAP = 500
 LOCAL_PROVIDERS = frozenset(("ollama", "lmstudio", "lm-studio", "llama.cpp", "llamacpp", "llama-cpp", "llama-server"))
 
 _LOOPBACK = re.compile(r"^\w+://(?:[^/@]*@)?(?:localhost|127(?:\.\d+){3}|0\.0\.0\.0|\[::1\])(?:[:/]|$)", re.IGNORECASE)
-_NO_CHAT = re.compile(r"embed|rerank|whisper|\btts\b|moderation|transcribe|dall-e|stable-diffusion", re.IGNORECASE)
+NO_CHAT = re.compile(
+    r"embed|rerank|whisper|\btts\b|moderation|transcribe|dall-e|stable-diffusion|image|audio|realtime|\bsora|\bveo|live",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent that the user defined. `leads` is False for one that only works below another (`"mode": "subagent"`)."""
+    """An agent that the user defined. `leads` is False for an agent that is only a subagent (`"mode": "subagent"`)."""
 
     name: str
     model: str | None
@@ -34,7 +39,7 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A model that a configured provider offers; `local` if it runs on this machine."""
+    """A model that could be a fallback. `local` says whether the model runs on this machine."""
 
     name: str
     local: bool
@@ -42,7 +47,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The user's OpenCode, as far as falling back is concerned. No keys, no headers, no addresses."""
+    """The parts of OpenCode's configuration that matter for fallbacks, without API keys, headers and addresses."""
 
     model: str | None
     small_model: str | None
@@ -51,7 +56,7 @@ class Setup:
 
 
 def read_setup(paths: Paths, environ: Mapping[str, str] | None = None) -> Setup:
-    """Read the global configuration and the agents' files.
+    """Return the setup from OpenCode's global configuration and its agent files.
 
     Raises:
         ConfigError: OpenCode's configuration cannot be read.
@@ -65,7 +70,7 @@ def read_setup(paths: Paths, environ: Mapping[str, str] | None = None) -> Setup:
 def setup_of(
     config: Mapping[str, object], files: tuple[Agent, ...] = (), environ: Mapping[str, str] | None = None
 ) -> Setup:
-    """The same from one merged configuration object and the agents found in files."""
+    """Return the setup for a merged configuration and the agents found in Markdown files."""
     environ = environ or {}
     agents = {agent.name: agent for agent in (*_config_agents(config, environ), *files)}
     default = agents.get(text_of(config, "default_agent", environ) or "build")
@@ -78,16 +83,15 @@ def setup_of(
 
 
 def config_directories(paths: Paths, environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """OpenCode's global directory and, if set, the one from OPENCODE_CONFIG_DIR, which adds to it."""
-    base = environ.get("XDG_CONFIG_HOME", "")
-    usual = (Path(base) if base.startswith("/") else paths.home / ".config") / "opencode"
+    """Return OpenCode's global configuration directory, then OPENCODE_CONFIG_DIR if it is set, which extends it."""
+    usual = Path(config_home(environ, str(paths.home))) / "opencode"
     if "OPENCODE_CONFIG_DIR" not in environ:
         return (paths.opencode_config,)
     return tuple(dict.fromkeys((usual, paths.opencode_config)))
 
 
 def agent_names(paths: Paths) -> tuple[str, ...]:
-    """The names of the user's agents; none if OpenCode's configuration cannot be read: not ours to judge here."""
+    """Return the names of the user's agents; an empty tuple if OpenCode's configuration cannot be read."""
     try:
         return tuple(agent.name for agent in read_setup(paths).agents)
     except ConfigError:
@@ -95,15 +99,13 @@ def agent_names(paths: Paths) -> tuple[str, ...]:
 
 
 def _config_agents(config: Mapping[str, object], environ: Mapping[str, str]) -> Iterator[Agent]:
-    for section in ("mode", "agent"):  # "mode" is the older word for the same; the newer one wins
-        for name, value in object_in(config, section).items():
-            if isinstance(value, dict) and value.get("disable") is not True:
-                description = text_of(value, "description", environ) or ""
-                yield Agent(name, text_of(value, "model", environ), description, value.get("mode") != "subagent")
+    for name, value, leads in defined_agents(config):
+        description = text_of(value, "description", environ) or ""
+        yield Agent(name, text_of(value, "model", environ), description, leads)
 
 
 def markdown_agents(directories: tuple[Path, ...]) -> tuple[Agent, ...]:
-    """The agents written as Markdown files with front matter; a file that cannot be read is passed over."""
+    """Return the agents that are defined by Markdown files with front matter. Unreadable files are skipped."""
     agents = []
     for directory in directories:
         for kind in AGENT_DIRECTORIES:
@@ -127,7 +129,10 @@ def _markdown_agent(file: Path, name: str) -> Agent | None:
 
 
 def front_matter(text: str) -> dict[str, str]:
-    """The top-level scalars of a YAML front matter. Nested values are passed over; block texts are joined by spaces."""
+    """Return the top-level scalars in YAML front matter.
+
+    Nested values are skipped. The lines of block scalars are joined with spaces.
+    """
     lines = text.splitlines()
     if not lines or lines[0].strip() != "---":
         return {}
@@ -165,12 +170,12 @@ def _offers(config: Mapping[str, object], environ: Mapping[str, str]) -> Iterato
         local = _is_local(provider, text_of(object_in(value, "options"), "baseURL", environ))
         for model, details in object_in(value, "models").items():
             tools = details.get("tool_call") if isinstance(details, dict) else None
-            if tools is not False and not _NO_CHAT.search(model):  # a model without tools cannot carry a session on
+            if tools is not False and not NO_CHAT.search(model):  # a model without tools cannot continue a session
                 yield Offer(f"{provider}/{model}", local)
 
 
 def _is_local(provider: str, base_url: str | None) -> bool:
-    """By address; without one, by the name that everybody gives to such a provider."""
+    """Return whether a provider runs on this machine, according to its address or, if it has none, its name."""
     if base_url is not None:
         return bool(_LOOPBACK.match(base_url))
     return provider.lower() in LOCAL_PROVIDERS

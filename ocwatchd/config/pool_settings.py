@@ -1,12 +1,12 @@
-"""The pools of the configuration, checked; as quick to import as `names`, which reads them."""
+"""Read and check the pools in the configuration. Fast to import, like `names`, which uses this module."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from ocwatchd.config.reader import Document
-from ocwatchd.core.chains import resolve
-from ocwatchd.core.pools import LEAST_USED, STRATEGIES, Pool
+from ocwatchd.core.domain.chains import resolve
+from ocwatchd.core.domain.pools import LEAST_USED, STRATEGIES, Pool
 from ocwatchd.errors import ConfigError
 
 MEMBERS, STRATEGY, WEIGHTS = "members", "strategy", "weights"
@@ -16,40 +16,41 @@ Keys = tuple[str | int, ...]
 
 
 class Checks:
-    """What a pool's names are checked against, and who is told of a faulty one.
+    """The functions and names with which a pool is checked, and the function that reports a fault.
 
-    A plain class: importing dataclasses costs 10 of the 25 CPU ms that `ocwatch pick` has.
+    This is a plain class, because importing `dataclasses` would take 10 of the 25 ms of CPU time that `ocwatch pick`
+    may take.
     """
 
     __slots__ = ("aliases", "is_model", "report")
 
     def __init__(self, aliases: Mapping[str, str], is_model: Callable[[str], bool], report: Report) -> None:
-        """`report` takes a fault, or raises it."""
+        """Store the values. `report` stores or raises a fault."""
         self.aliases, self.is_model, self.report = aliases, is_model, report
 
 
 def read_pool(document: Document, keys: Keys, value: object, checks: Checks) -> Pool | None:
-    """The pool under `keys`; None if it cannot be used.
+    """Return the pool under `keys`; None if a fault makes it unusable.
 
     Raises:
-        ConfigError: it is faulty, and `checks.report` raises.
+        ConfigError: the pool is faulty, and `checks.report` raises.
     """
     report = checks.report
     name = str(keys[-1])
     if "/" in name or not name.strip() or name == "*":
-        report(document.fault(keys, "a pool's name has no slash, and is not `*`: a model's name has one"))
+        report(document.fault(keys, "a pool's name must not contain a slash or be `*`"))
         return None
     if name in checks.aliases:
         report(document.fault(keys, "is also an alias in `models`; give one of them another name"))
         return None
     if not isinstance(value, dict):
-        report(document.fault(keys, 'has to be an object: {"members": ["provider/model", …]}'))
+        report(document.fault(keys, 'must be an object: {"members": ["provider/model", …]}'))
         return None
     members = _members(document, (*keys, MEMBERS), value.get(MEMBERS), checks)
     strategy = value.get(STRATEGY, LEAST_USED)
     if strategy not in STRATEGIES:
         choices = ", ".join(f'"{choice}"' for choice in STRATEGIES)
-        report(document.fault((*keys, STRATEGY), f"{strategy!r} is none of {choices}"))
+        report(document.fault((*keys, STRATEGY), f"{strategy!r} is not one of {choices}"))
         strategy = LEAST_USED
     weights = _weights(document, (*keys, WEIGHTS), value.get(WEIGHTS, {}), members, checks)
     return Pool(name, members, str(strategy), weights) if members else None
@@ -57,15 +58,15 @@ def read_pool(document: Document, keys: Keys, value: object, checks: Checks) -> 
 
 def _members(document: Document, keys: Keys, value: object, checks: Checks) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        checks.report(document.fault(keys, "has to be a list of at least one model"))
+        checks.report(document.fault(keys, "must be a list of at least one model"))
         return ()
     found: list[str] = []
     for index, item in enumerate(value):
         model = resolve(item, checks.aliases) if isinstance(item, str) else ""
         if not checks.is_model(model) or model.endswith("/*"):
-            checks.report(document.fault((*keys, index), f"{item!r} is neither provider/model nor an alias of one"))
+            checks.report(document.fault((*keys, index), f"{item!r} is neither provider/model nor an alias of a model"))
         elif model in found:
-            checks.report(document.fault((*keys, index), f"{item} is in the pool already"))
+            checks.report(document.fault((*keys, index), f"{item} is already in the pool"))
         else:
             found.append(model)
     return tuple(found)
@@ -75,7 +76,7 @@ def _weights(
     document: Document, keys: Keys, value: object, members: tuple[str, ...], checks: Checks
 ) -> dict[str, float]:
     if not isinstance(value, dict):
-        checks.report(document.fault(keys, "has to be an object: member: number"))
+        checks.report(document.fault(keys, "must be an object that maps each member to a number"))
         return {}
     found: dict[str, float] = {}
     for name, weight in value.items():
@@ -83,7 +84,7 @@ def _weights(
         if name.startswith(("//", "$", "#")):
             continue
         if model not in members:
-            checks.report(document.fault((*keys, name), f"{name} is no member of the pool"))
+            checks.report(document.fault((*keys, name), f"{name} is not a member of the pool"))
         elif isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1000:
             checks.report(document.fault((*keys, name), f"{weight!r} is not a number above 0, up to 1000"))
         else:

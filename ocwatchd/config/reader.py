@@ -1,7 +1,7 @@
-"""JSON with comments, read so that every complaint can name file, line and key.
+"""Read JSON with comments, and find the line of each key, so that every message can name the file, line and key.
 
-Comments and trailing commas are blanked out in place, so line numbers stay right; json5 is asked only about what is
-then still no JSON: its parser needs 0.26 s for a configuration of 33 kB (0.17).
+Comments and trailing commas are replaced by spaces, so that line numbers stay correct. json5 (0.17) parses only texts
+that are still not JSON after this, because it needs 0.26 s for a configuration of 33 kB.
 """
 
 from __future__ import annotations
@@ -11,42 +11,38 @@ import os
 import re
 import stat
 from codecs import BOM_UTF8
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ocwatchd.errors import ConfigError
 
-TYPE_CHECKING = False  # what `typing` calls so costs 5 CPU ms to import
-if TYPE_CHECKING:
-    from ocwatchd.config.positions import Positions
-
 SIZE_CAP = 4 << 20
-"""Bytes of a configuration that are read; a real one has a few kB."""
+"""Maximum size of a configuration in bytes; a real one has a few kB."""
 
 _STRING = r'"(?:\\.|[^"\\])*"'
-# Compiled only when a file is no plain JSON: compiling costs a millisecond of the 25 that `ocwatch pick` has.
+# Compiled only when a file is not plain JSON, because compiling takes 1 of the 25 ms of CPU time of `ocwatch pick`.
 _COMMENTS = _STRING + r"|//[^\n]*|/\*.*?\*/"
 _TRAILING_COMMAS = _STRING + r"|,(?=\s*[}\]])"
 
 
 class Fault(ConfigError):
-    """Something wrong in a configuration file, or a remark about it: `line` and `key` where they can be told."""
+    """An error or warning about a configuration file. If they are not known, `line` is None and `key` is empty."""
 
     def __init__(
         self, path: str, message: str, line: int | None = None, key: str = "", column: int | None = None
     ) -> None:
-        """The text reads `file, line 7: rateLimit.mode: message`."""
+        """Store the values, and build the message in the form `file, line 7: rateLimit.mode: message`."""
         self.path, self.message, self.line, self.key = path, message, line, key
         place = "".join((path, f", line {line}" if line else "", f", column {column}" if column else ""))
         super().__init__(": ".join(part for part in (place, key, message) if part))
 
 
 class Document:
-    """A configuration file's object, and the text it came from. A missing or empty file is an empty object."""
+    """The content of a configuration file as an object and as text. A missing or empty file is an empty object."""
 
     __slots__ = ("_positions", "data", "exists", "path", "text")
 
     def __init__(self, path: str, text: str = "", data: dict[str, object] | None = None, exists: bool = False) -> None:
-        """Hold what was read."""
+        """Store what was read."""
         self.path = path
         self.text = text
         self.data = data if data is not None else {}
@@ -54,20 +50,18 @@ class Document:
         self._positions: Positions | None = None
 
     def fault(self, keys: Sequence[str | int], message: str) -> Fault:
-        """What to raise, or to remark, about the value under `keys`; a number among them is an item of a list."""
+        """Return the error or warning for the value under `keys`. A number in `keys` is an index in a list."""
         return Fault(self.path, message, self.positions().line(tuple(keys)), dotted(keys))
 
     def positions(self) -> Positions:
-        """Where each key stands."""
+        """Return the lines of all keys. The text is scanned on the first call."""
         if self._positions is None:
-            from ocwatchd.config.positions import Positions  # late: only a complaint needs them
-
             self._positions = Positions(blank_comments(self.text))
         return self._positions
 
 
 def dotted(keys: Sequence[str | int]) -> str:
-    """`rateLimit.errorPatterns[2]`."""
+    """Return a path of keys as text, such as `rateLimit.errorPatterns[2]`."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
 
 
@@ -75,28 +69,29 @@ def read_document(path: str | os.PathLike[str]) -> Document:
     """Read a configuration file.
 
     Raises:
-        ConfigError: it exists but cannot be read, or holds no JSON object.
+        ConfigError: the file exists but cannot be read, or does not contain a JSON object.
     """
     name = os.fspath(path)
     text = read_text(name)
     if text is None:
         return Document(name)
-    # To look for comments compiles two expressions, 2 CPU ms: not where an object begins at once.
+    # A file that begins with an object is not searched for comments: compiling two expressions takes 2 ms of CPU time.
     written = text.lstrip().startswith("{") or blank_comments(text).strip()
     data = parse(text, name) if written else {}
     if not isinstance(data, dict):
-        raise Fault(name, "the file has to hold an object, { … }", 1)
+        raise Fault(name, "the file must contain an object, { … }", 1)
     return Document(name, text, data, exists=True)
 
 
 def read_text(name: str) -> str | None:
-    """The text of a configuration file; None if there is none.
+    """Return the text of a configuration file; None if there is no file.
 
     Raises:
-        ConfigError: it cannot be read, is no plain file, too long, or not UTF-8.
+        ConfigError: the file cannot be read, is not a plain file, is too long, or is not UTF-8.
     """
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a symlink is followed: people keep dotfiles so
+        # a symlink is followed, because many users link their dotfiles
+        fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -109,17 +104,17 @@ def read_text(name: str) -> str | None:
     finally:
         os.close(fd)
     try:
-        return data.removeprefix(BOM_UTF8).decode()  # the codec utf-8-sig would be one more module
+        return data.removeprefix(BOM_UTF8).decode()  # decoding with utf-8-sig would import one more module
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise Fault(name, "not UTF-8 text; save it as UTF-8", line) from None
+        raise Fault(name, "is not UTF-8 text; save the file as UTF-8", line) from None
 
 
 def parse(text: str, name: str) -> object:
-    """The value in `text`: JSON, JSON with comments and trailing commas, or JSON5.
+    """Return the value in `text`: JSON, JSON with comments and trailing commas, or JSON5.
 
     Raises:
-        ConfigError: none of them; names the file and the line.
+        ConfigError: the text is none of these; the message names the file and the line.
     """
     try:
         return json.loads(text)
@@ -134,7 +129,7 @@ def parse(text: str, name: str) -> object:
 
 
 def blank_comments(text: str) -> str:
-    """The text with comments and trailing commas replaced by spaces; every line stays where it is."""
+    """Return the text with comments and trailing commas replaced by spaces, so that line numbers stay the same."""
     without = re.sub(_COMMENTS, _blank, text, flags=re.DOTALL)
     return re.sub(_TRAILING_COMMAS, _blank, without, flags=re.DOTALL)
 
@@ -145,7 +140,7 @@ def _blank(found: re.Match[str]) -> str:
 
 
 def _json5(text: str, name: str, first: Exception) -> object:
-    import json5  # late: see above
+    import json5  # lazy import: rarely needed
 
     try:
         return json5.loads(text)
@@ -153,3 +148,80 @@ def _json5(text: str, name: str, first: Exception) -> object:
         pass
     message = f"not JSON: {getattr(first, 'msg', None) or 'nested too deeply'}"
     raise Fault(name, message, getattr(first, "lineno", None), column=getattr(first, "colno", None)) from None
+
+
+Path = tuple[str | int, ...]
+
+_WORD = re.compile(r'"(?:\\.|[^"\\])*"|' r"'(?:\\.|[^'\\])*'|[{}\[\]:,]|[^\s{}\[\]:,\"']+|[\"']")
+
+
+class Positions:
+    """The line of each key in a text without comments. Unquoted and single-quoted keys (JSON5) are recognised, too.
+
+    `repeated` contains the path and line of each key that occurs twice in one object. The line is that of the second
+    occurrence, whose value is used.
+    """
+
+    __slots__ = ("_lines", "repeated")
+
+    def __init__(self, text: str) -> None:
+        """Find the keys in `text`. Never raises. In invalid JSON, keys are found up to the fault."""
+        self._lines: dict[Path, int] = {}
+        self.repeated: list[tuple[Path, int]] = []
+        for path, line in _places(text):
+            if path in self._lines and isinstance(path[-1], str):
+                self.repeated.append((path, line))
+            self._lines[path] = line
+
+    def line(self, path: Path) -> int | None:
+        """Return the line of a key or list item; for an unknown path, the line of its nearest known parent."""
+        while path:
+            if path in self._lines:
+                return self._lines[path]
+            path = path[:-1]
+        return None
+
+
+def _places(text: str) -> Iterator[tuple[Path, int]]:
+    """Yield the path and line of each key and list item.
+
+    This does not recurse, because a hostile file may be nested very deeply.
+    """
+    above: list[str | int] = []
+    # For each open bracket: whether it begins an object. The item in `above` is the current key or index inside it.
+    objects: list[bool] = []
+    key_follows = False
+    line, counted = 1, 0
+    for found in _WORD.finditer(text):
+        line += text.count("\n", counted, found.start())
+        counted = found.start()
+        word = found.group()
+        if word in ("}", "]"):
+            key_follows = False
+            if objects:
+                objects.pop()
+                above.pop()
+        elif word == ",":
+            key_follows = bool(objects) and objects[-1]
+            if objects and not key_follows:
+                above[-1] = int(above[-1]) + 1
+        elif key_follows:
+            above[-1] = _name(word)
+            key_follows = False
+            yield tuple(above), line
+        elif word != ":":
+            if objects and not objects[-1]:
+                yield tuple(above), line
+            if word in ("{", "["):
+                key_follows = word == "{"
+                objects.append(key_follows)
+                above.append("" if key_follows else 0)
+
+
+def _name(word: str) -> str:
+    if word.startswith('"'):
+        try:
+            return str(json.loads(word))
+        except ValueError:
+            return word[1:-1]
+    return word.strip("'")

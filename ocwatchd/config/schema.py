@@ -1,6 +1,7 @@
-"""The JSON Schema of rate-limit-config.json (draft 7), made from `keys`; shipped beside this module for editors.
+"""Generate the JSON Schema of rate-limit-config.json (draft 7) from `keys`, for editors.
 
-`ocwatch config schema` prints it, and after a change of `keys` into the shipped file: a test compares the two.
+A generated file is shipped beside this module. After a change to `keys`, redirect the output of `ocwatch config schema`
+into that file; a test compares the two.
 """
 
 from __future__ import annotations
@@ -8,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ocwatchd.config.keys import KEYS, LARGEST, LIMIT_WINDOW, Key, Kind
+from ocwatchd.config.keys import AUTO, KEYS, LARGEST, LIMIT_WINDOW, SHARE, Key, Kind
 from ocwatchd.config.names import ROOT
 
 Schema = dict[str, Any]
 
 FILE = Path(__file__).with_name("rate-limit-config.schema.json")
-"""The shipped one."""
+"""The shipped schema."""
 
 REMARK = r"^(//|\$|#)"
 _BEFORE = r"(?!\s)(?!.*\s$)(?!\*$)"
@@ -23,20 +24,29 @@ _NAME = {
     "pattern": f"^{_BEFORE}[^/]+(/.+)?$",
     "description": "provider/model, or a name from `models`.",
 }
+_NO_AGENT = r"agent:(\s|@|$)|agent:[^@]*(\s(@|$)|@$)"
+_CHAINED = {
+    "type": "string",
+    "pattern": f"^(?!{_NO_AGENT}){_BEFORE}[^/]+(/.+)?$",
+    "description": "provider/model, a name from `models`, agent:NAME or agent:NAME@provider/model.",
+}
 _SINGLE = {**_NAME, "pattern": rf"^{_BEFORE}(?!.*/\*$)[^/]+(/.+)?$"}
 
 
-def uri() -> str:
-    """What a configuration names as its `$schema`: the shipped file, so that it is always this version's."""
-    return FILE.resolve().as_uri()
+def uri(copy: Path | None = None) -> str:
+    """Return the `$schema` of a configuration: the URI of `copy`, or without `copy` the URI of the shipped file.
+
+    The shipped file is in a virtual environment, which may be removed.
+    """
+    return (copy or FILE).absolute().as_uri()
 
 
 def schema() -> Schema:
-    """The whole schema. Unknown keys are no mistake to the reader, but editors shall mark them."""
+    """Return the whole schema. It forbids unknown keys, so that editors mark them; the reader accepts them."""
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "rate-limit-config.json",
-        "description": "What ocwatchd does when a model is rate limited. Every key may be left out.",
+        "description": "What ocwatchd does when a model is rate limited. Every key is optional.",
         "allowComments": True,
         "allowTrailingCommas": True,
         **_object((Key(ROOT, Kind.SECTION, "All settings.", inner=KEYS),)),
@@ -60,13 +70,20 @@ def _described(key: Key) -> Schema:
 
 def _value(key: Key) -> Schema:
     match key.kind:
+        case Kind.SECTION if key.name == SHARE:
+            return {**_object(key.inner), "not": {"required": ["url", "folder"]}}
         case Kind.SECTION:
             return _object(key.inner)
         case Kind.FLAG:
             return {"type": "boolean"}
         case Kind.NUMBER | Kind.WHOLE:
             most = {"exclusiveMaximum": LARGEST} if key.most is None else {"maximum": key.most}
-            return {"type": "integer" if key.kind is Kind.WHOLE else "number", "minimum": 0, **most}
+            return {"type": "integer" if key.kind is Kind.WHOLE else "number", "minimum": key.least, **most}
+        case Kind.PATIENCE:
+            number = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": LARGEST}
+            return {"anyOf": [{"enum": [AUTO, False]}, number]}
+        case Kind.CHOICES:
+            return {"type": "array", "items": {"enum": list(key.choices)}, "uniqueItems": True}
         case Kind.CHOICE:
             return {"enum": list(key.choices)}
         case Kind.TEXT:
@@ -75,7 +92,7 @@ def _value(key: Key) -> Schema:
             return {"type": "array", "items": _text(key)}
         case Kind.CHAINS:
             targets = {"anyOf": [_SINGLE, {"type": "array", "items": _SINGLE}]}
-            return _map([{"const": "*"}, _NAME], targets)
+            return _map([{"const": "*"}, _CHAINED], targets)
         case Kind.ALIASES:
             return _map([{}], _NAME)
         case Kind.AGENTS:
@@ -85,13 +102,15 @@ def _value(key: Key) -> Schema:
             return _map([{"pattern": r"^(?!\*$)[^/]*[^/\s][^/]*$"}], pool)
         case Kind.MODELS:
             return {"type": "array", "items": _SINGLE, "minItems": 1, "uniqueItems": True}
+        case Kind.ACCOUNTS:
+            return _map([{"pattern": r"^[^/]*[^/\s][^/]*$"}], _text(key))
         case Kind.WEIGHTS:
             return _map([_SINGLE], {"type": "number", "exclusiveMinimum": 0, "maximum": 1000})
         case Kind.LIMITS:
             limit = _limit(key.inner)
             return _map([_SINGLE], {"anyOf": [limit, {"type": "array", "items": limit}]})
         case Kind.PER_MODEL:
-            own = tuple(Key(i.name, i.kind, i.about, None, i.unit, most=i.most) for i in key.inner)
+            own = tuple(Key(i.name, i.kind, i.about, None, i.unit, least=i.least, most=i.most) for i in key.inner)
             return _map([_SINGLE], _object(own))
 
 

@@ -1,6 +1,6 @@
-"""The first configuration of a new user, derived from the OpenCode that is there: plain JSON, remarks as `//` keys.
+"""Derive a new user's first configuration from the user's OpenCode configuration.
 
-Remarks are keys, not comments, so that jq and every other JSON reader can read the file too.
+Its comments are keys that begin with `//`, so that jq and other JSON parsers can read the file, too.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ocwatchd.config.names import is_model
+from ocwatchd.config.opencode_setup import Agent, Offer, Setup, setup_of
 from ocwatchd.config.schema import uri
-from ocwatchd.config.setup import Agent, Offer, Setup, setup_of
 
 _FALLBACK = re.compile(r"fall[\s_-]?back", re.IGNORECASE)
 _DATE = re.compile(r"[-@](?:\d{8}|\d{4}-\d{2}-\d{2})(?=$|[-:])")
@@ -23,7 +24,7 @@ SAME_NAME, SAME_LINE, SAME_FAMILY, OTHER = range(4)
 
 @dataclass(frozen=True, slots=True)
 class Starter:
-    """The text for a new file, and what to tell the person. `primary` is None if OpenCode names no model."""
+    """A first configuration, and a note for the user. `primary` is None if OpenCode has no default model."""
 
     text: str
     primary: str | None
@@ -32,18 +33,22 @@ class Starter:
 
 
 def starter(config: Mapping[str, object], agents: tuple[Agent, ...] = ()) -> str:
-    """The starter text for one merged OpenCode configuration and the agents found in files."""
+    """Return the text of a first configuration for a merged OpenCode configuration and the agents in Markdown files."""
     return starter_for(setup_of(config, agents)).text
 
 
-def starter_for(setup: Setup) -> Starter:
-    """The starter configuration for what the user's OpenCode offers."""
+def starter_for(setup: Setup, chosen: tuple[str, ...] | None = None, schema: Path | None = None) -> Starter:
+    """Return a first configuration for the models and agents in the user's OpenCode setup.
+
+    `chosen` contains the fallbacks that the user wants, in order; by default, all that are found. `schema` is the copy
+    of the JSON schema to which the configuration refers.
+    """
     primary = setup.model if setup.model and is_model(setup.model) else None
     carriers = _fallback_agents(setup, primary)
-    targets = _targets(primary, setup, carriers) if primary else ()
+    targets = chosen if chosen is not None else _targets(primary, setup, carriers) if primary else ()
     remark = _remark(primary, targets)
     rate: dict[str, object] = {
-        "//": [remark, "A change takes effect within a second or two; `ocwatch config check` looks it over."]
+        "//": [remark, "Changes take effect within two seconds. To check them: ocwatch config check"]
     }
     if primary and targets:
         rate["fallbackChain"] = {primary: list(targets), "*": [primary, *targets]}
@@ -52,33 +57,34 @@ def starter_for(setup: Setup) -> Starter:
             rate["agents"] = used
     else:
         rate["// fallbackChain"] = {"provider/primary-model": ["provider/fallback-model"]}
-    text = json.dumps({"$schema": uri(), "//": _ABOUT, "rateLimit": rate}, indent=2, ensure_ascii=False)
+    text = json.dumps({"$schema": uri(schema), "//": _ABOUT, "rateLimit": rate}, indent=2, ensure_ascii=False)
     return Starter(text + "\n", primary, targets, remark)
 
 
 _ABOUT = (
-    "What ocwatchd does when a model is rate limited. Written from your OpenCode's own configuration; yours to edit."
+    "What ocwatchd does when a model is rate limited. Generated from OpenCode's configuration; edit it as you like."
 )
 
 
 def _remark(primary: str | None, targets: tuple[str, ...]) -> str:
     if primary is None:
         return (
-            "No chain: OpenCode's configuration names no model. Set `model` in opencode.json and delete this file, or "
-            "write `fallbackChain` yourself: the limited model, then what stands in for it."
+            "No fallback chain: OpenCode's configuration contains no model. Set `model` in opencode.json, delete this "
+            "file and run `ocwatch up` again, or add `fallbackChain` yourself: a model, then its fallbacks."
         )
     if not targets:
         return (
-            f"No chain: {primary} is the only model that OpenCode's configuration names. Add another provider or an "
-            "agent with its own model, or write `fallbackChain` yourself."
+            f"No fallback chain: {primary} is the only model in OpenCode's configuration. Add another provider or an "
+            "agent with its own model to OpenCode, or add `fallbackChain` yourself."
         )
     return (
-        "When the model on the left is limited, its sessions move to the first free one on the right; * is any other."
+        "When a model on the left is limited, its sessions move to the first available model on the right. * means any "
+        "other model."
     )
 
 
 def _fallback_agents(setup: Setup, primary: str | None) -> tuple[Agent, ...]:
-    """Agents that say fallback, by name before description, with a model of their own."""
+    """Return agents with their own model: those with `fallback` in the name, then those with it in the description."""
     usable = [a for a in setup.agents if a.model and is_model(a.model) and a.model != primary]
     by_name = [agent for agent in usable if _FALLBACK.search(agent.name)]
     by_text = [agent for agent in usable if agent not in by_name and _FALLBACK.search(agent.description)]
@@ -87,21 +93,28 @@ def _fallback_agents(setup: Setup, primary: str | None) -> tuple[Agent, ...]:
 
 def _targets(primary: str, setup: Setup, carriers: tuple[Agent, ...]) -> tuple[str, ...]:
     others = [offer for offer in setup.offers if offer.name != primary]
-    ranked = sorted(others, key=lambda offer: _rank(primary, offer, setup.small_model))  # stable: the file's own order
+    # the sort is stable: models of equal rank keep the order of the file
+    ranked = sorted(others, key=lambda offer: _rank(primary, offer, setup.small_model))
     return tuple(dict.fromkeys([*(agent.model for agent in carriers if agent.model), *(o.name for o in ranked)]))
 
 
 def _rank(primary: str, offer: Offer, small: str | None) -> tuple[bool, int, bool, bool]:
-    """Local ones last; by kinship; among strangers the model for titles and the primary's own provider come last."""
+    """Return a sort key for fallbacks: models most like the primary come first, and local models last.
+
+    Among unrelated models, the model for titles and the models of the primary's own provider come last.
+    """
     own = offer.name.partition("/")[0] == primary.partition("/")[0]
     near = kinship(primary, offer.name)
-    if own:  # a limit often holds for all models of an account
+    if own:  # a limit often applies to all models of an account, so a sibling is no better than an unrelated model
         near = OTHER
     return offer.local, near, offer.name == small, own
 
 
 def kinship(one: str, other: str) -> int:
-    """How closely two models are related by their names: the same, the same line, the same family, or not at all."""
+    """Return how closely two models are related, judging by their names.
+
+    The values, from the closest, are SAME_NAME, SAME_LINE, SAME_FAMILY and OTHER.
+    """
     first, second = _name_words(one), _name_words(other)
     if first == second:
         return SAME_NAME
@@ -112,7 +125,10 @@ def kinship(one: str, other: str) -> int:
 
 
 def _name_words(model: str) -> list[str]:
-    """`openrouter/anthropic/claude-sonnet-4.5:free` and `x/claude-sonnet-4-5-20250929` -> claude, sonnet, 4, 5."""
+    """Return the parts of a model's name, without its date and variant.
+
+    `openrouter/anthropic/claude-sonnet-4.5:free` and `x/claude-sonnet-4-5-20250929` both give claude, sonnet, 4, 5.
+    """
     name = model.rpartition("/")[2].lower()
     name = _DATE.sub(
         "", name.removesuffix(":free").removesuffix("-free").removesuffix(":cloud").removesuffix("-latest")

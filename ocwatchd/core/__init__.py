@@ -1,1 +1,1 @@
-"""Values and decisions: no I/O, no clock, no randomness of its own."""
+"""The pure part: values and decisions. No I/O, no clock, no randomness of its own."""

@@ -1,4 +1,4 @@
-"""What a person configured, as plain values in seconds; `ocwatchd.config` fills it from the file."""
+"""The user's settings as values, with times in seconds; `ocwatchd.config` reads them from the file."""
 
 from __future__ import annotations
 
@@ -6,25 +6,54 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ocwatchd.core.foresight import ForesightPolicy
-from ocwatchd.core.limits import LimitKind, ModelRef
-from ocwatchd.core.pools import Pool
+from ocwatchd.core.domain.chains import Fallbacks
+from ocwatchd.core.domain.cooldowns import CooldownPolicy
+from ocwatchd.core.domain.pools import Pool
+from ocwatchd.core.domain.types import Cause, ModelRef
+
+TYPE_CHECKING = False  # defined here because importing it from `typing` costs 5 CPU ms
+if TYPE_CHECKING:
+    from ocwatchd.core.forecast.model import Bound  # only for types: 10 CPU ms, which `block` does not need
 
 
 class Mode(StrEnum):
     """What the daemon does about a limited session."""
 
-    AUTO = "auto"  # wait or move, on its own
-    ASK = "ask"  # say so; move on `ocwatch redirect`
-    NOTIFY = "notify"  # only say so
-    OFF = "off"  # only keep the register of cooldowns
+    AUTO = "auto"  # wait or move automatically
+    ASK = "ask"  # report the limit; move when the user runs `ocwatch redirect`
+    NOTIFY = "notify"  # only report the limit
+    OFF = "off"  # only maintain the blacklist
+
+
+class WhenExhausted(StrEnum):
+    """What happens to a turn that is waiting for a model, when the first model is available again."""
+
+    WAIT = "wait"  # the turn is run again
+    NOTIFY = "notify"  # the user is notified
 
 
 class Order(StrEnum):
-    """Which stand-in comes first."""
+    """Which fallback comes first."""
 
-    CONFIGURED = "configured"  # as it is written
-    LEARNT = "learnt"  # what has worked best so far
+    CONFIGURED = "configured"  # in the order of the configuration
+    LEARNT = "learnt"  # in the order of past success
+
+
+REPEATED = (Cause.SERVER_ERROR, Cause.NOT_FOUND, Cause.AUTH)
+"""The causes that are neither a limit nor a stall: they have to happen again before a turn is moved."""
+SAME_FIRST = 1
+"""How often the same model is tried again for one of these causes."""
+
+
+@dataclass(frozen=True, slots=True)
+class StallPolicy:
+    """When a silent stream counts as stalled, and how often the same model is tried again."""
+
+    enabled: bool = True
+    after: float | None = None
+    """Time, in seconds, without an event after which an answer has stalled; None: learnt for each model."""
+    retry_same: int = 1
+    """How often a stalled turn is run again on its own model before it is moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,51 +64,71 @@ class RetryPolicy:
     base_delay: float = 1.0
     max_delay: float = 30.0
     jitter_range: float = 0.1
+    max_wait: float = 5.0
+    """Maximum time that a turn may spend in OpenCode's own retries while no reset time is known."""
 
 
 @dataclass(frozen=True, slots=True)
-class RestPolicy:
-    """How long a model rests when nobody said until when, in seconds; doubled with every strike, up to `maximum`."""
+class PreventionPolicy:
+    """Whether new prompts are moved before a limit, how many seconds `ahead`, and the limits that a user configured.
 
-    rate_limit: float = 60.0
-    overloaded: float = 30.0
-    quota: float = 3600.0
-    maximum: float = 21600.0
+    `leave_at` is the used percentage of a plan window from which new prompts avoid its models; None: windows are only
+    shown.
+    `command` is a program with arguments that reports plan windows; empty: none.
+    """
 
-    def base(self, kind: LimitKind) -> float | None:
-        """The first rest for this kind; None rests until a person acts."""
-        return {
-            LimitKind.RATE_LIMIT: self.rate_limit,
-            LimitKind.OVERLOADED: self.overloaded,
-            LimitKind.QUOTA: self.quota,
-        }.get(kind)
+    prevent: bool = False
+    ahead: float = 120.0
+    limits: Mapping[str, tuple[Bound, ...]] = field(default_factory=dict)
+    leave_at: float | None = None
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Everything that the brain weighs. `chains` holds lists of names as written: models, or aliases from `aliases`,
-    or names from `pools`; an alias may name a pool too.
+    """All settings that the engine uses.
+
+    `chains` contains the names as written: models, aliases from `aliases`, or pools from `pools`. An alias may name a
+    pool.
     """
 
     retry: RetryPolicy = RetryPolicy()
     per_model: Mapping[str, RetryPolicy] = field(default_factory=dict)
-    rests: RestPolicy = RestPolicy()
+    cooldowns: CooldownPolicy = field(default_factory=CooldownPolicy)
     chains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     agents: Mapping[str, str] = field(default_factory=dict)
     pools: Mapping[str, Pool] = field(default_factory=dict)
     order: Order = Order.CONFIGURED
     wait: bool = True
-    """False with `retry.enabled: false` or `retry.delegate_to_plugin: true`: never wait, move on the first limit."""
+    """Whether a turn may wait for OpenCode's own retry. With `retry.enabled: false` or `retry.delegate_to_plugin: true`
+    it is False, and a turn is moved at its first limit.
+    """
     mode: Mode = Mode.AUTO
-    come_back: bool = True
-    """Whether a moved session's prompts that name no model go to the first model again when that is free."""
+    when_exhausted: WhenExhausted = WhenExhausted.WAIT
+    max_resumes: int = 5
+    """Maximum number of times that one prompt is run again after waiting for a model; five usage windows of five hours
+    are about a day.
+    """
+    return_to_primary: bool = True
+    """Whether a moved session's prompts that name no model return to the primary when that is available."""
     moves_per_hour: int = 20
-    """Moves of one session within an hour before it is left alone: a backstop against loops nobody foresaw."""
-    foresight: ForesightPolicy = field(default_factory=ForesightPolicy)
+    """Maximum number of moves of one session within an hour, as a backstop against unforeseen loops."""
+    prevention: PreventionPolicy = field(default_factory=PreventionPolicy)
+    stall: StallPolicy = field(default_factory=StallPolicy)
+    move_on: frozenset[Cause] = frozenset((Cause.LIMIT, Cause.OVERLOAD, Cause.STALL))
+    """The causes for which a turn is moved."""
+    same_first: Mapping[Cause, int] = field(default_factory=lambda: dict.fromkeys(REPEATED, SAME_FIRST))
+    """How often the same model is tried again before a turn is moved for one of these causes."""
     budget: float | None = None
-    """US dollars a day above which no paid target is chosen automatically; None: no budget."""
+    """US dollars per day above which no paid fallback is chosen automatically; None: no budget."""
+    fallbacks: Fallbacks = field(init=False, repr=False, compare=False)
+    """The chains and agents with aliases resolved, computed once because a choice is made for every refused attempt."""
+
+    def __post_init__(self) -> None:
+        """Resolve aliases and pools."""
+        object.__setattr__(self, "fallbacks", Fallbacks(self.chains, self.aliases, self.agents, self.pools))
 
     def retry_for(self, model: ModelRef) -> RetryPolicy:
-        """The retry settings of this model."""
+        """Return the retry settings of this model."""
         return self.per_model.get(str(model), self.retry)

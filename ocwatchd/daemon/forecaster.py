@@ -1,46 +1,57 @@
-"""Looks ahead for the daemon: what was used, what limits are known, which of them the next prompts would meet.
+"""Forecast limits for the daemon from model usage, learnt limits and the allowances that providers report.
 
-Reads beside OpenCode on a worker thread, and only after it, or a provider, has said something new.
+The message store is read on a worker thread, and only after OpenCode or a provider has reported something new.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ocwatchd.clock import Clock
-from ocwatchd.core.forecast import WINDOWS, Bound, History, learn
-from ocwatchd.core.foresight import CALM, Standing, nearest, threat, turns_of
-from ocwatchd.core.limits import LimitKind
-from ocwatchd.core.messages import Foreseen, Message, Spent
-from ocwatchd.core.mind import Mind
-from ocwatchd.core.money import Purse
+from ocwatchd.core.domain.budget import DayBudget
+from ocwatchd.core.domain.types import LimitKind
+from ocwatchd.core.forecast.model import WINDOWS, Bound, History, learn
+from ocwatchd.core.forecast.prevention import CALM, Standing, Threat, nearest, plan_threats, threat, turns_of
 from ocwatchd.core.policy import Policy
-from ocwatchd.opencode.sessions import Answer, SessionStore
+from ocwatchd.opencode.sessions.message_store import Answer, SessionStore
 from ocwatchd.paths import Paths
-from ocwatchd.state import forecasts, prices
-from ocwatchd.state.allowances import read_allowances
+from ocwatchd.state import forecasts, prices, quota_command
 from ocwatchd.state.journal import Journal
+from ocwatchd.state.plugin_reports import read_allowances, read_plan_windows
+
+if TYPE_CHECKING:
+    # only for types: importing it would cost `ocwatch forecast` 40 ms of CPU time
+    from ocwatchd.core.engine.messages import Foreseen, Message, Spent
+    from ocwatchd.core.engine.session import EngineContext
+
+log = logging.getLogger(__name__)
 
 LOOK_BACK = 7 * 86_400.0
-"""Seconds of use that limits are learnt from."""
+"""Age, in seconds, of the oldest usage from which limits are learnt."""
 SOON, LATER = 2.0, 15.0
-"""Seconds between looks, if prompts are to be moved in time, or if it is only for the eye."""
+"""Intervals, in seconds, between forecasts: while they cause prompts to be moved, and while they are only displayed."""
 RENEW = 60.0
-"""Seconds after which what is written is written again although nothing is new: use leaves its window."""
+"""Time, in seconds, after which an unchanged result is computed again, because old usage drops out of its window."""
 LEARN = 600.0
-"""Seconds between looks at how much had been used when limits came; a week of ten sessions is a second of work."""
+"""Interval, in seconds, between computations of the learnt limits. For a week of ten sessions, a computation takes a
+second.
+"""
 OVERLAP = 900.0
-"""Seconds that are read again each time: an answer's tokens are counted when it ends."""
+"""Overlap, in seconds, between consecutive reads of the answers, because an answer's tokens are counted only when it
+ends.
+"""
 _ABOUT_USE = frozenset((LimitKind.RATE_LIMIT.value, LimitKind.QUOTA.value))
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One request: when it was begun, of which model and turn, the tokens that count, and what it cost."""
+    """One request: its start in epoch seconds, model, turn, counted tokens and cost."""
 
     time: float
     model: str
@@ -50,7 +61,9 @@ class Use:
 
 
 def uses(answers: Iterable[Answer], until: float) -> dict[str, Use]:
-    """By message: what these answers used. One that is under way has used nothing that is counted yet."""
+    """Return the usage of these answers up to `until` (epoch seconds), by message id. Answers without counted tokens
+    are left out.
+    """
     found: dict[str, Use] = {}
     for answer in answers:
         message = answer.message
@@ -61,8 +74,9 @@ def uses(answers: Iterable[Answer], until: float) -> dict[str, Use]:
 
 
 def limits(journal: Journal, now: float) -> dict[str, list[float]]:
-    """When each model met a limit that comes of use; trouble of the provider's says nothing of it."""
-    from ocwatchd.core.entries import read
+    """Return the times at which each model hit a rate limit or a quota. Other kinds of limit do not depend on usage."""
+    # lazy import: not needed until the daemon reads the journal for limits
+    from ocwatchd.core.history.journal_entries import read
 
     found: defaultdict[str, list[float]] = defaultdict(list)
     for line in read(journal.read(now - LOOK_BACK)):
@@ -72,7 +86,7 @@ def limits(journal: Journal, now: float) -> dict[str, list[float]]:
 
 
 def met(store: SessionStore, journal: Journal, now: float) -> dict[str, tuple[list[tuple[float, int]], list[float]]]:
-    """Of each model that met limits: what was used (time, tokens), and when they came."""
+    """Return, for each model that has hit limits, its usage as (time, tokens) pairs and the times of these limits."""
     came = limits(journal, now)
     own: dict[str, list[tuple[float, int]]] = {name: [] for name in came}
     for use in uses(store.answers(now - LOOK_BACK), now).values() if came else ():
@@ -82,7 +96,7 @@ def met(store: SessionStore, journal: Journal, now: float) -> dict[str, tuple[li
 
 
 def learnt(store: SessionStore, journal: Journal, now: float) -> dict[str, Bound]:
-    """The limit of each model that met some."""
+    """Return the learnt limits by model. Models whose limit cannot be learnt are left out."""
     found = {name: learn(History(own), times) for name, (own, times) in met(store, journal, now).items()}
     return {name: bound for name, bound in found.items() if bound is not None}
 
@@ -90,8 +104,8 @@ def learnt(store: SessionStore, journal: Journal, now: float) -> dict[str, Bound
 def standings(
     used: Iterable[Use], paths: Paths, bounds: Mapping[str, Bound], policy: Policy, now: float
 ) -> list[Standing]:
-    """What is known of every model that was used lately, or of which a provider has said what is left."""
-    told = read_allowances(paths.allowances, now)
+    """Return the standing of every model that was used recently or whose provider has reported an allowance."""
+    reported = read_allowances(paths.allowances, now)
     by_model: defaultdict[str, list[Use]] = defaultdict(list)
     for use in sorted(used, key=lambda use: use.time):
         if use.time > now - WINDOWS[-1]:
@@ -100,65 +114,99 @@ def standings(
         Standing(
             name,
             History((use.time, use.tokens) for use in by_model[name]),
-            told.get(name, ()),
-            policy.foresight.limits.get(name, ()),
+            reported.get(name, ()),
+            policy.prevention.limits.get(name, ()),
             bounds.get(name),
             turns_of([(use.turn, use.tokens) for use in by_model[name]]),
         )
-        for name in sorted({*by_model, *told})
+        for name in sorted({*by_model, *reported})
     ]
 
 
 def today(now: float, later: int = 0) -> float:
-    """When the local day began, or (`later`: 1) when the next one does."""
+    """Return the start of the local day in epoch seconds; with `later` 1, the start of the next day."""
     year, month, day = time.localtime(now)[:3]
     return time.mktime((year, month, day + later, 0, 0, 0, 0, 0, -1))
 
 
-class Foresight:
-    """One of the daemon's loop's helpers."""
+class Forecaster:
+    """Computes and publishes forecasts and today's budget, called by the daemon's loop."""
 
     def __init__(
         self, work: Callable[[Callable[[], Message]], None], store: SessionStore, paths: Paths, clock: Clock
     ) -> None:
-        """Nothing is read before `step`. `work` does something on a worker thread, and hands on its message."""
+        """`work` runs a function on a worker thread and posts the returned message. Nothing is read before `step`."""
         self._work, self._store, self._paths, self._clock = work, store, paths, clock
         self._uses: dict[str, Use] = {}
         self._bounds: dict[str, Bound] = {}
-        self._busy = False
+        self._busy = self._asking = False
         self._looked = self._measured = self._learnt = self._read = 0.0
+        self._asked = 0.0
+        self._asked_with: tuple[str, ...] = ()
+        self._problem: str | None = None
         self._begin = 0.0
         self._mark: tuple[object, ...] = ()
 
-    def step(self, mind: Mind) -> None:
-        """Measure and publish what is due. Call it as often as you like."""
-        now, policy = self._clock.now(), mind.policy
-        pressing = policy.foresight.prevent or policy.budget is not None
+    def step(self, context: EngineContext) -> None:
+        """Start a measurement if one is due. Calling this often is cheap."""
+        now, policy = self._clock.now(), context.policy
+        self._ask(policy.prevention.command, now)
+        pressing = policy.prevention.prevent or policy.budget is not None
         if self._busy or abs(now - self._looked) < (SOON if pressing else LATER):
             return
         self._looked = now
         mark = (policy, *self._news())
         if policy.budget is None and now - max(mark[1:3]) > WINDOWS[-1]:
-            return  # nobody has worked for hours: no window holds anything
-        lasts = policy.budget is None and not self._uses  # nothing that time alone would change
+            return  # the last usage is older than the longest window
+        lasts = policy.budget is None and not self._uses  # without usage, the result does not change with time
         if mark == self._mark and (lasts or abs(now - self._measured) < RENEW):
             return
         self._mark, self._measured, self._busy = mark, now, True
         self._work(lambda: self._measure(policy, now))
 
+    def _ask(self, command: tuple[str, ...], now: float) -> None:
+        """Run `forecast.command` if that is due."""
+        if self._asking or (command == self._asked_with and abs(now - self._asked) < quota_command.POLL_INTERVAL):
+            return
+        self._asked, self._asked_with = now, command
+        if not command:
+            quota_command.forget(self._paths.allowances)
+        elif quota_command.due(self._paths.allowances, now):
+            self._asking = True
+            self._work(lambda: self._run_command(command, now))
+        else:  # another run of the daemon has asked; try again soon
+            self._asked = now - quota_command.POLL_INTERVAL + LATER
+
+    def _run_command(self, command: tuple[str, ...], now: float) -> Foreseen:
+        """Run the command, whose file is news for the next forecast. The returned message changes nothing."""
+        from ocwatchd.core.engine.messages import Foreseen  # lazy import, as below
+
+        try:
+            problem = quota_command.run(command, self._paths.allowances, now).problem
+            if problem is not None and problem != self._problem:
+                log.warning(f"forecast.command: {problem}")
+            self._problem = problem
+        except OSError as error:
+            log.warning(f"forecast.command: its result cannot be written: {error.strerror or error}")
+        finally:
+            self._asking = False
+        return Foreseen({})
+
     def _news(self) -> tuple[float, float, int, float]:
-        """When OpenCode wrote last, when a provider said last what is left, how many models it is said of, and when
-        prices were told last.
+        """Return when OpenCode last wrote, when the last allowance was reported, how many were reported, and when the
+        prices were last written.
         """
-        told: list[float] = []
+        reported: list[float] = []
         with suppress(OSError):
-            told = [path.stat().st_mtime for path in self._paths.allowances.glob("*.json")]
+            reported = [path.stat().st_mtime for path in self._paths.allowances.glob("*.json")]
         priced = 0.0
         with suppress(OSError):
             priced = self._paths.prices.stat().st_mtime
-        return self._store.mark(), max(told, default=0.0), len(told), priced
+        return self._store.mark(), max(reported, default=0.0), len(reported), priced
 
     def _measure(self, policy: Policy, now: float) -> Foreseen:
+        from ocwatchd.core.engine.messages import Foreseen  # lazy import: `ocwatch forecast` needs no engine
+
         try:
             begin = now - WINDOWS[-1]
             self._count(now, begin if policy.budget is None else min(begin, today(now)))
@@ -168,22 +216,41 @@ class Foresight:
                 self._work(lambda: self._spent(policy.budget, now))
         finally:
             self._busy = False
-        if not policy.foresight.prevent:
-            return Foreseen({})
-        ahead = policy.foresight.ahead
-        threats = {one.model: seen for one in found if (seen := threat(one, ahead, now)) is not None}
-        return Foreseen(threats, tuple(one.model for one in found if threat(one, ahead, now, CALM) is None))
+        return Foreseen(*self._threats(found, policy, now)) if policy.prevention.prevent else Foreseen({})
+
+    def _threats(self, found: list[Standing], policy: Policy, now: float) -> tuple[dict[str, Threat], tuple[str, ...]]:
+        """Return the threats by model, and the models without any. Both the use of a model and its provider's plan
+        windows count; of two threats, the one that lasts longer.
+        """
+        ahead, leave_at = policy.prevention.ahead, policy.prevention.leave_at
+        used = {one.model: one for one in found}
+        windows = read_plan_windows(self._paths.allowances, now)
+        # a model that the configuration names may be used next, even if it was not used lately
+        named = {name for one in windows for name in policy.fallbacks.models.get(one.provider, ())}
+        models = {*used, *(name for name in named if any(one.applies_to(name) for one in windows))}
+
+        def of(margin: float) -> dict[str, Threat]:
+            own = {name: seen for name, one in used.items() if (seen := threat(one, ahead, now, margin)) is not None}
+            plans = {} if leave_at is None else plan_threats(models, windows, leave_at, now, margin)
+            longer = {name: one for name, one in plans.items() if name not in own or one.until > own[name].until}
+            return own | longer
+
+        uneasy = of(CALM)
+        return of(1.0), tuple(name for name in sorted(models) if name not in uneasy)
 
     def _spent(self, budget: float | None, now: float) -> Spent:
-        """What was spent today, told to the engine and to commands that start at once."""
+        """Write today's budget for the commands, and return what was spent as a message for the engine."""
+        from ocwatchd.core.engine.messages import Spent  # lazy import: `ocwatch forecast` needs no engine
+
         dollars = sum(use.dollars for use in self._uses.values() if use.time >= today(now))
         known = prices.read(self._paths.prices)
         with suppress(OSError):
-            prices.write_budget(self._paths.budget, Purse(budget, dollars, known), today(now, 1), now)
+            prices.write_budget(self._paths.budget, DayBudget(budget, dollars, known), today(now, 1), now)
         return Spent(dollars, known)
 
     def _count(self, now: float, begin: float) -> None:
-        known = self._begin <= begin and self._read <= now  # an edited configuration may want to know more
+        # after an edit of the configuration, the window may begin earlier
+        known = self._begin <= begin and self._read <= now
         since = max(begin, self._read - OVERLAP) if known else begin
         found = self._uses | uses(self._store.answers(since), now)
         self._uses = {name: use for name, use in found.items() if use.time > begin}
@@ -194,6 +261,7 @@ class Foresight:
 
     def _publish(self, found: Iterable[Standing], now: float) -> None:
         ahead = sorted((nearest(one, now) for one in found), key=lambda one: one.rank)
-        told = [forecasts.as_json(one) for one in ahead]
-        with suppress(OSError):  # it is for the eye; a full disk is said by those whose files matter
-            forecasts.write(self._paths.forecasts, told, now)
+        rows = [forecasts.as_json(one) for one in ahead]
+        with suppress(OSError):  # the file is only for display; other files report a full disk
+            windows = map(forecasts.window_as_json, read_plan_windows(self._paths.allowances, now))
+            forecasts.write(self._paths.forecasts, rows, now, [*windows])

@@ -1,6 +1,6 @@
-"""Telling the person: a desktop notice, a toast in OpenCode, a command of theirs; each matter once. Never a shell.
+"""Notify the user once per matter: with a desktop notification, a toast in OpenCode, or the user's own command.
 
-Nothing here is fatal: what cannot be told is passed over, and a command that fails is said on standard error once.
+No shell is used. A notice that cannot be shown is skipped, and a failing command is reported once on standard error.
 """
 
 from __future__ import annotations
@@ -9,48 +9,65 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
 from ocwatchd.clock import rfc3339
 from ocwatchd.config.model import NoticeSettings
-from ocwatchd.core.messages import Tell
-from ocwatchd.core.reason import reason_of
-from ocwatchd.core.views import Door
-from ocwatchd.opencode.api import Api
-from ocwatchd.opencode.http import DoorError
+from ocwatchd.core.domain.snapshot import Endpoint
+from ocwatchd.core.engine.messages import Tell
+from ocwatchd.core.text.redact import reason_of
+from ocwatchd.opencode.client.connect import client_of
+from ocwatchd.opencode.client.request import EndpointError
+from ocwatchd.time_words import when
 
-MOST_MATTERS = 1000
-"""Matters remembered, so that none is told twice."""
+MAX_MATTERS = 1000
+"""Maximum number of matters that are remembered, so that the user is notified of each only once."""
 PATIENCE = 5.0
-"""Seconds that a notification program may take."""
+"""Timeout of a notification program, in seconds."""
 COMMAND_PATIENCE = 30.0
-"""Seconds that the person's own command may take: it may ask a server of theirs."""
+"""Timeout of the user's own command, in seconds. The command may contact a server."""
 
 
 class Notifier:
-    """Called from worker threads; remembers what was told in this life of the daemon."""
+    """Shows notices, and remembers which matters were shown since the daemon started. Called from worker threads."""
 
-    def __init__(self, settings: NoticeSettings | None = None, say: Callable[[str], None] = lambda _: None) -> None:
-        """Nothing was told yet. `settings` may be exchanged; `say` takes a line for standard error."""
-        self.settings = settings or NoticeSettings()
-        self._say = say
-        self._told: OrderedDict[str, None] = OrderedDict()
+    def __init__(
+        self,
+        settings: NoticeSettings | None = None,
+        say: Callable[[str], None] = lambda _: None,
+        run_elsewhere: Callable[[Endpoint, Callable[[], None]], None] = lambda _, work: work(),
+        name_of: Callable[[str], str] = lambda _: "",
+    ) -> None:
+        """`say` prints a line to standard error. `run_elsewhere` runs work that waits for an endpoint in a lane of its
+        own, because a toast in a hung OpenCode must not delay other notices. `name_of` returns the name of a session
+        by its id; an empty string if the user cannot confuse it with another one.
+        """
+        self._name_of = name_of
+        self._settings = settings or NoticeSettings()
+        self._say, self._run_elsewhere = say, run_elsewhere
+        self._shown: OrderedDict[str, None] = OrderedDict()
         self._fault: str | None = None
 
+    def configure(self, settings: NoticeSettings) -> None:
+        """Use these settings from now on."""
+        self._settings = settings
+
     def tell(self, notice: Tell) -> None:
-        """Show it, unless this matter was told before."""
-        if notice.matter in self._told:
+        """Show a notice, unless its matter was shown before."""
+        if notice.matter in self._shown:
             return
-        self._told[notice.matter] = None
-        if len(self._told) > MOST_MATTERS:
-            self._told.popitem(last=False)
-        # Names come from logs: a terminal behind the toast, or the desktop, must not obey what stands in them.
-        title, text = reason_of(notice.title), reason_of(_worded(notice))
-        settings, now = self.settings, datetime.now().astimezone()
-        if settings.toast and notice.door is not None:
-            _toast(notice.door, title, text, notice.directory)
+        self._shown[notice.matter] = None
+        if len(self._shown) > MAX_MATTERS:
+            self._shown.popitem(last=False)
+        # Names come from logs, and neither the desktop nor the terminal of the toast may interpret them.
+        title, text = reason_of(notice.title), reason_of(self._worded(notice))
+        settings, now = self._settings, datetime.now().astimezone()
+        if settings.toast and notice.endpoint is not None:
+            self._run_elsewhere(notice.endpoint, partial(_toast, notice.endpoint, title, text, notice.directory))
         if settings.silent_at(now.hour * 60 + now.minute):
             return
         if settings.desktop:
@@ -58,8 +75,16 @@ class Notifier:
         if settings.command:
             self._run(settings.command, notice, title, text, now.timestamp())
 
+    def _worded(self, notice: Tell) -> str:
+        """Return the text with its time, after the name of the session if the user has several."""
+        text = notice.text
+        if notice.at is not None:
+            text = f"{text} until {when(notice.at, time.time())}".strip()
+        name = self._name_of(notice.session) if notice.session else ""
+        return f"{name}: {text}" if name else text
+
     def _run(self, command: tuple[str, ...], notice: Tell, title: str, text: str, now: float) -> None:
-        """The person's own command; the first of several equal faults is said."""
+        """Run the user's own command, and report its failure unless the previous run failed in the same way."""
         until = None if notice.at is None else rfc3339(notice.at)
         event = {"version": 1, "time": rfc3339(now), "title": title, "text": text, "session": notice.session,
                  "directory": notice.directory, "until": until}  # fmt: skip
@@ -69,19 +94,11 @@ class Notifier:
         self._fault = fault
 
 
-def _worded(notice: Tell) -> str:
-    if notice.at is None:
-        return notice.text
-    moment = datetime.fromtimestamp(notice.at).astimezone()
-    day = "" if moment.date() == datetime.now().astimezone().date() else f"{moment:%a %d %b} "
-    return f"{notice.text} until {day}{moment:%H:%M:%S}".strip()
-
-
-def _toast(door: Door, title: str, text: str, directory: str | None) -> None:
+def _toast(endpoint: Endpoint, title: str, text: str, directory: str | None) -> None:
     try:
-        Api(door).toast(text or title, "warning", title, directory)
-    except DoorError:
-        return  # a server without a TUI shows none, and the desktop notice is there
+        client_of(endpoint).toast(text or title, "warning", title, directory)
+    except EndpointError:
+        return  # a server without a TUI cannot show a toast, but the desktop notification remains
 
 
 def _fault_of(command: tuple[str, ...], event: bytes) -> str | None:
@@ -106,9 +123,14 @@ def _desktop(title: str, text: str) -> None:
 
 def _command(title: str, text: str) -> list[str] | None:
     if sys.platform == "darwin":
-        # Arguments, not script text: what a provider wrote must never be run.
+        # Texts are passed as arguments, because a provider's text must never run as a script.
         script = "on run argv\ndisplay notification (item 2 of argv) with title (item 1 of argv)\nend run"
         return ["osascript", "-e", script, f"OpenCode: {title}", text]
     program = shutil.which("notify-send")
     # `--` because a title may begin with a dash.
-    return [program, "--app-name=ocwatchd", "--", f"OpenCode: {title}", text] if program else None
+    return [program, "--app-name=ocwatchd", "--", f"OpenCode: {title}", notification_body(text)] if program else None
+
+
+def notification_body(text: str) -> str:
+    """Return `text` escaped for notify-send, which decodes C escapes (`\\033` is an escape character) and markup."""
+    return text.replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

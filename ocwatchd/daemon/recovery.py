@@ -1,81 +1,115 @@
-"""What the journal says of the life before this one: what it left unfinished, and what it has told already."""
+"""Read from the journal what the previous run of the daemon left unfinished, and what it had already recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ocwatchd.clock import from_rfc3339
-from ocwatchd.core.cursor import Cursor
-from ocwatchd.core.limits import ModelRef, Target
-from ocwatchd.core.moves import Claim, MoveResult
-from ocwatchd.core.views import SessionState
+from ocwatchd.core.domain.moves import Claim, MoveResult
+from ocwatchd.core.domain.snapshot import SessionState
+from ocwatchd.core.domain.types import ModelRef, Target
+from ocwatchd.core.engine.session import LimitedTurn, ParkedTurn
+from ocwatchd.core.parsing.cursor import Cursor
 
 Entry = Mapping[str, object]
 Place = tuple[str, int, str]
-"""Where a refusal stands: file, offset, and its own time, because another file may come to have that name."""
+"""The position of a refused attempt in a log: file, offset and time. The time is included because a later file can have
+the same name.
+"""
 _ENDS = frozenset(MoveResult)
 _GOES_ON = frozenset((MoveResult.FAILED, MoveResult.TARGET_LIMITED, MoveResult.REFUSED))
-"""Ends of a move after which the session is still stuck, and something else is tried."""
+"""Results of a move after which the session is still stuck, so that the engine tries something else."""
+_UNPARKS = frozenset(
+    ("unparked", "moved", "already", "user_took_over", "target_limited", "answered", "went_on", "stopped")
+)
+"""Journal entries after which a parked turn no longer waits."""
 SETTLING = 10.0
-"""Seconds of life within which what was to follow such an end has begun. Lives that are killed one after the other, ten
-within this time where it was seen, do nothing about it."""
+"""Running time of the daemon, in seconds, within which it reacts to a result in `_GOES_ON`.
+
+Older results have already been handled. Only running time counts, because a daemon that is killed soon after its start
+does not react. Ten daemons in a row that were killed in this way have been observed.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class LastLife:
-    """`unfinished`: sessions whose move was claimed and never ended, with the claims; without any those whose move has
-    just failed and left them stopped. `refused`: sessions, with the model that refused them last. `unweighed`: those of
-    them whose refusal was read as it happened, or whose move has just come to nothing, and nothing was done about it.
-    `told`: places in logs, from the cursors on, whose refusals are in the journal. `cleared`: models, with the time at
-    which a person cleared them last. `missed`: those of the unweighed of whom it is said that no door showed them.
+class PreviousRun:
+    """What the journal contains about the previous run.
+
+    `unfinished`: the claims of unfinished moves, by session. A session without claims was stopped by a move that has
+    just failed. `refused`: the model of each session's last refused attempt. `unhandled`: sessions with a refused
+    attempt or a failed move to which the daemon had not yet reacted. `parked`: the parked turn of each session that
+    waits because all its models are cooling down. `recorded`: the positions, from the cursors on, of refused attempts
+    that are already in the journal. `cleared`: when a user last cleared each model, in epoch seconds. `missed`: the
+    sessions that no endpoint has shown so far.
     """
 
     unfinished: Mapping[str, tuple[Claim, ...]]
     refused: Mapping[str, ModelRef]
-    unweighed: tuple[str, ...]
-    told: frozenset[Place]
+    unhandled: tuple[str, ...]
+    recorded: frozenset[Place]
     cleared: Mapping[ModelRef, float]
     missed: frozenset[str]
+    origins: Mapping[str, Claim] = field(default_factory=dict)
+    """The last claim of each session, whatever its result."""
+    parked: Mapping[str, ParkedTurn] = field(default_factory=dict)
+    resumes: Mapping[str, tuple[str | None, int]] = field(default_factory=dict)
+    """The id of the prompt that was run again after it was parked, and the number of its runs, by session."""
 
 
-def last_life(
+NOTHING_BEFORE = PreviousRun({}, {}, (), frozenset(), {}, frozenset())
+"""The result for a run whose journal cannot be read."""
+
+
+def previous_run(
     entries: Iterable[Entry], since: float, cursors: Mapping[str, Cursor], beat: float | None = None
-) -> LastLife:
-    """Of these entries (oldest first) what happened since then (epoch seconds). Told and cleared counts at any age.
+) -> PreviousRun:
+    """Return what these journal entries (oldest first) contain about the time from `since` (epoch seconds).
 
-    `beat` is when the last life was last seen to live (epoch seconds).
+    Recorded limits, cleared models and parked turns count at any age, because a plan's limit can last for days. `beat`
+    is the last heartbeat of the previous run, in epoch seconds.
     """
     claims: dict[str, tuple[str, Claim]] = {}
     refused: dict[str, ModelRef] = {}
     open_ones: dict[str, None] = {}
     ended: dict[str, tuple[float, bool]] = {}
-    lived = _Lived()
-    told: set[Place] = set()
+    running_time = _RunningTime()
+    recorded: set[Place] = set()
     cleared: dict[ModelRef, float] = {}
     missed: set[str] = set()
+    origins: dict[str, Claim] = {}
+    parked: dict[str, ParkedTurn] = {}
+    resumed = _Resumed()
     for entry in entries:
         what, session = str(entry.get("what")), str(entry.get("session"))
         if what == "limit" and "by" not in entry:
             place = place_of(entry)
             if place is not None and _behind(place, cursors):
-                told.add(place)
+                recorded.add(place)
         time = _time(entry.get("time"))
         if what == "cleared" and (model := _model(entry)) is not None:
             cleared[model] = time
+        if what in _UNPARKS:
+            parked.pop(session, None)
+            parked.pop(str(entry.get("moved")), None)
+        elif what == "parked" and (turn := _turn(entry)) is not None:
+            until, at = (_time(entry[name]) if entry.get(name) else None for name in ("until", "resumes_at"))
+            parked[session] = ParkedTurn(turn, until, time, at, _model(entry, "waits_for"))
+        resumed.take(entry, session)
+        if what in _ENDS:  # at any age, because the clock may have been set back after the claim
+            claims.pop(str(entry.get("claim")), None)
         if time < since:
             continue
-        lived.until(time, begins=what == "started")
+        running_time.until(time, begins=what == "started")
         ended.pop(session, None)
         if what in _GOES_ON:
-            ended[session] = lived.seconds, what == MoveResult.FAILED and not _waits(entry.get("shown"))
+            ended[session] = running_time.seconds, what == MoveResult.FAILED and not _waits(entry.get("shown"))
         if what == "claim":
             claim = _claim(entry)
             if claim is not None:
+                origins[str(entry.get("moved") or entry.get("session"))] = claim
                 claims[claim.name] = str(entry.get("moved") or entry.get("session")), claim
-        elif what in _ENDS:
-            claims.pop(str(entry.get("claim")), None)
-        if what == "unanswered":  # a look that showed nothing decides nothing
+        if what == "unanswered":  # a probe without a result changes nothing below
             missed.add(session)
             continue
         missed.discard(session)
@@ -92,26 +126,56 @@ def last_life(
     unfinished: dict[str, tuple[Claim, ...]] = {}
     for session, open_claim in claims.values():
         unfinished[session] = (*unfinished.get(session, ()), open_claim)
-    lived.until(beat)
+    running_time.until(beat)
     for session, (at, stopped) in ended.items():
-        if lived.seconds - at > SETTLING:
+        if running_time.seconds - at > SETTLING:
             continue
         if stopped:
             unfinished.setdefault(session, ())
         else:
             open_ones[session] = None
-    return LastLife(unfinished, refused, tuple(open_ones), frozenset(told), cleared, frozenset(missed))
+    return PreviousRun(
+        unfinished,
+        refused,
+        tuple(open_ones),
+        frozenset(recorded),
+        cleared,
+        frozenset(missed),
+        origins,
+        parked,
+        resumed.counts,
+    )
 
 
-class _Lived:
-    """Seconds that daemons have lived: what lies between two lives does not count."""
+class _Resumed:
+    """Counts how often the prompts of parked turns were run again."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, tuple[str | None, int]] = {}
+        """The id of the prompt and the number of its runs, by session."""
+        self._claims: set[str] = set()
+
+    def take(self, entry: Entry, session: str) -> None:
+        """Count a run that this entry records. A run that was rejected before it changed anything does not count."""
+        what, count, claim = entry.get("what"), entry.get("resumes"), str(entry.get("claim"))
+        if what in ("parked", "claim") and isinstance(count, int):
+            prompt = entry.get("message")
+            self.counts[session] = prompt if isinstance(prompt, str) else None, count
+            self._claims.add(claim)
+        elif what in (MoveResult.REFUSED, MoveResult.ALREADY) and claim in self._claims and session in self.counts:
+            prompt, count = self.counts[session]
+            self.counts[session] = prompt, max(count - 1, 0)
+
+
+class _RunningTime:
+    """Counts the seconds during which a daemon ran, without the time between two runs."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self._last: float | None = None
 
     def until(self, time: float | None, *, begins: bool = False) -> None:
-        """One lives at this time (epoch seconds), or begins to."""
+        """Record that a daemon was running, or began to run, at this time (epoch seconds)."""
         if time is None:
             return
         if self._last is not None and not begins:
@@ -120,27 +184,46 @@ class _Lived:
 
 
 def _waits(shown: object) -> bool:
-    """Whether the session was seen to retry, or to have failed: a look finds it stuck, whatever we stopped before."""
-    return isinstance(shown, Mapping) and shown.get("state") in (SessionState.RETRY, SessionState.ERROR)
+    """Return whether the session was last seen in a retry or a failure. A probe then finds it as a stuck session.
+
+    A turn that the move had aborted looks like one that its user has stopped, so it has to be resumed as ours.
+    """
+    if not isinstance(shown, Mapping) or shown.get("aborted") is True:
+        return False
+    return shown.get("state") in (SessionState.RETRY, SessionState.ERROR)
 
 
 def place_of(entry: Entry) -> Place | None:
-    """Where the refusal stands that this entry (as it is written down) tells of; None if no log told it."""
+    """Return the log position of the refused attempt in this journal entry. Return None if the entry was not read from
+    a log.
+    """
     file, offset, evidence = entry.get("file"), entry.get("offset"), entry.get("evidence")
     at = evidence.get("at") if isinstance(evidence, Mapping) else None
     return (file, offset, at) if isinstance(file, str) and isinstance(offset, int) and isinstance(at, str) else None
 
 
 def _behind(place: Place, cursors: Mapping[str, Cursor]) -> bool:
-    """Whether it may be read again: it lies behind the cursor, or there is none."""
+    """Return whether the log may be read again at this position: it is beyond the cursor, or there is no cursor."""
     cursor = cursors.get(place[0])
     return cursor is None or place[1] >= cursor.offset
 
 
+def _turn(entry: Entry) -> LimitedTurn | None:
+    model, answer, pid = _model(entry), entry.get("answer"), entry.get("pid")
+    if model is None or not isinstance(answer, str):
+        return None
+    return LimitedTurn(model, answer, pid if isinstance(pid, int) else None, _origin(entry))
+
+
 def _claim(entry: Entry) -> Claim | None:
-    target, origin = _target(entry, "target"), entry.get("origin")
-    first = _target(origin, "model") if isinstance(origin, Mapping) else None
-    return Claim(str(entry.get("claim")), target, first) if target else None
+    target, answer = _target(entry, "target"), entry.get("answer")
+    stopped = answer if isinstance(answer, str) else None
+    return Claim(str(entry.get("claim")), target, _origin(entry), stopped) if target else None
+
+
+def _origin(entry: Entry) -> Target | None:
+    origin = entry.get("origin")
+    return _target(origin, "model") if isinstance(origin, Mapping) else None
 
 
 def _target(entry: Entry, name: str) -> Target | None:

@@ -1,7 +1,7 @@
-"""Measures what pools have used, from the message store; tells consumers of the register how to spread, and who else
-may stand in.
+"""Measure the usage of pools, and publish their load and the possible fallbacks in the blacklist.
 
-Reads beside OpenCode on a worker thread, and only after it has written; without pools it only lets `foresight` look.
+The message store is read on a worker thread, and only after OpenCode has written to it. The module also runs the
+forecaster.
 """
 
 from __future__ import annotations
@@ -10,59 +10,92 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from ocwatchd.clock import Clock
-from ocwatchd.core.entries import read
-from ocwatchd.core.experience import learnt
-from ocwatchd.core.figures import figures
-from ocwatchd.core.messages import Learnt, Used
-from ocwatchd.core.mind import Mind
+from ocwatchd.core.domain.pools import LEAST_USED, Pool, relative
+from ocwatchd.core.domain.types import ModelRef
+from ocwatchd.core.engine.messages import Learnt, Message, Used
+from ocwatchd.core.engine.session import EngineContext
+from ocwatchd.core.fallback.ranking import learnt
+from ocwatchd.core.history.journal_entries import read
+from ocwatchd.core.history.metrics import figures
 from ocwatchd.core.policy import Order
-from ocwatchd.core.pools import LEAST_USED, Pool, relative
-from ocwatchd.foresight import Foresight
-from ocwatchd.hands import Hands
-from ocwatchd.opencode.sessions import Answer, SessionStore
+from ocwatchd.daemon.faults import Faults
+from ocwatchd.daemon.forecaster import Forecaster
+from ocwatchd.opencode.sessions.message_store import Answer, SessionStore
 from ocwatchd.paths import Paths
-from ocwatchd.state import pools, stand_ins
+from ocwatchd.state.blacklist import fallback_data as fallbacks
 from ocwatchd.state.journal import Journal
 
 WINDOW = 3600.0
-"""Seconds back that count as use."""
+"""Maximum age, in seconds, of the answers that count as usage."""
 PAUSE = 3.0
-"""Seconds between measurements while OpenCode writes; reading an hour of ten sessions takes some 20 ms."""
+"""Minimum interval, in seconds, between measurements while OpenCode is writing. Reading an hour of answers from ten
+sessions takes about 20 ms.
+"""
 LEARN = 60.0
-"""Seconds between looks at how moves went; 30,000 lines of the journal cost about a second on a worker thread."""
+"""Interval, in seconds, between evaluations of past moves. Reading 30,000 journal lines takes about a second on a
+worker thread.
+"""
 LOOK_BACK = 30 * 86400.0
-"""Seconds of history that experience rests on."""
+"""Maximum age, in seconds, of the journal entries from which experience with fallbacks is learnt."""
 ASK = 600.0
-"""Seconds between questions what models can take, while one is limited; a stuck session's own door is asked anyway."""
+"""Interval, in seconds, between requests for the capacities of models while a model is cooling down. A probe of a stuck
+session requests them in any case.
+"""
 OPEN = 600.0
-"""Seconds for which an unfinished answer counts as a session at work; an older one was left by a dead process."""
+"""Maximum age, in seconds, of an unfinished answer that counts as a running session. An older answer was left behind by
+a dead process.
+"""
 
 
-class Gauge:
-    """One of the daemon's loop's helpers."""
+class UsageMeter:
+    """Measures pools, learns from past moves and publishes fallbacks, called by the daemon's loop."""
 
-    def __init__(self, hands: Hands, store: SessionStore, paths: Paths, clock: Clock) -> None:
-        """Nothing is read before `step`."""
-        self._hands, self._store, self._journal, self._clock = hands, store, paths.journal, clock
-        self._foresight = Foresight(hands.measure, store, paths, clock)
+    def __init__(
+        self,
+        work: Callable[[Callable[[], Message]], None],
+        publish: Callable[[Mapping[str, object]], None],
+        ask_offers: Callable[[], None],
+        faults: Faults,
+        store: SessionStore,
+        paths: Paths,
+        clock: Clock,
+    ) -> None:
+        """`work` runs a function on a worker thread and posts the returned message.
+
+        `publish` writes fields of the blacklist, `ask_offers` requests the capacities of models from OpenCode, and
+        `faults` records internal errors. Nothing is read before `step`.
+        """
+        self._work, self._publish_fields, self._ask_offers, self._faults = work, publish, ask_offers, faults
+        self._store, self._journal, self._clock = store, paths.journal, clock
+        self._forecaster = Forecaster(work, store, paths, clock)
         self._learnt = self._asked = 0.0
         self._mark = self._measured = self._written = 0.0
-        self._told: dict[str, object] = {}
-        self._stand_ins: dict[str, object] = {}
+        self._published_pools: dict[str, object] = {}
+        self._fallbacks: dict[str, object] = {}
+        self._basis: tuple[object, ...] = ()
+        self._rows: fallbacks.Rows = {}
+        self._published: list[ModelRef] = []
 
-    def step(self, mind: Mind) -> None:
-        """Measure and publish what is due. Call it as often as you like."""
-        self._foresight.step(mind)
-        now, configured = self._clock.now(), mind.policy.pools
+    def step(self, context: EngineContext) -> None:
+        """Measure and publish what is due. Calling this often is cheap."""
+        now, survived = self._clock.now(), self._faults.survived
+        with survived("forecasting"):
+            self._forecaster.step(context)
+        with survived("measuring pools"):
+            self._step_pools(context, now)
+        with survived("publishing fallbacks"):
+            self._publish_fallbacks(context, now)
+        if context.policy.order is Order.LEARNT and abs(now - self._learnt) >= LEARN:
+            self._learnt = now
+            self._work(lambda: self._experience(now))
+
+    def _step_pools(self, context: EngineContext, now: float) -> None:
+        configured = context.policy.pools
         if configured and abs(now - self._measured) >= PAUSE:
             self._measured = now
             self._measure([pool for pool in configured.values() if pool.spreads])
-        if configured or self._told:
-            self._publish(mind, now)
-        self._publish_stand_ins(mind, now)
-        if mind.policy.order is Order.LEARNT and abs(now - self._learnt) >= LEARN:
-            self._learnt = now
-            self._hands.measure(lambda: self._experience(now))
+        if configured or self._published_pools:
+            self._publish(context, now)
 
     def _experience(self, now: float) -> Learnt:
         entries = read(Journal(self._journal, self._clock).read())
@@ -73,30 +106,37 @@ class Gauge:
         if not spreading or mark == self._mark:
             return
         self._mark = mark
-        self._hands.measure(lambda: measured(self._store.answers, spreading, self._clock.now()))
+        self._work(lambda: measured(self._store.answers, spreading, self._clock.now()))
 
-    def _publish(self, mind: Mind, now: float) -> None:
-        found = pools.document(mind.policy, mind.fill.loads(now), mind.fill.measured_at, now)
-        if _lasting(found) != _lasting(self._told) or abs(now - self._written) >= pools.LASTS / 2:
-            self._told, self._written = found, now
-            self._hands.publish({"pools": found})
+    def _publish(self, context: EngineContext, now: float) -> None:
+        found = fallbacks.pools_document(context.policy, context.fill.loads(now), context.fill.measured_at, now)
+        if _lasting(found) != _lasting(self._published_pools) or abs(now - self._written) >= fallbacks.LASTS / 2:
+            self._published_pools, self._written = found, now
+            self._publish_fields({"pools": found})
 
-    def _publish_stand_ins(self, mind: Mind, now: float) -> None:
-        listed = [entry.model for entry in mind.ledger.entries() if entry.active(now)]
+    def _publish_fallbacks(self, context: EngineContext, now: float) -> None:
+        listed = [entry.model for entry in context.ledger.entries() if entry.active(now)]
         if not listed:
             return
         if abs(now - self._asked) >= ASK:
             self._asked = now
-            self._hands.ask_offers()
-        found = stand_ins.document(mind.policy, listed, mind.outlook(None, now))
-        changed = {key: value for key, value in found.items() if value != self._stand_ins.get(key)}
+            self._ask_offers()
+        outlook = context.outlook(None, now)
+        basis = (context.policy, outlook)
+        if basis != self._basis:
+            self._basis, self._rows, self._published = basis, {}, []
+        if listed == self._published:
+            return
+        self._published = listed
+        found = fallbacks.document(context.policy, listed, outlook, self._rows)
+        changed = {key: value for key, value in found.items() if value != self._fallbacks.get(key)}
         if changed:
-            self._stand_ins |= changed
-            self._hands.publish(changed)
+            self._fallbacks |= changed
+            self._publish_fields(changed)
 
 
 def measured(answers: Callable[[float], Iterable[Answer]], spreading: Iterable[Pool], now: float) -> Used:
-    """How full the members of these pools are. `answers` reads the store."""
+    """Return the load of each member of these pools. `answers` reads the message store."""
     rows = list(answers(now - WINDOW))
     found: dict[str, float] = {}
     members: list[str] = []
@@ -113,7 +153,7 @@ def _by_use(rows: list[tuple[Answer, str]], now: float) -> dict[str, float]:
         used[model] += row.message.tokens.spent if row.message.tokens else 0
     loads: defaultdict[str, float] = defaultdict(float, relative(used, len({row.session for row, _ in rows})))
     for row, model in rows:
-        # What an answer under way will cost is not known yet; a whole session's worth keeps a burst from piling up.
+        # The cost of an unfinished answer is unknown. Counting it as a whole session spreads a burst over all members.
         loads[model] += row.message.completed is None and now - (row.message.created or 0.0) < OPEN
     return dict(loads)
 
@@ -124,7 +164,7 @@ def _by_sessions(rows: list[tuple[Answer, str]]) -> dict[str, float]:
 
 
 def _lasting(document: Mapping[str, object]) -> dict[str, object]:
-    """What it says, without until when."""
+    """Return the document without its times, so that two documents can be compared."""
     untimed = {"until", "measured"}
     return {
         name: {key: value for key, value in pool.items() if key not in untimed}

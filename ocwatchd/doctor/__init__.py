@@ -1,1 +1,1 @@
-"""Checks of an installation: facts are gathered once, and every check decides on facts alone."""
+"""Check an installation. All facts are gathered first, and the checks use nothing else."""

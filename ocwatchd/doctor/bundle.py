@@ -1,58 +1,180 @@
-"""The archive for a bug report: what helps to understand, and nothing that is nobody's business."""
+"""Write the archive for a bug report, with everything that helps to understand the problem and nothing private.
+
+Redaction uses an allow-list: a text is kept only if its field is known to contain helpful text, and everything that
+looks like a secret is removed from it (`core.text.redact`). Numbers, flags and the names of fields are kept.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import platform
+import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from ocwatchd import __version__
-from ocwatchd.config.opencode import object_in
+from ocwatchd.config.keys import AUTO, KEYS, Key, Kind
+from ocwatchd.config.opencode_config import object_in
 from ocwatchd.config.reader import read_document
+from ocwatchd.core.text.redact import redact
 from ocwatchd.doctor.disk import json_object
-from ocwatchd.doctor.redact import redacted, redacted_text
 from ocwatchd.doctor.values import Check, Facts
 from ocwatchd.errors import ConfigError, OcwatchError
 from ocwatchd.paths import Paths
-from ocwatchd.state.files import write_atomic
-from ocwatchd.state.plain import StateError, read_plain
+from ocwatchd.state.files import write_named
+from ocwatchd.state.safe_read import StateError, read_plain
+
+REMOVED = "[removed]"
+
+_SHOWN = frozenset(
+    # The journal.
+    "agent at because began by claim directory doing door endpoint entry file id kind label measure message mode model "
+    "moved next outcome parent phrase reason release reset_source result rule scope session shown since source state "
+    "target tamed time title until warnings what why words text "
+    # The blacklist, the heartbeat, and what was forecast.
+    "before beat capabilities fallbacks following head health inputs loaded members output pool started strategy "
+    "updated unserved "
+    # The checks, the processes and the versions.
+    "code fault generation models_configured ocwatchd opencode plugin python remedy seen severity standing_back system "
+    "version".split()
+)
+"""The fields whose texts are kept. Others are removed, so that a new field is private until it is listed here."""
+_SECRET = re.compile(
+    r"key|token|secret|passw|auth|header|cookie|credential|prompt|^(parts|body|requestBodyValues|env|environment)$",
+    re.IGNORECASE,
+)
+_COUNTS = re.compile(r"tokens|first_token")
+_PROGRAMS = frozenset("curl wget sh bash zsh fish python python3 node notify-send osascript ntfy apprise mail".split())
+"""Programs whose names are kept in `notifications.command`. Other words may be a topic or a person's name."""
+
+
+def redacted(value: object, home: str, field: str = "") -> object:
+    """Return `value` without secrets, and with `~` for the home directory. Only the name of a secret field is kept."""
+    if isinstance(value, Mapping):
+        return {redacted_text(str(key), home): _item(str(key), item, field, home) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(item, home, field) for item in value]
+    if isinstance(value, str):
+        return redacted_text(value, home) if field in _SHOWN else REMOVED
+    return value if isinstance(value, int | float) or value is None else REMOVED
+
+
+def _item(name: str, item: object, field: str, home: str) -> object:
+    counts = isinstance(item, int | float) and _COUNTS.search(name)
+    if _SECRET.search(name) and not counts and field != "models_configured":
+        return REMOVED
+    return redacted(item, home, field if field == "models_configured" else name)
+
+
+def redacted_text(text: str, home: str) -> str:
+    """Return a text without secrets, and with `~` for the home directory."""
+    return redact(text, home, REMOVED)
+
+
+def redacted_settings(values: object, keys: tuple[Key, ...], home: str) -> object:
+    """Return a part of rate-limit-config.json, redacted according to `keys`. Of an unknown key, keep only the name."""
+    if not isinstance(values, Mapping):
+        return REMOVED
+    known = {name: key for key in keys for name in (key.name, key.formerly)}
+    return {
+        redacted_text(str(name), home): _setting(known[name], value, home) if name in known else _unknown(value)
+        for name, value in values.items()
+        if not str(name).startswith("//")  # comments may contain anything
+    }
+
+
+def _unknown(value: object) -> object:
+    return value if isinstance(value, bool) or value is None else REMOVED
+
+
+def _setting(key: Key, value: object, home: str) -> object:
+    match key.kind:
+        case Kind.SECTION:
+            return redacted_settings(value, key.inner, home)
+        case Kind.PER_MODEL | Kind.POOLS | Kind.LIMITS if isinstance(value, Mapping):
+            return {redacted_text(str(name), home): _inner(key, item, home) for name, item in value.items()}
+        case Kind.CHOICE:
+            return value if value in key.choices else REMOVED
+        case Kind.TEXTS if key.name == "command":
+            return _program(value)
+        case Kind.PATIENCE:
+            return value if value == AUTO or isinstance(value, int | float) else REMOVED
+        case Kind.CHOICES:
+            return [each if each in key.choices else REMOVED for each in value] if isinstance(value, list) else REMOVED
+        case Kind.FLAG | Kind.NUMBER | Kind.WHOLE:
+            return value if isinstance(value, int | float) else REMOVED
+        case Kind.TEXT | Kind.TEXTS if not key.shown:
+            return REMOVED
+        case Kind.ACCOUNTS:  # account names may be names of people or customers
+            return {redacted_text(str(name), home): REMOVED for name in value} if isinstance(value, dict) else REMOVED
+    return _texts(value, home)
+
+
+def _inner(key: Key, item: object, home: str) -> object:
+    if isinstance(item, list):
+        return [redacted_settings(one, key.inner, home) for one in item]
+    return redacted_settings(item, key.inner, home)
+
+
+def _texts(value: object, home: str) -> object:
+    """Return a redacted copy of a value that contains model names, agent names, patterns or paths."""
+    if isinstance(value, Mapping):
+        return {redacted_text(str(name), home): _texts(item, home) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_texts(item, home) for item in value]
+    return redacted_text(value, home) if isinstance(value, str) else value
+
+
+def _program(value: object) -> object:
+    """Return a command line without its arguments, which may contain addresses, topics, keys and passwords."""
+    words = [str(word) for word in value] if isinstance(value, list) else [str(value)]
+    name = words[0].rpartition("/")[2] if words else ""
+    return [name if name in _PROGRAMS else REMOVED, *[REMOVED] * (len(words) - 1)] if words else []
+
 
 LINES = 500
-"""Last lines of the journal and of the plugin's errors."""
+"""Number of lines taken from the end of the journal and of the plugin's error log."""
+SHORTEST = 4
+"""Minimum length of a private text in the configuration that is removed everywhere; shorter texts are too common."""
 NAME = "ocwatchd-report"
+"""The directory in the archive."""
 
 
-def write_bundle(path: Path, paths: Paths, facts: Facts, checks: Sequence[Check]) -> tuple[str, ...]:
-    """Write a tar.gz, mode 0600, whole or not at all; the names in it.
+def write_bundle(path: Path, paths: Paths, facts: Facts, checks: Sequence[Check]) -> tuple[tuple[str, ...], bool]:
+    """Write the archive, a tar.gz with mode 0600. Return its file names, and whether it went to standard output.
+
+    The file is replaced as a whole; a special file, such as a pipe, is written to.
 
     Raises:
-        OcwatchError: it cannot be written.
+        OcwatchError: the archive cannot be written.
     """
     home = str(paths.home)
     documents: dict[str, object] = {
         "versions.json": versions(facts),
         "doctor.json": {"version": 1, "checks": [asdict(check) for check in checks]},
-        "rate-limit-config.json": _config(paths),
         "blacklist.json": json_object(paths.blacklist),
         "daemon.json": json_object(paths.heartbeat),
         "opencode-processes.json": [asdict(running) for running in facts.running],
     }
+    config, unfit = _config(paths, home)
     files = {name: json.dumps(redacted(value, home), indent=1, default=str) for name, value in documents.items()}
+    files["rate-limit-config.json"] = json.dumps(config, indent=1, default=str)
     files["journal.jsonl"] = "\n".join(_journal(paths, home))
-    files["plugin-errors.log"] = "\n".join(_tail(paths.state_dir / "plugin-errors.log", home))
+    # Redacted as one text, because a secret may extend over several lines.
+    files["plugin-errors.log"] = redacted_text("\n".join(_raw_tail(paths.state_dir / "plugin-errors.log")), home)
+    files = {name: _without(unfit, text) for name, text in files.items()}
     try:
-        write_atomic(path.absolute(), _archive(files, int(facts.now)))
+        on_stdout = write_named(path.absolute(), _archive(files, int(facts.now)))
     except OSError as fault:
         raise OcwatchError(f"{path} cannot be written: {fault.strerror or fault}") from fault
-    return tuple(files)
+    return tuple(files), on_stdout
 
 
 def versions(facts: Facts) -> dict[str, object]:
-    """What runs here, without the machine's name."""
+    """Return the versions of the programs and the system, and the configured models, without the machine's name."""
     return {
         "ocwatchd": __version__,
         "opencode": facts.version,
@@ -62,18 +184,31 @@ def versions(facts: Facts) -> dict[str, object]:
     }
 
 
-def _config(paths: Paths) -> object:
-    """Ours, as parsed: remarks may say anything, so they stay behind."""
+def _config(paths: Paths, home: str) -> tuple[object, frozenset[str]]:
+    """Return our configuration, redacted, and its private texts, which are removed from other files that quote them."""
     try:
-        return _without_remarks(object_in(read_document(paths.config_file).data, "rateLimit"))
+        values = object_in(read_document(paths.config_file).data, "rateLimit")
     except ConfigError as fault:
-        return {"fault": str(fault)}
+        return redacted({"fault": str(fault)}, home), frozenset()
+    shown = redacted_settings(values, KEYS, home)
+    return shown, frozenset(_all_texts(values)) - frozenset(_all_texts(shown))
 
 
-def _without_remarks(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {key: _without_remarks(item) for key, item in value.items() if not str(key).startswith("//")}
-    return value
+def _all_texts(value: object) -> Iterator[str]:
+    """Yield every text in a document except the names of fields."""
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _all_texts(item)
+
+
+def _without(unfit: Iterable[str], text: str) -> str:
+    """Return `text`, which is JSON or plain text, without the texts in `unfit`. The longest are removed first."""
+    for one in sorted(unfit, key=len, reverse=True):
+        if len(one) >= SHORTEST:
+            for written in (one, repr(one)[1:-1]):
+                text = text.replace(json.dumps(written)[1:-1], REMOVED)
+    return text
 
 
 def _journal(paths: Paths, home: str) -> list[str]:
@@ -81,13 +216,9 @@ def _journal(paths: Paths, home: str) -> list[str]:
     for line in _raw_tail(paths.journal):
         try:
             lines.append(json.dumps(redacted(json.loads(line), home)))
-        except (ValueError, RecursionError):  # torn by a crash
+        except (ValueError, RecursionError):  # a line may be incomplete after a crash
             continue
     return lines
-
-
-def _tail(path: Path, home: str) -> list[str]:
-    return [redacted_text(line, home) for line in _raw_tail(path)]
 
 
 def _raw_tail(path: Path) -> list[str]:
@@ -98,12 +229,12 @@ def _raw_tail(path: Path) -> list[str]:
 
 
 def _archive(files: Mapping[str, str], now: int) -> bytes:
-    """Without the user's name and numbers, which tar would keep."""
+    """Return the archive. It does not contain the user's name and ids, unlike an ordinary tar archive."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for name, text in files.items():
             entry = tarfile.TarInfo(f"{NAME}/{name}")
-            data = f"{text}\n".encode()
+            data = f"{text}\n".encode(errors="backslashreplace")
             entry.size, entry.mtime, entry.mode = len(data), now, 0o600
             archive.addfile(entry, io.BytesIO(data))
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Facts that lie on the disk: logs, our own files and their modes, the system's limits."""
+"""Gather facts from the disk: logs, our own files and their modes, and the system's limits."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from ocwatchd.clock import from_rfc3339
 from ocwatchd.doctor.values import LogDirectory, Mode
+from ocwatchd.opencode.plugin import install as plugin_file
+from ocwatchd.ownership import ELSEWHERE, home_owner, in_own_home, is_ours, repair, user_name
 from ocwatchd.paths import Paths
-from ocwatchd.state.entries import Contents
+from ocwatchd.state.blacklist.format import Contents
 from ocwatchd.state.heartbeat import Heartbeat
-from ocwatchd.state.plain import StateError, read_plain
+from ocwatchd.state.safe_read import StateError, read_plain
 
 INOTIFY = Path("/proc/sys/fs/inotify")
 CATALOGUE_CAP = 64 << 20
-"""Bytes of OpenCode's cached list of models; it had 1.5 MB in 2026."""
+"""Maximum size, in bytes, of a JSON file that is read; OpenCode's cached list of models was 1.5 MB in 2026."""
 DAY = 86_400.0
+STRANGE = 12
+"""Maximum number of other users' files that are reported; there may be one for each session."""
 
 
 def json_object(path: Path) -> dict[str, object]:
-    """The object in a JSON file; empty if there is none, or none that can be read."""
+    """Return the object in a JSON file; an empty object if the file is missing or cannot be read."""
     try:
         found = json.loads(read_plain(path, CATALOGUE_CAP))
     except (OSError, StateError, ValueError, RecursionError):
@@ -33,7 +38,7 @@ def json_object(path: Path) -> dict[str, object]:
 
 
 def log_directory(path: Path) -> LogDirectory:
-    """How many logs lie there, and when the newest was written."""
+    """Return the number of logs in a directory, and the time of the last write."""
     try:
         with os.scandir(path) as entries:
             times = [entry.stat().st_mtime for entry in entries if entry.name.endswith(".log")]
@@ -45,22 +50,56 @@ def log_directory(path: Path) -> LogDirectory:
 
 
 def open_modes(paths: Paths) -> Iterator[Mode]:
-    """Our files and directories that others get into."""
+    """Yield our files and directories that other users can access or that belong to another user."""
     state = paths.state_dir
-    private = (state, paths.doors, paths.facts, paths.blacklist, paths.journal, paths.cursors, paths.heartbeat,
+    private = (state, paths.endpoints, paths.facts, paths.blacklist, paths.journal, paths.cursors, paths.heartbeat,
                paths.moved, state / "plugin-errors.log")  # fmt: skip
     for path, closed in (*((path, 0o077) for path in private), (paths.config_file, 0o022)):
-        try:
+        with suppress(OSError):
             info = path.stat()
-        except OSError:
-            continue
-        own = info.st_uid == os.getuid()
-        if not own or info.st_mode & closed:
-            yield Mode(str(path), stat.S_IMODE(info.st_mode), own)
+            if is_ours(info.st_uid) and info.st_mode & closed:
+                yield Mode(str(path), stat.S_IMODE(info.st_mode))
+    yield from islice(_strange(paths), STRANGE)
+
+
+def _strange(paths: Paths) -> Iterator[Mode]:
+    """Yield our files that belong to another user. Earlier versions of our commands created such files under `sudo`."""
+    plugin = (paths.opencode_config / "plugin" / name for name in (plugin_file.NAME, *plugin_file.PARTS))
+    units = (
+        paths.home / ".config/systemd/user/ocwatchd.service",
+        paths.home / "Library/LaunchAgents/dev.ocwatchd.plist",
+    )
+    for path in (paths.cache_dir, paths.config_file, *plugin, *units):
+        yield from _anothers(path)
+    yield from _anothers(paths.state_dir, within=True)
+
+
+def _anothers(path: Path, *, within: bool = False) -> Iterator[Mode]:
+    """Yield the path if it belongs to another user. Otherwise, with `within`, yield such files below it."""
+    try:
+        info = path.lstat()
+    except OSError:
+        return
+    if info.st_uid != _rightful():
+        user, whole = user_name(info.st_uid), stat.S_ISDIR(info.st_mode)
+        mended = repair(str(path), whole=whole)
+        known = info.st_uid == 0 and (os.geteuid() == 0 or in_own_home(str(path)))
+        # After a chown, we would trust everything in the other user's directory.
+        remedy = mended if known else f"remove it, {ELSEWHERE}" if whole else f"remove it, or: {mended}"
+        yield Mode(str(path), stat.S_IMODE(info.st_mode), own=False, owner=user, repair=remedy)
+    elif within and path.is_dir():
+        with suppress(OSError):
+            for entry in sorted(path.iterdir()):
+                yield from _anothers(entry, within=not entry.is_symlink())
+
+
+def _rightful() -> int:
+    """Return the id of the user who should own our files: this user, or under `sudo` the owner of HOME."""
+    return home_owner() if os.geteuid() == 0 else os.geteuid()
 
 
 def inotify_limits() -> tuple[int, int] | None:
-    """Most watches and most instances of one user; None on systems without inotify."""
+    """Return the maximum number of watches and of instances per user; None on systems without inotify."""
     try:
         watches, instances = (int((INOTIFY / f"max_user_{what}").read_text()) for what in ("watches", "instances"))
     except (OSError, ValueError):
@@ -68,16 +107,16 @@ def inotify_limits() -> tuple[int, int] | None:
     return watches, instances
 
 
-def clock_of_ours(beat: Heartbeat, register: Contents) -> float | None:
-    """The latest time that our files name as past."""
-    times = [entry.since for entry in register.entries.values()]
+def newest_time(beat: Heartbeat, blacklist: Contents) -> float | None:
+    """Return the time of the latest event in our files; None if there is none."""
+    times = [entry.since for entry in blacklist.entries.values()]
     with suppress(ValueError, OverflowError):
-        times.append(from_rfc3339(str(register.raw.get("updated"))))
+        times.append(from_rfc3339(str(blacklist.raw.get("updated"))))
     return max([*times, *([beat.beat] if beat.beat else [])], default=None)
 
 
 def journal_bytes(paths: Paths) -> int:
-    """Of both files."""
+    """Return the size of both journal files together, in bytes."""
     total = 0
     for path in (paths.journal, paths.journal.with_name(f"{paths.journal.name}.1")):
         with suppress(OSError):
@@ -86,7 +125,7 @@ def journal_bytes(paths: Paths) -> int:
 
 
 def state_free(paths: Paths) -> int | None:
-    """Bytes that are free where our state lies, or would lie."""
+    """Return the free bytes in the file system of our state directory, which need not exist yet; None if unknown."""
     for place in (paths.state_dir, *paths.state_dir.parents):
         with suppress(OSError):
             return shutil.disk_usage(place).free
@@ -94,7 +133,7 @@ def state_free(paths: Paths) -> int | None:
 
 
 def last_error(path: Path, now: float) -> str | None:
-    """The newest line of the plugin's own log of errors, if it is of the last day."""
+    """Return the last line of the plugin's error log if the log was written within the last day; otherwise None."""
     try:
         if now - path.stat().st_mtime > DAY:
             return None

@@ -1,4 +1,4 @@
-"""What the doctor works with: facts gathered once, and what the checks say about them. Values only."""
+"""The values of `ocwatch doctor`: the facts about an installation, and the findings of the checks."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ocwatchd.core.chains import Chains
+from ocwatchd.config.offered_models import Offered
+from ocwatchd.core.domain.chains import Chains
 
 
 class Severity(StrEnum):
-    """How bad it is."""
+    """The severity of a finding."""
 
     OK = "ok"
-    INFO = "info"  # worth knowing, nothing to do
+    INFO = "info"  # for information; no action is necessary
     WARNING = "warning"  # something works less well than it could
     ERROR = "error"  # something does not work
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. `remedy` is None where there is nothing to do."""
+    """One finding: what was seen, and what to do. `remedy` is None if there is nothing to do."""
 
     code: str
     severity: Severity
@@ -30,48 +31,41 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """One running OpenCode of this home. `plugin`, `opencode` are versions as the companion plugin tells them."""
+    """One running OpenCode process in this home. The companion plugin reported the versions `plugin` and `opencode`."""
 
     pid: int
     directory: str | None = None
     opencode: str | None = None
     plugin: str | None = None
-    door: bool = False
+    endpoint: bool = False
     standing_back: str | None = None
     runs_once: bool = False
+    generation: int = 1
+    listens: bool = False
+    place: str = ""
+    """The terminal, directory and session of a process without the companion plugin; otherwise empty."""
+    why: str = ""
+    """Why the plugin is not loaded, as a clause: `was started …`; empty if it is loaded."""
+    remedy: str = ""
+    """How to restart a process without the plugin; otherwise empty."""
+    hooks: tuple[str, ...] = ()
+    """The companion plugin's hooks that this process, an OpenCode 2, has called."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogDirectory:
-    """A directory that is followed. `newest` is when the last line came, epoch seconds."""
+    """A log directory that is read. `newest` is when its last line was written, in epoch seconds."""
 
     path: str
     files: int | None
-    """None: it is not there, or cannot be read; `trouble` says which."""
+    """The number of logs; None if the directory does not exist or, with `trouble`, cannot be read."""
     newest: float | None = None
     trouble: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Offered:
-    """Which models there are, as far as anybody here can tell, by provider."""
-
-    by_doors: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """By running OpenCodes: the truth for their projects."""
-    configured: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    catalogue: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """OpenCode's cached list; what a configured provider of the same name adds to."""
-    catalogue_age: float | None = None
-    """Seconds."""
-    signed_in: frozenset[str] = frozenset()
-    enabled: frozenset[str] | None = None
-    """None: all that are not disabled."""
-    disabled: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
 class Agents:
-    """Names of agents. `complete`: a running OpenCode was asked, so plugins' agents are among them."""
+    """The names of agents. They are `complete` if a running OpenCode process reported them, also those from plugins."""
 
     names: frozenset[str] = frozenset()
     complete: bool = False
@@ -79,35 +73,41 @@ class Agents:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """Our configuration. `fault` is why it cannot be used; the rest is then empty."""
+    """Our configuration. `fault` says why it cannot be used; the other values are then empty."""
 
     path: str
     exists: bool = False
     fault: str | None = None
     warnings: tuple[str, ...] = ()
     chains: Chains = field(default_factory=dict)
-    """With aliases resolved."""
+    """The fallbacks of each model, with aliases resolved."""
     agents: Mapping[str, str] = field(default_factory=dict)
-    """By model."""
+    """The configured agent of each model."""
     pools: Chains = field(default_factory=dict)
-    """Members by name."""
+    """The members of each pool."""
+    plan_command: bool = False
+    """Whether `forecast.command` is set."""
+    named: tuple[str, ...] = ()
+    """Every model in the configuration, as `config check` reads it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """The daemon as its heartbeat shows it. `state` is up, deaf or down."""
+    """The state of the daemon, from its heartbeat. `state` is up, deaf (stalled) or down."""
 
     state: str = "down"
     pid: int | None = None
     beat_age: float | None = None
     health: tuple[str, ...] = ()
-    unheard: str | None = None
-    """What OpenCode wrote and the daemon did not read."""
+    unread_log: str | None = None
+    """A sentence about log lines that the daemon has not read; None if there are none."""
+    waiting: tuple[tuple[str, str, str], ...] = ()
+    """Sessions that only their user can continue: id, what holds them up, and the command without `ocwatch`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """The companion plugin's file. `state` is current, outdated, absent or foreign."""
+    """The file of the companion plugin. `state` is current, outdated, absent or foreign (not written by ocwatchd)."""
 
     state: str = "absent"
     path: str = ""
@@ -115,58 +115,69 @@ class Plugin:
     shipped: str = ""
     trouble: str | None = None
     last_error: str | None = None
-    """The newest line of plugin-errors.log, if it is of the last day."""
+    """The last line of plugin-errors.log if that file was written within the last day."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The service's file. `program`: what it starts; `there`: whether that can be started."""
+    """The service's file. `program` is the program that it starts, and `there` says whether the program exists."""
 
     file: str | None = None
     program: str | None = None
     there: bool = True
     unserved: str | None = None
-    """Why no service manager serves this user; None where one does."""
+    """Why there is no service manager for this user; None if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """A file or directory of ours that others may read or write, or that is not this user's."""
+    """One of our files or directories that other users can access, or that belongs to another user (not `own`)."""
 
     path: str
     mode: int
     own: bool = True
+    owner: str = "another user"
+    repair: str = ""
+    """The command that gives the file back to this user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that the checks decide on. The defaults are a machine with nothing on it."""
+    """All facts that the checks use. The defaults describe a machine on which nothing is installed."""
 
     now: float
     program: str | None = None
     version: str | None = None
     program_fault: str | None = None
+    generation: int = 1
+    """The generation of `program`."""
+    migrated: str | None = None
+    """The OpenCode 1 database that OpenCode 2 has taken over; None if there is none."""
     running: tuple[Running, ...] = ()
-    doors: int = 0
-    door_troubles: tuple[str, ...] = ()
+    endpoints: int = 0
+    endpoint_troubles: tuple[str, ...] = ()
+    endpoint_statuses: tuple[Mapping[str, object], ...] = ()
+    """The running OpenCode processes that have an endpoint or cannot be served, with the fields of `status --json`."""
     logs: tuple[LogDirectory, ...] = ()
     daemon: Daemon = Daemon()
     config: Configured = Configured("")
     opencode_config_fault: str | None = None
     used: tuple[str, ...] = ()
-    """Models that OpenCode is configured to work with: the default one, and those of agents that lead."""
-    offered: Offered = Offered()
+    """The models in use: OpenCode's default model, the models of agents that are not subagents, and recent models."""
+    offered: Offered = field(default_factory=Offered)
     agents: Agents = Agents()
     plugin: Plugin = Plugin()
     rivals: tuple[str, ...] = ()
-    """Other fallback plugins that are installed, each with where."""
+    """Other fallback plugins that are installed, each with its location."""
     service: Service = Service()
     open_modes: tuple[Mode, ...] = ()
     inotify: tuple[int, int] | None = None
-    """Most watches and most instances of a user; None where there is no inotify."""
-    newest_of_ours: float | None = None
-    """The latest time that stands in our files, epoch seconds."""
-    register_problems: tuple[str, ...] = ()
+    """Maximum number of watches and of instances per user; None on systems without inotify."""
+    newest_time: float | None = None
+    """The time of the latest event in our files, in epoch seconds."""
+    blacklist_problems: tuple[str, ...] = ()
+    plan_command_problem: str | None = None
+    """Why the last run of `forecast.command` failed; None if it did not."""
     journal_bytes: int = 0
     state_free: int | None = None
-    """Bytes that are free where our state lies."""
+    """Free bytes in the file system of our state directory; None if unknown."""

@@ -1,1 +1,1 @@
-"""The fire drill: the user's own OpenCode against a provider of ours that rate-limits, in a private HOME."""
+"""The drill: a test of ocwatchd with the user's OpenCode and a simulated provider, in a private HOME."""

@@ -1,4 +1,4 @@
-"""An OpenCode for the drill from the npm registry, kept in our cache directory; nothing is installed."""
+"""Fetch OpenCode for the drill from the npm registry into our cache directory. Nothing is installed."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from ocwatchd.errors import OcwatchError, UsageError
+from ocwatchd.ownership import give_tree, make_directories
+from ocwatchd.paths import home
 
 LATEST = "latest"
 PACK_LIMIT, CALL_LIMIT = 600.0, 60.0
-"""Seconds for a download by npm, and for each silence of the registry; a package has 40 - 60 MB."""
+"""Timeouts, in seconds, for a download by npm, and for each wait for data; a package has 40 - 60 MB."""
 SIZE_CAP = 400 << 20
-"""Bytes of a packed OpenCode."""
+"""Maximum size, in bytes, of the OpenCode package."""
 _VERSION = re.compile(r"\d+\.\d+\.\d+(-[\w.]+)?|[a-z][a-z-]*")
 
 
 class FetchFailed(OcwatchError):
-    """There is no such OpenCode to be had; the message says why and what to do."""
+    """OpenCode cannot be fetched; the message says why and what to do."""
 
 
 def package_name(system: str | None = None, machine: str | None = None, cpu: str | None = None) -> str:
-    """The npm package that holds OpenCode's program for this kind of machine.
+    """Return the npm package that contains OpenCode's program for this kind of machine.
 
-    `cpu`: /proc/cpuinfo's text; without AVX2 in it the ordinary x64 build ends with an illegal instruction.
+    `cpu` is the text of /proc/cpuinfo: on a CPU without AVX2, the ordinary x64 build ends with an illegal instruction.
     """
     system = (system or platform.system()).lower()
     machine = (machine or platform.machine()).lower()
@@ -50,19 +52,19 @@ def package_name(system: str | None = None, machine: str | None = None, cpu: str
 
 
 def fetch(version: str, cache: Path, environ: Mapping[str, str]) -> Path:
-    """The program of this version (or tag, as `latest`), from the cache if it is there.
+    """Return the program of this version or tag (such as `latest`), from the cache if it contains the version.
 
     Raises:
-        UsageError: that is no version.
-        FetchFailed: it cannot be had.
+        UsageError: the text is not a version.
+        FetchFailed: OpenCode cannot be fetched.
     """
     if not _VERSION.fullmatch(version):
-        raise UsageError(f"{version!r} is no version of OpenCode; write it as 1.18.33, or latest")
+        raise UsageError(f"{version!r} is not a valid OpenCode version. Use a number such as 1.18.33, or latest")
     wanted = cache / f"opencode-{version}" / "opencode"
-    if wanted.exists():  # a tag never is: it is kept under the version it stood for
+    if wanted.exists():  # a tag never matches, because the program is stored under its version
         return wanted
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        make_directories(cache, 0o777)  # with the mode of the umask, because OpenCode is not private
         with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as scratch:
             return _unpack(_packed(version, Path(scratch), environ), cache, Path(scratch))
     except (OSError, tarfile.TarError, KeyError) as fault:
@@ -87,25 +89,25 @@ def _by_npm(npm: str, spec: str, scratch: Path, environ: Mapping[str, str]) -> P
     found = list(scratch.glob("*.tgz"))
     if done.returncode or len(found) != 1:
         said = " ".join((done.stderr or done.stdout).decode(errors="replace").split())[-300:]
-        raise FetchFailed(f"`npm pack {spec}` failed with code {done.returncode}: {said or 'it said nothing'}")
+        raise FetchFailed(f"`npm pack {spec}` failed with code {done.returncode}: {said or 'no output'}")
     return found[0]
 
 
 def registry_of(environ: Mapping[str, str]) -> str:
-    """npm's configured registry, as npm finds it: its variable, then the user's `.npmrc`.
+    """Return the registry that is configured for npm, from its environment variable or the user's `.npmrc`.
 
     Raises:
-        FetchFailed: none is configured.
+        FetchFailed: no registry is configured.
     """
     named = environ.get("npm_config_registry") or environ.get("NPM_CONFIG_REGISTRY")
     if not named:
-        file = Path(environ.get("npm_config_userconfig") or Path(environ.get("HOME", "~")).expanduser() / ".npmrc")
+        file = Path(environ.get("npm_config_userconfig") or Path(home(environ)) / ".npmrc")
         lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
         pairs = [line.partition("=")[::2] for line in lines]
         named = next((value.strip() for key, value in pairs if key.strip() == "registry"), "")
     if urlsplit(named).scheme not in ("https", "http"):
         raise FetchFailed(
-            "there is no npm to fetch OpenCode with, and no registry is configured: install npm, or set "
+            "npm is not installed, and no registry is configured. Install npm, or set "
             "npm_config_registry to the registry's address"
         )
     return named.rstrip("/")
@@ -116,12 +118,14 @@ def _by_http(spec: str, scratch: Path, registry: str) -> Path:
     about = json.loads(_get(f"{registry}/{quote(name, safe='')}/{quote(version, safe='')}", spec))
     dist = about.get("dist") if isinstance(about, dict) else None
     if not isinstance(dist, dict) or not isinstance(dist.get("tarball"), str):
-        raise FetchFailed(f"{registry} tells no place for {spec}")
+        raise FetchFailed(f"{registry} has no download address for {spec}")
     if urlsplit(dist["tarball"]).scheme not in ("https", "http"):
-        raise FetchFailed(f"{registry} names a place for {spec} that is no web address")
+        raise FetchFailed(f"{registry} has a download address for {spec} that is not http or https")
     data = _get(dist["tarball"], spec)
     if not intact(data, str(dist.get("integrity") or "")):
-        raise FetchFailed(f"{spec} arrived damaged: its sha512 is not the one that {registry} names")
+        raise FetchFailed(
+            f"{spec} was damaged in transit: its sha512 is not the one that {registry} reports. Try again"
+        )
     packed = scratch / "package.tgz"
     packed.write_bytes(data)
     return packed
@@ -132,14 +136,14 @@ def _get(url: str, spec: str) -> bytes:
         with urllib.request.urlopen(url, timeout=CALL_LIMIT) as answer:  # noqa: S310 (http and https only, see callers)
             data: bytes = answer.read(SIZE_CAP)
     except urllib.error.HTTPError as fault:
-        raise FetchFailed(f"{spec} is not to be had: {url} answers {fault.code} {fault.reason}") from fault
+        raise FetchFailed(f"{spec} cannot be fetched: {url} returned {fault.code} {fault.reason}") from fault
     except OSError as fault:
-        raise FetchFailed(f"{spec} is not to be had: {url}: {fault}") from fault
+        raise FetchFailed(f"{spec} cannot be fetched: {url}: {fault}") from fault
     return data
 
 
 def intact(data: bytes, integrity: str) -> bool:
-    """Whether `data` has one of the sha512 sums that a registry names (`sha512-BASE64 …`)."""
+    """Return whether the sha512 of `data` is in `integrity`, in the registry's form (`sha512-BASE64 …`)."""
     wanted = [part.removeprefix("sha512-") for part in integrity.split() if part.startswith("sha512-")]
     try:
         return hashlib.sha512(data).digest() in [base64.b64decode(part) for part in wanted]
@@ -148,16 +152,17 @@ def intact(data: bytes, integrity: str) -> bool:
 
 
 def _unpack(packed: Path, cache: Path, scratch: Path) -> Path:
-    """Put the program under the version that the package itself names; whoever comes second leaves what is there."""
+    """Unpack the program into the cache, under the version in the package. An existing program is kept."""
     with tarfile.open(packed) as archive:
         archive.extractall(scratch / "unpacked", filter="data")
     package = scratch / "unpacked" / "package"
     about = json.loads((package / "package.json").read_bytes())
     version = str(about["version"])
     if not _VERSION.fullmatch(version):
-        raise FetchFailed(f"the package names the odd version {version!r}")
+        raise FetchFailed(f"the package has the invalid version {version!r}")
     program = package / "bin" / "opencode"
     program.chmod(0o755)
+    give_tree(program.parent, cache)
     directory = cache / f"opencode-{version}"
     if not (directory / "opencode").exists():
         os.replace(program.parent, directory)  # noqa: PTH105 (over an empty directory, at once)

@@ -1,4 +1,4 @@
-"""The drill's private HOME: OpenCode's configuration, ours, the plugin, and an environment that lets nothing out."""
+"""Create the drill's private HOME, with configurations and the plugin, and an environment without network access."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ocwatchd.drill.provider import FALLBACK, PRIMARY, TITLES
-from ocwatchd.opencode import plugin_file
-from ocwatchd.opencode.program import TEMPORARY, bare_environ
+from ocwatchd.opencode.plugin import install as plugin_file
+from ocwatchd.opencode.process.program import TEMPORARY, bare_environ
 from ocwatchd.paths import Paths
 
 LONGEST_TEMPORARY = 40
-"""Characters: the plugin's socket below it has to stay within the 103 that every system takes."""
+"""Maximum length of the temporary directory's path: that of the plugin's socket may have at most 103 characters."""
+SDK = "@ai-sdk/openai-compatible"
 STUBS = ("notify-send", "osascript", "rg")
-"""Desktop notices, because a drill is no news, and ripgrep, which OpenCode downloads where there is none."""
+"""Programs that are replaced by empty scripts: those that send notifications, and ripgrep, which OpenCode would
+download."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrillHome:
-    """One private home. `project` is the directory that OpenCode works in."""
+    """The private home of one drill."""
 
     root: Path
 
     @property
     def paths(self) -> Paths:
-        """What `Paths.from_env` gives the drill's daemon."""
+        """The paths that the drill's daemon uses."""
         return Paths(
             self.root, self.root / ".config/opencode", self.root / ".local/share/opencode",
             self.root / ".local/state/ocwatchd", self.root / ".cache/ocwatchd",
@@ -39,29 +41,29 @@ class DrillHome:
 
     @property
     def project(self) -> Path:
-        """The project directory."""
+        """The directory in which OpenCode works."""
         return self.root / "project"
 
     @property
     def bin(self) -> Path:
-        """Programs that come first on PATH."""
+        """The directory that comes first on PATH."""
         return self.root / "bin"
 
     def output(self, name: str) -> Path:
-        """Where a process writes what it says."""
+        """Return the file for the output of the process `name`."""
         return self.root / f"{name}.out"
 
-    def prepare(self, provider_url: str) -> None:
-        """Make and fill it.
+    def prepare(self, provider_url: str, generation: int) -> None:
+        """Create and fill the home for OpenCode 1 or 2.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: a file cannot be written.
             PluginFault: the plugin cannot be installed.
         """
         for directory in (self.project, self.bin, self.root / TEMPORARY, self.paths.opencode_config):
             directory.mkdir(parents=True)
-        _write(self.paths.opencode_config / "opencode.json", opencode_config(provider_url))
-        # At once instead of after 30 s: the drill's limit lasts only seconds.
+        _write(self.paths.opencode_config / "opencode.json", opencode_config(provider_url, generation))
+        # A wait of more than 1 s leads to a move (30 s by default), because the drill's limit lasts only seconds.
         _write(self.paths.config_file, {"rateLimit": {"fallbackChain": {PRIMARY: FALLBACK}, "maxDelay": 1000}})
         for name in STUBS:
             (self.bin / name).write_text("#!/bin/sh\nexit 0\n")
@@ -69,7 +71,7 @@ class DrillHome:
         plugin_file.install(self.paths)
 
     def environ(self, provider_url: str, environ: Mapping[str, str]) -> dict[str, str]:
-        """OpenCode's whole environment: its caller's PATH and locale; the one way out is our proxy, which refuses."""
+        """Return OpenCode's whole environment: the caller's PATH and locale, and the drill as its only proxy."""
         out = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"), provider_url)
         near = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost,::1")
         path = f"{self.bin}{os.pathsep}{environ.get('PATH', os.defpath)}"
@@ -77,38 +79,54 @@ class DrillHome:
         return {**bare_environ(self.root, self.project, environ), **out, **near, **models, "PATH": path}
 
     def daemon_environ(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The same for the daemon, from OpenCode's: it has to find our package wherever it was installed."""
-        # With another HOME Python would miss what is installed for this user alone.
+        """Return the daemon's environment: that of OpenCode, and PYTHONPATH, so that the daemon finds our package."""
+        # With another HOME, Python would not find packages that are installed for this user only.
         return {**environ, "PYTHONPATH": os.pathsep.join(filter(None, map(os.path.abspath, sys.path)))}
 
 
-def opencode_config(provider_url: str) -> dict[str, object]:
-    """An `opencode.json` that knows only the drill's provider."""
-    names = [model.partition("/")[::2] for model in (PRIMARY, FALLBACK, TITLES)]
-    return {
-        "autoupdate": False,
-        "share": "disabled",
-        "model": PRIMARY,
-        "small_model": TITLES,
-        "enabled_providers": [provider for provider, _ in names],
-        "provider": {
+def opencode_config(provider_url: str, generation: int) -> dict[str, object]:
+    """Return an `opencode.json` with only the drill's provider, in the form of OpenCode 1 or 2."""
+    models = [tuple(model.split("/", 1)) for model in (PRIMARY, FALLBACK, TITLES)]
+    urls = {provider: {"baseURL": f"{provider_url}/{provider}/v1", "apiKey": "not-a-key"} for provider, _ in models}
+    limit = {"context": 200000, "output": 8000}
+    common: dict[str, object] = {"autoupdate": False, "share": "disabled", "model": PRIMARY}
+    if generation == 1:
+        return common | {
+            "small_model": TITLES,
+            "enabled_providers": list(urls),
+            "provider": {
+                provider: {
+                    "npm": SDK,
+                    "name": provider,
+                    "options": urls[provider],
+                    "models": {model: {"name": model, "tool_call": True, "limit": limit}},
+                }
+                for provider, model in models
+            },
+        }
+    allowed = [{"action": "provider.use", "resource": name, "effect": "allow"} for name in urls]
+    denied = {"action": "provider.use", "resource": "*", "effect": "deny"}
+    return common | {
+        "agents": {"title": {"model": TITLES}},
+        "experimental": {"policies": [denied, *allowed]},
+        "providers": {
             provider: {
-                "npm": "@ai-sdk/openai-compatible",
                 "name": provider,
-                "options": {"baseURL": f"{provider_url}/{provider}/v1", "apiKey": "not-a-key"},
-                "models": {model: {"name": model, "tool_call": True, "limit": {"context": 200000, "output": 8000}}},
+                "package": f"aisdk:{SDK}",
+                "settings": urls[provider],
+                "models": {model: {"name": model, "limit": limit}},
             }
-            for provider, model in names
+            for provider, model in models
         },
     }
 
 
 @contextmanager
 def private_home(keep: bool = False) -> Iterator[DrillHome]:
-    """A new home in the temporary directory, removed at the end unless it is to be kept.
+    """Create a home in the temporary directory, and remove it at the end of the context unless `keep` is set.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the home cannot be created.
     """
     usual = os.path.realpath(tempfile.gettempdir())
     base = usual if len(usual) <= LONGEST_TEMPORARY else os.path.realpath("/tmp")  # noqa: S108 (macOS: 49 characters)

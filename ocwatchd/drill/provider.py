@@ -1,7 +1,7 @@
-"""The drill's provider: a loopback server that refuses its primary model for a while, and answers everything else.
+"""The drill's provider: a loopback server that limits its primary model for a few seconds and answers all others.
 
-It is also the proxy that everything in the drill is told to use for addresses outside: it refuses those, and keeps
-their names, so that the drill can say that nothing went out.
+It is also OpenCode's proxy. It refuses all connections to other hosts and records them, so that the drill can report
+them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ocwatchd.clock import Clock, SystemClock
 
 PRIMARY, FALLBACK, TITLES = "drill/primary", "drill-fallback/stand-in", "drill-titles/small"
 CATALOGUE = "/api.json"
-"""Where OpenCode gets its list of models from; 1.1.34 has none of its own and answers no prompt without."""
+"""The path from which OpenCode fetches its list of models. 1.1.34 has no built-in list and needs it for a prompt."""
 ROUTE = "/v1/chat/completions"
 BODY_CAP = 8 << 20
-"""Bytes of a request that are read; OpenCode's first prompt has about 60 kB with its system prompt and tools."""
+"""Maximum size of a request, in bytes. OpenCode's first request, with system prompt and tools, has about 60 kB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request of a model. `time` in epoch seconds, at its arrival; `text` holds what the user said, joined."""
+    """One request to a model. `time` is its arrival in epoch seconds, and `text` contains all of the user's text."""
 
     model: str
     time: float
@@ -37,13 +37,14 @@ class Asked:
 
 
 class DrillProvider:
-    """The server. A context manager; thread-safe. `PRIMARY` is refused for `rest` seconds from its first request on."""
+    """The provider as a context manager; thread-safe. It refuses requests to `PRIMARY` for `cooldown` seconds after
+    the first one."""
 
-    def __init__(self, rest: float = 8.0, clock: Clock | None = None) -> None:
-        """Bind to a free port of loopback; nothing is answered before `__enter__`."""
-        self.rest = rest
+    def __init__(self, cooldown: float = 8.0, clock: Clock | None = None) -> None:
+        """Bind to an unused loopback port. Requests are answered only within the context."""
+        self.cooldown = cooldown
         self.outside: set[str] = set()
-        """Hosts elsewhere that something in the drill wanted to reach. All were refused."""
+        """The other hosts that the drill's processes tried to reach. All connections were refused."""
         self._clock = clock or SystemClock()
         self._asked: list[Asked] = []
         self._free_at: float | None = None
@@ -54,12 +55,12 @@ class DrillProvider:
 
     @property
     def url(self) -> str:
-        """Its address; a provider's `baseURL` is `URL/PROVIDER/v1`."""
+        """The server's address. A provider's `baseURL` is `URL/PROVIDER/v1`."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def free_at(self) -> float | None:
-        """When the primary may be used again, epoch seconds; None before its first request."""
+        """When the primary is available again, in epoch seconds; None before the first request to it."""
         return self._free_at
 
     def __enter__(self) -> Self:
@@ -70,27 +71,27 @@ class DrillProvider:
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop."""
+        """Stop answering."""
         self._server.shutdown()
         self._server.server_close()
 
     def asked(self, model: str) -> list[Asked]:
-        """The requests of one model so far, oldest first."""
+        """Return the requests to a model so far, oldest first."""
         with self._changed:
             return [asked for asked in self._asked if asked.model == model]
 
     def wait(self, model: str, count: int, seconds: float) -> list[Asked]:
-        """The requests of one model as soon as there are `count`, or those that came within `seconds`."""
+        """Wait at most `seconds` until a model has had `count` requests, and return its requests, oldest first."""
         with self._changed:
             self._changed.wait_for(lambda: sum(asked.model == model for asked in self._asked) >= count, max(seconds, 0))
         return self.asked(model)
 
     def _answer(self, model: str, text: str) -> tuple[int, float]:
-        """Enter a request; the status that answers it, and the seconds to name in Retry-After."""
+        """Record a request, and return its HTTP status and the value of Retry-After in seconds."""
         now = self._clock.now()
         with self._changed:
             if model == PRIMARY and self._free_at is None:
-                self._free_at = now + self.rest
+                self._free_at = now + self.cooldown
             left = max((self._free_at or now) - now, 0.0) if model == PRIMARY else 0.0
             status = 429 if left else 200
             self._asked.append(Asked(model, now, status, text))
@@ -105,7 +106,7 @@ class _Server(ThreadingHTTPServer):
     outside: set[str]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error of ours."""
+        """Ignore a client that has closed its connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -115,14 +116,14 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing is said."""
+        """Log nothing."""
 
     def do_CONNECT(self) -> None:
-        """Somebody wants out."""
+        """Refuse a connection to another host."""
         self._refuse_outside(self.path.rpartition(":")[0])
 
     def do_GET(self) -> None:
-        """Nothing is to be had by GET but an empty catalogue; an absolute address is somebody who wants out."""
+        """Respond with an empty catalogue. Refuse requests to other hosts, which contain an absolute address."""
         host = urlsplit(self.path).hostname if "://" in self.path else None
         if host and host != "127.0.0.1":
             self._refuse_outside(host)
@@ -132,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._whole(404, {"error": {"message": "not found"}})
 
     def do_POST(self) -> None:
-        """A model request: `/PROVIDER/v1/chat/completions`."""
+        """Answer a model request: `/PROVIDER/v1/chat/completions`."""
         body = self._body()
         provider, _, rest = urlsplit(self.path).path.lstrip("/").partition("/")
         if body is None or f"/{rest}" != ROUTE:
@@ -162,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse_outside(self, host: str) -> None:
         self.server.outside.add(host)
         self.close_connection = True
-        self._whole(403, {"error": {"message": "the drill lets nothing out"}})
+        self._whole(403, {"error": {"message": "the drill refuses outside connections"}})
 
     def _stream(self, text: str) -> None:
         self.send_response(200)
@@ -195,7 +196,7 @@ def _head(kind: str, choice: dict[str, Any]) -> dict[str, Any]:
 
 
 def _user_text(body: dict[str, Any]) -> str:
-    """Everything that the user said in this conversation."""
+    """Return the text of all user messages in a request."""
     messages = body.get("messages")
     said = [m.get("content") for m in messages if isinstance(m, dict) and m.get("role") == "user"] if messages else []
     parts = [part for content in said for part in (content if isinstance(content, list) else [content])]

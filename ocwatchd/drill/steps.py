@@ -1,46 +1,210 @@
-"""The steps of the drill, in order, each with what was seen and how long it took.
+"""Run the steps of the drill with a private home, a session and a simulated user (`Scene`).
 
-The real daemon and the real plugin work in the private home; the drill itself is only the person who types prompts, and
-the provider. A failed step does not end the drill where the next ones can still show something.
+The daemon, the plugin and OpenCode are real; the user and the provider are simulated. A failed step ends the drill only
+if the later steps depend on it. Every wait has a timeout.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ocwatchd.drill.home import DrillHome
 from ocwatchd.drill.provider import FALLBACK, PRIMARY, DrillProvider
-from ocwatchd.drill.scene import KEEP, POLL, PROMPT, Scene, StepFailed
+from ocwatchd.drill.user import User, user_of
 from ocwatchd.errors import OcwatchError
-from ocwatchd.opencode.answers import version_of
-from ocwatchd.opencode.api import Api
-from ocwatchd.opencode.private import private_server
-from ocwatchd.opencode.program import last_words, version_of_program
+from ocwatchd.opencode.client.v1.responses import version_of
+from ocwatchd.opencode.process.process_tree import stop_group
+from ocwatchd.opencode.process.program import about_program, last_output
+from ocwatchd.opencode.process.temporary_server import private_server
 from ocwatchd.state import heartbeat
+from ocwatchd.state.blacklist.format import Entry, read_entries
+from ocwatchd.state.journal import Journal
+from ocwatchd.time_words import stamp
+
+POLL_INTERVAL = 0.02
+IDLE_TIMEOUT = 5.0
+"""Timeout, in seconds, for a session to become idle; on an idle machine it is idle at the first check."""
+AFTER_TURN = 0.3
+"""Time, in seconds, between the end of a turn and the next prompt.
+
+A prompt that arrives in the milliseconds while OpenCode's loop exits is lost (seen on 1.0.185). Users are slower.
+"""
+PROMPT = "This is a fire drill: {}."
+KEEP = "run it again with --keep and send the directory with a bug report"
+
+Found = TypeVar("Found")
+
+
+class StepFailed(OcwatchError):
+    """A step of the drill failed. `fatal` means that the later steps depend on it."""
+
+    def __init__(self, expected: str, seen: str, remedy: str, *, fatal: bool = False) -> None:
+        """Store what was expected, what was seen and what to do, as phrases without a full stop."""
+        super().__init__(f"expected {expected}; seen: {seen}")
+        self.expected, self.seen, self.remedy, self.fatal = expected, seen, remedy, fatal
+
+
+class Scene:
+    """The home of one drill, the session in it, the simulated user, and the remaining time."""
+
+    def __init__(self, home: DrillHome, budget: float) -> None:
+        """Start the clock. After `budget` seconds, all waiting ends at once."""
+        self.home, self.session = home, ""
+        self.user: User
+        self._deadline = time.monotonic() + budget
+
+    # ---- bounded waiting
+
+    def left(self, seconds: float) -> float:
+        """Return `seconds`, or the drill's remaining time if it is shorter."""
+        return max(min(seconds, self._deadline - time.monotonic()), 0.01)
+
+    def slow_down(self, seconds: float) -> None:
+        """Extend the whole drill by `seconds`, because the machine is slow."""
+        self._deadline += seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether the time for the whole drill is used up."""
+        return time.monotonic() >= self._deadline
+
+    def poll(self, check: Callable[[], Found | None], seconds: float) -> Found | None:
+        """Call `check` until its result is true, and return the result. Return None after `seconds`."""
+        until = time.monotonic() + self.left(seconds)
+        while True:
+            found = check()
+            if found or time.monotonic() > until:
+                return found or None
+            time.sleep(POLL_INTERVAL)
+
+    # ---- the simulated user
+
+    def begin_session(self) -> None:
+        """Create the drill's session.
+
+        Raises:
+            StepFailed: OpenCode does not create a session.
+            EndpointError: the endpoint does not respond.
+        """
+        session = self.user.new_session()
+        if session is None:
+            raise StepFailed("a new session", "a response without the session's id", KEEP, fatal=True)
+        self.session = session
+
+    def prompt(self, which: str) -> float:
+        """Send a prompt in the session, and return the time at which it was sent, in epoch seconds.
+
+        Raises:
+            EndpointError: the endpoint does not answer.
+        """
+        sent = time.time()
+        self.user.prompt(self.session, PROMPT.format(which))
+        return sent
+
+    def settle(self) -> None:
+        """Wait until the session is idle; if it does not become idle after the move, create a new one.
+
+        Raises:
+            StepFailed: OpenCode creates no session.
+            EndpointError: the endpoint does not answer.
+        """
+        if self.poll(lambda: self.user.is_idle(self.session), IDLE_TIMEOUT):
+            time.sleep(AFTER_TURN)
+        else:
+            self.begin_session()
+
+    # ---- observations
+
+    def entry(self) -> Entry | None:
+        """Return the primary's entry in the blacklist; None if it has no entry."""
+        return read_entries(self.home.paths.blacklist).entries.get(PRIMARY)
+
+    def known_end(self) -> Entry | None:
+        """Return the primary's entry if its reset time is not an estimate; otherwise None."""
+        entry = self.entry()
+        return entry if entry is not None and entry.reset_source != "estimate" else None
+
+    def verified(self) -> bool:
+        """Return whether the daemon has recorded that the session was moved."""
+        return any(entry.get("what") == "moved" for entry in Journal(self.home.paths.journal).read())
+
+    # ---- the daemon
+
+    def start_daemon(self, stack: ExitStack, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """Start `ocwatchd` in this environment, which OpenCode shares. `stack` stops the daemon."""
+        with self.home.output("daemon").open("wb") as sink:
+            daemon = subprocess.Popen(
+                [sys.executable, "-m", "ocwatchd"],
+                cwd=self.home.project,
+                env=self.home.daemon_environ(environ),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,
+            )
+        stack.callback(stop_group, daemon, 5.0)
+        return daemon
+
+    def daemon_said(self) -> str:
+        """Return the last part of the daemon's output."""
+        return last_output(self.home.output("daemon")) or "nothing"
+
 
 BUDGET = 150.0
-"""Seconds for the whole drill, whatever hangs; an idle machine of two cores needs 15 - 20. Where the start is slow, the
-limit lasts longer and so may the drill: with a start of 45 s the last step had 5 s left."""
-OVER = "; the time for the whole drill was over: is this machine busy? Try again"
-START, STEP = 60.0, 30.0
-"""Seconds for OpenCode's cold start (3 s on an idle machine), and for a later step (1 s); more after a slow start."""
-LOG = 15.0
-"""Seconds for the log: 1.17 and later write it in batches, up to a second late on an idle machine."""
-REST_LEAST = 8.0
-"""Seconds that the primary is limited at least: a move and a prevented prompt have to fit in, with room."""
+"""Timeout, in seconds, for the whole drill, also if a process hangs; an idle machine with two cores needs 15 - 20 s.
+
+After a slow start, the limit and the drill last longer: when the start took 45 s, the last step had 5 s left.
+"""
+OVER = "; the drill has used up its time. If this machine is busy, try again"
+START_TIMEOUT, STEP_TIMEOUT = 60.0, 30.0
+"""Timeouts, in seconds, for OpenCode's cold start (3 s on an idle machine) and a later step (1 s).
+
+The timeout for a step is longer after a slow start.
+"""
+LOG_TIMEOUT = 15.0
+"""Timeout, in seconds, for the log. 1.17 and later write it in batches, up to a second late on an idle machine."""
+MIN_COOLDOWN = 8.0
+"""Minimum time, in seconds, for which the primary is limited; a move and a prevented prompt must fit into it."""
 BUNDLED_SINCE = (1, 0, 142)
-"""From this version on the drill is known to pass; up to 1.0.98 OpenCode installs `@ai-sdk/…` from npm at run time."""
-EXACT = 5.0
-"""Seconds by which the known end of a limit may differ from what the provider said, where OpenCode is slow."""
+"""First version that passes the drill. Versions up to 1.0.98 install `@ai-sdk/…` from npm at run time."""
+RETURN_TIMEOUT = 5.0
+"""Timeout, in seconds, for the daemon to return a session to the primary in OpenCode 2, where prompts name no model."""
+CALL_TIMEOUT = 10.0
+"""Timeout, in seconds, for a request by the simulated user."""
+TITLES = {
+    "opencode": "OpenCode runs",
+    "start": "OpenCode and the daemon start",
+    "door": "the plugin opens its endpoint",
+    "detection": "the limit is recognised",
+    "log": "OpenCode's log contains the limit",
+    "cooldown": "the reset time is known",
+    "move": "the session is moved through the endpoint",
+    "prevention": "the next prompt avoids the limited model",
+    "return": "after the reset time, the primary is used again",
+}
+"""The title of each step."""
+TITLES_V2 = TITLES | {
+    "door": "the plugin is loaded, and the daemon reaches OpenCode",
+    "log": "OpenCode's record of the session contains the limit",
+}
+"""The title of each step for OpenCode 2."""
+MAX_DIFFERENCE = 5.0
+"""Maximum difference, in seconds, between the reset times of the blacklist and the provider; slowness causes some."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. `seconds` is what counts in it, not how long we waited; `expected`, `remedy` only where it failed."""
+    """The result of one step. `expected` and `remedy` are set only if the step failed.
+
+    `seconds` is the time that matters for the step, such as the duration of a move, and not how long the drill waited.
+    """
 
     code: str
     title: str
@@ -52,36 +216,41 @@ class Step:
 
 
 Work = Callable[[], tuple[str, float | None]]
-"""A step's work: what was seen, and the seconds that count (None: as long as it took)."""
+"""A function that does a step. It returns what was seen, and the time that matters; None means the whole duration."""
 
 
 class Drill:
-    """One drill of one OpenCode program in one home."""
+    """One drill with one OpenCode program in one home."""
 
     def __init__(self, program: Path, home: DrillHome, environ: Mapping[str, str], budget: float = BUDGET) -> None:
-        """Nothing is started before `run`."""
+        """Store the values. `run` starts the processes."""
         self._program, self._environ = program, environ
         self._scene = Scene(home, budget)
         self.provider = DrillProvider()
         self.version: str | None = None
+        self._generation = 1
         self._stack = ExitStack()
-        self._patience = STEP
+        self._step_timeout = STEP_TIMEOUT
 
     def run(self) -> Generator[Step, None, None]:
-        """The steps as they end. Everything that was started has ended when the iterator has, also if it is closed."""
-        steps: tuple[tuple[str, str, Work], ...] = (
-            ("opencode", "OpenCode runs", self._version),
-            ("start", "OpenCode and the daemon start", self._start),
-            ("door", "the plugin opens the door", self._open_door),
-            ("detection", "the limit is recognised", self._detection),
-            ("log", "OpenCode's log tells of it", self._log),
-            ("cooldown", "its end is known", self._cooldown),
-            ("move", "the session moves through the door", self._move),
-            ("prevention", "the next prompt avoids the limited model", self._prevention),
-            ("return", "after its end the primary is used again", self._return),
+        """Yield each step as it ends.
+
+        All processes of the drill have ended when the iterator ends or is closed.
+        """
+        steps: tuple[tuple[str, Work], ...] = (
+            ("opencode", self._version),
+            ("start", self._start),
+            ("door", self._open_endpoint),
+            ("detection", self._detection),
+            ("log", self._log),
+            ("cooldown", self._cooldown),
+            ("move", self._move),
+            ("prevention", self._prevention),
+            ("return", self._return),
         )
         with self._stack:
-            for code, title, work in steps:
+            for code, work in steps:
+                title = (TITLES_V2 if self._generation == 2 else TITLES)[code]
                 step, fatal = self._try(code, title, work)
                 yield step
                 if fatal:
@@ -97,22 +266,23 @@ class Drill:
             return Step(code, title, False, took, seen, fault.expected, fault.remedy), fault.fatal
         except (OcwatchError, OSError) as fault:
             took = time.monotonic() - began
-            return Step(code, title, False, took, str(fault), "no fault on the way", KEEP), True
+            return Step(code, title, False, took, str(fault), "no error during the step", KEEP), True
         return Step(code, title, True, time.monotonic() - began if seconds is None else seconds, seen), False
 
-    # ---- starting
+    # ---- start
 
     def _version(self) -> tuple[str, None]:
         try:
-            self.version = version_of_program(self._program, self._environ, self._scene.left(20))
+            about = about_program(self._program, self._environ, self._scene.left(20))
+            self.version, self._generation = about.number, about.generation
         except OcwatchError as fault:
-            remedy = "reinstall OpenCode, or try another one: ocwatch drill --fetch latest"
-            raise StepFailed("an OpenCode that tells its version", str(fault), remedy, fatal=True) from fault
-        if () < version_of(self.version) < BUNDLED_SINCE:
+            remedy = "reinstall OpenCode, or try another version: ocwatch drill --fetch latest"
+            raise StepFailed("an OpenCode program that reports its version", str(fault), remedy, fatal=True) from fault
+        if self._generation == 1 and () < version_of(self.version) < BUNDLED_SINCE:
             raise StepFailed(
-                "an OpenCode that works offline",
-                f"version {self.version}, which fetches its providers' libraries when it runs",
-                "the daemon knows this version, the drill does not: ocwatch drill --fetch latest",
+                "an OpenCode version that works offline",
+                f"version {self.version}, which downloads its providers' libraries at run time",
+                "the daemon supports this version, but the drill does not. Use: ocwatch drill --fetch latest",
                 fatal=True,
             )
         return f"version {self.version}, {self._program}", None
@@ -120,124 +290,139 @@ class Drill:
     def _start(self) -> tuple[str, None]:
         began = time.monotonic()
         url = self._stack.enter_context(self.provider).url
-        self._scene.home.prepare(url)
+        self._scene.home.prepare(url, self._generation)
         environ = self._scene.home.environ(url, self._environ)
         daemon = self._scene.start_daemon(self._stack, environ)
         output = self._scene.home.output("opencode")
         try:
             server = private_server(
-                self._program, str(self._scene.home.project), environ, output=output, limit=self._scene.left(START)
-            )
-            self._scene.door = self._stack.enter_context(server)
+                self._program, str(self._scene.home.project), environ, output=output,
+                limit=self._scene.left(START_TIMEOUT), generation=self._generation,
+            )  # fmt: skip
+            self._endpoint = self._stack.enter_context(server)
         except OcwatchError as fault:
-            said = f"{fault}; its last words: {last_words(output) or 'none'}"
-            remedy = f"start `opencode serve` yourself to see whether it works without us, or {KEEP}"
-            raise StepFailed("`opencode serve` that answers", said, remedy, fatal=True) from fault
-        if self._scene.poll(lambda: heartbeat.read(self._scene.home.paths.heartbeat).pid == daemon.pid, START) is None:
-            said = last_words(self._scene.home.output("daemon")) or "no sign of life"
-            raise StepFailed("the daemon's heartbeat", said, "run `ocwatchd` in a terminal to see why", fatal=True)
-        # On a slow machine the limit has to last longer, or it is over before the next prompt is sent.
+            seen = f"{fault}; its last output: {last_output(output) or 'none'}"
+            remedy = f"start `opencode serve` yourself to see whether it works without ocwatchd, or {KEEP}"
+            raise StepFailed("a response from `opencode serve`", seen, remedy, fatal=True) from fault
+        beat = self._scene.home.paths.heartbeat
+        if self._scene.poll(lambda: heartbeat.read(beat).pid == daemon.pid, START_TIMEOUT) is None:
+            seen = last_output(self._scene.home.output("daemon")) or "no heartbeat"
+            raise StepFailed("the daemon's heartbeat", seen, "run `ocwatchd` in a terminal to see why", fatal=True)
+        # On a slow machine, the limit has to last longer; otherwise, it is over before the next prompt. OpenCode 2
+        # took 8 s to start at a load of 4; the steps within the limit took less than half of that.
         took = time.monotonic() - began
-        self.provider.rest = max(REST_LEAST, 2 * took)
-        self._patience = max(STEP, self.provider.rest)
-        self._scene.slow_down(self.provider.rest + took)
-        return "`opencode serve` answers, the daemon's heart beats", None
+        self.provider.cooldown = max(MIN_COOLDOWN, (1 if self._generation == 2 else 2) * took)
+        self._step_timeout = max(STEP_TIMEOUT, self.provider.cooldown)
+        self._scene.slow_down(self.provider.cooldown + took)
+        return "`opencode serve` responds, and the daemon writes its heartbeat", None
 
-    # ---- what is shown
+    # ---- steps
 
-    def _open_door(self) -> tuple[str, None]:
-        # Plugins are loaded with the project, and the project with the first request that names it.
-        Api(self._scene.door, self._patience).status(str(self._scene.home.project))
-        door = self._scene.poll(self._scene.answering_socket, self._patience)
-        if door is None:
-            there = any(self._scene.home.paths.doors.glob("*.sock"))
-            noted = last_words(self._scene.home.paths.state_dir / "plugin-errors.log")
-            seen = "a socket that does not answer" if there else "no socket: the plugin is not loaded, or has no way in"
+    def _open_endpoint(self) -> tuple[str, None]:
+        # OpenCode loads plugins with the project, and the project at the first request that names it.
+        first = user_of(self._scene.home, self._endpoint, self._step_timeout)
+        first.open_project()
+        self._scene.user = user_of(self._scene.home, self._endpoint, CALL_TIMEOUT)
+        endpoint = self._scene.poll(first.way_in, self._step_timeout)
+        if endpoint is None:
+            noted = last_output(self._scene.home.paths.state_dir / "plugin-errors.log")
+            advice = f"without the plugin, ocwatchd reaches only `serve` and `--port`, not a plain TUI; {KEEP}"
+            if self._generation == 2:
+                advice = f"without the plugin, each prompt hits a limit once before it is moved; {KEEP}"
             raise StepFailed(
-                "a socket of the plugin's that answers as OpenCode itself",
-                f"{seen}; the plugin notes: {noted or 'nothing'}",
-                f"without it only `serve` and `--port` are reached, not a plain TUI; {KEEP}",
+                first.way_in_is, f"{first.without_way_in()}; the plugin logs: {noted or 'nothing'}", advice
             )
-        self._scene.door = door
-        return "its socket answers as OpenCode's own API", None
+        self._scene.user = user_of(self._scene.home, endpoint, CALL_TIMEOUT)
+        return first.way_in_seen, None
 
     def _detection(self) -> tuple[str, float]:
-        self._scene.session = self._scene.new_session()
+        self._scene.begin_session()
         self._scene.prompt("the first prompt")
-        refused = self.provider.wait(PRIMARY, 1, self._scene.left(self._patience))
+        refused = self.provider.wait(PRIMARY, 1, self._scene.left(self._step_timeout))
         if not refused:
-            raise StepFailed("OpenCode to ask the drill's provider", "no request at all", KEEP, fatal=True)
-        if self._scene.poll(self._scene.entry, self._patience) is None:
-            remedy = f"this OpenCode logs refusals in a way that is not known here: {KEEP}"
-            raise StepFailed(f"{PRIMARY} on the register", "no entry, although it was refused (429)", remedy)
-        return f"{PRIMARY} was refused (429) and is on the register", time.time() - refused[0].time
+            raise StepFailed("a request from OpenCode to the drill's provider", "no request", KEEP, fatal=True)
+        if self._scene.poll(self._scene.entry, self._step_timeout) is None:
+            remedy = f"ocwatchd does not recognise how this OpenCode version reports limits: {KEEP}"
+            raise StepFailed(f"{PRIMARY} on the blacklist", "no entry, although it was refused (429)", remedy)
+        return f"{PRIMARY} was refused (429) and is on the blacklist", time.time() - refused[0].time
 
     def _log(self) -> tuple[str, float]:
-        """The plugin and OpenCode's event stream are faster: that the log is understood too has to be looked at."""
-        refused = self.provider.asked(PRIMARY)[0].time
-        event = self._scene.poll(self._scene.logged, LOG)
-        if event is None:
-            logs = ", ".join(sorted(path.name for path in self._scene.home.paths.log_dir.glob("*"))) or "no log at all"
-            advice = f"sessions that no door reaches are not seen to be limited: look for a newer ocwatchd, or {KEEP}"
-            raise StepFailed("a refusal in OpenCode's log that the rules know", f"none in {logs}", advice)
-        seen = f"{event.verdict.kind or 'limit'} of {event.ref}, rule {event.verdict.rule}"
+        """Check that the limit is also recognised in OpenCode's own record, which is slower than the event stream."""
+        refused, user = self.provider.asked(PRIMARY)[0].time, self._scene.user
+        seen = self._scene.poll(lambda: user.limit_on_record(self._scene.session), LOG_TIMEOUT)
+        if seen is None:
+            logs = ", ".join(sorted(path.name for path in self._scene.home.paths.log_dir.glob("*"))) or "none"
+            advice = f"limits of sessions without an endpoint are not recognised: upgrade ocwatchd, or {KEEP}"
+            raise StepFailed(user.record_says, f"no limit; logs: {logs}", advice)
         return seen, time.time() - refused
 
     def _cooldown(self) -> tuple[str, float]:
-        free_at, entry = self.provider.free_at or 0.0, self._scene.poll(self._scene.known_end, self._patience)
+        free_at, entry = self.provider.free_at or 0.0, self._scene.poll(self._scene.known_end, self._step_timeout)
         off = abs((entry.until or 0.0) - free_at) if entry else 0.0
-        if entry is None or off > EXACT:
-            seen = "no entry that names an end" if entry is None else f"an end that is {off:.1f} s off"
-            raise StepFailed(f"the end that the provider named, {_clock(free_at)}", seen, KEEP)
-        since = free_at - self.provider.rest
-        return f"until {_clock(free_at)}, told by {entry.told_by}", time.time() - since
+        if entry is None or off > MAX_DIFFERENCE:
+            seen = "no entry with a reset time" if entry is None else f"a reset time that differs by {off:.1f} s"
+            raise StepFailed(f"the reset time that the provider reported, {stamp(free_at, time.time())}", seen, KEEP)
+        since = free_at - self.provider.cooldown
+        return f"until {stamp(free_at, time.time())}, from {entry.reset_source}", time.time() - since
 
     def _move(self) -> tuple[str, float]:
-        refused, asked = self.provider.asked(PRIMARY), self.provider.wait(FALLBACK, 1, self._scene.left(self._patience))
-        expected = f"the same prompt, once, at {FALLBACK}, and its answer in the same session"
-        if not asked:
-            raise StepFailed(expected, f"no request at {FALLBACK}; the daemon says: {self._scene.daemon_said()}", KEEP)
-        if self._scene.poll(self._scene.idle, self._patience) is None:
-            raise StepFailed(expected, "the request, but the session does not come to rest", KEEP)
-        said = asked[0].text.count(PROMPT.format("the first prompt"))
-        written = sum(
-            message.user
-            for message in Api(self._scene.door).messages(self._scene.session, str(self._scene.home.project), 20)
+        refused, asked = (
+            self.provider.asked(PRIMARY),
+            self.provider.wait(FALLBACK, 1, self._scene.left(self._step_timeout)),
         )
-        if (said, written) != (1, 1):
-            seen = f"the prompt stands {said} times in the request, {written} user messages in the session"
+        expected = f"the same prompt, once, to {FALLBACK}, and its answer in the same session"
+        if not asked:
+            raise StepFailed(expected, f"no request to {FALLBACK}; daemon output: {self._scene.daemon_said()}", KEEP)
+        if self._scene.poll(lambda: self._scene.user.is_idle(self._scene.session), self._step_timeout) is None:
+            raise StepFailed(expected, "the request, but the session does not become idle", KEEP)
+        copies = asked[0].text.count(PROMPT.format("the first prompt"))
+        written = self._scene.user.prompts(self._scene.session)
+        if (copies, written) != (1, 1):
+            seen = f"copies of the prompt in the request: {copies}; user messages in the session: {written}"
             raise StepFailed(expected, seen, KEEP)
-        if self._scene.poll(self._scene.verified, self._patience) is None:
+        if self._scene.poll(self._scene.verified, self._step_timeout) is None:
             raise StepFailed(expected, "the answer, but the daemon has not verified the move", KEEP)
-        return f"{FALLBACK} has the prompt, once, and answers", asked[0].time - refused[0].time
+        return f"{FALLBACK} got the prompt once and answers", asked[0].time - refused[0].time
 
     def _prevention(self) -> tuple[str, float]:
         before = {model: len(self.provider.asked(model)) for model in (PRIMARY, FALLBACK)}
-        expected = f"no request at {PRIMARY}, one at {FALLBACK}"
-        sent = self._scene.prompt_when_free("the second prompt")
-        asked = self.provider.wait(FALLBACK, before[FALLBACK] + 1, self._scene.left(self._patience))[before[FALLBACK] :]
+        self._scene.settle()
+        self._scene.user.insist(self._scene.session)
+        sent = self._scene.prompt("the second prompt")
+        asked = self.provider.wait(FALLBACK, before[FALLBACK] + 1, self._scene.left(self._step_timeout))[
+            before[FALLBACK] :
+        ]
         tried = len(self.provider.asked(PRIMARY)) - before[PRIMARY]
-        if not asked or tried:
+        most = 0 if self._scene.user.prevents() else 1
+        if not asked or tried > most:
+            expected = f"{'at most one' if most else 'no'} request to {PRIMARY}, and one to {FALLBACK}"
             late = (
-                " (the limit was over: this machine is busy, try again)" if sent > (self.provider.free_at or 0) else ""
+                " (the limit was over; this machine is busy, so try again)"
+                if sent > (self.provider.free_at or 0)
+                else ""
             )
-            advice = f"every prompt during a limit now costs a refused request and a move; {KEEP}"
-            raise StepFailed(expected, f"{tried} at {PRIMARY}, {len(asked)} at {FALLBACK}{late}", advice)
-        return f"it goes to {FALLBACK} before any request is made", asked[0].time - sent
+            advice = f"until this works, every prompt during a limit costs a refused request and a move; {KEEP}"
+            raise StepFailed(expected, f"{tried} to {PRIMARY}, {len(asked)} to {FALLBACK}{late}", advice)
+        took = asked[0].time - sent
+        if tried:
+            return f"without a plugin hook, {PRIMARY} refused the prompt once, then it was moved to {FALLBACK}", took
+        return f"the prompt went to {FALLBACK} without a request to {PRIMARY}", took
 
     def _return(self) -> tuple[str, float]:
         entry = self._scene.entry()
         end = max(self.provider.free_at or 0.0, (entry.until or 0.0) if entry else 0.0)
-        self._scene.poll(lambda: time.time() > end + POLL or None, end - time.time() + 1)
+        self._scene.poll(lambda: time.time() > end + POLL_INTERVAL or None, end - time.time() + 1)
         before = len(self.provider.asked(PRIMARY))
-        sent = self._scene.prompt_when_free("the third prompt")
-        asked = self.provider.wait(PRIMARY, before + 1, self._scene.left(self._patience))[before:]
+        self._scene.settle()
+        self._scene.poll(lambda: self._scene.user.has_returned(self._scene.session), RETURN_TIMEOUT)
+        sent = self._scene.prompt("the third prompt")
+        asked = self.provider.wait(PRIMARY, before + 1, self._scene.left(self._step_timeout))[before:]
         if not asked:
-            raise StepFailed(f"a request at {PRIMARY}", "none", f"see `ocwatch cooldowns`; {KEEP}")
+            raise StepFailed(f"a request to {PRIMARY}", "none", f"see `ocwatch cooldowns`; {KEEP}")
         if asked[0].status != 200:
-            raise StepFailed(f"an answer of {PRIMARY}", "a request before its time", f"is the clock stepping? {KEEP}")
-        return f"the first prompt after it goes to {PRIMARY}", asked[0].time - sent
-
-
-def _clock(epoch: float) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(epoch))
+            raise StepFailed(
+                f"an answer from {PRIMARY}",
+                "a request before the limit was over",
+                f"check whether the system clock was changed during the drill; {KEEP}",
+            )
+        return f"the first prompt after the reset time went to {PRIMARY}", asked[0].time - sent

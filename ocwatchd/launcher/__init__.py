@@ -1,1 +1,3 @@
-"""`oc-smart`: OpenCode under our name. What every start needs is light; the rest is imported when a limit shows."""
+"""The `oc-smart` launcher, which runs OpenCode with fallbacks. The modules that only a limit needs
+are imported late.
+"""

@@ -1,6 +1,7 @@
-"""OpenCode's command line, read as far as it matters here, and ours taken out of it. Everything else passes unchanged.
+"""Parse the parts of OpenCode's command line that the launcher needs, and remove our own flags.
 
-OpenCode 1.0 - 1.18 reads options before and after the subcommand; what follows `--` is text.
+Everything else is passed on unchanged. OpenCode 1.0 to 1.18 accepts options before and after the subcommand; words
+after `--` are text.
 """
 
 from __future__ import annotations
@@ -8,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 OWN = ("--no-fallback", "--wait", "--print-env")
-"""Flags of ours; they are never passed on."""
+"""Our own flags, which are never passed on."""
 
 _VALUED = frozenset(
     (
         "--log-level", "--command", "-s", "--session", "-m", "--model", "--agent", "--format", "-f", "--file",
         "--title", "--attach", "-p", "--password", "-u", "--username", "--dir", "--port", "--variant", "--prompt",
         "--hostname", "--mdns-domain", "--cors",
+        "--server", "--replay-limit",
     )
 )  # fmt: skip
-"""Options whose value is the next word."""
+"""Options that take the next word as their value."""
 
 SUBCOMMANDS = frozenset(
     (
@@ -26,80 +28,107 @@ SUBCOMMANDS = frozenset(
         "upgrade", "web",
     )
 )  # fmt: skip
-"""What the first plain word may be; any other is a directory, for the terminal."""
+"""Subcommands of OpenCode 1. Any other first plain word is the directory of a terminal."""
+
+CLIENT_COMMANDS = frozenset(
+    ("acp", "api", "auth", "console", "debug", "mcp", "migrate", "mini", "pair", "plugin", "run", "serve", "service")
+)
+"""Subcommands of OpenCode 2 (0.0.0-next-16350). Only `run` and `mini` take a model."""
 
 _MODEL, _AGENT = ("-m", "--model"), ("--agent",)
 _SESSION, _FORMAT = ("-s", "--session"), ("--format",)
 
 
 class Arguments:
-    """A command line without our own flags. `words` are what OpenCode gets."""
+    """A parsed command line. `words` are OpenCode's arguments, and `own` our own flags."""
 
     __slots__ = ("own", "words")
 
     def __init__(self, given: Sequence[str]) -> None:
-        """Take our flags out of `given`, as far as `--`."""
+        """Parse `given`. Our own flags are recognized only before `--`."""
         end = list(given).index("--") if "--" in given else len(given)
         self.own = frozenset(word for word in given[:end] if word in OWN)
         self.words = [word for word in given[:end] if word not in OWN] + list(given[end:])
 
     @property
     def subcommand(self) -> str:
-        """`run`, `serve`, …; empty for the terminal."""
+        """Return the subcommand of OpenCode 1; empty for the terminal."""
         plain = self._plain()
         first = next(plain, "")
         return first if first in SUBCOMMANDS else ""
 
     @property
+    def client_command(self) -> str:
+        """Return the subcommand of OpenCode 2; empty for the terminal."""
+        first = next(self._plain(), "")
+        return first if first in CLIENT_COMMANDS else ""
+
+    @property
     def model(self) -> str | None:
-        """The explicit model."""
+        """Return the value of `--model`."""
         return self._value(_MODEL)
 
     @property
     def agent(self) -> str | None:
-        """The explicit agent."""
+        """Return the value of `--agent`."""
         return self._value(_AGENT)
 
     @property
     def session(self) -> str | None:
-        """The explicit session."""
+        """Return the value of `--session`."""
         return self._value(_SESSION)
 
     @property
     def format(self) -> str | None:
-        """`json`, `default` or None."""
+        """Return the value of `--format`: `json`, `default` or None."""
         return self._value(_FORMAT)
 
     @property
     def continues(self) -> bool:
-        """Whether an earlier session goes on: then its own last model counts, not the default one."""
+        """Return whether the command continues an earlier session, whose last model then applies instead of the default
+        one.
+        """
         return self.session is not None or self.has("-c", "--continue")
 
     @property
     def prompt(self) -> list[str]:
-        """The words of `run`'s message."""
+        """Return the words of a `run`'s message."""
         plain = list(self._plain())
         return plain[1:] + self.words[len(self._options()) + 1 :]
 
     def value(self, *names: str) -> str | None:
-        """The last value of an option with these names."""
+        """Return the value of the last option that has one of these names."""
         return self._value(names)
 
     def values(self, *names: str) -> list[str]:
-        """All values of an option with these names."""
+        """Return the values of all options that have one of these names."""
         return [value for _, _, value in self._places(names)]
 
     def has(self, *names: str) -> bool:
-        """Whether one of these options is given, with or without a value."""
+        """Return whether one of these options is given, with or without a value."""
         return any(word.partition("=")[0] in names for word in self._options())
 
     def with_model(self, model: str) -> list[str]:
-        """The words with the explicit model replaced."""
+        """Return the words with the value of `--model` replaced."""
         return self._replaced(_MODEL, model)
 
+    def adding_model(self, model: str) -> list[str]:
+        """Return the words with `--model` added after the subcommand of OpenCode 2."""
+        at = self.words.index(self.client_command) + 1
+        return [*self.words[:at], "--model", model, *self.words[at:]]
+
     def with_agent(self, agent: str) -> list[str]:
-        """The words with the explicit agent replaced."""
-        return self._replaced(_AGENT, agent)
+        """Return the words with the value of `--agent` replaced.
+
+        Without that option, add it after the value of `--model`, or else after the subcommand.
+        """
+        if self.agent is not None:
+            return self._replaced(_AGENT, agent)
+        if self.model is not None:
+            at = self._places(_MODEL)[-1][0] + 1
+        else:
+            at = self.words.index(self.subcommand) + 1 if self.subcommand else 0
+        return [*self.words[:at], "--agent", agent, *self.words[at:]]
 
     # ---- reading
 
@@ -118,7 +147,9 @@ class Arguments:
                 yield word
 
     def _places(self, names: tuple[str, ...]) -> list[tuple[int, str, str]]:
-        """Where an option's value stands: index of the word, what precedes the value in it, the value."""
+        """Return the occurrences of an option: the index of the word with the value, the prefix before the value, the
+        value.
+        """
         words, found, index = self._options(), [], 0
         while index < len(words):
             word = words[index]

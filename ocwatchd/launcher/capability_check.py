@@ -1,6 +1,6 @@
-"""Which models could not go on with a session, told before it is started: from the message store and the register.
+"""Find the models that could not continue a session, before it starts, from the message store and the blacklist.
 
-The store tells how full the context is; of attachments only those count that are added now.
+The message store shows how full the context is; the prompt and the attachments of this launch are added to it.
 """
 
 from __future__ import annotations
@@ -8,31 +8,42 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from mimetypes import guess_type
 
-from ocwatchd.core.capability import CHARS_PER_TOKEN, Needs, unfit
+from ocwatchd.core.domain.capability import CHARS_PER_TOKEN, Needs, unfit
 from ocwatchd.launcher.arguments import Arguments
-from ocwatchd.opencode.look import needs_of
-from ocwatchd.opencode.records import Message, medium
-from ocwatchd.state.entries import read_entries
-from ocwatchd.state.stand_ins import takes_in
+from ocwatchd.opencode.sessions.messages import Message, medium
+from ocwatchd.opencode.sessions.snapshots import needs_of
+from ocwatchd.state.blacklist.fallback_data import capabilities_in
+from ocwatchd.state.blacklist.format import read_entries
 
 
 def misfits(
-    register: Mapping[str, object], messages: Iterable[Message], prompt: str = "", files: Iterable[str] = ()
+    blacklist: Mapping[str, object], messages: Iterable[Message], prompt: str = "", files: Iterable[str] = ()
 ) -> dict[str, str]:
-    """By model why it could not. `register` is blacklist.json as read, `messages` are the session's last ones, `prompt`
-    and `files` (paths) are what is added to it.
+    """Return the models that could not continue the session, each with the reason.
+
+    `blacklist` is the content of blacklist.json, and `messages` are the last ones of the session. `prompt` and `files`
+    (paths) are added to them.
     """
     so_far = needs_of(list(messages))
     kinds = frozenset(kind for file in files if (kind := medium(guess_type(file)[0] or "")))
     needs = Needs(so_far.tokens + len(prompt) // CHARS_PER_TOKEN, so_far.inputs | kinds, so_far.tools)
-    found = ((model, unfit(needs, capacity)) for model, capacity in takes_in(register).items())
+    return unfit_models(blacklist, needs)
+
+
+def unfit_models(blacklist: Mapping[str, object], needs: Needs) -> dict[str, str]:
+    """Return the models that could not continue a session with these needs, each with the reason.
+
+    `blacklist` is the content of blacklist.json.
+    """
+    found = ((model, unfit(needs, capacity)) for model, capacity in capabilities_in(blacklist).items())
     return {model: why for model, why in found if why}
 
 
 def misfits_of(arguments: Arguments, messages: Sequence[Message], path: str) -> dict[str, str]:
-    """Models that could not take what is launched: the session that goes on (`messages`) and what is added to it.
+    """Return the models that could not continue the session with the prompt and files of this launch, each with the
+    reason.
 
-    `path` is that of blacklist.json.
+    `messages` are the last ones of the session, and `path` is that of blacklist.json.
     """
     files, prompt = arguments.values("-f", "--file"), " ".join(arguments.prompt)
     return misfits(read_entries(path).raw, messages, prompt, files) if messages or files else {}

@@ -1,4 +1,4 @@
-"""Which program `opencode` is: the configured one, else the first on PATH that is not ourselves."""
+"""Find the `opencode` program: the configured one, or else the first on PATH that is not our own script."""
 
 from __future__ import annotations
 
@@ -6,21 +6,27 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 
 MARK = "OC_SMART_PID"
-"""In the environment of what we become or start: who finds itself there was sent round in a circle."""
+"""Environment variable that we set for the program that we become or start. If it names a launcher's own process, the
+launcher has called itself.
+"""
 
 
 def mark(child: bool) -> dict[str, str]:
-    """The variable to set for a child, or for what takes our place."""
+    """Return the variable and its value, for a child or for the program that replaces us."""
     return {MARK: f"above {os.getpid()}" if child else f"{os.getpid()}"}
 
 
 def in_a_circle(environ: Mapping[str, str]) -> bool:
-    """Whether this process is what a launcher took for OpenCode. Launchers that OpenCode's tools start are not."""
+    """Return whether a launcher has started this launcher instead of OpenCode. A launcher that a tool of OpenCode runs
+    is not a circle.
+    """
     return environ.get(MARK) in (f"{os.getpid()}", f"above {os.getppid()}")
 
 
 def find_opencode(path: str, own: Iterable[str], configured: str | None = None) -> str | None:
-    """The executable to start; None if there is none. `own` are our own scripts, whatever name they were called by."""
+    """Return the path of the OpenCode executable; None if there is none. `own` are our scripts, which may have any
+    name.
+    """
     if configured:
         name = os.path.expanduser(configured)
         if os.sep in name:

@@ -1,7 +1,8 @@
-"""One launch: what to change, whether to start at all, and whether to watch it. Light, because every start comes here.
+"""Prepare one launch of OpenCode, and run it if it needs to be watched or restarted. Imports little.
 
-The terminal is started as a child that can be started again; a `run` as one that is watched with little more than
-`stat`, and the brain is imported when a limit shows. Any other launch is only prepared: the caller becomes OpenCode.
+A terminal runs as a child that can be started again. A `run` is a child that is watched with little more than `stat`;
+the engine is imported only at the first sign of a limit. Any other launch is only prepared, and the caller executes
+OpenCode.
 """
 
 from __future__ import annotations
@@ -9,60 +10,72 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ocwatchd.config.names import Names
-from ocwatchd.core.chains import resolve
+from ocwatchd.core.domain.chains import Fallbacks, agent_rows, resolve
 from ocwatchd.errors import ConfigError, ExitCode
 from ocwatchd.launcher.arguments import Arguments
 from ocwatchd.launcher.find import mark
-from ocwatchd.launcher.speech import say
+from ocwatchd.launcher.messages_to_user import debug, say
 from ocwatchd.launcher.transform import CONTENT, Plan, Transform, merge_content, until_words
-from ocwatchd.state.register import Register
+from ocwatchd.state.blacklist.query import CooldownTable
 
 if TYPE_CHECKING:
-    from ocwatchd.launcher.attached import Attached
-    from ocwatchd.launcher.child import Child, Signals
-    from ocwatchd.launcher.sentinel import Sentinel
+    from ocwatchd.launcher.attached_watch import Attached
+    from ocwatchd.launcher.child import Child
+    from ocwatchd.launcher.signals import Signals
     from ocwatchd.launcher.stdout import Output
-    from ocwatchd.opencode.guardian import Guardian
+    from ocwatchd.launcher.trouble_signs import TroubleSigns
+    from ocwatchd.opencode.process.reaper import Guardian
 
 PLUGIN = "rate-limit-fallback.js"
-Places = tuple[str, str, list[str]]
-"""OpenCode's log directory, our state directory, and OpenCode's configuration directories, the weaker first."""
+Places = tuple[str, str, list[str], str]
+"""OpenCode's log directory, our state directory, OpenCode's configuration directories (lowest precedence first), and
+the cache file of the programs' generations.
+"""
 PLUGIN_DIRECTORIES = ("plugin", "plugins")
 
 PATIENCE = 30.0
-"""Seconds, unless `maxDelay` says otherwise: a cooldown that ends sooner is waited for before the start."""
+"""Maximum time, in seconds, that a start waits for a cooldown to end: the default of `maxDelay`."""
+JITTER, MAX_JITTER = 0.01, 5.0
+"""Maximum delay of a start after a wait, as a fraction of the wait and in seconds, so that several starts do not
+coincide.
+"""
 
 LAUNCHER = "OCWATCHD_LAUNCHER"
-"""Our process id, in the environment of what we start: sessions in there are ours to move, not the daemon's."""
+"""Environment variable that contains our process id in our children. The daemon leaves their sessions to us."""
 
 
 class Launch:
-    """Prepares one launch, and carries it out where it is a terminal or a `run`."""
+    """One launch of OpenCode."""
 
     def __init__(
         self,
         found: str,
         arguments: Arguments,
         names: Names,
-        reread: Callable[[], Register],
+        read_cooldowns: Callable[[], CooldownTable],
         places: Places,
         patience: float = PATIENCE,
     ) -> None:
-        """`found` is the real OpenCode; `reread` reads the register."""
+        """`found` is the OpenCode executable. `patience` is the maximum number of seconds to wait for a cooldown to
+        end.
+        """
         self._patience = patience
         self._found, self._arguments, self._names = found, arguments, names
-        self._register, self._reread = reread(), reread
-        self._logs, self._state, self._directories = places
-        if arguments.model and arguments.model in names.known:  # OpenCode knows nothing of them
+        self._cooldowns, self._read_cooldowns = read_cooldowns(), read_cooldowns
+        self._logs, self._state, self._directories, self._programs = places
+        if arguments.model and arguments.model in names.known:  # OpenCode does not know our aliases and pools
             arguments.words = arguments.with_model(self._model_of(arguments.model))
         self.words = list(arguments.words)
         self.environ: dict[str, str] = {}
 
     def run(self) -> int | None:
-        """The exit code to end with; None if the caller is to become OpenCode, with `words` and `environ`."""
+        """Run the launch. Return the exit code; None if the caller has to execute OpenCode with
+        `words` and `environ`.
+        """
         plan = self._plan()
         if "--print-env" in self._arguments.own:
             return self._print(plan)
@@ -70,44 +83,65 @@ class Launch:
         while plan.exhausted and running:
             if not self._wait(plan.exhausted):
                 return ExitCode.ALL_COOLING
-            self._register = self._reread()
+            self._cooldowns = self._read_cooldowns()
             plan = self._plan()
         for line in plan.story:
             say(line)
         self.words, self.environ = plan.words, plan.environ
+        debug(f"OpenCode {self._generation}; models replaced before the start: {len(plan.story)}")
+        if self._generation != 1:
+            # The environment of a client is not changed: the service that all clients share could inherit it as its
+            # configuration until it ends (0.0.0-next-16350).
+            return self._supervised() if running and self._movable(running) else None
         if self._movable(running):
             self._add_plugin()
         if self._arguments.subcommand == "":
             return self._terminal()
-        return self._supervised() if self._movable(running) and running else None
+        watched = self._movable(running) and running
+        debug(
+            "the run is watched" if watched else f"OpenCode is not watched: {self._unwatched() or 'it cannot be moved'}"
+        )
+        return self._supervised() if watched else None
+
+    @cached_property
+    def _generation(self) -> int:
+        """Return OpenCode's generation. If the program does not report it in time, return 2, because a launch of
+        OpenCode 2 changes least.
+        """
+        from ocwatchd.launcher.transform import generation_of  # lazy import: --help does not need it
+
+        return generation_of(self._found, self._programs) or 2
 
     @property
     def _replaceable(self) -> bool:
-        """Whether anything is written down that could stand in for a model."""
+        """Return whether any fallback is configured."""
         return bool(self._names.chains or self._names.pools)
 
     def _model_of(self, name: str) -> str:
-        """The model behind a name of the user's own; of a pool the member whose turn it is."""
+        """Return the model that an alias stands for, or the next member of a pool."""
         model = resolve(name, self._names.aliases)
-        members = self._register.pools.get(model)
-        return (self._register.pick(model, list(members)) or members[0]) if members else model
+        members = self._cooldowns.pools.get(model)
+        return (self._cooldowns.select(model, Fallbacks({}, {}, {}, {})).model or members[0]) if members else model
 
     def _movable(self, running: bool) -> bool:
-        """Whether a session of this launch can be moved at all: there is a chain, and the session lives in there."""
+        """Return whether a session of this launch can be moved: a fallback is configured, and the session runs in our
+        child.
+        """
         arguments = self._arguments
         if not self._replaceable or "--no-fallback" in arguments.own:
             return False
         return (running and not self._unwatched()) or arguments.subcommand == ""
 
     def _unwatched(self) -> str | None:
-        """Why a `run` is handed over as it is; None if it is watched."""
+        """Return why a `run` is not watched; None if it is watched."""
         if self._arguments.has("-i", "--interactive"):
-            return "--interactive: nobody can go on in its place"
+            return "--interactive cannot be continued in another process"
         return None
 
     def _add_plugin(self) -> None:
-        """The door into what is started: the companion plugin, for this process alone, unless it is installed."""
-        # A client has no use for it; with --pure there is none, so no door: only what it has ended in is carried over.
+        """Load the companion plugin into this OpenCode only, unless the plugin is installed."""
+        # A client does not need the plugin. --pure disables plugins, so such a run is continued only after its process
+        # has ended.
         if self._arguments.has("--attach", "--pure"):
             return
         installed = [f"{place}/{name}/{PLUGIN}" for place in self._directories for name in PLUGIN_DIRECTORIES]
@@ -120,9 +154,9 @@ class Launch:
             self.environ[CONTENT] = merged
 
     def _terminal(self) -> int:
-        """Start the terminal as a child; the exit code of the last one that was started in its place."""
-        from ocwatchd.launcher.terminal import TERMINAL, Terminal  # late: a `run` needs none of it
-        from ocwatchd.state.relaunch import path_for
+        """Run the terminal as a child, and again for each requested restart. Return the last exit code."""
+        from ocwatchd.launcher.terminal import TERMINAL, Terminal  # lazy import: a `run` does not need it
+        from ocwatchd.state.relaunch_requests import path_for
 
         self.environ[TERMINAL] = str(os.getpid())
         terminal = Terminal(self._found, path_for(self._state, os.getpid()), self._again, say)
@@ -132,7 +166,7 @@ class Launch:
             return self._not_started(error)
 
     def _again(self, request: Mapping[str, object]) -> tuple[Sequence[str], Mapping[str, str]]:
-        """What a restart asks for: the same environment, other words, and the plugin if it has none yet."""
+        """Return the arguments and the environment of a restart, and change to the directory that the request names."""
         words, directory, plugin = (request.get(name) for name in ("words", "directory", "plugin"))
         if isinstance(directory, str) and os.path.isdir(directory):
             os.chdir(directory)
@@ -147,135 +181,164 @@ class Launch:
         return ExitCode.OPENCODE_UNREACHABLE
 
     def _supervised(self) -> int:
-        """Start `run` as a child; its exit code, or what came of its prompt elsewhere."""
-        from ocwatchd.launcher.attached import Attached  # late: a terminal needs none of it
-        from ocwatchd.launcher.child import Child, Signals
-        from ocwatchd.launcher.sentinel import Sentinel
+        """Start `run` as a child and watch it. Return its exit code, or that of its prompt on another model."""
+        from ocwatchd.launcher.attached_watch import Attached  # lazy import: a terminal does not need it
+        from ocwatchd.launcher.signals import Signals
         from ocwatchd.launcher.stdout import Output
-        from ocwatchd.opencode.guardian import Guardian
+        from ocwatchd.launcher.trouble_signs import TroubleSigns
+        from ocwatchd.opencode.process.reaper import Guardian
 
-        self.environ[LAUNCHER] = str(os.getpid())
+        client = self._generation != 1
+        if not client:
+            self.environ[LAUNCHER] = str(os.getpid())
         output = Output(held=self._arguments.format != "json")
         code: int = ExitCode.FAILED
         with Guardian() as guardian:
             signals = Signals()
-            sentinel: Sentinel | Attached = Sentinel(self._logs, f"{self._state}/facts")
-            if self._arguments.has("--attach"):
-                sentinel = Attached(self._arguments, self._state)
+            trouble_signs: TroubleSigns | Attached = TroubleSigns(self._logs, f"{self._state}/facts")
+            if client or self._arguments.has("--attach"):
+                trouble_signs = Attached(self._arguments, self._state, self._generation)
             try:
                 environ = {**os.environ, **self.environ, **mark(child=True)}
-                child = Child(self._found, self.words, environ, output.child)
+                child = _child_class(client)(self._found, self.words, environ, output.child)
             except OSError as error:
                 return self._not_started(error)
             output.started()
-            guardian.watch(child.pid)
-            sentinel.child = child.pid
+            guardian.watch(child.pid, alone=client)
+            trouble_signs.started(child.pid)
             try:
-                code = self._watched(child, signals, sentinel, guardian, output)
+                code = self._watched(child, signals, trouble_signs, guardian, output)
             finally:
                 output.end(empty=code == ExitCode.ALL_COOLING)
         return code
 
     def _watched(
-        self, child: Child, signals: Signals, sentinel: Sentinel | Attached, guardian: Guardian, output: Output
+        self, child: Child, signals: Signals, trouble_signs: TroubleSigns | Attached, guardian: Guardian, output: Output
     ) -> int:
-        """The exit code: the child's own, or what came of its prompt elsewhere."""
+        """Watch the child until its end. Return its exit code, or that of its prompt on another model."""
         from ocwatchd.launcher.child import stopped, watch
 
-        while watch(child, signals, sentinel, output):
-            code = self._carried_over(child, signals, sentinel, guardian, output)
+        while watch(child, signals, trouble_signs, output):
+            code = self._carried_over(child, signals, trouble_signs, guardian, output)
             if code is not None:
                 return code
-        since = sentinel.moved() if child.poll() == 0 and signals.got is None else None
-        if since is None or sentinel.server is None:
+        since = trouble_signs.moved() if child.poll() == 0 and signals.got is None else None
+        if since is None or trouble_signs.server is None:
             return stopped(child, signals)
-        from ocwatchd.launcher.elsewhere import follow  # late: hardly ever needed
+        from ocwatchd.launcher.attached_server import follow  # lazy import: rarely needed
 
-        return follow(sentinel.server, since, output, signals, say)
+        return follow(trouble_signs.server, since, output, signals, say)
 
     def _carried_over(
-        self, child: Child, signals: Signals, sentinel: Sentinel | Attached, guardian: Guardian, output: Output
+        self, child: Child, signals: Signals, trouble_signs: TroubleSigns | Attached, guardian: Guardian, output: Output
     ) -> int | None:
-        if grown := sentinel.new_facts():
-            from ocwatchd.launcher.early import enter_early
+        if grown := trouble_signs.new_facts():
+            from ocwatchd.launcher.early_cooldowns import enter_early
 
-            self._register = self._reread()
-            register = f"{self._state}/blacklist.json"
-            enter_early(f"{self._state}/facts", grown, register, self._stand_in, time.time())
-        from ocwatchd.launcher.run import Run
-        from ocwatchd.launcher.supervise import supervise  # late: the brain costs 150 CPU ms
+            self._cooldowns = self._read_cooldowns()
+            blacklist_file = f"{self._state}/blacklist.json"
+            enter_early(f"{self._state}/facts", grown, blacklist_file, self.fallback, time.time(), self.agent_chains)
+        from ocwatchd.launcher.session_host import Run
+        from ocwatchd.launcher.supervise import supervise  # lazy import: the engine costs 150 ms of CPU time
 
         asked = self._asked()
         run = Run(
-            child, signals, output, self._found, self.environ, self._arguments, asked, sentinel.began, sentinel.server
+            child,
+            signals,
+            output,
+            self._found,
+            self.environ,
+            self._arguments,
+            asked,
+            trouble_signs.began,
+            trouble_signs.server,
+            trouble_signs.service,
         )
         return supervise(run, guardian, say)
 
-    def _stand_in(self, model: str) -> tuple[str, str | None] | None:
-        """The first free model of the chain, and the agent that carries it."""
-        from ocwatchd.core.chains import candidates, first_free, normalise
+    def fallback(self, model: str) -> tuple[str, str | None] | None:
+        """Return the fallback of a model that has just been limited, and the fallback's agent; None if there is none.
 
-        aliases, register = self._names.aliases, self._register
-        chain = list(candidates(model, normalise(self._names.chains, aliases), register.pools))
-        chain = [other for other in chain if other not in register.dear]
-        free = first_free(chain, register.blocked) or first_free(chain, register.limited)
-        agents = {resolve(name, aliases): agent for name, agent in self._names.agents.items()}
-        return (free, agents.get(free)) if free else None
+        The fallback becomes the target in the model's blacklist entry, which sessions of all agents use. The chains of
+        single agents have precedence; they are written beside the entry (`agent_chains`).
+        """
+        made = self._transform()
+        fallbacks = made[0].fallbacks if made else _fallbacks(self._names)
+        found = self._cooldowns.select(model, fallbacks, tried=(model,))
+        return (found.model, found.agent) if found.model else None
+
+    def agent_chains(self) -> dict[str, object]:
+        """Return the chains of single agents for the companion plugin, because possibly no daemon
+        has published them.
+        """
+        made = self._transform()
+        fallbacks = made[0].fallbacks if made else _fallbacks(self._names)
+        return dict(agent_rows(fallbacks.chains, self._cooldowns.pools, fallbacks.agents))
 
     def _asked(self) -> str | None:
-        """The model that this launch was meant for, whatever stands in for it."""
+        """Return the model that the user asked for, even if a fallback is used."""
         made = self._transform()
         return made[0].main_model(self._arguments, made[1]) if made else None
 
     def _plan(self) -> Plan:
-        if not self._register:
+        if not self._cooldowns:
             return Plan(self._arguments.words)
         made = self._transform()
         if made is None:
             return Plan(self._arguments.words)
         transform, earlier = made
-        return transform.plan(self._arguments, "--no-fallback" not in self._arguments.own, earlier)
+        fallback = "--no-fallback" not in self._arguments.own
+        if self._generation != 1:
+            return transform.plan_for_client(self._arguments, fallback, earlier)
+        return transform.plan(self._arguments, fallback, earlier)
 
     def _transform(self) -> tuple[Transform, str | None] | None:
-        """With the last model of the session that goes on. None if OpenCode's configuration cannot be read."""
-        from ocwatchd.launcher.setup import last_model, read  # late: only a limit needs to know what the user has
+        """Return the transform and the last model of a continued session; None if OpenCode's configuration is
+        unreadable.
+        """
+        from ocwatchd.launcher.transform import last_model, read  # lazy import: needed only after a limit
 
         try:
             config, agents, messages = read(self._arguments, self._directories, os.environ)
         except ConfigError:
-            return None  # OpenCode itself will say what is wrong
-        from ocwatchd.launcher.fitting import misfits_of
+            return None  # OpenCode itself reports what is wrong with the file
+        from ocwatchd.launcher.capability_check import misfits_of
 
-        register = self._register.without(misfits_of(self._arguments, messages, f"{self._state}/blacklist.json"))
-        return Transform(self._names, register, config, agents, os.environ), last_model(messages)
+        cooldowns = self._cooldowns.without(misfits_of(self._arguments, messages, f"{self._state}/blacklist.json"))
+        return Transform(self._names, cooldowns, config, agents, os.environ), last_model(messages)
 
     def _wait(self, models: list[str]) -> bool:
-        """Wait for the soonest of these models if that is near, or wished. Says so; False if it is not."""
-        ends = [(entry.end, model) for model in models if (entry := self._register.blocking(model))]
+        """Wait until the first of these models is available, if that is soon or --wait was given. Return whether it is
+        available.
+        """
+        ends = [(entry.end, model) for model in models if (entry := self._cooldowns.blocking(model))]
         known = [(end, model) for end, model in ends if end != float("inf")]
         if not known:
-            say(f"{models[0]} and everything that stands in for it rest until a person clears them")
+            say(f"{models[0]} and all its fallbacks are blocked until you clear them: ocwatch cooldowns")
             return False
         end, model = min(known)
         remaining = end - time.time()
         if remaining > self._patience and "--wait" not in self._arguments.own:
-            say(f"every model is cooling; {model} is the first to return, limited {until_words(end)}")
+            say(f"every model is cooling down; {model} will be available first: it is limited {until_words(end)}")
             return False
-        say(f"every model is cooling; waiting for {model}, limited {until_words(end)}")
+        say(f"every model is cooling down; waiting for {model}, limited {until_words(end)}")
+        # Launches that are waiting for the same model must not all use it at the same moment.
+        end += os.getpid() % 100 / 100 * min(max(remaining, 0.0) * JITTER, MAX_JITTER)
         while (remaining := end - time.time()) > 0:
-            time.sleep(min(remaining, 5.0))  # wall time: suspend and clock steps heal
+            time.sleep(min(remaining, 5.0))  # short steps, because suspend and clock changes count
         return True
 
     def _print(self, plan: Plan) -> int:
         for line in plan.story:
             say(line)
         if plan.exhausted:
-            say(f"cooling: {', '.join(plan.exhausted)}")
+            say(f"cooling down: {', '.join(plan.exhausted)}")
         why = self._unwatched() if self._arguments.subcommand == "run" else None
-        if self._arguments.has("--attach"):
-            from ocwatchd.launcher.elsewhere import no_door  # late: 70 CPU ms, which no start needs
+        if self._generation == 1 and self._arguments.has("--attach"):
+            # lazy import: 70 ms of CPU time, not needed by a normal start
+            from ocwatchd.launcher.attached_server import no_endpoint
 
-            why = no_door(self._arguments)
+            why = no_endpoint(self._arguments)
         if why:
             say(f"not watched for limits: {why}")
         for name, value in plan.environ.items():
@@ -284,18 +347,28 @@ class Launch:
         return ExitCode.DONE
 
 
+def _child_class(client: bool) -> type[Child]:
+    from ocwatchd.launcher.child import Child, Client  # lazy import: a terminal does not need it
+
+    return Client if client else Child
+
+
+def _fallbacks(names: Names) -> Fallbacks:
+    return Fallbacks(names.chains, names.aliases, names.agents, names.pools)
+
+
 def url_quoted(path: str) -> str:
-    """A path as it stands in a file:// address."""
+    """Return the path, quoted for a file:// URL."""
     if path.isascii() and not set(path) & set(" %#?"):
         return path
-    from urllib.parse import quote  # late: hardly ever needed
+    from urllib.parse import quote  # lazy import: rarely needed
 
     return quote(path)
 
 
 def quoted(word: str) -> str:
-    """A word as a shell reads it."""
-    from shlex import quote  # late: only --print-env needs it
+    """Return the word, quoted for a shell."""
+    from shlex import quote  # lazy import: only --print-env needs it
 
     return quote(word)
 

@@ -1,7 +1,8 @@
-"""What the private server's session says, as `opencode run` would have printed it: text, or JSON lines.
+"""Print the output of the private server's session as `opencode run` would: text, or JSON lines.
 
-The forms are those of 1.1 - 1.18: a finished text on standard output, tools on standard error; with `--format json` one
-object per part. What the session held before is passed over: OpenCode has printed it already, or it was never finished.
+The formats are those of 1.1 to 1.18: finished text on standard output, tools on standard error; with `--format json`
+one object per part. Earlier content of the session is skipped, because OpenCode has printed it, or it was never
+finished.
 """
 
 from __future__ import annotations
@@ -12,30 +13,31 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol, TextIO
 
-from ocwatchd.opencode.answers import Session
-from ocwatchd.opencode.api import Api
-from ocwatchd.opencode.records import Json, mapping, seconds, text
+from ocwatchd.launcher.messages_to_user import printable
+from ocwatchd.opencode.client.v1.responses import Session
+from ocwatchd.opencode.client.v1.routes import Api
+from ocwatchd.opencode.sessions.messages import Json, mapping, seconds, text
 
 FEW = 30
-"""Messages fetched at a time: steps of one turn that may end between two looks, generously."""
+"""Number of messages per request: more than the steps of a turn that can end between two requests."""
 
 _EVENTS = {"step-start": "step_start", "text": "text", "tool": "tool_use", "step-finish": "step_finish"}
 
 
 class Writer(Protocol):
-    """What is printed goes there."""
+    """A stream for the printed text."""
 
     def write(self, text: str, /) -> int:
-        """Write it."""
+        """Write the text."""
         ...
 
     def flush(self) -> None:
-        """Hand it on."""
+        """Flush the output."""
         ...
 
 
 class Printer:
-    """Prints what is new in one session. Every method that asks raises DoorError."""
+    """Prints the new output of one session. Methods that make a request can raise EndpointError."""
 
     def __init__(
         self,
@@ -47,9 +49,9 @@ class Printer:
         now: Callable[[], float] = time.time,
         since: float = float("inf"),
     ) -> None:
-        """What the session holds now counts as printed, unless it was begun after `since`, epoch seconds.
+        """Mark the present content as printed, except messages that began at or after `since` (epoch seconds).
 
-        An answer that is open now may yet go on: what is missing of it is printed if it ends well.
+        The remaining parts of an unfinished answer are printed if the answer ends without an error.
         """
         self._api, self._session, self._json = api, session, as_json
         self._out, self._err, self._now = out or sys.stdout, err or sys.stderr, now
@@ -63,7 +65,7 @@ class Printer:
             self._printed |= {str(part.get("id")) for part in parts if _finished(part, closed=False)}
 
     def poll(self) -> None:
-        """Print what has been finished since the last call."""
+        """Print the parts that were finished since the last call."""
         for ident, info, parts in self._messages():
             if ident in self._old or info.get("role") != "assistant":
                 continue
@@ -83,7 +85,7 @@ class Printer:
             self._event("error", {"error": raw})
             self._out.flush()
         else:
-            print(f"Error: {message}", file=self._err, flush=True)
+            print(printable(f"Error: {message}"), file=self._err, flush=True)
 
     def _messages(self) -> Iterator[tuple[str, Json, list[Json]]]:
         for entry in self._api.raw_messages(self._session.id, self._session.directory, FEW):
@@ -103,7 +105,7 @@ class Printer:
                 self._out.write(said + "\n")
         elif kind == "tool":
             title = mapping(part.get("state")).get("title")
-            print(f"| {part.get('tool')}  {title or ''}".rstrip(), file=self._err, flush=True)
+            print(printable(f"| {part.get('tool')}  {title or ''}".rstrip()), file=self._err, flush=True)
 
     def _event(self, kind: str, more: Json) -> None:
         event = {"type": kind, "timestamp": int(self._now() * 1000), "sessionID": self._session.id, **more}
@@ -111,7 +113,7 @@ class Printer:
 
 
 def created(info: Json) -> float:
-    """When a message was begun, epoch seconds; 0 if it does not say."""
+    """Return when a message was created, in epoch seconds; 0 if unknown."""
     return seconds(mapping(info.get("time")).get("created")) or 0.0
 
 
@@ -120,7 +122,7 @@ def _ended(info: Json) -> bool:
 
 
 def _finished(part: Json, closed: bool) -> bool:
-    """Whether a part will not change any more. `closed`: its message is complete, and without an error."""
+    """Return whether a part will not change any more. `closed` says that its message has ended without an error."""
     match part.get("type"):
         case "text":
             return not part.get("synthetic") and (closed or mapping(part.get("time")).get("end") is not None)

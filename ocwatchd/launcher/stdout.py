@@ -1,7 +1,7 @@
-"""Standard output of a `run`, kept back until it is known that an answer comes: at exit code 75 nothing stands there.
+"""Hold back the standard output of a `run`, so that nothing is printed with exit code 75.
 
-Into a pipe, the plain answer is held and handed over at the end (a `$(…)` sees no difference); into a file, what was
-written is cut off again. A terminal and `--format json` are for who watches: nothing is held, and nothing taken back.
+Output to a pipe is held and written at the end, which makes no difference for a `$(…)`; a file is truncated to its old
+length. Output to a terminal and `--format json` are passed through immediately and cannot be removed.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import stat
 import sys
 
 CAP = 1 << 20
-"""Bytes held at most; more than that is passed through, and cannot be taken back."""
+"""Maximum number of bytes that are held. Longer output is passed through and cannot be removed."""
 _PART = 1 << 16
 
 
 class Output:
-    """Where the child writes, and where what goes on elsewhere is written. Used from the main thread alone."""
+    """Collects the child's output, and the rest of the answer after a move. Used only from the main thread."""
 
     def __init__(self, held: bool) -> None:
-        """`held`: whether it may be kept back."""
+        """With `held`, output to a pipe is held back."""
         self.child: int | None = None
-        """The descriptor for the child's standard output; None for our own."""
+        """Descriptor for the child's standard output; None for our own."""
         self.reader: int | None = None
         self._kept = b""
         self._holding = self._through = False
@@ -30,7 +30,8 @@ class Output:
         try:
             info = os.fstat(1)
             piped = stat.S_ISFIFO(info.st_mode) or stat.S_ISSOCK(info.st_mode)
-            if piped and held and not os.path.sameopenfile(1, 2):  # together with errors its place among them counts
+            # a pipe that also receives standard error is not held, to keep the order of the two
+            if piped and held and not os.path.sameopenfile(1, 2):
                 self.reader, self.child = os.pipe()
                 os.set_blocking(self.reader, False)
                 self._holding = True
@@ -40,23 +41,24 @@ class Output:
             return
 
     def started(self) -> None:
-        """The child has its end."""
+        """Close our copy of the pipe's write end after the child was started."""
         if self.child is not None:
             os.close(self.child)
             self.child = None
 
     def take(self) -> None:
-        """Take what the child has written. Call it often: a full pipe stops the child."""
+        """Read what the child has written. Call this often, because a full pipe blocks the child."""
         while self.reader is not None:
             try:
                 part = os.read(self.reader, _PART)
             except BlockingIOError:
                 return
-            if not part or not self._keep(part):  # its end; or whoever read our output is gone: so is its reader
+            # the output has ended, or our reader is gone: then the child has to get a SIGPIPE too
+            if not part or not self._keep(part):
                 self._close()
 
     def write(self, text: str) -> int:
-        """What is said in the child's place."""
+        """Write text as if the child had written it."""
         if not self._holding:
             return sys.stdout.write(text)
         self.take()
@@ -64,11 +66,11 @@ class Output:
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what is not held."""
+        """Flush the output that is not held."""
         sys.stdout.flush()
 
     def end(self, empty: bool) -> None:
-        """The run is over. `empty`: nothing of it is to stand there."""
+        """Write the held output; with `empty`, discard it, or truncate the file to its old length."""
         self.take()
         if self.reader is not None:
             self._close()
@@ -92,10 +94,10 @@ class Output:
         return self._pass(kept)
 
     def _pass(self, data: bytes) -> bool:
-        view = memoryview(data)
+        snapshot = memoryview(data)
         try:
-            while view:
-                view = view[os.write(1, view) :]
+            while snapshot:
+                snapshot = snapshot[os.write(1, snapshot) :]
         except OSError:
             return False
         return True

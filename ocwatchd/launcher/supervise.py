@@ -1,6 +1,8 @@
-"""Watches one `opencode run` through its own door, so that its prompt is answered. Imported when a limit shows.
+"""Supervise one `opencode run` after the first sign of a limit, until its prompt is answered.
 
-The daemon's own engine decides, on what the child's door shows; only the arms differ. Our faults leave it to itself.
+The engine is the same as the daemon's, but it is fed from the child's endpoint and has other effects. If all models are
+cooling down, the supervisor waits for the model that will be available first. After an internal fault the child runs
+unwatched.
 """
 
 from __future__ import annotations
@@ -9,56 +11,119 @@ import os
 import queue
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from uuid import uuid4
 
-from ocwatchd.clock import SystemClock
+from ocwatchd.clock import SystemClock, both_clocks
 from ocwatchd.config import load
-from ocwatchd.config.rules import rules_for
-from ocwatchd.core.cases import Case, Doing
-from ocwatchd.core.engine import Engine
-from ocwatchd.core.fallback import candidates
-from ocwatchd.core.ledger import Cooldown, Ledger
-from ocwatchd.core.limits import ModelRef, Target
-from ocwatchd.core.messages import Heard, LookUp, Message, Move, MoveEnded, Surveyed, Tick
-from ocwatchd.core.moves import MoveResult, Order
-from ocwatchd.core.policy import Mode
-from ocwatchd.core.views import Door, SessionView
+from ocwatchd.config.active_rules import rules_for
+from ocwatchd.core.domain.backoff import delay
+from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.moves import MoveResult, Order
+from ocwatchd.core.domain.snapshot import Endpoint, SessionSnapshot
+from ocwatchd.core.domain.timeline import Timeline
+from ocwatchd.core.domain.types import LimitKind, ModelRef, ResetSource, Scope, Target
+from ocwatchd.core.engine.engine import Engine
+from ocwatchd.core.engine.messages import (
+    ClockSet,
+    Failure,
+    Message,
+    Move,
+    MoveEnded,
+    Probe,
+    Probed,
+    Tick,
+    TroubleReported,
+)
+from ocwatchd.core.engine.parking import run_at
+from ocwatchd.core.engine.session import Doing, TrackedSession
+from ocwatchd.core.fallback.choice import candidates
+from ocwatchd.core.policy import Mode, Policy
+from ocwatchd.daemon.blacklist_writer import BlacklistWriter
+from ocwatchd.daemon.effects import EffectExecutor, remember_in
+from ocwatchd.daemon.faults import Faults, FileHealth
+from ocwatchd.daemon.lanes import WorkerLanes
+from ocwatchd.daemon.opencode_work import OpenCodeWork
 from ocwatchd.errors import ConfigError, ExitCode
+from ocwatchd.launcher.answer_stream import Served, ServedPrivately
 from ocwatchd.launcher.child import wait_for
-from ocwatchd.launcher.ground import Ground, OwnGround, ServersGround
-from ocwatchd.launcher.hands import LaunchHands
-from ocwatchd.launcher.mover import RunMover
+from ocwatchd.launcher.effects import RunNotes, YieldingWriter, launcher_handlers
 from ocwatchd.launcher.output import Printer
-from ocwatchd.launcher.run import Run
-from ocwatchd.launcher.served import Served
+from ocwatchd.launcher.service_run import ClientMover, ClientPrinter, ServedByService
+from ocwatchd.launcher.session_host import (
+    OwnSessionHost,
+    Run,
+    RunMover,
+    ServerSessionHost,
+    ServiceSessionHost,
+    SessionHost,
+)
 from ocwatchd.launcher.transform import until_words
-from ocwatchd.launcher.waiting import model_named, soonest, spread
-from ocwatchd.opencode.answers import Session
-from ocwatchd.opencode.api import Api
-from ocwatchd.opencode.family import descendants, end_all
-from ocwatchd.opencode.guardian import Guardian
-from ocwatchd.opencode.http import DoorError
+from ocwatchd.movers.switch import SwitchModel
+from ocwatchd.opencode.client.event_stream import EventListener
+from ocwatchd.opencode.client.request import EndpointError
+from ocwatchd.opencode.client.v1.responses import Session
+from ocwatchd.opencode.client.v1.routes import Api
+from ocwatchd.opencode.process.process_tree import descendants, end_all
+from ocwatchd.opencode.process.reaper import Guardian
 from ocwatchd.paths import Paths
-from ocwatchd.state import blacklist, prices
+from ocwatchd.state import prices
+from ocwatchd.state.blacklist import store as blacklist
+from ocwatchd.state.blacklist.sync import SharedBlacklist
+from ocwatchd.state.journal import Journal
+
+
+def soonest(ledger: Ledger, models: Iterable[ModelRef], now: float) -> Cooldown | None:
+    """Return the cooldown among these models that ends first. Return None if a user has to end all of them. An
+    available model is treated as one whose cooldown ends now. The result names the model even if its whole provider is
+    cooling down.
+    """
+    entries = [(model, ledger.limited(model, now)) for model in models]
+    known = [(now if entry is None else entry.until, model, entry) for model, entry in entries]
+    ends = [(end, index) for index, (end, _, _) in enumerate(known) if end is not None]
+    if not ends:
+        return None
+    end, index = min(ends)
+    _, model, entry = known[index]
+    reset_source = entry.reset_source if entry else ResetSource.RETRY_AFTER
+    return Cooldown(model, LimitKind.RATE_LIMIT, Scope.MODEL, now, end, 0, reset_source)
+
+
+def spread(entry: Cooldown, policy: Policy, attempt: int, draw: float) -> float:
+    """Return the time, in seconds, to add to a reset time: 0 if the provider reported the reset time, a random backoff
+    if it was estimated. Processes that are waiting for the same model must not all use it at the same moment, nor too
+    often. `attempt` counts from 1, `draw` is a uniform random number in [0, 1).
+    """
+    if entry.reset_source is not ResetSource.ESTIMATE:
+        return 0.0
+    retry = policy.retry_for(entry.model)
+    return delay(attempt, retry.base_delay, retry.max_delay, retry.jitter_range, draw)
+
+
+def model_named(name: str | None) -> ModelRef | None:
+    """Return the model with this name. Return None if this is not a valid model name."""
+    try:
+        return ModelRef.parse(name) if name else None
+    except ValueError:
+        return None
+
 
 POLL = 0.1
-"""Seconds between looks at the child, and at what the private server's session says."""
+"""Interval, in seconds, between checks of the child and of the session in the private server."""
 AGAIN = 2.0
-"""Seconds after which a session that could not be moved is looked at again."""
-MOST_STRANDED = 3
-"""Attempts to go on after which the prompt is given up; it stays in OpenCode's store."""
+"""Delay, in seconds, before a session that could not be moved is checked again."""
+MAX_STRANDED = 3
+"""Number of failed moves after which the prompt is abandoned. It stays in OpenCode's message store."""
 
 
 class Supervisor:
-    """One supervised run, from the first sign of a limit to its exit code."""
+    """The supervisor of one run, from the first sign of a limit to the exit code."""
 
     def __init__(self, run: Run, guardian: Guardian, say: Callable[[str], None]) -> None:
-        """`guardian` is told of what is started.
+        """`guardian` watches each process that is started, and `say` prints a line for the user.
 
-        Raises:
-            ConfigError: the configuration cannot be used.
+        Raises: ConfigError: The configuration cannot be used.
         """
         child = run.child
         self._run, self._guardian, self._say = run, guardian, say
@@ -66,38 +131,59 @@ class Supervisor:
         self._clock, self._paths = SystemClock(), Paths.from_env()
         config = load(self._paths)
         self._policy = config.policy
-        register = blacklist.read(self._paths.blacklist)
-        ledger = Ledger(register.entries())
-        self._engine = Engine(config.policy, rules_for(config), ledger, lambda: uuid4().hex[:12])
-        mind, now = self._engine.mind, self._clock.now()
-        mind.fill.measure(register.loads, (), now)
-        prices.recall(mind, self._paths, now)
-        # Not SimpleQueue: on 3.11 a signal (a child's end) just before the timeout makes its `get` wait for good.
-        self._queue: queue.Queue[Message] = queue.Queue()
-        self._ground: Ground = (
-            ServersGround(run.server, self._paths)
-            if run.server
-            else OwnGround(run, self._paths, self._clock, guardian.watch)
+        known = blacklist.read(self._paths.blacklist)
+        ledger = Ledger(known.entries())
+        self._engine = Engine(
+            config.policy, rules_for(config), ledger, lambda: uuid4().hex[:12], resumes=False, strict=False
         )
-        ground = self._ground
-        self._mover = RunMover(child, ground, self._clock, self._opened)
-        self._hands = LaunchHands(
-            self._paths, self._clock, ground.finder, ground.surveyor, self._mover, say, self._queue.put
+        context, now = self._engine.context, self._clock.now()
+        context.fill.measure(known.loads, (), now)
+        prices.recall(context, self._paths, now)
+        # SimpleQueue cannot be used: on Python 3.11 a signal (the end of a child) just before the timeout makes its
+        # `get` wait forever.
+        self._queue: queue.Queue[Message | Failure] = queue.Queue()
+        self._mover: RunMover | ClientMover
+        if run.service:
+            self._session_host: SessionHost = ServiceSessionHost(run.service, self._paths)
+            self._mover = ClientMover(child, run.service, self._opened)
+        else:
+            own = OwnSessionHost(run, self._paths, self._clock, guardian.watch)
+            self._session_host = ServerSessionHost(run.server, self._paths) if run.server else own
+            self._mover = RunMover(child, self._session_host, self._clock, self._opened)
+        session_host = self._session_host
+        post, faults, health = self._queue.put, Faults(say, self._clock.now), FileHealth(say)
+        self._lanes = WorkerLanes(post, faults)
+        self._opencode = OpenCodeWork(
+            self._paths,
+            self._clock,
+            self._lanes,
+            post,
+            health,
+            session_host.finder,
+            session_host.prober,
+            EventListener(post, (self._paths.log_dir / "opencode.log").exists, clock=self._clock),
+            self._mover,
+            self._mover if isinstance(self._mover, ClientMover) else SwitchModel(clock=self._clock),
         )
-        self._hands.tell = say
-        self._hands.register.know(register)
+        shared = SharedBlacklist(self._paths.blacklist, known)
+        self._writer = YieldingWriter(BlacklistWriter(shared, self._clock, health), shared, self._paths, self._clock)
+        story = RunNotes(Journal(self._paths.journal, self._clock), say)
+        remember = remember_in(self._paths.moved, self._clock, health)
+        self._executor = EffectExecutor(launcher_handlers(self._writer, story, self._opencode, remember), faults)
         self._asked = model_named(run.asked)
         self._served: Served | None = None
-        self._failed: SessionView | None = None
+        self._failed: SessionSnapshot | None = None
         self._judged = self._landed = False
         self._waiting: tuple[str, int] | None = None
         self._due = 0.0
         self._stranded = self._attempt = 0
+        self._timeline = Timeline()
 
     def run(self) -> int | None:
-        """The exit code to end with; negative for the signal that ended OpenCode.
+        """Return the exit code of the run, negative for a signal.
 
-        None if the daemon has come to see to the session before we touched it: then the child is only waited for.
+        None means that the daemon has taken the session over before the launcher changed anything; the caller then only
+        waits for the child.
         """
         if self._policy.mode is not Mode.AUTO:
             return wait_for(self._child, self._signals, self._run.output)
@@ -107,29 +193,29 @@ class Supervisor:
             self._close()
 
     def _loop(self) -> int | None:
-        self._hands.listen()
-        self._hands.do([LookUp(None, None)])
+        self._opencode.listen()
+        self._executor.do([Probe(None, None)])
         while True:
             if self._signals.got is not None:
                 return self._interrupted(self._signals.got)
-            if self._untouched() and self._ground.anothers():
+            if self._untouched() and self._session_host.left_to_daemon():
                 return None
-            for fact in self._ground.facts.poll():
+            for fact in self._session_host.facts.poll():
                 self._handle(fact)
             self._run.output.take()
             self._take_messages()
             self._handle(Tick())
-            news = self._hands.register_news()
+            news = self._writer.news()
             if news is not None:
                 self._handle(news)
-            self._hands.save()
+            self._writer.save()
             code = self._step()
             if code is not None:
                 return code
 
     def _untouched(self) -> bool:
-        moving = any(case.doing is Doing.MOVING for case in self._engine.cases.all())
-        return not (moving or self._mover.taken_over or self._mover.door)
+        moving = any(tracked.moving for tracked in self._engine.tracked_sessions.all())
+        return not (moving or self._mover.taken_over or self._mover.endpoint)
 
     def _take_messages(self) -> None:
         with suppress(queue.Empty):
@@ -138,157 +224,186 @@ class Supervisor:
                 self._handle(message)
                 message = self._queue.get_nowait()
 
-    def _handle(self, message: Message) -> None:
-        if isinstance(message, MoveEnded):
-            self._landed = self._landed or message.outcome.result is not MoveResult.FAILED
-            self._stranded = self._stranded + 1 if message.outcome.stranded else 0
-        if isinstance(message, Surveyed):
-            for view in message.views:
-                self._remember_origin(view)
-        now = self._clock.now()
-        self._hands.do(self._engine.handle(message, now))
-        if isinstance(message, MoveEnded) and message.outcome.result is MoveResult.REFUSED:
-            # A guard held, often for a moment; where the daemon has its logs, nobody else looks here.
-            self._engine.cases.of(message.order.session, now).wake = now + AGAIN
-
-    def _remember_origin(self, view: SessionView) -> None:
-        """A session that began on a stand-in has the chain of the model that was asked for."""
-        now = self._clock.now()
-        if self._asked in (None, view.model) or view.parent is not None:
+    def _handle(self, message: Message | Failure) -> None:
+        if isinstance(message, Failure):  # from OpenCode 2, which is not watched here
             return
-        case = self._engine.cases.of(view.session, now)
-        if case.origin is None and self._engine.ledger.avoided(self._asked, now) is not None:
-            case.origin, case.landed = self._asked, view.model
+        if isinstance(message, MoveEnded):
+            outcome = message.outcome
+            # A run that failed at once, by another limit for example, has begun in the server all the same.
+            began = outcome.result is not MoveResult.FAILED or (outcome.snapshot is not None and not outcome.stranded)
+            self._landed = self._landed or began
+            self._stranded = self._stranded + 1 if message.outcome.stranded else 0
+        if isinstance(message, Probed):
+            for snapshot in message.snapshots:
+                self._remember_origin(snapshot)
+        now, boot = both_clocks(self._clock)
+        step = self._timeline.read(now, boot)
+        if step is not None:
+            self._executor.do(self._engine.handle(ClockSet(step), now))
+        self._executor.do(self._engine.handle(message, now))
+        if isinstance(message, MoveEnded) and message.outcome.result is MoveResult.REFUSED:
+            # A guard refused the move, often only for a moment. No other process will probe this session again.
+            self._engine.tracked_sessions.of(message.order.session, now).wake_at(now + AGAIN)
+
+    def _remember_origin(self, snapshot: SessionSnapshot) -> None:
+        """Set the origin of a session that began on a fallback, so that it uses the chain of the model that was asked
+        for.
+        """
+        now = self._clock.now()
+        if self._asked in (None, snapshot.model) or snapshot.parent is not None:
+            return
+        tracked = self._engine.tracked_sessions.of(snapshot.session, now)
+        if tracked.origin is None and self._engine.ledger.avoided(self._asked, now) is not None:
+            tracked.came_from(self._asked, snapshot.model)
 
     def _step(self) -> int | None:
-        if self._stranded and (self._mover.door is None or self._stranded >= MOST_STRANDED):
-            self._say("the prompt could not be run again; it waits in its session: opencode -c")
+        if self._stranded and (self._mover.endpoint is None or self._stranded >= MAX_STRANDED):
+            self._say("the prompt could not be run again. It is kept in its session; to continue it: opencode -c")
             return ExitCode.FAILED
-        stuck = next((case for case in self._engine.cases.all() if case.doing is Doing.STUCK), None)
+        stuck = next((tracked for tracked in self._engine.tracked_sessions.all() if tracked.doing is Doing.STUCK), None)
         if stuck is not None:
             code = self._exhausted(stuck)
             if code is not None:
                 return code
         if self._served is not None:
-            return self._look_at(self._served)
+            return self._follow(self._served)
         code = self._child.poll()
         return None if code is None or self._mover.taken_over else self._child_ended(code)
 
     # ---- the child has ended
 
     def _child_ended(self, code: int) -> int | None:
-        """Its own code, unless it has ended in a limit: then its prompt is run again."""
+        """Return the exit code of the child. Return None if the child ended because of a limit, so that its prompt is
+        run again.
+        """
         if code < 0:
             return code
         if not self._judged:
             self._judged = True
-            self._failed = self._ground.failed([case.session for case in self._engine.cases.all()])
+            self._failed = self._session_host.failed(
+                [tracked.session for tracked in self._engine.tracked_sessions.all()]
+            )
             if self._failed is not None:
-                view = self._failed
-                self._handle(Surveyed(view.session, None, (view,), 1))
-        case = self._engine.cases.known(self._failed.session) if self._failed else None
-        going_on = case is not None and (case.doing in (Doing.MOVING, Doing.STUCK) or self._stranded)
+                snapshot = self._failed
+                self._handle(Probed(snapshot.session, None, (snapshot,), 1))
+        tracked = self._engine.tracked_sessions.known(self._failed.session) if self._failed else None
+        going_on = tracked is not None and (tracked.doing in (Doing.MOVING, Doing.STUCK) or self._stranded)
         return None if going_on else code
 
-    # ---- everything cools
+    # ---- every model is cooling down
 
-    def _exhausted(self, case: Case) -> int | None:
-        """75, or None where a model returns soon, or the soonest is to be waited for."""
+    def _exhausted(self, tracked: TrackedSession) -> int | None:
+        """Return exit code 75. Return None if a model will be available soon, or if `--wait` was given."""
         now = self._clock.now()
-        first = self._soonest(case, now)
+        first = self._soonest(tracked, now)
         if first is None:
-            self._say("every model is cooling, and nobody knows until when")
+            self._say("every model is cooling down, and no reset time is known")
             return self._give_up()
         end, name = first.until or now, f"{first.model}"
+        if self._attempt >= self._policy.max_resumes:
+            times = "once" if self._attempt == 1 else f"{self._attempt} times in a row"
+            self._say(f"run again {times} after a wait (maxResumes), and every model is cooling down again")
+            return self._give_up()
         if end > now and "--wait" not in self._arguments.own and end - now > self._policy.retry.max_delay:
-            self._say(f"every model is cooling; {name} is the first to return, limited {until_words(end)}")
+            self._say(f"every model is cooling down; {name} will be available first: it is limited {until_words(end)}")
             return self._give_up()
         if end > now and self._waiting != (name, int(end)):
             self._waiting = (name, int(end))
-            self._due = end + spread(first, self._policy, self._attempt + 1, random.random())  # noqa: S311 (a spread, no secret)
-            self._say(f"every model is cooling; waiting for {name}, limited {until_words(end)}")
-        if self._rests() and now >= max(end, self._due):
-            self._go_on(case, first.model)
+            at = run_at(tracked.session, end, now)
+            self._due = at + spread(first, self._policy, self._attempt + 1, random.random())  # noqa: S311 (a spread, no secret)
+            self._say(f"every model is cooling down; waiting for {name}, limited {until_words(end)}")
+        if self._has_given_up() and now >= max(end, self._due):
+            self._run_again(tracked, first.model)
         return None
 
-    def _soonest(self, case: Case, now: float) -> Cooldown | None:
-        origin = case.origin or case.landed
-        models = [origin, *candidates(origin, self._policy)] if origin else []
+    def _soonest(self, tracked: TrackedSession, now: float) -> Cooldown | None:
+        origin = tracked.origin or tracked.landed
+        models = [origin, *candidates(origin, self._policy, agent=tracked.origin_agent)] if origin else []
         return soonest(self._engine.ledger, models, now)
 
-    def _rests(self) -> bool:
-        """Whether nothing asks again by itself: the child has ended, or the private server's turn has failed."""
+    def _has_given_up(self) -> bool:
+        """Return whether OpenCode makes no further attempt: the child has ended, or the turn in the private server has
+        failed.
+        """
         if self._served is not None:
             return self._served.failed is not None
         return self._child.poll() is not None and not self._mover.taken_over
 
-    def _go_on(self, case: Case, model: ModelRef) -> None:
-        view = self._served.failed if self._served else self._failed
-        if view is None:
+    def _run_again(self, tracked: TrackedSession, model: ModelRef) -> None:
+        snapshot = self._served.failed if self._served else self._failed
+        if snapshot is None:
             return
         self._attempt += 1
-        case.doing = Doing.MOVING
-        self._hands.do([Move(uuid4().hex[:12], Order(view, Target(model, view.agent), own_abort=True))])
+        tracked.run_again()
+        self._executor.do([Move(uuid4().hex[:12], Order(snapshot, Target(model, snapshot.agent), own_abort=True))])
 
     def _give_up(self) -> int:
-        self._mover.taken_over = True
+        self._mover.take_over()
         self._child.end()
-        self._ground.abandon()
+        self._session_host.abandon()
         return ExitCode.ALL_COOLING
 
     # ---- the private server
 
-    def _opened(self, door: Door, session: Session) -> None:
-        """Called from the mover's thread."""
+    def _opened(self, endpoint: Endpoint, session: Session) -> None:
+        """Start printing the session at this endpoint. Called from the mover's thread."""
         given = self._arguments
-        printer = Printer(Api(door), session, given.format == "json", self._run.output)
-        self._served = Served(door, session, printer, given.has("--auto"), self._clock)
+        if endpoint.generation == 2:
+            words = ClientPrinter(endpoint, session.id, given.format == "json", self._run.output)
+            self._served = ServedByService(endpoint, session, words, given.has("--auto"))
+            return
+        printer = Printer(Api(endpoint), session, given.format == "json", self._run.output)
+        self._served = ServedPrivately(endpoint, session, printer, given.has("--auto"), self._clock)
 
-    def _look_at(self, served: Served) -> int | None:
+    def _follow(self, served: Served) -> int | None:
         try:
-            view = served.look()
-        except DoorError as fault:
+            snapshot = served.poll()
+        except EndpointError as fault:
             self._say(str(fault))
             return ExitCode.FAILED
-        case = self._engine.cases.of(served.session.id, self._clock.now())
-        if view is None or case.doing is Doing.MOVING or not self._landed:
+        tracked = self._engine.tracked_sessions.of(served.session.id, self._clock.now())
+        if snapshot is None or tracked.moving or not self._landed:
             return None
         before = served.failed
-        code = served.ended(view)
+        code = served.ended(snapshot)
         if served.failed is not None and before is None:
-            self._handle(Heard(view.session, self._clock.now()))
-        undecided = case.doing in (Doing.MOVING, Doing.STUCK) or case.looking
+            self._handle(TroubleReported(snapshot.session, self._clock.now()))
+        undecided = tracked.doing in (Doing.MOVING, Doing.STUCK) or tracked.being_probed
         return None if code == ExitCode.FAILED and undecided else code
 
     # ---- ends
 
     def _interrupted(self, number: signal.Signals) -> int:
-        self._mover.taken_over = True
+        self._mover.take_over()
         self._child.end(number)
         code = self._child.poll()
-        return code if code is not None and code != 0 and self._mover.door is None else -number
+        return code if code is not None and code != 0 and self._mover.endpoint is None else -number
 
     def _close(self) -> None:
-        """Nothing that we started stays: the private server runs in a session of its own."""
-        self._ground.close()
+        """End all processes that were started. The private server needs this, because it has a process session of its
+        own.
+        """
+        self._session_host.close()
         with suppress(Exception):
-            self._hands.save(at_once=True)
-        self._hands.close()
-        started = [pid for pid in descendants(os.getpid()) if pid != self._guardian.pid]
-        end_all(started, signal.SIGTERM, 1.0)
+            self._writer.save(at_once=True)
+        self._lanes.close()
+        # an OpenCode 2 child may have started the shared service, which must keep running
+        if self._run.service is None:
+            started = [pid for pid in descendants(os.getpid()) if pid != self._guardian.pid]
+            end_all(started, signal.SIGTERM, 1.0)
         with suppress(Exception):
             self._mover.close()
 
 
 def supervise(run: Run, guardian: Guardian, say: Callable[[str], None]) -> int | None:
-    """The exit code of a supervised run; None if it is the daemon's to see to now.
+    """Supervise a run and return its exit code; None if the daemon has taken it over.
 
-    A fault of ours is said, and leaves the child to itself.
+    An internal fault is reported, and the child then runs unwatched.
     """
     try:
         return Supervisor(run, guardian, say).run()
     except ConfigError as fault:
-        say(f"{fault}; going on without it")
+        say(f"{fault}. OpenCode continues without fallbacks")
     except Exception as fault:
         say(f"internal fault: {fault!r}")
     return wait_for(run.child, run.signals, run.output)

@@ -1,38 +1,60 @@
-"""The pre-launch transform: cooling models replaced by their targets, through arguments and environment alone.
+"""Replace models that are cooling down before a launch, only through OpenCode's arguments and environment.
 
-OPENCODE_CONFIG_CONTENT beats every file of the user's and is merged with what the user has put there (1.0 - 1.18). No
-file is touched. What cannot be read leaves the launch as it is: OpenCode itself then says what is wrong.
+OPENCODE_CONFIG_CONTENT has precedence over all configuration files and is merged with the user's own value of it (1.0
+to 1.18). No file is changed. If something cannot be read, the launch is not changed, and OpenCode reports the fault.
+
+For this, the module reads the configuration, agents and continued session with which OpenCode would start. It imports
+costly modules (Markdown agents, the message store) only if there is something to read.
+
+The generation of a program is cached, because determining it takes 0.3 to 0.7 s. It is not cached for the shim of a
+version manager: the program behind a shim can change while the shim stays the same.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ocwatchd.config.names import Names
-from ocwatchd.config.opencode import DEFAULT_AGENT, object_in, text_of
+from ocwatchd.config.opencode_config import (
+    DEFAULT_AGENT,
+    defined_agents,
+    global_files,
+    merged,
+    project_files,
+    text_of,
+)
 from ocwatchd.config.reader import parse
-from ocwatchd.core.chains import candidates, normalise, resolve
+from ocwatchd.core.domain.chains import Fallbacks, agent_chain
+from ocwatchd.core.fallback.selection import Selection
 from ocwatchd.errors import ConfigError
 from ocwatchd.launcher.arguments import Arguments
-from ocwatchd.state.register import Register
+from ocwatchd.ownership import make_directories, read_followed
+from ocwatchd.state.blacklist.query import CooldownTable
+from ocwatchd.state.safe_read import StateError, read_plain, replace_unsynced
+
+if TYPE_CHECKING:
+    from ocwatchd.opencode.sessions.messages import Message
+
 
 CONTENT = "OPENCODE_CONFIG_CONTENT"
 KEPT_AGENTS = frozenset(("plan", "general", "explore"))
-"""OpenCode's own agents that may do less than others: their model is changed, they are not."""
+"""OpenCode's own agents with fewer permissions. For them only the model is changed, not the agent."""
 
 
 class Plan:
-    """What is changed for one launch.
+    """The changes for one launch.
 
-    `words` are OpenCode's arguments, `environ` the variables to set, `story` lines for standard error. `exhausted`: the
-    model that this launch would use rests, and so does all that stands in for it: these, nearest first.
+    `words` are OpenCode's arguments, `environ` the variables to set, and `story` the lines for standard error.
+    `exhausted` contains the model of this launch and its fallbacks, nearest first, if all of them are cooling down.
     """
 
     __slots__ = ("environ", "exhausted", "story", "words")
 
     def __init__(self, words: Sequence[str]) -> None:
-        """Nothing is changed yet."""
+        """Begin with unchanged arguments."""
         self.words = list(words)
         self.environ: dict[str, str] = {}
         self.story: list[str] = []
@@ -40,36 +62,45 @@ class Plan:
 
 
 class Agents:
-    """The user's agents: the model each names, and those that only work below another."""
+    """The user's agents: the model of each, and the names of those that are kept because they are subagents or
+    restricted.
+    """
 
     __slots__ = ("models", "subordinate")
 
     def __init__(self, models: Mapping[str, str | None], subordinate: frozenset[str] = frozenset()) -> None:
-        """By name."""
+        """`models` maps each agent's name to its model."""
         self.models = models
         self.subordinate = subordinate | KEPT_AGENTS
 
 
 class Transform:
-    """One launch's transform."""
+    """Computes the changes for one launch."""
 
     def __init__(
-        self, names: Names, register: Register, config: Mapping[str, object], agents: Agents, environ: Mapping[str, str]
+        self,
+        names: Names,
+        cooldowns: CooldownTable,
+        config: Mapping[str, object],
+        agents: Agents,
+        environ: Mapping[str, str],
     ) -> None:
-        """`config` is the user's whole OpenCode configuration, merged."""
-        self._names, self._register, self._config, self._agents = names, register, config, agents
+        """`config` is OpenCode's merged configuration."""
+        self._names, self._cooldowns, self._config, self._agents = names, cooldowns, config, agents
         self._environ = environ
-        self._chains = normalise(names.chains, names.aliases)
+        self.fallbacks = Fallbacks(names.chains, names.aliases, names.agents, names.pools, agents.models)
+        """The fallback chains, and the agents of models, including the user's own agents."""
 
     def plan(self, arguments: Arguments, fallback: bool = True, earlier: str | None = None) -> Plan:
-        """What to change. `earlier`: the model of the session that goes on, if one does and it is known.
+        """Return the changes for OpenCode 1. `earlier` is the model of the continued session, if known.
 
-        Without `fallback` nothing is moved; a model that rests then is exhausted.
+        Without `fallback` nothing is replaced, and a model that is cooling down is listed as exhausted.
         """
         plan = Plan(arguments.words)
         main = self.main_model(arguments, earlier)
-        if main is not None and self._register.limited(main) and not (fallback and self._target(main)):
-            plan.exhausted = [main, *(self._stand_ins(main) if fallback else [])]
+        agent = self.agent(arguments)
+        if main is not None and self._cooldowns.limited(main) and not (fallback and self._target(main, agent)):
+            plan.exhausted = [main, *(self._choice(main, agent).passed if fallback else ())]
             return plan
         if not fallback:
             return plan
@@ -81,79 +112,128 @@ class Transform:
                 plan.environ[CONTENT] = merged
         return plan
 
+    def plan_for_client(self, arguments: Arguments, fallback: bool = True, earlier: str | None = None) -> Plan:
+        """Return the changes for a client of OpenCode 2, whose model can only be set on its command line.
+
+        The environment is not changed, because a service that the client starts, and that all clients share, would
+        inherit it.
+        """
+        plan = Plan(arguments.words)
+        main = (self.main_model(arguments, earlier) or "").partition("#")[0] or None  # `provider/model#variant`
+        agent = self.agent(arguments)
+        target = self._target(main, agent) if fallback else None
+        if main is None or target is None:
+            if main is not None and self._cooldowns.limited(main):
+                plan.exhausted = [main, *(self._choice(main, agent).passed if fallback else ())]
+            return plan
+        if arguments.client_command in ("run", "mini"):
+            plan.words = arguments.with_model(target[0]) if arguments.model else arguments.adding_model(target[0])
+            plan.story.append(self._line(main, target[0], by=agent))
+        elif arguments.client_command == "":
+            entry = self._cooldowns.blocking(main)
+            until = until_words(entry.end) if entry else ""
+            plan.story.append(f"{main} is limited {until}: choose another model in OpenCode, for example {target[0]}")
+        return plan
+
     def main_model(self, arguments: Arguments, earlier: str | None = None) -> str | None:
-        """The model that the launch asks for; None if nobody can say."""
+        """Return the model with which OpenCode would start; None if unknown."""
         if arguments.model:
             return arguments.model
         if arguments.agent and self._agents.models.get(arguments.agent):
             return self._agents.models[arguments.agent]
         if arguments.continues:
             return earlier
-        agent = text_of(self._config, "default_agent", self._environ) or DEFAULT_AGENT
+        agent = self.agent(arguments)
         if arguments.agent is None and self._agents.models.get(agent):
             return self._agents.models[agent]
         return text_of(self._config, "model", self._environ)
 
+    def agent(self, arguments: Arguments) -> str:
+        """Return the agent with which OpenCode would start."""
+        return arguments.agent or text_of(self._config, "default_agent", self._environ) or DEFAULT_AGENT
+
     # ---- parts
 
     def _content(self) -> dict[str, object]:
-        """What the configuration names and rests, with its target in its place."""
+        """Return configuration that replaces the configured models that are cooling down."""
         content: dict[str, object] = {}
         for key in ("model", "small_model"):
             target = self._target(text_of(self._config, key, self._environ))
             if target:
                 content[key] = target[0]
-        moved = {name: target[0] for name, model in self._agents.models.items() if (target := self._target(model))}
+        standard = text_of(self._config, "model", self._environ)
+        moved: dict[str, str | None] = {
+            name: target[0]
+            for name, model in self._agents.models.items()
+            if (target := self._target(model or self._own(name, standard), name))
+        }
+        moved |= {
+            name: target[0]
+            for name in (DEFAULT_AGENT, *sorted(KEPT_AGENTS))
+            if name not in self._agents.models and (target := self._target(self._own(name, standard), name))
+        }
+        if "model" in content:  # agents with an empty or exhausted chain must not inherit the fallback
+            unmoved = (name for name in (*self._agents.models, DEFAULT_AGENT, *KEPT_AGENTS) if name not in moved)
+            moved |= {n: standard for n in unmoved if not self._agents.models.get(n) and self._own(n, standard)}
         if moved:
             content["agent"] = {name: {"model": model} for name, model in sorted(moved.items())}
         return content
 
     def _explicit(self, arguments: Arguments, plan: Plan, content: dict[str, object]) -> None:
-        """What the command line names."""
-        model, agent = arguments.model, arguments.agent
-        if model:
-            target = self._target(model)
-            if target:
-                plan.words = arguments.with_model(target[0])
-                plan.story.append(self._line(model, target[0]))
+        """Replace the model and the agent of this launch on its command line.
+
+        A model from the configuration is replaced there, so only its agent is set on the command line.
+        """
+        agent, main = self.agent(arguments), None if arguments.continues else self.main_model(arguments)
+        named = arguments.model or (self._agents.models.get(arguments.agent) if arguments.agent else None)
+        target = self._target(named or main, agent)
+        if target is None or (named is None and arguments.subcommand not in ("", "run")):
             return
-        target = self._target(self._agents.models.get(agent)) if agent else None
-        if not agent or not target:
-            return
-        carrier = target[1] if agent not in self._agents.subordinate else None
-        if carrier and carrier in self._agents.models and carrier != agent:
-            plan.words = arguments.with_agent(carrier)
-            if self._agents.models[carrier] != target[0]:
+        carrier = self._carrier(arguments, target[1])
+        if arguments.model:
+            plan.words = arguments.with_model(target[0])
+        if carrier:
+            plan.words = Arguments(plan.words).with_agent(carrier)
+            if not arguments.model and self._agents.models[carrier] != target[0]:
                 agents = content.setdefault("agent", {})
                 if isinstance(agents, dict):
                     agents[carrier] = {"model": target[0]}
-        plan.story.append(self._line(self._agents.models[agent] or "", target[0], agent))
+        if arguments.model:
+            plan.story.append(self._line(arguments.model, target[0], by=agent))
+        elif named or carrier:
+            plan.story.append(self._line(named or main or "", target[0], agent if named else None, by=agent))
 
-    def _target(self, model: str | None) -> tuple[str, str | None] | None:
-        """Where prompts for `model` go now; None if it is free, or nothing else is."""
-        if model is None or not self._register.blocked(model):
+    def _own(self, agent: str, model: str | None) -> str | None:
+        """Return `model` (the default one) if this agent has a chain of its own for it; otherwise None."""
+        pools = self._cooldowns.pools
+        own = None if model is None else agent_chain(agent, model, self.fallbacks.chains, pools)
+        return model if own is not None else None
+
+    def _carrier(self, arguments: Arguments, carrier: str | None) -> str | None:
+        """Return the agent that has to be used with the fallback; None if the launch keeps its agent.
+
+        An agent with fewer permissions is kept. So is the agent of a continued session, because it is unknown.
+        """
+        own = self.agent(arguments)
+        unknown = arguments.continues and arguments.agent is None
+        kept = unknown or own in self._agents.subordinate or carrier == own
+        return carrier if not kept and carrier in self._agents.models else None
+
+    def _target(self, model: str | None, agent: str | None = None) -> tuple[str, str | None] | None:
+        """Return the fallback for prompts of `agent` for `model`, as (model, agent); None if the model is available, or
+        if no fallback is available.
+        """
+        if model is None or not self._cooldowns.blocked(model):
             return None
-        picked = self._register.pick(model, self._stand_ins(model))
-        if picked in (None, model):
-            return None
-        listed = self._register.target_with_agent(model)
-        agent = listed[1] if listed and listed[0] == picked else None
-        return picked, agent or self._carrier(picked)
+        found = self._choice(model, agent)
+        return None if found.model in (None, model) else (str(found.model), found.agent)
 
-    def _carrier(self, model: str) -> str | None:
-        aliases = self._names.aliases
-        # An alias that is also the name of one of the user's agents names both, as for the daemon.
-        both = {resolve(alias, aliases): alias for alias in aliases if alias in self._agents.models}
-        named = {resolve(name, aliases): agent for name, agent in self._names.agents.items()}
-        return {**both, **named}.get(model)
+    def _choice(self, model: str, agent: str | None = None) -> Selection:
+        return self._cooldowns.select(model, self.fallbacks, agent=agent)
 
-    def _stand_ins(self, model: str) -> list[str]:
-        return list(candidates(model, self._chains, self._register.pools))
-
-    def _line(self, asked: str, target: str, agent: str | None = None) -> str:
-        passed = self._register.passed_over(target, self._stand_ins(asked))
-        over = "".join(f"; {name}: {why}" for name, why in passed)
-        entry = self._register.blocking(asked)
+    def _line(self, asked: str, target: str, agent: str | None = None, by: str | None = None) -> str:
+        over = "".join(f"; {name}: {why}" for name, why in self._choice(asked, by or agent).refused)
+        entry = self._cooldowns.blocking(asked)
         until = until_words(entry.end) if entry else ""
         named = f" (agent {agent})" if agent else ""
         return f"{asked}{named} is limited {until}: using {target}{over}"
@@ -164,7 +244,7 @@ class Transform:
 
 
 def merge_content(inline: str, content: Mapping[str, object]) -> str | None:
-    """The user's inline configuration with ours on top; None if it cannot be read: then OpenCode shall say so."""
+    """Return the user's inline configuration merged with `content`; None if it is invalid, which OpenCode reports."""
     try:
         own = parse(inline, CONTENT) if inline.strip() else {}
     except ConfigError:
@@ -173,7 +253,9 @@ def merge_content(inline: str, content: Mapping[str, object]) -> str | None:
 
 
 def _merge(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, object]:
-    """Objects are merged, lists joined, everything else is replaced."""
+    """Merge two configurations: objects recursively, lists by appending; other values of `other` replace those of
+    `one`.
+    """
     merged = dict(one)
     for key, value in other.items():
         old = merged.get(key)
@@ -189,15 +271,15 @@ def _merge(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, 
 def agents_of(
     config: Mapping[str, object], files: Mapping[str, tuple[str | None, bool]], environ: Mapping[str, str]
 ) -> Agents:
-    """The agents of the configuration and of Markdown files, given as name -> (model, whether it leads)."""
+    """Return the agents of the configuration and of `files`, the Markdown agents: name -> (model, whether it is
+    primary).
+    """
     models: dict[str, str | None] = {}
     below: set[str] = set()
-    for section in ("mode", "agent"):
-        for name, value in object_in(config, section).items():
-            if isinstance(value, dict) and value.get("disable") is not True:
-                models[name] = text_of(value, "model", environ)
-                if value.get("mode") == "subagent":
-                    below.add(name)
+    for name, value, leads in defined_agents(config):
+        models[name] = text_of(value, "model", environ)
+        if not leads:
+            below.add(name)
     for name, (model, leads) in files.items():
         models[name] = model
         if not leads:
@@ -206,10 +288,132 @@ def agents_of(
 
 
 def until_words(end: float) -> str:
-    """`until 14:20:05` (local), with the date if it is not today; `until a person clears it`."""
-    import time  # late: only a limit needs it
-
+    """Return the end of a cooldown in words: `until 14:20 (in 3m 20s)` in local time, or `until you clear it`."""
     if end == float("inf"):
-        return "until a person clears it"
-    moment, today = time.localtime(end), time.localtime()
-    return time.strftime("until %H:%M:%S" if moment[:3] == today[:3] else "until %Y-%m-%d %H:%M:%S", moment)
+        return "until you clear it"
+    import time  # lazy import: only a limit needs it
+
+    from ocwatchd.time_words import when  # lazy import: only a limit needs it
+
+    return f"until {when(end, time.time())}"
+
+
+RECENT = 30 * 86400.0
+"""Maximum age, in seconds, of the session that `--continue` continues."""
+
+_AGENT_DIRECTORIES = ("agent", "agents", "mode", "modes")
+
+
+def read(
+    arguments: Arguments, directories: Sequence[str], environ: Mapping[str, str]
+) -> tuple[dict[str, object], Agents, list[Message]]:
+    """Return OpenCode's configuration, the agents, and the last messages of the continued session.
+
+    Raises:
+        ConfigError: OpenCode's configuration cannot be read.
+    """
+    project = environ.get("PWD") or os.getcwd()
+    files = [*global_files(directories[:1], environ), *project_files(project), *global_files(directories[1:], {})]
+    config = merged(files, environ)
+    agents = agents_of(config, _markdown_agents([*directories, f"{project}/.opencode"]), environ)
+    return config, agents, _earlier(arguments, project) if arguments.continues else []
+
+
+def last_model(messages: Sequence[Message]) -> str | None:
+    """Return the model that the session used last."""
+    last = next((message for message in reversed(messages) if message.model), None)
+    return str(last.model) if last else None
+
+
+def _markdown_agents(directories: Sequence[str]) -> dict[str, tuple[str | None, bool]]:
+    holding = [place for place in directories if any(os.path.isdir(f"{place}/{name}") for name in _AGENT_DIRECTORIES)]
+    if not holding:
+        return {}
+    from pathlib import Path
+
+    from ocwatchd.config.opencode_setup import markdown_agents
+
+    found = markdown_agents(tuple(map(Path, holding)))
+    return {agent.name: (agent.model, agent.leads) for agent in found}
+
+
+def _earlier(arguments: Arguments, project: str) -> list[Message]:
+    import time
+
+    from ocwatchd.opencode.sessions.message_store import SessionStore
+    from ocwatchd.paths import Paths
+
+    store = SessionStore(Paths.from_env().opencode_data)
+    session = arguments.session
+    if session is None:
+        here = (s for s in store.recent(time.time() - RECENT) if s.directory == project and s.parent is None)
+        latest = next(here, None)
+        session = latest.id if latest else None
+    return store.messages(session) if session else []
+
+
+MAX_KNOWN = 20
+"""Maximum number of cached programs."""
+_NATIVE = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
+"""First bytes of native programs of Linux and macOS."""
+
+
+def generation_of(program: str, cache: str) -> int | None:
+    """Return the generation of a program, 1 or 2. Return None if the program does not report it in time. `cache` is the
+    cache file.
+    """
+    key = _identity(program)
+    known = _read(cache)
+    if key is not None and known.get(key) in (1, 2):
+        return known[key]
+    found = _asked(program)
+    if key is not None and found is not None:
+        _write(cache, {**dict(list(known.items())[-MAX_KNOWN + 1 :]), key: found})
+    return found
+
+
+def _asked(program: str) -> int | None:
+    """Run the program to get its generation, first in a temporary HOME, and then in the user's HOME, which a shim may
+    need.
+    """
+    from pathlib import Path  # lazy import: only the first start of a program needs it
+
+    from ocwatchd.errors import OpenCodeUnreachable
+    from ocwatchd.opencode.process.program import NoAnswer, about_program, about_program_here
+
+    for ask in (about_program, about_program_here):  # shims, such as those of asdf, find their program below HOME
+        try:
+            return ask(Path(program), os.environ).generation
+        except NoAnswer:
+            return None
+        except OpenCodeUnreachable:
+            continue
+    return 1  # the configuration is invalid, which OpenCode reports
+
+
+def _identity(program: str) -> str | None:
+    """Return the cache key of the program; None for a shim or an unreadable file."""
+    real = os.path.realpath(program)
+    try:
+        about = os.stat(real)
+        native = read_followed(real, 4) in _NATIVE
+    except OSError:
+        return None
+    itself = "opencode" in os.path.basename(real).lower() and (native or "/node_modules/" in real)
+    return f"{real} {about.st_dev}:{about.st_ino} {about.st_size} {about.st_ctime_ns}" if itself else None
+
+
+def _read(cache: str) -> dict[str, int]:
+    try:
+        return dict(json.loads(read_plain(cache, 1 << 16))["programs"])
+    except (OSError, StateError, ValueError, TypeError, KeyError, RecursionError):
+        return {}
+
+
+def _write(cache: str, known: Mapping[str, int]) -> None:
+    """Write the cache. Errors are ignored, because a lost cache only costs time."""
+    try:
+        make_directories(os.path.dirname(cache))
+        replace_unsynced(cache, json.dumps({"version": 1, "programs": known}).encode())
+    except OSError:
+        return

@@ -1,4 +1,4 @@
-"""Signs of trouble in a child, found with little more than `stat`; what they mean is the brain's to say."""
+"""Detect signs of a limit in a child with little more than `stat`. The engine then decides what they mean."""
 
 from __future__ import annotations
 
@@ -6,40 +6,47 @@ import os
 import time
 from contextlib import suppress
 
+from ocwatchd.ownership import open_followed
+
 CHUNK = 1 << 18
 SIGN = b"ERROR"
-"""Stands in every failure's log record, in all dialects."""
+"""Bytes that every log record of a failure contains, in all log formats."""
 
-TYPE_CHECKING = False  # as typing has it
+TYPE_CHECKING = False  # defined here because importing `typing` is costly
 if TYPE_CHECKING:
-    from ocwatchd.launcher.elsewhere import Elsewhere
+    from ocwatchd.launcher.attached_server import AttachedServer
 
 _RECENT = "SELECT id FROM session WHERE time_updated >= ? ORDER BY time_updated DESC LIMIT 20"
 _LAST = "SELECT data FROM message WHERE session_id = ? ORDER BY time_created DESC, id DESC LIMIT 1"
 
 
-class Sentinel:
-    """Looks for signs of trouble since it was made: a failure in a log, or a fact that the plugin has written.
+class TroubleSigns:
+    """Detects failures in the logs and reports of the companion plugin that are newer than this object.
 
-    Others' troubles are passed over where the kernel tells whose file it is: ten runs at once would else wake ten
-    brains at the first refusal, and the first to know would be the slowest to say so.
+    Failures of other processes are ignored if the kernel shows which process has a log open. Without this, ten
+    simultaneous runs would start ten engines at the first refused attempt, which would slow down the affected run.
     """
 
     def __init__(self, logs: str, facts: str) -> None:
-        """`logs` and `facts` are directories that may not exist yet."""
+        """`logs` and `facts` are directories, which may not exist yet."""
         self._logs, self._facts = logs, facts
-        self.child = 0
-        """The child's pid, once it is known."""
+        self._child = 0
+        """The child's pid; 0 before it was started."""
         self.began = time.time()
-        self._began = self.began - 1.0  # file systems with a coarse clock
-        self.server: Elsewhere | None = None
-        """None: the child serves itself."""
+        self._began = self.began - 1.0  # some file systems have coarse timestamps
+        self.server: AttachedServer | None = None
+        """None, because the child has its own server."""
+        self.service = None
         self._offsets = {name: size for name, size, _ in _files(logs, ".log")}
         self._known = {name: size for name, size, _ in _files(facts, ".jsonl")}
 
+    def started(self, child: int) -> None:
+        """Record the pid of the child to watch."""
+        self._child = child
+
     def troubled(self) -> bool:
-        """Whether anything looks like a failure; of whose process is not known yet."""
-        if any(below(name.partition(".")[0], self.child) for name in self.new_facts()):
+        """Return whether there is a new failure that may be the child's."""
+        if any(below(name.partition(".")[0], self._child) for name in self.new_facts()):
             return True
         changed = [
             (name, size)
@@ -50,13 +57,13 @@ class Sentinel:
         return any(self._reads(name, size) for name, size in changed if not own or name in own)
 
     def new_facts(self) -> dict[str, int]:
-        """Files of facts that have grown, anybody's, and where what is new begins."""
+        """Return the plugin report files, of all processes, that have grown, with the offsets of their new content."""
         grown = _files(self._facts, ".jsonl")
         return {name: self._known.get(name, 0) for name, size, _ in grown if size > self._known.get(name, 0)}
 
     def _held(self) -> frozenset[str]:
-        """The logs that the child has open; empty where nobody can say: on macOS, or below a wrapper."""
-        place, found = f"/proc/{self.child}/fd", set()
+        """Return the names of the logs that the child has open; empty if unknown, as on macOS or below a wrapper."""
+        place, found = f"/proc/{self._child}/fd", set()
         with suppress(OSError):
             for fd in os.listdir(place):
                 with suppress(OSError):
@@ -66,35 +73,25 @@ class Sentinel:
         return frozenset(found)
 
     def moved(self) -> float | None:
-        """When somebody else claimed a move, epoch seconds: never, for the daemon knows its launcher."""
+        """Return None, because the daemon leaves sessions of this child to the launcher."""
         return None
 
     def failed(self) -> bool:
-        """Whether a turn that was worked on since then has failed, by the message store.
+        """Return whether the message store contains a failed turn since the child was started.
 
-        For the child's end: from 1.2 on, a last error often never reaches the log, and 1.3 ends with code 0 all the
-        same. The store of older versions is not asked: their logs are complete.
+        Called after the child has ended: from 1.2 on, the last error is often missing in the log, and 1.3 nevertheless
+        ends with code 0. Older versions have no database, but their logs are complete.
         """
-        import sqlite3  # late: 4 CPU ms, at the end of a run
+        from ocwatchd.opencode.sessions.database import rows  # lazy import: needed only at the end of a run
 
         path = f"{os.path.dirname(self._logs)}/opencode.db"
-        if not os.path.exists(path):
-            return False
-        try:
-            connection = sqlite3.connect(f"file:{path.replace('?', '%3f').replace('#', '%23')}?mode=ro", uri=True)
-            try:
-                recent = connection.execute(_RECENT, (int(self.began * 1000),)).fetchall()
-                last = [connection.execute(_LAST, session).fetchone() for session in recent]
-            finally:
-                connection.close()
-        except sqlite3.Error:
-            return False
-        return any(row is not None and '"error":{' in row[0] for row in last)
+        recent = [row["id"] for row in rows(path, _RECENT, int(self.began * 1000))]
+        return any('"error":{' in row["data"] for session in recent for row in rows(path, _LAST, session))
 
     def _reads(self, name: str, size: int) -> bool:
         start = self._offsets.get(name, 0)
         try:
-            with open(f"{self._logs}/{name}", "rb") as handle:
+            with open(open_followed(f"{self._logs}/{name}"), "rb") as handle:
                 handle.seek(start if start <= size else 0)
                 while chunk := handle.read(CHUNK):
                     if SIGN in chunk:
@@ -115,7 +112,7 @@ def _files(directory: str, ending: str) -> list[tuple[str, int, float]]:
 
 
 def below(pid: str, ancestor: int, most: int = 3) -> bool:
-    """Whether a process is another or some generations below it; True if nobody can say."""
+    """Return whether a process is `ancestor` or its descendant by at most `most` generations; True if unknown."""
     for _ in range(most):
         if pid in (str(ancestor), ""):
             return True

@@ -1,1 +1,1 @@
-"""Following OpenCode's logs: the only readers of log files."""
+"""Follow OpenCode's logs: the only readers of log files."""

@@ -1,95 +1,105 @@
-"""Follows every log file of some directories: those there at the start, those that appear, those that are replaced.
+"""Follow all log files in several directories, including files that are created or replaced later.
 
-A directory that does not exist yet is waited for; one that was removed and made again is followed anew. Thousands of
-old files cost neither descriptors nor reads: they are stat'ed, the newest every time, the others in rotation.
+A directory may be missing at first, or be removed and created again. Thousands of old files cost neither descriptors
+nor reads: the newest are stat'ed in every poll, the others in rotation.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ocwatchd.core.cursor import Cursor
-from ocwatchd.core.liverules import LiveRules
-from ocwatchd.core.reading import Reading
-from ocwatchd.core.rules import RuleSet
-from ocwatchd.logs.openlog import Identity, NewReading
+from ocwatchd.core.classify.rules import LiveRules, RuleSet
+from ocwatchd.core.parsing.cursor import Cursor, digest
+from ocwatchd.core.parsing.reader import Reading
+from ocwatchd.logs.log_file import HEAD, Identity, NewReading, head_of
 from ocwatchd.logs.tail import LogTail, Sighting, Window
 
 SUFFIX = ".log"
-"""Old `2026-11-22T103026.log`, new `opencode.log`; whatever else is in the directory is no log of OpenCode's."""
+"""Suffix of OpenCode's logs: formerly `2026-11-22T103026.log`, now `opencode.log`. Other files are ignored."""
 
 RESCAN = 30.0
-"""Seconds after which a directory is listed again although its own time did not change."""
+"""Seconds after which a directory is listed again even if its modification time is unchanged."""
 
 IDLE = 90.0
-"""Seconds without a write after which a file's descriptor is given back."""
+"""Seconds after a file's last write until its descriptor is closed."""
 
-OPEN_MOST = 128
-"""Descriptors held at most."""
+MAX_OPEN = 128
+"""Maximum number of open descriptors."""
+
+MAX_GONE = 512
+"""Maximum number of cursors of logs that no longer exist."""
 
 NEWEST, ROTATION = 48, 32
-"""Files without descriptor that are looked at in each poll: the last written ones, and some of the rest in turn."""
+"""Numbers of files without a descriptor that are stat'ed in each poll: the newest, and a part of the others in
+rotation.
+"""
 
 
-_LOOK = struct.Struct("=qqQQ")
-"""Size, time, device and inode: as numbers of their own they take four times as much."""
+_STAT = struct.Struct("=qqQQ")
+"""Size, modification time, device and inode. As separate numbers they would take four times as much memory."""
 
 
 class _Sleeper:
-    """A file that is only stat'ed: its size and time when it was last looked at. There may be thousands."""
+    """A file without a descriptor, which is only stat'ed. There may be thousands."""
 
     __slots__ = ("_seen", "cursor", "path", "tail")
 
     def __init__(self, path: str, seen: os.stat_result, tail: LogTail | None, cursor: Cursor | None) -> None:
         self.path, self.tail, self.cursor = path, tail, cursor
-        self._seen = _LOOK.pack(seen.st_size, seen.st_mtime_ns, seen.st_dev, seen.st_ino)
+        self._seen = _STAT.pack(seen.st_size, seen.st_mtime_ns, seen.st_dev, seen.st_ino)
 
     @property
     def size(self) -> int:
-        return int(_LOOK.unpack(self._seen)[0])
+        return int(_STAT.unpack(self._seen)[0])
+
+    @property
+    def mtime(self) -> float:
+        return float(_STAT.unpack(self._seen)[1]) / 1e9
 
     @property
     def identity(self) -> Identity:
-        return _LOOK.unpack(self._seen)[2:]
+        return _STAT.unpack(self._seen)[2:]
 
-    def stirred(self) -> bool:
+    def changed(self) -> bool:
+        """Return whether size or time differ from those last seen."""
         try:
-            seen = os.stat(self.path)  # a Path would cost more than the look
+            seen = os.stat(self.path)  # a Path would take longer to create than the call takes
         except OSError:
             return False
-        return _LOOK.unpack(self._seen)[:2] != (seen.st_size, seen.st_mtime_ns)
+        return _STAT.unpack(self._seen)[:2] != (seen.st_size, seen.st_mtime_ns)
 
 
 class _Listing:
-    """What a directory held when it was last listed."""
+    """A directory, with its state when it was last listed."""
 
-    __slots__ = ("listed", "looks", "path")
+    __slots__ = ("listed", "path", "state")
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.looks: tuple[int, int, int] | None = None
+        self.state: tuple[int, int, int] | None = None
         self.listed = float("-inf")
 
     def due(self, now: float) -> bool:
+        """Return whether the directory must be listed again; the caller does so."""
         try:
             seen = self.path.stat()
-        except OSError:
-            self.looks = None
+        except (OSError, ValueError):  # ValueError: the configured name is invalid, such as half a character
+            self.state = None
             return False
-        looks = (seen.st_dev, seen.st_ino, seen.st_mtime_ns)
-        # A change within the clock's grain of the last listing would not show in the time.
-        settled = looks == self.looks and self.listed - seen.st_mtime > 1.0
+        state = (seen.st_dev, seen.st_ino, seen.st_mtime_ns)
+        # A change within the clock's resolution after the last listing does not show in the modification time.
+        settled = state == self.state and self.listed - seen.st_mtime > 1.0
         if settled and 0 <= now - self.listed < RESCAN:
             return False
-        self.looks, self.listed = looks, now
+        self.state, self.listed = state, now
         return True
 
 
 class LogDirectories:
-    """Follows the logs of several directories. `poll` returns what they tell."""
+    """Follows the logs in several directories. `poll` returns their events."""
 
     def __init__(
         self,
@@ -98,17 +108,25 @@ class LogDirectories:
         *,
         cursors: Mapping[str, Cursor] | None = None,
         window: Window | None = None,
+        on_fault: Callable[[str, Exception], None] | None = None,
     ) -> None:
-        """Nothing is touched before the first poll. What is there then is the past, and read within `window`."""
+        """Read nothing before the first poll. Files that exist then are read only as far back as `window`.
+
+        `on_fault` is called with the place and the exception after an unexpected fault; a file whose reading failed is
+        then followed from its end.
+        """
+        self._on_fault = on_fault
         self._listings = [_Listing(path) for path in directories]
         self._rules = LiveRules(rules)
         self._window = window or Window()
         self._cursors = dict(cursors or {})
-        # By path as text: a thousand Paths, hashed and taken apart at every look, cost more than all looks together.
+        self._heads = {cursor.head for cursor in self._cursors.values() if cursor.head_size == HEAD}
+        """Digests of the first bytes of logs that an earlier run of the daemon has read."""
+        # The keys are strings: hashing and parsing a thousand Paths in every poll costs more than all stat calls.
         self._tails: dict[str, LogTail] = {}
         self._sleepers: dict[str, _Sleeper] = {}
-        self._resting: dict[str, Cursor] = {}
-        """The cursors of the sleepers that have one."""
+        self._sleeping_cursors: dict[str, Cursor] = {}
+        """The cursors of sleeping files."""
         self._followed: list[str] = []
         self._counted = False
         self._turn = 0
@@ -118,25 +136,54 @@ class LogDirectories:
     # ---- polling
 
     def poll(self, now: float, hints: Iterable[str | Path] = ()) -> list[Sighting]:
-        """What was written since. `hints` are files that changed; files are found without them too, only later."""
+        """Return the events since the last poll. `hints` are files that have changed; other changes are found later."""
         for listing in self._listings:
-            if listing.due(now):
-                self._list(listing.path, now)
+            try:
+                if listing.due(now):
+                    self._list(listing.path, now)
+            except Exception as fault:
+                self._survive(f"listing {listing.path}", fault)
         self._started = True
-        self._wake_sleepers(hints)
+        try:
+            self._wake_sleepers(hints)
+        except Exception as fault:
+            self._survive("waking logs", fault)
         sightings: list[Sighting] = []
-        for tail in list(self._tails.values()):
-            sightings.extend(tail.poll(now))
-        self._put_to_sleep(now)
+        for path, tail in list(self._tails.items()):
+            try:
+                sightings.extend(tail.poll(now))
+            except Exception as fault:
+                self._survive(f"reading {path}", fault)
+                self._skip(path, tail)
+        try:
+            self._put_to_sleep(now)
+        except Exception as fault:
+            self._survive("putting logs to sleep", fault)
         return sightings
+
+    def _survive(self, where: str, fault: Exception) -> None:
+        """Report a fault and continue; without `on_fault`, raise the fault."""
+        if self._on_fault is None:
+            raise fault
+        self._on_fault(where, fault)
+
+    def _skip(self, path: str, tail: LogTail) -> None:
+        """Continue at the end of a file whose reading failed, because the fault would repeat in every poll."""
+        tail.close()
+        self._tails[path] = self._tail(path, None, past=False)
+        try:
+            seen = os.stat(path)
+        except OSError:
+            return
+        self._tails[path].begin_at((seen.st_dev, seen.st_ino), seen.st_size, seen.st_mtime)
 
     @property
     def behind(self) -> bool:
-        """Whether there is more to read at once: poll again without waiting."""
+        """Whether there is more to read now, so that `poll` should be called again without waiting."""
         return any(tail.behind for tail in self._tails.values())
 
     def following(self) -> list[str]:
-        """The directories and how many files are followed in each."""
+        """Return the directories, each with its number of followed files."""
         if not self._counted:
             counts = {str(listing.path): 0 for listing in self._listings}
             for path in (*self._tails, *self._sleepers):
@@ -147,24 +194,24 @@ class LogDirectories:
         return self._followed
 
     def problems(self) -> list[str]:
-        """What cannot be read at present, and why; empty if all is well."""
+        """Return a message for each directory or file that cannot be read at present."""
         return [*self._problems.values(), *(tail.problem for tail in self._tails.values() if tail.problem)]
 
     def cursors(self) -> dict[str, Cursor]:
-        """Where to go on after a restart, by path."""
+        """Return the position at which to resume each log after a restart, by path."""
         awake = {path: tail.cursor() for path, tail in self._tails.items()}
-        return self._resting | {path: cursor for path, cursor in awake.items() if cursor is not None}
+        return self._sleeping_cursors | {path: cursor for path, cursor in awake.items() if cursor is not None}
 
     def exchange_rules(self, rules: RuleSet) -> None:
-        """Judge by these from now on; what was read stays read."""
+        """Use these rules for everything that is read from now on."""
         self._rules.rules = rules
 
     def prepare(self) -> None:
-        """Make now what the first refusal would wait for, once: 40 CPU ms and a MiB."""
+        """Preload what the first limit needs (40 ms CPU, 1 MiB), once."""
         self._rules.rules.prepare()
 
     def close(self) -> None:
-        """Give all descriptors back."""
+        """Close all descriptors."""
         for tail in self._tails.values():
             tail.close()
 
@@ -181,8 +228,9 @@ class LogDirectories:
                         present.add(entry.path)
                         if entry.path not in self._tails and entry.path not in self._sleepers:
                             self._found(entry.path, entry, names, now)
-        except OSError as error:
-            self._problems[directory] = f"cannot list {directory}: {error.strerror}"
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            self._problems[directory] = f"cannot list {directory}: {why}"
             return
         self._problems.pop(directory, None)
         self._forget_gone(directory, present)
@@ -203,10 +251,24 @@ class LogDirectories:
         old = not self._started
         untouched = cursor is None or cursor.offset == seen.st_size
         if old and untouched and now - seen.st_mtime > self._window.seconds:
-            self._rest(_Sleeper(path, seen, None, cursor), cursor)
+            self._sleep(_Sleeper(path, seen, None, cursor), cursor)
+        elif cursor is None and self._is_copy(path):
+            self._sleep(_Sleeper(path, seen, None, None), None)
         else:
             self._tails[path] = self._tail(path, cursor, past=old)
             self._tails[path].found = which
+
+    def _is_copy(self, path: str) -> bool:
+        """Return whether a file is a copy of a log that is followed now, or was followed by the last run.
+
+        The content of a copy was already reported. It may be a user's backup, or come from logrotate's copytruncate
+        with `extension .log`. The part that was not read before the log was truncated is read by that log's tail.
+        """
+        head = head_of(path)
+        if len(head) < HEAD:
+            return False
+        tails = (*self._tails.values(), *(sleeper.tail for sleeper in self._sleepers.values() if sleeper.tail))
+        return digest(head) in self._heads or any(tail.begins_like(head) for tail in tails)
 
     def _tail(self, path: str, cursor: Cursor | None, *, past: bool) -> LogTail:
         return LogTail(Path(path), self._new_reading, cursor=cursor, window=self._window if past else None)
@@ -215,24 +277,24 @@ class LogDirectories:
         return lambda offset, whole: Reading(self._rules, file=str(path), offset=offset, whole=whole, turns=True)
 
     def _names(self) -> dict[Identity, str]:
-        """The files that are followed, and the name under which each is."""
+        """Return the paths of all followed files, by device and inode."""
         names = {sleeper.identity: path for path, sleeper in self._sleepers.items()}
         names.update((which, path) for path, tail in self._tails.items() for which in tail.identities())
         return names
 
     def _renamed(self, old: str, path: str) -> None:
-        """A file that is followed has a second name. If the first is gone, it is followed under this one."""
+        """Follow a file under a second name if its first name no longer exists."""
         if os.path.exists(old):
             return
         if old in self._tails:
             self._tails[path] = self._tails.pop(old)
             self._tails[path].path = Path(path)
         elif old in self._sleepers:
-            cursor, sleeper = self._resting.get(old), self._stir(old)
+            cursor, sleeper = self._sleeping_cursors.get(old), self._wake(old)
             sleeper.path = path
             if sleeper.tail is not None:
                 sleeper.tail.path = Path(path)
-            self._rest(sleeper, cursor)
+            self._sleep(sleeper, cursor)
 
     def _forget_gone(self, directory: Path, present: set[str]) -> None:
         here = str(directory)
@@ -241,8 +303,10 @@ class LogDirectories:
             if os.path.dirname(path) != here:
                 continue
             if path in self._sleepers:
-                self._stir(path)
+                self._remember(path, self._sleeping_cursors.get(path))
+                self._wake(path)
             elif not self._tails[path].is_open:
+                self._remember(path, self._tails[path].cursor())
                 del self._tails[path]
 
     # ---- descriptors
@@ -250,35 +314,35 @@ class LogDirectories:
     def _wake_sleepers(self, hints: Iterable[str | Path]) -> None:
         due = {path for path in map(str, hints) if path in self._sleepers}
         names = list(self._sleepers)
-        newest = names[-NEWEST:]  # put to sleep last
-        rest = names[: len(names) - len(newest)]
-        if rest:
-            self._turn = (self._turn + ROTATION) % len(rest)
-            newest += (rest + rest)[self._turn : self._turn + min(ROTATION, len(rest))]
-        due.update(path for path in newest if self._sleepers[path].stirred())
+        newest = names[-NEWEST:]  # the most recently closed files are at the end
+        others = names[: len(names) - len(newest)]
+        if others:
+            self._turn = (self._turn + ROTATION) % len(others)
+            newest += (others + others)[self._turn : self._turn + min(ROTATION, len(others))]
+        due.update(path for path in newest if self._sleepers[path].changed())
         for path in due:
-            sleeper = self._stir(path)
+            sleeper = self._wake(path)
             self._tails[path] = sleeper.tail or self._woken(sleeper)
 
-    def _rest(self, sleeper: _Sleeper, cursor: Cursor | None) -> None:
+    def _sleep(self, sleeper: _Sleeper, cursor: Cursor | None) -> None:
         self._sleepers[sleeper.path] = sleeper
         if cursor is not None:
-            self._resting[sleeper.path] = cursor
+            self._sleeping_cursors[sleeper.path] = cursor
 
-    def _stir(self, path: str) -> _Sleeper:
-        self._resting.pop(path, None)
+    def _wake(self, path: str) -> _Sleeper:
+        self._sleeping_cursors.pop(path, None)
         return self._sleepers.pop(path)
 
     def _woken(self, sleeper: _Sleeper) -> LogTail:
-        """A file that was old when following started, and is written again: from where it then ended."""
+        """Return the tail of a file that was old at the start and is now written again; it begins at the old end."""
         tail = self._tail(sleeper.path, sleeper.cursor, past=False)
         if sleeper.cursor is None:
-            tail.begin_at(sleeper.identity, sleeper.size)
+            tail.begin_at(sleeper.identity, sleeper.size, sleeper.mtime)
         return tail
 
     def _put_to_sleep(self, now: float) -> None:
         awake = sorted(self._tails.items(), key=lambda item: item[1].mtime)
-        surplus = len(awake) - OPEN_MOST
+        surplus = len(awake) - MAX_OPEN
         for number, (path, tail) in enumerate(awake):
             if tail.behind or not (number < surplus or now - tail.mtime > IDLE):
                 continue
@@ -288,13 +352,21 @@ class LogDirectories:
             try:
                 seen = os.stat(path)
             except OSError:
-                continue  # renamed or forbidden just now: kept open until that is clear
+                continue  # the file was renamed, or cannot be read at present; it stays open
             if tail.park():
                 del self._tails[path]
-                self._rest(_Sleeper(path, seen, tail, None), tail.cursor())
+                self._sleep(_Sleeper(path, seen, tail, None), tail.cursor())
 
     def _drop_if_gone(self, path: str, tail: LogTail, now: float) -> None:
         if not os.path.lexists(path) and now - tail.mtime > IDLE:
+            self._remember(path, tail.cursor())
             tail.close()
             del self._tails[path]
             self._counted = False
+
+    def _remember(self, path: str, cursor: Cursor | None) -> None:
+        """Keep the cursor of a log that no longer exists, so that its content is not reported again if it reappears."""
+        if cursor is not None:
+            self._cursors[path] = cursor
+            while len(self._cursors) > MAX_GONE:
+                del self._cursors[next(iter(self._cursors))]

@@ -1,8 +1,9 @@
-"""The only reader of live logs: follows one path through renames, truncation, replacement and absence.
+"""Follows one log through renames, truncation, replacement and absence; no other code reads live logs.
 
-Wake-ups are hints: `poll` looks at the file itself. At the end of the file it asks whether the path still leads there;
-if not, the old file is drained before the new one is opened, and watched on, because OpenCode goes on writing a file
-that was renamed under it. Never blocks, never opens anything but regular files.
+A wake-up only says when to poll: `poll` checks the file itself. At the end of the file it checks whether the path still
+leads to this file. If not, it reads the old file to its end before it opens the new one, and then watches both, because
+OpenCode continues to write to a file that was renamed. Lines that a shortened, copied or rewritten file shares with
+what was read before are not reported again. The tail never blocks, and opens only regular files.
 """
 
 from __future__ import annotations
@@ -11,35 +12,47 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ocwatchd.core.cursor import Cursor
-from ocwatchd.core.detect import Seen
-from ocwatchd.logs.openlog import Identity, NewReading, OpenLog, files_of_inode, identity
+from ocwatchd.core.parsing.cursor import Cursor
+from ocwatchd.core.parsing.detect import Seen
+from ocwatchd.core.parsing.recent import NEVER, Recent
+from ocwatchd.core.parsing.record import first_time
+from ocwatchd.logs.log_file import Identity, NewReading, OpenLog, copies_of, files_of_inode, head_of, identity
 
 LOOK_BACK = 1 << 20
-"""Bytes before the end that are read at the first start, so that cooldowns still running are known."""
+"""Bytes at the end of a log that are read at the first start, to find the cooldowns that have not ended yet."""
 
 LOOK_BACK_SECONDS = 6 * 3600.0
+"""Maximum age, in seconds, of the events that are reported at the first start."""
+
 FRESH = 10.0
-"""Seconds: what is older when it is read is old news. The new format reaches the disk up to a second late."""
+"""Age, in seconds, above which an event counts as old when it is read. OpenCode writes records of the new format up to
+a second late.
+"""
 
 RESUME_CAP = 256 << 20
-"""Bytes behind the end from which a saved cursor is still honoured in full."""
+"""Maximum number of bytes read after a saved cursor. If more were written since, reading begins this far before the
+end.
+"""
 
 POLL_CAP = 16 << 20
-"""Bytes read per poll: the loop's heartbeat must not wait for a gigabyte."""
+"""Bytes read per poll, so that a large log does not delay the heartbeat of the daemon's loop."""
 
 REPLACED_KEPT = 8
-"""Replaced files watched on for late writes."""
+"""Maximum number of replaced files that are watched for late writes."""
 
 REPLACED_IDLE = 6 * 3600.0
-"""Seconds without a write after which a replaced file that still has a name is let go."""
+"""Seconds without a write after which a replaced file is closed if it still has a name."""
 
 UNLINKED_IDLE = 120.0
+"""Seconds without a write after which a replaced file is closed if it was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """What a log told. `live` is False for old news: read while catching up, or older than a few seconds when read."""
+    """An event read from a log, and the file it was read from (`log`).
+
+    `live` is False if the event was read while catching up, or more than `FRESH` seconds after it happened.
+    """
 
     seen: Seen
     live: bool
@@ -48,14 +61,14 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How far to look back at a file that is there when following starts, and that has no cursor."""
+    """How far to look back, in bytes and in seconds, in a file that exists at the first start and has no cursor."""
 
     size: int = LOOK_BACK
     seconds: float = LOOK_BACK_SECONDS
 
 
 class LogTail:
-    """Follows one path. `poll` returns what was appended since, every byte once."""
+    """Follows one path. Each `poll` returns the events appended since the previous one; every byte is read once."""
 
     def __init__(
         self,
@@ -65,47 +78,60 @@ class LogTail:
         cursor: Cursor | None = None,
         window: Window | None = None,
     ) -> None:
-        """Nothing is opened yet. With a `window` the file's past is old news; without one, all of it is new."""
+        """Prepare to follow `path` from a saved `cursor`, or else from its beginning. Nothing is opened yet.
+
+        `window` limits how much of a file without a cursor is read; events found there count as old.
+        """
         self.path = path
         self.found: Identity | None = None
-        """The file that the path led to when it was found, until it is opened."""
+        """The file that was found at the path and is not opened yet."""
         self.problem: str | None = None
+        """Why the last poll could not read the file; None if it could."""
+        # whether the last poll left something unread in the current file, or in a replaced one
         self._more = self._more_replaced = False
         self._new_reading = new_reading
         self._cursor = cursor
         self._window = window
         self._current: OpenLog | None = None
-        # After a restart with a cursor, what came within the last seconds is still news.
+        # After a restart with a cursor, the events of the last seconds still count as new.
         self._catching_up = window is not None and cursor is None
         self._replaced: list[OpenLog] = []
         self._begin_at: tuple[Identity, int] | None = None
         self._parked: Cursor | None = None
         self._parked_log: OpenLog | None = None
+        self._recent = Recent(cursor.until, cursor.since, cursor.told) if cursor else Recent()
 
-    def begin_at(self, which: Identity, size: int) -> None:
-        """Once opened, begin where this file ended when it had this size; another file at the path is new."""
-        self._begin_at = (which, size)
+    def begin_at(self, file: Identity, size: int, mtime: float) -> None:
+        """Begin at the offset `size` when the log is opened, or at 0 if it is shorter by then or is not this `file`.
+
+        `mtime` is the time of the file's last write, in epoch seconds, when it had that size. If the log begins with
+        older lines, only events after that time count.
+        """
+        self._begin_at = (file, size)
+        self._recent.reached(mtime)
 
     # ---- reading
 
     def poll(self, now: float) -> list[Sighting]:
-        """What was written since the last poll, in the order of the file; of a replaced file first. Never raises."""
+        """Return the events written since the last poll, in file order, those of replaced files first. Never raises."""
         sightings: list[Sighting] = []
         self.problem = None
         log = self._current or self._opened(now)
-        self._drain_replaced(now, sightings)
-        if log is not None:
+        self._more_replaced = False
+        self._drain([log for log in self._replaced if not log.later], now, sightings)
+        if log is not None and not self._more_replaced:
             self._read(log, now, sightings)
             if self._current is log and not self._more:
                 self._check_path(log, now, sightings)
         return sightings
 
     def _opened(self, now: float) -> OpenLog | None:
-        """What the path leads to, opened; None if nothing can be."""
+        """Open and return the file that the path leads to; None if there is none or it cannot be opened."""
         try:
             here = identity(self.path)
             if here is None:
-                self._window, self._catching_up = None, False  # what appears later is new
+                # a file that appears later is new, so it is read from its beginning
+                self._window, self._catching_up = None, False
                 return None
             log = self._current = self._taken_back(here) or self._begun(now)
         except OSError as error:
@@ -115,7 +141,9 @@ class LogTail:
         return log
 
     def _taken_back(self, here: Identity) -> OpenLog | None:
-        """A replaced file that has its name back, where it stands: begun anew, it would be told twice."""
+        """Return the replaced file that the path leads to again, so that it is not read a second time; None if none
+        does.
+        """
         for log in self._replaced:
             if log.identity == here:
                 self._replaced.remove(log)
@@ -123,49 +151,137 @@ class LogTail:
         return None
 
     def _begun(self, now: float) -> OpenLog:
-        log = OpenLog(self.path, self._new_reading(self.path))
+        log = self._open(self.path)
         if self._parked_log is not None:
-            self._unpark(log)
+            self._unpark(log, self._parked_log)
         else:
             self._choose_beginning(log, now)
         return log
 
+    def _open(self, path: Path) -> OpenLog:
+        return OpenLog(path, self._new_reading(self.path), self._recent)
+
     def _choose_beginning(self, log: OpenLog, now: float) -> None:
         cursor, self._cursor = self._cursor, None
         if self._begin_at is not None:
-            (which, size), self._begin_at = self._begin_at, None
-            if which == log.identity:
+            (file, size), self._begin_at = self._begin_at, None
+            if file == log.identity and size <= log.size:
                 log.skip_to(size)
-            return
-        if cursor is not None and log.resume(cursor, RESUME_CAP):
-            return
-        if cursor is not None:
-            self._follow_renamed(cursor)
-        if self._window is None:
-            return
-        recent = now - log.mtime <= self._window.seconds
-        log.skip_to_end(self._window.size if recent else 0)
+                log.only_news()
+            else:
+                log.begin_anew(RESUME_CAP)
+        elif cursor is not None:
+            self._resume(log, cursor, now)
+        elif self._replaced:
+            log.begin_behind(self._replaced[-1], RESUME_CAP)
+        elif self._window is not None:
+            recent = now - log.mtime <= self._window.seconds
+            log.skip_to_end(self._window.size if recent else 0)
 
-    def _follow_renamed(self, place: Cursor, before: OpenLog | None = None) -> None:
-        """The file of this cursor was renamed while nobody held it open: its last lines are still to be told."""
-        for name in files_of_inode(self.path.parent, place.inode):
+    def _resume(self, log: OpenLog, cursor: Cursor, now: float) -> None:
+        """Resume at the cursor if this is its file or a copy of it; else follow the cursor's file first, then this."""
+        if log.resume(cursor, RESUME_CAP, moved=True):
+            return
+        same = (cursor.device, cursor.inode) == log.identity
+        # The new file may have the inode of a deleted one, so the copies of that are searched in either case.
+        names = [] if same else files_of_inode(self.path.parent, cursor.inode)
+        rotated = self._follow_other(cursor, [*names, *copies_of(self.path)])
+        if self._recent.known:
+            if rotated is not None:
+                self._follow_missed(rotated, rotated.identity, log.identity)
+            log.begin_anew(RESUME_CAP)
+        elif self._window is not None:  # the cursor of an earlier release has no times: everything counts as old
+            self._catching_up = True
+            log.skip_to_end(self._window.size if now - log.mtime <= self._window.seconds else 0)
+
+    def _follow_other(self, place: Cursor, names: list[Path]) -> OpenLog | None:
+        """Follow the first of these files that contains what was read up to the cursor, and return it; None if none
+        does.
+
+        The cursor's file may have been renamed, or copied and then truncated, while the daemon did not run.
+        """
+        for name in names:
             try:
-                log = OpenLog(name, self._new_reading(self.path))
+                log = self._open(name)
             except OSError:
                 continue
-            if log.resume(place, RESUME_CAP):
-                if before is not None:
-                    log.adopt(before)
+            if log.resume(place, RESUME_CAP, moved=True):
+                log.finished = log.identity != (place.device, place.inode)
                 self._replaced.append(log)
-                return
+                return log
             log.close()
+        return None
+
+    def _follow_parked(self, before: OpenLog, names: list[Path]) -> OpenLog | None:
+        """Follow the first of these files that is `before`, which this run has read, or a copy of it, and return it;
+        None if none is.
+        """
+        for name in names:
+            try:
+                log = self._open(name)
+            except OSError:
+                continue
+            if log.knows(before):
+                log.adopt(before)  # OpenLog.read corrects the position if the bytes were moved
+                log.finished = log.identity != before.identity
+                self._replaced.append(log)
+                return log
+            log.close()
+        return None
+
+    def _follow_missed(self, before: OpenLog, rotated: Identity, *known: Identity) -> list[OpenLog]:
+        """Follow the files that were the log for a while but were never read, and return them, oldest first.
+
+        There are such files if the log was rotated twice between two polls. Every rotated file, except the `known`
+        ones, whose first record is later than everything that was read of `before` counts as one, but only if
+        `rotated`, the file that `before` has become, is among the rotated files: otherwise nothing shows that they were
+        this log.
+        """
+        since = before.read_until
+        if since == NEVER:
+            return []
+        held, missed, rotated_found = {*known, *self.identities()}, list[OpenLog](), False
+        for name in reversed(copies_of(self.path)):
+            if not name.name.startswith((f"{self.path.name}.", f"{self.path.name}-")):
+                continue  # may be another log, which has its own tail
+            begins = first_time(head_of(str(name)))
+            try:
+                log = self._open(name)
+            except OSError:
+                continue
+            rotated_found |= log.identity == rotated
+            if begins is None or begins <= since or log.identity in (rotated, *held):
+                log.close()
+                continue
+            log.begin_behind(before, RESUME_CAP)
+            log.finished = True
+            missed.append(log)
+        if not rotated_found:
+            for log in missed:
+                log.close()
+            return []
+        self._replaced += missed
+        return missed
+
+    def _lost(self, log: OpenLog, now: float, sightings: list[Sighting]) -> bool:
+        """Read the unread part of a truncated file from its copies; return whether they were read to their ends."""
+        copy = self._follow_parked(log, copies_of(self.path))
+        if copy is not None:
+            first = log.begins()
+            missed = self._follow_missed(log, copy.identity, log.identity)
+            for other in missed:
+                begins = other.begins()
+                # The truncated file was moved away, and this is a copy of the file that replaced it.
+                other.later = first is not None and begins is not None and begins > first
+            self._drain([copy, *(other for other in missed if not other.later)], now, sightings)
+        return not self._more_replaced
 
     def _read(self, log: OpenLog, now: float, sightings: list[Sighting]) -> None:
         try:
-            found, at_end = log.read(POLL_CAP)
-        except OSError as error:  # a dead descriptor (ESTALE, EIO): opened again, it goes on where it stood
+            found, at_end = log.read(POLL_CAP, now, lambda: self._lost(log, now, sightings))
+        except OSError as error:  # a dead descriptor (ESTALE, EIO): the next poll opens the file again
             self._trouble(error)
-            self._begin_at = (log.identity, log.reading.position)
+            self._parked_log = log
             self._current, self._more = None, False
             log.close()
             return
@@ -177,78 +293,95 @@ class LogTail:
                 sightings.append(Sighting(seen, live, log.identity))
         if at_end:
             self._catching_up = False
+            later = [copy for copy in self._replaced if copy.later]
+            for copy in later:
+                copy.later = False
+            self._drain(later, now, sightings)
 
     def _check_path(self, log: OpenLog, now: float, sightings: list[Sighting]) -> None:
-        """At the end of the file: does the path still lead to it?"""
+        """Check, at the end of the file, whether the path still leads to it."""
         try:
             here = identity(self.path)
-        except OSError as error:  # forbidden, or a link in a circle: the open file is as good as before
+        except OSError as error:  # no permission, or a circular symlink: keep reading the open file
             self._trouble(error)
             return
         if here is None or here == log.identity:
             return
-        # Written between our last read and the rename: drained before the new file is opened.
+        # Lines may have been written between the last read and the rename.
         self._read(log, now, sightings)
         if self._more:
-            return  # the next poll goes on with it
+            return  # the next poll continues with this file
         if self._current is log:
             self._replaced.append(log)
             self._current = None
+            self._drain(self._follow_missed(log, log.identity, here), now, sightings)
         replacement = self._opened(now)
         while len(self._replaced) > REPLACED_KEPT:
             self._replaced.pop(0).close()
-        if replacement is not None:
+        if replacement is not None and not self._more_replaced:
             self._read(replacement, now, sightings)
 
-    def _drain_replaced(self, now: float, sightings: list[Sighting]) -> None:
-        self._more_replaced = False
-        for log in list(self._replaced):
-            try:
-                found, at_end = log.read(POLL_CAP)
-            except OSError:
-                found, at_end = log.reading.rest(), True
-                log.mtime = float("-inf")
-            self._more_replaced |= not at_end
-            sightings += [Sighting(seen, abs(now - seen.time) <= FRESH, log.identity) for seen in found]
-            idle = now - log.mtime
-            if not found and idle > (REPLACED_IDLE if log.links else UNLINKED_IDLE):
-                self._replaced.remove(log)
-                sightings += [Sighting(seen, False, log.identity) for seen in log.reading.rest()]
-                log.close()
+    def _drain(self, logs: list[OpenLog], now: float, sightings: list[Sighting]) -> None:
+        """Read replaced files one after another, because a line that several of them contain is reported once."""
+        for log in logs:
+            if not self._more_replaced:
+                self._drain_one(log, now, sightings)
+
+    def _drain_one(self, log: OpenLog, now: float, sightings: list[Sighting]) -> None:
+        try:
+            found, at_end = log.read(POLL_CAP, now)
+        except OSError:
+            found, at_end = log.reading.finish(), True
+            log.mtime = float("-inf")
+        self._more_replaced = not at_end
+        sightings += [Sighting(seen, abs(now - seen.time) <= FRESH, log.identity) for seen in found]
+        idle = now - log.mtime
+        if not found and idle > (REPLACED_IDLE if log.links else UNLINKED_IDLE):
+            self._replaced.remove(log)
+            sightings += [Sighting(seen, False, log.identity) for seen in log.reading.finish()]
+            log.close()
+        elif log.finished and at_end:
+            self._replaced.remove(log)
+            log.close()
 
     def _trouble(self, error: OSError) -> None:
         self.problem = f"cannot read {self.path}: {error.strerror or error}"
 
-    # ---- what it holds
+    # ---- state
 
     @property
     def behind(self) -> bool:
-        """Whether there is more to read at once."""
+        """Whether the last poll left something unread."""
         return self._more or self._more_replaced
 
     @property
     def is_open(self) -> bool:
-        """Whether it holds a descriptor."""
+        """Whether any file is open."""
         return self._current is not None or bool(self._replaced)
 
     @property
     def mtime(self) -> float:
-        """When the file was last seen to be written; epoch seconds."""
+        """Time of the file's last write, in epoch seconds; 0 if no file is open."""
         return self._current.mtime if self._current is not None else 0.0
 
     @property
     def unlinked(self) -> bool:
-        """Whether the file has no name left, and nothing took its place."""
+        """Whether the file was deleted and not replaced yet."""
         return self._current is not None and self._current.links == 0
 
+    def begins_like(self, head: bytes) -> bool:
+        """Return whether a file that begins with these bytes is a copy of a file followed here."""
+        logs = (self._current, self._parked_log, *self._replaced)
+        return any(log is not None and log.begins_like(head) for log in logs)
+
     def identities(self) -> set[Identity]:
-        """The files that are followed here, under whatever name."""
+        """Return the files that are followed here, whatever their names are now."""
         logs = {log.identity for log in self._replaced}
         here = self._current.identity if self._current is not None else self.found
         return logs | {here} if here else logs
 
     def cursor(self) -> Cursor | None:
-        """Where to go on after a restart; None if nothing is open."""
+        """Return where to resume after a restart; None if that is unknown."""
         if self._current is None:
             return self._parked or self._cursor
         try:
@@ -256,10 +389,12 @@ class LogTail:
         except OSError:
             return None
 
-    # ---- giving descriptors back
+    # ---- closing descriptors
 
     def park(self) -> bool:
-        """Close a file that nobody writes, and remember where to go on; what it told so far is kept. Whether it did."""
+        """Close the current file, and keep its state, so that the next poll resumes there. Return whether it was
+        closed: not if there is more to read, or a replaced file to watch.
+        """
         if self._current is None or self._replaced or self.behind:
             return False
         self._parked = self.cursor()
@@ -269,19 +404,19 @@ class LogTail:
         self._parked_log.close()
         return True
 
-    def _unpark(self, log: OpenLog) -> None:
-        """The same file goes on with what was known of it; another one begins anew."""
-        before, place = self._parked_log, self._parked
+    def _unpark(self, log: OpenLog, before: OpenLog) -> None:
+        """Resume the parked file `before`; if `log` is another file, follow the rest of `before` first."""
         self._parked_log = self._parked = None
-        if before is None or place is None:
+        if log.identity == before.identity:
+            log.adopt(before)  # OpenLog.read detects whether the file was changed meanwhile
             return
-        if log.resume(place, RESUME_CAP):
-            log.adopt(before)
-        else:
-            self._follow_renamed(place, before)
+        names = files_of_inode(self.path.parent, before.identity[1])
+        found = self._follow_parked(before, [*names, *copies_of(self.path)])
+        self._follow_missed(before, found.identity if found else before.identity, log.identity)
+        log.begin_behind(before, RESUME_CAP)
 
     def close(self) -> None:
-        """Give all descriptors back."""
+        """Close all files."""
         for log in (*self._replaced, *([self._current] if self._current else [])):
             log.close()
         self._replaced, self._current = [], None

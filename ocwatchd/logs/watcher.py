@@ -1,8 +1,8 @@
-"""Wake-up hints from the file system: one watch per directory, on its nearest existing parent while it is missing.
+"""Watch directories for changes, so that the daemon polls immediately. Only this module imports watchdog.
 
-Hints only: watchdog dies silently when its directory is removed, delays events after a rename, and macOS says nothing
-while the writer holds the file open. Whoever is woken looks for himself, and looks without being woken too. The one
-importer of watchdog.
+Each directory has one watch, which is on its nearest existing parent while the directory is missing. Events are only
+hints: watchdog dies silently when its directory is removed, delays events after a rename, and on macOS reports nothing
+while the writer keeps the file open. So the daemon also polls without being woken.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from watchdog.observers.api import ObservedWatch
 
 RETRY = 60.0
-"""Seconds before a watch that the system refused is tried again."""
+"""Seconds before a watch that the system has refused is tried again."""
 
-HINTS_KEPT = 4096
+MAX_HINTS = 4096
+"""Maximum number of changed files that are remembered between two polls."""
 
 _LIMITS = {
     errno.ENOSPC: "the limit of inotify watches is reached (fs.inotify.max_user_watches)",
@@ -31,11 +32,12 @@ _LIMITS = {
 }
 
 Identity = tuple[int, int]
+"""Device and inode."""
 
 
 @dataclass(slots=True)
 class _Place:
-    """One directory to be watched, and what is watched for it at present."""
+    """A directory to be watched, and the directory that is watched for it at present."""
 
     wanted: Path
     watched: Path | None = None
@@ -45,10 +47,10 @@ class _Place:
 
 
 class Waker:
-    """Calls `wake` from a thread of its own whenever something may have changed in one of the directories."""
+    """Watches several directories, and calls `wake` from its own thread whenever a log may have changed."""
 
     def __init__(self, directories: Sequence[Path], wake: Callable[[], None], say: Callable[[str], None]) -> None:
-        """Nothing is watched before `start`. `say` is told once of each loss and each recovery."""
+        """Watch nothing before `start`. `say` is called with a message for each loss and each recovery of a watch."""
         self._places = [_Place(path) for path in directories]
         self._wake = wake
         self._say = say
@@ -58,19 +60,19 @@ class Waker:
         self._trouble: dict[Path, str] = {}
 
     def start(self) -> None:
-        """Begin; a system without file-system events is said, not raised."""
+        """Start watching. If the system has no file-system events, this is reported and not raised."""
         try:
             self._observer = self._new_observer()
             self._observer.start()
         except (ImportError, OSError, RuntimeError) as error:
             self._observer = None
-            self._lost(Path("/"), f"no file-system events ({error}): looking every second")
+            self._lost(Path("/"), f"no file-system events ({error}): polling every second")
             return
         self._recovered(Path("/"))
         self.check(0.0)
 
     def _new_observer(self) -> Any:
-        from watchdog.observers import Observer  # 6 MiB and 40 ms: only who watches pays for it
+        from watchdog.observers import Observer  # lazy import: 6 MiB and 40 ms
 
         observer = Observer()
         observer.daemon = True
@@ -83,9 +85,11 @@ class Waker:
         return watch
 
     def check(self, now: float) -> None:
-        """Put watches back in place: call this about once a second. Heals removed directories and a dead observer."""
+        """Restore lost watches after a directory was removed or the observer died. Call this about once a second."""
         if self._observer is not None and not self._observer.is_alive():
-            self._lost(Path("/"), "the file-system watcher died: starting another one, looking every second meanwhile")
+            self._lost(
+                Path("/"), "the file-system watcher died: starting another one and polling every second meanwhile"
+            )
             for place in self._places:
                 place.watch, place.watched, place.identity = None, None, None
             self.start()
@@ -103,35 +107,36 @@ class Waker:
         try:
             place.watch = self._schedule(target)
             place.watched, place.identity = target, which
-        except OSError as error:
-            place.refused = now
-            reason = _LIMITS.get(error.errno or 0, error.strerror or str(error))
-            self._lost(place.wanted, f"cannot watch {target}: {reason}; looking every second")
+        except (OSError, ValueError) as error:
+            place.refused, number = now, error.errno if isinstance(error, OSError) else None
+            reason = _LIMITS.get(number or 0) or getattr(error, "strerror", None) or str(error)
+            self._lost(place.wanted, f"cannot watch {target}: {reason}; polling every second")
             return
         self._recovered(place.wanted)
-        self._changed(None)  # what happened before the watch was in place is seen by looking
+        self._changed(None)  # a poll finds changes from before the watch was in place
 
     def _unwatch(self, place: _Place) -> None:
         watch, place.watch = place.watch, None
         shared = any(other.watch == watch for other in self._places)
         if watch is not None and not shared:
-            with contextlib.suppress(KeyError, OSError, RuntimeError):  # it may have gone with its directory
+            # the watch may have been removed together with its directory
+            with contextlib.suppress(KeyError, OSError, RuntimeError):
                 self._observer.unschedule(watch)
 
     def _changed(self, path: str | None) -> None:
         with self._lock:
-            if path is not None and len(self._hints) < HINTS_KEPT:
+            if path is not None and len(self._hints) < MAX_HINTS:
                 self._hints.add(path)
         self._wake()
 
     def hints(self) -> set[Path]:
-        """The files that changed since the last call."""
+        """Return the files that have changed since the last call."""
         with self._lock:
             hints, self._hints = self._hints, set()
         return set(map(Path, hints))
 
     def health(self) -> list[str]:
-        """What does not work at present, for a person; empty if all is well."""
+        """Return a message for the user about each watch that does not work at present."""
         return list(self._trouble.values())
 
     def _lost(self, what: Path, why: str) -> None:
@@ -144,7 +149,7 @@ class Waker:
             self._say(f"watching {what} again")
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop watching and end the thread."""
         observer, self._observer = self._observer, None
         if observer is not None:
             observer.stop()
@@ -153,7 +158,10 @@ class Waker:
 
 
 class _Handler:
-    """What watchdog calls. Not a FileSystemEventHandler, so that this module needs no import of it at class level."""
+    """The event handler that watchdog calls.
+
+    It does not inherit from FileSystemEventHandler, so that this module need not import that class.
+    """
 
     def __init__(self, changed: Callable[[str | None], None]) -> None:
         self._report = changed
@@ -165,13 +173,13 @@ class _Handler:
 
 
 def _worth_waking(*, files: bool) -> list[type[FileSystemEvent]]:
-    """What the system is asked to tell: of a directory of logs that a file grew, of a parent what appears in it.
+    """Return the events to watch for: changes of files in a directory of logs (`files`), new directories in a parent.
 
-    Not what our own looking causes (opened, closed), which would wake us twice a second. And no renames of files:
-    watchdog holds back every event behind a rename for 500 ms. A renamed file is found by the next look, what is
-    written into it, or into its successor, at once.
+    Events that our own polling causes (opened, closed) are excluded, because they would wake the daemon twice a second.
+    Renames of files are excluded, because watchdog delays all events after a rename by 500 ms. The next poll finds a
+    renamed file, and writes to it or to its successor are reported immediately.
     """
-    from watchdog import events
+    from watchdog import events  # lazy import: polling without watches does not need it
 
     if files:
         return [events.FileModifiedEvent, events.FileDeletedEvent, events.DirDeletedEvent]
@@ -179,10 +187,10 @@ def _worth_waking(*, files: bool) -> list[type[FileSystemEvent]]:
 
 
 def _nearest(path: Path) -> tuple[Path, Identity | None]:
-    """The directory itself, or the nearest parent that exists, and which one it is."""
+    """Return the directory, or its nearest existing parent, with device and inode."""
     candidate = path
     while True:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             seen = candidate.stat()
             if stat.S_ISDIR(seen.st_mode):
                 return candidate, (seen.st_dev, seen.st_ino)

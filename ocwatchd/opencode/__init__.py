@@ -1,1 +1,1 @@
-"""Into a running OpenCode: its processes, its HTTP API, its message stores."""
+"""Access to a running OpenCode: its processes, its HTTP API, its message stores."""

@@ -1,19 +1,29 @@
-"""The daemon as a service of the user: systemd on Linux, launchd on macOS, or neither, behind one protocol.
+"""Install and run the daemon as a user service, with systemd or launchd behind one protocol.
 
-`manager_for` finds out which one serves this user and this home.
+`manager_for` returns the service manager for this user and this home.
 """
 
 from ocwatchd.service.find import manager_for, stray_daemon
-from ocwatchd.service.values import IN_FOREGROUND, FileState, Log, Look, Manager, NoManager, ServiceFault
+from ocwatchd.service.values import (
+    IN_FOREGROUND,
+    SHARE,
+    FileState,
+    Log,
+    Manager,
+    NoManager,
+    ServiceFault,
+    ServiceStatus,
+)
 
 __all__ = [
     "IN_FOREGROUND",
+    "SHARE",
     "FileState",
     "Log",
-    "Look",
     "Manager",
     "NoManager",
     "ServiceFault",
+    "ServiceStatus",
     "manager_for",
     "stray_daemon",
 ]

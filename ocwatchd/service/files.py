@@ -1,4 +1,4 @@
-"""The service's files in a manager's directory: ours are written whole and removed without a trace, others are left."""
+"""Write and remove our files in a service manager's directory, and leave other files unchanged."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ocwatchd.service.values import FileState, ServiceFault
 from ocwatchd.state.files import StateError, make_private_dir, read_plain, write_atomic
 
 LOG_CAP = 4 << 20
-"""Bytes of a log file that is still appended to; a larger one becomes `.1` at the next start."""
+"""Maximum size, in bytes, of a log file at a start of the service; a larger one is renamed to `.1`."""
 
 
 def standing(path: Path, ours: Callable[[bytes], bool], current: Callable[[bytes], bool]) -> FileState:
-    """What lies at `path`. A link is somebody's: whoever keeps units as links has a tool that makes them."""
+    """Return the state of the file at `path`. A symbolic link is foreign, because another tool manages it."""
     if path.is_symlink():
         return FileState.FOREIGN
     try:
@@ -29,14 +29,13 @@ def standing(path: Path, ours: Callable[[bytes], bool], current: Callable[[bytes
 
 
 def put(path: Path, content: bytes) -> bool:
-    """Write it, unless it is there already; whether anything was changed.
+    """Write the content unless the file already contains it. Return whether the file was changed.
 
-    Raises:
-        ServiceFault: it cannot be written.
+    Raises: ServiceFault: The file cannot be written.
     """
     try:
-        with suppress(FileNotFoundError):
-            if path.read_bytes() == content:
+        with suppress(FileNotFoundError, StateError):  # replace anything but a regular file of ours
+            if read_plain(path) == content:
                 return False
         write_atomic(path, content)
     except OSError as fault:
@@ -45,10 +44,9 @@ def put(path: Path, content: bytes) -> bool:
 
 
 def remove(files: Sequence[Path], directories: Sequence[Path]) -> list[Path]:
-    """Remove the files that are there, then the directories that are empty by that; the files that are gone.
+    """Remove these files, and then each of the directories that is empty. Return the removed files.
 
-    Raises:
-        ServiceFault: one cannot be removed.
+    Raises: ServiceFault: A file cannot be removed.
     """
     gone = []
     for path in files:
@@ -60,14 +58,16 @@ def remove(files: Sequence[Path], directories: Sequence[Path]) -> list[Path]:
             raise ServiceFault(f"{path} cannot be removed: {fault.strerror or fault}") from fault
         gone.append(path)
     for directory in directories if gone else ():
-        with suppress(OSError):  # not empty, or not there
+        with suppress(OSError):  # the directory is not empty, or is missing
             directory.rmdir()
     return gone
 
 
 def ready_log(path: Path) -> None:
-    """Make the log's directory, and set an old large log aside. Neither is a reason not to start."""
-    with suppress(OSError):
+    """Create the directory of the log, and rename a log that is too large. Errors are ignored, so that the service
+    starts.
+    """
+    with suppress(OSError, StateError):
         make_private_dir(path.parent)
         if path.stat().st_size > LOG_CAP:
             path.replace(path.with_name(path.name + ".1"))

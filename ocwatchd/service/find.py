@@ -1,4 +1,7 @@
-"""Which service manager serves this user and this home. The manager itself is asked: a program proves little."""
+"""Find the service manager for this user and this home.
+
+The manager is queried, because an installed program does not prove that it is running.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +11,46 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ocwatchd.paths import Paths
+from ocwatchd.paths import Paths, config_home
 from ocwatchd.service.commands import ask
 from ocwatchd.service.launchd import Launchd
 from ocwatchd.service.systemd import Systemd, remove_files
-from ocwatchd.service.values import Look, Manager, NoManager
-from ocwatchd.state import daemonlock
+from ocwatchd.service.values import DAEMON, SERVICES, Manager, NoManager, Service, ServiceStatus
+from ocwatchd.state import daemon_lock as daemonlock
 
 
-def manager_for(paths: Paths, environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Manager:
-    """launchd on macOS, systemd where its user instance runs and looks into this home, else none, with the reason."""
+def manager_for(
+    paths: Paths,
+    environ: Mapping[str, str] = os.environ,
+    platform: str = sys.platform,
+    service: Service = DAEMON,
+) -> Manager:
+    """Return the service manager.
+
+    This is launchd on macOS, systemd if its user instance is running and reads this home, and otherwise `NoManager`.
+    """
     if platform == "darwin":
-        return Launchd(paths, environ) if shutil.which("launchctl") else NoManager("launchctl is not on PATH")
+        return Launchd(paths, environ, service) if shutil.which("launchctl") else NoManager("launchctl is not on PATH")
     places = _unit_directories(paths, environ)
 
     def remove() -> list[Path]:
-        return [path for place in places for path in remove_files(place)]
+        return [path for place in places for path in remove_files(place, SERVICES if service is DAEMON else (service,))]
 
     if not shutil.which("systemctl"):
         return NoManager("systemd is not installed", remove)
     answer = ask(["systemctl", "--user", "--no-pager", "show", "--property=UnitPath"])
     name, _, searched = answer.out.strip().partition("=")
     if not answer.done or name != "UnitPath":
-        return NoManager(f"systemd does not run for this user ({answer.why})", remove)
+        return NoManager(f"systemd is not running for this user ({answer.why})", remove)
     found = next((place for place in places if _among(place, searched.split())), None)
-    if found is None:  # a private HOME beside the user's real runtime directory: that is another daemon's manager
-        return NoManager("systemd runs for this user, but does not look into this home", remove)
-    return Systemd(paths, environ, found)
+    if found is None:  # HOME was changed, so the manager serves another home
+        return NoManager("systemd is running for this user, but does not read this home", remove)
+    return Systemd(paths, environ, found, service=service)
 
 
 def _unit_directories(paths: Paths, environ: Mapping[str, str]) -> list[Path]:
-    """Where a user's own units lie: as the shell says, and as the manager says if it does not know the variable."""
-    base = environ.get("XDG_CONFIG_HOME", "")
-    usual = paths.home / ".config"
-    bases = dict.fromkeys([Path(base) if base.startswith("/") else usual, usual])
+    """Return the possible directories of the user's units: below XDG_CONFIG_HOME, and the manager's default."""
+    bases = dict.fromkeys([Path(config_home(environ, str(paths.home))), paths.home / ".config"])
     return [place / "systemd" / "user" for place in bases]
 
 
@@ -49,11 +58,10 @@ def _among(place: Path, searched: list[str]) -> bool:
     return os.path.realpath(place) in map(os.path.realpath, searched)
 
 
-def stray_daemon(paths: Paths, look: Look) -> int | None:
-    """The pid of a daemon that is not the service's; 0 if it cannot be told; None if there is none.
+def stray_daemon(paths: Paths, status: ServiceStatus) -> int | None:
+    """Return the pid of a daemon that is not running as the service; 0 if the pid is unknown; None if there is none.
 
-    Raises:
-        OSError: the daemon's lock cannot be read.
+    Raises: OSError: The daemon's lock cannot be read.
     """
     holder = daemonlock.holder(paths.daemon_lock, paths.heartbeat)
-    return None if holder == look.pid or (holder == 0 and look.running) else holder
+    return None if holder == status.pid or (holder == 0 and status.running) else holder

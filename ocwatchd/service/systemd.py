@@ -1,4 +1,4 @@
-"""systemd's user instance: `ocwatchd.service` in the user's own unit directory."""
+"""Manage `ocwatchd.service` and `ocwatchd-share.service` with systemd's user instance."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+from ocwatchd.ownership import read_followed
 from ocwatchd.paths import Paths
 from ocwatchd.service import files, texts
 from ocwatchd.service.commands import Answer, ask
-from ocwatchd.service.values import FileState, Log, Look, ServiceFault
+from ocwatchd.service.values import DAEMON, SERVICES, SHARE, FileState, Log, Service, ServiceFault, ServiceStatus
 
-UNIT = "ocwatchd.service"
 SANDBOX = "sandbox.conf"
 JOURNAL = Path("/run/systemd/journal/stdout")
-"""journald's socket for standard error. Where it is missing systemd throws the daemon's lines away (252)."""
+"""The journald socket for standard error. Without it, systemd drops the daemon's output (252)."""
+UNIT_CAP = 1 << 20
+"""Maximum number of bytes that are read from a unit."""
 START_LIMIT = 100.0
-"""Seconds; systemd itself gives up after 90."""
+"""Timeout, in seconds, for a start. systemd gives up after 90 s."""
 STOP_LIMIT = 30.0
 NO_NAMESPACE = "226"
-"""What systemd ends a process with that it could not give its namespaces."""
+"""The exit status of a process whose namespaces systemd could not create."""
 
 _APPEND = re.compile(r"^StandardError=append:(.+)$", re.MULTILINE)
 _SEEN = (
@@ -31,21 +34,29 @@ _SEEN = (
 
 
 class Systemd:
-    """The manager behind `systemctl --user`."""
+    """The service manager systemd, used through `systemctl --user`."""
 
     name = "systemd"
 
-    def __init__(self, paths: Paths, environ: Mapping[str, str], directory: Path, journal: Path = JOURNAL) -> None:
-        """`directory` is where the manager looks for the user's own units."""
+    def __init__(
+        self,
+        paths: Paths,
+        environ: Mapping[str, str],
+        directory: Path,
+        journal: Path = JOURNAL,
+        service: Service = DAEMON,
+    ) -> None:
+        """Store the arguments. `directory` contains the user's units, and `journal` is journald's socket."""
         self._paths, self._environ, self._directory, self._journal = paths, environ, directory, journal
-        self._unit = directory / UNIT
-        self._sandbox = directory / f"{UNIT}.d" / SANDBOX
+        self._service, self._name = service, service.unit
+        self._unit = directory / self._name
+        self._sandbox = directory / f"{self._name}.d" / SANDBOX
 
-    def look(self) -> Look:
-        """How the unit and its process are."""
+    def status(self) -> ServiceStatus:
+        """Return the state of the unit and its process."""
         seen = self._properties()
         active, pid = seen.get("ActiveState", ""), int(seen.get("MainPID") or 0)
-        return Look(
+        return ServiceStatus(
             self.name,
             self._unit,
             self._state(seen),
@@ -59,74 +70,85 @@ class Systemd:
         )
 
     def install(self, sandbox: bool | None = None, /) -> list[Path]:
-        """Write the unit and enable it. `sandbox`: the drop-in of what needs namespaces, too; False removes it."""
+        """Write the unit and enable it.
+
+        True also writes the sandbox drop-in, which needs namespaces; False removes it. None keeps the present state.
+        """
         if self._state(self._properties()) is FileState.FOREIGN:
-            raise ServiceFault(f"{self._unit} is there and is not ocwatchd's: it stays as it is; move it away first")
-        changed = [self._unit] if files.put(self._unit, self._wanted().encode()) else []
+            raise ServiceFault(
+                f"{self._unit} exists, but ocwatchd did not write it, so it is left unchanged; move it away first"
+            )
+        changed = [self._unit] if files.put(self._unit, os.fsencode(self._wanted())) else []
         if sandbox is False:
             changed += files.remove([self._sandbox], [self._sandbox.parent])
-        elif sandbox and files.put(self._sandbox, texts.sandbox(self._paths).encode()):
+        elif sandbox and files.put(self._sandbox, os.fsencode(texts.sandbox(self._paths))):
             changed.append(self._sandbox)
         self._must("daemon-reload")
-        self._must("enable", UNIT)
+        self._must("enable", self._name)
         return changed
 
     def start(self) -> None:
-        """Start it and wait for its word that it serves."""
-        files.ready_log(self._paths.service_log)
-        self._ctl("reset-failed", UNIT)  # a person asks: what failed before counts no more
-        answer = self._ctl("restart", UNIT, patience=START_LIMIT)
+        """Start the service and wait until it reports that it is ready."""
+        files.ready_log(self._service.log(self._paths))
+        self._ctl("reset-failed", self._name)  # the user asked for a start, so earlier failures must not prevent it
+        answer = self._ctl("restart", self._name, patience=START_LIMIT)
         if not answer.done:
             raise ServiceFault(self._failure(answer))
 
     def stop(self) -> None:
-        """End it."""
-        self._must("stop", UNIT, patience=STOP_LIMIT)
+        """Stop the service."""
+        self._must("stop", self._name, patience=STOP_LIMIT)
 
     def uninstall(self) -> list[Path]:
-        """End it, forget it, leave nothing."""
+        """Stop the service and remove its files. Uninstalling the daemon also uninstalls the share service."""
+        beside: list[Path] = []
+        if self._service is DAEMON and (self._directory / SHARE.unit).exists():
+            beside = Systemd(self._paths, self._environ, self._directory, self._journal, SHARE).uninstall()
         seen = self._properties()
         if self._state(seen) is FileState.FOREIGN:
-            return []
+            return beside
         if seen.get("LoadState") == "loaded":
-            self._must("disable", "--now", UNIT, patience=STOP_LIMIT)
-        gone = remove_files(self._directory)
+            self._must("disable", "--now", self._name, patience=STOP_LIMIT)
+        gone = [*beside, *remove_files(self._directory, (self._service,))]
         self._must("daemon-reload")
-        self._ctl("reset-failed", UNIT)  # or a failed one stays in the manager's list
+        self._ctl("reset-failed", self._name)  # otherwise a failed unit stays in the manager's list
         return gone
 
     def log(self) -> Log:
-        """The journal, or the file that the unit names because there is none."""
-        with suppress(OSError):  # `systemctl show` tells that it is appended to a file, and not to which (252)
-            place = _APPEND.search(self._unit.read_text(errors="replace"))
+        """Return the log file in the unit, or otherwise the command that shows the journal."""
+        with suppress(OSError):  # `systemctl show` does not report the path of the file (252)
+            place = _APPEND.search(read_followed(self._unit, UNIT_CAP).decode(errors="replace"))
             if place:
                 return Log(file=Path(place[1].replace("%%", "%")))
-        return Log(command=_journalctl)
+        return Log(command=partial(_journalctl, self._name))
 
     def _state(self, seen: Mapping[str, str]) -> FileState:
         fragment = seen.get("FragmentPath", "")
         if fragment and not _same_file(Path(fragment), self._unit):
-            return FileState.FOREIGN  # a distribution's, or linked or masked by the user
+            return FileState.FOREIGN  # it belongs to a distribution, or the user has linked or masked it
         return files.standing(self._unit, _ours, self._is_current)
 
     def _is_current(self, content: bytes) -> bool:
         return texts.same_unit(content.decode(errors="replace"), self._wanted())
 
     def _wanted(self) -> str:
-        log = None if self._journal.exists() else self._paths.service_log
-        return texts.unit(self._environ, texts.daemon_command(), log)
+        log = None if self._journal.exists() else self._service.log(self._paths)
+        return texts.unit(self._environ, texts.command_of(self._service), log, self._service)
 
     def _properties(self) -> dict[str, str]:
-        answer = self._must("show", UNIT, *(f"--property={name}" for name in _SEEN))
+        answer = self._must("show", self._name, *(f"--property={name}" for name in _SEEN))
         return dict(line.split("=", 1) for line in answer.out.splitlines() if "=" in line)
 
     def _failure(self, answer: Answer) -> str:
         seen = self._properties()
         code = seen.get("ExecMainStatus", "0")
         if code == NO_NAMESPACE:
-            return "this host denies the sandbox (exit code 226); without it: ocwatch service install --no-sandbox"
+            return (
+                "this host does not permit the sandbox (exit code 226); to install the service without it: "
+                "ocwatch service install --no-sandbox"
+            )
         why = f"exit code {code}" if code != "0" else answer.why
-        return f"the service does not start: {_phrase(seen)}, {why}; its last words: ocwatch service logs"
+        return f"the service did not start: {_phrase(seen)}, {why}; to see its output: ocwatch service logs"
 
     def _must(self, *words: str, patience: float = 10.0) -> Answer:
         answer = self._ctl(*words, patience=patience)
@@ -138,17 +160,21 @@ class Systemd:
         return ask(["systemctl", "--user", "--no-pager", "--no-ask-password", *words], patience)
 
 
-def remove_files(directory: Path) -> list[Path]:
-    """Remove our unit, its drop-in and its links from a unit directory; needs no running systemd."""
-    unit = directory / UNIT
-    if files.standing(unit, _ours, lambda _: True) is FileState.FOREIGN:
-        return []
-    wants, drop_ins = directory / "default.target.wants", directory / f"{UNIT}.d"
-    return files.remove([wants / UNIT, drop_ins / SANDBOX, unit], [wants, drop_ins, directory, directory.parent])
+def remove_files(directory: Path, services: Sequence[Service] = SERVICES) -> list[Path]:
+    """Remove our units, their drop-ins and their links from a unit directory. Works without a running systemd."""
+    gone: list[Path] = []
+    for service in services:
+        unit = directory / service.unit
+        if files.standing(unit, _ours, lambda _: True) is FileState.FOREIGN:
+            continue
+        wants, drop_ins = directory / "default.target.wants", directory / f"{service.unit}.d"
+        places = [wants / service.unit, drop_ins / SANDBOX, unit]
+        gone += files.remove(places, [wants, drop_ins, directory, directory.parent])
+    return gone
 
 
 def lingers() -> bool | None:
-    """Whether the user's services go on after the last logout; None where nobody can tell."""
+    """Return whether the user's services continue after the user's last logout; None if unknown."""
     answer = ask(["loginctl", "show-user", str(os.getuid()), "--property=Linger", "--value"])
     return {"yes": True, "no": False}.get(answer.out.strip()) if answer.done else None
 
@@ -167,7 +193,7 @@ def _phrase(seen: Mapping[str, str]) -> str:
     return f"{seen.get('ActiveState', '?')} ({seen.get('SubState', '?')})"
 
 
-def _journalctl(lines: int, follow: bool) -> Sequence[str]:
-    # `cat`: our lines carry their own time, and eighty columns are few.
+def _journalctl(unit: str, lines: int, follow: bool) -> Sequence[str]:
+    # `cat` omits journald's timestamp: our lines contain their own, and eighty columns are narrow.
     tail = ["--follow"] if follow else ["--no-pager"]
-    return ["journalctl", "--user", f"--user-unit={UNIT}", f"--lines={lines}", "--output=cat", "--quiet", *tail]
+    return ["journalctl", "--user", f"--user-unit={unit}", f"--lines={lines}", "--output=cat", "--quiet", *tail]

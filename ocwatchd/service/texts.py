@@ -1,4 +1,4 @@
-"""The text of the service's files, made from the templates: absolute paths, and the environment that matters."""
+"""Build the text of the service's files from templates, with absolute paths and the relevant environment."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from importlib import resources
 from pathlib import Path
 
 from ocwatchd.paths import Paths
-from ocwatchd.service.values import ServiceFault
+from ocwatchd.service.values import DAEMON, Service, ServiceFault
 
 CARRIED = (
     "HOME",
-    "PATH",  # where notify-send, tmux and opencode are; a manager's own PATH knows nothing of ~/.local/bin
+    "PATH",  # for notify-send, tmux and opencode; the PATH of a service manager lacks ~/.local/bin
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
     "XDG_STATE_HOME",
@@ -25,14 +25,14 @@ CARRIED = (
     "TZ",
     "LANG",
 )
-"""Variables that decide what the daemon serves. Nothing else is written down: environments hold keys."""
+"""Environment variables that the service needs. No others are written, because environments contain keys."""
 
 MARKER = "# Installed by `ocwatch"
 _PATH_LINE = re.compile(r'^Environment="PATH=.*\n', re.MULTILINE)
 
 
 def template(directory: str, name: str) -> str:
-    """A template as shipped: from the wheel, or from the checkout that an editable installation points to."""
+    """Return a template, from the installed package or from the checkout of an editable installation."""
     package = resources.files("ocwatchd")
     shipped = package.joinpath("templates", name)
     if not shipped.is_file():
@@ -40,80 +40,90 @@ def template(directory: str, name: str) -> str:
     return shipped.read_text()
 
 
-def daemon_command() -> list[str]:
-    """The daemon of this installation, absolute. `-P`: a module in the working directory is none of ours."""
-    script = Path(sys.executable).absolute().with_name("ocwatchd")
-    return [str(script)] if os.access(script, os.X_OK) else [sys.executable, "-P", "-m", "ocwatchd"]
+def command_of(service: Service = DAEMON) -> list[str]:
+    """Return the command of a service, with absolute paths. `-P` ignores modules in the working directory."""
+    script = Path(sys.executable).absolute().with_name(service.program)
+    program = [str(script)] if os.access(script, os.X_OK) else [sys.executable, "-P", "-m", service.module]
+    return [*program, *service.words]
 
 
 def carried(environ: Mapping[str, str]) -> dict[str, str]:
-    """The part of an environment that the service gets as well."""
+    """Return the environment variables that the service gets."""
     return {name: environ[name] for name in CARRIED if environ.get(name)}
 
 
-def unit(environ: Mapping[str, str], command: Sequence[str], log: Path | None) -> str:
-    """ocwatchd.service. `log`: a file for standard error where there is no journal.
+def unit(environ: Mapping[str, str], command: Sequence[str], log: Path | None, service: Service = DAEMON) -> str:
+    """Return the text of a service's unit. `log` is the file for standard error; None means the journal.
 
-    Raises:
-        ServiceFault: a path or variable cannot be written in a unit.
+    Raises: ServiceFault: A path or variable cannot be written in a unit.
     """
     settings = [f"Environment={word(f'{name}={value}')}" for name, value in carried(environ).items()]
     if log is not None:
         settings += ["StandardOutput=null", f"StandardError=append:{plain(str(log))}"]
-    # The colon: a dollar in a path is no variable.
+    # The colon prevents systemd from expanding a dollar sign in a path.
     program = " ".join([word(f":{command[0]}"), *map(word, command[1:])])
-    text = template("systemd", "ocwatchd.service")
+    text = template("systemd", service.unit)
     return text.replace("@SETTINGS@", "\n".join(settings)).replace("@OCWATCHD@", program)
 
 
 def sandbox(paths: Paths) -> str:
-    """ocwatchd.service.d/sandbox.conf.
+    """Return the text of ocwatchd.service.d/sandbox.conf.
 
     Raises:
-        ServiceFault: a path cannot be written in a unit.
+        ServiceFault: A path cannot be written in a unit.
     """
-    # OpenCode's own data too: a reader of an SQLite database in WAL mode writes its shared-memory file.
+    # OpenCode's data must be writable too: a reader of an SQLite database in WAL mode writes its shared-memory file.
     places = " ".join(word(f"-{place}") for place in (paths.state_dir, paths.opencode_data))
     return template("systemd", "sandbox.conf").replace("@WRITABLE@", places)
 
 
-def plist(environ: Mapping[str, str], command: Sequence[str], log: Path) -> bytes:
-    """dev.ocwatchd.plist."""
+def plist(environ: Mapping[str, str], command: Sequence[str], log: Path, service: Service = DAEMON) -> bytes:
+    """Return the content of a service's property list.
+
+    Raises:
+        ServiceFault: A path or variable cannot be written in a property list.
+    """
     own = {
         "ProgramArguments": list(command),
         "EnvironmentVariables": carried(environ),
         "StandardErrorPath": str(log),
     }
-    return plistlib.dumps({**plistlib.loads(template("launchd", "dev.ocwatchd.plist").encode()), **own})
+    try:
+        return plistlib.dumps({**plistlib.loads(template("launchd", f"{service.label}.plist").encode()), **own})
+    except ValueError as fault:  # it contains control characters or invalid UTF-8
+        raise ServiceFault(f"the property list of launchd cannot be written: {fault}") from fault
 
 
 def word(text: str) -> str:
-    """One word of a unit's list, whatever stands in it: quoted, specifiers and escapes as they are.
+    """Return the text quoted as one word of a unit, with specifiers and escapes taken literally.
 
-    Raises:
-        ServiceFault: control characters, or bytes that are no text.
+    Raises: ServiceFault: The text contains control characters or invalid UTF-8.
     """
     return '"' + plain(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def plain(text: str) -> str:
-    """The rest of a unit's line, specifiers as they are.
+    """Return the text for the rest of a line in a unit, with specifiers taken literally.
 
-    Raises:
-        ServiceFault: control characters, or bytes that are no text.
+    Raises: ServiceFault: The text contains control characters or invalid UTF-8.
     """
     if not text.isprintable():
-        raise ServiceFault(f"{text!a} cannot stand in a systemd unit: control characters, or no valid UTF-8")
+        raise ServiceFault(
+            f"{text!a} cannot be written in a systemd unit: it has control characters or is not valid UTF-8"
+        )
     return text.replace("%", "%%")
 
 
 def same_unit(one: str, other: str) -> bool:
-    """Alike but for PATH, which differs from one terminal to the next and is no reason to restart anything."""
+    """Return whether two units are equal except for PATH.
+
+    PATH differs between terminals, which is not a reason for a restart.
+    """
     return _PATH_LINE.sub("", one) == _PATH_LINE.sub("", other)
 
 
 def same_plist(one: bytes, other: bytes) -> bool:
-    """Alike but for PATH."""
+    """Return whether two property lists are equal except for PATH."""
     return _without_path(one) == _without_path(other)
 
 

@@ -1,4 +1,4 @@
-"""What a service manager is asked and what it answers, whichever it is."""
+"""The protocol that service managers implement, and its values."""
 
 from __future__ import annotations
 
@@ -9,122 +9,151 @@ from pathlib import Path
 from typing import Protocol
 
 from ocwatchd.errors import OcwatchError
+from ocwatchd.paths import Paths
 
 
 class FileState(StrEnum):
-    """What lies at the place of the service's file."""
+    """The state of the service's file."""
 
     CURRENT = "current"
-    OUTDATED = "outdated"  # ours, of another version, environment or place
+    OUTDATED = "outdated"  # ours, but for another version, environment or path
     ABSENT = "absent"
-    FOREIGN = "foreign"  # not ours: it stays as it is
-
-
-class ServiceFault(OcwatchError):
-    """The service manager did not do it; the message says why and what to do."""
+    FOREIGN = "foreign"  # not ours, so it is left unchanged
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """The service as its manager sees it now."""
+class Service:
+    """One of our services: its systemd unit, its launchd label, and its command.
+
+    `program` is the console script, or `module` in an installation without scripts; `words` are its arguments. Unit and
+    label also name the templates.
+    """
+
+    unit: str
+    label: str
+    program: str
+    module: str
+    words: tuple[str, ...] = ()
+
+    def log(self, paths: Paths) -> Path:
+        """Return the service's log file on systems without a journal."""
+        return paths.service_log if self is DAEMON else paths.share / "ocwatchd-share.log"
+
+
+DAEMON = Service("ocwatchd.service", "dev.ocwatchd", "ocwatchd", "ocwatchd")
+SHARE = Service("ocwatchd-share.service", "dev.ocwatchd.share", "ocwatch", "ocwatchd.cli", ("share",))
+SERVICES = (SHARE, DAEMON)
+"""All services, in the order of their removal."""
+
+
+class ServiceFault(OcwatchError):
+    """The service manager failed. The message says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """The status of the service according to its manager."""
 
     manager: str
     """`systemd`, `launchd` or `none`."""
     file: Path | None = None
     state: FileState = FileState.ABSENT
     enabled: bool = False
-    """Started again when the user logs in."""
+    """Whether the service starts when the user logs in."""
     running: bool = False
     pid: int | None = None
     phrase: str = "not installed"
-    """The manager's own words: `active (running)`, `failed (exit-code)`."""
+    """The manager's description: `active (running)`, `failed (exit-code)`."""
     said: str = ""
-    """What the daemon told the manager last; "" if nothing."""
+    """The last status line that the daemon sent to the manager; empty if it has sent none."""
     restarts: int | None = None
-    """How often the manager has restarted it; None if it does not count."""
+    """Number of times that the manager has restarted the service; None if unknown."""
     lingers: bool | None = None
-    """Whether it goes on after the user's last logout; None if that cannot be told."""
+    """Whether the service continues after the user's last logout; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Where the daemon's lines go: a file, or a command that shows them."""
+    """Where the output of the service can be read: a file, or a command that shows it."""
 
     file: Path | None = None
     command: Callable[[int, bool], Sequence[str]] | None = field(default=None, repr=False)
-    """Takes the number of lines, and whether to follow."""
+    """A function that returns the command. Its arguments are the number of lines, and whether to follow the log."""
 
 
 class Manager(Protocol):
-    """One service manager of this user. Nothing here prompts; all of it raises ServiceFault with what to do."""
+    """A service manager for this user. Methods never prompt, and raise ServiceFault if the manager fails."""
 
     name: str
 
-    def look(self) -> Look:
-        """How things are; changes nothing."""
+    def status(self) -> ServiceStatus:
+        """Return the status of the service. Change nothing."""
         ...
 
     def install(self, sandbox: bool | None = None, /) -> list[Path]:
-        """Write the service's files and have it started at login; what was changed. Starts and stops nothing.
+        """Write the service's files and enable its start at login. Return the changed files. Start and stop nothing.
 
-        `sandbox`: with what needs namespaces, or without; None: as it is.
+        `sandbox` says whether to use the sandbox, which needs namespaces; None keeps the present setting.
         """
         ...
 
     def start(self) -> None:
-        """Start it, with the files as they are now; a running one is ended first. Returns once it serves."""
+        """Start or restart the service with its current files, and return after it is ready."""
         ...
 
     def stop(self) -> None:
-        """End it; it stays ended until the next login. One that does not run is no fault."""
+        """Stop the service until the next login. Do nothing if it is not running."""
         ...
 
     def uninstall(self) -> list[Path]:
-        """End it and remove every file of ours; what is gone now."""
+        """Stop the service and remove its files. Return the removed files."""
         ...
 
     def log(self) -> Log:
-        """Where its lines are to be read."""
+        """Return the location of the service's output."""
         ...
 
 
-IN_FOREGROUND = "The daemon in the foreground: ocwatch up"
-"""The next step where no service can be had."""
+IN_FOREGROUND = "Run the daemon in the foreground: ocwatch up"
+"""The next step where there is no service manager."""
 
 
 class NoManager:
-    """Neither systemd nor launchd serves this user here. Files that an earlier install left are still removed."""
+    """The absent service manager, where neither systemd nor launchd serves this user. It can only remove old files."""
 
     name = "none"
 
     def __init__(self, reason: str, remove: Callable[[], list[Path]] | None = None) -> None:
-        """`reason` is a sentence without its full stop."""
+        """Store the arguments.
+
+        `reason` says why there is no manager, without a full stop. `remove` removes files of an earlier installation.
+        """
         self.reason = reason
         self._remove = remove
 
-    def look(self) -> Look:
-        """Nothing is there."""
-        return Look(self.name, phrase=self.reason)
+    def status(self) -> ServiceStatus:
+        """Return the status that no service is installed."""
+        return ServiceStatus(self.name, phrase=self.reason)
 
     def install(self, _sandbox: bool | None = None, /) -> list[Path]:
-        """Always a ServiceFault."""
+        """Raise a ServiceFault."""
         raise self._fault()
 
     def start(self) -> None:
-        """Always a ServiceFault."""
+        """Raise a ServiceFault."""
         raise self._fault()
 
     def stop(self) -> None:
-        """Always a ServiceFault."""
+        """Raise a ServiceFault."""
         raise self._fault()
 
     def uninstall(self) -> list[Path]:
-        """What an install under another circumstance left."""
+        """Remove the files of an earlier installation."""
         return self._remove() if self._remove else []
 
     def log(self) -> Log:
-        """Always a ServiceFault."""
+        """Raise a ServiceFault."""
         raise self._fault()
 
     def _fault(self) -> ServiceFault:
-        return ServiceFault(f"no service here: {self.reason}. {IN_FOREGROUND}")
+        return ServiceFault(f"no service manager can be used: {self.reason}. {IN_FOREGROUND}")

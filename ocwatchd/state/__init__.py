@@ -1,1 +1,1 @@
-"""The only writers of our own files."""
+"""Readers and writers of ocwatchd's own files. No other package writes them."""

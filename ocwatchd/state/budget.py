@@ -1,46 +1,48 @@
-"""budget.json: what is left of today's budget, for commands that start at once."""
+"""Read budget.json, today's budget and what was spent of it, in commands that have to start fast."""
 
 from __future__ import annotations
 
 import json
 import os
 
-from ocwatchd.state.entries import moment
-from ocwatchd.state.plain import StateError, read_plain
+from ocwatchd.state.blacklist.format import moment
+from ocwatchd.state.safe_read import StateError, read_plain
 
 VERSION = 1
 
 
 class Budget:
-    """Of today, in US dollars. `dear`: the models that are not chosen, because it is spent."""
+    """Today's budget and spending in US dollars. `over_budget` contains the models that are over budget."""
 
-    __slots__ = ("budget", "dear", "spent")
+    __slots__ = ("budget", "over_budget", "spent")
 
-    def __init__(self, budget: float = 0.0, spent: float = 0.0, dear: frozenset[str] = frozenset()) -> None:
-        """Hold what was read."""
-        self.budget, self.spent, self.dear = budget, spent, dear
+    def __init__(self, budget: float = 0.0, spent: float = 0.0, over_budget: frozenset[str] = frozenset()) -> None:
+        """Store the values from the file."""
+        self.budget, self.spent, self.over_budget = budget, spent, over_budget
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left of it."""
+        """Return whether the budget is spent."""
         return self.spent >= self.budget
 
 
-def dear(path: str | os.PathLike[str], now: float) -> dict[str, str]:
-    """Why models do not stand in for others today, by name; nothing while there is money."""
+def over_budget(path: str | os.PathLike[str], now: float) -> dict[str, str]:
+    """Return the models that are not used as fallbacks today, each with the reason. Empty while the budget is not
+    spent.
+    """
     left = read(path, now)
     if left is None:
         return {}
     why = f"paid, and today's budget is spent (${left.spent:,.2f} of ${left.budget:,.2f})"
-    return dict.fromkeys(left.dear, why)
+    return dict.fromkeys(left.over_budget, why)
 
 
 def read(path: str | os.PathLike[str], now: float) -> Budget | None:
-    """None without a budget, or if what is written is of another day. Never raises."""
+    """Return today's budget; None if there is no valid file, or it is from another day. Never raises."""
     try:
         raw = json.loads(read_plain(path))
         if raw["version"] != VERSION or now >= moment(raw["until"], "until"):
             return None
-        return Budget(float(raw["budget"]), float(raw["spent"]), frozenset(map(str, raw["dear"])))
+        return Budget(float(raw["budget"]), float(raw["spent"]), frozenset(map(str, raw["over_budget"])))
     except (OSError, StateError, ValueError, KeyError, TypeError, RecursionError):
         return None

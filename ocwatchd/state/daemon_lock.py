@@ -1,8 +1,7 @@
-"""daemon.lock: one daemon per state directory. The kernel keeps it while its owner lives; the pid in it says whose."""
+"""Ensure that one daemon runs per state directory, by a kernel lock on daemon.lock, which contains the daemon's pid."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -10,32 +9,33 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ocwatchd.errors import OcwatchError
+from ocwatchd.ownership import open_plain, try_lock
 from ocwatchd.state.heartbeat import read
 
 PROBE = 0.02
-"""Seconds between tries; `holder` takes the lock for microseconds to see whether it is free."""
+"""Seconds between attempts to take the lock. `holder` takes it for microseconds to check whether it is free."""
 TRIES = 5
 
 
 class AlreadyRunning(OcwatchError):
-    """Another daemon serves this state directory."""
+    """Another daemon already runs for this state directory."""
 
 
 @contextmanager
 def hold(path: Path) -> Iterator[None]:
-    """Be the one daemon during the block, whatever way it ends.
+    """Hold the lock during the block, so that this process is the only daemon. The kernel releases it if the process
+    dies.
 
-    Raises:
-        AlreadyRunning: another one is.
-        OSError: the lock cannot be made.
+    Raises: AlreadyRunning: Another process holds the lock. NotAFile: The lock file is not a plain file of ours.
+    OSError: The lock cannot be created.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fd = open_plain(path, os.O_RDWR | os.O_CREAT)
     try:
         if not _take(fd):
             who = _pid_in(fd)
             named = f"pid {who}" if who else "another process"
             raise AlreadyRunning(f"ocwatchd is already running ({named}); see: ocwatch status")
-        with suppress(OSError):  # a full disk: the lock itself needs no room
+        with suppress(OSError):  # the disk is full, but the lock itself needs no space
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield
@@ -44,30 +44,27 @@ def hold(path: Path) -> Iterator[None]:
 
 
 def holder(path: Path, heartbeat: Path) -> int | None:
-    """The pid of the daemon that runs now; 0 if one runs and it cannot be told for sure which; None if none does.
+    """Return the pid of the running daemon; 0 if one runs but its pid is uncertain; None if none runs.
 
-    Raises:
-        OSError: the lock is there and we are not let in.
+    Raises: NotAFile: The lock file is not a plain file of ours. OSError: The lock file exists but cannot be opened.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = open_plain(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if try_lock(fd, shared=True):
+            return None
         pid = _pid_in(fd)
         return pid if pid and _has_open(pid, fd, read(heartbeat).pid) else 0
-    else:
-        return None
     finally:
         os.close(fd)
 
 
 def _has_open(pid: int, fd: int, beating: int) -> bool:
-    """Whether the process has the lock open: what the file says may be a killed daemon's, and its pid another's now."""
+    """Return whether the process has the lock open. The pid in the file may be that of a killed daemon, and reused."""
     lock, own = os.fstat(fd), Path(f"/proc/{pid}/fd")
-    if not Path("/proc/self/fd").exists():  # macOS: two files that agree have to do
+    if not Path("/proc/self/fd").exists():  # macOS: compare with the pid in the heartbeat
         return pid == beating
     with suppress(OSError):
         for entry in own.iterdir():
@@ -81,8 +78,7 @@ def _take(fd: int) -> bool:
     for attempt in range(TRIES):
         if attempt:
             time.sleep(PROBE)
-        with suppress(BlockingIOError):
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if try_lock(fd):
             return True
     return False
 

@@ -1,29 +1,38 @@
-"""forecasts.json: how near the limits are, as the daemon saw it last; for `status` and `watch`, which have no time to
-count. `ocwatch forecast` counts anew.
+"""Read and write forecasts.json, the daemon's latest forecasts of limits, for the fast commands `status` and `watch`.
+
+`ocwatch forecast` computes forecasts anew.
 """
 
 from __future__ import annotations
 
 import json
 
-from ocwatchd.state.entries import moment
-from ocwatchd.state.plain import StateError, read_plain, write_unsynced
+from ocwatchd.state.blacklist.format import moment
+from ocwatchd.state.safe_read import StateError, read_plain, write_unsynced
 
-TYPE_CHECKING = False  # as typing has it, whose import costs what is saved
+TYPE_CHECKING = False  # defined here because typing is costly to import
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
-    from ocwatchd.core.forecast import Forecast
+    from ocwatchd.core.forecast.model import Forecast
+    from ocwatchd.core.forecast.plan_windows import PlanWindow
 
 VERSION = 1
 FRESH = 180.0
-"""Seconds after which it is out of date; the daemon writes it every minute while models are used."""
+"""Seconds after which the file is out of date. The daemon writes it every minute while models are used."""
+
+
+MAX_PERCENT = 10_000.0
+"""Largest percentage of a plan window that is read, as in `core.forecast.plan_windows`; NaN and infinity are none."""
 
 
 def as_json(one: Forecast) -> dict[str, object]:
-    """One model's forecast, as the JSON contract has it, but for `hits_in_seconds`: that depends on when it is read."""
-    from ocwatchd.clock import rfc3339
+    """Return a model's forecast as in the JSON contract, but without `hits_in_seconds`, which
+    `timed` adds on reading.
+    """
+    from ocwatchd.clock import rfc3339  # lazy import: datetime costs status 2 CPU ms
 
     return {
         "model": one.model,
@@ -40,30 +49,78 @@ def as_json(one: Forecast) -> dict[str, object]:
     }
 
 
+def window_as_json(one: PlanWindow) -> dict[str, object]:
+    """Return one window of a provider's plan in the form that the JSON contract defines."""
+    from ocwatchd.clock import rfc3339  # lazy import: datetime costs status 2 CPU ms
+
+    return {
+        "provider": one.provider,
+        "window": one.name,
+        "window_seconds": one.length,
+        "used_percent": round(one.used, 2),
+        "resets": None if one.resets is None else rfc3339(one.resets),
+        "used_up": None if one.used_up is None else rfc3339(one.used_up),
+        "reported": rfc3339(one.at),
+    }
+
+
 def timed(raw: Mapping[str, object], now: float) -> dict[str, object]:
-    """The same with `hits_in_seconds`."""
+    """Return the forecast with `hits_in_seconds`, the seconds until the limit."""
     hits = raw.get("hits")
     return {**raw, "hits_in_seconds": None if hits is None else round(max(moment(hits, "hits") - now, 0.0), 3)}
 
 
-def write(path: os.PathLike[str], forecasts: Sequence[Mapping[str, object]], now: float) -> None:
-    """Replace the file, without fsync: after a power cut it would be out of date anyway.
+def write(
+    path: os.PathLike[str],
+    forecasts: Sequence[Mapping[str, object]],
+    now: float,
+    plan_windows: Sequence[Mapping[str, object]] = (),
+) -> None:
+    """Replace the file without fsync, because after a power failure it would be out of date anyway.
 
-    Raises:
-        OSError: it could not be written.
+    Raises: OSError: The file could not be written.
     """
-    from ocwatchd.clock import rfc3339
+    from ocwatchd.clock import rfc3339  # lazy import: datetime costs status 2 CPU ms
 
-    document = {"version": VERSION, "time": rfc3339(now), "forecasts": list(forecasts)}
+    document = {"version": VERSION, "time": rfc3339(now), "forecasts": list(forecasts), "plan_windows": [*plan_windows]}
     write_unsynced(path, json.dumps(document).encode())
 
 
 def read(path: str | os.PathLike[str], now: float) -> list[dict[str, object]]:
-    """The forecasts, the nearest limit first; none if they are out of date or cannot be read. Never raises."""
+    """Return the forecasts, nearest limit first; an empty list if the file is out of date or
+    unreadable. Never raises.
+    """
     try:
-        raw = json.loads(read_plain(path))
-        if raw["version"] != VERSION or abs(now - moment(raw["time"], "time")) > FRESH:
-            return []
-        return [timed(one, now) for one in raw["forecasts"] if isinstance(one, dict) and isinstance(one["model"], str)]
+        rows = _current(path, now)["forecasts"]
+        return [timed(one, now) for one in rows if isinstance(one, dict) and isinstance(one["model"], str)]
     except (OSError, StateError, ValueError, KeyError, TypeError, RecursionError):
         return []
+
+
+def read_plan_windows(path: str | os.PathLike[str], now: float) -> list[dict[str, object]]:
+    """Return the current windows of providers' plans; an empty list if the file is out of date or unreadable. Never
+    raises.
+    """
+    try:
+        rows = _current(path, now).get("plan_windows", [])
+        return [one for one in rows if _names_window(one) and _lies_ahead(one, now)]
+    except (OSError, StateError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+
+
+def _names_window(row: Mapping[str, object]) -> bool:
+    used = row["used_percent"]
+    named = isinstance(row["provider"], str) and isinstance(row["window"], str)
+    return named and isinstance(used, int | float) and 0 <= used <= MAX_PERCENT
+
+
+def _lies_ahead(row: Mapping[str, object], now: float) -> bool:
+    moments = [moment(row[name], name) for name in ("resets", "used_up") if row[name] is not None]
+    return row["resets"] is None or moments[0] > now
+
+
+def _current(path: str | os.PathLike[str], now: float) -> dict[str, Any]:
+    raw = json.loads(read_plain(path))
+    if raw["version"] != VERSION or abs(now - moment(raw["time"], "time")) > FRESH:
+        return {"forecasts": []}
+    return dict(raw)

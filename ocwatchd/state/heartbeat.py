@@ -1,31 +1,34 @@
-"""daemon.json: the sign of life that the daemon's pumping loop writes, and how others read it.
+"""Write and read daemon.json, the heartbeat of the daemon's main loop.
 
-Alive is not enough: a process can live with its loop stuck or its eyes shut. `up` needs the process and a fresh beat.
+A running process alone proves little, because its loop may be stuck. The daemon is `up` if the process runs and the
+heartbeat is fresh.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from ocwatchd.state.entries import moment
-from ocwatchd.state.plain import StateError, read_plain, write_unsynced
+from ocwatchd.state.blacklist.format import moment
+from ocwatchd.state.safe_read import StateError, read_plain, write_unsynced
 
-TYPE_CHECKING = False  # as typing has it, whose import costs what is saved
+TYPE_CHECKING = False  # defined here because typing is costly to import
 if TYPE_CHECKING:
-    from pathlib import Path  # 5 CPU ms that a status line has no use for
+    from pathlib import Path  # only for types: 5 CPU ms, which a status line does not need
+
+    from ocwatchd.paths import Paths
 
 VERSION = 1
 FRESH = 10.0
-"""Seconds after which a beat is stale; the loop beats every second or two."""
+"""Seconds after which a heartbeat is stale. The loop writes one every two seconds."""
 
 
 class State:
-    """What is known of the daemon from outside (words of the JSON contract)."""
+    """The states of the daemon as other processes see it; the values are part of the JSON contract."""
 
     UP = "up"
-    DEAF = "deaf"  # the process lives, its loop does not beat
+    STALLED = "deaf"  # the process runs, but its loop writes no heartbeat
     DOWN = "down"
 
 
@@ -38,14 +41,20 @@ def write(
     sessions: Sequence[Mapping[str, object]] = (),
     health: Sequence[str] = (),
     configuration: Mapping[str, object] | None = None,
+    endpoints: Sequence[Mapping[str, object]] = (),
+    without_fallback: Sequence[str] = (),
+    unknown_models: Sequence[str] = (),
+    code: str = "",
 ) -> None:
-    """Replace the heartbeat, atomically but without fsync: it is worthless after a power cut.
+    """Replace the heartbeat atomically but without fsync, because it is worthless after a power failure.
 
-    `sessions` are `{"session", "phrase", …}`, `health` phrases for a person; an empty one means all is well.
-    `configuration` is `{"file", "loaded", "problem"}`.
+    `sessions` are `{"session", "phrase", …}`. `health` contains the faults as phrases for the user; an empty list means
+    that there are none. `configuration` is `{"file", "loaded", "problem"}`. `endpoints` are `{"pid", "address",
+    "generation", "plugin", "trouble"}`, one for each running OpenCode that has an endpoint or whose sessions cannot be
+    served. `without_fallback` are the models in use that have no fallback, and `unknown_models` those that the
+    configuration names although OpenCode does not offer them. `code` is the `code_mark` of the daemon's program.
 
-    Raises:
-        OSError: it could not be written.
+    Raises: OSError: The file could not be written.
     """
     document = {
         "version": VERSION,
@@ -56,17 +65,33 @@ def write(
         "sessions": [dict(session) for session in sessions],
         "health": list(health),
         "configuration": configuration,
+        "endpoints": [dict(endpoint) for endpoint in endpoints],
+        "without_fallback": list(without_fallback),
+        "unknown_models": list(unknown_models),
+        "code": code,
     }
     write_unsynced(path, json.dumps(document).encode())
 
 
 class Heartbeat:
-    """The last sign of life. `pid` is 0 and times are None where there was none, or none that can be read."""
+    """The last heartbeat. `pid` is 0 and times are None if the file is missing or unreadable."""
 
-    __slots__ = ("beat", "configuration", "following", "health", "pid", "sessions", "started")
+    __slots__ = (
+        "beat",
+        "code",
+        "configuration",
+        "endpoints",
+        "following",
+        "health",
+        "pid",
+        "sessions",
+        "started",
+        "unknown_models",
+        "without_fallback",
+    )
 
     def __init__(self, raw: Mapping[str, object]) -> None:
-        """Take what has the right type; the rest counts as not said."""
+        """Store the fields of the right type, and treat all others as missing."""
         pid = raw.get("pid")
         self.pid = pid if isinstance(pid, int) and not isinstance(pid, bool) and 0 < pid < 1 << 31 else 0
         self.started = _epoch(raw.get("started"))
@@ -76,17 +101,66 @@ class Heartbeat:
         self.health = [str(item) for item in _items(raw, "health")]
         configuration = raw.get("configuration")
         self.configuration = configuration if isinstance(configuration, dict) else None
+        self.endpoints = [item for item in _items(raw, "endpoints") if isinstance(item, dict)]
+        code = raw.get("code")
+        self.code = code if isinstance(code, str) else ""
+        self.without_fallback = [str(item) for item in _items(raw, "without_fallback")]
+        self.unknown_models = [str(item) for item in _items(raw, "unknown_models")]
 
     def state(self, now: float) -> str:
-        """One of `State`, by the process table and the age of the beat."""
-        if not self.pid or not _alive(self.pid):
+        """Return the daemon's state (a value of `State`), from the process table and the age of the heartbeat."""
+        if not self.pid or not alive(self.pid):
             return State.DOWN
         fresh = self.beat is not None and abs(now - self.beat) < FRESH
-        return State.UP if fresh else State.DEAF
+        return State.UP if fresh else State.STALLED
+
+
+def code_mark() -> str:
+    """Return a checksum of the installed program, which differs after an upgrade and in another virtual environment."""
+    import zlib  # lazy import: only the daemon's start and `up` need it
+
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 (as below)
+    found = zlib.crc32(package.encode())
+    for directory, inner, files in os.walk(package):
+        inner.sort()
+        for name in sorted(files):
+            if name.endswith((".py", ".js", ".json")):
+                with open(os.path.join(directory, name), "rb") as file:  # noqa: PTH118, PTH123 (as below)
+                    found = zlib.crc32(f"\n{name}\n".encode() + file.read(), found)
+    return f"{found:08x}"
+
+
+def remember_program(paths: Paths) -> None:
+    """Record the location of this program, so that the companion plugin stops working if it was removed without
+    `ocwatch down`.
+
+    Errors are ignored, because the plugin then works as before.
+    """
+    from contextlib import suppress  # lazy import: commands that read the heartbeat have to start fast
+
+    from ocwatchd.state.files import write_atomic
+
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 (as below)
+    with suppress(OSError, StateError):
+        write_atomic(paths.state_dir / "program", f"{package}/opencode/plugin/rate-limit-fallback.js\n".encode())
+        (paths.state_dir / "uninstalled").unlink(missing_ok=True)
+
+
+def running(endpoints: Iterable[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    """Return the endpoints whose process still runs. The daemon may not have noticed the end of a process yet."""
+    pids = [(one, one.get("pid")) for one in endpoints]
+    return [one for one, pid in pids if not isinstance(pid, int) or alive(pid)]
+
+
+def unserved(endpoints: Iterable[Mapping[str, object]]) -> list[str]:
+    """Return a sentence for each endpoint whose sessions the daemon cannot move."""
+    found = [(one.get("pid"), one.get("trouble")) for one in endpoints]
+    troubles = [(pid, trouble) for pid, trouble in found if isinstance(trouble, str) and trouble]
+    return [f"OpenCode {pid}: {trouble}" if isinstance(pid, int) else trouble for pid, trouble in troubles]
 
 
 def read(path: str | os.PathLike[str]) -> Heartbeat:
-    """The last heartbeat; an empty one where there is none. Never raises."""
+    """Return the last heartbeat; an empty one if it is missing or unreadable. Never raises."""
     try:
         raw = json.loads(read_plain(path))
     except (OSError, StateError, ValueError, RecursionError):
@@ -94,14 +168,24 @@ def read(path: str | os.PathLike[str]) -> Heartbeat:
     return Heartbeat(raw if isinstance(raw, dict) else {})
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Return whether the process runs. A zombie does not count as running."""
     try:
         os.kill(pid, 0)
     except PermissionError:
         return True
     except (ProcessLookupError, OverflowError):
         return False
-    return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Return whether the process has ended but was not reaped, as in containers whose first process is no init."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 (a Path costs 5 CPU ms)
+            return file.read().rpartition(b")")[2].split()[:1] == [b"Z"]
+    except OSError:  # macOS has no /proc
+        return False
 
 
 def _items(raw: Mapping[str, object], name: str) -> list[object]:
@@ -110,7 +194,7 @@ def _items(raw: Mapping[str, object], name: str) -> list[object]:
 
 
 def _iso(epoch: float) -> str:
-    from ocwatchd.clock import rfc3339  # late: the reader's commands have to start fast
+    from ocwatchd.clock import rfc3339  # lazy import: commands that only read have to start fast
 
     return rfc3339(epoch)
 

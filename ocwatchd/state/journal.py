@@ -1,9 +1,9 @@
-"""journal.jsonl: what was seen, decided and done; one object per line, appended, never rewritten.
+"""Write and read journal.jsonl, which records what ocwatchd observed, decided and did, with one JSON object per line.
 
-Lines are one write on an O_APPEND descriptor under the journal's lock, so lines of two processes never mix. A crash can
-tear the last line: the next append begins a new one, and readers pass over what is no object. `durable` entries are on
-disk when `append` returns; of the others a power cut may lose the last seconds. Kept: the current file and the one
-before it, each up to `max_bytes`; older news is gone.
+Lines are only appended, each with one write under the journal's lock, so lines of two processes never mix. A crash can
+tear the last line: the next append begins a new line, and readers skip lines that are not entries. `durable` entries
+are on disk when `append` returns; a power failure may lose the last seconds of other entries. Two files are kept, the
+current one and the previous one, each of at most `max_bytes`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ocwatchd.clock import Clock, SystemClock, from_rfc3339, rfc3339
-from ocwatchd.state.files import StateError, locked, read_plain, sync_dir, write_all
+from ocwatchd.ownership import open_plain
+from ocwatchd.state.files import NotAFile, StateError, locked, read_plain, sync_dir, write_all
 
 VERSION = 1
 MAX_BYTES = 4 << 20
-"""One file's bound: some 7,000 entries of 570 bytes (made-up busy weeks have 450 each): months of use."""
+"""Maximum size of one file in bytes. That is about 7,000 entries of 570 bytes (450 in generated busy weeks), or months
+of use.
+"""
 
 TEXT_CAP = 500
-"""Characters kept of any text in an entry. A reason has at most 300; anything longer is not meant for a journal."""
+"""Maximum length in characters of any text in an entry. A reason has at most 300."""
 
 LINE_CAP = 16 << 10
-TIMES = frozenset(("at", "began", "next", "until"))
-"""Fields that hold moments: handed in as epoch seconds (a float), written down as RFC 3339."""
+TIMES = frozenset(("at", "began", "next", "resumes_at", "until"))
+"""Names of fields with times, which are passed as epoch seconds (float) and written as RFC 3339."""
 
 SECRETS = frozenset(
     (
@@ -41,45 +44,51 @@ SECRETS = frozenset(
         "body",
     )
 )
-"""Fields that are never written, whoever hands them in: prompts, keys and headers stay out of our files."""
+"""Names of fields that are never written, so that prompts, keys and headers stay out of our files."""
+
+
+SAID = frozenset(("reason", "why", "words"))
+"""Names of fields with text of a provider or of OpenCode. They are always redacted, because such text can quote the
+request.
+"""
 
 
 class Journal:
-    """The journal of one state directory. Threads and processes may share the file; an instance holds no descriptor."""
+    """The journal of one state directory. Threads and processes may share the file; an instance keeps no descriptor
+    open.
+    """
 
     def __init__(self, path: Path, clock: Clock | None = None, max_bytes: int = MAX_BYTES) -> None:
-        """Use the journal at `path`; nothing is touched before the first append."""
+        """Use the journal at `path`. The first append creates the file."""
         self._path = path
         self._clock = clock or SystemClock()
         self._max_bytes = max_bytes
 
     @property
     def older(self) -> Path:
-        """The file before the current one."""
+        """The path of the previous file."""
         return self._path.with_name(self._path.name + ".1")
 
     def line(self, entry: Mapping[str, object]) -> bytes:
-        """What is written for this entry: `plain(entry)` with `version`, a new `id` and, unless it has one, `time`.
+        """Return the line for an entry: `plain(entry)` with `version`, a new `id` and, unless it has one, `time`.
 
-        `entry` should have `what`.
+        `entry` should have the field `what`.
         """
         now = self._clock.now()
-        ident = f"{int(now * 1000):013x}{os.urandom(4).hex()}"  # sorts by time
+        ident = f"{int(now * 1000):013x}{os.urandom(4).hex()}"  # the ids sort by time
         return _line({"version": VERSION, "id": ident, "time": rfc3339(now), **plain(entry)})
 
     def append(self, entry: Mapping[str, object], durable: bool = False) -> None:
         """Write one entry.
 
-        Raises:
-            StateError: it could not be written.
+        Raises: StateError: The entry could not be written.
         """
         self.write([self.line(entry)], durable)
 
     def write(self, lines: Sequence[bytes], durable: bool = False) -> None:
-        """Write these, made by `line`. Safe to repeat after a fault: readers take each `id` once.
+        """Write these lines, made by `line`. A repeated write is safe, because readers ignore repeated ids.
 
-        Raises:
-            StateError: they could not be written, or not all of them.
+        Raises: StateError: Not all lines could be written.
         """
         data = b"".join(lines)
         try:
@@ -88,14 +97,17 @@ class Journal:
                 self._write(data, durable)
         except OSError as error:
             raise StateError(f"{self._path} cannot be written: {error.strerror or error}") from error
+        except NotAFile as error:
+            raise StateError(f"the journal cannot be written: {error}") from error
 
     def read(self, since: float | None = None) -> Iterator[dict[str, object]]:
-        """All entries, oldest first, or those whose `time` is not before `since` (epoch seconds).
+        """Yield the entries, oldest first; with `since` (epoch seconds), only those whose `time` is not earlier.
 
-        Lines that are no entries (torn, foreign) are passed over; a missing or unreadable file is an empty one.
+        Lines that are not entries (torn or foreign) are skipped. A missing or unreadable file is treated as empty.
         """
         cap = 2 * self._max_bytes + LINE_CAP
-        current = _lines_of(self._path, cap)  # before the older one: a rotation in between repeats lines, loses none
+        # read before the older file, so that a rotation in between repeats lines but loses none
+        current = _lines_of(self._path, cap)
         seen: set[object] = set()
         for line in (*_lines_of(self.older, cap), *current):
             entry = _entry(line)
@@ -113,8 +125,7 @@ class Journal:
             sync_dir(self._path.parent)
 
     def _write(self, line: bytes, durable: bool) -> None:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(self._path, flags, 0o600)
+        fd = open_plain(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         try:
             size = os.fstat(fd).st_size
             torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
@@ -136,18 +147,25 @@ def _line(entry: Mapping[str, object]) -> bytes:
 
 
 def plain(value: Mapping[str, object], depth: int = 0) -> dict[str, object]:
-    """The fields as they are written down: texts capped, moments in words, secret-bearing fields dropped."""
-    return {
-        str(key): _moment(item) if key in TIMES and isinstance(item, float) else _cleaned(item, depth)
-        for key, item in value.items()
-        if str(key).lower() not in SECRETS
-    }
+    """Return the fields in their written form: texts capped, times as RFC 3339, fields with secrets dropped."""
+    return {str(key): _field(str(key), item, depth) for key, item in value.items() if str(key).lower() not in SECRETS}
+
+
+def _field(name: str, item: object, depth: int) -> object:
+    if name in TIMES and isinstance(item, float):
+        return _moment(item)
+    if name in SAID and isinstance(item, str):
+        # lazy import: a command that only reads does not redact anything
+        from ocwatchd.core.text.redact import reason_of
+
+        return reason_of(item, TEXT_CAP)
+    return _cleaned(item, depth)
 
 
 def _moment(epoch: float) -> str | None:
     try:
         return rfc3339(epoch)
-    except (ValueError, OverflowError, OSError):  # not a number, or beyond the calendar
+    except (ValueError, OverflowError, OSError):  # the value is not a number, or is beyond the calendar
         return None
 
 

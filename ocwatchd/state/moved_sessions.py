@@ -1,7 +1,7 @@
-"""moved.json: sessions that were moved over the API and stick to their target, and where they came from.
+"""Read and write moved.json, the sessions that were moved over the API, with their primaries.
 
-A prompt that names no model stays with the target for good, as OpenCode goes on with a session's last model. The
-companion plugin gives such a prompt back to the first model once that is free again; without it nothing is changed.
+OpenCode continues a session with its last model, so a prompt that names no model would stay on the fallback. The
+companion plugin sends such prompts to the primary again once that is available; without this file it changes nothing.
 """
 
 from __future__ import annotations
@@ -11,26 +11,28 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ocwatchd.clock import from_rfc3339, rfc3339
-from ocwatchd.core.limits import Target
-from ocwatchd.core.messages import Remember
+from ocwatchd.core.domain.types import ModelRef, Target
+from ocwatchd.core.engine.messages import Remember
 from ocwatchd.state.files import StateError, locked, read_plain, sweep_leftovers, write_atomic
 
 VERSION = 1
 KEPT = 7 * 86_400.0
-"""Seconds after its move that a session is remembered."""
+"""Seconds for which a session is kept after its move."""
+WRONG = 365 * 86_400.0
+"""Seconds since the last move after which a wrong clock is more likely than a year without moves."""
 MOST = 500
-"""Sessions remembered; the oldest are forgotten first."""
+"""Maximum number of sessions kept; the oldest are dropped first."""
 
 
 def remember(path: Path, news: Remember, now: float) -> None:
-    """Enter a session, or forget it if it is back where it came from.
+    """Record a moved session, or remove it if it has returned to its primary.
 
     Raises:
-        StateError: the file cannot be written.
+        StateError: The file cannot be written.
     """
     try:
         with locked(path):
-            sessions = {name: entry for name, entry in _sessions(path).items() if now - _since(entry) < KEPT}
+            sessions = _kept(_sessions(path), now)
             sessions.pop(news.session, None)
             if news.origin is not None and news.target is not None:
                 entry = {"from": _written(news.origin), "to": _written(news.target), "since": rfc3339(now)}
@@ -42,8 +44,60 @@ def remember(path: Path, news: Remember, now: float) -> None:
         raise StateError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
+def origin_of(path: Path, session: str, model: ModelRef | None) -> ModelRef | None:
+    """Return the primary of a session that was last moved to `model`; None if unknown."""
+    try:
+        entry = _sessions(path).get(session, {})
+    except (OSError, StateError):
+        return None
+    origin, target = entry.get("from"), entry.get("to")
+    if not isinstance(origin, dict) or not isinstance(target, dict) or target.get("model") != str(model):
+        return None
+    try:
+        return ModelRef.parse(str(origin.get("model")))
+    except ValueError:
+        return None
+
+
+def _kept(sessions: dict[str, Mapping[str, object]], now: float) -> dict[str, Mapping[str, object]]:
+    """Return the sessions that are not too old; all of them if the last move seems to be over a year ago.
+
+    The clock may be years ahead for a moment, and sessions must not be dropped because of that.
+    """
+    if now - max(map(_since, sessions.values()), default=now) > WRONG:
+        return sessions
+    return {name: entry for name, entry in sessions.items() if now - _since(entry) < KEPT}
+
+
+def recall(path: Path, now: float) -> list[Remember]:
+    """Return the recorded sessions that are not too old; an empty list if the file cannot be read."""
+    try:
+        entries = _sessions(path)
+    except (OSError, StateError):
+        return []
+    found = []
+    for session, entry in entries.items():
+        origin, target = _read(entry.get("from")), _read(entry.get("to"))
+        if origin is not None and target is not None and now - _since(entry) < KEPT:
+            found.append(Remember(session, origin, target))
+    return found
+
+
+def _read(value: object) -> Target | None:
+    if not isinstance(value, dict):
+        return None
+    agent = value.get("agent")
+    try:
+        return Target(ModelRef.parse(str(value.get("model"))), agent if isinstance(agent, str) else None)
+    except ValueError:
+        return None
+
+
 def _sessions(path: Path) -> dict[str, Mapping[str, object]]:
-    """What the file holds; a broken one holds nothing, and a newer one is left to whoever wrote it."""
+    """Return the sessions in the file; none if it is damaged.
+
+    Raises: StateError: A newer version wrote the file. OSError: The file cannot be read.
+    """
     try:
         document = json.loads(read_plain(path))
     except FileNotFoundError:
@@ -54,7 +108,7 @@ def _sessions(path: Path) -> dict[str, Mapping[str, object]]:
         return {}
     version = document.get("version")
     if not isinstance(version, int) or version > VERSION:
-        raise StateError(f"{path} has version {version}, newer than this ocwatchd knows: it stays as it is")
+        raise StateError(f"{path} has version {version}, newer than this ocwatchd supports: it is left unchanged")
     return {name: entry for name, entry in document["sessions"].items() if isinstance(entry, dict)}
 
 

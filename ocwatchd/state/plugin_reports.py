@@ -1,29 +1,45 @@
-"""What the companion plugin saw of refused requests: status and Retry-After, which OpenCode's own log does not tell;
-and which stand-ins it has passed over.
+"""Read the companion plugin's reports: refused attempts, skipped fallbacks, and rate-limit headers.
 
-One file per OpenCode process, `facts/PID.jsonl`, appended by the plugin and read here from where it ended when
-following began: older facts are old news. A file that outgrows its bound is set aside by the plugin and begun anew.
+The plugin records the status and Retry-After of a refused attempt, which OpenCode's own log does not contain, in
+`facts/PID.jsonl`, one file per OpenCode process. Files are read from their end at the time when following began,
+because older records are outdated. The plugin renames a file that has become too large, and begins a new one.
+
+The rate-limit headers of the latest answer are in one small file per model.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
 
 from ocwatchd.clock import from_rfc3339
-from ocwatchd.core.limits import ErrorFacts
-from ocwatchd.core.messages import Heard, Prevented
+from ocwatchd.core.classify.error_details import details_from_body
+from ocwatchd.core.domain.types import WEB_PAGE, ErrorDetails
+from ocwatchd.core.forecast.model import Allowance, allowances_of
+from ocwatchd.core.forecast.plan_windows import PlanWindow, plan_windows
+from ocwatchd.errors import NotAFile
+from ocwatchd.ownership import open_plain
+from ocwatchd.state import quota_command
+from ocwatchd.state.files import StateError, read_plain
+
+if TYPE_CHECKING:
+    from ocwatchd.core.engine.messages import Prevented, TroubleReported
 
 MOST, LONGEST = 20, 300
-"""Passed over stand-ins that are read of one line, and characters of a name or reason."""
+"""Maximum number of skipped fallbacks that are read from one line, and maximum length of a name or reason."""
+LONGEST_BODY = 4_000
+"""Maximum number of characters of an error's body that are used. The plugin writes at most 2,000."""
 READ_CAP = 4 << 20
-"""Bytes taken of one file at a time; the plugin's own bound is 1 MiB."""
+"""Maximum number of bytes per read. The plugin limits a file to 1 MiB."""
 KEPT = 86_400.0
-"""Seconds after its last fact that a file is kept; its process is gone, or refuses nothing."""
+"""Seconds for which a file is kept after its last line. By then its process has ended or meets no limits."""
 HEADERS = {"retry_after": "retry-after", "retry_after_ms": "retry-after-ms"}
 
 
@@ -33,28 +49,32 @@ class _Place:
     offset: int
 
 
-class FactFiles:
-    """Follows the files of one directory. Unreadable lines are passed over."""
+class PluginReports:
+    """Follows the fact files of one directory. Lines that cannot be parsed are skipped."""
 
-    def __init__(self, directory: Path) -> None:
-        """What stands there now is old news."""
-        self._directory = directory
+    def __init__(self, directory: Path, reported: Callable[[str, int], None] | None = None) -> None:
+        """Start at the current ends of the files.
+
+        `reported` is called with a session and the pid of the OpenCode that works on it, before `poll` returns the
+        session's refused request.
+        """
+        self._directory, self._reported = directory, reported
         self._places: dict[Path, _Place] = {}
         for path in self._files():
-            with suppress(OSError):  # set aside at this moment
+            with suppress(OSError):  # the file is being renamed
                 seen = path.stat()
                 self._places[path] = _Place(seen.st_ino, seen.st_size)
 
-    def poll(self) -> Sequence[Heard | Prevented]:
-        """What was added since the last call."""
-        found: list[Heard | Prevented] = []
+    def poll(self) -> Sequence[TroubleReported | Prevented]:
+        """Return the reports that were added since the last call."""
+        found: list[TroubleReported | Prevented] = []
         for path in self._files():
-            with suppress(OSError):  # set aside at this moment: the next look reads it
+            with suppress(OSError, NotAFile):  # the file is being renamed, so the next poll reads it
                 found += self._added(path)
         return found
 
     def tidy(self, now: float) -> None:
-        """Remove files that nobody has written for long."""
+        """Remove files that were not written for `KEPT` seconds."""
         for path in (*self._files(), *self._directory.glob("*.jsonl.1")):
             try:
                 if now - path.stat().st_mtime > KEPT:
@@ -68,7 +88,7 @@ class FactFiles:
         except OSError:
             return []
 
-    def _added(self, path: Path) -> Iterator[Heard | Prevented]:
+    def _added(self, path: Path) -> Iterator[TroubleReported | Prevented]:
         known, before = self._places.get(path), b""
         with _opened(path) as fd:
             seen = os.fstat(fd)
@@ -79,14 +99,17 @@ class FactFiles:
             data = _lines_from(fd, place.offset)
             place.offset += len(data)
         for line in (before + data).splitlines():
-            heard = fact(line) or prevented(line)
-            if heard is not None:
-                yield heard
+            if (refused := fact(line)) is not None:
+                if self._reported is not None and path.stem.isdecimal():
+                    self._reported(refused.session, int(path.stem))
+                yield refused
+            elif (passed_over := prevented(line)) is not None:
+                yield passed_over
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = open_plain(path)
     try:
         yield fd
     finally:
@@ -94,21 +117,21 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _lines_from(fd: int, offset: int) -> bytes:
-    """Whole lines; the last one may still be being written."""
+    """Return the complete lines from `offset` on. The last line of the file may still be incomplete."""
     data = os.pread(fd, READ_CAP, offset)
     return data[: data.rfind(b"\n") + 1]
 
 
 def _unread(aside: Path, place: _Place | None) -> bytes:
-    """What was added to the file at `place` before it was set aside."""
-    with suppress(OSError), _opened(aside) as fd:
+    """Return the unread lines of the file at `place` after it was renamed to `aside`."""
+    with suppress(OSError, NotAFile), _opened(aside) as fd:
         if place is not None and os.fstat(fd).st_ino == place.inode:
             return _lines_from(fd, place.offset)
     return b""
 
 
-def fact(line: bytes) -> Heard | None:
-    """One line of the plugin; None if it is none, or names no session of a main turn."""
+def fact(line: bytes) -> TroubleReported | None:
+    """Parse one line about a refused attempt; return None if it is not one, or is not about a main turn."""
     try:
         raw = json.loads(line)
         session, status, time = raw["session"], raw["status"], from_rfc3339(raw["time"])
@@ -119,11 +142,21 @@ def fact(line: bytes) -> Heard | None:
     headers = {name: str(raw[key])[:100] for key, name in HEADERS.items() if key in raw}
     provider, model = raw.get("provider"), raw.get("model")
     known = isinstance(provider, str) and isinstance(model, str)
-    return Heard(session, time, f"{provider}/{model}" if known else None, ErrorFacts(status=status, headers=headers))
+    details = ErrorDetails(status=status, headers=headers)
+    if isinstance(raw.get("body"), str):  # an error in the body of an answer with a success status
+        details = replace(details_from_body(raw["body"][:LONGEST_BODY], headers=headers), status=status)
+    elif raw.get("page") is True:
+        details = replace(details, name=WEB_PAGE)
+    # lazy import: `ocwatch forecast` reads headers and does not need the engine
+    from ocwatchd.core.engine.messages import TroubleReported
+
+    return TroubleReported(session, time, f"{provider}/{model}" if known else None, details)
 
 
 def prevented(line: bytes) -> Prevented | None:
-    """One line of the plugin about a prompt that it did not send where the register says; None if it is none."""
+    """Parse one line about a prompt that the plugin did not send to the blacklist's target; return None if it is not
+    one.
+    """
     try:
         raw = json.loads(line)
         session, model, time = raw["session"], raw["prevented"], from_rfc3339(raw["time"])
@@ -133,4 +166,53 @@ def prevented(line: bytes) -> Prevented | None:
     if not isinstance(session, str) or not isinstance(model, str):
         return None
     target = raw.get("target")
+    from ocwatchd.core.engine.messages import Prevented  # lazy import: as above
+
     return Prevented(session, time, model[:LONGEST], target[:LONGEST] if isinstance(target, str) else None, passed)
+
+
+VERSION = 1
+MAX_FILES = 500
+"""Maximum number of files that are read. There is one for each model that was ever used."""
+OLD = 86_400.0
+"""Seconds after which recorded headers are ignored."""
+
+
+def read_allowances(directory: Path, now: float) -> dict[str, tuple[Allowance, ...]]:
+    """Return the allowances that providers reported, by model. Unreadable files and those older
+    than a day are skipped.
+    """
+    found = {model: allowances_of(headers, at) for model, headers, at in _recorded(directory, now)}
+    return {model: told for model, told in found.items() if told}
+
+
+def read_plan_windows(directory: Path, now: float) -> tuple[PlanWindow, ...]:
+    """Return the current windows of providers' plans, sorted by provider and length.
+
+    They are those that headers or `forecast.command` reported last.
+    """
+    reported = list(quota_command.windows(directory, now, OLD))
+    for model, headers, at in _recorded(directory, now):
+        reported += plan_windows(model.partition("/")[0], headers, at)
+    found = {(window.provider, window.name): window for window in sorted(reported, key=lambda one: one.at)}
+    current = (window for window in found.values() if window.resets is None or window.resets > now)
+    return tuple(sorted(current, key=lambda window: (window.provider, window.length or 0.0, window.name)))
+
+
+def _recorded(directory: Path, now: float) -> list[tuple[str, dict[str, str], float]]:
+    """Return model, headers and time of each recorded answer."""
+    found = []
+    with suppress(OSError):
+        for path in sorted(directory.glob("*.json"))[:MAX_FILES]:
+            with suppress(OSError, ValueError, StateError):
+                raw = orjson.loads(read_plain(path))
+                at = from_rfc3339(str(raw["time"])) if _ours(raw) else None
+                if at is not None and now - OLD < at <= now + 60:
+                    headers = {str(name): str(value) for name, value in raw["headers"].items()}
+                    found.append((str(raw["model"]), headers, at))
+    return found
+
+
+def _ours(raw: object) -> bool:
+    wanted = isinstance(raw, dict) and isinstance(raw.get("headers"), dict) and isinstance(raw.get("model"), str)
+    return wanted and isinstance(raw, dict) and raw.get("version") == VERSION and "time" in raw

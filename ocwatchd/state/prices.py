@@ -1,21 +1,24 @@
-"""prices.json: what models cost, as OpenCode's provider list told it last; and budget.json, what is left of today's."""
+"""Read and write prices.json, the prices that OpenCode last reported, and write budget.json, today's budget."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
 from ocwatchd.clock import rfc3339
-from ocwatchd.core.capability import Capacity
-from ocwatchd.core.mind import Mind
-from ocwatchd.core.money import Price, Purse
-from ocwatchd.paths import Paths
+from ocwatchd.core.domain.budget import DayBudget, Price
+from ocwatchd.core.domain.capability import Capacity
 from ocwatchd.state import budget
 from ocwatchd.state.files import StateError, locked, read_plain, sweep_leftovers
-from ocwatchd.state.plain import write_unsynced
+from ocwatchd.state.safe_read import write_unsynced
+
+if TYPE_CHECKING:
+    from ocwatchd.core.engine.session import EngineContext  # only for types: 30 CPU ms, which `block` does not need
+    from ocwatchd.paths import Paths
 
 VERSION = 1
 DAY = 86_400.0
@@ -23,69 +26,73 @@ _PARTS = Price.__slots__
 
 
 def read(path: Path) -> dict[str, Price]:
-    """By `provider/model`; nothing if it cannot be read. Never raises."""
+    """Return the prices by `provider/model`; an empty dict if the file cannot be read. Never raises."""
     try:
         raw = orjson.loads(read_plain(path))
-        told = raw["prices"].items() if raw["version"] == VERSION else ()
-        return {str(name): Price(*(float(own[part]) for part in _PARTS)) for name, own in told}
+        reported = raw["prices"].items() if raw["version"] == VERSION else ()
+        return {str(name): Price(*(float(own[part]) for part in _PARTS)) for name, own in reported}
     except (OSError, StateError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
 def outdated(path: Path, now: float) -> bool:
-    """Whether nobody has told prices within the last day."""
+    """Return whether no prices were recorded in the last day."""
     try:
         return abs(now - path.stat().st_mtime) > DAY
     except OSError:
         return True
 
 
-def remember(path: Path, told: Mapping[str, Price], now: float) -> None:
-    """Keep what was told now; of models that were not told of, what was known.
+def remember(path: Path, reported: Mapping[str, Price], now: float) -> None:
+    """Record the reported prices, and keep those of other models.
 
-    Raises:
-        OSError, StateError: it could not be written.
+    Raises: OSError, StateError: The file could not be written.
     """
-    if not told or (not outdated(path, now) and told.items() <= read(path).items()):
+    if not reported or (not outdated(path, now) and reported.items() <= read(path).items()):
         return
-    with locked(path):  # looks at several doors end in one moment, and `oc-smart` asks as well
+    with locked(path):  # several probes can end at the same moment, and `oc-smart` writes too
         sweep_leftovers(path)
         known = read(path)
-        prices = {name: _plain(price) for name, price in sorted((known | dict(told)).items())}
+        prices = {name: _plain(price) for name, price in sorted((known | dict(reported)).items())}
         write_unsynced(path, orjson.dumps({"version": VERSION, "time": rfc3339(now), "prices": prices}))
 
 
 def keep(path: Path, offers: Mapping[str, Capacity] | None, now: float) -> None:
-    """The same of what a door told. A file that cannot be written is no fault: prices are told again."""
-    told = {name: offer.price for name, offer in (offers or {}).items() if offer.price is not None}
+    """Record the prices in an endpoint's offers. Errors are ignored, because prices are reported again."""
+    reported = {name: offer.price for name, offer in (offers or {}).items() if offer.price is not None}
     with suppress(OSError, StateError):
-        remember(path, told, now)
+        remember(path, reported, now)
 
 
-def purse(prices: Path, left: Path, limit: float | None, now: float) -> Purse:
-    """What may be spent today, by the files; `limit` is the configured budget."""
-    told = budget.read(left, now) if limit is not None else None
-    return Purse(limit, told.spent if told else 0.0, read(prices) if limit is not None else {})
+def day_budget(prices: Path, left: Path, limit: float | None, now: float) -> DayBudget:
+    """Return today's budget from the two files. `limit` is the configured budget in US dollars."""
+    reported = budget.read(left, now) if limit is not None else None
+    return DayBudget(limit, reported.spent if reported else 0.0, read(prices) if limit is not None else {})
 
 
-def recall(mind: Mind, paths: Paths, now: float) -> None:
-    """Begin a life with what the one before it knew of today's budget, until it is counted anew."""
+def recall(context: EngineContext, paths: Paths, now: float) -> None:
+    """Set today's spending in a new engine from the files, until it is counted again."""
     left = budget.read(paths.budget, now)
     if left is not None:
-        mind.spent, mind.prices, mind.told_over = left.spent, read(paths.prices), left.over
+        context.spend(left.spent, read(paths.prices))
+        context.note_over(left.over)
 
 
-def write_budget(path: Path, money: Purse, until: float, now: float) -> None:
-    """Say what is left of today's budget; without one there is no file.
+def write_budget(path: Path, money: DayBudget, until: float, now: float) -> None:
+    """Write today's budget and spending; without a budget, remove the file.
 
-    Raises:
-        OSError: it could not be written.
+    Raises: OSError: The file could not be written.
     """
     if money.budget is None:
         path.unlink(missing_ok=True)
         return
-    told = {"budget": money.budget, "spent": round(money.spent, 6), "until": rfc3339(until), "dear": money.dear}
-    write_unsynced(path, orjson.dumps({"version": VERSION, "time": rfc3339(now), **told}))
+    reported = {
+        "budget": money.budget,
+        "spent": round(money.spent, 6),
+        "until": rfc3339(until),
+        "over_budget": money.over_budget,
+    }
+    write_unsynced(path, orjson.dumps({"version": budget.VERSION, "time": rfc3339(now), **reported}))
 
 
 def _plain(price: Price) -> dict[str, float]:

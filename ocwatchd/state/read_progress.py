@@ -1,7 +1,7 @@
-"""Whether the daemon reads what OpenCode writes: compares the logs with how far they were read, both on disk.
+"""Check whether the daemon reads OpenCode's logs, by comparing their sizes with the daemon's cursors.
 
-A beating heart does not prove open eyes. Cheap enough for `ocwatch status`: a stat for each log, and one small read for
-those that are ahead.
+A fresh heartbeat does not prove that logs are read. The check is cheap enough for `ocwatch status`: one stat per log,
+and one small read for each log with unread bytes.
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ import json
 import os
 import stat
 
-from ocwatchd.state.plain import StateError, read_plain
+from ocwatchd.ownership import open_followed
+from ocwatchd.state.safe_read import StateError, read_plain
 
 PATIENCE = 10.0
-"""Seconds that lines may wait unread; the daemon looks every second, and saves how far it came every two."""
-LOOK = 1 << 16
-"""Bytes of unread log that are searched for the end of a line: an unfinished line is rightly kept back."""
+"""Seconds for which a line may stay unread. The daemon polls every second and saves its cursors every two."""
+SEARCHED_BYTES = 1 << 16
+"""Number of unread bytes that are searched for the end of a line. An unfinished line is left unread intentionally."""
 RECENT = 86_400.0
-"""Seconds since its last write for which a log matters: older lines were old news when the daemon began."""
+"""Maximum seconds since the last write of a log that is checked. Older lines were already old when the daemon was
+started.
+"""
 
 
-def unheard(logs: str, cursors: str, started: float | None, now: float) -> str | None:
-    """A sentence about a log of directory `logs` whose new lines nobody has read; None if all is read.
+def unread_log(logs: str, cursors: str, started: float | None, now: float) -> str | None:
+    """Return a sentence about a log in the directory `logs` with unread lines; None if there is none.
 
-    `cursors`: the daemon's file. `started`: when it began, epoch seconds; what was written before is no fault of its.
+    `cursors` is the path of the daemon's cursors. `started` is the daemon's start in epoch seconds; earlier lines do
+    not count.
     """
     read = _offsets(cursors)
     saved = _mtime(cursors)
@@ -33,7 +37,7 @@ def unheard(logs: str, cursors: str, started: float | None, now: float) -> str |
             continue
         offset = read.get(path, 0)
         if size > offset and _has_line(path, offset):
-            return f"OpenCode writes to {path}, and none of the last {waiting:.0f} s was read"
+            return f"OpenCode writes to {path}, but the daemon has read nothing of it for {waiting:.0f} s"
     return None
 
 
@@ -68,8 +72,8 @@ def _mtime(path: str) -> float:
 
 def _has_line(path: str, offset: int) -> bool:
     try:
-        with open(path, "rb") as file:
+        with open(open_followed(path), "rb") as file:
             file.seek(offset)
-            return b"\n" in file.read(LOOK)
-    except OSError:  # the daemon says itself what it cannot read
+            return b"\n" in file.read(SEARCHED_BYTES)
+    except OSError:  # the daemon reports unreadable files
         return False

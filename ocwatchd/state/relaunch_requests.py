@@ -1,20 +1,19 @@
-"""How `ocwatch restart` asks the launcher above a terminal to start OpenCode again: a request file, and its lock.
+"""Let `ocwatch restart` ask the launcher of a terminal to start OpenCode again, with a request file and a lock on it.
 
-`relaunch-PID` in our state directory, PID the launcher's. Whoever asks writes it, locks it, and ends OpenCode; the
-launcher finds it then, waits for the lock, and does what stands there. Nothing listens meanwhile, and a request whose
-author dies cannot hold a terminal for ever.
+The file is `relaunch-PID` in our state directory, where PID is the launcher's. The author of the request writes the
+file, locks it, and stops OpenCode. The launcher then finds the file, waits for the lock, and carries out the request.
+So the launcher does not have to listen for requests, and an author that dies cannot block a terminal forever.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import stat
 import time
 from collections.abc import Callable, Mapping
 
-from ocwatchd.errors import OcwatchError
+from ocwatchd.errors import NotAFile, OcwatchError
+from ocwatchd.ownership import open_plain, try_lock
 
 POLL = 0.05
 _CAP = 1 << 20
@@ -22,28 +21,28 @@ _HOLD, _GO = "hold", "go"
 
 
 def path_for(state_dir: str, launcher: int) -> str:
-    """Where requests to this launcher lie."""
+    """Return the path of the request file of the launcher with this pid."""
     return f"{state_dir}/relaunch-{launcher}"
 
 
 class Asking:
-    """A request as its author holds it. Until `go` the launcher waits; closed without it, it goes on all the same."""
+    """A request that its author holds locked.
+
+    The launcher waits until `go` or `close` releases the lock.
+    """
 
     def __init__(self, path: str, request: Mapping[str, object]) -> None:
-        """Place it. The directory is there, and ours alone.
+        """Create and lock the request file. Its directory exists and is private.
 
-        Raises:
-            OcwatchError: another one is asking.
-            OSError: it cannot be written.
+        Raises: OcwatchError: Another request is under way, or the path is not a plain file of ours. OSError: The file
+        cannot be written.
         """
         self._path, self._request = path, request
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._write(_HOLD)
-        except BlockingIOError:
+        self._fd = open_plain(path, os.O_RDWR | os.O_CREAT)
+        if not try_lock(self._fd):
             os.close(self._fd)
-            raise OcwatchError(f"another restart of that terminal is under way ({path})") from None
+            raise OcwatchError(f"another restart of that terminal is under way ({path})")
+        self._write(_HOLD)
 
     def _write(self, state: str) -> None:
         data = json.dumps({**self._request, "state": state}).encode()
@@ -51,7 +50,9 @@ class Asking:
         os.pwrite(self._fd, data, 0)
 
     def go(self, limit: float) -> bool:
-        """Have it started now; whether the launcher took the request within `limit` seconds. Ends the request."""
+        """Release the request, so that the launcher starts OpenCode. Return whether it took the request within `limit`
+        seconds.
+        """
         self._write(_GO)
         self.close()
         deadline = time.monotonic() + limit
@@ -63,12 +64,12 @@ class Asking:
         return True
 
     def withdraw(self) -> None:
-        """Nothing was ended, so nothing is to be started."""
+        """Withdraw the request, because OpenCode was not stopped."""
         self._unlink()
         self.close()
 
     def close(self) -> None:
-        """Let go of it. May be called twice."""
+        """Release the lock. Further calls do nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -79,21 +80,19 @@ class Asking:
 
 
 def awaited(path: str, waiting: Callable[[], None], give_up: Callable[[], bool]) -> Mapping[str, object] | None:
-    """For the launcher, when OpenCode has ended: what is to be started in its place, None for nothing.
+    """Return the request to start OpenCode again after it has ended; None if there is none. Called by the launcher.
 
-    Blocks while the request's author is at work; `waiting` is called once, then. A request that nobody holds and that
-    never came to `go` is of somebody who died before anything was ended: it is removed.
+    If the author holds the request, `waiting` is called once, and the call blocks until the lock is released or
+    `give_up` returns True. An unlocked request that never reached `go` is removed, because its author died before it
+    stopped OpenCode.
     """
     try:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        fd = open_plain(path, os.O_RDWR)
+    except (OSError, NotAFile):
         return None
     try:
-        known = os.fstat(fd)
-        if not stat.S_ISREG(known.st_mode) or known.st_uid != os.geteuid():
-            return None
         held = _wait(fd, waiting, give_up)
-        if held is None or not os.fstat(fd).st_nlink:  # we were told to leave, or it was withdrawn
+        if held is None or not os.fstat(fd).st_nlink:  # the launcher gave up, or the author withdrew the request
             return None
         os.unlink(path)
         request = json.loads(os.pread(fd, _CAP, 0))
@@ -105,16 +104,13 @@ def awaited(path: str, waiting: Callable[[], None], give_up: Callable[[], bool])
 
 
 def _wait(fd: int, waiting: Callable[[], None], give_up: Callable[[], bool]) -> bool | None:
-    """Whether its author held it; None if we were told to give up."""
+    """Wait for the lock of the request. Return whether the author held it; None if `give_up` returned True."""
     held = False
     while not give_up():
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not held:
-                held = True
-                waiting()
-            time.sleep(POLL)
-        else:
+        if try_lock(fd):
             return held
+        if not held:
+            held = True
+            waiting()
+        time.sleep(POLL)
     return None

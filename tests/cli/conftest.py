@@ -1,11 +1,13 @@
-"""The real command line in a subprocess, in a private HOME."""
+"""Fixtures for the real command line, in a subprocess with a private HOME."""
 
 from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -78,12 +80,12 @@ class Cli:
 
 
 def at(seconds: float) -> str:
-    """The time `seconds` from now, as it stands in our files."""
+    """Return the time `seconds` from now in the format of our files."""
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def resting(seconds: float | None = 3600, **changes: Any) -> dict[str, Any]:
-    """An entry of the blacklist file."""
+    """Return an entry of the blacklist file."""
     until = None if seconds is None else at(seconds)
     known = {
         "kind": "rate_limit",
@@ -91,9 +93,24 @@ def resting(seconds: float | None = 3600, **changes: Any) -> dict[str, Any]:
         "since": at(-60),
         "until": until,
         "strikes": 1,
-        "told_by": "backoff",
+        "reset_source": "estimate",
     }
     return {**known, **changes}
+
+
+def store(cli: Cli, *sessions: tuple[str, str, str]) -> None:
+    """Write OpenCode's message store with these sessions, the latest first: id, title and directory of each."""
+    cli.paths.opencode_data.mkdir(parents=True, exist_ok=True)
+    with sqlite3.connect(cli.paths.opencode_data / "opencode.db") as connection:
+        connection.execute(
+            "CREATE TABLE session (id, title, directory, parent_id, version, time_created, time_updated)"
+        )
+        connection.execute("CREATE TABLE message (id, session_id, time_created, data)")
+        for number, (ident, title, directory) in enumerate(sessions):
+            now = int(time.time() * 1000) - 60_000 * number
+            connection.execute(
+                "INSERT INTO session VALUES (?, ?, ?, NULL, '1.18.33', ?, ?)", (ident, title, directory, now, now)
+            )
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The benchmarks start: what one imports from another is there. They are run by hand, see bench/README.md."""
+"""Tests that the benchmarks start and that bench/README.md lists them. They are run by hand."""
 
 from __future__ import annotations
 

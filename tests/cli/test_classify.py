@@ -1,4 +1,4 @@
-"""`ocwatch classify`: given these bytes, then these objects."""
+"""Tests of `ocwatch classify`: these bytes give these objects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.cli.conftest import Cli
 
 FIELDS = [
     "file", "offset", "time", "provider", "model", "session", "agent", "small", "status", "kind", "scope", "until",
-    "after_seconds", "told_by", "rule", "reason",
+    "after_seconds", "reset_source", "rule", "reason",
 ]  # fmt: skip
 INFO = 'timestamp=2026-11-22T10:00:00.000Z level=INFO run=aaaaaaaa message=created id=ses_1 title="429 rate limit"\n'
 ERROR = (
@@ -48,7 +48,7 @@ def test_one_object_per_limit_with_every_field(cli: Cli) -> None:
         "scope": "model",
         "until": "2026-11-22T10:00:09.000Z",
         "after_seconds": 7.5,
-        "told_by": "text",
+        "reset_source": "text",
         "certainty": "sure",
     }
     assert {name: event[name] for name in wanted} == wanted
@@ -74,7 +74,9 @@ def test_several_files_in_order_and_for_people(cli: Cli) -> None:
         "a.log",
     ]
     shown = cli("classify", "a.log").stdout.splitlines()
-    assert shown[0] == "2026-11-22T10:00:01.500Z rate_limit (scope model) openai/gpt-5 in ses_1"
+    at, _, rest = shown[0].partition(" rate_limit ")
+    assert rest == "(scope model) openai/gpt-5 in ses_1"
+    assert at.endswith("10:00:01") and "T" not in at  # local time, with a date that is not today's
     assert shown[-1] == "# a.log: 1 limit"
 
 
@@ -97,7 +99,7 @@ def test_messages_in_input_order(cli: Cli, tmp_path: Path) -> None:
     done = cli("classify", "--messages", str(file), "--json")
     found = objects(done.stdout)
     assert [event["kind"] for event in found] == ["rate_limit", None, "rate_limit", "overloaded", None]
-    assert (found[0]["until"], found[0]["after_seconds"], found[0]["told_by"], found[0]["provider"]) == (
+    assert (found[0]["until"], found[0]["after_seconds"], found[0]["reset_source"], found[0]["provider"]) == (
         "2026-11-22T10:00:20.000Z", 20.0, "text", "openai",
     )  # fmt: skip
     assert found[2]["status"] == 429
@@ -119,7 +121,7 @@ def test_doubtful_words_are_counted_and_shown_on_request(cli: Cli) -> None:
     unknown = ERROR.replace("Rate limit reached for gpt-5. Please try again in 7.5s", "the moon is in the wrong house")
     (cli.paths.home / "a.log").write_text(unknown)
     assert cli("classify", "a.log", "--json").stdout == ""
-    assert cli("classify", "a.log").stdout == "# a.log: 0 limits, 1 in unknown words (shown with --doubtful)\n"
+    assert cli("classify", "a.log").stdout == "# a.log: 0 limits, 1 matched by no rule (to see these, add --doubtful)\n"
     (event,) = objects(cli("classify", "a.log", "--doubtful", "--json").stdout)
     assert (event["kind"], event["certainty"]) == (None, "unknown")
 
@@ -154,5 +156,10 @@ def test_faults_are_one_message(cli: Cli, arguments: tuple[str, ...], code: int)
     (cli.paths.home / "cut.xz").write_bytes(lzma.compress(LOG * 100)[:200])
     done = cli("classify", *arguments, "--json")
     assert done.returncode == code
-    assert done.stderr.startswith("ocwatch: ")
     assert done.stderr.count("\n") == 1
+    assert json.loads(done.stderr)["error"]["code"] == code
+    assert json.loads(done.stderr)["error"]["message"]
+    plain = cli("classify", *arguments)
+    assert plain.returncode == code
+    assert plain.stderr.startswith("ocwatch: ")
+    assert plain.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Completion: what a Tab offers in a real bash; the scripts of the others in their shape."""
+"""Tests of completion: the words that a Tab offers in a real bash, and the form of the other scripts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ocwatchd.cli.completion import Command, commands, fish, zsh
+from ocwatchd.cli.app import app
+from ocwatchd.cli.commands.completion import Command, commands, fish, zsh
 from tests.cli.conftest import Cli, resting
 
 
@@ -38,7 +39,7 @@ def bash(cli: Cli, tmp_path: Path) -> Cli:
 
 
 def offers(cli: Cli, *lines: str) -> list[list[str]]:
-    """What bash offers at the end of each line."""
+    """Return the words that bash offers at the end of each line."""
     tab = 'COMP_LINE=$line COMP_POINT=${#line}; _ocwatch; echo "${COMPREPLY[*]}"'
     command = ["bash", "-eu", "-c", f'eval "$(ocwatch completion bash)"; for line; do {tab}; done', "-", *lines]
     done = subprocess.run(command, env=cli.env, cwd=cli.paths.home, capture_output=True, text=True, timeout=120)
@@ -55,8 +56,8 @@ def test_bash_offers_commands_options_models_sessions_and_ids(bash: Cli) -> None
     assert found[:4] == [
         ["status", "statusline"],
         ["install", "status", "uninstall"],
-        ["or/qwen:free", "p/*", "big", "p/a", "q/b"],
-        ["--help", "--all", "--json"],
+        ["or/qwen:free", r"p/\*", "big", "p/a", "q/b"],
+        ["--help", "--all", "--force", "--json"],
     ]
     assert found[4:] == [
         ["q/b"], ["ses_live", "ses_old"], ["abcdef", "ses_live", "ses_old"], ["free"], ["bash", "zsh", "fish"], [],
@@ -73,7 +74,7 @@ def test_a_broken_configuration_is_no_noise_at_a_tab(cli: Cli) -> None:
 
 
 def test_every_command_is_known_with_what_it_takes() -> None:
-    known = {command.words: command for command in commands()}
+    known = {command.words: command for command in commands(app)}
     assert known["redirect"].kind == known["restart"].kind == "sessions"
     assert known["explain"].kind == "ids"
     assert known["classify"].kind == "files"
@@ -95,3 +96,20 @@ def test_quotes_of_a_help_text_end_no_string(script: Callable[[list[Command]], s
 def test_another_shell_is_a_usage_error(cli: Cli) -> None:
     done = cli("completion", "tcsh")
     assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("shell", "place"),
+    [
+        ("bash", ".local/share/bash-completion/completions/ocwatch"),
+        ("zsh", ".local/share/zsh/site-functions/_ocwatch"),
+        ("fish", ".config/fish/completions/ocwatch.fish"),
+    ],
+)
+def test_completion_is_installed_where_the_shell_looks_for_it(cli: Cli, shell: str, place: str) -> None:
+    printed = cli("completion", shell).stdout
+    done = cli("completion", "--install", SHELL=f"/usr/bin/{shell}")
+    assert done.returncode == 0
+    assert (cli.paths.home / place).read_text() == printed
+    assert str(cli.paths.home / place) in done.stdout
+    assert cli("completion", "--install", SHELL="/bin/tcsh").returncode == 2

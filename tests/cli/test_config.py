@@ -1,4 +1,4 @@
-"""`ocwatch config`: init, check, show, schema."""
+"""Tests of `ocwatch config`: init, check, show, schema."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_check_names_everything_that_is_wrong_with_line_key_and_what_is_right(cl
     ("text", "code", "words"),
     [
         ('{"rateLimit": {"maxRetrys": 3, "errorPatterns": ["^(a+)+b$"]}}', 0, ["maxRetries", "literal", "2 warnings"]),
-        ('// fine\n{"rateLimit": {}}', 0, ["is well"]),
+        ('// fine\n{"rateLimit": {}}', 0, ["has no errors"]),
         ('{\n "rateLimit": {\n  // one\n  "mode" "ask"}}', 4, ["line 4", "not JSON", "1 error"]),
         ('{"rateLimit": {"fallbackChain": {"p/a": "claude-fallbak"}, "models": {"claude-fallback": "q/b"}}}', 4,
          ["'claude-fallbak'", "did you mean 'claude-fallback'?"]),
@@ -90,6 +90,26 @@ def test_check_of_a_named_file(cli: Cli, tmp_path: Path, text: str, code: int, w
     assert cli("config", "check", str(tmp_path / "none.json")).returncode == 2
 
 
+def test_a_chain_of_an_agent_that_opencode_does_not_know_is_a_warning_with_its_line(cli: Cli) -> None:
+    cli.opencode(**{**USER, "agent": {"reviewer": {"prompt": "Review."}}})
+    chains = {"*": "q/b", "agent:plan": "q/b", "agent:reviewer@p/a": "q/b", "agent:reviewr": "q/b", "agent:x@p/a": []}
+    cli.paths.config_file.write_text(json.dumps({"rateLimit": {"fallbackChain": chains}}, indent=1))
+    found = cli.json("config", "check")["findings"]
+    assert [(one["severity"], one["line"], one["key"]) for one in found] == [
+        ("warning", 7, "fallbackChain.agent:reviewr"),
+        ("warning", 8, "fallbackChain.agent:x@p/a"),
+    ]
+    assert "Did you mean reviewer?" in found[0]["message"]
+    assert "opencode agent list" in found[1]["message"]
+
+
+@pytest.mark.parametrize("key", ["agent:", "agent:@p/a", "agent: plan", "agent:plan @p/a", "agent:plan@", "agent:x@no"])
+def test_a_chain_of_an_agent_has_to_name_agent_and_model(cli: Cli, key: str) -> None:
+    cli.paths.config_file.write_text(json.dumps({"rateLimit": {"fallbackChain": {key: "q/b"}}}))
+    (found,) = cli.json("config", "check", code=4)["findings"]
+    assert (found["severity"], found["key"]) == ("error", f"rateLimit.fallbackChain.{key}")
+
+
 def test_without_a_file_the_defaults_hold(cli: Cli) -> None:
     assert cli.json("config", "check")["exists"] is False
     shown = cli.json("config", "show")
@@ -102,7 +122,7 @@ def test_init_shows_writes_and_never_overwrites_unasked(cli: Cli) -> None:
     shown = cli.json("config", "init")
     assert not cli.paths.config_file.exists()
     assert (shown["exists"], shown["written"], shown["targets"]) == (False, False, ["r/c", "q/b", "ollama/c"])
-    assert "Nothing is written yet" in cli("config", "init").stdout
+    assert "Nothing has been written" in cli("config", "init").stdout
     assert cli("config", "init", "--force").returncode == 2
 
     done = cli("config", "init", "--write")
@@ -110,7 +130,8 @@ def test_init_shows_writes_and_never_overwrites_unasked(cli: Cli) -> None:
     text = cli.paths.config_file.read_text()
     assert text in done.stdout
     assert json.loads(text) == shown["configuration"]
-    assert json.loads(text)["$schema"] == FILE.as_uri()
+    assert json.loads(text)["$schema"] == cli.paths.schema.as_uri()
+    assert cli.paths.schema.read_bytes() == FILE.read_bytes(), "the copy outlives the virtual environment"
     assert "SECRET" not in text
     assert cli("config", "check").returncode == 0
 
@@ -159,7 +180,7 @@ def test_schema_prints_the_shipped_file(cli: Cli) -> None:
 
 def test_the_examples_of_the_documentation_are_well(cli: Cli) -> None:
     examples = re.findall(r"```jsonc\n(.*?)```", DOCUMENTATION.read_text(), re.DOTALL)
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples:
         cli.paths.config_file.write_text(example)
         assert cli.json("config", "check")["findings"] == []

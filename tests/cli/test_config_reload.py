@@ -1,4 +1,4 @@
-"""The running daemon takes over edits of its configuration; what it is doing then shows in `ocwatch status`."""
+"""Tests that the running daemon uses edits of its configuration, and that `ocwatch status` shows this."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Running:
         wait_until(lambda: cli("status").returncode == 0, 60, why="the daemon to be up")
 
     def told(self, what: str) -> list[dict[str, Any]]:
-        """The journal's entries of this sort."""
+        """Return the journal's entries of this kind."""
         if not self.cli.paths.journal.exists():
             return []
         entries = [json.loads(line) for line in self.cli.paths.journal.read_text().splitlines() if line.endswith("}")]
         return [entry for entry in entries if entry["what"] == what]
 
     def configuration(self) -> dict[str, Any]:
-        """What the daemon says of it at present."""
+        """Return the daemon's current statement about its configuration."""
         beat = json.loads(self.cli.paths.heartbeat.read_text())["configuration"]
         assert isinstance(beat, dict)
         return beat
@@ -57,8 +57,8 @@ def test_edits_are_taken_over_a_broken_one_is_said_and_mended(cli: Cli, daemon: 
     edited = time.monotonic()
     cli.configure(fallbackChain={"p/a": "r/c"}, maxRetrys=1)
     wait_until(lambda: cli.registered()["p/a"]["target"]["model"] == "r/c", 60, why="the new stand-in")
-    print(f"{time.monotonic() - edited:.2f} s from the edit to the register")
-    assert cli.registered()["p/a"]["told_by"] == "backoff", "the cooldown itself stays"
+    print(f"{time.monotonic() - edited:.2f} s from the edit to the blacklist")
+    assert cli.registered()["p/a"]["reset_source"] == "estimate", "the cooldown itself stays"
     (note,) = daemon.told("configured")
     assert "did you mean 'maxRetries'?" in note["warnings"][0]
 
@@ -68,11 +68,11 @@ def test_edits_are_taken_over_a_broken_one_is_said_and_mended(cli: Cli, daemon: 
     assert status.returncode == 0
     said = " ".join(status.stdout.split())
     assert "line 3: rateLimit.mode: 'fast'" in said
-    assert said.endswith("# what to do about it: ocwatch doctor")
+    assert said.endswith("next: ocwatch doctor (see what to do)")
     document = cli.json("status")
     assert document["configuration"]["file"] == str(cli.paths.config_file)
     assert "'fast'" in document["configuration"]["problem"]
-    assert "the last good configuration holds" in document["health"][0]
+    assert "the last valid configuration is used" in document["health"][0]
     assert cli.registered()["p/a"]["target"]["model"] == "r/c"
     assert len(daemon.told("misconfigured")) == 1
     assert daemon.errors.read_text().count("misconfigured") == 1

@@ -1,4 +1,4 @@
-"""Every command line in the documentation is run as it stands; every command, option and file it names exists."""
+"""Tests that every command line in the documentation works, and that every named command, option and file exists."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import pytest
 import typer
 
 from ocwatchd.cli.app import app
-from ocwatchd.core.wording import WORDS
+from ocwatchd.core.history.wording import WORDS
 from tests.cli.conftest import ROOT, Cli, resting
 from tests.support.lives import Life
 
 FILES = sorted(
     str(path.relative_to(ROOT))
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
-    if path.name != "CHANGELOG.md"  # tells of what was
+    if path.name != "CHANGELOG.md"  # describes the past
 )
 PROGRAMS = ("ocwatch", "ocwatchd", "oc-smart", "python", "python3", ".venv/bin/python", "pip", "pipx", "uv", "eval")
 
@@ -36,16 +36,19 @@ NOT_RUN = {
     r"ocwatch service logs": "needs a service manager: tests/e2e/test_service.py",
     r'eval "\$\(ocwatch completion zsh\)".*': "zsh may be missing: tests/cli/test_completion.py",
 }
-"""Lines that cannot run here, as expressions, and why. Their commands and options are looked up all the same."""
+"""Expressions for lines that cannot run here, with the reasons.
+
+Their commands and options have to exist all the same.
+"""
 
 ENDS_WITH = {"ocwatch redirect": 5, "ocwatch redirect --dry-run": 5, "ocwatch restart --dry-run": 1}
-"""Where it is not 0: no OpenCode runs in the prepared home."""
+"""Exit codes other than 0, because no OpenCode runs in the prepared home."""
 
 _OWN = ("--no-fallback", "--wait", "--print-env")
 
 
 def code_of(text: str) -> Iterator[str]:
-    """The lines of code blocks, fenced or indented; of a `console` only what is typed there, not its output."""
+    """Yield the lines of code blocks, fenced or indented; of a `console` block only the typed lines, not the output."""
     fence = ""
     for line in text.splitlines():
         if line.startswith("```"):
@@ -57,7 +60,7 @@ def code_of(text: str) -> Iterator[str]:
 
 
 def commands_of(file: str) -> list[str]:
-    """The command lines of a file."""
+    """Return the command lines of a file."""
     return [line for line in code_of((ROOT / file).read_text()) if line.split(" ")[0] in PROGRAMS]
 
 
@@ -67,7 +70,7 @@ def reason_not_to_run(command: str) -> str | None:
 
 @pytest.fixture
 def lived_in(cli: Cli) -> Cli:
-    """A home with a past: a configuration, limits, moves, a daemon that beats, a log."""
+    """A home with a history: a configuration, limits, moves, a daemon with a heartbeat, a log."""
     chain = {"mock/primary": ["mock2/fallback"]}
     models = {"mock": ["primary"], "mock2": ["fallback"], "mock3": ["third"]}
     cli.opencode(
@@ -88,8 +91,8 @@ def lived_in(cli: Cli) -> Cli:
 
 
 def run(cli: Cli, command: str) -> subprocess.CompletedProcess[str]:
-    """As a person types it, in bash; what only names a place or a decision is put into this home."""
-    cli.heartbeat()  # a pumping daemon's is never old
+    """Run a line in bash as a user types it; paths and ids of decisions are replaced by those of this home."""
+    cli.heartbeat()  # so that the heartbeat is never old
     here = command.replace("/var/lib/node_exporter", str(cli.paths.home))
     if "1229dc" in command:
         here = command.replace("1229dc", cli.json("history")["events"][0]["decision"])
@@ -101,8 +104,9 @@ def run(cli: Cli, command: str) -> subprocess.CompletedProcess[str]:
 
 
 def exit_codes() -> dict[str, set[int]]:
-    """What the README's table says of each command's exit code."""
-    rows = re.findall(r"^\| `(ocwatch [a-z]+)[^\n]*\| ([^|\n]*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    """Return the exit codes of each command by the table of commands."""
+    table = (ROOT / "docs/commands.md").read_text()
+    rows = re.findall(r"^\| `(ocwatch [a-z]+)[^\n]*\| ([^|\n]*) \|$", table, re.MULTILINE)
     return {name: {int(code) for code in re.findall(r"\b\d+\b", codes)} for name, codes in rows}
 
 
@@ -117,7 +121,7 @@ def test_every_command_line_does_what_it_should(file: str, lived_in: Cli) -> Non
         assert "Traceback" not in done.stderr, shown
         assert done.returncode == ENDS_WITH.get(command, 0), shown
         name = " ".join(command.split()[:2])
-        assert done.returncode in documented.get(name, {0}), f"the README does not know this exit code: {shown}"
+        assert done.returncode in documented.get(name, {0}), f"docs/commands.md does not list this exit code: {shown}"
 
 
 def test_no_reason_is_left_over() -> None:
@@ -127,11 +131,11 @@ def test_no_reason_is_left_over() -> None:
     assert not ENDS_WITH.keys() - set(lines)
 
 
-# ---- what is only named
+# ---- lines that only name a command
 
 
 def named_in(file: str) -> Iterator[str]:
-    """Everything that begins with `ocwatch ` or `oc-smart ` in code, also inside a line."""
+    """Yield everything in code that begins with `ocwatch ` or `oc-smart `, also inside a line."""
     text = (ROOT / file).read_text()
     spans = re.findall(r"`((?:ocwatch|oc-smart) [^`]*)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.M))
     for code in (*spans, *code_of(text)):
@@ -140,12 +144,12 @@ def named_in(file: str) -> Iterator[str]:
 
 
 def fault_in(written: str) -> str | None:
-    """What is wrong with a command line that may hold brackets, bars and placeholders; None if nothing is."""
+    """Return the fault of a command line, which may contain brackets, bars and placeholders; None if it has none."""
     root = typer.main.get_command(app)
     assert isinstance(root, click.Group) or hasattr(root, "commands")
     words = re.sub(r"[\[\]|\\()…,]", " ", written).replace('"', " ").split()
     if words[0] == "oc-smart" or words[1] == "run":
-        return None  # whatever it does not know is OpenCode's
+        return None  # arguments that it does not know are OpenCode's
     command = root.commands.get(words[1])
     if command is None:
         return None if words[1].startswith("-") else f"no command {words[1]}"
@@ -174,7 +178,7 @@ def test_what_does_not_exist_is_found(written: str) -> None:
 
 
 def test_the_table_of_commands_is_complete() -> None:
-    table = (ROOT / "README.md").read_text()
+    table = (ROOT / "docs/commands.md").read_text()
     missing = [name for name in typer.main.get_command(app).commands if f"`ocwatch {name}" not in table]
     assert not missing
 
@@ -195,7 +199,7 @@ def test_every_link_leads_somewhere(file: str) -> None:
 
 
 def headings(path: Path) -> set[str]:
-    """Anchors as GitHub makes them."""
+    """Return the anchors that GitHub makes of headings."""
     titles = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 

@@ -1,4 +1,4 @@
-"""`ocwatch doctor` as a command: what it gathers in a home, its output, its exit code, and the archive."""
+"""Tests of `ocwatch doctor` as a command: its findings in a home, its output, its exit code, and the archive."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROVIDERS = {
 
 @pytest.fixture
 def home(cli: Cli) -> Cli:
-    """A sound setup, apart from a daemon that does not run."""
+    """A sound setup, except that no daemon is running."""
     cli.opencode(model="mock/primary", provider=PROVIDERS)
     cli.configure(fallbackChain={"mock/primary": "mock2/fallback"})
     program = cli.paths.home / "bin" / "opencode"
@@ -32,7 +32,7 @@ def home(cli: Cli) -> Cli:
 
 
 def found(cli: Cli, code: int = 0) -> dict[str, list[dict[str, Any]]]:
-    """Findings by code, those with the same one in order."""
+    """Return the findings by code; those with the same code in order."""
     checks: dict[str, list[dict[str, Any]]] = {}
     for check in cli.json("doctor", code=code)["checks"]:
         assert set(check) == {"code", "severity", "seen", "remedy"}
@@ -58,6 +58,9 @@ def test_unknown_models_and_circles_are_errors_that_name_the_models(home: Cli) -
     checks = found(home, code=1)
     seen = " ".join(check["seen"] for check in checks["chain-model"] if check["severity"] == "error")
     assert "mock2/gone" in seen
+    remedies = [check["remedy"] for check in checks["chain-model"] if check["severity"] == "error"]
+    assert remedies
+    assert all(remedy.endswith("type: ocwatch config check") for remedy in remedies)
     assert "nope/none" in seen
     (circle,) = checks["chain-circle"]
     assert (circle["severity"], "mock/primary" in circle["seen"], "mock2/fallback" in circle["seen"]) == (
@@ -65,7 +68,15 @@ def test_unknown_models_and_circles_are_errors_that_name_the_models(home: Cli) -
         True,
         True,
     )
-    assert "config-key" not in checks  # said once
+    assert "config-key" not in checks  # reported once
+
+
+def test_a_misspelt_alias_that_no_chain_uses_is_an_error_too(home: Cli) -> None:
+    home.configure(models={"alias": "mock2/gone"}, fallbackChain={"mock/primary": ["mock2/fallback"]})
+    assert home("config", "check").returncode == 4
+    seen = [check["seen"] for check in found(home, code=1)["chain-model"] if check["severity"] == "error"]
+    assert len(seen) == 1
+    assert "mock2/gone" in seen[0]
 
 
 def test_a_project_s_own_providers_and_the_cached_list_count(home: Cli) -> None:
@@ -127,10 +138,10 @@ def test_a_daemon_that_does_not_read_is_deaf_for_both_commands(home: Cli) -> Non
     status = home("status")
     assert status.returncode == 3
     lines = status.stdout.splitlines()
-    assert "is deaf" in lines[0]
+    assert "is stalled" in lines[0]
     assert "does not read what OpenCode writes" in lines[0]
-    assert f"# OpenCode writes to {log}, and none of the last" in " ".join(status.stdout.split())
-    assert lines[-1] == "# what to do about it: ocwatch doctor"
+    assert f"# OpenCode writes to {log}, but the daemon has read nothing of it" in " ".join(status.stdout.split())
+    assert lines[-1] == "next: ocwatch doctor (see what to do)"
     assert home.json("status", code=3)["state"] == "deaf"
     cursors.write_text(json.dumps({"version": 1, "files": {str(log): {"offset": log.stat().st_size}}}))
     assert home("status").returncode == 0
@@ -143,9 +154,9 @@ def test_the_text_fits_and_hides_nothing(home: Cli, width: int) -> None:
     done = home("doctor", COLUMNS=str(width))
     assert done.returncode == 1
     assert r"nope/\u202enone" in done.stdout
-    assert "✗ chain-model: " in done.stdout
+    assert "✗ config-file:" in done.stdout
     assert "1 error and " in done.stdout
-    home_words = [word for word in done.stdout.split() if len(word) > width - 8]  # paths are never broken
+    home_words = [word for word in done.stdout.split() if len(word) > width - 8]  # paths are not wrapped
     assert all(len(line) <= width or any(word in line for word in home_words) for line in done.stdout.splitlines())
 
 
@@ -160,9 +171,7 @@ def test_the_archive_tells_what_helps_and_nothing_else(home: Cli, tmp_path: Path
     assert done.returncode == 0
     assert f"Wrote {target}" in done.stdout
     assert target.stat().st_mode & 0o777 == 0o600
-    with tarfile.open(target) as archive:
-        members = {m.name: archive.extractfile(m) for m in archive.getmembers()}
-        texts = {name.rpartition("/")[2]: file.read().decode() for name, file in members.items() if file}
+    texts = unpacked(target)
     assert {m for m in texts if m.endswith(".json")} >= {"versions.json", "doctor.json", "rate-limit-config.json"}
     whole = "\n".join(texts.values())
     for hidden in ("hunter2", "sk-", "private remark", "write a poem", str(home.paths.home)):
@@ -171,6 +180,57 @@ def test_the_archive_tells_what_helps_and_nothing_else(home: Cli, tmp_path: Path
     assert json.loads(texts["blacklist.json"])["models"]["mock/primary"]["reason"] == "key [removed] is limited"
     assert json.loads(texts["rate-limit-config.json"])["fallbackChain"] == rate["fallbackChain"]
     assert json.loads(texts["doctor.json"])["checks"]
+
+
+def unpacked(target: Path) -> dict[str, str]:
+    """Return the texts of an archive by name."""
+    with tarfile.open(target) as archive:
+        members = {m.name: archive.extractfile(m) for m in archive.getmembers()}
+        return {name.rpartition("/")[2]: file.read().decode() for name, file in members.items() if file}
+
+
+def test_nothing_private_is_in_the_archive_wherever_it_stood(home: Cli, tmp_path: Path) -> None:
+    key, idea = "9f86d081884c7d659a2feaa0c55ad015", "swordfish"
+    rate = {
+        "fallbackChain": {"mock/primary": "mock2/fallback"}, "maxDelay": 30000, "budget": idea,
+        "errorPatterns": ["slow down", f"key {key}"], "unknown": {"deep": idea},
+        "notifications": {
+            "quietHours": "22:00-07:30",
+            "command": [
+                "/home/swordfish/curl", "-H", f"X-Gotify-Key: {idea}", "--user", f"me:{idea}", f"https://ntfy.sh/{idea}",
+            ],
+        },
+        "launcher": {"opencode": f"/home/{idea}/bin/opencode"},
+    }  # fmt: skip
+    home.configure(**rate)
+    home.opencode(
+        model="mock/primary", provider=PROVIDERS, plugin=[f"git+https://x:{idea}@git.example/opencode-fallback"]
+    )
+    home.register(**{"mock/primary": resting(reason=f"the password is {idea}", note=idea, target=None)})
+    session = {"session": "ses_1", "phrase": f"limited: --token {idea}", "prompt": idea}
+    home.heartbeat(sessions=[session], health=[f"https://{idea}@host/"], extra=idea)
+    line = {
+        "version": 1, "id": "001a2047fb086d99533b7", "what": "moved", "session": "ses_1", "seconds": 1.5,
+        "shown": {"words": f"mail {idea}@example.com", "door": f"http://me:{idea}@127.0.0.1:1", "unknown": idea},
+        "why": f"Bearer {key}", "directory": f"/home/{idea}/work", "note": idea, "first_token_seconds": 0.4,
+        "considered": [{"why": f"pwd={idea}"}],
+    }  # fmt: skip
+    home.paths.journal.write_text(json.dumps(line) + "\n")
+    block = ["-----BEGIN RSA PRIVATE KEY-----", "MIIswordfish", "-----END RSA PRIVATE KEY-----"]
+    (home.paths.state_dir / "plugin-errors.log").write_text(
+        "\n".join(["toast: no such route", *block, f"{key} failed"])
+    )
+    target = tmp_path / "report.tar.gz"
+    assert home("doctor", "--bundle", str(target)).returncode == 1
+    texts = unpacked(target)
+    assert {name: text for name, text in texts.items() if idea in text or key in text} == {}
+    config = json.loads(texts["rate-limit-config.json"])
+    assert (config["maxDelay"], config["errorPatterns"][0]) == (30000, "slow down")
+    assert config["notifications"] == {"quietHours": "22:00-07:30", "command": ["curl", *["[removed]"] * 5]}
+    told = json.loads(texts["journal.jsonl"])
+    assert (told["id"], told["what"], told["session"]) == (line["id"], "moved", "ses_1")
+    assert (told["seconds"], told["first_token_seconds"]) == (1.5, 0.4)
+    assert texts["plugin-errors.log"].splitlines()[0] == "toast: no such route"
 
 
 def test_an_archive_that_cannot_be_written_is_said(home: Cli) -> None:

@@ -1,4 +1,4 @@
-"""`ocwatch down` where the daemon runs in the foreground. Through a service: tests/e2e."""
+"""Tests of `ocwatch down` with the daemon in the foreground; with a service see tests/e2e."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_a_daemon_that_hangs_is_ended_too(cli: Cli) -> None:
 def test_purge_takes_the_state_and_a_configuration_that_nobody_touched(cli: Cli) -> None:
     cli.opencode(**USER)
     with running(cli):
-        cli.opencode(model="other/model")  # what it was derived from may change: it is still our own words
+        cli.opencode(model="other/model")  # the source of the starter may change: the starter is still ours
         done = cli("down", "--purge")
-    assert "it was as `ocwatch up` wrote it" in done.stdout
+    assert "it had not changed since `ocwatch up` wrote it" in done.stdout
     assert tree(cli.paths.home) == {".config/opencode/opencode.json"}
     assert not cli.paths.state_dir.exists()
 
@@ -53,7 +53,7 @@ def test_purge_never_takes_a_configuration_of_the_users(cli: Cli) -> None:
     cli.opencode(**USER)
     with running(cli):
         cli.paths.config_file.write_text(cli.paths.config_file.read_text() + "\n")
-        assert "Your configuration stays" in cli("down", "--purge").stdout
+        assert "Your configuration is kept" in cli("down", "--purge").stdout
     assert tree(cli.paths.home) == {".config/opencode/opencode.json", ".config/opencode/rate-limit-config.json"}
     assert cli("down", "--purge").returncode == 0
     assert cli.paths.config_file.exists()
@@ -67,5 +67,5 @@ def test_a_state_directory_that_is_a_link_is_not_emptied(cli: Cli) -> None:
     cli.paths.state_dir.symlink_to(elsewhere)
     done = cli("down", "--purge")
     assert done.returncode == 1
-    assert "is a link" in done.stderr
+    assert "is a symbolic link" in done.stderr
     assert (elsewhere / "mine").exists()

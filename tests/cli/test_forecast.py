@@ -1,4 +1,4 @@
-"""`ocwatch forecast`: given a message store and a journal, then these lines; nothing is needed but files."""
+"""Tests of `ocwatch forecast`: a message store and a journal give these lines, without a daemon."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sqlite3
 import time
 from contextlib import closing
 
-from ocwatchd.core.forecast import Measure
+from ocwatchd.core.forecast.model import Measure
 from tests.cli.conftest import Cli, at
 from tests.support.replay import history
 
 
 def used(cli: Cli, uses: list[tuple[float, int]]) -> None:
-    """Answers of p/m so many seconds ago, with so many tokens."""
+    """Write a message store with answers of p/m that many seconds ago, with that many tokens each."""
     cli.paths.opencode_data.mkdir(parents=True, exist_ok=True)
     now = time.time()
     with closing(sqlite3.connect(cli.paths.opencode_data / "opencode.db")) as db, db:
@@ -27,9 +27,9 @@ def used(cli: Cli, uses: list[tuple[float, int]]) -> None:
             db.execute("INSERT INTO message VALUES (?, 'ses_1', ?, ?)", (f"msg_{number}", created, json.dumps(said)))
 
 
-def limited(cli: Cli, *ago: float) -> None:
+def limited(cli: Cli, *ago: float, model: str = "p/m") -> None:
     lines = [
-        {"version": 1, "id": f"{index:020}", "time": at(-seconds), "what": "limit", "session": "ses_1", "model": "p/m",
+        {"version": 1, "id": f"{index:020}", "time": at(-seconds), "what": "limit", "session": "ses_1", "model": model,
          "kind": "rate_limit"}
         for index, seconds in enumerate(ago)
     ]  # fmt: skip
@@ -50,6 +50,14 @@ def test_use_without_a_limit_is_not_enough_data(cli: Cli) -> None:
     assert "1,200 tokens in 1h" in cli("forecast").stdout
 
 
+def test_a_single_limit_is_not_enough_data(cli: Cli) -> None:
+    used(cli, [(60, 8)])
+    limited(cli, 59.0)
+    (found,) = cli.json("forecast")["forecasts"]
+    assert (found["label"], found["limit"], found["hits"]) == ("not enough data", None, None)
+    assert "fewer than two limits so far" in " ".join(cli("forecast").stdout.split())
+
+
 def test_a_limit_is_learnt_from_what_had_been_used_when_it_came(cli: Cli) -> None:
     hours = (40_000.0, 80_000.0, 120_000.0)
     # An hour of work before each limit, little on other days, and much again in the last forty minutes.
@@ -67,7 +75,7 @@ def test_a_limit_is_learnt_from_what_had_been_used_when_it_came(cli: Cli) -> Non
 
 
 def test_the_rule_is_judged_on_ones_own_history_beside_a_naive_one(cli: Cli) -> None:
-    assert cli("forecast", "--replay").stdout == "No limit was met within the last week.\n"
+    assert cli("forecast", "--replay").stdout == "No limit occurred within the last week.\n"
     now = time.time()
     uses, limits = history(3600.0, 300_000, Measure.TOKENS, seed=7)
     shift = now - max(at for at, _ in uses) - 60
@@ -82,3 +90,9 @@ def test_the_rule_is_judged_on_ones_own_history_beside_a_naive_one(cli: Cli) -> 
     assert max(map(len, text.splitlines())) <= 80
     limited(cli, 500.0)
     assert cli.json("forecast", "--replay")["too_few_limits"] == {"p/m": 1}
+
+
+def test_a_name_in_the_replay_moves_no_cursor(cli: Cli) -> None:
+    limited(cli, 500.0, model="p/\x1b[2Jm\u202e")
+    text = cli("forecast", "--replay").stdout
+    assert r"p/\x1b[2Jm\u202e: 1 limit" in text and text.replace("\n", "").isprintable()

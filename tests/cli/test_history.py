@@ -1,22 +1,24 @@
-"""`ocwatch history`, `explain` and `report`: what they say of a made-up life of the real engine."""
+"""Tests of `ocwatch history`, `explain` and `report` with a generated history of the real engine."""
 
 from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from ocwatchd.cli.render import columns
+from ocwatchd.cli.output.render import columns
 from ocwatchd.cli.times import since_of
-from ocwatchd.core.limits import LimitKind
-from ocwatchd.core.moves import MoveResult
+from ocwatchd.core.domain.moves import MoveResult
+from ocwatchd.core.domain.types import LimitKind
 from ocwatchd.errors import UsageError
-from tests.cli.conftest import Cli, resting
+from tests.cli.conftest import Cli, at, resting, store
 from tests.support.lives import Life, busy_days
+from tests.support.pty import Pty
 
 EVENT_KEYS = {"id", "decision", "time", "what", "session", "model", "text"}
 LONG = "ses_dfc06b6b5ffe6Z6q2chMTZ9Z0U"
@@ -32,7 +34,7 @@ def life(cli: Cli, ago: float = 3600) -> Life:
 
 @pytest.fixture
 def moved(cli: Cli) -> Cli:
-    """An hour ago: p/b was resting, p/a was limited for two hours, the session was moved to p/c."""
+    """An hour ago p/b was cooling down, p/a was limited for two hours, and the session was moved to p/c."""
     known = life(cli)
     known.refuse("p/b", "ses_other", wait=20)
     known.refuse("p/a", LONG, wait=7200)
@@ -46,7 +48,7 @@ def test_history_tells_each_event_once_and_fits(moved: Cli) -> None:
     assert max(map(columns, done.stdout.splitlines())) <= 80
     said = re.findall(r"^\d\d:\d\d:\d\d  [0-9a-f]{6}  (\S+(?: \S+)?)\s+(\S+)", done.stdout, re.MULTILINE)
     assert said == [
-        ("limited", "p/b"), ("waits", "p/b:"), ("limited", "p/a"), ("moved", "p/a"), ("free", "p/b"),
+        ("limited", "p/b"), ("waiting", "p/b:"), ("limited", "p/a"), ("moved", "p/a"), ("free", "p/b"),
     ]  # fmt: skip
 
 
@@ -58,13 +60,12 @@ def test_history_as_json(moved: Cli) -> None:
     whats = [event["what"] for event in document["events"]]
     assert whats == ["limit", "wait", "limit", "claim", "moved", "free"]
     claim = document["events"][3]
-    assert claim["considered"][-1] == {"model": "p/c", "why": "free", "chosen": True}
+    assert claim["considered"][-1] == {"model": "p/c", "why": "available", "chosen": True}
     assert claim["decision"] == document["events"][2]["decision"] == document["events"][4]["decision"]
 
 
 @pytest.mark.parametrize(("arguments", "events"), [
     (("--since", "2h"), 6), (("--since", "1m"), 0), (("--session", LONG), 3), (("--session", "TZ9Z0U"), 3),
-    (("--session", "nobody"), 0),
 ])  # fmt: skip
 def test_history_is_cut_by_time_and_session(moved: Cli, arguments: tuple[str, ...], events: int) -> None:
     assert len(moved.json("history", *arguments)["events"]) == events
@@ -75,7 +76,7 @@ def test_nothing_yet(cli: Cli) -> None:
     assert cli.json("history")["events"] == []
     done = cli("explain")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "no limit was seen yet" in done.stderr
+    assert "no limit has been seen yet" in done.stderr
     assert not cli.paths.state_dir.exists()
 
 
@@ -83,6 +84,24 @@ def test_nothing_lately_says_how_to_see_the_rest(cli: Cli) -> None:
     life(cli, 3.5 * 86400).refuse("p/a", "ses_1", wait=20)
     assert "ocwatch history --since 4d" in cli("history").stdout
     assert "limited" in cli("history", "--since", "4d").stdout
+
+
+def test_a_session_that_does_not_exist_is_one_usage_error(cli: Cli) -> None:
+    life(cli, 3.5 * 86400).refuse("p/a", "ses_1aaa", wait=20)
+    for part, said in (("zzz", "there is no session 'zzz'"), ("zz", "'zz' is too short. Type at least 3 characters")):
+        done = cli("history", "--session", part)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert said in done.stderr
+
+
+def test_the_advice_about_a_session_is_about_its_own_last_event(cli: Cli) -> None:
+    life(cli, 3.5 * 86400).refuse("p/a", "ses_1aaa", wait=20)
+    lines = [json.loads(line) for line in journal(cli).read_text().splitlines()]
+    lines.append({**lines[0], "time": at(-60), "session": "ses_2bbb", "id": "1ab-1"})
+    journal(cli).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = cli("history", "--session", "1aaa")
+    assert "ocwatch history --since 4d" in done.stdout
+    assert done.returncode == 0
 
 
 def test_a_time_that_is_none_or_lies_ahead_is_a_usage_error(cli: Cli) -> None:
@@ -115,12 +134,12 @@ def test_explain_tells_evidence_rule_hint_door_choice_and_outcome(moved: Cli) ->
         "This request would exceed your organization's rate limit", "(HTTP 429)",
         "log line /home/dev/.local/share/opencode/log/opencode.log, byte ",
         "rule rate-limit: the words name it",
-        "hint the Retry-After header, until ",
-        "door shows retry, attempt 1, next one in 2h",
+        "reset time the Retry-After header, until ",
+        "OpenCode retry, attempt 1, next one in 2h",
         "why move 7200 s to wait, maxDelay is 30 s",
-        "choice - p/b: rests (rate_limit) until ", "-> p/c: free",
+        "choice - p/b: cooling down (rate_limit) until ", "-> p/c: available",
         "MOVED p/a -> p/c",
-        "saved ",
+        "s: the turn waited this long, from its first limit until the wait was over saved about ",
     ):  # fmt: skip
         assert part in text
 
@@ -139,7 +158,7 @@ def test_explain_finds_a_decision_by_id_session_and_move(moved: Cli) -> None:
     assert [entry["what"] for entry in document["entries"]] == ["limit", "claim", "moved"]
 
 
-@pytest.mark.parametrize(("name", "said"), [("zzzzzz", "no decision"), ("abc", "too short")])
+@pytest.mark.parametrize(("name", "said"), [("zzzzzz", "no decision"), ("ab", "too short. Type at least 3 characters")])
 def test_explain_of_nothing_known_is_a_usage_error(moved: Cli, name: str, said: str) -> None:
     done = moved("explain", name)
     assert (done.returncode, done.stdout) == (2, "")
@@ -153,7 +172,7 @@ def test_an_id_of_two_decisions_lists_both(moved: Cli) -> None:
     journal(moved).write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = moved("explain", "abcdef")
     assert done.returncode == 2
-    assert "may mean 2 decisions" in done.stderr
+    assert "matches 2 decisions" in done.stderr
 
 
 HOSTILE = "\x1b[31m<script>alert(1)</script>\u202e\"'&"
@@ -171,12 +190,15 @@ def hostile(cli: Cli) -> Cli:
     return cli
 
 
-@pytest.mark.parametrize("command", [("history",), ("explain",), ("watch",), ("report", "--out", "-")])
+@pytest.mark.parametrize(
+    "command",
+    [("history",), ("explain",), ("watch",), ("report", "--out", "-"), ("report", "--format", "prometheus")],
+)
 def test_hostile_text_reaches_neither_terminal_nor_page(hostile: Cli, command: tuple[str, ...]) -> None:
     done = hostile(*command)
     assert done.returncode == 0
-    assert "\x1b" not in done.stdout and "\u202e" not in done.stdout
-    if command[0] == "report":
+    assert done.stdout.replace("\n", "").isprintable()
+    if "--out" in command:
         assert "<script" not in done.stdout
         assert "&lt;script&gt;" in done.stdout
 
@@ -185,7 +207,7 @@ def test_hostile_text_reaches_neither_terminal_nor_page(hostile: Cli, command: t
 
 
 class Page(HTMLParser):
-    """Notes every address, every script and whether tags are closed."""
+    """Collects every address and every script, and checks whether tags are closed."""
 
     VOID = frozenset(("meta", "rect", "br"))
 
@@ -222,7 +244,7 @@ def week(cli: Cli) -> Cli:
 
 def test_the_page_stands_alone_and_says_the_figures(week: Cli) -> None:
     done = week("report")
-    path = week.paths.home / "ocwatch-report.html"
+    path = week.paths.cache_dir / "ocwatch-report.html"
     assert done.stdout == f"Wrote {path}\n"
     text = path.read_text()
     page = Page(text)
@@ -241,13 +263,14 @@ def test_the_page_of_nothing(cli: Cli) -> None:
     text = cli("report", "--out", "-").stdout
     Page(text)
     assert "No model was limited." in text
-    assert not (cli.paths.home / "ocwatch-report.html").exists()
+    assert not (cli.paths.cache_dir / "ocwatch-report.html").exists()
 
 
 REPORT_KEYS = {
     "version", "time", "since", "journal_begins", "limits", "turns", "outcomes", "lost_seconds", "saved_seconds",
     "to_come_seconds", "uncounted_turns", "models", "fallbacks", "limits_by_hour", "cooldowns",
     "money",
+    "plan_windows", "days", "sessions",
 }  # fmt: skip
 
 
@@ -259,11 +282,12 @@ def test_the_figures_as_json(week: Cli) -> None:
         "uncounted_turns",
     }  # fmt: skip
     assert set(figures["fallbacks"][0]) == {
-        "model", "tried", "moved", "limited", "failed", "success_rate", "median_recovery_seconds",
+        "model", "tried", "moved", "limited", "failed", "success_rate", "recoveries", "median_recovery_seconds",
         "worst_recovery_seconds", "median_first_token_seconds",
     }  # fmt: skip
     assert set(figures["cooldowns"][0]) == {
-        "model", "kind", "told_by", "since", "until", "ended", "ended_by", "duration_seconds", "limits", "decision",
+        "model", "kind", "reset_source", "since", "until", "ended", "ended_by", "duration_seconds", "limits",
+        "decision",
         "reason",
     }  # fmt: skip
     assert sum(hour["limits"] for hour in figures["limits_by_hour"]) == figures["limits"] > 20
@@ -317,7 +341,7 @@ def test_block_and_clear_by_hand_are_part_of_the_story(cli: Cli) -> None:
     cli("clear", "p/a")
     assert [event["what"] for event in cli.json("history")["events"]] == ["blocked", "cleared"]
     (rest,) = cli.json("report")["cooldowns"]
-    assert (rest["told_by"], rest["ended_by"]) == ("manual", "cleared")
+    assert (rest["reset_source"], rest["ended_by"]) == ("manual", "cleared")
 
 
 def test_a_refused_target_is_explained(cli: Cli) -> None:
@@ -328,3 +352,127 @@ def test_a_refused_target_is_explained(cli: Cli) -> None:
     text = " ".join(cli("explain").stdout.split())
     assert "LIMITED p/a -> p/b: did not answer" in text
     assert "MOVED p/b -> p/c" in text
+
+
+def test_the_report_is_a_table_on_a_terminal_and_stays_out_of_the_project(week: Cli) -> None:
+    with Pty(week.command("report"), {**week.env, "TERM": "xterm"}, week.paths.home, size=(80, 40)) as terminal:
+        assert terminal.end() == 0
+        shown = terminal.shown.decode()
+    figures = week.json("report")
+    assert f"{figures['limits']} limits in {figures['turns']} turns" in shown
+    assert re.search(r"Lost: \S+( \d+s)?, the time that limited turns waited\.", shown)
+    assert re.search(r"Saved: about [\dhms ]+ of further waiting", shown)
+    for one in figures["fallbacks"]:
+        count = "1 turn" if one["recoveries"] == 1 else f"median of {one['recoveries']}"
+        assert re.search(rf"{re.escape(one['model'])} .*s \({count}\)", shown)
+    assert all(model["model"] in shown for model in figures["models"])
+    assert max(map(len, shown.splitlines())) <= 80
+    assert list(week.paths.home.glob("*.html")) == []
+    assert week("report", "--open", "--format", "json").returncode == 2
+
+
+def test_a_report_without_a_move_claims_no_saved_time(cli: Cli) -> None:
+    Life(cli.paths.journal, {}, time.time() - 3600).refuse("p/a", "ses_1", wait=7200)
+    with Pty(cli.command("report"), {**cli.env, "TERM": "xterm"}, cli.paths.home, size=(80, 40)) as terminal:
+        assert terminal.end() == 0
+        shown = terminal.shown.decode()
+    assert "1 limit in 1 turn since " in shown
+    assert "Saved" not in shown
+
+
+def test_one_move_has_no_median(moved: Cli) -> None:
+    (one,) = (one for one in moved.json("report")["fallbacks"] if one["model"] == "p/c")
+    assert one["recoveries"] == 1
+    with Pty(moved.command("report"), {**moved.env, "TERM": "xterm"}, moved.paths.home, size=(80, 40)) as terminal:
+        assert terminal.end() == 0
+        shown = terminal.shown.decode()
+    assert re.search(r"p/c +1 of 1 +\S+s \(1 turn\)", shown)
+    assert "MEDIAN" not in shown.upper()
+    page = moved("report", "--out", "-").stdout
+    assert "(1 turn)" in page
+    assert "median of" not in page
+
+
+def test_history_ends_with_the_last_events(moved: Cli) -> None:
+    every = [event["what"] for event in moved.json("history")["events"]]
+    assert [event["what"] for event in moved.json("history", "-n", "2")["events"]] == every[-2:]
+    assert len(moved("history", "-n", "1").stdout.splitlines()) == 2  # the day and one event
+    assert moved("history", "-n", "0").returncode == 2
+    assert moved("history", "-f", "--json").returncode == 2
+
+
+def test_history_follows_the_journal(moved: Cli) -> None:
+    with Pty(moved.command("history", "-n", "1", "-f"), moved.env, moved.paths.home, size=(60, 24)) as terminal:
+        terminal.wait("free")
+        assert moved("block", "p/new", "--for", "1h").returncode == 0
+        assert b"blocked" in terminal.wait("p/new")
+
+
+def test_a_bundle_makes_no_directories(cli: Cli) -> None:
+    done = cli("doctor", "--bundle", "nowhere/there.tar.gz")
+    assert (done.returncode, "cannot be written" in done.stderr) == (1, True)
+    assert not (cli.paths.home / "nowhere").exists()
+
+
+def test_the_dashboard_asks_for_metrics_that_exist() -> None:
+    root = Path(__file__).parents[2]
+    dashboard = json.loads((root / "docs/grafana-dashboard.json").read_text())
+    asked = {name for panel in dashboard["panels"] for name in re.findall(r"ocwatchd_\w+", panel["targets"][0]["expr"])}
+    assert len(asked) > 8
+    assert asked <= set(re.findall(r"ocwatchd_\w+", (root / "docs/contracts.md").read_text()))
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in dashboard["panels"]]
+    assert len(set(places)) == len(places)
+    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in dashboard["panels"])
+
+
+def test_sessions_have_names_wherever_the_journal_is_shown(moved: Cli) -> None:
+    store(moved, (LONG, "Fix the tests", "/src/project"))
+    said = " ".join(moved("history").stdout.split())
+    assert "p/a -> p/c" in said
+    assert "in “Fix the tests” " in said
+    assert "ses_other" not in said
+    about = " ".join(moved("explain", LONG).stdout.split())
+    assert "“Fix the tests” in /src/project, last used " in about
+    assert f"({LONG}): moved to another model." in about
+    assert "in “Fix the tests”" in moved("watch", COLUMNS="120").stdout
+
+
+def test_a_wait_that_is_decided_again_is_one_line(cli: Cli) -> None:
+    known = life(cli)
+    known.refuse("p/a", LONG, wait=20)
+    lines = [json.loads(line) for line in journal(cli).read_text().splitlines()]
+    wait = next(line for line in lines if line["what"] == "wait")
+    with journal(cli).open("a") as file:
+        for number in (1, 2):
+            file.write(json.dumps({**wait, "id": wait["id"][:-1] + "ghj"[number]}) + "\n")
+        file.write(json.dumps({**wait, "id": wait["id"][:-1] + "k", "session": "ses_2"}) + "\n")
+    assert len(re.findall("  waiting  ", cli("history").stdout)) == 2
+    assert sum(event["what"] == "wait" for event in cli.json("history")["events"]) == 4
+
+
+def test_the_report_shows_use_by_day_and_by_session_title(cli: Cli) -> None:
+    store(cli, ("ses_1", "Fix the tests", "/src/project"), ("ses_2", "", "/src"))
+    now = int(time.time() * 1000)
+    tokens = {"input": 1000, "output": 200, "reasoning": 0, "cache": {"read": 30, "write": 4}}
+    said = {"role": "assistant", "providerID": "p", "modelID": "a", "cost": 0.125, "tokens": tokens}
+    with sqlite3.connect(cli.paths.opencode_data / "opencode.db") as connection:
+        for number, session in enumerate(("ses_1", "ses_1", "ses_2")):
+            data = json.dumps({**said, "time": {"created": now, "completed": now}})
+            connection.execute("INSERT INTO message VALUES (?, ?, ?, ?)", (f"msg_{number}", session, now, data))
+    figures = cli.json("report")
+    used = {"answers": 3, "input_tokens": 3000, "output_tokens": 600, "cache_tokens": 102, "dollars": 0.375}
+    today = time.strftime("%Y-%m-%d", time.gmtime(now / 1000))
+    assert figures["days"] == [{"day": today, "model": "p/a", **used}]
+    one, two = figures["sessions"]
+    assert (one["session"], one["title"], one["directory"], one["dollars"]) == (
+        "ses_1", "Fix the tests", "/src/project", 0.25,
+    )  # fmt: skip
+    assert (two["session"], two["title"]) == ("ses_2", None)
+    page = cli("report", "--out", "-").stdout
+    assert "Fix the tests in /src/project" in page
+    assert today in page
+    with Pty(cli.command("report"), {**cli.env, "TERM": "xterm"}, cli.paths.home, size=(80, 40)) as terminal:
+        assert terminal.end() == 0
+        shown = terminal.shown.decode()
+    assert re.search(f"p/a +{today} +3,702 +[$]0.3750", shown)
+    assert re.search("Fix the tests in /src/project +2,468 +[$]0.2500", shown)

@@ -1,23 +1,27 @@
-"""`ocwatch status` and `ocwatch cooldowns`."""
+"""Tests of `ocwatch status` and `ocwatch cooldowns`."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import sqlite3
 
 import pytest
 
-from ocwatchd.cli.render import columns
-from tests.cli.conftest import Cli, at, resting
+from ocwatchd.cli.output.render import columns
+from tests.cli.conftest import Cli, at, resting, store
+from tests.support.pty import Pty
 
 ENTRY_KEYS = {
-    "model", "kind", "scope", "since", "until", "remaining_seconds", "strikes", "told_by", "rule", "reason", "session",
+    "model", "kind", "scope", "since", "until", "remaining_seconds", "strikes", "reset_source", "rule", "reason",
+    "session",
     "target",
 }  # fmt: skip
 STATUS_KEYS = {
     "version", "time", "state", "up", "pid", "started", "uptime_seconds", "beat", "beat_age_seconds", "following",
-    "cooldowns", "sessions", "forecasts", "health", "remedy", "configuration",
+    "cooldowns", "sessions", "forecasts", "plan_windows", "health", "remedy", "configuration", "endpoints",
+    "serves_all", "unknown_models", "without_fallback",
 }  # fmt: skip
 
 
@@ -43,22 +47,41 @@ def test_up_and_hearing(cli: Cli) -> None:
     assert lines[0].startswith(f"ocwatchd is up (pid {os.getpid()}, since ")
     assert lines[0].endswith("follows 1 log.")
     assert any("openai/gpt-5" in line and "rate limit" in line for line in lines)
-    assert any(line.startswith("ses_1") and line.endswith("waits 20 s for openai/gpt-5") for line in lines)
-    assert lines[-2:] == ["# cannot read /logs/old.log", "# what to do about it: ocwatch doctor"]
+    assert lines[lines.index("ses_1") + 1].endswith("waits 20 s for openai/gpt-5")
+    assert lines[-3:] == ["# cannot read /logs/old.log", "", "next: ocwatch doctor (see what to do)"]
     document = cli.json("status")
     assert set(document) == STATUS_KEYS
     assert (document["state"], document["up"], document["pid"], document["remedy"]) == ("up", True, os.getpid(), None)
     assert 299 < document["uptime_seconds"] < 330
-    assert document["sessions"] == [{"session": "ses_1", "phrase": "waits 20 s for openai/gpt-5"}]
+    nothing = dict.fromkeys(("title", "directory", "updated", "model"))
+    assert document["sessions"] == [{"session": "ses_1", "phrase": "waits 20 s for openai/gpt-5", **nothing}]
     assert [entry["model"] for entry in document["cooldowns"]] == ["openai/gpt-5"]
+
+
+def test_an_opencode_that_cannot_be_served_is_said_and_5(cli: Cli) -> None:
+    told = {"pid": os.getpid(), "address": "127.0.0.1:1", "generation": 2, "plugin": False, "trouble": "it is too new"}
+    gone = {**told, "pid": 2**22 + 7, "trouble": "it has ended"}
+    cli.heartbeat(following=["/logs/opencode.log"], endpoints=[told, gone])
+    done = cli("status")
+    assert (done.returncode, "follows" in done.stdout) == (5, False)
+    told_line, empty, step = done.stdout.splitlines()[-3:]
+    assert (told_line, empty) == (f"# OpenCode {os.getpid()}: it is too new", "")
+    assert step == "next: ocwatch doctor (see what to do)"
+    document = cli.json("status", code=5)
+    assert (document["up"], document["serves_all"], document["endpoints"]) == (True, False, [told])
+    line = cli("statusline")
+    assert (line.returncode, line.stdout) == (5, "OpenCode not served\n")
+    assert cli("statusline", "--format", "{state} {daemon}").stdout == "unserved up\n"
+    cli.heartbeat(following=["/logs/opencode.log"], endpoints=[{**told, "trouble": None}])
+    assert (cli("status").returncode, cli("statusline").returncode) == (0, 0)
 
 
 def test_a_living_process_without_a_beat_is_deaf(cli: Cli) -> None:
     cli.heartbeat(age=60)
     done = cli("status")
     assert done.returncode == 3
-    assert "deaf" in done.stdout
-    assert "last beat was 1m" in done.stdout
+    assert "is stalled" in done.stdout
+    assert "last heartbeat was 1m" in done.stdout
     assert cli.json("status", code=3)["state"] == "deaf"
 
 
@@ -73,7 +96,7 @@ def test_cooldowns_are_the_contract(cli: Cli) -> None:
     cli.register(
         **{
             "p/late": resting(
-                7200, told_by="retry-after", rule="r", reason="slow down", session="ses_1", target=target
+                7200, reset_source="retry-after", rule="r", reason="slow down", session="ses_1", target=target
             ),
             "p/soon": resting(60),
             "p/never": resting(None, kind="billing"),
@@ -85,7 +108,7 @@ def test_cooldowns_are_the_contract(cli: Cli) -> None:
     assert [entry["model"] for entry in document["cooldowns"]] == ["p/soon", "p/late", "p/never"]
     late = document["cooldowns"][1]
     assert set(late) == ENTRY_KEYS
-    assert (late["told_by"], late["reason"], late["session"], late["target"]) == (
+    assert (late["reset_source"], late["reason"], late["session"], late["target"]) == (
         "retry-after", "slow down", "ses_1", target,
     )  # fmt: skip
     assert late["until"].endswith("Z")
@@ -94,7 +117,7 @@ def test_cooldowns_are_the_contract(cli: Cli) -> None:
 
 
 def test_no_cooldowns(cli: Cli) -> None:
-    assert cli("cooldowns").stdout == "No model is cooling.\n"
+    assert cli("cooldowns").stdout == "No model is cooling down.\n"
     assert cli.json("cooldowns")["cooldowns"] == []
 
 
@@ -136,7 +159,7 @@ def test_a_damaged_register_is_said_and_left_for_the_writers(cli: Cli) -> None:
     cli.register(**{"p/a": resting()})
     cli.paths.blacklist.write_text("{")
     done = cli("cooldowns")
-    assert (done.returncode, done.stdout) == (0, "No model is cooling.\n")
+    assert (done.returncode, done.stdout) == (0, "No model is cooling down.\n")
     assert "damaged" in done.stderr
     assert "damaged" in cli.json("cooldowns")["problems"][0]
     assert "damaged" in cli.json("status", code=3)["health"][0]
@@ -158,7 +181,7 @@ def test_chinese_text_and_a_narrow_locale(cli: Cli) -> None:
 
 def test_how_near_the_limits_are_as_the_daemon_saw_it_last(cli: Cli) -> None:
     cli.heartbeat()
-    cli.register(**{"p/soon": resting(300, told_by="forecast", target={"model": "q/b", "agent": None})})
+    cli.register(**{"p/soon": resting(300, reset_source="forecast", target={"model": "q/b", "agent": None})})
     exact = {"model": "p/soon", "label": "exact", "measure": "requests", "window_seconds": None, "used": 48}
     exact |= {"limit": 50, "left": 2, "share": 0.96, "hits": at(90), "free": at(300), "limits_seen": 0}
     learnt = {**exact, "model": "p/far", "label": "learnt", "measure": "tokens", "window_seconds": 3600.0, "hits": None}
@@ -166,15 +189,90 @@ def test_how_near_the_limits_are_as_the_daemon_saw_it_last(cli: Cli) -> None:
     path = cli.paths.forecasts
     path.write_text(json.dumps({"version": 1, "time": at(-5), "forecasts": [exact, learnt, unknown]}))
     text = cli("status").stdout
-    assert "about to be limited; q/b" in " ".join(text.split())
+    assert "about to be limited q/b" in " ".join(text.split())
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in text.splitlines() if line.startswith("p/")}
-    assert re.fullmatch(r"1m( \d+s)? \(\d\d:\d\d\) 48 of 50 requests \(exact\)", rows["p/soon"])
+    assert re.fullmatch(r"(\w+ )?\d\d:\d\d \(in 1m( \d+s)?\) 48 of 50 requests \(exact\)", rows["p/soon"])
     assert rows["p/far"] == "- 48 of 50 tokens in 1h (learnt)"
     assert "p/new" not in rows
     known = cli.json("status")["forecasts"]
     assert [one["model"] for one in known] == ["p/soon", "p/far", "p/new"]
     assert 60 < known[0]["hits_in_seconds"] < 91 and known[1]["hits_in_seconds"] is None
-    assert "Next limit (exact): p/soon in 1m" in cli("watch").stdout
+    assert "Next limit (exact): p/soon at " in cli("watch").stdout
     for broken in ("{", "[]", json.dumps({"version": 1, "time": at(-600), "forecasts": [exact]})):
         path.write_text(broken)
         assert cli.json("status")["forecasts"] == []
+
+
+def test_a_model_in_use_without_a_fallback_is_said_and_is_4(cli: Cli) -> None:
+    cli.heartbeat(without_fallback=["p/a", "q/b"])
+    done = cli("status")
+    assert done.returncode == 4
+    assert "# p/a, q/b have no fallback" in done.stdout
+    assert cli.json("status", code=4)["without_fallback"] == ["p/a", "q/b"]
+    line = cli("statusline")
+    assert (line.returncode, line.stdout) == (4, "no fallback\n")
+
+
+def test_a_configured_model_that_opencode_does_not_offer_is_said_and_is_4(cli: Cli) -> None:
+    cli.heartbeat(unknown_models=["p/typo"])
+    done = cli("status")
+    assert done.returncode == 4
+    text = " ".join(done.stdout.split())
+    assert "# the configuration names a model that OpenCode does not offer: p/typo." in text
+    assert "type: ocwatch config check next: ocwatch config check" in text
+    assert cli.json("status", code=4)["unknown_models"] == ["p/typo"]
+    line = cli("statusline")
+    assert (line.returncode, line.stdout) == (4, "unknown model\n")
+    bar = json.loads(cli("statusline", "--format", "waybar").stdout)
+    assert (bar["class"], bar["tooltip"].endswith("To see where: ocwatch config check")) == ("unknown-model", True)
+
+
+def test_sessions_have_names_and_the_model_that_they_use_now(cli: Cli) -> None:
+    one, two = "ses_aaaa1111ffeOne", "ses_bbbb2222ffeTwo"
+    here = cli.paths.home / "shop"
+    here.mkdir()
+    store(cli, (one, "Fix the login form", str(here)), (two, "Port to arm64", "/srv"))
+    with sqlite3.connect(cli.paths.opencode_data / "opencode.db") as connection:
+        for session, model in ((one, "primary"), (two, "fallback")):
+            data = json.dumps({"role": "user", "model": {"providerID": "mock", "modelID": model}})
+            connection.execute("INSERT INTO message VALUES (?, ?, 1, ?)", (f"msg_{model}", session, data))
+    moved = "moved from mock/primary to mock/fallback"
+    cli.heartbeat(sessions=[{"session": session, "phrase": moved} for session in (one, two)])
+    lines = cli("status", cwd=here).stdout.splitlines()
+    at_one = next(index for index, line in enumerate(lines) if "Fix the login form" in line)
+    assert lines[at_one].startswith("“Fix the login form” in ~/shop, last used ")
+    assert lines[at_one].endswith(f"this directory ({one})")
+    assert lines[at_one + 1] == "  on mock/primary; returned from mock/fallback"
+    assert lines[at_one + 3] == f"  on mock/fallback; {moved}"
+    assert [entry["model"] for entry in cli.json("status")["sessions"]] == ["mock/primary", "mock/fallback"]
+
+
+@pytest.mark.parametrize(
+    ("phrase", "step"),
+    [
+        ("limited on p/a: ocwatch redirect ses_1", "ocwatch redirect ses_1"),
+        ("limited on p/a, and no OpenCode process responds: ocwatch restart ses_1", "ocwatch restart ses_1"),
+        ("limited; a plain `opencode run` cannot be moved. Use: oc-smart run", "oc-smart run"),
+        ("moved from p/a to q/b", "ocwatch explain"),
+    ],
+)
+def test_the_last_line_is_the_one_sensible_command(cli: Cli, phrase: str, step: str) -> None:
+    cli.register(**{"p/a": resting()})
+    cli.heartbeat(sessions=[{"session": "ses_1", "phrase": phrase}])
+    assert cli("status").stdout.splitlines()[-1].startswith(f"next: {step}")
+
+
+def test_an_estimate_looks_like_one(cli: Cli) -> None:
+    cli.register(**{"p/a": resting(3600), "q/b": resting(3600, reset_source="retry-after")})
+    rows = {line.split()[0]: line.split()[1:] for line in cli("cooldowns").stdout.splitlines()}
+    assert rows["p/a"][0].startswith("~")
+    assert "~" not in "".join(rows["q/b"])
+
+
+@pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_colours_are_for_terminals(cli: Cli, env: dict[str, str], coloured: bool) -> None:
+    cli.register(**{"p/a": resting()})
+    assert "\x1b" not in cli("status", **env).stdout
+    with Pty(cli.command("status"), {**cli.env, "TERM": "xterm", **env}, cli.paths.home) as terminal:
+        terminal.end()
+        assert (b"\x1b[31m" in terminal.shown) == coloured

@@ -1,11 +1,14 @@
-"""The command line as a whole: what is imported, how it ends, where it looks, what it shows."""
+"""Tests of the command line as a whole: imports, exit codes, paths, and output."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 import unicodedata
 from pathlib import Path
 
@@ -13,11 +16,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import ocwatchd
 from ocwatchd import __version__
-from ocwatchd.cli import places
-from ocwatchd.cli.escape import escape
-from ocwatchd.cli.render import clock, columns, fit, fit_middle, iso, span
+from ocwatchd import paths as places
+from ocwatchd.cli.output.escape import escape
+from ocwatchd.cli.output.render import columns, fit, fit_middle, iso
 from ocwatchd.clock import rfc3339
+from ocwatchd.time_words import clock, span, stamp, when
 from tests.cli.conftest import Cli, resting
 from tests.support.pty import Pty
 
@@ -26,7 +31,7 @@ VALUES = ("dataclasses", "pathlib", "typing", "inspect", "datetime", "contextlib
 
 
 def imported(cli: Cli, *arguments: str) -> set[str]:
-    """The modules that a command line imports beyond those of a bare interpreter."""
+    """Return the modules that a command line imports beyond those of a bare interpreter."""
     code = "import sys; from ocwatchd.cli.main import run; run(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-S", "-c", code, *arguments], env=cli.env, cwd=cli.paths.home, capture_output=True, timeout=60
@@ -78,6 +83,31 @@ def test_usage_errors_are_2_on_standard_error(cli: Cli, arguments: tuple[str, ..
     done = cli(*arguments)
     assert done.returncode == 2
     assert "Usage" in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("history", "-n", "many"), "'many' is not a whole number. "),
+        (("service", "logs", "-n", "1.5"), "'1.5' is not a whole number. "),
+        (("statsu",), "Usage: ocwatch [OPTIONS] COMMAND [ARGS]... For help: "),
+        (("share", "tets"), "[ARGS]... For help: "),
+    ],
+)
+def test_a_usage_error_is_a_sentence(cli: Cli, arguments: tuple[str, ...], said: str) -> None:
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "?." not in done.stderr
+    assert "...." not in done.stderr
+
+
+@pytest.mark.parametrize("group", [(), ("share",), ("plugin",), ("config",), ("service",)])
+def test_the_list_of_commands_is_cut_nowhere(cli: Cli, group: tuple[str, ...]) -> None:
+    done = cli(*group, "--help", COLUMNS="80")
+    _, found, listed = done.stdout.partition("Commands:")
+    assert found
+    assert [line for line in listed.splitlines() if line.endswith("...")] == []
 
 
 @pytest.mark.parametrize("arguments", [("cooldowns", "--help"), ("--json", "cooldowns"), ("cooldowns", "--json")])
@@ -136,7 +166,7 @@ def test_ctrl_c_ends_quietly(cli: Cli) -> None:
         cli.command("classify", "-"), env=cli.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdin is not None
-    process.stdin.write(b"\n" * (1 << 20))  # more than a pipe holds: it reads once this returns
+    process.stdin.write(b"\n" * (1 << 20))  # more than a pipe can contain: the process reads once this returns
     process.stdin.flush()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
@@ -157,7 +187,7 @@ def test_ctrl_c_ends_quietly(cli: Cli) -> None:
 )
 def test_quick_places_are_the_real_ones(environ: dict[str, str]) -> None:
     code = (
-        "from ocwatchd.paths import Paths; from ocwatchd.cli import places; p = Paths.from_env();"
+        "from ocwatchd.paths import Paths; from ocwatchd import paths as places; p = Paths.from_env();"
         "a = [str(p.blacklist), str(p.heartbeat), str(p.config_file)];"
         "b = [places.state_file('blacklist.json'), places.state_file('daemon.json'), places.config_file()];"
         "assert a == b, (a, b)"
@@ -207,3 +237,54 @@ def test_times_in_json_are_those_of_our_files(epoch: float) -> None:
 def test_a_time_too_far_off_for_this_machine_is_no_fault() -> None:
     assert clock(None, 0.0) == "-"
     assert clock(1e18, 0.0) == "far off"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("fly",), ("status", "--nope"), ("block",), ("history", "--since"), ("service", "logs", "-n", "many"), ("clear",)],
+)
+def test_an_error_has_one_form_and_is_a_document_with_json(cli: Cli, arguments: tuple[str, ...]) -> None:
+    done = cli(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("ocwatch: ")
+    assert done.stderr.count("\n") == 1
+    done = cli(*arguments, "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    document = json.loads(done.stderr)
+    assert document["version"] == 1
+    assert document["error"]["code"] == 2
+    assert document["error"]["message"]
+
+
+def test_one_time_format_for_people() -> None:
+    now = 1_795_341_600.0
+    today, tomorrow = time.localtime(now), now + 86400
+    assert when(now + 200, now) in (
+        time.strftime(f"{form}%H:%M (in 3m 20s)", time.localtime(now + 200)) for form in ("", "%a ")
+    )
+    assert when(now - 5, now).endswith(" (5s ago)")
+    assert when(tomorrow, now) == time.strftime("%a %H:%M (in 1d)", time.localtime(tomorrow))
+    assert when(None, now) == "-"
+    assert when(1e20, now) == "far off"
+    assert stamp(now, now) == time.strftime("%H:%M:%S", today)
+    assert stamp(tomorrow, now) == time.strftime("%a %H:%M:%S", time.localtime(tomorrow))
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d", stamp(now + 400 * 86400, now))
+
+
+def test_only_json_and_logs_print_times_of_machines() -> None:
+    """Formatting a time without `time_words` adds a format that users have to learn."""
+    named = {"own_log.py", "share/helper.py"}  # logs
+    root = Path(ocwatchd.__file__).parent
+    shown = re.compile(r"""\{(?:_?iso|rfc3339)\(|strftime\("(?!%Z|%Y%m%d)""")
+    days = {"cli/commands/history.py", "cli/commands/report.py"}  # headings and keys of whole days
+    charts = {"cli/report/page.py", "time_words.py"} | days  # labels of axes
+    found = {str(file.relative_to(root)) for file in root.rglob("*.py") if shown.search(file.read_text())}
+    assert found <= named | charts
+
+
+def test_symbols_of_findings_without_unicode(cli: Cli) -> None:
+    for encoding, marks in (("utf-8", "✓·!✗"), ("ascii", "+-!x")):
+        lines = cli("doctor", PYTHONIOENCODING=encoding).stdout.splitlines()
+        heads = {line[0] for line in lines if line[:1].strip() and line[1:2] == " " and not line[0].isdecimal()}
+        assert heads and heads <= set(marks), lines
+        assert heads & set(marks[:2])

@@ -1,11 +1,11 @@
-"""`ocwatch plugin install | uninstall | status`."""
+"""Tests of `ocwatch plugin install | uninstall | status`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from ocwatchd.opencode.plugin_file import NAME, PARTS, shipped, version_of
+from ocwatchd.opencode.plugin.install import NAME, PARTS, shipped, version_of
 from tests.cli.conftest import Cli
 
 OLD = b"// ocwatchd companion plugin, version 0.9\n"
@@ -24,7 +24,7 @@ def test_commands_say_what_they_did(cli: Cli) -> None:
     parts = [str(Path(done["path"]).parent / part) for part in PARTS]
     assert cli.json("plugin", "uninstall")["removed"] == [done["path"], *parts]
     assert not Path(parts[0]).parent.exists()
-    assert cli("plugin", "uninstall").stdout == "Not installed.\n"
+    assert cli("plugin", "uninstall").stdout == "The companion plugin is not installed.\n"
 
 
 def test_a_foreign_file_is_1_for_install_and_0_for_the_others(cli: Cli) -> None:

@@ -1,4 +1,4 @@
-"""Pools at the command line: given a configuration and a register, then this member, these entries, these faults."""
+"""Tests of pools at the command line: a configuration and a blacklist give this member, these entries, these errors."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from ocwatchd.cli.moving import Job, Wish, choose_target
+from ocwatchd.cli.commands.redirect import Job, MoveOptions, choose_target
 from ocwatchd.config import Config
-from ocwatchd.core.ledger import Ledger
-from ocwatchd.core.limits import ModelRef
-from ocwatchd.core.money import Price, Purse
+from ocwatchd.core.domain.budget import DayBudget, Price
+from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.pools import FIRST_HEALTHY, Pool
+from ocwatchd.core.domain.snapshot import Endpoint, SessionSnapshot, SessionState, TcpAddress
+from ocwatchd.core.domain.types import ModelRef
 from ocwatchd.core.policy import Policy
-from ocwatchd.core.pools import FIRST_HEALTHY, Pool
-from ocwatchd.core.views import Door, SessionState, SessionView, TcpAddress
 from tests.cli.conftest import Cli, at, resting
 
 POOL: dict[str, Any] = {"sonnet": {"members": ["work/m", "home/m"], "strategy": "first-healthy"}}
@@ -40,10 +40,10 @@ def test_pick(cli: Cli, register: dict[str, Any], asked: str, picked: str | None
 
 
 @pytest.mark.parametrize(
-    ("dear", "register", "picked", "cooling"),
+    ("over_budget", "register", "picked", "cooling"),
     [
         (["work/m"], {}, "home/m", False),
-        (["work/m", "home/m"], {}, "work/m", False),  # the pool's name is a person's word
+        (["work/m", "home/m"], {}, "work/m", False),  # only users use the pool's name
         (["work/m", "home/m"], {"work/m": resting()}, "home/m", False),
         (["work/m"], {"home/m": resting()}, "work/m", False),
         (["work/m"], {"work/m": resting(), "home/m": resting()}, "local/m", True),
@@ -51,7 +51,7 @@ def test_pick(cli: Cli, register: dict[str, Any], asked: str, picked: str | None
     ],
 )
 def test_above_the_budget_the_members_without_a_price_come_first(
-    cli: Cli, dear: list[str], register: dict[str, Any], picked: str | None, cooling: bool
+    cli: Cli, over_budget: list[str], register: dict[str, Any], picked: str | None, cooling: bool
 ) -> None:
     program = cli.paths.home / "opencode"
     program.write_text("#!/bin/sh\n")
@@ -60,7 +60,7 @@ def test_above_the_budget_the_members_without_a_price_come_first(
         pools=POOL, fallbackChain={"sonnet": "local/m"}, budget=1, launcher={"opencode": str(program)}, maxDelay=0
     )
     cli.register(**register)
-    left = {"version": 1, "until": at(3600), "budget": 1, "spent": 2, "dear": dear}
+    left = {"version": 1, "until": at(3600), "budget": 1, "spent": 2, "over_budget": over_budget}
     cli.paths.budget.write_text(json.dumps(left))
     told = cli.json("pick", "sonnet", code=0 if picked else 75)
     assert (told["model"], told["cooling"]) == (picked, cooling)
@@ -77,10 +77,12 @@ def test_above_the_budget_the_members_without_a_price_come_first(
     ],
 )
 def test_redirected_to_a_pool_above_the_budget(spent: float, prices: dict[str, Price], wanted: str) -> None:
-    view = SessionView("ses_1", "/a", Door(TcpAddress("127.0.0.1", 1)), SessionState.RETRY, model=ModelRef("x", "y"))
+    view = SessionSnapshot(
+        "ses_1", "/a", Endpoint(TcpAddress("127.0.0.1", 1)), SessionState.RETRY, model=ModelRef("x", "y")
+    )
     policy = Policy(pools={"sonnet": Pool("sonnet", POOL["sonnet"]["members"], FIRST_HEALTHY)}, budget=1.0)
-    job = Job(view, view, purse=Purse(1.0, spent, prices))
-    assert str(choose_target(Wish(to="sonnet"), job, Config(policy), Ledger(()), ()).model) == wanted
+    job = Job(view, view, day_budget=DayBudget(1.0, spent, prices))
+    assert str(choose_target(MoveOptions(to="sonnet"), job, Config(policy), Ledger(()), ()).model) == wanted
 
 
 def test_the_loads_that_the_daemon_wrote_count(cli: Cli) -> None:
@@ -91,7 +93,7 @@ def test_the_loads_that_the_daemon_wrote_count(cli: Cli) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "pools": {"sonnet": {"members": members}, "odd": 1}}))
     assert {cli("pick", "sonnet").stdout for _ in range(3)} == {"home/m\n"}
     cli("block", "home/m", "--for", "1h")
-    assert json.loads(path.read_text())["pools"]["odd"] == 1  # whatever stands there stays
+    assert json.loads(path.read_text())["pools"]["odd"] == 1  # any other value stays
     assert cli("pick", "sonnet").stdout == "work/m\n"
 
 
@@ -102,21 +104,21 @@ def test_a_pool_is_blocked_and_cleared_as_one(cli: Cli) -> None:
     assert blocked["blocked"]["target"] == {"model": "local/m", "agent": None}
     assert cli("pick", "sonnet").stdout == "local/m\n"
     assert cli.json("clear", "sonnet")["cleared"] == ["work/m", "home/m"]
-    assert cli("clear", "sonnet").stdout == "sonnet was not listed.\n"
+    assert cli("clear", "sonnet").stdout == "sonnet was not cooling down.\n"
     assert "did you mean 'sonnet'?" in cli("block", "sonet").stderr
 
 
 @pytest.mark.parametrize(
     ("pools", "fault"),
     [
-        ({"a/b": {"members": ["p/m"]}}, "a pool's name has no slash"),
+        ({"a/b": {"members": ["p/m"]}}, "a pool's name must not contain a slash"),
         ({"alias": {"members": ["p/m"]}}, "is also an alias"),
-        ({"s": ["p/m"]}, "has to be an object"),
-        ({"s": {}}, "rateLimit.pools.s.members: has to be a list of at least one model"),
+        ({"s": ["p/m"]}, "must be an object"),
+        ({"s": {}}, "rateLimit.pools.s.members: must be a list of at least one model"),
         ({"s": {"members": ["p/*"]}}, "rateLimit.pools.s.members[0]: 'p/*' is neither"),
-        ({"s": {"members": ["p/m", "alias"]}}, "alias is in the pool already"),
-        ({"s": {"members": ["p/m"], "strategy": "random"}}, "'random' is none of"),
-        ({"s": {"members": ["p/m"], "weights": {"q/m": 1}}}, "q/m is no member"),
+        ({"s": {"members": ["p/m", "alias"]}}, "alias is already in the pool"),
+        ({"s": {"members": ["p/m"], "strategy": "random"}}, "'random' is not one of"),
+        ({"s": {"members": ["p/m"], "weights": {"q/m": 1}}}, "q/m is not a member"),
         ({"s": {"members": ["p/m"], "weights": {"alias": 0}}}, "0 is not a number above 0"),
         ({"s": {"members": ["p/m"], "wieghts": {}}}, "did you mean 'weights'?"),
     ],
@@ -125,4 +127,4 @@ def test_what_is_wrong_with_a_pool_is_said(cli: Cli, pools: dict[str, Any], faul
     cli.configure(pools=pools, models={"alias": "p/m"}, fallbackChain={"x/y": list(pools)})
     done = cli("config", "check")
     assert fault in done.stdout + done.stderr
-    assert (done.stdout + done.stderr).count("rateLimit.") == 1  # one fault, told once
+    assert (done.stdout + done.stderr).count("rateLimit.") == 1  # one error, reported once

@@ -1,4 +1,4 @@
-"""`ocwatch redirect`, by hand on a real OpenCode, without a daemon."""
+"""Tests of `ocwatch redirect` on a real OpenCode, without a daemon."""
 
 from __future__ import annotations
 
@@ -58,11 +58,13 @@ def test_by_hand(serve: Serve, provider: Provider) -> None:
     assert "no session is limited" in redirect(code=1)
     assert "ses_unknown" in redirect("ses_unknown", code=2)
     first = stuck("The first prompt")
-    assert "no chain" in redirect(code=2)
+    assert "has no fallback" in redirect(code=2)
 
     chain = {"rateLimit": {"fallbackChain": {PRIMARY: [FALLBACK, THIRD]}, "models": {"spare": THIRD}}}
     (home.config_dir / "rate-limit-config.json").write_text(json.dumps(chain))
-    assert f"{first}: {PRIMARY} -> {FALLBACK}" in redirect("--dry-run")
+    foretold = redirect("--dry-run")  # a session with a title is named by it, with its id in brackets
+    assert first in foretold
+    assert f": {PRIMARY} -> {FALLBACK}" in foretold
     assert (journal(), provider.requests(FALLBACK)) == ([], [])
 
     second = stuck("The second prompt")
@@ -80,13 +82,28 @@ def test_by_hand(serve: Serve, provider: Provider) -> None:
     assert (claim["why"], claim["by"]) == ("asked for by hand", "hand")
     assert claim["considered"][-1]["model"] == FALLBACK
 
+    serve.wait_status(first, "idle")
+    said = " is not moved: the last prompt is answered\n"
+    assert redirect(first, "--dry-run").endswith(said)
+    assert redirect(first).endswith(said)
+    document = json.loads(redirect(first, "--json"))
+    assert (document["target"], document["result"]) == (None, "already")
+    assert [entry["what"] for entry in journal()] == ["claim", "moved"]
+
     (state / "blacklist.json").write_text(json.dumps({"version": 1, "models": {FALLBACK: resting()}}))
     assert f"-> {THIRD}" in redirect("--dry-run")
     (state / "blacklist.json").write_text(
         json.dumps({"version": 1, "models": {m: resting() for m in (FALLBACK, THIRD)}})
     )
-    assert "is back in" in redirect(code=75)
-    assert redirect("--to", "spare").startswith(f"moved {second}: {PRIMARY} -> {THIRD}")
+    assert "is available again at" in redirect(code=75)
+    for target, why in ((PRIMARY, "already on"), (THIRD, "is cooling down"), ("mock3/thrid", f"Did you mean {THIRD}")):
+        assert why in redirect("--to", target, "--dry-run", code=2)
+    assert "Did you mean" in redirect(f"{second[:-3]}xyz", "--dry-run", code=2)
+    assert second in redirect(second[8:-4], "--to", "mock2/nonsense", "--force", "--dry-run")
+    done = redirect("--to", "spare", "--force")
+    assert done.startswith("moved ")
+    assert second in done
+    assert f": {PRIMARY} -> {THIRD}" in done
     serve.wait_answer(second, "third")
 
 

@@ -1,4 +1,4 @@
-"""`ocwatch block` and `ocwatch clear`, with the daemon down."""
+"""Tests of `ocwatch block` and `ocwatch clear` while the daemon is down."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from ocwatchd.cli.times import moment_of, seconds_of
-from ocwatchd.core.money import Price, Purse
+from ocwatchd.core.domain.budget import DayBudget, Price
 from ocwatchd.errors import UsageError
 from ocwatchd.state import prices
 from tests.cli.conftest import Cli, resting
@@ -25,9 +25,9 @@ def test_block_for_a_while(cli: Cli) -> None:
     done = cli("block", "p/a", "--for", "1h")
     assert done.returncode == 0
     assert done.stdout.startswith("p/a is blocked until ")
-    assert done.stdout.endswith("r/c stands in.\n")
+    assert done.stdout.endswith("the fallback is r/c.\n")
     entry = cli.registered()["p/a"]
-    assert entry["told_by"] == "manual"
+    assert entry["reset_source"] == "manual"
     assert entry["target"] == {"model": "r/c", "agent": "helper"}
     assert before + 3599 < epoch(entry["until"]) < time.time() + 3601
     assert "q/b" in cli.registered()
@@ -38,17 +38,17 @@ def test_what_would_cost_too_much_today_does_not_stand_in_for_what_is_blocked(cl
     cli.configure(fallbackChain={"p/a": ["q/b", "r/c"]}, budget=1)
     cli.register()
     prices.remember(cli.paths.prices, {"q/b": Price(1)}, time.time())
-    prices.write_budget(cli.paths.budget, Purse(1.0, 2.0, {"q/b": Price(1)}), time.time() + 3600, time.time())
-    assert cli("block", "p/a").stdout.endswith("r/c stands in.\n")
-    prices.write_budget(cli.paths.budget, Purse(1.0, 0.5, {"q/b": Price(1)}), time.time() + 3600, time.time())
-    assert cli("block", "p/a").stdout.endswith("q/b stands in.\n")
+    prices.write_budget(cli.paths.budget, DayBudget(1.0, 2.0, {"q/b": Price(1)}), time.time() + 3600, time.time())
+    assert cli("block", "p/a").stdout.endswith("the fallback is r/c.\n")
+    prices.write_budget(cli.paths.budget, DayBudget(1.0, 0.5, {"q/b": Price(1)}), time.time() + 3600, time.time())
+    assert cli("block", "p/a").stdout.endswith("the fallback is q/b.\n")
 
 
 def test_a_name_that_looks_like_a_slip_is_blocked_and_remarked_on(cli: Cli) -> None:
     cli.configure(fallbackChain={"p/large": ["q/small"]})
     slip = cli("block", "p/lagre", "--for", "1h")
     assert slip.returncode == 0
-    assert "did you mean p/large?" in slip.stderr
+    assert "Did you mean p/large?" in slip.stderr
     assert "p/lagre" in cli.registered()
     for name in ("p/large", "q/small", "z/other"):
         assert cli("block", name).stderr == ""
@@ -63,7 +63,7 @@ def test_block_until_a_time_until_cleared_and_a_whole_provider(cli: Cli) -> None
 
 
 def test_blocking_again_replaces_what_was_known(cli: Cli) -> None:
-    cli.register(**{"p/a": resting(9000, told_by="retry-after", note="theirs")})
+    cli.register(**{"p/a": resting(9000, reset_source="retry-after", note="theirs")})
     cli("block", "p/a", "--for", "60s")
     assert epoch(cli.registered()["p/a"]["until"]) < time.time() + 61
 
@@ -87,22 +87,32 @@ def test_a_broken_configuration_does_not_keep_anyone_from_blocking(cli: Cli) -> 
     cli.paths.config_file.write_text("{")
     done = cli("block", "p/a")
     assert done.returncode == 0
-    assert "no stand-in" in done.stderr
-    assert cli("block", "big").returncode == 4  # an alias cannot be looked up
+    assert "without a fallback" in done.stderr
+    assert cli("block", "big").returncode == 4  # an alias cannot be resolved
 
 
 def test_clear(cli: Cli) -> None:
     cli.register(**{"p/a": resting(), "q/b": resting(), "p/*": resting(scope="provider")})
     assert cli("clear", "q/b").stdout == "q/b is cleared.\n"
     done = cli("clear", "q/b")
-    assert (done.returncode, done.stdout) == (0, "q/b was not listed.\n")
-    assert cli("clear", "p/a").stdout == "p/a is cleared. It stays blocked by p/*.\n"
+    assert (done.returncode, done.stdout) == (0, "q/b was not cooling down.\n")
+    assert cli("clear", "p/a").stdout == "p/a is cleared. It is still blocked by p/*.\n"
     assert cli.json("clear", "p/a") | {"time": ""} == {
         "version": 1, "time": "", "cleared": [], "still_blocked_by": ["p/*"],
     }  # fmt: skip
     cli.register(**{"p/a": resting(), "q/b": resting()})
     assert cli.json("clear", "--all")["cleared"] == ["p/a", "q/b"]
-    assert cli("clear", "--all").stdout == "Nothing was listed.\n"
+    assert cli("clear", "--all").stdout == "No model was cooling down.\n"
+    assert cli.registered() == {}
+
+
+def test_clear_all_removes_whatever_is_there(cli: Cli) -> None:
+    cli.register(**{"p/a": resting(), "q/\x1b[2J": resting(), "r/" + "x" * 4096: resting(), "s/d": {"until": 5}})
+    assert cli("clear", "p/a").returncode == 0
+    assert len(cli.registered()) == 3
+    done = cli("clear", "--all")
+    assert "q/\\x1b[2J is cleared." in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
     assert cli.registered() == {}
 
 
@@ -156,7 +166,7 @@ def test_no_lengths_of_time(text: str) -> None:
         seconds_of(text)
 
 
-NOON = datetime(2026, 11, 22, 12, 0).timestamp()  # local, as a person's clock
+NOON = datetime(2026, 11, 22, 12, 0).timestamp()  # in local time, as on a user's clock
 
 
 @pytest.mark.parametrize(

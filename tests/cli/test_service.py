@@ -1,4 +1,4 @@
-"""`ocwatch service` where no manager serves this home, and with stand-ins for the journal. The real one: tests/e2e."""
+"""Tests of `ocwatch service` without a manager, and with stand-ins for the journal; the real ones are in tests/e2e."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ echo no
 
 
 def programs(cli: Cli, **scripts: str) -> dict[str, str]:
-    """PATH with these programs first."""
+    """Return a PATH with these programs first."""
     directory = cli.paths.home / "bin"
     directory.mkdir()
     for name, text in scripts.items():
@@ -41,18 +41,18 @@ def test_without_a_manager_1_and_what_to_do(cli: Cli, command: str) -> None:
 
 
 def test_without_a_manager_nothing_is_installed_and_that_is_no_fault(cli: Cli) -> None:
-    assert cli("service", "uninstall").stdout == "Not installed.\n"
+    assert cli("service", "uninstall").stdout == "The service is not installed.\n"
     seen = cli.json("service", "status", code=3)
     assert (seen["manager"], seen["state"], seen["running"], seen["file"]) == ("none", "absent", False, None)
     assert cli("service", "status").returncode == 3
 
 
 def test_a_manager_of_another_home_is_left_alone(cli: Cli) -> None:
-    """A private HOME beside the user's real runtime directory: what is installed there must not be touched."""
+    """A private HOME with the user's real runtime directory, in which installed services must not be touched."""
     env = programs(cli, systemctl=SYSTEMCTL)
     done = cli("service", "install", UNITS="/home/other/.config/systemd/user", **env)
     assert done.returncode == 1
-    assert "does not look into this home" in done.stderr
+    assert "does not read this home" in done.stderr
     assert not (cli.paths.home / ".config" / "systemd").exists()
 
 
@@ -78,7 +78,7 @@ def test_the_journal_is_asked_and_its_lines_are_harmless(cli: Cli) -> None:
 def test_lingering_is_explained_where_it_is_off(cli: Cli) -> None:
     env = programs(cli, systemctl=SYSTEMCTL, loginctl=LOGINCTL)
     env["UNITS"] = str(cli.paths.home / ".config/systemd/user")
-    remark = "# It ends when you log out. To keep it running: loginctl enable-linger\n"
+    remark = "# The service stops when you log out. To keep it running: loginctl enable-linger\n"
     assert remark in cli("service", "install", **env).stdout
     assert remark in cli("service", "status", **env).stdout
     (Path(env["PATH"].partition(":")[0]) / "loginctl").write_text("#!/bin/sh\necho yes\n")

@@ -1,4 +1,4 @@
-"""`oc-smart` becomes the real OpenCode."""
+"""Tests that `oc-smart` becomes the real OpenCode."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tests.cli.conftest import ROOT
 from tests.support.pty import Pty
 
 SCRIPT = (
-    f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom ocwatchd.cli.smart import main\nmain()\n"
+    f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+    "from ocwatchd.cli.commands.run import main\nmain()\n"
 )
 ECHO = '#!/bin/sh\nprintf "%s|" "$0" "$@"; cat; exit 7\n'
 
@@ -26,7 +27,13 @@ def script(path: Path, text: str) -> Path:
 
 
 def run(smart: Path, path: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([str(smart), *arguments], env={"PATH": path}, input=b"typed", capture_output=True, timeout=30)
+    return subprocess.run(
+        [str(smart), *arguments],
+        env={"PATH": path, "HOME": str(smart.parent.parent)},
+        input=b"typed",
+        capture_output=True,
+        timeout=30,
+    )
 
 
 @pytest.fixture
@@ -58,7 +65,7 @@ def test_a_wrapper_that_leads_back_is_noticed(tmp_path: Path, smart: Path) -> No
     script(tmp_path / "bin" / "opencode", f'#!/bin/sh\nexec {smart} "$@"\n')
     done = run(smart, f"{tmp_path / 'bin'}:/usr/bin:/bin")
     assert (done.returncode, done.stdout) == (5, b"")
-    assert b"leads back" in done.stderr
+    assert b"oc-smart itself" in done.stderr
 
 
 def test_what_cannot_be_started_is_one_message(tmp_path: Path, smart: Path) -> None:
@@ -74,8 +81,21 @@ def test_its_sentences_break_between_words_on_a_terminal_and_nowhere_in_a_pipe(t
     path = f"{tmp_path / 'bin'}:/usr/bin"
     sentence = run(smart, path, "x").stderr.decode().removesuffix("\n")
     assert "\n" not in sentence
-    with Pty([str(smart), "x"], {"PATH": path}, tmp_path, size=(40, 24)) as terminal:
+    with Pty([str(smart), "x"], {"PATH": path, "HOME": str(tmp_path)}, tmp_path, size=(40, 24)) as terminal:
         assert terminal.end() == 5
         lines = terminal.shown.decode().split("\r\n")[:-1]
     assert len(lines) > 1
     assert " ".join(line.strip() for line in lines) == sentence
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_explains_own_options_before_opencodes(tmp_path: Path, smart: Path, flag: str) -> None:
+    script(tmp_path / "bin" / "opencode", "#!/bin/sh\necho help of OpenCode\n")
+    path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
+    done = run(smart, path, flag)
+    assert (done.returncode, done.stdout) == (0, b"help of OpenCode\n"), "standard output is OpenCode's own answer"
+    assert all(f"\n  {own} " in done.stderr.decode() for own in ("--no-fallback", "--wait", "--print-env"))
+    with Pty([str(smart), flag], {"PATH": path, "HOME": str(tmp_path)}, tmp_path) as terminal:
+        assert terminal.end() == 0
+        shown = terminal.shown.decode()
+    assert 0 < shown.index("--print-env") < shown.index("help of OpenCode")

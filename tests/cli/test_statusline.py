@@ -1,16 +1,21 @@
-"""`ocwatch statusline`: one line for bars, with the daemon up, deaf and down."""
+"""Tests of `ocwatch statusline`: one line for bars, with the daemon up, stalled and down."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Cli, resting
+from tests.support.pty import Pty
 
 TARGET = {"model": "zhipuai/glm-4.5", "agent": None}
 KEYS = {"version", "time", "state", "daemon", "cooling", "model", "kind", "target", "until", "left_seconds", "sessions",
-        "text"}  # fmt: skip
+        "text", "plan_windows"}  # fmt: skip
 
 
 def line(cli: Cli, form: str | None = None, code: int = 0) -> str:
@@ -33,7 +38,7 @@ def test_all_is_well(cli: Cli, form: str | None, wanted: str) -> None:
     assert line(cli, form) == wanted
 
 
-@pytest.mark.parametrize(("age", "wanted"), [(0, "ok"), (60, "ocwatchd deaf")])
+@pytest.mark.parametrize(("age", "wanted"), [(0, "ok"), (60, "ocwatchd stalled")])
 def test_a_deaf_daemon_is_none(cli: Cli, age: float, wanted: str) -> None:
     cli.heartbeat(age=age)
     assert line(cli, code=3 if age else 0) == wanted
@@ -86,7 +91,7 @@ def test_a_template_names_fields_and_nothing_else(cooling: Cli, template: str, w
         return
     done = cooling("statusline", "--format", template)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "is no field; there are state, " in done.stderr
+    assert "is not a field; the fields are state, " in done.stderr
 
 
 def test_a_model_without_an_end(cli: Cli) -> None:
@@ -105,3 +110,59 @@ def test_a_tmux_style_in_a_name_is_text(cli: Cli) -> None:
 @pytest.mark.parametrize("form", ["pdf", ""])
 def test_no_such_format(cli: Cli, form: str) -> None:
     assert cli("statusline", "--format", form).returncode == 2
+
+
+MARKUP = (
+    "#(touch X)", "#[bg=red]", "#{pid}", "%{A1:touch X:}", "%{F#f00}", "^ca(1,touch X)", "<b>&lt;", "|bash=touch",
+    "$(touch X)", "`touch X`", "\\[\\033", "{name}",
+)  # fmt: skip
+"""Characters that tmux, polybar, lemonbar, dzen2, Pango, argos, xbar, a prompt or our own templates could interpret."""
+
+
+@pytest.mark.parametrize("form", ["plain", "starship", "{model} {name} {target} {text}"])
+def test_no_bar_finds_markup_in_a_name(cli: Cli, form: str) -> None:
+    cli.heartbeat()
+    for markup in MARKUP:
+        cli.register(**{f"p/{markup}": resting(60, target={"model": f"q/{markup}", "agent": None})})
+        shown = line(cli, form)
+        assert "touch" in shown or "touch" not in markup, "what is no markup stays readable"
+        assert not set(shown) & set("#%^$&<{}|\\`")
+
+
+def test_a_template_may_hold_markup_of_its_own(cli: Cli) -> None:
+    cli.heartbeat()
+    cli.register(**{"p/%{F#f00}x": resting(60)})
+    assert line(cli, "%{{F#fff}}{name}%{{F-}} <b>{state}</b>") == "%{F#fff}??F?f00?x%{F-} <b>cooling</b>"
+
+
+def test_waybar_shows_a_name_as_it_is(cli: Cli) -> None:
+    cli.heartbeat()
+    cli.register(**{"p/<b>&#65;</b>": resting(60, target={"model": "q/<i>", "agent": None})})
+    bar = json.loads(line(cli, "waybar"))
+    assert bar["text"].startswith("&lt;b&gt;&amp;#65;&lt;/b&gt; ")
+    assert "p/&lt;b&gt;&amp;#65;&lt;/b&gt; until" in bar["tooltip"] and "q/&lt;i&gt;" in bar["tooltip"]
+
+
+@pytest.mark.parametrize("form", ["tmux", "plain", "{name} {left}"])
+def test_a_real_tmux_shows_a_name_and_runs_nothing(cli: Cli, form: str, tmp_path: Path) -> None:
+    cli.heartbeat()
+    name = "#(touch X)#{pid}#[dim]"
+    cli.register(**{f"p/{name}": resting(3600)})
+    scratch = Path(tempfile.mkdtemp(prefix="ocw-tmux-"))  # a socket's path may have about 100 characters
+    program = scratch / "ocwatch"
+    program.write_text(f'#!/bin/sh\nexec {" ".join(cli.command())} "$@"\n')
+    program.chmod(0o755)
+    (scratch / "tmux.conf").write_text(
+        f"set -g status-interval 1\nset -g status-left ''\nset -g status-right-length 90\n"
+        f"set -g status-right '<#({program} statusline --format \"{form}\")>'\n"
+    )
+    command = ["tmux", "-S", str(scratch / "s"), "-f", str(scratch / "tmux.conf")]
+    env = {**cli.env, "TERM": "xterm", "LC_ALL": "C.UTF-8"}
+    try:
+        with Pty([*command, "new-session", "sleep", "1000"], env, tmp_path, (200, 24)) as pty:
+            wanted = name if form == "tmux" else "?(touch X)??pid??[dim]"
+            pty.wait(f"{wanted} ")
+    finally:
+        subprocess.run([*command, "kill-server"], env=env, check=True, capture_output=True)
+        shutil.rmtree(scratch)
+    assert not list(tmp_path.rglob("X"))

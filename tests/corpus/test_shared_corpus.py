@@ -1,4 +1,4 @@
-"""The whole detection on every recorded log, beside what the provider really answered: all found, none invented."""
+"""Tests of the detection on every recorded log, compared with the provider's answers: all found, none invented."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ocwatchd.core.detect import Seen
-from ocwatchd.core.limits import LimitEvent
-from ocwatchd.core.reading import Reading
+from ocwatchd.core.domain.types import LimitEvent
+from ocwatchd.core.parsing.detect import Seen
+from ocwatchd.core.parsing.reader import Reading
 from tests.corpus.truth import Comparison, compare, corpora, log_bytes, logs_of, rows_of
 from tests.support.rules import builtin
 
@@ -19,7 +19,7 @@ CORPORA = corpora()
 NAMES = [f"{path.parent.name}/{path.name}" for path in CORPORA]
 
 UNNAMED_MOST = 0.05
-"""Share of refusals whose model may stay open: answers that broke off while several of a kind were under way."""
+"""Share of refused attempts whose model may stay unknown: answers that broke off while several were under way."""
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +34,18 @@ def test_all_found_none_invented(directory: Path, compared: dict[Path, Compariso
     assert result.invented == []
     assert result.wrong == []
     assert result.found, "a recording without a limit tests nothing"
-    # Wrong names would not have been joined to any row, so what is left to look at is how many names are open.
+    # A wrong name matches no row, so only the number of unknown names remains to be checked.
     assert result.unnamed["model"] <= max(3, UNNAMED_MOST * len(result.found), _sole_failures(directory))
 
 
 def _sole_failures(directory: Path) -> int:
-    """0.5 retries in silence and tells of no streams: its answers that broke off can rarely be named."""
+    """0.5 retries silently and logs no streams, so broken answers can rarely be named."""
     return sum(1 for row in rows_of(directory) if row.get("midstream")) if directory.name.startswith("0.") else 0
 
 
 @pytest.mark.parametrize("directory", CORPORA, ids=NAMES)
 def test_nothing_that_is_no_limit_is_doubted(directory: Path, compared: dict[Path, Comparison]) -> None:
-    """A healthy model is not even looked at, but for texts that no rule can know and that quote a limit."""
+    """A healthy model is not even probed, except for texts that quote a limit and match no rule."""
     result = compared.get(directory) or compare(directory)
     limits = {
         (row["providerID"], row["modelID"]) for row in rows_of(directory) if row["is_limit"] or row.get("ambiguous")
@@ -59,7 +59,7 @@ def test_nothing_that_is_no_limit_is_doubted(directory: Path, compared: dict[Pat
 
 
 def test_the_table(compared: dict[Path, Comparison], capsys: pytest.CaptureFixture[str]) -> None:
-    """Printed, whatever pytest's options: per recording and scenario, what was found and what the log does not hold."""
+    """Print with any options of pytest, by recording and scenario: the found limits, and those not in the log."""
     results = [compared.get(path) or compare(path) for path in CORPORA]
     with capsys.disabled():
         print(f"\n{HEAD}")
@@ -84,7 +84,7 @@ def table(result: Comparison) -> str:
     return "\n".join(lines)
 
 
-# ---- torn feeding
+# ---- bytes in small pieces
 
 
 def told(data: bytes, sizes: list[int], *, turns: bool) -> list[Seen]:
@@ -95,7 +95,7 @@ def told(data: bytes, sizes: list[int], *, turns: bool) -> list[Seen]:
         size = sizes[at % len(sizes)]
         seen += reading.feed(data[at : at + size])
         at += size
-    return seen + reading.rest()
+    return seen + reading.finish()
 
 
 @pytest.mark.parametrize("turns", [True, False], ids=["live", "catching up"])
@@ -114,7 +114,7 @@ def test_the_offset_is_that_of_the_records_first_byte(directory: Path) -> None:
     for path in logs_of(directory):
         data = log_bytes(path)
         reading = Reading(builtin())
-        for item in [*reading.feed(data), *reading.rest()]:
+        for item in [*reading.feed(data), *reading.finish()]:
             if isinstance(item, LimitEvent):
                 assert item.offset is not None
                 assert data.startswith((b"ERROR ", b"timestamp="), item.offset)

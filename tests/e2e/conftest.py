@@ -1,4 +1,4 @@
-"""Fixtures for tests that drive a real OpenCode."""
+"""Fixtures for tests that run a real OpenCode."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.opencode import VERSIONS, Home
+from tests.support.opencode2 import Home2
 from tests.support.provider import Provider
 from tests.support.reaper import reaper, sweep
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_outlives_pytest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """However pytest ends, killed included."""
+    """Ends the processes of the tests however pytest ends, also if it is killed."""
     with reaper(tmp_path_factory.getbasetemp()):
         yield
 
@@ -27,8 +28,17 @@ def version(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def home(tmp_path: Path, provider: Provider) -> Iterator[Home]:
-    """A private HOME whose OpenCode knows only the fake provider. What a failed test leaves in it is ended."""
+    """A private HOME whose OpenCode knows only the fake provider. Processes that a failed test leaves are ended."""
     made = Home(tmp_path / "home", provider.url)
+    yield made
+    for line in sweep(made.root):
+        print(f"left behind: {line}")
+
+
+@pytest.fixture
+def home2(tmp_path: Path, provider: Provider) -> Iterator[Home2]:
+    """A private HOME of OpenCode 2. Its remaining processes are ended, because a service outlives its client."""
+    made = Home2(tmp_path / "home", provider.url)
     yield made
     for line in sweep(made.root):
         print(f"left behind: {line}")

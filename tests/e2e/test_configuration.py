@@ -1,4 +1,4 @@
-"""Edits of the configuration and `retry.…`, beside a real OpenCode; judged by the provider's own record."""
+"""Tests of edits of the configuration and of `retry.…` beside a real OpenCode, judged by the provider's record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRIMARY, FALLBACK, THIRD = "mock/primary", "mock2/fallback", "mock3/third"
 
 
 def edit(daemon: Daemon, home: Home, **settings: Any) -> None:
-    """Edit the configuration and wait until the daemon has taken it over."""
+    """Edit the configuration and wait until the daemon uses it."""
     before = len(daemon.journal("configured"))
     (home.config_dir / "rate-limit-config.json").write_text(json.dumps({"rateLimit": settings}))
     daemon.wait_journal("configured", before + 1)
@@ -52,8 +52,8 @@ def test_with_delegation_no_wait_is_sat_through_and_edits_hold_at_once(
         assert [asked("Two seconds are too long", model) for model in (PRIMARY, FALLBACK)] == [1, 1]
 
         (home.config_dir / "rate-limit-config.json").write_text('{"rateLimit": {"mode": "of"}}')
-        wait_until(lambda: "the last good configuration holds" in daemon.ocwatch("status").stdout, 60)
-        chain["fallbackChain"] = {"claude-primary": "third"}
+        wait_until(lambda: "the last valid configuration is used" in daemon.ocwatch("status").stdout, 60)
+        chain["fallbackChain"] = {"claude-primary": "third", "claude-fallback": "third"}
         edit(daemon, home, **chain, retry={"enabled": False}, errorPatterns=["my gateway says no"])
         wait_until(lambda: "# " not in daemon.ocwatch("status").stdout, 60, why="nothing to complain of")
         prompt("Nor are twenty-five waited for", "never waits")

@@ -1,7 +1,8 @@
-"""A session keeps what it has said: moved among four provider formats in the middle of a turn, on real OpenCodes.
+"""Tests that a session keeps its conversation when it is moved among four provider formats, on real OpenCodes.
 
-The fake provider checks every request as the real APIs do (`tests/support/strict.py`). Two kinds of model take nobody
-else's calls in a turn that runs: a Claude that thinks, and Gemini 3. Such a move goes on to the next stand-in.
+The moves happen in the middle of a turn. The fake provider checks every request as the real APIs do
+(`tests/support/strict.py`). A thinking Claude and Gemini 3 refuse other models' calls in a running turn; such a move
+continues with the next fallback.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.e2e
 FORMATS = {"anthropic": ANTHROPIC, "openai": OPENAI, "google": GOOGLE, "compat": OPENAI_COMPATIBLE}
 NAMES = {"anthropic": "claude-sonnet-4-5", "openai": "gpt-5", "google": "gemini-3-pro", "compat": "deep-thinker"}
 TOLERANT = {"anthropic": "claude-plain", "google": "gemini-2.5-pro"}
-"""In company with OpenAI's: a Claude that does not think, and a Gemini that wants no signatures."""
+"""Models that are tested together with OpenAI's: a Claude without thinking, and a Gemini that needs no signatures."""
 SEES = {
     "reasoning": True,
     "attachment": True,
@@ -48,7 +49,7 @@ class Journey:
 
     @classmethod
     def between(cls, one: str, other: str) -> Journey:
-        """From one format to the other."""
+        """Return the direction from one format to the other."""
         names = TOLERANT if "openai" in (one, other) else {}
         first, second = ({**NAMES, **names}[kind] for kind in (one, other))
         return cls(f"{one}/{first}-for-{other}", f"{other}/{second}-after-{one}")
@@ -59,7 +60,7 @@ ROUND = tuple(Journey.between(*pair) for pair in zip(FORMATS, [*list(FORMATS)[1:
 
 
 def strange(model: str) -> bool:
-    """Whether the model refuses others' calls in a turn that runs."""
+    """Return whether the model refuses other models' calls in a running turn."""
     return "claude-sonnet" in model or "gemini-3" in model
 
 
@@ -82,7 +83,7 @@ def _of(provider: str, models: set[str]) -> Sequence[str]:
 
 
 def thinking(name: str, limits_in: str) -> Script:
-    """Thinks and calls a tool in every turn; in the turn of this prompt it then meets its limit."""
+    """Return a script with a thought and a tool call in every turn, and a limit after them in this prompt's turn."""
 
     def script(request: Request) -> Answer:
         thinks = not name.startswith("anthropic") or "thinking" in request.body
@@ -139,25 +140,28 @@ def test_thoughts_images_and_calls_go_along(
     refused = Counter(request.model for request in provider.requests() if request.status == 400)
     moves = Counter(line["target"] for line in daemon.journal("moved"))
     print(f"{version}: {moves.total()} moves, refused by {dict(refused)}")
-    # Whoever may refuse has been asked once; nobody else has refused anything.
+    # Each model that may refuse was asked once; no other model has refused anything.
     assert refused == Counter({m: 1 for way in ways for m in (way.target, way.source) if strange(m)})
     assert effects == Counter({m: 1 for way in ways for m in (way.target, way.source)})  # no call was made again
-    # By the move back, if that was still under way, or else by the look after it.
-    tried = f"could not be moved to {re.escape(stranger.source)}|it fails the session that it was given"
+    # Ended by the move back, if that was still under way, or otherwise by the next probe.
+    tried = f"could not be moved to {re.escape(stranger.source)}|the model failed in this session"
     assert re.search(rf"-> {re.escape(SPARE)} .* why move ({tried}): ", told), told
-    assert f"-> {SPARE}: free" in told
+    assert f"-> {SPARE}: available" in told
     for way in ways:
         by = SPARE if strange(way.source) else way.source
         last = [r for r in provider.requests(by) if r.session in (None, sessions[way]) and r.count("Second")][-1]
         assert (pictures(last), last.count("First"), last.count("Second"), fault(last)) == (1, 1, 1, None)
         assert len(last.tool_results) == 2
         assert users[way] == 2
-        if way.source.startswith("openai"):  # what it thought itself comes back to it, sealed
+        if way.source.startswith("openai"):  # its own thought is sent back to it, with its signature
             assert any(item.get("type") == "reasoning" for item in last.body["input"])
 
 
 def test_a_stand_in_that_fails_the_session_later_is_left_as_well(home: Home, provider: Provider) -> None:
-    """After a step that went well, after prevention; with nothing else free the session waits where it came from."""
+    """After a successful step, and after prevention.
+
+    Without another free model the session waits where it came from.
+    """
     wrong = error(400, {"error": {"message": "Invalid content in messages[3]", "type": "invalid_request_error"}})
     home.providers = {**home.providers, "mock": ProviderSpec(("primary", "second", "third"))}
     home.write_config()
@@ -178,7 +182,7 @@ def test_a_stand_in_that_fails_the_session_later_is_left_as_well(home: Home, pro
             ("mock2/fallback", "Invalid content in messages[3]")
         ]
         told = " ".join(daemon.ocwatch("explain", late[-8:]).stdout.split())
-        assert "it fails the session that it was given: Invalid content in messages[3]" in told
+        assert "the model failed in this session: Invalid content in messages[3]" in told
         print(told)
         serve.prompt_async(alone, "A lonely one", model="mock/second")
         wait_until(lambda: len(daemon.journal("rejected")) == 2, 60, why="the second rejection")
@@ -199,7 +203,7 @@ def test_a_stand_in_that_fails_the_session_later_is_left_as_well(home: Home, pro
 
 
 def test_a_start_whose_stand_in_refuses_it_goes_on_with_the_next(home: Home, provider: Provider) -> None:
-    """`oc-smart run`, without a daemon: its own process has ended in the refusal by then."""
+    """`oc-smart run` without a daemon: its OpenCode has already ended with the refusal."""
     wrong = error(400, {"error": {"message": "Invalid content in messages[0]", "type": "invalid_request_error"}})
     provider.script("mock2/fallback", wrong)
     smart = Smart(home, NEWEST, {"mock/primary": ["mock2/fallback", "mock3/third"]})

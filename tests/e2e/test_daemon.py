@@ -1,4 +1,4 @@
-"""From a real limit in a real log to the session moved, beside a real OpenCode; judged by the provider's own record."""
+"""Tests from a real limit in a real log to the moved session, on real OpenCode, judged by the provider's record."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.support.provider import Answer, Provider, Request, after_tool, bash, 
 pytestmark = pytest.mark.e2e
 
 PRIMARY, FALLBACK, THIRD, TITLES = "mock/primary", "mock2/fallback", "mock3/third", "smallco/titles"
+SECOND = "mock/second"
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def daemon(home: Home) -> Iterator[Daemon]:
 
 
 LAG = 2.0
-"""Seconds that OpenCode may take on a loaded machine from the provider's refusal to its own reckoning of the end."""
+"""Seconds that OpenCode may take on a loaded machine from the refusal until it has computed the end."""
 
 
 def stuck_for(serve: Serve, session: str) -> float:
@@ -61,9 +62,10 @@ def test_a_limited_session_goes_on_elsewhere_with_all_it_had(version: str, home:
         entry = daemon.wait_cooldown(PRIMARY)
         assert abs(epoch(entry["until"]) - (refused.wall + 3600)) < LAG
         assert (entry["kind"], entry["strikes"]) == ("rate_limit", 1)
-        # Where the log has the header it comes in the end, on a loaded machine after the door has told the same.
+        # If the log has the header, it is used in the end, on a loaded machine after the endpoint has reported the
+        # same.
         exact = "status" if version == NEWEST else "retry-after"
-        wait_until(lambda: daemon.wait_cooldown(PRIMARY)["told_by"] == exact, 60, why=f"{exact} in the register")
+        wait_until(lambda: daemon.wait_cooldown(PRIMARY)["reset_source"] == exact, 60, why=f"{exact} in the blacklist")
         assert entry["target"]["model"] == FALLBACK
         print(f"{version}: {asked.wall - refused.wall:.2f} s from the 429 to the fallback's request")
 
@@ -78,7 +80,7 @@ def test_a_limited_session_goes_on_elsewhere_with_all_it_had(version: str, home:
         assert (explained["model"], explained["outcome"]) == (PRIMARY, "moved")
         assert 0 < explained["lost_seconds"] < 30
         told = daemon.ocwatch("explain").stdout
-        for label in ("words", "rule", "hint", "door shows", "why move", "choice", f"-> {FALLBACK}: free"):
+        for label in ("message", "rule", "reset time", "OpenCode", "why move", "choice", f"-> {FALLBACK}: available"):
             assert label in told
         reported = json.loads(daemon.ocwatch("report", "--json").stdout)
         assert [one["model"] for one in reported["fallbacks"]] == [FALLBACK]
@@ -117,7 +119,7 @@ def test_down_the_chain_when_the_fallback_is_limited_too(version: str, home: Hom
         assert [len(provider.requests(model)) for model in (PRIMARY, FALLBACK)] == [1, 1]
         for model, seconds in ((PRIMARY, 3600), (FALLBACK, 1800)):
             (refused,) = provider.requests(model)
-            entry = daemon.wait_told(model)
+            entry = daemon.wait_reported(model)
             assert abs(epoch(entry["until"]) - (refused.wall + seconds)) < LAG
             assert entry["strikes"] == 1
 
@@ -149,7 +151,7 @@ def test_a_short_known_wait_is_left_to_opencode(version: str, home: Home, provid
     with Daemon(home) as daemon, Serve(version, home) as serve:
         session = serve.create_session()
         serve.prompt_async(session, "Wait three seconds", model=PRIMARY)
-        entry = daemon.wait_told(PRIMARY)
+        entry = daemon.wait_reported(PRIMARY)
         serve.wait_answer(session, "it was worth waiting")
         first, second = provider.requests(PRIMARY)
         assert abs(epoch(entry["until"]) - (first.wall + 3)) < LAG
@@ -166,7 +168,7 @@ def test_an_unknown_wait_is_left_to_opencode_and_its_answer_frees_the_model(
     newest.prompt_async(session, "Nobody says until when", model=PRIMARY)
     (refused,) = provider.wait_requests(PRIMARY)[:1]
     entry = daemon.wait_cooldown(PRIMARY)
-    assert entry["told_by"] == "backoff"
+    assert entry["reset_source"] == "estimate"
     assert abs(epoch(entry["until"]) - (refused.wall + 60)) < LAG
     newest.wait_answer(session, "that was quick")
     wait_until(lambda: daemon.cooldown(PRIMARY) is None, 60, why="the cooldown to end with the answer")
@@ -213,7 +215,7 @@ def test_a_second_limit_within_seconds_and_a_prompt_that_names_no_model(
     newest.prompt_async(session, "Third prompt")
     newest.wait_answer(session, "third")
     assert len(newest.user_messages(session)) == 3
-    # The third named no model: it stayed where the session had been moved, and asked the primary nothing.
+    # The third prompt named no model: it used the model to which the session had been moved, and not the primary.
     assert len(provider.requests(PRIMARY)) == 2
     assert [r.count("Third prompt") for r in provider.requests(FALLBACK)] == [0, 0, 1]
 
@@ -271,7 +273,58 @@ def test_a_loop_without_pause_is_ended_by_a_move(version: str, home: Home, provi
         settle(2)
         assert len(provider.requests(PRIMARY)) == asked
         entry = daemon.wait_cooldown(PRIMARY)
-        assert entry["told_by"] == "backoff"
+        assert entry["reset_source"] == "estimate"
+
+
+@pytest.mark.parametrize("plugin", [False, True])
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_a_limit_in_the_body_of_a_success_is_left(version: str, plugin: bool, home: Home, provider: Provider) -> None:
+    """OpenCode neither logs nor stores it, and asks again endlessly: 77 times in 25 s, 391 times on 1.3.2."""
+    body = {"error": {"message": "Rate limit reached. Please try again in 20m.", "code": "rate_limit_exceeded"}}
+    provider.script(PRIMARY, error(200, body))
+    provider.script(FALLBACK, ok("an answer at last"))
+    if plugin:
+        assert ocwatch(home, "plugin", "install").returncode == 0
+    with Daemon(home) as daemon, Serve(version, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, "Say something", model=PRIMARY)
+        serve.wait_answer(session, "an answer at last", timeout=90)
+        asked = len(provider.requests(PRIMARY))
+        daemon.wait_journal("moved")
+        settle(2)
+        assert len(provider.requests(PRIMARY)) == asked
+        assert len(serve.user_messages(session)) == 1
+        entry = daemon.cooldown(PRIMARY)
+        assert (entry is not None) == plugin, "without the plugin nobody has seen that it is a limit"
+        if entry is not None:
+            assert (entry["kind"], entry["reset_source"]) == ("rate_limit", "text")
+
+
+@pytest.mark.parametrize("working", [PRIMARY, SECOND])
+@pytest.mark.parametrize("version", [MIDDLE, "1.1.65", OLDEST])
+def test_a_loop_beside_a_session_that_works_is_ended_as_well(
+    version: str, working: str, home: Home, provider: Provider
+) -> None:
+    """Old logs do not name the session of a refused attempt if two are at work: 556 to 809 requests in 35 s."""
+
+    def script(request: Request) -> object:
+        return slow("a long work", 60, pieces=60) if request.count("Work on") else limited(-1)
+
+    provider.script(PRIMARY, script)
+    provider.script(working, script)
+    provider.script(FALLBACK, ok("peace at last"))
+    with Daemon(home) as daemon, Serve(version, home) as serve:
+        works = serve.create_session()
+        serve.prompt_async(works, "Work on", model=working)
+        wait_until(lambda: len(serve.messages(works)) == 2, why="the answer that streams")
+        session = serve.create_session()
+        serve.prompt_async(session, "Round and round", model=PRIMARY)
+        serve.wait_answer(session, "peace at last", timeout=60)
+        looped = [request for request in provider.requests(PRIMARY) if request.count("Round and round")]
+        assert len(looped) < 150  # some 20 a second: 9 to 26 on an idle machine, 124 at a load of 17
+        assert {claim["moved"] for claim in daemon.journal("claim")} == {session}
+        (long,) = [request for request in provider.requests(working) if request.count("Work on")]
+        assert not long.client_left
 
 
 @pytest.mark.parametrize(
@@ -292,7 +345,7 @@ def test_words_nobody_knows_move_when_opencode_honours_a_retry_after(
     (refused,) = provider.requests(PRIMARY)
     entry = daemon.wait_cooldown(PRIMARY)
     assert abs(epoch(entry["until"]) - (refused.wall + 3600)) < LAG
-    assert entry["told_by"] == "status"
+    assert entry["reset_source"] == "status"
     assert len(newest.user_messages(session)) == 1
 
 
@@ -302,7 +355,7 @@ def test_a_400_that_quotes_a_limit_blocks_and_moves_nothing(newest: Serve, daemo
     provider.script(PRIMARY, error(400, body=body))
     session = newest.create_session()
     newest.prompt_async(session, "Quote a limit at me", model=PRIMARY)
-    # 1.18 retries it by its own text rules: 0, 2.5, 7 s.
+    # 1.18 retries it by its own text rules after 0, 2.5 and 7 s.
     provider.wait_requests(PRIMARY, 3, timeout=40)
     settle(2)
     assert daemon.cooldown(PRIMARY) is None
@@ -339,7 +392,7 @@ def test_a_cooldown_outlives_daemon_and_opencode(home: Home, provider: Provider)
         serve.prompt_async(session, "Remember this", model=PRIMARY)
         serve.wait_answer(session, "moved")
         daemon.wait_journal("moved")
-        until = daemon.wait_told(PRIMARY)["until"]
+        until = daemon.wait_reported(PRIMARY)["until"]
         daemon.kill()
         assert ocwatch(home, "status").returncode == 3
         assert ocwatch(home, "pick", PRIMARY).stdout == f"{FALLBACK}\n"

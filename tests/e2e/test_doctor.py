@@ -1,4 +1,4 @@
-"""`ocwatch doctor` beside a real OpenCode: what only a running one can tell."""
+"""Tests of findings of `ocwatch doctor` that need a running OpenCode."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_beside_a_running_opencode(home: Home) -> None:
     chain = {"mock/primary": ["mock2/fallback", "mock/no-such-model"]}
     daemon = Daemon(home, chain, agents={"mock2/fallback": "claude-fallback", "mock/primary": "nobody"})
     with daemon, Serve(NEWEST, home) as serve:
-        serve.create_session()  # opens the project, and with it the plugin's door
+        serve.create_session()  # opens the project, and so the plugin's endpoint
         wait_until(lambda: found(home)[1]["opencode-running"][0]["seen"].endswith(NEWEST), why="the plugin's word")
         code, checks = found(home)
         assert code == 1
@@ -40,17 +40,18 @@ def test_beside_a_running_opencode(home: Home) -> None:
         }
         assert set(errors) == {"chain-model", "chain-agent"}
         assert "mock/no-such-model" in errors["chain-model"]
-        assert "says a running OpenCode" in errors["chain-model"]
+        assert "according to a running OpenCode" in errors["chain-model"]
         assert "nobody" in errors["chain-agent"]
         assert "log-lines" not in checks
 
-        # Stopped, it is alive and hears nothing: that shows within the ten seconds that a beat may be old.
+        # A stopped daemon is alive and reads nothing, which shows after the ten seconds that a heartbeat may be old.
         assert daemon.process is not None
         daemon.process.send_signal(signal.SIGSTOP)
         try:
             wait_until(lambda: daemon.ocwatch("status").returncode == 3, 40, pause=1.0, why="status to say deaf")
-            assert daemon.ocwatch("status").stdout.splitlines()[-1] == "# what to do about it: ocwatch doctor"
+            assert daemon.ocwatch("status").stdout.splitlines()[-1] == "next: ocwatch doctor (see what to do)"
             assert found(home)[1]["daemon"][0]["severity"] == "error"
         finally:
             daemon.process.send_signal(signal.SIGCONT)
-        wait_until(lambda: daemon.ocwatch("status").returncode == 0, 60, pause=0.5, why="it to hear again")
+        # 4, because the chain names a model that OpenCode does not offer
+        wait_until(lambda: daemon.ocwatch("status").returncode == 4, 60, pause=0.5, why="it to read again")

@@ -1,4 +1,4 @@
-"""`ocwatch drill` as a user runs it: his own OpenCode on PATH, in his own HOME, of which nothing may change."""
+"""Tests of `ocwatch drill` with the user's own OpenCode on PATH and HOME, in which nothing may change."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from typing import Any
 
 import pytest
 
+from tests.support.binaries import preview
 from tests.support.opencode import NEWEST, VERSIONS, binary
+from tests.support.reaper import below
 
 pytestmark = pytest.mark.e2e
 
+PREVIEW = "0.0.0-next-16350"
 STEPS = ["opencode", "start", "door", "detection", "log", "cooldown", "move", "prevention", "return"]
 
 
 class User:
-    """Somebody with files of his own, among them a configuration and a register that a careless drill would touch."""
+    """A user with files, among them a configuration and a blacklist that a careless drill would change."""
 
     def __init__(self, root: Path) -> None:
         self.home, self.bin, self.temporary = root / "home", root / "bin", root / "tmp"
@@ -33,7 +36,7 @@ class User:
             (self.home / name).write_text('{"model": "his/own"}')
 
     def install(self, version: str) -> None:
-        (self.bin / "opencode").symlink_to(binary(version))
+        (self.bin / "opencode").symlink_to(preview() if version == PREVIEW else binary(version))
 
     def install_script(self, text: str) -> None:
         (self.bin / "opencode").write_text(f"#!/bin/sh\n{text}\n")
@@ -42,7 +45,7 @@ class User:
     def drill(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         env = {
             "HOME": str(self.home), "PATH": f"{self.bin}:/usr/bin:/bin", "TMPDIR": str(self.temporary),
-            # Of all this nothing may reach the drill's OpenCode.
+            # None of these may reach the drill's OpenCode.
             "OPENCODE_CONFIG_CONTENT": '{"model": "his/own"}', "XDG_CONFIG_HOME": str(self.home / ".config"), **environ,
         }  # fmt: skip
         return subprocess.run(
@@ -58,13 +61,13 @@ class User:
 
 @pytest.fixture
 def user() -> Iterator[User]:
-    # Short, or the drill takes /tmp for the sake of its sockets.
+    # A short path, because the drill uses /tmp otherwise, for its sockets.
     with tempfile.TemporaryDirectory(prefix="u", dir="/tmp") as root:
         yield User(Path(root))
 
 
-# 1.1.65 keeps its password from its own plugins: the drill is what found that.
-@pytest.mark.parametrize("version", [*VERSIONS, "1.1.65"])
+# 1.1.65 hides its password from its own plugins, which the drill found out.
+@pytest.mark.parametrize("version", [*VERSIONS, "1.1.65", PREVIEW])
 def test_every_step_passes_and_nothing_of_the_users_is_touched(version: str, user: User) -> None:
     user.install(version)
     before = user.sums()
@@ -77,6 +80,11 @@ def test_every_step_passes_and_nothing_of_the_users_is_touched(version: str, use
     assert (document["refused_outside"], document["kept"]) == ([], None)
     assert user.sums() == before
     assert list(user.temporary.iterdir()) == []
+    assert below(user.temporary) == []
+    if version == PREVIEW:
+        shown = {step["code"]: step["seen"] for step in document["steps"]}
+        assert "rule rate-limit" in shown["log"]
+        assert "refused the prompt once" in shown["prevention"]
     print(version, document["seconds"], {step["code"]: step["seconds"] for step in document["steps"]})
 
 
@@ -87,12 +95,12 @@ def test_an_opencode_that_serves_nothing_is_said_with_its_own_words_and_kept(use
     text = " ".join(done.stdout.split())
     assert f"version {NEWEST}" in text
     assert "✗" in text
-    assert "expected: `opencode serve` that answers" in text
+    assert "expected: a response from `opencode serve`" in text
     assert "no such table: session" in text
     assert "do: start `opencode serve` yourself" in text
     assert "1 of 2 steps failed" in text
     (kept,) = user.temporary.iterdir()
-    assert f"Kept: {kept}" in done.stdout
+    assert f"The drill's directory is kept: {kept}" in done.stdout
     assert (kept / "opencode.out").read_text().startswith("no such table")
 
 
@@ -108,7 +116,7 @@ def test_an_opencode_that_cannot_work_offline_is_not_tried(user: User) -> None:
     user.install_script("echo 1.0.61")
     done = user.drill()
     assert done.returncode == 1
-    assert "1.0.61, which fetches its providers' libraries" in " ".join(done.stdout.split())
+    assert "1.0.61, which downloads its providers' libraries" in " ".join(done.stdout.split())
     assert "1 of 1 steps failed" in done.stdout
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong around a move, with a real OpenCode: many sessions at once, and OpenCode killed in between."""
+"""Tests of faults during a move with a real OpenCode: many sessions at once, and OpenCode killed at any step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.e2e
 
 PRIMARY, FALLBACK = "mock/primary", "mock2/fallback"
 SESSIONS = int(os.environ.get("SESSIONS", "16"))
-"""`SESSIONS=50` is the full run: half a minute on a machine that does nothing else."""
+"""`SESSIONS=50` is the full run: half a minute on an idle machine."""
 
 
 def test_many_sessions_limited_at_once(home: Home, provider: Provider, counted: Count) -> None:
@@ -55,7 +55,7 @@ def test_many_sessions_limited_at_once(home: Home, provider: Provider, counted: 
 
 @pytest.mark.parametrize("delay", [0.3])
 def test_opencode_killed_in_the_middle_of_a_move(home: Home, provider: Provider, delay: float, counted: Count) -> None:
-    """Its prompt is run once or not at all, and what became of it is told as it was."""
+    """Its prompt is run once or not at all, and the reported result is true."""
     provider.script(PRIMARY, limited(3600))
     provider.script(FALLBACK, ok("the fallback's answer"))
     with Daemon(home) as daemon:
@@ -68,7 +68,7 @@ def test_opencode_killed_in_the_middle_of_a_move(home: Home, provider: Provider,
         ends = ("moved", "failed", "already", "unreachable")
         ended = wait_until(lambda: [entry["what"] for what in ends for entry in daemon.journal(what)], 60, why="an end")
         with Serve(NEWEST, home) as serve:
-            settle(5.0)  # a move that goes on where the killed one stood would do so now
+            settle(5.0)  # time for a move that continues where the killed one stopped
             assert len(serve.user_messages(session)) == 1
         asked = provider.requests(FALLBACK)
         assert sum(request.count("Count the lines.") for request in asked) == len(asked) <= 1

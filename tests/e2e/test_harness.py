@@ -1,4 +1,4 @@
-"""The harness itself, and the behaviours of OpenCode that everything else rests on, on three generations of it."""
+"""Tests of the test support, and of basic behaviours of OpenCode, on three generations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PRIMARY = "mock/primary"
 
 
 def errors_of(serve: Serve, session: str) -> list[str]:
-    """The names of the errors stored with the session's assistant messages."""
+    """Return the names of the errors stored with the session's assistant messages."""
     return [m["info"]["error"]["name"] for m in serve.messages(session) if "error" in m["info"]]
 
 
@@ -41,7 +41,7 @@ def test_a_prompt_is_answered_and_a_limit_shows_as_retry(version: str, home: Hom
         serve.wait_answer(session, "forty-two")
         (asked,) = provider.requests(PRIMARY)
         assert asked.count("What is six times seven?") == 1
-        # The title is asked of the small model, with the same prompt: told apart by its model alone.
+        # The title is requested from the small model with the same prompt, so only the model distinguishes the two.
         provider.wait_for(lambda seen: any(r.model == "smallco/titles" for r in seen), titles=True)
 
         serve.wait_status(session, "idle")

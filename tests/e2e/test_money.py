@@ -1,4 +1,4 @@
-"""Prices from OpenCode's own list, and a day's budget above which no paid model stands in: real OpenCode."""
+"""Tests of OpenCode's own prices, and of the day's budget, on real OpenCode."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ pytestmark = pytest.mark.e2e
 
 PRIMARY, SECOND, PAID, FREE = "mock/primary", "mock/second", "mock2/fallback", "mock3/third"
 PRICES = {("mock", "primary"): (300, 1500), ("mock2", "fallback"): (100, 100)}
-"""Dollars a million tokens. Every answer of the fake provider takes 100 tokens and gives 10."""
+"""Dollars per million tokens. Every answer of the fake provider takes 100 tokens and gives 10."""
 
 
 def priced(home: Home) -> None:
-    """The prices in OpenCode's configuration."""
+    """Write the prices into OpenCode's configuration."""
     providers = home.config()["provider"]
     for (name, model), (taken, given) in PRICES.items():
         providers[name]["models"][model]["cost"] = {"input": taken, "output": given}
@@ -39,10 +39,12 @@ def test_above_the_budget_a_free_model_stands_in_and_the_report_says_what_it_cos
         serve.prompt_async(first, "While there is money", model=PRIMARY)
         serve.wait_answer(first, f"answer of {PAID}")
         left = daemon.state / "budget.json"
-        wait_until(lambda: left.exists() and json.loads(left.read_text())["dear"], 60, why="the budget to be spent")
+        wait_until(
+            lambda: left.exists() and json.loads(left.read_text())["over_budget"], 60, why="the budget to be spent"
+        )
         told = json.loads(left.read_text())
-        assert (told["budget"], told["spent"], told["dear"]) == (0.01, pytest.approx(0.011), [PRIMARY, PAID])
-        # New prompts get the free one, and so does the next session that is limited.
+        assert (told["budget"], told["spent"], told["over_budget"]) == (0.01, pytest.approx(0.011), [PRIMARY, PAID])
+        # New prompts use the free model, and so does the next limited session.
         wait_until(lambda: (daemon.cooldown(PRIMARY) or {})["target"]["model"] == FREE, 60, why="another stand-in")
         assert daemon.ocwatch("pick", PRIMARY).stdout.strip() == FREE
         serve.prompt_async(second, "And when it is spent", model=SECOND)
@@ -71,9 +73,11 @@ def test_older_ones_tell_prices_and_costs_alike(version: str, home: Home, provid
         serve.prompt_async(session, "What does it cost?", model=PAID)
         serve.wait_answer(session, f"answer of {PAID}")
         left = daemon.state / "budget.json"
-        wait_until(lambda: left.exists() and json.loads(left.read_text())["dear"], 60, why="the budget to be spent")
+        wait_until(
+            lambda: left.exists() and json.loads(left.read_text())["over_budget"], 60, why="the budget to be spent"
+        )
         told = json.loads(left.read_text())
-        assert (told["spent"], told["dear"]) == (pytest.approx(0.011), [PRIMARY, PAID])
+        assert (told["spent"], told["over_budget"]) == (pytest.approx(0.011), [PRIMARY, PAID])
         known = json.loads((daemon.state / "prices.json").read_text())["prices"]
         assert known[PRIMARY] == {"input": 300, "output": 1500, "cache_read": 0, "cache_write": 0}
         money = json.loads(daemon.ocwatch("report", "--json").stdout)["money"]
@@ -81,7 +85,7 @@ def test_older_ones_tell_prices_and_costs_alike(version: str, home: Home, provid
 
 
 def test_above_the_budget_a_pool_gives_its_paid_members_to_nobody_new(home: Home, provider: Provider) -> None:
-    """By the companion plugin, which goes on where the daemon has ended; midnight comes without it as well."""
+    """The companion plugin continues after the daemon has ended, and obeys midnight without it."""
     priced(home)
     assert ocwatch(home, "plugin", "install").returncode == 0
     pool = {"pool": {"members": [PRIMARY, PAID, FREE], "strategy": "round-robin", "weights": {PRIMARY: 100}}}
@@ -102,14 +106,15 @@ def test_above_the_budget_a_pool_gives_its_paid_members_to_nobody_new(home: Home
         wait_until(lambda: register.exists() and "pools" in json.loads(register.read_text()), 60, why="the pool")
         resident, named = serve.create_session(), serve.create_session()
         assert answered(resident) == PRIMARY  # $0.045
-        wait_until(lambda: left.exists() and PAID in json.loads(left.read_text())["dear"], 60, why="the budget")
-        # Who begins gets the member without a price, who has another one keeps it, who names another one gets it.
+        wait_until(lambda: left.exists() and PAID in json.loads(left.read_text())["over_budget"], 60, why="the budget")
+        # A new session gets the member without a price; one that has a member or names one keeps it.
         assert [new() for _ in range(3)] == [FREE] * 3
         assert (answered(resident), answered(named, PAID), answered(named, PAID)) == (PRIMARY, PAID, PAID)
         assert daemon.ocwatch("pick", "pool").stdout.strip() == FREE
         assert daemon.ocwatch("block", SECOND, "--for", "1h").returncode == 0
         assert (new(SECOND), answered(resident, SECOND)) == (FREE, FREE)
-        # A life later it holds from the first moment and is not told again; without any life it holds until midnight.
+        # In the next run the budget is in force at once and is not reported again; without a daemon it lasts until
+        # midnight.
         (told,) = daemon.wait_journal("budget")
         daemon.stop()
         before = json.loads(left.read_text())["time"]

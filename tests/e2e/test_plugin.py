@@ -1,17 +1,21 @@
-"""The companion plugin in real OpenCodes: prevention, facts, the door under `serve` and `run`, and harm to nobody."""
+"""Tests of the companion plugin in real OpenCodes: prevention, facts, the endpoint, and that it does no harm."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ocwatchd.core.views import Door, UnixAddress
-from ocwatchd.opencode.api import Api
+from ocwatchd.core.domain.snapshot import Endpoint, UnixAddress
+from ocwatchd.opencode.client.v1.routes import Api
 from tests.support.daemon import Daemon, epoch, ocwatch, settle
 from tests.support.homes import ANTHROPIC, DEFAULT_PROVIDERS, GOOGLE, OPENAI, ProviderSpec
 from tests.support.opencode import GENERATIONS, MIDDLE, NEWEST, OLDEST, Home, Serve, run_command, run_prompt
@@ -23,12 +27,12 @@ pytestmark = pytest.mark.e2e
 PRIMARY, SECOND, FALLBACK = "mock/primary", "mock/second", "mock2/fallback"
 
 TWO_SETS = "1.15.13"
-"""Under `serve` it keeps the port's turns apart from those of its plugins' client; so does 1.14.48, and 1.14.41 not."""
+"""`serve` of this version, and of 1.14.48 but not 1.14.41, separates turns of the port from those of its plugins."""
 
 
 @pytest.fixture
 def armed(home: Home) -> Home:
-    """A home with the plugin, installed as a user would, and a configuration; no daemon runs."""
+    """A home with the plugin, installed as by a user, and a configuration; no daemon runs."""
     assert ocwatch(home, "plugin", "install").returncode == 0
     Daemon(home)
     return home
@@ -64,7 +68,7 @@ def test_what_one_session_learnt_all_know_also_after_a_restart(version: str, arm
         assert len(provider.requests(PRIMARY)) == 1
         assert [len(serve.user_messages(session)) for session in (first, second)] == [2, 1]
         assert len(daemon.journal("claim")) == 1
-    with Serve(version, armed) as serve:  # the daemon is gone, and this is another process
+    with Serve(version, armed) as serve:  # the daemon has ended, and this is another process
         session = serve.create_session()
         serve.prompt_async(session, "After the restart", model=PRIMARY)
         serve.wait_answer(session, "answer of mock2/fallback")
@@ -76,14 +80,39 @@ def test_what_one_session_learnt_all_know_also_after_a_restart(version: str, arm
     assert errors(armed) == ""
 
 
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE, OLDEST])
+def test_prompts_that_follow_a_refusal_wait_for_the_decision_and_are_not_refused(
+    version: str, armed: Home, provider: Provider
+) -> None:
+    """If the daemon was busy for a moment, all were refused, and were stopped and run again one by one."""
+    provider.script(PRIMARY, limited(3600))
+    with Daemon(armed) as daemon, Serve(version, armed) as serve:
+        first, *others = (serve.create_session() for _ in range(6))
+        os.kill(daemon.pid, signal.SIGSTOP)
+        try:
+            serve.prompt_async(first, "The one that is refused", model=PRIMARY)
+            provider.wait_requests(PRIMARY)
+            wait_until(lambda: facts(armed), why="the plugin to have seen the refusal")
+            with ThreadPoolExecutor(len(others)) as pool:
+                for session in others:
+                    pool.submit(serve.prompt_async, session, "At the same time", model=PRIMARY)
+                os.kill(daemon.pid, signal.SIGCONT)
+        finally:
+            os.kill(daemon.pid, signal.SIGCONT)
+        for session in (first, *others):
+            serve.wait_answer(session, "answer of mock2/fallback")
+        assert len(provider.requests(PRIMARY)) == 1
+        assert [len(serve.user_messages(session)) for session in (first, *others)] == [1] * 6
+
+
 def test_what_the_port_has_prompted_is_moved_where_the_plugins_door_does_not_know_it(
     armed: Home, provider: Provider
 ) -> None:
     provider.script(PRIMARY, limited(3600))
     daemon = Daemon(armed)
     with daemon, Serve(TWO_SETS, armed) as serve:
-        session = serve.create_session()  # loads the plugin, too
-        wait_until(lambda: list((state(armed) / "doors").glob("*.sock")), 60, why="the door is open")
+        session = serve.create_session()  # also loads the plugin
+        wait_until(lambda: list((state(armed) / "doors").glob("*.sock")), 60, why="the endpoint is open")
         serve.prompt_async(session, "Prompted over the port", model=PRIMARY)
         serve.wait_answer(session, "answer of mock2/fallback", timeout=60)
         daemon.wait_journal("moved")
@@ -94,7 +123,7 @@ def test_what_the_port_has_prompted_is_moved_where_the_plugins_door_does_not_kno
 def test_the_primary_again_as_soon_as_it_may(version: str, armed: Home, provider: Provider) -> None:
     with Serve(version, armed) as serve:
         session = serve.create_session()
-        register(armed, {PRIMARY: rests(FALLBACK, seconds=8)})  # now: OpenCode may take longer than that to start
+        register(armed, {PRIMARY: rests(FALLBACK, seconds=8)})  # OpenCode may need longer to start
         serve.prompt_async(session, "While it cools", model=PRIMARY)
         serve.wait_answer(session, "answer of mock2/fallback")
         serve.wait_status(session, "idle")
@@ -148,7 +177,8 @@ def test_whatever_is_broken_opencode_answers_as_without_us(
     elif broken == "newer":
         register(armed, json.dumps({"version": 2, "models": {PRIMARY: rests(FALLBACK)}}))
     else:
-        state(armed).parent.mkdir(parents=True)
+        state(armed).parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(state(armed), ignore_errors=True)  # the record that `plugin install` has written there
         state(armed).write_text("no directory")
     provider.script(PRIMARY, error(429, headers={"Retry-After": "2"}), ok("as without us"))
     with Serve(version, armed) as serve:
@@ -198,7 +228,7 @@ def test_facts_of_every_protocol(version: str, armed: Home, provider: Provider) 
         assert seen == asked
 
 
-# ---- the door elsewhere than in a TUI
+# ---- the endpoint outside a TUI
 
 
 @pytest.mark.parametrize("version", [NEWEST, MIDDLE])
@@ -218,10 +248,10 @@ def test_a_server_has_one_door_for_all_its_projects_and_its_port_is_not_asked_as
         serve.wait_answer(sessions[1], "answer of mock2/fallback", timeout=60, directory=other)
         (sock,) = (state(armed) / "doors").glob("*.sock")
         assert sock.name == f"{serve.pid}.sock"
-        # Without a password: the door's own directory lets nobody else in.
-        door = Api(Door(UnixAddress(str(sock)), serve.pid))
-        assert door.path().directory == str(serve.project)
-        assert door.session(sessions[1], str(other)).directory == str(other)
+        # Without a password: the endpoint's own directory excludes other users.
+        endpoint = Api(Endpoint(UnixAddress(str(sock)), serve.pid))
+        assert endpoint.path().directory == str(serve.project)
+        assert endpoint.session(sessions[1], str(other)).directory == str(other)
         assert len(daemon.wait_journal("moved", 2)) == 2
         assert len(daemon.journal("claim")) == 2
 
@@ -259,7 +289,7 @@ def test_beside_another_fallback_plugin_it_stands_back(version: str, armed: Home
         serve.prompt_async(session, "Who is in charge?", model=PRIMARY)
         serve.wait_answer(session, "answer of mock/primary")
         file = state(armed) / "doors" / f"{serve.pid}.json"
-        wait_until(lambda: json.loads(file.read_text())["door"], 60, why="the door to open")
+        wait_until(lambda: json.loads(file.read_text())["door"], 60, why="the endpoint to open")
         about = json.loads(file.read_text())
         assert about["standing_back"] == "another fallback plugin is active: my-model-fallback.js"
         assert (about["opencode"], about["door"]) == (version, True)

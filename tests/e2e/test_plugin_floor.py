@@ -1,4 +1,4 @@
-"""The floor under prevention: the plugin judges what a session holds as the daemon does, and fails open."""
+"""Tests that the plugin judges a session's content as the daemon does, and fails open."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from ocwatchd.core.capability import unfit
-from ocwatchd.core.messages import Prevented
-from ocwatchd.opencode.look import needs_of
-from ocwatchd.opencode.records import Message, message_of
-from ocwatchd.state.facts import prevented
-from ocwatchd.state.stand_ins import takes_in
+from ocwatchd.core.domain.capability import unfit
+from ocwatchd.core.engine.messages import Prevented
+from ocwatchd.opencode.sessions.messages import Message, message_of
+from ocwatchd.opencode.sessions.snapshots import needs_of
+from ocwatchd.state.blacklist.fallback_data import capabilities_in
+from ocwatchd.state.plugin_reports import prevented
 from tests.support.bun import A, B, Bun, C, message, rests, spent, went_to
 from tests.support.opencode import NEWEST, OLDEST
 
@@ -31,9 +31,9 @@ def bun(request: pytest.FixtureRequest, tmp_path: Path) -> Bun:
     return Bun(request.param, tmp_path / "home")
 
 
-def register(bun: Bun, takes: Any = TAKES, stand_ins: Any = STAND_INS, **models: Any) -> None:
+def register(bun: Bun, takes: Any = TAKES, fallbacks: Any = STAND_INS, **models: Any) -> None:
     models = models or {A: rests(B)}
-    bun.register(json.dumps({"version": 1, "models": models, "takes": takes, "stand_ins": stand_ins}))
+    bun.register(json.dumps({"version": 1, "models": models, "capabilities": takes, "fallbacks": fallbacks}))
 
 
 def said(text: str = "", mime: str | None = None, **more: Any) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def test_the_plugin_judges_as_the_daemon_does(tmp_path: Path) -> None:
         _, output = bun.play({"act": "history", "data": history}, message(A))
         read = [message_of(row["info"], row["parts"]) for row in history]
         needs = needs_of([row for row in read if isinstance(row, Message)])
-        capacities = takes_in({"takes": takes})
+        capacities = capabilities_in({"capabilities": takes})
         fits = [name for name in (B, C) if not unfit(needs, capacities.get(name))]
         wanted = {B: "mock2/b build", C: "mock3/c seer"}[fits[0]] if fits else "mock/a build"
         assert went_to(output) == wanted, history
@@ -97,9 +97,9 @@ def test_where_nothing_could_take_it_the_prompt_stays_and_says_so(bun: Bun) -> N
 
 
 @pytest.mark.parametrize(
-    ("takes", "stand_ins", "history", "wanted"),
+    ("takes", "fallbacks", "history", "wanted"),
     [
-        ({}, STAND_INS, {"data": [answer(5000)]}, "mock2/b build"),  # nobody knows what it takes
+        ({}, STAND_INS, {"data": [answer(5000)]}, "mock2/b build"),  # its capabilities are not known
         (TAKES, {}, {"data": [answer(5000)]}, "mock/a build"),
         (TAKES, STAND_INS, {"hangs": True}, "mock2/b build"),
         (TAKES, STAND_INS, {"data": None}, "mock2/b build"),
@@ -110,10 +110,10 @@ def test_where_nothing_could_take_it_the_prompt_stays_and_says_so(bun: Bun) -> N
     ],
 )
 def test_whatever_is_not_known_forbids_nothing(
-    tmp_path: Path, takes: Any, stand_ins: Any, history: dict[str, Any], wanted: str
+    tmp_path: Path, takes: Any, fallbacks: Any, history: dict[str, Any], wanted: str
 ) -> None:
     bun = Bun(NEWEST, tmp_path / "home")
-    register(bun, takes, stand_ins)
+    register(bun, takes, fallbacks)
     _, output = bun.play({"act": "history", **history}, message(A))
     assert went_to(output) == wanted
 

@@ -1,8 +1,9 @@
-"""Pools on a real OpenCode: ten sessions over three accounts, one of them limited; requests counted at the provider."""
+"""Tests of pools on a real OpenCode: ten sessions and three accounts, one of them limited, by the provider's record."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from typing import Any
 
@@ -23,7 +24,7 @@ FIRST, SECOND, THIRD = ACCOUNTS = ("work/sonnet", "home/sonnet", "spare/sonnet")
 
 @pytest.fixture
 def accounts(home: Home) -> Home:
-    """Three accounts of one model, and nothing else."""
+    """Three accounts with one model each."""
     home.providers = {
         **{name.partition("/")[0]: ProviderSpec(("sonnet",)) for name in ACCOUNTS},
         "smallco": ProviderSpec(("titles",)),
@@ -50,7 +51,7 @@ def register(daemon: Daemon) -> dict[str, Any]:
 
 
 def used(daemon: Daemon) -> dict[str, float]:
-    """How full each account is, as the daemon tells it."""
+    """Return the load of each account by the daemon."""
     members = published(daemon).get("sonnet", {}).get("members", [])
     return Counter({member["model"]: member["load"] for member in members})
 
@@ -62,7 +63,7 @@ def asked(provider: Provider) -> Counter[str]:
 def test_ten_sessions_spread_over_what_is_free_and_stay_there(accounts: Home, provider: Provider) -> None:
     provider.script(FIRST, limited(3600))
     with Daemon(accounts, {}, pools=pool("round-robin")) as daemon, Serve(NEWEST, accounts) as serve:
-        wait_until(lambda: published(daemon), 60, why="the pool in the register")
+        wait_until(lambda: published(daemon), 60, why="the pool in the blacklist")
         sessions = [serve.create_session() for _ in range(10)]
         for session in sessions:
             serve.prompt_async(session, "The first prompt", model=FIRST)
@@ -71,7 +72,7 @@ def test_ten_sessions_spread_over_what_is_free_and_stay_there(accounts: Home, pr
         first = asked(provider)
         refused = len(provider.requests(FIRST))
         print(f"ten at once: {dict(first)} answered, {refused} refused by {FIRST}")
-        # A third of the burst meets the limit, which nobody knew of; what was refused is spread as well.
+        # A third of the burst meets the limit, which was not known; the refused sessions are distributed as well.
         assert first.total() == 10 and refused <= 5
         assert all(3 <= first[account] <= 7 for account in (SECOND, THIRD))
         moving = {claim["session"] for claim in daemon.journal("claim")}
@@ -82,7 +83,7 @@ def test_ten_sessions_spread_over_what_is_free_and_stay_there(accounts: Home, pr
             serve.wait_status(session, "idle")
             serve.prompt_async(session, "The second prompt", model=FIRST)
         wait_until(lambda: asked(provider).total() == 20, 90, why="every second answer")
-        # Each session goes on where it was, and the limited account is not asked again.
+        # Each session continues on its account, and the limited account gets no more requests.
         assert {s: serve.messages(s)[-1]["info"]["providerID"] for s in sessions} == homes
         assert len(provider.requests(FIRST)) == refused
         fresh = [serve.create_session() for _ in range(4)]
@@ -118,9 +119,9 @@ def test_the_least_used_gets_the_next_by_weight_and_what_cools_is_out_until_it_i
             last = answers(session)[-1]
             return f"{last['providerID']}/{last['modelID']}"
 
-        wait_until(lambda: published(daemon), 60, why="the pool in the register")
-        assert home_of(begin(SECOND)) == SECOND  # named, not the first member: it is left there
-        # Two small ones beside it: alone it is one session's worth, however large, and six begin in one breath.
+        wait_until(lambda: published(daemon), 60, why="the pool in the blacklist")
+        assert home_of(begin(SECOND)) == SECOND  # named, and not the first member: it is kept
+        # Two small sessions beside it: alone it would count as one session, however large, and six begin at once.
         assert {home_of(begin(THIRD)) for _ in range(2)} == {THIRD}
         wait_until(lambda: used(daemon)[SECOND] > 2, 60, why="what the store says of three sessions")
         sessions = [begin() for _ in range(6)]
@@ -140,7 +141,7 @@ def test_the_least_used_gets_the_next_by_weight_and_what_cools_is_out_until_it_i
         serve.prompt_async(resident, "A third prompt", model=FIRST)
         wait_until(lambda: len(answers(resident)) == 3, why="the third answer")
         assert home_of(resident) == FIRST  # where its cache is now
-        # A pool's name stands wherever a model is named.
+        # A pool's name can be used wherever a model is named.
         provider.script(SECOND, limited(3600))
         stuck = serve.create_session()
         serve.prompt_async(stuck, "A stuck one", model=SECOND)
@@ -157,7 +158,7 @@ def test_the_least_used_gets_the_next_by_weight_and_what_cools_is_out_until_it_i
 
 
 def test_the_order_that_experience_teaches(home: Home, provider: Provider) -> None:
-    """What failed comes last, what began to answer late comes later; the reasons stand in `explain`."""
+    """A fallback that failed comes last, and one that answered slowly later; `explain` shows the reasons."""
     provider.script("mock/primary", limited(3600))
     provider.script("mock2/fallback", error(401, {"error": {"message": "invalid key", "code": "invalid_api_key"}}))
     provider.script("mock/second", slow("answer of mock/second", 6.0, pieces=2))
@@ -172,7 +173,7 @@ def test_the_order_that_experience_teaches(home: Home, provider: Provider) -> No
         with Daemon(home, chain) as daemon:
             serve.wait_answer(limited_prompt(), "answer of mock/second")
             (moved,) = daemon.wait_journal("moved")
-            assert moved["first_token_seconds"] > 2.5  # its stream begins at once, its first token after three seconds
+            assert moved["first_token_seconds"] > 2.5  # its first token takes three seconds
             assert daemon.ocwatch("block", "mock/second", "--for", "1h").returncode == 0
             serve.wait_answer(limited_prompt(), "answer of mock3/third")
             daemon.wait_journal("moved", 2)
@@ -184,8 +185,8 @@ def test_the_order_that_experience_teaches(home: Home, provider: Provider) -> No
             told = " ".join(daemon.ocwatch("explain", session[-8:]).stdout.split())
             print(told)
             assert len(provider.requests("mock2/fallback")) == before == 2
-            assert "-> mock3/third: free; by experience: 1 of 1 moves worked, in " in told
-            assert " an answer begun " in told
+            assert "-> mock3/third: available; by experience: 1 of 1 moves worked, in " in told
+            assert " and the answer began " in told
             report = json.loads(daemon.ocwatch("report", "--json").stdout)
             assert {one["model"]: one["success_rate"] for one in report["fallbacks"]}["mock2/fallback"] == 0
 
@@ -206,7 +207,7 @@ def test_a_target_that_the_session_would_not_fit_into_is_passed_over(home: Home,
         assert "mock2/fallback: too small: the session holds 12,5" in " ".join(told.split())
         serve.prompt_async(stuck, "Sum this up: " + "word " * 10_000, model="mock/second")
         (exhausted,) = daemon.wait_journal("exhausted")
-        assert "what is free cannot take the session: mock2/fallback: too small" in exhausted["why"]
+        assert "the available models cannot run the session: mock2/fallback: too small" in exhausted["why"]
         by_hand = daemon.ocwatch("redirect", stuck)
         assert (by_hand.returncode, "too small" in by_hand.stderr) == (1, True)
         serve.prompt_async(small, "A short one", model="mock/second")
@@ -216,7 +217,7 @@ def test_a_target_that_the_session_would_not_fit_into_is_passed_over(home: Home,
 
 
 def test_prevention_pick_and_launcher_know_the_floor(home: Home, provider: Provider) -> None:
-    """What a session holds and what models take decide where a new prompt goes, not only where a stuck one does."""
+    """A session's content and the models' capabilities also decide where a new prompt goes."""
     providers = home.config()["provider"]
     providers["mock2"]["models"]["fallback"]["limit"] = {"context": 8000, "output": 1000}
     providers["mock3"]["models"]["third"] |= {
@@ -233,8 +234,8 @@ def test_prevention_pick_and_launcher_know_the_floor(home: Home, provider: Provi
         serve.prompt_async(long, "Much was said", model="mock/primary")
         serve.wait_answer(long, "answer of mock/primary")
         assert daemon.ocwatch("block", "mock/primary", "--for", "1h").returncode == 0
-        wait_until(lambda: "mock2/fallback" in register(daemon).get("takes", {}), 60, why="what models take")
-        assert [row["model"] for row in register(daemon)["stand_ins"]["mock/primary"]] == [
+        wait_until(lambda: "mock2/fallback" in register(daemon).get("capabilities", {}), 60, why="what models take")
+        assert [row["model"] for row in register(daemon)["fallbacks"]["mock/primary"]] == [
             "mock2/fallback",
             "mock3/third",
         ]
@@ -249,10 +250,11 @@ def test_prevention_pick_and_launcher_know_the_floor(home: Home, provider: Provi
         assert len(provider.requests("mock/primary")) == 1
         daemon.wait_journal("prevented", 2)
         told = {name: " ".join(daemon.ocwatch("explain", name[-8:]).stdout.split()) for name in (long, seeing)}
-        assert "a new prompt went another way" in told[long]
+        assert "a new prompt went to another model" in told[long]
         assert "- mock2/fallback: too small: the session holds 9,0" in told[long]
         assert (
-            "- mock2/fallback: does not understand attachments of the kind image -> mock3/third: free" in told[seeing]
+            "- mock2/fallback: does not understand attachments of the kind image -> mock3/third: available"
+            in told[seeing]
         )
         print(told[long])
         assert daemon.ocwatch("pick", "mock/primary").stdout == "mock2/fallback\n"
@@ -264,11 +266,13 @@ def test_prevention_pick_and_launcher_know_the_floor(home: Home, provider: Provi
 
 
 def test_a_forecast_from_headers_and_one_without(home: Home, provider: Provider) -> None:
-    """The plugin sees the headers of answers; what was used is in the message store; nothing is asked of anybody."""
+    """The plugin sees the headers of answers, and the message store has the use; no request is made."""
     left = {
         "x-ratelimit-limit-requests": "50",
         "x-ratelimit-remaining-requests": "2",
         "x-ratelimit-reset-requests": "2h0m0s",
+        "anthropic-ratelimit-unified-5h-utilization": "0.62",
+        "anthropic-ratelimit-unified-5h-reset": str(int(time.time() + 3 * 3600)),
         "x-secret": "secret",
     }
     provider.script("mock/primary", Ok(headers=left))
@@ -283,9 +287,12 @@ def test_a_forecast_from_headers_and_one_without(home: Home, provider: Provider)
     by_model = {one["model"]: one for one in said["forecasts"]}
     exact, unknown = by_model["mock/primary"], by_model["mock2/fallback"]
     assert (exact["label"], exact["measure"], exact["limit"]) == ("exact", "requests", 50)
-    assert exact["used"] in (48, 49)  # the message that was answered may be younger than its headers
+    assert exact["used"] in (48, 49)  # the answered message may be newer than its headers
     assert exact["hits"] < exact["free"]
     assert (unknown["label"], unknown["hits"], unknown["windows"][0]["requests"]) == ("not enough data", None, 1)
+    (plan,) = said["plan_windows"]
+    assert (plan["provider"], plan["window"], plan["used_percent"]) == ("mock", "5h", 62)
+    assert plan["used_up"] < plan["resets"]
     files = [path.read_text() for path in (home.root / ".local/state/ocwatchd/allowances").iterdir()]
     assert len(files) == 1 and "secret" not in files[0]
     print(ocwatch(home, "forecast").stdout)

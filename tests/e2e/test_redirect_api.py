@@ -1,4 +1,4 @@
-"""Moves on a real OpenCode, every generation of it, through the door of a password-protected server that was found."""
+"""Tests of moves on every generation of real OpenCode, through the endpoint of a server with a password."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from ocwatchd.core.limits import ModelRef, Target
-from ocwatchd.core.moves import MoveOutcome, MoveResult, Order
-from ocwatchd.core.views import SessionState, SessionView
-from ocwatchd.opencode.api import Api
-from ocwatchd.opencode.doors import DoorFinder
-from ocwatchd.opencode.sessions import SessionStore
-from ocwatchd.opencode.survey import Surveyor
-from ocwatchd.redirect import RerunOverApi
+from ocwatchd.core.domain.moves import MoveOutcome, MoveResult, Order
+from ocwatchd.core.domain.snapshot import SessionSnapshot, SessionState
+from ocwatchd.core.domain.types import ModelRef, Target
+from ocwatchd.movers.rerun import RerunOverApi
+from ocwatchd.opencode.client.v1.routes import Api
+from ocwatchd.opencode.discovery.endpoints import EndpointFinder
+from ocwatchd.opencode.discovery.probes import Prober
+from ocwatchd.opencode.sessions.message_store import SessionStore
 from tests.support.opencode import VERSIONS, Home, Serve, wait_until
 from tests.support.provider import Provider, Request, after_tool, bash, error, limited, ok, slow, tool
 
@@ -28,16 +28,16 @@ PRIMARY, FALLBACK, THIRD = "mock/primary", "mock2/fallback", "mock3/third"
 TARGET = Target(ModelRef("mock2", "fallback"), "claude-fallback")
 NO_SECOND_MOVE = (MoveResult.ALREADY, MoveResult.REFUSED)
 RIGHT_AWAY = 3.0
-"""Seconds from the call to the target's request that a loaded machine may take; a quiet one takes 0.3."""
+"""Seconds from the call to the fallback's request that a loaded machine may take; an idle one takes 0.3."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One server, its provider, and our way into it."""
+    """One server, its provider, and our access to it."""
 
     serve: Serve
     provider: Provider
-    surveyor: Surveyor
+    surveyor: Prober
     mover: RerunOverApi
 
     def limited_session(self, text: str, directory: Path | None = None, **more: Any) -> str:
@@ -46,16 +46,17 @@ class Bench:
         self.serve.wait_status(session, "retry", directory=directory)
         return session
 
-    def view(self, session: str) -> SessionView:
-        # On a loaded machine a door may miss the probe's second; it is asked again three seconds later.
-        (found,) = wait_until(lambda: self.surveyor.session(session).views, why="the door to answer")
+    def snapshot(self, session: str) -> SessionSnapshot:
+        # On a loaded machine an endpoint may miss the second that a probe allows; it is probed again three seconds
+        # later.
+        (found,) = wait_until(lambda: self.surveyor.session(session).snapshots, why="the endpoint to answer")
         return found
 
     def move(self, session: str, target: Target = TARGET, **more: Any) -> MoveOutcome:
-        return self.mover.move(Order(self.view(session), target, **more))
+        return self.mover.move(Order(self.snapshot(session), target, **more))
 
     def asked(self, model: str, text: str) -> list[Request]:
-        """Requests of this test to a model."""
+        """Return this test's requests to a model."""
         return [request for request in self.provider.requests(model) if request.count(text)]
 
 
@@ -67,7 +68,7 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         home = Home(root / "home", provider.url, environment={"OPENCODE_SERVER_PASSWORD": "let me in"})
         with Serve(version, home, password="let me in") as serve:
             store = SessionStore(home.data_dir)
-            yield Bench(serve, provider, Surveyor(DoorFinder(home.data_dir, environ={}), store), RerunOverApi())
+            yield Bench(serve, provider, Prober(EndpointFinder(home.data_dir, environ={}), store), RerunOverApi())
 
 
 @pytest.fixture(autouse=True)
@@ -81,14 +82,14 @@ def test_a_limited_turn_moves_with_its_finished_tool_call(bench: Bench) -> None:
     call = after_tool(bash("echo ran >> effect.txt; echo tool-result"), limited(3600))
     bench.provider.script(PRIMARY, call)
     session = bench.limited_session("Move me", system="Be very brief")
-    view = bench.view(session)
-    assert (view.state, view.attempt, view.answer_completed) == (SessionState.RETRY, 1, False)
-    assert (view.model, view.agent, view.queued) == (ModelRef("mock", "primary"), "build", 0)
-    assert view.next_at is not None
-    assert 3500 < view.next_at - time.time() < 3601
+    snapshot = bench.snapshot(session)
+    assert (snapshot.state, snapshot.attempt, snapshot.answer_completed) == (SessionState.RETRY, 1, False)
+    assert (snapshot.model, snapshot.agent, snapshot.queued) == (ModelRef("mock", "primary"), "build", 0)
+    assert snapshot.next_at is not None
+    assert 3500 < snapshot.next_at - time.time() < 3601
 
     began = time.monotonic()
-    outcome = bench.mover.move(Order(view, TARGET))
+    outcome = bench.mover.move(Order(snapshot, TARGET))
     assert (outcome.result, outcome.posts, outcome.stranded) == (MoveResult.MOVED, 1, False)
     bench.serve.wait_answer(session, "the fallback's answer")
     (asked,) = bench.asked(FALLBACK, "Move me")
@@ -99,23 +100,23 @@ def test_a_limited_turn_moves_with_its_finished_tool_call(bench: Bench) -> None:
     assert "Be very brief" in str(asked.body["messages"])
     assert (bench.serve.project / "effect.txt").read_text() == "ran\n"
     (prompt,) = bench.serve.user_messages(session)
-    assert prompt["info"]["id"] == view.user_message
+    assert prompt["info"]["id"] == snapshot.user_message
     assert prompt["info"]["agent"] == "claude-fallback"
-    assert outcome.view is not None
-    assert outcome.view.model == TARGET.model
+    assert outcome.snapshot is not None
+    assert outcome.snapshot.model == TARGET.model
 
     bench.serve.wait_status(session, "idle")
-    again = bench.mover.move(Order(view, TARGET))
+    again = bench.mover.move(Order(snapshot, TARGET))
     assert (again.result, again.posts) == (MoveResult.ALREADY, 0)
     assert len(bench.asked(FALLBACK, "Move me")) == 1
 
 
 def test_prompts_queued_behind_the_retry_come_along(bench: Bench) -> None:
     session = bench.limited_session("First of two")
-    decided_on = bench.view(session)
+    decided_on = bench.snapshot(session)
     bench.serve.prompt_async(session, "Second of two")
     wait_until(lambda: len(bench.serve.user_messages(session)) == 2)
-    assert bench.view(session).queued == 1
+    assert bench.snapshot(session).queued == 1
     assert bench.mover.move(Order(decided_on, TARGET)).result is MoveResult.MOVED
     bench.serve.wait_answer(session, "the fallback's answer")
     (asked,) = bench.asked(FALLBACK, "Second of two")
@@ -125,15 +126,15 @@ def test_prompts_queued_behind_the_retry_come_along(bench: Bench) -> None:
 
 def test_a_user_who_stopped_the_turn_is_left_alone(bench: Bench) -> None:
     session = bench.limited_session("Stop me")
-    view = bench.view(session)
+    snapshot = bench.snapshot(session)
     bench.serve.abort(session)
     bench.serve.wait_status(session, "idle")
-    wait_until(lambda: bench.view(session).aborted)
-    outcome = bench.mover.move(Order(view, TARGET))
+    wait_until(lambda: bench.snapshot(session).aborted)
+    outcome = bench.mover.move(Order(snapshot, TARGET))
     assert (outcome.result, outcome.posts) == (MoveResult.USER_TOOK_OVER, 0)
     assert bench.asked(FALLBACK, "Stop me") == []
 
-    # The same stop, when it was ours: a move that was cut off after the abort goes on.
+    # The same stop, if it was ours: a move that was interrupted after the abort continues.
     assert bench.move(session, own_abort=True).result is MoveResult.MOVED
     bench.serve.wait_answer(session, "the fallback's answer")
     assert len(bench.serve.user_messages(session)) == 1
@@ -144,9 +145,9 @@ def test_a_limited_target_is_told_and_the_next_one_takes_over(bench: Bench) -> N
     session = bench.limited_session("Down the chain")
     first = bench.move(session)
     assert first.result is MoveResult.TARGET_LIMITED
-    assert first.view is not None
-    assert (first.view.state, first.view.model) == (SessionState.RETRY, TARGET.model)
-    second = bench.mover.move(Order(first.view, Target(ModelRef("mock3", "third"))))
+    assert first.snapshot is not None
+    assert (first.snapshot.state, first.snapshot.model) == (SessionState.RETRY, TARGET.model)
+    second = bench.mover.move(Order(first.snapshot, Target(ModelRef("mock3", "third"))))
     assert second.result is MoveResult.MOVED
     bench.serve.wait_answer(session, "the third's answer")
     (asked,) = bench.asked(THIRD, "Down the chain")
@@ -159,20 +160,20 @@ def test_an_unknown_target_touches_nothing(bench: Bench, target: Target) -> None
     session = bench.limited_session("Where to?")
     outcome = bench.move(session, target)
     assert (outcome.result, outcome.stranded) == (MoveResult.FAILED, False)
-    assert "knows no" in outcome.why
-    assert bench.view(session).state is SessionState.RETRY
+    assert "does not know the" in outcome.why
+    assert bench.snapshot(session).state is SessionState.RETRY
 
 
 def test_a_turn_that_has_failed_for_good_moves(bench: Bench) -> None:
     bench.provider.script(PRIMARY, error(402, {"error": {"message": "Insufficient credit", "code": "no_credit"}}))
     session = bench.serve.create_session()
     bench.serve.prompt_async(session, "Paid for")
-    wait_until(lambda: bench.view(session).state is SessionState.ERROR)
-    view = bench.view(session)
-    assert view.last_error is not None
-    assert (view.last_error.status, view.last_error.message) == (402, "Insufficient credit")
-    assert session in [found.session for found in bench.surveyor.stuck().views]
-    assert bench.mover.move(Order(view, TARGET)).result is MoveResult.MOVED
+    wait_until(lambda: bench.snapshot(session).state is SessionState.ERROR)
+    snapshot = bench.snapshot(session)
+    assert snapshot.last_error is not None
+    assert (snapshot.last_error.status, snapshot.last_error.message) == (402, "Insufficient credit")
+    assert session in [found.session for found in bench.surveyor.stuck().snapshots]
+    assert bench.mover.move(Order(snapshot, TARGET)).result is MoveResult.MOVED
     bench.serve.wait_answer(session, "the fallback's answer")
     assert len(bench.serve.user_messages(session)) == 1
 
@@ -182,10 +183,10 @@ def test_a_target_that_fails_is_told_with_its_error(bench: Bench) -> None:
     session = bench.limited_session("Wrong key")
     outcome = bench.move(session)
     assert (outcome.result, outcome.stranded) == (MoveResult.FAILED, False)
-    assert outcome.view is not None
-    assert outcome.view.last_error is not None
-    assert outcome.view.last_error.status == 401
-    assert bench.mover.move(Order(outcome.view, Target(ModelRef("mock3", "third")))).result is MoveResult.MOVED
+    assert outcome.snapshot is not None
+    assert outcome.snapshot.last_error is not None
+    assert outcome.snapshot.last_error.status == 401
+    assert bench.mover.move(Order(outcome.snapshot, Target(ModelRef("mock3", "third")))).result is MoveResult.MOVED
 
 
 def test_a_turn_that_works_is_never_touched(bench: Bench) -> None:
@@ -202,17 +203,17 @@ def test_sessions_of_another_directory_are_found_and_moved(bench: Bench) -> None
     other = bench.serve.home.project("other", git=True)
     session = bench.limited_session("Elsewhere", directory=other)
     here = bench.limited_session("Here")
-    assert {session, here} <= {view.session for view in bench.surveyor.stuck().views}
-    assert bench.view(session).directory == str(other)
+    assert {session, here} <= {snapshot.session for snapshot in bench.surveyor.stuck().snapshots}
+    assert bench.snapshot(session).directory == str(other)
     assert bench.move(session).result is MoveResult.MOVED
     bench.serve.wait_answer(session, "the fallback's answer", directory=other)
-    assert bench.view(here).state is SessionState.RETRY
+    assert bench.snapshot(here).state is SessionState.RETRY
 
 
 def test_four_sessions_move_at_once(bench: Bench) -> None:
     texts = [f"Number {number} of four" for number in range(4)]
     sessions = [bench.limited_session(text) for text in texts]
-    with ThreadPoolExecutor(8) as pool:  # each asked for twice, as a second daemon or an impatient person would
+    with ThreadPoolExecutor(8) as pool:  # each session is moved twice, as by a second daemon or an impatient user
         outcomes = list(pool.map(bench.move, sessions * 2))
     by_session = [[outcomes[at].result, outcomes[at + 4].result] for at in range(4)]
     assert all(results.count(MoveResult.MOVED) == 1 for results in by_session), by_session
@@ -249,39 +250,39 @@ def test_a_subagent_is_moved_with_its_parent(bench: Bench) -> None:
     parent = bench.serve.create_session()
     bench.serve.prompt_async(parent, "Use a helper")
 
-    def retrying_child() -> SessionView | None:
-        return next((view for view in bench.surveyor.stuck().views if view.parent == parent), None)
+    def retrying_child() -> SessionSnapshot | None:
+        return next((snapshot for snapshot in bench.surveyor.stuck().snapshots if snapshot.parent == parent), None)
 
-    child: SessionView = wait_until(retrying_child)
-    waiting = bench.view(parent)
+    child: SessionSnapshot = wait_until(retrying_child)
+    waiting = bench.snapshot(parent)
     assert waiting.state is SessionState.BUSY
     assert [(running.tool, running.child) for running in waiting.running] == [("task", child.session)]
-    assert bench.mover.move(Order(waiting, TARGET)).result is MoveResult.ALREADY  # not without saying for whose sake
+    assert bench.mover.move(Order(waiting, TARGET)).result is MoveResult.ALREADY  # not without naming the session
     outcome = bench.mover.move(Order(waiting, TARGET, child=child.session))
     assert outcome.result is MoveResult.MOVED
     bench.serve.wait_answer(parent, "the fallback's answer")
     assert len(bench.serve.user_messages(parent)) == 1
-    assert bench.surveyor.session(child.session).views[0].state is not SessionState.RETRY
+    assert bench.surveyor.session(child.session).snapshots[0].state is not SessionState.RETRY
 
 
 def test_another_home_has_no_door_here_and_the_password_comes_from_the_process(bench: Bench, tmp_path: Path) -> None:
-    assert DoorFinder(tmp_path, environ={}).find().open == ()
-    (door,) = DoorFinder(bench.serve.home.data_dir, environ={}).find().open
-    assert (door.pid, door.directory, door.many) == (bench.serve.pid, str(bench.serve.project), True)
-    assert Api(door).path().home == str(bench.serve.home.root)
+    assert EndpointFinder(tmp_path, environ={}).find().open == ()
+    (endpoint,) = EndpointFinder(bench.serve.home.data_dir, environ={}).find().open
+    assert (endpoint.pid, endpoint.directory, endpoint.many) == (bench.serve.pid, str(bench.serve.project), True)
+    assert Api(endpoint).path().home == str(bench.serve.home.root)
 
 
 def test_the_last_messages_can_be_had_alone(bench: Bench) -> None:
     session = bench.limited_session("Only the last")
-    api = Api(bench.view(session).door)
+    api = Api(bench.snapshot(session).endpoint)
     assert len(api.messages(session, str(bench.serve.project), 1)) == 1
     assert len(api.messages(session, str(bench.serve.project), 50)) == 2
 
 
 def test_events_tell_the_retry_as_it_begins_and_a_toast_is_accepted(bench: Bench) -> None:
-    view = bench.view(bench.limited_session("Before"))
-    api = Api(view.door)
-    events = api.events(view.directory, idle=10)
+    snapshot = bench.snapshot(bench.limited_session("Before"))
+    api = Api(snapshot.endpoint)
+    events = api.events(snapshot.directory, idle=10)
     assert next(events)["type"] == "server.connected"
     session = bench.limited_session("Listen")
     for event in events:
@@ -289,4 +290,4 @@ def test_events_tell_the_retry_as_it_begins_and_a_toast_is_accepted(bench: Bench
         if event["type"] == "session.status" and told["sessionID"] == session and told["status"]["type"] == "retry":
             break
     assert told["status"]["attempt"] == 1
-    api.toast("moved", "info", "ocwatchd", view.directory)
+    api.toast("moved", "info", "ocwatchd", snapshot.directory)

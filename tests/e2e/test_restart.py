@@ -1,16 +1,17 @@
-"""A TUI without a port and without the plugin, in tmux: restarted by hand, its session goes on with another model."""
+"""Tests of restarting a TUI without a port and without the plugin in tmux: its session continues on another model."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 
 import psutil
 import pytest
 
-from ocwatchd.opencode.runs import run_began
-from ocwatchd.opencode.sessions import SessionStore
+from ocwatchd.opencode.discovery.unreachable import run_began
+from ocwatchd.opencode.sessions.message_store import SessionStore
 from tests.support.daemon import CHAIN, ocwatch
 from tests.support.opencode import MIDDLE, NEWEST, Home
 from tests.support.processes import wait_until
@@ -26,7 +27,7 @@ PROMPT = "Name the first colour"
 
 @pytest.fixture
 def limited_home(home: Home, provider: Provider) -> Home:
-    """A home whose primary is limited for an hour, and says so in the register."""
+    """A home whose primary is limited for an hour, by the blacklist."""
     provider.script(PRIMARY, limited(3600))
     settings = {"fallbackChain": CHAIN, "pools": {"pair": {"members": [PRIMARY, FALLBACK]}}}
     (home.config_dir / "rate-limit-config.json").write_text(json.dumps({"rateLimit": settings}))
@@ -35,7 +36,7 @@ def limited_home(home: Home, provider: Provider) -> Home:
 
 
 def opencodes(home: Home) -> list[psutil.Process]:
-    """The OpenCode processes of this home."""
+    """Return the OpenCode processes of this home."""
     found = []
     for process in psutil.process_iter(["name"]):
         try:
@@ -47,7 +48,7 @@ def opencodes(home: Home) -> list[psutil.Process]:
 
 
 def users(home: Home) -> list[str]:
-    """The user messages of the only session."""
+    """Return the user messages of the only session."""
     store = SessionStore(home.data_dir)
     (session,) = store.recent(0)
     return [message.id for message in store.messages(session.id, 20) if message.user]
@@ -147,7 +148,7 @@ def test_a_hung_one_outside_tmux_is_ended_only_when_asked(limited_home: Home, pr
     home = limited_home
     provider.script(FALLBACK, limited(1800))
     provider.script(THIRD, slow("answered without a terminal", 2.0))
-    with Tui(MIDDLE, home, shell=True) as tui:  # tmux itself would make a stopped process of its own go on
+    with Tui(MIDDLE, home, shell=True) as tui:  # tmux itself would continue a stopped process that it started
         tui.say(PROMPT)
         provider.wait_requests(PRIMARY)
         os.kill(tui.pid, signal.SIGSTOP)
@@ -161,9 +162,29 @@ def test_a_hung_one_outside_tmux_is_ended_only_when_asked(limited_home: Home, pr
             assert tui.alive
             done = ocwatch(home, "restart", "--yes")
         assert done.returncode == 0, done
-        assert "go on with: cd " in done.stdout
+        assert "To reopen the session, type: cd " in done.stdout
         assert opencodes(home) == []
     assert len(users(home)) == 1
     (asked,) = provider.requests(THIRD)
     assert (asked.count(PROMPT), asked.client_left) == (1, False)
     assert len(provider.requests(FALLBACK)) == 1
+
+
+def test_up_and_doctor_list_an_opencode_that_is_older_than_the_plugin(limited_home: Home, provider: Provider) -> None:
+    with Tui(NEWEST, limited_home) as tui:
+        tui.say(PROMPT)
+        provider.wait_requests(PRIMARY)
+        store = SessionStore(limited_home.data_dir)
+        (session,) = wait_until(lambda: store.recent(0), why="the session")
+        steps = json.loads(ocwatch(limited_home, "up", "--dry-run", "--json").stdout)["steps"]
+        assert [step["pid"] for step in steps if step["what"] == "opencode"] == [tui.pid]
+        said = " ".join(ocwatch(limited_home, "up", "--dry-run").stdout.split())
+        listed = re.search(
+            rf"# OpenCode {tui.pid} on (pts/\d+), in (\S+), session \S.*? then type: (.*?-s {session.id})", said
+        )
+        assert listed, said
+        checks = json.loads(ocwatch(limited_home, "doctor", "--json").stdout)["checks"]
+        remedies = [check for check in checks if listed[3] in (check["remedy"] or "")]
+        assert remedies, checks
+        assert str(tui.pid) in remedies[0]["seen"]
+        assert tui.alive

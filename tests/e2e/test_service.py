@@ -1,7 +1,8 @@
-"""The daemon as a service of a real `systemd --user`, from install to uninstall."""
+"""Tests of the daemon as a service of a real `systemd --user`, from install to uninstall."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from ocwatchd.state import heartbeat
 from ocwatchd.state.files import locked
-from tests.edges.logtext import refusal
+from tests.integration.logtext import refusal
 from tests.support.processes import wait_until
 from tests.support.usermanager import UserManager
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture
 def user(tmp_path: Path) -> Iterator[UserManager]:
-    """A user who keeps state and configuration at places of their own, with what units have to quote in the names."""
+    """A user with other state and configuration directories, with characters in their names that units quote."""
     home = tmp_path / "home"
     program = home / "bin" / "notify-send"
     program.parent.mkdir(parents=True)
@@ -47,7 +48,7 @@ def units(user: UserManager) -> Path:
 
 
 def service_pid(user: UserManager, other_than: int = 0) -> int:
-    """The pid of a daemon that serves, once it is another one."""
+    """Wait for a daemon that serves and is not this one; return its pid."""
 
     def beating() -> int:
         pid = int(user.systemctl("show", "ocwatchd.service", "--property=MainPID", "--value").stdout or 0)
@@ -59,7 +60,7 @@ def service_pid(user: UserManager, other_than: int = 0) -> int:
 
 
 def tree(*roots: Path) -> dict[str, bytes]:
-    """Every file below, with what is in it; the daemon's own heartbeat aside."""
+    """Return every file below and its content, except the daemon's own heartbeat."""
     files = [path for root in roots for path in root.rglob("*") if path.is_file()]
     return {str(path): path.read_bytes() for path in files if path.name not in ("daemon.json", "ocwatchd.log")}
 
@@ -80,7 +81,7 @@ def test_installed_restarted_whatever_ends_it_and_gone_without_a_trace(user: Use
     log.parent.mkdir(parents=True)
     log.write_bytes(refusal(1, time.time()))
 
-    # What the user has set came along, and nothing that is for the daemon alone goes on to its children.
+    # The user's settings were copied, and variables for the daemon alone are not passed on to its children.
     environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     assert f"OPENCODE_CONFIG_DIR={user.env['OPENCODE_CONFIG_DIR']}".encode() in environ
     assert f"PATH={user.env['PATH']}".encode() in environ
@@ -92,7 +93,7 @@ def test_installed_restarted_whatever_ends_it_and_gone_without_a_trace(user: Use
     assert second.returncode == 1
     assert f"already running (pid {pid})" in second.stderr
 
-    # Confined as it is, it reads logs, looks for OpenCode, and starts what tells the person.
+    # Confined as it is, it reads logs, searches for OpenCode, and starts the notifier.
     notices = user.home / "notices"
     wait_until(lambda: notices.exists() and "NOTIFY_SOCKET" in notices.read_text(), 60, why="a desktop notification")
     said = notices.read_text().splitlines()
@@ -103,7 +104,7 @@ def test_installed_restarted_whatever_ends_it_and_gone_without_a_trace(user: Use
     after_crash = service_pid(user, other_than=pid)
     assert user.json("service", "status")["restarts"] == 1
 
-    # A loop that hangs. Three seconds instead of thirty, by a drop-in as a user would write it.
+    # A loop that hangs, with three seconds instead of thirty, by a drop-in as a user would write it.
     own = units(user) / "ocwatchd.service.d" / "override.conf"
     own.parent.mkdir()
     own.write_text("[Service]\nWatchdogSec=3\n")
@@ -112,13 +113,14 @@ def test_installed_restarted_whatever_ends_it_and_gone_without_a_trace(user: Use
     fed = service_pid(user, other_than=after_crash)
     os.kill(fed, signal.SIGSTOP)
     stopped = service_pid(user, other_than=fed)
-    # And one whose other threads all live: its loop waits for a lock, to write down what it has just read.
+    # A daemon with other threads alive: its loop waits for a lock to write what it has just read.
     with locked(state(user) / "blacklist.json"):
         with log.open("ab") as file:
             file.write(refusal(2, time.time()))
         wait_until(lambda: not Path(f"/proc/{stopped}").exists(), 60, why="the watchdog to end it")
     revived = service_pid(user, other_than=stopped)
-    lines = user.json("service", "logs")["lines"]
+    # The log contains every thread's stack: more lines than `service logs` shows by default.
+    lines = user.json("service", "logs", "-n", "1000")["lines"]
     assert "Fatal Python error: Aborted" in lines, "the log shows where it hung"
     assert any("in _wait_for_lock" in line for line in lines)
     last = ("service", "logs", "-n", "1")
@@ -137,7 +139,7 @@ def test_installed_restarted_whatever_ends_it_and_gone_without_a_trace(user: Use
     assert not (user.home / ".config" / "systemd").exists()
     assert "ocwatchd" not in user.systemctl("list-units", "--all", "--no-legend").stdout
     assert user.ocwatch("service", "status").returncode == 3
-    assert user.ocwatch("service", "uninstall").stdout == "Not installed.\n"
+    assert user.ocwatch("service", "uninstall").stdout == "The service is not installed.\n"
 
 
 def test_up_and_down(user: UserManager) -> None:
@@ -154,10 +156,10 @@ def test_up_and_down(user: UserManager) -> None:
     made = tree(user.home)
     again = user.ocwatch("up", PATH=f"/somewhere/else:{user.env['PATH']}")
     assert (again.returncode, tree(user.home)) == (0, made)
-    assert "Already running" in again.stdout
+    assert "The daemon is already running as a systemd service" in again.stdout
     assert service_pid(user) == pid, "another PATH is no reason for a restart"
 
-    # A variable that says what is to be served is one.
+    # A variable that determines what is served is one of them.
     assert user.ocwatch("up", TZ="Asia/Tokyo").returncode == 0
     assert b"TZ=Asia/Tokyo" in Path(f"/proc/{service_pid(user, other_than=pid)}/environ").read_bytes().split(b"\0")
 
@@ -172,14 +174,14 @@ def test_up_and_down(user: UserManager) -> None:
     assert "rate-limit-config.json" in left
     assert "rate-limit-fallback.js" not in left
 
-    # A daemon in the foreground is left alone by `up`, and ended by `down`.
+    # `up` leaves a daemon in the foreground alone, and `down` ends it.
     foreground = subprocess.Popen(
-        [sys.executable, "-m", "ocwatchd.cli", "up", "--foreground"], env=user.env, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, "-m", "ocwatchd.cli", "up", "--foreground"], env=user.env, cwd=user.home,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         wait_until(lambda: user.ocwatch("status").returncode == 0, 60, why="the daemon in the foreground")
-        assert "outside of any service" in user.ocwatch("up").stdout
+        assert "but not as a service" in user.ocwatch("up").stdout
         refused = user.ocwatch("service", "install")
         assert f"pid {foreground.pid}" in refused.stdout
         assert user.ocwatch("service", "start").returncode == 1
@@ -190,3 +192,31 @@ def test_up_and_down(user: UserManager) -> None:
         foreground.wait(10)
     assert tree(user.home) == before
     assert not state(user).exists()
+
+
+def test_the_service_that_shares_from_install_to_the_daemons_end(user: UserManager) -> None:
+    folder = user.home / "folder"
+    folder.mkdir()
+    config = Path(user.env["OPENCODE_CONFIG_DIR"]) / "rate-limit-config.json"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    assert user.ocwatch("share", "install").returncode == 4, "nobody asked for it"
+    share = {"folder": str(folder), "accounts": {"anthropic": "team-max-1"}, "node": "laptop"}
+    config.write_text(json.dumps({"rateLimit": {"share": share}}))
+    done = user.json("share", "install")
+    unit = units(user) / "ocwatchd-share.service"
+    assert (done["changed"], done["running"]) == ([str(unit)], True)
+    verified = user.run("systemd-analyze", "verify", "--user", str(unit))
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    wait_until(lambda: (folder / "laptop.cooldowns").exists(), 60, why="the machine's file")
+    wait_until(lambda: user.ocwatch("share", "status").returncode == 0, 60, why="a connected helper")
+    pid = int(user.systemctl("show", unit.name, "--property=MainPID", "--value").stdout)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(
+        lambda: int(user.systemctl("show", unit.name, "--property=MainPID", "--value").stdout) not in (0, pid),
+        60,
+        why="a helper that was started again",
+    )
+    user.json("service", "install")
+    gone = user.json("service", "uninstall")["removed"]
+    assert str(unit) in gone
+    assert not units(user).exists()

@@ -1,4 +1,4 @@
-"""`oc-smart run` on real OpenCode: a limit costs time, never the answer."""
+"""Tests of `oc-smart run` on real OpenCode: a limit costs time, never the answer."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import random
 import signal
 import subprocess
 import time
+from itertools import pairwise
 
 import pytest
 
+from ocwatchd.core.engine.decide import RUN_RECHECK
 from tests.support.daemon import Daemon, epoch, settle
 from tests.support.homes import Home
 from tests.support.opencode import MIDDLE, NEWEST, Serve, wait_until
@@ -89,7 +91,7 @@ def test_limited_at_the_first_request_then_after_a_tool_call_then_everywhere(pro
     assert [json.loads(line)["type"] for line in again.stdout.splitlines()][-1] == "step_finish"
     assert (asked(provider, "mock/primary"), asked(provider, "mock2/fallback")) == before
 
-    smart.forget()  # what was printed before the limit is taken back where nothing comes after it
+    smart.forget()  # output from before the limit is withdrawn where that is possible
     provider.script("mock3/third", limited(3600))
     done = smart.run("run", "use the tool")
     assert (done.returncode, done.stdout, (smart.cwd / "side.txt").read_text()) == (75, "", "side\nside\n")
@@ -120,12 +122,12 @@ def test_waits_garbage_and_final_refusals(provider: Provider, home: Home, versio
     assert [r.count("say it once, from a pipe") for r in provider.requests("mock2/fallback")[before:]] == [1]
     entry = smart.cooldowns()["mock/primary"]
     assert began < epoch(entry["until"]) < time.time() + 3600, "a guess of ours"
-    assert entry["told_by"] != "retry-after"
+    assert entry["reset_source"] != "retry-after"
 
     before = asked(provider, "mock/primary")
     provider.script("mock/primary", error(402, {"error": {"message": "Insufficient credits", "type": "billing"}}))
     smart.forget()
-    done = smart.run("run", *(["--pure"] if version == NEWEST else []), "hello")  # no older one has it
+    done = smart.run("run", *(["--pure"] if version == NEWEST else []), "hello")  # older versions do not have it
     assert (done.returncode, done.stdout) == (0, "answer of mock2/fallback\n")
     assert smart.cooldowns()["mock/*"]["kind"] == "billing"
     assert asked(provider, "mock/primary") - before == 1
@@ -168,7 +170,7 @@ def test_with_the_daemon_up_only_one_of_the_two_moves(provider: Provider, home: 
         done = smart.run("run", "say it once")
         assert (done.returncode, done.stdout) == (0, "answer of mock2/fallback\n")
         assert [r.count("say it once") for r in provider.requests("mock2/fallback")] == [1]
-        # `oc-smart` may have entered it early; the daemon counts it when the log tells, up to a second late.
+        # `oc-smart` may have entered it early; the daemon counts it when it is logged, up to a second late.
         wait_until(lambda: daemon.wait_cooldown("mock/primary")["strikes"], why="the daemon's strike")
         settle(1)
         entry = daemon.wait_cooldown("mock/primary")
@@ -182,6 +184,31 @@ def test_with_the_daemon_up_only_one_of_the_two_moves(provider: Provider, home: 
         before = [asked(provider, model) for model in ALL]
         assert smart.run("run", "hello").returncode == 75
         assert [asked(provider, model) for model in ALL] == before
+
+
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_a_run_that_was_moved_stays_moved_in_history_and_its_wait_counts_as_saved(
+    provider: Provider, home: Home, version: str
+) -> None:
+    """The daemon leaves an `opencode run` alone and probes again after 30 s, when `oc-smart` has long moved it.
+
+    The run has ended by then. Another OpenCode of the same project shows its session, with the fallback's answer.
+    """
+    provider.script("mock/primary", limited(3600))
+    smart = Smart(home, version)
+    with Daemon(home) as daemon, Serve(version, home, smart.cwd):
+        settle(3)  # time for the daemon to find the server
+        done = smart.run("run", "say it once")
+        assert (done.returncode, done.stdout) == (0, "answer of mock2/fallback\n")
+        assert [entry.get("by") for entry in daemon.wait_journal("moved")] == ["oc-smart"]
+        settle(RUN_RECHECK + 5)
+        assert daemon.journal("went_on") == daemon.journal("already") == []
+        report = json.loads(daemon.ocwatch("report", "--json").stdout)
+        (limited_model,) = [one for one in report["models"] if one["model"] == "mock/primary"]
+        assert limited_model["saved_seconds"] + limited_model["to_come_seconds"] > 3000
+        entry = daemon.wait_cooldown("mock/primary")
+        assert entry["reset_source"] != "estimate"
+        assert 3500 < epoch(entry["until"]) - epoch(entry["since"]) < 3700
 
 
 @pytest.mark.parametrize("version", [NEWEST, MIDDLE])
@@ -240,6 +267,19 @@ def test_no_fallback_is_opencodes_own_affair_and_wait_waits(provider: Provider, 
     assert second.wall - first.wall >= 3.9
 
 
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_wait_runs_the_prompt_again_as_often_as_the_daemon_would(provider: Provider, home: Home, version: str) -> None:
+    smart = Smart(home, version, {"mock/primary": []}, maxResumes=2)
+    words = json.dumps({"error": {"message": "Usage limit reached, resets in 3 seconds", "code": "usage"}})
+    provider.script("mock/primary", error(403, words))
+    done = smart.run("run", "--wait", "wait twice")
+    assert (done.returncode, done.stdout) == (75, "")
+    assert "run again 2 times in a row" in done.stderr
+    times = [request.wall for request in provider.requests("mock/primary") if request.count("wait twice")]
+    assert len(times) == 3, "once, and two more times"
+    assert all(later - sooner >= 2.9 for sooner, later in pairwise(times))
+
+
 def test_a_session_goes_on_with_attachment_and_command_line(provider: Provider, home: Home) -> None:
     smart = Smart(home, MIDDLE)
     first = smart.run("run", "--format", "json", "the first prompt")
@@ -270,6 +310,23 @@ def test_a_session_goes_on_with_attachment_and_command_line(provider: Provider, 
     assert not smart.left_behind()
 
 
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_a_fallback_that_is_an_agent_starts_that_agent(provider: Provider, home: Home, version: str) -> None:
+    home.agents = {**home.agents, "claude-fallback": {**home.agents["claude-fallback"], "prompt": "WORDS OF THE AGENT"}}
+    home.write_config()
+    smart = Smart(home, version, {"mock/primary": ["claude-fallback"]}, models={"claude-fallback": "mock2/fallback"})
+    smart.block(**{"mock/primary": {"until": "2099-01-01T00:00:00Z"}})
+    done = smart.run("run", "-m", "mock/primary", "hello")
+    assert (done.returncode, done.stdout) == (0, "answer of mock2/fallback\n")
+    assert "WORDS OF THE AGENT" in json.dumps(provider.requests("mock2/fallback")[-1].body)
+    plain = smart.run("run", "hello")
+    assert (plain.returncode, plain.stdout) == (0, "answer of mock2/fallback\n")
+    assert "WORDS OF THE AGENT" in json.dumps(provider.requests("mock2/fallback")[-1].body)
+    kept = smart.run("run", "-m", "mock/primary", "--agent", "plan", "hello")
+    assert (kept.returncode, kept.stdout) == (0, "answer of mock2/fallback\n")
+    assert "WORDS OF THE AGENT" not in json.dumps(provider.requests("mock2/fallback")[-1].body)
+
+
 def test_an_error_in_the_middle_of_an_answer(provider: Provider, home: Home) -> None:
     smart = Smart(home, MIDDLE, retry={"enabled": False})
     provider.script("mock/primary", midstream({"error": {"type": "overloaded_error", "message": "Overloaded"}}))
@@ -295,13 +352,13 @@ def test_a_limited_subagent_is_moved_with_the_run(provider: Provider, home: Home
 
 def test_ten_at_once_share_what_the_first_learns(provider: Provider, home: Home) -> None:
     smart = Smart(home, MIDDLE)
-    assert smart.plain("run", "warm up").returncode == 0  # the database's first start may not be shared
+    assert smart.plain("run", "warm up").returncode == 0  # creates the database, once
     before = asked(provider, "mock/primary")
     provider.script("mock/primary", limited(3600))
     running = []
     for number in range(10):
         running.append(smart.start("run", f"prompt {number}."))
-        time.sleep(0.7)  # as a script's loop starts them; what is sent within a second of the first nobody can know
+        time.sleep(0.7)  # as in a loop of a script; the first limit is not known within its first second
     said = [process.communicate(timeout=270) for process in running]
     assert [process.returncode for process in running] == [0] * 10, said
     assert [out for out, _ in said] == ["answer of mock2/fallback\n"] * 10

@@ -1,4 +1,4 @@
-"""A plain TUI that listens on no port, in tmux: moved through the plugin's door, and what is typed into it then."""
+"""Tests of a plain TUI without a port, in tmux: moves through the plugin's endpoint, and typing afterwards."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ pytestmark = pytest.mark.e2e
 
 PRIMARY, FALLBACK = "mock/primary", "mock2/fallback"
 TWO_THREADS = "1.14.41"
-"""Its TUI loads plugins in the main thread too, after the worker thread in which the sessions run."""
+"""The TUI of this version also loads plugins in the main thread, after the worker thread in which the sessions run."""
 
 
 def spoken(text: str) -> Answer:
-    """An answer at a human pace: the TUI of 1.3.2 does not draw one that comes at once, with or without us."""
+    """An answer at a human pace, because 1.3.2's TUI does not draw one that comes at once, with or without ocwatchd."""
     return slow(text, 1.0)
 
 
@@ -35,7 +35,7 @@ def test_moved_through_the_door_then_prevented_then_back(version: str, home: Hom
         screen = tui.wait_screen("first answered elsewhere", timeout=60)
         assert screen.count("Name the first colour") == 1, "the prompt is shown once, too"
         (refused,) = [r for r in provider.requests(PRIMARY) if r.status == 429]
-        end = epoch(daemon.wait_told(PRIMARY)["until"])
+        end = epoch(daemon.wait_reported(PRIMARY)["until"])
         assert abs(end - (refused.wall + 20)) < 2
         (moved,) = daemon.wait_journal("moved")
         (asked,) = provider.requests(FALLBACK)
@@ -44,7 +44,7 @@ def test_moved_through_the_door_then_prevented_then_back(version: str, home: Hom
         assert effect.read_text() == "once\n"
 
         before = len(provider.requests(PRIMARY))
-        settle(1)  # 1.0.185 loses a prompt that comes within the milliseconds in which its loop exits
+        settle(1)  # 1.0.185 loses a prompt that arrives in the milliseconds in which its loop ends
         tui.say("Name the second colour")
         tui.wait_screen("second answered elsewhere")
         second = provider.requests(FALLBACK)[-1]
@@ -66,7 +66,7 @@ def test_opened_again_it_goes_back_unless_the_stand_in_is_chosen_by_hand(
     version: str, home: Home, provider: Provider
 ) -> None:
     assert ocwatch(home, "plugin", "install").returncode == 0
-    Daemon(home)  # its configuration only: prevention needs no daemon
+    Daemon(home)  # writes the configuration only: prevention needs no daemon
     assert ocwatch(home, "block", PRIMARY, "--for", "1h").returncode == 0
     provider.script(FALLBACK, spoken("first answered elsewhere"), spoken("third answered elsewhere"))
     provider.script(PRIMARY, spoken("the primary is back"))
@@ -76,9 +76,9 @@ def test_opened_again_it_goes_back_unless_the_stand_in_is_chosen_by_hand(
     assert ocwatch(home, "clear", PRIMARY).returncode == 0
     with Tui(version, home, arguments=["--continue"]) as tui:
         tui.wait_screen("first answered elsewhere")
-        tui.wait_screen("fallback mock2")  # the TUI took the stand-in for the session's own model
+        tui.wait_screen("fallback mock2")  # the TUI adopted the fallback as the session's own model
         tui.say("Name the other colour")
-        tui.wait_screen(f"{PRIMARY} is free again")  # it fades after 8 s, which the answer may take
+        tui.wait_screen(f"{PRIMARY} is available again")  # the toast fades after 8 s, which the answer may take
         tui.wait_screen("the primary is back")
 
         tui.keys("C-x", "m")
@@ -96,7 +96,7 @@ def test_opened_again_it_goes_back_unless_the_stand_in_is_chosen_by_hand(
 @pytest.mark.parametrize("version", GENERATIONS)
 def test_a_toast_says_once_per_cooldown_what_runs(version: str, home: Home, provider: Provider) -> None:
     assert ocwatch(home, "plugin", "install").returncode == 0
-    Daemon(home)  # its configuration only: prevention needs no daemon
+    Daemon(home)  # writes the configuration only: prevention needs no daemon
     assert ocwatch(home, "block", PRIMARY, "--for", "1h").returncode == 0
     with Tui(version, home) as tui:
         tui.say("Say something")
@@ -117,11 +117,11 @@ def test_the_door_is_found_anew_after_a_restart_and_stale_files_go(
 ) -> None:
     assert ocwatch(home, "plugin", "install").returncode == 0
     with Daemon(home) as daemon:
-        doors = daemon.state / "doors"
+        endpoints = daemon.state / "doors"
         with Tui(version, home) as tui:
             tui.say("Hello")
             provider.wait_requests(PRIMARY)
-            wait_until(lambda: (doors / f"{tui.pid}.sock").exists(), 60, why="the door")
+            wait_until(lambda: (endpoints / f"{tui.pid}.sock").exists(), 60, why="the endpoint")
             gone = tui.pid
         provider.script(PRIMARY, limited(3600))
         provider.script(FALLBACK, spoken("answered elsewhere"))
@@ -129,4 +129,4 @@ def test_the_door_is_found_anew_after_a_restart_and_stale_files_go(
             tui.say("Hello again")
             tui.wait_screen("answered elsewhere", timeout=60)
             assert len(daemon.wait_journal("moved")) == 1
-            wait_until(lambda: not list(doors.glob(f"{gone}.*")), 60, why="stale files to be removed")
+            wait_until(lambda: not list(endpoints.glob(f"{gone}.*")), 60, why="stale files to be removed")

@@ -1,4 +1,4 @@
-"""Turns that are more than a prompt and an answer: subagents, queued messages, a running tool, a daemon that dies."""
+"""Tests of turns with subagents, queued messages or a running tool, and of a daemon that is killed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.daemon import Daemon, settle
+from tests.support.daemon import Daemon, ocwatch, settle
 from tests.support.opencode import MIDDLE, NEWEST, OLDEST, Home, Serve
 from tests.support.processes import wait_until
 from tests.support.provider import Provider, Request, after_tool, bash, limited, ok, slow, tool
@@ -24,7 +24,7 @@ def newest(home: Home) -> Iterator[Serve]:
 
 
 def subtask(sub: object, main: object) -> Callable[[Request], object]:
-    """Answers for a model that both a subagent and its parent use."""
+    """Return answers for a model that both a subagent and its parent use."""
     return lambda request: sub if request.prompt.startswith("SUBTASK") else main
 
 
@@ -58,6 +58,27 @@ def test_a_limited_subagent_with_a_model_of_its_own_is_freed(home: Home, provide
         assert provider.requests(FALLBACK) == []
 
 
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_where_the_plugin_prevents_another_subagent_is_sent_to_the_fallback(
+    version: str, home: Home, provider: Provider
+) -> None:
+    home.agents = {**home.agents, "scout": {"model": SECOND, "mode": "subagent", "description": "looks around"}}
+    home.write_config()
+    assert ocwatch(home, "plugin", "install").returncode == 0
+    call = tool("task", description="Look", prompt="SUBTASK: look", subagent_type="scout")
+    found = "the scout has found it"
+    provider.script(SECOND, limited(3600))
+    provider.script(FALLBACK, ok(found))
+    provider.script(PRIMARY, lambda request: ok("thanks") if any(found in r for r in request.tool_results) else call)
+    with Daemon(home, chain={SECOND: [FALLBACK]}) as daemon, Serve(version, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, "Send the scout", model=PRIMARY)
+        serve.wait_answer(session, "thanks", timeout=90)
+        assert len(serve.user_messages(session)) == 1
+        assert len(provider.requests(SECOND)) == 1
+        assert daemon.journal("freed") == []
+
+
 @pytest.mark.parametrize("version", [NEWEST, OLDEST])
 def test_messages_queued_behind_the_retry_come_along(version: str, home: Home, provider: Provider) -> None:
     provider.script(PRIMARY, limited(3600))
@@ -77,7 +98,7 @@ def test_messages_queued_behind_the_retry_come_along(version: str, home: Home, p
 
 
 def test_a_running_tool_is_never_disturbed(newest: Serve, home: Home, provider: Provider) -> None:
-    """Its session works: the limit that another session meets on the same model is none of its business."""
+    """The session is working: another session's limit on the same model does not affect it."""
     done = home.root / "tool-done"
 
     def primary(request: Request) -> object:
@@ -112,9 +133,11 @@ def test_another_limit_in_the_same_turn_moves_on(newest: Serve, home: Home, prov
         assert len(daemon.wait_journal("moved", 2)) == 2
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.5])
 def test_a_daemon_killed_in_mid_move_finishes_it_in_its_next_life(
-    newest: Serve, home: Home, provider: Provider
+    pause: float, newest: Serve, home: Home, provider: Provider
 ) -> None:
+    """Without a pause the next run reads the line of the abort, which OpenCode writes late."""
     provider.script(PRIMARY, limited(3600))
     provider.script(FALLBACK, slow("survived", 3))
     with Daemon(home) as daemon:
@@ -122,12 +145,27 @@ def test_a_daemon_killed_in_mid_move_finishes_it_in_its_next_life(
         newest.prompt_async(session, "Kill the daemon now", model=PRIMARY)
         daemon.wait_journal("claim")
         daemon.kill()
-        settle(0.5)
+        settle(pause)
         daemon.start()
         newest.wait_answer(session, "survived", timeout=60)
         settle(3)
         assert len(newest.user_messages(session)) == 1
         assert sum(r.count("Kill the daemon now") for r in provider.requests(FALLBACK)) == 1
+
+
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_a_move_is_told_when_the_answer_begins_not_when_it_ends(version: str, home: Home, provider: Provider) -> None:
+    provider.script(PRIMARY, limited(3600))
+    provider.script(FALLBACK, slow("a long answer that streams word by word", 20, pieces=20))
+    with Daemon(home) as daemon, Serve(version, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, "Take your time", model=PRIMARY)
+        (moved,) = daemon.wait_journal("moved")
+        (asked,) = provider.requests(FALLBACK)
+        assert asked.finished is None
+        assert moved["why"] == f"{FALLBACK} answers"
+        assert moved["first_token_seconds"] < 10
+        serve.wait_answer(session, "a long answer that streams word by word")
 
 
 @pytest.mark.parametrize("version", [NEWEST, MIDDLE])

@@ -1,4 +1,4 @@
-"""Servers that answer like an OpenCode on a bad day: bytes as scripted, over TCP or a unix socket."""
+"""Fake servers with scripted answers, over TCP or a unix socket, for faults that a real OpenCode rarely shows."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ from typing import Any
 
 import orjson
 
-from ocwatchd.core.views import Door, TcpAddress, UnixAddress
+from ocwatchd.core.domain.snapshot import Endpoint, TcpAddress, UnixAddress
 
 Play = Callable[[socket.socket, str, bytes], None]
-"""Answers one request, given its request line (`GET /path HTTP/1.1`) and all its bytes."""
+"""A function that answers one request, given its request line (`GET /path HTTP/1.1`) and all its bytes."""
 
 
 def answer(body: Any, status: int = 200) -> bytes:
-    """A whole HTTP answer; a body that is not bytes becomes JSON."""
+    """Return a whole HTTP answer; a body that is not bytes is sent as JSON."""
     data = body if isinstance(body, bytes) else orjson.dumps(body)
     head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(data)}\r\nContent-Type: application/json\r\n\r\n"
     return head.encode() + data
 
 
 def says(raw: bytes) -> Play:
-    """Sends these bytes and closes."""
+    """Return an answer that sends these bytes and closes."""
     return lambda connection, line, request: connection.sendall(raw)
 
 
 def routes(table: dict[str, Any], seen: list[str] | None = None) -> Play:
-    """A server with these answers by path (without the query); 404 for the rest. `seen` collects request lines."""
+    """Return a server with these answers by path (without the query), and 404 for other paths.
+
+    `seen` collects request lines.
+    """
 
     def play(connection: socket.socket, line: str, request: bytes) -> None:
         if seen is not None:
@@ -42,9 +45,10 @@ def routes(table: dict[str, Any], seen: list[str] | None = None) -> Play:
 
 
 @contextmanager
-def listening(play: Play, unix: Path | None = None) -> Iterator[Door]:
-    """A door behind which `play` answers every connection, until the end of the block."""
+def listening(play: Play, unix: Path | None = None) -> Iterator[Endpoint]:
+    """Yield an endpoint at which `play` answers every connection, until the end of the block."""
     server = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that a test may listen here again
     server.bind(str(unix) if unix else ("127.0.0.1", 0))
     server.listen(16)
     closing = threading.Event()
@@ -67,7 +71,7 @@ def listening(play: Play, unix: Path | None = None) -> Iterator[Door]:
 
     threading.Thread(target=serve, daemon=True).start()
     try:
-        yield Door(UnixAddress(str(unix))) if unix else Door(TcpAddress("127.0.0.1", server.getsockname()[1]))
+        yield Endpoint(UnixAddress(str(unix))) if unix else Endpoint(TcpAddress("127.0.0.1", server.getsockname()[1]))
     finally:
         closing.set()
         server.shutdown(socket.SHUT_RDWR)

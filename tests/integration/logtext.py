@@ -1,10 +1,10 @@
-"""Log lines for the tests, as OpenCode 1.18 writes them, one distinct refusal each."""
+"""Log lines for tests, as OpenCode 1.18 writes them, each refused attempt with its own session."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from ocwatchd.core.limits import LimitEvent
+from ocwatchd.core.domain.types import LimitEvent
 from ocwatchd.logs.tail import Sighting
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC).timestamp()
@@ -15,7 +15,7 @@ def stamp(when: float) -> str:
 
 
 def refusal(number: int, when: float = NOW) -> bytes:
-    """A 429 in the session `ses_<number>`."""
+    """Return a 429 in the session `ses_<number>`."""
     return (
         f'timestamp={stamp(when)} level=ERROR run=0a1b2c3d message="stream error" providerID=mock modelID=primary'
         f" session.id=ses_{number} small=false agent=build mode=primary"
@@ -24,13 +24,13 @@ def refusal(number: int, when: float = NOW) -> bytes:
 
 
 def other(number: int, when: float = NOW) -> bytes:
-    """A line of no interest, which mentions a limit."""
+    """Return a line without an event that mentions a limit."""
     return (
         f"timestamp={stamp(when)} level=INFO run=0a1b2c3d message=loading path=/home/dev/429-rate_limit/{number}.json\n"
     ).encode()
 
 
 def refused(sightings: list[Sighting]) -> list[int]:
-    """The numbers of the sessions that were refused, in the order in which they were told."""
+    """Return the numbers of the sessions that were refused, in the order of the events."""
     events = [s.seen for s in sightings if isinstance(s.seen, LimitEvent)]
     return [int((event.session or "ses_-1").removeprefix("ses_")) for event in events]

@@ -1,10 +1,12 @@
-"""The API client against servers on a bad day: every fault is a DoorError that says what and where, within its time."""
+"""Tests of the API client with misbehaving servers: every fault is an EndpointError within its time limit."""
 
 from __future__ import annotations
 
+import os
 import queue
 import select
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,21 +14,23 @@ from typing import Any
 import orjson
 import pytest
 
-from ocwatchd.core.limits import ModelRef
-from ocwatchd.core.views import Door, RunningTool, TcpAddress, UnixAddress
-from ocwatchd.opencode import wire
-from ocwatchd.opencode.answers import Session, version_of
-from ocwatchd.opencode.api import Api, Rerun
-from ocwatchd.opencode.http import DoorError, Trouble
-from ocwatchd.opencode.unanswered import Unanswered
+from ocwatchd.clock import SystemClock
+from ocwatchd.core.domain.snapshot import Endpoint, RunningTool, SessionState, TcpAddress, UnixAddress
+from ocwatchd.core.domain.types import ModelRef
+from ocwatchd.opencode.client import wire
+from ocwatchd.opencode.client.request import EndpointError, Trouble
+from ocwatchd.opencode.client.v1.responses import Session, version_of
+from ocwatchd.opencode.client.v1.routes import Api, Rerun
+from ocwatchd.opencode.client.wire import Unanswered
+from ocwatchd.opencode.sessions.snapshots import take_snapshot
 from tests.conftest import Count
-from tests.edges.fakedoor import Play, answer, listening, routes, says
+from tests.integration.fakedoor import Play, answer, listening, routes, says
 
 LIMIT = 0.4
 
 
 def drip(piece: bytes, first: bytes = b"") -> Play:
-    """Sends a little now and then, for ever: no single read ever takes long."""
+    """Return an answer that endlessly sends a little at a time, so that no single read takes long."""
 
     def play(connection: socket.socket, line: str, request: bytes) -> None:
         connection.sendall(first)
@@ -76,20 +80,34 @@ def test_a_bad_day_is_one_kind_of_error_in_time(
     play: Play, trouble: Trouble, unix: bool, tmp_path: Path, counted: Count
 ) -> None:
     limit = 5.0 if trouble is Trouble.TOO_LARGE else LIMIT
-    with listening(play, tmp_path / "1.sock" if unix else None) as door:
+    with listening(play, tmp_path / "1.sock" if unix else None) as endpoint:
         began = time.monotonic()
-        with pytest.raises(DoorError) as caught:
-            Api(door, limit).status("/project")
+        with pytest.raises(EndpointError) as caught:
+            Api(endpoint, limit).status("/project")
         assert caught.value.trouble is trouble
         assert time.monotonic() - began < limit + 1
-        assert str(door.address) in str(caught.value)
+        assert str(endpoint.address) in str(caught.value)
         assert "GET /session/status" in str(caught.value)
     counted("bad inputs", 1)
 
 
+def test_a_directory_whose_name_is_not_utf_8_is_asked_for_as_javascript_has_it() -> None:
+    seen: list[str] = []
+    with listening(routes({"/session/status": {}}, seen)) as endpoint:
+        Api(endpoint, 5.0).status(os.fsdecode(b"/caf\xe9/\xff\xc3("))
+    assert seen == ["GET /session/status?directory=%2Fcaf%EF%BF%BD%2F%EF%BF%BD%EF%BF%BD%28"]
+
+
+def test_half_an_emoji_in_an_answer_hides_nothing() -> None:
+    """JavaScript cuts a long title by UTF-16 units, and writes the incomplete pair as an escape."""
+    told = {"ses_1": {"type": "retry", "attempt": 1, "message": "cut HALF", "next": 1}, "ses_2": {"type": "busy"}}
+    with listening(says(answer(orjson.dumps(told).replace(b"HALF", rb"\ud83d")))) as endpoint:
+        assert set(Api(endpoint, 5.0).status("/project")) == {"ses_1", "ses_2"}
+
+
 @pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
 def test_who_waits_no_longer_interrupts_nobody(unix: bool, tmp_path: Path) -> None:
-    """What is at work for a question goes on to its answer; only then is the connection closed."""
+    """Work on a request continues until it is answered; only then is the connection closed."""
     answered: queue.Queue[bytes] = queue.Queue()
 
     def slow(connection: socket.socket, line: str, request: bytes) -> None:
@@ -102,22 +120,22 @@ def test_who_waits_no_longer_interrupts_nobody(unix: bool, tmp_path: Path) -> No
             interrupted = b"not before the answer" + connection.recv(1)
         answered.put(interrupted)
 
-    with listening(slow, tmp_path / "1.sock" if unix else None) as door:
-        with pytest.raises(DoorError):
-            Api(door, LIMIT).status("/project")
+    with listening(slow, tmp_path / "1.sock" if unix else None) as endpoint:
+        with pytest.raises(EndpointError):
+            Api(endpoint, LIMIT).status("/project")
         assert answered.get(timeout=10) == b"not before the answer"
 
 
 def test_what_is_left_unanswered_is_bounded_in_number_and_time() -> None:
-    kept, pairs = Unanswered(patience=LIMIT, per_door=2, most=3), [socket.socketpair() for _ in range(5)]
-    for (ours, _), door in zip(pairs, ("a", "a", "a", "b", "b"), strict=True):
-        kept.keep(door, ours)
+    kept, pairs = Unanswered(patience=LIMIT, per_endpoint=2, most=3), [socket.socketpair() for _ in range(5)]
+    for (ours, _), endpoint in zip(pairs, ("a", "a", "a", "b", "b"), strict=True):
+        kept.keep(endpoint, ours)
     closed = [readable(theirs, 0.05) for _, theirs in pairs]
     assert closed == [False, False, True, False, True]
     assert all(readable(theirs, 10) for _, theirs in pairs)
     again, other = socket.socketpair()
     kept.keep("a", again)
-    assert not readable(other, 0.05)  # there is room again
+    assert not readable(other, 0.05)  # there is room for another request
     for _, theirs in (*pairs, (again, other)):
         theirs.close()
 
@@ -129,24 +147,28 @@ def readable(sock: socket.socket, patience: float) -> bool:
 def test_nobody_there(tmp_path: Path) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
-        closed = Door(TcpAddress("127.0.0.1", held.getsockname()[1]))
-        for door in (closed, Door(UnixAddress(str(tmp_path / "none.sock"))), Door(UnixAddress("/" + "x" * 200))):
-            with pytest.raises(DoorError) as caught:
-                Api(door, LIMIT).path()
+        closed = Endpoint(TcpAddress("127.0.0.1", held.getsockname()[1]))
+        for endpoint in (
+            closed,
+            Endpoint(UnixAddress(str(tmp_path / "none.sock"))),
+            Endpoint(UnixAddress("/" + "x" * 200)),
+        ):
+            with pytest.raises(EndpointError) as caught:
+                Api(endpoint, LIMIT).path()
             assert caught.value.trouble is Trouble.UNREACHABLE
 
 
 def test_errors_and_doors_never_show_the_password() -> None:
-    with listening(says(answer(b"", 401))) as door, pytest.raises(DoorError) as caught:
-        Api(Door(door.address, auth="Basic c2VjcmV0"), LIMIT).path()
+    with listening(says(answer(b"", 401))) as endpoint, pytest.raises(EndpointError) as caught:
+        Api(Endpoint(endpoint.address, auth="Basic c2VjcmV0"), LIMIT).path()
     assert caught.value.status == 401
-    assert "c2VjcmV0" not in str(caught.value) + repr(caught.value.door)
+    assert "c2VjcmV0" not in str(caught.value) + repr(caught.value.endpoint)
 
 
 def test_what_a_server_says_reaches_no_terminal_unescaped() -> None:
     for raw in (b"HTTP/1.1 \x1b]0;evil\x07\r\n\r\n", answer(b"\x1b[2J\xe2\x80\xae", 500), b"\x1b[31mSSH\r\n"):
-        with listening(says(raw)) as door, pytest.raises(DoorError) as caught:
-            Api(door, LIMIT).path()
+        with listening(says(raw)) as endpoint, pytest.raises(EndpointError) as caught:
+            Api(endpoint, LIMIT).path()
         assert str(caught.value).isprintable()
 
 
@@ -161,8 +183,10 @@ def test_the_same_requests_go_over_both_kinds_of_door(tmp_path: Path) -> None:
         "msg_1", ModelRef("openrouter", "qwen/qwen3:free"), "build", {"system": "Be brief", "tools": {"x": True}}
     )
     for unix in (None, tmp_path / "1.sock"):
-        with listening(play, unix) as door:
-            Api(Door(door.address, auth="Basic eA=="), LIMIT).rerun("ses_1", "/home/dev/my project/ü&x=1", rerun)
+        with listening(play, unix) as endpoint:
+            Api(Endpoint(endpoint.address, auth="Basic eA=="), LIMIT).rerun(
+                "ses_1", "/home/dev/my project/ü&x=1", rerun
+            )
     over_tcp, over_unix = requests
     line, _, head = over_tcp.partition(b"\r\n\r\n")[0].partition(b"\r\n")
     query = b"directory=%2Fhome%2Fdev%2Fmy%20project%2F%C3%BC%26x%3D1"
@@ -182,9 +206,35 @@ def test_the_same_requests_go_over_both_kinds_of_door(tmp_path: Path) -> None:
 
 def test_a_session_id_cannot_become_another_route() -> None:
     seen: list[str] = []
-    with listening(routes({}, seen)) as door, pytest.raises(DoorError):
-        Api(door, LIMIT).abort("../config?x=", "/p")
+    with listening(routes({}, seen)) as endpoint, pytest.raises(EndpointError):
+        Api(endpoint, LIMIT).abort("../config?x=", "/p")
     assert seen == ["POST /session/..%2Fconfig%3Fx%3D/abort?directory=%2Fp"]
+
+
+@pytest.mark.parametrize("ident", ["", ".", "..", "...", "\ud800"])
+def test_an_id_that_is_none_is_not_asked_for(ident: str) -> None:
+    """`/session/../abort` is another route on a server that normalises its paths, as Bun's does.
+    The `..` comes from a log or a user, and needs no slash for it.
+    """
+    seen: list[str] = []
+    session, model = Session(ident, "/p", None, "1.18.33", None), ModelRef("p", "a")
+    with listening(routes({}, seen)) as endpoint:
+        api = Api(endpoint)
+        for ask in (
+            lambda: api.session(ident),
+            lambda: api.messages(ident, None, 1),
+            lambda: api.raw_messages(ident, None, 1),
+            lambda: api.message("ses_1", ident, None),
+            lambda: api.abort(ident, "/p"),
+            lambda: api.rerun(ident, "/p", Rerun("msg_1", model, None, {})),
+            lambda: api.forget(session, "msg_1"),
+            lambda: api.forget(Session("ses_1", "/p", None, "1.18.33", None), ident),
+            lambda: api.reply(("/permission", ident), True, session),
+        ):
+            with pytest.raises(EndpointError) as refused:
+                ask()
+            assert refused.value.status == 404, "the endpoint is sound, and has no such session"
+    assert not [line for line in seen if "%3F" not in line]
 
 
 def test_status_is_read_as_told_and_oddities_are_left_out() -> None:
@@ -194,8 +244,8 @@ def test_status_is_read_as_told_and_oddities_are_left_out() -> None:
         "ses_c": {"type": "retry", "attempt": "two", "message": None, "next": "soon"},
         "ses_d": "busy",
     }
-    with listening(routes({"/session/status": told})) as door:
-        status = Api(door, LIMIT).status("/p")
+    with listening(routes({"/session/status": told})) as endpoint:
+        status = Api(endpoint, LIMIT).status("/p")
     assert status["ses_a"].next_at == pytest.approx(1795363285.194)
     assert (status["ses_a"].attempt, status["ses_a"].message) == (2, "slow down")
     assert (status["ses_b"].type, status["ses_b"].next_at) == ("busy", None)
@@ -216,7 +266,7 @@ def listed_answer(completed: int | None, created: int) -> list[dict[str, Any]]:
     [
         ([], {}),
         ([RETRYING, {**RETRYING, "attempt": 2}], {"ses_open": ("retry", 1), "ses_later": ("retry", 2)}),
-        ([RETRYING, {"type": "busy"}], {"ses_open": ("busy", None), "ses_later": ("busy", None)}),  # whose is it?
+        ([RETRYING, {"type": "busy"}], {"ses_open": ("busy", None), "ses_later": ("busy", None)}),  # no session
         ([RETRYING], {"ses_open": ("busy", None), "ses_later": ("busy", None)}),
         ([RETRYING] * 3, {"ses_open": ("busy", None), "ses_later": ("busy", None)}),
     ],
@@ -224,7 +274,7 @@ def listed_answer(completed: int | None, created: int) -> list[dict[str, Any]]:
 def test_a_status_without_names_is_told_apart_only_where_it_is_certain(
     entries: list[Any], states: dict[str, Any]
 ) -> None:
-    """1.0.98 - 1.0.162 list the states and leave out whose they are."""
+    """1.0.98 - 1.0.162 list the states without their sessions."""
     table = {
         "/session/status": entries,
         "/session": [{"id": ident, "directory": "/p"} for ident in ("ses_later", "ses_open", "ses_done")],
@@ -232,8 +282,8 @@ def test_a_status_without_names_is_told_apart_only_where_it_is_certain(
         "/session/ses_later/message": listed_answer(None, 2000),
         "/session/ses_done/message": listed_answer(5000, 3000),
     }
-    with listening(routes(table)) as door:
-        status = Api(door, LIMIT).status("/p")
+    with listening(routes(table)) as endpoint:
+        status = Api(endpoint, LIMIT).status("/p")
     assert {session: (found.type, found.attempt) for session, found in status.items()} == states
 
 
@@ -272,8 +322,8 @@ def test_messages_keep_facts_and_drop_texts() -> None:
         {"info": user, "parts": [{"type": "text", "text": "SECRET"}]},
         {"info": failed, "parts": [task, done, None]},
     ]
-    with listening(routes({"/session/ses_1/message": listed})) as door:
-        prompt, answer_ = Api(door, LIMIT).messages("ses_1", "/p", 4)
+    with listening(routes({"/session/ses_1/message": listed})) as endpoint:
+        prompt, answer_ = Api(endpoint, LIMIT).messages("ses_1", "/p", 4)
     assert (prompt.user, prompt.model, prompt.agent, prompt.copied) == (
         True,
         ModelRef("p", "m"),
@@ -295,7 +345,7 @@ def test_messages_keep_facts_and_drop_texts() -> None:
     ("version", "listed", "asked"),
     [
         ("1.18.33", ["/permission", "/question"], ["GET /permission?directory=%2Fp"]),  # the first answer is enough
-        ("1.0.185", [], ["GET /doc"]),  # it would hand an unknown route to a web host far away
+        ("1.0.185", [], ["GET /doc"]),  # it would pass an unknown route on to a web host
         (None, ["/permission"], ["GET /doc", "GET /permission?directory=%2Fp"]),
         ("local", ["/question"], ["GET /doc", "GET /question?directory=%2Fp"]),
     ],
@@ -306,10 +356,10 @@ def test_questions_are_asked_only_where_the_route_exists(
     seen: list[str] = []
     open_ = [{"id": "per_1", "sessionID": "ses_1"}]
     table = {"/doc": {"paths": {route: {} for route in listed}}, "/permission": open_, "/question": open_}
-    with listening(routes(table, seen)) as door:
-        assert Api(door, LIMIT).asking(Session("ses_1", "/p", version=version)) is bool(listed)
+    with listening(routes(table, seen)) as endpoint:
+        assert Api(endpoint, LIMIT).asking(Session("ses_1", "/p", version=version)) is bool(listed)
         assert seen == asked
-        assert Api(door, LIMIT).asking(Session("ses_2", "/p", version=version)) is False
+        assert Api(endpoint, LIMIT).asking(Session("ses_2", "/p", version=version)) is False
 
 
 def test_events_are_read_as_they_come_and_a_silent_stream_ends() -> None:
@@ -325,11 +375,11 @@ def test_events_are_read_as_they_come_and_a_silent_stream_ends() -> None:
             time.sleep(0.05)
         connection.recv(1)
 
-    with listening(play) as door:
-        events = Api(door, LIMIT).events("/p", idle=LIMIT)
+    with listening(play) as endpoint:
+        events = Api(endpoint, LIMIT).events("/p", idle=LIMIT)
         assert next(events)["type"] == "server.connected"
         assert next(events) == {"type": "session.status", "properties": {"sessionID": "ses_1"}}
-        with pytest.raises(DoorError) as caught:
+        with pytest.raises(EndpointError) as caught:
             next(events)
         assert caught.value.trouble is Trouble.TIMEOUT
 
@@ -337,8 +387,8 @@ def test_events_are_read_as_they_come_and_a_silent_stream_ends() -> None:
 def test_an_overlong_event_is_passed_over_and_an_endless_stream_ends() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
     long = b'data: {"type":"' + b"x" * (3 << 20) + b'"}\n'
-    with listening(says(head + b'data: {"type":"a"}\n' + long + b'data: {"type":"b"}\n')) as door:
-        assert [event["type"] for event in Api(door, LIMIT).events(None, LIMIT)] == ["a", "b"]
+    with listening(says(head + b'data: {"type":"a"}\n' + long + b'data: {"type":"b"}\n')) as endpoint:
+        assert [event["type"] for event in Api(endpoint, LIMIT).events(None, LIMIT)] == ["a", "b"]
     for piece in (b"[" * (1 << 20), (b"data: " + b"x" * 4000 + b"\n") * 256):
 
         def endless(connection: socket.socket, line: str, request: bytes, piece: bytes = piece) -> None:
@@ -346,14 +396,14 @@ def test_an_overlong_event_is_passed_over_and_an_endless_stream_ends() -> None:
             while True:
                 connection.sendall(piece)
 
-        with listening(endless) as door, pytest.raises(DoorError) as caught:
-            list(Api(door, LIMIT).events(None, 60.0, only=(b"never",)))
+        with listening(endless) as endpoint, pytest.raises(EndpointError) as caught:
+            list(Api(endpoint, LIMIT).events(None, 60.0, only=(b"never",)))
         assert caught.value.trouble is Trouble.TOO_LARGE
 
 
 def test_what_is_asked_to_be_done_is_not_answered_at_length() -> None:
-    with listening(flood) as door, pytest.raises(DoorError) as caught:
-        Api(door, 5.0).abort("ses_1", None)
+    with listening(flood) as endpoint, pytest.raises(EndpointError) as caught:
+        Api(endpoint, 5.0).abort("ses_1", None)
     assert caught.value.trouble is Trouble.TOO_LARGE
     assert "4194304" in str(caught.value)
 
@@ -361,11 +411,25 @@ def test_what_is_asked_to_be_done_is_not_answered_at_length() -> None:
 def test_models_and_agents_are_looked_up() -> None:
     providers = {"providers": [{"id": "p", "models": {"m/1": {}}}, {"id": None}, 3]}
     agents = [{"name": "build"}, {"name": 4}, None]
-    with listening(routes({"/config/providers": providers, "/agent": agents})) as door:
-        api = Api(door, LIMIT)
+    with listening(routes({"/config/providers": providers, "/agent": agents})) as endpoint:
+        api = Api(endpoint, LIMIT)
         assert api.knows(ModelRef("p", "m/1"), "/p")
         assert not api.knows(ModelRef("p", "m"), "/p")
         assert api.agents("/p") == {"build"}
+
+
+def test_a_model_that_was_reported_once_is_not_asked_about_again() -> None:
+    providers, asked = {"providers": [{"id": "p", "models": {"m": {}}}]}, list[str]()
+    with listening(routes({"/config/providers": providers}, asked)) as endpoint:
+        api = Api(endpoint, LIMIT)
+        Api(endpoint, LIMIT, sharing=api).capacities("/p")
+        assert api.knows(ModelRef("p", "m"), "/p")
+        assert len(asked) == 1
+        assert api.knows(ModelRef("p", "m"), "/elsewhere")
+        assert len(asked) == 2, "another project has a configuration of its own"
+        api.forget_names()
+        assert api.knows(ModelRef("p", "m"), "/p")
+        assert len(asked) == 3
 
 
 @pytest.mark.parametrize(
@@ -378,3 +442,22 @@ def test_versions(text: str | None, numbers: tuple[int, ...]) -> None:
 
 def test_the_cap_leaves_room_for_pasted_images() -> None:
     assert wire.MAX_BODY >= 20_000_000
+
+
+def test_what_is_shown_of_a_session_is_asked_at_once() -> None:
+    """Status, messages, permissions and questions: all are requested before any is answered."""
+    together = threading.Barrier(4, timeout=5)
+    table = {
+        "/session/status": {"ses_1": {"type": "busy"}},
+        "/session/ses_1/message": [],
+        "/permission": [],
+        "/question": [],
+    }
+
+    def play(connection: socket.socket, line: str, request: bytes) -> None:
+        together.wait()
+        routes(table)(connection, line, request)
+
+    with listening(play) as endpoint:
+        found = take_snapshot(Api(endpoint, 5.0), Session("ses_1", "/p", version="1.18.33"), SystemClock())
+    assert (found.state, found.asking) == (SessionState.BUSY, False)

@@ -1,4 +1,4 @@
-"""The public register on a real file system: what is written, what survives, what is refused."""
+"""Tests of the blacklist on a real file system: what is written, what survives, what is refused."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ocwatchd.core.ledger import STRIKE_WINDOW, Cooldown
-from ocwatchd.core.limits import LimitKind, ModelRef, Scope, Target, ToldBy
-from ocwatchd.state import blacklist
+from ocwatchd.core.domain.cooldowns import STRIKE_WINDOW, Cooldown
+from ocwatchd.core.domain.types import LimitKind, ModelRef, ResetSource, Scope, Target
+from ocwatchd.state.blacklist import store as blacklist
 from ocwatchd.state.files import StateError, locked, read_plain, write_atomic
 
 NOW = 1_795_341_600.0
@@ -28,7 +29,7 @@ ENTRY = {
     "since": "2026-11-22T10:00:00.000Z",
     "until": "2026-11-22T11:00:00.000Z",
     "strikes": 2,
-    "told_by": "retry-after",
+    "reset_source": "retry-after",
     "rule": "r",
     "reason": "slow down",
     "session": "ses_1",
@@ -38,7 +39,7 @@ ENTRY = {
 
 def cooldown(model: ModelRef = A, until: float | None = NOW + 60, **changes: Any) -> Cooldown:
     fields: dict[str, Any] = {"kind": LimitKind.QUOTA, "scope": Scope.MODEL, "since": NOW, "strikes": 1}
-    return Cooldown(model, until=until, told_by=ToldBy.TEXT, **{**fields, **changes})
+    return Cooldown(model, until=until, reset_source=ResetSource.TEXT, **{**fields, **changes})
 
 
 def put(*entries: Cooldown) -> Callable[[blacklist.Cooldowns], blacklist.Cooldowns]:
@@ -67,7 +68,7 @@ def test_what_is_written_is_the_contract(path: Path) -> None:
         "since": "2026-11-22T10:00:00.000Z",
         "until": "2026-11-22T10:01:00.500Z",
         "strikes": 1,
-        "told_by": "text",
+        "reset_source": "text",
         "rule": "r",
         "reason": "slow down",
         "session": "ses_1",
@@ -199,7 +200,7 @@ def test_a_wrong_entry_is_passed_over_and_counted(path: Path, key: str, entry: o
     content(path, {"version": 1, "models": {key: entry, "p/a": ENTRY}})
     snapshot = blacklist.read(path)
     assert list(snapshot.cooldowns) == [A]
-    assert "1 wrong entries" in snapshot.problems[0]
+    assert "1 invalid entries" in snapshot.problems[0]
 
 
 def test_a_minimal_entry_of_another_writer_counts(path: Path) -> None:
@@ -227,7 +228,7 @@ def test_no_write_without_a_change(path: Path) -> None:
 
 
 def test_a_missing_file_is_an_empty_register(path: Path) -> None:
-    assert blacklist.read(path) == blacklist.Snapshot({})
+    assert blacklist.read(path) == blacklist.Snapshot({}, sound=False)  # this does not mean that cooldowns were cleared
     assert not path.parent.exists()
 
 
@@ -241,7 +242,7 @@ def test_a_file_that_cannot_be_opened_is_no_empty_register(tmp_path: Path) -> No
 def test_a_place_that_cannot_be_written_is_one_clear_fault(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(StateError, match="cannot be written"):
+    with pytest.raises(StateError, match="is not a directory, so nothing can be written into it"):
         blacklist.update(blocked / "blacklist.json", put(cooldown()), NOW)
     assert blacklist.read(blocked / "blacklist.json").cooldowns == {}
 
@@ -254,13 +255,13 @@ def test_a_hanging_writer_does_not_make_us_hang(path: Path) -> None:
 WRITER = """
     import sys
     from pathlib import Path
-    from ocwatchd.core.ledger import Cooldown
-    from ocwatchd.core.limits import LimitKind, ModelRef, Scope, ToldBy
-    from ocwatchd.state import blacklist
+    from ocwatchd.core.domain.cooldowns import Cooldown
+    from ocwatchd.core.domain.types import LimitKind, ModelRef, Scope, ResetSource
+    from ocwatchd.state.blacklist import store as blacklist
 
     path, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     for number in range(count):
-        entry = Cooldown(ModelRef(name, str(number)), LimitKind.QUOTA, Scope.MODEL, 0.0, None, 1, ToldBy.TEXT)
+        entry = Cooldown(ModelRef(name, str(number)), LimitKind.QUOTA, Scope.MODEL, 0.0, None, 1, ResetSource.TEXT)
         blacklist.update(path, lambda register: register | {entry.model: entry}, 1.0)
     """
 
@@ -299,3 +300,83 @@ def test_reading_never_follows_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/etc/hostname")
     with pytest.raises(StateError):
         read_plain(tmp_path / "link")
+
+
+BAD_NAMES = ["p/\x1b[2J", "p/a\nb", "p/\u202eb", "p/" + "x" * 4096, "p/a\u00a0b", "p/\ud800"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_an_entry_that_readers_refuse_is_not_written(path: Path, name: str) -> None:
+    provider, _, model = name.partition("/")
+    healthy = cooldown()
+    found = blacklist.update(path, put(cooldown(ModelRef(provider, model)), healthy), NOW)
+    assert "1 entries were not written" in found.problems[0]
+    assert found.cooldowns == blacklist.read(path).cooldowns == {A: healthy}
+    assert blacklist.read(path).problems == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strikes": 10**12},
+        {"doublings": 10**12},
+        {"rule": "r" * 9999, "session": "s" * 9999, "reason": "x" * 9999},
+        {"target": Target(B, None, "p" * 9999)},
+    ],
+)
+def test_a_field_is_cut_to_what_readers_take(path: Path, changes: dict[str, Any]) -> None:
+    blacklist.update(path, put(cooldown(**changes)), NOW)
+    assert blacklist.read(path).problems == ()
+    assert A in blacklist.read(path).cooldowns
+
+
+@pytest.mark.parametrize(
+    "changes", [{"since": 9e11}, {"until": 9e11}, {"since": -5.0}, {"target": Target(ModelRef("q", "*"))}]
+)
+def test_an_entry_that_cannot_be_written_down_keeps_the_one_that_is_there(path: Path, changes: dict[str, Any]) -> None:
+    blacklist.update(path, put(cooldown()), NOW)
+    found = blacklist.update(path, put(cooldown(**changes), cooldown(B)), NOW)
+    assert found.problems
+    assert blacklist.read(path).cooldowns == {A: cooldown(), B: cooldown(B)}
+
+
+def test_the_file_never_outgrows_what_is_read_of_it(path: Path) -> None:
+    """The entries that end last are kept, and other data is dropped first."""
+    many = {ModelRef("p", f"{n:05}" + "x" * 280): cooldown(until=NOW + 60 + n, reason="y" * 300) for n in range(9000)}
+    many = {ref: replace(entry, model=ref) for ref, entry in many.items()}
+    more = {"fallbacks": {str(ref): [{"model": "q/b", "agent": None}] for ref in many}}
+    found = blacklist.update(path, lambda _: {**many, A: cooldown(until=None), B: cooldown(B, NOW - 5)}, NOW, more)
+    assert path.stat().st_size <= blacklist.MAX_BYTES
+    assert "were not written" in found.problems[0]
+    kept = blacklist.read(path)
+    assert kept.problems == ()
+    assert kept.cooldowns == found.cooldowns
+    ends = [entry.until or 0 for ref, entry in kept.cooldowns.items() if ref in many]
+    assert A in kept.cooldowns
+    assert len(ends) > 1000
+    assert min(ends) == NOW + 60 + 9000 - len(ends)
+    blacklist.update(path, put(cooldown(B)), NOW + 1)
+    assert not list(path.parent.glob("*.corrupt*"))
+
+
+def test_what_cannot_be_read_is_removed_only_with_everything_else(path: Path) -> None:
+    content(path, {"version": 1, "theirs": 1, "models": {"p/a": ENTRY, "p/\x1b[2J": ENTRY, "p/b": 3}})
+    assert blacklist.update(path, lambda _: {}, NOW).removed == ()
+    assert set(json.loads(path.read_text())["models"]) == {"p/\x1b[2J", "p/b"}
+    assert blacklist.update(path, lambda _: {}, NOW, whole=True).removed == ("p/\x1b[2J", "p/b")
+    assert json.loads(path.read_text())["models"] == {}
+    assert json.loads(path.read_text())["theirs"] == 1
+
+
+@pytest.mark.parametrize("jump", [3700.0, 86_400.0, 315_360_000.0])
+def test_nothing_is_forgotten_on_one_look_at_the_clock(path: Path, jump: float) -> None:
+    """Writers drop nothing in a moment in which the clock is ahead; after a minute of steady time they do."""
+    blacklist.update(path, put(cooldown(until=NOW + 3600), cooldown(B, NOW + 900_000_000)), NOW)
+    for seconds in (0.0, 1.0, 30.0, 59.0):
+        blacklist.update(path, put(cooldown(B, NOW + 900_000_000 + seconds)), NOW + jump + seconds + 700)
+        assert A in blacklist.read(path).cooldowns
+    blacklist.update(path, put(cooldown(B)), NOW + 1)
+    assert blacklist.read(path).cooldowns[A].until == NOW + 3600
+    blacklist.update(path, put(cooldown(B, NOW + 90_000)), NOW + jump + 4000)
+    blacklist.update(path, put(cooldown(B, NOW + 90_001)), NOW + jump + 4061)
+    assert A not in blacklist.read(path).cooldowns

@@ -1,4 +1,4 @@
-"""Our configuration, the user's OpenCode, and the starter made from it: given these files, then these values."""
+"""Tests of our configuration, the user's OpenCode configuration, and the starter made from it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from ocwatchd.config import Config, load
-from ocwatchd.config.opencode import default_model, global_files, merged, project_files
-from ocwatchd.config.reader import blank_comments, parse
-from ocwatchd.config.setup import Agent, Offer, front_matter, markdown_agents, read_setup, setup_of
+from ocwatchd.config.loading import examine
+from ocwatchd.config.opencode_config import default_model, global_files, merged, project_files
+from ocwatchd.config.opencode_setup import Agent, Offer, front_matter, markdown_agents, read_setup, setup_of
+from ocwatchd.config.reader import blank_comments, parse, read_document
 from ocwatchd.config.starter import OTHER, SAME_FAMILY, SAME_LINE, SAME_NAME, kinship, starter, starter_for
-from ocwatchd.core.policy import Mode, Policy, RestPolicy, RetryPolicy
+from ocwatchd.core.domain.cooldowns import CooldownPolicy
+from ocwatchd.core.policy import Mode, Policy, RetryPolicy, WhenExhausted
 from ocwatchd.errors import ConfigError
 from ocwatchd.paths import Paths
 
@@ -29,7 +31,7 @@ def configured(paths: Paths, text: object) -> Config:
     return load(paths)
 
 
-# ---- ours
+# ---- our configuration
 
 
 def test_no_file_is_the_defaults(paths: Paths) -> None:
@@ -47,7 +49,7 @@ FULL = """
   "$schema": "x",
   // how it all behaves
   "rateLimit": {
-    "maxRetries": 5, "baseDelay": 500, "maxDelay": 45000, "jitterRange": 0.25, /* ms */
+    "maxRetries": 5, "baseDelay": 500, "maxDelay": 45000, "maxWait": 7000, "jitterRange": 0.25, /* ms */
     "fallbackChain": {
       "big": "zhipuai/glm-4.5",
       "ollamat/gpt-oss:120b": ["ollamat/qwen3-coder:480b", "small",],
@@ -61,8 +63,10 @@ FULL = """
     "cooldown": {"rate_limit": 90000, "maximum": 7200000},
     "mode": "ask",
     "logs": {"directories": ["/var/log/oc", "~/more"], "lookBackBytes": 4096, "lookBackHours": 0.5},
-    "doors": ["http://127.0.0.1:4096", "http://[::1]:4097/"],
-    "movesPerHour": 7,
+    "endpoints": ["http://127.0.0.1:4096", "http://[::1]:4097/"],
+    "maxMovesPerHour": 7,
+    "whenExhausted": "notify",
+    "maxResumes": 2,
   },
 }
 """
@@ -70,11 +74,11 @@ FULL = """
 
 def test_every_key(paths: Paths) -> None:
     config = configured(paths, FULL)
-    retry = RetryPolicy(5, 0.5, 45.0, 0.25)
+    retry = RetryPolicy(5, 0.5, 45.0, 0.25, 7.0)
     assert config.policy == Policy(
         retry=retry,
-        per_model={"ollama/qwen3:8b": RetryPolicy(1, 0.5, 45.0, 0.25)},
-        rests=RestPolicy(rate_limit=90.0, maximum=7200.0),
+        per_model={"ollama/qwen3:8b": RetryPolicy(1, 0.5, 45.0, 0.25, 7.0)},
+        cooldowns=CooldownPolicy(rate_limit=90.0, maximum=7200.0),
         chains={
             "big": ("zhipuai/glm-4.5",),
             "ollamat/gpt-oss:120b": ("ollamat/qwen3-coder:480b", "small"),
@@ -85,11 +89,13 @@ def test_every_key(paths: Paths) -> None:
         wait=True,
         mode=Mode.ASK,
         moves_per_hour=7,
+        when_exhausted=WhenExhausted.NOTIFY,
+        max_resumes=2,
     )
     assert config.error_patterns == ("rate_limit_error", "429")
     assert config.logs.directories == (Path("/var/log/oc"), Path("~/more").expanduser())
     assert (config.logs.look_back_bytes, config.logs.look_back) == (4096, 1800.0)
-    assert config.doors == ("http://127.0.0.1:4096", "http://[::1]:4097/")
+    assert config.endpoints == ("http://127.0.0.1:4096", "http://[::1]:4097/")
     assert config.warnings == ()
 
 
@@ -122,9 +128,9 @@ def test_waiting(paths: Paths, retry: dict[str, bool], wait: bool) -> None:
         ('{"rateLimit": {"perModel": {"p/a": 3}}}', ["perModel.p/a", "object"]),
         ('{"rateLimit": {"errorPatterns": "429"}}', ["errorPatterns", "list"]),
         ('{"rateLimit": {"logs": {"directories": ["log"]}}}', ["logs.directories", "absolute"]),
-        ('{"rateLimit": {"doors": ["http://example.org:80"]}}', ["doors", "127.0.0.1"]),
-        ('{"rateLimit": {"doors": ["http://127.0.0.1:80@example.org:80"]}}', ["doors", "127.0.0.1"]),
-        ('{"rateLimit": {"doors": ["http://localhost.example.org:80"]}}', ["doors", "127.0.0.1"]),
+        ('{"rateLimit": {"endpoints": ["http://example.org:80"]}}', ["endpoints", "127.0.0.1"]),
+        ('{"rateLimit": {"endpoints": ["http://127.0.0.1:80@example.org:80"]}}', ["endpoints", "127.0.0.1"]),
+        ('{"rateLimit": {"endpoints": ["http://localhost.example.org:80"]}}', ["endpoints", "127.0.0.1"]),
         ('{"rateLimit": 3}', ["rateLimit", "object"]),
         ("[]", ["object"]),
         ('{\n"a": 1\n"b": 2}', ["line 3", "not JSON"]),
@@ -142,7 +148,7 @@ def test_faults_name_file_line_key_and_what_would_be_right(paths: Paths, text: s
 
 def test_bytes_that_are_no_text_and_files_that_are_none(paths: Paths) -> None:
     paths.config_file.write_bytes(b'{\n"\xff": 1}')
-    with pytest.raises(ConfigError, match="line 2: not UTF-8"):
+    with pytest.raises(ConfigError, match="line 2: is not UTF-8"):
         load(paths)
     paths.config_file.unlink()
     paths.config_file.mkdir()
@@ -157,14 +163,14 @@ def test_bytes_that_are_no_text_and_files_that_are_none(paths: Paths) -> None:
         ({"rateLimit": {"cooldown": {"overload": 1}}}, ["cooldown.overload", "'overloaded'"]),
         ({"rateLimit": {"perModel": {"p/a": {"maxRetrys": 1}}}}, ["maxRetrys", "'maxRetries'"]),
         ({"fallbackChain": {"p/a": "q/b"}}, ["fallbackChain", 'inside "rateLimit"']),
-        ({"rateLimit": {"zzz": 1}}, ["zzz", "known are"]),
+        ({"rateLimit": {"zzz": 1}}, ["zzz", "the known keys are"]),
         ({"rateLimit": {"perModel": {"p/*": {}}}}, ["perModel.p/*", "whole provider"]),
         ({"rateLimit": {"models": {"x": "p/*"}, "agents": {"x": "build"}}}, ["agents.x", "whole provider"]),
         ('{"rateLimit": {"mode": "ask",\n "mode": "off"}}', ["line 2", "rateLimit.mode", "twice"]),
-        ({"rateLimit": {"fallbackChain": {"p/a": "q/b", "q/b": "p/a"}}}, ["circle", "p/a -> q/b -> p/a"]),
+        ({"rateLimit": {"fallbackChain": {"p/a": "q/b", "q/b": "p/a"}}}, ["circular", "p/a -> q/b -> p/a"]),
         (
             {"rateLimit": {"models": {"x": "p/a", "y": "q/b"}, "fallbackChain": {"x": "y", "q/b": ["r/c", "x"]}}},
-            ["circle", "p/a -> q/b -> p/a"],
+            ["circular", "p/a -> q/b -> p/a"],
         ),
     ],
 )
@@ -208,7 +214,7 @@ def test_blanking_keeps_every_line_and_column() -> None:
     assert [len(line) for line in blanked.split("\n")] == [len(line) for line in text.split("\n")]
 
 
-# ---- the user's OpenCode
+# ---- the user's OpenCode configuration
 
 
 def test_files_are_merged_and_the_later_one_wins(tmp_path: Path) -> None:
@@ -381,14 +387,14 @@ def rate_limit(text: str) -> dict[str, object]:
 def test_starter_chain() -> None:
     text = starter(USER)
     wanted = [
-        "zhipuai/glm-4.5",  # agents that say fallback, by name first
+        "zhipuai/glm-4.5",  # agents named fallback come first
         "deepseek/chat",
-        "openrouter/anthropic/claude-sonnet-4",  # the same name elsewhere, then the family
+        "openrouter/anthropic/claude-sonnet-4",  # the same name at another provider, then the family
         "openrouter/anthropic/claude-opus-4",
-        "zai/glm-4.6",  # the rest; the own provider and the model for titles come late
+        "zai/glm-4.6",  # the rest; the same provider and the title model come late
         "github-copilot/gpt-5",
         "zai/glm-4.5-air",
-        "ollama/claude-sonnet-4",  # local ones last
+        "ollama/claude-sonnet-4",  # local models are last
     ]
     primary = "github-copilot/claude-sonnet-4"
     assert rate_limit(text)["fallbackChain"] == {primary: wanted, "*": [primary, *wanted]}
@@ -399,10 +405,10 @@ def test_starter_chain() -> None:
 @pytest.mark.parametrize(
     ("config", "remark"),
     [
-        ({}, "names no model"),
-        ({"model": "no-slash"}, "names no model"),
+        ({}, "contains no model"),
+        ({"model": "no-slash"}, "contains no model"),
         ({"model": "p/a"}, "only model"),
-        ({"provider": {"p": {"models": {"a": {}}}}}, "names no model"),
+        ({"provider": {"p": {"models": {"a": {}}}}}, "contains no model"),
     ],
 )
 def test_without_two_models_there_is_no_chain_and_it_says_so(config: dict[str, object], remark: str) -> None:
@@ -424,3 +430,18 @@ def test_the_setup_of_a_home(paths: Paths) -> None:
     start = starter_for(read_setup(paths, {}))
     assert (start.primary, start.targets) == ("p/a", ("q/b",))
     assert rate_limit(start.text)["agents"] == {"q/b": "spare"}
+
+
+@pytest.mark.parametrize(
+    ("former", "name", "value"),
+    [("comeBack", "returnToPrimary", False), ("movesPerHour", "maxMovesPerHour", 3), ("doors", "endpoints", [])],
+)
+def test_a_key_under_its_former_name_is_read_with_a_warning(
+    tmp_path: Path, former: str, name: str, value: object
+) -> None:
+    file = tmp_path / "rate-limit-config.json"
+    file.write_text(json.dumps({"rateLimit": {former: value}}))
+    examined = examine(read_document(file))
+    assert examined.values[name] == value
+    (slip,) = examined.slips
+    assert former in str(slip) and f"now called {name!r}" in str(slip)

@@ -1,4 +1,4 @@
-"""Edits of the configuration as a long-lived process takes them over. Time is given, never waited for."""
+"""Tests of edits of the configuration during a long run. Time is passed as a value, so no test waits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ocwatchd.config import Config, load
-from ocwatchd.config.live import SETTLED, LiveConfig
+from ocwatchd.config.loading import SETTLED, LiveConfig
 from ocwatchd.errors import ConfigError
 from ocwatchd.paths import Paths
 
@@ -19,7 +19,7 @@ OTHER = {"rateLimit": {"fallbackChain": {"p/a": "r/c"}}}
 
 
 class Edited:
-    """A configuration file and the one who follows it."""
+    """A configuration file and the object that follows it."""
 
     def __init__(self, home: Path) -> None:
         self.paths = Paths(home, home / "config", home / "data", home / "state", home / "cache")
@@ -34,7 +34,7 @@ class Edited:
         self.file.write_text(content if isinstance(content, str) else json.dumps(content))
 
     def look(self, seconds: float = SETTLED + 0.01) -> Config | ConfigError | None:
-        """What is told once this time has passed without a further change."""
+        """Return what is reported after this time without a further change."""
         assert not isinstance(self.live.look(self.now), Config)
         self.now += seconds
         return self.live.look(self.now)
@@ -89,7 +89,7 @@ def test_a_broken_edit_keeps_the_last_good_one_and_is_told_once(edited: Edited) 
     assert isinstance(fault, ConfigError)
     assert "line 2" in str(fault)
     assert edited.live.config == good
-    assert edited.live.health() == [f"{fault}; until that is mended the last good configuration holds"]
+    assert edited.live.health() == [f"{fault}; until this is fixed, the last valid configuration is used"]
     assert edited.live.as_json()["problem"] == str(fault)
     assert edited.look() is None
     edited.write('{"rateLimit": {\n"mode": "fast"  }}')
@@ -124,7 +124,7 @@ def test_log_directories_wait_for_a_new_start(edited: Edited) -> None:
     edited.write({"rateLimit": {"logs": {"directories": ["/var/log/oc"]}}})
     assert isinstance(edited.look(), Config)
     (line,) = edited.live.health()
-    assert "started again" in line
+    assert "restart ocwatchd" in line
     edited.write({"rateLimit": {}})
     assert isinstance(edited.look(), Config)
     assert edited.live.health() == []

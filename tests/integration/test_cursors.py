@@ -1,4 +1,4 @@
-"""The cursor file: written whole, for this user alone; damaged, it is said and started afresh."""
+"""Tests of the cursor file: written as a whole, for this user only; if it is damaged, this is reported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ocwatchd.core.cursor import Cursor
+from ocwatchd.core.parsing.cursor import Cursor
 from ocwatchd.state import cursors
 
 PLACES = {

@@ -1,4 +1,4 @@
-"""One daemon per state directory, and which process it is."""
+"""Tests that a state directory has one daemon, and which process it is."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ocwatchd.state.daemonlock import AlreadyRunning, hold, holder
+from ocwatchd.state.daemon_lock import AlreadyRunning, hold, holder
 
 HOLD = """
 import sys, pathlib
-from ocwatchd.state.daemonlock import hold
+from ocwatchd.state.daemon_lock import hold
 with hold(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -40,7 +40,7 @@ def test_held_by_another_process_until_that_ends(tmp_path: Path) -> None:
 
 
 def test_a_pid_that_is_not_the_holders_is_never_named(tmp_path: Path) -> None:
-    """What a killed daemon wrote may be anybody's pid by now, until the next one has written its own."""
+    """The pid of a killed daemon may belong to any process, until the next daemon has written its own."""
     lock, beat = tmp_path / "daemon.lock", tmp_path / "daemon.json"
     beat.write_text("{}")
     with hold(lock):

@@ -1,4 +1,4 @@
-"""Whole directories: files that appear, move and vanish, and thousands of old ones."""
+"""Tests of whole directories: files that appear, move and vanish, and thousands of old ones."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from ocwatchd.core.limits import LimitEvent
-from ocwatchd.logs.directory import IDLE, OPEN_MOST, LogDirectories
+from ocwatchd.core.domain.types import LimitEvent
+from ocwatchd.logs.directory import IDLE, MAX_OPEN, LogDirectories
 from ocwatchd.logs.tail import Window
-from tests.edges.logtext import NOW, refusal, refused
+from tests.integration.logtext import NOW, refusal, refused
 from tests.support.rules import builtin
 
 
 class Logs:
-    """A directory of logs and what it has told."""
+    """A directory of logs and the events that its reader has returned."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -53,7 +53,7 @@ def logs(tmp_path: Path) -> Iterator[Logs]:
 
 
 def open_logs(directory: Path) -> int:
-    """How many descriptors this process holds in the directory."""
+    """Return how many descriptors of this process are open in the directory."""
     links = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     return sum(link.is_relative_to(directory) for link in links)
 
@@ -159,10 +159,10 @@ def test_5000_old_files_cost_no_descriptors_and_one_that_stirs_is_heard(logs: Lo
 
 
 def test_idle_files_give_their_descriptors_back_and_are_heard_again(logs: Logs) -> None:
-    for number in range(OPEN_MOST + 20):
+    for number in range(MAX_OPEN + 20):
         logs.write(f"{number}.log", number)
     logs.look()
-    assert open_logs(logs.path) <= OPEN_MOST
+    assert open_logs(logs.path) <= MAX_OPEN
     logs.look(IDLE + 1)
     assert open_logs(logs.path) == 0
     logs.told.clear()

@@ -1,4 +1,4 @@
-"""Every check of the doctor: given these facts, then these findings."""
+"""Tests of every check of the doctor: these facts give these findings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from ocwatchd.config.offered_models import Answer, Offered, judge
 from ocwatchd.doctor.checks import CODES, examine
-from ocwatchd.doctor.models import Answer, judge
 from ocwatchd.doctor.values import (
     Agents,
     Check,
@@ -18,7 +18,6 @@ from ocwatchd.doctor.values import (
     Facts,
     LogDirectory,
     Mode,
-    Offered,
     Plugin,
     Running,
     Service,
@@ -34,8 +33,8 @@ SOUND = Facts(
     now=NOW,
     program="/bin/opencode",
     version="1.18.33",
-    running=(Running(7, "/p", "1.18.33", "1", door=True),),
-    doors=1,
+    running=(Running(7, "/p", "1.18.33", "1", endpoint=True),),
+    endpoints=1,
     logs=(LogDirectory("/logs", 2, NOW - 5),),
     daemon=Daemon("up", 9, 1.0),
     config=Configured("/c.json", True, None, (), {"mock/primary": ("mock2/fallback",)}, {"mock2/fallback": "helper"}),
@@ -45,10 +44,13 @@ SOUND = Facts(
     plugin=Plugin("current", "/plugin.js", "1", "1"),
     service=Service("/unit", "/bin/ocwatchd"),
     inotify=(65536, 128),
-    newest_of_ours=NOW - 2,
+    newest_time=NOW - 2,
     journal_bytes=5000,
     state_free=1 << 30,
 )
+
+
+V2 = {"pid": 12, "address": "127.0.0.1:49374", "generation": 2, "plugin": False, "trouble": "too new"}
 
 
 def facts(**changes: Any) -> Facts:
@@ -65,24 +67,38 @@ def run(**changes: Any) -> Facts:
     return facts(running=(dataclasses.replace(SOUND.running[0], **changes),))
 
 
-# facts, code, severity, a part of what is seen, a part of the remedy (None: there is none)
+# facts, code, severity, a part of what is seen, a part of the remedy (None: no remedy)
 CASES: list[tuple[Facts, str, str, str, str | None]] = [
     (SOUND, "opencode-program", "ok", "/bin/opencode, version 1.18.33", None),
     (facts(program=None), "opencode-program", "warning", "not on PATH", "install OpenCode"),
     (facts(version=None, program_fault="ended with code 1"), "opencode-program", "error", "code 1", "reinstall"),
     (facts(version="0.15.2"), "opencode-program", "warning", "older than 1.0", "upgrade"),
-    (SOUND, "opencode-running", "ok", "1 OpenCode runs in this home, version 1.18.33", None),
-    (facts(running=()), "opencode-running", "info", "no OpenCode runs", None),
-    (run(opencode="1.3.2"), "opencode-running", "info", "version 1.3.2", "installed 1.18.33"),
-    (SOUND, "daemon", "ok", "up, pid 9", None),
+    (facts(version="0.0.0-dev-202609212252"), "opencode-program", "ok", "0.0.0-dev", None),
+    (facts(version="2.3.2", generation=2), "opencode-program", "ok", "OpenCode 2, version 2.3.2", None),
+    (facts(endpoint_statuses=(V2,)), "opencode-generation", "error", "OpenCode 12: too new", "see the finding"),
+    (facts(migrated="/db"), "opencode-database", "error", "process 7 finds no session", "OpenCode 2"),
+    (facts(migrated="/db", running=()), "opencode-database", "warning", "has migrated /db", "backup"),
+    (run(generation=2, listens=True), "plugin", "info", "has not called the hooks", "nothing to do"),
+    (run(generation=2, listens=True, plugin=None), "plugin", "info", "has not loaded the companion plugin", "nothing"),
+    (SOUND, "opencode-running", "ok", "1 OpenCode process is running in this home, version 1.18.33", None),
+    (facts(running=()), "opencode-running", "info", "no OpenCode process is running", None),
+    (run(opencode="1.3.2"), "opencode-running", "info", "version 1.3.2", "version 1.18.33 is installed"),
+    (SOUND, "daemon", "ok", "running, pid 9", None),
     (facts(daemon=Daemon()), "daemon", "warning", "not running", "ocwatch up"),
-    (facts(daemon=Daemon("deaf", 9, 65.0)), "daemon", "error", "last beat was 65 s ago", "kill 9"),
+    (facts(daemon=Daemon("deaf", 9, 65.0)), "daemon", "error", "last heartbeat was 65 s ago", "kill 9"),
     (
         facts(daemon=Daemon("up", 9, 1.0, ("cannot watch /x",))),
         "daemon-health",
         "warning",
         "cannot watch /x",
-        "complaint",
+        "keeps running",
+    ),
+    (
+        facts(daemon=Daemon("up", 9, 1.0, waiting=(("ses_1", "frozen", "redirect ses_1"),))),
+        "session",
+        "warning",
+        "ses_1: frozen",
+        "ocwatch redirect ses_1",
     ),
     (
         facts(daemon=Daemon("up", 9, 1.0, (), "OpenCode writes to /l")),
@@ -92,25 +108,38 @@ CASES: list[tuple[Facts, str, str, str, str | None]] = [
         "ocwatch up",
     ),
     (SOUND, "log-directory", "ok", "/logs: 2 logs, last line 5 s ago", None),
-    (facts(logs=(LogDirectory("/l", None),)), "log-directory", "warning", "not there", "first start"),
-    (facts(running=(), logs=(LogDirectory("/l", None),)), "log-directory", "info", "not there", "first start"),
+    (facts(logs=(LogDirectory("/l", None),)), "log-directory", "warning", "does not exist yet", "first start"),
+    (facts(running=(), logs=(LogDirectory("/l", None),)), "log-directory", "info", "does not exist yet", "first start"),
     (
         facts(logs=(LogDirectory("/l", None, None, "no permission"),)),
         "log-directory",
         "warning",
         "no permission",
-        "owns",
+        "owner",
     ),
-    (SOUND, "doors", "ok", "1 door open", None),
-    (run(door=False), "doors", "warning", "no door into OpenCode 7 in /p", "no way in"),
-    (run(door=False, plugin=None), "doors", "warning", "cannot be moved in place", "start it again"),
-    (facts(door_troubles=("wants a password",)), "doors", "warning", "wants a password", "as it says"),
+    (SOUND, "doors", "ok", "1 endpoint; every running OpenCode process can be reached", None),
+    (run(endpoint=False), "doors", "warning", "OpenCode 7 in /p cannot be reached", "no endpoint"),
+    (run(endpoint=False, plugin=None), "doors", "warning", "cannot be moved in place", "restart it"),
+    (
+        run(endpoint=False, plugin=None, why="runs with --pure, which loads no plugins", remedy="quit it"),
+        "doors",
+        "warning",
+        "cannot be moved in place",
+        "it runs with --pure, which loads no plugins: quit it",
+    ),
+    (facts(endpoint_troubles=("wants a password",)), "doors", "warning", "wants a password", "see the finding"),
     (SOUND, "plugin", "ok", "/plugin.js, version 1", None),
     (facts(plugin=Plugin("absent", "/p", None, "1")), "plugin", "warning", "not installed", "ocwatch plugin install"),
     (facts(plugin=Plugin("outdated", "/p", "0", "1")), "plugin", "warning", "version 0", "ocwatch plugin install"),
-    (facts(plugin=Plugin("foreign", "/p", None, "1")), "plugin", "warning", "not ocwatchd's", "move it away"),
-    (facts(plugin=Plugin(trouble="/p cannot be read")), "plugin", "warning", "cannot be read", "owns"),
-    (run(plugin="0"), "plugin", "info", "loaded in OpenCode 7", "start these again"),
+    (
+        facts(plugin=Plugin("foreign", "/p", None, "1")),
+        "plugin",
+        "warning",
+        "ocwatchd did not write /p",
+        "move it away",
+    ),
+    (facts(plugin=Plugin(trouble="/p cannot be read")), "plugin", "warning", "cannot be read", "owner"),
+    (run(plugin="0"), "plugin", "info", "loaded in OpenCode process 7", "restart it"),
     (
         facts(plugin=Plugin("current", "/p", "1", "1", None, "door: no fetch")),
         "plugin-errors",
@@ -121,12 +150,12 @@ CASES: list[tuple[Facts, str, str, str, str | None]] = [
     (run(standing_back="active: oh-my-opencode"), "rival-plugin", "warning", "oh-my-opencode", "one of the two"),
     (facts(rivals=("x-fallback in opencode.json",)), "rival-plugin", "warning", "x-fallback in", "one of the two"),
     (SOUND, "service", "ok", "/unit", None),
-    (facts(service=Service()), "service", "info", "no user service", "ocwatch service install"),
+    (facts(service=Service()), "service", "info", "no service is installed", "ocwatch service install"),
     (facts(service=Service(unserved="no manager")), "service", "info", "its terminal; no manager", None),
-    (facts(service=Service("/unit", "/gone", False)), "service", "error", "/gone, which is not there", "install"),
-    (facts(daemon=Daemon()), "service", "warning", "does not run", "ocwatch service start"),
-    (SOUND, "config-file", "ok", "/c.json can be used", None),
-    (facts(config=Configured("/c.json")), "config-file", "warning", "no /c.json", "ocwatch up"),
+    (facts(service=Service("/unit", "/gone", False)), "service", "error", "/gone, which does not exist", "install"),
+    (facts(daemon=Daemon()), "service", "warning", "is not running", "ocwatch service start"),
+    (SOUND, "config-file", "ok", "/c.json is valid", None),
+    (facts(config=Configured("/c.json")), "config-file", "warning", "/c.json does not exist", "ocwatch up"),
     (facts(config=Configured("/c.json", True, "line 3: wrong")), "config-file", "error", "line 3", "correct /c.json"),
     (facts(opencode_config_fault="opencode.json, line 2"), "opencode-config", "error", "line 2", "correct"),
     (
@@ -136,7 +165,15 @@ CASES: list[tuple[Facts, str, str, str, str | None]] = [
         "'x'",
         "//",
     ),
-    (chains(of={}), "chain-none", "warning", "nothing can be moved", "fallbackChain"),
+    (facts(config=Configured("/c.json", True, plan_command=True)), "plan-command", "ok", "no fault", None),
+    (
+        facts(config=Configured("/c.json", True, plan_command=True), plan_command_problem="/q ended with 3"),
+        "plan-command",
+        "warning",
+        "/q ended with 3",
+        "docs/forecast.md",
+    ),
+    (chains(of={}), "chain-none", "error", "no session can be moved", "fallbackChain"),
     (SOUND, "chain-model", "ok", "2 models", None),
     (
         chains(of={"mock/primary": ["mock2/gone"]}),
@@ -151,7 +188,7 @@ CASES: list[tuple[Facts, str, str, str, str | None]] = [
         chains(of={"mock/*": ["mock2/fallback"], "*": ["mock2/fallback"]}),
         "chain-model",
         "ok",
-        "1 model in chains",
+        "1 model in the configuration",
         None,
     ),
     (
@@ -159,30 +196,32 @@ CASES: list[tuple[Facts, str, str, str, str | None]] = [
         "chain-circle",
         "error",
         "mock/primary -> mock2/fallback -> mock/primary",
-        "take one",
+        "remove one",
     ),
     (SOUND, "chain-agent", "ok", "helper", None),
     (
         facts(agents=Agents(frozenset({"build"}), complete=True)),
         "chain-agent",
         "error",
-        "helper, which is to carry mock2/fallback",
+        "there is no agent helper in a running OpenCode process, but it is configured for mock2/fallback",
         "/c.json",
     ),
     (facts(agents=Agents(frozenset({"build"}))), "chain-agent", "warning", "helper", "opencode agent list"),
     (SOUND, "no-fallback", "ok", "mock/primary", None),
-    (facts(used=("mock/second",)), "no-fallback", "warning", "nothing stands in for mock/second", '"*"'),
-    (SOUND, "file-mode", "ok", "yours alone", None),
+    (facts(used=("mock/second",)), "no-fallback", "error", "no fallback is configured for mock/second", '"*"'),
+    (SOUND, "file-mode", "ok", "only you", None),
     (facts(open_modes=(Mode("/s", 0o755),)), "file-mode", "warning", "/s has mode 0755", "chmod go= /s"),
     (facts(open_modes=(Mode("/s", 0o700, own=False),)), "file-mode", "error", "another user", "chown"),
-    (facts(register_problems=("damaged",)), "register", "warning", "damaged", "aside"),
+    (facts(open_modes=(Mode("/a b;x", 0o755),)), "file-mode", "warning", "/a b;x has mode", "chmod go= '/a b;x'"),
+    (facts(open_modes=(Mode("/$(x)", 0, own=False),)), "file-mode", "error", "another user", "chown $USER '/$(x)'"),
+    (facts(blacklist_problems=("damaged",)), "register", "warning", "damaged", "renames"),
     (SOUND, "journal", "ok", "4 KiB", None),
     (facts(journal_bytes=70 << 20), "journal", "warning", "70 MiB", "remove it"),
-    (facts(state_free=1 << 20), "disk", "warning", "1 MiB", "make room"),
+    (facts(state_free=1 << 20), "disk", "warning", "1 MiB", "free some space"),
     (SOUND, "inotify", "ok", "65536 watches", None),
     (facts(inotify=(128, 128)), "inotify", "warning", "128 watches", "max_user_watches"),
-    (SOUND, "clock", "ok", "forward", None),
-    (facts(newest_of_ours=NOW + 3600), "clock", "warning", "3600 s ahead", "set it right"),
+    (SOUND, "clock", "ok", "not been set back", None),
+    (facts(newest_time=NOW + 3600), "clock", "warning", "3600 s in the future", "correct the system clock"),
 ]
 
 
@@ -231,13 +270,13 @@ DOORS = {"mock": frozenset({"primary"})}
         ("zai/glm-4", dataclasses.replace(OFFERED, catalogue_age=30 * 86400), Answer.UNSURE),
         ("nope/x", OFFERED, Answer.NO),
         ("nope/x", Offered(), Answer.UNSURE),  # nothing is known at all
-        ("mine/x", Offered(configured={"mine": frozenset()}), Answer.UNSURE),  # a plugin may bring its models
+        ("mine/x", Offered(configured={"mine": frozenset()}), Answer.UNSURE),  # a plugin may define its models
         ("mine/x", Offered(configured={"mine": frozenset({"y"})}), Answer.NO),
-        ("anthropic/claude-opus-5", OFFERED, Answer.UNSURE),  # in no list here, but surely OpenCode knows it
+        ("anthropic/claude-opus-5", OFFERED, Answer.UNSURE),  # in no list here, but OpenCode certainly knows it
         ("anthropic/x", Offered(configured={"anthropic": frozenset({"own"})}), Answer.UNSURE),  # adds to the catalogue
         ("new/x", dataclasses.replace(OFFERED, signed_in=frozenset({"new"})), Answer.UNSURE),
-        ("mock/second", dataclasses.replace(OFFERED, by_doors=DOORS), Answer.YES),  # of another project
-        ("mock/third", dataclasses.replace(OFFERED, by_doors=DOORS), Answer.NO),
+        ("mock/second", dataclasses.replace(OFFERED, by_endpoints=DOORS), Answer.YES),  # in another project
+        ("mock/third", dataclasses.replace(OFFERED, by_endpoints=DOORS), Answer.NO),
         ("zai/glm-5", dataclasses.replace(OFFERED, enabled=frozenset({"mock"})), Answer.NO),
         ("mock/primary", dataclasses.replace(OFFERED, disabled=frozenset({"mock"})), Answer.NO),
         ("openrouter/z-ai/glm-5:free", Offered(catalogue={"openrouter": frozenset({"z-ai/glm-5:free"})}), Answer.YES),

@@ -1,10 +1,10 @@
-"""What may leave the machine in a bug report, and what not."""
+"""Tests of which data a bug report contains."""
 
 from __future__ import annotations
 
 import pytest
 
-from ocwatchd.doctor.redact import REMOVED, redacted, redacted_text
+from ocwatchd.doctor.bundle import REMOVED, redacted, redacted_text
 
 HOME = "/home/jane"
 
@@ -35,7 +35,7 @@ def test_what_helps_stays(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("/home/jane/.config", "~/.config"), ("in /home/jane", "in ~"), ("/home/janet/x", "/home/janet/x"),
+        ("/home/jane/.config", "~/.config"), ("in /home/jane", "in ~"), ("/home/janet/x", f"/home/{REMOVED}/x"),
         ("http://me:pw@127.0.0.1:1/", f"http://{REMOVED}@127.0.0.1:1/"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""An OpenCode for the drill: by npm, or from the configured registry; a fake one on loopback plays it here."""
+"""Tests of getting an OpenCode for the drill from npm or the configured registry, with fakes on loopback."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_without_npm_from_the_configured_registry_once(registry: tuple[str, type
     assert fetch("1.2.3", tmp_path / "cache", environ) == found
     assert len(kind.asked) == asked == 2
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["opencode-1.2.3"]
-    assert fetch("latest", tmp_path / "cache", environ) == found  # a tag is asked anew: it may mean another one today
+    assert fetch("latest", tmp_path / "cache", environ) == found  # a tag may mean another version now
 
 
 def test_damaged_or_missing_is_said_and_nothing_is_left(registry: tuple[str, type[Registry]], tmp_path: Path) -> None:

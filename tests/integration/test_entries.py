@@ -1,4 +1,4 @@
-"""Times of the register: our own form is read without the library's help, and means the same."""
+"""Tests that our own reader of times in the blacklist gives the same values as the library."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ocwatchd.clock import from_rfc3339, rfc3339
-from ocwatchd.state.entries import LATEST, moment
+from ocwatchd.state.blacklist.format import LATEST, moment
 
 
 @given(st.integers(0, int(LATEST * 1000) - 1))
 @example(0)
 @example(951_782_400_000)  # 29 February 2000
-@example(4_107_542_399_999)  # before the first of March 2100, which has no 29 February
+@example(4_107_542_399_999)  # the day before 1 March 2100, which has no 29 February
 def test_our_own_form(thousandths: int) -> None:
     text = rfc3339(thousandths / 1000)
     assert moment(text, "until") == pytest.approx(from_rfc3339(text), abs=1e-6)

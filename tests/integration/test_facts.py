@@ -2,7 +2,8 @@ import json
 import os
 import threading
 
-from ocwatchd.state.facts import KEPT, FactFiles, fact, prevented
+from ocwatchd.core.domain.types import WEB_PAGE
+from ocwatchd.state.plugin_reports import KEPT, PluginReports, fact, prevented
 
 LINE = {
     "version": 1,
@@ -30,6 +31,17 @@ def test_a_fact_names_session_model_status_and_retry_after():
     assert heard.time == 1795348800.25
 
 
+def test_what_came_in_place_of_an_answer_is_read_as_any_error():
+    body = '{"error": {"message": "Rate limit reached, try again in 20m", "code": "rate_limit_exceeded"}}'
+    heard = fact(line(status=200, body=body))
+    assert (heard.facts.status, heard.facts.codes) == (200, ("rate_limit_exceeded",))
+    assert heard.facts.message == "Rate limit reached, try again in 20m"
+    page = fact(line(status=200, page=True)).facts
+    assert (page.status, page.name, page.message) == (200, WEB_PAGE, "")
+    for odd in ({"body": None}, {"body": {"error": 1}}, {"page": "yes"}):
+        assert fact(line(status=200, **odd)).facts.name is None
+
+
 def test_what_is_no_fact_of_a_main_turn_is_passed_over():
     odd = [b"", b"{", b"[]", b"null", b"[" * 100_000, b"\xff\xfe"]
     assert [fact(text) for text in odd] == [None] * len(odd)
@@ -40,7 +52,7 @@ def test_what_is_no_fact_of_a_main_turn_is_passed_over():
 def test_files_are_followed_from_their_end_and_torn_lines_are_waited_for(tmp_path):
     path = tmp_path / "7.jsonl"
     path.write_bytes(line(session="ses_old") + b"\n")
-    files = FactFiles(tmp_path)
+    files = PluginReports(tmp_path)
     assert files.poll() == []
     with path.open("ab") as file:
         file.write(line(session="ses_new") + b"\n" + line(session="ses_torn")[:40])
@@ -52,10 +64,19 @@ def test_files_are_followed_from_their_end_and_torn_lines_are_waited_for(tmp_pat
     assert files.poll() == []
 
 
+def test_the_process_that_reports_a_session_is_named(tmp_path):
+    reported = []
+    files = PluginReports(tmp_path, lambda session, pid: reported.append((session, pid)))
+    (tmp_path / "7.jsonl").write_bytes(line(session="ses_a") + b"\n")
+    (tmp_path / "other.jsonl").write_bytes(line(session="ses_b") + b"\n")
+    assert sorted(heard.session for heard in files.poll()) == ["ses_a", "ses_b"]
+    assert reported == [("ses_a", 7)]
+
+
 def test_a_file_set_aside_and_begun_anew_is_read_from_its_beginning(tmp_path):
     path = tmp_path / "7.jsonl"
     path.write_bytes(line() * 3 + b"\n")
-    files = FactFiles(tmp_path)
+    files = PluginReports(tmp_path)
     path.rename(tmp_path / "7.jsonl.1")
     path.write_bytes(line(session="ses_new") + b"\n")
     assert [heard.session for heard in files.poll()] == ["ses_new"]
@@ -66,7 +87,7 @@ def test_links_are_not_followed_and_old_files_go(tmp_path):
     outside.write_bytes(line() + b"\n")
     directory = tmp_path / "facts"
     directory.mkdir()
-    files = FactFiles(directory)
+    files = PluginReports(directory)
     (directory / "1.jsonl").symlink_to(outside)
     assert files.poll() == []
     old = directory / "2.jsonl"
@@ -74,7 +95,7 @@ def test_links_are_not_followed_and_old_files_go(tmp_path):
     os.utime(old, (1000, 1000))
     files.tidy(1000 + KEPT + 1)
     assert not old.exists()
-    assert FactFiles(tmp_path / "nowhere").poll() == []
+    assert PluginReports(tmp_path / "nowhere").poll() == []
 
 
 def test_what_prevention_passed_over_is_read_too(tmp_path):
@@ -84,15 +105,15 @@ def test_what_prevention_passed_over_is_read_too(tmp_path):
     assert (read.session, read.model, read.target, read.passed) == ("ses_1", "p/a", "r/c", (("q/b", "too small"),))
     odd = [{}, {"passed": 7}, {"passed": [7]}, {"passed": [], "session": 3}, {"passed": [], "prevented": None}]
     assert [prevented(json.dumps({**told, **change}).encode()) for change in odd] == [None] * len(odd)
-    files = FactFiles(tmp_path)
+    files = PluginReports(tmp_path)
     (tmp_path / "7.jsonl").write_bytes(line() + b"\n" + json.dumps({**told, "passed": passed}).encode() + b"\n")
-    assert [type(found).__name__ for found in files.poll()] == ["Heard", "Prevented"]
+    assert [type(found).__name__ for found in files.poll()] == ["TroubleReported", "Prevented"]
 
 
 def test_what_was_added_just_before_a_file_was_set_aside_is_read_too(tmp_path):
     path = tmp_path / "7.jsonl"
     path.write_bytes(line(session="ses_old") + b"\n")
-    files = FactFiles(tmp_path)
+    files = PluginReports(tmp_path)
     with path.open("ab") as file:
         file.write(line(session="ses_last") + b"\n")
     path.rename(tmp_path / "7.jsonl.1")
@@ -114,7 +135,7 @@ def test_files_that_are_set_aside_while_it_begins_are_no_fault(tmp_path):
         writer.start()
     try:
         for _ in range(4000):
-            FactFiles(tmp_path).poll()
+            PluginReports(tmp_path).poll()
     finally:
         ended.set()
         for writer in writers:

@@ -1,6 +1,8 @@
-"""Every fault that a log, a disk, a clock or a neighbour can have, with the daemon as a real process.
+"""Tests of every fault of a log, a disk, a clock or another process, with the daemon as a real process.
 
-A log is written as OpenCode 1.18 writes it; what the daemon made of it is read from its journal: each refusal once.
+Long because one daemon lives through all faults.
+
+Logs are written as by OpenCode 1.18. The daemon's journal has to contain each refused attempt once.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import psutil
 import pytest
 
 from tests.conftest import Count
-from tests.edges.logtext import other, refusal
+from tests.integration.logtext import other, refusal
 from tests.support.daemon import Daemon, epoch, ocwatch, settle
 from tests.support.homes import Home
 from tests.support.processes import free_port, wait_until
@@ -32,7 +34,7 @@ MODEL = "mock/primary"
 
 
 class Scene:
-    """A private home with a log directory, and the daemon that follows it, for which file modes count."""
+    """A private home with a log directory and the daemon that follows it, to which file modes apply."""
 
     def __init__(self, root: Path, *limits: str, **settings: object) -> None:
         self.home = Home(root, f"http://127.0.0.1:{free_port()}", environment={"PYTHONPATH": str(ROOT)})
@@ -41,19 +43,19 @@ class Scene:
         self.daemon.command = (*MORTAL, *limits, "--", *self.daemon.command)
 
     def write(self, path: Path, *numbers: int) -> list[int]:
-        """Append one refusal each; the numbers."""
+        """Append one refused attempt for each number, and return the numbers."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
             file.write(b"".join(refusal(number, time.time()) for number in numbers))
         return list(numbers)
 
     def told(self) -> list[int]:
-        """The refusals in the journal, in order."""
+        """Return the refused attempts in the journal, in order."""
         sessions = [str(entry["session"]) for entry in self.daemon.journal("limit")]
         return [int(session.removeprefix("ses_")) for session in sessions]
 
     def expect(self, *numbers: int, timeout: float = 60.0) -> None:
-        """Each of these is told once, in this order; told by now or soon."""
+        """Check that each of these is reported once and in this order, now or soon."""
 
         def mine() -> list[int]:
             return [number for number in self.told() if number in set(numbers)]
@@ -62,7 +64,7 @@ class Scene:
         assert mine() == list(numbers)
 
     def memory(self) -> int:
-        """The daemon's largest size so far, kB (Linux)."""
+        """Return the daemon's largest size so far in kB (Linux)."""
         status = Path(f"/proc/{self.daemon.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0])
 
@@ -76,13 +78,13 @@ def fresh(number: int = 1) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def _one_more(counted: Count) -> None:
-    """Each test of this module is a fault."""
+    """Count each test of this module as a fault."""
     counted("faults survived", 1)
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """One daemon for everything that happens to a single log."""
+    """One daemon for all faults of a single log."""
     scene = Scene(tmp_path_factory.mktemp("faults"))
     scene.logs.mkdir(parents=True)
     with scene.daemon:
@@ -91,7 +93,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @pytest.fixture
 def log(shared: Scene) -> Path:
-    """A log of its own, known to the daemon."""
+    """Return a new log that the daemon knows."""
     path = shared.logs / f"log-{next(NUMBERS)}.log"
     shared.expect(*shared.write(path, *fresh()))
     return path
@@ -126,7 +128,7 @@ def test_late_write_to_the_renamed_file(shared: Scene, log: Path) -> None:
 
 
 def test_truncated_and_refilled_larger(shared: Scene, log: Path) -> None:
-    """Between two looks: 39 of 60 lines is what other tools see."""
+    """If it happens between two polls, other tools see only 39 of 60 lines."""
     before, after = fresh(39), fresh(60)
     shared.write(log, *before)
     shared.expect(*before)
@@ -200,7 +202,7 @@ def test_replaced_by_something_else(shared: Scene, log: Path, what: str, tmp_pat
         shared.expect(*shared.write(target, during))
     else:
         log.mkdir() if what == "directory" else os.mkfifo(log)
-        settle(1.2)  # it is looked at, and neither opened nor waited for
+        settle(1.2)  # it is checked, and neither opened nor waited for
     log.rmdir() if log.is_dir() else log.unlink()
     shared.write(log, after)
     shared.expect(after)
@@ -272,7 +274,7 @@ def test_the_inotify_limit_is_reached(tmp_path: Path, limit: str, words: str) ->
 
 
 def test_stopped_while_the_event_queue_overflows(scene: Scene) -> None:
-    """The kernel keeps 16,384 events; the machine sleeps while far more happens."""
+    """The kernel keeps 16,384 events; while the process is stopped, far more happen."""
     scene.logs.mkdir(parents=True)
     log = scene.logs / "opencode.log"
     with scene.daemon:
@@ -293,7 +295,7 @@ def test_stopped_while_the_event_queue_overflows(scene: Scene) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 192 kB at the daemon's state directory, where file systems may be mounted."""
+    """Yield a disk of 192 kB at the daemon's state directory, where file systems may be mounted."""
     place = tmp_path / ".local" / "state" / "ocwatchd"
     place.mkdir(parents=True, mode=0o700)
     mount = ["mount", "-t", "tmpfs", "-o", "size=192k,mode=0700", "tmpfs", str(place)]
@@ -321,7 +323,7 @@ def test_the_state_directory_is_full_for_a_while(scene: Scene, small_disk: Path)
 
 
 def fill(ballast: Path, pid: int) -> None:
-    """Nothing can be written any more: the disk is full, or (where none can be mounted) no file may have a byte."""
+    """Make all writes fail: the disk is full, or (where none can be mounted) files may have no bytes."""
     if not ballast.parent.is_mount():
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         return
@@ -384,7 +386,7 @@ def newer(path: Path) -> None:
 
 
 def foreign(path: Path) -> None:
-    """Another user's file (or, as nobody special, one of ours that may not be opened)."""
+    """Make another user's file (or, without root, one of ours that may not be opened)."""
     path.write_text(json.dumps(SOUND))
     path.chmod(0o600 if os.geteuid() == 0 else 0)
     if os.geteuid() == 0:
@@ -393,7 +395,7 @@ def foreign(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [corrupt, truncated, empty, symlink, newer, foreign])
 def test_a_damaged_register(scene: Scene, damage: Callable[[Path], None]) -> None:
-    """Moved aside or left as it is, never silently lost; the daemon goes on from memory."""
+    """The file is moved aside or left as it is, never silently lost, and the daemon continues from memory."""
     scene.logs.mkdir(parents=True)
     path = scene.daemon.state / "blacklist.json"
     path.parent.mkdir(parents=True, mode=0o700)
@@ -428,14 +430,23 @@ def test_two_daemons(scene: Scene) -> None:
 
 @pytest.fixture
 def stepped(scene: Scene) -> Iterator[Callable[[float], None]]:
-    """The scene's daemon runs by a clock that is set with this."""
+    """Sets the clock of the scene's daemon."""
+    yield from stepping(scene)
+
+
+def stepping(scene: Scene, written: Callable[[float], str] | None = None) -> Iterator[Callable[[float], None]]:
+    """Start the daemon with a clock that follows a file; return the function that sets it.
+
+    `written`: for libfaketime.
+    """
     offset = scene.home.root / "offset"
-    scene.daemon.command = (sys.executable, "-m", "tests.support.stepped", str(offset))
-    scene.home.environment = {"PYTHONPATH": str(ROOT), "TZ": "Europe/Berlin"}
+    if written is None:
+        scene.daemon.command = (sys.executable, "-m", "tests.support.stepped", str(offset))
+        scene.home.environment = {"PYTHONPATH": str(ROOT), "TZ": "Europe/Berlin"}
 
     def step(seconds: float) -> None:
         temporary = offset.with_suffix(".new")
-        temporary.write_text(str(seconds))
+        temporary.write_text((written or str)(seconds))
         temporary.rename(offset)
 
     step(0)
@@ -449,7 +460,7 @@ HOUR, DAY = 3600.0, 86400.0
 
 @pytest.mark.parametrize("seconds", [HOUR, -HOUR, DAY, -DAY], ids=["+1h", "-1h", "+1d", "-1d"])
 def test_the_clock_is_set(scene: Scene, stepped: Callable[[float], None], seconds: float) -> None:
-    """The loop goes on at once; a cooldown ends when its time of day comes, whichever way the clock went."""
+    """The loop continues at once, and a cooldown ends at its time of day, whichever way the clock was set."""
     log = scene.logs / "opencode.log"
     scene.expect(*scene.write(log, *fresh()))
     until = epoch(scene.daemon.wait_cooldown(MODEL)["until"])
@@ -465,7 +476,7 @@ def test_the_clock_is_set(scene: Scene, stepped: Callable[[float], None], second
     entry = scene.daemon.wait_cooldown(MODEL)
     now = time.time() + seconds
     if seconds > 0:
-        # The journal is written before the register.
+        # The journal is written before the blacklist.
         wait_until(lambda: epoch(scene.daemon.wait_cooldown(MODEL)["until"]) > now, 20, why="a limit by the new clock")
         assert epoch(scene.daemon.wait_cooldown(MODEL)["until"]) < now + 3 * HOUR
     else:
@@ -473,9 +484,55 @@ def test_the_clock_is_set(scene: Scene, stepped: Callable[[float], None], second
     assert scene.daemon.process is not None and scene.daemon.process.poll() is None
 
 
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+
+@pytest.fixture(params=["injected", "faketime"])
+def wrong(request: pytest.FixtureRequest, scene: Scene) -> Iterator[Callable[[float], None]]:
+    """Sets the clock of the scene's daemon; with libfaketime, if installed, below Python."""
+    if request.param == "injected" or FAKETIME is None:
+        yield from stepping(scene)
+        return
+    offset = scene.home.root / "offset"
+    scene.home.environment = {
+        "PYTHONPATH": str(ROOT), "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1",
+    }  # fmt: skip
+    yield from stepping(scene, lambda seconds: f"{seconds:+.0f}")
+
+
+@pytest.mark.parametrize("seconds", [3650 * DAY, -3650 * DAY, DAY], ids=["+10y", "-10y", "+1d"])
+def test_the_clock_is_wrong_for_a_moment(scene: Scene, wrong: Callable[[float], None], seconds: float) -> None:
+    """A running cooldown continues, and one that began at that moment does not last until the wrong year."""
+    log = scene.logs / "opencode.log"
+    before, during = fresh(2)
+    log.write_bytes(
+        refusal(before, time.time()).replace(b"Too Many Requests", b"Rate limit reached. Please try again in 7200s")
+    )
+    runs = scene.daemon.wait_cooldown(MODEL)
+    wrong(seconds)
+    wait_until(lambda: abs(epoch(scene.daemon.heartbeat()["beat"]) - time.time() - seconds) < 60, why="the wrong time")
+    with log.open("ab") as file:
+        file.write(refusal(during, time.time() + seconds).replace(b"modelID=primary", b"modelID=brief"))
+    noted = scene.daemon.wait_cooldown("mock/brief")
+    assert abs(epoch(noted["since"]) - time.time() - seconds) < 60
+    wrong(0)
+
+    def corrected() -> dict[str, object] | None:
+        entry = scene.daemon.wait_cooldown("mock/brief")
+        return entry if abs(epoch(entry["since"]) - time.time()) < 60 else None
+
+    entry = wait_until(corrected, 30, why="the entry's right time")
+    assert epoch(entry["until"]) - epoch(entry["since"]) == pytest.approx(60, abs=0.01)
+    assert scene.daemon.wait_cooldown(MODEL) | {"target": None} == runs | {"target": None}
+    listed = json.loads(scene.daemon.ocwatch("cooldowns", "--json").stdout)["cooldowns"]
+    assert {MODEL, "mock/brief"} == {row["model"] for row in listed}
+    assert all(row["remaining_seconds"] < 7200 for row in listed)
+
+
 @pytest.mark.parametrize("change", [1806195600.0, 1824944400.0], ids=["begins", "ends"])
 def test_summer_time(scene: Scene, stepped: Callable[[float], None], change: float) -> None:
-    """Over the changes of the local clock (2027, in Berlin) a cooldown lasts as long as over any other hour."""
+    """Across changes of the local time (2027, in Berlin) a cooldown lasts as long as at any other hour."""
     change -= 30
     stepped(change - time.time())
     wait_until(lambda: abs(epoch(scene.daemon.heartbeat()["beat"]) - change) < 30, 20, why="the new time")

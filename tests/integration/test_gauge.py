@@ -1,15 +1,15 @@
-"""What pools have used, by the message store: given these answers, then these loads."""
+"""Tests of the load of pools, by the message store: these answers give these loads."""
 
 from __future__ import annotations
 
 import pytest
 
-from ocwatchd.core.limits import ModelRef
-from ocwatchd.core.money import Tokens
-from ocwatchd.core.pools import LEAST_USED, ROUND_ROBIN, Pool
-from ocwatchd.gauge import OPEN, WINDOW, measured
-from ocwatchd.opencode.records import Message
-from ocwatchd.opencode.sessions import Answer
+from ocwatchd.core.domain.budget import Tokens
+from ocwatchd.core.domain.pools import LEAST_USED, ROUND_ROBIN, Pool
+from ocwatchd.core.domain.types import ModelRef
+from ocwatchd.daemon.usage_meter import OPEN, WINDOW, measured
+from ocwatchd.opencode.sessions.message_store import Answer
+from ocwatchd.opencode.sessions.messages import Message
 
 NOW = 1_800_000_000.0
 A, B, OTHER = "p/a", "q/a", "x/y"

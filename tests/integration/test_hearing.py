@@ -1,4 +1,4 @@
-"""Are the logs read? Given these logs and this cursor file, written then, then this is said."""
+"""Tests of whether the logs are read: these logs and this cursor file, with these times, give this result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ocwatchd.state.hearing import unheard
+from ocwatchd.state.read_progress import unread_log
 
 NOW = 1_800_000_000.0
 LINE = b"level=INFO message=hello\n"
@@ -31,7 +31,7 @@ class Disk:
         os.utime(self.cursors, (NOW - age, NOW - age))
 
     def said(self, started: float = NOW - 600) -> str | None:
-        return unheard(str(self.logs), str(self.cursors), started, NOW)
+        return unread_log(str(self.logs), str(self.cursors), started, NOW)
 
 
 @pytest.fixture
@@ -42,22 +42,22 @@ def disk(tmp_path: Path) -> Disk:
 def test_lines_that_nobody_reads_are_said(disk: Disk) -> None:
     path = disk.log(LINE * 9, age=1)
     disk.read({path: len(LINE)}, age=60)
-    assert disk.said() == f"OpenCode writes to {path}, and none of the last 59 s was read"
+    assert disk.said() == f"OpenCode writes to {path}, but the daemon has read nothing of it for 59 s"
 
 
 def test_a_log_of_which_the_daemon_knows_nothing(disk: Disk) -> None:
     disk.log(LINE, age=1)
-    assert "none of the last 599 s" in (disk.said() or "")
+    assert "read nothing of it for 599 s" in (disk.said() or "")
 
 
 @pytest.mark.parametrize(
     ("content", "offset", "log_age", "read_age"),
     [
         (LINE, len(LINE), 1, 60),  # all is read
-        (LINE * 2, len(LINE), 1, 4),  # read a moment ago: it is at it
+        (LINE * 2, len(LINE), 1, 4),  # read a moment ago: the daemon is still reading
         (LINE + b"an unfinished line", len(LINE), 1, 60),
-        (LINE * 2, len(LINE), 300, 60),  # read after it was written: what is left is not for us
-        (LINE * 2, len(LINE), 3 * 86400, 4 * 86400),  # old news
+        (LINE * 2, len(LINE), 300, 60),  # read after it was written: the rest is not relevant
+        (LINE * 2, len(LINE), 3 * 86400, 4 * 86400),  # old lines
     ],
 )
 def test_nothing_to_complain_of(disk: Disk, content: bytes, offset: int, log_age: float, read_age: float) -> None:
@@ -77,4 +77,4 @@ def test_what_is_no_log_or_cannot_be_understood(disk: Disk) -> None:
     os.mkfifo(disk.logs / "pipe.log")
     disk.cursors.write_text("{")
     assert disk.said() is None
-    assert unheard("/nowhere", "/nowhere", None, NOW) is None
+    assert unread_log("/nowhere", "/nowhere", None, NOW) is None

@@ -1,4 +1,4 @@
-"""The journal and the heartbeat on a real file system."""
+"""Tests of the journal and the heartbeat on a real file system."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ocwatchd.state.journal import Journal
 
 
 class Hours:
-    """A clock that a test moves."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.time = 1_795_341_600.0
@@ -136,10 +136,10 @@ def test_a_symlink_is_not_followed(path: Path, clock: Hours, tmp_path: Path) -> 
 
 
 GONE = 2**31 - 2
-"""No process has this id: Linux's largest is 2**22."""
+"""A pid that no process has, because Linux's largest is 2**22."""
 
 OWN = 0
-"""Stands for this process: its id in a test's name would differ between workers."""
+"""Stands for this process, because its id in a test's name would differ between workers."""
 
 
 @pytest.mark.parametrize(
@@ -147,10 +147,10 @@ OWN = 0
     [
         (OWN, 0.0, State.UP),
         (OWN, 9.9, State.UP),
-        (OWN, 10.1, State.DEAF),
-        (OWN, -11.0, State.DEAF),  # a clock set back: nothing is known until the next beat
+        (OWN, 10.1, State.STALLED),
+        (OWN, -11.0, State.STALLED),  # a clock that was set back: nothing is known until the next beat
         (GONE, 0.0, State.DOWN),
-        (1, 0.0, State.UP),  # another user's process is a living one
+        (1, 0.0, State.UP),  # another user's process is a running process
     ],
 )
 def test_heartbeat(tmp_path: Path, pid: int, age: float, wanted: str) -> None:
@@ -191,3 +191,11 @@ def test_moments_are_written_in_words_at_any_depth(path: Path, clock: Hours) -> 
     assert entry["until"] == "1970-01-01T00:00:01.500Z"
     assert entry["shown"] == {"next": "1970-01-01T00:00:02.000Z", "at": None}
     assert entry["seconds"] == 1.5
+
+
+def test_words_of_others_are_kept_without_secrets() -> None:
+    said = "the password is swordfish"
+    line = json.loads(
+        Journal(Path("/nowhere")).line({"what": "moved", "why": said, "shown": {"words": said, "at": 1e9}})
+    )
+    assert line["why"] == line["shown"]["words"] == "the password is [hidden]"

@@ -1,7 +1,7 @@
-"""SIGKILL at random moments of a busy daemon: every file can always be read, nothing acknowledged is lost, no move is
-made twice, no refusal is counted or told twice.
+"""Tests of SIGKILL at random moments of a busy daemon.
 
-`KILLS=1000 python -m pytest tests/edges/test_kills.py -s` is the full run; a suite makes fewer.
+Every file can always be read, no acknowledged data is lost, no move is made twice, no refused attempt is counted or
+reported twice. `KILLS=1000 python -m pytest tests/integration/test_kills.py -s` is the full run; a suite makes fewer.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 
-from ocwatchd.core.ledger import SAME_TIME
-from ocwatchd.state import cursors, moved
+from ocwatchd.core.domain.cooldowns import SAME_TIME
+from ocwatchd.state import cursors
+from ocwatchd.state import moved_sessions as moved
 from tests.conftest import Count
-from tests.edges.logtext import refusal
+from tests.integration.logtext import refusal
 from tests.support.daemon import Daemon, epoch
 from tests.support.fakeopencode import FakeOpenCode
 from tests.support.homes import Home
@@ -29,14 +30,14 @@ from tests.support.processes import start, wait_until
 
 KILLS = int(os.environ.get("KILLS", "20"))
 LIFE = 0.8
-"""Seconds until the kill, at most: in two of five lives from the start of the process, in the others from its first
-beat, which comes when it has looked at its logs and its doors for the first time."""
+"""Maximum seconds until the kill: in two of five runs from the start of the process, in the others from its first
+heartbeat, which follows its first read of logs and endpoints."""
 STUCK_MOST = 30
-"""Sessions that wait to be moved at one moment."""
+"""Maximum number of sessions that wait for a move at one moment."""
 
 
 class Watcher:
-    """Reads the register all the while, as a status bar does: it must hold, and what it once said must stay said."""
+    """Reads the blacklist continuously, as a status bar does: it must be valid, and every entry must stay."""
 
     def __init__(self, state: Path) -> None:
         self.path = state / "blacklist.json"
@@ -64,7 +65,7 @@ class Watcher:
             return
         self.reads += 1
         for model, until in self.acknowledged.items():
-            # Two witnesses of one moment differ by so much, and the one with the finer clock may come later.
+            # Two clocks differ by up to this much, and the more exact one may come later.
             assert epoch(models[model]["until"]) >= until - SAME_TIME, f"{model} was shortened or lost"
         self.acknowledged = {model: epoch(entry["until"]) for model, entry in models.items()}
 
@@ -76,7 +77,7 @@ class Watcher:
 
 
 def whole(state: Path) -> None:
-    """The files as a reader finds them after a kill."""
+    """Check that a reader finds valid files after a kill."""
     journal = state / "journal.jsonl"
     if journal.exists():
         *lines, last = journal.read_bytes().split(b"\n")
@@ -95,7 +96,7 @@ def _object(line: bytes) -> bool:
 
 
 class Told:
-    """The journal as it grew: a long run of kills makes it rotate more than once."""
+    """Collects the journal as it grows, because a long run of kills rotates it more than once."""
 
     def __init__(self, state: Path) -> None:
         self._path = state / "journal.jsonl"
@@ -103,7 +104,7 @@ class Told:
         self._entries: list[dict[str, Any]] = []
 
     def entries(self, what: str) -> list[dict[str, Any]]:
-        """Those of one sort, oldest first."""
+        """Return the lines of one kind, oldest first."""
         for path in (self._path.with_name("journal.jsonl.1"), self._path):
             self._read(path)
         return [entry for entry in self._entries if entry["what"] == what]
@@ -125,7 +126,7 @@ def test_killed_at_any_moment(tmp_path: Path, counted: Count) -> None:
     numbers, lines = count(1), Counter[str]()
     with FakeOpenCode(str(tmp_path)) as opencode:
         home = Home(tmp_path, opencode.url)
-        daemon = Daemon(home, chain={"mock/primary": "mock2/fallback"}, doors=[opencode.url])
+        daemon = Daemon(home, chain={"mock/primary": "mock2/fallback"}, endpoints=[opencode.url])
         home.log_dir.mkdir(parents=True)
         log = home.log_dir / "opencode.log"
         watcher, told = Watcher(daemon.state), Told(daemon.state)
@@ -143,7 +144,7 @@ def test_killed_at_any_moment(tmp_path: Path, counted: Count) -> None:
             told.entries("")
             counted("kills", 1)
         for name in ("cursors.json", "daemon.json", "forecasts.json", "blacklist.json"):
-            (daemon.state / f".{name}.1234.tmp").write_bytes(b"{")  # as one that is killed while it writes leaves it
+            (daemon.state / f".{name}.1234.tmp").write_bytes(b"{")  # as a killed writer leaves it
         with daemon:
             try:
                 wait_until(lambda: not unanswered(opencode, told), 120 + KILLS, why="all are moved")
@@ -159,7 +160,7 @@ def test_killed_at_any_moment(tmp_path: Path, counted: Count) -> None:
         landed = {entry["session"] for entry in told.entries("moved")}
         assert set(kept) <= landed, "only what was moved is given back later"
         assert len(kept) == min(len(landed), moved.MOST), "all of it, or as many as are remembered"
-        print(f"{KILLS} kills: {watcher.reads} reads of the register, {len(watcher.acknowledged)} cooldowns kept")
+        print(f"{KILLS} kills: {watcher.reads} reads of the blacklist, {len(watcher.acknowledged)} cooldowns kept")
         assert list(daemon.state.glob(".*.tmp")) == []
         assert strikes(daemon) == lines, "each refusal is one strike"
         assert [place for place, times in Counter(places(told)).items() if times > 1] == []
@@ -168,24 +169,24 @@ def test_killed_at_any_moment(tmp_path: Path, counted: Count) -> None:
 
 
 def unanswered(opencode: FakeOpenCode, told: Told) -> list[str]:
-    """Sessions that should have been moved: what was read when it was old news is left alone, whoever reads it."""
+    """Return the sessions that should have been moved; limits that were old when they were read cause no move."""
     fresh = {entry["session"] for entry in told.entries("limit") if not entry["history"]}
     return [session.id for session in opencode.sessions.values() if not session.answered and session.id in fresh]
 
 
 def strikes(daemon: Daemon) -> Counter[str]:
-    """By model, as the register says."""
+    """Return the cooldowns by model, from the blacklist."""
     models = json.loads((daemon.state / "blacklist.json").read_bytes())["models"]
     return Counter({name: entry["strikes"] for name, entry in models.items()})
 
 
 def places(told: Told) -> list[tuple[str, int]]:
-    """Where the refusals stand that the journal tells of."""
+    """Return the places of the refused attempts in the journal."""
     return [(entry["file"], entry["offset"]) for entry in told.entries("limit") if entry["file"]]
 
 
 def limit(log: Path, number: int, opencode: FakeOpenCode, draw: random.Random) -> Counter[str]:
-    """A session on the primary is limited, and so is a model that nobody else uses. The models that were refused."""
+    """Limit a session on the primary, and another model that no other session uses; return the limited models."""
     lines = refusal(number, time.time()).replace(b"Too Many Requests", b"Too Many Requests, try again in 9000s")
     if sum(not session.answered for session in opencode.sessions.values()) < STUCK_MOST:
         opencode.limited(f"ses_{number}")

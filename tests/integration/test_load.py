@@ -1,6 +1,6 @@
-"""Storms, long logs and long lives: nothing lost, and memory, descriptors and journal stay as they are.
+"""Tests of storms, long logs and long runs: nothing is lost, and memory, descriptors and journal stay bounded.
 
-`STORM=100000 MEGABYTES=1000 PACE=30 python -m pytest tests/edges/test_load.py -s` is the full run; a suite makes less.
+`STORM=100000 MEGABYTES=1000 PACE=30 python -m pytest tests/integration/test_load.py -s` is the full run.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ocwatchd.core.ledger import Cooldown
-from ocwatchd.core.limits import LimitEvent, ModelRef
-from ocwatchd.core.messages import Effect, Refused, SaveRegister, Tick
-from ocwatchd.core.views import Door, SessionState, SessionView, TcpAddress
+from ocwatchd.core.domain.cooldowns import Cooldown
+from ocwatchd.core.domain.snapshot import Endpoint, SessionSnapshot, SessionState, TcpAddress
+from ocwatchd.core.domain.timeline import MAX_GAP, SETTLED
+from ocwatchd.core.domain.types import LimitEvent, ModelRef
+from ocwatchd.core.engine.messages import Effect, Refused, SaveBlacklist, Tick
 from ocwatchd.logs.directory import LogDirectories
-from ocwatchd.state import blacklist
-from ocwatchd.state.counted import Counted
+from ocwatchd.state.blacklist import store as blacklist
+from ocwatchd.state.blacklist.counted import Counted
 from ocwatchd.state.journal import MAX_BYTES
 from tests.conftest import Count
-from tests.edges.logtext import NOW, other, refusal
+from tests.integration.logtext import NOW, other, refusal
 from tests.support.daemon import Daemon
 from tests.support.homes import Home
 from tests.support.lives import Life
@@ -36,7 +37,7 @@ SESSIONS = 200
 
 @pytest.mark.timeout(300 + STORM / 100)
 def test_a_storm_of_limits(tmp_path: Path, counted: Count) -> None:
-    """Every line is counted, in one go; the register holds what the last one said."""
+    """Every line is counted in one run, and the blacklist contains the last reset time."""
     home = Home(tmp_path, f"http://127.0.0.1:{free_port()}")
     home.log_dir.mkdir(parents=True)
     log = home.log_dir / "opencode.log"
@@ -83,7 +84,7 @@ MEGABYTES = int(os.environ.get("MEGABYTES", "64"))
 
 
 def test_a_long_log_at_the_start(tmp_path: Path, counted: Count) -> None:
-    """Without a cursor its end is read, with one what came since; never the whole, and never much at a time."""
+    """Without a cursor the end of the log is read, with one the new lines; never the whole, never much at a time."""
     home = Home(tmp_path, f"http://127.0.0.1:{free_port()}")
     home.log_dir.mkdir(parents=True)
     log = home.log_dir / "opencode.log"
@@ -107,7 +108,7 @@ def test_a_long_log_at_the_start(tmp_path: Path, counted: Count) -> None:
 
 
 def _of(daemon: Daemon, file: str, name: str) -> int:
-    """A number that Linux tells of the process."""
+    """Return a number from the process's status in /proc."""
     return int(Path(f"/proc/{daemon.pid}/{file}").read_text().partition(f"{name}:")[2].split()[0])
 
 
@@ -117,9 +118,9 @@ MODELS = 40
 
 
 class LoggedLife(Life):
-    """A life that is told by a log, which is rotated, and followed by the real reader; the register is written, too.
+    """A day by its log, which is rotated and followed by the real reader, with a real blacklist.
 
-    Only OpenCode and the clock are played: each refused session is moved, and has answered when the next is refused.
+    Only OpenCode and the clock are simulated: each limited session is moved, and has answered when the next is limited.
     """
 
     def __init__(self, root: Path) -> None:
@@ -131,18 +132,18 @@ class LoggedLife(Life):
         self.counted, self.events, self.ended = Counted(), 0, Counter[str]()
 
     def refused_in_the_log(self, number: int) -> None:
-        """A session on its model; the one before it was moved and answers now."""
+        """Limit a session on its model; the session before it was moved and answers now."""
         session, model = f"ses_{number}", ModelRef("mock", f"m{number % MODELS}")
         line = refusal(number, self.time).replace(b"modelID=primary", f"modelID={model.model}".encode())
         with self.log.open("ab") as file:
             file.write(line.replace(b"Too Many Requests", b"Too Many Requests, try again in 300s"))
         os.utime(self.log, (self.time, self.time))
-        self.views[session] = retrying(session, model, self.time + 300)
+        self.snapshots[session] = retrying(session, model, self.time + 300)
         self.read()
-        if (before := f"ses_{number - 1}") in self.views:
+        if (before := f"ses_{number - 1}") in self.snapshots:
             self.answer(before)
             self.ended["answered"] += self.moved(before, f"mock/m{(number - 1) % MODELS}")
-            del self.views[before]
+            del self.snapshots[before]
 
     def read(self) -> None:
         for sighting in self.reader.poll(self.time, [str(self.log)]):
@@ -152,7 +153,7 @@ class LoggedLife(Life):
                 self.tell(Refused(sighting.seen, sighting.live, again))
 
     def rotate(self, hour: int) -> None:
-        """By turns renamed, copied and truncated, and deleted."""
+        """Rotate the log: renamed, copied and truncated, or deleted, in turn."""
         match hour % 3:
             case 0:
                 self.log.rename(self.log.with_name(f"opencode.{hour}.old"))
@@ -163,13 +164,13 @@ class LoggedLife(Life):
         self.read()
 
     def do(self, effect: Effect) -> list[Effect]:
-        if isinstance(effect, SaveRegister):
+        if isinstance(effect, SaveBlacklist):
             self.changes += 1
-            if self.changes % 10 == 0:  # the daemon coalesces a storm's writes; one takes some ms
+            if self.changes % 10 == 0:  # the daemon combines a storm's writes, each of which takes some ms
                 self.save(effect)
         return super().do(effect)
 
-    def save(self, effect: SaveRegister) -> None:
+    def save(self, effect: SaveBlacklist) -> None:
         news = {entry.model: entry for entry in effect.changed}
 
         def change(old: dict[ModelRef, Cooldown]) -> dict[ModelRef, Cooldown]:
@@ -178,11 +179,11 @@ class LoggedLife(Life):
         blacklist.update(self.register, change, self.time, counted=self.counted.as_json())
 
 
-def retrying(session: str, model: ModelRef, next_at: float) -> SessionView:
-    return SessionView(
+def retrying(session: str, model: ModelRef, next_at: float) -> SessionSnapshot:
+    return SessionSnapshot(
         session=session,
         directory="/home/dev/project",
-        door=Door(TcpAddress("127.0.0.1", 4096), 4711),
+        endpoint=Endpoint(TcpAddress("127.0.0.1", 4096), 4711),
         state=SessionState.RETRY,
         attempt=1,
         next_at=next_at,
@@ -197,7 +198,7 @@ def retrying(session: str, model: ModelRef, next_at: float) -> SessionView:
 
 
 def test_a_day_of_limits(tmp_path: Path, counted: Count) -> None:
-    """Twenty-four hours: a limit and a move each PACE seconds, a rotation each hour, cooldowns that end."""
+    """Twenty-four hours with a limit and a move every PACE seconds, a rotation every hour, and cooldowns that end."""
     life = LoggedLife(tmp_path)
     life.read()
     sizes, descriptors = [], []
@@ -207,6 +208,9 @@ def test_a_day_of_limits(tmp_path: Path, counted: Count) -> None:
         life.refused_in_the_log(number)
         life.tell(Tick())
         if number % (HOUR // PACE) == 0:
+            for _ in range(int(SETTLED // MAX_GAP) + 2):  # as often as the daemon checks the clock
+                life.pass_time(MAX_GAP)
+                life.tell(Tick())
             life.rotate(number // (HOUR // PACE))
             sizes.append(tracemalloc.get_traced_memory()[0])
             descriptors.append(len(list(Path("/proc/self/fd").iterdir())))
@@ -221,7 +225,7 @@ def test_a_day_of_limits(tmp_path: Path, counted: Count) -> None:
     assert life.ended["answered"] > life.events * 0.95
     assert last < first * 1.2 + 200_000
     assert max(descriptors[12:]) <= max(descriptors[:12]) + 1
-    assert len(life.brain.cases.all()) <= 1000
+    assert len(life.brain.tracked_sessions.all()) <= 1000
     assert len(life.brain.ledger.entries()) <= MODELS + 1
     assert sum(path.stat().st_size for path in tmp_path.glob("journal.jsonl*")) <= 2 * MAX_BYTES
     assert life.register.stat().st_size < 60_000

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from ocwatchd.core.limits import ModelRef, Target
-from ocwatchd.core.messages import Remember
+from ocwatchd.core.domain.types import ModelRef, Target
+from ocwatchd.core.engine.messages import Remember
 from ocwatchd.state.files import StateError
-from ocwatchd.state.moved import KEPT, MOST, remember
+from ocwatchd.state.moved_sessions import KEPT, MOST, remember
 
 T = 1_800_000_000.0
 A, B = Target(ModelRef("p", "a"), "build"), Target(ModelRef("p", "b"))
@@ -49,3 +49,10 @@ def test_a_newer_file_is_left_alone(tmp_path):
     with pytest.raises(StateError, match="newer"):
         remember(path, Remember("ses_1", A, B), T)
     assert json.loads(path.read_text())["version"] == 2
+
+
+def test_a_clock_that_is_years_ahead_for_a_moment_forgets_nobody(tmp_path):
+    path = tmp_path / "moved.json"
+    remember(path, Remember("ses_1", A, B), T)
+    remember(path, Remember("ses_2", A, B), T + 10 * 365 * 86_400)
+    assert set(sessions(path)) == {"ses_1", "ses_2"}

@@ -1,4 +1,4 @@
-"""What a session holds and what models take, read from OpenCode's own words."""
+"""Tests of what a session contains and what models accept, by OpenCode's own data."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from ocwatchd.core.capability import Capacity, Needs
-from ocwatchd.core.limits import ModelRef
-from ocwatchd.core.outlook import Outlook
+from ocwatchd.core.domain.capability import Capacity, Needs
+from ocwatchd.core.domain.types import ModelRef
+from ocwatchd.core.fallback.outlook import Outlook
 from ocwatchd.core.policy import Policy
-from ocwatchd.launcher.fitting import misfits
-from ocwatchd.opencode.answers import capacity_of
-from ocwatchd.opencode.look import needs_of
-from ocwatchd.opencode.records import message_of
-from ocwatchd.opencode.sessions import SessionStore
-from ocwatchd.state.stand_ins import document, takes_in
-from tests.edges.test_sessions import NOW, as_database, write_files
+from ocwatchd.launcher.capability_check import misfits
+from ocwatchd.opencode.client.v1.responses import capacity_of
+from ocwatchd.opencode.sessions.message_store import SessionStore
+from ocwatchd.opencode.sessions.messages import message_of
+from ocwatchd.opencode.sessions.snapshots import needs_of
+from ocwatchd.state.blacklist.fallback_data import capabilities_in, document
+from tests.integration.test_sessions import NOW, as_database, write_files
 
 TOKENS = {"input": 100, "output": 20, "reasoning": 5, "cache": {"read": 1000, "write": 40}}
 
@@ -91,7 +91,7 @@ POLICY = Policy(
 
 def test_what_the_register_says_of_stand_ins_is_what_is_read_of_it() -> None:
     told = document(POLICY, [ModelRef.parse("p/a")], Outlook(offers=OFFERS))
-    assert told["stand_ins"] == {
+    assert told["fallbacks"] == {
         "p/a": [
             {"model": "q/small", "agent": None},
             {"model": "r/big", "agent": "seer"},
@@ -100,10 +100,12 @@ def test_what_the_register_says_of_stand_ins_is_what_is_read_of_it() -> None:
         ]
     }
     written = json.loads(json.dumps(told))
-    assert takes_in(written) == {name: offer for name, offer in OFFERS.items() if name != "x/nobodys"}
+    assert capabilities_in(written) == {name: offer for name, offer in OFFERS.items() if name != "x/nobodys"}
 
 
-@pytest.mark.parametrize("odd", [{}, {"takes": 3}, {"takes": {"q/small": "much"}}, {"takes": {"q/small": {}}}])
+@pytest.mark.parametrize(
+    "odd", [{}, {"capabilities": 3}, {"capabilities": {"q/small": "much"}}, {"capabilities": {"q/small": {}}}]
+)
 def test_what_cannot_be_read_of_it_forbids_nothing(odd: dict[str, Any]) -> None:
     called = message_of({"role": "assistant", "tokens": TOKENS}, [{"type": "tool", "tool": "bash"}], "msg_a")
     assert called is not None

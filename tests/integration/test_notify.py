@@ -1,9 +1,10 @@
-"""Notices: what is told to whom, once, and when it is quiet. The desktop's program is a stand-in on PATH."""
+"""Tests of notices: who gets them, once, and when it is quiet. The desktop's program is a stand-in on PATH."""
 
 from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,15 +13,17 @@ from typing import Any
 import pytest
 
 from ocwatchd.config.model import NoticeSettings
-from ocwatchd.core.messages import Tell
-from ocwatchd.notify import Notifier
+from ocwatchd.core.domain.snapshot import Endpoint, TcpAddress
+from ocwatchd.core.engine.messages import Tell
+from ocwatchd.daemon.notifier import Notifier
+from ocwatchd.opencode.sessions.names import name_among_several
 
 NOTICE = Tell("exhausted:ses_1:0", "Every model is limited", "p/a is the first to return,", "ses_1", None, "/p", 1e9)
 
 
 @pytest.fixture
 def program(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a program that writes arguments and standard input into a file beside it, and ends with `code`."""
+    """Make a program that writes its arguments and standard input into a file beside it, and exits with `code`."""
 
     def make(name: str, code: int = 0) -> Path:
         path = tmp_path / name
@@ -50,6 +53,34 @@ def test_the_command_gets_the_notice_as_json_once_per_matter(program: Callable[.
     assert told["text"].startswith("p/a is the first to return, until")
 
 
+def test_a_notice_names_the_session_if_there_are_several(
+    program: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/dev")
+    with sqlite3.connect(tmp_path / "opencode.db") as connection:
+        connection.execute("CREATE TABLE session (id, title, directory, parent_id, time_updated)")
+        add = "INSERT INTO session VALUES (?, ?, ?, ?, 1)"
+        connection.execute(add, ("ses_1", "Fix the login form", "/home/dev/shop", None))
+        connection.execute(add, ("ses_sub", "Search (@explore subagent)", "/home/dev/shop", "ses_1"))
+    notifier = Notifier(
+        NoticeSettings(desktop=False, command=(str(program("mine")),)),
+        name_of=lambda session: name_among_several(str(tmp_path), session),
+    )
+    notifier.tell(Tell("one", "title", "p/a is limited", "ses_1"))
+    with sqlite3.connect(tmp_path / "opencode.db") as connection:
+        connection.execute(add, ("ses_2", "New session - 2026-11-30", "/srv", None))
+    for number, session in enumerate(("ses_1", "ses_2", "ses_unknown", None)):
+        notifier.tell(Tell(f"more {number}", "title", "p/a is limited", session))
+    texts = [json.loads(line.lstrip("|"))["text"] for line in said(tmp_path / "mine")]
+    assert texts == [
+        "p/a is limited",
+        "“Fix the login form” in ~/shop: p/a is limited",
+        "in /srv: p/a is limited",
+        "p/a is limited",
+        "p/a is limited",
+    ]
+
+
 def test_a_command_that_fails_is_said_once_and_again_when_it_fails_otherwise(
     program: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -58,7 +89,7 @@ def test_a_command_that_fails_is_said_once_and_again_when_it_fails_otherwise(
     notifier = Notifier(NoticeSettings(desktop=False, command=(str(broken),)), lines.append)
     for matter in ("one", "two"):
         notifier.tell(Tell(matter, "title", "text"))
-    notifier.settings = NoticeSettings(desktop=False, command=(str(tmp_path / "absent"),))
+    notifier.configure(NoticeSettings(desktop=False, command=(str(tmp_path / "absent"),)))
     notifier.tell(Tell("three", "title", "text"))
     assert lines == [
         f"notifications.command: {broken} ended with 3",
@@ -98,3 +129,26 @@ def test_desktop_notices_can_be_switched_off_and_are_silent_in_the_quiet_hours(
 def test_quiet_hours_may_go_over_midnight(quiet: tuple[int, int] | None, silent: list[int], loud: list[int]) -> None:
     settings = NoticeSettings(quiet=quiet)
     assert [settings.silent_at(minute) for minute in (*silent, *loud)] == [True] * len(silent) + [False] * len(loud)
+
+
+def test_a_notice_on_the_desktop_is_no_markup_and_no_escape(
+    program: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desktop = program("notify-send")
+    monkeypatch.setenv("PATH", f"{desktop.parent}:{os.environ['PATH']}")
+    words = r"p/<b>x</b> &#65; \033[31m \n <a href='file:///etc'>x</a>"
+    Notifier(NoticeSettings(toast=False)).tell(Tell("matter", words, words))
+    (line,) = said(desktop)
+    *_, title, body = line.removesuffix("|").split("|")
+    assert title == f"OpenCode: {words}", "the title is plain text"
+    assert body == r"p/&lt;b&gt;x&lt;/b&gt; &amp;#65; \\033[31m \\n &lt;a href='file:///etc'&gt;x&lt;/a&gt;"
+
+
+def test_a_toast_that_hangs_holds_up_no_other_notice(program: Callable[..., Path]) -> None:
+    mine, toasts = program("mine"), list[Callable[[], None]]()
+    endpoint = Endpoint(TcpAddress("127.0.0.1", 9), 7)
+    settings = NoticeSettings(desktop=False, command=(str(mine),))
+    notifier = Notifier(settings, run_elsewhere=lambda asked, work: toasts.append(work) if asked == endpoint else None)
+    for matter in ("one", "two"):
+        notifier.tell(Tell(matter, "title", "text", "ses_1", endpoint, "/p"))
+    assert (len(said(mine)), len(toasts)) == (2, 2)

@@ -1,6 +1,6 @@
-"""The state of every release is read by this one: nothing lost, nothing moved aside, nobody told twice.
+"""Tests that this release reads the state of every release: nothing is lost, moved aside or reported twice.
 
-`python -m scripts.keep_state` adds what the present release writes.
+`python -m scripts.keep_state` adds the state of the present release.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Count
-from tests.edges.logtext import refusal
+from tests.integration.logtext import refusal
 from tests.support.daemon import Daemon, epoch
 from tests.support.homes import Home
 from tests.support.processes import free_port, wait_until
 
 STATES = sorted((Path(__file__).parent / "data" / "state").iterdir())
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("kind", "scope", "since", "until", "strikes", "told_by", "rule", "reason", "session", "target")
+OURS = ("kind", "scope", "since", "until", "strikes", "reset_source", "rule", "reason", "session", "target")
 
 
 @pytest.mark.parametrize("kept", STATES, ids=lambda path: path.name)
@@ -33,7 +33,7 @@ def test_what_a_release_left_is_read(kept: Path, tmp_path: Path, counted: Count)
     before = json.loads((kept / "blacklist.json").read_text())
     journal = (kept / "journal.jsonl").read_text()
     left = max(epoch(json.loads(line)["time"]) for line in journal.splitlines())
-    offset.write_text(str(left + 5 - time.time()))  # as if it had ended just now
+    offset.write_text(str(left + 5 - time.time()))  # as if the daemon had just ended
     daemon.command = (sys.executable, "-m", "tests.support.stepped", str(offset))
     log = home.log_dir / "opencode.log"
     with daemon:
@@ -46,9 +46,9 @@ def test_what_a_release_left_is_read(kept: Path, tmp_path: Path, counted: Count)
         assert {key: after["models"][model][key] for key in OURS} == {key: entry[key] for key in OURS}, model
     assert (daemon.state / "journal.jsonl").read_text().startswith(journal)
     assert not list(daemon.state.glob("*corrupt*"))
-    assert not [line for line in daemon.said().splitlines() if "damaged" in line or "afresh" in line]
+    assert not [line for line in daemon.said().splitlines() if "damaged" in line or "read again" in line]
     history = json.loads(daemon.ocwatch("history", "--json", "--since", "2026-01-01").stdout)
     assert "plan/model" in json.dumps(history)
     listed = json.loads(daemon.ocwatch("cooldowns", "--json").stdout)["cooldowns"]
-    assert "broke/*" in [entry["model"] for entry in listed], "until a person clears it"
+    assert "broke/*" in [entry["model"] for entry in listed], "until a user clears it"
     counted("bad inputs", len(STATES))

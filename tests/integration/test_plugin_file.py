@@ -1,4 +1,4 @@
-"""The companion plugin's file: ours is installed, upgraded and removed; anybody else's is left alone."""
+"""Tests of the companion plugin's file: ours is installed, upgraded and removed; a foreign one is left alone."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ocwatchd.opencode.plugin_file import (
+from ocwatchd.opencode.plugin.install import (
     NAME,
     PARTS,
     PluginFault,
     PluginState,
+    find_plugin,
     install,
-    look,
     shipped,
     shipped_path,
     uninstall,
@@ -42,7 +42,7 @@ def test_what_is_shipped_says_its_version_in_its_first_line_and_in_its_code() ->
     version = version_of(shipped())
     assert version
     assert f'const VERSION = "{version}"' in shipped().decode()
-    # OpenCode 1.0 calls every export as a plugin, whatever it is.
+    # OpenCode 1.0 calls every export as a plugin.
     assert shipped().count(b"\nexport ") == 1
     directory = shipped_path().parent
     assert sorted(str(path.relative_to(directory)) for path in directory.rglob("*.js")) == sorted((NAME, *PARTS))
@@ -50,7 +50,7 @@ def test_what_is_shipped_says_its_version_in_its_first_line_and_in_its_code() ->
 
 
 def test_installed_from_nothing_and_then_left_as_it_is(paths: Paths) -> None:
-    assert look(paths).state is PluginState.ABSENT
+    assert find_plugin(paths).state is PluginState.ABSENT
     before, after = install(paths)
     assert (before.state, after.state) == (PluginState.ABSENT, PluginState.CURRENT)
     assert after.path == paths.opencode_config / "plugin" / NAME
@@ -66,7 +66,7 @@ def test_installed_from_nothing_and_then_left_as_it_is(paths: Paths) -> None:
 @pytest.mark.parametrize("content", [OLD, shipped() + b"// changed by hand\n", shipped()[:100]])
 def test_another_version_or_a_damaged_one_is_replaced(paths: Paths, content: bytes) -> None:
     path = put(paths, content)
-    assert look(paths).state is PluginState.OUTDATED
+    assert find_plugin(paths).state is PluginState.OUTDATED
     before, after = install(paths)
     assert before.installed == version_of(content)
     assert (after.state, path.read_bytes()) == (PluginState.CURRENT, shipped())
@@ -75,8 +75,8 @@ def test_another_version_or_a_damaged_one_is_replaced(paths: Paths, content: byt
 @pytest.mark.parametrize("content", [FOREIGN, b"", b"//", b"\xff\xfe\x00"])
 def test_a_file_that_is_not_ours_is_neither_replaced_nor_removed(paths: Paths, content: bytes) -> None:
     path = put(paths, content)
-    assert look(paths).state is PluginState.FOREIGN
-    with pytest.raises(PluginFault, match="not ocwatchd's"):
+    assert find_plugin(paths).state is PluginState.FOREIGN
+    with pytest.raises(PluginFault, match="not installed by ocwatchd"):
         install(paths)
     assert uninstall(paths) == []
     assert path.read_bytes() == content
@@ -103,7 +103,7 @@ def test_a_part_that_is_missing_or_old_is_put_right(paths: Paths, damage: str) -
     path = install(paths)[1].path
     part = path.parent / PARTS[-1]
     part.unlink() if damage == "missing" else part.write_bytes(OLD)
-    found = look(paths)
+    found = find_plugin(paths)
     assert (found.state, found.path) == (PluginState.OUTDATED, path)
     assert install(paths)[1].state is PluginState.CURRENT
     assert part.read_bytes() == shipped(PARTS[-1])
@@ -147,7 +147,7 @@ def test_removed_from_both_directories_that_opencode_loads(paths: Paths) -> None
     neighbour = first.with_name("notify.js")
     neighbour.write_text("")
     assert uninstall(paths) == [first, second]
-    assert look(paths).state is PluginState.ABSENT
+    assert find_plugin(paths).state is PluginState.ABSENT
     assert neighbour.exists()
     assert uninstall(paths) == []
 
@@ -157,3 +157,13 @@ def test_a_directory_that_cannot_be_written_is_said(paths: Paths) -> None:
     (paths.opencode_config / "plugin").write_text("not a directory")
     with pytest.raises(PluginFault, match="cannot be written"):
         install(paths)
+
+
+def test_its_empty_directory_goes_with_it_and_a_used_one_stays(paths: Paths) -> None:
+    install(paths)
+    uninstall(paths)
+    assert not (paths.opencode_config / "plugin").exists()
+    mine = put(paths, FOREIGN).rename(paths.opencode_config / "plugin" / "mine.js")
+    install(paths)
+    uninstall(paths)
+    assert list(mine.parent.iterdir()) == [mine]

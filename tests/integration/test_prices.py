@@ -1,4 +1,4 @@
-"""prices.json and budget.json: what was told is kept, and what is broken is as if it were not there."""
+"""Tests of prices.json and budget.json: reported data is kept, and a broken file counts as missing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ocwatchd.core.engine import Engine
-from ocwatchd.core.ledger import Ledger
-from ocwatchd.core.money import Price, Purse
+from ocwatchd.core.domain.budget import DayBudget, Price
+from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.engine.engine import Engine
 from ocwatchd.core.policy import Policy
-from ocwatchd.opencode.answers import price_of
+from ocwatchd.opencode.client.v1.responses import price_of
 from ocwatchd.paths import Paths
 from ocwatchd.state import budget, prices
 from tests.support.rules import builtin
@@ -25,7 +25,7 @@ def test_what_is_told_is_kept_beside_what_was(tmp_path: Path) -> None:
     prices.remember(path, {}, NOW)
     assert not path.exists()
     prices.remember(path, {"p/a": Price(3, 15, 0.3, 3.75)}, NOW)
-    (tmp_path / ".prices.json.1234.tmp").write_bytes(b"{")  # left by a writer that was killed
+    (tmp_path / ".prices.json.1234.tmp").write_bytes(b"{")  # left behind by a killed writer
     prices.remember(path, {"q/b": Price(), "p/a": Price(4)}, NOW)
     assert {each.name for each in tmp_path.iterdir()} == {"prices.json", "prices.json.lock"}
     assert prices.read(path) == {"p/a": Price(4), "q/b": Price()}
@@ -48,14 +48,14 @@ def test_what_is_broken_tells_nothing(tmp_path: Path, text: str) -> None:
 
 def test_a_budget_is_of_today_and_gone_without_one(tmp_path: Path) -> None:
     path = tmp_path / "budget.json"
-    prices.write_budget(path, Purse(5.0, 6.0, {"p/a": Price(1), "q/b": Price()}), NOW + 3600, NOW)
+    prices.write_budget(path, DayBudget(5.0, 6.0, {"p/a": Price(1), "q/b": Price()}), NOW + 3600, NOW)
     left = budget.read(path, NOW)
     assert left is not None
-    assert (left.budget, left.spent, list(left.dear)) == (5.0, 6.0, ["p/a"])
+    assert (left.budget, left.spent, list(left.over_budget)) == (5.0, 6.0, ["p/a"])
     assert budget.read(path, NOW + 3600) is None
-    assert prices.purse(tmp_path / "none", path, 7.0, NOW) == Purse(7.0, 6.0, {})
-    assert prices.purse(tmp_path / "none", path, None, NOW) == Purse()
-    prices.write_budget(path, Purse(), NOW + 3600, NOW)
+    assert prices.day_budget(tmp_path / "none", path, 7.0, NOW) == DayBudget(7.0, 6.0, {})
+    assert prices.day_budget(tmp_path / "none", path, None, NOW) == DayBudget()
+    prices.write_budget(path, DayBudget(), NOW + 3600, NOW)
     assert not path.exists()
 
 
@@ -67,12 +67,12 @@ def test_the_next_life_knows_what_was_spent_today_and_said(
     tmp_path: Path, spent: float, later: float, wanted: tuple[float, bool]
 ) -> None:
     paths = Paths(*(tmp_path for _ in range(5)))
-    mind = Engine(Policy(budget=5.0), builtin(), Ledger(), lambda: "claim").mind
+    context = Engine(Policy(budget=5.0), builtin(), Ledger(), lambda: "claim").context
     prices.remember(paths.prices, {"p/a": Price(1)}, NOW)
-    prices.write_budget(paths.budget, Purse(5.0, spent, {"p/a": Price(1)}), NOW + 3600, NOW)
-    prices.recall(mind, paths, NOW + later)
-    assert (mind.spent, mind.told_over) == wanted
-    assert mind.purse.dear == (["p/a"] if wanted[1] else [])
+    prices.write_budget(paths.budget, DayBudget(5.0, spent, {"p/a": Price(1)}), NOW + 3600, NOW)
+    prices.recall(context, paths, NOW + later)
+    assert (context.spent, context.over_notified) == wanted
+    assert context.day_budget.over_budget == (["p/a"] if wanted[1] else [])
 
 
 @pytest.mark.parametrize(

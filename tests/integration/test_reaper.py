@@ -1,4 +1,4 @@
-"""No process of a test outlives pytest, however that ends."""
+"""Tests that no process of a test outlives pytest, however pytest ends."""
 
 from __future__ import annotations
 

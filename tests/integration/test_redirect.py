@@ -1,32 +1,36 @@
-"""Moves under bad luck: what a real OpenCode does now and then only, an OpenCode of a few lines does here on demand."""
+"""Tests of moves with faults that a real OpenCode shows rarely, and a minimal fake shows on demand.
+
+Long because all faults of a move use the same fake OpenCode.
+"""
 
 from __future__ import annotations
 
+import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 
-from ocwatchd.core.limits import ErrorFacts, ModelRef, Target
-from ocwatchd.core.moves import MoveOutcome, MoveResult, Order
-from ocwatchd.core.views import ABORTED, Door, RunningTool, SessionState, SessionView, TcpAddress
-from ocwatchd.opencode.answers import RetryStatus, Session
-from ocwatchd.opencode.api import Api, Rerun
-from ocwatchd.opencode.http import DoorError, Trouble
-from ocwatchd.opencode.records import Message
-from ocwatchd.redirect import SPEAK_LIMIT, RerunOverApi
+from ocwatchd.core.domain.moves import MoveOutcome, MoveResult, Order
+from ocwatchd.core.domain.snapshot import ABORTED, Endpoint, RunningTool, SessionSnapshot, SessionState, TcpAddress
+from ocwatchd.core.domain.types import ErrorDetails, ModelRef, Target
+from ocwatchd.movers.rerun import APPEAR_LIMIT, SPEAK_LIMIT, RerunOverApi
+from ocwatchd.opencode.client.request import EndpointError, StreamHandle, Trouble
+from ocwatchd.opencode.client.v1.responses import RetryStatus, Session
+from ocwatchd.opencode.client.v1.routes import Api, Rerun, Shown
+from ocwatchd.opencode.sessions.messages import Json, Message, message_of
 
-DOOR = Door(TcpAddress("127.0.0.1", 4096), 7, "/p")
+DOOR = Endpoint(TcpAddress("127.0.0.1", 4096), 7, "/p")
 PRIMARY, FALLBACK = ModelRef("mock", "primary"), ModelRef("mock2", "fallback")
 TARGET = Target(FALLBACK, "claude-fallback")
 RETRY = RetryStatus("retry", 1, 1e9, "slow down")
 BUSY = RetryStatus("busy")
-STOPPED = ErrorFacts(name=ABORTED)
+STOPPED = ErrorDetails(name=ABORTED)
 
 
 class FakeTime:
-    """Time passes only when somebody sleeps; what was put on the calendar happens on its way."""
+    """A clock that advances only when a caller sleeps, and runs scheduled events on the way."""
 
     def __init__(self) -> None:
         self.at = 100.0
@@ -48,20 +52,25 @@ class FakeTime:
 
 @dataclass
 class OpenCode:
-    """One session that is stuck on the primary. `react` is what becomes of an accepted re-run."""
+    """One session that is stuck on the primary. `react` is called after an accepted re-run."""
 
     time: FakeTime
     react: Callable[[OpenCode], None] = lambda self: self.speak()
     closing: Callable[[OpenCode], None] = lambda self: self.stop()
-    """What becomes of an accepted abort."""
+    """Called after an accepted abort."""
     status: RetryStatus | None = RETRY
     asking: bool = False
     others: dict[str, RetryStatus] = field(default_factory=dict)
+    children: list[str] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     faults: dict[str, list[Trouble]] = field(default_factory=dict)
     """The next faults of a call, by its name."""
+    status_of_faults: int = 500
     reruns: list[Rerun] = field(default_factory=list)
+    streams: bool = False
+    """Whether it has an event stream."""
+    told: queue.Queue[Json | None] = field(default_factory=queue.Queue)
 
     def __post_init__(self) -> None:
         prompt = Message("msg_1", "user", model=PRIMARY, agent="build", copied={"system": "S"})
@@ -70,30 +79,59 @@ class OpenCode:
     def edit(self, number: int, **changes: object) -> None:
         self.messages[number] = replace(self.messages[number], **changes)
 
+    def tell(self, kind: str, **properties: object) -> None:
+        """Send an event; the reader has read it when this returns."""
+        if self.streams:
+            self.told.put({"type": kind, "properties": properties})
+            self.told.join()
+
+    def tell_status(self, status: str) -> None:
+        self.tell("session.status", sessionID="ses_1", status={"type": status})
+
+    def tell_closed(self) -> None:
+        last = self.messages[-1]
+        info = {"id": last.id, "sessionID": "ses_1", "role": "assistant", "time": {"completed": 1}}
+        self.tell("message.updated", info=info)
+
+    def tell_prompt(self) -> None:
+        self.tell("message.updated", info={"id": "msg_1", "sessionID": "ses_1", "role": "user", "time": {}})
+
     def stop(self) -> None:
-        """As an abort does, whoever made it."""
+        """End the turn as an abort does, whoever made it, in the way of 1.1.65."""
         self.status = None
+        self.tell_status("idle")
+        self.tell_status("idle")
         self.edit(-1, completed=self.time.at, error=STOPPED)
+        self.tell_closed()
+        self.tell_status("idle")
 
     def begin(self) -> None:
         self.status = BUSY
+        self.tell_prompt()
+        self.tell_status("busy")
         ident = f"msg_{len(self.messages) + 1}"
         prompt = next(message for message in reversed(self.messages) if message.user)
         self.messages.append(Message(ident, "assistant", parent=prompt.id, model=self.reruns[-1].model))
+
+    def hold(self, *parts: Json) -> None:
+        """Set the parts of the last message."""
+        read = message_of({"role": "assistant"}, parts, self.messages[-1].id)
+        assert read is not None
+        self.edit(-1, began=read.began, spoke=read.spoke, running=read.running)
 
     def speak(self) -> None:
         self.begin()
         self.edit(-1, began=True)
 
-    def view(self) -> SessionView:
-        """What the decision is made on."""
+    def snapshot(self) -> SessionSnapshot:
+        """Return the snapshot on which the decision is based."""
         states = {"busy": SessionState.BUSY, "retry": SessionState.RETRY}
         state = states[self.status.type] if self.status else SessionState.ERROR
-        return SessionView("ses_1", "/p", DOOR, state, model=PRIMARY, user_message="msg_1", version="1.18.33")
+        return SessionSnapshot("ses_1", "/p", DOOR, state, model=PRIMARY, user_message="msg_1", version="1.18.33")
 
 
 class FakeApi(Api):
-    """The calls of a move, answered by that OpenCode."""
+    """The calls of a move, answered by the fake OpenCode."""
 
     def __init__(self, opencode: OpenCode) -> None:
         super().__init__(DOOR)
@@ -102,7 +140,18 @@ class FakeApi(Api):
     def _call(self, name: str) -> None:
         self.opencode.log.append(name)
         if self.opencode.faults.get(name):
-            raise DoorError(DOOR, name, self.opencode.faults[name].pop(0), "as scripted", 500)
+            status = self.opencode.status_of_faults
+            raise EndpointError(DOOR, name, self.opencode.faults[name].pop(0), "as scripted", status)
+
+    def events(
+        self, directory: str | None, idle: float = 0.0, only: Sequence[bytes] = (), handle: StreamHandle | None = None
+    ) -> Iterator[Json]:
+        if not self.opencode.streams:
+            raise EndpointError(DOOR, "GET /event", Trouble.UNREACHABLE, "there is none")
+        yield {"type": "server.connected"}
+        while (event := self.opencode.told.get()) is not None:
+            yield event
+            self.opencode.told.task_done()
 
     def status(self, directory: str | None) -> Mapping[str, RetryStatus]:
         self._call("status")
@@ -116,8 +165,18 @@ class FakeApi(Api):
     def message(self, session: str, message: str, directory: str | None) -> Message:
         return next(found for found in self.opencode.messages if found.id == message)
 
+    def at_once(
+        self, session: Session, limit: int, now: Callable[[], float], *, status: bool = True, questions: bool = True
+    ) -> Shown:
+        statuses = self.status(session.directory) if status else {}
+        messages = self.messages(session.id, session.directory, limit)
+        return Shown(now(), statuses, messages, questions and self.asking(session))
+
     def asking(self, session: Session) -> bool:
         return self.opencode.asking
+
+    def children(self, session: str, directory: str | None) -> list[str]:
+        return self.opencode.children
 
     def knows(self, model: ModelRef, directory: str | None) -> bool:
         return model in (PRIMARY, FALLBACK)
@@ -135,6 +194,17 @@ class FakeApi(Api):
         self.opencode.time.after(0.1, lambda: self.opencode.react(self.opencode))
 
 
+class Timed(list[str]):
+    """A log of calls that reports each."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        super().__init__()
+        self._report = report
+
+    def append(self, call: str) -> None:
+        self._report(call)
+
+
 @pytest.fixture
 def clock() -> FakeTime:
     return FakeTime()
@@ -145,23 +215,31 @@ def opencode(clock: FakeTime) -> OpenCode:
     return OpenCode(clock)
 
 
+@pytest.fixture
+def telling(clock: FakeTime) -> Iterator[OpenCode]:
+    """Yield a fake with an event stream."""
+    made = OpenCode(clock, streams=True)
+    yield made
+    made.told.put(None)
+
+
 def mover(opencode: OpenCode) -> RerunOverApi:
     passing = opencode.time
-    return RerunOverApi(lambda _door: FakeApi(opencode), passing.sleep, passing.now, passing)
+    return RerunOverApi(lambda _endpoint: FakeApi(opencode), passing.sleep, passing.now, passing)
 
 
 def move(
-    opencode: OpenCode, view: SessionView | None = None, child: str | None = None, own: bool = False
+    opencode: OpenCode, snapshot: SessionSnapshot | None = None, child: str | None = None, own: bool = False
 ) -> MoveOutcome:
-    return mover(opencode).move(Order(view or opencode.view(), TARGET, child, own))
+    return mover(opencode).move(Order(snapshot or opencode.snapshot(), TARGET, child, own))
 
 
 def test_stop_wait_run_prove(opencode: OpenCode) -> None:
     outcome = move(opencode)
     assert (outcome.result, outcome.posts, outcome.stranded) == (MoveResult.MOVED, 1, False)
     assert opencode.reruns == [Rerun("msg_1", FALLBACK, "claude-fallback", {"system": "S"})]
-    assert outcome.view is not None
-    assert (outcome.view.model, outcome.view.answer) == (FALLBACK, "msg_3")
+    assert outcome.snapshot is not None
+    assert (outcome.snapshot.model, outcome.snapshot.answer) == (FALLBACK, "msg_3")
     assert 0.3 < outcome.seconds < 0.5
 
 
@@ -183,37 +261,134 @@ def test_the_new_run_is_not_posted_before_the_old_one_has_closed_its_message(ope
     assert begun[0] - 0.1 - closed[0] >= 0.2  # 0.1 s from the post to its run
 
 
-def test_a_run_that_the_old_clean_up_cancels_is_posted_again(opencode: OpenCode) -> None:
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("later", [0.0, 0.1, 0.5, 1.4, 3.0])
+def test_a_new_run_that_is_stopped_is_the_users_affair(clock: FakeTime, streams: bool, later: float) -> None:
+    opencode = OpenCode(clock, streams=streams)
+
     def react(self: OpenCode) -> None:
         self.begin()
-        if len(self.reruns) == 1:
-            self.stop()
-        else:
-            self.edit(-1, began=True)
+        self.time.after(later, self.stop)
 
     opencode.react = react
     outcome = move(opencode)
-    assert (outcome.result, outcome.posts) == (MoveResult.MOVED, 2)
+    opencode.told.put(None)
+    assert (outcome.result, outcome.posts, outcome.stranded) == (MoveResult.USER_TOOK_OVER, 1, False)
+    assert len(opencode.reruns) == 1
 
 
-def test_a_run_that_is_stopped_again_or_later_is_the_users_affair(opencode: OpenCode) -> None:
+def test_a_clean_up_that_would_cancel_the_new_run_is_waited_for_however_long_it_takes(telling: OpenCode) -> None:
+    """1.1.65 does this: at its end the old run cancels the run that the session has by then."""
+
+    def close(self: OpenCode) -> None:
+        self.status = None
+        self.tell_status("idle")
+        self.tell_status("idle")
+        self.edit(-1, completed=self.time.at, error=STOPPED)
+        self.tell_closed()
+        self.time.after(1.5, lambda: self.stop() if self.reruns else self.tell_status("idle"))
+
+    telling.closing = close
+    outcome = move(telling)
+    assert (outcome.result, outcome.posts) == (MoveResult.MOVED, 1)
+
+
+def test_no_time_is_lost_once_the_old_run_is_known_to_be_over(telling: OpenCode) -> None:
+    outcome = move(telling)
+    assert outcome.result is MoveResult.MOVED
+    assert outcome.seconds < 0.3  # 0.03 s to its end, 0.1 s to the new run, and the time between two checks
+
+
+def test_what_the_events_have_shown_is_not_asked_again(telling: OpenCode) -> None:
+    assert move(telling).result is MoveResult.MOVED
+    assert telling.log[: telling.log.index("rerun") + 1] == ["status", "messages", "abort", "rerun"]
+
+
+def test_no_request_delays_the_new_run_between_its_beginning_and_its_own_request(telling: OpenCode) -> None:
+    asked = list[tuple[float, str]]()
+
+    def react(self: OpenCode) -> None:
+        self.speak()
+        began = self.time.at
+        self.log = Timed(lambda call: asked.append((self.time.at - began, call)))  # type: ignore[assignment]
+
+    telling.react = react
+    outcome = move(telling)
+    assert outcome.result is MoveResult.MOVED
+    assert min(asked)[0] >= 0.1
+    assert outcome.seconds is not None
+    assert outcome.seconds < 0.2, "the new run counts from its beginning, not from the first request about it"
+
+
+def test_a_stop_while_no_request_is_made_is_respected_at_once(telling: OpenCode) -> None:
     def react(self: OpenCode) -> None:
         self.begin()
         self.stop()
 
-    opencode.react = react
-    again = move(opencode)
-    assert (again.result, again.posts) == (MoveResult.USER_TOOK_OVER, 2)
-
-    later = OpenCode(FakeTime())
-
-    def stopped_later(self: OpenCode) -> None:
-        self.begin()
-        self.time.after(3.0, self.stop)
-
-    later.react = stopped_later
-    outcome = move(later)
+    telling.react = react
+    outcome = move(telling)
     assert (outcome.result, outcome.posts) == (MoveResult.USER_TOOK_OVER, 1)
+
+
+def test_a_prompt_that_comes_while_the_old_run_ends_is_run_as_well(telling: OpenCode) -> None:
+    def close(self: OpenCode) -> None:
+        self.messages.append(Message("msg_9", "user", model=PRIMARY, agent="build"))
+        self.tell_prompt()
+        self.messages.append(self.messages.pop(1))  # the answer that was ended is last here
+        self.stop()
+
+    telling.closing = close
+    assert move(telling).result is MoveResult.MOVED
+    assert [rerun.message for rerun in telling.reruns] == ["msg_9"]
+
+
+def test_a_stop_before_the_new_run_is_posted_sends_nothing(telling: OpenCode) -> None:
+    def close(self: OpenCode) -> None:
+        self.stop()
+        self.tell_status("idle")  # an abort of an idle session
+
+    telling.closing = close
+    outcome = move(telling)
+    assert (outcome.result, outcome.posts, outcome.stranded) == (MoveResult.USER_TOOK_OVER, 0, False)
+    assert telling.reruns == []
+
+
+def test_a_stop_before_the_new_run_has_a_message_is_not_posted_again(telling: OpenCode) -> None:
+    """1.18.33 does this: the run disappears without a trace in the session."""
+
+    def react(self: OpenCode) -> None:
+        self.tell_prompt()
+        self.tell_status("idle")
+
+    telling.react = react
+    outcome = move(telling)
+    assert (outcome.result, outcome.posts, outcome.stranded) == (MoveResult.USER_TOOK_OVER, 1, False)
+
+
+def test_a_stop_that_opencode_loses_while_the_new_run_begins_is_carried_out(telling: OpenCode) -> None:
+    def react(self: OpenCode) -> None:
+        self.tell_prompt()
+        self.tell_status("idle")
+        self.begin()
+
+    telling.react = react
+    outcome = move(telling)
+    assert (outcome.result, outcome.posts) == (MoveResult.USER_TOOK_OVER, 1)
+    assert telling.log.count("abort") == 2
+
+
+def test_the_late_news_of_a_turn_that_had_failed_is_no_stop(telling: OpenCode) -> None:
+    telling.status = None
+    telling.edit(-1, completed=99.0, error=ErrorDetails("no credit", "APIError", status=402))
+
+    def react(self: OpenCode) -> None:
+        self.tell_status("idle")  # the event of the failed run
+        self.speak()
+
+    telling.react = react
+    outcome = move(telling)
+    assert (outcome.result, outcome.posts) == (MoveResult.MOVED, 1)
+    assert "abort" not in telling.log
 
 
 def test_a_run_that_never_begins_is_posted_three_times_and_reported_as_stranded(opencode: OpenCode) -> None:
@@ -241,6 +416,26 @@ def test_a_target_that_thinks_is_a_target_that_works(opencode: OpenCode) -> None
     assert SPEAK_LIMIT <= opencode.time.at - began < SPEAK_LIMIT + 2
 
 
+@pytest.mark.parametrize(
+    "part", [{"type": "text", "text": ""}, {"type": "reasoning", "text": ""}, {"type": "tool", "tool": "bash"}]
+)
+def test_a_part_that_the_target_has_begun_shows_that_it_answers(opencode: OpenCode, part: Json) -> None:
+    """While text streams, its part exists but is empty until all of it has arrived (1.3.2 - 1.18.33)."""
+
+    def react(self: OpenCode) -> None:
+        self.begin()
+        self.time.after(1.0, lambda: self.hold({"type": "step-start"}))
+        self.time.after(2.0, lambda: self.hold({"type": "step-start"}, part))
+
+    opencode.react = react
+    began = opencode.time.at
+    outcome = move(opencode)
+    assert (outcome.result, outcome.why) == (MoveResult.MOVED, "mock2/fallback answers")
+    assert 2.0 <= opencode.time.at - began < 4.0
+    assert outcome.first_token is not None
+    assert 2.0 <= outcome.first_token < 3.0
+
+
 def test_a_target_that_is_limited_after_a_second_is_told(opencode: OpenCode) -> None:
     def react(self: OpenCode) -> None:
         self.begin()
@@ -253,8 +448,23 @@ def test_a_target_that_is_limited_after_a_second_is_told(opencode: OpenCode) -> 
     opencode.react = react
     outcome = move(opencode)
     assert (outcome.result, outcome.why) == (MoveResult.TARGET_LIMITED, "fallback is limited")
-    assert outcome.view is not None
-    assert (outcome.view.model, outcome.view.next_at, outcome.stranded) == (FALLBACK, 2e9, False)
+    assert outcome.snapshot is not None
+    assert (outcome.snapshot.model, outcome.snapshot.next_at, outcome.stranded) == (FALLBACK, 2e9, False)
+
+
+def test_a_target_whose_second_step_fails_before_we_look_has_answered(opencode: OpenCode) -> None:
+    """Its first step succeeded; the failure is handled as that of a session on the fallback."""
+
+    def react(self: OpenCode) -> None:
+        self.speak()
+        self.edit(-1, completed=self.time.at)
+        self.begin()
+        self.edit(-1, completed=self.time.at, error=ErrorDetails(name="APIError", message="Invalid content"))
+        self.status = None
+
+    opencode.react = react
+    outcome = move(opencode)
+    assert (outcome.result, outcome.stranded) == (MoveResult.MOVED, False)
 
 
 def test_a_plugin_that_chooses_another_model_is_told_as_it_is(opencode: OpenCode) -> None:
@@ -285,7 +495,7 @@ def user_stopped(self: OpenCode) -> None:
 
 
 def user_stopped_without_a_word(self: OpenCode) -> None:
-    """As 1.18.33 leaves a message whose retry was aborted."""
+    """End the retry as 1.18.33 does after an abort."""
     self.status = None
     self.edit(-1, completed=99.0)
 
@@ -328,9 +538,9 @@ def nothing_runs(self: OpenCode) -> None:
 def test_what_has_changed_since_the_decision_holds_the_move_back(
     opencode: OpenCode, happens: Callable[[OpenCode], None], result: MoveResult
 ) -> None:
-    view = opencode.view()
+    snapshot = opencode.snapshot()
     happens(opencode)
-    outcome = move(opencode, view)
+    outcome = move(opencode, snapshot)
     assert (outcome.result, outcome.stranded) == (result, False)
     assert not {"abort", "rerun"} & set(opencode.log)
 
@@ -341,9 +551,9 @@ def test_an_attempt_that_begins_while_we_look_is_left_alone(opencode: OpenCode) 
             self.opencode.status = BUSY
             return False
 
-    view = opencode.view()
-    outcome = RerunOverApi(lambda _door: GoesOn(opencode), opencode.time.sleep, opencode.time.now).move(
-        Order(view, TARGET)
+    snapshot = opencode.snapshot()
+    outcome = RerunOverApi(lambda _endpoint: GoesOn(opencode), opencode.time.sleep, opencode.time.now).move(
+        Order(snapshot, TARGET)
     )
     assert outcome.result is MoveResult.ALREADY
     assert "abort" not in opencode.log
@@ -358,13 +568,13 @@ def test_an_abort_of_our_own_is_gone_on_from(opencode: OpenCode) -> None:
 
 def test_a_failed_turn_is_run_again_without_an_abort(opencode: OpenCode) -> None:
     opencode.status = None
-    opencode.edit(-1, completed=99.0, error=ErrorFacts("no credit", "APIError", status=402))
+    opencode.edit(-1, completed=99.0, error=ErrorDetails("no credit", "APIError", status=402))
     assert move(opencode).result is MoveResult.MOVED
     assert "abort" not in opencode.log
 
 
 def test_the_last_of_many_queued_prompts_is_run_on_its_own_words(opencode: OpenCode) -> None:
-    view = opencode.view()
+    snapshot = opencode.snapshot()
     for number in range(3, 12):
         opencode.messages.append(Message(f"msg_{number:02}", "user", model=PRIMARY, copied={"system": str(number)}))
 
@@ -373,7 +583,7 @@ def test_the_last_of_many_queued_prompts_is_run_on_its_own_words(opencode: OpenC
         self.edit(1, completed=1.0, error=STOPPED)
 
     opencode.closing = close
-    outcome = move(opencode, view)
+    outcome = move(opencode, snapshot)
     assert outcome.result is MoveResult.MOVED
     assert [(rerun.message, rerun.copied) for rerun in opencode.reruns] == [("msg_11", {"system": "11"})]
 
@@ -421,15 +631,25 @@ def test_a_parent_is_left_alone_while_anything_of_it_works(
 
 def test_a_subagent_is_not_moved_under_its_waiting_parent(opencode: OpenCode) -> None:
     opencode.others = {"ses_parent": BUSY}
-    outcome = move(opencode, replace(opencode.view(), parent="ses_parent"))
+    outcome = move(opencode, replace(opencode.snapshot(), parent="ses_parent"))
     assert outcome.result is MoveResult.REFUSED
     assert "abort" not in opencode.log
 
-    opencode.others = {}  # its parent has ended: the user talks to it
-    assert move(opencode, replace(opencode.view(), parent="ses_parent")).result is MoveResult.MOVED
+    opencode.others = {}  # its parent has ended: the user talks to the subagent
+    assert move(opencode, replace(opencode.snapshot(), parent="ses_parent")).result is MoveResult.MOVED
 
 
-# ---- doors that fail
+def test_a_session_whose_subagent_works_in_the_background_is_not_aborted(opencode: OpenCode) -> None:
+    opencode.others, opencode.children = {"ses_c": BUSY, "ses_stranger": BUSY}, ["ses_c", "ses_ended"]
+    outcome = move(opencode)
+    assert (outcome.result, outcome.why) == (MoveResult.REFUSED, "a subagent is working in the background")
+    assert not {"abort", "rerun"} & set(opencode.log)
+
+    opencode.others = {"ses_stranger": BUSY}
+    assert move(opencode).result is MoveResult.MOVED
+
+
+# ---- endpoints that fail
 
 
 def test_a_door_that_fails_before_anything_was_touched(opencode: OpenCode) -> None:
@@ -454,8 +674,8 @@ def test_once_the_turn_is_stopped_a_door_is_given_three_chances(
     if call == "abort":
         opencode.faults = {"abort": [trouble, trouble]}
     passing = opencode.time
-    outcome = RerunOverApi(lambda _door: Fails(opencode), passing.sleep, passing.now).move(
-        Order(opencode.view(), TARGET)
+    outcome = RerunOverApi(lambda _endpoint: Fails(opencode), passing.sleep, passing.now).move(
+        Order(opencode.snapshot(), TARGET)
     )
     assert (outcome.result, outcome.posts) == (MoveResult.MOVED, 1)
 
@@ -475,6 +695,84 @@ def test_an_error_of_the_server_after_the_abort_is_no_reason_to_give_up(opencode
     assert move(opencode).result is MoveResult.MOVED
 
 
+@pytest.mark.parametrize("call", ["abort", "rerun"])
+def test_what_opencode_refuses_is_final_and_asked_once(opencode: OpenCode, call: str) -> None:
+    opencode.faults, opencode.status_of_faults = {call: [Trouble.STATUS]}, 400
+    began = opencode.time.at
+    assert move(opencode).result is MoveResult.FAILED
+    assert opencode.log.count(call) == 1
+    assert opencode.time.at - began < APPEAR_LIMIT, "no answer is waited for"
+
+
+def test_our_own_run_that_begins_late_is_not_posted_again_nor_taken_for_the_users(opencode: OpenCode) -> None:
+    class Late(FakeApi):
+        """The run is missing in the first check, and exists when it would be posted again."""
+
+        missed = False
+
+        def rerun(self, session: str, directory: str | None, rerun: Rerun) -> None:
+            self._call("rerun")
+            opencode.reruns.append(rerun)
+
+        def status(self, directory: str | None) -> Mapping[str, RetryStatus]:
+            self.missed = self.missed or bool(opencode.reruns)
+            return super().status(directory)
+
+        def messages(self, session: str, directory: str | None, limit: int) -> list[Message]:
+            if self.missed and opencode.status is None:
+                opencode.status = BUSY
+                opencode.time.after(0.2, lambda: opencode.react(opencode))
+            return super().messages(session, directory, limit)
+
+    passing = opencode.time
+    late = Late(opencode)
+    slow = RerunOverApi(lambda _endpoint: late, passing.sleep, passing.now, passing)
+    assert slow.move(Order(opencode.snapshot(), TARGET)).result is MoveResult.MOVED
+    assert opencode.log.count("rerun") == 1
+
+
+def test_a_run_that_began_although_the_answer_to_our_post_got_lost_is_ours(opencode: OpenCode) -> None:
+    class Loses(FakeApi):
+        def rerun(self, session: str, directory: str | None, rerun: Rerun) -> None:
+            super().rerun(session, directory, rerun)
+            opencode.status = BUSY
+            raise EndpointError(DOOR, "rerun", Trouble.GARBAGE, "lost")
+
+    passing = opencode.time
+    lossy = RerunOverApi(lambda _endpoint: Loses(opencode), passing.sleep, passing.now, passing)
+    assert lossy.move(Order(opencode.snapshot(), TARGET)).result is MoveResult.MOVED
+    assert opencode.log.count("rerun") == 1
+
+
+def test_the_sessions_own_agent_is_not_asked_for(opencode: OpenCode) -> None:
+    asked = list[str]()
+
+    class Counts(FakeApi):
+        def has_agent(self, agent: str, directory: str | None) -> bool:
+            asked.append(agent)
+            return True
+
+    passing = opencode.time
+    mover = RerunOverApi(lambda _endpoint: Counts(opencode), passing.sleep, passing.now, passing)
+    snapshot = replace(opencode.snapshot(), agent="build")
+    assert mover.move(Order(snapshot, Target(FALLBACK, "build"))).result is MoveResult.MOVED
+    assert asked == []
+
+
+def test_names_are_forgotten_once_a_run_never_begins(opencode: OpenCode) -> None:
+    forgotten = list[bool]()
+
+    class Forgets(FakeApi):
+        def forget_names(self) -> None:
+            forgotten.append(True)
+
+    opencode.react = lambda _opencode: None
+    passing = opencode.time
+    mover = RerunOverApi(lambda _endpoint: Forgets(opencode), passing.sleep, passing.now, passing)
+    assert mover.move(Order(opencode.snapshot(), TARGET)).result is MoveResult.FAILED
+    assert forgotten
+
+
 def test_one_move_of_a_session_at_a_time(opencode: OpenCode) -> None:
     inside, release = threading.Event(), threading.Event()
 
@@ -484,13 +782,13 @@ def test_one_move_of_a_session_at_a_time(opencode: OpenCode) -> None:
             return release.wait(10)
 
     passing = opencode.time
-    one = RerunOverApi(lambda _door: Waits(opencode), passing.sleep, passing.now)
+    one = RerunOverApi(lambda _endpoint: Waits(opencode), passing.sleep, passing.now)
     first: list[MoveOutcome] = []
-    worker = threading.Thread(target=lambda: first.append(one.move(Order(opencode.view(), TARGET))))
+    worker = threading.Thread(target=lambda: first.append(one.move(Order(opencode.snapshot(), TARGET))))
     worker.start()
     assert inside.wait(10)
-    assert one.move(Order(opencode.view(), TARGET)).result is MoveResult.REFUSED
+    assert one.move(Order(opencode.snapshot(), TARGET)).result is MoveResult.REFUSED
     release.set()
     worker.join(10)
     assert first[0].result is MoveResult.MOVED
-    assert one.move(Order(opencode.view(), TARGET)).result is MoveResult.ALREADY
+    assert one.move(Order(opencode.snapshot(), TARGET)).result is MoveResult.ALREADY

@@ -1,4 +1,4 @@
-"""Restart without an OpenCode: which process and which terminal it is, what is kept of it, how it ends."""
+"""Tests of a restart without an OpenCode: which process and terminal it affects, what is kept, how it ends."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -17,22 +18,21 @@ from typing import Any
 import orjson
 import pytest
 
-from ocwatchd.core.guards import forbidden
-from ocwatchd.core.limits import ModelRef, Target
-from ocwatchd.core.moves import MoveResult, Order
-from ocwatchd.core.views import Door, SessionState, SessionView, TcpAddress
+from ocwatchd.core.domain.moves import MoveResult, Order
+from ocwatchd.core.domain.snapshot import Endpoint, SessionSnapshot, SessionState, TcpAddress
+from ocwatchd.core.domain.types import ModelRef, Target
+from ocwatchd.core.engine.guards import forbidden
 from ocwatchd.errors import OcwatchError, OpenCodeUnreachable, UsageError
-from ocwatchd.opencode.answers import Session
-from ocwatchd.opencode.api import Api, Rerun
-from ocwatchd.opencode.doors import OpenCodeProcess
-from ocwatchd.opencode.private import private_server
-from ocwatchd.opencode.processes import Relative, Running, inspect
-from ocwatchd.opencode.terminals import Again, Pane, TerminalFault, deliver, find_pane, handover, script_of
-from ocwatchd.opencode.unreached import Unreached
+from ocwatchd.movers.restart import VARIABLE, Restart, StrandedSession, Supervised, find_supervised
+from ocwatchd.opencode.client.v1.responses import Session
+from ocwatchd.opencode.client.v1.routes import Api, Rerun
+from ocwatchd.opencode.discovery.endpoints import OpenCodeProcess
+from ocwatchd.opencode.discovery.processes import Relative, Running, inspect
+from ocwatchd.opencode.discovery.unreachable import Unreached
+from ocwatchd.opencode.process.temporary_server import private_server
+from ocwatchd.opencode.process.tmux import Again, Pane, TerminalFault, deliver, find_pane, handover, script_of
 from ocwatchd.paths import Paths
-from ocwatchd.restart import Case, Restart
-from ocwatchd.supervised import VARIABLE, Supervised, find_supervised
-from tests.edges.fakedoor import listening, routes
+from tests.integration.fakedoor import listening, routes
 
 NOW = 1_795_000_000.0
 SHELL = Relative(40, "bash", ("-bash",))
@@ -40,7 +40,7 @@ TMUX = Relative(20, "tmux: server", ("tmux",))
 
 
 def running(*arguments: str, **more: Any) -> Running:
-    """A TUI of process 50 in the first pane, typed into the shell of process 40."""
+    """Return a TUI of process 50 in the first pane, typed into the shell of process 40."""
     known: dict[str, Any] = {
         "pid": 50, "created": NOW - 100, "exe": Path("/bin/opencode"), "environ": {"TMUX": "/t/s,20,0"},
         "directory": "/a", "tty": "/dev/pts/7", "above": (SHELL, TMUX),
@@ -79,7 +79,7 @@ def test_options_of_the_process_are_kept_those_of_the_turn_are_not(
 
 
 def panes(*lines: str) -> Any:
-    """A tmux that lists these panes."""
+    """Return a tmux that lists these panes."""
 
     def run(command: Sequence[str]) -> str:
         assert command[:4] == ["tmux", "-S", "/t/s", "list-panes"]
@@ -98,7 +98,7 @@ def panes(*lines: str) -> Any:
         ((Relative(40, "zsh", ("zsh", "-c", "opencode; make deploy")), TMUX), 40, "none"),
         ((Relative(40, "bash", ("bash", "work.sh")), TMUX), 40, "none"),
         ((Relative(45, "sh", ("sh", "work.sh")), SHELL, TMUX), 40, "none"),
-        ((Relative(45, "bash", ("bash",)), SHELL, TMUX), 40, "none"),  # which of both gets the keys is not known
+        ((Relative(45, "bash", ("bash",)), SHELL, TMUX), 40, "none"),  # it is not known which of both gets the keys
         ((SHELL, TMUX), 99, "none"),  # not below this pane
     ],
 )
@@ -152,7 +152,7 @@ def test_an_old_tmux_that_would_close_the_pane_is_told_before_anything_ends() ->
         ("30", (Relative(30, "oc-smart", ("python",)), SHELL), 30),
         ("30", (Relative(45, "node", ("node",)), Relative(30, "oc-smart", ("python",)), SHELL), 30),
         ("30", (SHELL,), None),  # its launcher has ended
-        ("30", (SHELL, TMUX, SHELL, Relative(30, "oc-smart", ("python",))), None),  # that one launched another OpenCode
+        ("30", (SHELL, TMUX, SHELL, Relative(30, "oc-smart", ("python",))), None),  # it launched another OpenCode
         ("1x", (SHELL,), None),
         ("", (SHELL,), None),
     ],
@@ -268,7 +268,7 @@ def test_a_server_is_not_started_any_more_where_the_gate_is_closed(tmp_path: Pat
 
 
 def stored(data: Path, ident: str, started: float, directory: str = "/a", **answer: Any) -> None:
-    """A session whose prompt is answered as given."""
+    """Write a session whose prompt is answered with this."""
     made = {"created": (started - 1) * 1000, "updated": started * 1000}
     model = {"providerID": "p", "modelID": "m"}
     about = {"id": ident, "directory": directory, "version": "1.1.65", "time": made}
@@ -294,14 +294,18 @@ def test_the_one_process_that_may_have_begun_it(tmp_path: Path) -> None:
     stored(tmp_path, "ses_1", NOW - 50)
     elsewhere, later = running(pid=51, directory="/b"), running(pid=52, created=NOW - 10)
     one = unreached(tmp_path, running(), elsewhere, later)
-    view = one.session("ses_1", NOW)
-    assert view is not None
-    assert (view.model, view.user_message, view.answer_completed) == (ModelRef("p", "m"), "msg_1ses_1", False)
-    assert one.process(view).pid == 50
-    assert one.process(view, 50).pid == 50
+    snapshot = one.session("ses_1", NOW)
+    assert snapshot is not None
+    assert (snapshot.model, snapshot.user_message, snapshot.answer_completed) == (
+        ModelRef("p", "m"),
+        "msg_1ses_1",
+        False,
+    )
+    assert one.process(snapshot).pid == 50
+    assert one.process(snapshot, 50).pid == 50
     for nobody in (51, 52):
         with pytest.raises(OpenCodeUnreachable):
-            one.process(view, nobody)
+            one.process(snapshot, nobody)
 
 
 def test_two_are_told_apart_by_evidence_or_not_at_all(tmp_path: Path) -> None:
@@ -309,17 +313,17 @@ def test_two_are_told_apart_by_evidence_or_not_at_all(tmp_path: Path) -> None:
     launcher = running(pid=49, above=(SHELL,))
     launched = running(above=(Relative(49, "opencode", ("opencode",)), SHELL))
     one = unreached(tmp_path, launcher, launched)
-    view = one.session("ses_1", NOW)
-    assert view is not None
-    assert one.process(view).pid == 50
+    snapshot = one.session("ses_1", NOW)
+    assert snapshot is not None
+    assert one.process(snapshot).pid == 50
 
     helper = running("pm", "ls", "-g", pid=51, above=(Relative(50, "opencode", ("opencode",)),))
-    assert unreached(tmp_path, running(), helper).process(view).pid == 50
+    assert unreached(tmp_path, running(), helper).process(snapshot).pid == 50
 
     with pytest.raises(UsageError, match="--pid 53"):
-        unreached(tmp_path, running(), running("--continue", pid=53)).process(view)
-    assert unreached(tmp_path, running(), running("-s", "ses_1", pid=53)).process(view).pid == 53
-    assert unreached(tmp_path, running(), running(pid=53)).process(view, 53).pid == 53
+        unreached(tmp_path, running(), running("--continue", pid=53)).process(snapshot)
+    assert unreached(tmp_path, running(), running("-s", "ses_1", pid=53)).process(snapshot).pid == 53
+    assert unreached(tmp_path, running(), running(pid=53)).process(snapshot, 53).pid == 53
 
 
 def stamp(time: float) -> str:
@@ -331,8 +335,8 @@ def stamp(time: float) -> str:
     [
         (-99.4, "INFO", 50),
         (-69.5, "DEBUG", 53),
-        (-10.0, "INFO", None),  # of a process that has ended
-        (-69.5, "ERROR", None),  # the first line of a log without INFO is no start
+        (-10.0, "INFO", None),  # from a process that has ended
+        (-69.5, "ERROR", None),  # the first line of a log without INFO is not a start
         (-45.0, "INFO", None),  # 53 and 54 are too close together
     ],
 )
@@ -341,26 +345,39 @@ def test_a_log_that_all_share_tells_by_the_start_of_its_run(
 ) -> None:
     stored(tmp_path, "ses_1", NOW - 30)
     three = unreached(tmp_path, running(), running(pid=53, created=NOW - 70), running(pid=54, created=NOW - 60))
-    view = three.session("ses_1", NOW)
-    assert view is not None
+    snapshot = three.session("ses_1", NOW)
+    assert snapshot is not None
     (tmp_path / "log").mkdir()
     lines = [(began, level, "cafe0001", "message=init"), (-30, "INFO", "cafe0001", "message=loop session.id=ses_1")]
     text = "".join(f"timestamp={stamp(NOW + at)} level={name} run={run} {rest}\n" for at, name, run, rest in lines)
     (tmp_path / "log" / "opencode.log").write_text("garbage\n" + text)
     if pid is None:
         with pytest.raises(UsageError):
-            three.process(view)
+            three.process(snapshot)
     else:
-        assert three.process(view).pid == pid
+        assert three.process(snapshot).pid == pid
+
+
+def test_the_start_of_a_process_is_known_to_a_fraction_of_a_second() -> None:
+    """Two OpenCodes opened within two seconds were mixed up: the time in the process table is up to a second early."""
+    before = time.time()
+    with subprocess.Popen(["sleep", "60"]) as sleeper:
+        try:
+            after = time.time()
+            found = inspect(sleeper.pid)
+        finally:
+            sleeper.kill()
+    assert found is not None
+    assert before - 0.1 <= found.started <= after + 0.1
 
 
 def test_only_a_tui_is_restarted(tmp_path: Path) -> None:
     stored(tmp_path, "ses_1", NOW - 50)
     one = unreached(tmp_path, running("run", "hello"))
-    view = one.session("ses_1", NOW)
-    assert view is not None
+    snapshot = one.session("ses_1", NOW)
+    assert snapshot is not None
     with pytest.raises(UsageError, match="opencode run"):
-        one.process(view)
+        one.process(snapshot)
 
 
 def test_unsettled_sessions_are_those_of_running_projects(tmp_path: Path) -> None:
@@ -371,17 +388,17 @@ def test_unsettled_sessions_are_those_of_running_projects(tmp_path: Path) -> Non
     stored(tmp_path, "ses_done", NOW - 60, finish="stop", time={"created": 1, "completed": (NOW - 50) * 1000})
     stored(tmp_path, "ses_b", NOW - 50, directory="/b")
     one = unreached(tmp_path, running())
-    assert [view.session for view in one.unsettled(NOW)] == ["ses_open", "ses_failed"]
-    view = one.session("ses_failed", NOW)
-    assert view is not None
-    assert [other.session for other in one.others(view, running(), NOW, ())] == ["ses_open"]
-    assert one.others(view, running(), NOW, ("ses_open",)) == []
+    assert [snapshot.session for snapshot in one.unsettled(NOW)] == ["ses_open", "ses_failed"]
+    snapshot = one.session("ses_failed", NOW)
+    assert snapshot is not None
+    assert [other.session for other in one.others(snapshot, running(), NOW, ())] == ["ses_open"]
+    assert one.others(snapshot, running(), NOW, ("ses_open",)) == []
 
 
 # ---- the move
 
 
-VIEW = SessionView("ses_1", "/a", Door(TcpAddress("127.0.0.1", 1)), SessionState.IDLE, user_message="msg_1")
+VIEW = SessionSnapshot("ses_1", "/a", Endpoint(TcpAddress("127.0.0.1", 1)), SessionState.IDLE, user_message="msg_1")
 TARGET = Target(ModelRef("q", "n"), "build")
 
 
@@ -421,8 +438,8 @@ def test_a_message_is_deleted_only_where_that_is_a_route(
         described: dict[str, Any] = {method: {} for method in methods}
         others: dict[str, Any] = {"/session/{id}": {"delete": {}}}
         table["/doc"] = {"paths": {"/session/{sessionID}/message/{messageID}": described, **others}}
-    with listening(routes(table, seen)) as door:
-        assert Api(door).forget(Session("ses_1", "/a", version=version), "msg_2") is deleted
+    with listening(routes(table, seen)) as endpoint:
+        assert Api(endpoint).forget(Session("ses_1", "/a", version=version), "msg_2") is deleted
     assert any(line.startswith("DELETE") for line in seen) is deleted
 
 
@@ -431,16 +448,23 @@ def test_the_plugin_is_added_to_what_the_environment_already_says(tmp_path: Path
     said = json.dumps({"plugin": ["theirs"], "theme": "x"})
     pane = Pane("/t/s", "%2", None)
     process = running(environ={"OPENCODE_CONFIG_CONTENT": said, "HOME": "/h"})
-    case = Case(VIEW, process, pane)
-    environ = case.again(Path("/p/rate-limit-fallback.js")).environ
+    stranded = StrandedSession(VIEW, process, pane)
+    environ = stranded.again(Path("/p/rate-limit-fallback.js")).environ
     content = json.loads(environ["OPENCODE_CONFIG_CONTENT"])
     assert content == {"plugin": ["theirs", "file:///p/rate-limit-fallback.js"], "theme": "x"}
-    assert case.again(None).environ["OPENCODE_CONFIG_CONTENT"] == said
+    assert stranded.again(None).environ["OPENCODE_CONFIG_CONTENT"] == said
     with pytest.raises(OcwatchError, match="plugin install"):
-        Restart(paths, Case(VIEW, replace(process, environ={"OPENCODE_CONFIG_CONTENT": "[1]"}), pane), Path("/p/x.js"))
+        Restart(
+            paths,
+            StrandedSession(VIEW, replace(process, environ={"OPENCODE_CONFIG_CONTENT": "[1]"}), pane),
+            Path("/p/x.js"),
+        )
 
 
 def test_the_command_for_a_person_can_be_typed_as_it_stands() -> None:
-    case = Case(replace(VIEW, directory="/a b"), running("--port", "1", "-s", "ses_0"), None)
-    assert case.by_hand() == "cd '/a b' && opencode --port 1 -s ses_1"
-    assert (str(case.again(None).program), case.again(None).words) == ("/bin/opencode", ["--port", "1", "-s", "ses_1"])
+    stranded = StrandedSession(replace(VIEW, directory="/a b"), running("--port", "1", "-s", "ses_0"), None)
+    assert stranded.by_hand() == "cd '/a b' && opencode --port 1 -s ses_1"
+    assert (str(stranded.again(None).program), stranded.again(None).words) == (
+        "/bin/opencode",
+        ["--port", "1", "-s", "ses_1"],
+    )

@@ -1,20 +1,21 @@
-"""Keys, prompts and headers planted in every dialect and in providers' words: none of them in anything of ours."""
+"""Tests that keys, prompts and headers in any dialect and in providers' words are in none of our files and output."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from ocwatchd.core.messages import Tell
-from ocwatchd.core.views import Door, TcpAddress
-from ocwatchd.notify import Notifier
+from ocwatchd.core.domain.snapshot import Endpoint, TcpAddress
+from ocwatchd.core.engine.messages import Tell
+from ocwatchd.daemon.notifier import Notifier
 from tests.support.daemon import Daemon
 from tests.support.fakeopencode import FakeOpenCode
 from tests.support.homes import Home
-from tests.support.processes import wait_until
+from tests.support.processes import free_port, wait_until
 
 KEYS = (
     "sk-ant-api03-SECRETsecretSECRETsecretSECRET-AA",
@@ -26,6 +27,7 @@ KEYS = (
     "AKIASECRETSECRET1234",
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJTRUNSRVQifQ.SECRETsecretSECRETsecret",
 )
+PASSWORD = "SECRETpassword-7"
 PROMPT = "SECRETPROMPT: the merger is on Tuesday"
 WORDS = (
     "Rate limit reached for key {0}",
@@ -37,7 +39,7 @@ WORDS = (
 
 
 def old_line(words: str, key: str, session: str, when: float) -> str:
-    """A refusal of 1.3.2 with everything in it that a request has."""
+    """Return a refused attempt of 1.3.2 with all data of a request."""
     error = {
         "name": "AI_APICallError",
         "url": f"https://api.example.com/v1/chat?key={key}",
@@ -65,7 +67,7 @@ def new_line(words: str, session: str, when: float) -> str:
 
 @pytest.fixture
 def notices(tmp_path: Path) -> Path:
-    """Where a `notify-send` of ours writes what it is told."""
+    """Return the file into which our own `notify-send` writes its input."""
     told = tmp_path / "notices.txt"
     program = tmp_path / "bin" / "notify-send"
     program.parent.mkdir()
@@ -77,9 +79,17 @@ def notices(tmp_path: Path) -> Path:
 def test_no_secret_is_found_in_anything_of_ours(tmp_path: Path, notices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{notices.parent / 'bin'}:/usr/bin:/bin")
     with FakeOpenCode(str(tmp_path)) as opencode:
-        home = Home(tmp_path / "home", opencode.url)
+        secrets = {"OCWATCHD_LOG": "debug", "OPENCODE_SERVER_PASSWORD": PASSWORD, "ANTHROPIC_API_KEY": KEYS[0]}
+        home = Home(tmp_path / "home", opencode.url, environment=secrets)
         home.log_dir.mkdir(parents=True)
-        daemon = Daemon(home, chain={"mock/primary": "mock2/fallback"}, doors=[opencode.url])
+        daemon = Daemon(
+            home,
+            chain={"mock/primary": "mock2/fallback"},
+            endpoints=[opencode.url, f"http://127.0.0.1:{free_port()}"],
+            notifications={"command": ["/bin/false", "--token", KEYS[1], f"https://{KEYS[2]}@ntfy.example/{KEYS[3]}"]},
+            errorPatterns=[f"quota of key {KEYS[4]} used"],
+            apiKey=KEYS[5],
+        )
         with daemon:
             planted = [(words.format(key), key) for words in WORDS for key in KEYS]
             old = (home.log_dir / "2026-11-22T120000.log").open("a", buffering=1)
@@ -97,11 +107,26 @@ def test_no_secret_is_found_in_anything_of_ours(tmp_path: Path, notices: Path, m
         everything |= {"toasts": "".join(opencode.toasts), "notices": notices.read_text(), "stderr": daemon.said()}
         files = [path for path in daemon.state.rglob("*") if path.is_file()]
         everything |= {path.name: path.read_text(errors="replace") for path in files}
+        assert "debug daemon.effects: effect: Move" in daemon.said(), "it says what it does"
+        assert " debug " in "".join(run.stderr for run in printed)
         assert {"blacklist.json", "journal.jsonl", "cursors.json"} <= set(everything)
-        leaks = {(where, secret) for where, text in everything.items() for secret in (*KEYS, PROMPT) if secret in text}
+        leaks = {
+            (where, secret)
+            for where, text in everything.items()
+            for secret in (*KEYS, PASSWORD, PROMPT)
+            if secret in text
+        }
         parts = {where for where, text in everything.items() if "SECRET" in text}
         assert (leaks, parts) == (set(), set())
         print(f"{len(planted) * 2} refusals with secrets, {len(everything)} outputs, none found")
+
+
+def test_a_configuration_that_cannot_be_used_is_refused_without_its_password(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home", "http://127.0.0.1:1")
+    daemon = Daemon(home, endpoints=[f"http://opencode:{PASSWORD}@127.0.0.1:4096"])
+    done = subprocess.run(daemon.command, env=home.env(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 4
+    assert "rateLimit.endpoints[0]" in done.stderr and PASSWORD not in done.stderr
 
 
 def test_a_notice_is_one_harmless_line(notices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +134,9 @@ def test_a_notice_is_one_harmless_line(notices: Path, monkeypatch: pytest.Monkey
     hostile = "--help\x1b]0;owned\x07\u202e$(touch x)`id`\n\x9b31m"
     with FakeOpenCode(str(notices.parent)) as opencode:
         port = int(opencode.url.rpartition(":")[2])
-        Notifier().tell(Tell("matter", hostile, f"{hostile} {KEYS[0]}", door=Door(TcpAddress("127.0.0.1", port))))
+        Notifier().tell(
+            Tell("matter", hostile, f"{hostile} {KEYS[0]}", endpoint=Endpoint(TcpAddress("127.0.0.1", port)))
+        )
         (toast,) = opencode.toasts
     shown = [*json.loads(toast).values(), *notices.read_text().splitlines()]
     assert all(line.isprintable() and "SECRET" not in line for line in shown)

@@ -1,6 +1,6 @@
-"""The service's files: what stands in them, whose they are, and that nothing is left of them.
+"""Tests of the service's files: their content and owner, and that uninstalling leaves none.
 
-launchd itself cannot run here: its plist is checked by its shape, and the commands with a stand-in for launchctl.
+launchd itself cannot run here: its plist is checked by its form, and the commands with a stand-in for launchctl.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ocwatchd.paths import Paths
 from ocwatchd.service import FileState, NoManager, ServiceFault, manager_for, texts
 from ocwatchd.service.launchd import Launchd
 from ocwatchd.service.systemd import remove_files
+from ocwatchd.service.values import DAEMON, SHARE
 
 ENVIRON = {
     "HOME": "/home/dev",
@@ -54,8 +55,31 @@ def test_what_a_unit_cannot_hold_is_said(value: str) -> None:
 
 
 def test_the_daemon_of_this_installation_is_absolute() -> None:
-    assert Path(texts.daemon_command()[0]).is_absolute()
-    assert os.access(texts.daemon_command()[0], os.X_OK)
+    assert Path(texts.command_of()[0]).is_absolute()
+    assert os.access(texts.command_of()[0], os.X_OK)
+
+
+def test_the_unit_that_shares_runs_ocwatch_share() -> None:
+    text = texts.unit(ENVIRON, texts.command_of(SHARE), Path("/log"), SHARE)
+    assert text.startswith(texts.MARKER)
+    (command,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
+    assert command.endswith('/ocwatch" "share"')
+    assert "AF_INET" in text
+    assert "sk-secret" not in text
+    assert texts.unit(ENVIRON, ["/d"], None, SHARE) != texts.unit(ENVIRON, ["/d"], None)
+
+
+def test_the_job_that_shares_goes_with_the_daemons(launchctl: Path, tmp_path: Path) -> None:
+    home = paths(tmp_path / "home")
+    daemon, share = (manager_for(home, ENVIRON, "darwin", service) for service in (DAEMON, SHARE))
+    (one,), (other,) = daemon.install(), share.install()
+    assert (one.name, other.name) == ("dev.ocwatchd.plist", "dev.ocwatchd.share.plist")
+    document = plistlib.loads(other.read_bytes())
+    assert document["Label"] == "dev.ocwatchd.share"
+    assert document["ProgramArguments"][-1] == "share"
+    assert document["StandardErrorPath"] == str(home.share / "ocwatchd-share.log")
+    assert set(daemon.uninstall()) == {one, other}
+    assert launchctl.exists()
 
 
 def test_the_plist_as_launchd_wants_it() -> None:
@@ -68,10 +92,24 @@ def test_the_plist_as_launchd_wants_it() -> None:
         "KeepAlive": {"SuccessfulExit": False},
         "ThrottleInterval": 5,
         "ExitTimeOut": 10,
-        "ProcessType": "Background",
+        "ProcessType": "Interactive",
         "StandardErrorPath": "/state/ocwatchd.log",
         "Umask": 0o077,
     }
+
+
+def test_a_unit_asks_for_its_share_of_a_busy_machine_by_what_a_user_may_set() -> None:
+    """A negative Nice, or a class above best effort, would end the start."""
+    lines = texts.unit(ENVIRON, ["/d"], None).splitlines()
+    assert {"CPUWeight=500", "IOWeight=500", "IOSchedulingClass=best-effort"} <= set(lines)
+    assert not [line for line in lines if line.startswith(("Nice=-", "CPUSchedulingPolicy=", "OOMScoreAdjust=-"))]
+
+
+def test_what_a_plist_cannot_hold_is_said() -> None:
+    for value in ("a\x1bb", "\udcff"):
+        with pytest.raises(ServiceFault, match="property list"):
+            texts.plist({"PATH": value}, ["/d"], Path("/log"))
+    assert b"&lt;&amp;" in texts.plist({"PATH": "<&"}, ["/d"], Path("/log"))
 
 
 def test_another_path_is_no_change() -> None:
@@ -90,7 +128,9 @@ def test_removed_without_systemd_and_what_is_not_ours_stays(tmp_path: Path) -> N
     unit.write_text("[Service]\nExecStart=/mine\n")
     assert remove_files(units) == []
     unit.write_text(texts.unit(ENVIRON, ["/d"], None))
-    assert remove_files(units) == [link, unit]
+    shares = units / "ocwatchd-share.service"
+    shares.write_text(texts.unit(ENVIRON, ["/d"], None, SHARE))
+    assert remove_files(units) == [shares, link, unit]
     assert list(tmp_path.iterdir()) == [tmp_path / ".config"]
     assert list((tmp_path / ".config").iterdir()) == []
 
@@ -122,20 +162,20 @@ def launchctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_job_of_launchd_from_install_to_uninstall(launchctl: Path, tmp_path: Path) -> None:
     manager = manager_for(paths(tmp_path / "home"), ENVIRON, "darwin")
     assert isinstance(manager, Launchd)
-    assert manager.look().state is FileState.ABSENT
+    assert manager.status().state is FileState.ABSENT
     (written,) = manager.install()
     assert written == tmp_path / "home/Library/LaunchAgents/dev.ocwatchd.plist"
     assert manager.install() == []
     manager.start()
-    manager.start()  # loaded anew: a loaded job keeps the file of before
-    seen = manager.look()
+    manager.start()  # loaded again, because a loaded job keeps the former file
+    seen = manager.status()
     assert (seen.state, seen.enabled, seen.running, seen.pid, seen.restarts) == (FileState.CURRENT, True, True, 4711, 2)
     assert manager.log().file == tmp_path / "home/state/ocwatchd.log"
     manager.stop()
-    assert not manager.look().running
+    assert not manager.status().running
     assert manager.uninstall() == [written]
     assert manager.uninstall() == []
-    with pytest.raises(ServiceFault, match="systemd's"):
+    with pytest.raises(ServiceFault, match="--sandbox is for systemd"):
         manager.install(True)
     job = f"gui/{os.getuid()}/dev.ocwatchd"
     changes = [line for line in (launchctl.parent / "calls").read_text().splitlines() if not line.startswith("print")]
@@ -148,9 +188,9 @@ def test_a_plist_that_is_not_ours_stays(launchctl: Path, tmp_path: Path) -> None
     place = tmp_path / "Library/LaunchAgents/dev.ocwatchd.plist"
     place.parent.mkdir(parents=True)
     place.write_bytes(plistlib.dumps({"Label": "another"}))
-    assert manager.look().state is FileState.FOREIGN
+    assert manager.status().state is FileState.FOREIGN
     assert manager.uninstall() == []
-    with pytest.raises(ServiceFault, match="not ocwatchd's"):
+    with pytest.raises(ServiceFault, match="ocwatchd did not write it"):
         manager.install()
     assert place.exists()
 

@@ -1,4 +1,4 @@
-"""Message stores of both kinds: read beside a writer, in whatever state they are found."""
+"""Tests of message stores of both kinds: read beside a writer, in any state."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import orjson
 import pytest
 
-from ocwatchd.core.limits import ModelRef
-from ocwatchd.opencode.answers import Session
-from ocwatchd.opencode.sessions import SessionStore
+from ocwatchd.core.domain.types import ModelRef
+from ocwatchd.opencode.client.v1.responses import Session
+from ocwatchd.opencode.sessions.message_store import SessionStore
 
 NOW = 1_795_000_000.0
 Row = dict[str, Any]
@@ -81,7 +81,7 @@ MESSAGES = {
 
 
 def write_database(data: Path, name: str = "opencode.db") -> sqlite3.Connection:
-    """A database as 1.2 - 1.18 make it, still open as beside a live OpenCode."""
+    """Return an open database as 1.2 - 1.18 make it, as beside a running OpenCode."""
     data.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(data / name, isolation_level=None)
     connection.execute("PRAGMA journal_mode=WAL")
@@ -113,7 +113,7 @@ def _renamed(message: Row, ident: str) -> Row:
 
 
 def write_files(data: Path) -> None:
-    """The files of 1.0 and 1.1."""
+    """Write the files of 1.0 and 1.1."""
     for row in SESSIONS:
         path = data / "storage" / "session" / "prj" / f"{row['id']}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,6 @@ def test_a_session_is_found_with_its_parent(store: SessionStore) -> None:
 def test_recent_sessions_come_latest_first(store: SessionStore) -> None:
     recent = [found.id for found in store.recent(NOW - 1000)]
     assert recent == ["ses_open", "ses_failed", "ses_fine", "ses_stopped", "ses_child"]
-    assert store.recent_directories(NOW - 1000) == ["/a", "/b", "/c"]
 
 
 def test_the_last_messages_come_oldest_first(store: SessionStore) -> None:
@@ -177,10 +176,24 @@ def test_the_title_and_texts_are_not_read(store: SessionStore) -> None:
     assert "SECRET" not in repr(store.recent(0))
 
 
+@pytest.mark.parametrize("where", ["here", os.fsdecode(b"caf\xe9")])
+def test_text_and_names_that_are_not_utf_8_hide_nothing(tmp_path: Path, where: str) -> None:
+    data = tmp_path / where
+    with closing(write_database(data)) as writer:
+        writer.execute("UPDATE session SET directory = CAST(x'2fff' AS TEXT) WHERE id = 'ses_open'")
+        writer.execute("UPDATE message SET data = CAST(x'7b22ff' AS TEXT) WHERE session_id = 'ses_failed'")
+        store = SessionStore(data)
+        recent = {found.id: found.directory for found in store.recent(NOW - 1000)}
+        assert recent["ses_open"] == "/\ufffd"
+        assert len(recent) == 5
+        assert store.messages("ses_failed") == []
+        assert store.messages("ses_fine")
+
+
 def test_a_store_that_grows_is_read_as_it_is_now(tmp_path: Path) -> None:
     store = SessionStore(tmp_path)
     assert (store.session("ses_open"), store.recent(0), store.messages("ses_open")) == (None, [], [])
-    with closing(write_database(tmp_path)) as writer:  # what it wrote is still in the write-ahead log
+    with closing(write_database(tmp_path)) as writer:  # the written data is still in the write-ahead log
         assert store.session("ses_open") is not None
         writer.execute("UPDATE session SET directory = '/moved' WHERE id = 'ses_open'")
         moved = store.session("ses_open")
@@ -205,9 +218,9 @@ def test_a_writer_is_neither_waited_for_nor_disturbed(tmp_path: Path) -> None:
         writer.execute("UPDATE session SET directory = '/new'")
         began = time.monotonic()
         found = SessionStore(tmp_path).session("ses_open")
-        assert time.monotonic() - began < 3  # sqlite's own patience is five seconds
+        assert time.monotonic() - began < 3  # sqlite would wait five seconds by itself
         assert found is not None
-        assert found.directory == "/a"  # as it was before the writer's transaction
+        assert found.directory == "/a"  # as before the writer's transaction
         writer.execute("COMMIT")
 
 

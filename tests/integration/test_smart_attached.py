@@ -1,4 +1,4 @@
-"""Which session of another server is the client's: the one that was sent its words since it began."""
+"""Tests of which session on another server is the client's: the one that got its prompt since the launch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ocwatchd.launcher.arguments import Arguments
-from ocwatchd.launcher.elsewhere import Elsewhere, no_door, says
+from ocwatchd.launcher.attached_server import AttachedServer, contains_prompt, no_endpoint
 
 QUOTED = '"two words" plain "a \\"b\\" c"'
 
@@ -32,19 +32,19 @@ QUOTED = '"two words" plain "a \\"b\\" c"'
 )
 def test_words_are_known_again(words: tuple[str, ...], text: str, ours: bool) -> None:
     parts: list[dict[str, Any]] = [{"type": "file"}, {"type": "text", "text": text}]
-    assert says(Arguments(["run", "--attach", "http://127.0.0.1:1", *words]), parts) is ours
+    assert contains_prompt(Arguments(["run", "--attach", "http://127.0.0.1:1", *words]), parts) is ours
 
 
 def test_only_this_machine_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     for url, fine in (("http://localhost:4096", True), ("http://192.0.2.1:1", False), ("https://localhost", False)):
-        assert (no_door(Arguments(["run", "--attach", url])) is None) is fine
+        assert (no_endpoint(Arguments(["run", "--attach", url])) is None) is fine
     monkeypatch.setenv("OPENCODE_SERVER_PASSWORD", "secret")
-    told = Elsewhere(Arguments(["run", "--attach", "http://127.0.0.1:1", "-u", "me"]), "/nowhere", 0.0).environ
+    told = AttachedServer(Arguments(["run", "--attach", "http://127.0.0.1:1", "-u", "me"]), "/nowhere", 0.0).environ
     assert told == {"OPENCODE_SERVER_PASSWORD": "secret", "OPENCODE_SERVER_USERNAME": "me"}
 
 
 class Server:
-    """Sessions with a prompt each, all in a retry; `asked` are the paths that were asked for."""
+    """Sessions with one prompt each, all in a retry; `asked` are the requested paths."""
 
     def __init__(self) -> None:
         self.sessions: dict[str, tuple[str, float]] = {}
@@ -62,7 +62,7 @@ class Server:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Quiet."""
+                """A notifier that does nothing."""
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
@@ -106,7 +106,7 @@ def test_a_session_is_ours_if_nobody_else_can_have_sent_it(server: Server, tmp_p
     began = time.time()
 
     def retrying(*words: str) -> tuple[bool, str | None]:
-        found = Elsewhere(Arguments(["run", "--attach", server.url, *words]), str(tmp_path), began)
+        found = AttachedServer(Arguments(["run", "--attach", server.url, *words]), str(tmp_path), began)
         return found.retrying(), found.session.id if found.session else None
 
     server.sessions = {"ses_old": ("hello", began - 60), "ses_other": ("something else", began + 1)}

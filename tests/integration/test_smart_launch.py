@@ -1,4 +1,4 @@
-"""`oc-smart` with a stand-in for OpenCode: streams, signals, exit codes, and what is decided before a start."""
+"""Tests of `oc-smart` with a stand-in for OpenCode: streams, signals, exit codes, decisions before the start."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.support.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = """#!/bin/sh
+[ "$1" = --version ] && echo 1.18.33 && exit
 echo started >> "$HOME/started"
 printf '%s|' "$@"; printf '%s' "$OPENCODE_CONFIG_CONTENT" > "$HOME/content"; printf '%s' "$PWD" > "$HOME/pwd"
 {work}
@@ -50,7 +51,7 @@ class Place:
         path.write_text(json.dumps({"version": 1, "models": {model: {"until": end} for model in models}}))
 
     def start(self, *words: str, environ: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "ocwatchd.cli.smart", *words]
+        command = [sys.executable, "-m", "ocwatchd.cli.commands.run", *words]
         pipe = subprocess.PIPE
         env = {**self.env, **(environ or {})}
         return subprocess.Popen(command, env=env, cwd=self.root, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
@@ -144,7 +145,7 @@ def test_print_env_shows_and_starts_nothing(place: Place) -> None:
     assert """opencode run -m b/second 'it'"'"'s'""" in out
     assert "OPENCODE_CONFIG_CONTENT=" in out
     assert place.started == 0
-    for option, why in (("--attach", "not on this machine"), ("-i", "nobody can go on")):
+    for option, why in (("--attach", "not on this machine"), ("-i", "cannot be continued")):
         assert why in place.run("run", option, "http://192.0.2.1:1", "--print-env")[2]
     assert "not watched" not in place.run("run", "--attach", "http://127.0.0.1:1", "--print-env")[2]
 
@@ -158,7 +159,7 @@ def test_everything_cooling_asks_nobody(place: Place) -> None:
     place.block(None, "a/main", "b/second")
     code, out, err = place.run("run", "--wait", "hi")
     assert (code, out) == (75, "")
-    assert "until a person clears them" in err
+    assert "until you clear them" in err
 
 
 def test_a_cooldown_that_ends_soon_is_waited_for(place: Place) -> None:

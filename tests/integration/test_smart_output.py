@@ -1,4 +1,4 @@
-"""What the private server's session says is printed as `opencode run` prints it, each part once."""
+"""Tests that the answer of a private server's session is printed as `opencode run` prints it, each part once."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import json
 from typing import Any, cast
 
 from ocwatchd.launcher.output import Printer
-from ocwatchd.opencode.answers import Session
-from ocwatchd.opencode.api import Api
+from ocwatchd.opencode.client.v1.responses import Session
+from ocwatchd.opencode.client.v1.routes import Api
 
 SESSION = Session("ses_1", "/project")
 
 
 class Told:
-    """Stands in for the API: the session's messages as a test sets them."""
+    """A fake API with the session's messages as a test sets them."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
@@ -93,3 +93,15 @@ def test_json_lines() -> None:
     assert [event["type"] for event in events] == ["step_start", "text", "step_finish", "error"]
     assert {(event["sessionID"], event["timestamp"]) for event in events} == {("ses_1", 1500)}
     assert events[1]["part"]["text"] == "a\nb"
+
+
+def test_nothing_on_standard_error_moves_the_cursor() -> None:
+    told = Told()
+    made, _, err = printer(told)
+    hostile = "\x1b]0;owned\x07\u202e\n\x9b31m"
+    told.messages = [
+        answer("msg_1", {"type": "tool", "tool": "bash", "state": {"status": "completed", "title": hostile}})
+    ]
+    made.poll()
+    made.error(hostile, {})
+    assert [line.isprintable() for line in err.getvalue().splitlines()] == [True, True]

@@ -1,4 +1,4 @@
-"""What `oc-smart run` does with standard output, what it enters early, and whose trouble it looks at."""
+"""Tests of `oc-smart run`: its standard output, the cooldowns that it enters early, and which errors it handles."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from typing import Any
 
 import pytest
 
-from ocwatchd.launcher.early import enter_early
-from ocwatchd.launcher.sentinel import Sentinel, below
-from ocwatchd.state import blacklist
+from ocwatchd.config.names import Names
+from ocwatchd.launcher.arguments import Arguments
+from ocwatchd.launcher.early_cooldowns import enter_early
+from ocwatchd.launcher.launch import Launch
+from ocwatchd.launcher.trouble_signs import TroubleSigns, below
+from ocwatchd.state.blacklist import store as blacklist
+from ocwatchd.state.blacklist.query import CooldownTable
 
 PROGRAM = """
 import os, subprocess, sys, time
@@ -60,7 +64,7 @@ def test_a_file_is_cut_back_to_where_it_was(tmp_path: Path) -> None:
             out.write(b"after")
         assert path.read_bytes() == expected
     path.write_bytes(b"others' ")
-    with path.open("ab") as out:  # whose lines these are nobody knows
+    with path.open("ab") as out:  # it is not known whose lines these are
         run(empty=True, held=True, stdout=out)
     assert path.read_bytes().startswith(b"others' \0\0")
 
@@ -87,23 +91,42 @@ def test_a_plain_refusal_is_entered_at_once_and_not_counted(tmp_path: Path) -> N
         str(tmp_path), {"7.jsonl": len(old), "gone.jsonl": 0}, str(register), lambda _: ("q/n", "x"), time.time()
     )
     (entry,) = blacklist.read(register).entries()
-    assert (str(entry.model), entry.strikes, entry.told_by.value, entry.session) == ("p/m", 0, "retry-after", "ses_1")
+    assert (str(entry.model), entry.strikes, entry.reset_source.value, entry.session) == (
+        "p/m",
+        0,
+        "retry-after",
+        "ses_1",
+    )
     assert entry.target is not None and (str(entry.target.model), entry.target.agent) == ("q/n", "x")
     assert entry.until == pytest.approx(time.time() + 3600, abs=5)
     (tmp_path / "7.jsonl").write_text(said(retry_after="9000"))
     enter_early(str(tmp_path), {"7.jsonl": 0}, str(register), lambda _: ("q/n", "x"), time.time())
-    assert blacklist.read(register).entries() == (entry,), "what is listed is the brain's to change"
+    assert blacklist.read(register).entries() == (entry,), "what is listed is the engine's to change"
+
+
+def test_the_chains_of_agents_are_entered_with_an_early_cooldown(tmp_path: Path) -> None:
+    """If no daemon has published them, the plugin would know only the target, which all agents share."""
+    register = tmp_path / "blacklist.json"
+    (tmp_path / "7.jsonl").write_text(said(retry_after="3600"))
+    names = Names({"p/m": ("q/n",), "agent:plan": ("r/c",)}, {}, {"r/c": "helper"})
+    places = (str(tmp_path / "log"), str(tmp_path), [str(tmp_path)], str(tmp_path / "programs"))
+    launch = Launch("opencode", Arguments(["run", "hi"]), names, lambda: CooldownTable({}), places)
+    enter_early(str(tmp_path), {"7.jsonl": 0}, str(register), launch.fallback, time.time(), launch.agent_chains)
+    (entry,) = blacklist.read(register).entries()
+    assert entry.target is not None and str(entry.target.model) == "q/n"
+    row = {"model": "r/c", "agent": "helper", "pool": None}
+    assert json.loads(register.read_text())["agent_chains"] == {"plan": {"*": [row]}}
 
 
 def test_others_troubles_are_passed_over(tmp_path: Path) -> None:
-    sentinel = Sentinel(str(tmp_path / "log"), str(tmp_path))
-    sentinel.child = os.getpid()
+    trouble_signs = TroubleSigns(str(tmp_path / "log"), str(tmp_path))
+    trouble_signs.started(os.getpid())
     known = Path("/proc/self").is_dir()
     (tmp_path / "1.jsonl").write_text(said())
-    assert sentinel.troubled() is not known
-    assert list(sentinel.new_facts()) == ["1.jsonl"], "what they say counts for all"
+    assert trouble_signs.troubled() is not known
+    assert list(trouble_signs.new_facts()) == ["1.jsonl"], "what they say counts for all"
     (tmp_path / f"{os.getpid()}.jsonl").write_text(said())
-    assert sentinel.troubled()
+    assert trouble_signs.troubled()
     child = subprocess.Popen(["sleep", "60"])
     try:
         assert below(str(child.pid), os.getpid())
@@ -115,11 +138,11 @@ def test_others_troubles_are_passed_over(tmp_path: Path) -> None:
 
 def test_a_log_that_another_has_open_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
-    sentinel = Sentinel(str(tmp_path / "log"), str(tmp_path))
-    sentinel.child = os.getpid()
+    trouble_signs = TroubleSigns(str(tmp_path / "log"), str(tmp_path))
+    trouble_signs.started(os.getpid())
     (tmp_path / "log" / "theirs.log").write_text("ERROR 2026 service=llm\n")
     with (tmp_path / "log" / "own.log").open("w") as own:
-        assert sentinel.troubled() is not Path("/proc/self").is_dir()
+        assert trouble_signs.troubled() is not Path("/proc/self").is_dir()
         own.write("ERROR 2026 service=llm\n")
         own.flush()
-        assert sentinel.troubled()
+        assert trouble_signs.troubled()

@@ -1,4 +1,4 @@
-"""Everything cools: the first to return, and the wait for it, as properties rather than sleeps."""
+"""Tests with every model cooling down: the first to return, and the wait for it, as properties without sleeps."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocwatchd.core.ledger import Cooldown, Ledger
-from ocwatchd.core.limits import LimitKind, ModelRef, Scope, ToldBy
+from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.types import LimitKind, ModelRef, ResetSource, Scope
 from ocwatchd.core.policy import Policy, RetryPolicy
-from ocwatchd.launcher.waiting import soonest, spread
-from ocwatchd.opencode.family import launched_by
+from ocwatchd.launcher.supervise import soonest, spread
+from ocwatchd.opencode.process.process_tree import launched_by
 
 NOW = 1_000_000.0
 A, B = ModelRef.parse("a/one"), ModelRef.parse("b/two")
 
 
-def cooldown(model: ModelRef, until: float | None, told_by: ToldBy = ToldBy.RETRY_AFTER) -> Cooldown:
-    return Cooldown(model, LimitKind.RATE_LIMIT, Scope.MODEL, NOW - 1, until, 1, told_by)
+def cooldown(model: ModelRef, until: float | None, reset_source: ResetSource = ResetSource.RETRY_AFTER) -> Cooldown:
+    return Cooldown(model, LimitKind.RATE_LIMIT, Scope.MODEL, NOW - 1, until, 1, reset_source)
 
 
 def test_the_first_to_return() -> None:
@@ -45,12 +45,12 @@ def test_a_guess_is_spread_within_bounds_and_a_hint_is_kept(
     attempt: int, base: float, maximum: float, jitter: float, draw: float
 ) -> None:
     policy = Policy(retry=RetryPolicy(3, base, maximum, jitter))
-    guess = cooldown(A, NOW + 5, ToldBy.BACKOFF)
+    guess = cooldown(A, NOW + 5, ResetSource.ESTIMATE)
     waited = spread(guess, policy, attempt, draw)
     assert 0 <= waited <= maximum
     assert waited <= base * 2.0 ** (attempt - 1) * (1 + jitter) + 1e-9
     assert waited >= min(maximum, base * 2.0 ** min(attempt - 1, 64)) * (1 - jitter) - 1e-9
-    assert spread(replace(guess, told_by=ToldBy.STATUS), policy, attempt, draw) == 0
+    assert spread(replace(guess, reset_source=ResetSource.STATUS), policy, attempt, draw) == 0
 
 
 def test_only_what_a_living_launcher_started_itself_is_its_own() -> None:

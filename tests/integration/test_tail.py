@@ -1,4 +1,4 @@
-"""One path through everything that can happen to a file: each refusal is told exactly once."""
+"""Tests of everything that can happen to one file: each refused attempt is reported exactly once."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import random
 import resource
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from ocwatchd.core.detect import Cancelled
-from ocwatchd.core.limits import LimitEvent
-from ocwatchd.core.reading import Reading
-from ocwatchd.logs.openlog import FAR, NewReading
-from ocwatchd.logs.tail import LogTail, Window
-from tests.edges.logtext import NOW, other, refusal, refused
+from ocwatchd.core.domain.types import LimitEvent
+from ocwatchd.core.parsing.detect import Cancelled
+from ocwatchd.core.parsing.reader import Reading
+from ocwatchd.logs.log_file import FAR, NewReading, head_of
+from ocwatchd.logs.tail import REPLACED_IDLE, REPLACED_KEPT, LogTail, Window
+from tests.integration.logtext import NOW, other, refusal, refused
 from tests.support.privileges import mortal
 from tests.support.rules import builtin
 
@@ -26,7 +27,7 @@ def new_reading(path: Path) -> NewReading:
 
 
 class Tail:
-    """A LogTail with its file, and what it has told so far."""
+    """A LogTail with its file, and the events that it has returned so far."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,7 +38,7 @@ class Tail:
         return LogTail(self.path, new_reading, **options)
 
     def look(self, now: float = NOW) -> list[int]:
-        """What is new since the last look."""
+        """Return the new events since the last poll."""
         new = refused(self.tail.poll(now))
         self.told += new
         return new
@@ -107,6 +108,57 @@ def test_late_writes_to_a_renamed_file_are_told(log: Tail) -> None:
     assert sorted(log.look(NOW + 3600)) == [4, 5]
 
 
+def test_a_renamed_file_is_watched_for_hours_and_an_unlinked_one_for_minutes(log: Tail) -> None:
+    log.write(1)
+    log.look()
+    renamed = log.path.with_suffix(".log.1")
+    log.path.rename(renamed)
+    log.write(2)
+    log.look()
+    written = renamed.stat().st_mtime
+    log.look(written + REPLACED_IDLE - 60)
+    assert log.tail.is_open
+    append(renamed, 3)
+    os.utime(renamed, (written, written))
+    assert log.look(written + REPLACED_IDLE - 30) == [3]
+    handles = descriptors_of(renamed)
+    log.look(written + REPLACED_IDLE + 3600)
+    log.look(written + 2 * REPLACED_IDLE + 7200)
+    assert (len(handles), descriptors_of(renamed)) == (1, [])
+
+
+def test_a_copy_is_known_by_its_whole_head_and_nothing_else_is(log: Tail, tmp_path: Path) -> None:
+    log.write(*range(20))
+    log.look()
+    copy, another = tmp_path / "copy.log", tmp_path / "another.log"
+    copy.write_bytes(log.path.read_bytes())
+    append(another, *range(100, 120))
+    assert log.tail.begins_like(head_of(str(copy)))
+    assert not log.tail.begins_like(head_of(str(another)))
+    assert not log.tail.begins_like(head_of(str(copy))[:-1])
+
+
+def test_of_many_replaced_files_the_latest_are_watched(log: Tail) -> None:
+    for number in range(REPLACED_KEPT + 5):
+        log.write(number)
+        log.look()
+        log.path.rename(log.path.with_suffix(f".log.{number}"))
+    log.write(99)
+    log.look()
+    held = [number for number in range(REPLACED_KEPT + 5) if descriptors_of(log.path.with_suffix(f".log.{number}"))]
+    assert held == list(range(5, REPLACED_KEPT + 5))
+
+
+def descriptors_of(path: Path) -> list[str]:
+    """Return the descriptors of this process that are open on a file."""
+    found = []
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if os.path.samestat(fd.stat(), path.stat()):
+                found.append(fd.name)
+    return found
+
+
 def test_copytruncate(log: Tail) -> None:
     log.write(1, 2)
     assert log.look() == [1, 2]
@@ -138,7 +190,7 @@ def test_truncated_under_a_writer_that_keeps_its_place_leaves_a_hole(log: Tail) 
         file.write(refusal(1))
         assert log.look() == [1]
         os.truncate(log.path, 0)
-        file.write(refusal(2))  # at its old place: NUL bytes before it
+        file.write(refusal(2))  # at its old position, after NUL bytes
     assert log.path.read_bytes().startswith(b"\0")
     assert log.look() == [2]
 
@@ -149,7 +201,7 @@ def test_deleted_and_created_again_with_the_same_inode(log: Tail) -> None:
     assert log.tail.park(), "the descriptor is given back, so that the inode is free"
     inode = log.path.stat().st_ino
     log.path.unlink()
-    for attempt in range(200):  # ext4 gives it back at once, other file systems now and then
+    for attempt in range(200):  # ext4 reuses the inode at once, other file systems only sometimes
         log.path.write_bytes(refusal(3) + refusal(4) + refusal(5))
         if log.path.stat().st_ino == inode:
             break
@@ -251,7 +303,7 @@ def test_a_50_mb_line_then_an_event(log: Tail) -> None:
 
 
 def test_a_storm_is_told_in_slices_also_across_a_rotation(log: Tail) -> None:
-    """Else the first of 100,000 limits would wait for the last before anything is done about it."""
+    """Otherwise the first of 100,000 limits would be handled only after the last one is read."""
     log.write(*range(3000))
     assert 0 < len(log.look()) < 1500
     assert log.tail.behind
@@ -285,7 +337,7 @@ def test_a_large_backlog_comes_in_slices(log: Tail) -> None:
     assert slices > 1
 
 
-# ---- beginning
+# ---- the first start
 
 
 def test_what_was_there_at_the_start_is_old_news(log: Tail) -> None:
@@ -327,11 +379,11 @@ def test_old_lines_in_a_new_file_are_old_news(log: Tail) -> None:
     assert not old.live
 
 
-# ---- going on after a restart
+# ---- continuing after a restart
 
 
 def restarted(log: Tail) -> None:
-    """The daemon ends and starts again."""
+    """End the daemon and start it again."""
     cursor = log.tail.cursor()
     log.tail.close()
     log.tail = log.make(cursor=cursor, window=Window())
@@ -355,7 +407,7 @@ def test_a_cursor_of_another_file_is_not_believed(log: Tail) -> None:
     log.look()
     cursor = log.tail.cursor()
     log.tail.close()
-    log.path.write_bytes(b"".join(refusal(n) for n in (4, 5, 6, 7)))  # same inode, other content
+    log.path.write_bytes(b"".join(refusal(n) for n in (4, 5, 6, 7)))  # the same inode with other content
     log.tail = log.make(cursor=cursor, window=Window())
     assert log.look() == [4, 5, 6, 7]
 
@@ -372,7 +424,7 @@ def test_a_cursor_beyond_the_end_is_not_believed(log: Tail) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_nothing_is_lost_or_doubled_whatever_happens_in_between(log: Tail, tmp_path: Path, seed: int) -> None:
-    """Writes, looks, renames, replacements and restarts in random order."""
+    """Writes, polls, renames, replacements and restarts in random order."""
     draw = random.Random(seed)
     written = 0
     for step in range(120):
@@ -403,7 +455,7 @@ def test_nothing_is_lost_or_doubled_whatever_happens_in_between(log: Tail, tmp_p
 
 
 def test_what_is_far_behind_is_searched_for_refusals_and_only_the_rest_for_turns(tmp_path: Path) -> None:
-    """A daemon that comes back to a long log: every refusal once, of aborts those that can still matter."""
+    """A daemon that returns to a long log reports every refused attempt, and aborts only if they still matter."""
     path, block = tmp_path / "opencode.log", other(1) * 8000
     abort = other(1).replace(b"message=loading", b"message=cancel session.id=ses_%d")
     path.write_bytes(refusal(1))

@@ -1,4 +1,4 @@
-"""`oc-smart` around a terminal: job control, sizes, modes, every kind of end, and being started again."""
+"""Tests of `oc-smart` around a terminal: job control, sizes, modes, every kind of end, and relaunches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from ocwatchd.errors import OcwatchError
-from ocwatchd.state.relaunch import Asking, awaited, path_for
+from ocwatchd.state.relaunch_requests import Asking, awaited, path_for
 from tests.support.processes import wait_until
 from tests.support.pty import Pty
 
@@ -63,7 +63,7 @@ class Place:
             (root / name).chmod(0o755)
         self.env = {"HOME": str(root), "PATH": f"{root}/bin:/usr/bin:/bin", "PYTHONPATH": str(ROOT), "TERM": "xterm"}
         self.env |= {"MINE": "kept", "LC_ALL": "C"}
-        self.smart = [sys.executable, "-m", "ocwatchd.cli.smart"]
+        self.smart = [sys.executable, "-m", "ocwatchd.cli.commands.run"]
 
     def start(self, *words: str) -> Pty:
         return Pty([*self.smart, *words], self.env, self.root)
@@ -90,7 +90,7 @@ def place(tmp_path: Path) -> Place:
 
 
 def ready(pty: Pty) -> int:
-    """The pid of the OpenCode that has drawn itself."""
+    """Return the pid of the OpenCode that has drawn its screen."""
     pty.wait("<ready ")
     return int(pty.wait(" "))
 
@@ -157,7 +157,7 @@ def test_it_is_started_again_in_the_same_terminal(place: Place) -> None:
         with pytest.raises(OcwatchError, match="under way"):
             Asking(path, {})
         os.kill(first, signal.SIGKILL)
-        pty.wait("started again")
+        pty.wait("restarting")
         assert pty.modes() == pty.before[:4]
         pty.resize(90, 20)
         assert asking.go(20)
@@ -166,7 +166,7 @@ def test_it_is_started_again_in_the_same_terminal(place: Place) -> None:
 
         withdrawn = Asking(path, {"words": ["-s", "ses_2"]})
         withdrawn.withdraw()
-        Asking(path, {"words": ["-s", "ses_2"]}).close()  # as if its author had died before ending anything
+        Asking(path, {"words": ["-s", "ses_2"]}).close()  # as if its author had ended before it ended any process
         pty.type("q")
         assert pty.end() == 7
         assert not Path(path).exists()
@@ -178,15 +178,15 @@ def test_a_request_whose_author_dies_leaves_no_empty_terminal(place: Place) -> N
         first = ready(pty)
         asking = Asking(place.request(pty.process.pid), {"words": ["-s", "ses_1"]})
         os.kill(first, signal.SIGKILL)
-        pty.wait("started again")
+        pty.wait("restarting")
         asking.close()
         second = ready(pty)
         pty.wait("-s ses_1")
 
         asking = Asking(place.request(pty.process.pid), {"words": ["-s", "ses_1"]})
         os.kill(second, signal.SIGKILL)
-        pty.wait("started again")
-        pty.type("\x03")  # nobody wants to wait for it
+        pty.wait("restarting")
+        pty.type("\x03")  # the test need not wait for it
         assert pty.end() == -signal.SIGKILL
         asking.close()
 
@@ -206,10 +206,10 @@ def test_no_request_of_ours_is_no_request(tmp_path: Path, content: str) -> None:
 
 
 def test_a_circle_of_launchers_ends(tmp_path: Path) -> None:
-    place = Place(tmp_path / "home", f'#!/bin/sh\nexec {sys.executable} -m ocwatchd.cli.smart "$@"\n')
+    place = Place(tmp_path / "home", f'#!/bin/sh\nexec {sys.executable} -m ocwatchd.cli.commands.run "$@"\n')
     for words in ((), ("run", "hi"), ("stats",)):
         with place.start(*words) as pty:
             began = time.monotonic()
-            pty.wait("leads back")
+            pty.wait("is oc-smart itself")
             assert pty.end() == 5
             assert time.monotonic() - began < 30

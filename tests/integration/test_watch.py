@@ -1,4 +1,4 @@
-"""Wake-up hints: they come when a file grows, when a directory appears, and again after what kills a watch."""
+"""Tests of wake-ups: when a file grows, when a directory appears, and again after faults that end a watch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from ocwatchd.logs.watch import Waker
+from ocwatchd.logs.watcher import Waker
 
 
 class Bell:
-    """What a Waker rings."""
+    """A bell that a Waker rings."""
 
     def __init__(self) -> None:
         self.rung = Event()
         self.said: list[str] = []
 
     def rings(self, after: Callable[[], object], patience: float = 5.0) -> bool:
-        """Whether it rings once `after` was done. What rang before has to come to rest first."""
+        """Return whether it rings after `after` was called. Earlier rings have to end first."""
         while self.rung.is_set():
             self.rung.clear()
             self.rung.wait(0.15)
@@ -118,7 +118,7 @@ def test_two_directories_missing_below_one_parent(tmp_path: Path, bell: Bell, wa
 
 
 class Exhausted(Waker):
-    """A Waker on a machine that has no inotify watches left."""
+    """A Waker on a machine without free inotify watches."""
 
     left = 0
 
@@ -146,7 +146,7 @@ def test_no_watches_left_is_said_once_and_tried_again(tmp_path: Path, bell: Bell
 
 
 class Mortal(Waker):
-    """A Waker that lets us at its watcher."""
+    """A Waker that gives tests access to its watcher."""
 
     def _new_observer(self) -> Any:
         self.observer = super()._new_observer()

@@ -1,4 +1,4 @@
-"""Worker threads: a lane that hangs holds up its own work alone, and nothing holds up the end of the process."""
+"""Tests of worker threads: a lane that hangs delays only its own work, and nothing delays the end of the process."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_so_many_at_once_and_no_more() -> None:
 
 
 def test_work_that_came_at_once_finds_threads_at_once() -> None:
-    """One thread is idle and is given the first; the second must not wait for it."""
+    """One thread is idle and gets the first task; the second must not wait for it."""
     workers, end, begun = Workers(3, {"a": 3}, 3), threading.Event(), threading.Semaphore(0)
     workers.submit("a", begun.release)
     assert begun.acquire(timeout=PATIENCE)
@@ -86,7 +86,7 @@ workers.submit("a", lambda: print("too late"))
 
 
 def test_threads_without_work_end_and_new_ones_come() -> None:
-    workers, end, begun = Workers(8, {"a": 8}, 8, rest=0.02), threading.Event(), list[threading.Thread]()
+    workers, end, begun = Workers(8, {"a": 8}, 8, idle_timeout=0.02), threading.Event(), list[threading.Thread]()
 
     def work() -> None:
         begun.append(threading.current_thread())
@@ -104,9 +104,9 @@ def test_threads_without_work_end_and_new_ones_come() -> None:
 
 
 def test_no_work_is_lost_between_a_thread_that_ends_and_the_next() -> None:
-    workers, done = Workers(2, {}, 2, rest=0.001), threading.Semaphore(0)
+    workers, done = Workers(2, {}, 2, idle_timeout=0.001), threading.Semaphore(0)
     for number in range(400):
         workers.submit("a", done.release)
         assert done.acquire(timeout=PATIENCE), number
-        time.sleep(0.0005 + number % 3 * 0.0005)  # as long as a thread rests, more or less
+        time.sleep(0.0005 + number % 3 * 0.0005)  # about as long as a thread waits for work
     workers.close()

@@ -1,34 +1,33 @@
-"""Several processes and threads write our files in one moment: nothing is lost, counted twice, or comes back."""
+"""Tests of several processes and threads that write our files at once: nothing is lost, counted twice or restored."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
-from ocwatchd.core.ledger import Cooldown, Ledger
-from ocwatchd.core.limits import LimitKind, ModelRef, Scope, ToldBy
-from ocwatchd.core.messages import SaveRegister
-from ocwatchd.core.money import Price
-from ocwatchd.hands import Hands
-from ocwatchd.launcher.hands import LaunchHands
-from ocwatchd.opencode.doors import DoorFinder
-from ocwatchd.opencode.sessions import SessionStore
-from ocwatchd.opencode.survey import Surveyor
+from ocwatchd.core.domain.budget import Price
+from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.types import LimitKind, ModelRef, ResetSource, Scope
+from ocwatchd.core.engine.messages import BlacklistChanged, SaveBlacklist
+from ocwatchd.daemon.blacklist_writer import BlacklistWriter
+from ocwatchd.daemon.faults import FileHealth
+from ocwatchd.launcher.effects import YieldingWriter
 from ocwatchd.paths import Paths
-from ocwatchd.redirect import RerunOverApi
-from ocwatchd.state import blacklist, heartbeat, prices
+from ocwatchd.state import heartbeat, prices
+from ocwatchd.state.blacklist import store as blacklist
+from ocwatchd.state.blacklist.sync import SharedBlacklist
 
 A, B = ModelRef("p", "a"), ModelRef("q", "b")
 
 
 class Clock:
-    """Time as the test sets it."""
+    """A clock that the test sets."""
 
     time = 1_795_341_600.5
 
@@ -47,28 +46,46 @@ def paths(tmp_path: Path) -> Paths:
     return Paths(tmp_path, tmp_path, tmp_path, tmp_path / "state", tmp_path)
 
 
-def hands(kind: type[Hands], paths: Paths, clock: Clock) -> Iterator[Hands]:
-    finder = DoorFinder(paths.opencode_data, environ={}, processes=tuple)
-    surveyor = Surveyor(finder, SessionStore(paths.opencode_data), clock=clock)
-    made = kind(paths, clock, finder, surveyor, RerunOverApi(), lambda _: None, lambda _: None)
-    made.register.know(blacklist.read(paths.blacklist))
-    yield made
-    made.close()
+class Writer(Protocol):
+    """A writer of the blacklist, as the daemon and the launcher use it."""
+
+    def add(self, effect: SaveBlacklist) -> None: ...
+
+    def save(self, at_once: bool = False) -> None: ...
+
+    def news(self) -> BlacklistChanged | None: ...
+
+
+def of_the_daemon(paths: Paths, clock: Clock) -> BlacklistWriter:
+    shared = SharedBlacklist(paths.blacklist, blacklist.read(paths.blacklist))
+    return BlacklistWriter(shared, clock, FileHealth(print))
+
+
+def of_a_launcher(paths: Paths, clock: Clock) -> YieldingWriter:
+    shared = SharedBlacklist(paths.blacklist, blacklist.read(paths.blacklist))
+    return YieldingWriter(BlacklistWriter(shared, clock, FileHealth(print)), shared, paths, clock)
 
 
 @pytest.fixture
-def launcher(paths: Paths, clock: Clock) -> Iterator[Hands]:
-    yield from hands(LaunchHands, paths, clock)
+def launcher(paths: Paths, clock: Clock) -> YieldingWriter:
+    return of_a_launcher(paths, clock)
 
 
 @pytest.fixture
-def daemon(paths: Paths, clock: Clock) -> Iterator[Hands]:
-    yield from hands(Hands, paths, clock)
+def daemon(paths: Paths, clock: Clock) -> BlacklistWriter:
+    return of_the_daemon(paths, clock)
+
+
+def write(writer: Writer, *entries: Cooldown) -> None:
+    """Save the blacklist as the handler of `SaveBlacklist` does."""
+    writer.add(SaveBlacklist(changed=entries))
+    writer.save()
 
 
 def refused(model: ModelRef, at: float, **more: object) -> Cooldown:
     return replace(
-        Cooldown(model, LimitKind.RATE_LIMIT, Scope.MODEL, at, at + 3600, 1, ToldBy.STATUS, session="ses_1"), **more
+        Cooldown(model, LimitKind.RATE_LIMIT, Scope.MODEL, at, at + 3600, 1, ResetSource.STATUS, session="ses_1"),
+        **more,
     )
 
 
@@ -81,12 +98,12 @@ def clear(paths: Paths, clock: Clock, model: ModelRef) -> None:
 
 
 def test_what_the_daemon_entered_and_a_person_cleared_is_not_brought_back_by_the_launcher(
-    launcher: Hands, daemon: Hands, paths: Paths, clock: Clock
+    launcher: YieldingWriter, daemon: BlacklistWriter, paths: Paths, clock: Clock
 ) -> None:
     beat(paths, clock)
     entry = refused(A, clock.time)
-    launcher.do([SaveRegister(changed=(entry,))])
-    daemon.do([SaveRegister(changed=(entry,))])
+    write(launcher, entry)
+    write(daemon, entry)
     clock.time += 0.5
     launcher.save()
     clear(paths, clock, A)
@@ -96,21 +113,21 @@ def test_what_the_daemon_entered_and_a_person_cleared_is_not_brought_back_by_the
 
 
 def test_nor_what_rested_before_and_was_cleared_meanwhile(
-    launcher: Hands, daemon: Hands, paths: Paths, clock: Clock
+    launcher: YieldingWriter, daemon: BlacklistWriter, paths: Paths, clock: Clock
 ) -> None:
-    daemon.do([SaveRegister(changed=(refused(A, clock.time),))])
-    launcher.register_news()
+    write(daemon, refused(A, clock.time))
+    launcher.news()
     beat(paths, clock)
-    launcher.do([SaveRegister(changed=(refused(A, clock.time, strikes=2),))])
+    write(launcher, refused(A, clock.time, strikes=2))
     clear(paths, clock, A)
     clock.time += 2.6
     launcher.save()
     assert blacklist.read(paths.blacklist).cooldowns == {}
 
 
-def test_what_the_daemon_does_not_enter_the_launcher_does(launcher: Hands, paths: Paths, clock: Clock) -> None:
+def test_what_the_daemon_does_not_enter_the_launcher_does(launcher: YieldingWriter, paths: Paths, clock: Clock) -> None:
     beat(paths, clock)
-    launcher.do([SaveRegister(changed=(refused(A, clock.time),))])
+    write(launcher, refused(A, clock.time))
     clock.time += 2.4
     launcher.save()
     assert blacklist.read(paths.blacklist).cooldowns == {}
@@ -119,30 +136,52 @@ def test_what_the_daemon_does_not_enter_the_launcher_does(launcher: Hands, paths
     assert set(blacklist.read(paths.blacklist).cooldowns) == {A}
 
 
+@pytest.mark.parametrize("cleared", [False, True])
+def test_a_known_end_goes_before_the_daemons_estimate(
+    launcher: YieldingWriter, daemon: BlacklistWriter, paths: Paths, clock: Clock, cleared: bool
+) -> None:
+    """The launcher had moved its run before the daemon read the limit: the file kept 60 s instead of 3,600."""
+    beat(paths, clock)
+    write(launcher, refused(A, clock.time))
+    guess = refused(A, clock.time, until=clock.time + 60, reset_source=ResetSource.ESTIMATE, strikes=2)
+    write(daemon, guess)
+    clock.time += 0.5
+    launcher.save()
+    if cleared:
+        clear(paths, clock, A)
+    clock.time += 2.5
+    launcher.save()
+    found = blacklist.read(paths.blacklist).cooldowns
+    if cleared:
+        assert found == {}
+    else:
+        assert found[A] == replace(guess, until=guess.since + 3600, reset_source=ResetSource.STATUS)
+
+
 def test_two_launchers_that_enter_one_limit_in_one_moment_lose_neither_strike_nor_end(
     paths: Paths, clock: Clock
 ) -> None:
-    (one,), (other,) = (list(hands(LaunchHands, paths, clock)) for _ in range(2))
-    guess = refused(A, clock.time, until=clock.time + 60, told_by=ToldBy.BACKOFF)
-    one.do([SaveRegister(changed=(guess,))])
-    other.do([SaveRegister(changed=(refused(A, clock.time + 0.1, session="ses_2"),))])
+    one, other = of_a_launcher(paths, clock), of_a_launcher(paths, clock)
+    guess = refused(A, clock.time, until=clock.time + 60, reset_source=ResetSource.ESTIMATE)
+    write(one, guess)
+    write(other, refused(A, clock.time + 0.1, session="ses_2"))
     entry = blacklist.read(paths.blacklist).cooldowns[A]
     assert entry.strikes == 2
-    assert (entry.until, entry.told_by) == (pytest.approx(clock.time + 3600.1, abs=0.01), ToldBy.STATUS)
+    assert (entry.until, entry.reset_source) == (pytest.approx(clock.time + 3600.1, abs=0.01), ResetSource.STATUS)
 
 
 def test_what_refuses_after_a_clear_and_before_it_was_seen_is_entered_whatever_else_is_written(
-    daemon: Hands, paths: Paths, clock: Clock
+    daemon: BlacklistWriter, paths: Paths, clock: Clock
 ) -> None:
-    """The time of a clear is the time of the file, which we write ourselves before we look."""
+    """The time of a clear is the time of the file, which we change ourselves before the check."""
     ledger = Ledger([refused(A, clock.time)])
-    daemon.do([SaveRegister(changed=ledger.entries())])
-    daemon.register_news()
+    write(daemon, *ledger.entries())
+    daemon.news()
     clear(paths, clock, A)
     cleared = paths.blacklist.stat().st_mtime
     os.utime(paths.blacklist, (cleared - 1, cleared - 1))
-    daemon.publish({"stand_ins": {"p/a": []}})
-    news = daemon.register_news()
+    daemon.publish({"fallbacks": {"p/a": []}})
+    news = daemon.news()
     assert news is not None
     assert news.at == pytest.approx(cleared - 1, abs=0.01)
 
@@ -157,56 +196,58 @@ def test_threads_that_keep_prices_at_once_keep_all_of_them(tmp_path: Path) -> No
 
 
 def test_ten_launchers_that_all_know_of_an_uncounted_entry_count_ten(paths: Paths, clock: Clock) -> None:
-    """As `launcher.early` enters it, before any of their brains is awake."""
-    early = refused(A, clock.time, strikes=0, told_by=ToldBy.RETRY_AFTER)
+    """Enter a limit as `launcher.early` does, before any engine is imported."""
+    early = refused(A, clock.time, strikes=0, reset_source=ResetSource.RETRY_AFTER)
     blacklist.update(paths.blacklist, lambda _: {A: early}, clock.time)
-    runs = [run for _ in range(10) for run in hands(LaunchHands, paths, clock)]
+    runs = [of_a_launcher(paths, clock) for _ in range(10)]
     for number, run in enumerate(runs):
-        run.do([SaveRegister(changed=(replace(early, strikes=1, session=f"ses_{number}"),))])
+        write(run, replace(early, strikes=1, session=f"ses_{number}"))
     assert blacklist.read(paths.blacklist).cooldowns[A].strikes == 10
 
 
 def test_an_exact_end_is_not_lost_because_another_has_just_counted(
-    launcher: Hands, daemon: Hands, paths: Paths, clock: Clock
+    launcher: YieldingWriter, daemon: BlacklistWriter, paths: Paths, clock: Clock
 ) -> None:
-    guess = refused(A, clock.time, until=clock.time + 60, told_by=ToldBy.BACKOFF)
-    launcher.do([SaveRegister(changed=(guess,))])
-    daemon.register_news()
-    launcher.do([SaveRegister(changed=(replace(guess, strikes=2, session="ses_2"),))])
-    daemon.do([SaveRegister(changed=(replace(guess, until=clock.time + 3600, told_by=ToldBy.STATUS),))])
+    guess = refused(A, clock.time, until=clock.time + 60, reset_source=ResetSource.ESTIMATE)
+    write(launcher, guess)
+    daemon.news()
+    write(launcher, replace(guess, strikes=2, session="ses_2"))
+    write(daemon, replace(guess, until=clock.time + 3600, reset_source=ResetSource.STATUS))
     entry = blacklist.read(paths.blacklist).cooldowns[A]
-    assert (entry.strikes, entry.told_by) == (2, ToldBy.STATUS)
+    assert (entry.strikes, entry.reset_source) == (2, ResetSource.STATUS)
     assert entry.until == pytest.approx(clock.time + 3600, abs=0.01)
 
 
-def test_one_refusal_that_two_saw_is_one_strike(launcher: Hands, daemon: Hands, paths: Paths, clock: Clock) -> None:
-    launcher.do([SaveRegister(changed=(refused(A, clock.time),))])
-    daemon.do([SaveRegister(changed=(refused(A, clock.time + 0.2),))])
+def test_one_refusal_that_two_saw_is_one_strike(
+    launcher: YieldingWriter, daemon: BlacklistWriter, paths: Paths, clock: Clock
+) -> None:
+    write(launcher, refused(A, clock.time))
+    write(daemon, refused(A, clock.time + 0.2))
     assert blacklist.read(paths.blacklist).cooldowns[A].strikes == 1
 
 
 @pytest.mark.parametrize("theirs", [0, 1])
 def test_what_no_longer_counts_is_as_if_it_had_not_been_there(
-    daemon: Hands, paths: Paths, clock: Clock, theirs: int
+    daemon: BlacklistWriter, paths: Paths, clock: Clock, theirs: int
 ) -> None:
-    """Whoever writes drops it: that is no person's clear."""
-    daemon.do([SaveRegister(changed=(refused(A, clock.time, until=clock.time + 60),))])
+    """An entry that a writer drops is not a user's clear."""
+    write(daemon, refused(A, clock.time, until=clock.time + 60))
     clock.time += 3600
     new = {B: refused(B, clock.time), A: refused(A, clock.time, session="ses_2")}
     others = {model: new[model] for model in list(new)[: theirs + 1]}
     blacklist.update(paths.blacklist, lambda found: found | others, clock.time)
-    daemon.do([SaveRegister(changed=(refused(A, clock.time + 0.1),))])
+    write(daemon, refused(A, clock.time + 0.1))
     assert blacklist.read(paths.blacklist).cooldowns[A].strikes == 1 + theirs
 
 
 def test_a_gap_is_also_where_something_stands_that_no_longer_counts(
-    launcher: Hands, daemon: Hands, paths: Paths, clock: Clock
+    launcher: YieldingWriter, daemon: BlacklistWriter, paths: Paths, clock: Clock
 ) -> None:
-    daemon.do([SaveRegister(changed=(refused(A, clock.time, until=clock.time + 60),))])
-    launcher.register_news()
+    write(daemon, refused(A, clock.time, until=clock.time + 60))
+    launcher.news()
     clock.time += 3600
     beat(paths, clock)
-    launcher.do([SaveRegister(changed=(refused(A, clock.time),))])
+    write(launcher, refused(A, clock.time))
     clock.time += 2.6
     launcher.save()
     assert blacklist.read(paths.blacklist).cooldowns[A].active(clock.time)

@@ -1,1 +1,1 @@
-"""What the tests share: real OpenCode binaries in private homes, and a fake provider on loopback."""
+"""Test support: real OpenCode binaries in private homes, a fake provider on loopback, and fakes for rare faults."""

@@ -1,4 +1,4 @@
-"""What the fake provider can answer, and what it keeps of a request: values, and scripts that map one to the other."""
+"""The answers that the fake provider can give, its record of a request, and scripts that map one to the other."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.shapes import Shape
 from tests.support.wire import Api
 
 SESSION_HEADERS = ("x-session-id", "x-session-affinity", "x-opencode-session", "session_id")
@@ -13,8 +14,9 @@ SESSION_HEADERS = ("x-session-id", "x-session-affinity", "x-opencode-session", "
 
 @dataclass(frozen=True, slots=True)
 class Ok:
-    """A text, after a `thought`. With `seconds`, streamed in `pieces` over that time. `used`: tokens of the prompt, as
-    a provider of chat completions counts them.
+    """An answer of text, after a `thought`. With `seconds`, it is streamed in `pieces` over that time.
+
+    `used`: tokens of the prompt, as a provider of chat completions counts them.
     """
 
     text: str | None = None
@@ -27,7 +29,7 @@ class Ok:
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """A refusal, or any other whole response: status, headers and body as given; `reason` is the reason phrase."""
+    """A refusal, or any other complete response with this status, headers and body; `reason` is the reason phrase."""
 
     status: int
     body: Any = ""
@@ -46,7 +48,7 @@ class MidStream:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool call; some words before it only in the dialect of chat completions."""
+    """A tool call, after a `thought`. `said`: words before it, only in the dialect of chat completions."""
 
     name: str
     arguments: dict[str, Any]
@@ -56,68 +58,83 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """No answer for `seconds`, then the connection is closed."""
+    """No answer for `seconds`; then the connection is closed."""
 
     seconds: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """The connection breaks: before any answer, or, with `text`, in the middle of the stream."""
+    """A broken connection: before any answer, or with `text` in the middle of the stream."""
 
     text: str | None = None
 
 
-Answer = Ok | Error | MidStream | Tool | Hang | Drop
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """An answer that stalls after the part `shape`, in the dialect of chat completions, until the client leaves."""
+
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Half an answer: the response ends properly, without a finish reason; or (`reset`) the connection is reset."""
+
+    text: str = "It is half "
+    reset: bool = False
+
+
+Answer = Ok | Error | MidStream | Tool | Hang | Drop | Stall | Cut
 Script = Callable[["Request"], Answer]
 
 
 def ok(text: str | None = None) -> Ok:
-    """A text; without one, `answer of PROVIDER/MODEL`."""
+    """Return an answer with this text, or with `answer of PROVIDER/MODEL`."""
     return Ok(text)
 
 
 def slow(text: str, seconds: float, pieces: int = 10) -> Ok:
-    """A text that takes its time."""
+    """Return a text that is streamed over `seconds`."""
     return Ok(text, seconds, pieces)
 
 
 def error(
     status: int, body: Any = "", headers: Mapping[str, str] | None = None, reason: str | None = None, delay: float = 0.0
 ) -> Error:
-    """A refusal; a `body` that is not text is sent as JSON."""
+    """Return a refusal; a `body` that is not text is sent as JSON."""
     return Error(status, body, headers or {}, reason, delay)
 
 
 def limited(retry_after: float | str | None = None, message: str = "Rate limit reached for requests") -> Error:
-    """A plain 429 in OpenAI's words."""
+    """Return a plain 429 in OpenAI's words."""
     body = {"error": {"message": message, "type": "requests", "code": "rate_limit_exceeded"}}
     return Error(429, body, {} if retry_after is None else {"Retry-After": f"{retry_after}"})
 
 
 def midstream(payload: Any, text: str = "Let me ") -> MidStream:
-    """An error in the middle of an answer."""
+    """Return an error in the middle of an answer."""
     return MidStream(payload, text)
 
 
 def tool(name: str, **arguments: Any) -> Tool:
-    """A tool call."""
+    """Return a tool call."""
     return Tool(name, arguments)
 
 
 def bash(command: str, said: str = "") -> Tool:
-    """A call of OpenCode's `bash` tool."""
+    """Return a call of OpenCode's `bash` tool."""
     return Tool("bash", {"command": command, "description": "Runs a command"}, said)
 
 
 def in_turn(*answers: Answer) -> Script:
-    """One answer after the other; the last one for ever."""
+    """Return a script that gives these answers in order, and repeats the last one."""
     left = list(answers)
     return lambda _request: left.pop(0) if len(left) > 1 else left[0]
 
 
 def after_tool(call: Tool, then: Answer | Script) -> Script:
-    """Calls a tool; once its result is the last thing in the conversation, `then`."""
+    """Return a script that calls a tool, and gives `then` once the conversation ends with the tool's result."""
 
     def script(request: Request) -> Answer:
         if not request.ends_with_tool_result:
@@ -133,7 +150,7 @@ class Request:
 
     number: int
     monotonic: float
-    """Clock of `time.monotonic`, at the request's first line."""
+    """`time.monotonic()` when the request's first line was read."""
     wall: float
     """Epoch seconds of the same moment."""
     provider: str
@@ -143,36 +160,36 @@ class Request:
     stream: bool
     path: str
     headers: Mapping[str, str]
-    """With lower-case names."""
+    """Headers by their lower-case names."""
     body: dict[str, Any]
     user_texts: tuple[str, ...]
     tool_results: tuple[str, ...]
     ends_with_tool_result: bool
     nth: int
-    """How many requests this model had before, this one not counted."""
+    """Number of earlier requests to this model."""
     answer: Answer | None = None
     status: int | None = None
     finished: float | None = None
-    """Epoch seconds of the answer's end."""
+    """Epoch seconds at the end of the answer."""
     client_left: bool = False
 
     @property
     def model(self) -> str:
-        """`provider/model`."""
+        """Return `provider/model`."""
         return f"{self.provider}/{self.name}"
 
     @property
     def session(self) -> str | None:
-        """The OpenCode session, where this version tells it to the provider."""
+        """Return the OpenCode session, if this version sends it to the provider."""
         named = next((self.headers[h] for h in SESSION_HEADERS if h in self.headers), None)
         key = self.body.get("prompt_cache_key")
         return named or (str(key) if key else None)
 
     @property
     def prompt(self) -> str:
-        """The last text of the user."""
+        """Return the user's last text."""
         return self.user_texts[-1] if self.user_texts else ""
 
     def count(self, text: str) -> int:
-        """How often `text` stands in the user's messages."""
+        """Return how often `text` occurs in the user's messages."""
         return sum(said.count(text) for said in self.user_texts)

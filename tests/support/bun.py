@@ -1,4 +1,4 @@
-"""The companion plugin alone, under the Bun inside OpenCode's own binaries, and short words for what it is given."""
+"""The companion plugin alone, under the Bun inside OpenCode's own binaries, and helpers that build its input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ocwatchd.opencode import plugin_file
+from ocwatchd.opencode.plugin import install as plugin_file
 from tests.support.opencode import binary
 
 DRIVER = Path(__file__).with_name("plugin_driver.mjs")
@@ -19,7 +19,7 @@ A, B, C = "mock/a", "mock2/b", "mock3/c"
 
 @dataclass(frozen=True)
 class Bun:
-    """The plugin in a home of its own, under the Bun of one OpenCode."""
+    """The plugin in its own home, under the Bun of one OpenCode version."""
 
     version: str
     home: Path
@@ -30,9 +30,13 @@ class Bun:
         return self.home / ".local/state/ocwatchd"
 
     def play(
-        self, *steps: dict[str, Any], env: dict[str, str] | None = None, without: tuple[str, ...] = ()
+        self,
+        *steps: dict[str, Any],
+        env: dict[str, str] | None = None,
+        without: tuple[str, ...] = (),
+        unset: tuple[str, ...] = (),
     ) -> list[Any]:
-        """Start the plugin (`without` some of its parts), then the steps; what each of them came to."""
+        """Start the plugin (`without` some of its parts), run the steps, and return the result of each."""
         self.home.mkdir(exist_ok=True)
         plugin = self.home / plugin_file.NAME
         for name in {plugin_file.NAME, *plugin_file.PARTS} - {*without}:
@@ -40,11 +44,11 @@ class Bun:
             part.parent.mkdir(exist_ok=True)
             part.write_bytes(plugin_file.shipped(name))
         whole = [*([] if steps[0]["act"] == "start" else [{"act": "start"}]), *steps]
+        environ = {"BUN_BE_BUN": "1", "HOME": str(self.home), "PATH": os.environ["PATH"], "TZ": "UTC"}
+        environ |= ({"IN_WORKER": "1"} if self.tui else {}) | (env or {})
         done = subprocess.run(
             [str(binary(self.version)), str(DRIVER)],
-            env={"BUN_BE_BUN": "1", "HOME": str(self.home), "PATH": os.environ["PATH"], "TZ": "UTC"}
-            | ({"IN_WORKER": "1"} if self.tui else {})
-            | (env or {}),
+            env={name: value for name, value in environ.items() if name not in unset},
             input=json.dumps({"plugin": str(plugin), "steps": whole}),
             capture_output=True,
             text=True,
@@ -61,12 +65,12 @@ class Bun:
         (self.state / "blacklist.json").write_text(text or json.dumps({"version": 1, "models": entries}))
 
     @property
-    def doors(self) -> Path:
+    def endpoints(self) -> Path:
         return self.state / "doors"
 
     def about(self) -> dict[str, Any]:
-        """The step that looks at the process's own files."""
-        return {"act": "about", "doors": str(self.doors)}
+        """Return the step that reads the process's own files."""
+        return {"act": "about", "doors": str(self.endpoints)}
 
     def facts(self) -> list[dict[str, Any]]:
         return [json.loads(line) for path in self.state.glob("facts/*.jsonl") for line in path.read_text().splitlines()]
@@ -99,7 +103,7 @@ def went_to(output: dict[str, Any]) -> str:
 
 
 def prompt(model: str, named: bool, agent: str = "build", session: str = "ses_1") -> dict[str, Any]:
-    """A prompt for which OpenCode has settled on `model`, because it was named or because the session used it last."""
+    """Return the step for a prompt for which OpenCode uses `model`: `named` by the prompt, or used last before it."""
     step = message(model, agent)
     step["input"] = {"sessionID": session} | ({"model": step["output"]["message"]["model"]} if named else {})
     return step
@@ -119,5 +123,5 @@ def pooled(spread: bool = True, until: float = 86_400, **loads: float) -> dict[s
 
 
 def spent(*models: str, until: float = 3600, **more: Any) -> dict[str, Any]:
-    """budget.json of a day whose budget is spent: these models are dear."""
-    return {"version": 1, "budget": 1, "spent": 2, "until": at(until), "dear": models, **more}
+    """Return the budget.json of a day whose budget is spent, with these models over budget."""
+    return {"version": 1, "budget": 1, "spent": 2, "until": at(until), "over_budget": models, **more}

@@ -1,4 +1,4 @@
-"""The real daemon and the real commands, in the private HOME of a test.
+"""The real daemon and the real commands, in a test's private HOME.
 
 with Daemon(home, chain={"mock/primary": ["mock2/fallback", "mock3/third"]}) as daemon:
     daemon.wait_journal("moved")
@@ -21,10 +21,12 @@ from tests.support.homes import Home
 from tests.support.processes import start, stop, wait_until
 
 CHAIN: Mapping[str, Any] = {"mock/primary": ["mock2/fallback", "mock3/third"]}
+WHOLE_CHAIN: Mapping[str, Any] = {**CHAIN, "mock2/fallback": ["mock3/third"]}
+"""The same with a fallback for every agent's model, so that no command reports a missing one."""
 
 
 class Daemon:
-    """`ocwatchd` as a process of `home`, with `settings` under `rateLimit` in its configuration."""
+    """`ocwatchd` as a process in `home`, with `settings` under `rateLimit` in its configuration."""
 
     def __init__(self, home: Home, chain: Mapping[str, Any] = CHAIN, **settings: Any) -> None:
         self.home = home
@@ -43,7 +45,7 @@ class Daemon:
         print(self.said())  # shown by pytest if the test fails
 
     def start(self) -> None:
-        """Start it and wait until it hears."""
+        """Start the daemon and wait until it reads logs."""
         self.process = start(self.command, self.home, self.home.root, self.output)
         wait_until(self._hears, 20, why="the daemon's heartbeat")
 
@@ -55,63 +57,63 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        """The running daemon's."""
+        """Return the pid of the running daemon."""
         assert self.process is not None
         return self.process.pid
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM and return the exit code."""
         assert self.process is not None
         return stop(self.process, 8)
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would."""
+        """Send SIGKILL, which simulates a crash."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(10)
 
     def said(self) -> str:
-        """All of its standard error so far."""
+        """Return its standard error so far."""
         return self.output.read_text(errors="replace") if self.output.exists() else ""
 
     @property
     def state(self) -> Path:
-        """Its state directory."""
+        """Return its state directory."""
         return self.home.root / ".local" / "state" / "ocwatchd"
 
     def heartbeat(self) -> dict[str, Any]:
-        """daemon.json, or nothing."""
+        """Return the content of daemon.json, or an empty dict."""
         return _json(self.state / "daemon.json")
 
     def cooldown(self, model: str) -> dict[str, Any] | None:
-        """One entry of the blacklist file."""
+        """Return one entry of the blacklist file, or None."""
         entry = _json(self.state / "blacklist.json").get("models", {}).get(model)
         return entry if isinstance(entry, dict) else None
 
     def wait_cooldown(self, model: str, timeout: float = 30.0) -> dict[str, Any]:
-        """Wait until the model is listed."""
+        """Wait until the model is on the blacklist, and return its entry."""
         entry: dict[str, Any] = wait_until(lambda: self.cooldown(model), timeout, why=f"{model} on the blacklist")
         return entry
 
-    def wait_told(self, model: str, timeout: float = 30.0) -> dict[str, Any]:
-        """Wait until the model is listed with an end that is no guess: OpenCode is asked after the first entry."""
+    def wait_reported(self, model: str, timeout: float = 30.0) -> dict[str, Any]:
+        """Wait until the model is listed with a reported reset time; OpenCode is only asked after the first entry."""
 
-        def told() -> dict[str, Any] | None:
+        def reported() -> dict[str, Any] | None:
             entry = self.cooldown(model)
-            return entry if entry and entry["told_by"] != "backoff" else None
+            return entry if entry and entry["reset_source"] != "estimate" else None
 
-        entry: dict[str, Any] = wait_until(told, timeout, why=f"the exact end of {model}'s cooldown")
+        entry: dict[str, Any] = wait_until(reported, timeout, why=f"the exact end of {model}'s cooldown")
         return entry
 
     def journal(self, what: str | None = None) -> list[dict[str, Any]]:
-        """All journal entries, or those of one sort."""
+        """Return all journal entries, or those of one kind."""
         path = self.state / "journal.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         entries = [json.loads(line) for line in lines if line.endswith("}")]
         return [entry for entry in entries if what is None or entry["what"] == what]
 
     def wait_journal(self, what: str, count: int = 1, timeout: float = 60.0) -> list[dict[str, Any]]:
-        """Wait for `count` journal entries of this sort."""
+        """Wait for `count` journal entries of this kind, and return all of them."""
         wait_until(lambda: len(self.journal(what)) >= count, timeout, why=f"{count} × {what} in the journal")
         return self.journal(what)
 
@@ -121,7 +123,7 @@ class Daemon:
 
 
 def ocwatch(home: Home, *args: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `ocwatch ARGS` in a home. `restart` waits for two starts of OpenCode: a minute each on a loaded machine."""
+    """Run `ocwatch ARGS` in a home. `restart` starts OpenCode twice, which takes a minute each on a loaded machine."""
     command: Sequence[str] = [sys.executable, "-m", "ocwatchd.cli", *args]
     return subprocess.run(
         command, cwd=home.root, env=home.env(home.root), capture_output=True, text=True, timeout=150, input=input
@@ -129,12 +131,12 @@ def ocwatch(home: Home, *args: str, input: str | None = None) -> subprocess.Comp
 
 
 def epoch(rfc3339: str) -> float:
-    """Epoch seconds of a time in our files."""
+    """Return the epoch seconds of a time in our files."""
     return datetime.fromisoformat(rfc3339).timestamp()
 
 
 def settle(seconds: float) -> None:
-    """Let time pass in which nothing may happen: the one thing that cannot be waited for otherwise."""
+    """Let time pass in which nothing may happen, which no test can wait for in another way."""
     time.sleep(seconds)
 
 

@@ -1,7 +1,7 @@
-"""An OpenCode of a few lines behind a door: sessions that are stuck on a model, and what is done to them, counted.
+"""A minimal fake of OpenCode behind an endpoint: sessions that are stuck on a model, and counts of their requests.
 
-Real OpenCodes are started elsewhere; this one is for what takes hundreds of sessions, a kill at every moment, or a door
-that misbehaves (`misbehaviour`).
+Other tests start real OpenCodes. This fake is for tests with hundreds of sessions, a kill at every moment, or an
+endpoint that misbehaves (`misbehaviour`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from tests.support.misbehaviour import Misbehaviour
 
 WAIT_MS = 9_000_000
-"""Until the next attempt that it shows: as long as the refusals in the tests say."""
+"""Milliseconds until the next attempt that it shows: as long as the wait that the tests' refusals report."""
 
 
 @dataclass(slots=True)
@@ -32,18 +32,20 @@ class FakeSession:
     status: str = "retry"
     messages: list[dict[str, Any]] = field(default_factory=list)
     runs: int = 0
-    """How often the prompt was run on a target."""
+    """How often the prompt was run on a fallback."""
+    ran: list[tuple[float, str]] = field(default_factory=list)
+    """When the prompt was run (epoch seconds), and on which model."""
     posts: int = 0
     spoilt: int = 0
-    """Aborts that hit a turn which worked or was done: an answer lost."""
+    """Aborts of a turn that was working or complete, each of which loses an answer."""
     bad: dict[str, Misbehaviour] = field(default_factory=dict)
-    """What the door does when this step is asked of this session, by step."""
+    """The endpoint's misbehaviour for this session, by step."""
 
     @property
     def answered(self) -> bool:
-        """Whether a target's answer is complete."""
+        """Return whether the answer is complete."""
         last = self.messages[-1]["info"]
-        return last["providerID"] != "mock" and "completed" in last["time"]
+        return "error" not in last and "completed" in last["time"]
 
 
 class _UnixServer(ThreadingMixIn, UnixStreamServer):
@@ -63,13 +65,14 @@ STEPS = {
     ("POST", "session/ID/abort"): "abort",
     ("POST", "session/ID/prompt_async"): "prompt",
 }
-"""What is asked of a door in the course of a move."""
+"""The requests that the daemon sends to an endpoint during a move, and their names."""
 
 
 class FakeOpenCode:
-    """Serves until the end of the block, over TCP or at a socket file. A target takes `thinking` seconds to answer.
+    """A server for a `with` block, over TCP or at a socket file. A fallback takes `thinking` seconds to answer.
 
-    `bad` says what the door does at a step instead of an answer. `seen` is called with every step before it is done.
+    `bad` is the endpoint's misbehaviour by step, instead of an answer. `seen` is called with every step before the step
+    is done.
     """
 
     def __init__(self, directory: str, thinking: float = 0.15, unix: Path | None = None) -> None:
@@ -136,7 +139,7 @@ class FakeOpenCode:
         self._server.shutdown()
 
     def die(self) -> None:
-        """As by SIGKILL: nobody listens any more, what was asked stays unanswered, and what ran has stopped."""
+        """Stop as after SIGKILL: close the server, leave open requests unanswered, and stop what was running."""
         with self._lock:
             self.dead = True
             self._server.server_close()
@@ -144,13 +147,25 @@ class FakeOpenCode:
                 session.status = "idle"
 
     def limited(self, ident: str) -> FakeSession:
-        """A new session, refused just now."""
+        """Return a new session whose prompt was just refused."""
         session = FakeSession(ident)
         prompt = {"id": f"msg_0_{ident}", "role": "user", "agent": "build", "time": {"created": _now()}}
         session.messages.append({"info": prompt | {"model": _model("mock/primary")}, "parts": [{"type": "text"}]})
         with self._lock:
             self.sessions[ident] = session
             self._begin(session, "mock/primary")
+        return session
+
+    def given_up(self, ident: str, model: str, words: str) -> FakeSession:
+        """Return a new session whose prompt was refused just now, and is not retried."""
+        session = FakeSession(ident, "idle")
+        prompt = {"id": f"msg_0_{ident}", "role": "user", "agent": "build", "time": {"created": _now()}}
+        session.messages.append({"info": prompt | {"model": _model(model)}, "parts": [{"type": "text"}]})
+        with self._lock:
+            self.sessions[ident] = session
+            info = self._begin(session, model)["info"]
+            info["time"]["completed"] = _now()
+            info["error"] = {"name": "APIError", "data": {"message": words, "statusCode": 429, "isRetryable": False}}
         return session
 
     def _begin(self, session: FakeSession, model: str) -> dict[str, Any]:
@@ -164,14 +179,14 @@ class FakeOpenCode:
         return session.messages[-1]
 
     def step_of(self, method: str, path: str) -> tuple[str, FakeSession | None]:
-        """The step that a request is, and the session that it names."""
+        """Return the step that a request is, and the session that it names."""
         parts = path.strip("/").split("/")
         session = self.sessions.get(parts[1]) if parts[0] == "session" and len(parts) > 1 else None
         named = "/".join([parts[0], "ID", *parts[2:]]) if session else "/".join(parts)
         return STEPS.get((method, named), named), session
 
     def get(self, path: str) -> object:
-        """What a GET answers; None: not found."""
+        """Return the answer to a GET; None means not found."""
         with self._lock:
             match path.strip("/").split("/"):
                 case ["path"]:
@@ -184,6 +199,7 @@ class FakeOpenCode:
                     return self.sessions[ident].messages
                 case ["config", "providers"]:
                     models = {"mock": {"primary": {}}, "mock2": {"fallback": {}}, "mock3": {"third": {}}}
+                    models["mock"] |= {s.messages[0]["info"]["model"]["modelID"]: {} for s in self.sessions.values()}
                     return {"providers": [{"id": name, "models": held} for name, held in models.items()]}
                 case ["agent"]:
                     return [{"name": "build"}]
@@ -199,7 +215,7 @@ class FakeOpenCode:
         return {"type": session.status}
 
     def post(self, path: str, body: dict[str, Any]) -> object:
-        """What a POST does and answers."""
+        """Carry out a POST and return its answer."""
         with self._lock:
             match path.strip("/").split("/"):
                 case ["session", ident, "abort"] if ident in self.sessions:
@@ -224,8 +240,9 @@ class FakeOpenCode:
     def _run(self, session: FakeSession, model: dict[str, str]) -> None:
         session.posts += 1
         if session.status != "idle" or session.answered:
-            return  # OpenCode makes one run of two posts, and none for an answered prompt
+            return  # OpenCode makes one run of two posts, and none if the prompt is answered
         session.runs += 1
+        session.ran.append((time.time(), f"{model['providerID']}/{model['modelID']}"))
         session.status = "busy"
         message = self._begin(session, f"{model['providerID']}/{model['modelID']}")
         message["parts"] = [{"type": "text"}]

@@ -1,4 +1,4 @@
-"""Private homes for OpenCode: a configuration that knows only the fake provider, an environment without the user's."""
+"""Private homes for OpenCode: a configuration with only the fake provider, and an environment without the user's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GOOGLE = "@ai-sdk/google"
 
 @dataclass(frozen=True, slots=True)
 class ProviderSpec:
-    """One provider of an `opencode.json`; `url` only where it is not the fake one's, `about` is more of its models."""
+    """One provider of an `opencode.json`. `url`: if not the fake provider's; `about`: more fields of its models."""
 
     models: Sequence[str]
     npm: str = OPENAI_COMPATIBLE
@@ -42,8 +42,8 @@ DEFAULT_AGENTS: Mapping[str, Mapping[str, Any]] = {
 class Home:
     """A private HOME with an `opencode.json` that knows only the fake provider at `provider_url`.
 
-    One home per OpenCode version: a newer one migrates the database and an older one then fails on it.
-    Titles are asked of `smallco/titles`, so a title request is told by its model.
+    Use one home for each OpenCode version: a newer version migrates the database, and an older one then fails on it.
+    Titles are requested from `smallco/titles`, so that a title request can be recognised by its model.
     """
 
     root: Path
@@ -63,26 +63,26 @@ class Home:
 
     @property
     def config_dir(self) -> Path:
-        """OpenCode's own configuration directory in this home."""
+        """Return OpenCode's configuration directory in this home."""
         return self.root / ".config" / "opencode"
 
     @property
     def data_dir(self) -> Path:
-        """OpenCode's data: logs, storage, database."""
+        """Return OpenCode's data directory: logs, storage, database."""
         return self.root / ".local" / "share" / "opencode"
 
     @property
     def log_dir(self) -> Path:
-        """Where OpenCode writes its logs."""
+        """Return the directory in which OpenCode writes its logs."""
         return self.data_dir / "log"
 
     @property
     def database(self) -> Path:
-        """The message store of 1.2 and later."""
+        """Return the path of the message store of 1.2 and later."""
         return self.data_dir / "opencode.db"
 
     def config(self) -> dict[str, Any]:
-        """What `opencode.json` holds; a setting of None takes the key out."""
+        """Return the content of `opencode.json`; a setting of None removes the key."""
         whole = {
             "$schema": "https://opencode.ai/config.json",
             "autoupdate": False,
@@ -90,7 +90,7 @@ class Home:
             "model": self.model,
             "small_model": self.small_model,
             "enabled_providers": list(self.providers),
-            # 1.0.185 does not start with a plain string here.
+            # 1.0.185 does not start if this is a plain string.
             "permission": {"edit": "allow", "bash": "allow", "webfetch": "allow"},
             "provider": {name: self._provider(name, spec) for name, spec in self.providers.items()},
             "agent": {name: dict(agent) for name, agent in self.agents.items()},
@@ -114,27 +114,27 @@ class Home:
         (self.config_dir / "opencode.json").write_text(json.dumps(self.config(), indent=2, ensure_ascii=False))
 
     def _stub_ripgrep(self) -> None:
-        """1.0 lists a git project's files with ripgrep, downloads it if there is none, and offline the prompt hangs."""
+        """Install a stub for ripgrep, with which 1.0 lists a git project: the prompt would hang on its download."""
         stub = self.data_dir / "bin" / "rg"
         stub.parent.mkdir(parents=True, exist_ok=True)
         stub.write_text("#!/bin/sh\nexit 0\n")
         stub.chmod(0o755)
 
     def project(self, name: str = "project", *, git: bool = False) -> Path:
-        """A project directory in this home, made if missing; with `git`, a repository with one commit."""
+        """Return a project directory in this home, made if missing; with `git`, a repository with one commit."""
         path = self.root / "projects" / name
         if path.exists():
             return path
         path.mkdir(parents=True)
         (path / "README.md").write_text("A project for tests.\n")
         if git:
-            who = ("-c", "user.name=Test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
-            for args in (("init", "-q", "-b", "main"), ("add", "."), (*who, "commit", "-q", "-m", "First")):
+            author = ("-c", "user.name=Test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
+            for args in (("init", "-q", "-b", "main"), ("add", "."), (*author, "commit", "-q", "-m", "First")):
                 subprocess.run(["git", *args], cwd=path, env=self.env(), check=True, capture_output=True)
         return path
 
     def env(self, cwd: Path | None = None) -> dict[str, str]:
-        """The whole environment for a process of this home: nothing of the caller's XDG, proxy or key variables."""
+        """Return the whole environment of a process in this home, without the caller's XDG, proxy or key variables."""
         kept = {k: os.environ[k] for k in ("PATH", "LANG", "LC_ALL", "TERM", "TMPDIR", "SHELL") if k in os.environ}
         env = {
             **kept,
@@ -143,7 +143,7 @@ class Home:
             "OPENCODE_DISABLE_AUTOUPDATE": "1",
             "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
             "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
-            # 1.18 installs its plugin library in the background; without both the first request hangs for 20 s.
+            # 1.18 installs its plugin library in the background; without these two the first request hangs for 20 s.
             "npm_config_registry": "http://127.0.0.1:9",
             "npm_config_fetch_retries": "0",
             "GIT_CONFIG_NOSYSTEM": "1",

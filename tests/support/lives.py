@@ -1,7 +1,7 @@
-"""Made-up histories by the real thing: the real Engine decides, the real Journal writes; only OpenCode is played.
+"""Generated histories: the real Engine decides, the real Journal writes, and OpenCode is simulated.
 
 life = Life(path, {"p/a": ["p/b", "p/c"]})
-life.refuse("p/a", "ses_1", wait=3600)      # the log tells, the door shows, the session is moved
+life.refuse("p/a", "ses_1", wait=3600)      # the limit is logged, the endpoint shows it, and the session is moved
 life.pass_time(600)
 """
 
@@ -13,26 +13,25 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from ocwatchd.core import notes
-from ocwatchd.core.engine import Engine
-from ocwatchd.core.ledger import Ledger
-from ocwatchd.core.limits import Certainty, Hint, LimitEvent, LimitKind, ModelRef, Scope, ToldBy, Verdict
-from ocwatchd.core.messages import (
+from ocwatchd.core.domain.cooldowns import Ledger, cleared_line
+from ocwatchd.core.domain.moves import MoveOutcome, MoveResult
+from ocwatchd.core.domain.snapshot import Endpoint, SessionSnapshot, SessionState, TcpAddress
+from ocwatchd.core.domain.types import Certainty, Hint, LimitEvent, LimitKind, ModelRef, ResetSource, Scope, Verdict
+from ocwatchd.core.engine.engine import Engine
+from ocwatchd.core.engine.messages import (
     Aborted,
+    BlacklistChanged,
     Effect,
-    LookUp,
     Message,
     Move,
     MoveEnded,
     Note,
+    Probe,
+    Probed,
     Refused,
-    RegisterChanged,
-    Surveyed,
     Tick,
 )
-from ocwatchd.core.moves import MoveOutcome, MoveResult
 from ocwatchd.core.policy import Policy
-from ocwatchd.core.views import Door, SessionState, SessionView, TcpAddress
 from ocwatchd.state.journal import Journal
 from tests.support.rules import builtin
 
@@ -47,7 +46,7 @@ STATUS = {LimitKind.OVERLOADED: 529, LimitKind.BILLING: 402}
 
 
 class Life:
-    """One daemon's life with one clock that only the test moves. `now` is epoch seconds."""
+    """One run of a daemon, with a clock that only the test advances. `now` is in epoch seconds."""
 
     def __init__(self, path: Path, chains: dict[str, list[str]], start: float = START, seed: int = 1) -> None:
         self.time = start
@@ -55,7 +54,7 @@ class Life:
         numbers = count(1)
         policy = Policy(chains={name: tuple(chain) for name, chain in chains.items()})
         self.brain = Engine(policy, builtin(), Ledger(), lambda: f"claim{next(numbers):07d}")
-        self.views: dict[str, SessionView] = {}
+        self.snapshots: dict[str, SessionSnapshot] = {}
         self.outcomes: dict[str, Callable[[], MoveResult]] = {}
         self.draw = random.Random(seed)
 
@@ -63,7 +62,7 @@ class Life:
         return self.time
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass; what the brain wants to look at meanwhile is looked at."""
+        """Let time pass, and wake the engine whenever it wants to be woken."""
         end = self.time + seconds
         while (wake := self.brain.next_wake()) is not None and wake <= end:
             self.time = max(wake, self.time)
@@ -81,9 +80,9 @@ class Life:
         small: bool = False,
         header: bool = True,
     ) -> None:
-        """A request is refused; `wait` is what the provider tells (None: nothing, OpenCode retries in 2 s or more)."""
+        """Refuse a request. `wait`: the reported wait in seconds; None if none is reported (OpenCode then retries)."""
         ref, words = ModelRef.parse(model), WORDS[kind]
-        source = (ToldBy.RETRY_AFTER, "the Retry-After header") if header else (ToldBy.TEXT, "try again in")
+        source = (ResetSource.RETRY_AFTER, "the Retry-After header") if header else (ResetSource.TEXT, "try again in")
         hint = None if wait is None else Hint(self.time + wait, wait, *source)
         verdict = Verdict(Certainty.SURE, kind, scope, kind.value.replace("_", "-"), "the words name it")
         event = LimitEvent(
@@ -92,10 +91,10 @@ class Life:
         )  # fmt: skip
         if not small:
             coming = self.time + (wait if wait is not None else 2.0 * 2 ** (attempt - 1))
-            self.views[session] = SessionView(
+            self.snapshots[session] = SessionSnapshot(
                 session=session,
                 directory="/home/dev/project",
-                door=Door(TcpAddress("127.0.0.1", 4096), 4711),
+                endpoint=Endpoint(TcpAddress("127.0.0.1", 4096), 4711),
                 state=SessionState.RETRY,
                 attempt=attempt,
                 next_at=coming,
@@ -111,9 +110,9 @@ class Life:
         self.tell(Refused(event, True))
 
     def answer(self, session: str) -> None:
-        """The session's model answers and the turn ends; the brain looks."""
-        self.views[session] = replace(
-            self.views[session],
+        """Complete the answer and the turn of the session, and show this to the engine."""
+        self.snapshots[session] = replace(
+            self.snapshots[session],
             state=SessionState.IDLE,
             attempt=None,
             next_at=None,
@@ -121,31 +120,30 @@ class Life:
             answer_ended=self.time,
             answer_completed=True,
         )
-        self.tell(Surveyed(session, None, (self.look(session),), 1))
+        self.tell(Probed(session, None, (self.look(session),), 1))
 
     def moved(self, session: str, model: str) -> bool:
-        """Whether the session is on another model by now."""
-        return str(self.views[session].model) != model
+        """Return whether the session is now on another model."""
+        return str(self.snapshots[session].model) != model
 
     def clear(self, model: str) -> None:
-        """A person clears the model, as `ocwatch clear` does."""
+        """Clear the model as a user does with `ocwatch clear`."""
         kept = tuple(entry for entry in self.brain.ledger.entries() if str(entry.model) != model)
-        note = notes.cleared(ModelRef.parse(model))
-        self.journal.append({"what": note.what, **note.fields, "by": "hand"})
-        self.tell(RegisterChanged(kept, self.time))
+        self.journal.append({**cleared_line(ModelRef.parse(model)), "by": "hand"})
+        self.tell(BlacklistChanged(kept, self.time))
 
     def abort(self, session: str) -> None:
-        """The user stops the turn."""
+        """Stop the turn as its user."""
         self.tell(Aborted(session, self.time))
 
-    def look(self, session: str) -> SessionView:
-        view = self.views[session]
-        if view.next_at is not None and view.next_at < self.time:  # OpenCode has asked again
-            view = self.views[session] = replace(view, state=SessionState.BUSY, attempt=None, next_at=None)
-        return replace(view, seen=self.time)
+    def look(self, session: str) -> SessionSnapshot:
+        snapshot = self.snapshots[session]
+        if snapshot.next_at is not None and snapshot.next_at < self.time:  # OpenCode has sent its next attempt
+            snapshot = self.snapshots[session] = replace(snapshot, state=SessionState.BUSY, attempt=None, next_at=None)
+        return replace(snapshot, seen=self.time)
 
     def tell(self, message: Message) -> None:
-        """Everything that follows, until nothing does."""
+        """Pass a message to the engine, and carry out all effects that follow from it."""
         todo = self.brain.handle(message, self.time)
         while todo:
             todo = [more for effect in todo for more in self.do(effect)]
@@ -154,23 +152,23 @@ class Life:
         match effect:
             case Note():
                 self.journal.append({"what": effect.what, **effect.fields}, effect.durable)
-            case LookUp(session, model) if session is not None:
+            case Probe(session, model) if session is not None:
                 self.time += 0.02
-                found = (self.look(session),) if session in self.views else ()
-                return self.brain.handle(Surveyed(session, model, found, 1), self.time)
+                found = (self.look(session),) if session in self.snapshots else ()
+                return self.brain.handle(Probed(session, model, found, 1), self.time)
             case Move():
                 return self.move(effect)
         return []
 
     def move(self, move: Move) -> list[Effect]:
-        target, view = str(move.order.target.model), move.order.view
+        target, snapshot = str(move.order.target.model), move.order.snapshot
         result = self.outcomes.get(target, lambda: MoveResult.MOVED)()
         seconds = 0.25 + self.draw.expovariate(1 / 0.3)
         self.time += seconds + 0.1
         if result is MoveResult.MOVED:
             landed = {"state": SessionState.BUSY, "model": move.order.target.model, "attempt": None, "next_at": None}
-            self.views[view.session] = replace(view, **landed)
-        after = self.look(view.session)
+            self.snapshots[snapshot.session] = replace(snapshot, **landed)
+        after = self.look(snapshot.session)
         if result is MoveResult.TARGET_LIMITED:
             after = replace(
                 after,
@@ -179,7 +177,7 @@ class Life:
                 next_at=self.time + 5400,
                 message=WORDS[LimitKind.RATE_LIMIT],
             )
-            self.views[view.session] = after
+            self.snapshots[snapshot.session] = after
         moved = result is MoveResult.MOVED
         why = f"{target} answers" if moved else "did not answer"
         end = MoveEnded(move.claim, move.order, MoveOutcome(result, why, after, seconds=seconds if moved else None))
@@ -200,7 +198,7 @@ CHAINS = {
 
 
 def busy_days(path: Path, days: float = 7, start: float = START, seed: int = 1) -> Life:
-    """A life with all that happens to people: bursts by day, quotas, overload, waits, failing targets, aborts."""
+    """Return a history with every common event: bursts by day, quotas, overload, waits, failing fallbacks, aborts."""
     life = Life(path, CHAINS, start, seed)
     draw = life.draw
     results = (MoveResult.MOVED,) * 12 + (MoveResult.TARGET_LIMITED, MoveResult.FAILED)
@@ -213,7 +211,7 @@ def busy_days(path: Path, days: float = 7, start: float = START, seed: int = 1) 
         number += 1
         session, model = f"ses_{number:04d}{draw.randrange(16**12):012x}", draw.choices(MODELS, (6, 4, 3, 2, 1))[0]
         match draw.random():
-            case chance if chance < 0.30:  # a short wait that OpenCode sits out
+            case chance if chance < 0.30:  # a short wait that is left to OpenCode
                 life.refuse(model, session, wait=draw.uniform(2, 25))
                 life.pass_time(30)
                 life.answer(session)

@@ -1,4 +1,4 @@
-"""What a door may do instead of answering. Each is handed the connection, what was asked, and when to give up."""
+"""Ways in which an endpoint can misbehave; each gets the connection, the requested action and an event that ends it."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ PACE = 1.0
 
 
 def hang(connection: socket.socket, act: Callable[[], object], closing: threading.Event) -> None:
-    """Says nothing, and never will."""
+    """Send nothing until the test ends."""
     closing.wait()
 
 
 def drip(connection: socket.socket, act: Callable[[], object], closing: threading.Event) -> None:
-    """An answer, a byte a second."""
+    """Send an answer at one byte a second."""
     connection.sendall(HEAD + b"Content-Length: 100000\r\n\r\n")
     while not closing.wait(PACE):
         connection.sendall(b" ")
 
 
 def fail(connection: socket.socket, act: Callable[[], object], closing: threading.Event) -> None:
-    """An error of the server."""
+    """Send a server error."""
     body = b'{"name":"UnknownError","data":{"message":"boom"}}'
     head = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\n"
     connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
 
 
 def rave(connection: socket.socket, act: Callable[[], object], closing: threading.Event) -> None:
-    """No HTTP at all, with what a terminal would obey."""
+    """Send something that is not HTTP, with control sequences that a terminal would obey."""
     connection.sendall(b"\x1b]0;pwned\x07\x00\xff\xfe no http \r\n\r\n" * 50)
 
 
 def flood(connection: socket.socket, act: Callable[[], object], closing: threading.Event) -> None:
-    """An answer without an end, and without a line end."""
+    """Send an endless answer without a line end."""
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: ")
     while not closing.is_set():
         connection.sendall(b"[" * (1 << 20))
 
 
 def break_off(connection: socket.socket, act: Callable[[], object], closing: threading.Event) -> None:
-    """Half of an answer."""
+    """Send half of an answer and close."""
     connection.sendall(HEAD + b'Content-Length: 4000\r\n\r\n{"ses_1": {"type"')
 
 
 def done_and_lost(connection: socket.socket, act: Callable[[], object], closing: threading.Event) -> None:
-    """Does what it was asked, and closes without a word."""
+    """Do what was requested, and close without an answer."""
     act()
 
 
 def dawdle(connection: socket.socket, act: Callable[[], object], closing: threading.Event) -> None:
-    """Does as it is told, a second later."""
+    """Do what was requested, and answer a second later."""
     closing.wait(1.0)
     body = json.dumps(act()).encode()
     connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)

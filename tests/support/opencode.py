@@ -1,8 +1,7 @@
 """Real OpenCode for tests: `serve` with a small HTTP client, and `run`.
 
-Nothing here touches the user's own OpenCode: HOME is private, XDG variables are unset, and every process is started in
-a process group of its own and ended by that group alone.
-
+The user's own OpenCode is not touched: HOME is private, XDG variables are unset, and every process is started in its
+own process group and ended only through that group.
     with Serve("1.18.33", Home(tmp_path / "home", provider.url)) as serve:
         session = serve.create_session()
         serve.prompt_async(session, "Hello", model="mock/primary")
@@ -30,6 +29,7 @@ __all__ = [
     "DEFAULT_AGENTS",
     "DEFAULT_PROVIDERS",
     "GENERATIONS",
+    "LATER",
     "MIDDLE",
     "NEWEST",
     "OLDEST",
@@ -53,12 +53,16 @@ NEWEST = "1.18.33"
 MIDDLE = "1.3.2"
 OLDEST = "1.0.185"
 GENERATIONS = (NEWEST, MIDDLE, "1.2.27", "1.1.65", OLDEST)
-"""The versions that every claim about a TUI and the plugin's door is shown on."""
+"""The versions on which every claim about a TUI and the plugin's endpoint is tested."""
 VERSIONS = (NEWEST, MIDDLE, OLDEST)
 """One of each generation: shared logfmt log; old log with SQLite; old log with JSON files."""
 
+LATER = ("1.18.34", "0.0.0-dev-202609212252")
+"""Releases after the newest version that all tests run on: the last published 1.18, and a build of 21 September 2026
+that already contains parts of OpenCode 2. Each claim of compatibility is also tested on them."""
+
 START_TIMEOUT = 60.0
-"""Seconds for a cold start; `serve` takes about 3 s, on a loaded two-core machine ten times that."""
+"""Seconds for a cold start; `serve` takes about 3 s, and ten times that on a loaded two-core machine."""
 
 
 class ServeError(Exception):
@@ -66,7 +70,7 @@ class ServeError(Exception):
 
 
 def model_parts(model: str) -> dict[str, str]:
-    """`provider/model` as OpenCode's HTTP API wants it."""
+    """Return `provider/model` in the form that OpenCode's HTTP API expects."""
     provider, _, name = model.partition("/")
     return {"providerID": provider, "modelID": name}
 
@@ -74,7 +78,7 @@ def model_parts(model: str) -> dict[str, str]:
 class Serve:
     """`opencode serve` on a free port, with a small client for its HTTP API. A context manager.
 
-    Every method raises ServeError when OpenCode answers with an error, and OSError when it does not answer at all.
+    Every method raises ServeError if OpenCode answers with an error, and OSError if it does not answer at all.
     """
 
     def __init__(
@@ -87,7 +91,7 @@ class Serve:
         password: str | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
-        """Prepare; nothing is started before `__enter__`."""
+        """Prepare the server; nothing is started before `__enter__`."""
         self.version = version
         self.home = home
         self.project = project or home.project()
@@ -99,17 +103,17 @@ class Serve:
 
     @property
     def url(self) -> str:
-        """The address of the HTTP API."""
+        """Return the address of the HTTP API."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
-        """The process id of `opencode serve`."""
+        """Return the process id of `opencode serve`."""
         assert self.process is not None, "not started"
         return self.process.pid
 
     def __enter__(self) -> Self:
-        """Start and wait until it answers."""
+        """Start OpenCode and wait until it answers."""
         command = [str(binary(self.version)), "serve", "--port", str(self.port), *self.arguments]
         self.process = start(command, self.home, self.project, self.output)
         try:
@@ -122,7 +126,7 @@ class Serve:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End it and everything it started."""
+        """End OpenCode and everything that it started."""
         self.stop()
 
     def _answers(self) -> bool:
@@ -130,23 +134,23 @@ class Serve:
         if self.process.poll() is not None:
             raise ServeError(f"opencode {self.version} ended with {self.process.returncode}: {self.printed()[-2000:]}")
         try:
-            # 1.18 may leave a request of its first second without an answer: a short timeout, and again.
+            # 1.18 sometimes does not answer a request in its first second: use a short timeout and try again.
             self.request("GET", "/session", timeout=1.0)
         except (OSError, http.client.HTTPException, ServeError):
             return False
         return True
 
     def stop(self, patience: float = 3.0) -> None:
-        """End it; may be called twice."""
+        """End OpenCode; may be called more than once."""
         if self.process is not None:
             stop(self.process, patience)
 
     def kill(self) -> None:
-        """SIGKILL at once, as when a machine runs out of memory."""
+        """Send SIGKILL at once, as when a machine runs out of memory."""
         self.stop(patience=0)
 
     def printed(self) -> str:
-        """What it wrote to standard output and error."""
+        """Return its standard output and error so far."""
         return self.output.read_text(errors="replace") if self.output.exists() else ""
 
     # ---- HTTP
@@ -160,7 +164,7 @@ class Serve:
         directory: Path | str | None = None,
         timeout: float = 20.0,
     ) -> Any:
-        """One request; the JSON of the answer, or None if it is empty. `directory` picks the project instance."""
+        """Send a request and return the answer as JSON, or None if it is empty. `directory` selects the project."""
         headers = {"Content-Type": "application/json"}
         if directory is not None:
             path += f"{'&' if '?' in path else '?'}directory={quote(str(directory), safe='')}"
@@ -179,7 +183,7 @@ class Serve:
         return json.loads(data) if data.strip() else None
 
     def create_session(self, title: str | None = None, directory: Path | str | None = None) -> str:
-        """A new session's id."""
+        """Create a session and return its id."""
         session = self.request("POST", "/session", {"title": title} if title else {}, directory=directory)
         return str(session["id"])
 
@@ -193,7 +197,7 @@ class Serve:
         directory: Path | str | None = None,
         **more: Any,
     ) -> None:
-        """Send a prompt and return at once; `more` are further fields of the request (`messageID`, `system`, …)."""
+        """Send a prompt without waiting for the answer; `more` are further fields (`messageID`, `system`, …)."""
         body: dict[str, Any] = {"parts": [] if text is None else [{"type": "text", "text": text}], **more}
         if model:
             body["model"] = model_parts(model)
@@ -202,25 +206,25 @@ class Serve:
         self.request("POST", f"/session/{session}/prompt_async", body, directory=directory)
 
     def messages(self, session: str, directory: Path | str | None = None) -> list[dict[str, Any]]:
-        """All messages of a session, oldest first, each `{"info": …, "parts": […]}`."""
+        """Return all messages of a session, oldest first, each `{"info": …, "parts": […]}`."""
         return list(self.request("GET", f"/session/{session}/message", directory=directory))
 
     def status(self, directory: Path | str | None = None) -> dict[str, dict[str, Any]]:
-        """`/session/status` of one project instance: session id to `{"type": …}`; idle sessions may be missing."""
+        """Return `/session/status` of one project: session id to `{"type": …}`; idle sessions may be missing."""
         return dict(self.request("GET", "/session/status", directory=directory))
 
     def abort(self, session: str, directory: Path | str | None = None) -> None:
-        """Abort what the session is doing."""
+        """Abort the session's turn."""
         self.request("POST", f"/session/{session}/abort", {}, directory=directory)
 
-    # ---- what tests ask
+    # ---- queries of tests
 
     def user_messages(self, session: str, directory: Path | str | None = None) -> list[dict[str, Any]]:
-        """The session's messages of role `user`."""
+        """Return the session's messages with the role `user`."""
         return [m for m in self.messages(session, directory) if m["info"]["role"] == "user"]
 
     def answer(self, session: str, directory: Path | str | None = None) -> str:
-        """The text of the session's last assistant message; empty while there is none."""
+        """Return the text of the session's last assistant message; empty if there is none."""
         spoken = [m for m in self.messages(session, directory) if m["info"]["role"] == "assistant"]
         if not spoken:
             return ""
@@ -255,7 +259,7 @@ def run_prompt(
     arguments: Sequence[str] = (),
     timeout: float = 60.0,
 ) -> subprocess.CompletedProcess[str]:
-    """`opencode run TEXT` to its end, or for `timeout` seconds; a run that was ended has a negative return code."""
+    """Run `opencode run TEXT` to its end; after `timeout` seconds end it, which gives a negative return code."""
     cwd = project or home.project()
     command = run_command(version, text, model=model, agent=agent, session=session, arguments=arguments)
     pipe = subprocess.PIPE
@@ -286,7 +290,7 @@ def run_command(
     session: str | None = None,
     arguments: Sequence[str] = (),
 ) -> list[str]:
-    """The command line of `opencode run`."""
+    """Return the command line of `opencode run`."""
     options = (("--model", model), ("--agent", agent), ("--session", session))
     chosen = [word for name, value in options if value for word in (name, value)]
     return [str(binary(version)), "run", *chosen, *arguments, text]

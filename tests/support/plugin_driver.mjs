@@ -1,7 +1,7 @@
-// Plays OpenCode to the companion plugin: reads {plugin, steps} from standard input, prints one JSON result per step.
-// Run under the Bun that is inside an OpenCode binary (BUN_BE_BUN=1); with IN_WORKER in a worker thread, as in a TUI.
+// Simulates OpenCode for the companion plugin: reads {plugin, steps} from standard input, prints one JSON result per step.
+// It runs under the Bun inside an OpenCode binary (BUN_BE_BUN=1); with IN_WORKER in a worker thread, as in a TUI.
 
-import { lstatSync, readdirSync } from "node:fs"
+import { lstatSync, readdirSync, renameSync, utimesSync, writeFileSync } from "node:fs"
 
 if (Bun.isMainThread && Bun.env.IN_WORKER) {
   const worker = new Worker(import.meta.url, { env: { ...process.env, GIVEN: await Bun.stdin.text() } })
@@ -10,10 +10,18 @@ if (Bun.isMainThread && Bun.env.IN_WORKER) {
 }
 const { plugin, steps } = JSON.parse(process.env.GIVEN ?? (await Bun.stdin.text()))
 const toasts = []
+const logged = []
 const served = []
 
+const framing = Bun.serve({
+  port: 0, // how a request's body would be sent to a server: with its length, or in chunks
+  fetch: ({ headers }) => Response.json([headers.get("content-length"), headers.get("transfer-encoding"), headers.get("connection")]),
+})
+
 const inner = async (request) => {
-  const seen = { url: request.url, headers: Object.fromEntries(request.headers), body: await request.text() }
+  const framed = request.headers.has("framed") && (await (await Bun.fetch(new Request(framing.url, request))).json())
+  const seen = { url: request.url, headers: Object.fromEntries(request.headers), body: framed ? null : await request.text() }
+  if (framed) seen.framed = framed
   served.push(seen)
   if (request.headers.has("slow")) {
     await Bun.sleep(400)
@@ -25,12 +33,13 @@ const answers = []
 globalThis.fetch = Object.assign(async () => answers.shift(), { preconnect: () => "kept" })
 
 const config = { fetch: inner, baseUrl: "http://localhost:4096/", headers: { Authorization: "Basic c2VjcmV0" } }
-let history = async () => ({ data: [] }) // what a session holds
+let history = async () => ({ data: [] }) // the messages of a session
 const clients = {
   usual: {
     _client: { getConfig: () => config },
     tui: { showToast: async ({ body }) => toasts.push(body) },
     session: { messages: () => history() },
+    app: { log: async ({ body }) => logged.push(body.message) },
   },
   bare: { _client: { getConfig: () => ({ baseUrl: config.baseUrl }) } },
   other: {},
@@ -38,7 +47,7 @@ const clients = {
 
 const module = await import(plugin)
 const loaded = []
-for (const [, start] of Object.entries(module)) loaded.push(start) // as 1.0 does: every export is called
+for (const [, start] of Object.entries(module)) loaded.push(start) // 1.0 calls every export
 
 let hooks
 const projects = {}
@@ -53,11 +62,13 @@ const actions = {
     await (directory ? projects[directory] : hooks)[name](input, output)
     return output ?? null
   },
-  request: async ({ url, init, status = 429, headers = {}, times = 1 }) => {
-    if (times > 1) await actions.request({ url, init, status, headers, times: times - 1 })
-    answers.push(new Response("body", { status, headers }))
+  request: async ({ url, init, status = 429, headers = {}, content = "body", times = 1 }) => {
+    if (times > 1) await actions.request({ url, init, status, headers, content, times: times - 1 })
+    answers.push(new Response(content, { status, headers }))
     const response = await fetch(url, init)
-    return { status: response.status, body: await response.text(), preconnect: fetch.preconnect() }
+    const body = await response.text()
+    await Bun.sleep(0) // readers of the cloned response have reached its end
+    return { status: response.status, body, preconnect: fetch.preconnect() }
   },
   through: async ({ socket, path, init }) => {
     const own = `${socket}/${process.pid}.sock`
@@ -76,22 +87,29 @@ const actions = {
   },
   history: async ({ data, hangs }) => void (history = () => (hangs ? new Promise(() => {}) : Promise.resolve({ data }))),
   toasts: async () => toasts,
+  logged: async () => logged,
   about: async ({ doors }) => {
     const file = Bun.file(`${doors}/${process.pid}.json`)
     const about = (await file.exists()) ? await file.json() : null
-    const modes = Object.fromEntries([...readdirSync(doors)].map((name) => [name.replace(/^\d+/, "PID"), lstatSync(`${doors}/${name}`).mode & 0o777]))
-    return { about, modes, mode: lstatSync(doors).mode & 0o777, own: `${doors}/${process.pid}.sock` }
+    const entries = readdirSync(doors).map((name) => [name.replace(/^\d+/, "PID"), lstatSync(`${doors}/${name}`)])
+    const modes = Object.fromEntries(entries.map(([name, info]) => [name, info.mode & 0o777]))
+    const owners = Object.fromEntries(entries.map(([name, info]) => [name, info.uid]))
+    return { about, modes, owners, mode: lstatSync(doors).mode & 0o777, own: `${doors}/${process.pid}.sock` }
   },
-  time: async ({ rounds, message }) => {
-    const spent = []
-    for (let i = 0; i < rounds; i++) {
-      const output = { message: structuredClone(message), parts: [{}] }
-      const began = Bun.nanoseconds()
-      await hooks["chat.message"]({}, output)
-      spent.push((Bun.nanoseconds() - began) / 1e6)
-    }
-    spent.sort((a, b) => a - b)
-    return { median: spent[rounds >> 1], p99: spent[Math.floor(rounds * 0.99)] }
+  // writes in place, with the same length and time as before if `text` and `seconds` are such
+  rewrite: async ({ path, text, seconds }) => {
+    if (text) writeFileSync(path, text)
+    utimesSync(path, seconds, seconds)
+  },
+  swap: async ({ one, other }) => {
+    renameSync(one, `${one}.away`)
+    renameSync(other, one)
+  },
+  soon: async ({ ms, path, text }) => {
+    setTimeout(async () => {
+      await Bun.write(`${path}.new`, text)
+      renameSync(`${path}.new`, path)
+    }, ms)
   },
   write: async ({ path, text }) => void (await Bun.write(path, text)),
   sleep: async ({ ms }) => void (await Bun.sleep(ms)),

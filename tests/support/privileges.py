@@ -1,7 +1,7 @@
-"""Being nobody special: root opens everything, so a test about permissions first gives that power up (Linux).
+"""Give up root's power to open every file, for tests of permissions (Linux).
 
-`mortal()` does so for this thread and a while; `python -m tests.support.privileges OPTIONS -- COMMAND …`
-for a whole process, where it can also take inotify away.
+`mortal()` does so for this thread and a block; `python -m tests.support.privileges OPTIONS -- COMMAND …` does so
+for a whole process, and can also take inotify away from it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @contextmanager
 def mortal() -> Iterator[None]:
-    """File modes count for this thread, whoever runs the tests."""
+    """Within the block file modes apply to this thread, even for root."""
     if sys.platform != "linux" or os.geteuid() != 0:
         yield
         return
@@ -56,7 +56,7 @@ def _check(result: int) -> None:
 
 
 def give_up_root() -> None:
-    """For this process and what it executes: file modes count, also for root."""
+    """Make file modes apply to this process and the programs that it executes, even for root."""
     if sys.platform == "linux" and os.geteuid() == 0:
         for capability in (_DAC_OVERRIDE, _DAC_READ_SEARCH):
             _check(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0))
@@ -67,7 +67,7 @@ class _Program(ctypes.Structure):
 
 
 def refuse(call: int, error: int) -> None:
-    """From now on this system call fails, in this process and what it executes (seccomp; needs no privilege)."""
+    """Make this system call fail with `error` in this process and what it executes (seccomp; needs no privilege)."""
     code = b"".join(
         (
             struct.pack("HBBI", 0x20, 0, 0, 0),  # load the call's number
@@ -81,7 +81,7 @@ def refuse(call: int, error: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Execute the command behind `--` with less power."""
+    """Execute the command after `--` with fewer privileges."""
     options, command = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
     begin, add = _INOTIFY[platform.machine()]
     if "--no-inotify" in options:

@@ -1,4 +1,4 @@
-"""Ports, processes in groups of their own, and waiting for something to become true."""
+"""Free ports, processes in process groups of their own, and waiting for a condition."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.support.homes import Home
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody uses at this moment."""
+    """Return a TCP port on loopback that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_until(what: Callable[[], Any], timeout: float = 60.0, pause: float = 0.05, why: str = "") -> Any:
-    """Call `what` until it returns something true, and return that.
+    """Call `what` until it returns a true value, and return that.
 
     Raises:
-        TimeoutError: it did not within `timeout` seconds; names `why` and what it returned last.
+        TimeoutError: it returned none within `timeout` seconds; contains `why` and the last value.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -39,7 +39,7 @@ def wait_until(what: Callable[[], Any], timeout: float = 60.0, pause: float = 0.
 
 
 def start(command: Sequence[str], home: Home, cwd: Path, output: Path) -> subprocess.Popen[bytes]:
-    """Start a process of `home` in its own process group, standard output and error going to `output`."""
+    """Start a process of `home` in its own process group; its standard output and error go to `output`."""
     with output.open("ab") as sink:
         return subprocess.Popen(
             command,
@@ -53,7 +53,7 @@ def start(command: Sequence[str], home: Home, cwd: Path, output: Path) -> subpro
 
 
 def stop(process: subprocess.Popen[bytes], patience: float = 3.0) -> int:
-    """End a process started by `start` and its whole group: SIGTERM, then after `patience` seconds SIGKILL."""
+    """End a process started by `start` and its whole group: SIGTERM, and after `patience` seconds SIGKILL."""
     if process.poll() is None:
         signal_group(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):  # 1.0 to 1.3 often do not end within 8 s of SIGTERM
@@ -63,7 +63,7 @@ def stop(process: subprocess.Popen[bytes], patience: float = 3.0) -> int:
 
 
 def signal_group(group: int, number: signal.Signals) -> None:
-    """Send a signal to a process group that we started; none left is fine."""
-    # macOS says PermissionError of a group whose last member is a zombie.
+    """Send a signal to a process group that we started, if it still exists."""
+    # macOS raises PermissionError for a group whose last member is a zombie.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)

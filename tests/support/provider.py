@@ -1,13 +1,13 @@
-"""A fake provider on loopback: answers as scripted per model, and keeps the record that tests take for the truth.
+"""A fake provider on loopback that answers as scripted per model, and records every request.
 
     with Provider() as provider:
         provider.script("mock/primary", error(429, {"error": {"message": "slow down"}}, {"Retry-After": "3600"}))
         ...
         provider.wait_for(lambda seen: any(r.model == "mock2/fallback" for r in seen))
 
-A provider's name is part of the path (`/p/NAME/v1/…`), so one server plays any number of them. A model without a
-script answers `ok()`. The record is complete: a request stands in it from the moment its body was read, before any
-of its answer is sent.
+A provider's name is part of the path (`/p/NAME/v1/…`), so that one server can play any number of providers. A model
+without a script answers `ok()`. The record is complete: it contains a request as soon as the body was read, before any
+part of the answer is sent.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from tests.support.answers import (
     Answer,
+    Cut,
     Drop,
     Error,
     Hang,
@@ -27,6 +28,7 @@ from tests.support.answers import (
     Ok,
     Request,
     Script,
+    Stall,
     Tool,
     after_tool,
     bash,
@@ -39,9 +41,11 @@ from tests.support.answers import (
     tool,
 )
 from tests.support.server import Handler, Server
+from tests.support.shapes import Shape
 
 __all__ = [
     "Answer",
+    "Cut",
     "Drop",
     "Error",
     "Hang",
@@ -50,6 +54,8 @@ __all__ = [
     "Provider",
     "Request",
     "Script",
+    "Shape",
+    "Stall",
     "Tool",
     "after_tool",
     "bash",
@@ -68,10 +74,10 @@ def _default(_request: Request) -> Answer:
 
 
 class Provider:
-    """The server. A context manager; thread-safe."""
+    """The server. A context manager; safe to use from several threads."""
 
     def __init__(self, small_models: Sequence[str] = ("smallco/titles",)) -> None:
-        """Bind to a free port of loopback; nothing is answered before `__enter__`."""
+        """Bind to a free port on loopback; nothing is answered before `__enter__`."""
         self.small_models = frozenset(small_models)
         self.closing = threading.Event()
         self._scripts: dict[str, Script] = {}
@@ -83,7 +89,7 @@ class Provider:
 
     @property
     def url(self) -> str:
-        """What a provider's `baseURL` begins with: `URL/p/NAME/v1`."""
+        """Return the address with which a provider's `baseURL` begins: `URL/p/NAME/v1`."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
@@ -94,7 +100,7 @@ class Provider:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop; whatever hangs is let go."""
+        """Stop the server, and end all answers that hang."""
         self.closing.set()
         self._server.shutdown()
         self._server.server_close()
@@ -102,7 +108,7 @@ class Provider:
     # ---- scripting
 
     def script(self, model: str, *answers: Answer | Script) -> None:
-        """What `provider/model` answers from now on: one answer after the other, the last for ever; or a function."""
+        """Set the answers of `provider/model`: in order, the last one repeated; or a function of the request."""
         first = answers[0]
         script = first if callable(first) else in_turn(*(a for a in answers if not callable(a)))
         with self._changed:
@@ -111,7 +117,7 @@ class Provider:
     # ---- the record
 
     def requests(self, model: str | None = None, *, titles: bool = False) -> list[Request]:
-        """What was asked so far, oldest first, of one model or of all; title requests only with `titles`."""
+        """Return the requests so far, oldest first, of one model or of all; title requests only with `titles`."""
         with self._changed:
             return self._chosen(model, titles)
 
@@ -123,10 +129,10 @@ class Provider:
     def wait_for(
         self, predicate: Callable[[list[Request]], Any], timeout: float = 60.0, *, titles: bool = False
     ) -> list[Request]:
-        """Wait until `predicate` holds of the requests so far (looked at whenever one arrives or is answered).
+        """Wait until `predicate` is true of the requests so far, checked whenever one arrives or is answered.
 
         Raises:
-            TimeoutError: it did not within `timeout` seconds; lists what was asked.
+            TimeoutError: it was not true within `timeout` seconds; lists the requests.
         """
         deadline = time.monotonic() + timeout
         with self._changed:
@@ -141,7 +147,7 @@ class Provider:
                 self._changed.wait(left)
 
     def wait_requests(self, model: str, number: int = 1, timeout: float = 60.0) -> list[Request]:
-        """Wait until `model` was asked and answered (the status sent) at least `number` times; those requests."""
+        """Wait until the status of at least `number` requests to `model` was sent, and return all requests to it."""
         self.wait_for(
             lambda seen: sum(r.model == model and r.status is not None for r in seen) >= number, timeout, titles=True
         )
@@ -150,7 +156,7 @@ class Provider:
     # ---- for the handler
 
     def arrived(self, request: Request) -> Answer:
-        """Enter a request into the record and decide its answer."""
+        """Record a request and return its answer."""
         with self._changed:
             request.number = len(self._requests)
             request.nth = sum(r.model == request.model for r in self._requests)
@@ -160,7 +166,7 @@ class Provider:
             return request.answer
 
     def note(self, request: Request, **changes: Any) -> None:
-        """Record what became of a request."""
+        """Record what happened to a request."""
         with self._changed:
             for name, value in changes.items():
                 setattr(request, name, value)

@@ -1,4 +1,4 @@
-"""A program in a terminal of its own, without tmux: its size can be changed, and its modes be looked at."""
+"""A program in a pseudo-terminal, without tmux: tests can change the terminal's size and read its modes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from typing import Any, Self
 
 
 class Pty:
-    """A context manager; `process` leads a session of its own, whose terminal this is."""
+    """A context manager that runs `process` as the leader of a session with a new pseudo-terminal."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], cwd: Path, size: tuple[int, int] = (80, 24)):
-        """Start it; `size` in columns and rows."""
+        """Start the process; `size` is in columns and rows."""
         self._master, slave = pty.openpty()
         self.resize(*size)
         self.before = termios.tcgetattr(self._master)
@@ -45,7 +45,7 @@ class Pty:
         os.close(self._master)
 
     def resize(self, columns: int, rows: int) -> None:
-        """As when the window is dragged."""
+        """Resize the terminal, as a user does by dragging the window."""
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def type(self, text: str) -> None:
@@ -63,7 +63,7 @@ class Pty:
         return seen + wanted
 
     def end(self, timeout: float = 60.0) -> int:
-        """Wait for its exit code, and read what it still writes."""
+        """Wait for the process to end, read its remaining output, and return its exit code."""
         deadline = time.monotonic() + timeout
         while self.process.poll() is None:
             if time.monotonic() > deadline:
@@ -73,13 +73,13 @@ class Pty:
         return self.process.returncode
 
     def modes(self) -> list[Any]:
-        """The terminal's modes, without the characters."""
+        """Return the terminal's modes, without the control characters."""
         return list(termios.tcgetattr(self._master)[:4])
 
     def _read(self, seconds: float) -> None:
         while select.select([self._master], [], [], seconds)[0]:
             part = b""
-            with suppress(OSError):  # Linux: nobody has it open at this moment
+            with suppress(OSError):  # Linux: no process has the terminal open at this moment
                 part = os.read(self._master, 65536)
             self.shown += part
             if not part:

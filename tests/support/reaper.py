@@ -1,8 +1,8 @@
-"""Ends what tests have started and left behind: the processes whose HOME is a private one below a directory.
+"""End the processes that tests leave behind: those whose HOME is a private one below a directory.
 
-A test that fails sweeps its own home. A pytest that is killed (a timeout of CI, a hung worker) runs no clean-up at all,
-and nothing that a test starts notices: each process leads a session of its own. So every pytest process has a small one
-beside it that waits for the end of a pipe, which the kernel tells however that end comes.
+A test that fails ends the processes of its own home. A pytest that is killed (by a timeout of CI, or a hung worker)
+runs no clean-up, and the processes of its tests continue, because each leads its own session. Therefore every pytest
+process has a small helper process that waits for the end of a pipe, which the kernel closes however pytest ends.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 import psutil
 
 PATIENCE = 3.0
-"""Seconds after SIGTERM, which `oc-smart` and the daemon hand on, until SIGKILL."""
+"""Seconds between SIGTERM, which `oc-smart` and the daemon pass on, and SIGKILL."""
 ROUNDS = 5
-"""A process that is just being started is seen by the next round."""
+"""Number of passes: a process that is just being started is found by the next one."""
 
 
 def below(root: Path) -> list[psutil.Process]:
-    """This user's live processes whose HOME is `root`, or lies below it."""
+    """Return this user's running processes whose HOME is `root` or below it."""
     return [process for process in psutil.process_iter() if _home_in(process, str(root))]
 
 
@@ -38,7 +38,7 @@ def _home_in(process: psutil.Process, root: str) -> bool:
 
 
 def sweep(root: Path) -> list[str]:
-    """End them; the command lines of what was there."""
+    """End these processes and return their command lines."""
     ended: list[str] = []
     for _ in range(ROUNDS):
         found = below(root)
@@ -69,7 +69,7 @@ def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
 
 @contextmanager
 def reaper(root: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """While the block runs, a process that sweeps `root` when this one ends; it does so at the block's end as well."""
+    """Run a process that sweeps `root` when this one ends, and also at the end of the block."""
     command = [sys.executable, __file__, str(root)]
     null = subprocess.DEVNULL
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=null, stderr=null, start_new_session=True)
@@ -82,10 +82,10 @@ def reaper(root: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def main() -> None:
-    """Wait for the end of standard input, then sweep."""
+    """Wait for the end of standard input, then sweep the directory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdin.buffer.read()
-    time.sleep(0.2)  # whoever held the pipe may have been about to start something
+    time.sleep(0.2)  # the process that held the pipe may just have started another one
     sweep(Path(sys.argv[1]))
 
 

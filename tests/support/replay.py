@@ -1,18 +1,20 @@
-"""Histories that are made with a limit that is known and enforced, for forecasts to be judged on."""
+"""Generated histories of use under a known, enforced limit, on which forecasts are judged."""
 
 from __future__ import annotations
 
 import random
 from collections import deque
 
-from ocwatchd.core.forecast import Measure
+from ocwatchd.core.forecast.model import Measure
 
 
 def history(
     window: float, limit: int, measure: Measure, seed: int, days: int = 4
 ) -> tuple[list[tuple[float, int]], list[float]]:
-    """Days of work in spells of different haste under a provider that enforces a limit in a sliding window, and is
-    left alone for a window after it has refused."""
+    """Return the uses (time, tokens) and the limits of some days of work, in periods of different speed.
+
+    The provider enforces the limit in a sliding window. After a refusal it gets no requests for at least a window.
+    """
     draw = random.Random(seed)
     uses: list[tuple[float, int]] = []
     recent: deque[tuple[float, int]] = deque()

@@ -1,4 +1,4 @@
-"""The part of JSON Schema (draft 7) that our own schema uses. An unknown keyword is an error, not passed over."""
+"""A validator for the part of JSON Schema (draft 7) that our own schema uses. An unknown keyword is an error."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ MAPPING = frozenset(("properties", "patternProperties", "additionalProperties", 
 
 
 def accepts(schema: Any, value: Any) -> bool:
-    """Whether `value` is valid."""
+    """Return whether `value` is valid."""
     if isinstance(schema, bool):
         return schema
     unknown = set(schema) - set(_CHECKS) - NOTES - MAPPING
-    assert not unknown, f"teach this validator {unknown}"
+    assert not unknown, f"this validator does not support {unknown}"
     if not all(check(schema[word], value) for word, check in _CHECKS.items() if word in schema):
         return False
     return not isinstance(value, dict) or all(_entry(schema, name, inner) for name, inner in value.items())
@@ -47,6 +47,7 @@ _CHECKS: Mapping[str, Callable[[Any, Any], bool]] = {
     "enum": lambda wanted, value: value in wanted,
     "const": lambda wanted, value: value == wanted,
     "anyOf": lambda wanted, value: any(accepts(schema, value) for schema in wanted),
+    "not": lambda wanted, value: not accepts(wanted, value),
     "items": lambda wanted, value: not isinstance(value, list) or all(accepts(wanted, item) for item in value),
     "pattern": lambda wanted, value: not isinstance(value, str) or bool(re.search(wanted, value)),
     "required": lambda wanted, value: not isinstance(value, dict) or all(name in value for name in wanted),

@@ -1,25 +1,29 @@
-"""The fake provider's HTTP/1.1 side: reads requests, enters them into the book, plays the answers."""
+"""The fake provider's HTTP/1.1 server: it reads requests, records them, and sends the answers."""
 
 from __future__ import annotations
 
 import json
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
-from tests.support.answers import Answer, Drop, Error, Hang, MidStream, Ok, Request, Tool
+from tests.support.answers import Answer, Cut, Drop, Error, Hang, MidStream, Ok, Request, Stall, Tool
+from tests.support.shapes import Shape
 from tests.support.wire import (
     Api,
     Reply,
     ToolUse,
     api_of,
+    empty_event,
     end_events,
     error_event,
     sse,
+    stalling,
     text_events,
     texts_of,
     tool_events,
@@ -28,16 +32,16 @@ from tests.support.wire import (
 
 
 class Book(Protocol):
-    """Who keeps the record and decides the answers."""
+    """The record of the requests, which also decides the answers."""
 
     closing: threading.Event
 
     def arrived(self, request: Request) -> Answer:
-        """Enter a request and decide its answer."""
+        """Record a request and return its answer."""
         ...
 
     def note(self, request: Request, **changes: Any) -> None:
-        """Record what became of a request."""
+        """Record what happened to a request."""
         ...
 
 
@@ -48,7 +52,7 @@ class Server(ThreadingHTTPServer):
     book: Book
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error of ours."""
+        """Ignore clients that have gone away."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -115,9 +119,32 @@ class Handler(BaseHTTPRequestHandler):
                 self._break()
             case Drop(text=None):
                 self._break()
+            case Stall():
+                self._stall(request, answer.shape)
             case _:
                 self.server.book.note(request, status=200)
                 self._success(request, answer)
+
+    def _stall(self, request: Request, shape: Shape) -> None:
+        """Send the part of an answer that `shape` names, and nothing more until the client leaves."""
+        if shape is Shape.HALF_HEADERS:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-")
+        if shape not in (Shape.NO_HEADERS, Shape.HALF_HEADERS):
+            self.server.book.note(request, status=200)
+            self._begin_stream({})
+            thought = "Let me think" if shape is Shape.THOUGHT else ""
+            reply = Reply(request.api, request.name, request.provider, f"{request.number}", thought)
+            for block in stalling(reply, shape):
+                self._send(block)
+        repeated = {
+            Shape.KEEP_ALIVE: b": keep-alive\n\n",
+            Shape.TRICKLE: b"x",
+            Shape.EMPTY_EVENTS: empty_event(request.name),
+        }
+        while shape in repeated and not self.server.book.closing.is_set():
+            self._send(repeated[shape])
+            self._pause(0.5)
+        self._pause(3600.0)
 
     def _success(self, request: Request, answer: Answer) -> None:
         text = getattr(answer, "text", None) or f"answer of {request.model}"
@@ -140,7 +167,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send(*(sse(e) for e in text_events(reply, [text])))
         if isinstance(answer, MidStream):
             self._send(sse(error_event(request.api, answer.payload)))
-        if isinstance(answer, Drop):
+        if isinstance(answer, Cut) and answer.reset:
+            self._reset()
+        elif isinstance(answer, Drop):
             self._break()
         else:
             self.wfile.write(b"0\r\n\r\n")
@@ -183,7 +212,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block))
 
     def _pause(self, seconds: float) -> None:
-        """Wait, but no longer than the client and the test do."""
+        """Wait for `seconds`, but end with the test, and raise if the client leaves."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0 and not self.server.book.closing.is_set():
             readable, _, _ = select.select([self.connection], [], [], min(left, 0.1))
@@ -194,3 +223,11 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.wfile.flush()
         self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _reset(self) -> None:
+        """Close the connection with a reset instead of an orderly end."""
+        self.close_connection = True
+        self.wfile.flush()
+        time.sleep(0.2)  # a reset discards what the client has not read yet
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()

@@ -20,11 +20,11 @@ from tests.support.reaper import below
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0
-"""Seconds for a run; on a loaded machine 1.18 alone needs 20 of them."""
+"""Seconds that a run may take; on a loaded machine 1.18 alone needs 20."""
 
 
 def stop(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """End a start that hangs: with a signal that it can answer, so that nothing stays behind."""
+    """End a process that hangs, first with a signal that it can handle, so that it leaves nothing behind."""
     if process.poll() is None:
         process.send_signal(number)
         try:
@@ -34,7 +34,7 @@ def stop(process: subprocess.Popen[str], number: signal.Signals) -> None:
 
 
 class Smart:
-    """`oc-smart` in `home`; `settings` stand under `rateLimit` beside the chain."""
+    """`oc-smart` in `home`; `settings` are the keys under `rateLimit` besides the chain."""
 
     def __init__(self, home: Home, version: str, chain: Mapping[str, Any] | None = CHAIN, **settings: Any) -> None:
         self.home, self.cwd = home, home.project(git=True)
@@ -49,19 +49,19 @@ class Smart:
             (home.config_dir / "rate-limit-config.json").write_text(text)
 
     def start(self, *arguments: str, environ: Mapping[str, str] | None = None, **more: Any) -> subprocess.Popen[str]:
-        """Start it; standard output and error are pipes."""
+        """Start it, with pipes for standard output and error."""
         pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        command = [sys.executable, "-m", "ocwatchd.cli.smart", *arguments]
+        command = [sys.executable, "-m", "ocwatchd.cli.commands.run", *arguments]
         options = pipes | {"start_new_session": True, "text": True} | more
         return subprocess.Popen(command, cwd=self.cwd, env={**self.env, **(environ or {})}, **options)
 
     def as_program(self) -> list[str]:
-        """Its command line for a terminal, of which it shall not see that it is tmux's."""
-        told = [f"{name}={self.env[name]}" for name in ("PATH", "PYTHONPATH", "SMART_TEST")]
-        return ["env", "-u", "TMUX", "-u", "TMUX_PANE", *told, sys.executable, "-m", "ocwatchd.cli.smart"]
+        """Return its command line for a terminal, without the variables by which it would see tmux."""
+        passed = [f"{name}={self.env[name]}" for name in ("PATH", "PYTHONPATH", "SMART_TEST")]
+        return ["env", "-u", "TMUX", "-u", "TMUX_PANE", *passed, sys.executable, "-m", "ocwatchd.cli.commands.run"]
 
     def run(self, *arguments: str, input: str | None = None, **more: Any) -> subprocess.CompletedProcess[str]:
-        """Run it to its end."""
+        """Run it until it ends."""
         if input is not None:
             more["stdin"] = subprocess.PIPE
         process = self.start(*arguments, **more)
@@ -73,7 +73,7 @@ class Smart:
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def plain(self, *arguments: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
-        """The same with `opencode` itself."""
+        """Run `opencode` itself in the same way."""
         stdin: dict[str, Any] = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
         return subprocess.run(
             [str(self.home.root / "bin" / "opencode"), *arguments],
@@ -86,7 +86,7 @@ class Smart:
         )
 
     def left_behind(self) -> list[Sequence[str]]:
-        """Command lines of processes of this home that still run."""
+        """Return the command lines of this home's processes that are still running."""
         found = []
         for process in below(self.home.root):
             with suppress(psutil.Error):
@@ -95,11 +95,11 @@ class Smart:
         return found
 
     def forget(self) -> None:
-        """Clear the register: every model is free again."""
+        """Delete the blacklist, so that no model is cooling down."""
         (self.home.root / ".local" / "state" / "ocwatchd" / "blacklist.json").unlink(missing_ok=True)
 
     def cooldowns(self) -> dict[str, Any]:
-        """What the blacklist file lists."""
+        """Return the entries of the blacklist file."""
         path = self.home.root / ".local" / "state" / "ocwatchd" / "blacklist.json"
         found: dict[str, Any] = json.loads(path.read_text())["models"] if path.exists() else {}
         return found

@@ -1,4 +1,4 @@
-"""`ocwatchd` with a wall clock that a test sets: `python -m tests.support.stepped FILE`, which holds an offset."""
+"""Run `ocwatchd` with a wall clock set by a test: `python -m tests.support.stepped FILE`; FILE contains an offset."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import time
 from pathlib import Path
 
 from ocwatchd.config import load
-from ocwatchd.daemon import Daemon
+from ocwatchd.daemon.loop import Daemon
 from ocwatchd.paths import Paths
 
 
 class SteppedClock:
-    """The machine's clock, set forward or back by what stands in a file at this moment."""
+    """The machine's clock, plus the offset in seconds that a file contains at the moment."""
 
     def __init__(self, offset: Path) -> None:
         self._offset = offset
 
     def now(self) -> float:
-        """Epoch seconds."""
+        """Return epoch seconds."""
         try:
             return time.time() + float(self._offset.read_text())
         except (OSError, ValueError):

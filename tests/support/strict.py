@@ -1,9 +1,9 @@
-"""What four provider APIs refuse of a conversation, as far as it is publicly known: the 400s a moved session can meet.
+"""Checks of what four provider APIs refuse in a conversation, as publicly known: 400s that a moved session can meet.
 
     provider.script("anthropic/sonnet", strict(after_tool(bash("true"), ok())))
 
-Each rule is one that the real API has, with its words: a signature it did not make, a call without its result, a
-reasoning item torn from what follows it, a picture that the model cannot look at, a prompt beyond the window.
+Each rule is one of the real API, in its words: a signature that the API did not make, a call without its result, a
+reasoning item without the item that follows it, a picture that the model does not accept, a prompt that is too long.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from tests.support.wire import Api, call_material, seal
 
 Json = dict[str, Any]
 NO_CHECK = "skip_thought_signature_validator"
-"""What Google lets a client send in place of a signature that it does not have."""
+"""The value that Google accepts in place of a signature that the client does not have."""
 TOOL_ID = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
 
 def strict(script: Answer | Script, *, sees: bool = True, window: int = 0, thinks: bool = False) -> Script:
-    """The script, behind the checks of the request's own API.
+    """Return the script behind the checks of the request's API.
 
-    Without `sees` a picture is refused, beyond `window` tokens (four characters each) the prompt is. `thinks`: a model
-    of a chat-completions provider that wants its thoughts back with each call of the running turn.
+    Without `sees`, a picture is refused. A prompt of more than `window` tokens (four characters each) is refused.
+    `thinks`: the model, of a chat-completions provider, needs its thoughts with each call of the running turn.
     """
 
     def checked(request: Request) -> Answer:
@@ -42,12 +42,12 @@ def strict(script: Answer | Script, *, sees: bool = True, window: int = 0, think
 
 
 def fault(request: Request, *, sees: bool = True, window: int = 0, thinks: bool = False) -> str | None:
-    """The first thing that the API would refuse of this request, in its words; None if it takes it."""
+    """Return the first thing that the API would refuse in this request, in its words; None if it accepts it."""
     return next(_faults(request, sees, window, thinks), None)
 
 
 def refusal(api: Api, words: str) -> Error:
-    """A 400 as this API sends it."""
+    """Return a 400 in this API's format."""
     bodies: dict[Api, Json] = {
         Api.MESSAGES: {"type": "error", "error": {"type": "invalid_request_error", "message": words}},
         Api.GOOGLE: {"error": {"code": 400, "message": words, "status": "INVALID_ARGUMENT"}},
@@ -57,12 +57,12 @@ def refusal(api: Api, words: str) -> Error:
 
 
 def pictures(request: Request) -> int:
-    """How many images and documents the request carries."""
+    """Return how many images and documents the request contains."""
     return sum(1 for part in _parts(request.body) if _is_picture(part))
 
 
 def picture() -> dict[str, str]:
-    """A white PNG of 8 x 8, as a part of a prompt: 1.18 decodes what it sends on."""
+    """Return a white PNG of 8 x 8 pixels as a part of a prompt; it is valid because 1.18 decodes what it sends on."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -90,7 +90,7 @@ def _faults(request: Request, sees: bool, window: int, thinks: bool) -> Iterator
 
 
 def _parts(value: Any) -> Iterator[Json]:
-    """Every object in the conversation, from the outside in."""
+    """Yield every object in the conversation, outer ones first."""
     if isinstance(value, dict):
         yield value
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -140,7 +140,7 @@ def _block(provider: str, place: str, block: Json) -> Iterator[str]:
 
 
 def _paired(messages: list[Json], index: int) -> Iterator[str]:
-    """Every call is followed by its result, every result follows its call."""
+    """Yield a fault for each call without its result in the next message, and each result without its call."""
     calls = _named(messages[index], "tool_use", "id")
     after = messages[index + 1] if index + 1 < len(messages) else {}
     results = _named(after, "tool_result", "tool_use_id")
@@ -161,7 +161,7 @@ def _named(message: Json, kind: str, key: str) -> list[str]:
 
 
 def _thinks_last(body: Json, messages: list[Json]) -> Iterator[str]:
-    """With thinking on, the answer whose calls are being answered begins with its thought."""
+    """Yield a fault if thinking is on and the answer whose calls have results does not begin with a thought."""
     on = body.get("thinking", {}).get("type") == "enabled"
     if not on or len(messages) < 2 or not _named(messages[-1], "tool_result", "tool_use_id"):
         return
@@ -279,7 +279,7 @@ def _sealed(provider: str, part: Json) -> Iterator[str]:
 
 
 def _signed_calls(contents: list[Json]) -> Iterator[str]:
-    """The first call of each step of the running turn carries a signature."""
+    """Yield a fault for each step of the running turn whose first call has no signature."""
     prompts = [n for n, content in enumerate(contents) if content["role"] == "user" and _speaks(content)]
     for index, content in enumerate(contents):
         calls = [part for part in content.get("parts", []) if "functionCall" in part]

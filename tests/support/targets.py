@@ -1,6 +1,7 @@
-"""What is fuzzed: everything that reads what others wrote, as functions of bytes that raise if a promise is broken.
+"""Fuzzing targets: all parsers of foreign data, as functions of bytes that raise if an invariant is broken.
 
-`python -m scripts.fuzz` drives them by coverage; a test drives them at random, and with every input that ever failed.
+`python -m scripts.fuzz` runs them guided by coverage. A test runs them with random input, and with every input that has
+ever failed.
 """
 
 from __future__ import annotations
@@ -9,22 +10,21 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 
-from ocwatchd.core.cursor import Cursor
-from ocwatchd.core.dialects import parse
-from ocwatchd.core.facts import facts_from_body, facts_from_text
-from ocwatchd.core.hints import find_hint
-from ocwatchd.core.limits import REASON_CAP, ErrorFacts, LimitEvent, LimitKind
-from ocwatchd.core.lines import Line
-from ocwatchd.core.payload import payload_of, read_payload
-from ocwatchd.core.reading import Reading
-from ocwatchd.core.reason import reason_of
-from ocwatchd.opencode.answers import capacity_of, session_of, status_of, version_of
-from ocwatchd.opencode.records import error_of, mapping, message_of
-from ocwatchd.state.counted import Counted
-from ocwatchd.state.entries import check_entry
-from ocwatchd.state.facts import fact
+from ocwatchd.core.classify.error_details import details_from_body, details_from_text
+from ocwatchd.core.classify.reset_times import find_hint
+from ocwatchd.core.domain.types import ErrorDetails, LimitEvent, LimitKind
+from ocwatchd.core.parsing.cursor import Cursor
+from ocwatchd.core.parsing.dialects import parse, payload_of, read_payload
+from ocwatchd.core.parsing.lines import Line
+from ocwatchd.core.parsing.reader import Reading
+from ocwatchd.core.text.redact import REASON_CAP, reason_of
+from ocwatchd.daemon.recovery import previous_run
+from ocwatchd.opencode.client.v1.responses import capacity_of, session_of, status_of, version_of
+from ocwatchd.opencode.sessions.messages import error_of, mapping, message_of
+from ocwatchd.state.blacklist.counted import Counted
+from ocwatchd.state.blacklist.format import check_entry
 from ocwatchd.state.journal import plain
-from ocwatchd.state.lastlife import last_life
+from ocwatchd.state.plugin_reports import fact
 from tests.support.rules import builtin
 
 NOW = 1_795_348_800.0
@@ -38,19 +38,19 @@ _RULES = builtin()
 
 
 def lines(data: bytes) -> None:
-    """No bytes make a parser raise, whatever stands before them, and in whatever way the line was cut."""
+    """Check that no bytes make a parser raise, whatever precedes them and wherever the line was cut."""
     for head in (b"", _NEW, _OLD):
         for truncated in (False, True):
             parse(Line(0, head + data, truncated))
 
 
 def chunks(data: bytes) -> None:
-    """A log says the same whether it comes at once or byte by byte."""
+    """Check that a log gives the same events whether it is read at once or byte by byte."""
     text = _NEW + data + b"\n" + _NEW + b"\n"
     whole, pieces = Reading(_RULES, file="f", turns=True), Reading(_RULES, file="f", turns=True)
-    at_once = [*whole.feed(text), *whole.rest()]
+    at_once = [*whole.feed(text), *whole.finish()]
     one_by_one = [seen for at in range(len(text)) for seen in pieces.feed(text[at : at + 1])]
-    assert at_once == [*one_by_one, *pieces.rest()]
+    assert at_once == [*one_by_one, *pieces.finish()]
     for event in at_once:
         if isinstance(event, LimitEvent):
             _printable(event.reason)
@@ -58,19 +58,21 @@ def chunks(data: bytes) -> None:
 
 
 def words(data: bytes) -> None:
-    """A provider's words: facts, a reason that can be shown, and a hint that lies ahead and not too far."""
+    """Check a provider's words: they give facts, a printable reason, and a reset time in the near future or none."""
     text = data.decode(errors="replace")
     for facts in (
-        facts_from_text(text),
-        facts_from_body(text, 429),
-        facts_from_body(text, None, {"retry-after": text}),
+        details_from_text(text),
+        details_from_body(text, 429),
+        details_from_body(text, None, {"retry-after": text}),
     ):
         _judged(facts)
-    _judged(ErrorFacts(message=text, headers={"retry-after": text, "x-ratelimit-reset": text, "date": text}, body=text))
+    _judged(
+        ErrorDetails(message=text, headers={"retry-after": text, "x-ratelimit-reset": text, "date": text}, body=text)
+    )
 
 
 def payloads(data: bytes) -> None:
-    """An error object of an old log, cut off anywhere."""
+    """Check an error object of an old log, cut off anywhere."""
     made = json.dumps({"error": _value(list(data[1:400]), 5)}).encode()
     cut = made[: len(made) * (data[0] if data else 0) // 255]
     for truncated in (False, True):
@@ -81,7 +83,7 @@ def payloads(data: bytes) -> None:
 
 
 def answers(data: bytes) -> None:
-    """What a door answers, the plugin wrote, or lies in a file of ours: any JSON at all."""
+    """Check the readers of endpoint answers, plugin files and our own files with any JSON."""
     fact(data)
     value = _value(list(data[:400]), 4)
     fact(json.dumps(value).encode())
@@ -93,7 +95,7 @@ def answers(data: bytes) -> None:
     plain(said)
     Counted(value, NOW).as_json()
     Cursor.from_json(value)
-    last_life([said], 0.0, {})
+    previous_run([said], 0.0, {})
     with suppress(ValueError):
         check_entry("mock/primary", said)
 
@@ -102,7 +104,7 @@ _NAMES = (
     "id", "role", "user", "assistant", "time", "created", "completed", "error", "name", "data", "message",
     "parts", "type", "tool", "state", "status", "retry", "next", "attempt", "model", "providerID", "modelID",
     "mock/primary", "limit", "evidence", "at", "file", "offset", "session", "what", "claim", "until", "since",
-    "kind", "scope", "strikes", "told_by", "target", "logs", "doors", "2026-11-22T12:00:00.000Z",
+    "kind", "scope", "strikes", "reset_source", "target", "logs", "doors", "2026-11-22T12:00:00.000Z",
     "9999-12-31T23:59:59Z", "responseBody", "responseHeaders", "statusCode", "version", "1.18.33", "directory",
     "parentID", "retry_after", "small", "headers", "tokens", "mime",
 )  # fmt: skip
@@ -110,7 +112,7 @@ _NUMBERS = (0, 1, -1, 2**31, 2**63, 1e308, float("nan"), float("inf"), -1e18, 0.
 
 
 def _value(data: list[int], depth: int) -> object:
-    """JSON by opcode: what libFuzzer and hypothesis turn bytes into other values with."""
+    """Return a JSON value made from opcodes, so that libFuzzer and hypothesis can change it by changing bytes."""
     code = data.pop() if data else 0
     many = range(code >> 4)
     match code % 8:
@@ -132,7 +134,7 @@ def _name(data: list[int]) -> str:
     return _NAMES[(data.pop() if data else 0) % len(_NAMES)]
 
 
-def _judged(facts: ErrorFacts) -> None:
+def _judged(facts: ErrorDetails) -> None:
     _RULES.classify(facts)
     _printable(reason_of(facts.message))
     for kind in (None, LimitKind.QUOTA, LimitKind.RATE_LIMIT):

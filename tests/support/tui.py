@@ -1,4 +1,4 @@
-"""OpenCode's TUI in a terminal of its own: tmux on a private socket, started, typed into, read and ended.
+"""OpenCode's TUI in a private tmux: started, typed into, read and ended.
 
 with Tui("1.18.33", home) as tui:
     tui.say("Hello")
@@ -25,18 +25,18 @@ from tests.support.homes import Home
 from tests.support.processes import free_port, wait_until
 
 START_TIMEOUT = 60.0
-"""Seconds for a cold start; 2 to 6 s here, on a loaded two-core machine ten times that."""
+"""Seconds for a cold start, which takes 2 to 6 s on an idle two-core machine and ten times that on a loaded one."""
 
 LISTENS_BY_ITSELF = ("1.0.",)
-"""These versions' TUI listens on port 4096: two at once would collide there, so each gets a port of its own."""
+"""The TUI of these versions listens on port 4096, so that two at once would collide: each gets another port."""
 
 
 class TmuxMissing(Exception):
-    """There is no tmux. Always a failure, never a skip."""
+    """tmux is not installed. This is always a failure, never a skip."""
 
 
 class Tui:
-    """`opencode` in a tmux window. A context manager; nothing of the user's own tmux is touched."""
+    """`opencode` in a tmux window. A context manager; the user's own tmux is not touched."""
 
     def __init__(
         self,
@@ -49,21 +49,22 @@ class Tui:
         shell: bool = False,
         program: Sequence[str] = (),
     ) -> None:
-        """Prepare; nothing is started before `__enter__`. `size`: columns and rows; `shell`: typed into a bash.
+        """Prepare the terminal; nothing is started before `__enter__`.
 
-        `program`: what to start instead of OpenCode's own binary.
+        `size`: columns and rows. `shell`: type the command into a bash. `program`: start this instead of OpenCode's own
+        binary.
         """
         self.shell, self.program = shell, program or (str(binary(version)),)
         self.version, self.home, self.size = version, home, size
         self.project = project or home.project()
         own_port = version.startswith(LISTENS_BY_ITSELF) and "--port" not in arguments
         self.arguments = [*arguments, *(["--port", str(free_port())] if own_port else [])]
-        # A socket's path may have some 100 characters: pytest's directories are too deep for it.
+        # A socket's path may have about 100 characters; the paths of pytest's directories are too long.
         self._scratch = Path(tempfile.mkdtemp(prefix="ocw-tmux-"))
         self.pid = 0
 
     def __enter__(self) -> Self:
-        """Start and wait until it draws its prompt."""
+        """Start OpenCode and wait until it shows its prompt."""
         if shutil.which("tmux") is None:
             raise TmuxMissing("the tests of OpenCode's TUI need tmux: install it")
         columns, rows = self.size
@@ -85,14 +86,14 @@ class Tui:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
-        """End it and its terminal."""
+        """End OpenCode and its terminal."""
         if kind is not None:
             with suppress(subprocess.CalledProcessError):
                 print(self.screen())
         self.stop()
 
     def _typed(self) -> int:
-        """What the shell has started; 0 while it has not."""
+        """Return the pid of the process that the shell has started; 0 if there is none yet."""
         shell = self._tmux("display-message", "-p", "#{pane_pid}").strip()
         children = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
         return int(children[-1]) if children else 0
@@ -108,10 +109,10 @@ class Tui:
         done = subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=20)
         return done.stdout
 
-    # ---- what a person does
+    # ---- actions of a user
 
     def screen(self) -> str:
-        """What stands on the screen."""
+        """Return the text on the screen."""
         return self._tmux("capture-pane", "-p")
 
     def keys(self, *keys: str) -> None:
@@ -119,7 +120,7 @@ class Tui:
         self._tmux("send-keys", *keys)
 
     def resize(self, columns: int, rows: int) -> None:
-        """As when the window is dragged."""
+        """Resize the window, as a user does by dragging it."""
         self._tmux("resize-window", "-x", str(columns), "-y", str(rows))
 
     def type(self, text: str) -> None:
@@ -133,7 +134,7 @@ class Tui:
         self.keys("Enter")
 
     def wait_screen(self, text: str, timeout: float = 60.0) -> str:
-        """Wait until `text` stands on the screen; the screen."""
+        """Wait until `text` is on the screen, and return the screen."""
 
         def shown() -> str | None:
             screen = self.screen()
@@ -147,7 +148,7 @@ class Tui:
 
     @contextmanager
     def unreachable(self) -> Iterator[None]:
-        """Within the block no tmux command reaches this terminal: for whoever looks it is not in tmux."""
+        """Within the block no tmux command reaches this terminal, so that other programs cannot find it in tmux."""
         socket = self._scratch / "s"
         socket.rename(self._scratch / "hidden")
         try:
@@ -155,23 +156,23 @@ class Tui:
         finally:
             (self._scratch / "hidden").rename(socket)
 
-    # ---- its end
+    # ---- the end
 
     @property
     def alive(self) -> bool:
-        """Whether OpenCode runs."""
+        """Return whether OpenCode is running."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, 0)
             return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
         return False
 
     def quit(self, timeout: float = 20.0) -> None:
-        """Leave as a person does, with ctrl+c on an empty prompt."""
+        """Leave OpenCode as a user does, with ctrl+c on an empty prompt."""
         self.keys("C-c")
         wait_until(lambda: not self.alive, timeout, why="OpenCode to end")
 
     def stop(self) -> None:
-        """End OpenCode, then the terminal; may be called twice."""
+        """End OpenCode, then the terminal; may be called more than once."""
         if not self._scratch.exists():
             return
         if self.pid and self.alive:

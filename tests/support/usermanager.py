@@ -1,10 +1,10 @@
-"""A real `systemd --user` of a test's own, without systemd as PID 1: private home, runtime directory and cgroup.
+"""A real `systemd --user` for one test, without systemd as PID 1: with a private home, runtime directory and cgroup.
 
 with UserManager(home_directory) as manager:
     manager.ocwatch("service", "install")
 
-Run as root it sits in a mount namespace with its own view of the cgroups. Without one, systemd would take the cgroup it
-is started in for its own and move all processes of the machine that are there into its `init.scope` (252, seen).
+As root it runs in a mount namespace with its own cgroup file system. Without that, systemd would take over the cgroup
+in which it is started, and move all processes in that cgroup into its `init.scope` (observed with 252).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.processes import wait_until
 _AS_ROOT = """
 set -e
 mount -t tmpfs none /run/systemd 2>/dev/null || { mkdir -p /run/systemd; mount -t tmpfs none /run/systemd; }
-mkdir /run/systemd/system  # what systemd looks for to see whether the machine runs it
+mkdir /run/systemd/system  # by this directory systemd recognises a machine that it runs
 mount -t cgroup2 none /sys/fs/cgroup
 group=/sys/fs/cgroup/ocwatchd-test-$$
 mkdir "$group"
@@ -39,17 +39,17 @@ done
 
 
 class SystemdMissing(Exception):
-    """There is no systemd on this machine. Always a failure, never a skip."""
+    """systemd is not installed on this machine. This is always a failure, never a skip."""
 
 
 class UserManager:
     """systemd's user instance for `home`. A context manager."""
 
     def __init__(self, home: Path, **environment: str) -> None:
-        """Prepare; nothing is started before `__enter__`."""
+        """Prepare the environment; nothing is started before `__enter__`."""
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
-        # A socket's path may have some 100 characters: pytest's directories are too deep for it.
+        # A socket's path may have about 100 characters; the paths of pytest's directories are too long.
         self._runtime = Path(tempfile.mkdtemp(prefix="ocw-run-"))
         self._output = self._runtime / "manager.log"
         own = {"HOME": str(home), "XDG_RUNTIME_DIR": str(self._runtime), "PATH": os.environ["PATH"], "TZ": "UTC"}
@@ -57,7 +57,7 @@ class UserManager:
         self.env = {**own, **environment}
 
     def __enter__(self) -> Self:
-        """Start it and wait until it answers."""
+        """Start systemd and wait until it answers."""
         with self._output.open("ab") as sink:
             self._process = subprocess.Popen(
                 _command(self._manager_env), stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
@@ -71,7 +71,7 @@ class UserManager:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
-        """End it and all that it started."""
+        """End systemd and everything that it started."""
         if kind is not None:
             print(self.systemctl("status", "--no-pager", "--lines=0", "ocwatchd.service").stdout)
         print(self._output.read_text(errors="replace"))
@@ -99,17 +99,17 @@ class UserManager:
         )  # fmt: skip
 
     def systemctl(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """`systemctl --user WORDS`."""
+        """Run `systemctl --user WORDS`."""
         return self.run("systemctl", "--user", *words)
 
     def ocwatch(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """`ocwatch WORDS`."""
+        """Run `ocwatch WORDS`."""
         done = self.run(sys.executable, "-m", "ocwatchd.cli", *words, **environment)
         assert "Traceback" not in done.stderr
         return done
 
     def json(self, *words: str, code: int = 0) -> dict[str, Any]:
-        """`ocwatch WORDS --json`, which has to end with `code`."""
+        """Run `ocwatch WORDS --json`, which has to end with `code`, and return its document."""
         done = self.ocwatch(*words, "--json")
         assert done.returncode == code, done.stdout + done.stderr
         document: dict[str, Any] = json.loads(done.stdout)
@@ -124,5 +124,5 @@ def _command(env: Mapping[str, str]) -> list[str]:
     clean = ["env", "-i", *(f"{name}={value}" for name, value in env.items())]
     if os.geteuid() == 0:
         return [*clean, "unshare", "--mount", "sh", "-c", _AS_ROOT, "-", found[0]]
-    # Under a desktop's own systemd: in a cgroup that it hands over, for the same reason.
+    # Under the systemd of a desktop: in a cgroup that it delegates, for the same reason.
     return ["systemd-run", "--user", "--scope", "--quiet", "--property=Delegate=yes", *clean, found[0], "--user"]

@@ -1,6 +1,6 @@
-"""How four provider APIs look on the wire: what a request holds, and the event streams and bodies that answer it.
+"""The wire formats of four provider APIs: the content of a request, and the event streams and bodies that answer it.
 
-Pure functions from and to JSON values; the server in `provider.py` does the talking.
+All functions are pure and work on JSON values; `server.py` sends and receives.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from tests.support.shapes import Shape
 
 
 class Api(StrEnum):
@@ -36,10 +38,10 @@ class ToolUse:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What all events of one answer share. `ident` is its own among all answers: real item ids never come twice.
+    """What all events of one answer have in common. `ident` is unique, because real item ids never occur twice.
 
-    `thought` is what the model thinks before it speaks or calls; the provider seals it (`seal`), and knows its own
-    seals when they come back.
+    `thought` is what the model thinks before its text or call. The provider signs it (`seal`), and recognises its own
+    signatures in later requests.
     """
 
     api: Api
@@ -52,32 +54,32 @@ class Reply:
 
     @property
     def at(self) -> int:
-        """The place of what comes after the thought."""
+        """Return the index of the item after the thought."""
         return 1 if self.thought else 0
 
     def seal(self, material: str) -> str:
-        """The signature of something this answer says."""
+        """Return this provider's signature of a part of the answer."""
         return seal(self.provider, material)
 
 
 def seal(provider: str, material: str) -> str:
-    """As a provider's signature of a thought or a call: opaque, and nobody else's. Base64, as the real ones."""
+    """Return a provider's signature of a thought or a call: opaque, unique to the provider, base64 as the real ones."""
     return b64encode(hashlib.sha256(f"{provider}\n{material}".encode()).digest()).decode()
 
 
 def call_material(name: str, arguments: Any) -> str:
-    """What the signature of a call without an id (Google's) is about."""
+    """Return what is signed of a call without an id (Google's)."""
     return f"{name} {json.dumps(arguments, sort_keys=True)}"
 
 
 Event = tuple[str | None, Any]
-"""An SSE event: its name, if the dialect names events, and its data (a JSON value, or text as it is)."""
+"""An SSE event: its name, if the dialect names events, and its data (a JSON value, or literal text)."""
 
 # ---------------------------------------------------------------- requests
 
 
 def api_of(path: str) -> Api | None:
-    """The dialect that a request path belongs to; None if it is none of the four."""
+    """Return the dialect of a request path, or None if it is none of the four."""
     path = path.partition("?")[0]
     if path.endswith("/chat/completions"):
         return Api.CHAT
@@ -89,7 +91,7 @@ def api_of(path: str) -> Api | None:
 
 
 def texts_of(api: Api, body: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """The user texts and the tool results in a request body, in order, and whether a tool result comes last."""
+    """Return the user texts and the tool results in a request body, in order, and whether a tool result is last."""
     users: list[str] = []
     tools: list[str] = []
     last_is_tool = False
@@ -127,7 +129,7 @@ def _flat(value: Any) -> str:
 
 
 def text_events(reply: Reply, pieces: Sequence[str]) -> list[Event]:
-    """The events of an answer that says `pieces`, up to but without its end."""
+    """Return the events of an answer with the text `pieces`, without the events that end it."""
     opening = _opening(reply)
     match reply.api:
         case Api.CHAT:
@@ -147,7 +149,7 @@ def text_events(reply: Reply, pieces: Sequence[str]) -> list[Event]:
 
 
 def end_events(reply: Reply, text: str) -> list[Event]:
-    """The events that end a text answer properly."""
+    """Return the events that end a text answer properly."""
     match reply.api:
         case Api.CHAT:
             return [_chat(reply.model, {}, "stop"), _chat_usage(reply), (None, "[DONE]")]
@@ -163,7 +165,7 @@ def end_events(reply: Reply, text: str) -> list[Event]:
 
 
 def tool_events(reply: Reply, use: ToolUse) -> list[Event]:
-    """The whole stream of an answer that calls one tool."""
+    """Return the whole stream of an answer that calls one tool."""
     arguments = json.dumps(use.arguments)
     opening = _opening(reply)
     match reply.api:
@@ -193,8 +195,38 @@ def tool_events(reply: Reply, use: ToolUse) -> list[Event]:
             return [*opening, (None, _candidate([{**call, **sealed}], "STOP"))]
 
 
+def stalling(reply: Reply, shape: Shape) -> list[bytes]:
+    """Return what an answer sends before it stalls in this way, in the dialect of chat completions."""
+    text = "It is half "
+    said = [sse(event) for event in text_events(reply, [text])]
+    function = {"name": "write", "arguments": '{"filePath": "/tmp/never", "content": "It is'}
+    call = {"index": 0, "id": "call_half", "type": "function", "function": function}
+    match shape:
+        case Shape.FIRST_CHUNK | Shape.THOUGHT:
+            return said[:-1]
+        case Shape.TEXT:
+            return said
+        case Shape.HALF_EVENT:
+            return [*said, said[-1][: len(said[-1]) // 2]]
+        case Shape.ALL_BUT_END:
+            return [*said, sse(_chat(reply.model, {"content": "done."}))]
+        case Shape.NO_CLOSE:
+            return [*said, sse(_chat(reply.model, {}, "stop")), sse(_chat_usage(reply))]
+        case Shape.CALL:
+            return [*said, sse(_chat(reply.model, {"content": None, "tool_calls": [call]}))]
+        case Shape.TRICKLE:
+            return [*said, b"data: "]
+        case _:
+            return []
+
+
+def empty_event(model: str) -> bytes:
+    """Return an event of chat completions without content."""
+    return sse(_chat(model, {}))
+
+
 def _opening(reply: Reply) -> list[Event]:
-    """How an answer begins, its thought included."""
+    """Return the events with which an answer begins, including its thought."""
     thought = reply.thought
     match reply.api:
         case Api.CHAT:
@@ -204,9 +236,9 @@ def _opening(reply: Reply) -> list[Event]:
             block = {"type": "thinking", "thinking": "", "signature": ""}
             start = {"type": "content_block_start", "index": 0, "content_block": block}
             signed = {"type": "signature_delta", "signature": reply.seal(thought)}
-            told = _block_delta(0, "thinking", thought)
+            delta = _block_delta(0, "thinking", thought)
             sealed = {"type": "content_block_delta", "index": 0, "delta": signed}
-            thinks = [start, told, sealed, {"type": "content_block_stop", "index": 0}] if thought else []
+            thinks = [start, delta, sealed, {"type": "content_block_stop", "index": 0}] if thought else []
             return _named([_message_start(reply.model), *thinks])
         case Api.RESPONSES:
             created = _response(reply, "response.created", "in_progress", [])
@@ -231,13 +263,13 @@ def _reasoning(reply: Reply) -> list[dict[str, Any]]:
 
 
 def error_event(api: Api, payload: Any) -> Event:
-    """An error in the middle of a stream; `payload` is the event's data as the provider sends it."""
+    """Return an error in the middle of a stream; `payload` is the event's data as the provider sends it."""
     named = isinstance(payload, dict) and api in (Api.MESSAGES, Api.RESPONSES)
     return (str(payload.get("type", "error")) if named else None, payload)
 
 
 def whole_body(reply: Reply, text: str, use: ToolUse | None) -> dict[str, Any]:
-    """The body of a request that asked for no stream; nobody thinks in one."""
+    """Return the body of an answer that is not streamed; such answers contain no thoughts."""
     match reply.api:
         case Api.CHAT:
             message: dict[str, Any] = {"role": "assistant", "content": text}
@@ -265,7 +297,7 @@ def whole_body(reply: Reply, text: str, use: ToolUse | None) -> dict[str, Any]:
 
 
 def sse(event: Event) -> bytes:
-    """An event as bytes."""
+    """Return an event as bytes."""
     name, data = event
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
     return ((f"event: {name}\n" if name else "") + f"data: {text}\n\n").encode()

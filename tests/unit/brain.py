@@ -1,23 +1,23 @@
-"""A brain with a policy and three models, and short words for what it is told and what it answers."""
+"""An engine with a policy and three models, and helpers that build its messages and select its effects."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from itertools import count
 
-from ocwatchd.core.engine import Engine
-from ocwatchd.core.ledger import Ledger
-from ocwatchd.core.limits import Certainty, ErrorFacts, LimitEvent, LimitKind, ModelRef, Scope, Verdict
-from ocwatchd.core.messages import Configured, Heard, MoveEnded, Note, Refused, Surveyed
-from ocwatchd.core.moves import MoveOutcome
+from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.moves import MoveOutcome
+from ocwatchd.core.domain.snapshot import Endpoint, SessionSnapshot, SessionState, TcpAddress
+from ocwatchd.core.domain.types import Certainty, ErrorDetails, LimitEvent, LimitKind, ModelRef, Scope, Verdict
+from ocwatchd.core.engine.engine import Engine
+from ocwatchd.core.engine.messages import Configured, MoveEnded, Note, Probed, Refused, TroubleReported
 from ocwatchd.core.policy import Policy
-from ocwatchd.core.views import Door, SessionState, SessionView, TcpAddress
 from tests.support.rules import builtin
 
-T = 1_800_000_000.5  # a millisecond clock: not a whole second
+T = 1_800_000_000.5  # in milliseconds, as real clocks, and not a whole second
 A, B, C = (ModelRef("p", name) for name in "abc")
 POLICY = Policy(chains={"p/a": ("p/b", "p/c")})
-DOOR = Door(TcpAddress("127.0.0.1", 4096), 1)
+DOOR = Endpoint(TcpAddress("127.0.0.1", 4096), 1)
 LIMITED = "Rate limit reached for requests"
 SURE = Verdict(Certainty.SURE, LimitKind.RATE_LIMIT, Scope.MODEL, "rule")
 
@@ -33,10 +33,10 @@ def refused(at=0.0, model=A, session="ses_1", verdict=SURE, hint=None, small=Fal
 
 
 def retrying(at=0.1, wait=3600.0, model=A, attempt=1, session="ses_1", message=LIMITED, **more):
-    view = SessionView(
+    snapshot = SessionSnapshot(
         session=session,
         directory="/p",
-        door=DOOR,
+        endpoint=DOOR,
         state=SessionState.RETRY,
         seen=T + at,
         attempt=attempt,
@@ -48,16 +48,16 @@ def retrying(at=0.1, wait=3600.0, model=A, attempt=1, session="ses_1", message=L
         prompt_model=model,
         answer="msg_2",
     )
-    return replace(view, **more)
+    return replace(snapshot, **more)
 
 
 def failed(at=0.1, error=None, **more):
-    facts = error or ErrorFacts(message=LIMITED, status=429, name="APIError")
+    facts = error or ErrorDetails(message=LIMITED, status=429, name="APIError")
     return retrying(at, state=SessionState.ERROR, attempt=None, next_at=None, last_error=facts, answer_ended=T, **more)
 
 
-def seen(view, session="ses_1"):
-    return Surveyed(session, view.model, (view,), 1)
+def seen(snapshot, session="ses_1"):
+    return Probed(session, snapshot.model, (snapshot,), 1)
 
 
 def of(kind, effects):
@@ -72,12 +72,12 @@ def feed(brain, *messages, at=0.2):
     return [effect for message in messages for effect in brain.handle(message, T + at)]
 
 
-def end(move, result, view=None, **more):
-    return MoveEnded(move.claim, move.order, MoveOutcome(result, view=view, **more))
+def end(move, result, snapshot=None, **more):
+    return MoveEnded(move.claim, move.order, MoveOutcome(result, snapshot=snapshot, **more))
 
 
 def heard(at=0.0, facts=None, model="p/a"):
-    return Heard("ses_1", T + at, model, facts)
+    return TroubleReported("ses_1", T + at, model, facts)
 
 
 def configured(**changes):

@@ -1,4 +1,4 @@
-"""Log lines as OpenCode wrote them in each of its dialects, for tests that are histories: one call, one record."""
+"""Log lines as OpenCode wrote them in each of its old dialects: one call writes one record of a test's history."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 BASE = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC).timestamp()
-"""Second 0 of every history."""
+"""The time that is second 0 of every history."""
 
 ANTHROPIC = "http://127.0.0.1:9/p/anthropic/v1/messages"
 CHAT = "http://127.0.0.1:9/p/corpgw/v1/chat/completions"
@@ -34,7 +34,7 @@ def tags(
 
 
 def stream(second: float, session: str, model: str = "coder", provider: str = "corpgw", **more: Any) -> bytes:
-    """1.0.185 - 1.15: a request begins."""
+    """Return a line of 1.0.185 - 1.15: a request begins."""
     return info(second, f"service=llm {tags(session, model, provider, **more)} stream")
 
 
@@ -47,7 +47,7 @@ def payload(
     body: Any = None,
     request: dict[str, Any] | None = None,
 ) -> str:
-    """The JSON of a refused request, in the order in which the SDK's error has its fields."""
+    """Return the JSON of a refused request, with the fields in the order of the SDK's error."""
     if body is None:
         body = {"error": {"message": "Rate limit reached for requests", "type": "requests"}}
     values: dict[str, Any] = {"model": model} if model else {}
@@ -62,12 +62,12 @@ def payload(
 
 
 def failed(second: float, shown: str, what: str | None = None) -> bytes:
-    """1.0.185 - 1.15: a request fails; `shown` are the tags that the record carries, right or wrong."""
+    """Return a line of 1.0.185 - 1.15: a request fails. `shown` are the tags of the record, right or wrong."""
     return error(second, f"service=llm {shown} error={what or payload()} stream error")
 
 
 def told_again(second: float, text: str, *, stack: bool = True) -> bytes:
-    """The processor's echo, from 1.1 on with the stack."""
+    """Return the processor's copy of the error, which has the stack from 1.1 on."""
     tail = " stack=" + json.dumps(f"AI_APICallError: {text}\n    at <anonymous> (/$bunfs/root/src/index.js:1:2)")
     return error(second, f"service=session.processor error={text}{tail if stack else ''} process")
 

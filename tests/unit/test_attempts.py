@@ -1,4 +1,4 @@
-"""Histories of one log: given these lines, these refusals, each once, under the right names or none."""
+"""Tests of histories of one log: these lines give these refused attempts, each once, with the right names or none."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 import pytest
 
-from ocwatchd.core.detect import Cancelled, Seen, SessionCreated, StreamStarted, TurnEnded
-from ocwatchd.core.limits import Certainty, LimitEvent, LimitKind
-from ocwatchd.core.reading import Reading
-from tests.core.oldlog import (
+from ocwatchd.core.domain.types import Certainty, LimitEvent, LimitKind
+from ocwatchd.core.parsing.detect import Cancelled, Seen, SessionCreated, StreamStarted, TurnEnded
+from ocwatchd.core.parsing.reader import Reading
+from tests.support.rules import builtin
+from tests.unit.oldlog import (
     ANTHROPIC,
     BASE,
     CHAT,
@@ -29,7 +30,6 @@ from tests.core.oldlog import (
     tags,
     told_again,
 )
-from tests.support.rules import builtin
 
 BROKE_OFF = '{"error":{"type":"overloaded_error","message":"Overloaded"}}'
 
@@ -39,7 +39,7 @@ def told(lines: Iterable[bytes], *, turns: bool = True, whole: bool = True) -> l
     lines = list(lines)
     old = whole and not lines[0].startswith(b"timestamp=")
     opening = [info(0, 'service=default version=1.3.2 args=["serve"] opencode')] if old else []
-    return [item for line in [*opening, *lines] for item in reading.feed(line)] + reading.rest()
+    return [item for line in [*opening, *lines] for item in reading.feed(line)] + reading.finish()
 
 
 def events(*lines: bytes, turns: bool = True, whole: bool = True) -> list[LimitEvent]:
@@ -75,7 +75,7 @@ def test_a_failure_that_only_the_processor_tells_is_one_event() -> None:
     assert (event.provider, event.model, event.session, event.agent) == ("corpgw", "coder", "ses_a", "build")
 
 
-# ---- under the right names
+# ---- the right names
 
 
 def test_the_title_requests_tags_on_the_main_models_refusal() -> None:
@@ -129,7 +129,7 @@ def test_when_as_many_have_failed_as_can_have_all_have() -> None:
 
 def test_one_name_for_two_models_of_two_providers_is_told_by_the_address() -> None:
     lines = [
-        *(stream(0, "ses_a"), failed(0, tags("ses_a"))),  # teaches where corpgw lives
+        *(stream(0, "ses_a"), failed(0, tags("ses_a"))),  # shows the address of corpgw
         *(stream(3, "ses_a"), stream(3, "ses_b", "coder", "mirror")),
         failed(3, tags("ses_b", "coder", "mirror"), payload(url=CHAT)),
         failed(3, tags("ses_b", "coder", "mirror"), payload(url=OTHER)),
@@ -155,7 +155,7 @@ def test_a_log_read_from_its_middle_knows_the_public_addresses() -> None:
     assert (event.provider, event.model, event.session) == ("anthropic", "claude-x", None)
 
 
-# ---- answers that broke off have only the tags
+# ---- broken answers, which only have the tags
 
 
 def test_an_answer_that_broke_off_is_the_only_one_under_way() -> None:
@@ -196,7 +196,7 @@ def test_of_several_that_can_have_broken_off_nobody_can_say_which() -> None:
     assert names(*lines) == [(None, None, None)]
 
 
-# ---- before streams were told
+# ---- before the start of streams was logged
 
 
 def bare(second: float, what: str) -> bytes:
@@ -257,11 +257,11 @@ def test_processes_are_told_apart_by_their_run() -> None:
     assert events(*lines) == []
 
 
-# ---- shapes
+# ---- forms of records
 
 
 def retries(*failures: tuple[float, float], text: str = "Computer says no") -> list[bytes]:
-    """(start, failure) of each attempt."""
+    """Return (start, failure) of each attempt."""
     lines = []
     for begun, broke in failures:
         lines += [new_stream(begun, "ses_a"), new_failed(broke, "ses_a", text)]
@@ -315,7 +315,7 @@ def test_a_broken_connection_in_an_old_log_is_no_refusal() -> None:
     assert events(*lines) == []
 
 
-# ---- comings and goings
+# ---- sessions that begin and end
 
 
 def test_what_a_live_follower_is_told() -> None:

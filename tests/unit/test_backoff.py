@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocwatchd.core.backoff import delay, is_native_delay
+from ocwatchd.core.domain.backoff import delay, is_native_delay
 
 seconds = st.floats(min_value=0.001, max_value=1e6, allow_nan=False)
 unit = st.floats(min_value=0, max_value=1, exclude_max=True, allow_nan=False)

@@ -1,18 +1,18 @@
-"""Given what a session holds and how moves went, then who may take it, and who comes first."""
+"""Tests of which fallbacks can take a session over, and which comes first by the results of moves."""
 
 from __future__ import annotations
 
 import pytest
 
-from ocwatchd.core.capability import Capacity, Needs, unfit
-from ocwatchd.core.considered import considered
-from ocwatchd.core.experience import Experience, best_first
-from ocwatchd.core.fallback import Chosen, Exhausted, choose
-from ocwatchd.core.ledger import Ledger
-from ocwatchd.core.limits import ModelRef
-from ocwatchd.core.outlook import Outlook
+from ocwatchd.core.domain.capability import Capacity, Needs, unfit
+from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.pools import FIRST_HEALTHY, Pool
+from ocwatchd.core.domain.types import ModelRef
+from ocwatchd.core.fallback.choice import Chosen, Exhausted, choose
+from ocwatchd.core.fallback.considered import considered
+from ocwatchd.core.fallback.outlook import Outlook
+from ocwatchd.core.fallback.ranking import Experience, best_first
 from ocwatchd.core.policy import Order, Policy
-from ocwatchd.core.pools import FIRST_HEALTHY, Pool
 
 SEES = frozenset(("image",))
 
@@ -25,7 +25,7 @@ SEES = frozenset(("image",))
         (Needs(7000), Capacity(8000, 8000), None),  # a local model whose longest answer is its whole window
         (Needs(8000), Capacity(8000, 0), None),
         (Needs(8001), Capacity(8000, 0), "its window has 8,000"),
-        (Needs(10**9), Capacity(0, 0), None),  # nobody knows
+        (Needs(10**9), Capacity(0, 0), None),  # unknown window
         (Needs(10**9), None, None),
         (Needs(5, SEES), Capacity(8000), "does not understand attachments of the kind image"),
         (Needs(5, SEES), Capacity(8000, 0, frozenset(("image", "pdf"))), None),
@@ -60,7 +60,7 @@ def test_what_would_overflow_is_passed_over_and_said() -> None:
         ({"a": Experience(1, 0, None)}, ["b", "c", "a"]),
         ({"a": Experience(20, 20, 4.0), "b": Experience(20, 20, 0.5)}, ["b", "c", "a"]),
         ({"a": Experience(20, 19, 0.6), "b": Experience(20, 10, 0.4)}, ["c", "a", "b"]),
-        ({"a": Experience(20, 20, 1.01), "b": Experience(20, 20, 0.99)}, ["a", "b", "c"]),  # no real difference
+        ({"a": Experience(20, 20, 1.01), "b": Experience(20, 20, 0.99)}, ["a", "b", "c"]),  # too small a difference
     ],
 )
 def test_experience_orders(known: dict[str, Experience], wanted: list[str]) -> None:

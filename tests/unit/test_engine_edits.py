@@ -1,4 +1,4 @@
-"""The configuration is edited while sessions wait; what the journal says of decisions."""
+"""Tests of edits of the configuration while sessions wait, and of the journal's lines about decisions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from ocwatchd.core.ledger import Ledger
-from ocwatchd.core.limits import Hint, ModelRef, Scope, ToldBy
-from ocwatchd.core.messages import Aborted, Configured, LookUp, Move
+from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.snapshot import SessionState
+from ocwatchd.core.domain.types import Hint, ModelRef, ResetSource, Scope
+from ocwatchd.core.engine.messages import Aborted, Configured, Move, Probe
 from ocwatchd.core.policy import Mode
-from ocwatchd.core.views import SessionState
-from tests.core.brain import (
+from tests.support.rules import builtin
+from tests.unit.brain import (
     POLICY,
     SURE,
     A,
@@ -28,7 +29,6 @@ from tests.core.brain import (
     retrying,
     seen,
 )
-from tests.support.rules import builtin
 
 
 def test_an_edit_moves_who_waited_to_the_new_stand_in_and_keeps_the_cooldown():
@@ -36,7 +36,7 @@ def test_an_edit_moves_who_waited_to_the_new_stand_in_and_keeps_the_cooldown():
     feed(brain, refused(), seen(retrying(wait=3)))
     until = brain.ledger.cooling(A, T + 1).until
     saved, look = brain.handle(configured(wait=False, chains={"p/a": ("p/c",)}), T + 1)
-    assert (look, [entry.target.model for entry in saved.changed]) == (LookUp("ses_1", None), [C])
+    assert (look, [entry.target.model for entry in saved.changed]) == (Probe("ses_1", None), [C])
     (move,) = of(Move, brain.handle(seen(retrying(1.1, wait=3)), T + 1.2))
     assert move.order.target.model == C
     assert brain.ledger.cooling(A, T + 1.2).until == until
@@ -55,7 +55,7 @@ def test_an_edit_frees_who_was_stuck_offered_or_left(before, change, moves):
     brain = engine(replace(POLICY, **before))
     assert of(Move, feed(brain, refused(), seen(retrying()))) == []
     effects = brain.handle(Configured(replace(POLICY, **{**before, **change}), builtin()), T + 1)
-    assert of(LookUp, effects) == [LookUp("ses_1", None)]
+    assert of(Probe, effects) == [Probe("ses_1", None)]
     assert len(of(Move, brain.handle(seen(retrying(1.1)), T + 1.2))) == moves
 
 
@@ -75,7 +75,9 @@ def test_an_edit_touches_no_cooldown_but_its_stand_in():
 def test_a_whole_providers_stand_in_stays_where_no_chain_names_the_provider():
     brain = engine(replace(POLICY, chains={"q/x": ("p/b",)}))
     feed(brain, refused(model=ModelRef("q", "x"), verdict=replace(SURE, scope=Scope.PROVIDER)))
-    assert brain.handle(configured(chains={"q/x": ("p/c",)}), T + 1) == []
+    (saved,) = brain.handle(configured(chains={"q/x": ("p/c",)}), T + 1)
+    (entry,) = saved.changed
+    assert (entry.target.model, entry.target_for(ModelRef("q", "x")).model) == (B, C)
     (saved,) = brain.handle(configured(chains={"q/*": ("p/c",)}), T + 1)
     assert [entry.target.model for entry in saved.changed] == [C]
 
@@ -83,17 +85,17 @@ def test_a_whole_providers_stand_in_stays_where_no_chain_names_the_provider():
 def test_the_journal_tells_what_a_move_was_decided_on():
     ledger = Ledger()
     ledger.block(B, T + 60, T)
-    hint = Hint(T + 3600, 3600.0, ToldBy.RETRY_AFTER, "Retry-After")
+    hint = Hint(T + 3600, 3600.0, ResetSource.RETRY_AFTER, "Retry-After")
     effects = feed(engine(ledger=ledger), refused(hint=hint), seen(retrying()))
     evidence = fields("limit", effects)["evidence"]
     assert (evidence["at"], evidence["agent"], evidence["target"]) == (T, "build", "p/c")
     assert evidence["hint"]["source"] == "Retry-After"
     claim = fields("claim", effects)
     assert claim["why"] == "3600 s to wait, maxDelay is 30 s"
-    assert claim["rests"] == {"until": T + 3600, "told_by": "retry-after", "kind": "rate_limit"}
+    assert claim["rests"] == {"until": T + 3600, "reset_source": "retry-after", "kind": "rate_limit"}
     assert [(row["model"], row["why"], row.get("until")) for row in claim["considered"]] == [
-        ("p/b", "rests (quota)", T + 60),
-        ("p/c", "free", None),
+        ("p/b", "cooling down (quota)", T + 60),
+        ("p/c", "available", None),
     ]
     assert (claim["shown"]["state"], claim["shown"]["attempt"], claim["shown"]["next"]) == ("retry", 1, T + 3600)
 
@@ -105,13 +107,13 @@ def test_the_journal_tells_why_nothing_was_chosen():
     effects = feed(engine(ledger=ledger), refused(), seen(retrying()))
     rows = fields("exhausted", effects)["considered"]
     assert [(row["model"], row["why"]) for row in rows] == [
-        ("p/b", "its provider rests"),
-        ("p/c", "its provider rests"),
+        ("p/b", "its provider is cooling down"),
+        ("p/c", "its provider is cooling down"),
     ]
 
 
 def test_every_session_that_waited_is_said_to_go_on():
-    """The first answer ends the cooldown; the second session's return is no less one."""
+    """The first answer ends the cooldown; the second session's return is reported as well."""
     brain = engine()
     for session in ("ses_1", "ses_2"):
         feed(brain, refused(session=session), seen(retrying(wait=3, session=session), session))

@@ -1,4 +1,4 @@
-"""What an earlier life of the daemon has begun is finished, and nothing of it counted or told twice."""
+"""Tests that the next run of the daemon finishes what an earlier run began, and counts and reports nothing twice."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from ocwatchd.core.cases import MOST_CASES
-from ocwatchd.core.ledger import Ledger
-from ocwatchd.core.limits import ErrorFacts, Target
-from ocwatchd.core.messages import LookUp, Move, Note, Remember, Shown, Surveyed, Tick
-from ocwatchd.core.moves import Claim, MoveResult
-from ocwatchd.core.views import SessionState
-from tests.core.brain import POLICY, A, B, C, T, end, engine, failed, feed, notes, of, refused, retrying, seen
+from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.moves import Claim, MoveResult
+from ocwatchd.core.domain.snapshot import SessionState
+from ocwatchd.core.domain.types import ErrorDetails, Target
+from ocwatchd.core.engine.messages import Aborted, Move, Note, Probe, Probed, Remember, Shown, Tick
+from ocwatchd.core.engine.session import MAX_TRACKED
+from tests.unit.brain import POLICY, A, B, C, T, end, engine, failed, feed, notes, of, refused, retrying, seen
 
 
 def test_a_turn_that_we_stopped_and_could_not_start_again_is_started_until_it_runs():
     brain = engine()
     (move,) = of(Move, feed(brain, refused(), seen(retrying())))
     feed(brain, end(move, MoveResult.FAILED, None, stranded=True))
-    assert of(LookUp, brain.handle(Tick(), brain.next_wake()))
-    stopped = failed(5, error=ErrorFacts(name="MessageAbortedError"))
+    assert of(Probe, brain.handle(Tick(), brain.next_wake()))
+    stopped = failed(5, error=ErrorDetails(name="MessageAbortedError"))
     (again,) = of(Move, feed(brain, seen(stopped), at=5))
     assert again.order.own_abort
     assert again.order.target.model == B
@@ -28,8 +28,8 @@ def test_a_turn_that_we_stopped_and_could_not_start_again_is_started_until_it_ru
 
 def test_a_move_left_unfinished_by_a_killed_daemon_is_finished():
     brain = engine()
-    assert brain.resume("ses_1", (Claim("c1", Target(B)),), T) == [LookUp("ses_1", None)]
-    stopped = failed(error=ErrorFacts(name="MessageAbortedError"))
+    assert brain.resume("ses_1", (Claim("c1", Target(B)),), T) == [Probe("ses_1", None)]
+    stopped = failed(error=ErrorDetails(name="MessageAbortedError"))
     (move,) = of(Move, feed(brain, seen(stopped)))
     assert move.order.own_abort
     answered = retrying(state=SessionState.IDLE, attempt=None, answer_completed=True, answer_started=T)
@@ -42,31 +42,66 @@ def test_a_move_left_unfinished_by_a_killed_daemon_is_finished():
     assert not [note for note in of(Note, feed(done, seen(answered))) if "claim" in note.fields]
 
 
+ABORTED = ErrorDetails(name="MessageAbortedError")
+
+
+def test_a_new_run_that_its_user_has_stopped_is_not_started_again_although_its_move_failed():
+    brain = engine()
+    (move,) = of(Move, feed(brain, refused(), seen(retrying())))
+    feed(brain, end(move, MoveResult.FAILED, None, stranded=True))  # the endpoint failed while the new run began
+    ended = feed(brain, seen(failed(5, error=ABORTED, model=B, answer="msg_3")), at=5)
+    assert of(Move, ended) == []
+    assert notes(ended) == ["stopped"]
+    assert of(Move, feed(brain, seen(failed(6, error=ABORTED, answer="msg_3")), at=6)) == []
+
+
+@pytest.mark.parametrize(("answer", "again"), [("msg_2", True), ("msg_3", False)])
+def test_an_earlier_lifes_move_goes_on_only_if_it_was_the_one_who_stopped_the_turn(answer, again):
+    brain = engine()
+    brain.resume("ses_1", (Claim("c1", Target(B), Target(A), "msg_2"),), T)
+    effects = feed(brain, seen(failed(error=ABORTED, answer=answer)))
+    assert bool(of(Move, effects)) is again
+
+
+def test_a_parent_that_was_stopped_for_its_subagent_is_the_one_to_go_on():
+    brain = engine()
+    child = retrying(parent="ses_p")
+    parent = retrying(session="ses_p", state=SessionState.BUSY, attempt=None, answer="msg_p")
+    found = Probed("ses_1", A, (child,), 1, parents=(parent,))
+    (move,) = of(Move, feed(brain, refused(), found))
+    assert (move.order.snapshot.session, move.order.child) == ("ses_p", "ses_1")
+    feed(brain, end(move, MoveResult.FAILED, None, stranded=True))
+    assert of(Probe, brain.handle(Tick(), brain.next_wake())) == [Probe("ses_p", None)]
+    stopped = replace(parent, state=SessionState.ERROR, last_error=ABORTED)
+    (again,) = of(Move, feed(brain, Probed("ses_p", None, (stopped,), 1), at=9))
+    assert (again.order.snapshot.session, again.order.child, again.order.own_abort) == ("ses_p", None, True)
+
+
 def test_a_move_left_unfinished_is_finished_however_many_sessions_are_limited_meanwhile():
     (ledger := Ledger()).block(A, None, T)
     brain = engine(ledger=ledger)
     brain.resume("ses_1", (Claim("c1", Target(B)),), T)
-    for number in range(MOST_CASES):
-        brain.cases.of(f"other_{number}", T)
-    assert len(brain.cases.all()) == MOST_CASES
-    (move,) = of(Move, feed(brain, seen(failed(error=ErrorFacts(name="MessageAbortedError")))))
+    for number in range(MAX_TRACKED):
+        brain.tracked_sessions.of(f"other_{number}", T)
+    assert len(brain.tracked_sessions.all()) == MAX_TRACKED
+    (move,) = of(Move, feed(brain, seen(failed(error=ErrorDetails(name="MessageAbortedError")))))
     assert move.order.session == "ses_1"
 
 
 def test_what_an_earlier_life_has_counted_is_no_second_strike_however_many_sessions_it_was():
     (ledger := Ledger()).block(A, None, T)
     brain = engine(ledger=ledger)
-    brain.remember({f"ses_{number}": A for number in range(2 * MOST_CASES)}, (), T)
-    for number in range(2 * MOST_CASES):
-        brain.cases.of(f"other_{number}", T)
-    feed(brain, Surveyed("ses_0", None, (retrying(session="ses_0"),), 1))
+    brain.remember({f"ses_{number}": A for number in range(2 * MAX_TRACKED)}, (), T)
+    for number in range(2 * MAX_TRACKED):
+        brain.tracked_sessions.of(f"other_{number}", T)
+    feed(brain, Probed("ses_0", None, (retrying(session="ses_0"),), 1))
     assert ledger.cooling(A, T).strikes == 0, "counted before"
-    feed(brain, Surveyed("other_0", None, (retrying(session="other_0"),), 1))
+    feed(brain, Probed("other_0", None, (retrying(session="other_0"),), 1))
     assert ledger.cooling(A, T).strikes == 1, "nobody knew of this one"
 
 
 def test_a_move_that_landed_while_the_daemon_was_killed_is_given_back_like_any_other():
-    """Its second move: A was the first model, and it is to A that the session goes back."""
+    """In its second move the session still returns to A, which was its first model."""
     (ledger := Ledger()).block(A, None, T)
     brain = engine(ledger=ledger)
     claim = Claim("c1", Target(C, "helper"), Target(A, "build"))
@@ -74,7 +109,7 @@ def test_a_move_that_landed_while_the_daemon_was_killed_is_given_back_like_any_o
     there = retrying(model=C, state=SessionState.IDLE, attempt=None, answer_completed=True, answer_started=T)
     assert of(Remember, feed(brain, seen(there))) == [Remember("ses_1", Target(A, "build"), Target(C, "helper"))]
     assert of(Remember, feed(brain, seen(there))) == []
-    # Limited there, it goes down the chain of its first model.
+    # If it is limited there, it uses the chain of its first model.
     again = feed(brain, refused(5, model=C), seen(retrying(5, model=C)), at=5)
     assert [move.order.target.model for move in of(Move, again)] == [B]
     (claimed,) = [note for note in of(Note, again) if note.what == "claim"]
@@ -84,10 +119,10 @@ def test_a_move_that_landed_while_the_daemon_was_killed_is_given_back_like_any_o
 @pytest.mark.parametrize(
     ("claim", "model", "policy", "told"),
     [
-        (Claim("c1", Target(A), Target(A, "build")), A, POLICY, [Remember("ses_1")]),  # that was the way back
-        (Claim("c1", Target(B), Target(A)), A, POLICY, []),  # it has not landed
-        (Claim("c1", Target(B)), B, POLICY, []),  # an older version's claim does not say where it came from
-        (Claim("c1", Target(B), Target(A)), B, replace(POLICY, come_back=False), []),
+        (Claim("c1", Target(A), Target(A, "build")), A, POLICY, [Remember("ses_1")]),  # this was the return
+        (Claim("c1", Target(B), Target(A)), A, POLICY, []),  # its request has not arrived
+        (Claim("c1", Target(B)), B, POLICY, []),  # the claim of an older version does not contain the origin
+        (Claim("c1", Target(B), Target(A)), B, replace(POLICY, return_to_primary=False), []),
     ],
 )
 def test_what_is_remembered_of_a_move_that_an_earlier_life_began(claim, model, policy, told):
@@ -127,9 +162,20 @@ def test_a_door_that_is_slow_at_first_does_not_lose_what_an_earlier_life_left_op
     feed(before, refused())
     brain = engine(ledger=Ledger(before.ledger.entries()))
     brain.remember({"ses_1": A}, [], T)
-    brain.look_at("ses_1", T, missed=missed)
-    effects = feed(brain, Surveyed("ses_1", None, (), 0, failing=1))
+    brain.probe_session("ses_1", T, missed=missed)
+    effects = feed(brain, Probed("ses_1", None, (), 0, failing=1))
     assert notes(effects) == ([] if missed else ["unanswered"]), "said once, however many lives look in vain"
     assert brain.next_wake() is not None
-    assert of(LookUp, brain.handle(Tick(), brain.next_wake()))
+    assert of(Probe, brain.handle(Tick(), brain.next_wake()))
     assert of(Move, feed(brain, seen(retrying())))
+
+
+@pytest.mark.parametrize("seconds", [-0.4, 2.0])
+def test_an_abort_from_before_this_run_is_that_of_the_move_that_it_resumes(seconds):
+    """OpenCode logs our abort up to a second late, so the next run reads it; a later one is the user's."""
+    brain = engine()
+    brain.resume("ses_1", (Claim("c1", Target(B), Target(A), "msg_2"),), T)
+    told = feed(brain, Aborted("ses_1", T + seconds, exact=True), at=max(seconds, 0.1))
+    assert notes(told) == ([] if seconds < 0 else ["stopped"])
+    moves = of(Move, feed(brain, seen(failed(error=ABORTED)), at=3))
+    assert [move.order.target.model for move in moves] == ([B] if seconds < 0 else [])

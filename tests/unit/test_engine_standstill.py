@@ -1,4 +1,4 @@
-"""What holds a move back and what lets it go on: everything cools, a person clears, aborts or forbids, caps."""
+"""Tests of what prevents a move and what allows it again: all models cooling down, a user's clear or stop, maxima."""
 
 from __future__ import annotations
 
@@ -6,12 +6,42 @@ from dataclasses import replace
 
 import pytest
 
-from ocwatchd.core.ledger import Ledger
-from ocwatchd.core.limits import ErrorFacts
-from ocwatchd.core.messages import Aborted, LookUp, Move, RegisterChanged, SaveRegister, Surveyed, TakenOver, Tell, Tick
-from ocwatchd.core.moves import MoveResult
+from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.moves import MoveResult
+from ocwatchd.core.domain.snapshot import SessionState
+from ocwatchd.core.domain.types import ErrorDetails
+from ocwatchd.core.engine.messages import (
+    Aborted,
+    BlacklistChanged,
+    Move,
+    Note,
+    Probe,
+    Probed,
+    SaveBlacklist,
+    TakenOver,
+    Tell,
+    Tick,
+)
 from ocwatchd.core.policy import Mode, Policy
-from tests.core.brain import DOOR, POLICY, A, B, C, T, end, engine, failed, feed, notes, of, refused, retrying, seen
+from tests.unit.brain import (
+    DOOR,
+    POLICY,
+    A,
+    B,
+    C,
+    T,
+    end,
+    engine,
+    failed,
+    feed,
+    fields,
+    heard,
+    notes,
+    of,
+    refused,
+    retrying,
+    seen,
+)
 
 
 def test_everything_exhausted_is_told_once_and_looked_at_when_the_first_returns():
@@ -26,9 +56,13 @@ def test_everything_exhausted_is_told_once_and_looked_at_when_the_first_returns(
     again = feed(brain, refused(1, session="ses_2"), seen(retrying(1.1, session="ses_2"), "ses_2"), at=1.2)
     assert of(Tell, again) == []
     assert T + 100 <= brain.next_wake() < T + 101
-    look = of(LookUp, brain.handle(Tick(), T + 100.1))
-    assert {effect.session for effect in look} == {"ses_1", "ses_2"}
-    back = brain.handle(seen(retrying(100.2)), T + 100.2)
+    (look,) = of(Probe, brain.handle(Tick(), T + 102))
+    first, (other,) = look.session, {"ses_1", "ses_2"} - {look.session}
+    (move,) = of(Move, brain.handle(seen(retrying(102, session=first), first), T + 102))
+    assert move.order.target.model == B
+    brain.handle(end(move, MoveResult.MOVED), T + 103)
+    assert of(Probe, brain.handle(Tick(), brain.next_wake())) == [Probe(other, None)], "then the other one"
+    back = brain.handle(seen(retrying(104, session=other), other), T + 104)
     assert [move.order.target.model for move in of(Move, back)] == [B]
 
 
@@ -45,7 +79,7 @@ def test_a_person_who_clears_a_model_wakes_what_was_stuck():
     brain = engine(ledger=ledger)
     feed(brain, refused(), seen(retrying()))
     kept = [entry for entry in brain.ledger.entries() if entry.model != B]
-    assert of(LookUp, feed(brain, RegisterChanged(tuple(kept), T + 1), at=1))
+    assert of(Probe, feed(brain, BlacklistChanged(tuple(kept), T + 1), at=1))
     assert [move.order.target.model for move in of(Move, feed(brain, seen(retrying(1.1)), at=1.2))] == [B]
 
 
@@ -53,33 +87,33 @@ def test_a_person_who_clears_a_model_wakes_what_was_stuck():
 def test_what_was_refused_before_a_person_cleared_the_model_does_not_block_it_again(early):
     brain = engine()
     feed(brain, refused(session="ses_2"))
-    feed(brain, RegisterChanged((), T + 1), at=1.2)
-    # The log is late, a door was asked before: both mean a refusal from before the clear.
+    feed(brain, BlacklistChanged((), T + 1), at=1.2)
+    # The log is late, or an endpoint was probed before: both report a refused attempt from before the clear.
     late = feed(brain, refused(early), seen(retrying(0.9)), at=1.3)
-    assert of(SaveRegister, late) == of(Move, late) == []
+    assert of(SaveBlacklist, late) == of(Move, late) == []
     late = feed(brain, refused(early, session="ses_3"), seen(failed(0.9, session="ses_3"), "ses_3"), at=1.3)
-    assert of(SaveRegister, late) == of(Move, late) == []
+    assert of(SaveBlacklist, late) == of(Move, late) == []
     assert brain.ledger.cooling(A, T + 1.3) is None
-    # OpenCode's own next attempt is refused after it.
+    # OpenCode's own next attempt is refused after the clear.
     again = feed(brain, refused(1.4), seen(retrying(1.5, attempt=2)), at=1.5)
-    assert of(SaveRegister, again)[0].changed[0].strikes == 1
+    assert of(SaveBlacklist, again)[0].changed[0].strikes == 1
     assert [move.order.target.model for move in of(Move, again)] == [B]
 
 
 def test_an_old_logs_whole_second_may_lie_behind_the_clear_and_counts():
     brain = engine()
     feed(brain, refused())
-    feed(brain, RegisterChanged((), T + 1), at=1.2)
-    assert of(SaveRegister, feed(brain, refused(0.5), at=1.3))  # logged as the second in which it was cleared
+    feed(brain, BlacklistChanged((), T + 1), at=1.2)
+    assert of(SaveBlacklist, feed(brain, refused(0.5), at=1.3))  # logged in the same second as the clear
     assert brain.ledger.cooling(A, T + 1.3) is not None
 
 
 def test_what_is_refused_before_the_daemon_knows_of_the_clear_is_a_first_strike_of_its_own():
     brain = engine()
     feed(brain, refused(), refused(2.1))
-    (saved,) = of(SaveRegister, feed(brain, RegisterChanged((), T + 2), at=2.3))
+    (saved,) = of(SaveBlacklist, feed(brain, BlacklistChanged((), T + 2), at=2.3))
     assert [(entry.model, entry.since, entry.strikes) for entry in saved.changed] == [(A, T + 2.1, 1)]
-    assert of(SaveRegister, feed(brain, RegisterChanged((), T + 3), at=3.3)) == []
+    assert of(SaveBlacklist, feed(brain, BlacklistChanged((), T + 3), at=3.3)) == []
     assert brain.ledger.cooling(A, T + 3.3) is None
 
 
@@ -95,7 +129,7 @@ def test_a_users_abort_ends_it():
     feed(brain, refused(), seen(retrying(wait=20)))
     feed(brain, Aborted("ses_1", T + 5), at=5)
     assert brain.next_wake() is None
-    stopped = failed(error=ErrorFacts(name="MessageAbortedError"))
+    stopped = failed(error=ErrorDetails(name="MessageAbortedError"))
     assert notes(feed(engine(), refused(), seen(stopped))[3:]) == ["stopped"]
 
 
@@ -103,8 +137,8 @@ def test_an_abort_by_a_move_that_is_not_ours_is_not_taken_for_the_users():
     brain = engine(policy=Policy(chains={"p/a": ("p/b",)}, mode=Mode.ASK))
     feed(brain, refused(), seen(retrying()))
     assert feed(brain, TakenOver("ses_1"), TakenOver("ses_2")) == []
-    assert brain.cases.known("ses_1").phrase == "moved by hand"
-    assert brain.cases.known("ses_2") is None
+    assert brain.tracked_sessions.known("ses_1").phrase == "moved by hand"
+    assert brain.tracked_sessions.known("ses_2") is None
 
 
 def test_our_own_abort_is_not_taken_for_the_users():
@@ -113,9 +147,9 @@ def test_our_own_abort_is_not_taken_for_the_users():
     feed(brain, Aborted("ses_1", T + 0.3))
     assert notes(feed(brain, end(move, MoveResult.MOVED), at=0.8)) == ["moved"]
     feed(brain, Aborted("ses_1", T + 0.3), at=1.3)  # 1.18 logs it up to a second late
-    assert brain.cases.known("ses_1").phrase == "moved from p/a to p/b"
+    assert brain.tracked_sessions.known("ses_1").phrase == "moved from p/a to p/b"
     feed(brain, Aborted("ses_1", T + 9), at=9)
-    assert brain.cases.known("ses_1").phrase == "stopped by its user"
+    assert brain.tracked_sessions.known("ses_1").phrase == "stopped by its user"
 
 
 @pytest.mark.parametrize(("mode", "offers"), [(Mode.ASK, 1), (Mode.NOTIFY, 1), (Mode.OFF, 0)])
@@ -138,26 +172,83 @@ def test_moves_are_capped_per_session_and_hour():
     assert "Too many moves" in [tell.title for tell in of(Tell, effects)]
 
 
+def test_after_a_failed_move_at_the_cap_it_looks_again_when_an_hour_has_passed():
+    brain = engine(replace(POLICY, moves_per_hour=1))
+    (move,) = of(Move, feed(brain, refused(), seen(retrying())))
+    assert not of(Move, feed(brain, end(move, MoveResult.FAILED, retrying()), at=1))
+    due = brain.next_wake()
+    assert due is not None and due >= T + 3600
+    assert of(Probe, brain.handle(Tick(), T + 3601))
+
+
+def test_a_wait_that_is_over_already_is_no_negative_one():
+    effects = feed(engine(), refused(), seen(retrying(wait=-5)))
+    assert [note.fields["why"] for note in of(Note, effects) if note.what == "wait"] == ["0 s to wait"]
+
+
 def test_a_target_that_fails_is_not_tried_again_for_this_message():
     brain = engine()
     (move,) = of(Move, feed(brain, refused(), seen(retrying())))
-    broken = failed(model=B, error=ErrorFacts(message="invalid x-api-key", status=401))
+    broken = failed(model=B, error=ErrorDetails(message="invalid x-api-key", status=401))
     (onwards,) = of(Move, feed(brain, end(move, MoveResult.FAILED, broken)))
     assert onwards.order.target.model == C
 
 
 def test_of_a_limited_run_that_has_ended_nothing_is_said_any_more():
     brain = engine()
-    run = retrying(door=replace(DOOR, run=True))
+    run = retrying(endpoint=replace(DOOR, run=True))
     effects = feed(brain, refused(), seen(run))
     assert "left" in notes(effects)
     assert not of(Move, effects)
-    assert "opencode run" in brain.cases.of("ses_1", T).phrase
+    said = brain.tracked_sessions.of("ses_1", T).phrase
+    assert said == "limited; a plain `opencode run` cannot be moved. Use: oc-smart run"
     look = brain.handle(Tick(), brain.next_wake())
-    assert of(LookUp, look)
+    assert of(Probe, look)
     assert notes(feed(brain, seen(run), at=31)) == []
-    assert brain.cases.of("ses_1", T).phrase
+    assert brain.tracked_sessions.of("ses_1", T).phrase
     brain.handle(Tick(), brain.next_wake())
-    assert feed(brain, Surveyed("ses_1", A, (), 1), at=62) == []
-    assert brain.cases.of("ses_1", T).phrase == ""
+    assert feed(brain, Probed("ses_1", A, (), 1), at=62) == []
+    assert brain.tracked_sessions.of("ses_1", T).phrase == ""
     assert brain.next_wake() is None
+
+
+def test_a_run_that_oc_smart_has_started_is_left_to_it():
+    brain = engine()
+    run = replace(DOOR, run=True, launched=True)
+    effects = feed(brain, refused(), seen(retrying(endpoint=run)))
+    assert not of(Move, effects)
+    phrase = brain.tracked_sessions.of("ses_1", T).phrase
+    assert phrase == fields("left", effects)["why"] == "oc-smart has started it, and handles its limits"
+    moved = retrying(20, model=B, state=SessionState.BUSY, answer="msg_3", answer_began=True, endpoint=run)
+    brain.handle(Tick(), brain.next_wake())
+    feed(brain, seen(moved), at=31)
+    assert brain.tracked_sessions.of("ses_1", T).phrase == "working"
+
+
+def test_at_the_cap_it_looks_again_when_the_first_move_of_the_hour_is_an_hour_old():
+    brain = engine(replace(POLICY, moves_per_hour=2))
+    (first,) = of(Move, feed(brain, refused(), seen(retrying())))
+    feed(brain, end(first, MoveResult.MOVED), at=1)
+    (second,) = of(Move, feed(brain, refused(600, B), seen(retrying(600, model=B, user_message="msg_9")), at=600))
+    feed(brain, end(second, MoveResult.FAILED, retrying(600, model=B)), at=601)
+    assert brain.next_wake() == pytest.approx(T + 3600, abs=1)
+
+
+def test_nobody_looks_again_at_a_session_after_a_move_during_which_nothing_came():
+    brain = engine()
+    (move,) = of(Move, feed(brain, refused(), seen(retrying())))
+    working = retrying(1, model=B, state=SessionState.BUSY, answer="msg_3", answer_began=True)
+    feed(brain, end(move, MoveResult.MOVED, working), at=1)
+    assert len(of(Probe, feed(brain, heard(2), at=2))) == 1
+    assert of(Probe, feed(brain, seen(working), at=2.1)) == []
+
+
+def test_a_limit_that_an_endpoint_shows_is_none_of_a_title_request():
+    effects = feed(engine(), heard(), seen(failed()))
+    assert fields("limit", effects)["small"] is False
+
+
+def test_a_limited_run_that_is_left_alone_is_looked_at_again_half_a_minute_later():
+    brain = engine()
+    feed(brain, refused(), seen(retrying(endpoint=replace(DOOR, run=True))))
+    assert brain.next_wake() == pytest.approx(T + 0.2 + 30)

@@ -1,4 +1,4 @@
-"""Given these texts and bodies, then these messages, codes and statuses."""
+"""Tests that these texts and bodies give these messages, codes and statuses."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocwatchd.core.facts import BODY_CAP, facts_from_body, facts_from_text
+from ocwatchd.core.classify.error_details import BODY_CAP, details_from_body, details_from_text
 
 OPENROUTER = json.dumps(
     {
@@ -33,7 +33,7 @@ OPENROUTER = json.dumps(
     ],
 )
 def test_what_the_sdk_puts_in_front_is_taken_off(text, name, message):
-    facts = facts_from_text(text)
+    facts = details_from_text(text)
     assert (facts.name, facts.message) == (name, message)
 
 
@@ -53,7 +53,7 @@ def test_what_the_sdk_puts_in_front_is_taken_off(text, name, message):
     ],
 )  # fmt: skip
 def test_bodies_as_text(text, message, codes, status):
-    facts = facts_from_text(text)
+    facts = details_from_text(text)
     assert (facts.message, facts.codes, facts.status) == (message, codes, status)
 
 
@@ -63,7 +63,7 @@ def test_a_gateways_sentence_around_an_upstream_body_stays():
         '{"error": {"code": 429, "message": "Resource exhausted.", "status": "RESOURCE_EXHAUSTED"}}. '
         "Received Model Group=coder"
     )
-    facts = facts_from_text(text)
+    facts = details_from_text(text)
     assert facts.message.startswith("litellm.RateLimitError: VertexAIException - Resource exhausted.")
     assert facts.message.endswith("Received Model Group=coder")
     assert (facts.codes, facts.status) == (("429", "RESOURCE_EXHAUSTED"), 429)
@@ -89,12 +89,12 @@ def test_a_gateways_sentence_around_an_upstream_body_stays():
     ],
 )
 def test_a_status_is_read_only_where_it_stands_as_one(text, status):
-    assert facts_from_text(text).status == status
+    assert details_from_text(text).status == status
 
 
 def test_a_status_that_was_seen_beats_one_that_is_said():
-    assert facts_from_text("429 Too Many Requests", 400).status == 400
-    assert facts_from_body('{"error":{"code":429}}', 200).status == 200
+    assert details_from_text("429 Too Many Requests", 400).status == 400
+    assert details_from_body('{"error":{"code":429}}', 200).status == 200
 
 
 @pytest.mark.parametrize(
@@ -108,16 +108,40 @@ def test_a_status_that_was_seen_beats_one_that_is_said():
     ],
 )
 def test_somebody_elses_json_is_not_taken_apart(text):
-    facts = facts_from_text(text)
+    facts = details_from_text(text)
     assert (facts.codes, facts.status) == ((), None)
 
 
 def test_an_error_that_came_as_a_chunk_is_taken_apart():
-    facts = facts_from_text(
+    facts = details_from_text(
         'Type validation failed: Value: {"error":{"code":429,"message":"Rate limit exceeded"}}.\nError message: []'
     )
     assert facts.status == 429
     assert "Rate limit exceeded" in facts.message
+
+
+@pytest.mark.parametrize(("times", "read"), [(1, True), (3, True), (4, False), (8, False)])
+def test_a_body_inside_a_body_is_read_a_few_times(times, read):
+    text = "Rate limit exceeded"
+    for _ in range(times):
+        text = json.dumps({"error": {"message": text}})
+    assert (details_from_text(text).message == "Rate limit exceeded") is read
+
+
+@pytest.mark.parametrize(("times", "read"), [(1, True), (13, True), (14, False), (40, False)])
+def test_objects_inside_objects_are_read_to_a_depth(times, read):
+    value = "Rate limit exceeded"
+    for _ in range(times):
+        value = {"error": value}
+    assert (details_from_text(json.dumps(value)).message == "Rate limit exceeded") is read
+
+
+def test_a_status_that_was_read_in_the_text_is_marked():
+    assert details_from_text("HTTP 429: slow down").status_read
+    assert details_from_body('{"error": {"code": 429}}').status_read
+    assert not details_from_text("HTTP 429: slow down", 429).status_read
+    assert not details_from_body('{"error": {"code": 429}}', 503).status_read
+    assert not details_from_text("slow down").status_read
 
 
 def test_what_a_body_echoes_of_the_request_is_not_read():
@@ -127,12 +151,12 @@ def test_what_a_body_echoes_of_the_request_is_not_read():
         "input": "quota exceeded",
         "requestBodyValues": {"code": 429, "type": "overloaded_error"},
     }
-    facts = facts_from_body(json.dumps(body))
+    facts = details_from_body(json.dumps(body))
     assert (facts.message, facts.codes, facts.status) == ("bad", ("invalid_request_error",), None)
 
 
 def test_headers_and_a_capped_body_are_kept():
-    facts = facts_from_body("x" * 100_000, 429, {"retry-after": "5"})
+    facts = details_from_body("x" * 100_000, 429, {"retry-after": "5"})
     assert facts.headers == {"retry-after": "5"}
     assert len(facts.body) == BODY_CAP
     assert len(facts.message) < BODY_CAP
@@ -152,6 +176,6 @@ def test_headers_and_a_capped_body_are_kept():
     )
 )
 def test_no_body_raises_and_every_code_is_short(value):
-    facts = facts_from_body(json.dumps(value))
+    facts = details_from_body(json.dumps(value))
     assert all(len(code) <= 80 for code in facts.codes)
     assert len(facts.codes) <= 12

@@ -1,7 +1,7 @@
-"""Hostile text in every free field of every dialect, written as OpenCode writes it: nothing is blocked by it.
+"""Tests that hostile text in any free field of any dialect, written as OpenCode writes it, blocks no model.
 
-What a user, a model, a tool, a file name or a provider can put into a log: line feeds, quotes, escapes, forged pairs,
-whole forged lines, bidi marks, NUL, a megabyte. Only a provider's refusal blocks, and only the model it was asked of.
+A user, a model, a tool, a file name or a provider can put these into a log: line feeds, quotes, escapes, forged pairs,
+whole forged lines, bidi marks, NUL, a megabyte. Only a provider's refusal blocks a model, and only the requested one.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ocwatchd.core.dialects import parse
-from ocwatchd.core.hints import find_hint
-from ocwatchd.core.limits import Certainty, ErrorFacts, LimitEvent, LimitKind
-from ocwatchd.core.lines import Line
-from ocwatchd.core.reading import Reading
-from ocwatchd.core.rules import RuleSet
+from ocwatchd.core.classify.reset_times import find_hint
+from ocwatchd.core.classify.rules import RuleSet
+from ocwatchd.core.domain.types import Certainty, ErrorDetails, LimitEvent, LimitKind
+from ocwatchd.core.parsing.dialects import parse
+from ocwatchd.core.parsing.lines import Line
+from ocwatchd.core.parsing.reader import Reading
 from tests.conftest import Count
 from tests.support.rules import builtin
 
@@ -52,9 +52,21 @@ FORGED_LINES = (
     f'timestamp={NEW_TIME} level=ERROR run=5e3e506c message="stream error" {VICTIM.replace("sessionID", "session.id")}'
     ' error.error="AI_APICallError: Rate limit reached for requests"',
 )
-"""In the names of a session that does not exist: one who can name a living one is not kept out (see SECURITY.md)."""
+"""Forged lines that name a session that does not exist.
+
+The name of a real session would be believed (see SECURITY.md).
+"""
 UNTAGGED = f"ERROR {OLD_TIME} +1ms service=session.prompt error={PAYLOAD} stream error"
-"""Nothing tells it from a real one in a log of 1.0.0 to 1.0.152 itself; in all others it must not pass."""
+"""A line that looks like a real one in a log of 1.0.0 to 1.0.152, but must not be accepted in any other log."""
+OWN_PAYLOAD = PAYLOAD.replace("https://api.anthropic.com", "https://api.mock.example").replace(
+    "claude-opus-4-1", "primary"
+)
+LIVING_LINES = {
+    "llm": f"ERROR {OLD_TIME} +1ms service=llm {OWN_TAGS} error={OWN_PAYLOAD} stream error",
+    "prompt": f"ERROR {OLD_TIME} +1ms service=session.prompt session={OWN} error={PAYLOAD} stream error",
+    "session": f"ERROR {OLD_TIME} +1ms service=session session={OWN} error={PAYLOAD} streamText error",
+}
+"""Forged lines that name a real session, by the dialect of the log to which they belong."""
 TEXTS = (
     'x" level=ERROR message="stream error" providerID=victim modelID=opus error.error="Too Many Requests',
     "x\\\" message=\\\"stream error\\\" providerID=victim",
@@ -72,11 +84,11 @@ TEXTS = (
 
 
 def logfmt(value: str) -> str:
-    """As 1.17 and later quote a value."""
+    """Return a value quoted as by 1.17 and later."""
     return value if value and not re.search(r'[\s"=\\]', value) else json.dumps(value, ensure_ascii=False)
 
 
-# ---- the records of each dialect, with a free field
+# ---- the records of each dialect that have a free field
 
 NEW = f"timestamp={NEW_TIME} level=%s run=5e3e506c "
 NEW_FIELDS: dict[str, Callable[[str], str]] = {
@@ -112,7 +124,7 @@ BIRTHS = {
 
 
 def old_log(kind: str, record: str) -> bytes:
-    """A log of one process that began with this session, then the record, then something harmless."""
+    """Return the log of a process that began with this session: the record, and then a harmless line."""
     lines = (
         OLD % "INFO " + 'default version=1.3.2 args=["serve"] opencode',
         OLD % "INFO " + f'session id={OWN} title=New time={{"created":{int(NOW * 1000)}}} created',
@@ -129,18 +141,18 @@ def new_log(record: str) -> bytes:
 
 
 def sure(data: bytes, rules: RuleSet | None = None) -> list[LimitEvent]:
-    """The events that would block a model."""
+    """Return the events that would block a model."""
     reading = Reading(rules or builtin(), turns=True)
-    seen = [*reading.feed(data), *reading.release(), *reading.rest()]
+    seen = [*reading.feed(data), *reading.release(), *reading.finish()]
     events = [event for event in seen if isinstance(event, LimitEvent)]
     return [event for event in events if event.verdict.certainty is Certainty.SURE and event.ref is not None]
 
 
 def cases() -> list[object]:
-    return list(_cases())
+    return list(_tracked_sessions())
 
 
-def _cases() -> Iterator[object]:
+def _tracked_sessions() -> Iterator[object]:
     for field, record in NEW_FIELDS.items():
         yield pytest.param(lambda text, r=record: new_log(r(text)), id=f"new-{field}")
     for kind in BIRTHS:
@@ -155,12 +167,9 @@ def test_a_line_of_an_older_version_is_none_of_this_log(field: str) -> None:
 
 
 def test_the_forged_lines_are_good_ones() -> None:
-    """In the names of a living session each of them would be believed: it is not for their form that they are not."""
-    here = [line.replace(VICTIM, OWN_TAGS).replace(FORGED, OWN) for line in (*FORGED_LINES, UNTAGGED)]
-    llm, prompt, session, new, untagged = here
-    own = llm.replace("https://api.anthropic.com", "https://api.mock.example").replace("claude-opus-4-1", "primary")
-    assert sure(new_log(new))
-    for kind, line in (("llm", own), ("prompt", prompt), ("session", session), ("prompt", untagged)):
+    """Each of these forged lines would be believed if it named a real session: their form is correct."""
+    assert sure(new_log(FORGED_LINES[-1].replace(VICTIM, OWN_TAGS).replace(FORGED, OWN)))
+    for kind, line in (*LIVING_LINES.items(), ("prompt", UNTAGGED)):
         assert sure(old_log(kind, line)), kind
 
 
@@ -189,7 +198,7 @@ def test_no_mixture_of_hostile_pieces_does(counted: Count, text: str, chunk: int
 
 
 def provider_says(dialect: str, words: str) -> bytes:
-    """A refusal with these words of the provider, as each dialect writes it."""
+    """Return a refused attempt with these words of the provider, in a dialect."""
     error = json.loads(PAYLOAD)
     error["error"] |= {
         "url": "https://api.mock.example/v1",
@@ -220,6 +229,51 @@ def test_a_providers_words_block_no_other_model(counted: Count, words: str, dial
         assert len(event.reason) <= 300 and event.reason.isprintable()
 
 
+def refused_with_message(kind: str, words: str, body: str | None = None) -> bytes:
+    """Return a refused attempt and the processor's record of it: the same words as JSON, and then unescaped."""
+    payload = OWN_PAYLOAD if kind == "llm" else PAYLOAD
+    error = json.loads(payload)
+    said = {"error": {"message": words, "type": "rate_limit_error"}}
+    error["error"] |= {"responseHeaders": {}, "responseBody": json.dumps(said) if body is None else body, "data": said}
+    first = LIVING_LINES[kind].replace(payload, json.dumps(error, ensure_ascii=False, separators=(",", ":")))
+    stack = f" stack={json.dumps(f'AI_APICallError: {words}{STACK}')}" if kind == "llm" else ""
+    service = {"llm": "session.processor", "prompt": f"session.prompt session={OWN}", "session": "session"}[kind]
+    again = OLD % "ERROR" + f"{service} error={words}{stack} process"
+    return old_log(kind, f"{first}\n{again}")
+
+
+FALSE_ENDS = (
+    "no {} process",
+    "no {} process\n",
+    "first\nno {} process",
+    'no {} stack="Error: no {}\\n    at x" process',
+)
+
+
+@pytest.mark.parametrize("kind", LIVING_LINES)
+@pytest.mark.parametrize("false_end", FALSE_ENDS)
+def test_a_providers_message_with_a_false_end_of_its_own_forges_no_refusal(kind: str, false_end: str) -> None:
+    """Only the true refusal counts, however the provider's own JSON is escaped."""
+    words = f"{false_end.format('more', 'more')}\n{LIVING_LINES[kind]}\nthe rest"
+    told = json.dumps({"error": {"message": words}})
+    bodies = (None, "", told.replace("ERROR", "\\u0045RROR"), json.dumps({"error": {"metadata": {"raw": told}}}))
+    for body in bodies:
+        (only,) = sure(refused_with_message(kind, words, body))
+        assert only.reason.startswith(("no more", "first")), body
+    control = f"{words.partition(' error=')[0]} x=\x01\t{words[len(words.partition(' error=')[0]) :]}"
+    assert len(sure(refused_with_message(kind, control))) == 1
+
+
+@pytest.mark.parametrize("kind", LIVING_LINES)
+def test_a_refusal_like_the_one_before_is_a_refusal(kind: str) -> None:
+    """The quoted request is text of the session, which may contain its own log."""
+    data = refused_with_message(kind, f"no more\n{FORGED_LINES[0]}")
+    seen = json.dumps(LIVING_LINES[kind]).encode()
+    quoting = re.sub(rb'("model":"[\w-]+")', lambda match: match[1] + b',"messages":' + seen, data, count=1)
+    again = f"{OLD % 'INFO '}{BIRTHS[kind]}\n{LIVING_LINES[kind]}\n".encode()
+    assert [event.offset > len(quoting) for event in sure(quoting + again)] == [False, True]
+
+
 # ---- parsers
 
 
@@ -235,15 +289,15 @@ def test_no_bytes_make_a_parser_raise(counted: Count, data: bytes, truncated: bo
 @given(st.one_of(HOSTILE, st.text()), st.dictionaries(st.sampled_from(["retry-after", "x-ratelimit-reset"]), st.text()))
 def test_no_words_make_the_hints_raise_or_leave_time(counted: Count, words: str, headers: dict[str, str]) -> None:
     counted("fuzz cases", 1)
-    facts = ErrorFacts(message=f"try again in {words} resets at {words}", headers=headers, body=words)
+    facts = ErrorDetails(message=f"try again in {words} resets at {words}", headers=headers, body=words)
     hint = find_hint(facts, NOW, LimitKind.RATE_LIMIT)
     assert hint is None or NOW - 86400 <= hint.until <= NOW + 32 * 86400
 
 
-# ---- time
+# ---- time of expressions
 
 CRAFTED = 'level=ERROR message="stream error" ' + "a" * 46_000 + 'level=ERROR message="stream error"' + " ab" * 15_000
-"""92 kB on which `level=ERROR .*message="stream error".*(x|y)` takes 2 s."""
+"""On 92 kB of this text, `level=ERROR .*message="stream error".*(x|y)` takes 2 s."""
 
 
 @pytest.mark.parametrize(

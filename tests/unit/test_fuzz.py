@@ -1,4 +1,4 @@
-"""What is fuzzed by coverage now and then (`scripts/fuzz.py`), at random here, and with all that ever failed."""
+"""Tests of the fuzzing targets with random input, and with every input that ever failed (see `scripts/fuzz.py`)."""
 
 from __future__ import annotations
 

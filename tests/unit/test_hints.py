@@ -1,4 +1,4 @@
-"""Given these headers, bodies and words, at this time, then this end of the limit."""
+"""Tests that these headers, bodies and words, at this time, give this end of the limit."""
 
 import math
 import time
@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocwatchd.core.facts import facts_from_text
-from ocwatchd.core.hints import LONGEST, find_hint, from_body, from_headers, from_text, tame
-from ocwatchd.core.limits import ErrorFacts, Hint, LimitKind, ToldBy
-from ocwatchd.core.told import Told
+from ocwatchd.core.classify.error_details import details_from_text
+from ocwatchd.core.classify.reset_headers import ReportedTime
+from ocwatchd.core.classify.reset_times import LONGEST, find_hint, from_body, from_headers, from_text, tame
+from ocwatchd.core.domain.types import ErrorDetails, Hint, LimitKind, ResetSource
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()  # a Sunday
 
@@ -101,9 +101,9 @@ def test_the_reset_of_an_allowance_that_is_not_used_up_says_nothing(headers):
 
 
 def test_retry_after_is_told_by_the_header_and_a_reset_is_not():
-    assert from_headers({"retry-after": "4"}, NOW).told_by is ToldBy.RETRY_AFTER
-    assert from_headers({"retry-after-ms": "4"}, NOW).told_by is ToldBy.RETRY_AFTER
-    assert from_headers({"x-ratelimit-reset": str(int(NOW) + 60)}, NOW).told_by is ToldBy.TEXT
+    assert from_headers({"retry-after": "4"}, NOW).reset_source is ResetSource.RETRY_AFTER
+    assert from_headers({"retry-after-ms": "4"}, NOW).reset_source is ResetSource.RETRY_AFTER
+    assert from_headers({"x-ratelimit-reset": str(int(NOW) + 60)}, NOW).reset_source is ResetSource.TEXT
 
 
 @pytest.mark.parametrize(
@@ -118,16 +118,16 @@ def test_retry_after_is_told_by_the_header_and_a_reset_is_not():
     ],
 )
 def test_nonsense_is_passed_over_and_the_next_source_asked(value, tamed):
-    facts = ErrorFacts(message="Please try again in 20s.", headers={"retry-after": value})
+    facts = ErrorDetails(message="Please try again in 20s.", headers={"retry-after": value})
     hint = find_hint(facts, NOW)
-    assert (hint.after, hint.told_by, hint.tamed) == (20, ToldBy.TEXT, tamed)
-    assert find_hint(ErrorFacts(message="no", headers={"retry-after": value}), NOW) is None
+    assert (hint.after, hint.reset_source, hint.tamed) == (20, ResetSource.TEXT, tamed)
+    assert find_hint(ErrorDetails(message="no", headers={"retry-after": value}), NOW) is None
 
 
 def test_an_absurd_time_is_capped_at_31_days_and_says_so():
     hint = from_headers({"retry-after": "999999999"}, NOW)
     assert (hint.after, hint.until) == (LONGEST, NOW + LONGEST)
-    assert hint.tamed == "retry-after: 11574 days told, capped at 31 days"
+    assert hint.tamed == "retry-after: 11574 days reported, capped at 31 days"
 
 
 def test_a_moment_just_past_means_now():
@@ -179,13 +179,13 @@ def test_of_two_waits_a_plan_means_the_longer():
 def test_headers_beat_the_body_and_the_body_beats_the_words():
     text = "try again in 3s"
     body = '{"retry_after": 2}'
-    assert find_hint(ErrorFacts(message=text, body=body, headers={"retry-after": "1"}), NOW).after == 1
-    assert find_hint(ErrorFacts(message=text, body=body), NOW).after == 2
-    assert find_hint(ErrorFacts(message=text), NOW).after == 3
+    assert find_hint(ErrorDetails(message=text, body=body, headers={"retry-after": "1"}), NOW).after == 1
+    assert find_hint(ErrorDetails(message=text, body=body), NOW).after == 2
+    assert find_hint(ErrorDetails(message=text), NOW).after == 3
 
 
 def test_a_message_that_is_a_body_tells_its_fields():
-    facts = facts_from_text('AI_APICallError: {"error":{"type":"usage_limit_reached","resets_in_seconds":9430}}')
+    facts = details_from_text('AI_APICallError: {"error":{"type":"usage_limit_reached","resets_in_seconds":9430}}')
     assert find_hint(facts, NOW).after == 9430
 
 
@@ -195,7 +195,7 @@ def test_a_message_that_is_a_body_tells_its_fields():
     st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True)),
 )
 def test_a_tamed_hint_never_leaves_the_next_31_days(after, until):
-    hint = tame(Told("x", after=after, until=until), NOW)
+    hint = tame(ReportedTime("x", after=after, until=until), NOW)
     if isinstance(hint, Hint):
         assert 0 <= hint.after <= LONGEST
         assert NOW <= hint.until <= NOW + LONGEST
@@ -209,7 +209,8 @@ PIECES = [
     ".5", "s", " hours", "m", "3pm", " (Europe/Berlin)", " (No/Where)", "2026-11-",
     "2026-13-45 99:99", "2026-02-30", "Feb 30", "|1795356000", "|999999999999999", "0点", "明天", "后",
     "秒", "next Monday", "midnight", " UTC+99:99", "T25:61", "1:2:3", "PT", "pt9h", "an hour",
-    "half an", "\x00",
+    "half an", "\x00", "morgen um 9 Uhr ", "24 de nov. de 2026 ", "31 de fev. ", "11月24日 ", "오전 9시 ", "15h30 ",
+    "99.99.2026 ", "lundi ", " (UTC+8)", "1 thang 13 ", "2569 ", "24 nov ", "a/",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Given these refusals, at these times, then this register."""
+"""Tests that these limits, at these times, give this blacklist."""
 
 from dataclasses import replace
 
@@ -6,19 +6,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocwatchd.core.ledger import STRIKE_WINDOW, Ledger
-from ocwatchd.core.limits import Certainty, Hint, LimitEvent, LimitKind, ModelRef, Scope, Target, ToldBy, Verdict
-from ocwatchd.core.policy import RestPolicy
+from ocwatchd.core.domain.cooldowns import STRIKE_WINDOW, CooldownPolicy, Ledger
+from ocwatchd.core.domain.types import (
+    Certainty,
+    Hint,
+    LimitEvent,
+    LimitKind,
+    ModelRef,
+    ResetSource,
+    Scope,
+    Target,
+    Verdict,
+)
 
 T = 1_800_000_000.0
 SONNET = ModelRef("anthropic", "claude-sonnet-4")
 OPUS = ModelRef("anthropic", "claude-opus-4")
 GLM = ModelRef("zhipuai", "glm-4.5")
-RESTS = RestPolicy(rate_limit=60, overloaded=30, quota=3600, maximum=21600)
+RESTS = CooldownPolicy(rate_limit=60, overloaded=30, quota=3600, maximum=21600)
 
 
-def hint(until, told_by=ToldBy.RETRY_AFTER):
-    return Hint(until, until - T, told_by, "test")
+def hint(until, reset_source=ResetSource.RETRY_AFTER):
+    return Hint(until, until - T, reset_source, "test")
 
 
 def refusal(at=0.0, model=SONNET, kind=LimitKind.RATE_LIMIT, scope=Scope.MODEL, session="ses_1", told=None):
@@ -29,7 +38,7 @@ def refusal(at=0.0, model=SONNET, kind=LimitKind.RATE_LIMIT, scope=Scope.MODEL, 
 def test_a_told_time_is_obeyed_to_the_second_at_both_ends():
     ledger = Ledger()
     entry = ledger.record(refusal(told=hint(T + 20)), RESTS)
-    assert (entry.until, entry.told_by, entry.strikes) == (T + 20, ToldBy.RETRY_AFTER, 1)
+    assert (entry.until, entry.reset_source, entry.strikes) == (T + 20, ResetSource.RETRY_AFTER, 1)
     assert ledger.cooling(SONNET, T) and ledger.cooling(SONNET, T + 19.999)
     assert ledger.cooling(SONNET, T + 20) is None
 
@@ -39,7 +48,7 @@ def test_a_told_time_is_obeyed_to_the_second_at_both_ends():
 )
 def test_untold_it_rests_as_configured(kind, rest):
     entry = Ledger().record(refusal(kind=kind), RESTS)
-    assert (entry.until, entry.told_by) == (T + rest, ToldBy.BACKOFF)
+    assert (entry.until, entry.reset_source) == (T + rest, ResetSource.ESTIMATE)
 
 
 def test_billing_rests_until_a_person_acts_unless_the_provider_names_a_time():
@@ -101,24 +110,24 @@ def test_later_news_extends_and_never_shortens_what_was_told():
 def test_what_is_told_replaces_our_own_guess_even_if_it_is_sooner():
     ledger = Ledger()
     ledger.record(refusal(), RESTS)
-    refined = ledger.refine(SONNET, T + 20, ToldBy.STATUS, T + 1)
-    assert (refined.until, refined.told_by) == (T + 20, ToldBy.STATUS)
-    assert ledger.refine(SONNET, T + 10, ToldBy.STATUS, T + 2) is None
+    refined = ledger.refine(SONNET, T + 20, ResetSource.STATUS, T + 1)
+    assert (refined.until, refined.reset_source) == (T + 20, ResetSource.STATUS)
+    assert ledger.refine(SONNET, T + 10, ResetSource.STATUS, T + 2) is None
 
 
 def test_the_finer_clock_sharpens_a_header_and_keeps_its_name():
     ledger = Ledger()
     ledger.record(refusal(told=hint(T + 3600)), RESTS)
-    refined = ledger.refine(SONNET, T + 3600.8, ToldBy.STATUS, T + 1)
-    assert (refined.until, refined.told_by) == (T + 3600.8, ToldBy.RETRY_AFTER)
+    refined = ledger.refine(SONNET, T + 3600.8, ResetSource.STATUS, T + 1)
+    assert (refined.until, refined.reset_source) == (T + 3600.8, ResetSource.RETRY_AFTER)
 
 
 @pytest.mark.parametrize("header", [T + 3599.0, T + 3600.8, T + 3601.0])
 def test_the_same_moment_told_by_the_status_first_keeps_the_finer_clock_too(header):
     ledger = Ledger()
-    ledger.record(refusal(told=hint(T + 3600.8, ToldBy.STATUS)), RESTS)
-    refined = ledger.refine(SONNET, header, ToldBy.RETRY_AFTER, T + 1)
-    assert (refined.until, refined.told_by) == (T + 3600.8, ToldBy.RETRY_AFTER)
+    ledger.record(refusal(told=hint(T + 3600.8, ResetSource.STATUS)), RESTS)
+    refined = ledger.refine(SONNET, header, ResetSource.RETRY_AFTER, T + 1)
+    assert (refined.until, refined.reset_source) == (T + 3600.8, ResetSource.RETRY_AFTER)
 
 
 def test_a_provider_wide_limit_rests_every_model_of_it():
@@ -150,8 +159,8 @@ def test_a_persons_block_outlasts_answers_and_exact_times():
     ledger = Ledger()
     ledger.block(SONNET, None, T)
     assert ledger.answered(SONNET, T + 5) is None
-    assert ledger.refine(SONNET, T + 5, ToldBy.STATUS, T + 1) is None
-    assert ledger.cooling(SONNET, T + 1e9).told_by is ToldBy.MANUAL
+    assert ledger.refine(SONNET, T + 5, ResetSource.STATUS, T + 1) is None
+    assert ledger.cooling(SONNET, T + 1e9).reset_source is ResetSource.MANUAL
     assert ledger.clear(SONNET) and ledger.cooling(SONNET, T) is None
 
 
@@ -182,7 +191,7 @@ def test_told_ends_never_move_backwards_while_the_model_cools(history):
     for at, wait in sorted(history, key=lambda pair: pair[0]):
         before = ledger.cooling(SONNET, T + at)
         entry = ledger.record(refusal(at, told=None if wait is None else hint(T + at + wait)), RESTS)
-        if before is not None and before.told_by is ToldBy.RETRY_AFTER:
+        if before is not None and before.reset_source is ResetSource.RETRY_AFTER:
             assert entry.until >= before.until
         end = entry.until
     assert end is not None
@@ -191,7 +200,101 @@ def test_told_ends_never_move_backwards_while_the_model_cools(history):
 def test_what_is_told_of_one_model_shortens_nothing_that_holds_for_its_provider():
     ledger = Ledger()
     ledger.record(refusal(), RESTS)
-    whole = ledger.record(refusal(1, OPUS, LimitKind.QUOTA, Scope.PROVIDER, told=hint(T + 9000, ToldBy.TEXT)), RESTS)
-    told = ledger.refine(SONNET, T + 600, ToldBy.STATUS, T + 2)
+    whole = ledger.record(
+        refusal(1, OPUS, LimitKind.QUOTA, Scope.PROVIDER, told=hint(T + 9000, ResetSource.TEXT)), RESTS
+    )
+    told = ledger.refine(SONNET, T + 600, ResetSource.STATUS, T + 2)
     assert (told.model, told.until) == (SONNET, T + 600)
     assert ledger.cooling(SONNET, T + 3) == whole
+
+
+BILLING, QUOTA, RATE, LOAD = LimitKind.BILLING, LimitKind.QUOTA, LimitKind.RATE_LIMIT, LimitKind.OVERLOADED
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "shown"),
+    [
+        ((BILLING, None), (QUOTA, None), (BILLING, None, ResetSource.ESTIMATE)),
+        ((BILLING, None), (QUOTA, 3600), (BILLING, None, ResetSource.ESTIMATE)),
+        ((BILLING, None), (RATE, 20), (BILLING, None, ResetSource.ESTIMATE)),
+        ((QUOTA, 3600), (BILLING, None), (BILLING, None, ResetSource.ESTIMATE)),
+        ((QUOTA, 3600), (RATE, 20), (QUOTA, 3600, ResetSource.RETRY_AFTER)),
+        ((QUOTA, 3600), (LOAD, None), (QUOTA, 3600, ResetSource.RETRY_AFTER)),
+        ((QUOTA, None), (RATE, 20), (QUOTA, 3600, ResetSource.ESTIMATE)),
+        ((QUOTA, None), (RATE, 7200), (RATE, 7200, ResetSource.RETRY_AFTER)),
+        ((RATE, 7200), (QUOTA, 3600), (RATE, 7200, ResetSource.RETRY_AFTER)),
+        ((RATE, None), (QUOTA, 20), (QUOTA, 20, ResetSource.RETRY_AFTER)),
+        ((RATE, None), (RATE, 20), (RATE, 20, ResetSource.RETRY_AFTER)),
+        ((LOAD, None), (RATE, 600), (RATE, 600, ResetSource.RETRY_AFTER)),
+    ],
+)
+def test_of_two_limits_the_one_that_ends_later_is_shown_until_it_is_over(first, then, shown):
+    ledger = Ledger()
+    for (kind, wait), at in ((first, 0), (then, 0.5)):
+        told = None if wait is None else hint(T + wait)
+        event = replace(refusal(at, kind=kind, scope=Scope.PROVIDER, told=told), reason=f"{kind.value} words")
+        entry = ledger.record(event, RESTS)
+    kind, wait, source = shown
+    assert (entry.kind, entry.until, entry.reset_source) == (kind, None if wait is None else T + wait, source)
+    assert (entry.reason, entry.strikes) == (f"{kind.value} words", 2)
+
+
+def test_a_free_tier_stays_limited_when_one_of_its_models_reports_something_shorter():
+    free, other = ModelRef("openrouter", "a:free"), ModelRef("openrouter", "b:free")
+    ledger = Ledger()
+    ledger.record(refusal(model=free, scope=Scope.FREE_TIER, kind=QUOTA, told=hint(T + 7200)), RESTS)
+    ledger.record(refusal(1, model=free, told=hint(T + 30)), RESTS)
+    assert ledger.cooling(other, T + 60) is not None
+
+
+def test_the_exact_end_of_a_weaker_limit_does_not_shorten_the_guess_for_a_stronger_one():
+    ledger = Ledger()
+    ledger.record(refusal(kind=QUOTA), RESTS)
+    assert ledger.refine(SONNET, T + 20, ResetSource.STATUS, T + 1, RATE) is None
+    assert ledger.refine(SONNET, T + 20, ResetSource.STATUS, T + 1, QUOTA).until == T + 20
+
+
+def test_a_limit_during_a_persons_block_leaves_the_block_as_it_is():
+    ledger = Ledger()
+    ledger.block(SONNET, T + 3600, T)
+    entry = ledger.record(refusal(1, kind=QUOTA, told=hint(T + 20)), RESTS)
+    assert (entry.reset_source, entry.reason, entry.until) == (ResetSource.MANUAL, "blocked by hand", T + 3600)
+
+
+def test_an_exact_time_does_not_lengthen_a_users_block():
+    ledger = Ledger()
+    ledger.block(SONNET, T + 100, T)
+    assert ledger.refine(SONNET, T + 5000, ResetSource.RETRY_AFTER, T + 1) is None
+    assert ledger.cooling(SONNET, T + 100) is None
+
+
+def test_an_answer_of_one_model_ends_what_holds_for_its_whole_provider():
+    ledger = Ledger()
+    ledger.record(refusal(scope=Scope.PROVIDER, told=hint(T + 3600)), RESTS)
+    assert ledger.cooling(OPUS, T + 5)
+    assert ledger.answered(OPUS, T + 5) is not None
+    assert ledger.cooling(SONNET, T + 5) is None
+
+
+def test_an_older_refusal_that_is_read_late_does_not_make_an_answer_count():
+    ledger = Ledger()
+    ledger.record(refusal(10, told=hint(T + 3600)), RESTS)
+    ledger.record(refusal(5, told=hint(T + 3600)), RESTS)
+    assert ledger.answered(SONNET, T + 7) is None
+    assert ledger.answered(SONNET, T + 11) is not None
+
+
+def test_after_a_clear_only_what_was_refused_since_counts():
+    ledger = Ledger()
+    ledger.record(refusal(0, session="ses_1", told=hint(T + 3600)), RESTS)
+    ledger.record(refusal(10, session="ses_2", told=hint(T + 3600)), RESTS)
+    (again,) = ledger.replace_all([], T + 5)
+    assert (again.since, again.strikes) == (T + 10, 1)
+    assert Ledger(()).replace_all([], T + 5) == ()
+
+
+def test_an_answer_that_was_asked_for_in_the_moment_of_the_refusal_proves_nothing():
+    ledger = Ledger()
+    ledger.record(refusal(2), RESTS)
+    assert ledger.answered(SONNET, T + 2) is None
+    assert ledger.answered(SONNET, T + 2.001).model == SONNET

@@ -1,4 +1,4 @@
-"""Bytes -> lines: whatever the chunks, whatever the bytes, at the speed of copying them."""
+"""Tests of splitting bytes into lines: any chunks, any bytes, and as fast as copying them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocwatchd.core.lines import HEAD_KEPT, LINE_CAP, SPAN_CAP, TAIL_KEPT, Line, LineCutter, Span
+from ocwatchd.core.parsing.lines import HEAD_KEPT, LINE_CAP, SPAN_CAP, TAIL_KEPT, Line, LineCutter, Span
 
 
 def cut(chunks: list[bytes], *wanted: bytes) -> list[Line]:
     cutter = LineCutter()
-    return [line for chunk in chunks for line in cutter.feed(chunk, wanted)] + cutter.rest(wanted)
+    return [line for chunk in chunks for line in cutter.feed(chunk, wanted)] + cutter.finish(wanted)
 
 
 def chunked(data: bytes, size: int) -> list[bytes]:
@@ -101,7 +101,7 @@ def test_a_50_mb_line_costs_milliseconds() -> None:
     for _ in range(400):
         cutter.feed(chunk, [b" stream error"])
     lines = cutter.feed(b"} stream error\n", [b" stream error"])
-    assert time.process_time() - begun < 1.0  # 13 s with a carry that is searched again and again
+    assert time.process_time() - begun < 1.0  # 13 s if the carried bytes are searched again and again
     assert [line.truncated for line in lines] == [True]
 
 
@@ -109,7 +109,7 @@ def test_a_50_mb_line_costs_milliseconds() -> None:
 
 
 def until_end(data: bytes, start: int, stop: int, limit: int) -> Span | None:
-    """A toy format: a line that begins with `<` goes on until a line that ends with `>`."""
+    """A toy format: a record begins at a line that starts with `<` and lasts until a line that ends with `>`."""
     if not data.startswith(b"<", start) or data[stop - 1 : stop] == b">":
         return None
     at = data.find(b">\n", stop, limit)

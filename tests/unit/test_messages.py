@@ -1,6 +1,9 @@
-"""Given these messages of real providers (and what only looks like them), then limit or no limit, and until when.
+"""Tests that messages of real providers, and texts that look like them, give a limit or none, and its end.
 
-`data/messages.jsonl` is the project's own collection. A larger one beside the checkout is tried too where it exists.
+`data/messages.jsonl` is the project's own collection. `data/threads.jsonl` contains error texts of public bug reports
+(long sentences are paraphrased) and texts that look like them; its classes are kinds of mistakes that were once made.
+`data/paraphrases.jsonl` expresses the same in words that no provider uses. A larger collection beside the checkout is
+also tested if it exists.
 """
 
 import json
@@ -10,19 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from ocwatchd.core.facts import facts_from_body, facts_from_text
-from ocwatchd.core.hints import find_hint
-from ocwatchd.core.limits import Certainty
-from ocwatchd.core.rules import RuleSet
+from ocwatchd.core.classify.error_details import details_from_body, details_from_text
+from ocwatchd.core.classify.reset_times import find_hint
+from ocwatchd.core.classify.rules import RuleSet
+from ocwatchd.core.domain.types import Certainty
 
 ROOT = Path(__file__).parents[2]
 RULES = RuleSet.load((ROOT / "ocwatchd" / "rules" / "builtin.json").read_bytes())
 EXTRA = ROOT.parent / "shared" / "corpus"
-FILES = [
-    path for path in (Path(__file__).parent / "data" / "messages.jsonl", EXTRA / "messages.jsonl") if path.is_file()
-]
+DATA = Path(__file__).parent / "data"
+OWN = [DATA / f"{name}.jsonl" for name in ("messages", "threads", "paraphrases")]
+FILES = [path for path in (*OWN, EXTRA / "messages.jsonl") if path.is_file()]
 
-# The text names the free models; the collection beside the checkout files it under the whole provider.
+# The text names the free models; the collection beside the checkout labels it as the whole provider.
 NARROWER_SCOPE = {"Daily free model limit reached. Try again in 23h 15m."}
 
 
@@ -35,15 +38,15 @@ def epoch(text):
 
 
 def told(row):
-    """Seconds until the end that the row says, or None."""
+    """Return the seconds until the end that the row expects, or None."""
     if "until" in row:
         return epoch(row["until"]) - epoch(row["time"])
     return row.get("after_s")
 
 
 def faults(row):
-    """What is wrong with the verdict and the hint of a row, in words."""
-    facts = facts_from_text(row["text"], row.get("status"))
+    """Yield the errors in the verdict and the reset time of a row, as text."""
+    facts = details_from_text(row["text"], row.get("status"))
     verdict = RULES.classify(facts)
     kind = verdict.kind if verdict.certainty is Certainty.SURE else None
     accepted = set(row.get("kinds_ok") or [row["kind"]]) | ({None} if row.get("ambiguous") else set())
@@ -58,12 +61,12 @@ def faults(row):
 
 
 def table(found, total):
-    """One line per class: how many texts, how many right."""
+    """Return one line per class: the number of texts, and how many are right."""
     lines = [f"{name:10} {total[name] - found[name]:4} of {total[name]:4} right" for name in sorted(total)]
     return "\n".join(["", *lines])
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.parts[-2])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parts[-2]}-{path.stem}")
 def test_every_message_is_told_right(path):
     total, wrong, says = Counter(), Counter(), []
     for row in rows(path):
@@ -73,6 +76,13 @@ def test_every_message_is_told_right(path):
         says += [f"{row['text'][:120]!r} ({row.get('status')}): {fault}" for fault in found]
     print(table(wrong, total))
     assert not says, "\n" + "\n".join(says)
+
+
+def test_what_was_collected_from_threads_names_limits_and_what_only_looks_like_them():
+    kinds = Counter(row["kind"] for path in OWN[1:] for row in rows(path))
+    assert kinds[None] > 150
+    assert min(kinds[name] for name in ("rate_limit", "quota", "overloaded", "billing")) > 10
+    assert sum(told(row) is not None for row in rows(OWN[1])) > 30
 
 
 def test_the_collection_is_worth_the_name():
@@ -87,8 +97,17 @@ KINDS = {"rate_limit": "rate_limit", "overloaded": "overloaded", "quota": "quota
 ANSWERS = sorted(EXTRA.glob("*/labels.jsonl"))
 
 
+MISLABELLED = {
+    # The header names a fixed moment, so the remaining time differs from answer to answer.
+    "429_ra_date",
+    # `retry-after-ms: 0` beside `retry-after: 6`: OpenCode obeys the milliseconds, and so does ocwatchd.
+    "429_ra_ms_zero_and_ra_6",
+}
+"""Scenarios whose label of a reset time differs from their headers."""
+
+
 def answers():
-    """Each recorded answer of a provider once: scenario, status, headers, body, and what it is."""
+    """Return each recorded answer of a provider once: scenario, status, headers, body, and label."""
     seen = {}
     for path in ANSWERS:
         for row in rows(path):
@@ -101,7 +120,7 @@ def test_recorded_answers_are_told_right_by_status_headers_and_body():
     says = []
     for row in answers():
         headers = {name.lower(): value for name, value in (row["headers"] or {}).items()}
-        facts = facts_from_body(row["body"] or "", row["status"], headers)
+        facts = details_from_body(row["body"] or "", row["status"], headers)
         verdict = RULES.classify(facts)
         kind = verdict.kind if verdict.certainty is Certainty.SURE else None
         wanted = KINDS[row["kind"]]
@@ -109,7 +128,7 @@ def test_recorded_answers_are_told_right_by_status_headers_and_body():
         if not same:
             says.append(f"{row['scenario']}: {verdict}, wanted {wanted}")
         hint = find_hint(facts, row["t"], verdict.kind)
-        after = row.get("retry_after_s")
+        after = row.get("retry_after_s") if row["scenario"] not in MISLABELLED else None
         if wanted and after and 0 < after < 2_000_000 and (hint is None or abs(hint.after - after) > 2):
             says.append(f"{row['scenario']}: {hint}, wanted {after} s")
     assert not says, "\n" + "\n".join(says)

@@ -1,4 +1,4 @@
-"""Given prices, a budget and what was spent, then what may stand in; and what moved turns cost."""
+"""Tests of the budget (which fallbacks prices and spending allow) and of the cost of moved turns."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from ocwatchd.core.capability import Capacity
-from ocwatchd.core.considered import considered
-from ocwatchd.core.engine import Engine
-from ocwatchd.core.entries import Entry
-from ocwatchd.core.fallback import Choice, Chosen, Exhausted, choose
-from ocwatchd.core.ledger import Cooldown, Ledger
-from ocwatchd.core.limits import LimitKind, ModelRef, Scope, Target, ToldBy
-from ocwatchd.core.messages import Configured, Note, SaveRegister, Spent, Tell
-from ocwatchd.core.money import Price, Purse, Tokens
-from ocwatchd.core.outlook import Outlook
+from ocwatchd.core.domain.budget import DayBudget, Price, Tokens
+from ocwatchd.core.domain.capability import Capacity
+from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.types import LimitKind, ModelRef, ResetSource, Scope, Target
+from ocwatchd.core.engine.engine import Engine
+from ocwatchd.core.engine.messages import Configured, Note, SaveBlacklist, Spent, Tell
+from ocwatchd.core.fallback.choice import Choice, Chosen, Exhausted, choose
+from ocwatchd.core.fallback.considered import considered
+from ocwatchd.core.fallback.outlook import Outlook
+from ocwatchd.core.history.costs import Paid, spending
+from ocwatchd.core.history.journal_entries import Entry
 from ocwatchd.core.policy import Policy
-from ocwatchd.core.spending import Paid, spending
 from tests.support.rules import builtin
 
 NOW = 1_800_000_000.0
@@ -33,54 +33,54 @@ def test_a_price_counts_every_kind_of_token() -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "spent", "dear"),
+    ("budget", "spent", "over_budget"),
     [(None, 10**6, []), (5.0, 4.99, []), (5.0, 5.0, ["p/a", "q/dear"]), (0.0, 0.0, ["p/a", "q/dear"])],
 )
-def test_above_the_budget_nothing_paid_is_chosen(budget: float | None, spent: float, dear: list[str]) -> None:
-    purse = Purse(budget, spent, PRICES)
-    assert purse.dear == dear
-    assert purse.too_dear("x/unknown") is None
-    # What a door tells now counts more than what was known.
-    assert (purse.too_dear("x/unknown", Price(1)) is not None) == bool(dear)
+def test_above_the_budget_nothing_paid_is_chosen(budget: float | None, spent: float, over_budget: list[str]) -> None:
+    day_budget = DayBudget(budget, spent, PRICES)
+    assert day_budget.over_budget == over_budget
+    assert day_budget.is_over_budget("x/unknown") is None
+    # What an endpoint reports now takes precedence over older data.
+    assert (day_budget.is_over_budget("x/unknown", Price(1)) is not None) == bool(over_budget)
 
 
-def chosen(purse: Purse, cooling: tuple[ModelRef, ...] = ()) -> Choice:
-    return choose(A, None, POLICY, lambda ref: ref in cooling, outlook=Outlook(purse=purse))
+def chosen(day_budget: DayBudget, cooling: tuple[ModelRef, ...] = ()) -> Choice:
+    return choose(A, None, POLICY, lambda ref: ref in cooling, outlook=Outlook(day_budget=day_budget))
 
 
 def test_a_stand_in_that_costs_is_passed_over_and_it_is_said_why() -> None:
-    purse = Purse(5.0, 5.03, PRICES)
-    choice = chosen(purse)
+    day_budget = DayBudget(5.0, 5.03, PRICES)
+    choice = chosen(day_budget)
     assert isinstance(choice, Chosen) and choice.target.model == FREE
-    rows = considered(choice, Ledger(()), A, (), NOW, Outlook(purse=purse))
+    rows = considered(choice, Ledger(()), A, (), NOW, Outlook(day_budget=day_budget))
     assert rows[0]["why"] == "paid, and today's budget is spent ($5.03 of $5.00)"
-    none = chosen(purse, (FREE,))
+    none = chosen(day_budget, (FREE,))
     assert isinstance(none, Exhausted) and "budget" in none.unfit[0][1]
-    assert isinstance(chosen(Purse(5.0, 4.0, PRICES)), Chosen)
+    assert isinstance(chosen(DayBudget(5.0, 4.0, PRICES)), Chosen)
     offers = {"q/dear": Capacity(price=Price(1))}
-    fresh = choose(A, None, POLICY, lambda ref: False, outlook=Outlook(offers=offers, purse=Purse(5.0, 6.0)))
+    fresh = choose(A, None, POLICY, lambda ref: False, outlook=Outlook(offers=offers, day_budget=DayBudget(5.0, 6.0)))
     assert isinstance(fresh, Chosen) and fresh.target.model == FREE
 
 
 def test_when_the_budget_is_spent_new_prompts_get_another_stand_in_and_a_new_day_gives_it_back() -> None:
     rest = Cooldown(
-        A, LimitKind.RATE_LIMIT, Scope.MODEL, NOW, NOW + 3600, 1, ToldBy.STATUS, target=Target(DEAR)
+        A, LimitKind.RATE_LIMIT, Scope.MODEL, NOW, NOW + 3600, 1, ResetSource.STATUS, target=Target(DEAR)
     )  # fmt: skip
     engine = Engine(POLICY, builtin(), Ledger((rest,)), lambda: "claim")
     assert engine.handle(Spent(4.0, PRICES), NOW) == []
     note, tell, save = engine.handle(Spent(5.5, PRICES), NOW + 1)
     assert isinstance(note, Note) and (note.fields["spent"], note.fields["over"]) == (5.5, True)
-    assert isinstance(tell, Tell) and "no paid model" in tell.text
-    assert isinstance(save, SaveRegister) and save.changed[0].target == Target(FREE)
+    assert isinstance(tell, Tell) and "paid fallbacks are no longer used" in tell.text
+    assert isinstance(save, SaveBlacklist) and save.changed[0].target == Target(FREE)
     assert engine.handle(Spent(5.6, PRICES), NOW + 2) == []
     note, save = engine.handle(Spent(0.0, PRICES), NOW + 3)
-    assert isinstance(save, SaveRegister) and save.changed[0].target == Target(DEAR)
+    assert isinstance(save, SaveBlacklist) and save.changed[0].target == Target(DEAR)
 
 
 def test_it_is_told_once_a_day_whatever_lives_and_edits_of_the_configuration_come_between() -> None:
     told = Spent(5.5, PRICES)
     engine = Engine(POLICY, builtin(), Ledger(()), lambda: "claim")
-    engine.mind.spent, engine.mind.prices, engine.mind.told_over = told.dollars, PRICES, True
+    engine.context.spent, engine.context.prices, engine.context.over_notified = told.dollars, PRICES, True
     assert engine.handle(told, NOW) == []
     engine.handle(Configured(replace(POLICY, budget=9.0), builtin()), NOW)
     note, *_ = engine.handle(told, NOW)
@@ -112,8 +112,30 @@ def test_what_moved_turns_cost_and_would_have_cost() -> None:
     assert found.saved == pytest.approx(3 * 0.45 - 1.5)
 
 
+def test_use_by_day_and_model_and_by_session() -> None:
+    tokens = Tokens(input=100, output=10, reasoning=5, cache_read=7, cache_write=3)
+    paid = [Paid(None, model, tokens, cost, session, day) for model, cost, session, day in (
+        ("p/a", 0.5, "ses_1", "2026-11-29"), ("p/a", 0.25, "ses_2", "2026-11-30"), ("q/b", 2.0, "ses_2", "2026-11-30"),
+        ("p/a", 0.25, "ses_1", "2026-11-30"),
+    )]  # fmt: skip
+    found = spending([], paid, PRICES, NOW, NOW + 1, {"ses_1": ("Fix the tests", "/src")})
+    assert [(day, model, used.answers, used.dollars) for day, model, used in found.days] == [
+        ("2026-11-30", "q/b", 1, 2.0), ("2026-11-30", "p/a", 2, 0.5), ("2026-11-29", "p/a", 1, 0.5),
+    ]  # fmt: skip
+    assert [(one.session, one.title, one.directory, one.used.answers, one.used.dollars) for one in found.sessions] == [
+        ("ses_2", "", "", 2, 2.25), ("ses_1", "Fix the tests", "/src", 2, 0.75),
+    ]  # fmt: skip
+    used = found.days[1][2]
+    assert (used.input, used.output, used.cached, used.tokens) == (200, 30, 20, 250)
+
+
 def test_without_a_price_nothing_is_compared_and_other_days_do_not_count() -> None:
     found = spending(lines("m1", model="x/unknown"), [answer("m1")], PRICES, NOW - 1, NOW + 10**4)
     assert (found.moved[0].unpriced, found.moved[0].saved, found.saved) == (1, None, None)
     assert spending(lines("m1"), [answer("m1")], PRICES, NOW + 5, NOW + 10**4).moved == ()
     assert replace(found, moved=()).dollars == 0
+
+
+def test_every_kind_of_token_counts_once_and_what_the_cache_gave_is_not_spent():
+    tokens = Tokens(1, 2, 4, 8, 16)
+    assert (tokens.spent, tokens.context) == (23, 31)

@@ -2,14 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocwatchd.core.pace import Pace
-from ocwatchd.hands import SAVES
+from ocwatchd.daemon.blacklist_writer import SAVES, Pace
 
 HOUR = 3600.0
 
 
 def times(pace: Pace, asked: list[float], takes: float = 0.0) -> list[float]:
-    """When each of these is begun, if each waits for its turn and for the one before it."""
+    """Return when each write begins, if each waits for its turn and for the write before it."""
     begun, free = [], float("-inf")
     for now in asked:
         now = max(now, free)
@@ -45,7 +44,7 @@ def test_a_storm_is_written_some_sixteen_times_a_second():
 
 
 def test_what_takes_long_is_no_rest():
-    """A register that takes half a second to write: after the burst it is left alone between two writes."""
+    """If a write of the blacklist takes half a second, there is a pause between two writes after the burst."""
     begun = times(Pace(every=1, burst=2), [0.0] * 4, takes=0.5)
     assert begun == [0, 0.5, 2.0, 3.5]
 

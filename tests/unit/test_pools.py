@@ -1,4 +1,4 @@
-"""Given pools, loads and what rests, then these members, each session its own."""
+"""Tests that pools, loads and cooldowns give each session its member."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import Counter
 
 import pytest
 
-from ocwatchd.core import chains
-from ocwatchd.core.fallback import Chosen, Exhausted, agent_for, choose
-from ocwatchd.core.limits import ModelRef
-from ocwatchd.core.outlook import Outlook
+from ocwatchd.core.domain import chains
+from ocwatchd.core.domain.pools import FIRST_HEALTHY, LEAST_USED, ROUND_ROBIN, Fill, Pool, order, relative
+from ocwatchd.core.domain.types import ModelRef
+from ocwatchd.core.fallback.choice import Chosen, Exhausted, agent_for, choose
+from ocwatchd.core.fallback.outlook import Outlook
 from ocwatchd.core.policy import Policy
-from ocwatchd.core.pools import FIRST_HEALTHY, LEAST_USED, ROUND_ROBIN, Fill, Pool, order, relative
 
 A, B, C = "p/a", "q/a", "r/a"
 EQUAL = Pool("pool", (A, B, C), ROUND_ROBIN)
@@ -83,7 +83,7 @@ def candidates(model: str, session: str = "ses_1", **loads: float) -> list[str]:
 @pytest.mark.parametrize(
     ("asked", "wanted"),
     [
-        ("x/y", [C, B, A, "t/e", "s/d"]),  # an alias of a pool, on the left of nothing
+        ("x/y", [C, B, A, "t/e", "s/d"]),  # an alias of a pool, without a chain
         (A, [C, B, "s/d", "t/e"]),  # the other members, then the pool's chain
         ("pool", [C, B, A, "s/d", "t/e"]),
         ("z/z", ["t/e"]),
@@ -112,3 +112,20 @@ def test_circles_show_through_a_pool_and_equals_are_none() -> None:
     members = {"pool": (A, B)}
     assert chains.find_cycles(chains.opened({"pool": ("s/d",)}, members)) == []
     assert chains.find_cycles(chains.opened({"s/d": ("pool",), A: ("s/d",)}, members)) == [("s/d", A, "s/d")]
+
+
+def test_a_session_draws_the_same_member_in_every_release_and_in_the_plugin() -> None:
+    """Otherwise all sessions would change their model with an upgrade, and the prompt cache would be lost."""
+    drawn = [order(EQUAL, session, {})[0] for session in ("ses_1", "ses_2", "ses_3", "ses_4", "ß", "")]
+    assert drawn == [B, B, C, C, A, B]
+
+
+def test_a_member_of_a_pool_in_its_own_chain_has_all_other_members_as_fallbacks() -> None:
+    found = chains.opened({"fast": ("fast", "x/z")}, {"fast": ("p/b", "p/a", "p/c")})
+    assert found["p/b"] == ("p/a", "p/c", "x/z")
+    assert found["p/a"] == ("p/b", "p/c", "x/z")
+
+
+def test_an_agent_that_is_named_by_the_model_goes_before_one_that_is_named_by_an_alias() -> None:
+    agents = {"quick": "by-alias", "p/a": "by-model"}
+    assert chains.carriers(agents, {"quick": "p/a"}, {}) == {"p/a": "by-model"}

@@ -1,4 +1,4 @@
-"""Catching up reads a fraction of an old log, and tells of every limit what a follower tells who reads all of it."""
+"""Tests that catching up reads a fraction of an old log, and reports the same limits as following it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from ocwatchd.core.context import HELD
-from ocwatchd.core.limits import LimitEvent
-from ocwatchd.core.reading import Reading
-from tests.core.oldlog import CHAT, OTHER, created, error, info, payload, stream, tags, told_again
+from ocwatchd.core.domain.types import LimitEvent
+from ocwatchd.core.parsing.cursor import Cursor
+from ocwatchd.core.parsing.reader import HELD, Reading
 from tests.support.rules import builtin
+from tests.unit.oldlog import CHAT, OTHER, created, error, info, payload, stream, tags, told_again
 
 SESSIONS = [f"ses_{number}aaaaaaaa" for number in range(4)]
 MODELS = [("coder", "corpgw", CHAT), ("coder", "mirror", OTHER), ("writer", "corpgw", CHAT)]
@@ -21,21 +21,24 @@ NOISE = "service=bus type=message.part.updated publishing"
 def limits(data: bytes, size: int, *, turns: bool) -> list[LimitEvent]:
     reading = Reading(builtin(), turns=turns)
     seen = [item for at in range(0, len(data), size) for item in reading.feed(data[at : at + size])]
-    return [item for item in [*seen, *reading.rest()] if isinstance(item, LimitEvent)]
+    return [item for item in [*seen, *reading.finish()] if isinstance(item, LimitEvent)]
 
 
 def followed_late(data: bytes, late: int, size: int) -> list[LimitEvent]:
-    """Caught up with to this place, then followed."""
+    """Return the events of a reader that catches up to this position, and then follows."""
     reading = Reading(builtin(), turns=True)
     reading.catch_up()
     seen = [item for at in range(0, late, size) for item in reading.feed(data[at : min(at + size, late)])]
     seen += reading.follow()
     seen += [item for at in range(late, len(data), size) for item in reading.feed(data[at : at + size])]
-    return [item for item in [*seen, *reading.rest()] if isinstance(item, LimitEvent)]
+    return [item for item in [*seen, *reading.finish()] if isinstance(item, LimitEvent)]
 
 
 def history(draw: random.Random, steps: int, *, fails: bool = True) -> bytes:
-    """Sessions that ask, loop, end and are refused, with noise between; a failure has the tags of the last start."""
+    """Return a log of sessions that ask, loop, end and are refused, with other lines between.
+
+    A failure has the tags of the last start.
+    """
     lines = []
     last = ""
     under_way: list[tuple[str, str]] = []
@@ -84,7 +87,7 @@ def test_a_failure_is_nobody_elses_for_being_caught_up_with(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_what_is_held_may_be_looked_at_in_many_blocks(seed: int) -> None:
-    """Lines, and records of several lines, that begin in one block and end in the next included."""
+    """Lines, and records of several lines, that begin in one block and end in the next, are included."""
     draw = random.Random(seed)
     data = BIRTH + history(draw, 30) + history(draw, 6000, fails=False) + history(draw, 250)
     assert len(data) > 1 << 20
@@ -94,7 +97,7 @@ def test_what_is_held_may_be_looked_at_in_many_blocks(seed: int) -> None:
         assert limits(data, size, turns=False) == told
 
 
-# ---- logs up to 1.0.152, which do not tell where streams begin
+# ---- logs up to 1.0.152, which do not log the start of streams
 
 DIALECTS = ("session", "prompt", "bare")
 LOOK_UPS = (
@@ -109,7 +112,7 @@ BROKEN = '{"error":{"type":"overloaded_error","message":"Overloaded"}}'
 
 
 def turn(dialect: str, draw: random.Random, session: str, logger: str) -> str:
-    """A record about a session; `logger` is whose the shared logger was last."""
+    """Return a record about a session; `logger` is the session that used the shared logger last."""
     step = draw.randrange(3)
     return draw.choice(
         {
@@ -139,7 +142,7 @@ def turn(dialect: str, draw: random.Random, session: str, logger: str) -> str:
 
 
 def oddity(second: float, text: str) -> bytes:
-    """A record's text where it is none, or in a form that OpenCode does not use."""
+    """The text of a record in a place where there is no record, or in a form that OpenCode does not use."""
     line = info(second, text)
     return b"".join(
         (
@@ -151,7 +154,7 @@ def oddity(second: float, text: str) -> bytes:
 
 
 def early_history(dialect: str, draw: random.Random, steps: int) -> bytes:
-    """Sessions that come to work, end and are refused, with models looked up now and then, and forgeries between."""
+    """Return a log of sessions that begin, end and are refused, with some models looked up, and forgeries between."""
     lines = [BIRTH]
     few = SESSIONS[: draw.choice((1, 1, 2, 4))]
     for second in range(steps):
@@ -214,7 +217,7 @@ def test_a_model_that_is_looked_up_again_tells_what_is_asked() -> None:
 
 
 def test_a_failure_far_behind_its_start_and_one_too_far() -> None:
-    """What is held is bounded: beyond it nobody can be named, so a failure that names nobody's start is passed over."""
+    """Held data is bounded: beyond it no session can be named, so a failure without a known start is skipped."""
     quiet = info(1, NOISE) * (HELD // len(info(1, NOISE)) // 2)
     failure = error(2, f"service=llm {tags(SESSIONS[0])} error={payload()} stream error")
     start = stream(1, SESSIONS[0])
@@ -229,3 +232,10 @@ def test_a_failure_torn_over_many_chunks_and_the_last_line_of_all() -> None:
     data = BIRTH + stream(1, SESSIONS[0]) + info(1, NOISE) * 50 + failure.rstrip()
     for size in (7, 16, 64, 200):
         assert len(limits(data, size, turns=False)) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"before": 5}, {"head": None}, {"offset": -1}, {"inode": "7"}])
+def test_a_saved_cursor_with_a_value_of_another_type_is_none(wrong):
+    saved = Cursor(1, 7, "ab", 2, "cd", 2, 9).as_json()
+    assert Cursor.from_json(saved) is not None
+    assert Cursor.from_json({**saved, **wrong}) is None

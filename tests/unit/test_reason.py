@@ -1,4 +1,4 @@
-"""What is kept of other people's words: the words, not the keys among them."""
+"""Tests of stored provider messages: the words are kept, keys in them are not."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocwatchd.core.limits import REASON_CAP
-from ocwatchd.core.reason import reason_of
-from tests.edges.test_secrets import KEYS, WORDS
+from ocwatchd.core.text.redact import REASON_CAP, reason_of
+from tests.integration.test_secrets import KEYS, WORDS
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -1,4 +1,4 @@
-"""One parser per dialect, chosen by the line; and what may be believed of an error record."""
+"""Tests that each dialect has one parser, chosen by the line, and of which tags of an error record are believed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocwatchd.core.dialects import parse
-from ocwatchd.core.lines import HEAD_KEPT, LINE_CAP, TAIL_KEPT, Line, LineCutter
-from ocwatchd.core.record import Dialect, Kind, LogRecord, old_spanner, wanted_literals
-from tests.core.oldlog import BASE, CHAT, created, error, failed, info, payload, tags, told_again
+from ocwatchd.core.parsing.dialects import parse
+from ocwatchd.core.parsing.lines import HEAD_KEPT, LINE_CAP, TAIL_KEPT, Line, LineCutter
+from ocwatchd.core.parsing.record import Dialect, Kind, LogRecord, old_spanner, wanted_literals
+from tests.unit.oldlog import BASE, CHAT, created, error, failed, info, payload, tags, told_again
 
 
 def record(line: bytes) -> LogRecord:
@@ -23,7 +23,7 @@ def record(line: bytes) -> LogRecord:
 
 def records(data: bytes) -> list[LogRecord]:
     cutter = LineCutter(0, old_spanner)
-    lines = cutter.feed(data, wanted_literals(data, starts=True, turns=True)) + cutter.rest()
+    lines = cutter.feed(data, wanted_literals(data, starts=True, turns=True)) + cutter.finish()
     return [found for line in lines if (found := parse(line))]
 
 

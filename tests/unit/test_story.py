@@ -1,4 +1,4 @@
-"""The journal's story: episodes, cooldowns, figures; from made-up lives of the real engine and from anything at all."""
+"""Tests of what the journal gives: episodes, cooldowns, figures, from generated histories and from arbitrary lines."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocwatchd.core.entries import Entry, read
-from ocwatchd.core.figures import Figures, figures
-from ocwatchd.core.limits import LimitKind
-from ocwatchd.core.moves import MoveResult
-from ocwatchd.core.spans import clipped, length, merged, rests, without
-from ocwatchd.core.story import Episode, episodes
-from ocwatchd.core.wording import phrase, word
+from ocwatchd.core.domain.moves import MoveResult
+from ocwatchd.core.domain.types import LimitKind
+from ocwatchd.core.history.decisions import Episode, episodes
+from ocwatchd.core.history.intervals import clipped, cooldown_spans, length, merged, without
+from ocwatchd.core.history.journal_entries import Entry, read
+from ocwatchd.core.history.metrics import Figures, figures
+from ocwatchd.core.history.wording import phrase, word
 from ocwatchd.state.journal import Journal
 from tests.support.lives import START, Life, busy_days
 
@@ -41,7 +41,7 @@ def count(life: Life, since: float = START - 1, now: float | None = None) -> Fig
     return figures(told(life), since, life.time if now is None else now)
 
 
-# ---- one limit, told in full
+# ---- one limit in full
 
 
 def test_a_move_is_one_episode_with_all_it_was_decided_on(life: Life) -> None:
@@ -79,7 +79,7 @@ def test_nothing_is_saved_beyond_the_moment_at_which_the_model_works_again(life:
     life.pass_time(7200)
     found = count(life)
     assert found.cost.saved == pytest.approx(600, abs=5)
-    (rest,) = found.rests
+    (rest,) = found.cooldown_spans
     assert rest.over(life.time) == "cleared"
     assert rest.end(life.time) - rest.since == pytest.approx(600, abs=5)
 
@@ -89,10 +89,10 @@ def test_a_wait_without_a_told_end_saves_nothing_and_says_so(life: Life) -> None
     life.pass_time(5000)
     found = count(life)
     assert dict(found.outcomes) == {"moved": 1}
-    # OpenCode's own next attempt, two seconds later, is all that was told.
+    # Only OpenCode's own next attempt, two seconds later, is known.
     assert found.cost.saved < 2
     assert found.models[0].kinds == (("billing", 1),)
-    (rest,) = found.rests
+    (rest,) = found.cooldown_spans
     assert (rest.until, rest.over(life.time), rest.end(life.time)) == (None, None, life.time)
 
 
@@ -143,7 +143,7 @@ def test_a_title_request_is_a_limit_but_nobodys_turn(life: Life) -> None:
 
 
 def test_a_turn_that_is_not_over_is_lost_only_as_far_as_it_is_known(tmp_path: Path) -> None:
-    life = Life(tmp_path / "journal.jsonl", {})  # no chain: it stays where it is
+    life = Life(tmp_path / "journal.jsonl", {})  # without a chain the session stays where it is
     life.refuse("p/a", "ses_1", wait=100)
     life.time += 50
     assert the_turn(life).outcome == "open"
@@ -166,9 +166,10 @@ def test_a_new_refusal_long_after_is_another_episode(life: Life) -> None:
 
 
 def test_an_old_journal_is_read_as_far_as_it_goes() -> None:
-    """Lines as ocwatchd 0.1.0 wrote them: no evidence, nothing shown, no `told`."""
+    """Lines as ocwatchd 0.1.0 wrote them: without `evidence`, `shown` and `told`."""
     lines = [
-        {"what": "limit", "time": "2026-11-22T10:00:00.000Z", "until": "2026-11-22T11:00:00.000Z", "told_by": "text",
+        {"what": "limit", "time": "2026-11-22T10:00:00.000Z", "until": "2026-11-22T11:00:00.000Z",
+         "reset_source": "text",
          "kind": "quota", "scope": "provider", "strikes": 1, "rule": "r", "reason": "no more", "small": False},
         {"what": "claim", "time": "2026-11-22T10:00:01.000Z", "claim": "c1", "target": "q/b", "moved": "ses_1"},
         {"what": "moved", "time": "2026-11-22T10:00:02.000Z", "claim": "c1", "target": "q/b", "seconds": 0.5},
@@ -181,7 +182,7 @@ def test_an_old_journal_is_read_as_far_as_it_goes() -> None:
     assert (episode.outcome, episode.waited_until()) == ("moved", episode.began + 3600)
     found = figures(entries, episode.began - 1, episode.began + 3600)
     assert (found.cost.lost, found.cost.saved) == (1.5, 3598.5)
-    assert found.rests[0].model == "p/*"
+    assert found.cooldown_spans[0].model == "p/*"
     assert phrase(entries[0], str).startswith("p/* until")
 
 
@@ -202,7 +203,7 @@ def test_a_journal_of_a_real_opencode() -> None:
     assert found.cost.lost + found.cost.saved == pytest.approx(60, abs=0.01)
 
 
-# ---- what holds of every history
+# ---- properties of every history
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3])
@@ -217,7 +218,7 @@ def test_a_busy_week_adds_up(week: Life) -> None:
     assert found.turns > 20
     assert found.cost.saved > found.cost.lost > 0
     assert {"moved", "answered", "stopped"} <= dict(found.outcomes).keys()
-    assert dict(found.outcomes).get("open", 0) <= 2  # cut off by the end of the week, or nothing was free
+    assert dict(found.outcomes).get("open", 0) <= 2  # cut off by the end of the week, or no model was free
     halves = [figures(entries, START, START + 2 * 86400), figures(entries, START + 2 * 86400 + 0.001, week.time)]
     assert sum(half.limits for half in halves) == found.limits
     assert sum(half.cost.lost for half in halves) == pytest.approx(found.cost.lost, abs=1)
@@ -225,7 +226,7 @@ def test_a_busy_week_adds_up(week: Life) -> None:
 
 
 def check(entries: tuple[Entry, ...], found: Figures) -> None:
-    """What is true of any figures."""
+    """Check properties of any figures."""
     known = episodes(entries)
     assert sorted(line.id for one in known for line in one.lines) == sorted(line.id for line in entries)
     for one in known:
@@ -248,7 +249,12 @@ def check(entries: tuple[Entry, ...], found: Figures) -> None:
 WHATS = ["limit", "told", "wait", "claim", "moved", "already", "failed", "target_limited", "answered", "went_on",
          "stopped", "exhausted", "blocked", "cleared", "doubtful", "unknown_word"]  # fmt: skip
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["p/a", "backoff"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["p/a", "estimate"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=6,
 )
@@ -259,7 +265,8 @@ FIELDS: dict[str, Any] = {
     "what": st.sampled_from(WHATS) | JSON, "time": MOMENT | JSON, "until": MOMENT | JSON, "began": MOMENT | JSON,
     "session": st.sampled_from(["ses_1", "ses_2"]) | JSON, "model": st.sampled_from(["p/a", "p/b"]) | JSON,
     "claim": st.sampled_from(["c1", "c2"]) | JSON, "target": st.sampled_from(["p/b", "p/c"]) | JSON,
-    "told_by": st.sampled_from(["status", "backoff"]) | JSON, "kind": st.sampled_from(["quota", "billing"]) | JSON,
+    "reset_source": st.sampled_from(["status", "estimate"]) | JSON,
+    "kind": st.sampled_from(["quota", "billing"]) | JSON,
     "scope": st.sampled_from(["model", "provider"]) | JSON, "seconds": st.floats(0, 50) | JSON,
     "evidence": st.fixed_dictionaries({"at": MOMENT}) | JSON, "shown": st.fixed_dictionaries({"next": MOMENT}) | JSON,
     "small": st.booleans() | JSON, "considered": JSON, "rests": st.fixed_dictionaries({"until": MOMENT}) | JSON,
@@ -304,8 +311,8 @@ def blocked(tmp_path: Path) -> Journal:
 def test_a_block_by_hand_is_a_cooldown_and_no_limit(blocked: Journal) -> None:
     blocked.append({"what": "blocked", "model": "p/a", "kind": "quota", "until": START + 3600.0, "by": "hand"})
     entries = read(blocked.read())
-    (rest,) = rests(entries)
-    assert (rest.told_by, rest.limits, rest.over(START + 4000)) == ("manual", [], "time")
+    (rest,) = cooldown_spans(entries)
+    assert (rest.reset_source, rest.limits, rest.over(START + 4000)) == ("manual", [], "time")
     found = figures(entries, START - 10, START + 7200)
     assert (found.limits, found.turns, found.models[0].cooling) == (0, 0, 3600)
 
@@ -331,3 +338,57 @@ def test_the_time_until_an_answer_began_is_the_middle_one(life: Life) -> None:
         life.journal.append({**claim, "what": "moved", "seconds": 0.2, "first_token_seconds": seconds})
     (fallback,) = count(life, now=life.now() + 3600).fallbacks
     assert (fallback.moved, fallback.first_tokens, fallback.median_first_token) == (3, (0.5, 4.0), 2.25)
+
+
+def test_a_turn_that_was_run_again_on_its_own_model_was_not_moved(life: Life) -> None:
+    again = {"session": "ses_1", "claim": "c1", "model": "p/a", "target": "p/a"}
+    limit = {"what": "limit", "session": "ses_1", "model": "p/a", "until": "2027-01-15T08:00:00Z"}
+    parked = {"what": "parked", "session": "ses_1", "model": "p/a", "until": "2027-01-15T08:00:00Z"}
+    for line in (limit, parked, {"what": "claim", **again}, {"what": "moved", **again, "seconds": 0.2}):
+        life.journal.append(line)
+    entries = told(life)
+    (episode,) = episodes(entries)
+    assert (episode.outcome, len(episode.moves)) == ("went_on", 1)
+    found = count(life)
+    assert (found.fallbacks, found.cost.saved) == ((), 0.0)
+    waits, _, ran = entries[1:]
+    assert (word(waits), word(ran), phrase(ran, lambda _: "8:00")) == ("parked", "runs again", "p/a, 0.2s")
+    assert phrase(waits, lambda _: "8:00") == "the turn waits for p/a until 8:00, or until a fallback works"
+
+
+def test_what_the_journal_says_of_later_does_not_count_yet(life: Life) -> None:
+    life.refuse("p/a", "ses_1", wait=3600)
+    before = count(life)
+    then = life.time
+    life.pass_time(7200)
+    life.refuse("p/b", "ses_2", wait=3600)
+    assert count(life, now=then) == before
+
+
+def test_what_others_leave_of_a_span_has_no_empty_or_reversed_part() -> None:
+    assert without([(0.0, 1.0), (4.0, 5.0)], [(2.0, 3.0), (4.0, 6.0)]) == [(0.0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("last", "lost"),
+    [
+        ({"what": "unparked", "why": "the OpenCode process in which it was waiting has ended"}, 60.0),
+        ({"what": "unreachable", "why": "no OpenCode shows it"}, 60.0),
+        ({"what": "left", "why": "its `opencode run` has ended, so no answer is needed"}, 60.0),
+        ({"what": "left", "why": "limited, but a tool is running or a question is open"}, 3600.0),
+    ],
+)
+def test_time_is_lost_only_until_the_last_news_of_an_opencode_that_is_gone(
+    tmp_path: Path, last: dict[str, str], lost: float
+) -> None:
+    at = {0: "2027-01-15T08:00:00Z", 60: "2027-01-15T08:01:00Z", 3600: "2027-01-15T09:00:00Z"}
+    about = {"version": 1, "session": "ses_1", "model": "p/a"}
+    rows = [
+        {**about, "id": "1ab-1", "time": at[0], "what": "limit", "until": at[3600]},
+        {**about, "id": "1ab-2", "time": at[60], **last},
+    ]
+    path = tmp_path / "journal.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (episode,) = episodes(read(Journal(path).read()))
+    assert episode.closing is None
+    assert episode.recovered(episode.began + 86400) - episode.began == lost

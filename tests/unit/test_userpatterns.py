@@ -1,4 +1,4 @@
-"""Given the user's own patterns, then what they make a limit; none of them can hang."""
+"""Tests of the user's own patterns: which texts they make a limit, and that none of them can hang."""
 
 import time
 from pathlib import Path
@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocwatchd.core.facts import facts_from_text
-from ocwatchd.core.limits import Certainty, ErrorFacts, LimitKind
-from ocwatchd.core.patterns import pattern_fault
-from ocwatchd.core.rules import RuleSet
-from ocwatchd.core.userpatterns import UserPattern
+from ocwatchd.core.classify.error_details import details_from_text
+from ocwatchd.core.classify.rules import RuleSet
+from ocwatchd.core.classify.user_patterns import UserPattern
+from ocwatchd.core.domain.types import Certainty, ErrorDetails, LimitKind
+from ocwatchd.core.text.safe_regex import pattern_fault
 
 RULES = RuleSet.load((Path(__file__).parents[2] / "ocwatchd" / "rules" / "builtin.json").read_bytes())
 
@@ -33,8 +33,8 @@ def with_user(*patterns):
     ],
 )
 def test_a_users_pattern_makes_unknown_words_a_limit(pattern, text):
-    assert RULES.classify(facts_from_text(text)).certainty is not Certainty.SURE
-    found = with_user(pattern).classify(facts_from_text(text))
+    assert RULES.classify(details_from_text(text)).certainty is not Certainty.SURE
+    found = with_user(pattern).classify(details_from_text(text))
     assert (found.certainty, found.kind, found.rule) == (Certainty.SURE, LimitKind.RATE_LIMIT, "user-pattern")
 
 
@@ -53,23 +53,23 @@ def test_a_users_pattern_makes_unknown_words_a_limit(pattern, text):
     ],
 )
 def test_a_users_pattern_means_whole_words_and_real_statuses(pattern, text):
-    assert with_user(pattern).classify(facts_from_text(text)).certainty is not Certainty.SURE
+    assert with_user(pattern).classify(details_from_text(text)).certainty is not Certainty.SURE
 
 
 def test_a_users_number_matches_the_status_itself_and_a_code():
-    assert with_user("418").classify(ErrorFacts(message="no", status=418)).certainty is Certainty.SURE
-    assert with_user("418").classify(ErrorFacts(message="no", codes=("418",))).certainty is Certainty.SURE
-    assert with_user("418").classify(ErrorFacts(message="no", status=417)).certainty is Certainty.NO
+    assert with_user("418").classify(ErrorDetails(message="no", status=418)).certainty is Certainty.SURE
+    assert with_user("418").classify(ErrorDetails(message="no", codes=("418",))).certainty is Certainty.SURE
+    assert with_user("418").classify(ErrorDetails(message="no", status=417)).certainty is Certainty.NO
 
 
 @pytest.mark.parametrize("pattern", ["rate_limit_error", "overloaded_error", "429"])
 def test_the_default_patterns_do_not_make_a_quoting_400_sure(pattern):
     text = "Failed to parse tool arguments: unexpected token in \"{'note': 'got HTTP 429 rate_limit_error'}\""
-    assert with_user(pattern).classify(ErrorFacts(message=text, status=400)).certainty is not Certainty.SURE
+    assert with_user(pattern).classify(ErrorDetails(message=text, status=400)).certainty is not Certainty.SURE
 
 
 def test_a_built_in_verdict_is_kept_where_a_users_pattern_matches_too():
-    assert with_user("overloaded_error").classify(ErrorFacts(message="overloaded_error")).rule == "overloaded"
+    assert with_user("overloaded_error").classify(ErrorDetails(message="overloaded_error")).rule == "overloaded"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_harmless_expressions_are_accepted(pattern):
 def test_no_pattern_of_a_user_hangs(pattern, bit):
     rules = with_user(pattern)
     started = time.process_time()
-    rules.classify(ErrorFacts(message=bit * 3000 + "!"))
+    rules.classify(ErrorDetails(message=bit * 3000 + "!"))
     assert time.process_time() - started < 1.0
 
 
@@ -105,7 +105,7 @@ def test_no_pattern_of_a_user_hangs(pattern, bit):
 def test_words_of_a_persons_own_that_read_like_prose_still_count(words: str) -> None:
     rules = with_user(words)
     for message in (words, words.capitalize(), f"418: {words}"):
-        verdict = rules.classify(ErrorFacts(message=message, status=418))
+        verdict = rules.classify(ErrorDetails(message=message, status=418))
         assert (verdict.certainty, verdict.rule) == (Certainty.SURE, "user-pattern"), message
-    # What other words say still counts: a tool's trouble is none of the provider's.
-    assert rules.classify(ErrorFacts(message=f"mcp server: {words}")).certainty is Certainty.NO
+    # Other words still count: an error of a tool is not one of the provider.
+    assert rules.classify(ErrorDetails(message=f"mcp server: {words}")).certainty is Certainty.NO

@@ -1,61 +1,68 @@
-"""`ocwatch block` and `ocwatch clear`: a person's word on a model, written to the register, daemon or not."""
+"""`ocwatch block` and `ocwatch clear`: write cooldowns to the blacklist, whether or not the daemon is running."""
 
 from __future__ import annotations
 
 import time
-from difflib import get_close_matches
+from collections.abc import Iterable
+from shlex import quote
 
-from ocwatchd.cli.escape import escape
-from ocwatchd.cli.places import config_file
-from ocwatchd.cli.render import clock, iso, say_json, span, tell, warn
+from ocwatchd.cli.model_check import refuse_unknown
+from ocwatchd.cli.output.escape import escape
+from ocwatchd.cli.output.render import iso, say_json, tell, warn
+from ocwatchd.cli.output.views import cooldown_view
 from ocwatchd.cli.times import moment_of, seconds_of
-from ocwatchd.cli.views import cooldown_view
 from ocwatchd.config import load
 from ocwatchd.config.names import is_model, known, read_names
 from ocwatchd.config.reader import read_document
-from ocwatchd.core import notes
-from ocwatchd.core.chains import resolve
-from ocwatchd.core.fallback import Chosen, choose
-from ocwatchd.core.ledger import Cooldown, Ledger
-from ocwatchd.core.limits import ModelRef, Target
-from ocwatchd.core.messages import Note
-from ocwatchd.core.outlook import Outlook
+from ocwatchd.core.domain.budget import DayBudget
+from ocwatchd.core.domain.chains import models_in, resolve
+from ocwatchd.core.domain.cooldowns import Cooldown, Ledger, blocked_line, cleared_line
+from ocwatchd.core.domain.types import ModelRef
+from ocwatchd.core.fallback.outlook import Outlook
+from ocwatchd.core.fallback.targets import Targets
 from ocwatchd.core.policy import Policy
 from ocwatchd.errors import ConfigError, ExitCode, UsageError
-from ocwatchd.paths import Paths
-from ocwatchd.state import blacklist, prices
-from ocwatchd.state.entries import check_entry, check_key
+from ocwatchd.paths import Paths, config_file
+from ocwatchd.state.blacklist import store as blacklist
+from ocwatchd.state.blacklist.format import check_entry, check_key
 from ocwatchd.state.files import StateError
 from ocwatchd.state.journal import Journal
+from ocwatchd.time_words import when
 
 
-def block(model: str, lasting: str | None = None, until: str | None = None, as_json: bool = False) -> int:
-    """Let nobody use `model` until then; without a time, until it is cleared.
+def block(
+    model: str, lasting: str | None = None, until: str | None = None, as_json: bool = False, force: bool = False
+) -> int:
+    """Block `model` for the duration `lasting`, or until the time `until`; without either, until it is cleared.
+
+    `force` accepts a model that OpenCode does not offer.
 
     Raises:
-        UsageError: no such model or time, or both times at once.
-        StateError: the register cannot be written.
+        UsageError: the model or the time is not valid, or both times are given.
+        StateError: the blacklist cannot be written.
     """
     now = time.time()
     if lasting is not None and until is not None:
-        raise UsageError("--for and --until exclude each other")
+        raise UsageError("use either --for or --until, not both")
     end = now + seconds_of(lasting) if lasting is not None else moment_of(until, now) if until is not None else None
     refs, paths = named_all(model), Paths.from_env()
     policy = _policy(paths)
-    outlook = Outlook(purse=prices.purse(paths.prices, paths.budget, policy.budget, now))
+    if not force:
+        for ref in refs:
+            refuse_unknown(str(ref), known_names(policy, blacklist.read(paths.blacklist).entries()))
+    outlook = Outlook(day_budget=_day_budget(paths, policy.budget, now))
 
     def change(entries: blacklist.Cooldowns) -> blacklist.Cooldowns:
         ledger = Ledger(entries.values())
         for ref in refs:
             ledger.block(ref, end, now)
-        for ref in refs:
-            ledger.aim(ref, _stand_in(ref, ledger, policy, outlook, now))
+        Targets(policy, ledger, outlook, now).point(refs)
         return {entry.model: entry for entry in ledger.entries()}
 
     snapshot = blacklist.update(paths.blacklist, change, now)
     _warn(snapshot)
     entries = [snapshot.cooldowns[ref] for ref in refs]
-    _journal(paths, [notes.blocked(entry) for entry in entries])
+    _journal(paths, [blocked_line(entry) for entry in entries])
     if as_json:
         views = [cooldown_view(str(e.model), check_entry(str(e.model), blacklist.to_json(e)), now) for e in entries]
         more = {"members": [view.as_json() for view in views]} if len(views) > 1 else {}
@@ -67,16 +74,18 @@ def block(model: str, lasting: str | None = None, until: str | None = None, as_j
     return ExitCode.DONE
 
 
-def clear(model: str | None = None, everything: bool = False, as_json: bool = False) -> int:
-    """Forget that `model` rests, or that any does. Not listed is no fault.
+def clear(model: str | None = None, everything: bool = False, as_json: bool = False, force: bool = False) -> int:
+    """End the cooldown of `model`, or with `everything` every cooldown. A model without a cooldown is not an error.
+
+    `force` accepts a model that OpenCode does not offer.
 
     Raises:
-        UsageError: neither or both of `model` and `everything`, or no such model.
-        StateError: the register cannot be written.
+        UsageError: neither or both of `model` and `everything` are given, or the model does not exist.
+        StateError: the blacklist cannot be written.
     """
     now = time.time()
     if (model is None) == (not everything):
-        raise UsageError("name a MODEL to clear, or --all")
+        raise UsageError("name a MODEL to clear, or use --all")
     refs = () if model is None else named_all(model)
     cleared: list[ModelRef] = []
 
@@ -85,24 +94,50 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
         return {key: entry for key, entry in entries.items() if key not in cleared}
 
     paths = Paths.from_env()
-    snapshot = blacklist.update(paths.blacklist, change, now)
+    if not force:
+        _refuse_misspelt(refs, paths)
+    # Recorded before the blacklist changes: otherwise `ocwatch share` would conclude from the missing entry that the
+    # model answers again.
+    try:
+        if paths.share.is_dir():
+            from ocwatchd.state.shared_records import note_clear  # lazy import: 15 CPU ms, and most users share nothing
+
+            note_clear(paths.share, ("*",) if everything else map(str, refs), now)
+    except StateError as fault:
+        warn(escape(f"other machines will not learn that the cooldown is cleared: {fault}"))
+    snapshot = blacklist.update(paths.blacklist, change, now, whole=everything)
     _warn(snapshot)
-    _journal(paths, [notes.cleared(key) for key in cleared])
-    ended = [str(key) for key in cleared]
+    _journal(paths, [cleared_line(key) for key in cleared])
+    ended = [*map(str, cleared), *snapshot.removed]
     active = [entry for entry in snapshot.entries() if entry.active(now)]
     left = [str(entry.model) for entry in active if any(map(entry.covers, refs))]
     if as_json:
         say_json({"time": iso(now), "cleared": ended, "still_blocked_by": left})
     else:
         tell(_cleared_text(f"{refs[0]}" if len(refs) == 1 else model, ended, left))
+        if model is not None and not ended and not left:
+            _name_the_nearest(refs, [str(entry.model) for entry in active])
     return ExitCode.DONE
 
 
+def _refuse_misspelt(refs: Iterable[ModelRef], paths: Paths) -> None:
+    """Refuse model names that have no cooldown, are in no chain, and are not offered by OpenCode.
+
+    Without this check, ocwatch would report that a misspelt model is cleared.
+    """
+    cooling = blacklist.read(paths.blacklist).entries()
+    unknown = [ref for ref in refs if not any(entry.model == ref for entry in cooling)]
+    if unknown:
+        known_ones = known_names(_policy_or_none(paths), cooling)
+        for ref in unknown:
+            refuse_unknown(str(ref), known_ones)
+
+
 def named_all(model: str) -> tuple[ModelRef, ...]:
-    """The model that a person means; of a pool all its members.
+    """Return the model that the user named; for a pool, all its members.
 
     Raises:
-        UsageError: no such name.
+        UsageError: the name is neither a model nor configured.
     """
     name = model.strip()
     if not is_model(name):
@@ -114,17 +149,17 @@ def named_all(model: str) -> tuple[ModelRef, ...]:
 
 
 def named(model: str) -> ModelRef:
-    """The model that a person means: `provider/model`, `provider/*`, or an alias from the configuration.
+    """Return the model that the user named: `provider/model`, `provider/*`, or an alias from the configuration.
 
     Raises:
-        UsageError: none of these.
+        UsageError: the name is none of these.
     """
     name = model.strip()
     if not is_model(name):
         names = read_names(read_document(config_file()))
         if name not in names.aliases:
-            kinds = "provider/model, provider/* nor a name from `models` or `pools`"
-            raise UsageError(f"{model!r} is neither {kinds} ({known(name, names.known)})")
+            kinds = "provider/model, provider/* nor a name in `models` or `pools`"
+            raise UsageError(f"{model!r} is neither {kinds} of the configuration ({known(name, names.known)})")
         name = resolve(name, names.aliases)
     try:
         check_key(name)
@@ -133,34 +168,64 @@ def named(model: str) -> ModelRef:
     return ModelRef.parse(name)
 
 
+def _day_budget(paths: Paths, budget: float | None, now: float) -> DayBudget:
+    if budget is None:
+        return DayBudget()
+    from ocwatchd.state import prices  # lazy import: 8 CPU ms, and most users have no budget
+
+    return prices.day_budget(paths.prices, paths.budget, budget, now)
+
+
 def _doubt(name: str, policy: Policy) -> None:
-    """A remark where the name looks like a slip: any name can be blocked, so the register takes it all the same."""
-    chained = {model for key, chain in policy.chains.items() for model in (key, *chain)}
-    chained |= {member for pool in policy.pools.values() for member in pool.members}
+    """Warn if the name looks like a typing error. Any name can be blocked, so this is not an error."""
+    from difflib import get_close_matches  # lazy import: 5 ms of CPU time
+
+    chained = _chained(policy)
     near = [] if name in chained else get_close_matches(name, chained, 1, 0.85)
     if near:
-        warn(escape(f"no chain names {name}; did you mean {near[0]}? To undo it: ocwatch clear {name}"))
+        warn(escape(f"no chain contains {name}. Did you mean {near[0]}? To undo this: ocwatch clear {quote(name)}"))
+
+
+def known_names(policy: Policy, cooling: Iterable[Cooldown]) -> set[str]:
+    """Return the models whose names need no check: those in chains and pools, and those that are cooling down."""
+    return _chained(policy) | {str(entry.model) for entry in cooling}
+
+
+def _chained(policy: Policy) -> set[str]:
+    return {*models_in(policy.chains)} | {member for pool in policy.pools.values() for member in pool.members}
+
+
+def _name_the_nearest(refs: Iterable[ModelRef], cooling: list[str]) -> None:
+    """Print a warning that suggests models with names similar to `refs` that are cooling down."""
+    from difflib import get_close_matches  # lazy import: 5 ms of CPU time
+
+    near = {near for ref in refs for near in get_close_matches(str(ref), cooling, 1, 0.85)}
+    if near:
+        warn(escape(f"did you mean {' or '.join(sorted(near))}, which is cooling down?"))
+
+
+def _policy_or_none(paths: Paths) -> Policy:
+    """Return the configured policy, or an empty one if the configuration cannot be used."""
+    try:
+        return load(paths).policy
+    except ConfigError:
+        return Policy()
 
 
 def _policy(paths: Paths) -> Policy:
     try:
         return load(paths).policy
-    except ConfigError as fault:  # a person who blocks a model in a hurry must not be held up by a comma
-        warn(f"no stand-in is written down: {escape(str(fault))}")
+    except ConfigError as fault:  # a user in a hurry must be able to block a model despite a syntax error
+        warn(f"the model is blocked without a fallback: {escape(str(fault))}")
         return Policy()
 
 
-def _stand_in(ref: ModelRef, ledger: Ledger, policy: Policy, outlook: Outlook, now: float) -> Target | None:
-    choice = choose(ref, None, policy, lambda model: ledger.cooling(model, now) is not None, outlook=outlook)
-    return choice.target if isinstance(choice, Chosen) else None
-
-
-def _journal(paths: Paths, news: list[Note]) -> None:
+def _journal(paths: Paths, news: list[dict[str, object]]) -> None:
     try:
         for note in news:
-            Journal(paths.journal).append({"what": note.what, **note.fields, "by": "hand"})
-    except StateError as fault:  # the register is written: that is what was asked for
-        warn(escape(f"done, but not in the history: {fault}"))
+            Journal(paths.journal).append({**note, "by": "hand"})
+    except StateError as fault:  # the command has not failed: the blacklist, which matters most, is already written
+        warn(escape(f"done, but not recorded in the history: {fault}"))
 
 
 def _warn(snapshot: blacklist.Snapshot) -> None:
@@ -169,13 +234,16 @@ def _warn(snapshot: blacklist.Snapshot) -> None:
 
 
 def _blocked_text(entry: Cooldown, now: float) -> str:
-    end = "until cleared" if entry.until is None else f"until {clock(entry.until, now)} ({span(entry.until - now)})"
-    instead = f"; {entry.target.model} stands in" if entry.target else ""
+    end = "until cleared" if entry.until is None else f"until {when(entry.until, now)}"
+    instead = f"; the fallback is {entry.target.model}" if entry.target else ""
     return escape(f"{entry.model} is blocked {end}{instead}.")
 
 
 def _cleared_text(name: str | None, cleared: list[str], left: list[str]) -> str:
     if name is None:
-        return escape("\n".join(f"{key} is cleared." for key in cleared)).replace(r"\n", "\n") or "Nothing was listed."
-    still = f" It stays blocked by {', '.join(left)}." if left else ""
-    return escape(f"{name} {'is cleared' if cleared else 'was not listed'}.{still}")
+        return (
+            escape("\n".join(f"{key} is cleared." for key in cleared)).replace(r"\n", "\n")
+            or "No model was cooling down."
+        )
+    still = f" It is still blocked by {', '.join(left)}." if left else ""
+    return escape(f"{name} {'is cleared' if cleared else 'was not cooling down'}.{still}")

@@ -1,4 +1,4 @@
-"""`ocwatch classify`: which rule fires on a log, a text or a list of texts, and why. Touches nothing."""
+"""`ocwatch classify`: print which rules match a log, a text or a list of texts, and why. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedReader, BytesIO
 
-from ocwatchd.cli.escape import escape
-from ocwatchd.cli.places import config_file
-from ocwatchd.cli.render import iso, say_json_line, span, tell
+from ocwatchd.cli.output.escape import escape
+from ocwatchd.cli.output.render import iso, say_json_line, tell
 from ocwatchd.clock import from_rfc3339
-from ocwatchd.config.rules import rules_of
-from ocwatchd.core.facts import facts_from_text
-from ocwatchd.core.limits import Certainty, Hint, LimitEvent, Verdict
-from ocwatchd.core.reason import reason_of
-from ocwatchd.core.rules import RuleSet
+from ocwatchd.config.active_rules import rules_of
+from ocwatchd.core.classify.error_details import details_from_text
+from ocwatchd.core.classify.rules import RuleSet
+from ocwatchd.core.domain.types import Certainty, Hint, LimitEvent, Verdict
+from ocwatchd.core.text.redact import reason_of
 from ocwatchd.errors import ExitCode, OcwatchError, UsageError
 from ocwatchd.logs.scan import limits_from, plain
+from ocwatchd.paths import config_file
+from ocwatchd.time_words import clock, span, stamp
 
 
 def classify(
@@ -28,15 +29,15 @@ def classify(
     doubtful: bool = False,
     as_json: bool = False,
 ) -> int:
-    """Say which limits stand in log files, in one text, or in a JSON Lines file of texts. 0, also if there are none.
+    """Print the limits in log files, in one text, or in a JSON Lines file of texts, and return 0.
 
     Raises:
-        UsageError: nothing to read was named, or more than one kind of it.
+        UsageError: no input, or more than one kind of input, is given.
         OcwatchError: a file cannot be read.
-        ConfigError: the configuration, whose `errorPatterns` take part, cannot be read or used.
+        ConfigError: the configuration, whose `errorPatterns` are applied, cannot be read or used.
     """
     if sum((bool(files), text is not None, messages is not None)) != 1:
-        raise UsageError("name log files (- is standard input), or --text TEXT, or --messages FILE.jsonl")
+        raise UsageError("give either log files (- is standard input), --text TEXT, or --messages FILE.jsonl")
     rules = rules_of(config_file())
     if text is not None:
         _classify_text(text, rules, as_json)
@@ -66,16 +67,16 @@ def _classify_log(name: str, rules: RuleSet, doubtful: bool, as_json: bool) -> N
 
 
 def log_events(name: str, rules: RuleSet) -> Iterator[LimitEvent]:
-    """The events of one log file; `-` is standard input, xz is unpacked on the way.
+    """Yield the events of one log file; `-` is standard input, and xz is decompressed.
 
     Raises:
-        OcwatchError: it cannot be read.
+        OcwatchError: the file cannot be read.
     """
     try:
         with _opened(name) as stream:
             yield from limits_from(stream, rules, file=name, mixed=name == "-")
     except (lzma.LZMAError, EOFError) as error:
-        raise OcwatchError(f"{name}: damaged xz data ({error}); what came before it was read") from None
+        raise OcwatchError(f"{name}: the xz data is damaged ({error}); everything before the damage was read") from None
     except OSError as error:
         raise OcwatchError(f"{name} cannot be read: {error.strerror or error}") from None
 
@@ -88,7 +89,7 @@ def _opened(name: str) -> BufferedReader:
 
 
 def _classify_text(text: str, rules: RuleSet, as_json: bool) -> None:
-    """A pasted log line is read as a log, everything else as a provider's words."""
+    """Print the events in a pasted log line. Any other text is classified as a provider's message."""
     events = list(limits_from(BytesIO(text.encode(errors="surrogateescape") + b"\n"), rules))
     events = events or [message_event(text, time.time(), None, None, rules)]
     for event in events:
@@ -117,10 +118,10 @@ def _classify_message(place: str, line: bytes, rules: RuleSet, as_json: bool) ->
 
 
 def _message(place: str, line: bytes) -> tuple[str, float, str | None, int | None]:
-    """Text, time, provider and status of one input object.
+    """Return the text, time, provider and status of one input object.
 
     Raises:
-        UsageError: it is none; every object has to have its answer, so the run ends here.
+        UsageError: the line is not an object of this form. The command stops, because each line must have a result.
     """
     try:
         value = json.loads(line)
@@ -134,10 +135,10 @@ def _message(place: str, line: bytes) -> tuple[str, float, str | None, int | Non
 
 
 def message_event(text: str, when: float, provider: str | None, status: int | None, rules: RuleSet) -> LimitEvent:
-    """What a provider's message alone tells, as an event of an unknown session."""
-    from ocwatchd.core.hints import find_hint
+    """Return the event for a provider's message that does not come from a log; its session is unknown."""
+    from ocwatchd.core.classify.reset_times import find_hint  # lazy import: classifying a log does not need it
 
-    facts = facts_from_text(text, status)
+    facts = details_from_text(text, status)
     verdict = rules.classify(facts)
     limit = verdict.certainty in (Certainty.SURE, Certainty.DOUBTFUL)
     return LimitEvent(
@@ -154,11 +155,11 @@ def message_event(text: str, when: float, provider: str | None, status: int | No
     )
 
 
-# ---- what is said
+# ---- output
 
 
 def event_json(event: LimitEvent) -> dict[str, object]:
-    """One line of the JSON contract. `kind` is null where no limit is sure; `certainty` and `why` say the rest."""
+    """Return an event in the JSON contract's form. `kind` is null unless `certainty` says that it is a limit."""
     verdict, hint = event.verdict, event.hint
     sure = verdict.certainty is Certainty.SURE
     return {
@@ -183,11 +184,11 @@ def event_json(event: LimitEvent) -> dict[str, object]:
 
 def _hint_json(hint: Hint | None) -> Mapping[str, object]:
     if hint is None:
-        return {"until": None, "after_seconds": None, "told_by": None}
+        return {"until": None, "after_seconds": None, "reset_source": None}
     return {
         "until": iso(hint.until),
         "after_seconds": round(hint.after, 3),
-        "told_by": hint.told_by.value,
+        "reset_source": hint.reset_source.value,
         "hint": hint.source,
         "estimated": hint.estimated,
         "tamed": hint.tamed,
@@ -195,8 +196,9 @@ def _hint_json(hint: Hint | None) -> Mapping[str, object]:
 
 
 def _event_text(event: LimitEvent) -> str:
-    """Three lines: what happened to whom, in whose words, and by which rule."""
-    head = [iso(event.time) if event.file else None, _verdict_text(event.verdict), _who(event)]
+    """Return three lines: the limit with its model and session, the provider's message, and the rule."""
+    at = stamp(event.time, time.time()) if event.file and event.time is not None else None
+    head = [at, _verdict_text(event.verdict), _who(event)]
     rule = f"rule {event.verdict.rule or '-'}: {event.verdict.why}{_hint_text(event)}"
     return "\n".join(
         escape(line) for line in (" ".join(part for part in head if part), f"  {event.reason}", f"  {rule}")
@@ -210,22 +212,23 @@ def _who(event: LimitEvent) -> str:
 
 def _verdict_text(verdict: Verdict) -> str:
     kind = f"{verdict.kind.value} (scope {verdict.scope.value})" if verdict.kind and verdict.scope else "limit"
-    words = {Certainty.SURE: kind, Certainty.DOUBTFUL: f"perhaps {kind}", Certainty.UNKNOWN: "unknown words"}
+    words = {Certainty.SURE: kind, Certainty.DOUBTFUL: f"possibly {kind}", Certainty.UNKNOWN: "no rule matches"}
     return words.get(verdict.certainty, "no limit")
 
 
 def _hint_text(event: LimitEvent) -> str:
     hint = event.hint
     if hint is None:
-        return "; until when is not said" if event.verdict.certainty is Certainty.SURE else ""
-    doubts = [word for word, holds in (("estimated", hint.estimated), (f"tamed: {hint.tamed}", hint.tamed)) if holds]
-    return f"; until {iso(hint.until)}, {span(hint.after)} ({', '.join([hint.told_by.value, *doubts])})"
+        return "; no reset time given" if event.verdict.certainty is Certainty.SURE else ""
+    end = clock(hint.until, time.time())
+    doubts = [word for word, holds in (("estimated", hint.estimated), (f"adjusted: {hint.tamed}", hint.tamed)) if holds]
+    return f"; until {end}, {span(hint.after)} ({', '.join([hint.reset_source.value, *doubts])})"
 
 
 def _summary(name: str, counts: Mapping[Certainty, int]) -> str:
     sure = counts.get(Certainty.SURE, 0)
     parts = [f"{sure} limit{'' if sure == 1 else 's'}"]
-    others = [(Certainty.DOUBTFUL, "doubtful"), (Certainty.UNKNOWN, "in unknown words")]
+    others = [(Certainty.DOUBTFUL, "doubtful"), (Certainty.UNKNOWN, "matched by no rule")]
     parts += [f"{counts[certainty]} {words}" for certainty, words in others if counts.get(certainty)]
-    more = " (shown with --doubtful)" if len(parts) > 1 else ""
+    more = " (to see these, add --doubtful)" if len(parts) > 1 else ""
     return f"# {escape(name)}: {', '.join(parts)}{more}"

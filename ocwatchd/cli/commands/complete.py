@@ -1,27 +1,46 @@
-"""`ocwatch __complete KIND`: the names that completion offers, one a line. Runs at every Tab, so it imports little."""
+"""`ocwatch __complete KIND`: print the names that completion offers, one per line.
+
+It imports little, because it runs on every Tab.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ocwatchd.cli.places import config_file, state_file
+from ocwatchd.cli.output.render import say
 from ocwatchd.cli.recent import last_lines
-from ocwatchd.cli.render import say
 from ocwatchd.config.names import read_names
 from ocwatchd.config.reader import read_document
-from ocwatchd.core.chains import normalise
-from ocwatchd.errors import ConfigError, ExitCode
+from ocwatchd.core.domain.chains import models_in, normalise
+from ocwatchd.errors import ConfigError, ExitCode, OcwatchError
+from ocwatchd.paths import config_file, state_file
 from ocwatchd.state import heartbeat
-from ocwatchd.state.entries import read_entries
+from ocwatchd.state.blacklist.format import read_entries
 
 
 def complete(kind: str) -> int:
-    """Print what may stand for `kind`; nothing where there is nothing, or something is wrong: a Tab never complains."""
+    """Print the names of this kind: `models`, `sessions` or `ids`.
+
+    Errors are not printed, because they would appear in the middle of the command line.
+    """
     found = {"models": _models, "sessions": _sessions, "ids": _ids}.get(kind)
-    for name in dict.fromkeys(found() if found else ()):
-        if name.isprintable() and not set(name) & set(" '\"\\$`"):
+    try:
+        names = dict.fromkeys(found() if found else ())
+    except OcwatchError:  # HOME is not set, or the state directory belongs to another user
+        return ExitCode.DONE
+    for name in names:
+        if _offered(name):
             say(name)
     return ExitCode.DONE
+
+
+def _offered(name: str) -> bool:
+    """Return whether the name can be completed safely in every shell.
+
+    A name that begins with a dash would act as an option (a session called `--force` after `restart`), and fish (3.6)
+    does not quote a leading `~`. No model's name contains blanks, quotes, `$` or backslashes.
+    """
+    return name.isprintable() and not name.startswith(("-", "~")) and not set(name) & set(" '\"\\$`")
 
 
 def _models() -> Iterator[str]:
@@ -33,8 +52,7 @@ def _models() -> Iterator[str]:
     yield from names.known
     for pool in names.pools.values():
         yield from pool.members
-    for name, chain in normalise(names.chains, names.aliases).items():
-        yield from (model for model in (name, *chain) if "/" in model)
+    yield from (model for model in models_in(normalise(names.chains, names.aliases)) if "/" in model)
 
 
 def _sessions() -> Iterator[str]:

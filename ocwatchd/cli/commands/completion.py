@@ -1,30 +1,40 @@
-"""`ocwatch completion SHELL`: a script that completes commands, options, models, sessions and ids.
+"""`ocwatch completion SHELL`: print a script that completes commands, options, models, sessions and ids.
 
-Made from the commands as they are, so it cannot go stale; a Tab then costs the shell nothing but, where a name is due,
-one `ocwatch __complete`, 25 CPU ms. (typer's own runs the whole program, 100 CPU ms, at every Tab.)
+The script contains all commands and options of this version, so a Tab runs ocwatch only to complete a name (`ocwatch
+__complete`, 25 ms of CPU time). typer's own script runs the whole program on every Tab (100 ms of CPU time).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from ocwatchd.cli.render import say
-from ocwatchd.cli.statusline import FORMATS
-from ocwatchd.errors import ExitCode, UsageError
+from ocwatchd.cli.commands.statusline import FORMATS
+from ocwatchd.cli.output.escape import escape
+from ocwatchd.cli.output.render import say, tell
+from ocwatchd.errors import ExitCode, OcwatchError, UsageError
+from ocwatchd.ownership import make_directories
+from ocwatchd.paths import base
+from ocwatchd.state.files import write_named
 
 KINDS = {"MODEL": "models", "SESSION": "sessions", "ID": "ids", "FILE": "files", "FILE...": "files"}
-"""What a metavar stands for; one with bars lists the words, another one is for the person to type."""
+"""The kind of value to complete, by metavar.
+
+A metavar with bars lists the words to choose from. The values of other metavars cannot be completed.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its words, one sentence of help, its options with what each takes (empty: nothing), its argument.
+    """One command: its words, a sentence of help, its options, and the kind of its argument.
 
-    What is taken: `models`, `sessions`, `ids`, `files`, or the words to choose from; `?` is for the person to type.
+    `options` maps each option to the kind of its value; the kind of an option without a value is empty. Kinds are
+    `models`, `sessions`, `ids`, `files`, the words to choose from, or `?` for a value that cannot be completed.
     """
 
     words: str
@@ -34,50 +44,125 @@ class Command:
 
 
 BASH = r"""# ocwatch: completion for bash
+# Names are data: they are read as lines, compared as they are, and quoted where they are put into the line.
 _ocwatch() {
-  local line=${COMP_LINE:0:$COMP_POINT} word= previous= command= options= offer=: kind= part known
-  local -a words
-  read -ra words <<<"$line"
-  case $line in *' ') words+=('');; esac
-  word=${words[${#words[@]}-1]}
-  [ ${#words[@]} -gt 1 ] && previous=${words[${#words[@]}-2]}
-  for part in "${words[@]:1:${#words[@]}-2}"; do
-    for known in @COMMANDS@; do
-      [ "$known" = "${command:+$command }$part" ] && command=$known && break
+  local IFS=$' \t\n' rest=${COMP_LINE:0:$COMP_POINT} word= start=0 quote= open= begun= opaque= char
+  local command= previous= kind= part name quoted common= shared=
+  local -a words offer options
+  while :; do
+    # bash replaces what lies behind here; without arguments, what follows the last of its separators.
+    if [ $# -gt 1 ] && [ ${#rest} -eq ${#2} ]; then start=${#word} open=$quote; fi
+    [ -n "$rest" ] || break
+    char=${rest:0:1} rest=${rest:1}
+    case $quote$char in
+      \'\'|\"\") quote=;;
+      \"\\) case ${rest:0:1} in [\$\`\"\\]) word+=${rest:0:1} rest=${rest:1};; *) word+=$char;; esac;;
+      \"[\$\`]|[\$\`\<\>\|\&\;\(\)]) opaque=1 begun=1;;
+      \'?|\"?) word+=$char;;
+      \\) word+=${rest:0:1} rest=${rest:1} begun=1;;
+      [\'\"]) quote=$char begun=1; [ $# -gt 1 ] || start=${#word} open=$char;;
+      [[:blank:]]) [ -z "$begun" ] || words+=("$word"); word= start=0 open= begun= opaque=;;
+      *) word+=$char begun=1
+         [ $# -gt 1 ] || case $COMP_WORDBREAKS in *"$char"*) start=${#word} open=;; esac;;
+    esac
+  done
+  COMPREPLY=()
+  [ -z "$opaque" ] || return 0  # what such a word becomes is known only when the line is run
+  for part in ${words[@]+"${words[@]:1}"}; do
+    previous=$part
+    for name in @COMMANDS@; do
+      [ "$name" = "${command:+$command }$part" ] && command=$name && break
     done
     case $command$part in -*) ;; *) command=${command:-$part};; esac
   done
   case $command in
 @CASES@
   esac
-  case $word in -*) offer="printf '%s\\n' $options"; kind=;; esac
-  COMPREPLY=()
-  while IFS= read -r part; do
-    # bash completes what follows the last colon, so what stands before it must not be said again
-    case $COMP_WORDBREAKS in *:*) case $word in *:*) part=${part#"${word%"${word##*:}"}"};; esac;; esac
-    COMPREPLY+=("$part")
-  done < <(if [ "$kind" = files ]; then compgen -f -- "$word"; else compgen -W "$(eval "$offer")" -- "$word"; fi)
+  case $word in -*) kind=words; offer=("${options[@]}");; esac
+  case $kind in
+    ''|words) ;;
+    files)
+      # bash knows best how to complete files; 3.2 cannot be asked to.
+      if type compopt >/dev/null 2>&1; then compopt -o default 2>/dev/null; return 0; fi
+      while IFS= read -r name; do offer+=("$name"); done < <(compgen -f -- "$word");;
+    *) while IFS= read -r name; do offer+=("$name"); done < <(ocwatch __complete "$kind" 2>/dev/null);;
+  esac
+  for name in ${offer[@]+"${offer[@]}"}; do
+    case $name in "$word"*) ;; *) continue;; esac
+    case $open$name in \"*!*) continue;; esac  # within double quotes nothing stands for itself there
+    name=${name:$start}
+    _ocwatch_quote
+    if [ ${#COMPREPLY[@]} -eq 0 ]; then common=$name shared=$quoted; fi
+    while case $name in "$common"*) false;; esac; do common=${common%?}; done
+    while case $quoted in "$shared"*) false;; esac; do shared=${shared%?}; done
+    COMPREPLY+=("$quoted")
+  done
+  # bash also inserts what all of them begin with, which must not end within a quoted character.
+  case ${COMP_TYPE-9} in 9|33|64) ;; *) return 0;; esac
+  name=$common
+  _ocwatch_quote
+  [ "$quoted" = "$shared" ] || COMPREPLY+=("$quoted")
+}
+# Set `quoted` to what stands for `name` in a line, within the quote `open`.
+_ocwatch_quote() {
+  local rest=$name char
+  quoted=$name
+  case $name in *[![:alnum:]_./:@%+=-]*) quoted=;; *) return 0;; esac
+  while [ -n "$rest" ]; do
+    char=${rest:0:1} rest=${rest:1}
+    case $open$char in
+      \'\') quoted+="'\\''";;
+      \"[\$\`\"\\]) quoted+=\\$char;;
+      \'?|\"?|[[:alnum:]_./:@%+=-]) quoted+=$char;;
+      *) quoted+=\\$char;;
+    esac
+  done
 }
 complete -F _ocwatch ocwatch"""
 
 
-def completion(shell: str) -> int:
-    """Print the script for `shell`.
+def completion(shell: str | None, app: typer.Typer, install: bool = False) -> int:
+    """Print the completion script of `app` for `shell`, or with `install` write it where that shell looks for it.
+
+    `shell` is by default the one in SHELL.
 
     Raises:
-        UsageError: another shell than bash, zsh and fish.
+        UsageError: the shell is not bash, zsh or fish.
+        OcwatchError: the file cannot be written.
     """
     scripts = {"bash": bash, "zsh": zsh, "fish": fish}
-    if shell not in scripts:
-        raise UsageError(f"no completion for {shell!r}; there is bash, zsh and fish")
-    say(scripts[shell](commands()))
+    name = shell or os.environ.get("SHELL", "").rpartition("/")[2]
+    if name not in scripts:
+        raise UsageError(f"there is no completion for the shell {name!r}. Use one of: bash, zsh, fish")
+    script = scripts[name](commands(app))
+    if not install:
+        say(script)
+        return ExitCode.DONE
+    path, hint = _place(name)
+    try:
+        make_directories(path.parent, 0o777)  # the mode follows the umask because this is the shell's file
+        write_named(path, f"{script}\n".encode(), 0o666)
+    except OSError as fault:
+        raise OcwatchError(f"{path} cannot be written: {fault.strerror or fault}") from None
+    tell(escape(f"Wrote {path}. {hint}"))
     return ExitCode.DONE
 
 
-def commands() -> list[Command]:
-    """Every command, with `ocwatch` left away."""
-    from ocwatchd.cli.app import app
+def _place(shell: str) -> tuple[Path, str]:
+    """Return the file where this shell looks for a user's completions, and a sentence that says how to activate it."""
+    data, config = base("XDG_DATA_HOME", ".local/share"), base("XDG_CONFIG_HOME", ".config")
+    again = "It works in every new shell"
+    if shell == "bash":
+        needs = "if the package bash-completion is installed"
+        return Path(data, "bash-completion/completions/ocwatch"), f"{again}, {needs}."
+    if shell == "fish":
+        return Path(config, "fish/completions/ocwatch.fish"), f"{again}."
+    path = Path(data, "zsh/site-functions/_ocwatch")
+    return path, f"Add this to ~/.zshrc before compinit: fpath=({path.parent} $fpath)"
 
+
+def commands(app: typer.Typer) -> list[Command]:
+    """Return every command of `app`, without the leading `ocwatch`."""
     return list(_walk(typer.main.get_command(app), ()))
 
 
@@ -109,30 +194,33 @@ def _is_group(command: Command, known: list[Command]) -> bool:
     return any(one.words.startswith(f"{command.words} ".lstrip()) and one.words for one in known if one != command)
 
 
-def _offer(kind: str) -> str:
-    """Shell words that print what may stand for `kind`, one a line."""
-    if kind in ("models", "sessions", "ids"):
-        return f"ocwatch __complete {kind} 2>/dev/null"
-    return f"printf '%s\\n' {kind}" if kind not in ("", "?", "files") else ":"
+def _is_names(kind: str) -> bool:
+    """Return whether `ocwatch __complete` lists the values of `kind`, which are names from logs and providers."""
+    return kind in ("models", "sessions", "ids")
 
 
 def bash(known: list[Command]) -> str:
-    """A script for bash 3.2 and later (macOS has no newer one)."""
+    """Return the completion script for bash 3.2 (the version in macOS) and later."""
     cases = []
     for command in known:
-        takes = [(name, kind) for name, kind in command.options.items() if kind]
-        inner = [f"      {name}) offer=\"{_offer(kind)}\"; kind='{kind}';;" for name, kind in takes]
+        inner = [f"      {name}) {_bash_kind(kind)};;" for name, kind in command.options.items() if kind]
         cases += [
             f"  '{command.words}')",
-            f"    options='{' '.join(command.options)}'; offer=\"{_offer(command.kind)}\"; kind='{command.kind}'",
+            f"    options=({' '.join(command.options)}); {_bash_kind(command.kind)}",
             *(["    case $previous in", *inner, "    esac;;"] if inner else ["    ;;"]),
         ]
     paths = " ".join(f"'{command.words}'" for command in known if command.words)
     return BASH.replace("@CASES@", "\n".join(cases)).replace("@COMMANDS@", paths)
 
 
+def _bash_kind(kind: str) -> str:
+    if kind in ("", "?"):
+        return "kind="
+    return f"kind={kind}" if _is_names(kind) or kind == "files" else f"kind=words; offer=({kind})"
+
+
 def zsh(known: list[Command]) -> str:
-    """A script for zsh, to be sourced after compinit or put into a directory of $fpath as `_ocwatch`."""
+    """Return the completion script for zsh, either to source after compinit or to install as `_ocwatch` in $fpath."""
     cases = []
     for command in known:
         inner = [f"      {name}) {_zsh_offer(kind)}; return;;" for name, kind in command.options.items() if kind]
@@ -165,7 +253,9 @@ def zsh(known: list[Command]) -> str:
 def _zsh_offer(kind: str) -> str:
     if kind == "files":
         return "_files"
-    return f'compadd -- ${{(f)"$({_offer(kind)})"}}' if kind not in ("", "?") else ":"
+    if _is_names(kind):
+        return f'compadd -- ${{(f)"$(ocwatch __complete {kind} 2>/dev/null)"}}'
+    return f"compadd -- {kind}" if kind not in ("", "?") else ":"
 
 
 def _zsh_commands(command: Command, known: list[Command]) -> str:
@@ -175,7 +265,7 @@ def _zsh_commands(command: Command, known: list[Command]) -> str:
 
 
 def fish(known: list[Command]) -> str:
-    """A script for fish."""
+    """Return the completion script for fish."""
     lines = ["# ocwatch: completion for fish", "complete -c ocwatch -f"]
     for command in known:
         when = _fish_when(command, known)
@@ -188,11 +278,18 @@ def fish(known: list[Command]) -> str:
         elif command.kind == "files":
             lines.append(f"complete -c ocwatch -n '{when}' -F")
         elif command.kind:
-            lines.append(f"complete -c ocwatch -n '{when}' -a \"({_offer(command.kind)})\"")
+            lines.append(f"complete -c ocwatch -n '{when}' -a '{_fish_offer(command.kind)}'")
         for name, kind in command.options.items():
-            value = "" if not kind else " -r -F" if kind == "files" else f' -x -a "({_offer(kind)})"'
+            value = "" if not kind else " -r -F" if kind == "files" else f" -x -a '{_fish_offer(kind)}'"
             lines.append(f"complete -c ocwatch -n '{when}' -l {name.removeprefix('--')}{value}")
     return "\n".join(lines)
+
+
+def _fish_offer(kind: str) -> str:
+    """Return what fish evaluates on a Tab: fixed words, or a command whose output lines are the candidates."""
+    if _is_names(kind):
+        return f"(ocwatch __complete {kind} 2>/dev/null)"
+    return "" if kind == "?" else kind
 
 
 def _fish_when(command: Command, known: list[Command]) -> str:
@@ -204,5 +301,5 @@ def _fish_when(command: Command, known: list[Command]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without what a shell's quotes or `_describe` would take for their own."""
+    """Return the text without characters that are special inside shell quotes or to zsh's `_describe`."""
     return text.replace("'", "").replace(":", ",").replace("`", "")

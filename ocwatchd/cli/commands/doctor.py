@@ -1,47 +1,61 @@
-"""`ocwatch doctor`: what is wrong here, and what to do about it."""
+"""`ocwatch doctor`: print the problems of this installation, and what to do about each."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
-from ocwatchd.cli.escape import escape
-from ocwatchd.cli.installed import installed_opencode
-from ocwatchd.cli.render import iso, say, say_json, screen_width, tell, wrapped
+from ocwatchd import DOCUMENTATION
+from ocwatchd.cli.commands.installed import installed_opencode
+from ocwatchd.cli.output.escape import escape
+from ocwatchd.cli.output.render import iso, say, say_json, screen_width, symbol, tell, wrapped
 from ocwatchd.doctor.bundle import write_bundle
 from ocwatchd.doctor.checks import examine
 from ocwatchd.doctor.gather import gather
-from ocwatchd.doctor.values import Check, Severity
-from ocwatchd.errors import ExitCode
+from ocwatchd.doctor.values import Check, Facts, Severity
+from ocwatchd.errors import ExitCode, OcwatchError
 from ocwatchd.paths import Paths
 
-MARKS = {Severity.OK: "✓", Severity.INFO: "·", Severity.WARNING: "!", Severity.ERROR: "✗"}
 INDENT = 2
 
 
 def doctor(as_json: bool = False, bundle: str | None = None) -> int:
-    """Examine this home; 1 if anything is an error. With `bundle`, write the archive for a bug report there.
+    """Check this installation, and return 1 if there is an error, otherwise 0.
+
+    `bundle` is the path of an archive for a bug report, if the user wants one.
 
     Raises:
         OcwatchError: the archive cannot be written.
     """
-    paths, now = Paths.from_env(), time.time()
+    if bundle and not Path(bundle).absolute().parent.is_dir():  # most likely a typing error
+        raise OcwatchError(f"{bundle} cannot be written, because its directory does not exist")
+    paths, now = Paths.from_env(checked=False), time.time()  # another user's state directory is reported as a finding
     facts = gather(paths, installed_opencode(), now)
     checks = examine(facts)
-    names = write_bundle(Path(bundle), paths, facts, checks) if bundle else ()
+    names, on_stdout = write_bundle(Path(bundle), paths, facts, checks) if bundle else ((), False)
+    with redirect_stdout(sys.stderr) if on_stdout else nullcontext():
+        _show(facts, checks, as_json, bundle, names)
+    return ExitCode.FAILED if any(check.severity is Severity.ERROR for check in checks) else ExitCode.DONE
+
+
+def _show(facts: Facts, checks: Sequence[Check], as_json: bool, bundle: str | None, names: Sequence[str]) -> None:
     if as_json:
-        say_json({"time": iso(now), "checks": [_view(check) for check in checks], "bundle": bundle})
+        endpoints = [dict(one) for one in facts.endpoint_statuses]
+        found = [_view(check) for check in checks]
+        say_json({"time": iso(facts.now), "checks": found, "endpoints": endpoints, "bundle": bundle})
     else:
         for check in checks:
             say(_text(check))
         say(f"\n{_summary(checks)}")
         if bundle:
             tell(
-                f"Wrote {escape(bundle)}: {', '.join(names)}. Secrets are removed; look through it before you send it."
+                f"Wrote {escape(bundle)}: {', '.join(names)}. Secrets are removed. Check the archive before you send "
+                "it."
             )
-    return ExitCode.FAILED if any(check.severity is Severity.ERROR for check in checks) else ExitCode.DONE
 
 
 def _view(check: Check) -> dict[str, object]:
@@ -51,7 +65,7 @@ def _view(check: Check) -> dict[str, object]:
 def _text(check: Check) -> str:
     width = screen_width()
     seen = wrapped(f"{check.code}: {escape(check.seen)}", INDENT, width)
-    head = f"{MARKS[check.severity]} {seen[INDENT:]}"
+    head = f"{symbol(check.severity.value)} {seen[INDENT:]}"
     return f"{head}\n{wrapped(f'-> {escape(check.remedy)}', 2 * INDENT, width)}" if check.remedy else head
 
 
@@ -60,5 +74,5 @@ def _summary(checks: Sequence[Check]) -> str:
     words = {Severity.ERROR: "error", Severity.WARNING: "warning"}
     said = [f"{counts[kind]} {word}{'' if counts[kind] == 1 else 's'}" for kind, word in words.items() if counts[kind]]
     if not said:
-        return "All is well. Whether it works from end to end is shown by: ocwatch drill"
-    return f"{' and '.join(said)}. What each code means: docs/doctor.md"
+        return "No problems found. For an end-to-end test: ocwatch drill"
+    return f"{' and '.join(said)}.\nFor the codes: {DOCUMENTATION}/doctor.md"

@@ -1,4 +1,4 @@
-"""`ocwatch drill`: does everything work with the OpenCode that is installed? Shown, in a private HOME, offline."""
+"""`ocwatch drill`: test ocwatchd with the installed OpenCode, offline, in a private HOME."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from ocwatchd.cli.escape import escape
-from ocwatchd.cli.installed import installed_opencode
-from ocwatchd.cli.render import say, say_json, screen_width, wrapped
+from ocwatchd.cli.commands.installed import installed_opencode
+from ocwatchd.cli.output.escape import escape
+from ocwatchd.cli.output.render import say, say_json, screen_width, symbol, wrapped
 from ocwatchd.drill.fetch import LATEST, fetch
 from ocwatchd.drill.home import private_home
 from ocwatchd.drill.steps import Drill, Step
@@ -22,8 +22,8 @@ from ocwatchd.paths import Paths
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What was asked for. `version` only with `fetched`."""
+class DrillOptions:
+    """The options of the command. `version` requires `fetched`."""
 
     fetched: bool
     version: str | None
@@ -33,7 +33,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The document of the JSON contract, field by field."""
+    """The result of a drill, with the fields of the JSON contract."""
 
     opencode: str
     opencode_version: str | None
@@ -44,20 +44,20 @@ class Result:
     kept: str | None
 
 
-def drill(wish: Wish) -> int:
-    """Run the drill. 0 only if every step passed.
+def drill(options: DrillOptions) -> int:
+    """Run the drill, and return 0 if every step passed, otherwise 1.
 
     Raises:
-        UsageError: a version without --fetch.
-        OpenCodeUnreachable: no OpenCode is installed.
-        FetchFailed: none could be fetched.
+        UsageError: a version was given without --fetch.
+        OpenCodeUnreachable: no OpenCode is installed, and --fetch was not given.
+        FetchFailed: OpenCode could not be fetched.
     """
     began = time.monotonic()
-    program = _program(wish)
-    signal.signal(signal.SIGTERM, _interrupt)  # whatever was started has to end with us
-    with private_home(wish.keep) as home:
+    program = _program(options)
+    signal.signal(signal.SIGTERM, _interrupt)  # so that the drill's processes are ended, too
+    with private_home(options.keep) as home:
         running = Drill(program, home, os.environ)
-        steps = _run(running, program, wish.as_json)
+        steps = _run(running, program, options.as_json)
         result = Result(
             opencode=str(program),
             opencode_version=running.version,
@@ -65,9 +65,9 @@ def drill(wish: Wish) -> int:
             seconds=round(time.monotonic() - began, 3),
             steps=tuple(steps),
             refused_outside=tuple(sorted(running.provider.outside)),
-            kept=str(home.root) if wish.keep else None,
+            kept=str(home.root) if options.keep else None,
         )
-    if wish.as_json:
+    if options.as_json:
         say_json(asdict(result))
     else:
         say(_verdict(result))
@@ -75,10 +75,10 @@ def drill(wish: Wish) -> int:
 
 
 def _run(running: Drill, program: Path, quiet: bool) -> list[Step]:
-    """Run the steps, and unless `quiet` show each as it ends."""
+    """Run the steps and return them. Unless `quiet` is set, print each step when it ends."""
     steps: list[Step] = []
     if not quiet:
-        say(f"Fire drill with {escape(str(program))}, in a private HOME, offline.\n")
+        say(f"Drill with {escape(str(program))}, offline, in a private HOME.\n")
     with closing(running.run()) as coming:
         for step in coming:
             steps.append(replace(step, seconds=round(step.seconds, 3)))
@@ -88,19 +88,20 @@ def _run(running: Drill, program: Path, quiet: bool) -> list[Step]:
     return steps
 
 
-def _program(wish: Wish) -> Path:
-    if wish.version and not wish.fetched:
-        raise UsageError(f"a version is fetched: ocwatch drill --fetch {wish.version}")
-    found = None if wish.version else installed_opencode()
+def _program(options: DrillOptions) -> Path:
+    if options.version and not options.fetched:
+        raise UsageError(f"a version can only be used with --fetch: ocwatch drill --fetch {options.version}")
+    found = None if options.version else installed_opencode()
     if found:
         return found
-    if not wish.fetched:
+    if not options.fetched:
         raise OpenCodeUnreachable(
-            "`opencode` is not on PATH; add its directory to PATH, or let the drill fetch one: ocwatch drill --fetch"
+            "`opencode` is not on PATH. Add its directory to PATH, or let the drill fetch it: ocwatch drill --fetch"
         )
-    if not wish.as_json:
-        say(f"Fetching OpenCode {wish.version or LATEST} …")
-    return fetch(wish.version or LATEST, Paths.from_env().cache_dir, os.environ)
+    cache = Paths.from_env().cache_dir
+    if not options.as_json:
+        say(f"Fetching OpenCode {options.version or LATEST} …")
+    return fetch(options.version or LATEST, cache, os.environ)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -108,8 +109,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _text(step: Step) -> str:
-    mark = "✓" if step.passed else "✗"
-    head = f"{mark} {step.seconds:6.2f} s  {step.title}"
+    head = f"{symbol('ok' if step.passed else 'error')} {step.seconds:6.2f} s  {step.title}"
     if step.passed:
         return f"{head}\n{_below('', step.seen)}"
     return "\n".join(
@@ -117,7 +117,7 @@ def _text(step: Step) -> str:
             head,
             _below("expected: ", step.expected or "-"),
             _below("seen: ", step.seen),
-            _below("do: ", step.remedy or "-"),
+            _below("to do: ", step.remedy or "-"),
         )
     )
 
@@ -129,9 +129,10 @@ def _below(label: str, text: str) -> str:
 def _verdict(result: Result) -> str:
     number, failed = len(result.steps), sum(not step.passed for step in result.steps)
     done = f"{failed} of {number} steps failed" if failed else f"All {number} steps passed"
-    lines = [f"\n{done} in {result.seconds:.0f} s. Nothing of yours was touched."]
+    lines = [f"\n{done} in {result.seconds:.0f} s. None of your files was changed."]
     if result.refused_outside:
-        lines.append(f"Attempts to reach {escape(', '.join(result.refused_outside))} were refused.")
+        hosts = escape(", ".join(result.refused_outside))
+        lines.append(f"OpenCode tried to connect to {hosts}; the drill blocked these connections.")
     if result.kept:
-        lines.append(f"Kept: {result.kept}")
+        lines.append(f"The drill's directory is kept: {escape(result.kept)}")
     return "\n".join(lines)

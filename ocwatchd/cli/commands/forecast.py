@@ -1,57 +1,86 @@
-"""`ocwatch forecast`: when limits will be reached, and how that is known. Reads the message store; asks nobody."""
+"""`ocwatch forecast`: print when each limit will be reached, and how this is known.
+
+`ocwatch forecast --replay` compares the forecasts of the learnt rule for the last week with those of a naive rule.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 
-from ocwatchd.cli.render import clock, iso, say, say_json, span, table
+from ocwatchd.cli.commands.status import plan_table
+from ocwatchd.cli.output.escape import escape
+from ocwatchd.cli.output.render import iso, say, say_json, screen_width, table, wrapped
 from ocwatchd.config import load
-from ocwatchd.core.forecast import WINDOWS, Forecast, History, Label, Measure
-from ocwatchd.core.foresight import nearest
-from ocwatchd.core.ledger import Cooldown
+from ocwatchd.core.domain.cooldowns import Cooldown
+from ocwatchd.core.forecast.model import (
+    SKIP,
+    WINDOWS,
+    Forecast,
+    History,
+    Label,
+    Measure,
+    Verdict,
+    judge,
+    learnt_rule,
+    naive_rule,
+    separate,
+)
+from ocwatchd.core.forecast.prevention import nearest
+from ocwatchd.daemon.forecaster import learnt, met, standings, uses
 from ocwatchd.errors import ExitCode
-from ocwatchd.foresight import learnt, standings, uses
-from ocwatchd.opencode.sessions import SessionStore
+from ocwatchd.opencode.sessions.message_store import SessionStore
 from ocwatchd.paths import Paths
-from ocwatchd.state import blacklist
-from ocwatchd.state.forecasts import as_json, timed
+from ocwatchd.state import quota_command
+from ocwatchd.state.blacklist import store as blacklist
+from ocwatchd.state.forecasts import as_json, timed, window_as_json
 from ocwatchd.state.journal import Journal
+from ocwatchd.state.plugin_reports import read_plan_windows
+from ocwatchd.time_words import span, when
 
 HOUR = 3600.0
 HOW = {
     Label.EXACT: "exact: the provider's headers",
     Label.CONFIGURED: "configured",
-    Label.UNKNOWN: "not enough data: no limit met yet",
+    Label.UNKNOWN: "not enough data: fewer than two limits so far",
 }
 
 
 def forecast(json: bool = False) -> int:
-    """Say for every model that was used lately how near its limit is.
+    """Print how near each recently used model is to its limit.
 
     Raises:
-        ConfigError: the configuration, which may name limits, cannot be read.
+        ConfigError: the configuration, which may contain limits, cannot be read.
     """
     now, paths = time.time(), Paths.from_env()
     policy, store = load(paths).policy, SessionStore(paths.opencode_data)
     bounds = learnt(store, Journal(paths.journal), now)
     known = standings(uses(store.answers(now - WINDOWS[-1]), now).values(), paths, bounds, policy, now)
     found = sorted(((nearest(one, now), one.history) for one in known), key=lambda pair: pair[0].rank)
+    plans = [window_as_json(window) for window in read_plan_windows(paths.allowances, now)]
+    asked = quota_command.read(paths.allowances) if policy.prevention.command else None
     if json:
-        say_json({"time": iso(now), "forecasts": [_as_json(one, history, now) for one, history in found]})
-    elif found:
+        rows_of = [_as_json(one, history, now) for one, history in found]
+        about = asked.as_json() if asked else None
+        say_json({"time": iso(now), "forecasts": rows_of, "plan_windows": plans, "plan_command": about})
+        return ExitCode.DONE
+    if found:
         moved = {str(entry.model): entry.until for entry in _foreseen(paths, now)}
         rows = [(one.model, _when(one, now), _used(one, history, now), _how(one, moved, now)) for one, history in found]
-        say(table(("MODEL", "LIMIT IN", "USED", "HOW THAT IS KNOWN"), rows, whole=True))
+        say(table(("MODEL", "LIMIT AT", "USED", "HOW THIS IS KNOWN"), rows, whole=True))
     else:
         say("No model was used within the last five hours.")
+    if plans:
+        say("\n" + plan_table(plans, now))
+    if asked is not None and asked.problem is not None:
+        say("\n" + escape(f"forecast.command failed at {when(asked.asked, now)}: {asked.problem}"))
     return ExitCode.DONE
 
 
 def _when(one: Forecast, now: float) -> str:
     if one.label is Label.UNKNOWN:
         return "?"
-    return "-" if one.hits is None else "now" if one.hits <= now else f"{span(one.hits - now)} ({clock(one.hits, now)})"
+    return "-" if one.hits is None else "now" if one.hits <= now else when(one.hits, now)
 
 
 def _used(one: Forecast, history: History, now: float) -> str:
@@ -62,8 +91,8 @@ def _used(one: Forecast, history: History, now: float) -> str:
 
 
 def _how(one: Forecast, moved: Mapping[str, float | None], now: float) -> str:
-    known = HOW.get(one.label) or f"{one.label} from {one.limits} limit{'s' if one.limits > 1 else ''}"
-    return known + (f"; new prompts go elsewhere until {clock(moved[one.model], now)}" if one.model in moved else "")
+    known = HOW.get(one.label) or f"{one.label} from {one.limits} limits"
+    return known + (f"; new prompts go elsewhere until {when(moved[one.model], now)}" if one.model in moved else "")
 
 
 def _foreseen(paths: Paths, now: float) -> list[Cooldown]:
@@ -80,3 +109,54 @@ def _as_json(one: Forecast, history: History, now: float) -> dict[str, object]:
         for window in WINDOWS
     ]
     return {**timed(as_json(one), now), "windows": windows}
+
+
+RULES = {"learnt": learnt_rule, "naive": naive_rule}
+ABOUT = (
+    "An alarm predicts a limit within two minutes, and counts as correct if a limit occurs within fifteen. The naive "
+    "rule raises an alarm at 80 % of the lowest usage in the hour before any limit. Each rule uses only earlier data."
+)
+
+
+def replay(json: bool = False) -> int:
+    """Print how often each rule was right in the last week, for every model with enough limits."""
+    now, paths = time.time(), Paths.from_env()
+    found: list[tuple[str, int, dict[str, Verdict]]] = []
+    few: dict[str, int] = {}
+    for name, (used, limits) in sorted(met(SessionStore(paths.opencode_data), Journal(paths.journal), now).items()):
+        verdicts = {rule: verdict for rule, by in RULES.items() if (verdict := judge(by, used, limits))}
+        if verdicts and used:
+            found.append((name, len(separate(limits)), verdicts))
+        else:
+            few[name] = len(separate(limits))
+    if json:
+        say_json({"time": iso(now), "replays": [_replay_as_json(*one) for one in found], "too_few_limits": few})
+        return ExitCode.DONE
+    if found:
+        rows = [_row(name, rule, verdict) for name, _, verdicts in found for rule, verdict in verdicts.items()]
+        say(table(("MODEL", "RULE", "ALARMS", "PRECISION", "FORETOLD", "LEAD"), rows))
+        say("\n" + wrapped(ABOUT, 0, screen_width()))
+    for name, limits_met in few.items():
+        plural = "s" if limits_met != 1 else ""
+        say(f"{escape(name)}: {limits_met} limit{plural} in the last week; the first {SKIP} are needed for learning")
+    if not found and not few:
+        say("No limit occurred within the last week.")
+    return ExitCode.DONE
+
+
+def _row(name: str, rule: str, verdict: Verdict) -> tuple[str, ...]:
+    parts = (f"{verdict.alarms}", f"{verdict.precision:.2f}", f"{verdict.recall:.2f}", span(verdict.lead))
+    return name, rule, *parts
+
+
+def _replay_as_json(name: str, limits: int, verdicts: dict[str, Verdict]) -> dict[str, object]:
+    rules = {
+        rule: {
+            "alarms": verdict.alarms,
+            "precision": round(verdict.precision, 4),
+            "recall": round(verdict.recall, 4),
+            "lead_seconds": round(verdict.lead, 3),
+        }
+        for rule, verdict in verdicts.items()
+    }
+    return {"model": name, "limits": limits, **rules}

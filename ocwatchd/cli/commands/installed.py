@@ -1,4 +1,4 @@
-"""Which OpenCode is installed: the one that `oc-smart` would start."""
+"""Find the installed OpenCode program: the one that `oc-smart` would start."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import os
 import sys
 from pathlib import Path
 
-from ocwatchd.cli.places import config_file
-from ocwatchd.cli.smart import configured_program
+from ocwatchd.cli.commands.run import configured_program
 from ocwatchd.config.reader import read_document
 from ocwatchd.errors import ConfigError
 from ocwatchd.launcher.find import find_opencode
+from ocwatchd.paths import config_file
 
 
 def installed_opencode() -> Path | None:
-    """The configured program, else the first `opencode` on PATH that is not ourselves; None if there is none."""
+    """Return the configured program, or the first `opencode` on PATH that is not our script; None if there is none."""
     try:
         configured = configured_program(read_document(config_file()))
-    except ConfigError:  # not what is asked here; `ocwatch doctor` says it
+    except ConfigError:  # `ocwatch doctor` reports this error
         configured = None
     scripts = (sys.argv[0], str(Path(sys.argv[0]).with_name("oc-smart")))
     found = find_opencode(os.environ.get("PATH", os.defpath), scripts, configured)

@@ -1,24 +1,27 @@
-"""`ocwatch plugin`: the companion plugin in OpenCode's plugin directory."""
+"""`ocwatch plugin`: install, remove and check the companion plugin in OpenCode's plugin directory."""
 
 from __future__ import annotations
 
-from ocwatchd.cli.escape import escape
-from ocwatchd.cli.render import say_json, tell, warn
+from ocwatchd.cli.output.escape import escape
+from ocwatchd.cli.output.render import say_json, tell, warn
 from ocwatchd.errors import ExitCode
-from ocwatchd.opencode import plugin_file
-from ocwatchd.opencode.plugin_file import PluginFile, PluginState
+from ocwatchd.opencode.plugin import install as plugin_file
+from ocwatchd.opencode.plugin.install import PluginFile, PluginState
 from ocwatchd.paths import Paths
+from ocwatchd.state import heartbeat
 
-RESTART = "OpenCode loads plugins when it starts: sessions that run now follow after their next start."
+RESTART = "OpenCode loads plugins only when it starts, so restart the OpenCode processes that are running."
 
 
 def install(as_json: bool = False) -> int:
-    """Install the plugin, or bring it up to date.
+    """Install or update the plugin.
 
     Raises:
-        PluginFault: a file of that name is not ours, or it cannot be written.
+        PluginFault: the file of that name is not ours, or it cannot be written.
     """
-    before, after = plugin_file.install(Paths.from_env())
+    paths = Paths.from_env()
+    before, after = plugin_file.install(paths)
+    heartbeat.remember_program(paths)
     changed = before.state is not PluginState.CURRENT
     if as_json:
         say_json({**_view(after), "changed": changed, "replaced_version": before.installed if changed else None})
@@ -30,35 +33,35 @@ def install(as_json: bool = False) -> int:
 
 
 def uninstall(as_json: bool = False) -> int:
-    """Remove the plugin; a file of that name that is not ours stays. None installed is no fault.
+    """Remove the plugin if it is installed. A file of the same name that is not ours is kept.
 
     Raises:
-        PluginFault: it cannot be removed.
+        PluginFault: the plugin cannot be removed.
     """
     paths = Paths.from_env()
     removed = plugin_file.uninstall(paths)
-    left = plugin_file.look(paths)
+    left = plugin_file.find_plugin(paths)
     if as_json:
         say_json({**_view(left), "removed": [str(path) for path in removed]})
         return ExitCode.DONE
     for path in removed:
         tell(f"Removed {escape(str(path))}.")
     if removed:
-        tell("OpenCode processes that run now keep it until they end.")
+        tell("Running OpenCode processes use it until they end.")
     if left.state is PluginState.FOREIGN:
-        warn(f"{_path(left)} is not ocwatchd's and stays as it is")
+        warn(f"{_path(left)} is kept: ocwatchd did not write it")
     elif not removed:
-        tell("Not installed.")
+        tell("The companion plugin is not installed.")
     return ExitCode.DONE
 
 
 def status(as_json: bool = False) -> int:
-    """Say whether the plugin is installed, and whether it is the one that belongs to this ocwatchd.
+    """Print whether the plugin is installed, and whether its version is that of this ocwatchd.
 
     Raises:
-        PluginFault: its place cannot be read.
+        PluginFault: the plugin's file cannot be read.
     """
-    found = plugin_file.look(Paths.from_env())
+    found = plugin_file.find_plugin(Paths.from_env())
     if as_json:
         say_json(_view(found))
     else:
@@ -85,16 +88,16 @@ def _phrase(found: PluginFile) -> str:
         case PluginState.CURRENT:
             return f"Installed: {_path(found)}, version {found.installed}."
         case PluginState.OUTDATED if found.installed == found.shipped:
-            return f"Changed by hand, or not whole: {_path(found)}. Restore it with: ocwatch plugin install"
+            return f"Changed or incomplete: {_path(found)}. To restore it: ocwatch plugin install"
         case PluginState.OUTDATED:
             return (
-                f"Outdated: {_path(found)} has version {found.installed}, this ocwatchd brings {found.shipped}. "
-                "Update it with: ocwatch plugin install"
+                f"Outdated: {_path(found)} is version {found.installed}, this ocwatchd has version {found.shipped}. "
+                "To update it: ocwatch plugin install"
             )
         case PluginState.FOREIGN:
-            return f"Not installed: {_path(found)} is there and is not ocwatchd's."
+            return f"Not installed: ocwatchd did not write {_path(found)}. Move that file, then: ocwatch plugin install"
         case PluginState.ABSENT:
-            return "Not installed. Install it with: ocwatch plugin install"
+            return "Not installed. To install it: ocwatch plugin install"
 
 
 def _path(found: PluginFile) -> str:

@@ -1,7 +1,7 @@
-"""`oc-smart` (= `ocwatch run -- …`): OpenCode as the user called it, with limited models out of its way.
+"""`oc-smart` (= `ocwatch run -- …`): start OpenCode with the user's arguments and with limited models replaced.
 
-This is the path of every start, so nothing that costs is imported before a limit shows: the whole of it has to stay
-within 50 CPU ms. Whatever is wrong with our own files never keeps OpenCode from starting.
+Users start OpenCode through it every time, so it may take at most 50 ms of CPU time: expensive modules are imported
+only after a limit has occurred. A fault in our own files never keeps OpenCode from starting.
 """
 
 from __future__ import annotations
@@ -12,80 +12,120 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from ocwatchd.cli.places import config_file, data_directory, opencode_directories, state_file
 from ocwatchd.config.names import ROOT, Names, read_names, section
 from ocwatchd.config.reader import Document, read_document
-from ocwatchd.core.pools import arranged
-from ocwatchd.errors import ConfigError, ExitCode
+from ocwatchd.core.domain.pools import arranged
+from ocwatchd.errors import ConfigError, ExitCode, HomeUnknown, StateError
 from ocwatchd.launcher.arguments import Arguments
 from ocwatchd.launcher.find import find_opencode, in_a_circle, mark
-from ocwatchd.launcher.speech import say
+from ocwatchd.launcher.messages_to_user import debug, say
+from ocwatchd.paths import cache_file, config_file, data_directory, home, opencode_directories, state_file
 from ocwatchd.state import budget
-from ocwatchd.state.entries import loads_in, read_entries
-from ocwatchd.state.register import Register
+from ocwatchd.state.blacklist.format import loads_in, read_entries
+from ocwatchd.state.blacklist.query import CooldownTable
 
-TYPE_CHECKING = False  # as typing has it, whose import costs 3 CPU ms
+TYPE_CHECKING = False  # defined here because importing it from typing costs 3 ms of CPU time
 if TYPE_CHECKING:
     from typing import NoReturn
 
-PATIENCE = 30.0
-"""Seconds: `maxDelay` where none is configured."""
+MAX_DELAY = 30.0
+"""The default of `maxDelay`, in seconds."""
+
+
+HELP = """\
+oc-smart starts OpenCode with limited models replaced by their fallbacks. Its own options:
+
+  --no-fallback  never change the model
+  --wait         if every model is cooling down, wait until one is available (otherwise: exit code 75)
+  --print-env    print what would be changed, and start nothing
+
+All other arguments are passed to OpenCode, whose own help follows.
+"""
 
 
 def main() -> None:
-    """The console script `oc-smart`. Ends the process."""
+    """Run the console script `oc-smart`, then end the process."""
     launch(sys.argv[1:], sys.argv[0])
 
 
 def launch(given: Sequence[str], own: str) -> NoReturn:
-    """Run OpenCode with these arguments; never returns. `own`: this script's path, never taken for OpenCode."""
+    """Run OpenCode with the arguments `given`, and never return.
+
+    `own` is the path of this script, which must not be taken for OpenCode.
+    """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends us as it ends OpenCode, without a traceback
+        # so that Ctrl-C ends this process without a traceback, as it ends OpenCode
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.environ.get("OCWATCHD_LOG"):
+        from ocwatchd import own_log  # lazy import: `logging` costs 5 CPU ms
+
+        own_log.set_up()
     if in_a_circle(os.environ):
-        _give_up("`opencode` on PATH leads back to oc-smart; put the real one on PATH first")
+        _give_up("`opencode` on PATH is oc-smart itself. Put the real OpenCode's directory first on PATH")
+    try:
+        home()
+    except HomeUnknown as fault:  # OpenCode would take another home from the password database
+        _give_up(str(fault), fault.exit_code)
     arguments = Arguments(given)
     document = _document()
     scripts = (own, f"{os.path.dirname(own)}/oc-smart")
+    if arguments.has("-h", "--help"):  # on standard error, because OpenCode prints its own help on standard output
+        print(HELP, file=sys.stderr, flush=True)
     found = find_opencode(os.environ.get("PATH", os.defpath), scripts, configured_program(document))
     if found is None:
-        _give_up("`opencode` is not on PATH; install OpenCode, or add its directory to PATH")
-    names = _names(document)
+        _give_up("`opencode` is not on PATH. Install OpenCode, or add its directory to PATH")
+    debug(f"OpenCode is {found}")
+    names = _names(document) if _state_is_ours() else None
     if names is not None and not arguments.has("-h", "--help", "-v", "--version"):
-        from ocwatchd.launcher.launch import Launch  # late: a launcher without configuration needs none of it
+        from ocwatchd.launcher.launch import Launch  # lazy import: a launcher without a configuration does not need it
 
-        launched = Launch(found, arguments, names, lambda: _register(names), _places(), _patience(document))
+        launched = Launch(found, arguments, names, lambda: _cooldowns(names), _places(), _patience(document))
         code = launched.run()
         if code is not None:
             _end(code)
         _become(found, launched.words, launched.environ)
     if "--print-env" in arguments.own:
-        say("nothing would be changed: no fallback chain is configured")
+        say("nothing would be changed: no usable fallback chain is configured")
         sys.exit(ExitCode.DONE)
     _become(found, arguments.words, {})
 
 
-def _register(names: Names) -> Register:
+def _state_is_ours() -> bool:
+    """Return whether the cooldowns can be used; if not, print why. OpenCode then starts with its own models."""
+    try:
+        found = read_entries(state_file("blacklist.json"))
+        if found.closed:
+            say("; ".join(found.problems()))
+    except StateError as fault:
+        say(f"{fault}. Starting OpenCode without it")
+        return False
+    return True
+
+
+def _cooldowns(names: Names) -> CooldownTable:
     found = read_entries(state_file("blacklist.json"))
-    pools = arranged(names.pools, str(os.getpid()), loads_in(found))  # no session yet that could keep a member
+    # no session exists yet that could keep its pool member
+    pools = arranged(names.pools, str(os.getpid()), loads_in(found))
     now = time.time()
-    return Register(found.active(now), pools, dear=budget.dear(state_file("budget.json"), now))
+    return CooldownTable(found.active(now), pools, over_budget=budget.over_budget(state_file("budget.json"), now))
 
 
-def _places() -> tuple[str, str, list[str]]:
-    return f"{data_directory()}/log", state_file("").rstrip("/"), opencode_directories()
+def _places() -> tuple[str, str, list[str], str]:
+    return f"{data_directory()}/log", state_file("").rstrip("/"), opencode_directories(), cache_file("programs.json")
 
 
 def _patience(document: Document | None) -> float:
-    """`maxDelay` in seconds; what is wrong with it the brain says, if it is ever needed."""
+    """Return `maxDelay` in seconds, or the default if it is not valid. The error is reported when a limit occurs."""
     try:
         value = section(document, ROOT).get("maxDelay") if document else None
     except ConfigError:
         value = None
-    return value / 1000 if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else PATIENCE
+    return value / 1000 if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else MAX_DELAY
 
 
 def _become(found: str, words: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
-    # Python ignores these; what is ignored stays so through exec, and `oc-smart … | head` would not end OpenCode.
+    # Python ignores these signals, and exec preserves this. Without the reset, `oc-smart … | head` would not end
+    # OpenCode.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
@@ -95,36 +135,36 @@ def _become(found: str, words: Sequence[str], environ: Mapping[str, str]) -> NoR
 
 
 def _end(code: int) -> NoReturn:
-    """End with this code; a negative one is the signal that ended OpenCode, and ends us as well."""
+    """End the process with this exit code. If the code is negative, end it with the signal that ended OpenCode."""
     sys.stdout.flush()
     if code < 0:
-        if -code not in (signal.SIGKILL, signal.SIGSTOP):  # whose handling nobody may change
+        if -code not in (signal.SIGKILL, signal.SIGSTOP):  # the handlers of these signals cannot be changed
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
-    os._exit(code & 0xFF)  # threads that wait for a dead server must not keep us
+    os._exit(code & 0xFF)  # threads that wait for a dead server must not delay the exit
 
 
 def _document() -> Document | None:
     try:
         return read_document(config_file())
     except ConfigError as fault:
-        say(f"{fault}; going on without it")
+        say(f"{fault}. Starting OpenCode without it")
         return None
 
 
 def _names(document: Document | None) -> Names | None:
-    """The configured names; None if there is nothing that a model could be moved by."""
+    """Return the configured chains, pools and names; None if there is no usable configuration."""
     if document is None or not document.exists:
         return None
     try:
         return read_names(document)
     except ConfigError as fault:
-        say(f"{fault}; going on without it")
+        say(f"{fault}. Starting OpenCode without it")
         return None
 
 
 def configured_program(document: Document | None) -> str | None:
-    """`launcher.opencode`: the program to start."""
+    """Return `launcher.opencode`, the program to start; None if it is not set."""
     try:
         value = section(document, ROOT, "launcher").get("opencode") if document else None
     except ConfigError:
@@ -132,9 +172,9 @@ def configured_program(document: Document | None) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _give_up(message: str) -> NoReturn:
+def _give_up(message: str, code: int = ExitCode.OPENCODE_UNREACHABLE) -> NoReturn:
     say(message)
-    sys.exit(ExitCode.OPENCODE_UNREACHABLE)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`ocwatch service`: the daemon as a service of systemd or launchd, and what is to be known about it."""
+"""`ocwatch service`: install, control and inspect the daemon as a systemd or launchd service."""
 
 from __future__ import annotations
 
@@ -8,129 +8,147 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ocwatchd.cli.escape import escape
-from ocwatchd.cli.render import iso, say, say_json, tell, warn
-from ocwatchd.cli.steps import shown
+from ocwatchd.cli.commands.setup_steps import shown
+from ocwatchd.cli.output.escape import escape
+from ocwatchd.cli.output.render import iso, say, say_json, tell, warn
 from ocwatchd.config import load
 from ocwatchd.errors import ExitCode, UsageError
+from ocwatchd.ownership import open_followed
 from ocwatchd.paths import Paths
-from ocwatchd.service import IN_FOREGROUND, FileState, Look, Manager, ServiceFault, manager_for, stray_daemon
+from ocwatchd.service import (
+    IN_FOREGROUND,
+    FileState,
+    Log,
+    Manager,
+    NoManager,
+    ServiceFault,
+    ServiceStatus,
+    manager_for,
+    stray_daemon,
+)
 from ocwatchd.service.commands import ask
 
-LINGER = "It ends when you log out. To keep it running: loginctl enable-linger"
+LINGER = "The service stops when you log out. To keep it running: loginctl enable-linger"
 LINGER_UNKNOWN = (
-    "Whether it outlives your logout is not known here (loginctl does not answer). To make sure: loginctl enable-linger"
+    "The service may stop when you log out (loginctl does not respond). To keep it running: loginctl enable-linger"
 )
-JOURNAL = "the journal of this user (where it is not kept on disk, only the group systemd-journal may read it)"
+JOURNAL = "this user's journal (if it is not stored on disk, only members of the group systemd-journal can read it)"
 LOG_TAIL = 1 << 20
-"""Bytes at a log file's end that are looked at."""
+"""Maximum number of bytes read from the end of a log file."""
 
 
 def install(sandbox: bool | None, start: bool, as_json: bool = False) -> int:
-    """Install the service, or bring it up to date, and start it.
+    """Install or update the service, and with `start` start it.
 
     Raises:
-        ConfigError: our configuration cannot be used: the service would not start.
-        ServiceFault: the manager does not do it.
+        ConfigError: our configuration cannot be used, so the service would not start.
+        ServiceFault: the service manager fails.
     """
     paths = Paths.from_env()
     load(paths)
     manager = manager_for(paths)
     changed = manager.install(sandbox)
-    look = manager.look()
-    stray = stray_daemon(paths, look)
-    started = start and stray is None and (bool(changed) or not look.running)
+    service_status = manager.status()
+    stray = stray_daemon(paths, service_status)
+    started = start and stray is None and (bool(changed) or not service_status.running)
     if started:
         manager.start()
-        look = manager.look()
+        service_status = manager.status()
     if as_json:
-        say_json({**_view(look), "changed": [str(path) for path in changed], "started": started})
+        say_json({**_view(service_status), "changed": [str(path) for path in changed], "started": started})
         return ExitCode.DONE
     for path in changed:
         tell(f"{'Wrote' if path.exists() else 'Removed'} {shown(path)}.")
     if not changed:
-        tell(f"Up to date: {shown(look.file)}.")
+        tell(f"Up to date: {shown(service_status.file)}.")
     if stray is not None:
-        tell(f"Not started: a daemon runs outside of it{_pid(stray)}. To change that: ocwatch down && ocwatch up")
-    _tell_look(look)
+        tell(
+            f"The service is not started, because a daemon is already running{_pid(stray)}. "
+            "To run it as the service: ocwatch down && ocwatch up"
+        )
+    _print_status(service_status)
     return ExitCode.DONE
 
 
 def uninstall(as_json: bool = False) -> int:
-    """End the service and remove its files. None installed is no fault.
+    """Stop the service and remove its files, if it is installed.
 
     Raises:
-        ServiceFault: the manager does not do it.
+        ServiceFault: the service manager fails.
     """
     manager = manager_for(Paths.from_env())
-    before = manager.look()
+    before = manager.status()
     gone = manager.uninstall()
     if as_json:
-        say_json({**_view(manager.look()), "removed": [str(path) for path in gone]})
+        say_json({**_view(manager.status()), "removed": [str(path) for path in gone]})
         return ExitCode.DONE
     for path in gone:
         tell(f"Removed {shown(path)}.")
     if before.state is FileState.FOREIGN:
-        warn(f"{shown(before.file)} is not ocwatchd's and stays as it is")
+        warn(f"{shown(before.file)} is kept: ocwatchd did not write it")
     elif not gone:
-        tell("Not installed.")
+        tell("The service is not installed.")
     return ExitCode.DONE
 
 
 def start(as_json: bool = False) -> int:
-    """Start the service; 0 also if it runs already.
+    """Start the service. Return 0 also if it is already running.
 
     Raises:
         ConfigError: our configuration cannot be used.
-        ServiceFault: it is not installed, another daemon runs, or the manager does not do it.
+        ServiceFault: the service is not installed, another daemon is running, or the service manager fails.
     """
     paths = Paths.from_env()
     load(paths)
     manager = manager_for(paths)
-    look = _installed(manager)
-    stray = stray_daemon(paths, look)
+    service_status = _installed(manager)
+    stray = stray_daemon(paths, service_status)
     if stray is not None:
-        raise ServiceFault(f"a daemon already runs outside of the service{_pid(stray)}; end it with: ocwatch down")
-    if not look.running:
+        raise ServiceFault(f"a daemon is already running outside of the service{_pid(stray)}. To stop it: ocwatch down")
+    if not service_status.running:
         manager.start()
-    return _told(manager.look(), as_json)
+    return _told(manager.status(), as_json)
 
 
 def stop(as_json: bool = False) -> int:
-    """End the service's daemon; it comes back at the next login. 0 also if it does not run.
+    """Stop the service until the next login. Return 0 also if it is not running.
 
     Raises:
-        ServiceFault: it is not installed, or the manager does not do it.
+        ServiceFault: the service is not installed, or the service manager fails.
     """
     manager = manager_for(Paths.from_env())
     _installed(manager)
     manager.stop()
-    return _told(manager.look(), as_json)
+    return _told(manager.status(), as_json)
 
 
 def status(as_json: bool = False) -> int:
-    """Say how the service is. 0: it runs; 3: it does not.
+    """Print the state of the service. Return 0 if it is running, otherwise 3.
 
     Raises:
-        ServiceFault: the manager does not answer.
+        ServiceFault: the service manager does not respond.
     """
-    look = manager_for(Paths.from_env()).look()
-    _told(look, as_json)
-    return ExitCode.DONE if look.running else ExitCode.DAEMON_DOWN
+    service_status = manager_for(Paths.from_env()).status()
+    _told(service_status, as_json)
+    return ExitCode.DONE if service_status.running else ExitCode.DAEMON_DOWN
 
 
 def logs(lines: int, follow: bool, as_json: bool = False) -> int:
-    """Show the daemon's last lines, from the journal or the service's log file.
+    """Print the last lines of the daemon's log, from the systemd journal or the service's log file.
 
     Raises:
-        UsageError: `--follow` with `--json`.
-        ServiceFault: there is no service, or its lines cannot be read.
+        UsageError: `follow` and `as_json` are both given.
+        ServiceFault: no service is installed, or its log cannot be read.
     """
     if follow and as_json:
-        raise UsageError("--follow has no end, and a JSON document has one: use either")
-    manager = manager_for(Paths.from_env())
-    _installed(manager)
-    log = manager.log()
+        raise UsageError("use either --follow or --json: a JSON document cannot be endless")
+    paths = Paths.from_env()
+    manager = manager_for(paths)
+    if isinstance(manager, NoManager) and paths.service_log.exists():  # `ocwatch up --detach` writes this file
+        log = Log(file=paths.service_log)
+    else:
+        _installed(manager)
+        log = manager.log()
     if follow:
         command = log.command(lines, True) if log.command else ["tail", "-n", str(lines), "-F", str(log.file)]
         return _become(command)
@@ -140,33 +158,33 @@ def logs(lines: int, follow: bool, as_json: bool = False) -> int:
     elif found:
         say("\n".join(map(escape, found)))
     else:
-        warn(f"no lines in {shown(log.file) if log.file else JOURNAL}")
+        warn(f"the log is empty: {shown(log.file) if log.file else JOURNAL}")
     return ExitCode.DONE
 
 
 def _become(command: Sequence[str]) -> int:
     if shutil.which(command[0]) is None:
-        raise ServiceFault(f"{command[0]} is not on PATH: {_elsewhere()}")
+        raise ServiceFault(f"{command[0]} is not on PATH: {_other_sources()}")
     os.execvp(command[0], list(command))
 
 
 def _from_command(command: Sequence[str]) -> list[str]:
     if shutil.which(command[0]) is None:
-        raise ServiceFault(f"the lines are in the journal, and {command[0]} is not on PATH: {_elsewhere()}")
+        raise ServiceFault(f"the log is in the systemd journal, and {command[0]} is not on PATH: {_other_sources()}")
     answer = ask(command, 30.0)
     if not answer.done:
-        raise ServiceFault(f"the journal cannot be read ({answer.why}): {_elsewhere()}")
+        raise ServiceFault(f"the journal cannot be read ({answer.why}): {_other_sources()}")
     return answer.out.splitlines()
 
 
-def _elsewhere() -> str:
-    """What there is besides the log."""
-    return f"what was decided stands in {Paths.from_env().journal}; all of it is shown by `ocwatchd` in the foreground"
+def _other_sources() -> str:
+    """Return a phrase that says where else the user can read the daemon's decisions and its log."""
+    return f"the decisions are in {Paths.from_env().journal}; to see the whole log, run `ocwatchd` in the foreground"
 
 
 def _from_file(path: Path, lines: int) -> list[str]:
     try:
-        with path.open("rb") as file:
+        with open(open_followed(path), "rb") as file:  # noqa: PTH123 (a descriptor)
             file.seek(max(os.fstat(file.fileno()).st_size - LOG_TAIL, 0))
             content = file.read(LOG_TAIL)
     except FileNotFoundError:
@@ -176,65 +194,69 @@ def _from_file(path: Path, lines: int) -> list[str]:
     return content.decode(errors="replace").splitlines()[-lines:] if lines else []
 
 
-def _installed(manager: Manager) -> Look:
-    look = manager.look()
-    if look.state is FileState.ABSENT:
-        manager.log()  # where there is no manager at all, that is what has to be said
-        raise ServiceFault("the service is not installed; install it with: ocwatch service install")
-    return look
+def _installed(manager: Manager) -> ServiceStatus:
+    service_status = manager.status()
+    if service_status.state is FileState.ABSENT:
+        manager.log()  # this call reports a missing service manager
+        raise ServiceFault("the service is not installed. To install it: ocwatch service install")
+    return service_status
 
 
-def _told(look: Look, as_json: bool) -> int:
+def _told(service_status: ServiceStatus, as_json: bool) -> int:
     if as_json:
-        say_json(_view(look))
+        say_json(_view(service_status))
     else:
-        _tell_look(look)
+        _print_status(service_status)
     return ExitCode.DONE
 
 
-def _tell_look(look: Look) -> None:
-    if look.state is FileState.ABSENT:
-        none = look.manager == "none"
-        why = f": {escape(look.phrase)}. {IN_FOREGROUND}" if none else "; install it with: ocwatch service install"
-        tell(f"No service{why}")
+def _print_status(service_status: ServiceStatus) -> None:
+    if service_status.state is FileState.ABSENT:
+        none = service_status.manager == "none"
+        why = (
+            f": {escape(service_status.phrase)}. {IN_FOREGROUND}"
+            if none
+            else ". To install one: ocwatch service install"
+        )
+        tell(f"No service is installed{why}")
         return
-    pid = f", pid {look.pid}" if look.running else ""
-    restarts = f", restarts: {look.restarts}" if look.restarts else ""
-    tell(f"The service of {look.manager} is {escape(look.phrase)}{pid}{restarts}.")
-    if look.said:
-        tell(f"It says: {escape(look.said)}")
-    if not look.enabled:
-        tell("# It is not started at login: ocwatch service install")
-    if look.state is FileState.OUTDATED:
-        tell(f"# {shown(look.file)} is outdated: ocwatch service install")
-    remark = linger_remark(look)
+    pid = f", pid {service_status.pid}" if service_status.running else ""
+    restarts = f", restarts: {service_status.restarts}" if service_status.restarts else ""
+    tell(f"The {service_status.manager} service is {escape(service_status.phrase)}{pid}{restarts}.")
+    if service_status.said:
+        tell(f"The daemon reports: {escape(service_status.said)}")
+    if not service_status.enabled:
+        tell("# The service does not start at login. To change that: ocwatch service install")
+    if service_status.state is FileState.OUTDATED:
+        tell(f"# {shown(service_status.file)} is outdated. To update it: ocwatch service install")
+    remark = linger_remark(service_status)
     if remark:
         tell(remark)
 
 
-def linger_remark(look: Look) -> str | None:
-    """What a person has to know about logging out; None if there is nothing to know."""
-    if look.manager != "systemd" or look.lingers:
+def linger_remark(service_status: ServiceStatus) -> str | None:
+    """Return a warning if the service ends, or may end, when the user logs out; otherwise None."""
+    if service_status.manager != "systemd" or service_status.lingers:
         return None
-    return f"# {LINGER if look.lingers is False else LINGER_UNKNOWN}"
+    return f"# {LINGER if service_status.lingers is False else LINGER_UNKNOWN}"
 
 
 def _pid(pid: int) -> str:
     return f" (pid {pid})" if pid else ""
 
 
-def _view(look: Look) -> dict[str, object]:
+def _view(service_status: ServiceStatus) -> dict[str, object]:
     return {
         "time": iso(time.time()),
-        "manager": look.manager,
-        "file": None if look.file is None else str(look.file),
-        "state": look.state.value,
-        "installed": look.state in (FileState.CURRENT, FileState.OUTDATED),
-        "enabled": look.enabled,
-        "running": look.running,
-        "pid": look.pid,
-        "phrase": look.phrase,
-        "said": look.said or None,
-        "restarts": look.restarts,
-        "lingers": look.lingers,
+        "manager": service_status.manager,
+        "file": None if service_status.file is None else str(service_status.file),
+        "state": service_status.state.value,
+        "installed": service_status.state in (FileState.CURRENT, FileState.OUTDATED),
+        "enabled": service_status.enabled,
+        "running": service_status.running,
+        "pid": service_status.pid,
+        "phrase": service_status.phrase,
+        "said": service_status.said or None,
+        "restarts": service_status.restarts,
+        "lingers": service_status.lingers,
     }

@@ -1,4 +1,4 @@
-"""What `up` and `down` do, step by step: told as it happens, or first only told, or as one JSON document at the end."""
+"""Report the steps of `up` and `down`: line by line, as a plan (dry run), or as one JSON document at the end."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ocwatchd.cli.escape import escape
-from ocwatchd.cli.render import iso, say_json, tell, warn
+from ocwatchd.cli.output.escape import escape
+from ocwatchd.cli.output.render import iso, say, say_json, tell, warn
 
 VERBS = {
     "wrote": "write",
@@ -19,14 +19,14 @@ VERBS = {
     "started": "start",
     "ended": "end",
 }
-"""What was done, and how one says that it would be."""
+"""Maps the past tense of each verb to its infinitive, which a dry run prints."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing done, kept or found. `did` is a word of the JSON contract.
+    """One thing that was done, kept or found. `did` is a word of the JSON contract.
 
-    `text` is for people: what stands after the verb where `did` is one of VERBS, else a whole sentence.
+    `text` is printed after the verb if `did` is one of VERBS; otherwise it is a whole sentence.
     """
 
     what: str
@@ -34,15 +34,17 @@ class Step:
     path: Path | None = None
     text: str = ""
     pid: int | None = None
+    verbatim: str = ""
+    """Lines printed after the sentence. They are not wrapped, so that the user can copy them."""
 
     def sentence(self, dry_run: bool) -> str:
-        """What a person is told; "" for nothing."""
+        """Return the sentence to print; an empty string if there is none."""
         if self.did not in VERBS:
             return self.text
         return f"Would {VERBS[self.did]} {self.text}" if dry_run else f"{self.did.capitalize()} {self.text}"
 
     def as_json(self) -> dict[str, object]:
-        """The step in the JSON contract."""
+        """Return the step in the JSON contract."""
         return {
             "what": self.what,
             "did": self.did,
@@ -52,34 +54,36 @@ class Step:
 
 
 class Report:
-    """Collects steps. With `dry_run` nothing is done and everything is said as what would be."""
+    """A collection of steps. Each step is printed when it is added; with `dry_run`, as what would be done."""
 
     def __init__(self, *, dry_run: bool, as_json: bool) -> None:
-        """Nothing was done yet."""
+        """Start without steps."""
         self.dry_run, self.as_json = dry_run, as_json
         self._steps: list[Step] = []
 
     def add(self, step: Step) -> None:
-        """A step that has been done, or would be."""
+        """Add and print a step that was done, or would be done."""
         self._steps.append(step)
         sentence = step.sentence(self.dry_run)
         if step.did == "failed":
             warn(sentence)
         elif sentence and not self.as_json:
             tell(sentence)
+            if step.verbatim:
+                say("\n" + "\n".join(map(escape, step.verbatim.rstrip("\n").split("\n"))) + "\n")
 
     def warn(self, text: str) -> None:
-        """A remark on standard error: it disturbs no document."""
+        """Print a warning on standard error; it is not part of the JSON document."""
         warn(text)
 
     def end(self, more: Mapping[str, object]) -> None:
-        """Everything has been said; the document, if that was asked for."""
+        """End the report; if JSON is wanted, print the document with the fields `more`."""
         if self.as_json:
             steps = [step.as_json() for step in self._steps]
             say_json({"time": iso(time.time()), "dry_run": self.dry_run, "steps": steps, **more})
-        sys.stdout.flush()  # what was said so far comes before what a daemon in the foreground says, also in a file
+        sys.stdout.flush()  # before a daemon in the foreground writes to the same file
 
 
 def shown(path: Path | None) -> str:
-    """A path for a terminal."""
+    """Return a path, escaped for a terminal."""
     return escape(str(path))

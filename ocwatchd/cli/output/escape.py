@@ -1,6 +1,8 @@
-"""Text from logs, files and providers on its way to a terminal: nothing in it may move the cursor or reverse a line.
+"""Escape text from logs, files and providers: one function for each output format.
 
-Done here and not left to rich, whose table cells let OSC and CSI sequences through (15.0).
+`escape` is for terminals, where text must not move the cursor or reverse a line. ocwatchd has its own function, because
+rich (15.0) does not remove OSC and CSI sequences from table cells. HTML pages use `cli/report/page.py`, and commands
+for a shell are quoted with `shlex`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ _RANGES = (
 
 
 def escape(text: str) -> str:
-    """`text` with every control, invisible and direction-changing character written as `\\x1b`, `\\u202e` and so on."""
+    """Return `text` with control, invisible and direction-changing characters written as `\\x1b`, `\\u202e` etc."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(char if _harmless(ord(char)) else _written(ord(char)) for char in text)
@@ -38,3 +40,37 @@ def _written(code: int) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+_MARKUP = frozenset("#%^$&<{}|\\`")
+"""Characters that begin markup or a command in some status bar or prompt.
+
+Examples: `#(…)` in tmux, `%{A1:…:}` in polybar and lemonbar, `^ca(…)` in dzen2, `<…>` and `&…;` in Pango,
+` | bash=…` in argos and xbar; `$(…)`, a backquote and a backslash in a prompt.
+"""
+
+
+def neutral(text: str) -> str:
+    """Return `text` for an unknown status bar or prompt. Question marks replace characters that it might interpret."""
+    text = escape(text)
+    return "".join("?" if char in _MARKUP else char for char in text) if not _MARKUP.isdisjoint(text) else text
+
+
+def tmux(text: str) -> str:
+    """Return `text` escaped for tmux, which also expands formats in the output of `#(…)` (3.3a)."""
+    return escape(text).replace("#", "##")
+
+
+def pango(text: str) -> str:
+    """Return `text` escaped as Pango markup; line breaks are kept."""
+    lines = "\n".join(map(escape, text.split("\n")))
+    return lines.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def prometheus(text: str) -> str:
+    """Return `text` as the value of a Prometheus label.
+
+    Control characters are legal in a label, but are escaped, because users also read the text in terminals.
+    """
+    lines = (escape(line).replace("\\", "\\\\").replace('"', '\\"') for line in text.split("\n"))
+    return "\\n".join(lines)

@@ -1,4 +1,4 @@
-"""Text for people: tables that fit, times as one says them. JSON for scripts. Writing to the terminal happens here."""
+"""Text output: tables that fit, human-readable times, JSON for scripts, and writing to the terminal."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from ocwatchd.cli.escape import escape
+from ocwatchd.cli.output.escape import escape
 
-TYPE_CHECKING = False  # what `typing` calls so costs 5 CPU ms to import
+TYPE_CHECKING = False  # defined here because importing it from `typing` costs 5 ms of CPU time
 if TYPE_CHECKING:
     from typing import TextIO
 
 WIDTH = 80
-"""Columns where no terminal says how wide it is: also the promise for files and pipes."""
+"""Width of the output, in columns, if neither COLUMNS nor a terminal determines it, as for files and pipes."""
 
 BESIDE_NAMES = 44
-"""Columns kept for the rest of a table when a name is so long that it has to be shortened in its middle."""
+"""Minimum width, in columns, for the rest of a table before a long name is shortened in the middle."""
+LEAST_PHRASE = 14
+"""Minimum width, in columns, of a table's last column before names are shortened."""
 
 
 def say(text: str) -> None:
-    """One line or several on standard output; what the output cannot encode is written as an escape."""
+    """Print one or more lines on standard output. Characters that it cannot encode are escaped."""
     print(text)
 
 
 def tell(text: str) -> None:
-    """Prose on standard output: on a terminal broken between words, else (a pipe, a file) left as it is."""
+    """Print prose on standard output, wrapped between words on a terminal, and unchanged in a pipe or file."""
     print(_flowing(text, sys.stdout))
 
 
 def warn(text: str) -> None:
-    """A line on standard error, under our name; broken between words as `tell` does."""
+    """Print a line on standard error after the program's name, wrapped as in `tell`."""
     print(_flowing(f"ocwatch: {text}", sys.stderr), file=sys.stderr)
 
 
 def _flowing(text: str, stream: TextIO) -> str:
-    """Only a terminal cuts words in two at its edge; what a program reads keeps its lines."""
+    """Return the text, wrapped if `stream` is a terminal."""
     if stream is None or not stream.isatty():
         return text
     width = screen_width(stream)
@@ -47,59 +49,71 @@ def _flowing(text: str, stream: TextIO) -> str:
     )
 
 
+STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
+"""The terminal code for each text style."""
+
+
+def paint(text: str, style: str, stream: TextIO | None = None) -> str:
+    """Return the text in this style if `stream` is a terminal with colours. `style` consists of words in STYLES.
+
+    `stream` is standard output by default. NO_COLOR (https://no-color.org) turns colours off, and so does a TERM that
+    is empty, `dumb` or `unknown`.
+    """
+    output = stream or sys.stdout
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "") in ("", "dumb", "unknown")
+    if plain or not text or output is None or not output.isatty():
+        return text
+    codes = ";".join(STYLES[word] for word in style.split())
+    return f"\x1b[{codes}m{text}\x1b[0m"
+
+
+SYMBOLS = {"ok": ("✓", "+"), "info": ("·", "-"), "warning": ("!", "!"), "error": ("✗", "x")}
+"""The symbol for each severity, and the ASCII character to use if the output cannot encode the symbol."""
+
+
+def symbol(severity: str) -> str:
+    """Return the symbol for a finding of this severity (`ok`, `info`, `warning`, `error`), one column wide."""
+    shown, plain = SYMBOLS[severity]
+    try:
+        shown.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return plain
+    return shown
+
+
 def say_json(document: Mapping[str, object]) -> None:
-    """One JSON document, ASCII only: it survives every locale and holds nothing that a terminal would obey."""
+    """Print one JSON document in ASCII, which every locale can encode and which contains no terminal codes."""
     print(json.dumps({"version": 1, **document}, indent=2))
 
 
 def say_json_line(document: Mapping[str, object]) -> None:
-    """One JSON object on a line of its own."""
+    """Print one JSON object on a line."""
     print(json.dumps(document))
 
 
 def iso(epoch: float | None) -> str | None:
-    """RFC 3339 in UTC with milliseconds, as everywhere in our JSON; None stays None."""
+    """Return the time in the form of our JSON: RFC 3339, in UTC, with milliseconds. Return None for None."""
     if epoch is None:
         return None
-    whole, thousandths = divmod(round(epoch * 1000), 1000)  # datetime would cost 2 CPU ms of the 25 of `statusline`
+    # importing datetime would cost 2 of the 25 ms of CPU time that `statusline` may take
+    whole, thousandths = divmod(round(epoch * 1000), 1000)
     year, month, day, hour, minute, second = time.gmtime(whole)[:6]
     return f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{thousandths:03}Z"
-
-
-def clock(epoch: float | None, now: float) -> str:
-    """The local time, as short as it stays clear: `14:20`, `Tue 14:20` within a week, `24 Dec 14:20`, `2027-01-03`."""
-    if epoch is None:
-        return "-"
-    try:
-        moment, today = time.localtime(epoch), time.localtime(now)
-    except (OverflowError, ValueError, OSError):
-        return "far off"
-    if moment[:3] == today[:3]:
-        return time.strftime("%H:%M", moment)
-    if abs(epoch - now) < 6 * 86400:
-        return time.strftime("%a %H:%M", moment)
-    return time.strftime("%d %b %H:%M" if moment[0] == today[0] else "%Y-%m-%d", moment)
-
-
-def span(seconds: float | None) -> str:
-    """A length of time in its two largest units, rounded up to whole seconds: `45s`, `3m 20s`, `2h 5m`, `3d 4h`."""
-    if seconds is None:
-        return "-"
-    whole = -int(-max(seconds, 0) // 1)
-    for unit, size, below, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
-        if whole >= size:
-            rest = whole % size // part
-            return f"{whole // size}{unit} {rest}{below}" if rest else f"{whole // size}{unit}"
-    return f"{whole}s"
 
 
 def table(
     titles: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None, *, whole: bool = False
 ) -> str:
-    """Aligned columns within `width`; the first is a name, the last a phrase: cut if need be, or `whole` on several."""
+    """Return a table of at most `width` columns of text.
+
+    If a row is too long, the name in the first column is shortened, and the phrase in the last column is cut, or
+    wrapped if `whole` is set.
+    """
     width = width or screen_width()
-    name = max(width - BESIDE_NAMES, 12)
-    cells = [list(titles), *([fit_middle(escape(row[0]), name), *map(escape, row[1:])] for row in rows)]
+    cells = [list(titles), *(list(map(escape, row)) for row in rows)]
+    between = sum(max(columns(row[index]) for row in cells) for index in range(1, len(titles) - 1)) + 2 * len(titles)
+    name = max(width - max(BESIDE_NAMES, between + LEAST_PHRASE), 12)
+    cells = [[fit_middle(row[0], name), *row[1:]] for row in cells]
     widths = [max(columns(row[index]) for row in cells) for index in range(len(titles) - 1)]
     room = width - sum(widths) - 2 * len(widths)
     return "\n".join(_line(row, widths, max(room, 8), whole) for row in cells)
@@ -113,13 +127,16 @@ def _line(row: Sequence[str], widths: Sequence[int], room: int, whole: bool) -> 
 
 
 def wrapped(text: str, indent: int, width: int) -> str:
-    """`text` on as many lines of `width` columns as it takes, every one indented; a longer word stays whole."""
+    """Return `text` wrapped to indented lines of at most `width` columns. Longer words are not broken."""
     margin = " " * indent
     return "\n".join(hanging(margin, " ".join(text.split()), margin, max(width, indent + 20)))
 
 
 def hanging(head: str, text: str, indent: str, width: int | None = None) -> Iterator[str]:
-    """`head` and `text` on lines of at most `width` columns, `indent` before all but the first; a longer word stays."""
+    """Yield `head` and `text` as lines of at most `width` columns. Longer words are not broken.
+
+    `indent` precedes every line but the first.
+    """
     width = width or screen_width()
     line, empty = head, True
     for piece in text.split(" "):
@@ -132,7 +149,7 @@ def hanging(head: str, text: str, indent: str, width: int | None = None) -> Iter
 
 
 def fit(text: str, width: int) -> str:
-    """`text`, cut at the end to `width` columns."""
+    """Return `text`, cut at the end to at most `width` columns."""
     if columns(text) <= width:
         return text
     cut = text
@@ -142,24 +159,40 @@ def fit(text: str, width: int) -> str:
 
 
 def fit_middle(text: str, width: int) -> str:
-    """`text`, shortened in its middle: a model's provider and its version are what tells it apart."""
+    """Return `text`, shortened in the middle to at most `width` characters.
+
+    Users recognize a model by its provider and its version, which are at the beginning and at the end.
+    """
     if len(text) <= width:
         return text
     head = (width - 1) // 2
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 
 
+def visible(text: str) -> str:
+    """Return the text without the codes of `paint`."""
+    if "\x1b[" not in text:
+        return text
+    import re  # lazy import: only a terminal with colours needs it
+
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
 def columns(text: str) -> int:
-    """Columns that `text` takes on a terminal; Chinese characters take two."""
+    """Return the width of `text` on a terminal, in columns. Wide characters, such as Chinese ones, take two."""
+    text = visible(text)
     if text.isascii():
         return len(text)
-    from unicodedata import combining, east_asian_width  # late: rarely needed
+    from unicodedata import combining, east_asian_width  # lazy import: rarely needed
 
     return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def screen_width(stream: TextIO | None = None) -> int:
-    """Columns of the terminal behind `stream` (else standard output); COLUMNS wins; 80 without either."""
+    """Return the width of the terminal behind `stream` (by default standard output), in columns.
+
+    COLUMNS takes precedence. With neither COLUMNS nor a terminal, the width is 80.
+    """
     wished = os.environ.get("COLUMNS", "")
     if wished.isdecimal() and 20 <= int(wished) <= 1000:
         return int(wished)

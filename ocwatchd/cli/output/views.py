@@ -1,24 +1,27 @@
-"""What the listing commands say, as plain values: the same one feeds the table and the JSON, so they cannot differ."""
+"""The data of `status`, `cooldowns` and similar commands as plain values, from which tables and JSON are made."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ocwatchd.cli.render import iso
-from ocwatchd.state.entries import Contents, Entry
-from ocwatchd.state.heartbeat import Heartbeat, State
+from ocwatchd.cli.output.render import iso
+from ocwatchd.state.blacklist.format import Contents, Entry
+from ocwatchd.state.heartbeat import Heartbeat, State, running, unserved
+
+SHARED = "shared"
+"""The `reset_source` of a cooldown that another machine has reported."""
 
 REMEDY = {
     State.UP: None,
-    State.DEAF: "end it and start it again: ocwatch down && ocwatch up",
+    State.STALLED: "restart it with: ocwatch down && ocwatch up",
     State.DOWN: "start it with: ocwatch up",
 }
 
 
 @dataclass(frozen=True)
 class CooldownView:
-    """One model that rests. Times in epoch seconds; `until` None: until a person clears it."""
+    """A cooldown for display. Times are in epoch seconds. If `until` is None, a user has to clear the cooldown."""
 
     model: str
     kind: str
@@ -27,14 +30,16 @@ class CooldownView:
     until: float | None
     remaining: float | None
     strikes: int
-    told_by: str
+    reset_source: str
     rule: str | None
     reason: str
     session: str | None
     target: tuple[str, str | None] | None
+    node: str | None = None
+    """The machine that reported the limit; None for this machine."""
 
     def as_json(self) -> dict[str, object]:
-        """The entry of the JSON contract."""
+        """Return this cooldown as an entry of the JSON contract."""
         return {
             "model": self.model,
             "kind": self.kind,
@@ -43,17 +48,18 @@ class CooldownView:
             "until": iso(self.until),
             "remaining_seconds": None if self.remaining is None else round(self.remaining, 3),
             "strikes": self.strikes,
-            "told_by": self.told_by,
+            "reset_source": self.reset_source,
             "rule": self.rule,
             "reason": self.reason,
             "session": self.session,
             "target": None if self.target is None else {"model": self.target[0], "agent": self.target[1]},
+            **({"node": self.node} if self.node is not None else {}),
         }
 
 
 @dataclass(frozen=True)
 class StatusView:
-    """How the daemon is and what it knows. `state` is up, deaf or down."""
+    """The state of the daemon and its data, for display. `state` is up, deaf (stalled) or down."""
 
     state: str
     now: float
@@ -66,19 +72,28 @@ class StatusView:
     health: tuple[str, ...]
     configuration: Mapping[str, object] | None
     forecasts: tuple[Mapping[str, object], ...] = ()
+    plan_windows: tuple[Mapping[str, object], ...] = ()
+    endpoints: tuple[Mapping[str, object], ...] = ()
+    without_fallback: tuple[str, ...] = ()
+    unknown_models: tuple[str, ...] = ()
+
+    @property
+    def unserved(self) -> list[str]:
+        """Return a sentence for each running OpenCode process whose sessions the daemon cannot move."""
+        return unserved(self.endpoints)
 
     @property
     def known_limits(self) -> list[Mapping[str, object]]:
-        """The forecasts of models whose limit is known somehow, the nearest first."""
+        """Return the forecasts of models whose limit is known, the nearest limit first."""
         return [one for one in self.forecasts if one.get("measure")]
 
     @property
     def up(self) -> bool:
-        """Up and hearing."""
+        """Return whether the daemon is running and reading logs."""
         return self.state == State.UP
 
     def as_json(self) -> dict[str, object]:
-        """The document of the JSON contract."""
+        """Return the document of the JSON contract."""
         return {
             "time": iso(self.now),
             "state": self.state,
@@ -92,19 +107,24 @@ class StatusView:
             "cooldowns": [view.as_json() for view in self.cooldowns],
             "sessions": [dict(session) for session in self.sessions],
             "forecasts": [dict(one) for one in self.forecasts],
+            "plan_windows": [dict(one) for one in self.plan_windows],
+            "without_fallback": list(self.without_fallback),
+            "unknown_models": list(self.unknown_models),
             "health": list(self.health),
+            "endpoints": [dict(one) for one in self.endpoints],
+            "serves_all": self.up and not self.unserved,
             "configuration": None if self.configuration is None else dict(self.configuration),
             "remedy": REMEDY[self.state],
         }
 
 
 def cooldown_views(found: Contents, now: float) -> tuple[CooldownView, ...]:
-    """The models that rest now, the soonest return first."""
+    """Return the cooldowns that are active at `now`, sorted by their end."""
     return tuple(cooldown_view(key, entry, now) for key, entry in found.active(now).items())
 
 
 def cooldown_view(key: str, entry: Entry, now: float) -> CooldownView:
-    """One entry of the blacklist file as seen at `now`."""
+    """Return one entry of the blacklist for display at `now`."""
     return CooldownView(
         model=key,
         kind=entry.kind,
@@ -113,11 +133,12 @@ def cooldown_view(key: str, entry: Entry, now: float) -> CooldownView:
         until=entry.until,
         remaining=None if entry.until is None else entry.until - now,
         strikes=entry.strikes,
-        told_by=entry.told_by,
+        reset_source=entry.reset_source,
         rule=entry.rule,
         reason=entry.reason,
         session=entry.session,
         target=entry.target,
+        node=entry.node if entry.reset_source == SHARED else None,
     )
 
 
@@ -126,16 +147,18 @@ def status_view(
     found: Contents,
     problems: Iterable[str],
     now: float,
-    unheard: str | None = None,
+    unread_log: str | None = None,
     forecasts: Iterable[Mapping[str, object]] = (),
+    plan_windows: Iterable[Mapping[str, object]] = (),
 ) -> StatusView:
-    """The daemon and the register at `now`. What a daemon that is down said of sessions and health is out of date.
+    """Return the state of the daemon and the blacklist at `now`.
 
-    `unheard`: what OpenCode wrote and the daemon did not read: its heart beats, and it is deaf all the same.
+    If the daemon is down, its last data on sessions and health is out of date and is left out. `unread_log` describes
+    the log lines that a daemon with a current heartbeat has not read; a daemon with unread lines is stalled.
     """
     state = heartbeat.state(now)
-    if state == State.UP and unheard:
-        state, problems = State.DEAF, (unheard, *problems)
+    if state == State.UP and unread_log:
+        state, problems = State.STALLED, (unread_log, *problems)
     alive = state != State.DOWN
     return StatusView(
         state=state,
@@ -149,4 +172,8 @@ def status_view(
         health=(*(heartbeat.health if alive else ()), *problems),
         configuration=heartbeat.configuration if alive else None,
         forecasts=tuple(forecasts),
+        plan_windows=tuple(plan_windows),
+        endpoints=tuple(running(heartbeat.endpoints)) if alive else (),
+        without_fallback=tuple(heartbeat.without_fallback) if alive else (),
+        unknown_models=tuple(heartbeat.unknown_models) if alive else (),
     )

@@ -1,7 +1,7 @@
-"""Durations in texts: `7.66s`, `2m59.56s`, `4 hours 12 minutes`, `30秒后`, `in 30 Sekunden`. Pure, linear.
+"""Find durations and waits: `7.66s`, `2m59.56s`, `4 hours 12 minutes`, `30秒后`, `in 30 Sekunden`. Pure, linear.
 
-A number alone is never a duration, and a duration alone is never a wait: "50 requests per 60s", "5 hour usage limit"
-name windows. What makes it a wait is a word before it ("try again in") or behind it ("后").
+A number by itself is never a duration, and a duration by itself is never a wait: "50 requests per 60s" and "5 hour
+usage limit" name windows. A word before it ("try again in") or after it ("后") makes it a wait.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
-from ocwatchd.core.late import late
+from ocwatchd.core.text.safe_regex import late
 
 MATCHES = 24
-"""Durations of one text that are looked at."""
+"""Maximum number of durations read in one text."""
 
 _SECOND, _MINUTE, _HOUR, _DAY, _WEEK, _MONTH = 1.0, 60.0, 3600.0, 86400.0, 604800.0, 2592000.0
 
@@ -38,6 +38,11 @@ _OTHER_UNITS = (
     ("dzien den dny dnu дні днів يوم أيام दिन วัน", _DAY),
     ("周 星期 주 woche wochen semaine semaines semana semanas settimana settimane неделя недели недель", _WEEK),
     ("tydzien tygodnie tygodni weken hafta tuan minggu veckor тиждень тижні тижнів", _WEEK),
+    ("sek", _SECOND),
+    ("сек с sn seg", _SECOND),
+    ("мин хв dk", _MINUTE),
+    ("std ч год godz sa", _HOUR),
+    ("д дн", _DAY),
     ("个月 monat monate monaten mois mes meses mese mesi месяц месяца месяцев", _MONTH),
 )
 _ENGLISH = {word: seconds for words, seconds in _ENGLISH_UNITS for word in words.split()}
@@ -60,7 +65,7 @@ _ABOUT = re.compile(
     r"(?:~|≈|about|approximately|approx\.?|around|roughly|another|at least|less than|up to|ca\.?)?\s{0,2}"
 )
 _CLOCK = re.compile(r"(?:(\d{1,3})(?:\.| days?, ))?(\d{1,3}):([0-5]\d):([0-5]\d)(?!\d)")
-"""Of .NET and Python, too, which put the days in front: `12.10:04:11`, `1 day, 2:03:04`."""
+"""A duration in clock form, including the forms of .NET and Python with days: `12.10:04:11`, `1 day, 2:03:04`."""
 
 _ISO = re.compile(r"p(?:(\d{1,4})d)?(?:t(?:(\d{1,5})h)?(?:(\d{1,5})m)?(?:(\d{1,6}(?:\.\d{1,9})?)s)?)?(?![a-z])")
 _SPELT = re.compile(rf"({'|'.join(sorted(_COUNTS, key=len, reverse=True))})\s({'|'.join(_ENGLISH)})(?![^\W\d_])")
@@ -69,7 +74,7 @@ _BARE = re.compile(r"(\d{1,10}(?:\.\d{1,6})?)(?![\d:/-]|\s{0,2}[^\W\d_]|[.,]\d)"
 _CUE = re.compile(
     r"\b(?:retry(?:ing)?|try(?:ing)?|again|wait(?:ing)?|resets?|resetting|renews?|renewed|refresh(?:es|ed)?|available"
     r"|recovers?|resumes?|restored|replenish(?:es|ed)?|expires?|unlocks?|unlocked|lifted|opens?|ends?"
-    r"|another request|(?:time|wait) (?:remaining|left)|cool(?:ing|s)?|cooldown|delay"
+    r"|another request|next(?: [a-z]{1,12}){0,2}(?= in )|(?:time|wait) (?:remaining|left)|cool(?:ing|s)?|cooldown|delay"
     r"|back(?:ing)?(?: ?off)?|hold(?:ing)? off|sleep(?:ing)?|refills?|refilled|allowed|regain|clears?|reset[ _]after"
     r"|retry[ _-]after)(?![a-z])"
     r"([^.!?;\n\d。；]{0,40}?)"
@@ -90,7 +95,7 @@ _AHEAD_CJK = late(r"(?:等待|等候|剩余|还需|还剩|仍需|冷却|重置�
 _WINDOW_CJK = late(r"(?:每|近|过去|最近|达到|已|매|\b(?:per|every|each)|/)\s{0,2}$")
 _FOREIGN_CUE = late(
     r"versuch|erneut|wiederhol|wieder|warten|zuruckgesetzt|reessay|essayez|nouveau|patient|attend|reinitialis|renouvel"
-    r"|intent|nuevo|espere|reinici|restabl|renov|tente|novamente|aguarde|redefin|riprov|rinnov|azzer|aspett"
+    r"|intent|nuevo|espera|espere|aguarda|reinici|restabl|renov|tente|novamente|aguarde|redefin|riprov|rinnov|azzer|aspett"
     r"|повтор|подожд|попроб|снова|сброс|обнов|восстанов|ждите|спробу|чекай|онов|скин|ponow|probuj|czeka|zresetow|odnow"
     r"|znovu|zkuste|pocke|vycke|obnov|opnieuw|wacht|gereset|vernieuw|tekrar|sifirla|yenile|forsok"
     r"|disponi|доступ|dostepn|dostupn|verfugbar|moglich|beschikb|tersedia"
@@ -104,12 +109,24 @@ _FOREIGN_AHEAD = late(
     r"|(?:(?:อีกครั้ง|ใหม่|รีเซ็ต|ภาย)ใน|อีก|รอ|بعد|(?:أخرى|المحاولة|حاول) خلال|انتظار|انتظر|الانتظار لمدة)\s{0,3}$"
 )
 
-_FOREIGN_WINDOW = late(r"\d\s\w{2,20}\s(?:in|en|em|dans|po|za|a)\s{1,3}$")
-"""`10 requêtes en 60 secondes`: a window, however the sentence goes on."""
+_ABBREVIATED = late(
+    r"(?:^|[^\w])(?:dans|apres|en|em|tra|fra|dopo|через|после|nach|durante|sau|dalam|selama|za|om)\s{1,3}$"
+)
+"""Prepositions after which a unit that English shares is a foreign wait: `dans 20 min`, `tra 5 h`."""
+
+_GERMAN = late(r"erneut|versuch|wiederhol|zuruckgesetzt|verfugbar")
+_FOREIGN_WINDOW = late(
+    r"\d\s\w{2,20}\s(?:in|en|em|dans|po|za|a)\s{1,3}$"
+    r"|(?:limit\w{0,3}|quota|cuota|cota|ventana|janela|fenetre|finestra|plafond|kontingent|fenster|лимит\w{0,2}|окн\w{1,2})"
+    r"\s(?:de|di|des|du|von|da|do|van|av|af|в|на|na|za)\s{1,3}$"
+)
+"""`10 requêtes en 60 secondes`, `limite de 5 horas`: a window, whatever follows in the sentence."""
 
 
 def parse_at(text: str, at: int = 0) -> tuple[float, int, bool] | None:
-    """A duration that starts here in a folded text: its seconds, its end, and whether its units are English."""
+    """Return the duration that starts at this position of a folded text: its seconds, its end, and whether its units
+    are English.
+    """
     about = _ABOUT.match(text, at)
     at = about.end() if about else at
     clock = _CLOCK.match(text, at)
@@ -138,7 +155,7 @@ def _parts_at(text: str, at: int) -> tuple[float, int, bool] | None:
         end = part.end()
         join = _JOIN.match(text, end)
         at = join.end() if join else end
-    return (total, end, english) if end > at or total or end != at else None
+    return (total, end, english) if total or end != at else None
 
 
 def _number(text: str) -> float:
@@ -148,7 +165,7 @@ def _number(text: str) -> float:
 
 
 def waits(text: str) -> Iterator[tuple[float, str]]:
-    """The waits that a folded text names, in order, each with the words that made it one."""
+    """Yield the waiting times in a folded text, in order, each with the words that show it to be a waiting time."""
     if not text.isascii():
         text = _HAN_COUNT().sub(lambda match: _HAN_COUNTS[match[1]], text)
     for cue in islice(_CUE.finditer(text), MATCHES):
@@ -165,7 +182,7 @@ def waits(text: str) -> Iterator[tuple[float, str]]:
 
 
 def _waits_by_neighbours(text: str) -> Iterator[tuple[float, str]]:
-    foreign: bool | None = None  # asked for the first time where a unit is none of English: most texts have none
+    foreign: bool | None = None  # computed only when a preposition precedes a duration, which is rare
     at = 0
     for part in islice(_PART.finditer(text), MATCHES):
         if part.start() < at:
@@ -177,11 +194,11 @@ def _waits_by_neighbours(text: str) -> Iterator[tuple[float, str]]:
         before = text[max(0, part.start() - 24) : part.start()]
         if _WINDOW_CJK().search(before) or _FOREIGN_WINDOW().search(before):
             continue
-        if not english and foreign is None:
+        if english:
+            ahead = _ABBREVIATED().search(before) is not None or (before.endswith("in ") and _GERMAN().search(text))
+        else:
+            ahead = _FOREIGN_AHEAD().search(before) is not None
+        if ahead and foreign is None:
             foreign = _FOREIGN_CUE().search(text) is not None
-        if (
-            _BEHIND().match(text, at)
-            or _AHEAD_CJK().search(before)
-            or (foreign and not english and _FOREIGN_AHEAD().search(before))
-        ):
+        if _BEHIND().match(text, at) or _AHEAD_CJK().search(before) or (ahead and foreign):
             yield seconds, text[part.start() : at + 12][:60]

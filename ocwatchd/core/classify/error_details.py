@@ -1,7 +1,7 @@
-"""Take an error apart: from a message or a response body to what it says (message) and how machines call it (codes).
+"""Extract the readable text (message) and the machine words (codes) from an error's message or response body.
 
-A message may be a body as text, a body inside a body, a gateway's sentence around an upstream body, a Python dict, an
-HTML page. Nothing here raises, runs long or recurses deeply, whatever the text: it comes from strangers.
+A message may be a body as text, a body inside a body, a gateway's sentence around an upstream body, a Python dict, or
+an HTML page. No function here raises, runs for a long time or recurses deeply, because the text is not trusted.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ocwatchd.core.limits import ErrorFacts
-from ocwatchd.core.words import clip
+from ocwatchd.core.domain.types import ErrorDetails
+from ocwatchd.core.text.normalize import clip
 
 PARSE_CAP = 262_144
-"""Characters of a body that are parsed as JSON. Longer ones are cut, and then read by their fields alone."""
+"""Maximum number of characters that are parsed as JSON. A longer body is truncated, and only its fields are read."""
 
 BODY_CAP = 8192
-"""Characters of a body that are kept in the facts: hints stand in it (RetryInfo, resets_in_seconds)."""
+"""Number of characters of a body that are kept, because it may contain a reset time (RetryInfo, resets_in_seconds)."""
 
 _DEPTH, _NODES, _PIECES = 14, 200, 12
 
@@ -35,7 +35,7 @@ _STATUS_AHEAD = re.compile(
     r"(?:\s(?:Too Many Requests|Payment Required|Service Unavailable|Service Temporarily Unavailable|Bad Request"
     r"|Bad Gateway|Internal Server Error|Gateway Time-?out|Unauthorized|Forbidden|Not Found|Request Entity Too Large"
     r"|Payload Too Large|Unprocessable Entity|Client Error|Server Error|Site is overloaded|status code))?"
-    r"(?=\s{0,4}(?:$|[-–—:,;{\"'<|(\[\n]|\.(?:\s|$)|with (?:message|body)|for url|[^\x00-\x7f]))",
+    r"(?=\s{0,4}(?:$|[-–—:,;](?!\d)|[{\"'<|(\[\n]|\.(?:\s|$)|with (?:message|body)|for url|[^\x00-\x7f]))",
     re.IGNORECASE,
 )
 _JSON_AHEAD = re.compile(r"\{\s{0,40}[\"'}]|\[\s{0,40}\{\s{0,40}[\"']")
@@ -73,7 +73,7 @@ _CODE = re.compile(r"[\w.:/-]{2,80}\Z")
 
 @dataclass(slots=True)
 class _Harvest:
-    """What a parsed body said so far."""
+    """What has been found so far in a parsed body."""
 
     says: list[str] = field(default_factory=list)
     codes: list[str] = field(default_factory=list)
@@ -96,28 +96,39 @@ class _Harvest:
             self.code(str(value))
 
 
-def facts_from_text(text: str, status: int | None = None) -> ErrorFacts:
-    """The facts of a message text alone, as a newer log has it. `status` is known only where somebody else saw it."""
+def details_from_text(text: str, status: int | None = None) -> ErrorDetails:
+    """Return the details in the text of a message, as logs contain it since 1.17.
+
+    `status` is the HTTP status, if it is known from another source.
+    """
     name, rest = _unwrap(text[:PARSE_CAP])
     found = _Harvest()
     message = _open(rest, found, 0)
     ahead = _STATUS_AHEAD.match(rest) or _STATUS_AHEAD.match(message)
-    if status is None:
+    read = status is None
+    if read:
         status = found.status or (int(ahead["status"]) if ahead else None)
     body = rest[:BODY_CAP] if found.nodes else ""
-    return ErrorFacts(message=message, name=name, codes=tuple(found.codes), status=status, body=body)
+    return ErrorDetails(
+        message=message,
+        name=name,
+        codes=tuple(found.codes),
+        status=status,
+        body=body,
+        status_read=read and status is not None,
+    )
 
 
-def facts_from_body(body: str, status: int | None = None, headers: Mapping[str, str] | None = None) -> ErrorFacts:
-    """The facts of a response body: JSON, plain text or HTML. `headers` need lower-case names."""
-    facts = facts_from_text(body)
-    if facts.status is not None and status is None:
-        status = facts.status
-    return replace(facts, status=status, headers=headers or {}, body=body[:BODY_CAP])
+def details_from_body(body: str, status: int | None = None, headers: Mapping[str, str] | None = None) -> ErrorDetails:
+    """Return the details in a response body: JSON, plain text or HTML. The names in `headers` must be lower case."""
+    return replace(details_from_text(body, status), headers=headers or {}, body=body[:BODY_CAP])
 
 
 def _unwrap(text: str) -> tuple[str | None, str]:
-    """Take off what OpenCode and its SDK put in front: `AI_APICallError: `, `Failed after 3 attempts. Last error: `."""
+    """Return the error's name, if any, and the text without prefixes that OpenCode and its SDK add.
+
+    Such prefixes are `AI_APICallError: ` and `Failed after 3 attempts. Last error: `.
+    """
     name: str | None = None
     for _ in range(6):
         match = _WRAPPER.match(text)
@@ -132,7 +143,7 @@ def _unwrap(text: str) -> tuple[str | None, str]:
 
 
 def _open(text: str, found: _Harvest, depth: int) -> str:
-    """The readable message of a text, its machine words added to `found`."""
+    """Return the readable message of a text, and add its machine words to `found`."""
     if "{" in text and depth < _DEPTH:
         opened = _open_json(text, found, depth)
         if opened is not None:
@@ -163,7 +174,7 @@ def _open_json(text: str, found: _Harvest, depth: int) -> str | None:
 
 
 def _trusted_start(text: str) -> int | None:
-    """Where a body starts, if the words before it do not say that somebody else's text follows."""
+    """Return where a body starts; None if there is none, or if the words before it show that it is only quoted."""
     match = _JSON_AHEAD.search(text)
     if not match:
         return None
@@ -211,7 +222,7 @@ def _walk_text(value: str, key: str, found: _Harvest, depth: int) -> None:
 
 
 def _scrape(text: str, found: _Harvest) -> None:
-    """Read the fields of what only looks like JSON: a Python dict, a body that was cut off."""
+    """Read the fields of a text that only resembles JSON, such as a Python dict or a truncated body."""
     for match in _FIELD.finditer(text):
         found.nodes += 1
         key = match["key"].replace("_", "").lower()

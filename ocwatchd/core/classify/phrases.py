@@ -1,6 +1,6 @@
-"""The small language in which rules name words, and its compiler. Pure.
+"""The language in which rules describe words, and its compiler. Pure.
 
-A phrase is written in the plain form of `words.plain`. Five signs have a meaning, everything else is literal:
+A phrase is written in the plain form of `normalize.plain`. Five signs have a meaning, everything else is literal:
 
     (a|b|)   one of these (not nested; an empty one makes it optional)
     ~        up to 60 characters of anything, words left whole
@@ -8,24 +8,24 @@ A phrase is written in the plain form of `words.plain`. Five signs have a meanin
     #        a number
     ^        the text begins here (first sign only)
 
-There is no repetition but these bounded ones, so a phrase cannot be made to run long. Phrases are found by one word
-each (`Index`), so that a message costs what its own words cost and not what all rules together cost.
+There are only these bounded repetitions, so no phrase can run for a long time. Each phrase is found by one of its words
+(`Index`), so that the cost of a message depends on its own words and not on the number of rules.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 
-from ocwatchd.core.words import fold
+from ocwatchd.core.text.normalize import fold
 
 KEY_LENGTH = 5
-"""Letters of a word by which phrases are found: long enough to be rare, short enough for `exceed*`."""
+"""Number of letters of a word that are used to find phrases: enough to be rare, few enough for `exceed*`."""
 
 GAP_CAP = 60
-"""Characters between two words that still belong together: half a sentence of provider prose."""
+"""Maximum number of characters between two words that belong together: half a sentence of a provider's text."""
 
 _TOKEN = re.compile(r"\([^()]{0,800}\)|[~*#]|[^()~*#]+")
 _LITERAL = re.compile(r"[^~*#]+")
@@ -41,12 +41,14 @@ _WEAK_KEYS = frozenset(
 
 
 class PhraseError(ValueError):
-    """A phrase that the language does not know."""
+    """A phrase that is not valid in the language."""
 
 
 @lru_cache(maxsize=4096)
 def compile_folded(phrase: str) -> re.Pattern[str]:
-    """The expression of a folded phrase, compiled on first use: most are never needed, and each costs 0.1-0.3 ms."""
+    """Return the expression of a folded phrase, compiled on first use: most expressions are never needed, and each
+    takes 0.1 to 0.3 ms to compile.
+    """
     anchor = r"\A\W{0,8}" if phrase.startswith("^") else ""
     tokens = _tokens(phrase)
     body = "".join(_translate(token) for token in tokens)
@@ -55,35 +57,44 @@ def compile_folded(phrase: str) -> re.Pattern[str]:
     return re.compile(anchor + before + body + after)
 
 
-@lru_cache(maxsize=4096)
+class _Phrase:
+    """A folded phrase with its rank, and the literals that rule it out for most texts."""
+
+    __slots__ = ("_needed", "_probe", "rank", "text")
+
+    def __init__(self, rank: int, text: str) -> None:
+        """Store the phrase; its literals are extracted on first use, because most phrases are never needed."""
+        self.rank = rank
+        self.text = text
+        self._probe: str | None = None
+        self._needed: tuple[tuple[str, ...], ...] = ()
+
+    def occurs(self, text: str) -> bool:
+        """Return whether the phrase occurs; its expression is compiled only where literals are not sufficient."""
+        if self._probe is None:
+            self._needed = _needed(self.text)
+            self._probe = max((parts[0] for parts in self._needed if len(parts) == 1), key=len, default="")
+        if self._probe not in text:  # rejects most candidates: of about 15 for a message, one or two occur
+            return False
+        # generators inside `all` and `any` would take twice as long as the rest of the function
+        for parts in self._needed:
+            for part in parts:
+                if part in text:
+                    break
+            else:
+                return False
+        literal = self._needed == ((self.text,),)
+        return _occurs_whole(self.text, text) if literal else compile_folded(self.text).search(text) is not None
+
+
 def _needed(phrase: str) -> tuple[tuple[str, ...], ...]:
-    """Of each of these one is in every text that a folded phrase matches."""
+    """Return sets of literals; every text that a folded phrase matches contains at least one literal of each set."""
     choices = [token[1:-1].split("|") if token.startswith("(") else [token] for token in _tokens(phrase)]
     return tuple(tuple(max(_LITERAL.findall(part), key=len, default="") for part in parts) for parts in choices)
 
 
-@lru_cache(maxsize=4096)
-def _probe(phrase: str) -> str:
-    """The longest literal that is in every text a folded phrase matches; empty if there is none."""
-    return max((parts[0] for parts in _needed(phrase) if len(parts) == 1), key=len, default="")
-
-
-def _occurs(phrase: str, text: str) -> bool:
-    """Whether the phrase's expression finds something, which is compiled only where the words alone do not tell."""
-    if _probe(phrase) not in text:  # most end here: of some 30 candidates of a message one or two occur
-        return False
-    needed = _needed(phrase)
-    for parts in needed:  # generators inside of `all` and `any` would take twice the time of all the rest
-        for part in parts:
-            if part in text:
-                break
-        else:
-            return False
-    return _stands_in(phrase, text) if needed == ((phrase,),) else compile_folded(phrase).search(text) is not None
-
-
-def _stands_in(words: str, text: str) -> bool:
-    """Whether literal words stand somewhere in the text that are no parts of longer ones."""
+def _occurs_whole(words: str, text: str) -> bool:
+    """Return whether literal words occur in the text and are not parts of longer words."""
     opens, closes = _is_word(words, 0), _is_word(words, -1)
     at = text.find(words)
     while at >= 0:
@@ -99,7 +110,9 @@ def _tokens(phrase: str) -> list[str]:
 
 
 def _is_word(token: str, end: int) -> bool:
-    """Whether a token begins (0) or ends (-1) with an ASCII word, which must then not be part of a longer one."""
+    """Return whether a token begins (0) or ends (-1) with an ASCII word, which must then not be part
+    of a longer one.
+    """
     if token.startswith("("):
         return any(choice and choice[end].isascii() and choice[end].isalnum() for choice in token[1:-1].split("|"))
     return token[end] == "#" or (token[end].isascii() and token[end].isalnum())
@@ -122,10 +135,10 @@ def _inside_group(choice: str) -> str:
 
 
 def check(phrase: str) -> None:
-    """Say what is wrong with a phrase.
+    """Check that a phrase is valid.
 
     Raises:
-        PhraseError: it is empty, its brackets do not match, or nothing in it is literal.
+        PhraseError: The phrase is empty, its brackets do not match, or it contains no literal.
     """
     bare = _GROUP.sub("", phrase)
     if not phrase.strip() or "(" in bare or ")" in bare:
@@ -135,7 +148,7 @@ def check(phrase: str) -> None:
 
 
 def _key_sets(phrase: str) -> list[frozenset[str]]:
-    """Sets of keys; of each set at least one key is in every text that the phrase matches."""
+    """Return sets of keys; every text that the phrase matches contains at least one key of each set."""
     tokens = _tokens(phrase)
     sets: list[frozenset[str]] = []
     for at, token in enumerate(tokens):
@@ -152,18 +165,20 @@ def _key_sets(phrase: str) -> list[frozenset[str]]:
 
 @lru_cache(maxsize=512)
 def _group_keys(token: str, *, opens: bool, closes: bool) -> frozenset[str]:
-    """One key of each choice; empty if a choice has none. Remembered: a few long groups stand in many phrases."""
+    """Return one key of each choice; the result is empty if a choice has no key. Cached: a few long groups occur in
+    many phrases.
+    """
     choices = [_keys(choice, opens=opens, closes=closes) for choice in token[1:-1].split("|")]
     return frozenset(max(keys, key=len) for keys in choices) if all(choices) else frozenset()
 
 
 def _keys(text: str, *, opens: bool, closes: bool) -> list[str]:
-    """The keys of a literal piece: the first letters of its words, and its runs of other scripts.
+    """Return the keys of a literal piece: the first letters of its words, and its runs of characters in other scripts.
 
-    `opens` and `closes` say that the piece begins and ends with whole words. A word that may go on (`limit*`) is a key
+    `opens` and `closes` mean that the piece begins and ends with whole words. A word that may go on (`limit*`) is a key
     only if its known part is as long as a key.
     """
-    if text.isascii() and text.isalnum():  # a single word, as most choices are
+    if text.isascii() and text.isalnum():  # most alternatives are a single word
         return [text[:KEY_LENGTH]] if opens and (closes or len(text) >= KEY_LENGTH) and text not in _WEAK_KEYS else []
     keys = _FOREIGN.findall(text)
     for match in _WORDS.finditer(text):
@@ -175,39 +190,44 @@ def _keys(text: str, *, opens: bool, closes: bool) -> list[str]:
 
 
 class Index:
-    """Phrases of many rules, found by one word of each. `find` costs by the words of the text, not by the rules."""
+    """The phrases of many rules, each found by one of its words. The cost of `find` depends on the text, not on the
+    number of rules.
+    """
 
     __slots__ = ("_always", "_by_key", "_foreign")
 
     def __init__(self, entries: Iterable[tuple[int, str]]) -> None:
-        """Take `(rank, phrase)` pairs; the rank orders what `find` yields. The phrases have to pass `check`."""
-        folded = [(rank, fold(phrase)) for rank, phrase in entries]
-        sets = [_key_sets(phrase) for _, phrase in folded]
+        """Index `(rank, phrase)` pairs; the rank orders what `find` returns. The phrases have to pass `check`."""
+        phrases = [_Phrase(rank, fold(text)) for rank, text in entries]
+        sets = [_key_sets(phrase.text) for phrase in phrases]
         uses = Counter(key for several in sets for keys in several for key in keys)
-        self._always: list[tuple[int, str]] = []
-        self._by_key: dict[str, list[tuple[int, str]]] = {}
-        for (rank, phrase), several in zip(folded, sets, strict=True):
-            self._add(rank, phrase, several, uses)
+        self._always: list[_Phrase] = []
+        self._by_key: dict[str, list[_Phrase]] = {}
+        for phrase, several in zip(phrases, sets, strict=True):
+            self._add(phrase, several, uses)
         self._foreign = [key for key in self._by_key if not key.isascii()]
 
-    def _add(self, rank: int, phrase: str, sets: list[frozenset[str]], uses: Counter[str]) -> None:
+    def _add(self, phrase: _Phrase, sets: list[frozenset[str]], uses: Counter[str]) -> None:
         if not sets:
-            self._always.append((rank, phrase))
+            self._always.append(phrase)
             return
         for key in min(sets, key=lambda keys: sum(uses[key] for key in keys)):
-            self._by_key.setdefault(key, []).append((rank, phrase))
+            self._by_key.setdefault(key, []).append(phrase)
 
-    def find(self, text: str) -> Iterator[int]:
-        """The ranks whose phrases occur in a plain text, lowest first, each once."""
-        seen = -1
-        for rank, phrase in sorted(self._candidates(text)):
-            if rank != seen and _occurs(phrase, text):
-                seen = rank
-                yield rank
+    def find(self, text: str) -> list[int]:
+        """Return the ranks whose phrases occur in a plain text, lowest first, each once."""
+        found: set[int] = set()
+        for phrase in self._candidates(text):
+            if phrase.rank not in found and phrase.occurs(text):
+                found.add(phrase.rank)
+        return sorted(found)
 
-    def _candidates(self, text: str) -> set[tuple[int, str]]:
+    def _candidates(self, text: str) -> set[_Phrase]:
         found = set(self._always)
-        for key in self._by_key.keys() & {word[:KEY_LENGTH] for word in _WORDS.findall(text)}:
+        words = _WORDS.findall(text)
+        if "'" in text:  # the parts of `plan's` and `l'usage` are words, too
+            words += [part for word in words if "'" in word for part in word.split("'")]
+        for key in self._by_key.keys() & {word[:KEY_LENGTH] for word in words}:
             found.update(self._by_key[key])
         if not text.isascii():
             for key in self._foreign:

@@ -1,19 +1,33 @@
-"""What response headers tell about the end of a limit. Pure.
+"""Read reset times from response headers. Pure.
 
-Retry-After comes first: OpenCode obeys it to the letter. Then the resets of those allowances that are used up; a
-provider that sends three resets (requests, tokens, input tokens) means the one whose rest is 0.
+Retry-After comes first, because OpenCode obeys it exactly. Then come the resets of exhausted allowances; if a provider
+sends three resets (requests, tokens, input tokens), the one whose allowance is 0 applies.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ocwatchd.core.dates import MONTHS
-from ocwatchd.core.durations import parse_at
-from ocwatchd.core.limits import ToldBy
-from ocwatchd.core.told import Told
+from ocwatchd.core.classify.calendar_words import MONTHS
+from ocwatchd.core.classify.durations import parse_at
+from ocwatchd.core.domain.types import ResetSource
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedTime:
+    """A reported wait (`after`, seconds) or moment (`until`, epoch seconds), not yet checked. If both are None, the
+    value could not be read.
+    """
+
+    source: str
+    after: float | None = None
+    until: float | None = None
+    estimated: bool = False
+    reset_source: ResetSource = ResetSource.TEXT
+
 
 _NUMBER = re.compile(r"[+-]?\d{1,18}(?:\.\d{1,18})?\Z")
 _HTTP_DATE = re.compile(r"(?:[A-Za-z]{3,9},?\s)?(\d{1,2})[ -]([A-Za-z]{3})[ -](\d{2,4})\s(\d{1,2}):(\d\d):(\d\d)")
@@ -21,11 +35,11 @@ _ISO_DATE = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d)(?::(\d\d)(?:\.\d{1,9})?)?\s?(?:Z|z|UTC|GMT|([+-])(\d\d):?(\d\d))?\Z"
 )
 _FIELD_RESET = re.compile(r"(?:^|[;,\s])(?:t|reset)\s?=\s?(\d{1,9})")
-_FIELD_REST = re.compile(r"(?:^|[;,\s])(?:r|remaining)\s?=\s?(\d{1,12})")
+_FIELD_REMAINING = re.compile(r"(?:^|[;,\s])(?:r|remaining)\s?=\s?(\d{1,12})")
 
 
-def header_times(headers: Mapping[str, str], now: float) -> Iterator[Told]:
-    """All that the headers tell, best first. Unreadable values are told as such, so that the reason can be shown."""
+def header_times(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]:
+    """Yield all times in the headers, best first. Unreadable values are included, so that the reason can be shown."""
     yield from _retry_after(headers, now)
     yield from _unified(headers, now)
     yield from _latest(_exhausted(headers, now))
@@ -33,7 +47,9 @@ def header_times(headers: Mapping[str, str], now: float) -> Iterator[Told]:
 
 
 def moment_of(text: str) -> float | None:
-    """Epoch seconds of an HTTP date or an ISO date (UTC unless it names an offset); None if it is neither."""
+    """Return the epoch seconds of an HTTP or ISO date (UTC unless the date contains an offset); None if the text is not
+    a date.
+    """
     text = text.strip()[:64]
     try:
         return _http_date(text) or _iso_date(text)
@@ -60,37 +76,40 @@ def _iso_date(text: str) -> float | None:
     return value - offset if match[7] == "+" else value + offset
 
 
-def _retry_after(headers: Mapping[str, str], now: float) -> Iterator[Told]:
+def _retry_after(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]:
     for name, unit in (("retry-after-ms", 0.001), ("x-ms-retry-after-ms", 0.001), ("retry-after", 1.0)):
         if name in headers:
-            yield _read(name, headers[name], now, unit, ToldBy.RETRY_AFTER)
+            yield _read(name, headers[name], now, unit, ResetSource.RETRY_AFTER)
     for name in ("x-ratelimit-user-retry-after", "x-ratelimit-retry-after", "x-retry-after", "ratelimit-retry-after"):
         if name in headers:
-            yield _read(name, headers[name], now, 1.0, ToldBy.TEXT)
+            yield _read(name, headers[name], now, 1.0, ResetSource.TEXT)
 
 
-def _read(name: str, value: str, now: float, unit: float, told_by: ToldBy) -> Told:
-    """A value that is seconds (or `unit`s of them), a date, a duration, an epoch; unreadable ones say nothing."""
+def _read(name: str, value: str, now: float, unit: float, reset_source: ResetSource) -> ReportedTime:
+    """Read a header's value: a number (in units of `unit` seconds), an epoch, a date or a duration.
+
+    The result for an unreadable value has no time.
+    """
     value = value.strip()[:64]
     if _NUMBER.match(value):
         number = float(value)
         if unit == 1.0 and number > 1e9 and abs(_epoch(number) - now) < 400 * 86400:
-            return Told(name, until=_epoch(number), told_by=told_by)
-        return Told(name, after=number * unit, told_by=told_by)
+            return ReportedTime(name, until=_epoch(number), reset_source=reset_source)
+        return ReportedTime(name, after=number * unit, reset_source=reset_source)
     moment = moment_of(value)
     if moment is not None:
-        return Told(name, until=moment, told_by=told_by)
+        return ReportedTime(name, until=moment, reset_source=reset_source)
     duration = parse_at(value.lower())
     whole = duration is not None and duration[1] == len(value)
-    return Told(name, after=duration[0] if duration and whole else None, told_by=told_by)
+    return ReportedTime(name, after=duration[0] if duration and whole else None, reset_source=reset_source)
 
 
 def _epoch(number: float) -> float:
     return number / 1000 if number > 1e11 else number
 
 
-def _unified(headers: Mapping[str, str], now: float) -> Iterator[Told]:
-    """Anthropic's plan windows: the one that is rejected, or the one that speaks for all."""
+def _unified(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]:
+    """Yield the resets of Anthropic's plan windows that reject requests; the overall reset comes first."""
     rejected = [
         f"anthropic-ratelimit-unified-{window}-reset"
         for window in ("5h", "7d", "7d_opus", "7d_sonnet", "overage")
@@ -100,44 +119,44 @@ def _unified(headers: Mapping[str, str], now: float) -> Iterator[Told]:
         rejected.insert(0, "anthropic-ratelimit-unified-reset")
     for name in rejected:
         if name in headers:
-            yield _read(name, headers[name], now, 1.0, ToldBy.TEXT)
+            yield _read(name, headers[name], now, 1.0, ResetSource.TEXT)
 
 
-def _exhausted(headers: Mapping[str, str], now: float) -> Iterator[Told]:
-    """The resets of allowances of which nothing remains: `…-reset-…` beside `…-remaining-…`, in whatever order."""
+def _exhausted(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]:
+    """Yield the resets of exhausted allowances: `…-reset-…` beside `…-remaining-…`, in any order."""
     for name, value in headers.items():
         if name.startswith("x-codex-") and name.endswith(("-reset-after-seconds", "-reset-at")):
             used = headers.get(f"{name.partition('-reset-')[0]}-used-percent", "")
             gone = bool(_NUMBER.match(used)) and float(used) >= 100
         elif "reset" in name and ("ratelimit" in name or "rate-limit" in name):
-            rest = headers.get(name.replace("reset", "remaining"), "").strip()
-            gone = bool(_NUMBER.match(rest)) and float(rest) <= 0
+            remaining = headers.get(name.replace("reset", "remaining"), "").strip()
+            gone = bool(_NUMBER.match(remaining)) and float(remaining) <= 0
         else:
             continue
         if gone:
-            yield _read(name, value, now, 1.0, ToldBy.TEXT)
+            yield _read(name, value, now, 1.0, ResetSource.TEXT)
 
 
-def _latest(told: Iterator[Told]) -> Iterator[Told]:
-    """Several allowances used up: the one that comes back last decides."""
-    found = sorted(told, key=lambda item: -(item.after if item.after is not None else item.until or 0))
+def _latest(reported: Iterator[ReportedTime]) -> Iterator[ReportedTime]:
+    """Yield the latest moment and the longest wait: if several allowances are exhausted, the last reset decides."""
+    found = sorted(reported, key=lambda item: -(item.after if item.after is not None else item.until or 0))
     moments, spans = [item for item in found if item.until is not None], [item for item in found if item.until is None]
     yield from moments[:1]
     yield from spans[:1]
 
 
-def _plain_resets(headers: Mapping[str, str], now: float) -> Iterator[Told]:
-    for name, rest in (
+def _plain_resets(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]:
+    for name, remaining in (
         ("x-ratelimit-reset", "x-ratelimit-remaining"),
         ("x-rate-limit-reset", "x-rate-limit-remaining"),
         ("ratelimit-reset", "ratelimit-remaining"),
     ):
-        if name in headers and headers.get(rest, "0").strip() in {"0", ""}:
-            yield _read(name, headers[name], now, 1.0, ToldBy.TEXT)
+        if name in headers and headers.get(remaining, "0").strip() in {"0", ""}:
+            yield _read(name, headers[name], now, 1.0, ResetSource.TEXT)
     for name in ("x-ratelimit-reset-after", "x-ratelimit-timeremaining"):
         if name in headers:
-            yield _read(name, headers[name], now, 1.0, ToldBy.TEXT)
+            yield _read(name, headers[name], now, 1.0, ResetSource.TEXT)
     for field in headers.get("ratelimit", "")[:500].split(","):
-        reset, left = _FIELD_RESET.search(field), _FIELD_REST.search(field)
+        reset, left = _FIELD_RESET.search(field), _FIELD_REMAINING.search(field)
         if reset and left and int(left[1]) == 0:
-            yield Told("ratelimit", after=float(reset[1]))
+            yield ReportedTime("ratelimit", after=float(reset[1]))

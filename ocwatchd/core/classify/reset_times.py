@@ -1,8 +1,9 @@
-"""When does the limit end? The best hint of headers, then body fields, then words. Pure; `now` is the record's time.
+"""Find the reset time of a limit: in the headers, otherwise in the body's fields, otherwise in the text. Pure; `now` is
+the record's timestamp.
 
-What providers say is tamed: nothing past, negative or unreadable counts, nothing is longer than 31 days (OpenCode
-itself waits out up to 24.8 days, to the letter). A source that says nonsense is passed over, and the next one asked;
-the reason stands in the hint's `tamed`. None means nobody said anything usable: the configured rest applies.
+Reported times are checked: times that are past, negative or unreadable do not count, and long ones are cut to 31 days
+(OpenCode itself waits up to 24.8 days if a provider asks for it). An unusable source is skipped and the next one tried;
+`tamed` keeps the reason. The result is None if no source contains a usable time; the configured cooldown then applies.
 """
 
 from __future__ import annotations
@@ -15,26 +16,31 @@ from datetime import UTC, tzinfo
 from functools import lru_cache
 from itertools import islice
 
-from ocwatchd.core.dates import moments
-from ocwatchd.core.durations import parse_at, waits
-from ocwatchd.core.hint_headers import header_times
-from ocwatchd.core.limits import ErrorFacts, Hint, LimitKind
-from ocwatchd.core.told import Told
-from ocwatchd.core.words import clip, fold, without_links
+from ocwatchd.core.classify.dates import moments
+from ocwatchd.core.classify.durations import parse_at, waits
+from ocwatchd.core.classify.reset_headers import ReportedTime, header_times
+from ocwatchd.core.domain.types import ErrorDetails, Hint, LimitKind
+from ocwatchd.core.text.normalize import clip, fold, without_links
 
 _REMEMBERED = 2048
-"""Characters of a text whose waits are remembered; longer ones are rare and would fill the memory."""
+"""Maximum length of a text whose waits are cached; longer texts are rare and would take up too much memory."""
 
 LONGEST = 31 * 86400.0
-"""Seconds. A month is the longest window of any plan; what is longer is a mistake or a message to a person."""
+"""Longest accepted reset time, in seconds. A month is the longest window of any plan; a longer time is a mistake or a
+message to a user.
+"""
 
 SKEW = 5.0
-"""Seconds a moment may lie in the past and still mean now: old logs have a clock in whole seconds."""
+"""Maximum age, in seconds, of a moment that still counts as now, because the log format before 1.17 has timestamps in
+whole seconds.
+"""
 
 _MARK = r"\\{0,7}[\"']?\s{0,4}[:=]\s{0,4}\\{0,7}[\"']?"
 _NUMBER = r"(?P<number>-?\d{1,15}(?:\.\d{1,12})?)"
 _SECONDS = r"\{\s{0,20}\\{0,7}\"?seconds\\{0,7}\"?\s{0,4}:\s{0,4}\\{0,7}\"?"
-"""A protobuf Duration that is no `41s`: `{"seconds": 41, "nanos": 0}`, in Python `retry_delay { seconds: 41 }`."""
+"""A protobuf Duration that is not written `41s`: `{"seconds": 41, "nanos": 0}`, in Python `retry_delay { seconds: 41
+}`.
+"""
 
 _BODY = re.compile(
     r"(?P<key>retry[_-]?delay|quotaResetDelay|quotaResetTimeStamp|retry[_-]?after(?:[_-]?(?:ms|seconds|sec|secs))?|resets?_?in_?seconds"
@@ -48,47 +54,59 @@ _BODY = re.compile(
 )
 
 
-def find_hint(facts: ErrorFacts, now: float, kind: LimitKind | None = None, local: tzinfo = UTC) -> Hint | None:
-    """The best hint of an error. `kind` chooses between two waits in a text; `local` is for dates without a zone."""
-    return _best(_all_told(facts, now, kind, local), now)
+def find_hint(facts: ErrorDetails, now: float, kind: LimitKind | None = None, local: tzinfo = UTC) -> Hint | None:
+    """Return the best reset time in an error, or None.
+
+    `kind` decides between two waits in a text; `local` is the time zone of dates without one.
+    """
+    return _best(_all_times(facts, now, kind, local), now)
 
 
 def from_headers(headers: Mapping[str, str], now: float) -> Hint | None:
-    """The hint of response headers; names need lower case."""
+    """Return the reset time from response headers, or None. The names must be lower case."""
     return _best(header_times(headers, now), now)
 
 
 def from_body(body: str, now: float) -> Hint | None:
-    """The hint of a body's fields (RetryInfo, resets_in_seconds, …); the body may be cut off or be JSON inside JSON."""
+    """Return the reset time from a body's fields (RetryInfo, resets_in_seconds, …), or None.
+
+    The body may be cut off or be JSON inside JSON.
+    """
     return _best(_body_times(body, now), now)
 
 
 def from_text(text: str, now: float, kind: LimitKind | None = None, local: tzinfo = UTC) -> Hint | None:
-    """The hint of words."""
+    """Return the reset time from a message text, or None."""
     return _best(_text_times(text, now, kind, local), now)
 
 
-def tame(told: Told, now: float) -> Hint | str:
-    """The hint of what was told, or why it does not count."""
-    after = told.after if told.after is not None else told.until - now if told.until is not None else math.nan
+def tame(reported: ReportedTime, now: float) -> Hint | str:
+    """Return the reset time for a reported time, or the reason why the reported time is ignored."""
+    after = (
+        reported.after
+        if reported.after is not None
+        else reported.until - now
+        if reported.until is not None
+        else math.nan
+    )
     if not math.isfinite(after) or not math.isfinite(now):
-        return f"{told.source}: unreadable"
-    if after < (-SKEW if told.after is None else 0):
-        return f"{told.source}: {'negative' if told.after is not None else 'past'}"
+        return f"{reported.source}: unreadable"
+    if after < (-SKEW if reported.after is None else 0):
+        return f"{reported.source}: {'negative' if reported.after is not None else 'past'}"
     if after > LONGEST:
-        why = f"{told.source}: {_days(after)} told, capped at 31 days"
-        return Hint(now + LONGEST, LONGEST, told.told_by, told.source, told.estimated, why)
+        why = f"{reported.source}: {_days(after)} reported, capped at 31 days"
+        return Hint(now + LONGEST, LONGEST, reported.reset_source, reported.source, reported.estimated, why)
     after = max(0.0, after)
-    return Hint(now + after, after, told.told_by, told.source, told.estimated)
+    return Hint(now + after, after, reported.reset_source, reported.source, reported.estimated)
 
 
 def _days(seconds: float) -> str:
     return f"{seconds / 86400:.0f} days" if seconds < 1e12 else "an absurd time"
 
 
-def _best(told: Iterator[Told], now: float) -> Hint | None:
+def _best(reported: Iterator[ReportedTime], now: float) -> Hint | None:
     refused: str | None = None
-    for item in told:
+    for item in reported:
         hint = tame(item, now)
         if isinstance(hint, Hint):
             return replace(hint, tamed=hint.tamed or refused)
@@ -96,7 +114,7 @@ def _best(told: Iterator[Told], now: float) -> Hint | None:
     return None
 
 
-def _all_told(facts: ErrorFacts, now: float, kind: LimitKind | None, local: tzinfo) -> Iterator[Told]:
+def _all_times(facts: ErrorDetails, now: float, kind: LimitKind | None, local: tzinfo) -> Iterator[ReportedTime]:
     if facts.headers:
         yield from header_times(facts.headers, now)
     if facts.body:
@@ -106,55 +124,55 @@ def _all_told(facts: ErrorFacts, now: float, kind: LimitKind | None, local: tzin
         yield from _text_times(facts.body, now, kind, local)
 
 
-def _body_times(body: str, now: float) -> Iterator[Told]:
+def _body_times(body: str, now: float) -> Iterator[ReportedTime]:
     matches = islice(_BODY.finditer(clip(body)), 32)
     found = (_body_time(match["key"], match["value"].strip(), now) for match in matches)
-    told = [item for item in found if item]
-    yield from (item for item in told if item.after is not None)  # a span needs no common clock
-    yield from (item for item in told if item.after is None)
+    reported = [item for item in found if item]
+    yield from (item for item in reported if item.after is not None)  # a duration does not depend on a common clock
+    yield from (item for item in reported if item.after is None)
 
 
-def _body_time(key: str, value: str, now: float) -> Told | None:
+def _body_time(key: str, value: str, now: float) -> ReportedTime | None:
     name = re.sub(r"[^a-z]", "", key.lower())
     source = f"body:{key}"
     if re.fullmatch(r"-?\d{1,15}(?:\.\d{1,12})?", value):
         return _body_number(name, float(value), source, now)
     duration = parse_at(value.lower())
     if duration and duration[1] == len(value):
-        return Told(source, after=duration[0])
+        return ReportedTime(source, after=duration[0])
     moment = next(moments(value, now), None)
-    return Told(source, until=moment.until, estimated=moment.estimated) if moment else None
+    return ReportedTime(source, until=moment.until, estimated=moment.estimated) if moment else None
 
 
-def _body_number(name: str, value: float, source: str, now: float) -> Told | None:
+def _body_number(name: str, value: float, source: str, now: float) -> ReportedTime | None:
     if abs(value) > 1e11:
-        return Told(source, until=value / 1000)
+        return ReportedTime(source, until=value / 1000)
     if value > 1e9 and value > now - 366 * 86400:
-        return Told(source, until=value)
+        return ReportedTime(source, until=value)
     if name.endswith("ms"):
-        return Told(source, after=value / 1000)
+        return ReportedTime(source, after=value / 1000)
     if name.endswith(("at", "timestamp", "date", "on", "until")):
-        return None  # a small number is no point in time
-    return Told(source, after=value)
+        return None  # a small number is not a point in time
+    return ReportedTime(source, after=value)
 
 
 @lru_cache(maxsize=64)
-def _waits_told(bare: str) -> tuple[Told, ...]:
-    """The waits in a text: a storm repeats a few texts a thousand times, and none of them says anything new."""
-    return tuple(Told(f"text:{words}", after=seconds) for seconds, words in waits(fold(bare)))
+def _cached_waits(bare: str) -> tuple[ReportedTime, ...]:
+    """Return the waits in a text; cached because a burst of limits repeats a few texts a thousand times."""
+    return tuple(ReportedTime(f"text:{words}", after=seconds) for seconds, words in waits(fold(bare)))
 
 
-def _text_times(text: str, now: float, kind: LimitKind | None, local: tzinfo) -> Iterator[Told]:
+def _text_times(text: str, now: float, kind: LimitKind | None, local: tzinfo) -> Iterator[ReportedTime]:
     bare = without_links(clip(text))
     if not bare:
         return
-    found = list(_waits_told(bare) if len(bare) <= _REMEMBERED else _waits_told.__wrapped__(bare))
+    found = list(_cached_waits(bare) if len(bare) <= _REMEMBERED else _cached_waits.__wrapped__(bare))
     if kind in (LimitKind.QUOTA, LimitKind.BILLING):
         found.sort(
-            key=lambda told: -(told.after or 0)
-        )  # "5 s between requests, quota resets in 3 h": the plan's reset counts
+            key=lambda reported: -(reported.after or 0)
+        )  # in "5 s between requests, quota resets in 3 h" the plan's reset applies
     yield from found
     for moment in moments(bare, now, local):
-        yield Told(f"text:{moment.source}", until=moment.until, estimated=moment.estimated)
-    if not found and any(sign in bare for sign in "=:{"):  # `retryAfter=33`, a dumped RetryInfo
+        yield ReportedTime(f"text:{moment.source}", until=moment.until, estimated=moment.estimated)
+    if not found and any(sign in bare for sign in "=:{"):  # a dumped RetryInfo: `retryAfter=33`
         yield from _body_times(bare, now)

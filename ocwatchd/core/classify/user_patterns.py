@@ -1,4 +1,6 @@
-"""The user's own patterns (`errorPatterns`): words, a status number, or an expression that cannot run long. Pure."""
+"""The user's own patterns (`errorPatterns`): words, a status number, or an expression that cannot run for a long time.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,11 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from ocwatchd.core.patterns import pattern_fault
-from ocwatchd.core.words import Words, plain
+from ocwatchd.core.text.normalize import Words, plain
+from ocwatchd.core.text.safe_regex import pattern_fault
 
 TEXT_CAP = 2048
-"""Characters of a message that a user's expression is tried on."""
+"""Number of characters, from the start of a message, against which a user's expression is matched."""
 
 _LOOKS_LIKE_REGEX = re.compile(
     r"\\[dswbDSWB.]|\.[*+?]|\[[^\]]+\]|\(\?|\([^)]*\|[^)]*\)|^\^|\$$|[*+]\Z|\w\|\w|\{\d+,?\d*\}"
@@ -20,7 +22,9 @@ Where = Literal["said", "quoted"]
 
 
 def _as_status(number: str) -> re.Pattern[str]:
-    """A number that stands as a status: `HTTP 503`, `status code: 503`, `(503)`, `503 Service Unavailable`."""
+    """Return an expression for a number used as a status: `HTTP 503`, `status code: 503`, `(503)`, `503 Service
+    Unavailable`.
+    """
     ahead = r"\b(?:http(?:/\d(?:\.\d)?)?|status|code|error|returned|response|responded with|got)\b[\W_]{1,3}"
     behind = r"(?=$|[\])]|[:,;.](?!\d)|\s[a-z{<\"'])"
     counted = r"(?!\s(?:tokens?|ms|files?|lines?|times|tests?|items|bytes|s)\b)"
@@ -29,7 +33,7 @@ def _as_status(number: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class UserPattern:
-    """One pattern. `refused` says why an expression was taken as literal text instead."""
+    """One pattern. `refused` is the reason why an expression was treated as literal text."""
 
     text: str
     literal: str | None
@@ -39,7 +43,10 @@ class UserPattern:
 
     @classmethod
     def of(cls, text: str) -> UserPattern:
-        """Take a pattern as what it most likely is. Never raises, and never yields one that could hang."""
+        """Interpret a pattern as a status number, a literal text or an expression, whichever is most likely.
+
+        Never raises, and never returns a pattern that could hang.
+        """
         text = text.strip()[:TEXT_CAP]
         if re.fullmatch(r"[1-5]\d\d", text):
             return cls(text, None, _as_status(text), status=int(text))
@@ -51,7 +58,7 @@ class UserPattern:
         return cls(text, None, re.compile(text, re.IGNORECASE))
 
     def find(self, words: Words, codes: tuple[str, ...], status: int | None) -> Where | None:
-        """Where the pattern is found: in the provider's own words, only in a quotation, or not at all."""
+        """Return where the pattern occurs: in the provider's own words, only in a quotation, or not at all."""
         if self.status is not None and (status == self.status or str(self.status) in codes):
             return "said"
         if self.literal is not None:
@@ -71,7 +78,7 @@ class UserPattern:
 
 
 def _holds(text: str, literal: str) -> bool:
-    """Whether the literal stands in the text at the start of a word (its end may go on: `limit` is in `limited`)."""
+    """Return whether the literal occurs at the start of a word, which may be longer: `limit` occurs in `limited`."""
     at = text.find(literal)
     while at >= 0:
         end = at + len(literal)

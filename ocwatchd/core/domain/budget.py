@@ -1,4 +1,4 @@
-"""Tokens, prices, and the day's budget: above it no paid model is chosen as a stand-in. Pure."""
+"""Tokens, prices, and the day's budget, above which no paid model is chosen as a fallback. Pure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ MILLION = 1e6
 
 
 def dollars(amount: float) -> str:
-    """With as many digits as it takes: single turns cost cents."""
+    """Return the amount as text, with four decimals below one dollar, because single turns cost cents."""
     digits = 2 if abs(amount) >= 1 or not amount else 4
     return f"{'-' if amount < 0 else ''}${abs(amount):,.{digits}f}"
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What one answer used, as OpenCode counts it."""
+    """What one answer used, as counted by OpenCode."""
 
     input: int = 0
     output: int = 0
@@ -26,18 +26,18 @@ class Tokens:
 
     @property
     def spent(self) -> int:
-        """What counts against a limit: what was read from the provider's cache mostly does not."""
+        """The tokens that count against a limit; tokens read from the provider's cache mostly do not."""
         return self.input + self.output + self.reasoning + self.cache_write
 
     @property
     def context(self) -> int:
-        """How much of the model's context window the session fills after this answer."""
+        """The tokens of the model's context window that the session fills after this answer."""
         return self.spent + self.cache_read
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars for a million tokens, as OpenCode's provider list tells them."""
+    """US dollars per million tokens, from OpenCode's provider list."""
 
     input: float = 0.0
     output: float = 0.0
@@ -46,19 +46,19 @@ class Price:
 
     @property
     def paid(self) -> bool:
-        """Whether anything of it costs."""
+        """Whether any part of the price is above zero."""
         return any((self.input, self.output, self.cache_read, self.cache_write))
 
     def of(self, tokens: Tokens) -> float:
-        """What these tokens would cost."""
+        """Return the cost of these tokens in US dollars."""
         written = self.output * (tokens.output + tokens.reasoning)
         cached = self.cache_read * tokens.cache_read + self.cache_write * tokens.cache_write
         return (self.input * tokens.input + written + cached) / MILLION
 
 
 @dataclass(frozen=True, slots=True)
-class Purse:
-    """What may be spent in a day, and what was, in US dollars. `budget` None: as much as you like."""
+class DayBudget:
+    """The day's budget and the amount spent so far, in US dollars. `budget` is None if none is configured."""
 
     budget: float | None = None
     spent: float = 0.0
@@ -69,14 +69,17 @@ class Purse:
         """Whether the day's budget is spent."""
         return self.budget is not None and self.spent >= self.budget
 
-    def too_dear(self, model: str, price: Price | None = None) -> str | None:
-        """Why this model is not chosen; None if it may be. `price`: a fresher one than was known."""
+    def is_over_budget(self, model: str, price: Price | None = None) -> str | None:
+        """Return why the budget excludes this model, or None if the model may be chosen.
+
+        `price`, if given, takes precedence over the known price.
+        """
         known = price or self.prices.get(model)
         if not self.over or known is None or not known.paid:
             return None
         return f"paid, and today's budget is spent ({dollars(self.spent)} of {dollars(self.budget or 0)})"
 
     @property
-    def dear(self) -> list[str]:
-        """The models that are not chosen."""
-        return sorted(name for name in self.prices if self.too_dear(name))
+    def over_budget(self) -> list[str]:
+        """The models that are over budget, sorted."""
+        return sorted(name for name in self.prices if self.is_over_budget(name))

@@ -1,23 +1,23 @@
-"""The floor below which a model cannot take a session over: its window, what it can look at and do. Pure."""
+"""What a model must support to take over a session: context window, attachments and tools. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ocwatchd.core.money import Price
+from ocwatchd.core.domain.budget import Price
 
 ROOM = 8
-"""An eighth of the window is kept for the answer, where the model's longest answer would take more."""
+"""When room for the answer is reserved, a model's longest answer counts for at most 1/8 of its window."""
 CHARS_PER_TOKEN = 4
-"""Of text that nobody has counted yet; English prose and code lie between three and five."""
+"""Estimate for text without a token count; English prose and code have between three and five."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a model can take, as OpenCode's provider list tells it. `context` and `output` in tokens, 0 if not told.
+    """What a model supports, from OpenCode's provider list. `context` and `output` are in tokens, 0 if unknown.
 
-    `inputs` are the kinds of input besides text: `image`, `pdf`, `audio`, `video`. `tools`: it can call tools. `price`
-    is None where none is told.
+    `inputs` are the kinds of input besides text: `image`, `pdf`, `audio`, `video`. `tools`: the model can call tools.
+    `price` is None if the list contains no price.
     """
 
     context: int = 0
@@ -29,8 +29,9 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a session is as it stands: tokens in its context, and of its last messages the kinds of attachments and
-    whether tools were called."""
+    """What a session requires of a model: the tokens in its context and, from its last messages, the kinds of
+    attachments and whether tools were called.
+    """
 
     tokens: int = 0
     inputs: frozenset[str] = frozenset()
@@ -38,11 +39,11 @@ class Needs:
 
 
 NOTHING = Needs()
-"""Nothing is known of the session."""
+"""The needs of a session about which nothing is known."""
 
 
 def unfit(needs: Needs, capacity: Capacity | None) -> str | None:
-    """Why the model cannot take the session; None if it can, or nobody knows."""
+    """Return why the model cannot take over the session; None if it can, or if its capacity is unknown."""
     if capacity is None:
         return None
     room = min(capacity.output, capacity.context // ROOM)

@@ -1,8 +1,9 @@
-"""Pools: a name for several equal models, and which of them a session gets. No values, few imports: `pick` runs on it.
+"""Pools of equal models, and the choice of a member for each session. Few imports, because `pick` uses this module.
 
-The choice is a function of the session's id, the weights and how full each member is, so that prevention (in the
-companion plugin, which has the same function), redirect and launcher agree without talking to each other: a session
-stays with its member, new ones spread. OpenCode knows no pools, so inside it a pool's first member speaks for it.
+The choice is a function of the session's id, the weights and how full each member is, so that prevention (the companion
+plugin has the same function), redirect and launcher agree without exchanging messages: a session stays with its member,
+and new sessions are spread over the members. OpenCode has no pools, so inside it a pool is represented by its first
+member.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ from math import log
 LEAST_USED, ROUND_ROBIN, FIRST_HEALTHY = STRATEGIES = ("least-used", "round-robin", "first-healthy")
 
 STEEP = 8.0
-"""How much one session's worth of load counts against the draw between equals: with one session more on a member
-another one gets the next in 9,998 of 10,000 cases, a fiftieth of a session decides hardly anything."""
+"""Weight of one session of load in the draw between equal members. A member with one session less gets the next session
+in 9,998 of 10,000 draws; a difference of a fiftieth of a session hardly matters.
+"""
 
 MEMORY = 3600.0
-"""Seconds for which a session that was given to a member counts as that member's, where nothing measures its use."""
+"""Time, in seconds, for which a session given to a member counts as that member's load while usage is not measured."""
 
 
 class Pool:
-    """`members` are models, in the order in which they were written; `weights` those that differ from 1.
+    """A name for several equal models.
 
-    A plain class: importing dataclasses costs 10 of the 25 CPU ms that `ocwatch pick` has.
+    `members` are models in the configured order; `weights` contains those that differ from 1. This is not a dataclass,
+    because importing dataclasses takes 10 ms of the 25 ms of CPU time that `ocwatch pick` may use.
     """
 
     __slots__ = ("members", "name", "strategy", "weights")
@@ -35,16 +38,16 @@ class Pool:
         strategy: str = LEAST_USED,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        """Hold what was configured."""
+        """Store the configured values."""
         self.name, self.members, self.strategy = name, tuple(members), strategy
         self.weights = dict(weights or {})
 
     def __eq__(self, other: object) -> bool:
-        """Whether both say the same."""
+        """Return whether both have the same configuration."""
         return isinstance(other, Pool) and self._all() == other._all()
 
     def __hash__(self) -> int:
-        """By name: that is what a configuration has once."""
+        """Hash by name, which is unique in a configuration."""
         return hash(self.name)
 
     def _all(self) -> tuple[object, ...]:
@@ -52,11 +55,11 @@ class Pool:
 
     @property
     def spreads(self) -> bool:
-        """Whether new sessions are spread over it; else its first free member gets them all."""
+        """Whether new sessions are spread over the members; otherwise the first available member gets them all."""
         return self.strategy != FIRST_HEALTHY and len(self.members) > 1
 
     def weight(self, member: str) -> float:
-        """How much of the load this member is to have, compared with the others."""
+        """Return this member's share of the load, relative to the others."""
         return self.weights.get(member, 1.0)
 
 
@@ -64,7 +67,7 @@ Pools = Mapping[str, Pool]
 
 
 def order(pool: Pool, session: str, loads: Mapping[str, float]) -> tuple[str, ...]:
-    """The members as they come for this session, best first. `loads`: sessions' worth of use by member.
+    """Return the members in the order in which this session uses them. `loads`: load by member, in sessions.
 
     Equal members are drawn by the session's id, each in proportion to its weight.
     """
@@ -78,23 +81,23 @@ def order(pool: Pool, session: str, loads: Mapping[str, float]) -> tuple[str, ..
 
 
 def arranged(pools: Pools, session: str, loads: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
-    """Every pool's members as they come for this session."""
+    """Return every pool's members in the order in which this session uses them."""
     return {name: order(pool, session, loads) for name, pool in pools.items()}
 
 
 def pool_of(model: str, pools: Pools) -> Pool | None:
-    """The pool that `model` is a member of; the first one, if it is in several."""
+    """Return the first pool that contains `model`; None if no pool contains it."""
     return next((pool for pool in pools.values() if model in pool.members), None)
 
 
 def relative(used: Mapping[str, float], sessions: int) -> dict[str, float]:
-    """What was used (tokens by model) by so many sessions, as sessions' worth."""
+    """Convert the tokens used by each model to a number of sessions; all tokens together count as `sessions`."""
     whole = sum(used.values())
     return {model: tokens * sessions / whole for model, tokens in used.items()} if whole > 0 else {}
 
 
 def _draw(text: str) -> float:
-    """A number in (0, 1) that is always the same for one text: FNV-1a, then murmur3's finish, as in the plugin."""
+    """Hash the text to a number in (0, 1), with FNV-1a and murmur3's finalizer. The plugin has the same function."""
     value = 0x811C9DC5
     for byte in text.encode("utf-8", "replace"):
         value = ((value ^ byte) * 0x01000193) & 0xFFFFFFFF
@@ -105,28 +108,31 @@ def _draw(text: str) -> float:
 
 
 class Fill:
-    """How full the members are: what was measured, and which sessions were given to them since. The engine's own."""
+    """The load of pool members: as last measured, plus the sessions given to them since."""
 
     __slots__ = ("_given", "_measured", "measured_at")
 
     def __init__(self) -> None:
-        """Nothing is known yet."""
+        """Start with no load."""
         self._measured: dict[str, float] = {}
         self._given: dict[str, list[float]] = {}
         self.measured_at: float | None = None
 
     def measure(self, loads: Mapping[str, float], models: Iterable[str], at: float) -> None:
-        """Sessions' worth of use of these models, measured at `at` (epoch seconds): what was given before is in it."""
+        """Set the measured load of these models, in sessions, at `at` (epoch seconds).
+
+        The measured load already includes sessions given to a member before `at`.
+        """
         self._measured, self.measured_at = dict(loads), at
         for model in models:
             self._given[model] = [moment for moment in self._given.get(model, ()) if moment > at]
 
     def give(self, model: str, now: float) -> None:
-        """A session goes to this member."""
+        """Count a session that goes to this member."""
         self._given[model] = [*(moment for moment in self._given.get(model, ()) if now - moment < MEMORY), now]
 
     def loads(self, now: float) -> dict[str, float]:
-        """Sessions' worth by member, those given lately included."""
+        """Return the load by member, in sessions, including sessions given recently."""
         found = dict(self._measured)
         for model, moments in self._given.items():
             count = sum(now - moment < MEMORY for moment in moments)

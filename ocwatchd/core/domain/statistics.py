@@ -1,4 +1,4 @@
-"""The middle of some values."""
+"""Statistical functions of the standard library, imported only when they are called."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 
 def median(values: Iterable[float]) -> float:
-    """The median.
+    """Return the median.
 
     Raises:
-        StatisticsError: there are no values.
+        StatisticsError: There are no values.
     """
-    from statistics import median as middle  # late: it brings decimal, half a MiB of a daemon that idles
+    # lazy import: the module imports decimal, which takes half a MiB in an idle daemon
+    from statistics import median as middle
 
     return middle(values)

@@ -1,4 +1,4 @@
-"""The vocabulary: what a limit is, which model it hits and until when. Values only; no I/O, no clock."""
+"""The basic value types: what a limit is, which model it applies to and until when. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -6,56 +6,79 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-REASON_CAP = 300
-"""Characters of a provider's message that are ever stored or shown."""
+from ocwatchd.core.domain.names import NAME_CAP, is_name
 
 
 class LimitKind(StrEnum):
-    """Why a provider refuses. The kind decides how long a model rests when nobody says until when."""
+    """Why a provider refuses requests. The kind decides how long a model cools down when no reset time is known."""
 
-    RATE_LIMIT = "rate_limit"  # requests or tokens per short window
-    QUOTA = "quota"  # a plan's allowance per hours, day, week or month: until its reset
-    OVERLOADED = "overloaded"  # the provider's own trouble: short
-    BILLING = "billing"  # no credit: until a person acts
+    RATE_LIMIT = "rate_limit"  # too many requests or tokens within a short window
+    QUOTA = "quota"  # a plan's allowance (for hours, a day, a week or a month) is exhausted until it resets
+    OVERLOADED = "overloaded"  # a short outage of the provider
+    BILLING = "billing"  # no credit is left; lasts until a user acts
 
 
 class Scope(StrEnum):
-    """What rests: one model, all models of a provider, or a provider's free models."""
+    """What a limit applies to: one model, all models of a provider, or a provider's free models."""
 
     MODEL = "model"
     PROVIDER = "provider"
     FREE_TIER = "free_tier"
 
 
-class ToldBy(StrEnum):
-    """Whence the end of a cooldown is known, best source first."""
+class Cause(StrEnum):
+    """Why a turn may be moved; the values are the words that `moveOn` accepts."""
 
-    RETRY_AFTER = "retry-after"  # the header itself was seen
-    STATUS = "status"  # OpenCode's own next attempt, as /session/status tells it
-    TEXT = "text"  # words or fields of the error
-    BACKOFF = "backoff"  # nobody said; the configured rest
-    MANUAL = "manual"  # a person
-    FORECAST = "forecast"
+    LIMIT = "limit"
+    OVERLOAD = "overload"
+    SERVER_ERROR = "server-error"  # a status of 500 to 599, or no connection at all
+    NOT_FOUND = "not-found"  # the provider does not know the model
+    AUTH = "auth"  # the provider refuses the login
+    STALL = "stall"  # the answer never begins, stops in the middle, or is cut off again and again
+
+
+class ResetSource(StrEnum):
+    """The source of a cooldown's reset time; the best source comes first."""
+
+    RETRY_AFTER = "retry-after"  # the reset time comes from the response header
+    STATUS = "status"  # OpenCode's own next attempt, as reported by /session/status
+    TEXT = "text"  # the reset time comes from the words or fields of the error
+    ESTIMATE = "estimate"  # no reset time was reported, so the configured cooldown applies
+    MANUAL = "manual"  # a user set the reset time
+    FORECAST = "forecast"  # no limit has been hit yet, but usage suggests that one is near
+    SHARED = "shared"  # another machine hit and reported the limit
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ModelRef:
-    """A model as OpenCode names it. The model part may hold slashes: `openrouter/qwen/qwen3-coder:free`."""
+    """A model as OpenCode names it. The model part may contain slashes: `openrouter/qwen/qwen3-coder:free`."""
 
     provider: str
     model: str
 
     @classmethod
     def parse(cls, text: str) -> ModelRef:
-        """Read `provider/model`.
+        """Parse `provider/model`; surrounding spaces are dropped.
 
         Raises:
-            ValueError: without a slash, or with an empty side.
+            ValueError: The text is not a model name (see `core.domain.names.is_name`).
         """
-        provider, slash, model = text.strip().partition("/")
-        if not slash or not provider or not model:
-            raise ValueError(f"not a model name of the form provider/model: {text!r}")
+        name = text.strip()
+        if not is_name(name):
+            raise ValueError(f"not a model name of the form provider/model: {text[:NAME_CAP]!r}")
+        provider, _, model = name.partition("/")
         return cls(provider, model)
+
+    @classmethod
+    def of(cls, provider: object, model: object) -> ModelRef | None:
+        """Return the model with this provider and name, as found in a log or in a response from OpenCode.
+
+        Return None if they do not form a valid name. A model called `*` is refused because it would mean its whole
+        provider.
+        """
+        if not isinstance(provider, str) or not isinstance(model, str) or "/" in provider or model == "*":
+            return None
+        return cls(provider, model) if is_name(f"{provider}/{model}") else None
 
     def __str__(self) -> str:
         return f"{self.provider}/{self.model}"
@@ -68,9 +91,10 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a session is moved to: a model and, where the configuration names one, the agent that carries it.
+    """The destination of a move: a model and, where the configuration names one, the agent to use with the model.
 
-    `pool`: the model was taken from this pool for want of a session; each session gets its own member of it.
+    `pool` is the pool from which the model was taken, not for a particular session; each session uses its own member of
+    that pool.
     """
 
     model: ModelRef
@@ -78,12 +102,18 @@ class Target:
     pool: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorFacts:
-    """What is known of one failed request. Never holds prompts or keys: request bodies are dropped where they are read.
+WEB_PAGE = "WebPage"
+"""Value of `ErrorDetails.name` if a web page, such as that of a captive portal, arrived instead of a provider's answer.
+"""
 
-    `headers` has lower-case names. `codes` are the machine words of the error body (`error.type`, `error.code`,
-    `error.status`), outermost first, as they stand there. `body` is the response's text, capped.
+
+@dataclass(frozen=True, slots=True)
+class ErrorDetails:
+    """What is known about one failed request. It never contains prompts or keys: request bodies are dropped on reading.
+
+    `headers` has lower-case names. `codes` are the machine-readable words of the error body (`error.type`,
+    `error.code`, `error.status`), outermost first, unchanged. `body` is the response's text, capped. `status_read`: the
+    status was found in the text, which may quote another service, so it may not be the response's own.
     """
 
     message: str = ""
@@ -94,35 +124,42 @@ class ErrorFacts:
     body: str = ""
     retryable: bool | None = None
     midstream: bool = False
+    status_read: bool = False
+    typed: LimitKind | None = None
+    """The kind that OpenCode itself assigned to the error. It is often wrong, so it counts only where
+    no rule matches.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """What the provider told about the end of a limit: `until` in epoch seconds, `after` from the record's own time.
+    """The reset time that the provider reported: `until` in epoch seconds, `after` in seconds from the record's
+    timestamp.
 
-    `estimated` marks a date without a zone and the like; `tamed` says why the time differs from what was told.
+    `estimated` marks an inexact time, such as a date without a time zone; `tamed` says why the time differs from the
+    reported one.
     """
 
     until: float
     after: float
-    told_by: ToldBy
+    reset_source: ResetSource
     source: str
     estimated: bool = False
     tamed: str | None = None
 
 
 class Certainty(StrEnum):
-    """How far the words carry."""
+    """How certain it is that a text reports a limit."""
 
-    SURE = "sure"  # a limit
-    DOUBTFUL = "doubtful"  # words of a limit where they may be quoted: another eye decides
-    UNKNOWN = "unknown"  # no rule knows these words
-    NO = "no"  # known to be something else
+    SURE = "sure"  # the text reports a limit
+    DOUBTFUL = "doubtful"  # the text may only quote a limit, so a second source decides
+    UNKNOWN = "unknown"  # no rule matches
+    NO = "no"  # the text reports another, known problem
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the rules say of an error. `kind` and `scope` are set if `certainty` is SURE or DOUBTFUL."""
+    """The result of the rules for an error. `kind` and `scope` are set if `certainty` is SURE or DOUBTFUL."""
 
     certainty: Certainty
     kind: LimitKind | None = None
@@ -133,12 +170,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class LimitEvent:
-    """One refused attempt, as the log or another eye tells it.
+    """One refused attempt, as found in the log or reported by another source.
 
-    `provider`, `model`, `session`, `agent` and `small` are None where nobody can say: null beats a wrong name.
-    `time` is epoch seconds of the record. `verdict.certainty` is SURE for a limit; DOUBTFUL and UNKNOWN events are
-    kept for another eye and never block or move anything alone. `offset` is the record's first byte in `file`;
-    `known_at` that of a later record, if only that one showed what this was.
+    `provider`, `model`, `session`, `agent` and `small` are None if unknown, because no name is better than a wrong one.
+    `time` is the record's timestamp, in epoch seconds. `verdict.certainty` is SURE for a limit; DOUBTFUL and UNKNOWN
+    events are kept for a second source and never cause a cooldown or a move alone. `offset` is the record's first byte
+    in `file`; `known_at` is the first byte of a later record, if that record was needed to recognise the limit.
     """
 
     time: float
@@ -157,5 +194,5 @@ class LimitEvent:
 
     @property
     def ref(self) -> ModelRef | None:
-        """The limited model, if both halves of its name are known."""
-        return ModelRef(self.provider, self.model) if self.provider and self.model else None
+        """The limited model, if both halves of its name are known and form a valid name."""
+        return ModelRef.of(self.provider, self.model)

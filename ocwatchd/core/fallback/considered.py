@@ -1,16 +1,16 @@
-"""Why these targets and no other, written down beside the choice: what `ocwatch explain` shows of it. Pure."""
+"""List the reasons for the choice of a fallback, which the journal records and `ocwatch explain` shows. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from ocwatchd.core.fallback import Choice, Chosen
-from ocwatchd.core.ledger import Ledger
-from ocwatchd.core.limits import ModelRef
-from ocwatchd.core.outlook import UNKNOWN, Outlook
+from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.types import ModelRef
+from ocwatchd.core.fallback.choice import Choice, Chosen
+from ocwatchd.core.fallback.outlook import UNKNOWN, Outlook
 
-MOST = 20
-"""Targets written down of one choice; no chain seen had more than a dozen."""
+MAX_RECORDED = 20
+"""Maximum number of targets that are recorded for one choice; no known chain has had more than a dozen."""
 
 
 def considered(
@@ -20,14 +20,21 @@ def considered(
     failed: Collection[ModelRef],
     now: float,
     outlook: Outlook = UNKNOWN,
+    threatened: Collection[ModelRef] = (),
 ) -> list[dict[str, object]]:
-    """Every target that was looked at, nearest first: `model`, `why` (or why not) and `until`, if it rests.
+    """Return every target that was considered, nearest first: `model`, `why` and, while it is cooling down, `until`.
 
-    `refusing` is the model that refuses this turn, `failed` are targets that this prompt could not be moved to. The
-    chosen one comes last and has `chosen`. `outlook` is what the choice was made on.
+    `refusing` is the model that is limited in this turn, and `failed` contains the targets that this prompt could not
+    be moved to. The chosen target comes last and has the key `chosen`. `outlook` is what the choice was based on.
+    `threatened` are models whose forecast is recorded at the same time.
     """
     passed = choice.passed if isinstance(choice, Chosen) else choice.models[1:]
-    rows = [_passed_over(model, ledger, refusing, failed, now, outlook) for model in passed[:MOST]]
+    rows: list[dict[str, object]] = []
+    for model in passed[:MAX_RECORDED]:
+        if model in threatened and ledger.avoided(model, now) is None:
+            rows.append({"model": str(model), "why": "is about to be limited too"})
+        else:
+            rows.append(_passed_over(model, ledger, refusing, failed, now, outlook))
     if isinstance(choice, Chosen):
         rows.append({"model": str(choice.target.model), "why": _why(choice, outlook), "chosen": True})
     return rows
@@ -35,9 +42,9 @@ def considered(
 
 def _why(choice: Chosen, outlook: Outlook) -> str:
     model, pool = str(choice.target.model), choice.target.pool
-    reasons = ["free"]
+    reasons = ["available"]
     if pool is not None:
-        reasons.append(f"its turn in the pool {pool}")
+        reasons.append(f"next in the pool {pool}")
     if model in outlook.known:
         reasons.append(f"by experience: {outlook.known[model]}")
     return "; ".join(reasons)
@@ -52,7 +59,7 @@ def _passed_over(
     outlook: Outlook,
 ) -> dict[str, object]:
     if model == refusing:
-        return {"model": str(model), "why": "it is what refuses"}
+        return {"model": str(model), "why": "it is the limited model"}
     if model in failed:
         return {"model": str(model), "why": "this prompt could not be moved to it"}
     entry = ledger.avoided(model, now)
@@ -60,5 +67,9 @@ def _passed_over(
         return {"model": str(model), "why": outlook.refused(model) or "tried before"}
     if entry.foreseen:
         return {"model": str(model), "why": f"is about to be limited ({entry.reason})", "until": entry.until}
-    why = "its provider rests" if entry.model == model.whole_provider else f"rests ({entry.kind.value})"
+    if entry.hearsay:
+        return {"model": str(model), "why": "another machine has reported a limit", "until": entry.until}
+    why = (
+        "its provider is cooling down" if entry.model == model.whole_provider else f"cooling down ({entry.kind.value})"
+    )
     return {"model": str(model), "why": why, "until": entry.until}

@@ -1,23 +1,23 @@
-"""What a choice among stand-ins rests on besides chains and cooldowns, as one value."""
+"""The values on which the choice of a fallback depends, apart from chains and cooldowns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ocwatchd.core.capability import NOTHING, Capacity, Needs, unfit
-from ocwatchd.core.experience import Experiences
-from ocwatchd.core.limits import ModelRef
-from ocwatchd.core.money import Purse
+from ocwatchd.core.domain.budget import DayBudget
+from ocwatchd.core.domain.capability import NOTHING, Capacity, Needs, unfit
+from ocwatchd.core.domain.types import ModelRef
+from ocwatchd.core.fallback.ranking import Experiences
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """For one session, or for nobody in particular (`session` empty).
+    """The values for one session, or for sessions in general (if `session` is empty).
 
-    `loads`: how full a pool's members are, as sessions' worth by model. `needs`: what the session takes up. `offers`:
-    what models can take, by name; nothing is said against one that is not in it. `known`: how moves to them went.
-    `purse`: what may be spent.
+    `loads`: the load of pool members by model, in sessions. `needs`: what the session requires. `offers`: the capacity
+    of models by name; a model without an entry is not ruled out. `known`: the results of past moves to each model.
+    `day_budget`: today's budget and spending.
     """
 
     session: str = ""
@@ -25,17 +25,21 @@ class Outlook:
     needs: Needs = NOTHING
     offers: Mapping[str, Capacity] = field(default_factory=dict)
     known: Experiences = field(default_factory=dict)
-    purse: Purse = field(default_factory=Purse)
+    day_budget: DayBudget = field(default_factory=DayBudget)
 
     def unfit(self, model: ModelRef) -> str | None:
-        """Why the model cannot take the session; None if it can, or nobody knows."""
+        """Return why the model cannot run the session; None if it can, or if its capacity is unknown."""
         return unfit(self.needs, self.offers.get(str(model)))
 
-    def refused(self, model: ModelRef) -> str | None:
-        """Why the model is not taken as a stand-in: it cannot take the session, or it would cost."""
+    def over_budget(self, model: ModelRef) -> str | None:
+        """Return why the model would cost too much today; None if it would not."""
         offer = self.offers.get(str(model))
-        return self.unfit(model) or self.purse.too_dear(str(model), offer.price if offer else None)
+        return self.day_budget.is_over_budget(str(model), offer.price if offer else None)
+
+    def refused(self, model: ModelRef) -> str | None:
+        """Return why the model is not used as a fallback: it cannot run the session, or it would cost too much."""
+        return self.unfit(model) or self.over_budget(model)
 
 
 UNKNOWN = Outlook()
-"""Nothing is known."""
+"""The outlook while nothing is known."""

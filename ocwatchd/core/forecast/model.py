@@ -1,29 +1,41 @@
-"""When will a model's limit be reached? From what was used and when limits came, or from what the provider says. Pure.
+"""Predict when a model's limit will be reached, from its usage and past limits or from the provider's headers. Pure.
 
-A forecast says how it knows: `exact` (rate-limit headers), `configured` (a person knows the limit), `learnt` (at least
-three limits that came at much the same use), `estimated` (fewer, or they do not agree well), or that there is not
-enough data.
+A forecast has a label for how its limit is known: `exact` (rate-limit headers), `configured` (a user knows the limit),
+`learnt` (at least three limits at similar usage), `estimated` (two limits, or limits at very different usage), or `not
+enough data`. A single limit is not a sufficient basis for a forecast, because the usage at that moment equals the
+supposed limit.
+
+`allowances_of` reads the rate-limit headers of answers: limit, remaining and reset of `anthropic-` and `x-ratelimit-*`.
+
+`judge` evaluates a forecast rule on a history: at each request, with only the data known at that time.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
 
-from ocwatchd.core.middle import median
+from ocwatchd.core.domain.statistics import median
 
 WINDOWS = (60.0, 300.0, 3600.0, 18_000.0)
-"""Seconds of the sliding windows that are looked at: the usual ones per minute, per hour, and Claude's five hours."""
+"""Lengths, in seconds, of the sliding windows that are tried: one and five minutes, an hour, and Claude's five hours.
+"""
 SAME_LIMIT = 600.0
-"""Seconds within which refusals are one limit."""
+"""Time, in seconds, within which several refused attempts count as one limit."""
+FEWEST = 2
+"""Minimum number of limits for any forecast. After a single limit the usage equals the supposed limit, whatever the
+true limit is: one refused request of 8 tokens, and a cleared cooldown, gave "LIMIT IN now, 8 of 8 tokens".
+"""
 ENOUGH = 3
+"""Minimum number of limits for the label `learnt`."""
 AGREE = 0.35
-"""How far the uses at which limits came may lie apart, as a part of the middle one, to be called learnt."""
+"""Maximum spread of the usage at past limits, as a fraction of its median, for the label `learnt`."""
 EXCEEDED = 1.05
-"""Use beyond this part of a supposed limit that met none speaks against it."""
+"""Usage above this fraction of a supposed limit, without a refusal, is evidence against that limit."""
 
 
 class Label(StrEnum):
@@ -44,7 +56,7 @@ class Measure(StrEnum):
 
 
 class History:
-    """What one model was used for, oldest first: times in epoch seconds, tokens of each request."""
+    """The usage of one model, oldest first: the time (epoch seconds) and the tokens of each request."""
 
     def __init__(self, uses: Iterable[tuple[float, int]] = ()) -> None:
         """`uses`: (time, tokens), in any order."""
@@ -53,12 +65,12 @@ class History:
         self._sums = [0, *accumulate(tokens for _, tokens in ordered)]
 
     def used(self, measure: Measure, begin: float, end: float) -> float:
-        """In (begin, end]."""
+        """Return the usage in the interval (begin, end]."""
         first, last = bisect_right(self.times, begin), bisect_right(self.times, end)
         return float(last - first if measure is Measure.REQUESTS else self._sums[last] - self._sums[first])
 
     def until(self, end: float) -> History:
-        """What had happened by then."""
+        """Return the history up to `end`."""
         number = bisect_right(self.times, end)
         cut = History()
         cut.times, cut._sums = self.times[:number], self._sums[: number + 1]
@@ -67,7 +79,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """So much may be used within `window` seconds. `limits`: how many it was learnt from."""
+    """A limit on the usage within `window` seconds. `limits`: how many limits it was learnt from."""
 
     measure: Measure
     window: float
@@ -77,8 +89,10 @@ class Bound:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a rate-limit header said at `at`: so much is left until `resets` (None if it does not say)."""
+class Allowance:
+    """An allowance that rate-limit headers reported at `at`: `remaining` is available until `resets` (None if not
+    reported).
+    """
 
     measure: Measure
     limit: float | None
@@ -89,8 +103,11 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Of one model. `used` and `limit` within `window` seconds; `hits` is when the limit is expected to be reached if
-    use goes on as it does (None: not foreseen), `free` when there is room again then; `left` of the limit is free now.
+    """The forecast for one model.
+
+    `used` and `limit` apply to `window` seconds; `hits` is when the limit is expected to be reached if usage continues
+    at this rate (None: not expected), and `free` when part of the limit will be available again after that; `left` is
+    what remains of the limit now.
     """
 
     model: str
@@ -106,17 +123,17 @@ class Forecast:
 
     @property
     def rank(self) -> tuple[float, int, str]:
-        """The nearest limit first, and of those that are not foreseen what is known best."""
+        """Sort key: the nearest limit first, then by how well the limit is known."""
         return self.hits or float("inf"), tuple(Label).index(self.label), self.model
 
     @property
     def share(self) -> float | None:
-        """How much of the limit is used, 0 to 1 and beyond."""
+        """The used fraction of the limit; it may exceed 1."""
         return self.used / self.limit if self.limit else None
 
 
 def separate(limits: Iterable[float]) -> list[float]:
-    """The times at which limits came, each burst of refusals once."""
+    """Return the times of limits, with each burst of refused attempts reduced to its first."""
     found: list[float] = []
     last = float("-inf")
     for at in sorted(limits):
@@ -127,9 +144,13 @@ def separate(limits: Iterable[float]) -> list[float]:
 
 
 def learn(history: History, limits: Iterable[float]) -> Bound | None:
-    """The limit that best explains when limits came; None without any, or without use before them."""
+    """Return the limit that best explains the times of past limits; None if there are fewer than two limits with usage
+    before them.
+    """
     came = [at for at in separate(limits) if history.times and at >= history.times[0]]
-    found = [_explained(history, came, measure, window) for measure in Measure for window in WINDOWS] if came else []
+    if len(came) < FEWEST:
+        return None
+    found = [_explained(history, came, measure, window) for measure in Measure for window in WINDOWS]
     fitting = [pair for pair in found if pair is not None]
     return min(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
@@ -137,7 +158,7 @@ def learn(history: History, limits: Iterable[float]) -> Bound | None:
 def _explained(
     history: History, came: Sequence[float], measure: Measure, window: float
 ) -> tuple[tuple[float, float], Bound] | None:
-    """How badly this window explains the limits (the smaller the better), and the limit that it gives."""
+    """Return the error of this window as an explanation of the limits (smaller is better), and the resulting limit."""
     at_limit = [history.used(measure, at - window, at) for at in came]
     limit = median(at_limit)
     if limit < 2 or min(at_limit) <= 0:
@@ -147,12 +168,12 @@ def _explained(
     beyond = sum(peak > limit * EXCEEDED for peak in peaks) / len(peaks)
     usual = sum(peaks) / len(peaks)
     label = Label.LEARNT if len(came) >= ENOUGH and spread + beyond <= AGREE else Label.ESTIMATED
-    # Where several explain it equally well, the one in which a limit is the most unusual moment.
+    # If several windows explain the limits equally well, the one in which the usage at a limit is most unusual wins.
     return (round(spread + 5 * beyond, 2), usual / limit), Bound(measure, window, limit, label, len(came))
 
 
 def foresee(model: str, history: History, bound: Bound | None, now: float) -> Forecast:
-    """What comes of use that goes on as in the last minutes."""
+    """Return the forecast on the assumption that usage continues at the rate of the last minutes."""
     if bound is None:
         return Forecast(model, Label.UNKNOWN)
     used = history.used(bound.measure, now - bound.window, now)
@@ -164,31 +185,33 @@ def foresee(model: str, history: History, bound: Bound | None, now: float) -> Fo
     )  # fmt: skip
 
 
-def foresee_told(model: str, history: History, told: Sequence[Told], now: float) -> Forecast | None:
-    """From headers: of several limits the one that is reached first. What was told before its reset is over."""
-    found = [_foresee_one(model, history, one, now) for one in told if one.resets is None or one.resets > now]
+def foresee_allowances(model: str, history: History, allowances: Sequence[Allowance], now: float) -> Forecast | None:
+    """Return the forecast from headers for the limit that is reached first. Headers past their reset are ignored."""
+    found = [_foresee_one(model, history, one, now) for one in allowances if one.resets is None or one.resets > now]
     return min(found, key=lambda one: (one.hits or float("inf"), -(one.share or 0.0)), default=None)
 
 
-def _foresee_one(model: str, history: History, told: Told, now: float) -> Forecast:
-    left = max(told.remaining - history.used(told.measure, told.at, now), 0.0)
-    rate = _rate(history, told.measure, 300.0, now)
+def _foresee_one(model: str, history: History, allowance: Allowance, now: float) -> Forecast:
+    left = max(allowance.remaining - history.used(allowance.measure, allowance.at, now), 0.0)
+    rate = _rate(history, allowance.measure, 300.0, now)
     hits = now if left <= 0 else now + left / rate if rate > 0 else None
-    if hits is not None and told.resets is not None and hits >= told.resets:
+    if hits is not None and allowance.resets is not None and hits >= allowance.resets:
         hits = None
-    used = 0.0 if told.limit is None else told.limit - left
-    free = told.resets if hits is not None else None
-    return Forecast(model, Label.EXACT, told.measure, None, used, told.limit, hits, free, left=left)
+    used = 0.0 if allowance.limit is None else allowance.limit - left
+    free = allowance.resets if hits is not None else None
+    return Forecast(model, Label.EXACT, allowance.measure, None, used, allowance.limit, hits, free, left=left)
 
 
 def _rate(history: History, measure: Measure, window: float, now: float) -> float:
-    """Use a second over the last minutes, at most ten of them."""
+    """Return the usage per second over the last `window` seconds, but at least one and at most ten minutes."""
     span = min(max(window, 60.0), 600.0)
     return history.used(measure, now - span, now) / span
 
 
 def _reached(history: History, bound: Bound, used: float, now: float) -> float | None:
-    """When use within the window reaches the limit: what is old leaves it, new use comes at the present rate."""
+    """Return when the usage within the sliding window reaches the limit at the present rate; None if it does not reach
+    the limit.
+    """
     if used >= bound.limit:
         return now
     rate = _rate(history, bound.measure, bound.window, now)
@@ -208,8 +231,122 @@ def _reached(history: History, bound: Bound, used: float, now: float) -> float |
 
 
 def room(history: History, bound: Bound, at: float) -> float:
-    """When a tenth of the limit is free again, if nothing more is used from `at` on."""
+    """Return when a tenth of the limit is available again if nothing is used after `at`."""
     for index in range(bisect_left(history.times, at - bound.window), bisect_right(history.times, at)):
         if history.used(bound.measure, history.times[index], at) <= 0.9 * bound.limit:
             return max(history.times[index] + bound.window, at)
     return at + bound.window
+
+
+_FIELDS = "limit|remaining|reset"
+_ANTHROPIC = re.compile(rf"anthropic-ratelimit-(?P<what>requests|(?:input-|output-)?tokens)-(?P<field>{_FIELDS})\Z")
+_OTHERS = re.compile(rf"x-ratelimit-(?P<field>{_FIELDS})(?:-(?P<what>requests|tokens))?\Z")
+RELATIVE = 10**8
+"""A number below this is a duration in seconds; a larger one is an epoch."""
+
+
+def allowances_of(headers: Mapping[str, str], at: float) -> tuple[Allowance, ...]:
+    """Return the allowances that an answer at `at` (epoch seconds) reported. `headers` have lower-case names."""
+    groups: dict[str, dict[str, str]] = {}
+    for name, value in headers.items():
+        found = _ANTHROPIC.match(name) or _OTHERS.match(name)
+        if found:
+            groups.setdefault(found["what"] or "requests", {})[found["field"]] = value
+    allowances = (_allowance(what, fields, at) for what, fields in groups.items())
+    return tuple(one for one in allowances if one is not None)
+
+
+def _allowance(what: str, fields: Mapping[str, str], at: float) -> Allowance | None:
+    remaining = _number(fields.get("remaining", ""))
+    # Output tokens are not counted separately, so their allowance is only useful when it is used up.
+    if remaining is None or (what == "output-tokens" and remaining > 0):
+        return None
+    measure = Measure.REQUESTS if what == "requests" else Measure.TOKENS
+    return Allowance(measure, _number(fields.get("limit", "")), remaining, reset_of(fields.get("reset", ""), at), at)
+
+
+def _number(text: str) -> float | None:
+    return float(text) if re.fullmatch(r"\d{1,15}", text) else None
+
+
+def reset_of(text: str, at: float) -> float | None:
+    """Return the reset time for `6m0s`, `120ms`, a number of seconds, an epoch in seconds or milliseconds, or a date;
+    else None.
+    """
+    if re.fullmatch(r"\d{1,15}(\.\d{1,9})?", text):
+        number = float(text)
+        return at + number if number < RELATIVE else number if number < 10**11 else number / 1000
+    from ocwatchd.core.classify.durations import parse_at  # lazy import: 5 CPU ms, and `forecast` reads no headers
+    from ocwatchd.core.classify.reset_headers import moment_of  # lazy import: as above
+
+    duration = parse_at(text)
+    return at + duration[0] if duration and duration[1] == len(text) else moment_of(text)
+
+
+Rule = Callable[[History, Bound | None, Sequence[float], float], bool]
+"""A function that returns whether a limit is near, given the usage, the learnt limit, the times of past limits, and the
+time.
+"""
+HORIZON = 900.0
+"""Time, in seconds, after an alarm within which the limit must be hit for the alarm to count as correct."""
+NEAR = 120.0
+
+
+SKIP = 3
+"""Number of limits at the beginning of a history that are only used for learning and not evaluated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`precision`: the fraction of alarms that were correct; `recall`: the fraction of limits that were predicted;
+    `lead`: the median warning in seconds.
+    """
+
+    alarms: int
+    precision: float
+    recall: float
+    lead: float
+
+
+def learnt_rule(history: History, bound: Bound | None, _: Sequence[float], now: float) -> bool:
+    """Return whether the limit is expected within `NEAR` seconds if usage continues at the rate of the last minutes."""
+    found = foresee("p/m", history, bound, now)
+    known = found.label in (Label.LEARNT, Label.ESTIMATED)
+    return known and found.hits is not None and found.hits - now <= NEAR
+
+
+def naive_rule(history: History, _: Bound | None, limits: Sequence[float], now: float) -> bool:
+    """Return whether the last hour's usage has reached 80 % of the smallest usage in the hour before any past limit."""
+    before = [history.used(Measure.TOKENS, at - 3600, at) for at in limits]
+    return bool(before) and history.used(Measure.TOKENS, now - 3600, now) >= 0.8 * min(before)
+
+
+def judge(rule: Rule, uses: Sequence[tuple[float, int]], limits: Sequence[float]) -> Verdict | None:
+    """Return the result of the rule on this history; None if the history contains no more limits than the rule needs to
+    learn from.
+    """
+    whole, came = History(uses), separate(limits)
+    if len(came) <= SKIP:
+        return None
+    begin = came[SKIP - 1] + HORIZON
+    alarms: list[float] = []
+    last, bound, known = float("-inf"), None, 0
+    for time, _ in sorted(uses):
+        if time < begin:
+            continue
+        before = [at for at in came if at <= time]
+        if len(before) > known:  # learn again after each limit, only from earlier data
+            known, bound = len(before), learn(whole.until(time), before)
+        if not rule(whole, bound, before, time):
+            continue
+        if time - last > HORIZON or any(last < at <= time for at in came):
+            alarms.append(time)
+        last = time
+    judged = [at for at in came if at > begin]
+    right = [time for time in alarms if any(time < at <= time + HORIZON for at in judged)]
+    firsts = {at: [t for t in right if t < at <= t + HORIZON] for at in judged}
+    predicted = [at - min(times) for at, times in firsts.items() if times]
+    precision = len(right) / len(alarms) if alarms else 0.0
+    return Verdict(
+        len(alarms), precision, len(predicted) / max(len(judged), 1), median(predicted) if predicted else 0.0
+    )

@@ -1,70 +1,72 @@
-"""Is a model about to be limited, so that new prompts had better go elsewhere? Pure.
+"""Predict whether a model is about to be limited, so that new prompts should go to a fallback. Pure.
 
-A forecast moves nothing unless the limit is known: from headers (`exact`), from the configuration, or `learnt` over a
-window of more than a minute. A guess (`estimated`) is shown and moves nothing.
+`threat` judges the usage of one model, and `plan_threats` the usage windows of providers' plans.
+
+A forecast moves prompts only if the limit is known: from headers (`exact`), from the configuration, or `learnt` over a
+window of more than a minute. An `estimated` forecast is only shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from ocwatchd.core.forecast import (
+from ocwatchd.core.domain.statistics import median
+from ocwatchd.core.forecast.model import (
     EXCEEDED,
+    Allowance,
     Bound,
     Forecast,
     History,
     Label,
     Measure,
-    Told,
     foresee,
-    foresee_told,
+    foresee_allowances,
     room,
 )
-from ocwatchd.core.middle import median
+from ocwatchd.core.forecast.plan_windows import PlanWindow
 
 TURNS = 10
-"""Latest turns of a model by which it is told what a prompt takes."""
-SHORTEST, UNTOLD = 30.0, 60.0
-"""Seconds that a forecast holds at least, if it is our own reckoning when there is room again; and if nobody told."""
+"""Number of a model's latest turns from which the usage of a prompt is estimated."""
+SHORTEST, NO_RESET_TTL = 30.0, 60.0
+"""`SHORTEST` is the minimum lifetime, in seconds, of a forecast whose end is estimated rather than reported;
+`NO_RESET_TTL` is the lifetime of a forecast from headers that report no reset time.
+"""
 LEARNT_WINDOW = 60.0
-"""Seconds: of learnt limits over no more than this, four alarms in ten were false (docs/forecast.md)."""
+"""Maximum length, in seconds, of a window whose learnt limits are not trusted: four of ten alarms were false
+(docs/forecast.md).
+"""
 ROOM = 0.5
-"""Part of a limit that a prompt is taken to need at most."""
+"""Maximum fraction of a limit that a prompt is assumed to need."""
 SMALLEST = 1e-9
+STALE = 3600.0
+"""Age, in seconds, above which a plan window without a reset time is not trusted, because it may have started again."""
 CALM = 2.0
-"""A forecast is taken back when twice the margin is free again: at one it would come and go."""
-
-
-@dataclass(frozen=True, slots=True)
-class ForesightPolicy:
-    """Whether new prompts are moved before a limit, how many seconds `ahead`, and limits that a person knows."""
-
-    prevent: bool = False
-    ahead: float = 120.0
-    limits: Mapping[str, tuple[Bound, ...]] = field(default_factory=dict)
+"""Multiple of the margin that must be available again before a forecast is withdrawn; with 1, a forecast would appear
+and disappear repeatedly.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is known of one model's use and limits. `turns`: requests and tokens of each of its latest turns."""
+    """One model's known usage and limits. `turns`: requests and tokens of each of its latest turns."""
 
     model: str
     history: History
-    told: tuple[Told, ...] = ()
+    allowances: tuple[Allowance, ...] = ()
     configured: tuple[Bound, ...] = ()
     learnt: Bound | None = None
     turns: tuple[tuple[int, int], ...] = ()
 
     def takes(self, measure: Measure) -> float:
-        """What the next prompt will use: the middle one of the latest turns, and a request at least."""
+        """Return the probable usage of the next prompt: the median of the latest turns, at least 1."""
         own = [requests if measure is Measure.REQUESTS else tokens for requests, tokens in self.turns[-TURNS:]]
         return max(median(own) if own else 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Threat:
-    """The next prompts for this model would meet its limit, until about `until` (epoch seconds)."""
+    """The next prompts for this model would hit its limit, until about `until` (epoch seconds)."""
 
     forecast: Forecast
     until: float
@@ -73,9 +75,11 @@ class Threat:
 
 
 def nearest(standing: Standing, now: float) -> Forecast:
-    """The limit that is reached first of those that are known for sure; else the one that was learnt."""
+    """Return the forecast for the certain limit that is reached first. If there is no certain limit, return the
+    forecast for the learnt limit.
+    """
     known = [foresee(standing.model, standing.history, bound, now) for bound in standing.configured]
-    exact = foresee_told(standing.model, standing.history, standing.told, now)
+    exact = foresee_allowances(standing.model, standing.history, standing.allowances, now)
     known += [exact] if exact else []
     if known:
         return min(known, key=lambda one: (one.hits or float("inf"), -(one.share or 0.0)))
@@ -83,10 +87,11 @@ def nearest(standing: Standing, now: float) -> Forecast:
 
 
 def threat(standing: Standing, ahead: float, now: float, margin: float = 1.0) -> Threat | None:
-    """The limit that the next prompts would meet, of several the one that lasts longest; None if there is none.
+    """Return the limit that the next prompts would hit, or None. If there are several, the one that lasts longest is
+    returned.
 
-    That is one of which less is left than a prompt takes (`margin` times that), or which is reached within `ahead`
-    seconds if use goes on so.
+    A limit counts if less of it remains than a prompt takes (times `margin`), or if it is reached within `ahead`
+    seconds (times `margin`) at the present rate of usage.
     """
     found = []
     for one, end in _limits(standing, now):
@@ -97,24 +102,51 @@ def threat(standing: Standing, ahead: float, now: float, margin: float = 1.0) ->
     return max(found, key=lambda one: one.until, default=None)
 
 
+def plan_threats(
+    models: Iterable[str], windows: Iterable[PlanWindow], leave_at: float, now: float, margin: float = 1.0
+) -> dict[str, Threat]:
+    """Return the models that new prompts should avoid, each because of the window that resets last.
+
+    A window counts if at least `leave_at` percent of it is used. With a larger `margin` it counts earlier: 95 and a
+    margin of 2 mean 90.
+    """
+    least = 100 - (100 - leave_at) * margin
+    full = [one for one in windows if one.used >= least and (one.resets is not None or now - one.at <= STALE)]
+    found: dict[str, Threat] = {}
+    for model in models:
+        own = [(one.resets or now + NO_RESET_TTL, one) for one in full if one.applies_to(model)]
+        until, last = max(own, key=lambda pair: pair[0], default=(now, None))
+        if last is not None and until > now:
+            forecast = Forecast(
+                model, Label.EXACT, None, last.length, last.used, 100.0, last.used_up, last.resets, 0, 100.0 - last.used
+            )
+            why = f"plan: {last.used:.0f} % of the window {last.name} used, leaveAt is {leave_at:g} %"
+            found[model] = Threat(forecast, until, 0.0, why)
+    return found
+
+
 def _wanted(takes: float, limit: float | None) -> float:
-    """So much has to be left for the next prompt. A long turn may take more than a minute's limit and spreads it over
-    several: a fresh window is never called too small. Of a limit that is not told only the end counts.
+    """Return how much of a limit has to remain for the next prompt.
+
+    A long turn may use more than a minute's limit because it spreads over several minutes, so a fresh window is never
+    called too small. If the limit's size is not reported, only a remaining 0 counts.
     """
     return SMALLEST if limit is None else min(takes, limit * ROOM)
 
 
 def _limits(standing: Standing, now: float) -> Iterator[tuple[Forecast, float]]:
-    """Every limit that is known well enough, and when there is room again if it is reached."""
-    for told in standing.told:
-        exact = foresee_told(standing.model, standing.history, (told,), now)
+    """Yield every limit that is known well enough, with the time when part of it is available again after it is
+    reached.
+    """
+    for allowance in standing.allowances:
+        exact = foresee_allowances(standing.model, standing.history, (allowance,), now)
         if exact is not None:
-            yield exact, now + UNTOLD if told.resets is None else told.resets
+            yield exact, now + NO_RESET_TTL if allowance.resets is None else allowance.resets
     learnt = standing.learnt
     trusted = learnt is not None and learnt.label is Label.LEARNT and learnt.window > LEARNT_WINDOW
     for bound in (*standing.configured, *((learnt,) if learnt and trusted else ())):
         one = foresee(standing.model, standing.history, bound, now)
-        # More than was learnt was used, and nothing came: the limit is another one by now.
+        # if more than the learnt limit was used without a refusal, the limit has changed
         if bound.label is Label.CONFIGURED or one.used <= bound.limit * EXCEEDED:
             end = room(standing.history, bound, max(one.hits or now, now))
             yield one, max(end, now + SHORTEST)
@@ -128,7 +160,7 @@ def _why(one: Forecast, takes: float, now: float) -> str:
 
 
 def turns_of(uses: Sequence[tuple[str, int]]) -> tuple[tuple[int, int], ...]:
-    """Requests and tokens of each turn, the oldest first. `uses`: the turn's name and the tokens of each request."""
+    """Return requests and tokens of each turn, oldest first. `uses`: the turn's name and the tokens of each request."""
     found: dict[str, tuple[int, int]] = {}
     for turn, tokens in uses:
         requests, spent = found.pop(turn, (0, 0))

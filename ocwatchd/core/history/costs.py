@@ -1,7 +1,7 @@
-"""What moved turns cost, and what they would have cost with the model that refused them. Pure.
+"""Compute the cost of moved turns, and the estimated cost of the same turns on the limited model. Pure.
 
-What an answer cost is OpenCode's own figure, kept with it. What it would have cost elsewhere is an estimate: the same
-tokens at the other model's prices, although another model would have used others.
+The cost of an answer is OpenCode's own figure, stored with it. The cost with another model is an estimate: the same
+tokens at that model's prices, although it would have used a different number.
 """
 
 from __future__ import annotations
@@ -10,25 +10,68 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ocwatchd.core.entries import Entry
-from ocwatchd.core.money import Price, Tokens
-from ocwatchd.core.story import Move, episodes
+from ocwatchd.core.domain.budget import Price, Tokens
+from ocwatchd.core.history.decisions import Move, episodes
+from ocwatchd.core.history.journal_entries import Entry
 
 
 @dataclass(frozen=True, slots=True)
 class Paid:
-    """One answer: the prompt that it answers, the model, what it used and what it cost (US dollars)."""
+    """One answer: the prompt that it answers, the model, the tokens, the cost in US dollars, its session and its local
+    day (`2026-11-30`; empty if the time is not known).
+    """
 
     prompt: str | None
     model: str
     tokens: Tokens
     dollars: float
+    session: str = ""
+    day: str = ""
+
+
+@dataclass(slots=True)
+class Used:
+    """The total usage of several answers: tokens by type, and US dollars at OpenCode's own prices."""
+
+    answers: int = 0
+    input: int = 0
+    output: int = 0
+    """Includes tokens for reasoning."""
+    cached: int = 0
+    """Tokens read from or written to the provider's cache."""
+    dollars: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return self.input + self.output + self.cached
+
+    def add(self, answer: Paid) -> None:
+        """Count one more answer."""
+        tokens = answer.tokens
+        self.answers += 1
+        self.input += tokens.input
+        self.output += tokens.output + tokens.reasoning
+        self.cached += tokens.cache_read + tokens.cache_write
+        self.dollars += answer.dollars
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUse:
+    """The usage of one session; `title` and `directory` are empty if unknown."""
+
+    session: str
+    title: str
+    directory: str
+    used: Used
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The turns that went on with `target`. `instead` is the estimate for those whose first model's price is known, and
-    `compared` what these cost there; `unpriced` turns have no such price.
+    """The turns that continued on `target`.
+
+    `instead` is the estimated cost, on the primary, of the turns whose primary has a known price; `compared` is the
+    cost of the same turns on the target. `unpriced` counts the other turns.
     """
 
     target: str
@@ -40,42 +83,58 @@ class Moved:
 
     @property
     def saved(self) -> float | None:
-        """The estimate less what was paid, negative if the move cost more; None if nothing can be compared."""
+        """The estimated cost minus the paid cost, negative if the move cost more; None if nothing can be compared."""
         return self.instead - self.compared if self.turns > self.unpriced else None
 
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """In US dollars: all that was spent in the window, and what became of the moved turns, dearest first."""
+    """US dollars: everything that was spent in the window, and the moved turns by target, most expensive first.
+
+    `days` contains the usage by local day and model, latest day first. `sessions` contains the usage by session, most
+    expensive first, then by tokens.
+    """
 
     total: float = 0.0
     moved: tuple[Moved, ...] = ()
+    days: tuple[tuple[str, str, Used], ...] = ()
+    sessions: tuple[SessionUse, ...] = ()
 
     @property
     def dollars(self) -> float:
-        """What moved turns cost."""
+        """The cost of all moved turns."""
         return sum(one.dollars for one in self.moved)
 
     @property
     def instead(self) -> float:
-        """What those that can be compared would have cost: an estimate."""
+        """The estimated cost of the comparable turns on their primaries."""
         return sum(one.instead for one in self.moved)
 
     @property
     def saved(self) -> float | None:
-        """Over all targets; None if nothing can be compared."""
+        """The sum over all targets; None if nothing can be compared."""
         known = [one.saved for one in self.moved if one.saved is not None]
         return sum(known) if known else None
 
 
 def spending(
-    entries: Iterable[Entry], answers: Iterable[Paid], prices: Mapping[str, Price], since: float, now: float
+    entries: Iterable[Entry],
+    answers: Iterable[Paid],
+    prices: Mapping[str, Price],
+    since: float,
+    now: float,
+    names: Mapping[str, tuple[str, str]] | None = None,
 ) -> Spending:
-    """What was spent from `since` to `now`; `answers` are those of that time."""
+    """Return the spending from `since` to `now`, the period of `answers`. `names`: title and directory of sessions by
+    id.
+    """
     moves = {move.claim.text("message"): move for move in _moves(entries, since, now)}
     total, turns = 0.0, defaultdict[str, dict[str, tuple[float, float | None]]](dict)
+    days, sessions = defaultdict[tuple[str, str], Used](Used), defaultdict[str, Used](Used)
     for answer in answers:
         total += answer.dollars
+        days[answer.day, answer.model].add(answer)
+        sessions[answer.session].add(answer)
         move = moves.get(answer.prompt)
         if move is None or answer.prompt is None or answer.model != move.target:
             continue
@@ -84,12 +143,19 @@ def spending(
         estimate = None if price is None or instead is None else instead + price.of(answer.tokens)
         turns[move.target][answer.prompt] = paid + answer.dollars, estimate
     found = (_moved(target, list(own.values())) for target, own in turns.items())
-    return Spending(total, tuple(sorted(found, key=lambda one: (-one.dollars, one.target))))
+    by_day = sorted(days, key=lambda key: (key[0], days[key].dollars, days[key].tokens, key[1]), reverse=True)
+    by_session = sorted(sessions, key=lambda ident: (-sessions[ident].dollars, -sessions[ident].tokens, ident))
+    return Spending(
+        total,
+        tuple(sorted(found, key=lambda one: (-one.dollars, one.target))),
+        tuple((day, model, days[day, model]) for day, model in by_day),
+        tuple(SessionUse(ident, *(names or {}).get(ident, ("", "")), sessions[ident]) for ident in by_session if ident),
+    )
 
 
 def _moves(entries: Iterable[Entry], since: float, now: float) -> list[Move]:
-    told = [move for episode in episodes(entries) for move in episode.moves]
-    return [move for move in told if move.result == "moved" and since <= move.claim.time <= now]
+    made = [move for episode in episodes(entries) for move in episode.moves]
+    return [move for move in made if move.result == "moved" and not move.again and since <= move.claim.time <= now]
 
 
 def _moved(target: str, turns: list[tuple[float, float | None]]) -> Moved:

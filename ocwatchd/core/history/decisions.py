@@ -1,7 +1,8 @@
-"""What happened, told from the journal: which lines belong to one limited turn, and how it ended. Pure.
+"""Group the journal's lines into episodes: the lines about one limited turn, and how the turn ended. Pure.
 
-An episode is one session's trouble from its first refusal until it goes on; what concerns no turn (a block by hand, a
-title request) is an episode of one line. Old journals, which say less of each decision, are read as far as they go.
+An episode covers one session from its first limit until its turn continues. A line that concerns no turn (a user's
+block, a title request) is an episode of its own. Journals of earlier releases, which contain less about each decision,
+are supported.
 """
 
 from __future__ import annotations
@@ -9,26 +10,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ocwatchd.core.entries import Entry
+from ocwatchd.core.history.journal_entries import Entry
 
 GOES_ON = frozenset(("moved", "already", "answered", "went_on"))
-"""Lines after which the turn runs again."""
+"""Events after which the turn continues."""
 GIVEN_UP = frozenset(("stopped", "user_took_over", "freed"))
-"""Lines after which nobody waits for it any more."""
+"""Events after which no user is waiting for the turn any more."""
 CLOSING = GOES_ON | GIVEN_UP
+OUT_OF_SIGHT = frozenset(("unparked", "unreachable"))
+"""Events after which it is unknown whether the turn is still waiting: its OpenCode process has ended, or cannot be
+reached.
+"""
 RESULTS = frozenset(("moved", "already", "target_limited", "refused", "user_took_over", "failed"))
-"""How a claimed move can end."""
+"""The possible results of a claimed move."""
 ANOTHER = 600.0
-"""Seconds without news, beyond every known end, after which a new refusal is another matter."""
+"""Time, in seconds, without a line, beyond every known end, after which a new limit begins a new episode."""
 AFTERWARDS = 60.0
-"""Seconds within which a line still belongs to the episode that has just ended."""
+"""Time, in seconds, within which a line still belongs to the episode that has just ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One attempt to move the turn. `seconds` is from its claim to the target's message; times in epoch seconds.
+    """One attempt to move the turn. Times are epoch seconds.
 
-    `rejected`: it worked at first, and then the target failed the session all the same.
+    `rejected`: whether the move worked at first, but the target then failed in the session.
     """
 
     claim: Entry
@@ -37,44 +42,56 @@ class Move:
 
     @property
     def target(self) -> str:
-        """The model that was moved to."""
+        """The model that the turn was moved to."""
         return self.claim.text("target") or "?"
 
     @property
+    def again(self) -> bool:
+        """Whether the move ran the turn again on its own model, after that model had become available again."""
+        return is_again(self.claim)
+
+    @property
     def result(self) -> str:
-        """One of `RESULTS`; `unfinished` if nothing tells how it ended."""
+        """One of `RESULTS`; `unfinished` if the journal does not contain the end."""
         return self.end.what if self.end else "unfinished"
 
     @property
     def seconds(self) -> float | None:
-        """How long it took, if it worked."""
+        """Seconds from the claim to the target's message; None if the move failed."""
         if self.end is None or self.end.what != "moved":
             return None
-        told = self.end.number("seconds")
-        return told if told is not None and told >= 0 else max(self.end.time - self.claim.time, 0.0)
+        found = self.end.number("seconds")
+        return found if found is not None and found >= 0 else max(self.end.time - self.claim.time, 0.0)
 
     @property
     def first_token(self) -> float | None:
         """Seconds from the start of the target's run to the beginning of its answer."""
-        told = self.end.number("first_token_seconds") if self.end else None
-        return told if told is not None and told >= 0 else None
+        found = self.end.number("first_token_seconds") if self.end else None
+        return found if found is not None and found >= 0 else None
 
     @property
     def landed(self) -> float | None:
-        """When the target's message was seen to begin."""
+        """When the target's message began."""
         seconds = self.seconds
         return None if seconds is None or self.end is None else min(self.claim.time + seconds, self.end.time)
 
 
+def is_again(entry: Entry) -> bool:
+    """Return whether this line is about a turn that was run again on its own model."""
+    return entry.what in ("claim", "moved") and entry.model is not None and entry.text("target") == entry.model
+
+
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One session's trouble, or one line that concerns no turn. `lines` is never empty, oldest first."""
+    """The lines about one session's limited turn, or one line that concerns no turn. `lines` is never empty, oldest
+    first.
+    """
 
     lines: tuple[Entry, ...]
 
     @property
     def id(self) -> str:
-        """What a person types for it: its first line's short id."""
+        """The short id of the episode's first line, by which a user names the episode."""
         return self.lines[0].short
 
     @property
@@ -84,39 +101,39 @@ class Episode:
 
     @property
     def model(self) -> str | None:
-        """The model that refused first."""
+        """The model that was limited first."""
         return next((line.model for line in self.lines if line.model), None)
 
     @property
     def limits(self) -> tuple[Entry, ...]:
-        """The refusals."""
+        """The lines about limits."""
         return tuple(line for line in self.lines if line.what == "limit")
 
     @property
     def turn(self) -> bool:
-        """Whether somebody's turn was stopped by it."""
+        """Whether a turn was stopped by the limit."""
         return any(limit.counts for limit in self.limits) or any(line.what == "claim" for line in self.lines)
 
     @property
     def began(self) -> float:
-        """When the first refusal happened, epoch seconds."""
+        """When the first limit happened, in epoch seconds."""
         return min(line.refused_at if line.what == "limit" else line.time for line in self.lines)
 
     @property
     def closing(self) -> Entry | None:
-        """The line that ended it; None while it is open."""
+        """The line that ended the episode; None while it is open."""
         return next((line for line in reversed(self.lines) if line.what in CLOSING), None)
 
     @property
     def outcome(self) -> str:
-        """The word of its end; `open` without one, and `noted` if it concerns no turn."""
+        """The name of the closing line; `open` if there is none, and `noted` if the episode concerns no turn."""
         if self.closing is not None:
-            return self.closing.what
+            return "went_on" if is_again(self.closing) else self.closing.what
         return "open" if self.turn else "noted"
 
     @property
     def moves(self) -> tuple[Move, ...]:
-        """Every attempt to move it."""
+        """Every attempt to move the turn."""
         ends = {line.text("claim"): line for line in self.lines if line.what in RESULTS}
         last = {line.text("target"): line for line in self.lines if line.what == "claim"}
         failed = {line.model: line.time for line in self.lines if line.what == "rejected"}
@@ -129,12 +146,26 @@ class Episode:
         return tuple(Move(claim, ends.get(claim.text("claim")), rejected(claim)) for claim in claims)
 
     @property
+    def out_of_sight(self) -> bool:
+        """Whether the last line shows that the session's OpenCode process has ended or cannot be reached."""
+        last = self.lines[-1]
+        run_ended = last.what == "left" and (last.text("why") or "").startswith("its `opencode run` has ended")
+        return run_ended or last.what in OUT_OF_SIGHT
+
+    @property
     def known_end(self) -> float:
-        """The latest end of a wait that any line tells, or the last line's own time; epoch seconds."""
+        """The latest end of a wait in any line, or the last line's time if that is later, in epoch seconds.
+
+        If the session's OpenCode process has ended or cannot be reached, it is the last line's time.
+        """
+        if self.out_of_sight:
+            return self.lines[-1].time
         return max([self.lines[-1].time, *(end for line in self.lines for end in _ends(line))])
 
     def recovered(self, now: float) -> float:
-        """When the turn went on or was given up; of an open one, how far the time that it cost is known at `now`."""
+        """Return when the turn continued or was given up; for an open turn, return the end of its lost time as known at
+        `now`.
+        """
         closing = self.closing
         if closing is None:
             return max(min(now, self.known_end), self.began)
@@ -145,36 +176,37 @@ class Episode:
         return asked if asked is not None and self.began < asked <= closing.time else max(closing.time, self.began)
 
     def waited_until(self) -> float | None:
-        """The end of the wait that a move spared: OpenCode's next attempt or what the provider said, the later one.
+        """Return the end of the wait that a move avoided: the later of OpenCode's next attempt and the reported reset
+        time.
 
-        None if it was not moved, or nobody but ourselves named an end.
+        None if the turn was not moved, or if the only known end is our own estimate.
         """
         moved = [move.claim for move in self.moves if move.result == "moved"]
         if not moved:
             return None
         claim = moved[0]
-        told = [claim.moment("shown", "next"), _rests_until(claim), *(_told(self.lines, claim))]
-        return max((at for at in told if at is not None), default=None)
+        found = [claim.moment("shown", "next"), _cooldown_until(claim), *(_reported_ends(self.lines, claim))]
+        return max((at for at in found if at is not None), default=None)
 
 
 def episodes(entries: Iterable[Entry]) -> tuple[Episode, ...]:
-    """All episodes, in the order in which they began."""
-    told: list[_Telling] = []
-    latest: dict[str, _Telling] = {}
+    """Return all episodes, in the order in which they began."""
+    found: list[_OpenEpisode] = []
+    latest: dict[str, _OpenEpisode] = {}
     for entry in entries:
         session = entry.session if entry.what != "limit" or entry.counts else None
-        telling = latest.get(session) if session else None
-        if telling is None or not telling.takes(entry):
-            telling = _Telling()
-            told.append(telling)
+        current = latest.get(session) if session else None
+        if current is None or not current.takes(entry):
+            current = _OpenEpisode()
+            found.append(current)
             if session:
-                latest[session] = telling
-        telling.add(entry)
-    return tuple(Episode(tuple(telling.lines)) for telling in told)
+                latest[session] = current
+        current.add(entry)
+    return tuple(Episode(tuple(current.lines)) for current in found)
 
 
-class _Telling:
-    """An episode that is still being read: what is asked of it for every line is kept, not searched for."""
+class _OpenEpisode:
+    """An episode whose lines are still being read. Values that are needed for every line are kept up to date."""
 
     def __init__(self) -> None:
         self.lines: list[Entry] = []
@@ -197,11 +229,13 @@ def _ends(line: Entry) -> list[float]:
     return [at for at in (line.moment("until"), line.moment("shown", "next")) if at is not None]
 
 
-def _rests_until(claim: Entry) -> float | None:
-    return None if claim.text("rests", "told_by") in (None, "backoff") else claim.moment("rests", "until")
+def _cooldown_until(claim: Entry) -> float | None:
+    return None if claim.text("rests", "reset_source") in (None, "estimate") else claim.moment("rests", "until")
 
 
-def _told(lines: Sequence[Entry], claim: Entry) -> list[float]:
-    """What the lines before this claim tell of its model: all that older journals have."""
+def _reported_ends(lines: Sequence[Entry], claim: Entry) -> list[float]:
+    """Return the reset times of the claim's model in the lines before the claim. Journals of earlier releases contain
+    no other reset times.
+    """
     before = [line for line in lines if line.what in ("limit", "told") and line.time <= claim.time]
-    return [end for line in before if line.model == claim.model and (end := line.told_until) is not None]
+    return [end for line in before if line.model == claim.model and (end := line.reported_until) is not None]

@@ -1,18 +1,18 @@
-"""Lengths of time that may overlap, added up once; and the cooldowns of each model over time. Pure."""
+"""Calculate with time spans that may overlap, and find the cooldowns of each model over time. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ocwatchd.core.entries import Entry
+from ocwatchd.core.history.journal_entries import Entry
 
 Span = tuple[float, float]
-"""From and to, epoch seconds."""
+"""Begin and end, in epoch seconds."""
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:
-    """The same time as spans that neither overlap nor touch, in order; empty ones are dropped."""
+    """Return the union of the spans as ordered spans that neither overlap nor touch; empty spans are dropped."""
     out: list[Span] = []
     for begin, end in sorted(span for span in spans if span[0] < span[1]):
         if out and begin <= out[-1][1]:
@@ -23,7 +23,7 @@ def merged(spans: Iterable[Span]) -> list[Span]:
 
 
 def without(spans: Iterable[Span], others: Iterable[Span]) -> list[Span]:
-    """The time in `spans` that is in none of `others`."""
+    """Return the parts of `spans` that no span in `others` covers."""
     left = merged(spans)
     for begin, end in merged(others):
         left = [
@@ -36,27 +36,28 @@ def without(spans: Iterable[Span], others: Iterable[Span]) -> list[Span]:
 
 
 def clipped(spans: Iterable[Span], begin: float, end: float) -> list[Span]:
-    """The time in `spans` from `begin` to `end`."""
+    """Return the parts of `spans` from `begin` to `end`."""
     return merged((max(span[0], begin), min(span[1], end)) for span in spans)
 
 
 def length(spans: Iterable[Span]) -> float:
-    """Seconds in all, what overlaps counted once."""
+    """Return the total length in seconds, counting overlaps once."""
     return sum(end - begin for begin, end in merged(spans))
 
 
 @dataclass(slots=True)
-class Rest:
-    """One cooldown of a model, or of `provider/*`. Epoch seconds; `until` None: until a person clears it.
+class CooldownSpan:
+    """One cooldown of a model, or of `provider/*`, as recorded in the journal. Times are epoch seconds; `until` is None
+    if it lasts until a user clears it.
 
-    `ended` and `why` (`answered`, `cleared`) are set if it was over before its time. `limits` are the refusals' times.
+    `ended` and `why` (`answered`, `cleared`) are set if it ended early. `limits` are the times of the limits.
     """
 
     model: str
     since: float
     until: float | None
     kind: str
-    told_by: str
+    reset_source: str
     reason: str
     decision: str
     limits: list[float]
@@ -64,26 +65,26 @@ class Rest:
     why: str | None = None
 
     def end(self, now: float) -> float:
-        """When it was over; `now` for one that lasts until a person clears it."""
+        """Return when the cooldown ended; `now` for a cooldown that lasts until a user clears it."""
         if self.ended is not None:
             return self.ended
         return now if self.until is None else self.until
 
     def over(self, now: float) -> str | None:
-        """How it ended: `answered`, `cleared`, `time`; None if it lasts."""
+        """Return how the cooldown ended: `answered`, `cleared` or `time`; None if it has not ended."""
         if self.why is not None:
             return self.why
         return "time" if self.until is not None and self.until <= now else None
 
     def lasts(self, at: float) -> bool:
-        """Whether it is open at this time, by what was known then."""
+        """Return whether the cooldown has not ended at this time, according to the lines read so far."""
         return self.ended is None and (self.until is None or at < self.until)
 
 
-def rests(entries: Iterable[Entry]) -> list[Rest]:
-    """Every cooldown that the journal tells of, in the order in which they began."""
-    found: list[Rest] = []
-    latest: dict[str, Rest] = {}
+def cooldown_spans(entries: Iterable[Entry]) -> list[CooldownSpan]:
+    """Return every cooldown in the journal, in the order in which they began."""
+    found: list[CooldownSpan] = []
+    latest: dict[str, CooldownSpan] = {}
     for entry in entries:
         key = entry.key
         if key is None:
@@ -91,41 +92,41 @@ def rests(entries: Iterable[Entry]) -> list[Rest]:
         known = latest.get(key)
         current = known if known is not None and known.lasts(entry.time) else None
         if current is not None:
-            _goes_on(current, entry)
+            _continue(current, entry)
         elif entry.what in ("limit", "blocked"):
-            latest[key] = _begun(entry, key)
+            latest[key] = _begin(entry, key)
             found.append(latest[key])
     return found
 
 
-def _begun(entry: Entry, key: str) -> Rest:
+def _begin(entry: Entry, key: str) -> CooldownSpan:
     manual = entry.what == "blocked"
     since = entry.time if manual else entry.refused_at
     end = entry.moment("until")
-    return Rest(
+    return CooldownSpan(
         model=key,
         since=since,
         until=None if end is None else max(end, since),
         kind=entry.text("kind") or "rate_limit",
-        told_by="manual" if manual else entry.text("told_by") or "backoff",
+        reset_source="manual" if manual else entry.text("reset_source") or "estimate",
         reason="blocked by hand" if manual else entry.text("reason") or "",
         decision=entry.short,
         limits=[] if manual else [since],
     )
 
 
-def _goes_on(rest: Rest, entry: Entry) -> None:
+def _continue(cooldown: CooldownSpan, entry: Entry) -> None:
     match entry.what:
         case "limit":
-            rest.limits.append(entry.refused_at)
-            _retold(rest, entry)
+            cooldown.limits.append(entry.refused_at)
+            _set_end(cooldown, entry)
         case "blocked" | "told":
-            _retold(rest, entry)
+            _set_end(cooldown, entry)
         case "answered" | "cleared":
-            rest.ended, rest.why = max(entry.time, rest.since), entry.what
+            cooldown.ended, cooldown.why = max(entry.time, cooldown.since), entry.what
 
 
-def _retold(rest: Rest, entry: Entry) -> None:
+def _set_end(cooldown: CooldownSpan, entry: Entry) -> None:
     end = entry.moment("until")
-    rest.until = None if end is None else max(end, rest.since)
-    rest.told_by = "manual" if entry.what == "blocked" else entry.text("told_by") or rest.told_by
+    cooldown.until = None if end is None else max(end, cooldown.since)
+    cooldown.reset_source = "manual" if entry.what == "blocked" else entry.text("reset_source") or cooldown.reset_source

@@ -1,4 +1,4 @@
-"""A journal line as a checked value: whatever stands in the file, what comes out has the right types. Pure."""
+"""Convert journal lines to checked values: whatever the file contains, the fields have the right types. Pure."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 SHORT = 6
-"""Characters of an id that are shown: of 30,000 lines, one in five hundred shares them with another one."""
+"""Number of characters of an id that are shown; of 30,000 lines, one in five hundred shares them with another line."""
 STAMP = 13
-"""Characters of an id before its random part: the milliseconds, in hexadecimal."""
+"""Length of the first part of an id, which contains the time in milliseconds, in hexadecimal."""
 SAME_REFUSAL = 2.5
-"""Seconds within which the daemon and oc-smart tell of one refusal: old logs have a clock of whole seconds."""
+"""Maximum difference, in seconds, between the times that the daemon and `oc-smart` record for one limit: the log format
+before 1.17 has timestamps in whole seconds.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line. `time` in epoch seconds; `raw` is all that stands there."""
+    """One line of the journal. `time` is in epoch seconds; `raw` is the whole line."""
 
     id: str
     time: float
@@ -27,31 +29,31 @@ class Entry:
 
     @property
     def short(self) -> str:
-        """What a person types for `id`."""
+        """The short form of `id`, which a user types."""
         return short(self.id)
 
     def text(self, *path: str) -> str | None:
-        """The text at this path; None if there is none."""
+        """Return the text at this path; None if there is no text."""
         value = self._at(path)
         return value if isinstance(value, str) and value else None
 
     def moment(self, *path: str) -> float | None:
-        """The time at this path in epoch seconds; None if there is none."""
+        """Return the time at this path in epoch seconds; None if there is no time."""
         return moment(self._at(path))
 
     def number(self, *path: str) -> float | None:
-        """The finite number at this path; None if there is none."""
+        """Return the finite number at this path; None if there is no such number."""
         value = self._at(path)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e15 < value < 1e15:
             return None
         return float(value)
 
     def flag(self, name: str) -> bool:
-        """Whether this field is true."""
+        """Return whether this field is true."""
         return self.raw.get(name) is True
 
     def rows(self, name: str) -> tuple[Mapping[str, object], ...]:
-        """The objects of a list."""
+        """Return the objects in the list of this name."""
         value = self.raw.get(name)
         return tuple(row for row in value if isinstance(row, dict)) if isinstance(value, list) else ()
 
@@ -63,30 +65,32 @@ class Entry:
 
     @property
     def refused_at(self) -> float:
-        """When the refusal that this line tells of happened: the log may be a second late, catching up hours."""
+        """When the limit in this line happened; the log may be a second late, or hours when catching up."""
         at = self.moment("evidence", "at")
         return self.time if at is None or at > self.time else at
 
     @property
     def key(self) -> str | None:
-        """The name under which the register lists what is limited: the model, or its provider and `*`."""
+        """The name under which the blacklist lists this limit: the model, or `provider/*`."""
         if self.text("scope") == "provider" and self.model and self.what == "limit":
             return self.text("evidence", "entry") or f"{self.model.partition('/')[0]}/*"
         return self.model
 
     @property
-    def told_until(self) -> float | None:
-        """The end that somebody else than we told, in epoch seconds; None for our own guess, or if nobody knows."""
-        return None if self.text("told_by") in (None, "backoff") else self.moment("until")
+    def reported_until(self) -> float | None:
+        """The reported reset time in epoch seconds; None if it is our own estimate or unknown."""
+        return None if self.text("reset_source") in (None, "estimate") else self.moment("until")
 
     @property
     def counts(self) -> bool:
-        """Whether this limit stopped somebody's turn: neither a title or summary request, nor old news."""
+        """Whether this limit stopped a turn: it was not a request for a title or summary, and not read late from a
+        log.
+        """
         return self.session is not None and not self.flag("small") and not self.flag("history")
 
 
 def read(raw: Iterable[Mapping[str, object]]) -> tuple[Entry, ...]:
-    """The lines that can be used, oldest first; each refusal once, also where two processes tell of it."""
+    """Return the usable lines, oldest first. A limit that two processes recorded is returned once."""
     found = sorted((entry for line in raw if (entry := _entry(line))), key=lambda entry: entry.time)
     kept: list[Entry] = []
     limits: dict[tuple[str | None, str | None], Entry] = {}
@@ -101,12 +105,14 @@ def read(raw: Iterable[Mapping[str, object]]) -> tuple[Entry, ...]:
 
 
 def short(ident: str) -> str:
-    """What a person types for an id: the beginning of its random part, as its end does not tell what came when."""
+    """Return the short form of an id: the beginning of its random part, because ids of one moment share their first
+    part.
+    """
     return ident[STAMP : STAMP + SHORT] or ident
 
 
 def moment(value: object) -> float | None:
-    """Epoch seconds of an RFC 3339 time, UTC if it has no zone; None if it is none."""
+    """Return the epoch seconds of an RFC 3339 time, in UTC if it has no zone; None if the value is not such a time."""
     if not isinstance(value, str) or len(value) > 64:
         return None
     try:

@@ -1,6 +1,6 @@
-"""Figures from the journal: limits, minutes lost and saved, how each fallback fared, the cooldowns. Pure.
+"""Compute figures from the journal: limits, time lost and saved, the results of each fallback, and cooldowns. Pure.
 
-How they are counted stands with each value, because a figure nobody can check is worth nothing.
+Each value documents how it is counted, so that it can be checked.
 """
 
 from __future__ import annotations
@@ -9,24 +9,26 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ocwatchd.core.entries import Entry
-from ocwatchd.core.middle import median
-from ocwatchd.core.spans import Rest, Span, clipped, length, rests, without
-from ocwatchd.core.story import Episode, Move, episodes
+from ocwatchd.core.domain.statistics import median
+from ocwatchd.core.history.decisions import Episode, Move, episodes
+from ocwatchd.core.history.intervals import CooldownSpan, Span, clipped, cooldown_spans, length, without
+from ocwatchd.core.history.journal_entries import Entry
 
 HOUR = 3600.0
 TRIED = frozenset(("moved", "target_limited", "failed"))
-"""Results that say something of the target; a move that a guard or a person prevented does not."""
+"""Results that depend on the target; a move that a precondition or a user prevented does not count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Session-seconds of waiting: what two sessions wait at once counts twice, one session's waits never overlap.
+    """Seconds of waiting, summed over sessions: two sessions that wait at the same time count twice, and one session's
+    waits never overlap.
 
-    `lost`: from a turn's first refusal until it went on, was given up, or the window's end. `saved`: from the moment at
-    which a moved turn went on until the end of the wait that was told (OpenCode's next attempt or the provider's word,
-    the later one), or until its model was seen to answer or was cleared, if that came first; never beyond the window's
-    end. `to_come`: what of those waits lies beyond it. `uncounted`: moved turns whose wait had no end that was told.
+    `lost`: from a turn's first limit until the turn continued or was given up, or until the window's end. `saved`: from
+    the moment when a moved turn continued until the reported end of the wait (the later of OpenCode's next attempt and
+    the provider's reset time), or until its model answered or was cleared, if that came first; never beyond the
+    window's end. `to_come`: the part of those waits beyond the window's end. `uncounted`: the number of moved turns
+    whose wait had no reported end.
     """
 
     lost: float
@@ -37,8 +39,11 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """How one target fared. `recovery` holds the seconds from the turn's first refusal until it went on there, `moves`
-    the seconds of the move alone, `first_tokens` those until its answer began, all sorted; of successful moves only.
+    """The results of one target.
+
+    `recovery` contains the seconds from the turn's first limit until the turn continued on the target, `moves` the
+    seconds of the move alone, `first_tokens` the seconds until the target's answer began. All are sorted and contain
+    only successful moves.
     """
 
     model: str
@@ -52,22 +57,22 @@ class Fallback:
 
     @property
     def rate(self) -> float | None:
-        """Successes of those tried, 0 to 1."""
+        """Successes divided by tries, from 0 to 1; None if there are no tries."""
         return self.moved / self.tried if self.tried else None
 
     @property
     def median(self) -> float | None:
-        """Seconds to recovery of the middle one."""
+        """Median seconds to recovery."""
         return median(self.recovery) if self.recovery else None
 
     @property
     def median_first_token(self) -> float | None:
-        """Seconds to the beginning of the answer, of the middle one."""
+        """Median seconds to the beginning of the answer."""
         return median(self.first_tokens) if self.first_tokens else None
 
     @property
     def worst(self) -> float | None:
-        """Seconds to recovery of the slowest one."""
+        """Longest time to recovery, in seconds."""
         return self.recovery[-1] if self.recovery else None
 
 
@@ -84,10 +89,10 @@ class ModelFigures:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Everything from `since` to `now`, epoch seconds.
+    """All figures from `since` to `now`, epoch seconds.
 
-    `begins` is the time of the journal's first line, if that is later than `since`. `outcomes` counts the turns by how
-    they ended, `hours` the limits by (hour's beginning, model).
+    `begins` is the time of the journal's first line, if that is later than `since`. `outcomes` counts the turns by
+    outcome, `hours` the limits by hour (its beginning) and model.
     """
 
     since: float
@@ -100,41 +105,47 @@ class Figures:
     models: tuple[ModelFigures, ...]
     fallbacks: tuple[Fallback, ...]
     hours: tuple[tuple[float, str, int], ...]
-    rests: tuple[Rest, ...]
+    cooldown_spans: tuple[CooldownSpan, ...]
 
 
 def figures(entries: Sequence[Entry], since: float, now: float) -> Figures:
-    """Count what happened from `since` to `now`. Entries from before are needed for what had begun by then."""
+    """Return the figures from `since` to `now`. Earlier entries are needed for turns and cooldowns that began before
+    `since`.
+    """
     entries = [entry for entry in entries if entry.time <= now]
-    told = [episode for episode in episodes(entries) if episode.turn and _touches(episode, since, now)]
-    all_rests = rests(entries)
-    cooling = tuple(rest for rest in all_rests if rest.end(now) > since or max(rest.limits, default=0.0) >= since)
+    turns = [episode for episode in episodes(entries) if episode.turn and _touches(episode, since, now)]
+    all_cooldowns = cooldown_spans(entries)
+    cooling = tuple(
+        cooldown
+        for cooldown in all_cooldowns
+        if cooldown.end(now) > since or max(cooldown.limits, default=0.0) >= since
+    )
     limits = [entry for entry in entries if entry.what == "limit" and entry.key and since <= entry.refused_at <= now]
     return Figures(
         since=since,
         now=now,
         begins=entries[0].time if entries and entries[0].time > since else None,
         limits=len(limits),
-        turns=len(told),
-        outcomes=tuple(Counter(episode.outcome for episode in told).most_common()),
-        cost=cost(told, all_rests, since, now),
-        models=_models(limits, told, cooling, since, now),
-        fallbacks=_fallbacks(told, since, now),
+        turns=len(turns),
+        outcomes=tuple(Counter(episode.outcome for episode in turns).most_common()),
+        cost=cost(turns, all_cooldowns, since, now),
+        models=_models(limits, turns, cooling, since, now),
+        fallbacks=_fallbacks(turns, since, now),
         hours=_hours(limits),
-        rests=cooling,
+        cooldown_spans=cooling,
     )
 
 
-def cost(told: Iterable[Episode], cooldowns: Iterable[Rest], since: float, now: float) -> Cost:
-    """What the limits cost and what the moves spared, from `since` to `now`."""
+def cost(turns: Iterable[Episode], cooldowns: Iterable[CooldownSpan], since: float, now: float) -> Cost:
+    """Return the time lost through limits and saved by moves, from `since` to `now`."""
     lifted: dict[str, list[float]] = {}
-    for rest in cooldowns:
-        if rest.ended is not None:
-            lifted.setdefault(rest.model, []).append(rest.ended)
+    for cooldown in cooldowns:
+        if cooldown.ended is not None:
+            lifted.setdefault(cooldown.model, []).append(cooldown.ended)
     waits: dict[str, list[Span]] = {}
     spared: dict[str, list[Span]] = {}
     uncounted = 0
-    for episode in told:
+    for episode in turns:
         session, went_on = episode.session or episode.id, episode.recovered(now)
         waits.setdefault(session, []).append((episode.began, went_on))
         if episode.outcome == "moved":
@@ -152,7 +163,7 @@ def cost(told: Iterable[Episode], cooldowns: Iterable[Rest], since: float, now: 
 
 
 def _no_later(end: float, went_on: float, lifted: Iterable[float]) -> float:
-    """The wait would have been over as soon as the model was seen to work again."""
+    """Return `end`, or the moment when the model worked again if that was earlier."""
     return min([end, *(at for at in lifted if at > went_on)])
 
 
@@ -161,34 +172,43 @@ def _touches(episode: Episode, since: float, now: float) -> bool:
 
 
 def _models(
-    limits: Sequence[Entry], told: Sequence[Episode], cooling: Sequence[Rest], since: float, now: float
+    limits: Sequence[Entry], turns: Sequence[Episode], cooling: Sequence[CooldownSpan], since: float, now: float
 ) -> tuple[ModelFigures, ...]:
     kinds: dict[str, Counter[str]] = {}
     for entry in limits:
         kinds.setdefault(entry.key or "", Counter())[entry.text("kind") or "rate_limit"] += 1
-    names = {*kinds, *(rest.model for rest in cooling), *(episode.model for episode in told if episode.model)}
-    found = [_model(name, kinds.get(name, Counter()), told, cooling, since, now) for name in names]
+    cooldowns_of: dict[str, list[CooldownSpan]] = {}
+    for cooldown in cooling:
+        cooldowns_of.setdefault(cooldown.model, []).append(cooldown)
+    turns_of: dict[str, list[Episode]] = {}
+    for episode in turns:
+        turns_of.setdefault(episode.model or "", []).append(episode)
+    names = {*kinds, *cooldowns_of, *(name for name in turns_of if name)}
+    found = [
+        _model(name, kinds.get(name, Counter()), turns_of.get(name, ()), cooldowns_of.get(name, ()), since, now)
+        for name in names
+    ]
     return tuple(sorted(found, key=lambda one: (-one.limits, -one.cooling, one.model)))
 
 
 def _model(
-    name: str, kinds: Counter[str], told: Sequence[Episode], cooling: Sequence[Rest], since: float, now: float
+    name: str, kinds: Counter[str], turns: Sequence[Episode], own: Sequence[CooldownSpan], since: float, now: float
 ) -> ModelFigures:
-    own = [rest for rest in cooling if rest.model == name]
+    """Return the figures of one model: `turns` and `own` are its episodes and cooldowns."""
     return ModelFigures(
         model=name,
         limits=kinds.total(),
         kinds=tuple(kinds.most_common()),
-        cooling=length(clipped(((rest.since, rest.end(now)) for rest in own), since, now)),
-        cost=cost([episode for episode in told if episode.model == name], own, since, now),
+        cooling=length(clipped(((cooldown.since, cooldown.end(now)) for cooldown in own), since, now)),
+        cost=cost(turns, own, since, now),
     )
 
 
-def _fallbacks(told: Iterable[Episode], since: float, now: float) -> tuple[Fallback, ...]:
+def _fallbacks(turns: Iterable[Episode], since: float, now: float) -> tuple[Fallback, ...]:
     by_target: dict[str, list[tuple[Move, Episode]]] = {}
-    for episode in told:
+    for episode in turns:
         for move in episode.moves:
-            if since <= move.claim.time <= now and move.result in TRIED:
+            if since <= move.claim.time <= now and move.result in TRIED and not move.again:
                 by_target.setdefault(move.target, []).append((move, episode))
     found = [_fallback(target, moves) for target, moves in by_target.items()]
     return tuple(sorted(found, key=lambda one: (-one.tried, one.model)))

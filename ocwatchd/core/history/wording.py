@@ -1,40 +1,46 @@
-"""A journal line in words, for `history`, `explain` and `watch`: what it was, in one short phrase. Pure."""
+"""Describe a journal line with a word and a short phrase, for `history`, `explain` and `watch`. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from ocwatchd.core.entries import Entry
-from ocwatchd.core.money import dollars
+from ocwatchd.core.domain.budget import dollars
+from ocwatchd.core.history.decisions import is_again
+from ocwatchd.core.history.journal_entries import Entry
 
 Clock = Callable[[float], str]
-"""How a moment (epoch seconds) is said."""
+"""Formats a time (epoch seconds)."""
 
 WORDS = {
     "limit": "limited",
-    "told": "told",
-    "wait": "waits",
+    "told": "reset",
+    "wait": "waiting",
     "doubtful": "doubtful",
     "claim": "moving",
     "moved": "moved",
-    "already": "goes on",
+    "switched": "will move",
+    "returned": "returned",
+    "already": "continues",
     "target_limited": "limited",
     "refused": "not moved",
-    "user_took_over": "yours",
+    "user_took_over": "new turn",
     "failed": "failed",
-    "answered": "answers",
-    "went_on": "goes on",
+    "answered": "works",
+    "went_on": "continues",
+    "stalled": "stalled",
+    "frozen": "frozen",
     "stopped": "stopped",
     "freed": "freed",
-    "rejected": "rejects",
+    "rejected": "rejected",
     "prevented": "new prompt",
-    "left": "left",
+    "left": "not moved",
     "offered": "offered",
-    "exhausted": "stuck",
+    "exhausted": "no model",
     "unanswered": "no answer",
-    "unreachable": "no door",
-    "foreseen": "foreseen",
-    "eased": "eased",
+    "unreachable": "no access",
+    "unexpected": "skipped",
+    "foreseen": "forecast",
+    "eased": "cancelled",
     "budget": "budget",
     "blocked": "blocked",
     "cleared": "cleared",
@@ -44,81 +50,105 @@ WORDS = {
     "started": "started",
     "ended": "ended",
 }
-"""What a line is called in the listing; another word than these stands as it is."""
+"""The word for each event in the listing. Any other event keeps its own name."""
 
 NO_STORY = frozenset(("claim",))
-"""Lines that say nothing by themselves once it is known how they ended."""
+"""Events that are not listed once their outcome is known."""
 
 
 def word(entry: Entry) -> str:
-    """One or two words for what the line tells."""
+    """Return one or two words for the event."""
+    if entry.what == "moved" and is_again(entry):
+        return "runs again"
     return WORDS.get(entry.what, entry.what.replace("_", " "))
 
 
 def phrase(entry: Entry, clock: Clock) -> str:
-    """What happened, in one line."""
+    """Return a description of the event in one line."""
     model, why = entry.model or "an unknown model", entry.text("why") or ""
     match entry.what:
         case "limit":
             kind = (entry.text("kind") or "limit").replace("_", " ")
             return f"{entry.key or model} {until(entry, clock)}, {kind}{_strikes(entry)}{_aside(entry)}"
         case "told":
-            return f"{model} {until(entry, clock)}, says {entry.text('source') or entry.text('told_by') or 'somebody'}"
+            source = entry.text("source") or entry.text("reset_source") or "an unknown source"
+            return f"{model} {until(entry, clock)}, according to {source}"
         case "wait":
-            return f"{model}: {why}, left to OpenCode"
-        case "moved" | "claim" | "target_limited" | "failed":
+            return f"{model}: {why}; left to OpenCode's own retry"
+        case "returned":
+            return f"{entry.text('from') or 'the fallback'} -> {model}, which is available again"
+        case "moved" | "claim" | "target_limited" | "failed" | "switched":
             return _moving(entry, why)
         case "doubtful":
-            return f"{model} retries, and the words prove nothing: {entry.text('reason') or ''}"
+            return f"{model} retries, and the message does not prove a limit: {entry.text('reason') or ''}"
         case "answered":
-            return f"{model} works again"
+            return f"{model} has answered again"
         case "went_on":
-            return f"with {model}, after a wait"
+            return f"with {model} after the wait"
         case "prevented":
             where = (
-                f"goes to {entry.text('target')}" if entry.text("target") else "stays: nothing could take the session"
+                f"goes to {entry.text('target')}"
+                if entry.text("target")
+                else "stays there: no available model can run the session"
             )
-            return f"{model} is limited: a prompt for it {where}"
+            return f"{model} is limited: its new prompt {where}"
+        case "stalled" | "frozen":
+            return why
         case "freed":
-            return f"a subagent on {model}, for the session that waits for it"
+            return f"a limited subagent on {model} was stopped, so that its parent session continues"
         case "offered":
-            return f"{model}: a person decides (mode {entry.text('mode') or '?'})"
+            return f"{model}: {why or 'you decide'} (mode {entry.text('mode') or '?'})"
         case "foreseen":
             to = entry.text("target") or "?"
             return f"{model} is about to be limited: new prompts go to {to} {until(entry, clock)}"
         case "eased":
-            return f"{model} is not about to be limited any more"
+            return f"{model} is no longer about to be limited"
         case "budget":
             of = f"{dollars(entry.number('spent') or 0)} of {dollars(entry.number('budget') or 0)}"
-            return f"{of} spent today" + (": no paid stand-ins any more" if entry.flag("over") else "")
+            return f"{of} spent today" + (": paid fallbacks are no longer used" if entry.flag("over") else "")
         case "blocked":
-            return f"{model} by hand, {until(entry, clock)}"
+            return f"{model} by you, {until(entry, clock)}"
         case "cleared":
-            return f"{model} by hand"
+            return f"{model} by you"
         case "free":
-            return f"{model} may be used again"
+            return f"{model} can be used again"
         case "configured":
-            return "the configuration, taken over"
+            return "the configuration; the new values are in force"
         case "misconfigured":
-            return f"the configuration, not taken over: {why}"
+            return f"the configuration; the former values stay in force: {why}"
         case "started":
             return f"ocwatchd {entry.text('release') or '?'}"
         case "ended":
             return "ocwatchd"
+        case "parked":
+            return _parked(entry, model, clock)
         case "exhausted":
             return f"{model}: {why} {until(entry, clock)}" if entry.moment("until") else f"{model}: {why}"
         case _:
-            return ": ".join(part for part in (entry.model, why) if part) or "no more is known"
+            return ": ".join(part for part in (entry.model, why) if part) or "no details are known"
+
+
+def _parked(entry: Entry, model: str, clock: Clock) -> str:
+    """Return the phrase for a parked turn. Journals of earlier releases do not name the model that is available
+    first.
+    """
+    first, number = entry.text("waits_for"), entry.number("resumes") or 0
+    if first is None:
+        return f"the turn waits for {model} {until(entry, clock)}, or until a fallback works"
+    then = "you are notified" if entry.text("then") == "notify" else "it is run again"
+    return f"the turn waits for {first} {until(entry, clock)}; then {then}" + (
+        f", run {number + 1:.0f}" if number else ""
+    )
 
 
 def until(entry: Entry, clock: Clock) -> str:
-    """Until when."""
+    """Return `until 14:20`, or `until cleared` if there is no end."""
     end = entry.moment("until")
     return "until cleared" if end is None else f"until {clock(end)}"
 
 
 def _moving(entry: Entry, why: str) -> str:
-    way = f"{entry.model or '?'} -> {entry.text('target') or '?'}"
+    way = f"{entry.model or '?'} -> {entry.text('target') or '?'}" if not is_again(entry) else entry.model or "?"
     seconds = entry.number("seconds")
     if entry.what == "moved":
         return f"{way}, {seconds:.1f}s" if seconds is not None else way
@@ -132,5 +162,5 @@ def _strikes(entry: Entry) -> str:
 
 def _aside(entry: Entry) -> str:
     if entry.flag("history"):
-        return ", old news"
-    return ", a title or summary" if entry.flag("small") else ""
+        return ", read later"
+    return ", request for a title or summary" if entry.flag("small") else ""

@@ -1,27 +1,280 @@
-"""One Attempt per refused request, whatever number of records OpenCode writes about it. Pure; bounded memory.
+"""Create one `Attempt` for each refused request, however many records OpenCode writes about it. Pure; bounded memory.
 
-A failure is told as `stream error` and again by the processor; native retries add further failures, each an attempt of
-its own. State is kept per process (`run=` of the new format, else the file).
+A failure is logged as `stream error`, and once more by the processor. OpenCode's own retries add further failures, each
+of which is a separate attempt. State is kept per process (`run=` of the new format, else the file).
+
+A failed request is attributed to a provider, model, session, agent and size only if the log proves them. In the old
+dialects the tags are those of the stream that began last, whichever one fails (checked on 1.1 to 1.15: without
+exception in 1,600 errors), so they prove nothing. The request's own address and model, the cache key, and the starts of
+streams are reliable. Whatever these leave open is None, because no name is better than a wrong one.
+
+`Streams` holds the running requests of one process: those that began and are not known to have ended. It never holds
+fewer than are really running (if the log is read from its beginning), but sometimes more. If only one of them can have
+failed, it did; if several can, the question stays open until there are as many failures as candidates.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Hashable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ocwatchd.core.attribution import Who, by_elimination, by_payload, by_tags
-from ocwatchd.core.dialects import stream_of
-from ocwatchd.core.limits import ErrorFacts
-from ocwatchd.core.past import Past
-from ocwatchd.core.providers import Providers
-from ocwatchd.core.record import Dialect, Kind, LogRecord, epoch
-from ocwatchd.core.streams import Key, Stream, Streams
-from ocwatchd.core.turns import Turn
+from ocwatchd.core.domain.types import ErrorDetails
+from ocwatchd.core.parsing.providers import Providers
+from ocwatchd.core.parsing.record import Dialect, Kind, LogRecord
+
+_OPEN_KEPT = 1024
+"""Maximum number of remembered requests; the log never shows the end of a title's request, so those accumulate."""
+
+_UNCLEAR_KEPT = 16
+
+Key = tuple[str | None, str | None, bool | None]
+Tags = tuple[str | None, str | None, str | None, str | None, bool | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """A request that has begun, with its tags, which are reliable. Two requests are never equal."""
+
+    session: str | None
+    provider: str | None
+    model: str | None
+    agent: str | None
+    small: bool | None
+    key: Key = field(init=False, repr=False)
+    """Session, agent and size. A new request with the same key means that the session's previous one has ended."""
+    tags: Tags = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Compute the key and the tags once, because every start that is read needs them."""
+        object.__setattr__(self, "key", (self.session, self.agent, self.small))
+        object.__setattr__(self, "tags", (self.provider, self.model, self.session, self.agent, self.small))
+
+    @property
+    def name(self) -> tuple[str | None, str | None]:
+        """Provider and model."""
+        return (self.provider, self.model)
+
+
+class Streams:
+    """The running requests of one process. Bounded: the oldest are forgotten first."""
+
+    def __init__(self) -> None:
+        """Start without requests."""
+        self._open: OrderedDict[Key, Stream] = OrderedDict()
+        self._of_session: dict[str | None, dict[Key, None]] = {}
+        self._unclear: list[set[Stream]] = []
+
+    def begin(self, stream: Stream) -> None:
+        """Record that a request begins. The previous request of the same session and agent is over."""
+        self._forget(stream.key)
+        self._open[stream.key] = stream
+        self._of_session.setdefault(stream.session, {})[stream.key] = None
+        while len(self._open) > _OPEN_KEPT:
+            self._forget(next(iter(self._open)))
+
+    def answered(self, stream: Stream) -> None:
+        """Record that this request ended successfully."""
+        self.end(stream)
+        self._did_not_fail(stream)
+
+    def _forget(self, key: Key) -> None:
+        if self._open.pop(key, None) is not None:
+            keys = self._of_session[key[0]]
+            del keys[key]
+            if not keys:
+                del self._of_session[key[0]]
+
+    def end(self, stream: Stream) -> None:
+        """Record that this request has ended."""
+        if self._open.get(stream.key) is stream:
+            self._forget(stream.key)
+
+    def end_session(self, session: str, *, well: bool) -> None:
+        """Record that the session's requests have ended. `well`: whether they were answered. Requests for titles are
+        not affected.
+        """
+        for stream in [self._open[key] for key in self._of_session.get(session, ())]:
+            if stream.small:
+                continue
+            if well:
+                self.answered(stream)
+            else:
+                self.end(stream)
+
+    def one_failed_of(self, candidates: Iterable[Stream]) -> None:
+        """Record that one of these requests has failed, but not which one."""
+        self._unclear.append(set(candidates))
+        del self._unclear[:-_UNCLEAR_KEPT]
+        self._conclude(self._unclear[-1:])
+
+    def under_way(self, test: Callable[[Stream], bool] = lambda _stream: True) -> list[Stream]:
+        """Return the running requests that pass `test`, oldest first."""
+        return [stream for stream in self._open.values() if test(stream)]
+
+    def _did_not_fail(self, stream: Stream) -> None:
+        changed = [suspects for suspects in self._unclear if stream in suspects]
+        for suspects in changed:
+            suspects.discard(stream)
+        self._unclear = [suspects for suspects in self._unclear if suspects]
+        self._conclude(changed)
+
+    def _conclude(self, changed: list[set[Stream]]) -> None:
+        """End all requests that can have failed, once there have been as many failures as such requests."""
+        for union in [a | b for a in changed for b in self._unclear]:
+            inside = [suspects for suspects in self._unclear if suspects <= union]
+            if union and len(inside) >= len(union):
+                self._unclear = [suspects for suspects in self._unclear if suspects not in inside]
+                for stream in union:
+                    self.end(stream)
+                return
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """The author of a failed request; None means unknown. `stream` is its start, if that is certain."""
+
+    provider: str | None = None
+    model: str | None = None
+    session: str | None = None
+    agent: str | None = None
+    small: bool | None = None
+    stream: Stream | None = None
+
+
+def by_tags(record: LogRecord) -> Who:
+    """Return the author by the tags, which are right in 1.17 and later."""
+    return Who(record.provider, record.model, record.session, record.agent, record.small)
+
+
+def by_payload(record: LogRecord, streams: Streams, providers: Providers, busy: Iterable[str]) -> Who:
+    """Return the author of a refused request in an old dialect, whose record contains its address and model."""
+    found = _candidates(record, streams, providers)
+    names = {stream.name for stream in found}
+    if len(names) == 1:
+        ((provider, model),) = names
+        if provider and record.url:
+            providers.learn(record.url, provider)
+    else:
+        model = record.asked
+        provider = providers.of_url(record.url)
+        if not names:
+            provider = provider or providers.of_model(model, record.url) or providers.well_known(record.url)
+            if provider and record.url and providers.of_model(model, record.url) == provider:
+                providers.learn(record.url, provider)
+    return _finish(record, provider, model, found, streams, busy)
+
+
+def by_elimination(record: LogRecord, streams: Streams, providers: Providers, alone: Stream | None) -> Who:
+    """Return the author of an answer that broke off. In the log format before 1.17 the record contains only the error,
+    so other requests are ruled out one by one.
+
+    `alone` is the request of the only busy session, for logs that do not contain the starts of streams.
+    """
+    facts = record.facts or ErrorDetails()
+    shape = _shape(facts)
+    found = streams.under_way()
+    if not found and alone is not None:
+        if not providers.speaks(alone.provider or "", shape):
+            return Who(session=alone.session)
+        return Who(alone.provider, alone.model, alone.session)
+    # Requests for titles use the SDK's own retries, whose errors look different, so they are suspected last.
+    for test in (
+        lambda s: providers.speaks(s.provider or "", shape),
+        lambda s: not s.small,
+        lambda s: _names(facts.message, s.model),
+    ):
+        found = _narrowed(found, test)
+    names = {stream.name for stream in found}
+    provider, model = next(iter(names)) if len(names) == 1 else (None, None)
+    return _finish(record, provider, model, found, streams, ())
+
+
+def _candidates(record: LogRecord, streams: Streams, providers: Providers) -> list[Stream]:
+    """Return the running requests that the failed request of this record may have been."""
+    known = providers.of_url(record.url)
+    possible = streams.under_way(
+        lambda s: s.provider == known if known else not providers.has_other_address(s.provider or "", record.url)
+    )
+    same = [stream for stream in possible if stream.model == record.asked]
+    # A configured model may have a different name at the provider than in OpenCode (`id`, Bedrock's regions).
+    return same or _narrowed(possible, lambda s: _alike(s.model, record.asked), keep=False)
+
+
+def _finish(
+    record: LogRecord,
+    provider: str | None,
+    model: str | None,
+    found: list[Stream],
+    streams: Streams,
+    busy: Iterable[str],
+) -> Who:
+    if record.cache_key:
+        found = [s for s in found if s.session == record.cache_key] or found
+    sessions = {stream.session for stream in found}
+    session = record.cache_key
+    if session is None and len(sessions) == 1:
+        (session,) = sessions
+    elif session is None and not found:
+        session = _only(busy)
+    if len(found) == 1:
+        streams.end(found[0])
+    elif found:
+        streams.one_failed_of(found)
+    agents, sizes = {s.agent for s in found}, {s.small for s in found}
+    return Who(
+        provider,
+        model,
+        session,
+        next(iter(agents)) if len(agents) == 1 else None,
+        next(iter(sizes)) if len(sizes) == 1 else None,
+        found[0] if len(found) == 1 else None,
+    )
+
+
+def _narrowed(found: list[Stream], test: Callable[[Stream], bool], *, keep: bool = True) -> list[Stream]:
+    """Return the requests that pass `test`. If no request passes and `keep` is set, return all of them."""
+    passed = [stream for stream in found if test(stream)]
+    return passed if passed or not keep else found
+
+
+def _only(names: Iterable[str]) -> str | None:
+    first_two = list(names)[:2]
+    return first_two[0] if len(first_two) == 1 else None
+
+
+def _alike(model: str | None, asked: str | None) -> bool:
+    if not model or not asked:
+        return False
+    ours, theirs = model.lower(), asked.lower()
+    return len(min(ours, theirs, key=len)) >= 4 and (ours in theirs or theirs in ours)
+
+
+def _names(message: str, model: str | None) -> bool:
+    """Return whether a provider's message names the model (`Rate limit reached for gpt-5-nano in organization …`)."""
+    if not model or len(model) < 4:
+        return False
+    short = model.rpartition("/")[2]
+    before, found, after = message.partition(short)
+    if not found:
+        return False
+    return not (before[-1:].isalnum() or before[-1:] in ("-", ".")) and not (after[:1].isalnum() or after[:1] == "-")
+
+
+def _shape(facts: ErrorDetails) -> str:
+    """Return the API that sends such an error in the middle of an answer; empty if several do."""
+    if '"sequence_number"' in facts.body:
+        return "openai"
+    if facts.body.startswith('{"type":"') and '"message":' in facts.body and '"code"' not in facts.body:
+        return "anthropic"
+    if facts.body.startswith('{"code":') or not facts.body:
+        return "openai-compatible"
+    return ""
+
 
 _KEPT = 4096
-"""Sessions and starts remembered, to tell a forged record by: one names a stream that never began."""
+"""Maximum number of remembered sessions and stream starts. A record is forged if its stream never began."""
 
 _TURNS_KEPT = 1024
 
@@ -30,15 +283,15 @@ TurnKey = tuple[str | None, str | None, str | None, bool | None]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A failed request. `number` counts the failures of its turn with this model, this one included.
+    """A failed request. `number` is the count of failures of its turn on this model, including this one.
 
-    `waited` is how many seconds OpenCode let pass between the failure before and this request's start; None if the log
-    does not tell. A wait beyond OpenCode's own backoff is a Retry-After that it honoured.
+    `waited` is how many seconds OpenCode waited between the previous failure and the start of this request; None if the
+    log does not contain it. A wait beyond OpenCode's own backoff is a Retry-After that it honoured.
     """
 
     record: LogRecord
     who: Who
-    facts: ErrorFacts
+    facts: ErrorDetails
     number: int = 1
     waited: float | None = None
 
@@ -51,14 +304,15 @@ class _Turn:
 
 
 class Attempts:
-    """The failures of one process, each once, with the author that can be proved.
+    """The failures of one process, each once, with as much of its author as the log proves.
 
-    `whole`: the log is read from its beginning, so what was not seen to begin never did. `starts`: starts of streams
-    are fed, too; without them a failure that only the processor tells cannot be told from one that is told again.
+    `whole`: the log is read from its beginning, so a stream without a recorded start never began. `starts`: starts of
+    streams are fed, too; without them a failure that only the processor reports cannot be distinguished from a repeated
+    one.
     """
 
     def __init__(self, *, whole: bool = True, starts: bool = True) -> None:
-        """Nothing has happened yet."""
+        """Start without any record."""
         self.starts = starts
         self.streams = Streams()
         self.providers = Providers()
@@ -66,18 +320,17 @@ class Attempts:
         self._busy: OrderedDict[str, None] = OrderedDict()
         self._asks: OrderedDict[str, tuple[str | None, str | None]] = OrderedDict()
         self._newcomer: str | None = None
-        self._sessions: OrderedDict[str, str | None] = OrderedDict()  # with the parent
+        self._sessions: OrderedDict[str, str | None] = OrderedDict()  # each session with its parent, if it has one
         self._begun: OrderedDict[tuple[object, ...], None] = OrderedDict()
         self._turns: OrderedDict[TurnKey, _Turn] = OrderedDict()
-        self._of_text: dict[bytes, Stream] = {}
 
     def feed(self, record: LogRecord) -> Attempt | None:
-        """Take the next record in; the attempt that it is about, if it is the first to tell of it."""
+        """Process the next record; return its attempt if this is the first record about it."""
         kind = record.kind
         if kind is Kind.FAILED:
             return self._failed(record)
         if kind is Kind.ECHO:
-            return self._told_again(record)
+            return self._reported_again(record)
         if kind is Kind.STREAM:
             self._begin(record)
         elif kind is Kind.KNOWN:
@@ -86,82 +339,10 @@ class Attempts:
             self._session(record, record.session)
         return None
 
-    # ---- what goes on
-
-    @property
-    def tells_starts(self) -> bool:
-        """Whether this log tells where streams begin (1.0.185 and later), as far as it was read."""
-        return bool(self._begun)
-
-    def feed_past(self, past: Past) -> None:
-        """Take in what lies between two failures: the same as to feed all its turns and starts of streams."""
-        starts = {text: self._stream(text) for text in sorted(past.last_start, key=past.last_start.__getitem__)}
-        turns = {session.decode(): turn for session, turn in past.last_turn.items()}
-        self._clear_suspects(past, starts)
-        for session, (_, goes_on) in turns.items():
-            self._note_session(session)
-            self.streams.end_session(session, well=False)
-            if goes_on:
-                _remember(self._busy, session, _KEPT)
-            else:
-                self._busy.pop(session, None)
-        self._forget_turns(turns)
-        refused, unclear = {key[0] for key in self._turns}, self.streams.unclear()
-        for text, stream in starts.items():
-            self._note(stream)
-            ended, _ = (-1, False) if stream.small else turns.get(stream.session or "", (-1, False))
-            if past.last_start[text] > ended:
-                self._of_text[text] = self.streams.begin_again(stream, unclear)
-                if stream.session in refused:
-                    self._asks_again(stream, epoch(past.time[text]) or 0.0)
-
-    def feed_turns(self, turns: Iterable[Turn]) -> None:
-        """Take in what lies between two failures of a log that tells no starts of streams: as to feed its records."""
-        over: set[str] = set()
-        sessions, busy, begins, ends = self._sessions, self._busy, Kind.BUSY, Kind.ENDED
-        for _, kind, session, record in turns:
-            if record is not None:
-                self.feed(record)
-                continue
-            if session in sessions:  # half a million of these a gigabyte: `_session` takes five times as long
-                sessions.move_to_end(session)
-            else:
-                _remember(sessions, session, _KEPT)
-            if kind is begins and session in busy:
-                busy.move_to_end(session)
-                over.add(session)
-            elif kind is begins or kind is ends:
-                self._works(session, kind)
-                over.add(session)
-        if over:
-            self._forget_turns(over)
-
-    def _stream(self, text: bytes) -> Stream:
-        """The stream of this start that began last, or one that never began."""
-        stream = self._of_text.get(text)
-        if stream is None:
-            if len(self._of_text) >= _KEPT:
-                self._of_text.clear()
-            stream = self._of_text[text] = stream_of(text)
-        return stream
-
-    def _clear_suspects(self, past: Past, starts: Mapping[bytes, Stream]) -> None:
-        """What may have failed has not if its session goes on before it asks the same again."""
-        suspects = [
-            (turn, suspect)
-            for suspect in self.streams.suspects()
-            if not suspect.small and (turn := past.first_turn.get((suspect.session or "").encode()))
-        ]
-        keys, again = {suspect.key for _, suspect in suspects}, dict[Key, int]()
-        for text, stream in starts.items() if keys else ():
-            if stream.key in keys:
-                again[stream.key] = min(past.first_start[text], again.get(stream.key, past.first_start[text]))
-        for (ended, goes_on), suspect in sorted(suspects, key=lambda each: each[0]):
-            if goes_on and ended <= again.get(suspect.key, ended):
-                self.streams.answered(suspect)
+    # ---- starts and ends
 
     def _note(self, stream: Stream) -> None:
-        """A stream like this has begun at some time."""
+        """Record that a stream like this has begun."""
         if stream.tags in self._begun:
             self._begun.move_to_end(stream.tags)
         else:
@@ -172,14 +353,14 @@ class Attempts:
             self._note_session(stream.session)
 
     def _note_session(self, session: str) -> None:
-        """Something is told of this session."""
+        """Record that this session exists."""
         if session in self._sessions:
             self._sessions.move_to_end(session)
         else:
             _remember(self._sessions, session, _KEPT)
 
     def _asks_again(self, stream: Stream, time: float) -> None:
-        """If this was refused before, its turn goes on at this time."""
+        """Record the time of the next request of a turn that has failed before."""
         key = (stream.session, stream.provider, stream.model, stream.small)
         turn = self._turns.get(key)
         if turn is not None:
@@ -194,7 +375,7 @@ class Attempts:
     def _known(self, record: LogRecord) -> None:
         if record.provider:
             self.providers.knows(record.provider, record.model, record.sdk)
-        # Where streams are not told to begin: the first model that is looked up.
+        # Where starts of streams are not logged, the first model that is looked up is the session's.
         if record.model and self._newcomer and not self._begun:
             _remember(self._asks, self._newcomer, _KEPT, (record.provider, record.model))
             self._newcomer = None
@@ -207,7 +388,7 @@ class Attempts:
             self._forget_turns((session,))
 
     def _works(self, session: str, kind: Kind) -> None:
-        """It is at work from here on, or no longer."""
+        """Record that the session has become busy or idle."""
         if kind is Kind.BUSY:
             if session not in self._busy:
                 self._newcomer = None if self._busy else session
@@ -216,16 +397,16 @@ class Attempts:
             self._busy.pop(session, None)
 
     def _forget_turns(self, sessions: Container[str | None]) -> None:
-        """What these sessions asked before is over; titles are not."""
+        """Forget the turns of these sessions, except turns of requests for titles."""
         for key in [key for key in self._turns if key[0] in sessions and not key[3]]:
             del self._turns[key]
 
-    # ---- what fails
+    # ---- failures
 
     def _failed(self, record: LogRecord) -> Attempt | None:
         if self.forged(record):
             return None
-        facts = record.facts or ErrorFacts()
+        facts = record.facts or ErrorDetails()
         if record.dialect is Dialect.LOGFMT:
             who = by_tags(record)
             self._tagged_ended(record)
@@ -244,18 +425,22 @@ class Attempts:
             self.streams.end(stream)
 
     def _may_ask(self, record: LogRecord, who: Who) -> bool:
-        """Two processes of one second share an old file, and write over each other: another model, another session."""
+        """Return whether the session can have sent a request to this model.
+
+        Two processes that start in the same second share an old log file and overwrite each other: a different model
+        means a different session.
+        """
         if record.dialect in (Dialect.LOGFMT, Dialect.LLM) or record.cache_key or who.session is None:
             return True
         return self._asks.get(who.session, (who.provider, who.model)) == (who.provider, who.model)
 
     def _asking(self) -> list[str]:
-        """The sessions at work that can be making a request: one whose subagent is at work waits for it."""
+        """Return the busy sessions that can be making a request. A session whose subagent is busy is only waiting."""
         waiting = {self._sessions.get(session) for session in self._busy}
         return [session for session in self._busy if session not in waiting]
 
     def _alone(self) -> Stream | None:
-        """The one session that is at work, and what it asks, where the log tells of no streams."""
+        """Return the only busy session and its model, for logs that do not contain the starts of streams."""
         if len(self._busy) != 1:
             return None
         (session,) = self._busy
@@ -263,34 +448,37 @@ class Attempts:
         return Stream(session, provider, model, None, None)
 
     def forged(self, record: LogRecord) -> bool:
-        """Whether an old record cannot be OpenCode's own: it names a stream or a session that never began."""
+        """Return whether a record in the format before 1.17 is forged: it names a stream or a session that never
+        began.
+        """
         if record.dialect is Dialect.LLM:
             return _tags(record) not in self._begun and (self._whole or bool(self._begun))
         if record.dialect in (Dialect.PROMPT, Dialect.SESSION):
             return record.session not in self._sessions and self._whole
-        # Whoever tells where streams begin (1.0.185 and later) tells their failures with tags.
+        # Versions that log the starts of streams (1.0.185 and later) log failures with tags.
         return record.dialect is Dialect.BARE and bool(self._begun)
 
-    def _told_again(self, record: LogRecord) -> Attempt | None:
-        """The processor tells a failure: nothing new, unless the stream it is about has not been told to fail.
+    def _reported_again(self, record: LogRecord) -> Attempt | None:
+        """Process a failure reported by OpenCode's session processor; it counts if its stream has no recorded failure.
 
-        Only the new format has the session and all streams, so only there can such a failure be anybody's.
+        Only the format of 1.17 and later names the session and logs every stream, so such a failure is attributed there
+        only.
         """
         if record.dialect is not Dialect.LOGFMT or not self.starts:
             return None
         begun = self.streams.under_way(lambda s: s.session == record.session and not s.small)
         if len(begun) != 1:
-            return None  # told before, or before we began to read
+            return None  # the failure was reported before, or happened before reading began
         self.streams.end(begun[0])
         who = Who(begun[0].provider, begun[0].model, record.session, begun[0].agent, begun[0].small)
-        return self._count(record, who, record.facts or ErrorFacts())
+        return self._count(record, who, record.facts or ErrorDetails())
 
-    def _count(self, record: LogRecord, who: Who, facts: ErrorFacts) -> Attempt:
+    def _count(self, record: LogRecord, who: Who, facts: ErrorDetails) -> Attempt:
         key = (who.session, who.provider, who.model, who.small)
         turn = self._turns.pop(key, None) if who.session else None
         waited = None
         if turn is not None and turn.began_again is not None:
-            waited = max(turn.began_again - turn.failed, 0.0)
+            waited = turn.began_again - turn.failed
         number = turn.number + 1 if turn else 1
         if who.session:
             self._turns[key] = _Turn(number, record.time)

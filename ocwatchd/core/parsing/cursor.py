@@ -1,16 +1,30 @@
-"""How far one log file was read, and how to know it again. Values only."""
+"""The position up to which a log file was read, with the values needed to recognise the file later."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
+
+try:
+    # the type behind hashlib.blake2b, imported directly because hashlib loads OpenSSL (3.6 MiB in an idle daemon)
+    from _blake2 import blake2b
+except ImportError:  # for a Python that is built without that module
+    from hashlib import blake2b
+
+
+def digest(data: bytes, size: int = 16) -> str:
+    """Return a hex digest of `size` bytes."""
+    return blake2b(data, digest_size=size).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A place in one file. `head` and `before` are hex digests of the file's first bytes and of those before `offset`.
+    """A position in one file. `head` and `before` are hex digests of the file's first bytes and of those before
+    `offset`.
 
-    Device and inode alone do not tell a file: ext4 gives a deleted file's inode to the next one.
+    Device and inode alone do not identify a file: ext4 gives a deleted file's inode to the next one. `until`, `since`
+    and `told` are the values of `recent.Recent`, in case the file has changed.
     """
 
     device: int
@@ -20,19 +34,42 @@ class Cursor:
     before: str
     before_size: int
     offset: int
+    until: float | None = None
+    since: float | None = None
+    told: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        """For the cursor file."""
+        """Return the value for the cursor file."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_json(cls, value: object) -> Cursor | None:
-        """What `as_json` made; None if it is something else."""
+        """Return the cursor that this or an earlier release wrote with `as_json`; None if the value is not a cursor."""
         if not isinstance(value, Mapping):
             return None
-        fields = [value.get(name) for name in cls.__slots__]
-        device, inode, head, head_size, before, before_size, offset = fields
+        device, inode, head, head_size, before, before_size, offset = (value.get(name) for name in _PLACE)
         numbers = [n for n in (device, inode, head_size, before_size, offset) if type(n) is int and n >= 0]
         if len(numbers) != 5 or not isinstance(head, str) or not isinstance(before, str):
             return None
-        return cls(numbers[0], numbers[1], head, numbers[2], before, numbers[3], numbers[4])
+        told = value.get("told")
+        return cls(
+            numbers[0],
+            numbers[1],
+            head,
+            numbers[2],
+            before,
+            numbers[3],
+            numbers[4],
+            _time(value.get("until")),
+            _time(value.get("since")),
+            tuple(item for item in told if isinstance(item, str)) if isinstance(told, list | tuple) else (),
+        )
+
+
+_PLACE = ("device", "inode", "head", "head_size", "before", "before_size", "offset")
+
+
+def _time(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
+        return None
+    return float(value)

@@ -1,39 +1,76 @@
-"""Records of one log in, limits and the comings and goings of sessions out. Pure.
+"""Find limits, and the starts and ends of sessions' turns, in the records of one log. Pure.
 
-Sure limits, doubtful ones and errors that no rule knows are all yielded as LimitEvents: what is not SURE is for another
-eye, and blocks or moves nothing alone. The records are made of a file's bytes by `reading`.
+Certain limits, doubtful limits and errors that no rule matches all become LimitEvents. An event that is not SURE needs
+a second source, and never causes a cooldown or a move alone. `reader` creates the records from a file's bytes. If the
+text of failures is not conclusive, their shape can show that no provider answered, or that a retry loop is a limit.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ocwatchd.core.attempts import Attempt, Attempts
-from ocwatchd.core.limits import Certainty, LimitEvent, Verdict
-from ocwatchd.core.liverules import Classifier
-from ocwatchd.core.past import Past
-from ocwatchd.core.reason import reason_of
-from ocwatchd.core.record import Dialect, Kind, LogRecord
-from ocwatchd.core.shapes import shape_of, speechless
-from ocwatchd.core.turns import Turn
+from ocwatchd.core.classify.rules import Classifier
+from ocwatchd.core.domain.backoff import NATIVE_FIRST, NATIVE_JITTER
+from ocwatchd.core.domain.types import Certainty, ErrorDetails, LimitEvent, LimitKind, Scope, Verdict
+from ocwatchd.core.parsing.attempts import Attempt, Attempts, Who
+from ocwatchd.core.parsing.record import Dialect, Kind, LogRecord
+from ocwatchd.core.text.redact import reason_of
+
+_WAIT_SLACK = 4.0
+"""Minimum time, in seconds, by which a wait must exceed OpenCode's own backoff to count as an honoured Retry-After. A
+loaded machine added up to 2; a Retry-After shorter than that ends before ocwatchd could act.
+"""
+
+
+def speechless(record: LogRecord, facts: ErrorDetails) -> bool:
+    """Return whether no provider answered: the connection broke, or something other than an answer was thrown.
+
+    The old dialects log the status wherever there was an answer. The new one never does, so there an empty error may be
+    a status without a reason phrase.
+    """
+    if record.dialect is Dialect.LOGFMT or record.kind is not Kind.FAILED or facts.status is not None:
+        return False
+    return record.url is not None or not (facts.message or facts.codes)
+
+
+def shape_of(attempt: Attempt) -> Verdict | None:
+    """Return the verdict from the shape of a retry loop whose text no rule matches, from its second failure on, or
+    None.
+
+    An error without any text comes from a status that has no standard reason phrase: 529 and the like. A wait beyond
+    OpenCode's own backoff is a Retry-After, and only limits have one.
+    """
+    if attempt.number < 2:
+        return None
+    facts = attempt.facts
+    if facts.name == "AI_APICallError" and not facts.message and not facts.codes and facts.status is None:
+        why = "retried without any text: no standard status"
+        return Verdict(Certainty.SURE, LimitKind.OVERLOADED, Scope.MODEL, "shape-empty", why)
+    backoff = NATIVE_FIRST * 2.0 ** min(attempt.number - 2, 20) * (1 + NATIVE_JITTER)
+    if attempt.waited is not None and attempt.waited > backoff + _WAIT_SLACK:
+        why = f"OpenCode waited {attempt.waited:.0f} s, not its own {backoff:.0f}: the provider reported a time"
+        return Verdict(Certainty.SURE, LimitKind.RATE_LIMIT, Scope.MODEL, "shape-retry-after", why)
+    return None
+
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 _RUNS_KEPT = 256
-"""Processes that may write one log at a time, generously."""
+"""Maximum number of processes that write to one log at the same time; a generous limit."""
 
 _LOOPS_KEPT = 256
 _END_SLACK = 2.5
-"""Seconds between a failure that ends a turn and the `cancel` that older versions write at every end (clock of 1 s)."""
+"""Seconds between a failure that ends a turn and the `cancel` that older versions write at every end
+(1 s timestamps).
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamStarted:
-    """A session asks a model. The tags of this record are right in every version."""
+    """A session sends a request to a model. The tags of this record are right in every version."""
 
     session: str | None
     provider: str | None
@@ -45,7 +82,7 @@ class StreamStarted:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """A session's turn is over, by itself."""
+    """A session's turn ended normally."""
 
     session: str
     time: float
@@ -53,7 +90,7 @@ class TurnEnded:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """A session's turn was stopped from outside: by its user, or by us."""
+    """A session's turn was stopped from outside: by the user or by ocwatchd."""
 
     session: str
     time: float
@@ -61,7 +98,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class SessionCreated:
-    """A session exists; with a parent it is a subagent's."""
+    """A session exists; if it has a parent, it is a subagent's session."""
 
     session: str
     parent: str | None
@@ -72,14 +109,14 @@ Seen = LimitEvent | StreamStarted | TurnEnded | Cancelled | SessionCreated
 
 
 class Detector:
-    """Feed it the records of one file in order; what they mean comes out. Bounded memory.
+    """Turns the records of one file, fed in order, into events. Bounded memory.
 
-    `whole`: read from its beginning. `file` is entered into the events. `turns`: all starts of streams are
+    `whole`: the file is read from its beginning. `file` is the name in the events. `turns`: all starts of streams are
     fed, not only the failures of the new format.
     """
 
     def __init__(self, rules: Classifier, *, file: str | None = None, whole: bool = True, turns: bool = True) -> None:
-        """Nothing was read yet."""
+        """Start without any record."""
         self._rules = rules
         self._turns = turns
         self._file = file
@@ -92,46 +129,47 @@ class Detector:
 
     @property
     def puzzled(self) -> bool:
-        """Whether some session fails in words no rule knows."""
+        """Whether a session is failing with a text that no rule matches."""
         return bool(self._loops)
 
     @property
     def puzzling(self) -> tuple[bytes, ...]:
-        """The sessions that fail in words no rule knows, so that the shape of their retries has to tell."""
+        """The sessions that are failing with a text that no rule matches. Whether they are limited is inferred from the
+        pattern of their retries.
+        """
         if self._puzzling is None:
             self._puzzling = tuple({str(key[1]).encode() for key in self._loops})
         return self._puzzling
 
     def follow(self, *, turns: bool) -> None:
-        """From here on the starts of streams are fed, or only failures."""
+        """Expect the starts of streams from here on, or only failures."""
         self._turns = turns
         for attempts in self._runs.values():
             attempts.starts = turns
 
     def give_up(self) -> None:
-        """Their retries were not seen for so long that there will be none."""
+        """Forget unclassified failures whose retries have not appeared for so long that there will be none."""
         self._loops.clear()
         self._puzzling = None
 
     def feed(self, record: LogRecord) -> list[Seen]:
-        """What the record adds to what is known."""
+        """Return the events that follow from the record."""
+        if record.kind is Kind.DRAINED:
+            return self._drained(record)
         attempt = self._of_run(record.run).feed(record)
         if attempt is not None:
             return list(self._refused(attempt))
         return self._turned(record) if self._turns else []
 
-    @property
-    def tells_starts(self) -> bool:
-        """Whether this log, of an old dialect, tells where streams begin, as far as it was read."""
-        return self._of_run("").tells_starts
-
-    def feed_past(self, past: Past) -> None:
-        """What lies between two failures of such a log."""
-        self._of_run("").feed_past(past)
-
-    def feed_turns(self, turns: Iterable[Turn]) -> None:
-        """What lies between two failures of one that does not."""
-        self._of_run("").feed_turns(turns)
+    def _drained(self, record: LogRecord) -> list[Seen]:
+        """Return the limit that ended a turn in OpenCode 2. The log does not contain the model, but the session shows
+        it.
+        """
+        facts = record.facts or ErrorDetails()
+        verdict = self._rules.classify(facts)
+        if verdict.certainty is Certainty.NO:
+            return []
+        return [self._event(Attempt(record, Who(session=record.session), facts), verdict)]
 
     def _of_run(self, run: str) -> Attempts:
         attempts = self._runs.get(run)
@@ -143,7 +181,7 @@ class Detector:
             self._runs.move_to_end(run)
         return attempts
 
-    # ---- refusals
+    # ---- limits
 
     def _refused(self, attempt: Attempt) -> list[LimitEvent]:
         who, record = attempt.who, attempt.record
@@ -163,12 +201,14 @@ class Detector:
             if who.session is not None:
                 _put(self._loops, key, [*before[-7:], event], _LOOPS_KEPT)
             return [event]
-        # What its retry explains was a limit all along: those before are told once more, now surely.
+        # The retry shows that the earlier failures were limits, too: they are reported again, now as sure.
         later = attempt.record.offset
         return [*(replace(event, verdict=shape, known_at=later) for event in before), self._event(attempt, shape)]
 
     def _event(self, attempt: Attempt, verdict: Verdict) -> LimitEvent:
-        from ocwatchd.core.hints import find_hint  # with the first refusal: its expressions take 50 CPU ms to compile
+        from ocwatchd.core.classify.reset_times import (
+            find_hint,  # imported at the first limit, because compiling the expressions takes 50 ms of CPU time
+        )
 
         record, who, facts = attempt.record, attempt.who, attempt.facts
         hinted = verdict.certainty in (Certainty.SURE, Certainty.DOUBTFUL)
@@ -187,7 +227,7 @@ class Detector:
             offset=record.offset,
         )
 
-    # ---- comings and goings
+    # ---- starts and ends of turns
 
     def _turned(self, record: LogRecord) -> list[Seen]:
         kind, session, time = record.kind, record.session, record.time
@@ -208,7 +248,7 @@ class Detector:
         return []
 
     def _stopped(self, record: LogRecord, session: str) -> list[Seen]:
-        """From 1.0.98 to 1.3 `cancel` also stands at the end of every turn, and that is nobody's will."""
+        """Return the events for a `cancel`: from 1.0.98 to 1.3 it is also logged at the end of every turn."""
         if session in self._ended:
             return []
         if record.dialect is not Dialect.LOGFMT:

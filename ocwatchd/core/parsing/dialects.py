@@ -1,19 +1,183 @@
-"""The dialects of OpenCode's log, one parser function each. What is no record of interest is None; nothing raises."""
+"""Parse the dialects of OpenCode's log, with one function for each. The result for an irrelevant record is None;
+nothing raises.
+
+In the format before 1.17, an error record contains the failed request, `{"error": {…}}`, which is parsed too; only the
+error's own fields are trusted. The record contains the whole conversation (35 to 50 kB, or megabytes with images),
+which is untrusted text. The fields after the conversation are therefore read from the record's end, where the parser
+proves their depth. Inside the request only the model's name is read and, with some providers, the cache key, which is
+the session.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
-from ocwatchd.core.facts import facts_from_text
-from ocwatchd.core.lines import Line
-from ocwatchd.core.payload import Payload, payload_of, read_payload
-from ocwatchd.core.record import Dialect, Kind, LogRecord, epoch, old_header
-from ocwatchd.core.streams import Stream
+from ocwatchd.core.classify.error_details import details_from_body, details_from_text
+from ocwatchd.core.domain.types import ErrorDetails
+from ocwatchd.core.parsing.lines import Line
+from ocwatchd.core.parsing.record import Dialect, Kind, LogRecord, epoch, old_header
+from ocwatchd.core.text.parse_json import parse_json
+
+_HEAD = re.compile(
+    rb'\{"error":\{(?P<several>"name":"AI_RetryError","reason":"\w{1,40}","errors":\[\{)?"name":"AI_APICallError",'
+    rb'"url":"(?P<url>[^"\\]{0,2000})","requestBodyValues":\{'
+    rb'(?:"model":"(?P<model>[^"\\]{0,300})")?'
+)
+_TRIES = 8
+"""Maximum number of occurrences of `"statusCode"` tried from the record's end; a provider's own body may contain a few.
+"""
+
+_CACHE_KEYS = (b'"prompt_cache_key":', b'"promptCacheKey":')
+_URL_MODEL = re.compile(r"/(?:models|model|deployments)/(?P<model>[^/?]+?)(?::[a-zA-Z]*[gG]enerate\w*|/[a-z-]|\?|$)")
+_HEADER_WORDS = ("retry-after", "ratelimit", "rate-limit", "reset")
+_HEADERS_KEPT, _HEADER_CAP = 48, 200
+_SDK_NAMES = ("AI_", "APICallError", "TimeoutError", "AbortError")
+_SPOKEN = frozenset({"message", "error", "errors", "type", "code", "status", "detail", "msg", "cause"})
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A failed request: its address, the requested model, the session if the cache key contains it, and the error."""
+
+    facts: ErrorDetails
+    url: str | None = None
+    asked: str | None = None
+    cache_key: str | None = None
+
+
+def read_payload(data: bytes, *, truncated: bool = False) -> Payload | None:
+    """Return the payload of `{"error": …}`, or None if the bytes are not JSON of this form. A truncated payload is read
+    from its head and its tail.
+    """
+    head = _HEAD.match(data)
+    if head and (truncated or not any(key in data for key in _CACHE_KEYS)):
+        # The last of several errors is repeated after all of them, one level deeper than a single error.
+        tail = _tail(data, depth=2 if head["several"] else 1)
+        if tail is not None:
+            asked = head["model"].decode(errors="replace") if head["model"] else None
+            return _api_error(tail, head["url"].decode(errors="replace"), asked, None)
+    if truncated:
+        return None
+    whole = _loads(data)
+    if not isinstance(whole, dict) or "error" not in whole:
+        return None
+    return payload_of(whole["error"])
+
+
+def payload_of(error: object) -> Payload:
+    """Return the payload of an error object, or of another value that was thrown in its place."""
+    if isinstance(error, str):
+        return Payload(replace(details_from_text(error), midstream=True))
+    if not isinstance(error, dict):
+        return Payload(ErrorDetails())
+    last = _last_of_several(error)
+    if last is not None:
+        return payload_of(last)
+    if "statusCode" in error or "requestBodyValues" in error:
+        return _whole_api_error(error)
+    if str(error.get("name", "")).startswith(_SDK_NAMES) or not error:
+        # Errors such as AI_JSONParseError contain a piece of the answer, never the provider's own words.
+        return Payload(ErrorDetails(name=_text(error.get("name"))))
+    if not _SPOKEN & error.keys():
+        return Payload(ErrorDetails())  # an error of the program itself contains "line", "column" and "sourceURL"
+    facts = details_from_body(orjson.dumps(error).decode())
+    return Payload(replace(facts, midstream=True))
+
+
+def _last_of_several(error: Mapping[str, Any]) -> Any:
+    """Return the error that ended the request: the last one of an AI_RetryError, which lists the SDK's own retries."""
+    if isinstance(error.get("lastError"), dict) and error["lastError"]:
+        return error["lastError"]
+    errors = error.get("errors")
+    if str(error.get("name", "")) == "AI_RetryError" and isinstance(errors, list) and errors:
+        return errors[-1]
+    return None
+
+
+def _whole_api_error(error: Mapping[str, Any]) -> Payload:
+    values = error.get("requestBodyValues")
+    request: Mapping[str, Any] = values if isinstance(values, dict) else {}
+    key = _text(request.get("prompt_cache_key")) or _text(request.get("promptCacheKey"))
+    return _api_error(error, _text(error.get("url")), _text(request.get("model")), key)
+
+
+def _api_error(fields: Mapping[str, Any], url: str | None, asked: str | None, key: str | None) -> Payload:
+    status = fields.get("statusCode")
+    body = fields.get("responseBody")
+    facts = details_from_body(
+        body if isinstance(body, str) else "",
+        status if isinstance(status, int) else None,
+        kept_headers(fields.get("responseHeaders")),
+    )
+    if not facts.message and not facts.codes and isinstance(fields.get("data"), dict):
+        data = details_from_body(orjson.dumps(fields["data"]).decode())
+        facts = replace(facts, message=data.message, codes=data.codes)
+    retryable = fields.get("isRetryable")
+    facts = replace(
+        facts,
+        name=_text(fields.get("name")) or "AI_APICallError",
+        status=status if isinstance(status, int) else facts.status,
+        retryable=retryable if isinstance(retryable, bool) else None,
+    )
+    session = key if key and key.startswith("ses_") else None
+    return Payload(facts, url, asked or _model_in(url), session)
+
+
+def kept_headers(headers: object) -> dict[str, str]:
+    """Return only the headers that concern retries and limits, with lower-case names and capped values."""
+    if not isinstance(headers, dict):
+        return {}
+    named = ((str(name).lower(), value) for name, value in headers.items() if isinstance(value, str | int | float))
+    kept = [(n, str(v)[:_HEADER_CAP]) for n, v in named if n == "date" or any(word in n for word in _HEADER_WORDS)]
+    return dict(kept[:_HEADERS_KEPT])
+
+
+def _model_in(url: str | None) -> str | None:
+    """Return the model in the address; Google, Bedrock and Azure name it there and not in the body."""
+    match = _URL_MODEL.search(url) if url else None
+    return unquote(match["model"]) if match else None
+
+
+def _tail(data: bytes, depth: int) -> dict[str, Any] | None:
+    """Return the error's fields from `statusCode` on; the error is nested in `depth` objects.
+
+    A cut at any other depth than the error's own leaves a closing brace too many and does not parse, so neither a
+    response body nor a tool's schema in the request can be mistaken for it.
+    """
+    if not data.endswith(b"}" * (depth + 1)):
+        return None
+    at = len(data)
+    for _ in range(_TRIES):
+        at = data.rfind(b',"statusCode":', 0, at)
+        if at < 0:
+            return None
+        fields = _loads(b"{" + data[at + 1 : -depth])
+        if isinstance(fields, dict):
+            return fields
+    return None
+
+
+def _loads(data: bytes) -> object:
+    try:
+        return parse_json(data)
+    except ValueError:
+        pass
+    try:  # invalid UTF-8, which OpenCode itself never writes
+        return parse_json(data.decode(errors="replace"))
+    except ValueError:
+        return None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
 
 _ENDINGS = tuple(
     f" {words}".encode()
@@ -22,15 +186,17 @@ _ENDINGS = tuple(
         *("loop", "cancel", "locking", "unlocking", "chatting", "prompt", "getModel", "found", "provider"),
     )
 )
-"""The words in which the old records of interest end."""
+"""The words at the end of relevant records in the format before 1.17."""
 
 
 def parse(line: Line) -> LogRecord | None:
-    """What the line tells, if it is a record of interest in any dialect. Never raises, whatever the bytes."""
+    """Return the record in this line if it is relevant, in any dialect; otherwise None. Never raises, whatever the
+    bytes are.
+    """
     if line.data.startswith(b"timestamp="):
         return logfmt(line)
     if not line.data.endswith(_ENDINGS) and b" error=" not in line.data[:400]:
-        return None  # four of five lines that hold a wanted literal, and this is the cheapest way to tell
+        return None  # the cheapest test, which rejects four of five lines with a wanted literal
     header = old_header(line.data)
     return old(line, *header) if header else None
 
@@ -38,13 +204,14 @@ def parse(line: Line) -> LogRecord | None:
 # ---- old: LEVEL time +ms k=v … message, values unquoted and unescaped
 
 FAILURE = b' error={"error":'
-"""Stands in every failure of the old dialects, and hardly anywhere else: found at 3 GB/s, where a line's level takes
-twice as long."""
+"""A literal that occurs in every failure of the old dialects and hardly anywhere else. It is found at 3 GB/s; comparing
+each line's level takes twice as long.
+"""
 _TAG = re.compile(rb"(?:^| )([A-Za-z][\w.]{0,40})=")
 
 
 def old(line: Line, when: float, body: int) -> LogRecord | None:
-    """A record of the old formats: its service says which function reads it."""
+    """Parse a record in one of the formats before 1.17 with the function for its service."""
     text = line.data[body:]
     for prefix, read in _OLD:
         if text.startswith(prefix):
@@ -53,7 +220,7 @@ def old(line: Line, when: float, body: int) -> LogRecord | None:
 
 
 def _service_session(line: Line, when: float, text: bytes) -> LogRecord | None:
-    """0.5: the session does everything itself. From 1.0 on, only `created` is left."""
+    """Parse a record of service `session`: all records of a turn in 0.5, and only `created` from 1.0 on."""
     if text.endswith(b"} streamText error"):
         return _failed(line, when, text, Dialect.SESSION, b" streamText error")
     for ending, kind in _TURNS:
@@ -67,7 +234,9 @@ def _service_session(line: Line, when: float, text: bytes) -> LogRecord | None:
 
 
 def _service_prompt(line: Line, when: float, text: bytes) -> LogRecord | None:
-    """1.0.0 - 1.0.152: the prompt loop, with a session tag at first, then without any. Later only the loop's steps."""
+    """Parse a record of the prompt loop: failures in 1.0.0 - 1.0.152 (the first versions have a session tag), later
+    only steps.
+    """
     dialect = Dialect.PROMPT if text.startswith(b"service=session.prompt session=") else Dialect.BARE
     if text.endswith(b"} stream error"):
         return _failed(line, when, text, dialect, b" stream error")
@@ -93,14 +262,16 @@ _TURNS = (
 
 
 def _service_processor(line: Line, when: float, text: bytes) -> LogRecord | None:
-    """1.0.98 - 1.15: the processor repeats a failure; from 1.14 on with the session, and only the last one."""
+    """Parse a failure repeated by the processor of 1.0.98 - 1.15; from 1.14 on with the session, and only the last
+    failure.
+    """
     if text.endswith(b" process") and b" error=" in text:
         return _echo(line, when, text, Dialect.LLM)
     return None
 
 
 def _service_llm(line: Line, when: float, text: bytes) -> LogRecord | None:
-    """1.0.185 - 1.15: streams and their failures, with tags of which only the start's are right."""
+    """Parse the starts and failures of streams of 1.0.185 - 1.15; their tags are right only at the start."""
     if text.endswith(b"} stream error"):
         return _failed(line, when, text, Dialect.LLM, b" stream error")
     if text.endswith(b" stream"):
@@ -108,14 +279,8 @@ def _service_llm(line: Line, when: float, text: bytes) -> LogRecord | None:
     return None
 
 
-def stream_of(text: bytes) -> Stream:
-    """What begins with a record of this text: tags and `stream`."""
-    record = _tagged(Line(0, b""), 0.0, Dialect.LLM, Kind.STREAM, _tags(text.removesuffix(b" stream")))
-    return Stream(record.session, record.provider, record.model, record.agent, record.small)
-
-
 def _service_provider(line: Line, when: float, text: bytes) -> LogRecord | None:
-    """Which SDK a provider uses, and which models it has: told when a model is first used, rightly."""
+    """Parse a record about a provider's SDK and models; it is logged, with right tags, when a model is first used."""
     if not text.endswith((b" found", b" getModel", b" using bundled provider")):
         return None
     tags = _tags(text.rpartition(b" ")[0])
@@ -146,7 +311,7 @@ def _failed(line: Line, when: float, text: bytes, dialect: Dialect, ending: byte
 
 
 def _echo(line: Line, when: float, text: bytes, dialect: Dialect) -> LogRecord:
-    """Its words are not read: the failure itself has told more."""
+    """Return the record of a repeated failure; its text is not parsed, because the failure itself contained more."""
     return _tagged(line, when, dialect, Kind.ECHO, _tags(text.partition(b" error=")[0]))
 
 
@@ -158,7 +323,9 @@ def _retrying(line: Line, when: float, text: bytes) -> LogRecord:
 
 
 def _turn(line: Line, when: float, text: bytes, dialect: Dialect, kind: Kind) -> LogRecord | None:
-    """`sessionID` is the record's own; `session` is the shared logger's, which names whoever began to speak last."""
+    """Parse a change of a turn. `sessionID` belongs to the record; `session` comes from a shared logger and names the
+    latest writer.
+    """
     tags = _tags(text)
     own = tags.get("sessionID") or tags.get("session.id")
     if own is None and text.endswith((b" chatting", b" prompt")):
@@ -177,9 +344,9 @@ def _created(line: Line, when: float, text: bytes) -> LogRecord | None:
 
 @lru_cache(maxsize=1024)
 def _tags(text: bytes) -> Mapping[str, str]:
-    """`k=v …`: a value runs to the next tag. Of two tags with one name the first counts.
+    """Parse `k=v …`: a value extends to the next tag. The first of two tags with one name counts.
 
-    Remembered, because a session's streams are told with the same tags every time, and reading them takes 15 µs.
+    Cached, because a session's streams have the same tags every time, and parsing them takes 15 µs.
     """
     tags: dict[str, str] = {}
     name, begin = "", 0
@@ -204,11 +371,17 @@ _MESSAGES = {
     "exiting loop": Kind.ENDED,
     "loop": Kind.BUSY,
     "created": Kind.CREATED,
+    "Failed to drain Session": Kind.DRAINED,
 }
+_REFUSED = re.compile(r"(?:[\w.]+: )*Provider request failed with HTTP (\d{3})(?:: ?|\s*$)", re.DOTALL)
+_STACK = "\n    at "
+"""The beginning of the stack after an error's text, which lists positions in OpenCode's source and repeats the error as
+its cause.
+"""
 
 
 def logfmt(line: Line) -> LogRecord | None:
-    """1.17 and later. Its tags are right."""
+    """Parse a record of 1.17 and later, whose tags are reliable."""
     pairs = _pairs(line.data)
     when = epoch(pairs.get("timestamp", "").encode())
     kind = _MESSAGES.get(pairs.get("message", ""))
@@ -219,6 +392,9 @@ def logfmt(line: Line) -> LogRecord | None:
         session, parent = pairs.get("id"), pairs.get("parentID")
         parent = parent if parent and parent.startswith("ses_") else None
         return LogRecord(when, Dialect.LOGFMT, kind, line.offset, run, session=session, parent=parent)
+    if kind is Kind.DRAINED:
+        facts = _drained(pairs.get("cause", ""))
+        return LogRecord(when, Dialect.LOGFMT, kind, line.offset, run, session=pairs.get("sessionID"), facts=facts)
     payload = None
     if kind in (Kind.FAILED, Kind.ECHO):
         payload = _flat_payload(pairs)
@@ -227,8 +403,17 @@ def logfmt(line: Line) -> LogRecord | None:
     return _tagged(line, when, Dialect.LOGFMT, kind, pairs, payload)
 
 
+def _drained(cause: str) -> ErrorDetails:
+    """Return the error that ended a turn of OpenCode 2: it has status and body, but no model (0.0.0-next-16350)."""
+    words = cause.partition(_STACK)[0]
+    refused = _REFUSED.match(words)
+    return details_from_text(words[refused.end() :], int(refused[1])) if refused else details_from_text(words)
+
+
 def _pairs(data: bytes) -> dict[str, str]:
-    """Every key once, the first counts: a forged pair can only stand inside a quoted value."""
+    """Return the pairs of a line. Only the first pair of each key counts, because a forged pair can occur only inside a
+    quoted value.
+    """
     pairs: dict[str, str] = {}
     at = 0
     while match := _PAIR.match(data, at):
@@ -241,19 +426,21 @@ def _unquoted(value: bytes) -> str:
     if not value.startswith(b'"'):
         return value.decode(errors="replace")
     try:
-        return str(orjson.loads(value))
-    except orjson.JSONDecodeError:
+        return str(parse_json(value))
+    except ValueError:
         return value[1:-1].decode(errors="replace")
 
 
 def _flat_payload(pairs: Mapping[str, str]) -> Payload | None:
-    """The error of a record: one text, or an object flattened into `error.error.type=… error.error.message=…`."""
+    """Return the error of a record: one text, or an object flattened into `error.error.type=…
+    error.error.message=…`.
+    """
     for key in ("error.error", "error"):
         if key in pairs:
             text = pairs[key]
-            facts = facts_from_text(text)
+            facts = details_from_text(text)
             if facts.name is None and key == "error.error":
-                return payload_of(text)  # thrown in the middle of an answer, as a bare text
+                return payload_of(text)  # thrown as plain text in the middle of an answer
             return Payload(facts)
     nested = _nested(pairs, "error.error.") or _nested(pairs, "error.")
     return payload_of(nested) if nested else None

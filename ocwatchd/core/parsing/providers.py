@@ -1,6 +1,6 @@
-"""Which provider a request went to, by its address: learnt from the log itself, else the well-known hosts.
+"""Find the provider of a request by its address, which is learnt from the log itself or else from the well-known hosts.
 
-OpenCode's old error records name the wrong provider in every fourth line under load, but their address is right.
+Under load, every fourth error record in the log format before 1.17 names the wrong provider, but the address is right.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _BASE = re.compile(
     r"(?:/(?:chat/)?completions|/messages|/responses|/(?:models?|deployments)/[^?#\s]*)?/?(?:[?#]\S*)?$"
 )
 _KEPT = 512
-"""Addresses and models remembered; a configuration has a few dozen."""
+"""Maximum number of addresses and models that are kept; a configuration contains a few dozen."""
 
 _HOSTS: tuple[tuple[str, str], ...] = (
     ("api.anthropic.com", "anthropic"),
@@ -53,31 +53,31 @@ _HOSTS: tuple[tuple[str, str], ...] = (
     ("api.cohere.com", "cohere"),
     ("api.perplexity.ai", "perplexity"),
 )
-"""Part of host and path, and the provider's name in OpenCode's catalogue; the more special first."""
+"""Part of host and path, and the provider's name in OpenCode's catalogue; the more specific entry comes first."""
 
 
 WELL_KNOWN = frozenset(name for _, name in _HOSTS)
-"""Providers that OpenCode's catalogue certainly has."""
+"""Providers that OpenCode's catalogue is known to contain."""
 
 
 def base_of(url: str) -> str | None:
-    """The part of a request's address that is the provider's: its `baseURL`."""
+    """Return the provider's part of a request's address (`baseURL`)."""
     match = _BASE.match(url)
     return match["base"] if match else None
 
 
 class Providers:
-    """What one process's log has told about its providers so far. Bounded."""
+    """What one process's log has shown about providers so far. The memory is bounded."""
 
     def __init__(self) -> None:
-        """Know nothing but the well-known hosts."""
+        """Start with the well-known hosts only."""
         self._bases: OrderedDict[str, set[str]] = OrderedDict()
         self._models: OrderedDict[str, set[str]] = OrderedDict()
         self._sdks: OrderedDict[str, str] = OrderedDict()
         self._names: set[str] = set()
 
     def knows(self, provider: str, model: str | None = None, sdk: str | None = None) -> None:
-        """A record that is right told of a provider, one of its models or its SDK."""
+        """Record a provider, one of its models or its SDK from a reliable record."""
         if len(self._names) < _KEPT:
             self._names.add(provider)
         if model:
@@ -87,30 +87,30 @@ class Providers:
             _trim(self._sdks)
 
     def learn(self, url: str, provider: str) -> None:
-        """A request to `url` is certain to have been this provider's."""
+        """Record that this provider certainly uses `url`."""
         base = base_of(url)
         if base:
             _add(self._bases, base, provider)
 
     def of_url(self, url: str | None) -> str | None:
-        """The one provider that is known to live at this address."""
+        """Return the only provider that is known to use this address, or None."""
         base = base_of(url) if url else None
         names = self._bases.get(base, set()) if base else set()
         return next(iter(names)) if len(names) == 1 else None
 
-    def elsewhere(self, provider: str, url: str | None) -> bool:
-        """Whether the provider is known to live at other addresses than this one."""
+    def has_other_address(self, provider: str, url: str | None) -> bool:
+        """Return whether the provider is known to use other addresses than this one."""
         base = base_of(url) if url else None
-        homes = [home for home, names in self._bases.items() if provider in names]
-        return base is not None and bool(homes) and base not in homes
+        bases = [known for known, names in self._bases.items() if provider in names]
+        return base is not None and bool(bases) and base not in bases
 
     def of_model(self, model: str | None, url: str | None) -> str | None:
-        """The one provider that has this model and may live at this address."""
-        names = {p for p in self._models.get(model or "", ()) if not self.elsewhere(p, url)}
+        """Return the only provider that has this model and may use this address, or None."""
+        names = {p for p in self._models.get(model or "", ()) if not self.has_other_address(p, url)}
         return next(iter(names)) if len(names) == 1 else None
 
     def well_known(self, url: str | None) -> str | None:
-        """The provider of a public address, unless the log shows that it is configured under another name."""
+        """Return the provider of a public address, unless the log shows that it is configured under another name."""
         base = base_of(url) if url else None
         if base is None:
             return None
@@ -123,7 +123,7 @@ class Providers:
         return None
 
     def speaks(self, provider: str, shape: str) -> bool:
-        """Whether the provider may send an error of this shape in mid-stream; True where its SDK is unknown."""
+        """Return whether the provider may send an error of this shape mid-stream; True where its SDK is unknown."""
         sdk = self._sdks.get(provider, "")
         api = next((name for name in ("anthropic", "openai-compatible", "openai", "google") if f"/{name}" in sdk), None)
         return api is None or not shape or shape == api

@@ -1,7 +1,7 @@
-"""Line -> LogRecord: what one record of an OpenCode log says, in whatever dialect it is written.
+"""The content of one record in an OpenCode log, in any dialect, and the search for relevant records.
 
-The dialect is told by the line itself, never by a version: 1.0.152 still writes what 1.0.98 writes. Nothing is believed
-here or disbelieved; the old dialects' tags lie, and it is for `attempts` to find out who was refused.
+The dialect is recognised from the line itself, never from a version: 1.0.152 still writes what 1.0.98 writes. Tags are
+copied unchecked; those of the old dialects may be wrong, and `attempts` determines which request was refused.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-import orjson
-
-from ocwatchd.core.limits import ErrorFacts
-from ocwatchd.core.lines import SPAN_CAP, Span
+from ocwatchd.core.domain.types import ErrorDetails
+from ocwatchd.core.parsing.lines import SPAN_CAP, Span
+from ocwatchd.core.text.parse_json import parse_json
 
 
 class Dialect(StrEnum):
-    """The five ways in which OpenCode has told of a failed request."""
+    """The five ways in which OpenCode has logged a failed request."""
 
     SESSION = "session"  # 0.5: service=session … streamText error
     PROMPT = "prompt"  # 1.0.0: service=session.prompt session=… stream error
@@ -28,25 +27,27 @@ class Dialect(StrEnum):
 
 
 class Kind(StrEnum):
-    """What a record tells."""
+    """What a record reports."""
 
-    STREAM = "stream"  # a request begins; its tags are right at this moment in every dialect
-    FAILED = "failed"  # a request was refused, or broke
-    ECHO = "echo"  # the processor tells the same failure again
-    RETRYING = "retrying"  # OpenCode will try again (1.0.0 alone says so)
-    BUSY = "busy"  # a turn begins or goes on: what the session asked before has ended
+    STREAM = "stream"  # a request begins; its tags are correct here in every dialect
+    FAILED = "failed"  # a request was refused or interrupted
+    ECHO = "echo"  # the processor repeats the same failure
+    RETRYING = "retrying"  # OpenCode will retry (only 1.0.0 logs this)
+    BUSY = "busy"  # a turn begins or continues, so the session's earlier request has ended
     ENDED = "ended"  # the turn is over
-    CANCEL = "cancel"  # the turn was stopped; older versions say so at every end
-    CREATED = "created"  # a session
-    KNOWN = "known"  # a provider's SDK, or one of its models
+    CANCEL = "cancel"  # the turn was stopped; older versions log this at the end of every turn
+    CREATED = "created"  # a session was created
+    DRAINED = "drained"  # a turn of OpenCode 2 has finally failed; its other refused attempts are not logged
+    KNOWN = "known"  # the SDK of a provider, or one of the provider's models
 
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """One record of interest. `time` is epoch seconds (whole seconds in the old dialects).
+    """One relevant record. `time` is epoch seconds (whole seconds in the old dialects).
 
-    `provider`, `model`, `session`, `agent`, `small` are the record's own tags. `url`, `asked` (the model asked for) and
-    `cache_key` (a session, with some providers) are the failed request's own: what the old dialects' tags only claim.
+    `provider`, `model`, `session`, `agent`, `small` are the record's own tags. `url`, `asked` (the requested model) and
+    `cache_key` (a session, with some providers) belong to the failed request itself and are reliable, unlike the old
+    dialects' tags.
     """
 
     time: float
@@ -66,42 +67,38 @@ class LogRecord:
     cache_key: str | None = None
     sdk: str | None = None
     wait: float | None = None
-    facts: ErrorFacts | None = None
-
-    @property
-    def coarse(self) -> bool:
-        """Whether `time` is cut to whole seconds."""
-        return self.dialect is not Dialect.LOGFMT
+    facts: ErrorDetails | None = None
 
 
-# ---- which lines to look at
+# ---- which lines to read
 
 NEW_ERRORS = (b" level=ERROR ",)
 NEW_STARTS = (b" message=stream ",)
 NEW_TURNS = (b" message=cancel ", b" message=created ", b'message="exiting loop"', b" message=loop ")
 OLD = (b"service=session", b" providerID=")
-"""Literals that stand in every record of interest. The old pair also covers `service=llm providerID=`."""
+"""Literals that occur in every relevant record. The old pair also covers `service=llm providerID=`."""
 
 
 def wanted_literals(chunk: bytes, new: bool | None = None, *, starts: bool, turns: bool) -> tuple[bytes, ...]:
-    """What to look for in this chunk of a log, whose format is the `new` one, an old one, or to be told by the chunk.
+    """Return the literals to search for in this chunk of a log. `new`: whether the log has the new format (None:
+    decided by the chunk).
 
-    `starts`: where streams begin; `turns`: how sessions come and go.
-    The new format's tags are right, so its errors alone suffice to catch up; the old ones need all they can get.
+    `starts`: also find where streams begin; `turns`: also find how turns start and end. The new format's tags are
+    right, so its errors alone suffice to catch up; the old dialects need all records.
     """
     literals = NEW_ERRORS + (NEW_STARTS if starts else ()) + (NEW_TURNS if turns else ())
     first, last = chunk.find(b"\n") + 1, chunk.rfind(b"\n", 0, -1) + 1
-    looks = {looks_new(chunk, at) for at in (0, first, last)} - {None} if new is None else {new}
-    if looks == {True}:
+    formats = {looks_new(chunk, at) for at in (0, first, last)} - {None} if new is None else {new}
+    if formats == {True}:
         return literals
-    return OLD if looks == {False} else OLD + literals
+    return OLD if formats == {False} else OLD + literals
 
 
 _OLD_LEVELS = (b"INFO  2", b"ERROR 2", b"WARN  2", b"DEBUG 2")
 
 
 def looks_new(chunk: bytes, at: int = 0) -> bool | None:
-    """Whether the line that begins there is of the new format; None if nothing tells."""
+    """Return whether the line that begins at `at` has the new format; None if that is unclear."""
     if chunk.startswith(b"timestamp=", at):
         return True
     return False if chunk.startswith(_OLD_LEVELS, at) else None
@@ -114,7 +111,9 @@ _seconds: dict[bytes, float] = {}
 
 
 def old_header(data: bytes, start: int = 0) -> tuple[float, int] | None:
-    """Epoch seconds of an old record's header at `start`, and where its own text begins; None if it is none."""
+    """Return the epoch seconds of an old record's header at `start`, and where its text begins; None
+    without a header.
+    """
     match = _HEADER.match(data, start)
     if not match:
         return None
@@ -123,7 +122,9 @@ def old_header(data: bytes, start: int = 0) -> tuple[float, int] | None:
 
 
 def epoch(text: bytes) -> float | None:
-    """Epoch seconds of an RFC 3339 time, UTC if it names no zone; None if it is none."""
+    """Return the epoch seconds of an RFC 3339 time, in UTC if it contains no zone; None if the text is not such a
+    time.
+    """
     known = _seconds.get(text)
     if known is not None:
         return known
@@ -132,31 +133,53 @@ def epoch(text: bytes) -> float | None:
     except ValueError:
         return None
     seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if len(_seconds) >= 64:  # one second of an old log holds hundreds of records
+    if len(_seconds) >= 64:  # one second of a log can contain hundreds of records
         _seconds.clear()
     _seconds[text] = seconds
     return seconds
+
+
+# A record may also follow NUL bytes: a log that is truncated under a writer without O_APPEND begins with a hole.
+_TIME = re.compile(
+    rb"(?:^|(?<=[\n\0]))(?:timestamp=|(?:INFO|ERROR|WARN|DEBUG) {1,2})(20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6}Z)?)"
+)
+
+
+def first_time(data: bytes) -> float | None:
+    """Return the time (epoch seconds) of the first record that begins in these bytes of a log; None if no record begins
+    there.
+    """
+    match = _TIME.search(data)
+    return None if match is None else epoch(match[1])
+
+
+def last_time(data: bytes) -> float | None:
+    """Return the time (epoch seconds) of the last record that begins in these bytes of a log; None if no record begins
+    there.
+    """
+    found = _TIME.findall(data)
+    return epoch(found[-1]) if found else None
 
 
 # ---- records of several lines (old dialects: values are neither quoted nor escaped)
 
 _CREATED = re.compile(rb"service=session (?:session=\S+ )?id=ses_")
 _CREATED_END = re.compile(rb' time=\{"created":(\d{10,14})[^{}\n]{0,120}\} created(?=\r?\n|\r?$)')
-_TOLD_AGAIN = re.compile(
-    rb"service=session\.(?:prompt session=\S+|processor(?: [\w.]+=\S+){0,4}) error=(?!\{\"error\":)"
-)
-_TOLD_END = re.compile(rb" process(?=\r?\n|\r?$)")
+_REPEATED = re.compile(rb"service=session\.(?:prompt session=\S+|processor(?: [\w.]+=\S+){0,4}) error=(?!\{\"error\":)")
+_REPEATED_END = re.compile(rb" process(?=\r?\n|\r?$)")
 CLOCK_SLACK = 5.0
-"""Seconds between a session's own creation time and its record's header; measured: under 1."""
+"""Maximum time, in seconds, between a session's creation time and the header of its record; measured: less than 1."""
 _NEXT_SLACK = 2.0
-"""Seconds within which a record with a header of its own follows a failure (1 s clock)."""
+"""Maximum time, in seconds, between a failure and the next record with its own header (the timestamps are in whole
+seconds).
+"""
 
 
 def old_spanner(data: bytes, start: int, stop: int, limit: int) -> Span | None:
-    """Where an old record that starts at `start` ends (a Spanner).
+    """Return where an old record that starts at `start` ends (a Spanner).
 
-    A title or a provider's message with line feeds in it makes the record go on, and whatever its further lines look
-    like, they are part of it: one message of the corpus, and any title, can imitate a record.
+    A title or a provider's message may contain line feeds. Its further lines are part of the record whatever they look
+    like: one message of the corpus, and any title, can imitate a record.
     """
     at = data.find(b" service=session", start, start + 64)
     if at < 0 or not (data.startswith(b"ERROR", start) or data.find(b" id=ses_", at, at + 80) > 0):
@@ -167,31 +190,35 @@ def old_spanner(data: bytes, start: int, stop: int, limit: int) -> Span | None:
     when, body = header
     if _CREATED.match(data, body):
         return _created_span(data, body, stop, limit, when)
-    if _TOLD_AGAIN.match(data, body):
-        return _told_span(data, body, stop, limit, when)
+    if _REPEATED.match(data, body):
+        return _repeated_span(data, body, stop, limit, when)
     return None
 
 
 def _created_span(data: bytes, body: int, stop: int, limit: int, when: float) -> Span | None:
-    """A title may hold a false end too, but not one that knows the time at which it will be written."""
+    """Return the end of a `created` record. A title may contain a false end, too, but not one with the time of
+    writing.
+    """
     for match in _CREATED_END.finditer(data, body, limit):
         if abs(int(match[1]) / 1000 - when) <= CLOCK_SLACK:
             return None if match.end() <= stop else Span(match.end())
     return Span(None)
 
 
-def _told_span(data: bytes, body: int, stop: int, limit: int, when: float) -> Span | None:
-    """A failure told again ends in ` process`, after a stack (1.1 and later) that repeats the whole message.
+def _repeated_span(data: bytes, body: int, stop: int, limit: int, when: float) -> Span | None:
+    """Return the end of a repeated failure: ` process` after a stack (1.1 and later) that repeats the whole message.
 
-    What looks like the next record, at the right time, is believed to be one unless the stack proves it a part of this.
+    A line that looks like the next record, at the right time, is taken for one, unless the stack proves that it is part
+    of this record.
     """
-    if _TOLD_END.search(data, max(stop - 10, body), stop):
+    if _REPEATED_END.search(data, max(stop - 10, body), stop):
         return None
-    match = _TOLD_END.search(data, stop, limit)
+    match = _REPEATED_END.search(data, stop, limit)
     if match and _stack_repeats(data[body : match.end()]):
         return Span(match.end())
     if match is None and limit - stop < SPAN_CAP:
-        return Span(None)  # whether what follows is a part of it, only its end can tell: a chunk may end anywhere
+        # only the end shows whether the following bytes belong to the record, and a chunk may end anywhere
+        return Span(None)
     at = stop + 1
     while at < (match.end() if match else limit):
         header = old_header(data, at)
@@ -205,8 +232,8 @@ def _stack_repeats(record: bytes) -> bool:
     message, _, stack = record.partition(b" error=")[2].rpartition(b' stack="')
     first_lines = stack.partition(b"\\n    at ")[0].removesuffix(b'" process')
     try:
-        told = str(orjson.loads(b'"' + first_lines + b'"'))
-    except orjson.JSONDecodeError:
+        repeated = str(parse_json(b'"' + first_lines + b'"'))
+    except ValueError:
         return False
     plain = message.strip().decode(errors="replace")
-    return bool(plain) and plain in told
+    return bool(plain) and plain in repeated

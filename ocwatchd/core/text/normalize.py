@@ -1,7 +1,7 @@
-"""Bring a provider's text into one plain form to compare words in. Pure; every step is linear and capped.
+"""Convert a provider's text into a plain form in which words can be compared. Pure; every step is linear and capped.
 
 Providers write the same thing as `rate_limit_error`, `RateLimitError`, `rate-limited` and `Rate limit`, in typographic
-quotes or full-width punctuation. Rules are written once, in the plain form, and this module leads every text to it.
+quotes or full-width punctuation. Rules are written once, in the plain form, and this module converts every text to it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import unicodedata
 from dataclasses import dataclass
 
 HEAD_CAP = 4096
-"""Characters from the start of a text that are looked at. A recorded 100 kB message has its words in front."""
+"""Number of characters read from the start of a text. A recorded message of 100 kB has its relevant words at the start.
+"""
 
 TAIL_CAP = 1024
-"""Characters from the end: gateways put their own sentence and the time to wait behind a quoted upstream error."""
+"""Number of characters read from the end, because gateways add their own sentence and the wait after a quoted upstream
+error.
+"""
 
 _URL = re.compile(r"\bhttps?:/{1,2}[^\s<>\"'`)\]}，。；、）]{1,1024}", re.IGNORECASE)
 _STACK = re.compile(r"\s{1,8}at (?:async )?[\w.$<>\[\] ]{1,80}\((?:/|file:|native|node:|[A-Z]:\\)")
@@ -27,7 +30,7 @@ _GLUED = (
     ("quotaexceeded", "quota exceeded"),
 )
 
-# Variants that mean the same letter: accents (people and providers drop them), traditional Chinese forms, apostrophes.
+# Variants of the same letter: accents (people and providers drop them), traditional Chinese forms, apostrophes.
 _TRADITIONAL_PAIRS = (
     "請请過过頻频額额餘余帳账賬账戶户達达數数試试後后於于務务載载負负滿满時时間间總总費费購购買买觸触發发這这個个單单獨独調调萬万號号為为無无並并將将當当"
     "會会應应關关擁拥擠挤續续訪访問问壓压網网處处資资員员級级錯错誤误暫暂內内種种與与從从遠远長长還还們们對对開开佔占們们點点週周歷历您您設设啟启"
@@ -37,10 +40,10 @@ _VARIANTS: dict[int, str] = {
     **{ord(old): new for old, new in zip(_TRADITIONAL_PAIRS[::2], _TRADITIONAL_PAIRS[1::2], strict=True)},
     **{
         code: base
-        for code in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00))  # the second for Vietnamese
+        for code in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00))  # the second is for Vietnamese
         if (base := unicodedata.normalize("NFKD", chr(code))[0]).isascii() and base.isalpha()
     },
-    0x307: "",  # the dot that the Turkish capital I keeps when it becomes small
+    0x307: "",  # the dot that remains of a Turkish capital I in lower case
     **{
         ord(letter): base
         for letter, base in {"ø": "o", "ł": "l", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe", "ß": "ss"}.items()
@@ -48,7 +51,7 @@ _VARIANTS: dict[int, str] = {
 }
 _MARKS = str.maketrans({"’": "'", "‘": "'", "´": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"'})
 
-# What stands before a quoted part that is the provider's own sentence: `429 "…"`, `403 Forbidden "…"`, `error: "…"`.
+# The text before a quoted part that is the provider's own sentence: `429 "…"`, `403 Forbidden "…"`, `error: "…"`.
 _OPENER = re.compile(
     r"(?:^|[\s(\[{,;:=])(?:[45]\d\d(?: [A-Z][A-Za-z]{1,12}){0,3}|error|message|msg|detail|details|reason|response|body"
     r"|description|upstream|provider|returned|raw|said|says|error code|errore|fehler|erreur|错误|原因)\W{0,3}$",
@@ -69,7 +72,7 @@ _WRAPPERS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A text in the plain form, split by who speaks: the provider itself (`said`) or somebody it quotes (`quoted`).
+    """A text in the plain form, split into the provider's own words (`said`) and quoted words (`quoted`).
 
     `raw` is the capped text, `bare` the same without links and stack frames.
     """
@@ -81,14 +84,14 @@ class Words:
 
 
 def clip(text: str) -> str:
-    """The part of a text that is looked at: its head and, if it is longer, its tail."""
+    """Return the part of a text that is read: its head and, if the text is longer, its tail."""
     if len(text) <= HEAD_CAP + TAIL_CAP:
         return text
     return f"{text[:HEAD_CAP]} … {text[-TAIL_CAP:]}"
 
 
 def fold(text: str) -> str:
-    """One form for letters that mean the same: case, width, accents, traditional Chinese, apostrophes."""
+    """Return the text with one form for equivalent letters: case, width, accents, traditional Chinese, apostrophes."""
     if text.isascii():
         return text.lower()
     text = unicodedata.normalize("NFKC", text.translate(_MARKS))
@@ -96,7 +99,7 @@ def fold(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The form that rules are written in: folded, camel case and joined words taken apart, single spaces."""
+    """Return the form in which rules are written: folded, camel case and joined words split, single spaces."""
     text = _JOINERS.sub(" ", fold(_CAMEL.sub(" ", text))).strip()
     for glued, apart in _GLUED:
         if glued in text:
@@ -105,7 +108,7 @@ def plain(text: str) -> str:
 
 
 def without_links(text: str) -> str:
-    """The text without addresses and stack frames: a link to a page about rate limits is no rate limit."""
+    """Return the text without links and stack frames, because a link to a page about rate limits is not a limit."""
     if "://" in text or "http:/" in text:
         text = _URL.sub(" ", text)
     if " at " in text:
@@ -116,7 +119,7 @@ def without_links(text: str) -> str:
 
 
 def read(text: str) -> Words:
-    """Split a message into what its sender says and what it quotes, both in plain form. Never raises."""
+    """Split a message into its sender's own words and its quotations, both in plain form. Never raises."""
     raw = clip(text)
     bare = without_links(raw if raw.isascii() else raw.translate(_MARKS))
     said, quoted = _split_quotes(bare)
@@ -136,5 +139,5 @@ def _split_quotes(text: str) -> tuple[str, str]:
 
     said = _QUOTED.sub(cut, text)
     if quoted and not _WRAPPERS.sub("", said):
-        return " ; ".join((said, *quoted)), ""  # nothing but the quotation: it is the message
+        return " ; ".join((said, *quoted)), ""  # the quotation is the whole text, so it is the message
     return said, " ; ".join(quoted)

@@ -1,7 +1,6 @@
-"""One OpenCode process in full: how it was started, where it sits, and its end. For `restart`, which brings it back.
+"""Inspect one OpenCode process, and end it, for `restart`: its program, arguments, environment and terminal.
 
-What stands here comes from the process itself (executable, arguments, environment), never from a guess: the process
-that takes its place is started with the same.
+All values come from the process itself instead of being guessed, because its successor is started with the same values.
 """
 
 from __future__ import annotations
@@ -15,34 +14,39 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ocwatchd.ownership import open_followed
+
 if TYPE_CHECKING:
     import psutil
 
 STOPS: tuple[tuple[signal.Signals, float], ...] = (
-    (signal.SIGTERM, 2.0),  # 1.18.33 leaves in 0.1 - 1.6 s and closes its message; 1.0 - 1.3 mostly do not react
-    (signal.SIGHUP, 1.5),  # as when its terminal is closed: ends the TUI of 1.3.2 within 0.1 s
+    # 1.18.33 exits within 0.1 - 1.6 s and finishes writing its message; 1.0 - 1.3 usually do not react
+    (signal.SIGTERM, 2.0),
+    (signal.SIGHUP, 1.5),  # sent when a terminal is closed; it ends the TUI of 1.3.2 within 0.1 s
     (signal.SIGINT, 1.0),
-    (signal.SIGKILL, 5.0),  # nothing is lost by it: what counts is in the store
+    (signal.SIGKILL, 5.0),  # loses nothing, because everything important is in the store
 )
-"""Signals in this order, each with the seconds it is given."""
+"""Signals in the order in which they are sent, each with the time, in seconds, that the process gets to end."""
 POLL = 0.03
+"""Interval, in seconds, between checks of whether the process has ended."""
 
 _SUBCOMMANDS = frozenset(
     "serve web acp run attach auth agent mcp models upgrade uninstall stats export import github pr session debug"
     " generate completion db plugin plug account console login logout providers".split()
 )
-"""Words that make an `opencode WORD` something else than a TUI (1.0 - 1.18); any other word is a project directory."""
+"""Subcommands of `opencode` that do not open a TUI (1.0 - 1.18). Any other first word is a project directory."""
 
 _WITH_VALUE = frozenset(
     "-m --model -s --session --prompt --agent --port --hostname --log-level --cors --mdns-domain".split()
 )
-_ABOUT_THE_TURN = frozenset("-m --model -s --session --prompt --agent -c --continue --fork".split())
-"""Options that say what to begin with: after the restart that is the session itself."""
+PURE = "--pure"
+_SESSION_OPTIONS = frozenset("-m --model -s --session --prompt --agent -c --continue --fork".split())
+"""Options that choose a session, model or prompt. They are dropped, because a restart always opens the session."""
 
 
 @dataclass(frozen=True, slots=True)
 class Relative:
-    """A process further up in the tree."""
+    """An ancestor of a process."""
 
     pid: int
     name: str
@@ -51,37 +55,64 @@ class Relative:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A running OpenCode. `environ` may hold keys: it is handed on to the successor and written nowhere."""
+    """A running OpenCode process. `environ` may contain keys; it is only passed to the successor, never written to a
+    file.
+    """
 
     pid: int
     created: float
+    """Start time as psutil reports it, which may be up to a second early. Together with `pid`, it identifies the
+    process.
+    """
     exe: Path
     arguments: tuple[str, ...]
-    """Without the program's own name."""
+    """Command-line arguments, without the program's name."""
     environ: Mapping[str, str] = field(repr=False)
     directory: str = ""
     tty: str | None = None
     above: tuple[Relative, ...] = ()
-    """Parent first."""
+    """Ancestors, the parent first."""
+    exact_start: float | None = None
+    """Start time in epoch seconds, accurate to a few ms; None if only `created` is known."""
+
+    @property
+    def started(self) -> float:
+        """The best known start time, in epoch seconds, for comparison with times that the process has written."""
+        return self.created if self.exact_start is None else self.exact_start
 
     @property
     def subcommand(self) -> str | None:
-        """`serve`, `run`, …; None for a TUI."""
+        """The subcommand, such as `serve` or `run`; None for a TUI."""
         word = next(_positional(self.arguments), None)
         return word if word in _SUBCOMMANDS else None
 
     @property
     def session(self) -> str | None:
-        """The session that it was started with."""
-        return _value(self.arguments, "-s", "--session")
+        """The session id on the command line; None if no session was given."""
+        return option(self.arguments, "-s", "--session")
+
+    @property
+    def pure(self) -> bool:
+        """Whether the process loads no plugins, because of `--pure` or its environment variable (1.14.41 - 1.18.34)."""
+        wanted = (option(self.arguments, PURE) or "true").lower() if _given(self.arguments, PURE) else ""
+        return wanted not in ("", "false") or self.environ.get("OPENCODE_PURE", "").lower() in ("1", "true")
+
+    @property
+    def port(self) -> bool:
+        """Whether the process was started with `--port`."""
+        return _given(self.arguments, "--port")
+
+    def with_plugins(self) -> list[str]:
+        """Return `kept()` without `--pure`."""
+        return [word for word in self.kept() if word.partition("=")[0] != PURE]
 
     def kept(self) -> list[str]:
-        """Its arguments that its successor gets as well: ports, log level, …; not the ones about session and model."""
+        """Return the arguments for the successor: all except those that choose a session, model or prompt."""
         return list(_kept(self.arguments))
 
     def alive(self) -> bool:
-        """Whether this very process still runs."""
-        import psutil
+        """Return whether this process is still running. A new process with the same pid does not count."""
+        import psutil  # lazy import: a daemon that sees no OpenCode does not need it
 
         try:
             process = psutil.Process(self.pid)
@@ -90,7 +121,10 @@ class Running:
             return False
 
     def end(self, stops: Sequence[tuple[signal.Signals, float]] = STOPS) -> signal.Signals | None:
-        """End it, more and more firmly; the signal that did it, None if it runs on. Blocks for 9.5 s at most."""
+        """End the process with increasingly strong signals, within 9.5 s.
+
+        Return the signal that worked, or None if the process is still running.
+        """
         for number, patience in stops:
             if not self.alive():
                 return number
@@ -105,8 +139,8 @@ class Running:
 
 
 def inspect(pid: int) -> Running | None:
-    """The process in full; None if it has ended, or does not let us look, or its program is gone from the disk."""
-    import psutil
+    """Return the process. Return None if it has ended, access is denied, or its program no longer exists on disk."""
+    import psutil  # lazy import: a daemon that sees no OpenCode does not need it
 
     try:
         return _read(psutil.Process(pid))
@@ -115,9 +149,11 @@ def inspect(pid: int) -> Running | None:
 
 
 def holds(running: Running, log_dir: Path, session: str) -> bool:
-    """Whether the process's own log names the session. Up to 1.15 each process has a log of its own; a log that all
-    share (1.17 and later) says nothing here."""
-    import psutil
+    """Return whether the process has an open log of its own that names the session.
+
+    Up to 1.15 each process has its own log. The log that all processes share (1.17 and later) does not count.
+    """
+    import psutil  # lazy import: a daemon that sees no OpenCode does not need it
 
     try:
         paths = [Path(held.path) for held in psutil.Process(running.pid).open_files()]
@@ -128,7 +164,7 @@ def holds(running: Running, log_dir: Path, session: str) -> bool:
 
 
 def _contains(path: Path, word: bytes) -> bool:
-    with suppress(OSError), path.open("rb") as handle:
+    with suppress(OSError), open(open_followed(path), "rb") as handle:  # noqa: PTH123 (a descriptor)
         return any(word in line for line in handle)
     return False
 
@@ -149,20 +185,36 @@ def _read(process: psutil.Process) -> Running | None:
             directory=process.cwd(),
             tty=process.terminal(),
             above=above,
+            exact_start=_exact_start(process.pid),
         )
 
 
+def _exact_start(pid: int) -> float | None:
+    """Return the start time of a process in epoch seconds; None if the system has no /proc.
+
+    psutil adds the ticks since boot to the boot time in whole seconds, so its result is up to a second early. It cannot
+    distinguish two OpenCode processes that were started in quick succession.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        ticks = int(stat.rpartition(b")")[2].split()[19])
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):  # macOS, where psutil's time is exact
+        return None
+
+
 def _program(path: str, environ: Mapping[str, str]) -> Path | None:
-    """The program to start again. An upgrade may have replaced the file under the running process: then PATH's."""
+    """Return the program to start again: that of the process, or `opencode` from PATH if an upgrade has removed it."""
     if path and os.access(path, os.X_OK):
         return Path(path)
-    import shutil
+    import shutil  # lazy import: rarely needed
 
     found = shutil.which("opencode", path=environ.get("PATH"))
     return Path(found) if found else None
 
 
 def _positional(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the arguments that are neither options nor their values."""
     words = iter(arguments)
     for word in words:
         if word in _WITH_VALUE:
@@ -171,7 +223,14 @@ def _positional(arguments: Sequence[str]) -> Iterator[str]:
             yield word
 
 
-def _value(arguments: Sequence[str], *names: str) -> str | None:
+def _given(arguments: Sequence[str], name: str) -> bool:
+    return any(word.partition("=")[0] == name for word in arguments)
+
+
+def option(arguments: Sequence[str], *names: str) -> str | None:
+    """Return the value of an option, given under any of its names. Return None if the arguments do not contain the
+    option.
+    """
     for at, word in enumerate(arguments):
         name, equals, value = word.partition("=")
         if name in names:
@@ -185,7 +244,8 @@ def _kept(arguments: Sequence[str]) -> Iterator[str]:
         name, equals, _ = word.partition("=")
         valued = name in _WITH_VALUE and not equals
         value = next(words, None) if valued else None
-        if name in _ABOUT_THE_TURN or not word.startswith("-"):  # a bare word is the project: we start there anyway
+        # A bare word is the project directory, which is the working directory of the successor anyway.
+        if name in _SESSION_OPTIONS or not word.startswith("-"):
             continue
         yield word
         if value is not None:

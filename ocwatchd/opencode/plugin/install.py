@@ -1,8 +1,9 @@
-"""The companion plugin in OpenCode's plugin directory: installed, upgraded and removed whole, if it is ours.
+"""Install, upgrade and remove the companion plugin in OpenCode's plugin directory. Files that ocwatchd did not write
+are never changed.
 
-OpenCode 1.0 loads `plugin/*.js` of its configuration directories, later versions `plugins/*.js` as well: `plugin/` is
-read by all. Directories in it are left alone (seen with 1.0.185, 1.1.65, 1.3.2, 1.18.33), so the plugin's parts lie in
-one of its own name. What says which file is ours is its first line.
+OpenCode 1.0 loads `plugin/*.js` from its configuration directories, later versions also `plugins/*.js`, so `plugin/`
+works for all of them. Directories in it are ignored (1.0.185, 1.1.65, 1.3.2, 1.18.33), so the plugin's parts are in a
+directory named after the plugin. The first line of a file shows whether the file is ours.
 """
 
 from __future__ import annotations
@@ -18,35 +19,39 @@ from importlib import resources
 from pathlib import Path
 
 from ocwatchd.errors import OcwatchError
+from ocwatchd.ownership import give, make_directories
 from ocwatchd.paths import Paths
 
 NAME = "rate-limit-fallback.js"
 DIRECTORY, OTHER_DIRECTORY = "plugin", "plugins"
-PARTS = tuple(f"{NAME.removesuffix('.js')}/{part}.js" for part in ("answers", "door", "floor", "origin", "pools"))
-"""Beside the file of that name, which loads them, and works without any that is missing."""
+_PARTS = ("answers", "decisions", "door", "floor", "opencode2", "origin", "pools", "selection")
+PARTS = tuple(f"{NAME.removesuffix('.js')}/{part}.js" for part in _PARTS)
+"""The files that the main file loads. The main file also works if one of them is missing."""
 
 _MARKER = re.compile(rb"\A// ocwatchd companion plugin, version ([\w.]{1,20})\r?\n")
 _CAP = 1 << 20
-"""Bytes that are read of a file of that name; ours have up to 13 kB."""
+"""Maximum number of bytes read from an installed file; ours have up to 18 kB."""
 
 
 class PluginState(StrEnum):
-    """What lies at the plugin's place."""
+    """State of the plugin's installation."""
 
     CURRENT = "current"
-    OUTDATED = "outdated"  # ours, of another version or changed by hand, or a part of it is missing
+    OUTDATED = "outdated"  # our file, but in another version, changed by hand, or without one of its parts
     ABSENT = "absent"
-    FOREIGN = "foreign"  # a file of that name, or of a part's, that is not ours
+    FOREIGN = "foreign"  # a file with the name of the plugin or of a part is not ours
 
 
 class PluginFault(OcwatchError):
-    """The plugin's file cannot be installed or removed; the message says why and what to do."""
+    """The plugin cannot be read, installed or removed. The message contains the reason and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class PluginFile:
-    """One look at the plugin's place. `path` is the file of `NAME`, or the part that is not ours; `installed` is the
-    version found there, None unless it is ours.
+    """An installed or missing file of the plugin.
+
+    `path` is the path of `NAME`, or of one of its parts. `installed` is the version of the file at `path`, or None if
+    there is no file or the file is not ours; `shipped` is the version of this package.
     """
 
     path: Path
@@ -56,62 +61,64 @@ class PluginFile:
 
 
 def shipped_path() -> Path:
-    """The file of `shipped`, its parts beside it, for an OpenCode that is to load it from where it lies."""
+    """Return the path of the plugin in this package, from which OpenCode can load it together with its parts."""
     return Path(str(resources.files("ocwatchd.opencode").joinpath("plugin", NAME)))
 
 
 def shipped(name: str = NAME) -> bytes:
-    """The plugin that comes with this ocwatchd, or one of its `PARTS`."""
+    """Return the content of the plugin's main file in this package, or of one of its `PARTS`."""
     return resources.files("ocwatchd.opencode").joinpath("plugin", name).read_bytes()
 
 
 def version_of(content: bytes) -> str | None:
-    """The version that the first line tells; None if the file is not ours."""
+    """Return the version in the first line of a plugin file. Return None if the file is not ours."""
     marker = _MARKER.match(content)
     return marker[1].decode() if marker else None
 
 
-def look(paths: Paths) -> PluginFile:
-    """What lies at the plugin's place now.
+def find_plugin(paths: Paths) -> PluginFile:
+    """Return the state of the installed plugin.
 
     Raises:
-        PluginFault: it cannot be read.
+        PluginFault: A file cannot be read.
     """
-    return _together(_look_at_all(paths.opencode_config / DIRECTORY))
+    return _together(_find_files(paths.opencode_config / DIRECTORY))
 
 
 def install(paths: Paths) -> tuple[PluginFile, PluginFile]:
-    """Put the shipped plugin in its place; what was there before, and what is there now. Already current: nothing.
+    """Install the plugin unless the installed one is current; return its state before and after.
 
     Raises:
-        PluginFault: a file of that name is not ours, or it cannot be written.
+        PluginFault: A file of that name is not ours, or cannot be read or written.
     """
-    files = _look_at_all(paths.opencode_config / DIRECTORY)
+    files = _find_files(paths.opencode_config / DIRECTORY)
     before = _together(files)
     if before.state is PluginState.FOREIGN:
-        raise PluginFault(f"{before.path} is there and is not ocwatchd's: it stays as it is; move it away first")
+        raise PluginFault(f"{before.path} was not installed by ocwatchd, so it is not replaced. Move it away first")
     links = [file.path for file in (before, *files.values()) if file.state is PluginState.OUTDATED]
     for path in filter(Path.is_symlink, links):
-        raise PluginFault(f"{path} is a link to another version, or to one without its parts: update or remove it")
-    for name, file in reversed(files.items()):  # what is loaded by itself comes last: its parts lie there then
+        raise PluginFault(
+            f"{path} is a link to another version of the plugin, or to one without its parts. Update or remove the link"
+        )
+    for name, file in reversed(files.items()):  # the main file is written last, after its parts
         try:
-            file.path.parent.mkdir(parents=True, exist_ok=True)
+            make_directories(file.path.parent, 0o777)  # the mode follows the umask because this is OpenCode's directory
             if file.state is not PluginState.CURRENT:
                 _put(file.path, shipped(name), anew=file.state is PluginState.ABSENT)
         except OSError as fault:
             raise PluginFault(f"{file.path} cannot be written: {fault.strerror or fault}") from fault
-    return before, look(paths)
+    return before, find_plugin(paths)
 
 
 def uninstall(paths: Paths) -> list[Path]:
-    """Remove our plugin wherever OpenCode loads it from; the files that are gone now. Others are left alone.
+    """Remove the plugin from all directories that OpenCode loads plugins from; return the removed files.
 
     Raises:
-        PluginFault: ours cannot be removed.
+        PluginFault: One of our files cannot be removed.
     """
     removed = []
     for directory in (DIRECTORY, OTHER_DIRECTORY):
-        for found in _look_at_all(paths.opencode_config / directory).values():
+        for found in _find_files(paths.opencode_config / directory).values():
             if found.installed is None:
                 continue
             try:
@@ -119,21 +126,31 @@ def uninstall(paths: Paths) -> list[Path]:
             except OSError as fault:
                 raise PluginFault(f"{found.path} cannot be removed: {fault.strerror or fault}") from fault
             removed.append(found.path)
-        with contextlib.suppress(OSError):  # somebody else's files may be in it
-            (paths.opencode_config / directory / PARTS[0]).parent.rmdir()
+        place = paths.opencode_config / directory
+        with contextlib.suppress(OSError):  # the directory may contain other files
+            (place / PARTS[0]).parent.rmdir()
+        if any(path.parent == place for path in removed):
+            with contextlib.suppress(OSError):
+                place.rmdir()
     return removed
 
 
-def _look_at_all(directory: Path) -> dict[str, PluginFile]:
-    """By name, the file that loads the others first. Bun looks for these where a link to that one leads."""
+def _find_files(directory: Path) -> dict[str, PluginFile]:
+    """Return the plugin's files by name, the main file first.
+
+    If the main file is a link, its parts are looked up beside the link's target, as Bun does.
+    """
     path = directory / NAME
-    found = {NAME: _look_at(path, NAME)}
+    found = {NAME: _find_file(path, NAME)}
     beside = path.resolve().parent if found[NAME].installed else directory
-    return found | {name: _look_at(beside / name, name) for name in PARTS}
+    return found | {name: _find_file(beside / name, name) for name in PARTS}
 
 
 def _together(files: dict[str, PluginFile]) -> PluginFile:
-    """The one that is nobody's to replace, else the first, which is as good as its parts."""
+    """Return the state of the whole plugin: that of a foreign file, otherwise the main file's.
+
+    The main file is outdated if one of its parts is.
+    """
     foreign = next((file for file in files.values() if file.state is PluginState.FOREIGN), None)
     first = files[NAME]
     if foreign is not None or first.state is not PluginState.CURRENT:
@@ -143,28 +160,31 @@ def _together(files: dict[str, PluginFile]) -> PluginFile:
 
 
 def _put(path: Path, content: bytes, *, anew: bool) -> None:
-    """Write the file whole or not at all; `anew`: only if nothing is there, be it since a moment ago.
+    """Write a file atomically. With `anew`, never replace an existing file, even one that has just appeared.
 
     Raises:
-        OSError: nothing was changed; FileExistsError with `anew`.
+        FileExistsError: A file exists, and `anew` is set.
+        OSError: The file cannot be written; nothing was changed.
     """
-    # OpenCode loads whatever ends in .js or .ts there: a temporary file must not.
+    # OpenCode loads every *.js and *.ts file in this directory, so the temporary name has another suffix.
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
+            give(fd, path.parent, path)
             file.write(content)
             file.flush()
             os.fsync(fd)
         if anew:
-            os.link(temporary, path)  # unlike a rename, a link never replaces
+            os.link(temporary, path)  # unlike a rename, a link never replaces a file
         else:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _look_at(path: Path, name: str) -> PluginFile:
+def _find_file(path: Path, name: str) -> PluginFile:
+    """Return the state of one file; `name` is that of the same file in this package."""
     new = shipped(name)
     wanted = version_of(new) or "?"
     content = _read(path)
@@ -178,15 +198,17 @@ def _look_at(path: Path, name: str) -> PluginFile:
 
 
 def _read(path: Path) -> bytes | None:
-    """The content, through a link as OpenCode reads it; None if nothing is there; empty if it is no file to be read.
+    """Return the content of a file, following links as OpenCode does.
+
+    None if the path does not exist; empty if it is not a regular file.
 
     Raises:
-        PluginFault: we are not let in.
+        PluginFault: Access is denied.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
-        return b"" if path.is_symlink() else None  # a link to nowhere is somebody's, and not ours
+        return b"" if path.is_symlink() else None  # a dangling link is not ours
     except OSError as fault:
         if fault.errno in (errno.ENXIO, errno.ELOOP):
             return b""

@@ -1,18 +1,24 @@
-"""Who descends from whom in the process table: the npm package's `opencode` is a wrapper that starts the real one."""
+"""Find, check and end related processes. The npm package's `opencode` is a wrapper that starts the real program."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from contextlib import suppress
 
 POLL = 0.02
+"""Interval, in seconds, between checks of whether processes have ended."""
+STOP_LIMIT = 2.0
+"""Time, in seconds, between SIGTERM, which 1.0 - 1.3 often ignore, and SIGKILL, which does no harm once the work is
+done.
+"""
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes below `pid`, the deepest first; empty if there are none, or it is gone."""
-    import psutil
+    """Return the descendants of a process, children before parents; empty if it has none or has ended."""
+    import psutil  # lazy import: a daemon that sees no OpenCode does not need it
 
     try:
         return [child.pid for child in reversed(psutil.Process(pid).children(recursive=True))]
@@ -21,8 +27,8 @@ def descendants(pid: int) -> list[int]:
 
 
 def descends(pid: int, ancestors: frozenset[int], most: int = 4) -> bool:
-    """Whether `pid` is one of these processes, or at most `most` generations below one."""
-    import psutil
+    """Return whether a process is one of `ancestors`, or at most `most` generations below one."""
+    import psutil  # lazy import: a daemon that sees no OpenCode does not need it
 
     try:
         process: psutil.Process | None = psutil.Process(pid)
@@ -36,8 +42,8 @@ def descends(pid: int, ancestors: frozenset[int], most: int = 4) -> bool:
 
 
 def end_all(pids: list[int], number: signal.Signals, patience: float) -> None:
-    """Send a signal to these processes, and SIGKILL to those that are there after `patience` seconds."""
-    import psutil
+    """Send a signal to processes, and SIGKILL to those that are still running after `patience` seconds."""
+    import psutil  # lazy import: a daemon that sees no OpenCode does not need it
 
     found = []
     for pid in pids:
@@ -56,7 +62,7 @@ def end_all(pids: list[int], number: signal.Signals, patience: float) -> None:
 
 
 def _runs(process: object) -> bool:
-    import psutil
+    import psutil  # lazy import: a daemon that sees no OpenCode does not need it
 
     with suppress(psutil.Error):
         assert isinstance(process, psutil.Process)
@@ -65,11 +71,26 @@ def _runs(process: object) -> bool:
 
 
 def launched_by(environ: dict[str, str], pid: int) -> bool:
-    """Whether this process was started by an `oc-smart` that still lives: then its sessions are that one's to move.
+    """Return whether a process was started by an `oc-smart` that is still running, and that moves the sessions itself.
 
-    What OpenCode itself starts inherits the variable, but lies further below.
+    Programs that OpenCode starts inherit the variable as well, but are more generations away.
     """
     named = environ.get("OCWATCHD_LAUNCHER", "")
     if not named.isdecimal() or int(named) in (pid, os.getpid()):
         return False
     return descends(pid, frozenset((int(named),)), most=2)
+
+
+def stop_group(process: subprocess.Popen[bytes], patience: float = STOP_LIMIT) -> None:
+    """End a process and its group, which it leads: first SIGTERM, then after `patience` seconds SIGKILL."""
+    _signal(process, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(patience)
+    # the group includes processes that it has started for itself, such as servers of tools
+    _signal(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # macOS reports PermissionError for a group of zombies
+        os.killpg(process.pid, number)

@@ -1,8 +1,8 @@
-"""A small process that outlives us by a moment: if we are killed outright, it ends what we have started.
+"""Guard against orphans: if this process is killed, a small guardian process ends the processes that it has started.
 
-A fork of ourselves in a session of its own, blocked on a pipe that only we hold: the kernel tells it of our end,
-however that comes, on Linux and on macOS alike. Not `PR_SET_PDEATHSIG`: that would reach the npm package's `opencode`,
-a script, and leave the real one below it. Nothing is imported before it is needed.
+The guardian is a fork in its own session that reads from a pipe whose other end only this process holds, so the kernel
+reports the end of this process, whatever its cause, on Linux and macOS. `PR_SET_PDEATHSIG` would not work: it would end
+the npm package's `opencode`, a script, but not the real program below it. Modules are imported only when needed.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 PATIENCE = 2.0
-"""Seconds after SIGHUP, which ends the TUI of 1.0 - 1.18 with its terminal put back, until SIGKILL."""
+"""Time, in seconds, between SIGHUP, on which the TUI of 1.0 - 1.18 exits and restores its terminal, and SIGKILL."""
 NAME = "ocwatch-guard"
+"""Name of the guardian in the process table."""
 _DONE = b"done\n"
 
 
 class Guardian:
-    """Ends the watched processes, and what they started, if this process dies. A context; made before any thread is."""
+    """A context in which watched processes and their descendants are ended if this process dies.
+
+    It forks, so it must be created before any thread is started.
+    """
 
     def __init__(self) -> None:
-        """Fork it. Without the means to, we go on without one."""
+        """Fork the guardian. If that fails, continue without it."""
         self.pid, self._writer = 0, -1
         try:
             reader, self._writer = os.pipe()
@@ -35,63 +39,64 @@ class Guardian:
         os.close(reader)
 
     def __enter__(self) -> Self:
-        """It watches already."""
+        """Return self; the guardian is already running."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
-        """All has ended in good order, and so does it."""
+        """End the guardian without ending the watched processes."""
         if self.pid:
-            self._tell(_DONE)
+            self._send(_DONE)
             os.close(self._writer)
             with suppress(ChildProcessError):
                 os.waitpid(self.pid, 0)
             self.pid, self._writer = 0, -1
 
-    def watch(self, pid: int) -> None:
-        """A process has been started. Thread-safe."""
-        self._tell(b"+%d\n" % pid)
+    def watch(self, pid: int, alone: bool = False) -> None:
+        """Watch a started process. With `alone`, its descendants are not ended. Thread-safe."""
+        self._send((b"=%d\n" if alone else b"+%d\n") % pid)
 
     def forget(self, pid: int) -> None:
-        """It has ended; its number may be another's soon."""
-        self._tell(b"-%d\n" % pid)
+        """Stop watching a process that has ended, because its pid may be reused."""
+        self._send(b"-%d\n" % pid)
 
-    def _tell(self, line: bytes) -> None:
+    def _send(self, line: bytes) -> None:
         with suppress(OSError):
             os.write(self._writer, line)
 
 
 def _guard(reader: int) -> NoReturn:
     try:
-        told = _listen(reader)
-        if not told.endswith(_DONE):
-            _end(told)
+        received = _listen(reader)
+        if not received.endswith(_DONE):
+            _end(received)
     finally:
         os._exit(0)
 
 
 def _listen(reader: int) -> bytes:
-    """All that was written until the other end was closed."""
-    os.setsid()  # Ctrl-C and the terminal's end are not for us
+    """Return everything that was written to the pipe until its other end was closed."""
+    os.setsid()  # Ctrl-C and a hang-up of the terminal must not end the guardian
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     os.dup2(reader, 3)
     null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):  # whoever reads our output waits for its last holder
+    for fd in (0, 1, 2):  # a reader of this process's output waits until all processes have closed it
         os.dup2(null, fd)
     os.closerange(4, 1024)
     with suppress(OSError), open("/proc/self/comm", "w") as name:
         name.write(NAME)
-    told = b""
+    received = b""
     while part := os.read(3, 4096):
-        told += part
-    return told
+        received += part
+    return received
 
 
-def _end(told: bytes) -> None:
-    from ocwatchd.opencode.family import descendants, end_all  # late: hardly ever needed
+def _end(received: bytes) -> None:
+    """End every process that is still being watched according to these messages."""
+    from ocwatchd.opencode.process.process_tree import descendants, end_all  # lazy import: rarely needed
 
-    watched: list[int] = []
-    for line in told.split():
-        pid = int(line[1:])
-        watched = [other for other in watched if other != pid] + ([pid] if line[:1] == b"+" else [])
-    end_all([each for pid in watched for each in (*descendants(pid), pid)], signal.SIGHUP, PATIENCE)
+    watched: dict[int, bytes] = {}
+    for line in received.split():
+        watched[int(line[1:])] = line[:1]
+    found = [(pid, () if how == b"=" else descendants(pid)) for pid, how in watched.items() if how != b"-"]
+    end_all([each for pid, below in found for each in (*below, pid)], signal.SIGHUP, PATIENCE)

@@ -1,8 +1,8 @@
-"""The tmux pane in which an OpenCode runs, and how to start its successor there.
+"""Find the tmux pane in which an OpenCode process is running, and start the successor there.
 
-Two cases are understood: OpenCode (or its launcher) is the pane's own process, then the pane is respawned; or it was
-typed into an interactive shell, then the shell is typed into again. In every other (a script, an editor's terminal, a
-pane inside a pane) nobody knows what would happen after OpenCode's end, and there is no pane.
+Two situations are supported. If OpenCode (or its launcher) is the pane's own process, the pane is respawned. If it was
+typed into an interactive shell, the start command is typed into the same shell. In all others (a script, an editor's
+terminal, a pane inside a pane) no pane is found, because it is unknown what would happen after OpenCode exits.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ocwatchd.errors import OcwatchError
-from ocwatchd.opencode.processes import Relative, Running
+from ocwatchd.opencode.discovery.processes import Relative, Running
 
 TMUX_LIMIT = 5.0
-"""Seconds for one tmux command; they take 3 - 10 ms."""
+"""Timeout, in seconds, of a tmux command, which takes 3 - 10 ms."""
 PROMPT_LIMIT = 5.0
-"""Seconds within which the shell has the terminal back after OpenCode's end."""
+"""Timeout, in seconds, for the shell to control the terminal again after OpenCode exits."""
 PICKUP_LIMIT = 15.0
-"""Seconds within which the terminal begins to read what is to be started; a slow profile of the shell counts too."""
+"""Timeout, in seconds, for the terminal to begin reading the start script. It allows for a shell with a slow profile.
+"""
 POLL = 0.05
+"""Interval, in seconds, between checks of the terminal."""
 
 _FORMAT = "#{pane_id} #{pane_pid} #{pane_tty}"
 _SHELLS = frozenset(
@@ -35,22 +37,25 @@ _SHELLS = frozenset(
 
 
 class TerminalFault(OcwatchError):
-    """The terminal did not do what was asked; the message says what is to be typed by hand."""
+    """The program could not be started in the terminal. The message is the reason."""
 
 
 Run = Callable[[Sequence[str]], str]
-"""Runs a command and returns its standard output; raises OSError or subprocess.SubprocessError."""
+"""Runs a command and returns its standard output. Raises OSError or subprocess.SubprocessError."""
 
 
 def run(command: Sequence[str]) -> str:
-    """Run a command to its end."""
+    """Run a command and return its standard output."""
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=TMUX_LIMIT)
     return done.stdout
 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """What is to run in a terminal next. `plugin`: the companion plugin's file, where it is for this process alone."""
+    """The command that starts OpenCode again.
+
+    `plugin` is the companion plugin's file, if only this process loads it.
+    """
 
     program: Path
     words: list[str]
@@ -60,14 +65,14 @@ class Again:
 
     @property
     def script(self) -> str:
-        """As a shell runs it."""
+        """The shell script that runs the program."""
         environ = {**self.environ, "PWD": self.directory}
         return script_of(self.directory, environ, [str(self.program), *self.words])
 
 
 @dataclass(frozen=True, slots=True)
 class Pane:
-    """A tmux pane. `shell`: the interactive shell that OpenCode was typed into, None if the pane is OpenCode's own."""
+    """A tmux pane. `shell` is the shell that OpenCode was typed into; None if OpenCode is the pane's own process."""
 
     server: str
     ident: str
@@ -79,10 +84,10 @@ class Pane:
 
     @contextmanager
     def kept_open(self, _: object = None, /) -> Iterator[None]:
-        """Within the block the pane outlives the end of what runs in it.
+        """Keep the pane open during the block even if its process ends.
 
         Raises:
-            TerminalFault: tmux does not do that (before 3.0); nothing was changed.
+            TerminalFault: tmux does not support this (before 3.0); nothing was changed.
         """
         if self.shell is not None:
             yield
@@ -98,37 +103,48 @@ class Pane:
                 self._tmux("set-option", "-p", *unset, "-t", self.ident, "remain-on-exit", *back)
 
     def withdraw(self) -> None:
-        """Nothing was ended; the end of `kept_open` puts everything back."""
+        """Do nothing: the end of `kept_open` restores the pane."""
 
     def launch(self, again: Again, scratch: Path) -> None:
-        """Start it. `scratch` is a directory of ours alone.
+        """Start the program. `scratch` is a private directory for the start script.
 
         Raises:
-            TerminalFault: it cannot be done.
-            OSError: likewise.
+            TerminalFault: The program cannot be started.
+            OSError: The start script cannot be passed.
         """
         with handover(scratch) as path:
             self.start(again.directory, path)
             deliver(again.script, path)
 
     def start(self, directory: str, script: Path) -> None:
-        """Have the pane run `sh SCRIPT` in a directory.
+        """Run `sh SCRIPT` in the pane, in a directory that the script itself changes to as well.
+
+        The argument of `respawn-pane -c` is a format: `#(…)` in a directory's name would be executed (tmux 3.3a), and
+        no escape works for all names (`##[` is not unescaped). For a name with `#`, only the script changes the
+        directory.
 
         Raises:
-            TerminalFault: it cannot be done.
+            TerminalFault: The script cannot be run.
         """
         line = f"sh {shlex.quote(str(script))}"
         if self.shell is None:
-            self._tmux("respawn-pane", "-k", "-c", directory, "-t", self.ident, f"exec {line}")
+            where = () if "#" in directory else ("-c", directory)
+            self._tmux("respawn-pane", "-k", *where, "-t", self.ident, f"exec {line}")
             return
+        if not line.isprintable():  # a line break in the command would act as Enter
+            raise TerminalFault(f"{self}: {line!a} cannot be typed")
         self._wait_for_shell()
-        self._tmux("send-keys", "-R", "-t", self.ident)  # whatever modes a killed TUI left behind
-        self._tmux("send-keys", "-t", self.ident, "C-c")  # and what was typed while it ended
-        self._tmux("send-keys", "-t", self.ident, "-l", f" {line}")  # a space keeps it out of most shells' history
+        self._tmux("send-keys", "-R", "-t", self.ident)  # resets terminal modes that a killed TUI has left set
+        self._tmux("send-keys", "-t", self.ident, "C-c")  # clears input that was typed while OpenCode was ending
+        # most shells keep a line with a leading space out of their history
+        self._tmux("send-keys", "-t", self.ident, "-l", f" {line}")
         self._tmux("send-keys", "-t", self.ident, "Enter")
 
     def runs(self, running: Running) -> bool:
-        """Whether a process runs in this pane. By descent: a respawned pane has another tty."""
+        """Return whether a process descends from the pane's process.
+
+        The tty is not conclusive, because a respawned pane has a different tty.
+        """
         with suppress(TerminalFault):
             root = self._tmux("display-message", "-p", "-t", self.ident, "#{pane_pid}").strip()
             return root in (str(running.pid), *(str(relative.pid) for relative in running.above))
@@ -138,7 +154,7 @@ class Pane:
         deadline = time.monotonic() + PROMPT_LIMIT
         while self._tmux("display-message", "-p", "-t", self.ident, "#{pane_current_command}").strip() != self.shell:
             if time.monotonic() > deadline:
-                raise TerminalFault(f"{self}: {self.shell} did not come back")
+                raise TerminalFault(f"{self}: {self.shell} did not get the terminal back")
             time.sleep(POLL)
 
     def _tmux(self, *words: str) -> str:
@@ -149,7 +165,7 @@ class Pane:
 
 
 def find_pane(running: Running, run: Run = run) -> Pane | None:
-    """The tmux pane whose terminal the process has, if its successor can be started there."""
+    """Return the tmux pane in which a process is running. Return None if its successor cannot be started there."""
     server = running.environ.get("TMUX", "").partition(",")[0]
     if not server or running.tty is None:
         return None
@@ -165,7 +181,7 @@ def find_pane(running: Running, run: Run = run) -> Pane | None:
 
 
 def _pane(server: str, ident: str, root: int, running: Running, run: Run) -> Pane | None:
-    """What lies between the pane's own process and OpenCode decides."""
+    """Return the pane if its situation is supported, judged by the processes between the pane's own and OpenCode."""
     between: list[Relative] = []
     for relative in running.above if running.pid != root else ():
         between.append(relative)
@@ -186,25 +202,25 @@ def _is_shell(relative: Relative) -> bool:
 
 
 def _is_prompt(relative: Relative) -> bool:
-    """A shell that was given nothing to do but to ask: no script, no `-c`."""
+    """Return whether a process is an interactive shell, without a script or `-c`."""
     options = relative.arguments[1:]
     return _is_shell(relative) and all(word.startswith("-") and word != "-c" for word in options)
 
 
-# ---- what is started
+# ---- start scripts
 
 
 def script_of(directory: str, environ: Mapping[str, str], command: Sequence[str]) -> str:
-    """A shell script that becomes `command` in a directory with this environment."""
+    """Return a shell script that executes `command` in a directory, with this environment."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in environ.items() if _is_name(name)]
     return "\n".join([*exports, f"cd {shlex.quote(directory)} || exit 1", f"exec {shlex.join(command)}", ""])
 
 
 @contextmanager
 def handover(directory: Path) -> Iterator[Path]:
-    """A path at which `deliver` gives a script to one reader, within the block.
+    """Create a named pipe during the block, through which `deliver` passes a script to one reader; yield its path.
 
-    A pipe and no file: the environment in the script may hold keys, and no disk sees them. `directory` is ours alone.
+    A file would write the script's environment, which may contain keys, to disk. `directory` must be private.
     """
     path = directory / f"restart-{secrets.token_hex(6)}"
     os.mkfifo(path, 0o600)
@@ -215,27 +231,27 @@ def handover(directory: Path) -> Iterator[Path]:
 
 
 def deliver(script: str, path: Path, limit: float = PICKUP_LIMIT) -> None:
-    """Give the script to whoever reads at `path`.
+    """Pass the script to the process that reads from the named pipe `path`.
 
     Raises:
-        TerminalFault: nobody did within `limit` seconds.
+        TerminalFault: No process began to read within `limit` seconds, or it stopped reading.
     """
     deadline = time.monotonic() + limit
     while True:
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # fails while nobody reads
+            fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening fails while there is no reader
             break
         except OSError as fault:
             if time.monotonic() > deadline:
-                raise TerminalFault("the terminal did not start anything") from fault
+                raise TerminalFault("the terminal did not run the start command") from fault
             time.sleep(POLL)
     os.set_blocking(fd, True)
     try:
         with os.fdopen(fd, "wb") as pipe:
             pipe.write(script.encode("utf-8", "surrogateescape"))
     except BrokenPipeError as fault:
-        raise TerminalFault("the terminal gave up on what it was to start") from fault
+        raise TerminalFault("the terminal stopped reading the start command") from fault
 
 
 def _is_name(word: str) -> bool:
-    return word.isascii() and word.isidentifier()  # others, such as bash's exported functions, no `sh` can set
+    return word.isascii() and word.isidentifier()  # `sh` cannot export other names, such as bash's exported functions

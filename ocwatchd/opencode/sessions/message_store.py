@@ -1,40 +1,40 @@
-"""What OpenCode stored of its sessions, read beside it: SQLite from 1.2 on, JSON files before. Never writes nor waits.
+"""Read OpenCode's message stores: SQLite from 1.2 on, JSON files before. Nothing is ever written.
 
-Every method answers with what there is: a missing file, table or column, a locked or broken database is an empty
-answer, because the door tells the same things better whenever there is one.
+If a file, table or column is missing, or a database is locked or broken, the result is empty and no error is raised. If
+there is an endpoint, its information is better in any case.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import quote
 
-import orjson
-
-from ocwatchd.core.limits import ErrorFacts
-from ocwatchd.opencode.answers import Session, session_of
-from ocwatchd.opencode.records import Json, Message, mapping, message_of
+from ocwatchd.core.domain.types import ErrorDetails
+from ocwatchd.core.text.parse_json import parse_json
+from ocwatchd.opencode.client.v1.responses import Session, session_of
+from ocwatchd.opencode.sessions.database import rows
+from ocwatchd.opencode.sessions.messages import Json, Message, mapping, message_of
+from ocwatchd.ownership import read_followed
 
 if TYPE_CHECKING:
     import sqlite3
 
-BUSY_WAIT = 0.2
-"""Seconds a reader waits for a writer's lock. In WAL mode readers never wait; a checkpoint takes some milliseconds."""
-
-MOST_SESSIONS = 200
+MAX_SESSIONS = 200
+"""Maximum number of sessions that `recent` returns."""
 FEW_MESSAGES = 4
-MOST_ANSWERS = 50_000
-"""Answers counted at once; a day of ten busy sessions has some thousands."""
+"""Default number of last messages to read."""
+MAX_ANSWERS = 50_000
+"""Maximum number of answers that `answers` returns. Ten busy sessions produce a few thousand answers a day."""
 _FILE_CAP = 16 * 1024 * 1024
+"""Maximum size of a JSON file in bytes; a larger file counts as empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer of one session, for counting what was used."""
+    """An answer and its session, for counting usage."""
 
     session: str
     message: Message
@@ -42,86 +42,107 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """A session whose last answer is open or failed. An open one may be stuck, at work, or left by a dead process."""
+    """A session whose last answer is open or has failed. A session with an open answer may be stuck, busy, or left
+    behind by a dead process.
+    """
 
     session: Session
     answer: Message
 
 
 class Store(Protocol):
-    """One kind of message store."""
+    """The interface of a message store."""
 
     def session(self, ident: str) -> Session | None:
-        """One session."""
+        """Return one session; None if it is unknown."""
         ...
 
     def recent(self, since: float) -> list[Session]:
-        """Sessions that changed since then (epoch seconds), the latest first."""
+        """Return the sessions that changed since then (epoch seconds), the latest first."""
         ...
 
     def messages(self, session: str, limit: int = FEW_MESSAGES) -> list[Message]:
-        """The last messages, oldest first, without their parts."""
+        """Return the last messages, oldest first, without their parts."""
+        ...
+
+    def turns_of_v1(self, session: str, limit: int = FEW_MESSAGES) -> list[Message]:
+        """Return the last messages that OpenCode 1 has written, oldest first."""
         ...
 
     def answers(self, since: float) -> Iterable[Answer]:
-        """Answers that were begun since then (epoch seconds), of all sessions, at most `MOST_ANSWERS`."""
+        """Return the answers of all sessions that began since then (epoch seconds), at most `MAX_ANSWERS`."""
         ...
 
     def mark(self) -> float:
-        """When the store was last written (epoch seconds, as files tell it)."""
+        """Return when the store was last changed (epoch seconds), by its files' modification times."""
         ...
 
 
 class SessionStore:
-    """All stores of one data directory together. Versions of both kinds may have worked in it."""
+    """All message stores of one data directory, which may have been used by several versions of OpenCode."""
 
     def __init__(self, data: Path) -> None:
-        """`data`: OpenCode's data directory; it may not exist yet."""
+        """`data` is OpenCode's data directory, which may not exist yet."""
         self._data = data
 
     def session(self, ident: str) -> Session | None:
-        """One session, None if no store has it."""
+        """Return one session; None if no store has it."""
         return next((found for store in self._stores() if (found := store.session(ident))), None)
 
     def recent(self, since: float) -> list[Session]:
-        """Sessions that changed since then (epoch seconds), the latest first."""
+        """Return the sessions that changed since then (epoch seconds), the latest first."""
         found = {session.id: session for store in self._stores() for session in store.recent(since)}
-        return sorted(found.values(), key=lambda session: session.updated or 0.0, reverse=True)[:MOST_SESSIONS]
-
-    def recent_directories(self, since: float) -> list[str]:
-        """Project directories of the sessions that changed since then, the latest first."""
-        return list(dict.fromkeys(session.directory for session in self.recent(since)))
+        return sorted(found.values(), key=lambda session: session.updated or 0.0, reverse=True)[:MAX_SESSIONS]
 
     def messages(self, session: str, limit: int = FEW_MESSAGES) -> list[Message]:
-        """The last messages, oldest first."""
+        """Return the last messages, oldest first."""
         return next((found for store in self._stores() if (found := store.messages(session, limit))), [])
 
     def answers(self, since: float) -> Iterator[Answer]:
-        """Answers that were begun since then (epoch seconds), of all sessions, one at a time: a week has many."""
+        """Yield the answers of all sessions that began since then (epoch seconds)."""
         return (answer for store in self._stores() for answer in store.answers(since))
 
     def mark(self) -> float:
-        """When any of them was last written."""
+        """Return when any of the stores was last changed (epoch seconds)."""
         return max((store.mark() for store in self._stores()), default=0.0)
 
     def unsettled(self, since: float) -> list[Unsettled]:
-        """Sessions that changed since then and whose last answer is open, or failed."""
-        pairs = ((session, _last_answer(self.messages(session.id))) for session in self.recent(since))
+        """Return sessions of OpenCode 1 that changed since then and whose last answer is open or has failed.
+
+        OpenCode 2 reports its waiting sessions itself, and its events show which sessions have failed.
+        """
+        pairs = ((session, _last_answer(self._turns_of_v1(session.id))) for session in self.recent(since))
         return [Unsettled(session, answer) for session, answer in pairs if answer and _is_unsettled(answer)]
 
-    def last_error(self, session: str) -> ErrorFacts | None:
-        """The error of the last answer. There is none while OpenCode still retries: it is written after the last."""
+    def _turns_of_v1(self, session: str) -> list[Message]:
+        return next((found for store in self._stores() if (found := store.turns_of_v1(session))), [])
+
+    def last_error(self, session: str) -> ErrorDetails | None:
+        """Return the error of the last answer. OpenCode stores it only after its last attempt."""
         answer = _last_answer(self.messages(session))
         return answer.error if answer else None
 
     def _stores(self) -> Iterator[Store]:
-        # A development channel of OpenCode names its database after itself.
+        # The databases of development channels are named after the channel.
         for path in [self._data / "opencode.db", *sorted(self._data.glob("opencode-*.db"))]:
             if path.is_file():
                 yield SqliteStore(path)
         storage = self._data / "storage"
         if storage.is_dir():
             yield JsonStore(storage)
+
+
+def taken_over_by_v2(data: Path) -> Path | None:
+    """Return the database of OpenCode 1 in this data directory if OpenCode 2 has migrated it; otherwise None.
+
+    The migration drops the table `todo` and two others (0.0.0-next-16350, in the database of the channel `latest`).
+    1.18 has both `todo` and OpenCode 2's table `session_message`; earlier versions have only `todo`.
+    """
+    path = data / "opencode.db"
+    if not path.is_file():
+        return None
+    tables = SqliteStore(path).tables()
+    return path if "session_message" in tables and "todo" not in tables else None
 
 
 def _last_answer(messages: list[Message]) -> Message | None:
@@ -133,62 +154,95 @@ def _is_unsettled(answer: Message) -> bool:
 
 
 class SqliteStore:
-    """`opencode.db`, from 1.2 on."""
+    """The database `opencode.db` of OpenCode 1 from 1.2 on, and of OpenCode 2.
+
+    OpenCode 1 keeps messages in the table `message`, OpenCode 2 in `session_message`. A database that OpenCode 2 has
+    migrated has both, with the messages of OpenCode 1 still in `message`. 1.18 creates `session_message`, but leaves it
+    empty.
+    """
 
     def __init__(self, path: Path) -> None:
-        """The file is opened anew for each question: a held connection would keep OpenCode's WAL from being reset."""
+        """`path` is the path of the database file, which may not exist."""
         self._path = path
 
     def session(self, ident: str) -> Session | None:
-        """One session."""
+        """Return one session; None if it is unknown."""
         rows = self._rows("SELECT id, directory, parent_id, version, time_updated FROM session WHERE id = ?", ident)
         return next(iter(_sessions(rows)), None)
 
     def recent(self, since: float) -> list[Session]:
-        """Sessions that changed since then, the latest first."""
+        """Return the sessions that changed since then (epoch seconds), the latest first."""
         query = (
             "SELECT id, directory, parent_id, version, time_updated FROM session"
             " WHERE time_updated >= ? ORDER BY time_updated DESC LIMIT ?"
         )
-        return list(_sessions(self._rows(query, int(since * 1000), MOST_SESSIONS)))
+        return list(_sessions(self._rows(query, int(since * 1000), MAX_SESSIONS)))
 
     def messages(self, session: str, limit: int = FEW_MESSAGES) -> list[Message]:
-        """The last messages, oldest first."""
-        # In the order of OpenCode's own index: any other makes SQLite read all messages of a long session.
+        """Return the last messages, oldest first."""
+        newer = (
+            "SELECT id, type, data FROM session_message WHERE session_id = ? AND type IN ('user', 'assistant')"
+            " ORDER BY seq DESC LIMIT ?"
+        )
+        steps = _steps(reversed(self._rows(newer, session, limit)))
+        return [*self.turns_of_v1(session, limit), *steps][-limit:]
+
+    def turns_of_v1(self, session: str, limit: int = FEW_MESSAGES) -> list[Message]:
+        """Return the last messages that OpenCode 1 has written, oldest first."""
+        # This is the order of OpenCode's own index. In any other order SQLite reads all messages of a long session.
         query = "SELECT id, data FROM message WHERE session_id = ? ORDER BY time_created DESC, id DESC LIMIT ?"
         rows = reversed(self._rows(query, session, limit))
         read = (message_of(_json(row["data"]), (), row["id"]) for row in rows)
         return [message for message in read if message is not None]
 
     def answers(self, since: float) -> Iterator[Answer]:
-        """Answers that were begun since then; by session, as the index of messages begins with it."""
+        """Yield the answers that began since then. The query goes through the sessions, because messages are indexed by
+        session.
+        """
         query = (
             "SELECT m.session_id, m.id, m.data FROM session AS s JOIN message AS m ON m.session_id = s.id"
             " WHERE s.time_updated >= ? AND m.time_created >= ? LIMIT ?"
         )
-        for row in self._each(query, int(since * 1000), int(since * 1000), MOST_ANSWERS):
+        for row in self._each(query, int(since * 1000), int(since * 1000), MAX_ANSWERS):
             message = message_of(_json(row["data"]), (), row["id"])
             if message and not message.user:
                 yield Answer(row["session_id"], message)
+        newer = (
+            "SELECT session_id, id, type, data FROM session_message"
+            " WHERE type IN ('user', 'assistant') AND time_created >= ? ORDER BY session_id, seq LIMIT ?"
+        )
+        prompts: dict[str, str] = {}
+        for row in self._each(newer, int(since * 1000), MAX_ANSWERS):
+            for message in _steps([row]):
+                if message.user:
+                    prompts[row["session_id"]] = message.id
+                else:  # the answer does not name its prompt, so the last prompt before it is used
+                    yield Answer(row["session_id"], replace(message, parent=prompts.get(row["session_id"])))
+
+    def tables(self) -> frozenset[str]:
+        """Return the names of the database's tables."""
+        rows = self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")
+        return frozenset(str(row["name"]) for row in rows)
 
     def mark(self) -> float:
-        """When it was last written; its log is where that shows first."""
+        """Return when the database or its WAL file was last changed."""
         return max(_changed(self._path), _changed(self._path.with_name(f"{self._path.name}-wal")))
 
     def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
         return list(self._each(query, *values))
 
     def _each(self, query: str, *values: object) -> Iterator[sqlite3.Row]:
-        """The rows as they are read; what a broken file has told by then stands."""
-        import sqlite3  # late: 1 MiB that a daemon without a limited session has no use for
+        return rows(self._path, query, *values)
 
-        uri = f"file:{quote(str(self._path))}?mode=ro"
-        try:
-            with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_WAIT)) as connection:
-                connection.row_factory = sqlite3.Row
-                yield from connection.execute(query, values)
-        except (sqlite3.Error, OSError):
-            return
+
+def _steps(rows: Iterable[sqlite3.Row]) -> Iterator[Message]:
+    """Yield the messages in rows of the table `session_message`."""
+    from ocwatchd.opencode.client.v2.messages import step_of  # lazy import: only needed for OpenCode 2
+
+    for row in rows:
+        step = step_of({**_json(row["data"]), "id": row["id"], "type": row["type"]})
+        if step is not None:
+            yield step.message
 
 
 def _sessions(rows: Iterable[sqlite3.Row]) -> Iterator[Session]:
@@ -200,35 +254,37 @@ def _sessions(rows: Iterable[sqlite3.Row]) -> Iterator[Session]:
 
 
 class JsonStore:
-    """`storage/`, before 1.2: a file for each session and message."""
+    """The directory `storage/`, used before 1.2, with a JSON file for each session and message."""
 
     def __init__(self, storage: Path) -> None:
-        """`storage`: the directory of that name."""
+        """`storage` is the path of that directory."""
         self._storage = storage
 
     def session(self, ident: str) -> Session | None:
-        """One session."""
+        """Return one session; None if it is unknown."""
         if not _is_plain(ident):
             return None
         paths = (project / f"{ident}.json" for project in self._projects())
         return next((found for path in paths if (found := session_of(_file(path)))), None)
 
     def recent(self, since: float) -> list[Session]:
-        """Sessions that changed since then, the latest first. The files' own times say which."""
+        """Return the sessions whose files changed since then (epoch seconds), the latest first."""
         dated = [(_changed(path), path) for project in self._projects() for path in _listed(project, "ses_*.json")]
-        paths = [path for changed, path in sorted(dated, reverse=True)[:MOST_SESSIONS] if changed >= since]
+        paths = [path for changed, path in sorted(dated, reverse=True)[:MAX_SESSIONS] if changed >= since]
         return [found for path in paths if (found := session_of(_file(path)))]
 
     def messages(self, session: str, limit: int = FEW_MESSAGES) -> list[Message]:
-        """The last messages, oldest first: their names ascend with time."""
+        """Return the last messages, oldest first. File names ascend with time."""
         if not _is_plain(session):
             return []
         paths = sorted(_listed(self._storage / "message" / session, "msg_*.json"))[-limit:]
         read = (message_of(_file(path), (), path.stem) for path in paths)
         return [message for message in read if message is not None]
 
+    turns_of_v1 = messages
+
     def answers(self, since: float) -> list[Answer]:
-        """Answers that were begun since then; the files' own times say which are looked into."""
+        """Return the answers that began since then. Files that did not change since then are not read."""
         found: list[Answer] = []
         for session in self.recent(since):
             files = [
@@ -236,12 +292,12 @@ class JsonStore:
                 for path in _listed(self._storage / "message" / session.id, "msg_*.json")
                 if _changed(path) >= since
             ]
-            read = (message_of(_file(path), (), path.stem) for path in files[: MOST_ANSWERS - len(found)])
+            read = (message_of(_file(path), (), path.stem) for path in files[: MAX_ANSWERS - len(found)])
             found += [Answer(session.id, m) for m in read if m and not m.user and (m.created or 0.0) >= since]
         return found
 
     def mark(self) -> float:
-        """When a message was last begun in any session."""
+        """Return when a message was last added to any session."""
         return max((_changed(path) for path in _listed(self._storage / "message", "*")), default=0.0)
 
     def _projects(self) -> list[Path]:
@@ -249,7 +305,7 @@ class JsonStore:
 
 
 def _is_plain(ident: str) -> bool:
-    return ident.replace("_", "").isalnum()  # an id comes from a log: it must not become a path
+    return ident.replace("_", "").isalnum()  # an id from a log must not change the path
 
 
 def _listed(directory: Path, pattern: str) -> list[Path]:
@@ -266,12 +322,12 @@ def _changed(path: Path) -> float:
 
 def _file(path: Path) -> Json:
     with suppress(OSError):
-        if path.stat().st_size <= _FILE_CAP:
-            return _json(path.read_bytes())
+        data = read_followed(path, _FILE_CAP + 1)
+        return _json(data) if len(data) <= _FILE_CAP else {}
     return {}
 
 
 def _json(raw: object) -> Json:
     with suppress(ValueError):
-        return mapping(orjson.loads(raw)) if isinstance(raw, str | bytes) else {}
+        return mapping(parse_json(raw)) if isinstance(raw, str | bytes) else {}
     return {}

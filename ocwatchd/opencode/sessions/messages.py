@@ -1,6 +1,6 @@
-"""OpenCode's messages and errors as values: one reading for what the API answers and what the stores hold.
+"""Parse OpenCode 1's messages and errors, from the API and from message stores.
 
-Tolerant by design: a field that is missing, or of another type, is None. Prompts and tool output are never kept.
+A field of an unexpected type counts as missing. Prompts and tool output are never kept.
 """
 
 from __future__ import annotations
@@ -9,20 +9,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
-from ocwatchd.core.limits import ErrorFacts, ModelRef
-from ocwatchd.core.money import Tokens
-from ocwatchd.core.views import ABORTED, RunningTool
+from ocwatchd.core.domain.budget import Tokens
+from ocwatchd.core.domain.snapshot import ABORTED, RunningTool
+from ocwatchd.core.domain.types import ErrorDetails, ModelRef
+from ocwatchd.core.text.parse_json import parse_json
 
 Json = Mapping[str, Any]
 
 BODY_CAP = 4_000
-"""Characters of an error's response body that are read for its words; the longest real one seen has 1,900."""
+"""Maximum number of characters of an error's response body. The longest body observed had 1,900."""
 
 MESSAGE_CAP = 2_000
+"""Maximum number of characters of an error's message."""
 COPIED_FIELDS = ("system", "tools", "format")
-"""What a re-run must name again, else it is lost (1.0 - 1.18)."""
+"""Fields of a prompt that a re-run must contain, because OpenCode would drop them otherwise (1.0 - 1.18)."""
+_SPOKEN = ("text", "reasoning", "tool")
+_NO_REASON = ("unknown", "other")
+"""Finish reasons of an answer whose stream contained no event (1.0.185 - 1.18.33)."""
 _OPEN_TOOL_STATES = ("pending", "running")
 _CODE_FIELDS = ("type", "code", "status", "reason")
 _CODES_DEPTH = 4
@@ -30,81 +33,105 @@ _CODES_DEPTH = 4
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a session without its text. Times are epoch seconds."""
+    """A message of a session, without its text. Times are epoch seconds."""
 
     id: str
     role: str
     parent: str | None = None
-    """For an answer: the user message it answers."""
+    """The prompt that an answer belongs to."""
     model: ModelRef | None = None
     agent: str | None = None
     created: float | None = None
     completed: float | None = None
-    error: ErrorFacts | None = None
+    error: ErrorDetails | None = None
     began: bool = False
-    """It has parts: a model's stream has begun, or a prompt has text."""
+    """Whether the message has parts: the stream of an answer has begun, or a prompt has content."""
     spoke: bool = False
-    """It holds words, thoughts or calls: with chat completions a stream begins before the first token."""
+    """Whether the model has produced text, reasoning or a tool call. With chat completions, a stream begins before the
+    first token. While text streams, its part already exists, but is empty (1.3.2 - 1.18.33).
+    """
     running: tuple[RunningTool, ...] = ()
     finish: str | None = None
-    """How the model ended: `stop`, `tool-calls`, …"""
+    """The finish reason: `stop`, `tool-calls`, …"""
     copied: Json = field(default_factory=dict)
     summary: bool = False
-    """An answer that sums a session up, not a turn of the user's."""
+    """Whether this answer is a summary of the session instead of a part of the turn."""
     tokens: Tokens | None = None
-    """Of an answer; None while nothing is counted yet."""
+    """The tokens of an answer; None if they have not been counted yet."""
     cost: float = 0.0
-    """What an answer cost, in US dollars by OpenCode's own prices; 0 where it knows none."""
+    """Cost of an answer in US dollars, at OpenCode's own prices; 0 if the price is unknown."""
     length: int = 0
-    """Characters of its texts."""
+    """Number of characters of the message's texts."""
     media: frozenset[str] = frozenset()
-    """Kinds of its attachments: `image`, `pdf`, `audio`, `video`."""
+    """Kinds of the message's attachments: `image`, `pdf`, `audio`, `video`."""
     called: bool = False
-    """It holds tool calls."""
+    """Whether the message has tool calls."""
+    executed: bool = False
+    """Whether the message has a complete tool call, so that the tool may have run."""
 
     @property
     def user(self) -> bool:
-        """A prompt."""
+        """Whether the message is a prompt."""
         return self.role == "user"
 
     @property
+    def empty(self) -> bool:
+        """Whether this is a completed answer without content, after which OpenCode repeats the request, endlessly."""
+        done = self.completed is not None and self.error is None
+        return done and not self.user and not self.spoke and self.finish in _NO_REASON
+
+    @property
+    def cut(self) -> bool:
+        """Whether it is the beginning of an answer: the response ended without a finish reason. OpenCode asks again
+        immediately, endlessly, with every such piece in the conversation (1.3.2, 1.18.33).
+        """
+        done = self.completed is not None and self.error is None
+        return done and not self.user and self.spoke and not self.called and self.finish in _NO_REASON
+
+    @property
     def stopped(self) -> bool:
-        """Somebody stopped this answer. An abort during a retry leaves MessageAbortedError up to 1.3.2, and on 1.18.33
-        nothing but an empty message that is complete and says no reason."""
+        """Whether the answer was aborted.
+
+        Up to 1.3.2, an abort during a retry leaves MessageAbortedError. On 1.18.33 it leaves only a completed, empty
+        message without a finish reason.
+        """
         if self.error is not None:
             return self.error.name == ABORTED
         return self.completed is not None and self.finish is None and not self.began
 
 
 def text(value: object) -> str | None:
-    """A non-empty string, or None."""
+    """Return the value if it is a non-empty string, otherwise None."""
     return value if isinstance(value, str) and value else None
 
 
 def mapping(value: object) -> Json:
-    """A JSON object, or an empty one."""
+    """Return the value if it is a JSON object, otherwise an empty object."""
     return value if isinstance(value, Mapping) else {}
 
 
 def seconds(value: object) -> float | None:
-    """OpenCode's epoch milliseconds as epoch seconds."""
+    """Convert OpenCode's timestamps, in milliseconds since the epoch, to epoch seconds. Return None if the value is not
+    a number.
+    """
     return value / 1000 if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def amount(value: object) -> float:
-    """A sum of money, or a price; 0 for what is none."""
+    """Return the value if it is a plausible amount of money, otherwise 0."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e9 else 0.0
 
 
 def model_of(info: Json) -> ModelRef | None:
-    """The model of an answer (`providerID`, `modelID`) or of a prompt (`model: {…}`)."""
+    """Parse the model of an answer (`providerID`, `modelID`) or of a prompt (`model: {…}`)."""
     named = mapping(info.get("model")) or info
-    provider, model = text(named.get("providerID")), text(named.get("modelID"))
-    return ModelRef(provider, model) if provider and model else None
+    return ModelRef.of(named.get("providerID"), named.get("modelID"))
 
 
 def message_of(info: Json, parts: object = (), ident: str | None = None) -> Message | None:
-    """Read a message: `info` as in the API, or the `data` of a store, whose id lies beside it. None if it is none."""
+    """Parse a message. Return None if the data is not a message. `info` has the form of the API. In a message store it
+    contains no id, so the id is passed as `ident`.
+    """
     found, role = ident or text(info.get("id")), text(info.get("role"))
     if not found or role not in ("user", "assistant"):
         return None
@@ -120,7 +147,7 @@ def message_of(info: Json, parts: object = (), ident: str | None = None) -> Mess
         completed=seconds(time.get("completed")),
         error=error_of(info.get("error")),
         began=bool(held),
-        spoke=any(part.get("type") == "tool" or text(part.get("text")) for part in held),
+        spoke=any(part.get("type") in _SPOKEN for part in held),
         running=tuple(_running(held)),
         finish=text(info.get("finish")),
         copied={key: info[key] for key in COPIED_FIELDS if info.get(key)},
@@ -129,6 +156,9 @@ def message_of(info: Json, parts: object = (), ident: str | None = None) -> Mess
         cost=amount(info.get("cost")),
         length=sum(len(text(part.get("text")) or "") for part in held),
         called=any(part.get("type") == "tool" for part in held),
+        executed=any(
+            part.get("type") == "tool" and mapping(part.get("state")).get("status") != "pending" for part in held
+        ),
         media=frozenset(
             kind for part in held if part.get("type") == "file" and (kind := medium(text(part.get("mime"))))
         ),
@@ -136,14 +166,14 @@ def message_of(info: Json, parts: object = (), ident: str | None = None) -> Mess
 
 
 def medium(mime: str | None) -> str | None:
-    """What a model has to understand to look at such a file; texts are sent as text."""
+    """Return the kind of input that a model must support to read a file of this type. Return None for text files."""
     kind, _, subtype = (mime or "").partition("/")
     return "pdf" if subtype == "pdf" else kind if kind in ("image", "audio", "video") else None
 
 
-def _tokens(told: Json) -> Tokens | None:
-    cache = mapping(told.get("cache"))
-    values = (told.get("input"), told.get("output"), told.get("reasoning"), cache.get("read"), cache.get("write"))
+def _tokens(raw: Json) -> Tokens | None:
+    cache = mapping(raw.get("cache"))
+    values = (raw.get("input"), raw.get("output"), raw.get("reasoning"), cache.get("read"), cache.get("write"))
     counts = [int(value) if isinstance(value, int | float) and 0 < value < 1e12 else 0 for value in values]
     return Tokens(*counts) if any(counts) else None
 
@@ -154,17 +184,17 @@ def _running(parts: list[Json]) -> Iterator[RunningTool]:
         if part.get("type") != "tool" or state.get("status") not in _OPEN_TOOL_STATES:
             continue
         child = mapping(state.get("metadata")).get("sessionId")
-        yield RunningTool(text(part.get("tool")) or "?", text(child))
+        yield RunningTool(text(part.get("tool")) or "?", text(child), state.get("status") == "pending")
 
 
-def error_of(error: object) -> ErrorFacts | None:
-    """The error stored with a message, without the request."""
+def error_of(error: object) -> ErrorDetails | None:
+    """Parse the error of a message, without the request that caused it. Return None if there is no error."""
     if not isinstance(error, Mapping) or not error:
         return None
     data = mapping(error.get("data"))
     body, status, retryable = text(data.get("responseBody")) or "", data.get("statusCode"), data.get("isRetryable")
     headers = mapping(data.get("responseHeaders"))
-    return ErrorFacts(
+    return ErrorDetails(
         message=(text(data.get("message")) or text(error.get("message")) or "")[:MESSAGE_CAP],
         name=text(error.get("name")),
         codes=tuple(_codes_of_body(body)),
@@ -177,14 +207,14 @@ def error_of(error: object) -> ErrorFacts | None:
 
 def _codes_of_body(body: str) -> Iterator[str]:
     try:
-        parsed = orjson.loads(body)
+        parsed = parse_json(body)
     except ValueError:
         return
     yield from _codes(parsed, _CODES_DEPTH)
 
 
 def _codes(node: object, depth: int) -> Iterator[str]:
-    if isinstance(node, list) and node:  # Google sends its error in an array
+    if isinstance(node, list) and node:  # Google sends its error inside an array
         node = node[0]
     if not isinstance(node, Mapping) or depth == 0:
         return

@@ -1,82 +1,170 @@
-"""One session through one door, as a SessionView: status, last messages, open questions, put together."""
+"""Take the snapshot of an OpenCode 1 session at an endpoint, from its status, last messages and open questions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from ocwatchd.clock import Clock
-from ocwatchd.core.capability import CHARS_PER_TOKEN, Needs
-from ocwatchd.core.limits import REASON_CAP, ErrorFacts, ModelRef
-from ocwatchd.core.views import ABORTED, Door, SessionState, SessionView
-from ocwatchd.opencode.answers import RetryStatus, Session
-from ocwatchd.opencode.api import Api
-from ocwatchd.opencode.records import Message
+from ocwatchd.core.domain.capability import CHARS_PER_TOKEN, Needs
+from ocwatchd.core.domain.snapshot import ABORTED, Endpoint, SessionSnapshot, SessionState
+from ocwatchd.core.domain.types import ErrorDetails, ModelRef
+from ocwatchd.core.text.redact import REASON_CAP
+from ocwatchd.opencode.client.v1.responses import RetryStatus, Session
+from ocwatchd.opencode.client.v1.routes import Api
+from ocwatchd.opencode.sessions.messages import Message
 
 _FEW, _MANY = 4, 60
-"""Messages fetched at first, and where these hold no answer. A message may carry megabytes; the last prompt and the
-last answer are nearly always among the last four."""
+"""Number of messages to fetch: at first, and if the first ones contain no answer. A message may have several megabytes,
+and the last prompt and the last answer are nearly always among the last four messages.
+"""
+
+SOON = 60.0
+"""Maximum remaining wait, in seconds, with which a subagent in OpenCode's own retry still counts as working."""
 
 _IDLE = RetryStatus("idle")
 _STATES = {"busy": SessionState.BUSY, "retry": SessionState.RETRY}
 
 
-def look(
+def take_snapshot(
     api: Api,
     session: Session,
     clock: Clock,
     statuses: Mapping[str, RetryStatus] | None = None,
     *,
     questions: bool = True,
-) -> SessionView:
-    """The session now. `statuses` saves a call if the caller has just asked; without `questions`, `asking` is False.
+) -> SessionSnapshot:
+    """Return the current snapshot of a session.
+
+    `statuses`, if given, are used instead of a request. Without `questions`, none are requested and `asking` is False.
 
     Raises:
-        DoorError: the door does not answer, or does not know the session.
+        EndpointError: The endpoint does not answer, or does not know the session.
     """
-    known = api.status(session.directory) if statuses is None else statuses
-    seen = clock.now()
-    messages = turn(api, session)
-    asking = questions and api.asking(session)
-    return view_of(api.door, session, known.get(session.id, _IDLE), messages, asking, seen)
+    return take_detailed_snapshot(api, session, clock, statuses, questions=questions).snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class DetailedSnapshot:
+    """A snapshot with its sources: statuses by session id, and the session's last messages, oldest first."""
+
+    snapshot: SessionSnapshot
+    statuses: Mapping[str, RetryStatus]
+    messages: Sequence[Message]
+
+
+def take_detailed_snapshot(
+    api: Api,
+    session: Session,
+    clock: Clock,
+    statuses: Mapping[str, RetryStatus] | None = None,
+    *,
+    questions: bool = True,
+) -> DetailedSnapshot:
+    """Return the same snapshot as `take_snapshot`, with its sources. This usually takes one round trip.
+
+    Raises:
+        EndpointError: As for `take_snapshot`.
+    """
+    shown = api.at_once(session, _FEW, clock.now, status=statuses is None, questions=questions)
+    known = shown.statuses if statuses is None else statuses
+    messages = _complete(api, session, shown.messages)
+    status = known.get(session.id, _IDLE)
+    found = snapshot_of(api.endpoint, session, status, messages, shown.asking, shown.seen)
+    return DetailedSnapshot(replace(found, background=_in_background(api, session, found, known)), known, messages)
+
+
+def _in_background(
+    api: Api, session: Session, now: SessionSnapshot, statuses: Mapping[str, RetryStatus]
+) -> tuple[str, ...]:
+    """Return the session's direct and indirect subagents that are working without a running tool call that waits for
+    them.
+
+    A subagent with a long wait in its own retry does not count, because an abort would not destroy any of its work.
+    """
+    if now.state not in (SessionState.BUSY, SessionState.RETRY):
+        return ()  # a move would not abort this session
+    named = {tool.child for tool in now.running}
+    others = {ident: status for ident, status in statuses.items() if ident not in (session.id, session.parent, *named)}
+    at_work = {ident for ident, status in others.items() if _works(status, now.seen)}
+    found: list[str] = []
+    asked = [session.id, *(child for child in named if child)]
+    while asked and at_work:
+        children = [child for child in api.children(asked.pop(), session.directory) if child in at_work]
+        at_work.difference_update(children)
+        found += children
+        asked += children
+    return tuple(found)
+
+
+def _works(status: RetryStatus, now: float) -> bool:
+    return status.type == "busy" or (status.next_at is not None and status.next_at - now <= SOON)
+
+
+def unfinished_children(api: Api, session: Session, since: float, known: str | None) -> tuple[str, ...]:
+    """Return the session's direct and indirect subagents whose last answer is open and began after `since`.
+
+    This is for a process that cannot be queried itself. The response comes from another process with the same home,
+    which cannot distinguish working subagents from waiting ones. `since` is in epoch seconds; the subagent `known` does
+    not count.
+
+    Raises:
+        EndpointError: As for `take_snapshot`.
+    """
+    found: list[str] = []
+    asked = [session.id]
+    while asked:
+        for child in api.children(asked.pop(), session.directory):
+            answer = last_answer(api.messages(child, session.directory, _FEW))
+            if answer is not None and answer.completed is None and (answer.created or since) >= since:
+                found += [child] if child != known else []
+                asked.append(child)
+    return tuple(found)
 
 
 def turn(api: Api, session: Session) -> list[Message]:
-    """The end of the session, oldest first: at least the last prompt, and the answer under way if there is one.
+    """Return the last messages, oldest first, including at least the last prompt and the running answer.
 
     Raises:
-        DoorError: as `look`.
+        EndpointError: As for `take_snapshot`.
     """
-    last = api.messages(session.id, session.directory, _FEW)
+    return _complete(api, session, api.messages(session.id, session.directory, _FEW))
+
+
+def _complete(api: Api, session: Session, last: list[Message]) -> list[Message]:
+    """Return these last messages, and fetch more if the last prompt or answer is not among them."""
     if len(last) == _FEW and not any(not message.user for message in last):
-        last = api.messages(session.id, session.directory, _MANY)  # many prompts queued behind one answer
+        last = api.messages(session.id, session.directory, _MANY)  # many prompts are queued after the last answer
     answer = last_answer(last)
-    if answer and answer.parent and not any(message.user for message in last):  # a long turn: its prompt lies far back
+    # the turn is so long that its prompt is not among the last messages
+    if answer and answer.parent and not any(message.user for message in last):
         return [api.message(session.id, answer.parent, session.directory), *last]
     return last
 
 
 def last_answer(messages: Sequence[Message]) -> Message | None:
-    """The newest assistant message."""
+    """Return the newest assistant message."""
     return next((message for message in reversed(messages) if not message.user), None)
 
 
 def last_prompt(messages: Sequence[Message]) -> Message | None:
-    """The newest user message."""
+    """Return the newest user message."""
     return next((message for message in reversed(messages) if message.user), None)
 
 
-def view_of(
-    door: Door, session: Session, status: RetryStatus, messages: Sequence[Message], asking: bool, seen: float
-) -> SessionView:
-    """Put together what the calls said. `seen` is when they were made, epoch seconds."""
+def snapshot_of(
+    endpoint: Endpoint, session: Session, status: RetryStatus, messages: Sequence[Message], asking: bool, seen: float
+) -> SessionSnapshot:
+    """Build a snapshot from the responses. `seen` is the time of the responses, in epoch seconds."""
     answer, prompt = last_answer(messages), last_prompt(messages)
-    state = _STATES.get(status.type) or _resting(answer)
+    state = _STATES.get(status.type) or _idle_state(answer)
     retrying = state is SessionState.RETRY
     answered = answer is not None and (_answers(answer, prompt, messages) or state is not SessionState.IDLE)
-    return SessionView(
+    return SessionSnapshot(
         session=session.id,
         directory=session.directory,
-        door=door,
+        endpoint=endpoint,
         state=state,
         seen=seen,
         attempt=status.attempt if retrying else None,
@@ -97,6 +185,9 @@ def view_of(
         answer_completed=answer is not None and answer.completed is not None,
         answer_began=answer is not None and answer.began,
         answer_spoke=answer is not None and answer.spoke,
+        empty_steps=_empty_steps(messages),
+        cut_steps=_cut_steps(messages),
+        compacting=answer is not None and answer.summary,
         queued=_queued(messages, answer),
         version=session.version,
         needs=needs_of(messages),
@@ -104,12 +195,14 @@ def view_of(
 
 
 def needs_of(messages: Sequence[Message]) -> Needs:
-    """What a model has to take: what the last counted answer filled, and the texts after it."""
+    """Return what the session needs of a model: room for the tokens up to the last counted answer and in later texts,
+    and support for its media.
+    """
     counted = [index for index, message in enumerate(messages) if message.tokens]
     known, after = 0, messages
     if counted:
         last = messages[counted[-1]]
-        # After a summary only the summary itself goes on.
+        # After a summary, only the summary itself is sent to the model.
         known = (last.tokens.output if last.summary else last.tokens.context) if last.tokens else 0
         after = messages[counted[-1] + 1 :]
     kinds = frozenset(kind for message in messages for kind in message.media)
@@ -118,31 +211,53 @@ def needs_of(messages: Sequence[Message]) -> Needs:
 
 
 def _before(messages: Sequence[Message], answer: Message | None) -> tuple[ModelRef, ...]:
-    """Models of the answers before this one, where they are others."""
+    """Return the other models that produced earlier answers, the latest first."""
     models = [message.model for message in reversed(messages) if not message.user and message is not answer]
     return tuple(dict.fromkeys(model for model in models if model and answer and model != answer.model))
 
 
-def _resting(answer: Message | None) -> SessionState:
+def _idle_state(answer: Message | None) -> SessionState:
     failed = answer is not None and (answer.error is not None or answer.stopped)
     return SessionState.ERROR if failed else SessionState.IDLE
 
 
-def _error(answer: Message | None) -> ErrorFacts | None:
+def _error(answer: Message | None) -> ErrorDetails | None:
     if answer is not None and answer.error is None and answer.stopped:
-        return ErrorFacts(name=ABORTED)
+        return ErrorDetails(name=ABORTED)
     return answer.error if answer else None
 
 
 def _answers(answer: Message, prompt: Message | None, messages: Sequence[Message]) -> bool:
-    """An answer to an earlier prompt says nothing of a prompt that nobody has begun to answer."""
+    """Return whether an answer belongs to this prompt, not to an earlier prompt."""
     if prompt is None or answer.parent == prompt.id:
         return True
     return messages.index(answer) > messages.index(prompt)
 
 
+def _empty_steps(messages: Sequence[Message]) -> int:
+    """Return how many consecutive answers of the last model, up to the end, are empty. A running answer is not
+    counted.
+    """
+    answers = [message for message in messages if not message.user]
+    if not answers:
+        return 0
+    model = answers[-1].model
+    if answers[-1].completed is None and not answers[-1].spoke:
+        del answers[-1]
+    return sum(1 for _ in takewhile(lambda message: message.empty and message.model == model, reversed(answers)))
+
+
+def _cut_steps(messages: Sequence[Message]) -> int:
+    """Return how many consecutive last answers of the last model were cut off, not counting a running one."""
+    answers = [message for message in messages if not message.user]
+    if answers and answers[-1].completed is None:
+        del answers[-1]
+    model = answers[-1].model if answers else None
+    return sum(1 for _ in takewhile(lambda message: message.cut and message.model == model, reversed(answers)))
+
+
 def _queued(messages: Sequence[Message], answer: Message | None) -> int:
-    """Prompts that the last answer does not answer: they came while it was made, or after it."""
+    """Return the number of prompts that arrived during or after the last answer."""
     if answer is None:
         return 0
     ids = [message.id for message in messages]

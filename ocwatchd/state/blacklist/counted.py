@@ -1,7 +1,9 @@
-"""Which refusals the register has counted, kept in the register itself: of each log up to where, of doors which.
+"""Remember in the blacklist which refused attempts it has counted, so that none counts as two strikes.
 
-Lines are read again after a kill, because cursors are saved every other second, and doors show again what they showed.
-Register and marks are one file: what comes again is no second strike, and what was not written yet is counted.
+After a kill, log lines are read again, because cursors are saved only every two seconds, and endpoints show the same
+attempts again. The marks are in the same file as the cooldowns, so both are written together: a repeated attempt is
+recognized, and an attempt that was not written is counted. For a log, the mark is a position; for an endpoint, it is
+the shown attempt.
 """
 
 from __future__ import annotations
@@ -11,23 +13,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ocwatchd.clock import from_rfc3339, rfc3339
-from ocwatchd.core.limits import LimitEvent, ModelRef
-from ocwatchd.core.messages import Shown
+from ocwatchd.core.domain.types import LimitEvent, ModelRef
+from ocwatchd.core.engine.messages import Shown
 
 KEPT = 60.0
-"""Seconds for which a mark is kept: cursors are saved every 2 s, and a log is at most 1 s late."""
+"""Seconds for which a mark is kept. Cursors are saved every 2 s, and a log is at most 1 s late."""
 MOST = 64
-"""Marks of either sort: before 1.17 each OpenCode process has a log of its own."""
+"""Maximum number of marks of each kind. Before OpenCode 1.17, each process has its own log."""
 GRAIN = 0.001
-"""Seconds by which a time may differ from itself, once it was written down."""
+"""Precision of written times, in seconds."""
 
 Identity = tuple[int, int]
-"""Device and inode."""
+"""Device and inode of a log."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """All refusals that were known at `offset`, with times up to `time`, are counted; `made` is when this one was."""
+    """A position in a log: attempts up to `offset` with times up to `time` are counted. `made` is
+    the mark's own time.
+    """
 
     offset: int
     time: float
@@ -35,24 +39,27 @@ class _Mark:
 
 
 class Counted:
-    """`again` is asked of each refusal, in the order in which they are read; `as_json` stands in the register."""
+    """The marks of counted attempts. `again` is called for each attempt in reading order; `as_json` is stored."""
 
     def __init__(self, value: object = None, now: float = 0.0) -> None:
-        """Begin with what the register says, of whatever shape that is. `now` is epoch seconds, as everywhere here."""
+        """Read the marks from the field `counted` of the blacklist, which may have any shape. `now` is in epoch
+        seconds.
+        """
         self._logs = {name: _Mark(offset, time, now) for name, offset, time in _logs(value)}
-        self._doors = {shown.session: (shown, now) for shown in _doors(value)}
+        self._endpoints = {shown.session: (shown, now) for shown in _endpoints(value)}
         self._before = dict(self._logs)
-        """What lives before this one have counted; of a file until it has told more than that."""
+        """Marks of earlier runs; that of a log is removed when the log contains a newer attempt."""
 
-    def again(self, log: Identity | None, event: LimitEvent, now: float) -> bool:
-        """Whether a life before this one has counted this refusal; what it has not is counted from now on.
+    def again(self, log: Identity | str | None, event: LimitEvent, now: float) -> bool:
+        """Return whether an earlier run has counted this attempt; otherwise mark it as counted.
 
-        A file that was truncated, or that has the inode of a deleted one, begins anew: its refusals come later.
+        `log` is a file, or the session in whose durable log the attempt is. In a file that was truncated, or that has
+        the inode of a deleted one, attempts have later times and are therefore counted.
         """
         known_at = event.offset if event.known_at is None else event.known_at
         if log is None or known_at is None:
             return False
-        name = f"{log[0]}:{log[1]}"
+        name = log if isinstance(log, str) else f"{log[0]}:{log[1]}"
         before = self._before.get(name)
         if before is not None and known_at <= before.offset and event.time <= before.time + GRAIN:
             return True
@@ -63,17 +70,17 @@ class Counted:
         return False
 
     def show(self, shown: Shown, now: float) -> None:
-        """A door has shown this one."""
-        self._doors.pop(shown.session, None)
-        self._doors[shown.session] = shown, now
-        _bound(self._doors, [session for session, (_, made) in self._doors.items() if now - made > KEPT])
+        """Mark an attempt that an endpoint has shown."""
+        self._endpoints.pop(shown.session, None)
+        self._endpoints[shown.session] = shown, now
+        _bound(self._endpoints, [session for session, (_, made) in self._endpoints.items() if now - made > KEPT])
 
     def shown(self) -> list[Shown]:
-        """What doors have shown, in the last life and in this one."""
-        return [shown for shown, _ in self._doors.values()]
+        """Return the attempts that endpoints have shown, in the previous run and in this one."""
+        return [shown for shown, _ in self._endpoints.values()]
 
     def as_json(self) -> dict[str, object]:
-        """The field `counted` of the register."""
+        """Return the value of the field `counted` of the blacklist."""
         return {
             "logs": {name: {"offset": mark.offset, "time": rfc3339(mark.time)} for name, mark in self._logs.items()},
             "doors": {
@@ -108,7 +115,7 @@ def _logs(value: object) -> Iterator[tuple[str, int, float]]:
                 yield name, offset, from_rfc3339(str(time))
 
 
-def _doors(value: object) -> Iterator[Shown]:
+def _endpoints(value: object) -> Iterator[Shown]:
     for session, mark in _part(value, "doors"):
         message, attempt = mark.get("message"), mark.get("attempt")
         with suppress(ValueError):

@@ -1,7 +1,7 @@
-"""The blacklist file as plain, checked values: what a quick command needs, without a single value type.
+"""Read and check blacklist.json with plain values only, for commands that have to start fast.
 
-The file is public, so anything may stand in it. A wrong entry is skipped and named, never fatal; an unknown word for
-kind, scope or told_by is kept: an entry is a fact with an end, also when a newer version has new words for it.
+Any program may write the file, so it may contain anything. An invalid entry is skipped and reported. An unknown value
+of kind, scope or reset_source is kept, so that entries of a newer version stay valid.
 """
 
 from __future__ import annotations
@@ -11,38 +11,54 @@ import os
 import time
 from collections.abc import Mapping
 
-from ocwatchd.state.plain import NotAFile, read_plain
+from ocwatchd.core.domain.names import NAME_CAP, is_name
+from ocwatchd.ownership import is_ours, repair, user_name
+from ocwatchd.state.safe_read import NotAFile, read_plain
 
 VERSION = 1
-"""The version of blacklist.json that we write. A newer one is read as far as it goes, and never overwritten."""
-
-NAME_CAP = 300
-"""Characters of a model name, session id or agent name; the longest seen in real configurations have about 80."""
+"""The version of blacklist.json that we write. A file of a newer version is read if possible, and never overwritten."""
 
 LATEST = 250_000_000_000.0
-"""Epoch seconds, in the year 9892: a later time could not be written down in every zone."""
+"""The latest accepted time, in epoch seconds (year 9892). Later times could not be written in every time zone."""
+
+FAR_AHEAD = 2 * 86_400.0
+"""Maximum plausible distance of the begin of an entry from now, in seconds. A later entry was made with a wrong clock
+and is ignored.
+"""
 
 REASON_CAP = 300
 STRIKES_CAP = 10**9
 
 
 class Entry:
-    """One checked entry; times in epoch seconds, `until` None: until a person clears it; `target` as (model, agent),
-    `pool` the pool that the target was taken from: each session gets its own member of it.
+    """One checked entry.
 
-    A plain class: a frozen dataclass would cost more at import than all the rest of this module.
+    Times are in epoch seconds; `until` is None for a block that only a user ends. `target` is (model, agent). `pool` is
+    the pool from which the target was taken; each session uses its own member of it. This is not a dataclass, which
+    would cost more at import than the rest of the module.
     """
 
     __slots__ = (
-        "doublings", "kind", "pool", "reason", "rule", "scope", "session", "since", "strikes", "target", "told_by",
+        "doublings",
+        "kind",
+        "node",
+        "pool",
+        "reason",
+        "reset_source",
+        "rule",
+        "scope",
+        "session",
+        "since",
+        "strikes",
+        "target",
+        "targets",
         "until",
     )  # fmt: skip
 
     def __init__(self, key: str, value: dict[str, object]) -> None:
-        """Check `value` and fill in defaults.
+        """Check the JSON value of an entry, and fill in defaults.
 
-        Raises:
-            ValueError: no usable `until`, or a field of the wrong type.
+        Raises: ValueError: `until` is missing or invalid, or a field has the wrong type.
         """
         if "until" not in value:
             raise ValueError("no `until`")
@@ -51,36 +67,49 @@ class Entry:
         self.kind = _word(value, "kind", "rate_limit")
         self.scope = _word(value, "scope", "provider" if key.endswith("/*") else "model")
         self.strikes = _count(value, "strikes", 1)
-        self.told_by = _word(value, "told_by", "manual")
+        self.reset_source = _word(value, "reset_source", "manual")
         self.rule = _text(value, "rule", NAME_CAP)
         self.reason = _text(value, "reason", REASON_CAP) or ""
         self.session = _text(value, "session", NAME_CAP)
         self.target = _target(value.get("target"))
         self.pool = _pool(value.get("target"))
+        self.targets = _targets(value.get("targets"))
         self.doublings = _count(value, "doublings", 0)
+        self.node = _text(value, "node", NAME_CAP)
 
     def active(self, now: float) -> bool:
-        """Whether the end lies ahead. The end itself is free: a known time is obeyed to the second."""
-        return now < self.end
+        """Return whether the entry applies at `now`. At its end time it no longer applies.
+
+        An entry that begins days from now does not apply: it was made while the clock was wrong, and a daemon will
+        correct it. An entry without an end always applies.
+        """
+        return now < self.end and not now + FAR_AHEAD < self.since < self.end < float("inf")
+
+    def target_for(self, model: str) -> tuple[str, str | None, str | None] | None:
+        """Return the target for prompts for `model`, which this entry covers, as (model, agent, pool); None if there is
+        none.
+        """
+        own = self.targets.get(model)
+        return own or ((*self.target, self.pool) if self.target else None)
 
     @property
     def end(self) -> float:
-        """The end in epoch seconds, infinite if only a person ends it."""
+        """Return the end in epoch seconds; infinity if only a user ends the entry."""
         return float("inf") if self.until is None else self.until
 
 
 class Contents:
-    """What was found in the file.
+    """The content of the file.
 
-    `entries`: model key -> entry. `raw`: the document's own object, for a faithful rewrite. `problem`: why the file as
-    a whole could not be understood. `closed`: it may be sound, but we are not let in. `skipped`: one phrase for each
-    entry that was passed over.
+    `entries` contains the valid entries by key, and `raw` the JSON object as read, for rewriting it without losses.
+    `problem` says why the whole file is unusable. `closed` is True if the file cannot be opened but may be valid.
+    `skipped` contains a phrase for each invalid entry.
     """
 
     __slots__ = ("closed", "entries", "exists", "problem", "raw", "skipped", "version")
 
     def __init__(self) -> None:
-        """Start as a file that is not there."""
+        """Create the content of a missing file."""
         self.entries: dict[str, Entry] = {}
         self.raw: dict[str, object] = {}
         self.version = VERSION
@@ -90,22 +119,24 @@ class Contents:
         self.skipped: list[str] = []
 
     def problems(self) -> list[str]:
-        """What is wrong with the file, as phrases for a person."""
+        """Return the faults of the file, as sentences for the user."""
         found = []
-        if self.problem:
-            found.append(f"blacklist.json is damaged ({self.problem}); taken as empty")
+        if self.closed:
+            found.append(f"blacklist.json {self.problem}; until that is fixed, cooldowns are ignored")
+        elif self.problem:
+            found.append(f"blacklist.json is damaged ({self.problem}); treated as empty")
         if self.skipped:
-            found.append(f"blacklist.json: {len(self.skipped)} wrong entries passed over ({self.skipped[0]})")
+            found.append(f"blacklist.json: {len(self.skipped)} invalid entries skipped ({self.skipped[0]})")
         return found
 
     def active(self, now: float) -> dict[str, Entry]:
-        """The entries whose end lies ahead, the soonest end first."""
+        """Return the entries that apply at `now`, by key, sorted by their end."""
         live = [(key, entry) for key, entry in self.entries.items() if entry.active(now)]
         return dict(sorted(live, key=lambda item: (item[1].end, item[0])))
 
 
 def read_entries(path: str | os.PathLike[str]) -> Contents:
-    """Read the file; missing counts as empty. Never raises: what is wrong with it stands in `problem`."""
+    """Read the file. A missing file is treated as empty, and faults are recorded in `problem`. Never raises."""
     found = Contents()
     try:
         data = read_plain(os.fspath(path))
@@ -115,17 +146,26 @@ def read_entries(path: str | os.PathLike[str]) -> Contents:
         found.exists, found.problem = True, str(error)
         return found
     except OSError as error:
-        found.exists, found.closed, found.problem = True, True, f"cannot be read ({error.strerror})"
+        found.exists, found.closed, found.problem = True, True, f"cannot be read ({error.strerror}){_whose(path)}"
         return found
     found.exists = True
     _parse(data, found)
     return found
 
 
+def _whose(path: str | os.PathLike[str]) -> str:
+    """Return a phrase about the owner of a file that we cannot open, and how to change it; empty if it is ours."""
+    try:
+        owner = os.lstat(path).st_uid
+    except OSError:
+        return ""
+    return "" if is_ours(owner) else f": it belongs to {user_name(owner)}; to fix that: {repair(os.fspath(path))}"
+
+
 def _parse(data: bytes, found: Contents) -> None:
     try:
         raw = json.loads(data, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError; deep nesting recurses
+    except (ValueError, RecursionError) as error:  # includes UnicodeDecodeError; deep nesting causes a RecursionError
         found.problem = f"not JSON ({str(error)[:120]})" if data.strip() else "empty"
         return
     if not isinstance(raw, dict):
@@ -148,14 +188,14 @@ def _parse(data: bytes, found: Contents) -> None:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")  # Python reads NaN and Infinity; JavaScript would refuse our rewrite
+    # Python would accept NaN and Infinity, but JavaScript rejects them.
+    raise ValueError(f"{name} is not JSON")
 
 
 def check_entry(key: str, value: object) -> Entry:
-    """One entry of the file.
+    """Check one entry of the file and return it.
 
-    Raises:
-        ValueError: the key names no model, or the entry cannot be used.
+    Raises: ValueError: The key is not the name of a model, or the entry is invalid.
     """
     check_key(key)
     if not isinstance(value, dict):
@@ -164,28 +204,24 @@ def check_entry(key: str, value: object) -> Entry:
 
 
 def check_key(key: str) -> None:
-    """Accept `provider/model` and `provider/*`.
+    """Check that a key has the form `provider/model` or `provider/*`.
 
-    Raises:
-        ValueError: anything else, control characters and overlong names included.
+    Raises: ValueError: The key has another form, control characters, or is too long.
     """
-    provider, slash, model = key.partition("/")
-    named = bool(provider and slash and model) and key == key.strip() and key.isprintable()
-    if not named or len(key) > NAME_CAP:
+    if not is_name(key):
         raise ValueError("not a model name of the form provider/model")
 
 
 def moment(value: object, name: str) -> float:
-    """Epoch seconds of the RFC 3339 time in field `name`; without a zone it is taken as UTC.
+    """Return the epoch seconds of the RFC 3339 time in the field `name`. A time without a zone is UTC.
 
-    Raises:
-        ValueError: it is none.
+    Raises: ValueError: The value is not a valid time.
     """
     if not isinstance(value, str) or len(value) > 64:
         raise ValueError(f"`{name}` is not a time")
     epoch = _our_own(value)
     if epoch is None:
-        from datetime import UTC, datetime  # late: 2 CPU ms of the 25 that `pick` has
+        from datetime import UTC, datetime  # lazy import: 2 of the 25 CPU ms that `pick` may take
 
         try:
             moment = datetime.fromisoformat(value)
@@ -198,14 +234,14 @@ def moment(value: object, name: str) -> float:
 
 
 def _our_own(text: str) -> float | None:
-    """Epoch seconds of a time in the one form in which we write it (`clock.rfc3339`); None for any other."""
+    """Parse a time in the form that `clock.rfc3339` writes, and return its epoch seconds; None for any other form."""
     fields = text[:4], text[5:7], text[8:10], text[11:13], text[14:16], text[17:19], text[20:23]
     if len(text) != 24 or "{}-{}-{}T{}:{}:{}.{}Z".format(*fields) != text or not text.isascii():
         return None
     if not "".join(fields).isdecimal():
         return None
     year, month, day, hour, minute, second, thousandths = map(int, fields)
-    years = year - (month < 3)  # counted from March: a leap day ends them
+    years = year - (month < 3)  # the year begins in March, so that a leap day is its last day
     days = 365 * years + years // 4 - years // 100 + years // 400 + (153 * ((month + 9) % 12) + 2) // 5 + day - 719469
     whole = ((days * 24 + hour) * 60 + minute) * 60 + second
     there_is = time.gmtime(whole)[:6] == (year, month, day, hour, minute, second)
@@ -246,14 +282,27 @@ def _target(value: object) -> tuple[str, str | None] | None:
     return model, agent or None
 
 
+def _targets(value: object) -> dict[str, tuple[str, str | None, str | None]]:
+    """Return the targets of single models that the entry covers. Invalid targets are left out."""
+    found: dict[str, tuple[str, str | None, str | None]] = {}
+    for model, row in value.items() if isinstance(value, dict) else ():
+        try:
+            target = _target(row)
+        except ValueError:
+            continue
+        if target:
+            found[model] = (*target, _pool(row))
+    return found
+
+
 def _pool(target: object) -> str | None:
-    """The pool's name; without a readable one the target stands for itself."""
+    """Return the name of the target's pool; None if there is no valid name."""
     name = target.get("pool") if isinstance(target, dict) else None
     return name if isinstance(name, str) and 0 < len(name) <= NAME_CAP else None
 
 
 def loads_in(found: Contents) -> dict[str, float]:
-    """How full the members of pools are, sessions' worth by model, as the daemon wrote it down last."""
+    """Return the load of each pool member by model, in sessions, as the daemon last wrote it."""
     loads: dict[str, float] = {}
     pools = found.raw.get("pools")
     for pool in pools.values() if isinstance(pools, dict) else ():

@@ -1,73 +1,78 @@
-"""The register as one of several writers keeps it: our changes are told from those of others by what we saw last."""
+"""Write the blacklist beside other writers, without undoing their changes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from ocwatchd.core.joining import joined
-from ocwatchd.core.ledger import Cooldown
-from ocwatchd.core.limits import ModelRef
-from ocwatchd.state import blacklist
+from ocwatchd.core.domain.cooldowns import Cooldown, joined
+from ocwatchd.core.domain.types import ModelRef
+from ocwatchd.state.blacklist import store as blacklist
 
 Changes = Mapping[ModelRef, Cooldown | None]
-"""Entries to write; None: to remove."""
+"""Changes by model: the entry to write, or None to remove it."""
 
 
-class SharedRegister:
-    """The file at `path`. Where another has changed an entry since our last look, theirs stays and ours is dropped.
+class SharedBlacklist:
+    """The blacklist at `path`, with the content that we last read.
 
-    A person's clear or block would else be undone by a change that was made without knowing of it: the daemon looks
-    twice a second, and refines an entry whenever a door or a late line of the log tells more. Only where both tell of
-    one limit, both hold: ten runs that are refused at once are ten strikes, and the best known end is everybody's.
+    If another writer has changed an entry since then, that entry stays and our change is dropped. Without this rule, a
+    change could undo a clear or block of the user: the daemon reads the file only twice a second, and refines an entry
+    whenever an endpoint or a late log line adds something. Two changes about the same limit are merged: ten runs that
+    are refused at the same moment are ten strikes, with the best known reset time.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Nothing was looked at yet: whatever stands there is news."""
+    def __init__(self, path: Path, known: blacklist.Snapshot | None = None) -> None:
+        """`known` is the content as already read. Without it, `news` first returns the whole file."""
         self._path = path
         self._seen: Mapping[ModelRef, Cooldown] = {}
         self._mark: blacklist.Signature | None = None
         self._missed: float | None = None
-        """When others wrote what we have written over unseen; None if they did not."""
+        """When another program wrote a content that we have overwritten before `news` returned it; None if there is
+        none.
+        """
         self.written = 0.0
-        """When others wrote what `news` has told last, epoch seconds."""
+        """When the content that `news` returned last was written by another program, in epoch seconds."""
+        if known is not None:
+            self._know(known)
 
-    def know(self, snapshot: blacklist.Snapshot) -> None:
-        """This is what the file says; what others write from now on is news."""
+    def _know(self, snapshot: blacklist.Snapshot) -> None:
         self._seen, self._mark, self._missed = snapshot.cooldowns, snapshot.signature, None
 
     def forget(self) -> None:
-        """The next look counts as news."""
+        """Make the next `news` return the file even if it has not changed."""
         self._mark = None
 
     def untouched(self, model: ModelRef, entries: Mapping[ModelRef, Cooldown], now: float) -> bool:
-        """Whether `entries` of the file say of the model what they said when we last looked."""
+        """Return whether the model's entry in `entries` is the same as when we last read the file."""
         return _same(_counting(self._seen, model, now), _counting(entries, model, now))
 
     def news(self, now: float) -> blacklist.Snapshot | None:
-        """What the file says, if somebody else wrote it since we last looked or wrote; a look is one stat."""
+        """Return the file's content if another writer has changed it since our last read or write; otherwise None.
+
+        An unchanged file costs one stat.
+        """
         if self._missed is None and blacklist.signature(self._path) == self._mark:
             return None
         snapshot = blacklist.read(self._path)
         ours = self._missed is not None and snapshot.signature == self._mark
         self.written = self._missed if ours and self._missed is not None else _time(snapshot.signature, now)
-        self.know(snapshot)
+        self._know(snapshot)
         return snapshot
 
     def write(
-        self, changes: Changes, now: float, told: Mapping[str, object], counted: Mapping[str, object] | None
+        self, changes: Changes, now: float, fields: Mapping[str, object], counted: Mapping[str, object] | None
     ) -> blacklist.Snapshot:
-        """Write our changes to entries that nobody else has changed; `told` and `counted` as for `blacklist.update`.
+        """Write our changes, except to entries that another writer has changed, and return the file's content.
 
-        What others wrote is still news afterwards.
+        `fields` and `counted` are as for `blacklist.update`. Changes of others are still returned by the next `news`.
 
-        Raises:
-            StateError: the file cannot be read or written; nothing was changed.
+        Raises: StateError: The file cannot be read or written, and was not changed.
         """
         ours, missed = changes, self._missed
 
         def merge(entries: blacklist.Cooldowns) -> blacklist.Cooldowns:
-            nonlocal ours, missed  # looked at under the register's lock: nobody writes between this and our own write
+            nonlocal ours, missed  # under the blacklist's lock, so the file cannot change before our write
             mark = blacklist.signature(self._path)
             if mark != self._mark:
                 missed = _time(mark, now)
@@ -75,13 +80,14 @@ class SharedRegister:
                 ours = self._merged(changes, entries, now)
             return _changed(entries, ours)
 
-        snapshot = blacklist.update(self._path, merge, now, told, counted)
-        self._seen = _changed(self._seen, ours)
+        snapshot = blacklist.update(self._path, merge, now, fields, counted)
+        refused = ours.keys() - snapshot.cooldowns.keys()  # removed or rejected entries are not in the file
+        self._seen = _changed(self._seen, {**ours, **dict.fromkeys(refused)})
         self._mark, self._missed = snapshot.signature, missed
         return snapshot
 
     def _merged(self, changes: Changes, entries: Mapping[ModelRef, Cooldown], now: float) -> Changes:
-        """Of these the ones that may be written, joined with what others tell of the same limit."""
+        """Return the changes that may be written, merged with the entries of others about the same limit."""
         merged: dict[ModelRef, Cooldown | None] = {}
         for model, ours in changes.items():
             theirs = _counting(entries, model, now)
@@ -98,18 +104,22 @@ def _changed(entries: Mapping[ModelRef, Cooldown], changes: Changes) -> blacklis
 
 
 def _counting(entries: Mapping[ModelRef, Cooldown], model: ModelRef, now: float) -> Cooldown | None:
-    """The model's entry, unless it ended so long ago that whoever writes drops it: that is no person's clear."""
+    """Return the model's entry; None if it is stale, because any writer may drop it then, which is
+    not a user's clear.
+    """
     entry = entries.get(model)
     return None if entry is None or blacklist.stale(entry, now) else entry
 
 
 def _time(mark: blacklist.Signature | None, now: float) -> float:
-    """The file's own time, not `updated`, which a person's editor leaves as it was; without a file it is `now`."""
+    """Return the modification time of the file; without a file, `now`. An editor would not change
+    the field `updated`.
+    """
     return mark[1] / 1e9 if mark else now
 
 
 def _same(one: Cooldown | None, other: Cooldown | None) -> bool:
-    """Whether the file would say the same of both (None: nothing): a time there is cut to the millisecond."""
+    """Return whether both entries are the same in the file, where times have milliseconds. None is a missing entry."""
     return one == other or (
         one is not None and other is not None and blacklist.to_json(one) == blacklist.to_json(other)
     )

@@ -1,4 +1,4 @@
-"""The companion plugin in a home of its own."""
+"""Fixtures with the companion plugin in a private home."""
 
 from __future__ import annotations
 

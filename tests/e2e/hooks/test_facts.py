@@ -1,4 +1,4 @@
-"""What the plugin notes of requests, and that no fault of its own reaches OpenCode."""
+"""Tests of the requests that the plugin records, and that none of its faults reaches OpenCode."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ocwatchd.opencode import plugin_file
+from ocwatchd.opencode.plugin import install as plugin_file
 from tests.support.bun import A, B, Bun, C, message, pooled, prompt, rests, went_to
 
 pytestmark = pytest.mark.e2e
@@ -19,7 +19,7 @@ CHAT = "https://api.example.com/v1/chat/completions"
 
 
 def announced(session: str, model: str = A, agent: Any = "build", **about: Any) -> dict[str, Any]:
-    """OpenCode is about to ask a model."""
+    """Return the step in which OpenCode is about to ask a model."""
     provider, _, name = model.partition("/")
     known = {"id": name, "providerID": provider, "api": {"id": about.get("api", name)}}
     options = {"options": {"baseURL": about["url"]}} if "url" in about else {}
@@ -28,7 +28,7 @@ def announced(session: str, model: str = A, agent: Any = "build", **about: Any) 
 
 
 def asked(model: str = "a", url: str = CHAT, status: int = 429, answer: Any = None, **headers: str) -> dict[str, Any]:
-    """A request to a provider, as the SDKs make it, and what comes back."""
+    """Return a request to a provider, as the SDKs make it, and its response."""
     body = json.dumps(
         {"model": model, "messages": [{"role": "user", "content": "a secret prompt"}]}, separators=(",", ":")
     )
@@ -64,13 +64,13 @@ def test_a_refused_request_is_noted_and_passed_on_untouched(bun: Bun) -> None:
 @pytest.mark.parametrize(
     ("steps", "wanted"),
     [
-        # what is no model request, or was answered, is not noted
+        # requests to something else, and answered requests, are not recorded
         ([asked()], []),
         ([announced("ses_1"), asked("another")], []),
         ([announced("ses_1"), asked(status=200)], []),
         ([announced("ses_1"), {"act": "request", "url": CHAT, "init": {"method": "GET"}}], []),
         ([announced("ses_1", url="https://one.example/v1"), asked()], []),
-        # who asked: one session, or the header's; two at once cannot be told apart
+        # the session: the only one, or the header's; two at once cannot be distinguished
         ([announced("ses_1", agent={"name": "title"}), asked()], ["ses_1 mock/a title True"]),
         ([announced("ses_1"), asked(), announced("ses_2", C), asked()], ["ses_1 mock/a build False"] * 2),
         ([announced("ses_1"), asked(), announced("ses_1", agent="plan"), asked()][2:], ["ses_1 mock/a plan False"]),
@@ -80,7 +80,7 @@ def test_a_refused_request_is_noted_and_passed_on_untouched(bun: Bun) -> None:
         ([announced("ses_1"), announced("ses_2"), asked(X_Session_Id="ses_2")], ["ses_2 mock/a build False"]),
         ([announced("ses_2"), asked("unnamed", x_session_affinity="ses_9")], ["ses_9 None/None None None"]),
         ([announced("ses_1"), asked("unnamed", x_session_id="17")], []),
-        # the model by the provider's own name for it; two providers that have one model
+        # the model by the provider's name for it; two providers with the same model
         ([announced("ses_1", api="vendor/a-1"), asked("vendor/a-1")], ["ses_1 mock/a build False"]),
         (
             [
@@ -90,7 +90,7 @@ def test_a_refused_request_is_noted_and_passed_on_untouched(bun: Bun) -> None:
             ],
             ["ses_2 other/a build False"],
         ),
-        # protocols that name the model in the path
+        # protocols with the model in the path
         (
             [announced("ses_1", api="gemini-2.5"), asked("", "https://g.example/v1beta/models/gemini-2.5:stream?alt=sse")],
             ["ses_1 mock/a build False"],
@@ -106,6 +106,43 @@ def test_who_asked_which_model(newest: Bun, steps: list[dict[str, Any]], wanted:
     facts = newest.facts()
     assert [f"{f['session']} {f['provider']}/{f['model']} {f['agent']} {f['small']}" for f in facts] == wanted
     assert newest.errors() == ""
+
+
+ERROR = '{"error": {"message": "Rate limit reached, try again in 20m", "code": "rate_limit_exceeded"}}'
+JSON, SSE = {"content-type": "application/json"}, {"content-type": "text/event-stream; charset=utf-8"}
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "wanted"),
+    [
+        (ERROR, JSON, {"body": ERROR}),
+        (ERROR, {}, {"body": ERROR}),
+        (ERROR, SSE | {"content-length": str(len(ERROR))}, {"body": ERROR}),
+        ('[{"error": {"code": 429}}]', JSON, {"body": '[{"error": {"code": 429}}]'}),
+        ('{"type": "error", "error": {"type": "overloaded_error"}}', JSON, {}),
+        ("<!doctype html><title>Log in</title>", {"content-type": "text/html"}, {"page": True}),
+        ('{"error": "key sk-live_0123456789abcdefghijklmnop"}', JSON, {"body": '{"error": "key …"}'}),
+        # an answer, and responses that cannot be recognised as none
+        ('{"id": "x", "choices": [{"message": {"content": "an error"}}], "error": null}', JSON, None),
+        ('data: {"choices": []}\n\ndata: [DONE]\n\n', SSE, None),
+        (ERROR, SSE, None),
+        ('{"answer": 42}', JSON, None),
+        ('{"error": ', JSON, None),
+        ("", JSON, None),
+        ('{"error": "' + "x" * 20_000 + '"}', JSON, None),
+    ],
+)
+def test_what_comes_with_success_in_place_of_an_answer_is_noted(
+    bun: Bun, content: str, headers: dict[str, str], wanted: dict[str, Any] | None
+) -> None:
+    """OpenCode neither logs nor stores the error, and asks again and again. The body that it reads is not changed."""
+    _, back = bun.play(announced("ses_1"), {**asked(status=200, answer=headers), "content": content})
+    assert back == {"status": 200, "body": content, "preconnect": "kept"}
+    facts = bun.facts()
+    assert len(facts) == (wanted is not None)
+    if wanted is not None:
+        assert (facts[0]["status"], facts[0]["session"]) == (200, "ses_1")
+        assert {key: facts[0][key] for key in wanted} == wanted
 
 
 def test_facts_do_not_grow_without_end(newest: Bun) -> None:
@@ -150,7 +187,8 @@ def test_without_one_of_its_parts_the_rest_goes_on(newest: Bun, missing: str) ->
     assert (went_to(output), went_to(pooled_output)) == ("mock2/b build", f"{C} build")
     assert about["about"]["door"] is not any("door" in part for part in gone)
     assert bool(newest.facts()) is not any("answers" in part for part in gone)
-    assert {line.split()[2] for line in newest.errors().splitlines()} == {f"{Path(part).name}:" for part in gone}
+    noted = {line.split()[2] for line in newest.errors().splitlines()}
+    assert noted == {f"{Path(part).name}:" for part in gone} - {"decisions.js:", "opencode2.js:"}  # OpenCode 2
 
 
 def test_its_own_errors_are_noted_in_a_file_that_stays_small(bun: Bun) -> None:
@@ -158,3 +196,45 @@ def test_its_own_errors_are_noted_in_a_file_that_stays_small(bun: Bun) -> None:
     bun.play(message(A), message(A))
     assert bun.errors().count("blacklist.json: ") == 1
     assert len(bun.errors()) < 500
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+@pytest.mark.parametrize("status", [429, 503, 400])
+def test_a_prompt_for_a_model_that_was_just_refused_waits_for_the_decision(bun: Bun, daemon: bool, status: int) -> None:
+    """The prompt then goes to the fallback without being refused.
+
+    It does not wait without a daemon, nor for an error.
+    """
+    bun.state.mkdir(parents=True, exist_ok=True)
+    if daemon:
+        (bun.state / "daemon.json").write_text("{}")
+    entered = json.dumps({"version": 1, "models": {A: rests(B)}})
+    enters = {"act": "soon", "ms": 300, "path": str(bun.state / "blacklist.json"), "text": entered}
+    *_, went = bun.play(announced("ses_1"), asked(status=status), enters, message(A))
+    assert went_to(went) == f"{B if daemon and status != 400 else A} build"
+
+
+def test_the_windows_of_plans_are_noted_and_nothing_that_could_be_a_key(bun: Bun) -> None:
+    wanted = {
+        "anthropic-ratelimit-unified-5h-utilization": "0.42",
+        "anthropic-ratelimit-unified-7d-reset": "1790814600",
+        "anthropic-ratelimit-unified-7d_sonnet-utilization": "0.1",
+        "anthropic-ratelimit-tokens-reset": "2026-12-01T00:00:00Z",
+        "x-ratelimit-reset-requests": "6m0s",
+        "x-ratelimit-reset": "Tue, 01 Dec 2026 00:00:00 GMT",
+        "x-codex-primary-used-percent": "12.5",
+        "x-codex-bengalfox-secondary-reset-after-seconds": "600",
+        "x-quota-snapshot-premium_interactions": "ent=1500&ov=0.0&ovPerm=false&rem=31.3&rst=2026-12-01T00%3A00%3A00Z",
+        "x-usage-ratelimit-weekly": "ent=200&rem=89.0&rst=2026-12-07T00:00:00Z",
+    }
+    kept_out = {
+        "x-codex-turn-state": "abc",
+        "x-codex-plan-type": "plus",
+        "x-quota-snapshot-chat": "token=sk4Fa9c2Kd8Lm3Qx7Rt1Wz6Yb5Nh0Pv",
+        "x-ratelimit-remaining-tokens": "{secret}",
+        "x-ratelimit-limit": "9" * 200,
+        "x-secret": "secret",
+    }
+    bun.play(announced("ses_1"), asked(status=200, answer=wanted | kept_out))
+    (path,) = (bun.state / "allowances").iterdir()
+    assert json.loads(path.read_text())["headers"] == wanted

@@ -1,4 +1,4 @@
-"""Prompts among a pool's members, and above the day's budget."""
+"""Tests of prompts for members of a pool, and over the day's budget."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ocwatchd.core.pools import ROUND_ROBIN, Pool, order
+from ocwatchd.core.domain.pools import ROUND_ROBIN, Pool, order
 from tests.support.bun import A, B, Bun, C, message, moved, pooled, prompt, rests, spent, went_to
 
 pytestmark = pytest.mark.e2e
@@ -21,11 +21,11 @@ def created(session: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("models", "pools", "asked", "wanted"),
     [
-        ({}, pooled(a=9, b=9), A, C),  # the least full one
-        ({}, pooled(a=9, b=9), B, B),  # only the first member speaks for the pool
+        ({}, pooled(a=9, b=9), A, C),  # the member with the lowest load
+        ({}, pooled(a=9, b=9), B, B),  # only the first member represents the pool
         ({}, pooled(spread=False, a=9), A, A),
-        ({}, pooled(until=-1, a=9), A, A),  # the daemon is gone
-        ({C: rests()}, pooled(a=9), A, B),  # what cools is out
+        ({}, pooled(until=-1, a=9), A, A),  # the daemon has ended
+        ({C: rests()}, pooled(a=9), A, B),  # a member that is cooling down is left out
         ({A: rests()}, pooled(spread=False), A, A),  # an entry without a target
         ({A: rests(C, until="later") | {"target": {"model": C, "pool": "pool"}}}, pooled(c=9), A, B),
         ({A: rests(C) | {"target": {"model": C, "pool": "pool"}}}, pooled(spread=False, b=9), A, B),
@@ -73,16 +73,16 @@ AWAY = {"x/y": rests(C) | {"target": {"model": C, "pool": "pool"}}}
 @pytest.mark.parametrize(
     ("left", "models", "pools", "asked", "wanted"),
     [
-        # a new session goes to a member without a price, however full that one is
+        # a new session goes to a member without a price, whatever its load
         (spent(A), {}, pooled(b=9), A, C),
         (spent(A, C), {}, pooled(b=9), A, B),
-        (spent(A, until=-1), {}, pooled(b=9, c=9), A, A),  # midnight, whoever runs
-        (spent(B), {}, pooled(), B, B),  # named, and not for the pool
+        (spent(A, until=-1), {}, pooled(b=9, c=9), A, A),  # after midnight, with or without a daemon
+        (spent(B), {}, pooled(), B, B),  # named, but not for the pool
         (spent(A), {}, pooled(spread=False), A, A),
-        # nothing in it is without a price, or free: that is what was named
+        # no member is without a price, or free: the named one is used
         (spent(A, B, C), {}, pooled(a=9, b=9), A, C),
         (spent(A, B), {C: rests()}, pooled(a=9), A, B),
-        # a stand-in never has one: not out of a pool, not down a chain
+        # a fallback never has a price, neither from a pool nor from a chain
         (spent(A), {A: rests()}, pooled(b=9), A, C),
         (spent(C), AWAY, pooled(a=9), "x/y", B),
         (spent(C), AWAY, pooled(spread=False), "x/y", A),
@@ -90,10 +90,10 @@ AWAY = {"x/y": rests(C) | {"target": {"model": C, "pool": "pool"}}}
         (spent(A, C), {**AWAY, B: rests()}, pooled(), "x/y", "x/y"),
         (spent(B), {A: rests(B)}, {}, A, A),
         (spent(C), {A: rests(B), B: rests(C)}, {}, A, A),
-        (spent(C), {A: rests(B), B: rests(C, told_by="forecast")}, {}, A, B),
-        # what cannot be read forbids nothing
+        (spent(C), {A: rests(B), B: rests(C, reset_source="forecast")}, {}, A, B),
+        # an unreadable file forbids nothing
         (spent(A, version=2), {}, pooled(b=9, c=9), A, A),
-        (spent(dear=7), {}, pooled(b=9, c=9), A, A),
+        (spent(over_budget=7), {}, pooled(b=9, c=9), A, A),
         (spent(A, until=0) | {"until": None}, {}, pooled(b=9, c=9), A, A),
         ([], {}, pooled(b=9, c=9), A, A),
     ],

@@ -1,4 +1,4 @@
-"""Sessions come back to where they came from; beside another mover the plugin stands back."""
+"""Tests that sessions return to their primary, and that the plugin does nothing beside another mover."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ pytestmark = pytest.mark.e2e
 @pytest.mark.parametrize(
     ("register", "prompts", "wanted"),
     [
-        # a session that the daemon moved from A to B; a prompt that names no model comes with B
+        # a session that the daemon moved from A to B; a prompt without a model is for B
         ({}, [prompt(B, False)], A),
         ({}, [prompt(B, False, session="ses_2")], B),
         ({}, [prompt(B, False, "bound")], B),
         ({}, [prompt(C, False)], C),
         ({A: rests(B)}, [prompt(B, False)], B),
         ({A: rests(C), B: rests(C)}, [prompt(B, False)], C),
-        # whoever names a model is obeyed from then on
+        # a model that a prompt names is used from then on
         ({}, [prompt(B, True)], B),
         ({}, [prompt(B, True), prompt(B, False)], B),
         ({}, [prompt(A, True), prompt(B, False)], A),
-        # what prevention moved comes back as well
+        # sessions that prevention moved return as well
         ({C: rests(B, until=None)}, [prompt(C, True, session="ses_2"), {}, prompt(B, False, session="ses_2")], C),
         ({A: rests(B), B: rests(C)}, [prompt(B, False), {}, prompt(C, False)], A),
     ],
@@ -45,7 +45,7 @@ def test_a_moved_session_comes_back(newest: Bun, register: Any, prompts: list[di
 
 
 def choose(bun: Bun, model: str) -> dict[str, Any]:
-    """The step that a person chooses a model in a TUI, as OpenCode 1.0 to 1.18 writes it down."""
+    """Return the step that a user chooses a model in a TUI, as OpenCode 1.0 to 1.18 records it."""
     provider, _, name = model.partition("/")
     chosen = {"recent": [{"providerID": provider, "modelID": name}], "favorite": [], "variant": {}}
     return {"act": "write", "path": str(bun.home / ".local/state/opencode/model.json"), "text": json.dumps(chosen)}
@@ -54,13 +54,13 @@ def choose(bun: Bun, model: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("register", "before", "chosen", "prompts", "wanted"),
     [
-        # a TUI that shows a moved session anew names the stand-in, which nobody chose
+        # a TUI that opens a moved session again names the fallback, which no user chose
         ({}, None, None, [prompt(B, True)], A),
         ({}, B, None, [prompt(B, True)], A),
         ({}, None, C, [prompt(B, True)], A),
         ({A: rests(B)}, None, None, [prompt(B, True)], B),
         ({}, None, None, [prompt(C, True), prompt(B, True)], B),
-        # an agent's own model; somebody's choice, then and later
+        # an agent's own model; a user's choice, then and later
         ({}, None, None, [prompt(B, True, "bound")], B),
         ({}, None, B, [prompt(B, True)], B),
         ({}, A, B, [prompt(B, True), prompt(B, True)], B),
@@ -93,7 +93,7 @@ def test_with_its_model_a_session_gets_its_agent_back(newest: Bun) -> None:
     known = {"act": "hook", "name": "config", "input": {"agent": {"spare": {"model": B}}}}
     (*_, spared, toasts) = tui.play(known, prompt(B, True, "spare"), {"act": "toasts"})
     assert went_to(spared) == f"{A} build"
-    assert [toast["title"] for toast in toasts] == [f"{A} is free again"]
+    assert [toast["title"] for toast in toasts] == [f"{A} is available again"]
 
 
 def test_where_a_session_came_from_outlives_the_process(newest: Bun) -> None:
@@ -115,6 +115,16 @@ def test_where_a_session_came_from_outlives_the_process(newest: Bun) -> None:
     os.utime(kept, (long_ago, long_ago))
     tui.play(prompt(B, True))
     assert not kept.exists()
+
+
+def test_a_clock_that_is_years_ahead_for_a_moment_forgets_no_origin(newest: Bun) -> None:
+    newest.register(**{A: rests(B)})
+    newest.play(prompt(A, True, session="ses_2"))
+    kept = newest.state / "origins" / "ses_2.json"
+    long_ago = kept.stat().st_mtime - 10 * 365 * 86_400
+    os.utime(kept, (long_ago, long_ago))
+    newest.play(prompt(B, True))
+    assert kept.exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"version": 2, "sessions": {}}', '{"sessions": {"ses_1": 3}}', "[]"])

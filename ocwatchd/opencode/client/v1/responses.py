@@ -1,20 +1,20 @@
-"""What OpenCode's API answers, as values: sessions, retries, places, what a model takes; the same on 1.0 - 1.18."""
+"""Parse responses of OpenCode 1's API: sessions, retries, model capacities. They have the same form on 1.0 to 1.18."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ocwatchd.core.capability import Capacity
-from ocwatchd.core.money import Price
-from ocwatchd.opencode.records import Json, amount, mapping, seconds, text
+from ocwatchd.core.domain.budget import Price
+from ocwatchd.core.domain.capability import Capacity
+from ocwatchd.opencode.sessions.messages import Json, amount, mapping, seconds, text
 
 _LIMITS = ("context", "output")
 
 
 @dataclass(frozen=True, slots=True)
 class RetryStatus:
-    """One entry of `/session/status`. `next_at` is epoch seconds."""
+    """An entry of `/session/status`. `next_at` is the time of the next attempt in epoch seconds."""
 
     type: str
     attempt: int | None = None
@@ -24,7 +24,7 @@ class RetryStatus:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session as the API or a store tells it. Times are epoch seconds."""
+    """A session as described by the API or a message store. Times are epoch seconds."""
 
     id: str
     directory: str
@@ -35,14 +35,14 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What `/path` tells of the process behind a door."""
+    """The home and the project directory of the process behind an endpoint, from `/path`."""
 
     home: str | None
     directory: str | None
 
 
 def session_of(info: Json) -> Session | None:
-    """A session from the API, or from a file of a store."""
+    """Parse a session from the API or a message store; None if id or directory is missing."""
     found, directory = text(info.get("id")), text(info.get("directory"))
     if not found or not directory:
         return None
@@ -51,7 +51,7 @@ def session_of(info: Json) -> Session | None:
 
 
 def status_of(entry: Json) -> RetryStatus:
-    """One entry of `/session/status`."""
+    """Parse an entry of `/session/status`."""
     attempt = entry.get("attempt")
     return RetryStatus(
         type=text(entry.get("type")) or "",
@@ -62,24 +62,28 @@ def status_of(entry: Json) -> RetryStatus:
 
 
 def capacity_of(model: Json) -> Capacity:
-    """The same fields on 1.0.185 and 1.18.33; a model without a known window has 0 there."""
+    """Parse the capacity of a model. OpenCode 1.0.185 and 1.18.33 use the same fields, and 0 for an unknown context
+    window.
+    """
     limit, able = mapping(model.get("limit")), mapping(model.get("capabilities"))
     context, output = (int(n) if isinstance(n, int | float) and 0 < n < 1e12 else 0 for n in map(limit.get, _LIMITS))
     inputs = frozenset(kind for kind, taken in mapping(able.get("input")).items() if taken is True)
     return Capacity(context, output, inputs, able.get("toolcall") is not False, price_of(model.get("cost")))
 
 
-def price_of(told: object) -> Price | None:
-    """What a model costs (1.0 - 1.18); None if nothing is told. Of a plan some versions tell zeros (docs/cost.md)."""
-    if not isinstance(told, Mapping):
+def price_of(raw: object) -> Price | None:
+    """Parse the price of a model. Return None if the price is unknown. For models in a plan, some versions report zeros
+    (docs/cost.md).
+    """
+    if not isinstance(raw, Mapping):
         return None
-    cache = mapping(told.get("cache"))
+    cache = mapping(raw.get("cache"))
     return Price(
-        amount(told.get("input")), amount(told.get("output")), amount(cache.get("read")), amount(cache.get("write"))
+        amount(raw.get("input")), amount(raw.get("output")), amount(cache.get("read")), amount(cache.get("write"))
     )
 
 
 def version_of(version: str | None) -> tuple[int, ...]:
-    """`1.18.33` as numbers; () for what is no such version."""
+    """Parse a version such as `1.18.33` into its numbers. Return () if the text does not have this form."""
     parts = (version or "").split("-")[0].split(".")
     return tuple(int(part) for part in parts) if all(part.isdecimal() for part in parts) else ()

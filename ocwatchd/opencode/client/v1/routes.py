@@ -1,12 +1,14 @@
-"""OpenCode's own HTTP API as far as we need it: the same routes on 1.0 - 1.18, over TCP or a unix socket.
+"""Call OpenCode 1's HTTP API, whose routes are the same on 1.0 to 1.18, over TCP or a unix socket.
 
-Every call names the project directory: one process serves many, and `/session/status` answers only for the one named
-(measured on 1.18.33, 1.3.2, 1.1.65, 1.0.185). Every method raises DoorError and nothing else.
+Each call names the project directory, because one process serves many projects, and `/session/status` covers only the
+named project (measured on 1.18.33, 1.3.2, 1.1.65, 1.0.185). All methods raise only EndpointError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,43 +16,72 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from ocwatchd.core.capability import Capacity
-from ocwatchd.core.limits import ModelRef
-from ocwatchd.core.views import Door
-from ocwatchd.opencode.answers import Place, RetryStatus, Session, capacity_of, session_of, status_of, version_of
-from ocwatchd.opencode.http import DoorError, Request, Trouble, exchange, stream
-from ocwatchd.opencode.records import Json, Message, mapping, message_of, text
+from ocwatchd.core.domain.capability import Capacity
+from ocwatchd.core.domain.snapshot import Endpoint
+from ocwatchd.core.domain.types import ModelRef
+from ocwatchd.core.text.parse_json import parse_json
+from ocwatchd.opencode.client.request import EndpointError, Request, StreamHandle, Trouble
+from ocwatchd.opencode.client.transport import exchange, exchange_all, stream
+from ocwatchd.opencode.client.v1.responses import (
+    Place,
+    RetryStatus,
+    Session,
+    capacity_of,
+    session_of,
+    status_of,
+    version_of,
+)
+from ocwatchd.opencode.sessions.messages import Json, Message, mapping, message_of, text
 
 CALL_LIMIT = 5.0
-"""Seconds for one call. The slowest answer of a healthy server was 2.4 s (1.18.33, its first request of all)."""
+"""Timeout, in seconds, of a call. The slowest response of a healthy server took 2.4 s (1.18.33, its very first
+request).
+"""
+
+STARTING_LIMIT = 30.0
+"""Timeout, in seconds, of a call to an OpenCode process that has just started and is loading its providers and plugins:
+`/config/providers` took more than 5 s on two processors at a load of 20.
+"""
 
 EVENT_IDLE = 90.0
-"""Seconds without a byte after which an event stream counts as dead; 1.1 - 1.18 send a heartbeat every 10 - 30 s."""
+"""Time, in seconds, without a byte after which an event stream is abandoned. OpenCode 1.1 - 1.18 sends a heartbeat
+every 10 - 30 s.
+"""
 
-_MOST_WORKING = 20
-"""Sessions that are looked at where `/session/status` has no names, the latest first."""
+KNOWN_FOR, MAX_KNOWN = 21_600.0, 20_000
+"""Time, in seconds, for which names of models and agents are cached, and maximum number of names; a list has 5,000.
+
+OpenCode 1 reads its configuration when it starts, so a name hardly ever disappears. If one does, a run on it never
+begins, and `forget_names` is called. With a minute instead, every real move waited for the whole list first.
+"""
+
+_MAX_WORKING = 20
+"""Maximum number of sessions that are checked, the latest first, if the response of `/session/status` contains no
+session ids.
+"""
 
 _ROUTES_SINCE = (1, 1, 65)
-"""From this version on /permission and /question are known to exist. 1.0.185 hands unknown routes to a web host far
-away, which may hang for as long as that does: there its own list of routes is asked first."""
+"""The first version that is known to have /permission and /question. 1.0.185 forwards unknown routes to a remote web
+host, which may hang, so for earlier versions the list of routes is requested first.
+"""
 
 _FORGETS_SINCE = (1, 3, 2)
-"""From this version on a message is known to be deletable; 1.1.65 is known not to."""
+"""The first version that is known to have a route for deleting messages; 1.1.65 has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rerun:
-    """A new attempt at a user message that exists. `copied` holds what would be lost otherwise."""
+    """A re-run of an existing user message. `copied` holds the fields that OpenCode would otherwise drop."""
 
     message: str
     model: ModelRef
     agent: str | None
     copied: Json
     only_address: bool = False
-    """Only write model and agent into the message, and run nothing (1.0 - 1.18)."""
+    """Whether to write only model and agent into the message, without running it (1.0 to 1.18)."""
 
     def body(self) -> bytes:
-        """The request; without `parts: []` OpenCode would double the prompt's text."""
+        """Return the body of the request. Without `parts: []` OpenCode would duplicate the prompt's text."""
         named: dict[str, Any] = {
             **self.copied,
             "messageID": self.message,
@@ -61,34 +92,56 @@ class Rerun:
         return orjson.dumps({**named, "agent": self.agent} if self.agent else named)
 
 
-class Api:
-    """One door's API."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What OpenCode reports about one session: the statuses of its directory, its last messages, and its questions.
 
-    def __init__(self, door: Door, limit: float = CALL_LIMIT) -> None:
-        """`limit`: seconds for one call. Nothing is asked yet."""
-        self.door, self._limit = door, limit
+    `seen` is when the statuses were read (epoch seconds). `messages` are in order, the oldest first. `asking` is
+    whether a permission or question of the session is open.
+    """
+
+    seen: float
+    statuses: Mapping[str, RetryStatus]
+    messages: list[Message]
+    asking: bool
+
+
+class Api:
+    """The API of one endpoint."""
+
+    def __init__(self, endpoint: Endpoint, limit: float = CALL_LIMIT, sharing: Api | None = None) -> None:
+        """`limit` is the timeout per call, in seconds; the cache of names is shared with `sharing`.
+
+        No request is sent yet.
+        """
+        self.endpoint, self._limit = endpoint, limit
         self._routes: frozenset[str] | None = None
+        self.names: dict[tuple[str | None, str], float] = sharing.names if sharing else {}
+        """By directory and name (`provider/model` or `@agent`): when OpenCode last reported it (monotonic s)."""
 
     def path(self, limit: float | None = None) -> Place:
-        """Which process this is; proves that OpenCode listens."""
+        """Return the home and the directory of the process. The call fails if the process is not OpenCode."""
         answer = self._object("/path", None, limit)
         if "worktree" not in answer or "directory" not in answer:
             raise self._odd("/path", "not OpenCode's")
         return Place(text(answer.get("home")), text(answer.get("directory")))
 
     def status(self, directory: str | None) -> Mapping[str, RetryStatus]:
-        """Sessions of one directory that are not idle, by id."""
-        answer = self._get("/session/status", directory)
+        """Return the status of each session in one directory that is not idle, by session id."""
+        return self._statuses(self._get("/session/status", directory), directory)
+
+    def _statuses(self, answer: object, directory: str | None) -> Mapping[str, RetryStatus]:
         if isinstance(answer, list):
             return self._named([status_of(entry) for entry in answer if isinstance(entry, Mapping)], directory)
         if not isinstance(answer, Mapping):
-            raise self._odd("/session/status", "no object")
+            raise self._odd("/session/status", "not a JSON object")
         return {session: status_of(entry) for session, entry in answer.items() if isinstance(entry, Mapping)}
 
     def _named(self, entries: Sequence[RetryStatus], directory: str | None) -> Mapping[str, RetryStatus]:
-        """Find the sessions of a list without names, as 1.0.98 - 1.0.162 send it: those whose last answer is open.
+        """Assign statuses without session ids, as sent by 1.0.98 to 1.0.162, to the sessions with an open last answer.
 
-        In retry are those that hold nothing yet, if their number fits. Otherwise all count as busy and are not touched.
+        If the number of sessions whose answer is still empty equals the number of retries, these sessions are in retry.
+        Otherwise all sessions count as busy, so that they are not moved.
         """
         working = self._working(directory) if entries else {}
         silent = [session for session, answer in working.items() if not answer.began]
@@ -99,44 +152,57 @@ class Api:
         return busy | dict(zip(silent, retrying, strict=True))
 
     def _working(self, directory: str | None) -> dict[str, Message]:
-        """Open answers by session, in the order in which they were begun."""
-        recent = self.sessions(directory)[:_MOST_WORKING]
+        """Return the open answers by session, in the order in which they began."""
+        recent = self.sessions(directory)[:_MAX_WORKING]
         last = {found.id: self.messages(found.id, found.directory, 4) for found in recent}
         answers = {session: next((m for m in reversed(held) if not m.user), None) for session, held in last.items()}
         begun = [(held.created or 0.0, session, held) for session, held in answers.items() if held]
         return {session: held for _, session, held in sorted(begun, key=lambda entry: entry[:2]) if not held.completed}
 
     def sessions(self, directory: str | None) -> list[Session]:
-        """Sessions of one directory, the last used first; 1.18 lists a hundred of them."""
+        """Return the sessions in one directory, most recently used first. OpenCode 1.18 lists at most a hundred."""
         answer = self._get("/session", directory)
         listed = [session_of(mapping(entry)) for entry in answer] if isinstance(answer, list) else []
         return sorted((found for found in listed if found), key=lambda found: found.updated or 0.0, reverse=True)
 
     def session(self, session: str, directory: str | None = None) -> Session:
-        """One session. Found from any directory of the same project; of others only with its own."""
-        answer = self._object(f"/session/{_safe(session)}", directory)
+        """Return one session. `directory` must belong to the session's project."""
+        answer = self._object(f"/session/{self._ident(session)}", directory)
         found = session_of(answer)
         if found is None:
-            raise self._odd("/session/ID", "no session")
+            raise self._odd("/session/ID", "not a session")
         return found
 
+    def children(self, session: str, directory: str | None) -> list[str]:
+        """Return the ids of the session's subagents. The list is empty if this OpenCode has no such route."""
+        try:
+            answer = self._get(f"/session/{self._ident(session)}/children", directory)
+        except EndpointError as fault:
+            if fault.status == 404:
+                return []
+            raise
+        listed = [session_of(mapping(entry)) for entry in answer] if isinstance(answer, list) else []
+        return [found.id for found in listed if found is not None]
+
     def messages(self, session: str, directory: str | None, limit: int) -> list[Message]:
-        """The last `limit` messages, oldest first."""
-        answer = self._get(f"/session/{_safe(session)}/message", directory, limit=limit)
+        """Return the last `limit` messages, oldest first."""
+        return self._read(self._get(f"/session/{self._ident(session)}/message", directory, limit=limit))
+
+    def _read(self, answer: object) -> list[Message]:
         if not isinstance(answer, list):
-            raise self._odd("/session/ID/message", "no list")
+            raise self._odd("/session/ID/message", "not a list")
         read = (message_of(mapping(entry.get("info")), entry.get("parts")) for entry in map(mapping, answer))
         return [message for message in read if message is not None]
 
     def raw_messages(self, session: str, directory: str | None, limit: int) -> list[Json]:
-        """The same as `{"info": …, "parts": […]}`, texts included: for printing, never for keeping."""
-        answer = self._get(f"/session/{_safe(session)}/message", directory, limit=limit)
+        """Return the last messages as `{"info": …, "parts": […]}`. Their texts must never be stored."""
+        answer = self._get(f"/session/{self._ident(session)}/message", directory, limit=limit)
         if not isinstance(answer, list):
-            raise self._odd("/session/ID/message", "no list")
+            raise self._odd("/session/ID/message", "not a list")
         return [mapping(entry) for entry in answer]
 
     def questions(self, session: Session) -> list[tuple[str, str]]:
-        """Open permissions and questions of this session, as (route, id)."""
+        """Return the open permission requests and questions of this session, each as (route, id)."""
         routes = [route for route in ("/permission", "/question") if self.has(route, session.version)]
         answers = [(route, self._get(route, session.directory)) for route in routes]
         return [
@@ -148,127 +214,208 @@ class Api:
         ]
 
     def reply(self, question: tuple[str, str], allow: bool, session: Session) -> None:
-        """Answer one of them; a question can only be rejected."""
+        """Answer one of the session's `questions`. A permission can be allowed; a question can only be rejected."""
         route, ident = question
         if route == "/question":
-            self._post(f"{route}/{_safe(ident)}/reject", session.directory, b"{}")
+            self._post(f"{route}/{self._ident(ident)}/reject", session.directory, b"{}")
             return
         answer = "once" if allow else "reject"
-        self._post(f"{route}/{_safe(ident)}/reply", session.directory, orjson.dumps({"reply": answer}))
+        self._post(f"{route}/{self._ident(ident)}/reply", session.directory, orjson.dumps({"reply": answer}))
 
     def message(self, session: str, message: str, directory: str | None) -> Message:
-        """One message by its id."""
-        answer = self._object(f"/session/{_safe(session)}/message/{_safe(message)}", directory)
+        """Return one message."""
+        answer = self._object(f"/session/{self._ident(session)}/message/{self._ident(message)}", directory)
         found = message_of(mapping(answer.get("info")), answer.get("parts"))
         if found is None:
-            raise self._odd("/session/ID/message/ID", "no message")
+            raise self._odd("/session/ID/message/ID", "not a message")
         return found
 
     def abort(self, session: str, directory: str | None) -> None:
-        """Stop what the session does, a native retry included."""
-        self._post(f"/session/{_safe(session)}/abort", directory, b"{}")
+        """Abort the session's turn, including OpenCode's own retry."""
+        self._post(f"/session/{self._ident(session)}/abort", directory, b"{}")
 
     def rerun(self, session: str, directory: str | None, rerun: Rerun) -> None:
-        """Run a user message again; returns when it is accepted, not when it is answered."""
-        self._post(f"/session/{_safe(session)}/prompt_async", directory, rerun.body())
+        """Run a user message again. The method returns as soon as OpenCode has accepted the message, before it is
+        answered.
+        """
+        self._post(f"/session/{self._ident(session)}/prompt_async", directory, rerun.body())
 
     def forget(self, session: Session, message: str) -> bool:
-        """Delete a message; False where the version has no such route (1.1.65 and older; its own list says so)."""
+        """Delete a message. Return False if this version of OpenCode has no route for this (1.1.65 and older)."""
         if version_of(session.version) < _FORGETS_SINCE:
             listed = mapping(self._object("/doc", None).get("paths")).items()
             routes = [route for route, methods in listed if "delete" in mapping(methods)]
             if not any(route.startswith("/session/{") and route.split("/")[3:4] == ["message"] for route in routes):
                 return False
-        path = f"/session/{_safe(session.id)}/message/{_safe(message)}"
-        exchange(self.door, Request("DELETE", _query(path, session.directory)), self._limit)
+        path = f"/session/{self._ident(session.id)}/message/{self._ident(message)}"
+        exchange(self.endpoint, Request("DELETE", _query(path, session.directory)), self._limit)
         return True
 
     def asking(self, session: Session) -> bool:
-        """A permission or question of this session is open. False where the version has no such routes (1.0): there the
-        tool that asks shows as running."""
+        """Return whether a permission request or question of this session is open. This is False on versions without
+        these routes (1.0), which show the tool that asks as running instead.
+        """
         routes = [route for route in ("/permission", "/question") if self.has(route, session.version)]
         answers = (self._get(route, session.directory) for route in routes)
         return any(_of_session(answer, session.id) for answer in answers)
 
+    def at_once(
+        self, session: Session, limit: int, now: Callable[[], float], *, status: bool = True, questions: bool = True
+    ) -> Shown:
+        """Return the status, messages and questions of a session, using simultaneous requests.
+
+        `now` returns epoch seconds.
+        """
+        directory, asked = session.directory, list[tuple[str, dict[str, int]]]()
+        if status:
+            asked.append(("/session/status", {}))
+        asked.append((f"/session/{self._ident(session.id)}/message", {"limit": limit}))
+        if questions:
+            asked += [(route, {}) for route in ("/permission", "/question") if self.has(route, session.version)]
+        requests = [Request("GET", _query(path, directory, **query)) for path, query in asked]
+        answers, seen = list[object](), now()
+        for body, (path, _) in zip(exchange_all(self.endpoint, requests, self._limit), asked, strict=True):
+            seen = seen if answers else now()
+            answers.append(self._json(body, path))
+        statuses = self._statuses(answers.pop(0), directory) if status else {}
+        messages, *open_questions = answers
+        asking = any(_of_session(answer, session.id) for answer in open_questions)
+        return Shown(seen, statuses, self._read(messages), asking)
+
     def knows(self, model: ModelRef, directory: str | None) -> bool:
-        """The model is configured. A prompt for another is accepted (204) and then never runs (1.0 - 1.18)."""
-        return model.model in self.models(directory).get(model.provider, ())
+        """Return whether OpenCode knows the model. Responses are cached for KNOWN_FOR seconds.
+
+        OpenCode accepts a prompt for an unknown model (204), but never runs it (1.0 - 1.18).
+        """
+        return self._lately(f"{model}", directory, lambda: (str(known) for known in self._all_models(directory)))
+
+    def _all_models(self, directory: str | None) -> Iterator[ModelRef]:
+        return (ModelRef(provider, name) for provider, names in self.models(directory).items() for name in names)
+
+    def has_agent(self, agent: str, directory: str | None) -> bool:
+        """Return whether the agent exists. Responses are cached for KNOWN_FOR seconds. A prompt for an unknown agent
+        never runs.
+        """
+        return self._lately(f"@{agent}", directory, lambda: (f"@{name}" for name in self.agents(directory)))
+
+    def _lately(self, name: str, directory: str | None, ask: Callable[[], Iterable[str]]) -> bool:
+        """Return whether OpenCode knows a name. If the name is not in the cache, call `ask` for the current names."""
+        if time.monotonic() - self.names.get((directory, name), float("-inf")) <= KNOWN_FOR:
+            return True
+        reported = frozenset(ask())
+        self._keep_names(directory, reported)
+        return name in reported
+
+    def _keep_names(self, directory: str | None, names: Collection[str]) -> None:
+        now = time.monotonic()
+        if len(self.names) + len(names) > MAX_KNOWN:
+            self.names.clear()
+        self.names.update({(directory, name): now for name in names})
+
+    def forget_names(self) -> None:
+        """Empty the cache of models and agents, because one of them was unknown to OpenCode."""
+        self.names.clear()
 
     def models(self, directory: str | None) -> dict[str, frozenset[str]]:
-        """The models that this OpenCode offers, by provider."""
+        """Return the names of the available models, by provider."""
         providers = self._object("/config/providers", directory).get("providers")
         named = [mapping(entry) for entry in providers] if isinstance(providers, list) else []
         return {str(entry.get("id")): frozenset(mapping(entry.get("models"))) for entry in named}
 
     def capacities(self, directory: str | None) -> dict[str, Capacity]:
-        """What each model takes, by `provider/model`."""
+        """Return the capacity of each model, by `provider/model`."""
         providers = self._object("/config/providers", directory).get("providers")
         named = [mapping(entry) for entry in providers] if isinstance(providers, list) else []
-        return {
+        found = {
             f"{provider.get('id')}/{model}": capacity_of(mapping(about))
             for provider in named
             for model, about in mapping(provider.get("models")).items()
         }
+        self._keep_names(directory, found)
+        return found
 
     def agents(self, directory: str | None) -> frozenset[str]:
-        """Names of the agents; a prompt that names another is accepted and then never runs."""
+        """Return the names of the agents."""
         answer = self._get("/agent", directory)
         entries: Sequence[object] = answer if isinstance(answer, list) else ()
         return frozenset(name for name in (text(mapping(entry).get("name")) for entry in entries) if name)
 
     def toast(self, message: str, variant: str, title: str | None = None, directory: str | None = None) -> None:
-        """Show a notice in the TUI behind this door. `variant`: info, success, warning, error."""
+        """Show a notice in the TUI behind this endpoint. `variant` is info, success, warning or error."""
         body = {"message": message, "variant": variant, **({"title": title} if title else {})}
         self._post("/tui/show-toast", directory, orjson.dumps(body))
 
-    def events(self, directory: str | None, idle: float = EVENT_IDLE, only: Sequence[bytes] = (b"",)) -> Iterator[Json]:
-        """Events of one directory (of all, without one) as they happen: `{"type": …, "properties": {…}}`.
+    def events(
+        self,
+        directory: str | None,
+        idle: float = EVENT_IDLE,
+        only: Sequence[bytes] = (b"",),
+        handle: StreamHandle | None = None,
+        see: Callable[[bytes], None] | None = None,
+    ) -> Iterator[Json]:
+        """Yield the events of one directory, or of all directories if it is None, as they happen: `{"type": …,
+        "properties": {…}}`.
 
-        `only` names bytes of which one has to stand in an event: the others are passed over unread.
+        Events that contain none of the byte strings in `only` are skipped without parsing. `handle.cut()` ends the
+        stream. `see` is called with each line of the stream before it is parsed or skipped.
         """
         route = "/event" if directory else "/global/event"
-        for line in stream(self.door, Request("GET", _query(route, directory)), idle):
-            if line.startswith(b"data:") and any(part in line for part in only):
-                event = self._json(line[5:], route)
+        for sent in stream(self.endpoint, Request("GET", _query(route, directory)), idle, handle):
+            if see is not None:
+                see(sent)
+            if sent.startswith(b"data:") and any(part in sent for part in only):
+                event = self._json(sent[5:], route)
                 yield mapping(mapping(event).get("payload") or event)
 
     def has(self, route: str, version: str | None) -> bool:
-        """Whether this OpenCode has a route. Without a version that is known to have it, its own list is asked once: up
-        to 1.0 an unknown route is handed to a web host far away. The list takes 0.2 s there, and 1.4 s on 1.18.33.
+        """Return whether this version of OpenCode has a route. For versions before _ROUTES_SINCE, the list of routes is
+        requested once, because up to 1.0 an unknown route is forwarded to a remote web host. The list takes 0.2 s on
+        1.0, and 1.4 s on 1.18.33.
         """
-        if version_of(version) >= _ROUTES_SINCE:  # an OpenCode is never older than the sessions it wrote
+        if version_of(version) >= _ROUTES_SINCE:  # OpenCode is never older than the sessions that it wrote
             return True
         if self._routes is None:
             self._routes = frozenset(mapping(self._object("/doc", None).get("paths")))
         return route in self._routes
 
+    def _ident(self, ident: str) -> str:
+        """Return an id, quoted as one segment of a route. An id from a log must not change the route. An id that
+        consists of dots would do so even if it is quoted, because Bun normalizes `/session/../abort` to `/abort`.
+
+        Raises:
+            EndpointError: The id consists of dots.
+        """
+        if not ident.strip("."):
+            raise EndpointError(self.endpoint, "a session or message", Trouble.STATUS, f"{ident!r} is not an id", 404)
+        return quote(ident, safe="", errors="replace")
+
     def _get(self, path: str, directory: str | None, within: float | None = None, **query: object) -> object:
         request = Request("GET", _query(path, directory, **query))
-        return self._json(exchange(self.door, request, within or self._limit), path)
+        return self._json(exchange(self.endpoint, request, within or self._limit), path)
 
     def _object(self, path: str, directory: str | None, within: float | None = None) -> Json:
         answer = self._get(path, directory, within)
         if not isinstance(answer, Mapping):
-            raise self._odd(path, "no object")
+            raise self._odd(path, "not a JSON object")
         return answer
 
     def _post(self, path: str, directory: str | None, body: bytes) -> None:
-        exchange(self.door, Request("POST", _query(path, directory), body), self._limit)
+        exchange(self.endpoint, Request("POST", _query(path, directory), body), self._limit)
 
     def _json(self, body: bytes, path: str) -> object:
         try:
-            return orjson.loads(body)
+            return parse_json(body)
         except ValueError as fault:
-            raise self._odd(path, f"no JSON ({fault})") from fault
+            raise self._odd(path, f"not JSON ({fault})") from fault
 
-    def _odd(self, path: str, detail: str) -> DoorError:
-        return DoorError(self.door, f"GET {path}", Trouble.GARBAGE, detail)
+    def _odd(self, path: str, detail: str) -> EndpointError:
+        return EndpointError(self.endpoint, f"GET {path}", Trouble.GARBAGE, detail)
 
 
 @lru_cache(maxsize=64)
-def connect(door: Door) -> Api:
-    """The API behind a door; the same object for the same door, which remembers its list of routes."""
-    return Api(door)
+def connect(endpoint: Endpoint) -> Api:
+    """Return the API of an endpoint. Equal endpoints share one object, which caches the list of routes."""
+    return Api(endpoint)
 
 
 def _of_session(answer: object, session: str) -> bool:
@@ -276,12 +423,8 @@ def _of_session(answer: object, session: str) -> bool:
     return any(mapping(entry).get("sessionID") == session for entry in entries)
 
 
-def _safe(ident: str) -> str:
-    return quote(ident, safe="")  # an id comes from a log: it must not become another route
-
-
 def _query(path: str, directory: str | None, **query: object) -> str:
     named = {key: str(value) for key, value in query.items()}
-    if directory:
-        named["directory"] = directory
+    if directory:  # a name that is not UTF-8 is sent as JavaScript would represent it
+        named["directory"] = os.fsencode(directory).decode(errors="replace")
     return f"{path}?{urlencode(named, quote_via=quote)}" if named else path

@@ -1,24 +1,40 @@
 // ocwatchd companion plugin, version 1
 //
-// Model requests and their answers: facts/PID.jsonl has the refused ones, allowances/ what a provider says is left.
-// Of headers only Retry-After and the rate-limit ones are kept.
+// Watches model requests: records refused attempts in facts/PID.jsonl, and rate-limit headers in allowances/.
+// Only Retry-After and the rate-limit headers are kept, and no body except one: an error sent with a success status
+// instead of an answer. OpenCode neither logs nor stores that error, and repeats the request immediately, endlessly.
 
-import { renameSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 
-const FACTS_CAP = 1 << 20 // bytes, then the file is set aside once as PID.jsonl.1
-const ANNOUNCED = 64 // requests announced by OpenCode; one entry per session, model and agent
-const ALLOWANCE = /^(anthropic|x)-ratelimit-[a-z-]+$/i // numbers and times
-const TOLD = ["session", "provider", "model", "agent", "small"]
+const FACTS_CAP = 1 << 20 // bytes after which the file is renamed to PID.jsonl.1
+const ANNOUNCED = 64 // announced requests that are remembered, one entry per session, model and agent
+const ODD_CAP = 16 << 10 // bytes; a longer response counts as an answer
+const BODY_CAP = 2000 // characters of an error's body that are kept
+const STREAM = /event-stream|eventstream|ndjson|octet-stream|protobuf/i // media types of answers
+const ANSWER_FIELDS = ["choices", "candidates", "content", "output"] // fields of an answer that is not streamed
+const SECRET = /[A-Za-z0-9_-]{24,}/g // text that may be a key
+const ALLOWANCES = [
+  /^(anthropic|x)-ratelimit-[\w-]+$/i, // requests and tokens; `unified-5h-…` and `unified-7d_sonnet-…` are a plan's windows
+  /^x-codex-([\w-]+-)?(primary|secondary)-(used-percent|window-minutes|reset-at|reset-after-seconds)$/i,
+  /^x-(quota-snapshot|usage-ratelimit)-\w+$/i,
+]
+const FIGURES = /^[\w .,:;%=&+-]{1,160}$/ // numbers, times, state names, `ent=1500&rem=31.3`
+const ALLOWANCES_CAP = 40
+const ANNOUNCED_FIELDS = ["session", "provider", "model", "agent", "small"]
+const LIMITED = [429, 503, 529] // statuses after which the daemon may start a cooldown
+const DECIDES_WITHIN = 2000 // ms that a prompt waits for that cooldown: 60 to 300 ms, 0.6 s at a load of 17
+const CHECK_INTERVAL = 10 // ms; a check is one stat
+const BEATS_WITHIN = 10e3 // ms; a heartbeat older than this means that no daemon runs
 const SESSION_HEADERS = ["x-session-id", "x-session-affinity", "x-opencode-session"]
 
-export function part({ shared, state, attempt, append, privateDirectory }) {
+export function part({ shared, state, attempt, append, replace, statOf, privateDirectory }) {
   const facts = join(state, "facts")
   const allowances = join(state, "allowances")
   shared.announced ??= [] // model requests that OpenCode is about to make
-  shared.allowed ??= new Map() // file of allowances -> when it was written
+  shared.allowed ??= new Map() // path in allowances/ -> when it was last written
+  shared.refused ??= new Map() // model -> time of its last refused attempt
 
-  /** OpenCode is about to make a model request: remember for whom, until the request itself is seen. */
+  /** Remember the session of a model request that OpenCode is about to make, until `fetch` sees the request. */
   function announce({ sessionID, agent, model, provider }) {
     const by = typeof agent === "string" ? agent : agent?.name
     const url = provider?.options?.baseURL ?? provider?.info?.options?.baseURL ?? model?.api?.url
@@ -36,7 +52,7 @@ export function part({ shared, state, attempt, append, privateDirectory }) {
     shared.announced = [...shared.announced.filter((old) => !same(old)), entry].slice(-ANNOUNCED)
   }
 
-  /** See the answers of model requests, whoever makes them. OpenCode looks `fetch` up at every request. */
+  /** Wrap the global `fetch`, which OpenCode looks up for every request, to watch the responses to model requests. */
   function watch() {
     if (shared.fetch) return
     const inner = (shared.fetch = globalThis.fetch)
@@ -44,13 +60,14 @@ export function part({ shared, state, attempt, append, privateDirectory }) {
       const about = attempt("fetch", () => requestOf(...call))
       const response = await inner.apply(this, call)
       if (about && response?.status >= 400) attempt("facts", () => record(about, response))
+      else if (about && response?.ok) attempt("answer", () => checkAnswer(about, response))
       if (about && response) attempt("allowances", () => noteAllowance(about, response))
       return response
     }
     globalThis.fetch = Object.assign(watched, inner)
   }
 
-  /** Whose request this is; undefined for everything that is no model request. */
+  /** Return the announced request that a call to `fetch` belongs to; undefined for any other call. */
   function requestOf(input, init) {
     if (String(init?.method ?? input?.method).toUpperCase() !== "POST") return
     const url = String(input?.url ?? input)
@@ -59,15 +76,33 @@ export function part({ shared, state, attempt, append, privateDirectory }) {
     const head = typeof init?.body === "string" ? init.body.slice(0, 300) : ""
     const named = known.filter((entry) => mayBe(entry, url, head))
     const waiting = named.filter((entry) => entry.pending)
-    const [first, ...rest] = waiting.length ? waiting : named
+    const [first, ...others] = waiting.length ? waiting : named
     if (first) first.pending = false
     if (!session && !first) return
-    // Two sessions that ask one model at one moment cannot be told apart by it: then the session stays unknown.
-    const agreed = TOLD.filter((key) => first && rest.every((other) => other[key] === first[key]))
+    // Simultaneous requests of two sessions to one model cannot be distinguished, so the session is left out.
+    const agreed = ANNOUNCED_FIELDS.filter((key) => first && others.every((other) => other[key] === first[key]))
     return { session, url, ...Object.fromEntries(agreed.map((key) => [key, first[key]])) }
   }
 
-  function record({ session = null, provider = null, model = null, agent = null, small = null, url }, response) {
+  /**
+   * Record a successful response that is an error instead of an answer. Only a response that is not a stream is copied
+   * and read, and always to its end: cancelling a copy ended the answer itself (Bun of 1.3.2 and 1.18.33).
+   */
+  function checkAnswer(about, response) {
+    const length = response.headers.get("content-length")
+    const streams = STREAM.test(response.headers.get("content-type") ?? "")
+    if (!response.body || (length ? Number(length) > ODD_CAP : streams)) return
+    const noted = (text) => {
+      const odd = oddity(text)
+      if (odd) attempt("facts", () => record(about, response, odd))
+    }
+    response.clone().text().then(noted, () => {}) // OpenCode meets the same fault in the answer itself
+  }
+
+  /** Append a refused attempt to facts/PID.jsonl; `odd` is the result of `oddity`. */
+  function record(about, response, odd = {}) {
+    const { session = null, provider = null, model = null, agent = null, small = null, url } = about
+    if (provider && model && LIMITED.includes(response.status)) shared.refused.set(`${provider}/${model}`, Date.now())
     const after = response.headers.get("retry-after")?.slice(0, 100)
     const milliseconds = Number.parseFloat(response.headers.get("retry-after-ms"))
     const fact = {
@@ -76,6 +111,7 @@ export function part({ shared, state, attempt, append, privateDirectory }) {
       pid: process.pid,
       ...{ session, provider, model, agent, small },
       status: response.status,
+      ...odd,
       ...(after && { retry_after: after }),
       ...(Number.isFinite(milliseconds) && { retry_after_ms: milliseconds }),
       url_host: new URL(url).host,
@@ -84,33 +120,66 @@ export function part({ shared, state, attempt, append, privateDirectory }) {
     append(join(facts, `${process.pid}.jsonl`), JSON.stringify(fact), FACTS_CAP)
   }
 
-  /** What the provider says is left: the latest of each model, in a file of its own, at most one a second. */
+  /** Write the rate-limit headers of the model's latest answer to its file in allowances/, at most once per second. */
   function noteAllowance({ provider, model }, response) {
     if (!provider || !model) return
-    const headers = [...response.headers].filter(([name]) => ALLOWANCE.test(name)).slice(0, 24)
+    const headers = [...response.headers].filter(isAllowance).slice(0, ALLOWANCES_CAP)
     const path = join(allowances, `${encodeURIComponent(`${provider}/${model}`).slice(0, 200)}.json`)
     if (!headers.length || Date.now() - (shared.allowed.get(path) ?? 0) < 1000) return
     shared.allowed.set(path, Date.now())
     privateDirectory(allowances)
-    const told = Object.fromEntries(headers.map(([name, value]) => [name.toLowerCase(), value.slice(0, 64)]))
-    const about = { version: 1, time: new Date().toISOString(), model: `${provider}/${model}`, headers: told }
-    writeFileSync(`${path}.${process.pid}.tmp`, JSON.stringify(about) + "\n", { mode: 0o600 })
-    renameSync(`${path}.${process.pid}.tmp`, path)
+    const values = Object.fromEntries(headers.map(([name, value]) => [name.toLowerCase(), value]))
+    const about = { version: 1, time: new Date().toISOString(), model: `${provider}/${model}`, headers: values }
+    replace(path, JSON.stringify(about) + "\n")
   }
 
-  return { announce, watch }
+  /**
+   * Wait until the daemon has started the cooldown of a model that was refused a moment ago, so that the prompt goes to
+   * the fallback without being refused first. Waits at most DECIDES_WITHIN, and only while a daemon is running.
+   */
+  async function waitForCooldown(model, cooling) {
+    const asked = Date.now()
+    if (asked - (shared.refused.get(model) ?? 0) > DECIDES_WITHIN) return
+    const running = () => Date.now() - (statOf(join(state, "daemon.json"))?.mtimeMs ?? 0) < BEATS_WITHIN
+    while (!cooling() && Date.now() - asked < DECIDES_WITHIN && running()) {
+      await new Promise((go) => setTimeout(go, CHECK_INTERVAL))
+    }
+  }
+
+  return { announce, watch, waitForCooldown }
 }
+
+/** Return the error's `body`, or `page`, that came instead of an answer; undefined for an answer, or if unsure. */
+function oddity(text) {
+  const start = text.length > ODD_CAP ? "" : text.trimStart()
+  if (start.startsWith("<")) return { page: true }
+  if (!start.startsWith("{") && !start.startsWith("[")) return
+  let parsed
+  try {
+    parsed = JSON.parse(start)
+  } catch {
+    return
+  }
+  const first = Array.isArray(parsed) ? parsed[0] : parsed
+  if (!first || typeof first !== "object" || ANSWER_FIELDS.some((key) => key in first)) return
+  if (!first.error && first.type !== "error" && !("code" in first) && !("detail" in first) && !("message" in first)) return
+  return { body: start.slice(0, BODY_CAP).replace(SECRET, "…") }
+}
+
+/** Return whether a header is a rate-limit header; one whose value might contain a key is rejected. */
+const isAllowance = ([name, value]) =>
+  ALLOWANCES.some((names) => names.test(name)) && FIGURES.test(value) && value.search(SECRET) < 0
 
 const sessionIn = (headers) => SESSION_HEADERS.map((name) => headers.get(name)).find((id) => id?.startsWith("ses_"))
 
-/** By the name in the request, which most protocols put first in the body and the others in the path. */
+/** Return whether a request names the announced model: first in its body, or in some protocols in its path. */
 function mayBe(entry, url, head) {
   if (!url.startsWith(entry.url)) return false
   const path = `${decodeURIComponent(new URL(url).pathname)}/`
   return entry.words.some((word) => head.includes(`"model":${JSON.stringify(word)}`) || namesIn(path, word))
 }
 
-/** As a segment of its own: `/models/NAME:stream`, `/model/us.NAME/converse` (a region may stand before it). */
+/** Return whether a path has the name as a segment: `/models/NAME:stream`, `/model/us.NAME/converse` (a region). */
 function namesIn(path, word) {
   const at = path.indexOf(word)
   return at > 0 && "/.".includes(path[at - 1]) && "/:".includes(path[at + word.length])

@@ -1,18 +1,21 @@
 // ocwatchd companion plugin, version 1
 //
-// The door: OpenCode's own HTTP API on a unix socket in our private directory, for the daemon of the same user.
+// The endpoint: serves OpenCode's own HTTP API on a unix socket in our private directory, for the same user's daemon.
 
-import { chmodSync, lstatSync, rmSync } from "node:fs"
+import { chmodSync, rmSync } from "node:fs"
 
-const REOPEN = 3000 // ms after the last project was closed: the process ends within 2 s, or goes on and wants its door
+const REOPEN = 3000 // ms after the last project was closed: a process that has not ended by then (2 s) needs its endpoint
 
-export function part({ shared, doors, ownFile, describe, privateDirectory, attempt, note }) {
+export function part({ shared, endpoints, ownFile, describe, privateDirectory, statOf, attempt, note }) {
   const removeFiles = () => ["sock", "json"].forEach((kind) => rmSync(ownFile(kind), { force: true }))
-  const socket = () => lstatSync(ownFile("sock"), { throwIfNoEntry: false })
+  const socket = () => statOf(ownFile("sock"))
 
-  /** Whether this process has a door already: 1.14's TUI loads plugins in its main thread too, where no session runs. */
-  const elsewhere = () => globalThis.Bun?.isMainThread && !shared.door && socket()?.mtimeMs > started()
-  const started = () => Date.now() - process.uptime() * 1000 // an older socket is of a dead process of the same pid
+  /**
+   * Return whether this is the main thread of a process whose worker thread has opened the endpoint: 1.14's TUI loads
+   * plugins in its main thread as well, where no session runs.
+   */
+  const inMainThread = () => globalThis.Bun?.isMainThread && !shared.door && socket()?.mtimeMs > started()
+  const started = () => Date.now() - process.uptime() * 1000 // an older socket is from a dead process with the same pid
 
   function open({ fetch: inner, baseUrl, headers }) {
     if (shared.door || shared.about.door === false) return
@@ -20,13 +23,13 @@ export function part({ shared, doors, ownFile, describe, privateDirectory, attem
       describe({ door: false })
       return note("door", "this OpenCode's plugin client has no fetch")
     }
-    privateDirectory(doors)
-    rmSync(ownFile("sock"), { force: true }) // left behind by a dead process of the same pid
+    privateDirectory(endpoints)
+    rmSync(ownFile("sock"), { force: true }) // left behind by a dead process with the same pid
     shared.door = Bun.serve({
       unix: ownFile("sock"),
-      idleTimeout: 0, // event streams may be silent for longer than the usual 10 s
+      idleTimeout: 0, // an event stream may be silent for longer than the default of 10 s
       fetch: (request) => pass(request, inner, baseUrl, headers),
-      error: () => new Response("the door failed", { status: 502 }),
+      error: () => new Response("the endpoint failed", { status: 502 }),
     })
     chmodSync(ownFile("sock"), 0o600)
     shared.inode = socket()?.ino
@@ -34,36 +37,39 @@ export function part({ shared, doors, ownFile, describe, privateDirectory, attem
     if (!shared.tidy) process.on("exit", (shared.tidy = () => attempt("exit", removeFiles)))
   }
 
-  /** For good if the process ends now; else it is opened again. */
+  /** Close the endpoint; reopen it after REOPEN if the process is still running. */
   function close(config) {
     if (!shared.door) return
-    if (socket()?.ino === shared.inode) removeFiles() // else a worker thread, where sessions run, has put its own there
+    if (socket()?.ino === shared.inode) removeFiles() // a socket with another inode belongs to a worker thread
     shared.door.stop()
     shared.door = undefined
     setTimeout(() => attempt("reopen", () => open(config)), REOPEN).unref?.()
   }
 
-  return { elsewhere, open, close }
+  return { inMainThread, open, close }
 }
 
-/** Hand a request to OpenCode as if it had come over TCP, with the password if there is one. */
-function pass(request, inner, baseUrl, own) {
+/** Pass a request to OpenCode as if it had come over TCP, with the server's password if it has one. */
+async function pass(request, inner, baseUrl, own) {
   const { pathname, search } = new URL(request.url)
   const headers = new Headers(request.headers)
   const authorization = new Headers(own ?? {}).get("authorization") ?? ownPassword()
   if (authorization) headers.set("authorization", authorization)
   headers.delete("host")
-  headers.set("accept-encoding", "identity") // an inner fetch over TCP would unpack the body and keep the header
+  headers.set("accept-encoding", "identity") // a fetch over TCP unpacks the body but keeps the header
   const { method } = request
-  // An asker that gives up must not interrupt what it asked for: 1.14.48 was loading its providers for a prompt, too,
-  // and that one was then never run. An event stream ends with its listener.
+  // A client that gives up must not abort its request: 1.14.48 was also loading its providers for a prompt, which then
+  // never ran. Only an event stream ends with its client.
   const signal = pathname.endsWith("/event") ? request.signal : undefined
-  const body = method === "GET" || method === "HEAD" ? undefined : request.body
+  // The body is sent in one piece and over a new connection: in `serve` 1.18.33 up to a third of the requests that reused
+  // a connection after an abort got no response.
+  const body = method === "GET" || method === "HEAD" ? undefined : await request.arrayBuffer()
+  headers.set("connection", "close")
   const url = String(baseUrl).replace(/\/+$/, "") + pathname + search
-  return inner(new Request(url, { method, headers, body, signal, duplex: "half" }))
+  return inner(new Request(url, { method, headers, body, signal }))
 }
 
-/** 1.1 guards its server with the password, and does not give it to its own plugins' client. */
+/** Return the Authorization value from the environment: 1.1 does not pass the password to its plugins' client. */
 function ownPassword() {
   const { OPENCODE_SERVER_PASSWORD: password, OPENCODE_SERVER_USERNAME: user } = process.env
   return password && `Basic ${Buffer.from(`${user || "opencode"}:${password}`).toString("base64")}`

@@ -1,56 +1,48 @@
 // ocwatchd companion plugin, version 1
 //
-// The floor under prevention: a stand-in whose window the session would overflow, or that does not understand what is in
-// it, is passed over, as the daemon does with moves (core/capability.py, opencode/look.py). What models take stands in
-// the register; what the session holds is asked of OpenCode. Whatever is not known forbids nothing.
+// Skips fallbacks that cannot take the session: its context would overflow the model's window, or the model does not
+// support its content. The daemon's moves use the same rules (core/domain/capability.py,
+// opencode/sessions/snapshots.py). The capabilities of models come from the blacklist, the content of the session from
+// OpenCode. A model whose capabilities are unknown is not skipped.
 
 import { join } from "node:path"
 
-const ROOM = 8 // an eighth of the window is kept for the answer, where the longest answer would take more
-const CHARS_PER_TOKEN = 4 // of text that nobody has counted yet
+const ROOM = 8 // at most an eighth of the window is reserved for the answer
+const CHARS_PER_TOKEN = 4 // for text without a token count
 const FACTS_CAP = 1 << 20 // bytes, as in answers.js
-const FEW = 4 // last messages that are looked at, as the daemon does
-const PATIENCE = 1000 // ms for OpenCode's answer; a prompt must not wait for it
+const FEW = 4 // number of last messages that are read, as in the daemon
+const ANSWER_TIMEOUT = 1000 // ms for OpenCode's answer; after that the prompt continues without it
 const MEDIA = ["image", "audio", "video"]
 
-export function part({ state, listed, isModel, cooling, dear, privateDirectory, append }) {
+export function part({ state, listed, attempt, privateDirectory, append }) {
   const facts = join(state, "facts")
 
-  /** The stand-in that is to be used in place of `first`: itself, another one, or none that could take the session. */
-  async function choose(asked, entry, first, session, parts, client) {
-    const takes = listed()?.takes ?? {}
-    if (!takes[first.model]) return first
+  /** Return the fallback that `select` chooses for the session's needs; undefined if no fallback can take the session. */
+  async function choose(asked, session, parts, client, select) {
+    const { target: first } = select()
+    const capabilities = listed()?.capabilities ?? {}
+    if (!first || !capabilities[first.model]) return first
     const needs = await within(needsOf(client, session, parts))
-    const passed = []
-    for (const target of [first, ...standInsOf(asked, entry)]) {
-      const out = cooling(target.model) || dear(target.model) || passed.some(({ model }) => model === target.model)
-      if (target !== first && out) continue
-      const why = needs && unfit(needs, takes[target.model])
-      if (!why) {
-        if (passed.length) tell(asked, target, session, passed)
-        return target
-      }
-      passed.push({ model: target.model, why })
-    }
-    tell(asked, null, session, passed)
+    if (!needs) return first
+    const { target, refused } = select((model) => unfit(needs, capabilities[model]))
+    if (refused.length) recordSkipped(asked, target, session, refused)
+    return target
   }
 
-  function standInsOf(asked, { key }) {
-    const named = listed()?.standIns ?? {}
-    return [named[asked] ?? named[key]].flat().filter((target) => isModel(target?.model) && target.model !== asked)
-  }
-
-  /** For `ocwatch explain`. */
-  function tell(model, target, session, passed) {
+  /** Record the skipped fallbacks for `ocwatch explain`. */
+  function recordSkipped(model, target, session, passed) {
     const fact = { version: 1, time: new Date().toISOString(), pid: process.pid, session, prevented: model }
-    privateDirectory(facts)
-    append(join(facts, `${process.pid}.jsonl`), JSON.stringify({ ...fact, target: target?.model ?? null, passed }), FACTS_CAP)
+    const line = JSON.stringify({ ...fact, target: target?.model ?? null, passed })
+    attempt("facts", () => {
+      privateDirectory(facts)
+      append(join(facts, `${process.pid}.jsonl`), line, FACTS_CAP)
+    })
   }
 
   return { choose }
 }
 
-/** Why the model cannot take it; undefined if it can, or nobody knows. */
+/** Return why the model cannot take a session with these needs; undefined if it can, or if that is unknown. */
 function unfit({ tokens, inputs, tools }, capacity) {
   const { context, output, inputs: understood, tools: calls } = capacity ?? {}
   const room = Math.min(output || 0, Math.floor(context / ROOM))
@@ -62,7 +54,7 @@ function unfit({ tokens, inputs, tools }, capacity) {
   if (missing.length) return `does not understand attachments of the kind ${missing.join(", ")}`
 }
 
-/** What a model has to take that goes on: what the last counted answer filled, the texts after it, and the prompt. */
+/** Return the needs of the session: tokens up to the last counted answer, the texts after it, and the prompt. */
 async function needsOf(client, id, prompt) {
   const { data } = await client.session.messages({ path: { id }, query: { limit: FEW } })
   const messages = [...(Array.isArray(data) ? data : []).slice(-FEW), { parts: prompt }]
@@ -77,7 +69,7 @@ async function needsOf(client, id, prompt) {
   }
 }
 
-/** After a summary only the summary itself goes on. */
+/** Return the tokens in use after a message; after a summary only the summary itself is used. */
 function filled(info) {
   const { input, output, reasoning, cache } = info?.tokens ?? {}
   const counts = info?.summary === true ? [output] : [input, output, reasoning, cache?.read, cache?.write]
@@ -89,4 +81,7 @@ function medium({ type, mime }) {
   return subtype === "pdf" ? "pdf" : MEDIA.includes(kind) ? kind : undefined
 }
 
-const within = (work) => Promise.race([work, new Promise((done) => setTimeout(done, PATIENCE).unref?.())]).catch(() => {})
+const timeout = () => new Promise((done) => setTimeout(done, ANSWER_TIMEOUT).unref?.())
+
+/** Resolve to the result of `work`; undefined if it fails or takes longer than ANSWER_TIMEOUT. */
+const within = (work) => Promise.race([work, timeout()]).catch(() => {})

@@ -1,29 +1,33 @@
 // ocwatchd companion plugin, version 1
 //
-// Where a session's prompts came from and go to: by the daemon's last move (moved.json) or by prevention (origins/),
-// whichever is later. A prompt goes back once its first model is free, unless a person chose another.
+// Remembers which model each session was moved from and to, by the daemon's last move (moved.json) or by prevention
+// (origins/), whichever is later. Prompts return to the primary once it is available, unless the user chose another.
 
-import { lstatSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs"
+import { readdirSync, rmSync } from "node:fs"
 import { dirname, join } from "node:path"
 
-const KEPT = 30 * 86400e3 // ms after its last prevented prompt that a session's origin is remembered
+const KEPT = 30 * 86400e3 // ms that a session's origin is kept after its last prevented prompt
+const CLOCK_WRONG = 365 * 86400e3 // ms since the newest origin; a longer time means that the clock is wrong
 const REMEMBERED = 500 // sessions
 
-export function part({ shared, state, read, attempt, privateDirectory, cooling, nameOf, isModel, partsOf, share }) {
+export function part(tools) {
+  const { shared, state, read, statOf, replace, attempt, privateDirectory } = tools
+  const { cooling, nameOf, isModel, partsOf, share } = tools
   const moved = join(state, "moved.json")
   const origins = join(state, "origins")
-  const choices = join(dirname(state), "opencode", "model.json") // what was chosen in TUIs, the latest first
-  shared.origins ??= new Map() // session -> {from, to, since}; from and to are {model, agent}
+  const choices = join(dirname(state), "opencode", "model.json") // models chosen in TUIs, the latest first
+  shared.origins ??= new Map() // session -> {from, to, since}; `from` and `to` are {model, agent}
   attempt("origins", tidy)
   shared.chosen ??= lastChoice()
 
-  /** {from, to, since}; without `from` its prompts go where they always went. */
+  /** Return a session's {from, to, since}; without `from` its prompts are not returned. */
   function originOf(session) {
     const own = shared.origins.get(session) ?? kept(session)
     const { from, to, since } = read(moved, ({ sessions }) => sessions)?.[session] ?? {}
     return !isModel(from?.model) || own.since >= Date.parse(since) ? own : { from, to, since }
   }
 
+  /** Record that a session's prompts go to `to` instead of `from`; without these, that the user's own choice applies. */
   function remember(session, from, to) {
     if (!session) return
     const origin = { version: 1, from, to, since: Date.now() }
@@ -34,34 +38,33 @@ export function part({ shared, state, read, attempt, privateDirectory, cooling, 
     if (shared.origins.size > REMEMBERED) shared.origins.delete(shared.origins.keys().next().value)
     attempt("origins", () => {
       privateDirectory(origins)
-      writeFileSync(`${fileOf(session)}.${process.pid}.tmp`, JSON.stringify(origin) + "\n", { mode: 0o600 })
-      renameSync(`${fileOf(session)}.${process.pid}.tmp`, fileOf(session))
+      replace(fileOf(session), JSON.stringify(origin) + "\n")
     })
   }
 
   /**
-   * Give a prompt back to the model that its session came from; true if it named another one.
+   * Send a prompt back to its session's primary if that is available; return true if the prompt named the fallback.
    *
-   * Without a model OpenCode goes on with the session's last: after a move the target, which nobody chose. A TUI of
-   * 1.1 and later names that one itself, as if it had been chosen, once it shows the session anew.
+   * A prompt without a model uses the session's last model, which after a move is the fallback. A TUI of 1.1 and later
+   * names that model itself, as if the user had chosen it, after it has reopened the session.
    */
-  function giveBack(message, { model, sessionID }) {
+  function returnToPrimary(message, { model, sessionID }) {
     const chosen = chosenSince()
     const { from, to } = originOf(sessionID)
     const named = nameOf(model)
     if (!from || named === from.model) return
     const echoed = named === to?.model && inTui() && chosen !== named
-    if (named && !echoed) return remember(sessionID) // the user's own choice stays
+    if (named && !echoed) return remember(sessionID) // the user chose this model
     if (nameOf(message?.model) !== to?.model || cooling(from.model)) return
-    if (share(from.model, to.model)) return // it would lose that provider's cache a second time
+    if (share(from.model, to.model)) return // equal models: returning would lose the provider's cache a second time
     const agentToo = echoed && from.agent && to.agent && from.agent !== to.agent && message.agent === to.agent
     if (agentToo) message.agent = from.agent
-    else if (shared.bound.get(message.agent) === to.model) return // that agent's own
+    else if (shared.bound.get(message.agent) === to.model) return // the agent's own model
     message.model = partsOf(from.model)
     return echoed
   }
 
-  /** The model that a person chose in a TUI since the last prompt. */
+  /** Return the model that the user has chosen in a TUI since the last prompt; undefined if there is none. */
   function chosenSince() {
     const before = shared.chosen
     shared.chosen = lastChoice()
@@ -76,22 +79,26 @@ export function part({ shared, state, read, attempt, privateDirectory, cooling, 
     return join(origins, `${encodeURIComponent(session).slice(0, 100)}.json`)
   }
 
-  /** As an earlier process left it. */
+  /** Return the origin that an earlier process has saved. */
   function kept(session) {
     const { from, to, since } = (session && read(fileOf(session), (document) => document)) ?? {}
     return isModel(from?.model) && isModel(to?.model) ? { from, to, since } : { since }
   }
 
+  /** Remove origins that are older than KEPT. */
   function tidy() {
-    if (!lstatSync(origins, { throwIfNoEntry: false })?.isDirectory()) return
-    const old = (path) => lstatSync(path, { throwIfNoEntry: false })?.mtimeMs < Date.now() - KEPT
-    for (const path of readdirSync(origins).map((name) => join(origins, name))) if (old(path)) rmSync(path)
+    if (!statOf(origins)?.isDirectory()) return
+    const written = (path) => statOf(path)?.mtimeMs ?? Infinity
+    const files = readdirSync(origins).map((name) => [join(origins, name), written(join(origins, name))])
+    const last = Math.max(...files.map(([, time]) => time))
+    if (Date.now() - last > CLOCK_WRONG) return
+    for (const [path, time] of files) if (time < Date.now() - KEPT) attempt("origins", () => rmSync(path))
   }
 
-  return { originOf, remember, giveBack }
+  return { originOf, remember, returnToPrimary }
 }
 
 const same = (one, other) => one?.model === other?.model && one?.agent === other?.agent
 
-/** A TUI's sessions run in a worker thread (1.0 - 1.18); what comes over a server's API was named on purpose. */
+/** Return whether this is the worker thread in which a TUI's sessions run (1.0 - 1.18), not a server. */
 const inTui = () => globalThis.Bun?.isMainThread === false

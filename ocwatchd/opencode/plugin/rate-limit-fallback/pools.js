@@ -1,29 +1,29 @@
 // ocwatchd companion plugin, version 1
 //
-// Pools: OpenCode knows none, so the first member speaks for all of them. The daemon publishes how full each member is;
-// who gets the next session is chosen here, as ten sessions may begin before the daemon has looked once.
+// Pools: OpenCode has no pools, so a pool's first member represents the pool. The daemon publishes how full each member
+// is. The member for a new session is chosen here, because ten sessions may begin before the daemon checks once.
 
-const STEEP = 8 // one session's worth of load against the draw between equals; as in core/pools.py
-const GIVEN = 3600e3 // ms for which a session counts as its member's, unless the daemon has measured since
-const REMEMBERED = 500 // sessions that have their member of a pool
+const STEEP = 8 // weight of one session's load against the random draw, as in core/domain/pools.py
+const GIVEN = 3600e3 // ms that an assigned session counts as load, unless the daemon has measured since
+const REMEMBERED = 500 // sessions whose member is remembered
 
-export function part({ shared, pools, cooling, dear, ending, nameOf, isModel, partsOf, originOf }) {
-  shared.fresh ??= new Set() // sessions that were made in this process and have had no prompt yet
-  shared.placed ??= new Map() // session -> the model that it has in place of a pool's first member, or that member
-  shared.given ??= [] // [model, time] of sessions that got their member here
+export function part({ shared, pools, cooling, overBudget, ending, nameOf, isModel, partsOf, originOf }) {
+  shared.fresh ??= new Set() // sessions that were created in this process and have had no prompt yet
+  shared.placed ??= new Map() // session -> the member of a pool that was assigned to it
+  shared.given ??= [] // [model, time] of each assignment
 
-  /** OpenCode knows no pools: the first member speaks for all of them. Only who names that one is spread. */
+  /** Change the message's model, if that is a pool's first member, to the member for this session. */
   function spread(message, session) {
     const asked = nameOf(message?.model)
     const fresh = shared.fresh.delete(session)
     const pool = pools().find(({ spread, members: [first] }) => spread && first.model === asked)
     if (!pool || pool.until <= Date.now() || !session) return
     const kept = keptMember(pool, session)
-    if (!kept && !fresh) return // its answers so far are in that provider's cache
+    if (!kept && !fresh) return // an older session stays: its answers are in the provider's cache
     const free = freeIn(pool)
-    const cheap = free.filter((member) => member === kept || !dear(member.model))
-    // A new session's person has named the pool: where nothing in it is without a price, that is what was named.
-    const member = oneOf(fresh && !cheap.length ? free : cheap, pool, session)
+    const cheap = free.filter((member) => member === kept || !overBudget(member.model))
+    // The user has named the pool, so if all available members are over budget, a new session may use one of them.
+    const member = memberOf(fresh && !cheap.length ? free : cheap, pool, session)
     if (!member) return
     place(session, member.model)
     if (member.model === asked) return
@@ -31,28 +31,30 @@ export function part({ shared, pools, cooling, dear, ending, nameOf, isModel, pa
     if (member.agent && !shared.subordinate.has(message.agent)) message.agent = member.agent
   }
 
-  /** This session's own member in place of a target that was taken from a pool; the target itself if none is free. */
-  function memberFor(target, session) {
+  /** Return the members of the target's pool, this session's own member first; empty if the target has no pool. */
+  function membersFor(target, session) {
     const pool = target?.pool && pools().find(({ name }) => name === target.pool)
-    if (!pool) return target
-    const member = oneOf(freeIn(pool).filter(({ model }) => !dear(model)), pool, session)
-    return member ? { model: member.model, agent: member.agent, pool: pool.name } : target
+    if (!pool) return []
+    const kept = keptMember(pool, session)
+    const others = pool.spread ? inTurn(pool, pool.members, session) : pool.members
+    return [...new Set([kept, ...others].filter(Boolean))]
   }
 
   const freeIn = ({ members }) => members.filter(({ model }) => !cooling(model))
 
-  /** Of these members the one that the session had last, else the one whose turn it is. */
-  function oneOf(members, pool, session) {
+  /** Return the member that the session had last if it is among these, otherwise the member whose turn it is. */
+  function memberOf(members, pool, session) {
     const kept = keptMember(pool, session)
     return members.includes(kept) ? kept : pool.spread ? inTurn(pool, members, session)[0] : members[0]
   }
 
-  /** The member that this session had last. */
+  /** Return the member that this session had last. */
   function keptMember({ members }, session) {
     const had = [originOf(session).to?.model, shared.placed.get(session)]
     return had.map((name) => members.find(({ model }) => model === name)).find(Boolean)
   }
 
+  /** Record the assignment of a session to a member. */
   function place(session, model) {
     if (!session || shared.placed.get(session) === model) return
     shared.placed.delete(session)
@@ -61,7 +63,7 @@ export function part({ shared, pools, cooling, dear, ending, nameOf, isModel, pa
     shared.given = [...shared.given.filter(([, time]) => time > Date.now() - GIVEN), [model, Date.now()]]
   }
 
-  /** The least full first, equals as the session's id draws them: the same as the daemon would choose. */
+  /** Sort members by load, equals by a draw from the session's id, in the same order as the daemon. */
   function inTurn({ measured, until }, members, session) {
     const known = until > Date.now()
     const since = known ? Math.max(measured, Date.now() - GIVEN) : Date.now() - GIVEN
@@ -73,14 +75,14 @@ export function part({ shared, pools, cooling, dear, ending, nameOf, isModel, pa
     return members.toSorted((one, other) => scores.get(one) - scores.get(other))
   }
 
-  /** Whether both are members of one pool. */
+  /** Return whether both models are members of one pool. */
   const share = (one, other) =>
     pools().some((pool) => pool.until > Date.now() && isMember(pool, one) && isMember(pool, other))
 
   const membersIn = (listed) =>
     Array.isArray(listed) ? listed.filter((member) => isModel(member?.model)).map(checked) : []
 
-  /** What the register says of pools; whatever is no pool is left out. */
+  /** Return the pools in the blacklist, without invalid ones. */
   const understand = (listed) =>
     Object.entries(listed ?? {})
       .map(([name, pool]) => ({
@@ -92,7 +94,7 @@ export function part({ shared, pools, cooling, dear, ending, nameOf, isModel, pa
       }))
       .filter(({ members }) => members.length)
 
-  return { understand, created: (session) => shared.fresh.add(session), spread, memberFor, place, share }
+  return { understand, created: (session) => shared.fresh.add(session), spread, membersFor, place, share }
 }
 
 const isMember = ({ members }, name) => members.some(({ model }) => model === name)
@@ -104,7 +106,7 @@ const checked = ({ model, agent, weight, load }) => ({
   load: load > 0 ? load : 0,
 })
 
-/** A number between 0 and 1 that is always the same for one text; as in core/pools.py. */
+/** Return a number between 0 and 1 that depends only on the text, as in core/domain/pools.py. */
 function draw(text) {
   let value = 0x811c9dc5
   for (const byte of new TextEncoder().encode(text)) value = Math.imul(value ^ byte, 0x01000193)

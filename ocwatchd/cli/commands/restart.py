@@ -1,0 +1,198 @@
+"""`ocwatch restart`: stop an OpenCode process that cannot be reached, and reopen its session on another model."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shlex import quote
+
+from ocwatchd.cli.commands.redirect import (
+    Job,
+    MoveOptions,
+    choose_target,
+    move_down_the_chain,
+    stranded_sessions,
+    tell,
+    the_only,
+    unreached_of,
+    unserved_instead,
+)
+from ocwatchd.cli.output.escape import escape
+from ocwatchd.cli.output.render import say, warn
+from ocwatchd.cli.sessions import known_sessions, named_session, no_such, whole_id
+from ocwatchd.config import Config, load
+from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.moves import MoveResult
+from ocwatchd.core.domain.snapshot import SessionSnapshot
+from ocwatchd.errors import ExitCode, OcwatchError
+from ocwatchd.movers.restart import Restart, StrandedSession, Supervised, find_supervised
+from ocwatchd.opencode.discovery.earlier import PURE_WHY
+from ocwatchd.opencode.discovery.endpoints import EndpointFinder
+from ocwatchd.opencode.discovery.unreachable import Unreached
+from ocwatchd.opencode.plugin.install import PluginState, find_plugin, shipped_path
+from ocwatchd.opencode.process.tmux import Pane, find_pane
+from ocwatchd.paths import Paths
+from ocwatchd.state import moved_sessions, prices
+from ocwatchd.state.blacklist import store as blacklist
+
+
+@dataclass(frozen=True, slots=True)
+class RestartOptions:
+    """The arguments of `restart` that say what may be stopped.
+
+    `yes` allows stopping a process that ocwatch cannot start again, or in which other sessions are running. `pid` is
+    the process to stop, if the user named it.
+    """
+
+    yes: bool = False
+    pid: int | None = None
+
+
+def restart(options: MoveOptions, restart_options: RestartOptions) -> int:
+    """Restart the OpenCode process of a limited session, and run its prompt on another model. Return the exit code.
+
+    Raises:
+        UsageError: the session or model does not exist, or there are several candidates.
+        OpenCodeUnreachable: no process is running the session, or a new one does not start; nothing was changed.
+        AllCooling: all fallbacks are cooling down.
+        OcwatchError: no session is limited.
+    """
+    paths = Paths.from_env()
+    config, cooldowns = load(paths), blacklist.read(paths.blacklist)
+    ledger = Ledger(cooldowns.entries())
+    unreached = unreached_of(paths)
+    day_budget = prices.day_budget(paths.prices, paths.budget, config.policy.budget, time.time())
+    try:
+        job = _job(unreached, options.session, ledger, config)
+        origin = moved_sessions.origin_of(paths.moved, job.moved.session, job.stuck.model)
+        job = replace(job, loads=cooldowns.loads, day_budget=day_budget, origin=origin)
+        process = unreached.process(job.moved, restart_options.pid)
+    except OcwatchError as fault:  # OpenCode 1 has no background service to restart
+        finder = _finder(paths, config)
+        raise _elsewhere(unserved_instead(fault, finder), finder) from None
+    terminal = find_supervised(process, paths.state_dir) or find_pane(process)
+    stranded = StrandedSession(job.moved, process, terminal, job.child)
+    if not isinstance(terminal, Supervised):  # oc-smart restarts OpenCode in seconds, so this is allowed in any case
+        _check_endpoint(paths, config, job.moved, process.pid)
+    _check_comes_back(stranded)
+    target = choose_target(options, job, config, ledger, ())
+    if options.dry_run:
+        return _say_plan(options, stranded, tell(options, job, target, None, **_about(stranded)))
+    if not restart_options.yes:
+        _check_harmless(unreached, stranded)
+    with Restart(paths, stranded, _plugin(paths), _progress) as mover:
+        target, outcome = move_down_the_chain(paths, mover, job, options, config, ledger)
+        trouble = mover.finish() if outcome.result is MoveResult.MOVED else None
+        if trouble is not None:
+            outcome = replace(outcome, result=MoveResult.FAILED, why=trouble)
+    return _report(options, stranded, tell(options, job, target, outcome, **_about(stranded)))
+
+
+def _job(unreached: Unreached, session: str | None, ledger: Ledger, config: Config) -> Job:
+    now = time.time()
+    if session is not None:
+        found = unreached.session(whole_id(session), now)
+        if found is None:
+            raise no_such(session)
+    else:
+        stranded = stranded_sessions(unreached, ledger, config)
+        found = the_only(stranded, "no session is limited. To restart one anyway: ocwatch restart SESSION")
+    parent = unreached.session(found.parent, now) if found.parent else None
+    waiting = parent is not None and parent.answer is not None and not parent.answer_completed
+    return Job(found, parent if parent is not None and waiting else found)
+
+
+# ---- checks before the restart
+
+
+def _check_endpoint(paths: Paths, config: Config, snapshot: SessionSnapshot, pid: int) -> None:
+    if any(endpoint.pid == pid for endpoint in _finder(paths, config).find().open):
+        raise OcwatchError(
+            f"process {pid} does not have to be restarted, because ocwatchd can move its sessions. "
+            f"Use: ocwatch redirect {quote(snapshot.session)}"
+        )
+
+
+def _check_comes_back(stranded: StrandedSession) -> None:
+    process = stranded.process
+    if stranded.unreachable_again:
+        raise OcwatchError(
+            f"OpenCode (process {process.pid}) {PURE_WHY}, so it cannot be reached after a restart either. Nothing was "
+            f"changed. Quit it, start it without --pure, and send the prompt again:\n  {stranded.by_hand()}"
+        )
+
+
+def _elsewhere(fault: OcwatchError, finder: EndpointFinder) -> OcwatchError:
+    """Return the fault. If OpenCode 2 is running, the message includes advice for its sessions."""
+    if not any(endpoint.generation == 2 for endpoint in finder.find().open):
+        return fault
+    return type(fault)(
+        f"{fault}. To move an OpenCode 2 session, use: ocwatch redirect. If the OpenCode 2 service hangs, use: "
+        "opencode service restart"
+    )
+
+
+def _finder(paths: Paths, config: Config) -> EndpointFinder:
+    return EndpointFinder(
+        paths.opencode_data,
+        urls=config.endpoints,
+        sockets=paths.endpoints,
+        environ=os.environ,
+        state=paths.opencode_state,
+    )
+
+
+def _check_harmless(unreached: Unreached, stranded: StrandedSession) -> None:
+    snapshot, again = stranded.snapshot, f"ocwatch restart {quote(stranded.snapshot.session)} --yes"
+    if stranded.terminal is None:
+        raise OcwatchError(
+            f"OpenCode (process {stranded.process.pid}) is running neither under oc-smart nor in tmux, so you would "
+            f"have to start it again yourself. To stop it:\n  {again}\n"
+            f"Then, in its terminal, reopen the session:\n  {stranded.by_hand()}"
+        )
+    related = [stranded.child] if stranded.child else []
+    others = unreached.others(snapshot, stranded.process, time.time(), related)
+    if others:
+        names = {name.id: name for name in known_sessions()}
+        listed = "".join(
+            f"\n  {named_session(other.session, names.get(other.session))}  {other.model}" for other in others
+        )
+        raise OcwatchError(
+            f"other sessions may be busy in process {stranded.process.pid}:{listed}\nTo stop it anyway: {again}"
+        )
+
+
+def _plugin(paths: Paths) -> Path | None:
+    """Return the plugin file that only the new process is to load; None if the plugin is installed."""
+    return None if find_plugin(paths).state is PluginState.CURRENT else shipped_path()
+
+
+# ---- messages
+
+
+def _progress(text: str) -> None:
+    warn(escape(text))
+
+
+def _about(stranded: StrandedSession) -> dict[str, object]:
+    terminal = stranded.terminal
+    return {
+        "pid": stranded.process.pid, "pane": terminal.ident if isinstance(terminal, Pane) else None,
+        "launcher": terminal.launcher if isinstance(terminal, Supervised) else None, "relaunch": stranded.by_hand(),
+    }  # fmt: skip
+
+
+def _say_plan(options: MoveOptions, stranded: StrandedSession, code: int) -> int:
+    if not options.as_json:
+        where = f"start it again in {stranded.terminal}" if stranded.terminal else "ask you to start it again"
+        say(escape(f"would stop OpenCode (process {stranded.process.pid}) and {where}: {stranded.by_hand()}"))
+    return code
+
+
+def _report(options: MoveOptions, stranded: StrandedSession, code: int) -> int:
+    """Print the command that reopens the session if ocwatch has no terminal for it, and return `code`."""
+    if stranded.terminal is None and not options.as_json and code == ExitCode.DONE:
+        say(escape(f"To reopen the session, type: {stranded.by_hand()}"))
+    return code

@@ -1,0 +1,1 @@
+"""The value types: limits, cooldowns, chains, pools, budget, snapshots and moves."""

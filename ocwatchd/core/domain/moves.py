@@ -1,0 +1,113 @@
+"""The values that describe a move: which session is moved, where to, and how the move ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ocwatchd.core.domain.snapshot import SessionSnapshot
+from ocwatchd.core.domain.types import Cause, ModelRef, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A move to be made. `snapshot` is the state of the session on which the decision was based.
+
+    `child` is a subagent that is stuck while its parent (`snapshot`) is waiting for it; in that case the parent is
+    moved. `own_abort`: whether one of our earlier moves stopped the answer shown in `snapshot` and went no further, so
+    that the user did not abort it. `looping`: whether OpenCode repeats the request to the limited model without a
+    pause, so that a snapshot may show the session as busy or as waiting. `limited` is the model that refuses, if it is
+    not the model of the snapshot; `failing`: that model failed for a reason that is not a limit.
+    """
+
+    snapshot: SessionSnapshot
+    target: Target
+    child: str | None = None
+    own_abort: bool = False
+    looping: bool = False
+    limited: ModelRef | None = None
+    failing: bool = False
+    chosen: bool = False
+    """Whether the user chose the target while the session was waiting."""
+    until: float | None = None
+    """When the limited model is available again, in epoch seconds; None if unknown."""
+    cause: Cause | None = None
+    """Why the session is moved, if not because of a limit."""
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the running answer has stalled. A snapshot then shows the session as busy."""
+        return self.cause is Cause.STALL
+
+    @property
+    def session(self) -> str:
+        """The id of the session that is stuck."""
+        return self.child or self.snapshot.session
+
+    def stopped(self, now: SessionSnapshot) -> bool:
+        """Return whether the answer shown as aborted `now` is the one that the move itself stops, and
+        not a later one.
+        """
+        return self.snapshot.answer is None or now.answer == self.snapshot.answer
+
+    @property
+    def origin(self) -> ModelRef | None:
+        """The model that the move leads away from."""
+        return self.limited or self.snapshot.model or self.snapshot.prompt_model
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A move to `target` that was claimed under this `name`.
+
+    `origin` is what the session was first moved away from; `answer` is the id of the answer that the move was to stop
+    (None if the journal does not contain it).
+    """
+
+    name: str
+    target: Target
+    origin: Target | None = None
+    answer: str | None = None
+
+
+class MoveResult(StrEnum):
+    """How a move ended."""
+
+    MOVED = "moved"  # the target has begun to answer
+    ALREADY = "already"  # the same prompt is already running on another model
+    TARGET_LIMITED = "target_limited"  # the target was limited or failed as well
+    REFUSED = "refused"  # a precondition was not met; nothing was changed
+    USER_TOOK_OVER = "user_took_over"  # the user aborted the turn or sent another prompt, which takes precedence
+    SWITCHED = "switched"  # the model was changed; OpenCode's next attempt is far off and will use the new model
+    FAILED = "failed"  # the move was made, but there is no proof that it worked
+
+
+class ReturnResult(StrEnum):
+    """The result of an attempt to return a session to the model that it was moved away from."""
+
+    DONE = "done"
+    LATER = "later"  # the session is busy, or OpenCode does not respond
+    CHOSEN = "chosen"  # another model was chosen for the session since the move
+    UNKNOWN = "unknown"  # no endpoint that can return the session knows it
+
+
+@dataclass(frozen=True, slots=True)
+class MoveOutcome:
+    """The result of a move.
+
+    `snapshot` is the session as last seen; None if its endpoint failed, which is not the target's fault.
+
+    A FAILED move without `stranded` changed nothing, or ended on the target with an error of the target (in
+    `snapshot`). `stranded`: whether the move stopped the turn and nothing is known to be running; the prompt is stored,
+    and a move with `own_abort` continues it. `posts` is the number of attempts to start the new run. `seconds` is the
+    time from the call to the target's message (None if there is no message), and `first_token` the time from the start
+    of the run to the beginning of its answer, or until now if the answer has not begun.
+    """
+
+    result: MoveResult
+    why: str = ""
+    snapshot: SessionSnapshot | None = None
+    posts: int = 0
+    stranded: bool = False
+    seconds: float | None = None
+    first_token: float | None = None

@@ -1,0 +1,22 @@
+"""The rules for a valid model name, whatever its source: a log, an endpoint, the configuration or one of our files.
+
+Readers and writers use the same rules, so a name that readers of `blacklist.json` would refuse is never written there.
+This module imports nothing, because commands that scripts call often load it.
+"""
+
+from __future__ import annotations
+
+NAME_CAP = 300
+"""Maximum length, in characters, of a model name, session id or agent name; the longest in real configurations have
+about 80.
+"""
+
+
+def is_name(name: str) -> bool:
+    """Return whether `name` can name a model or a whole provider: `provider/model` or `provider/*`.
+
+    Control characters are refused because they would reach terminals; surrounding spaces and very long names, because
+    no real model has them.
+    """
+    provider, slash, model = name.partition("/")
+    return bool(provider and slash and model) and len(name) <= NAME_CAP and name == name.strip() and name.isprintable()

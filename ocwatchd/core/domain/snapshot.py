@@ -1,0 +1,217 @@
+"""What an endpoint shows of a session at one moment, as values, so that the engine can decide without I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ocwatchd.core.domain.capability import NOTHING, Needs
+from ocwatchd.core.domain.types import ErrorDetails, ModelRef
+
+ABORTED = "MessageAbortedError"
+"""OpenCode's name for the error of a message that was aborted (1.0 - 1.18)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A port on loopback: `opencode serve`, `opencode web`, `--port N`, the TUI of 1.0."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """The path of a socket file, such as the one that the companion plugin opens inside every OpenCode process."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+
+RUN_SLACK = 2.0
+"""Maximum time, in seconds, by which the recorded start or end of a process lags behind the real one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunClient:
+    """An `opencode run` that is a client of another process. Times are epoch seconds; `anew`: whether it began a new
+    session.
+    """
+
+    directory: str | None
+    started: float
+    anew: bool
+    ended: float | None = None
+    """When the client was last seen; None while it is running."""
+
+    def may_own(self, directory: str, created: float | None) -> bool:
+        """Return whether the client may be waiting for a session that was created at this time, in this directory."""
+        if self.directory is not None and self.directory != directory:
+            return False
+        if created is None:
+            return True
+        begun = not self.anew or created >= self.started - RUN_SLACK
+        return begun and (self.ended is None or not self.anew or created <= self.ended + RUN_SLACK)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A way to the API of one running OpenCode process. `pid` is None only for an address that a user configured.
+
+    `directory` is the project that the process was started in: the first directory to query, but not the only one.
+    `auth` is the value of the Authorization header; it is kept out of `repr` because endpoints are printed and
+    journalled.
+    """
+
+    address: TcpAddress | UnixAddress
+    pid: int | None = None
+    directory: str | None = None
+    auth: str | None = field(default=None, repr=False)
+    many: bool = False
+    """Whether this is a server for several project directories (`serve`, `web`) and not one terminal."""
+    run: bool = False
+    """Whether this is an `opencode run`: it exits without an answer and with code 0 when its turn is stopped (1.0 -
+    1.18).
+    """
+    rival: str | None = None
+    """The other plugin that moves sessions in that process, in the companion plugin's words; None if there is none."""
+    generation: int = 1
+    """The generation of OpenCode, 1 or 2, which determines the API."""
+    opened: str | None = None
+    """The session that the terminal was opened on (`-s`); None if no session was named."""
+    launched: bool = False
+    """Whether a running `oc-smart` has started it, which handles the limits of its turns."""
+    runs: tuple[RunClient, ...] = field(default=(), compare=False, repr=False)
+    """The `opencode run` clients that the process is serving at the moment, if they are separate processes."""
+
+    def __str__(self) -> str:
+        return f"{self.address} (pid {self.pid})" if self.pid else str(self.address)
+
+
+class SessionState(StrEnum):
+    """What a session is doing."""
+
+    BUSY = "busy"  # a model or a tool is working
+    RETRY = "retry"  # OpenCode waits before it sends another request to the same model
+    IDLE = "idle"  # nothing is running; the last turn ended successfully, or there was none
+    ERROR = "error"  # nothing is running; the last turn ended in an error or was aborted
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTool:
+    """A tool call that has begun and not ended. `child` is the subagent's session, if the call started one."""
+
+    tool: str
+    child: str | None = None
+    pending: bool = False
+    """Whether the model is still writing the call, so that nothing is running yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSnapshot:
+    """One session at one endpoint at one moment. Times are epoch seconds.
+
+    Contains only main turns: titles and summaries have no messages of their own.
+    """
+
+    session: str
+    directory: str
+    endpoint: Endpoint
+    state: SessionState
+    seen: float = 0.0
+    """When the endpoint was queried."""
+    attempt: int | None = None
+    """Number of retries so far, from 1; None unless the state is RETRY."""
+    next_at: float | None = None
+    """When OpenCode retries on the same model; None unless the state is RETRY."""
+    message: str = ""
+    """OpenCode's message about the retry, capped."""
+    model: ModelRef | None = None
+    """The model of the running or failed answer; of the prompt, while there is no answer to it."""
+    agent: str | None = None
+    user_message: str | None = None
+    """The id of the LAST user message, which a move runs again."""
+    before: tuple[ModelRef, ...] = ()
+    """The other models that gave the latest answers, newest first."""
+    prompt_model: ModelRef | None = None
+    """The model that the last user message names; it differs from `model` if the user chose another
+    one while waiting.
+    """
+    parent: str | None = None
+    """The session whose task tool started this one; a subagent that is not `switchable` is moved with its parent."""
+    running: tuple[RunningTool, ...] = ()
+    background: tuple[str, ...] = ()
+    """Busy subagents that no running tool call names. An abort of this session cancels them and loses their results
+    without a message (1.18).
+    """
+    asking: bool = False
+    """Whether a permission request or a question in this session is waiting for the user."""
+    last_error: ErrorDetails | None = None
+    """The error of the last answer, after the last attempt."""
+    answer: str | None = None
+    """The id of the last assistant message, if it answers (or tries to answer) one of the user messages read."""
+    answer_started: float | None = None
+    """When the last answer began."""
+    answer_ended: float | None = None
+    """When the last answer finished or failed; None while it is running."""
+    answer_completed: bool = False
+    answer_began: bool = False
+    """Whether the last answer has content: the model's stream has begun."""
+    answer_spoke: bool = False
+    """Whether the last answer has text, reasoning or tool calls."""
+    empty_steps: int = 0
+    """The number of consecutive answers, up to the latest one, that are from this model, complete and empty."""
+    cut_steps: int = 0
+    """The same for answers that have a beginning and no end."""
+    silence: float | None = None
+    """Seconds without an event of this session at the time of the probe; None if no event stream shows the session as
+    busy.
+    """
+    compacting: bool = False
+    """Whether the last answer is a summary of the session and not part of the user's turn."""
+    queued: int = 0
+    """The number of user messages that came after the one being answered."""
+    version: str | None = None
+    """The version of OpenCode that created the session."""
+    needs: Needs = NOTHING
+    """What a model has to support to continue the session."""
+    refusal: ErrorDetails | None = None
+    """The error of the refused attempt that caused the retry, where OpenCode reports more than its message."""
+    honoured: bool | None = None
+    """Whether the wait is longer than OpenCode's own backoff; None if that has to be worked out from the times."""
+    switchable: bool = False
+    """Whether the model can be changed while the session is waiting, without stopping anything; a subagent can then be
+    moved on its own.
+    """
+    belongs_to_run: bool = False
+    """Whether the session may belong to an `opencode run` in another process, which exits without an answer if the turn
+    is stopped.
+    """
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the session is waiting for a model or has given up on it.
+
+        Only in these states may the session be moved.
+        """
+        return self.state is SessionState.RETRY or (self.state is SessionState.ERROR and not self.aborted)
+
+    @property
+    def aborted(self) -> bool:
+        """Whether the last answer was aborted."""
+        return self.last_error is not None and self.last_error.name == ABORTED
+
+    @property
+    def tool_running(self) -> bool:
+        """Whether a tool call is running, which an abort would destroy."""
+        return bool(self.running)
+
+    @property
+    def tool_executing(self) -> bool:
+        """Whether a tool call is running that the model has finished writing."""
+        return any(not tool.pending for tool in self.running)

@@ -1,0 +1,64 @@
+"""Learn, for each model, how long a running answer may stay silent before it counts as stalled. Pure.
+
+The longest gap between two events of each good answer is remembered by model. A model that thinks for a long time
+before its first word has long gaps, and is given more time than a model that never pauses.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+FACTOR = 4.0
+"""A stream counts as stalled after this many times the longest gap in its model's good answers."""
+MIN_PATIENCE, MAX_PATIENCE = 60.0, 900.0
+"""Lower and upper bound, in seconds, of a learnt time."""
+UNLEARNT_PATIENCE = 300.0
+"""Maximum silence, in seconds, of a model without a known good answer; models that hide their thinking have been silent
+for minutes.
+"""
+MIN_CALL_PATIENCE = 300.0
+"""Minimum learnt time, in seconds, while a model is writing a tool call. OpenCode reports a call only when its text is
+complete (1.3.2, 1.18.33), and a call may contain a whole file.
+"""
+KEPT = 50
+"""Number of good answers of each model whose longest gap is remembered."""
+MAX_MODELS = 500
+"""Maximum number of remembered models; the model that answered least recently is forgotten first."""
+
+
+def learnt_patience(longest: float | None) -> float:
+    """Return how long, in seconds, a stream may stay silent, given the longest gap in the model's good answers (None:
+    unknown).
+    """
+    if longest is None:
+        return UNLEARNT_PATIENCE
+    return min(max(FACTOR * longest, MIN_PATIENCE), MAX_PATIENCE)
+
+
+class StreamGaps:
+    """The longest gap in each of the most recent good answers, in seconds, by model."""
+
+    def __init__(self, known: Mapping[str, Iterable[float]] | None = None) -> None:
+        """Start with the gaps that an earlier run has learnt."""
+        self._gaps: dict[str, deque[float]] = {
+            model: deque(gaps, KEPT) for model, gaps in list((known or {}).items())[-MAX_MODELS:]
+        }
+
+    def note(self, model: str, longest: float) -> None:
+        """Remember the longest gap of a good answer."""
+        gaps = self._gaps.pop(model, None)
+        if gaps is None:
+            gaps = deque[float](maxlen=KEPT)
+        gaps.append(round(longest, 3))
+        self._gaps[model] = gaps
+        if len(self._gaps) > MAX_MODELS:
+            del self._gaps[next(iter(self._gaps))]
+
+    def longest(self) -> dict[str, float]:
+        """Return the longest gap of each model."""
+        return {model: max(gaps) for model, gaps in self._gaps.items() if gaps}
+
+    def all(self) -> dict[str, list[float]]:
+        """Return all remembered gaps, to be written to a file."""
+        return {model: list(gaps) for model, gaps in self._gaps.items()}

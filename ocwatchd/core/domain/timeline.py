@@ -1,0 +1,125 @@
+"""Detection of steps of the wall clock, and correction of times that were recorded before a step.
+
+The wall clock may be wrong for a while: after an empty battery until the network sets the time, or after a virtual
+machine was resumed. Comparison with a clock that is never set (time since boot) distinguishes a step from time that has
+passed. A step ahead proves nothing, because a paused machine looks the same, so known reset times stay as they are.
+When the clock is back where it was, the times recorded in between are shifted by the same amount.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SKEW = 60.0
+"""Differences between two clocks, and corrections of one clock, up to this many seconds are ignored."""
+SETTLED = 60.0
+"""Time, in seconds, for which the clock must have been read regularly before anything is dropped because of its age."""
+MAX_GAP = 30.0
+"""Maximum gap, in seconds, between two readings within an even period; a longer one means that the machine slept or was
+stopped.
+"""
+LONGEST_SLEEP = 7 * 86_400.0
+"""Maximum plausible sleep, in seconds, between two readings; a longer one is treated as a step of both clocks."""
+MAX_PERIODS = 16
+"""Maximum number of periods of even time that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The wall clock was set by `seconds`, ahead (positive) or back (negative).
+
+    `began` and `ended` are the first and the last moment (epoch seconds) on the clock as it was before. `undone`: the
+    clock is back where it had been before an earlier step, so every time recorded in between is wrong by `seconds`.
+    """
+
+    seconds: float
+    began: float
+    ended: float
+    undone: bool = False
+
+    def noted(self, moment: float) -> float:
+        """Correct a moment that was recorded while the clock was wrong; return any other moment unchanged."""
+        wrong = self.undone and self.began - 1.0 <= moment <= self.ended + 1.0
+        return moment + self.seconds if wrong else moment
+
+    def remembered(self, moment: float) -> float:
+        """Convert a moment kept in memory to the present clock, so that it stays as long ago as before the step."""
+        return self.due(moment) if self.seconds < 0 else self.noted(moment)
+
+    def due(self, deadline: float) -> float:
+        """Convert a deadline that was set before the step to the present clock.
+
+        After a step back, the deadline arrives when it would have arrived without the step; after a step ahead it may
+        already have passed, as after a sleep.
+        """
+        return deadline + self.seconds if self.seconds < 0 and deadline >= self.began else deadline
+
+    def holds(self, now: float) -> bool:
+        """Return whether times recorded while the clock was wrong may still arrive: in logs that are read late, or as a
+        next attempt that OpenCode still shows.
+        """
+        return self.undone and (now < self.began - SKEW if self.seconds < 0 else now < self.ended + self.seconds + 600)
+
+
+class Timeline:
+    """Detects steps of the wall clock by comparing it with a clock that is never set."""
+
+    def __init__(self) -> None:
+        """Start without a reading."""
+        self._last_read: tuple[float, float] | None = None
+        self._offset = self._began = 0.0
+        self._earlier: list[tuple[float, float]] = []
+
+    def read(self, wall: float, boot: float) -> Step | None:
+        """Return the step since the last reading, if the clock was set by more than `SKEW`.
+
+        `wall` is in epoch seconds; `boot` is the reading, in seconds, of a clock that only runs forward and continues
+        while the machine sleeps.
+        """
+        if self._last_read is None:
+            self._last_read, self._began = (wall, boot), wall
+            return None
+        (last, before), self._last_read = self._last_read, (wall, boot)
+        passed = boot - before
+        # no real boot clock runs back: both clocks are being changed, as `faketime` does
+        backwards = passed < -1.0
+        passed = passed if 0 <= passed <= LONGEST_SLEEP else 0.0
+        ended, seconds = last + passed, wall - last - passed
+        offset = self._offset + seconds
+        if abs(seconds) <= SKEW:
+            self._offset = offset
+            if passed > MAX_GAP:
+                self._remember()
+                self._began = wall
+            return None
+        homes = (offset, self._offset) if backwards else (offset,)
+        known = next(
+            (period for period in reversed(self._earlier) if any(abs(period[0] - home) <= SKEW for home in homes)), None
+        )
+        step = Step(seconds, self._began, ended, undone=known is not None)
+        self._remember()
+        if known is not None:
+            self._offset, self._began = known
+        else:  # after a step back, the remembered times were moved back as well (see `Step.remembered`)
+            self._offset, self._began = offset, wall if seconds > 0 else self._began + seconds
+        return step
+
+    def _remember(self) -> None:
+        self._earlier = [*self._earlier[1 - MAX_PERIODS :], (self._offset, self._began)]
+
+
+class Evenness:
+    """Checks, by regular readings, that the clock has been running evenly for a while."""
+
+    def __init__(self) -> None:
+        """Start without a reading."""
+        self._since = self._last_read = float("-inf")
+
+    def read(self, now: float) -> bool:
+        """Take a reading; return whether all readings of the last `SETTLED` seconds followed each other without a
+        gap.
+        """
+        if not 0 <= now - self._last_read <= MAX_GAP:
+            self._since = now
+        self._last_read = now
+        return now - self._since >= SETTLED

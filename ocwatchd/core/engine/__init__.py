@@ -1,0 +1,1 @@
+"""Decides what to do about a limited session. `Engine.handle(message, now)` only returns effects; it performs none."""

@@ -1,0 +1,201 @@
+"""Decide from snapshots whether a session may be moved and whether a move has worked. Pure.
+
+A fallback can break the session that was moved to it, because it may reject what other models produced: Anthropic's
+thinking mode requires a thinking block before each tool call in the running turn, and Gemini 3 requires a signature on
+each call. Other models do not accept images, or have a smaller context window than they report. OpenCode 1.0 to 1.18
+then ends the turn, which would remain unfinished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.moves import MoveResult, Order
+from ocwatchd.core.domain.snapshot import SessionSnapshot, SessionState
+from ocwatchd.core.domain.types import ModelRef
+from ocwatchd.core.fallback.choice import named
+from ocwatchd.core.policy import Policy
+from ocwatchd.core.text.redact import reason_of
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """The result of a move, with the reason."""
+
+    result: MoveResult
+    why: str
+
+
+def forbidden(
+    order: Order, now: SessionSnapshot, retrying: frozenset[str] = frozenset(), busy: frozenset[str] = frozenset()
+) -> Ruling | None:
+    """Return why the session must not be moved now, or None if it may be moved. `retrying` and `busy` contain the
+    sessions in its directory that are in these states.
+    """
+    if now.endpoint.run:
+        return Ruling(MoveResult.REFUSED, "`opencode run` would end without an answer")
+    if now.aborted and not (order.own_abort and order.stopped(now)):
+        return Ruling(MoveResult.USER_TOOK_OVER, "the turn was stopped")
+    if now.user_message is None:
+        return Ruling(MoveResult.REFUSED, "the session has no prompt")
+    # A prompt queued behind the stuck one is moved with it; a prompt that replaced it is the user's decision.
+    if now.user_message != order.snapshot.user_message and not now.queued:
+        return Ruling(MoveResult.USER_TOOK_OVER, "there is a new prompt")
+    if now.parent in busy:  # an abort of the subagent would look like a cancelled task to the parent
+        return Ruling(MoveResult.REFUSED, "its parent waits for it, so the parent has to be moved")
+    if now.asking:
+        return Ruling(MoveResult.REFUSED, "a question to the user is open")
+    if order.child is not None and now.state is SessionState.BUSY:
+        return _parent_forbidden(order.child, now, retrying | {order.child} if order.stalled else retrying)
+    if order.stalled and now.state is SessionState.BUSY:
+        return _stalled_forbidden(order, now)
+    return _state_forbidden(order, now)
+
+
+def _parent_forbidden(child: str, now: SessionSnapshot, retrying: frozenset[str]) -> Ruling | None:
+    if child not in retrying:
+        return Ruling(MoveResult.ALREADY, "the subagent is working again")
+    # 1.3.2 sometimes does not name the subagent in its call (seen in `run`): a single call without a name belongs to
+    # this subagent.
+    if [(tool.tool, tool.child) for tool in now.running] == [("task", None)]:
+        return _background_forbidden(replace(now, background=tuple(b for b in now.background if b != child)))
+    if any(tool.child not in retrying for tool in now.running):
+        return Ruling(MoveResult.REFUSED, "another tool is running beside the subagent")
+    return _background_forbidden(now)
+
+
+def _background_forbidden(now: SessionSnapshot) -> Ruling | None:
+    """Return why a session with subagents in the background must not be moved; a failed turn is not aborted, only run
+    again.
+    """
+    if loses_background(now):
+        return Ruling(MoveResult.REFUSED, in_background(now.background))
+    return None
+
+
+def loses_background(snapshot: SessionSnapshot) -> bool:
+    """Return whether a move would stop subagents that are working in the background."""
+    return bool(snapshot.background) and snapshot.state in (SessionState.RETRY, SessionState.BUSY)
+
+
+def work_in_progress(snapshot: SessionSnapshot) -> bool:
+    """Return whether a tool is running or a question is open: a move would destroy that work, unless it only switches
+    the model.
+    """
+    return (snapshot.tool_running or snapshot.asking) and not snapshot.switchable
+
+
+def in_background(children: Collection[str]) -> str:
+    """Return a phrase with the number of subagents that are working in the background."""
+    many = len(children) > 1
+    return (
+        f"{len(children)} subagents are working in the background"
+        if many
+        else "a subagent is working in the background"
+    )
+
+
+def _state_forbidden(order: Order, now: SessionSnapshot) -> Ruling | None:
+    if now.state is SessionState.BUSY and not (order.looping and silent(now)):
+        return Ruling(MoveResult.ALREADY, f"{now.model} is working on it")
+    if now.state is SessionState.IDLE and order.own_abort and (now.queued or not now.answer_completed):
+        return None  # we ended the process, which left an unfinished answer or none at all
+    if now.state is SessionState.IDLE:
+        why = (
+            "the prompt is answered" if now.answer_completed and not now.queued else "no turn is waiting or has failed"
+        )
+        return Ruling(MoveResult.ALREADY if now.answer_completed else MoveResult.REFUSED, why)
+    if now.tool_running:
+        return Ruling(MoveResult.REFUSED, f"tool {now.running[0].tool} is running")
+    if now.model == order.target.model != order.snapshot.model:
+        return Ruling(MoveResult.ALREADY, f"it is already on {now.model}")
+    return _background_forbidden(now)
+
+
+def _stalled_forbidden(order: Order, now: SessionSnapshot) -> Ruling | None:
+    """Return why a session whose answer has stalled must not be moved now.
+
+    The caller checks that the answer is still silent. A tool call that the model is still writing runs nothing yet.
+    """
+    if now.tool_executing:
+        return Ruling(MoveResult.REFUSED, f"tool {now.running[0].tool} is running")
+    if now.compacting or (now.answer != order.snapshot.answer and now.cut_steps < CUT_STEPS):
+        return Ruling(MoveResult.ALREADY, f"{now.model} is working on it")
+    return _background_forbidden(now)
+
+
+CUT_STEPS = 3
+"""This many consecutive answers that are cut off are no accident."""
+
+
+def may_have_stalled(snapshot: SessionSnapshot) -> bool:
+    """Return whether this busy session can only be waiting for its model.
+
+    A busy session may also be waiting for a tool, a question, a subagent or a summary of the session.
+    """
+    waits = snapshot.tool_executing or snapshot.asking or snapshot.compacting or bool(snapshot.background)
+    return snapshot.state is SessionState.BUSY and not waits
+
+
+EMPTY_STEPS = 3
+"""Number of empty answers in a row that count as a failure, because OpenCode would repeat the request indefinitely."""
+
+
+def silent(snapshot: SessionSnapshot) -> bool:
+    """Return whether the running answer is empty and no tool is running for it, so that nothing is lost if it is
+    stopped.
+    """
+    holds = snapshot.answer_spoke if snapshot.empty_steps else snapshot.answer_began
+    return not holds and not snapshot.tool_running
+
+
+def outcome(now: SessionSnapshot, target: ModelRef, answer: str) -> Ruling | None:
+    """Return the result of a move whose first message is `answer`; None while it is undecided."""
+    if now.empty_steps:
+        why = f"{now.model} has sent {now.empty_steps} empty answers in a row"
+        return Ruling(MoveResult.FAILED, why) if now.empty_steps >= EMPTY_STEPS else None
+    if now.answer not in (None, answer):
+        return Ruling(MoveResult.MOVED, f"{now.model} is working on it")  # a later step of the same run
+    if now.state is SessionState.RETRY:
+        return Ruling(MoveResult.TARGET_LIMITED, reason_of(now.message))
+    if now.aborted:
+        return Ruling(MoveResult.USER_TOOK_OVER, "the new run was stopped")
+    if now.last_error is not None:
+        return Ruling(MoveResult.FAILED, reason_of(now.last_error.message))
+    if now.answer_began or now.answer_completed:
+        # The companion plugin, or another one, may have chosen another model for this prompt.
+        return Ruling(MoveResult.MOVED, f"{now.model} answers" + ("" if now.model == target else f", not {target}"))
+    return None
+
+
+OF_THE_MODEL = frozenset(("APIError", "ContextOverflowError", "ProviderAuthError"))
+"""OpenCode's names for the errors of a model's provider (1.0 to 1.18). An answer that was stopped or became too long,
+or an error in a tool itself, does not count against a model.
+"""
+
+
+def rejected(snapshot: SessionSnapshot, now: float, fresh: float) -> str | None:
+    """Return the error message if a failure of the model ended the turn within the last `fresh` seconds; None
+    otherwise.
+    """
+    error = snapshot.last_error
+    if snapshot.state is not SessionState.ERROR or error is None or error.name not in OF_THE_MODEL:
+        return None
+    if now - (snapshot.answer_ended or snapshot.seen) > fresh:
+        return None
+    return reason_of(error.message) or error.name
+
+
+def replaced_model(snapshot: SessionSnapshot, policy: Policy, ledger: Ledger, now: float) -> ModelRef | None:
+    """Return the limited model that the session used before, if the session's present model is one of its fallbacks.
+
+    Usually prevention has replaced the model. The user may also have chosen the fallback by hand, but that choice has
+    just failed.
+    """
+    for model in snapshot.before:
+        limited = ledger.limited(model, now) is not None
+        if limited and snapshot.model and named(snapshot.model, model, policy, agent=snapshot.agent):
+            return model
+    return None

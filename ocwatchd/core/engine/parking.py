@@ -1,0 +1,133 @@
+"""Schedule the runs of parked sessions: spread over a few seconds, and one session before all others. Pure.
+
+A plan's usage window ends for all sessions of its model at the same moment. If all of them sent a request at that
+moment, they would hit the next limit together, or would all be refused because the window has not quite ended.
+"""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.timeline import Step
+from ocwatchd.core.domain.types import ModelRef
+from ocwatchd.core.engine.session import Doing, State, TrackedSession, TrackedSessions
+
+AFTER_RETURN = 0.05
+"""Time, in seconds, between a model's reset time and the check of a stuck session, so that the check is never too
+early.
+"""
+WHOLE_SECOND = 1.0
+"""Maximum error, in seconds, of a reset time in whole seconds. It may be too early by this much, because it was
+computed from a log line with a timestamp in whole seconds (the log format before 1.17).
+"""
+JITTER, MAX_JITTER = 0.01, 5.0
+"""Maximum delay of a parked session's run, as a fraction of its wait and in seconds; the smaller of the two applies."""
+SPACING, MAX_SPREAD = 0.2, 30.0
+"""Average time, in seconds, between the runs of two sessions after the first session was answered, and the maximum time
+for all of them.
+"""
+HELD_RECHECK = 30.0
+"""Time, in seconds, after which a session that is waiting for the first one is checked again, whatever the result of
+the first one.
+"""
+FIRST_TIMEOUT = 120.0
+"""Timeout, in seconds, after which a first session without a result no longer delays the others."""
+
+
+def after_return(until: float) -> float:
+    """Return when to check a session that is waiting for the reset time `until`, in epoch seconds."""
+    return until + AFTER_RETURN + (WHOLE_SECOND if until == int(until) else 0.0)
+
+
+def share_of(session: str) -> float:
+    """Return a number in [0, 1) that depends only on the session's id, so that a restart of the daemon does not change
+    it.
+    """
+    return crc32(session.encode()) / 2**32
+
+
+def run_at(session: str, until: float, now: float) -> float:
+    """Return when to run a session again, in epoch seconds. The session starts to wait at `now`, and the cooldown ends
+    at `until`.
+    """
+    return after_return(until) + share_of(session) * min(JITTER * max(until - now, 0.0), MAX_JITTER)
+
+
+class FirstRuns:
+    """Runs one parked session of each model first, and the others after the model has answered it.
+
+    If the first session is refused again, the others wait for the new reset time. If it ends in another way, the next
+    session becomes the first.
+    """
+
+    def __init__(self, sessions: TrackedSessions) -> None:
+        """`sessions` contains all tracked sessions."""
+        self._sessions = sessions
+        self._first: dict[ModelRef, tuple[str, float]] = {}
+        """The session that runs first and the time at which it began, by model."""
+        self._answered: dict[ModelRef, float] = {}
+        """The time of the last answer to a first session, by model."""
+        self._held: dict[ModelRef, dict[str, None]] = {}
+
+    def holds(self, tracked: TrackedSession, model: ModelRef, now: float) -> bool:
+        """Return whether a parked session must wait until `model` has answered another session."""
+        if not tracked.parked or self._answered.get(model, 0.0) >= tracked.waits_since:
+            return False
+        first = self._first.get(model)
+        if first is None or first[0] == tracked.session or not self._runs(*first, now):
+            return False
+        self._held.setdefault(model, {})[tracked.session] = None
+        return True
+
+    def begins(self, tracked: TrackedSession, model: ModelRef, now: float) -> None:
+        """Record that a parked session is about to run on `model`. It becomes the first session, unless there is one
+        already.
+        """
+        first = self._first.get(model)
+        if tracked.parked and (first is None or not self._runs(*first, now)):
+            self._first[model] = tracked.session, now
+
+    def may_probe(self, tracked: TrackedSession, now: float) -> bool:
+        """Return whether a session whose check is due may be checked now. If not, schedule its next check."""
+        model = tracked.waits_for
+        if model is None or not tracked.parked or tracked.doing is not Doing.STUCK:
+            return True
+        if self.holds(tracked, model, now):
+            tracked.wake_at(now + HELD_RECHECK)
+            return False
+        self.begins(tracked, model, now)
+        return True
+
+    def settle(self, ledger: Ledger, now: float) -> None:
+        """Schedule the sessions that were waiting for a first session that has now ended."""
+        for model, (session, at) in list(self._first.items()):
+            tracked = self._sessions.known(session)
+            if tracked is not None and tracked.state is State.MOVED and tracked.landed == model:
+                self._answered[model] = now
+            elif self._runs(session, at, now):
+                continue
+            del self._first[model]
+            self._release(model, ledger, now)
+
+    def _runs(self, session: str, since: float, now: float) -> bool:
+        """Return whether the result of this first session is still open."""
+        tracked = self._sessions.known(session)
+        if tracked is None or not 0 <= now - since < FIRST_TIMEOUT:
+            return False
+        return tracked.being_probed or tracked.state in (State.MOVING, State.SWITCHED) or bool(tracked.open_claims)
+
+    def _release(self, model: ModelRef, ledger: Ledger, now: float) -> None:
+        held = [self._sessions.known(session) for session in self._held.pop(model, ())]
+        waiting = [tracked for tracked in held if tracked is not None and tracked.parked and not tracked.busy]
+        entry, spread = ledger.cooling(model, now), min(SPACING * len(waiting), MAX_SPREAD)
+        for tracked in waiting:
+            if entry is None:
+                tracked.wake_at(now + share_of(tracked.session) * spread)
+            else:
+                tracked.wait_until(None if entry.until is None else run_at(tracked.session, entry.until, now))
+
+    def clock_set(self, step: Step) -> None:
+        """Correct times that were recorded before the clock was set."""
+        self._answered = {model: step.remembered(at) for model, at in self._answered.items()}
+        self._first = {model: (session, step.remembered(at)) for model, (session, at) in self._first.items()}

@@ -1,0 +1,167 @@
+"""Decide what to do with a turn whose model has stopped sending or fails without a limit. The turn is run again on its
+own model first, and then moved to a fallback.
+
+Only silence shows that a stream has stalled: OpenCode waits for the next byte, on 1.0 to 1.18 for minutes or hours.
+Silence counts only if nothing but the model can end it, and only if two probes show it.
+"""
+
+from __future__ import annotations
+
+from ocwatchd.core.domain.snapshot import SessionSnapshot, SessionState
+from ocwatchd.core.domain.streams import MIN_CALL_PATIENCE
+from ocwatchd.core.domain.types import Cause, Certainty, LimitEvent, LimitKind, ModelRef
+from ocwatchd.core.engine import journal_notes as notes
+from ocwatchd.core.engine.cooldown_changes import CooldownChanges
+from ocwatchd.core.engine.decide import ENDING, Decider
+from ocwatchd.core.engine.guards import CUT_STEPS, may_have_stalled
+from ocwatchd.core.engine.messages import Effect
+from ocwatchd.core.engine.session import EngineContext, TrackedSession
+from ocwatchd.core.policy import SAME_FIRST, Mode
+
+MAX_SAME = 3
+"""Maximum number of times that a stalled prompt is run again on its own model because no fallback is available."""
+
+
+class StallJudge:
+    """Decides about one silent session at a time."""
+
+    def __init__(self, context: EngineContext, registrar: CooldownChanges, decider: Decider) -> None:
+        """`registrar` records the cooldown of a stalled model; `decider` makes the moves."""
+        self._context, self._registrar, self._decider = context, registrar, decider
+
+    def assess(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> list[Effect] | None:
+        """Return the effects for a running answer that has stalled, or None if the session is not known to be
+        stalled.
+        """
+        usual, model, silence = self._context.stall_after(str(snapshot.model)), snapshot.model, snapshot.silence
+        if silence is None or usual is None or model is None or silence < usual or not may_have_stalled(snapshot):
+            return None
+        if silence < (patience := self._patience(snapshot, usual)):
+            tracked.wake_at(now + patience - silence)
+            return None
+        if not tracked.fell_silent(snapshot.answer, silence):
+            tracked.wake_at(now + ENDING)
+            return []
+        return self._stalled(tracked, snapshot, model, now)
+
+    def assess_cut(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> list[Effect] | None:
+        """Return the effects if one answer after another is cut off, or None if that is not known of the session.
+
+        OpenCode has then already sent the request to the session's own model several times.
+        """
+        model, policy = snapshot.model, self._context.policy
+        if snapshot.cut_steps < CUT_STEPS or model is None or not may_have_stalled(snapshot):
+            return None
+        words = f"{model} has cut its answer off {snapshot.cut_steps} times in a row"
+        always = f"{model} cuts off one answer after another"
+        if policy.mode is not Mode.AUTO or Cause.STALL not in policy.move_on:
+            return [] if policy.mode is Mode.OFF else self._decider.leave_stalled(tracked, snapshot, always, now)
+        held = self._decider.held(tracked, snapshot, now, cause=Cause.STALL)
+        if held is not None:
+            return held
+        if snapshot.parent is not None or not self._decider.has_fallback(tracked, snapshot, now):
+            return self._decider.leave_stalled(tracked, snapshot, f"{always}, and no fallback is available", now)
+        tracked.fail(model)
+        effects = [notes.stalled(snapshot, words), *self._registrar.pause(snapshot, Cause.STALL, words, now)]
+        return effects + self._decider.move(tracked, snapshot, words, now, cause=Cause.STALL)
+
+    def _patience(self, snapshot: SessionSnapshot, usual: float) -> float:
+        """Return how long, in seconds, this answer may stay silent. A configured time is not extended."""
+        learnt = self._context.policy.stall.after is None
+        return max(usual, MIN_CALL_PATIENCE) if learnt and snapshot.tool_running else usual
+
+    def _stalled(self, tracked: TrackedSession, snapshot: SessionSnapshot, model: ModelRef, now: float) -> list[Effect]:
+        words = f"{model} has sent nothing for {snapshot.silence or 0.0:.0f} s"
+        if self._context.policy.mode is not Mode.AUTO:
+            new = tracked.offer(f"stalled: {words}. Stop the turn and send the prompt again")
+            return notes.stalled_offer(snapshot, words, self._context.policy.mode) if new else []
+        held = self._decider.held(tracked, snapshot, now, cause=Cause.STALL)
+        if held is not None:
+            return held
+        note, before = notes.stalled(snapshot, words), tracked.failures_on(model)
+        limited = self._context.ledger.cooling(model, now) is not None
+        elsewhere = self._decider.has_fallback(tracked, snapshot, now)
+        same = before < (self._context.policy.stall.retry_same if elsewhere else MAX_SAME)
+        if same and not (limited and elsewhere):
+            tracked.count_failure(model)
+            if snapshot.parent is not None:
+                return [note, *self._decider.move_stalled_parent(tracked, snapshot, words, now)]
+            return [note, *self._decider.run_again(tracked, snapshot, words, now, Cause.STALL)]
+        if not elsewhere:
+            return self._decider.leave_stalled(tracked, snapshot, f"{words}, and no fallback is available", now)
+        tracked.count_failure(model)
+        tracked.fail(model)
+        effects = [note, *self._registrar.pause(snapshot, Cause.STALL, words, now)]
+        if snapshot.parent is not None:
+            return effects + self._decider.move_stalled_parent(tracked, snapshot, words, now)
+        return effects + self._decider.move(tracked, snapshot, words, now, cause=Cause.STALL)
+
+
+RECENT_FAILURE = 60.0
+"""Maximum age, in seconds, of a failed turn that is run again."""
+_BY_RULE = {
+    "server-trouble": Cause.SERVER_ERROR,
+    "network": Cause.SERVER_ERROR,
+    "authentication": Cause.AUTH,
+    "model-missing": Cause.NOT_FOUND,
+}
+_BY_STATUS = {401: Cause.AUTH, 403: Cause.AUTH, 404: Cause.NOT_FOUND}
+
+
+def cause_of(event: LimitEvent) -> Cause | None:
+    """Return the cause for which a failed attempt may be moved, or None for an error that other models would return as
+    well.
+    """
+    verdict, status = event.verdict, event.status
+    if verdict.certainty is Certainty.SURE:
+        return Cause.OVERLOAD if verdict.kind is LimitKind.OVERLOADED else Cause.LIMIT
+    if verdict.certainty is not Certainty.NO:
+        return None
+    if status is not None and 500 <= status < 600:
+        return Cause.SERVER_ERROR
+    return _BY_RULE.get(verdict.rule or "") or _BY_STATUS.get(status or 0)
+
+
+class FailureJudge:
+    """Judges a turn that failed without a limit, for the causes that `moveOn` names."""
+
+    def __init__(self, context: EngineContext, registrar: CooldownChanges, decider: Decider) -> None:
+        """`registrar` records the cooldown of a failing model; `decider` makes the moves."""
+        self._context, self._registrar, self._decider = context, registrar, decider
+
+    def assess(self, tracked: TrackedSession, snapshot: SessionSnapshot, shown: LimitEvent, now: float) -> list[Effect]:
+        """Return the effects for a failure that is not a limit. The list is empty if the turn is left to OpenCode.
+
+        A single failure does not move a turn: the second attempt is OpenCode's own retry, or another run that ocwatchd
+        starts.
+        """
+        cause, model, policy = cause_of(shown), snapshot.model, self._context.policy
+        waits = snapshot.state is SessionState.RETRY
+        cut = waits and snapshot.answer_spoke and (snapshot.attempt or 1) >= CUT_STEPS
+        if cause is Cause.SERVER_ERROR and cut:  # the connection was reset in the middle of each answer
+            cause = Cause.STALL
+        if cause is None or cause not in policy.move_on or model is None or policy.mode is not Mode.AUTO:
+            return []
+        if now - shown.time > RECENT_FAILURE or snapshot.parent is not None:
+            return []
+        words, same = f"{model} fails: {shown.reason or cause.value}", policy.same_first.get(cause, SAME_FIRST)
+        failures = (snapshot.attempt or 1) - 1 if waits else tracked.failures_on(model)
+        if waits and failures < same and not self.too_long(snapshot, now):
+            return []
+        held = self._decider.held(tracked, snapshot, now, cause=cause)
+        if held is not None:
+            return held
+        if not waits and failures < same:
+            tracked.count_failure(model)
+            return self._decider.run_again(tracked, snapshot, words, now, cause)
+        if not self._decider.has_fallback(tracked, snapshot, now):
+            return []
+        tracked.fail(model)
+        effects = self._registrar.pause(snapshot, cause, words, now)
+        return effects + self._decider.move(tracked, snapshot, words, now, cause=cause)
+
+    def too_long(self, snapshot: SessionSnapshot, now: float) -> bool:
+        """Return whether OpenCode's wait for its next attempt is longer than `maxDelay`."""
+        if snapshot.model is None or snapshot.next_at is None:
+            return False
+        return snapshot.next_at - now > self._context.policy.retry_for(snapshot.model).max_delay

@@ -1,0 +1,1 @@
+"""The choice of a limited model's fallback. No other package makes this choice."""

@@ -1,0 +1,69 @@
+"""Choose the targets of the models in the blacklist from the present cooldowns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.types import ModelRef, Scope, Target
+from ocwatchd.core.fallback.choice import by_chains, named
+from ocwatchd.core.fallback.outlook import Outlook
+from ocwatchd.core.fallback.selection import select
+from ocwatchd.core.policy import Policy
+
+
+class Targets:
+    """Keeps the targets in the blacklist up to date. `outlook` describes sessions in general, not one particular
+    session.
+    """
+
+    def __init__(self, policy: Policy, ledger: Ledger, outlook: Outlook, now: float) -> None:
+        """Store the values that the choice depends on; `now` is in epoch seconds."""
+        self._policy, self._ledger, self._outlook, self._now = policy, ledger, outlook, now
+        self._situation = by_chains(policy, ledger, now, outlook)
+
+    def keep(self, anew: Iterable[ModelRef] = ()) -> list[Cooldown]:
+        """Point all active entries at the nearest available model; return the entries that changed.
+
+        A target that is not in the chains was written by another program and does not change. Nor does a target change
+        if no other model is available, and an entry without a target does not get one. The targets of the models in
+        `anew` are chosen in any case, for example after the chains were edited.
+        """
+        replaced = frozenset(anew)
+        found = (
+            self._kept(entry, entry.model in replaced) for entry in self._ledger.entries() if entry.active(self._now)
+        )
+        return [entry for entry in found if entry is not None]
+
+    def point(self, models: Iterable[ModelRef]) -> None:
+        """Point the entries of these models at the nearest available model, without changing other entries."""
+        wanted = frozenset(models)
+        for entry in self._ledger.entries():
+            if entry.model in wanted:
+                self._kept(entry, anew=True)
+
+    def of(self, model: ModelRef) -> Target | None:
+        """Return the fallback of `model` according to the chains alone; None if no model is available."""
+        found = select(str(model), self._situation, (str(model),))
+        return Target(ModelRef.parse(found.model), found.agent, found.pool) if found.model else None
+
+    def _kept(self, entry: Cooldown, anew: bool) -> Cooldown | None:
+        if entry.target is None and not anew:
+            return None
+        target = self.of(entry.model)
+        ours = anew or entry.target is None or named(entry.target.model, entry.model, self._policy, self._outlook)
+        if not ours or (target is None and (not anew or entry.model.model == "*")):
+            target = entry.target
+        return self._ledger.aim(entry.model, target, self._apart(entry, target))
+
+    def _apart(self, entry: Cooldown, target: Target | None) -> dict[ModelRef, Target]:
+        """Return the targets of configured models that the entry covers and whose chains lead elsewhere.
+
+        It was one model that hit the limit of the whole provider, and its chain does not apply to the provider's other
+        models.
+        """
+        if entry.scope is Scope.MODEL and entry.model.model != "*":
+            return {}
+        models = map(ModelRef.parse, self._policy.fallbacks.models.get(entry.model.provider, ()))
+        covered = [model for model in models if model != entry.model and entry.covers(model)]
+        return {model: own for model in covered if (own := self.of(model)) is not None and own != target}

@@ -1,0 +1,1 @@
+"""Estimates of when a model will be limited, from its usage, its headers and past limits."""

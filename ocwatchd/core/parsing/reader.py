@@ -1,0 +1,430 @@
+"""Read the events of one log from its bytes, and decide which lines are worth parsing. Pure.
+
+A reader that follows a log parses everything about turns. While it is catching up, only failures matter. In the new
+format, whose tags are reliable, nothing else is parsed. In the formats before 1.17, the records before a failure prove
+its author, so they are held as raw bytes (`Held`) and split and parsed only when there is a failure.
+
+`informative` reduces the lines before a failure. Their tags may be wrong, so only the running requests prove which
+request failed. There may be thousands of lines between two failures, but for each kind of stream start and for each
+session only the first line (which shows that earlier requests have ended) and the last line (which shows the running
+requests) are needed. The lines in between have no effect in `Attempts`.
+
+`QuotedRecords` recognises records that a provider wrote into its own error message. The old dialects quote nothing, so
+a message of several lines, the first ending in ` process`, puts whole records into the log. But the failed request that
+OpenCode logs first contains the same message as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+
+from ocwatchd.core.classify.rules import Classifier
+from ocwatchd.core.parsing.detect import Detector, Seen
+from ocwatchd.core.parsing.dialects import FAILURE, parse
+from ocwatchd.core.parsing.lines import LINE_CAP, Line, LineCutter
+from ocwatchd.core.parsing.record import (
+    NEW_ERRORS,
+    NEW_STARTS,
+    OLD,
+    Dialect,
+    Kind,
+    LogRecord,
+    looks_new,
+    old_spanner,
+    wanted_literals,
+)
+
+HELD = 4 << 20
+"""Number of bytes without a failure that are kept for the next failure: some 30,000 lines, or minutes of four streaming
+sessions.
+"""
+
+_TURNS = (b" loop", b" cancel", b" prompt", b"locking", b" chatting")
+_OFTEN = (b" stream", b" getModel", b" found", b" provider", *_TURNS)
+_ONCE = (b"rror", b" created", b" retrying with backoff")
+INFORMATIVE = _OFTEN + _ONCE
+"""The ends of lines that can show the author of a failure; other lines that happen to have such an end are dropped
+later.
+"""
+
+
+class Held:
+    """The unparsed bytes of a file: all bytes since the last failure, or at least the last `HELD` of them.
+
+    `begin` is the offset of the first byte held. `gap`: whether bytes before it were dropped. `failure_from`: the
+    offset from which a failure may follow; None if there is no failure.
+    """
+
+    def __init__(self, offset: int) -> None:
+        """Start at this offset of the file, where the next chunk begins."""
+        self._chunks: deque[bytes] = deque()
+        self.keep(b"", offset)
+
+    def __bool__(self) -> bool:
+        """Return whether anything is held."""
+        return bool(self._chunks or self._kept)
+
+    def keep(self, rest: bytes, begin: int, *, fails: bool = False) -> None:
+        """Hold only these bytes, which follow the last reported failure. `fails`: whether they contain a failure."""
+        self._kept, self.begin = rest, begin
+        self._chunks.clear()
+        self._size, self.gap = 0, False
+        self._end_of_last = rest[-len(FAILURE) :]
+        self.failure_from = begin if fails else None
+
+    def add(self, chunk: bytes) -> bool:
+        """Hold this chunk as well. Return whether a failure may now be complete, or is so long that waiting for its end
+        makes no sense.
+        """
+        across = self._end_of_last + chunk[: len(FAILURE)]
+        self._end_of_last = (self._end_of_last + chunk[-len(FAILURE) :])[-len(FAILURE) :]
+        end = self.begin + len(self._kept) + self._size
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        if self.failure_from is None and (chunk.rfind(FAILURE) >= 0 or FAILURE in across):
+            self.failure_from = max(end - len(FAILURE), self.begin)
+        if self.failure_from is not None:
+            return b"\n" in chunk or end + len(chunk) - self.failure_from > LINE_CAP
+        while self._size - len(self._chunks[0]) >= HELD:
+            self._let_go()
+        return False
+
+    def _let_go(self) -> None:
+        gone = self._chunks.popleft()
+        self._size -= len(gone)
+        self.begin += len(self._kept) + len(gone)
+        self._kept, self.gap = b"", True
+
+    def move(self, distance: int) -> None:
+        """Adjust offsets after the file's bytes were moved by `distance` bytes."""
+        self.begin += distance
+        if self.failure_from is not None:
+            self.failure_from += distance
+
+    def take(self, size: int = 0) -> bytes:
+        """Remove and return the first bytes held, at least `size` of them (0: all).
+
+        After a gap, the first call drops the rest of an unfinished line.
+        """
+        parts, taken = [self._kept] if self._kept else [], len(self._kept)
+        while self._chunks and (not size or taken < size):
+            part = self._chunks.popleft()
+            parts.append(part)
+            taken += len(part)
+        self._size -= taken - len(self._kept)
+        self.begin += taken
+        data, self._kept = parts[0] if len(parts) == 1 else b"".join(parts), b""
+        if self.gap:
+            end = data.find(b"\n") + 1
+            data, self.gap = data[end or len(data) :], not end
+        return data
+
+
+def informative(lines: Collection[Line]) -> list[Line]:
+    """Return the lines before a failure that can show its author, in order.
+
+    All lines are returned if the log does not contain the starts of streams (before 1.0.185), because then the order of
+    all lines is needed.
+    """
+    if not any(line.data.endswith(b" stream") for line in lines):
+        return list(lines)
+    first: dict[bytes, Line] = {}
+    last: dict[bytes, Line] = {}
+    kept: dict[int, Line] = {}
+    for line in lines:
+        data = line.data
+        if data.endswith(_ONCE):
+            kept[line.offset] = line
+        elif data.endswith(_OFTEN):
+            key = _key(data)
+            first.setdefault(key, line)
+            last[key] = line
+    for line in (*first.values(), *last.values()):
+        kept[line.offset] = line
+    return [kept[offset] for offset in sorted(kept)]
+
+
+def _key(data: bytes) -> bytes:
+    """Return the key of which the first and last lines are kept: the tags of a started stream, a session's turn, or a
+    model.
+    """
+    if data.endswith(_TURNS):
+        at = data.find(b" sessionID=")
+        return data[at : data.find(b" ", at + 1)] if at >= 0 else data
+    return data[data.find(b" service=") :]
+
+
+_MARK = b"ms service="
+"""A literal that occurs in every record of the format before 1.17 and that JSON does not escape."""
+
+_ANSWER = b',"statusCode":'
+"""The literal after which the answer's fields follow. The request is before it, and may quote logs."""
+
+_KEPT = 16
+"""Maximum number of recent failures kept to be matched with their messages. The message of a failure is logged right
+after it, but failures of other sessions may come in between.
+"""
+
+_COMPARED = 512
+"""Number of bytes of a record that are searched for: they contain time, tags, address and model."""
+
+_ESCAPED = re.compile(rb"u00([2-7][0-9a-fA-F])")
+
+
+class QuotedRecords:
+    """The records quoted by the answers to the last failed requests."""
+
+    def __init__(self) -> None:
+        """Start without a failed request."""
+        self._answers: deque[bytes] = deque(maxlen=_KEPT)
+
+    def hold(self, failure: Line) -> bool:
+        """Return whether an earlier answer quoted this failure. If not, remember the records that its own answer
+        quotes.
+        """
+        if self._answers:
+            record = _bare(_as_json(failure.data[:_COMPARED]))
+            if any(record in answer for answer in self._answers):
+                return True
+        data = failure.data
+        begin = max(data.find(_ANSWER), 0) or data.find(b" error=")
+        if data.find(_MARK, begin) >= 0:
+            self._answers.append(_bare(data[begin:]))
+        return False
+
+
+def _as_json(data: bytes) -> bytes:
+    return json.dumps(data.decode(errors="ignore"), ensure_ascii=False)[1:-1].encode()
+
+
+def _bare(data: bytes) -> bytes:
+    """Return the text without its escapes, however many layers of JSON are around it."""
+    return _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), data.replace(b"\\", b""))
+
+
+_BIRTH = b" service=default version="
+_OPENING = 200
+"""A literal in the first record of every log in the old format (0.5 to 1.15), and the number of bytes within which it
+has to begin.
+"""
+
+_BEFORE_KEPT = 8192
+"""Maximum number of lines of a log in the old format that are kept unparsed until a failure needs them; enough for any
+stream.
+"""
+
+_BLOCK = 256 << 10
+"""Minimum number of held bytes processed at a time. 512 KiB would take a MiB more memory and be no faster."""
+_FORMAT_BYTES = 10
+"""Number of bytes at the start of a log that show its format."""
+
+_PATIENCE = 2000
+"""Number of other sessions' streams after which an unclassified error counts as not retried."""
+
+
+class Reading:
+    """Turns the chunks of one file, fed in order, into events, independent of the chunks' sizes.
+
+    `turns`: also return the starts and ends of turns, which only a live follower needs. Without it a log is searched
+    only for errors, at the speed of one `bytes.find`.
+    """
+
+    def __init__(
+        self,
+        rules: Classifier,
+        *,
+        file: str | None = None,
+        offset: int = 0,
+        whole: bool = True,
+        turns: bool = False,
+        mixed: bool = False,
+    ) -> None:
+        """Start at `offset`, the beginning of a line; `whole` means that everything before it was read.
+
+        `mixed`: several logs, old and new, may follow each other; then the result may depend on where a chunk ends.
+        """
+        self.detector = Detector(rules, file=file, whole=whole, turns=turns)
+        self.turns = turns
+        self._cutter = LineCutter(offset, old_spanner)
+        self._held = Held(offset)
+        self._quoted = QuotedRecords()
+        self._opening: bytes | None = b"" if whole and offset == 0 else None
+        self._before: deque[Line] = deque(maxlen=_BEFORE_KEPT)
+        self._skipped = 0
+        self._mixed = mixed
+        self._new: bool | None = None
+        self._begun = b""
+
+    def catch_up(self) -> None:
+        """Read only failures until `follow` is called, because the next bytes are far behind the present."""
+        self.turns = False
+        self.detector.follow(turns=False)
+
+    def follow(self) -> list[Seen]:
+        """Return starts and ends of turns from now on. The result of this call comes from relevant lines that were not
+        parsed yet.
+        """
+        seen = self._cut_held() + self._read(self._take_before())
+        self.turns = True
+        self.detector.follow(turns=True)
+        return seen
+
+    def move(self, distance: int) -> None:
+        """Adjust offsets after the file's bytes, including those already read, were moved by `distance` bytes."""
+        self._cutter.move(distance)
+        self._held.move(distance)
+        self._before = deque((replace(line, offset=line.offset + distance) for line in self._before), _BEFORE_KEPT)
+
+    @property
+    def position(self) -> int:
+        """The offset to resume from: the start of the first unfinished line."""
+        return self._held.begin if self._held else self._cutter.position
+
+    @property
+    def waiting(self) -> bool:
+        """Whether finished lines are held back until their record's end is written; `release` gives up on it."""
+        return self._cutter.waiting
+
+    def feed(self, chunk: bytes) -> list[Seen]:
+        """Return the events of the lines that `chunk` finishes."""
+        if self._opening is not None:
+            self._check_opening(chunk)
+        if self._new is None and len(self._begun) < _FORMAT_BYTES:
+            self._begun += chunk[:_FORMAT_BYTES]
+            self._new = looks_new(self._begun)
+        wanted = self._wanted(chunk)
+        if wanted == OLD and not self.turns:
+            return self._catch_up(chunk)
+        seen = self._cut_held() + self._seen(self._cutter.feed(chunk, wanted))
+        self._cutter.forget()
+        return seen
+
+    def release(self) -> list[Seen]:
+        """Return held events, because the file has stopped growing and a record that seemed to continue has ended."""
+        return [] if self._held else self._seen(self._cutter.release())
+
+    def finish(self) -> list[Seen]:
+        """Return the last events of a file that is no longer written; its last line counts even without a line end."""
+        if self._held and self._held.failure_from is None:
+            return []
+        return self._cut_held() + self._seen(self._cutter.finish())
+
+    # ---- catching up with an old log
+
+    def _catch_up(self, chunk: bytes) -> list[Seen]:
+        """Hold the chunk until there is a failure; then return the events of what is held."""
+        if not self._held:
+            rest = self._cutter.take_unfinished()
+            if rest is None:  # the last bytes belong to a record that may continue, or to an unfinished long line
+                return self._read_old(chunk)
+            self._held.keep(rest, self._cutter.position, fails=FAILURE in rest)
+        if not self._held.add(chunk):
+            return []
+        return self._cut_held()
+
+    def _take_before(self) -> list[Line]:
+        """Return the lines that were split but not parsed; none if so many bytes followed that they cannot matter."""
+        before, self._before = self._before, deque(maxlen=_BEFORE_KEPT)
+        return [] if self._held.gap else informative(before)
+
+    def _cut_held(self) -> list[Seen]:
+        """Split everything that is held, and parse the relevant lines."""
+        if not self._held:
+            return []
+        if self._held.gap:
+            self._before.clear()
+        seen: list[Seen] = []
+        first = True
+        while self._held:  # block by block, because joining the held bytes would take twice the memory
+            data = self._held.take(_BLOCK)
+            if first:
+                self._cutter, first = LineCutter(self._held.begin - len(data), old_spanner), False
+            seen += self._read_old(data)
+        self._held.keep(b"", self._held.begin)
+        return seen
+
+    def _read_old(self, data: bytes) -> list[Seen]:
+        """Parse lines of a log in the old format (before 1.17); a line in the new format is quoted text."""
+        lines = self._cutter.feed(data, OLD, INFORMATIVE)
+        self._cutter.forget()
+        return self._seen([line for line in lines if not _is_new(line.data)])
+
+    def _check_opening(self, chunk: bytes) -> None:
+        """Check how a log in the old format (before 1.17) begins. Without the start of a process it is an excerpt, in
+        which many starts of streams are missing.
+        """
+        self._opening = (self._opening or b"") + chunk[:_OPENING]
+        if len(self._opening) >= _OPENING or b"\n" in self._opening:
+            self.detector.whole = _BIRTH in self._opening[:_OPENING]
+            self._opening = None
+
+    def _wanted(self, chunk: bytes) -> tuple[bytes, ...]:
+        puzzled = self.detector.puzzled
+        new = None if self._mixed else self._new
+        return wanted_literals(chunk, new, starts=self.turns or puzzled, turns=self.turns)
+
+    def _seen(self, lines: Sequence[Line]) -> list[Seen]:
+        seen: list[Seen] = []
+        queue = deque(lines)
+        while queue:
+            puzzled = self.turns or self.detector.puzzled
+            line = queue.popleft()
+            seen += self._read((line,) if self.turns else self._worth_reading(line))
+            if not puzzled and self.detector.puzzled and _is_new(line.data):
+                # From here on the shape of the retries has to decide, and their starts were not searched for so far.
+                starts = self._cutter.later(line.offset + len(line.data), NEW_STARTS)
+                by_offset = {each.offset: each for each in (*queue, *starts)}
+                queue = deque(by_offset[offset] for offset in sorted(by_offset))
+        return seen
+
+    def _read(self, lines: Iterable[Line]) -> list[Seen]:
+        seen: list[Seen] = []
+        for line in lines:
+            record = parse(line)
+            if record and self._of_this_file(record) and not self._is_quoted(line, record):
+                seen += self.detector.feed(record)
+        return seen
+
+    def _is_quoted(self, line: Line, record: LogRecord) -> bool:
+        """Return whether a failure is part of a provider's message; the escaping of the new format rules that out."""
+        return record.kind is Kind.FAILED and record.dialect is not Dialect.LOGFMT and self._quoted.hold(line)
+
+    def _of_this_file(self, record: LogRecord) -> bool:
+        """Return whether the record has the format of the log, old or new; a line of the other format is quoted
+        text.
+        """
+        new = record.dialect is Dialect.LOGFMT
+        self._new = new if self._new is None else self._new
+        return self._mixed or self._new is new
+
+    def _worth_reading(self, line: Line) -> Iterable[Line]:
+        """Return the lines to parse while catching up: failures, and the relevant lines before them."""
+        if _is_new(line.data):
+            return (line,) if self._matters(line.data) else ()
+        self._before.append(line)
+        if b"rror" not in line.data[-16:]:
+            return ()
+        return self._take_before()
+
+    def _matters(self, data: bytes) -> bool:
+        """Return whether a line of the new format is an error, or starts a stream of a session with an unclassified
+        error.
+        """
+        if NEW_ERRORS[0] in data[:80]:
+            return True
+        if any(session in data for session in self.detector.puzzling):
+            self._skipped = 0
+            return True
+        self._skipped += 1
+        if self._skipped > _PATIENCE:
+            self._skipped = 0
+            self.detector.give_up()
+        return False
+
+
+def _is_new(data: bytes) -> bool:
+    return data.startswith(b"timestamp=")

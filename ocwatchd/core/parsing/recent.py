@@ -1,0 +1,141 @@
+"""Remember the events of a log's last seconds, to recognise them in a file that was shortened or copied. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ocwatchd.core.domain.types import LimitEvent
+from ocwatchd.core.parsing.cursor import digest
+from ocwatchd.core.parsing.detect import Cancelled, Seen
+from ocwatchd.core.parsing.record import first_time
+
+DISORDER = 1.5
+"""Maximum time, in seconds, by which a record may be older than the one before it: processes that share a log write at
+most a second late.
+"""
+
+MAX_EVENTS = 256
+"""Maximum number of events kept; the oldest are dropped first."""
+
+MAX_SAVED = 64
+"""Maximum number of events in a cursor. Each takes 19 bytes there."""
+
+NEVER = float("-inf")
+
+
+class _Reported:
+    """The last events reported from any file that was the log, and the time up to which some were dropped (`since`)."""
+
+    def __init__(self, since: float) -> None:
+        self.events: deque[tuple[float, tuple[object, ...]]] = deque()
+        self.since = since
+
+
+class Recent:
+    """The time of the newest record read from one file of a log, and the log's last events. Bounded memory."""
+
+    def __init__(self, until: float | None = None, since: float | None = None, told: tuple[str, ...] = ()) -> None:
+        """Start empty, or with what `as_values` returned (`until`, `since`, `told`)."""
+        self.until = NEVER if until is None else until
+        self._reported = _Reported(NEVER if since is None else since)
+        self._told, self._told_until = frozenset(told), self.until
+
+    @property
+    def known(self) -> bool:
+        """Whether any record with a known time was read."""
+        return self.until != NEVER
+
+    def fork(self) -> Recent:
+        """Return a copy, for a file that replaces this one.
+
+        The reported events are shared, because both files may contain the same lines and are read in turns.
+        """
+        other = Recent(self.until, told=tuple(self._told))
+        other._told_until = self._told_until
+        other._reported = self._reported
+        return other
+
+    def note(self, seen: Seen) -> None:
+        """Remember an event that was reported."""
+        if not isinstance(seen, (LimitEvent, Cancelled)):
+            return
+        self.reached(seen.time)
+        reported = self._reported
+        reported.events.append((seen.time, _key(seen)))
+        if len(reported.events) > MAX_EVENTS:
+            reported.since = max(reported.since, reported.events.popleft()[0])
+
+    def reached(self, time: float) -> None:
+        """Record that a log record with this time was read."""
+        self.until = max(self.until, time)
+
+    def barrier(self, now: float) -> Barrier:
+        """Return a barrier against all reported events. `now` (epoch seconds) bounds times of a clock
+        that was wrong.
+        """
+        until = min(self.until, now)
+        late = [(time, key) for time, key in self._reported.events if time > until - DISORDER]
+        newest = min(max([until, *(time for time, _ in late)]), now)
+        told = self._told | {_digest(key) for _, key in late}
+        return Barrier(until, max(until - DISORDER, min(self._reported.since, until)), told, newest)
+
+    def as_values(self) -> tuple[float | None, float | None, tuple[str, ...]]:
+        """Return (until, since, told) for a cursor: two times or None, and digests."""
+        late = [(time, key) for time, key in self._reported.events if time > self.until - DISORDER]
+        since = max([self._reported.since, *(time for time, _ in late[:-MAX_SAVED])])
+        told = {_digest(key) for _, key in late[-MAX_SAVED:]}
+        if self._told_until > self.until - DISORDER:  # the events of an earlier run are still recent
+            if len(told | self._told) <= MAX_SAVED:
+                told |= self._told
+            else:
+                since = max(since, self._told_until)
+        return _known(self.until), _known(since), tuple(sorted(told))
+
+
+class Barrier:
+    """Filters out events that a file repeats: those of the last seconds, and older ones if the file begins that early.
+
+    An event that is newer than everything read or reported before lifts the barrier.
+    """
+
+    def __init__(self, until: float, floor: float, told: frozenset[str], newest: float) -> None:
+        """Records were read up to `until`; `told` are the digests of the events later than `floor` that were
+        reported, the last of them at `newest`.
+        """
+        self._until, self._floor, self._told, self._newest = until, floor, told, newest
+        self._begun = False
+
+    def begin(self, data: bytes) -> None:
+        """Examine the file's next bytes until one of its records shows how old it is.
+
+        A log that begins after everything that was read is a new one, so nothing in it is a repetition.
+        """
+        if not self._begun and (time := first_time(data)) is not None:
+            self._begun = True
+            if time > self._until - DISORDER:
+                self._floor = NEVER
+
+    def passes(self, seen: Seen) -> bool:
+        """Return whether the event is new."""
+        if seen.time <= self._floor:
+            return False
+        return not isinstance(seen, (LimitEvent, Cancelled)) or _digest(_key(seen)) not in self._told
+
+    def lifts(self, seen: Seen) -> bool:
+        """Return whether every later event must be new."""
+        return isinstance(seen, (LimitEvent, Cancelled)) and seen.time > self._newest
+
+
+def _key(seen: LimitEvent | Cancelled) -> tuple[object, ...]:
+    if isinstance(seen, Cancelled):
+        return (seen.time, seen.session)
+    verdict = seen.verdict
+    return (seen.time, seen.session, seen.provider, seen.model, seen.status, seen.reason, verdict.certainty.value)
+
+
+def _digest(key: tuple[object, ...]) -> str:
+    return digest(repr(key).encode(errors="backslashreplace"), 8)
+
+
+def _known(time: float) -> float | None:
+    return None if time == NEVER else time

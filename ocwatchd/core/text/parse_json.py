@@ -1,0 +1,35 @@
+"""A fast JSON parser that tolerates half of a surrogate pair. Pure."""
+
+from __future__ import annotations
+
+import re
+
+import orjson
+
+_SUSPECT = re.compile(rb"\\u[dD][89a-fA-F]")
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[dD][89a-fA-F][0-9a-fA-F]{2}|.)", re.DOTALL
+)
+_HALF = len(rb"\ud83d")
+
+
+def parse_json(data: bytes | str) -> object:
+    """Return the parsed value; half a surrogate pair becomes U+FFFD.
+
+    JavaScript cuts texts by UTF-16 units, and `JSON.stringify` writes the remaining half of an emoji as `\\ud83d`, in a
+    session's title or anywhere in a conversation. Because of this, orjson rejects the whole document.
+
+    Raises:
+        ValueError: The data is not JSON, or not UTF-8.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raw = data.encode(errors="replace") if isinstance(data, str) else data
+        if not _SUSPECT.search(raw):
+            raise
+        return orjson.loads(_ESCAPE.sub(lambda match: rb"\ufffd" if _is_half(match[0]) else match[0], raw))
+
+
+def _is_half(escape: bytes) -> bool:
+    return len(escape) == _HALF and escape[1:3] in (b"ud", b"uD")

@@ -1,0 +1,1 @@
+"""The ways to move a session to another model."""

@@ -1,0 +1,120 @@
+"""The checks that all movers share: a session has only one move at a time, and the target must exist.
+
+The rules by which a snapshot allows or forbids a move are in `core.engine.guards`. The movers of both generations apply
+them to a new snapshot, just before they change anything.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from ocwatchd.clock import Clock, SystemClock
+from ocwatchd.core.domain.moves import MoveOutcome, MoveResult, Order
+from ocwatchd.core.domain.types import ModelRef, Target
+from ocwatchd.core.engine.guards import Ruling
+from ocwatchd.opencode.client.request import EndpointError, Trouble
+
+T = TypeVar("T")
+
+
+class Mover(Protocol):
+    """A way to move a session. `name` is its name in the journal."""
+
+    name: str
+
+    def move(self, order: Order) -> MoveOutcome:
+        """Check a new snapshot, move the session and return the outcome. Blocks for seconds; safe to call twice."""
+        ...
+
+
+class Offers(Protocol):
+    """An endpoint that reports its models and agents."""
+
+    def knows(self, model: ModelRef, directory: str | None) -> bool:
+        """Return whether the model is available."""
+        ...
+
+    def has_agent(self, agent: str, directory: str | None) -> bool:
+        """Return whether the agent exists."""
+        ...
+
+
+def unknown_target(offers: Offers, target: Target, directory: str | None) -> Ruling | None:
+    """Return why the target cannot be used; None if it can be used.
+
+    A prompt with an unknown model or agent is accepted, but never runs (OpenCode 1), or its turn ends (OpenCode 2).
+    """
+    if not offers.knows(target.model, directory):
+        return Ruling(MoveResult.FAILED, f"OpenCode does not know the model {target.model}")
+    if target.agent and not offers.has_agent(target.agent, directory):
+        return Ruling(MoveResult.FAILED, f"OpenCode does not know the agent {target.agent}")
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class MoveTime:
+    """The clock and the sleep function that a move uses; tests replace them."""
+
+    clock: Clock
+    elapsed: Callable[[], float]
+    sleep: Callable[[float], None]
+
+    @classmethod
+    def of(
+        cls,
+        clock: Clock | None = None,
+        elapsed: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> MoveTime:
+        """Return a `MoveTime` with the given functions; those of the machine are the default."""
+        return cls(clock or SystemClock(), elapsed, sleep)
+
+
+def repeated(call: Callable[[], T], pauses: Sequence[float], sleep: Callable[[float], None]) -> T:
+    """Return the result of a call to an endpoint. If it fails because of a timeout, a server error or a missing server,
+    repeat it after each of the `pauses` (seconds).
+
+    Raises: EndpointError: OpenCode refused the request, which is not repeated, or the last call failed.
+    """
+    for pause in pauses:
+        try:
+            return call()
+        except EndpointError as fault:
+            if fault.trouble not in (Trouble.UNREACHABLE, Trouble.TIMEOUT) and (fault.status or 0) < 500:
+                raise
+        sleep(pause)
+    return call()
+
+
+class OneAtATime:
+    """Allows only one move of a session at a time. Thread-safe."""
+
+    def __init__(self) -> None:
+        """Start with no move under way."""
+        self._moving: set[str] = set()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def alone(self, session: str) -> Iterator[bool]:
+        """Yield True if this thread may move the session during the block, False if another thread is moving it."""
+        with self._lock:
+            free = session not in self._moving
+            self._moving.add(session)
+        try:
+            yield free
+        finally:
+            if free:
+                with self._lock:
+                    self._moving.discard(session)
+
+    def move(self, order: Order, attempt: Callable[[], MoveOutcome]) -> MoveOutcome:
+        """Run `attempt` and return its outcome. If another thread is moving the session, return a refusal instead."""
+        with self.alone(order.snapshot.session) as free:
+            if not free:
+                return MoveOutcome(MoveResult.REFUSED, "another move of this session is under way", order.snapshot)
+            return attempt()

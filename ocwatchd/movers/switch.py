@@ -1,0 +1,311 @@
+"""Move a session of OpenCode 2 by changing its model, so that the waiting turn continues in the same session.
+
+A waiting step looks up its model at each attempt, so for a short wait it is enough to change the model. A long wait is
+interrupted, and the turn is started again in one of these ways (0.0.0-next-16350; the time is from the 429 to the new
+request):
+
+* if nothing but limits has happened in the turn, the prompt is reverted and sent again with the same id (0.5 s);
+* if tools have ended, a synthetic message continues the turn; after a revert the tools would run twice (0.1 s);
+* if other prompts wait, waking the session runs them, which continues the turn; a revert would lose them (0.25 s).
+
+A turn of `opencode run` is never interrupted, because its client would exit without an answer and with code 0. Nor is a
+subagent's turn, because its parent would receive a cancellation. A move blocks for seconds and belongs on a worker
+thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from ocwatchd.clock import Clock
+from ocwatchd.core.domain.moves import MoveOutcome, MoveResult, Order, ReturnResult
+from ocwatchd.core.domain.snapshot import Endpoint, SessionSnapshot, SessionState
+from ocwatchd.core.domain.types import Target
+from ocwatchd.core.engine.guards import Ruling, forbidden
+from ocwatchd.core.text.redact import reason_of
+from ocwatchd.movers.preflight import MoveTime, OneAtATime, repeated, unknown_target
+from ocwatchd.opencode.client.request import EndpointError
+from ocwatchd.opencode.client.v2.messages import again
+from ocwatchd.opencode.client.v2.routes import Routes
+from ocwatchd.opencode.client.v2.snapshot import Turn, turn_of
+
+NEAR = 2.6
+"""Maximum remaining wait, in seconds, that is not interrupted. OpenCode's first retry comes after 2 s."""
+FREE_SLACK = 5.0
+"""Tolerance, in seconds. A session whose wait must not be interrupted keeps its model if the reset time is at most this
+long after OpenCode's next attempt.
+"""
+SPEAK_LIMIT = 10.0
+"""Timeout, in seconds, from the beginning of the target's step, for the target to answer or to refuse."""
+APPEAR_LIMIT = 30.0
+"""Timeout, in seconds, for the target's step to begin. It begins with the first byte of the answer, so this includes
+the time that a model spends thinking.
+"""
+VERIFY_POLL, SLOWER = 0.03, 0.1
+"""Minimum interval between checks of a move: in seconds, and as a fraction of the time waited so far."""
+PAUSES = (0.3, 1.0)
+"""Delay, in seconds, before each repetition of a failed call: giving up half-way would leave the turn stopped."""
+CONTINUE = "Continue."
+"""Text of the synthetic message that continues a turn."""
+CONTINUE_SHOWN = "ocwatchd: the model was limited, {} continues"
+
+T = TypeVar("T")
+
+
+class SwitchModel:
+    """Mover for sessions of OpenCode 2."""
+
+    name = "switch"
+
+    def __init__(
+        self,
+        connect: Callable[[Endpoint], Routes] = Routes,
+        sleep: Callable[[float], None] = time.sleep,
+        elapsed: Callable[[], float] = time.monotonic,
+        clock: Clock | None = None,
+    ) -> None:
+        """`connect` opens an endpoint. The other parameters replace the clock in tests."""
+        self._connect, self._time, self._moving = connect, MoveTime.of(clock, elapsed, sleep), OneAtATime()
+
+    def move(self, order: Order) -> MoveOutcome:
+        """Move the session. A second simultaneous move of the same session is refused."""
+        return self._moving.move(
+            order, lambda: _Attempt(self._connect(order.snapshot.endpoint), order, self._time).run()
+        )
+
+    def give_back(self, endpoint: Endpoint, session: str, origin: Target, target: Target) -> ReturnResult:
+        """Switch a moved session back to `origin` if the session is idle and still on `target`."""
+        with self._moving.alone(session) as free:
+            if not free:
+                return ReturnResult.LATER
+            api = self._connect(endpoint)
+            try:
+                info = api.session(session)
+                if info.model != target.model:
+                    return ReturnResult.CHOSEN
+                if session in api.active():
+                    return ReturnResult.LATER
+                api.switch_model(session, origin.model)
+                if target.agent and origin.agent and info.agent == target.agent != origin.agent:
+                    api.switch_agent(session, origin.agent)
+            except EndpointError as fault:
+                return ReturnResult.UNKNOWN if fault.status == 404 else ReturnResult.LATER
+            return ReturnResult.DONE
+
+
+class _Ended(Exception):
+    """Raised to end a move with its outcome."""
+
+    def __init__(self, outcome: MoveOutcome) -> None:
+        super().__init__(outcome.why)
+        self.outcome = outcome
+
+
+class _Attempt:
+    """One move, from the first snapshot to the outcome."""
+
+    def __init__(self, api: Routes, order: Order, passing: MoveTime) -> None:
+        self._api, self._order, self._time = api, order, passing
+        self._session, self._target = order.snapshot.session, order.target.model
+        self._began = passing.elapsed()
+        self._stopped = order.own_abort
+        self._posts = 0
+
+    def run(self) -> MoveOutcome:
+        try:
+            return replace(self._steps(), posts=self._posts)
+        except _Ended as end:
+            return replace(end.outcome, posts=self._posts)
+        except EndpointError as fault:
+            return MoveOutcome(MoveResult.FAILED, str(fault), None, self._posts, self._stopped)
+
+    def _steps(self) -> MoveOutcome:
+        self._check_target()
+        turn = self._probe()
+        self._check(turn)
+        snapshot = turn.snapshot
+        if snapshot.state is SessionState.RETRY:
+            left = (snapshot.next_at or self._time.clock.now()) - self._time.clock.now()
+            destroyed = destroyed_by_interrupt(turn) or self._working_child(turn)
+            if left <= NEAR or destroyed is not None:
+                return self._at_next_attempt(turn, left, destroyed)
+            self._stopped = True
+            self._patiently(lambda: self._api.interrupt(self._session))
+            turn = replace(turn, queued=self._api.queued(self._session))
+        elif snapshot.parent is not None:
+            self._end(MoveResult.REFUSED, "its parent has already received the failure", snapshot)
+        elif snapshot.belongs_to_run:
+            self._end(MoveResult.REFUSED, "its `opencode run` has ended", snapshot)
+        return self._begin_again(turn)
+
+    # ---- before anything is changed
+
+    def _check_target(self) -> None:
+        target, decided = self._order.target, self._order.snapshot
+        agent = target.agent if target.agent != decided.agent else None  # the session's current agent is known to exist
+        ruling = unknown_target(self._api, Target(target.model, agent), decided.directory)
+        if ruling is not None:
+            self._end(ruling.result, ruling.why, decided)
+
+    def _check(self, turn: Turn) -> None:
+        snapshot, decided = turn.snapshot, self._order.snapshot
+        if snapshot.prompt_model not in (decided.prompt_model, self._target) and not self._order.own_abort:
+            self._end(MoveResult.USER_TOOK_OVER, f"{snapshot.prompt_model} was chosen meanwhile", snapshot)
+        ruling = forbidden(self._order, snapshot)
+        if ruling is not None:
+            self._end(ruling.result, ruling.why, snapshot)
+
+    # ---- the move
+
+    def _at_next_attempt(self, turn: Turn, left: float, why: str | None) -> MoveOutcome:
+        """Change the model without interrupting the wait. `why` is the reason for not interrupting a long wait."""
+        next_at, until = turn.snapshot.next_at, self._order.until
+        if left > NEAR and until is not None and next_at is not None and until <= next_at + FREE_SLACK:
+            self._end(MoveResult.REFUSED, f"it is waiting until its own model is available again: {why}", turn.snapshot)
+        self._switch(turn)
+        if left > NEAR:
+            why = f"{self._target} takes over at OpenCode's next attempt: {why}"
+            return MoveOutcome(MoveResult.SWITCHED, why, turn.snapshot)
+        return self._verify(turn, frozenset(), left)
+
+    def _working_child(self, turn: Turn) -> str | None:
+        """Return the reason if a busy subagent forbids an interrupt. Subagents are requested only if another session is
+        active.
+        """
+        others = turn.active - {self._session}
+        if others and not others.isdisjoint(child.id for child in self._api.children(self._session)):
+            return "one of its subagents is working"
+        return None
+
+    def _check_idle(self) -> None:
+        """Check that the session is still idle. New work was started by the user, and must not be changed."""
+        if self._session in self._api.active():
+            self._end(
+                MoveResult.USER_TOOK_OVER, "the session is already working on something else", self._probe().snapshot
+            )
+
+    def _begin_again(self, turn: Turn) -> MoveOutcome:
+        """Continue an idle turn on the target."""
+        known = frozenset(step.message.id for step in turn.steps)
+        prompt = turn.prompt
+        self._stopped = True
+        if turn.queued:
+            self._check_idle()
+            self._switch(turn)
+            self._post(lambda: self._api.clear_revert(self._session))
+        elif turn.tools_ended or not turn.only_answers_prompt or prompt is None:
+            self._check_idle()
+            self._switch(turn)
+            shown = CONTINUE_SHOWN.format(self._target)
+            self._post(lambda: self._api.synthetic(self._session, CONTINUE, shown))
+        else:
+            body = again(prompt)
+            try:
+                self._patiently(lambda: self._api.stage_revert(self._session, str(prompt["id"])))
+            except EndpointError as fault:
+                if fault.status == 409:  # OpenCode does not revert a working session
+                    self._check_idle()
+                raise
+            try:
+                self._switch(turn)
+                self._post(lambda: self._api.prompt(self._session, body))
+            except EndpointError:
+                self._patiently(lambda: self._api.clear_revert(self._session))
+                raise
+        return self._verify(turn, known, 0.0)
+
+    def _switch(self, turn: Turn) -> None:
+        agent = self._order.target.agent
+        self._patiently(lambda: self._api.switch_model(self._session, self._target))
+        if agent and agent != turn.snapshot.agent:
+            self._patiently(lambda: self._api.switch_agent(self._session, agent))
+
+    def _post(self, call: Callable[[], None]) -> None:
+        self._posts += 1
+        self._patiently(call)
+
+    # ---- proof
+
+    def _verify(self, turn: Turn, known: frozenset[str], left: float) -> MoveOutcome:
+        """Wait until the target's step has begun, and then until the target answers, is refused with a limit, or fails.
+        `known` contains the ids of earlier messages; `left` is the time, in seconds, until the step can begin.
+        """
+        began, seen = self._time.elapsed(), None
+        while True:
+            snapshot = self._patiently(lambda: self._probe_turn(turn)).snapshot
+            waited = self._time.elapsed() - began
+            if (
+                seen is None
+                and snapshot.answer is not None
+                and snapshot.answer not in known
+                and snapshot.model == self._target
+            ):
+                seen = self._time.elapsed()
+            ruling = self._ruling(snapshot, known, seen, waited - left)
+            if ruling is not None:
+                spoke = self._time.elapsed() - began if ruling.result is MoveResult.MOVED else None
+                took = None if seen is None else seen - self._began
+                stranded = ruling.result is MoveResult.FAILED and snapshot.state is SessionState.IDLE
+                return MoveOutcome(
+                    ruling.result, ruling.why, snapshot, stranded=stranded, seconds=took, first_token=spoke
+                )
+            self._time.sleep(max(VERIFY_POLL, SLOWER * min(waited, 5.0)))
+
+    def _ruling(
+        self, snapshot: SessionSnapshot, known: frozenset[str], seen: float | None, waited: float
+    ) -> Ruling | None:
+        """Return the result that a snapshot proves; None while the result is undecided."""
+        if seen is None:
+            fresh = snapshot.answer is not None and snapshot.answer not in known
+            if snapshot.aborted and (fresh or not known):
+                return Ruling(MoveResult.USER_TOOK_OVER, "the turn was stopped")
+            if fresh and known and snapshot.model not in (None, self._target):
+                return Ruling(MoveResult.MOVED, f"{snapshot.model} answers, not {self._target}")
+            if waited > APPEAR_LIMIT:
+                if snapshot.state is SessionState.BUSY:
+                    return Ruling(MoveResult.MOVED, f"{self._target} is working and has not answered yet")
+                return Ruling(MoveResult.FAILED, "the new step was accepted, but never began")
+            return None
+        if snapshot.model != self._target:
+            return Ruling(MoveResult.MOVED, f"{snapshot.model} is working on it")
+        if snapshot.state is SessionState.RETRY:
+            return Ruling(MoveResult.TARGET_LIMITED, reason_of(snapshot.message))
+        if snapshot.aborted:
+            return Ruling(MoveResult.USER_TOOK_OVER, "the new step was stopped")
+        if snapshot.last_error is not None:
+            return Ruling(MoveResult.FAILED, reason_of(snapshot.last_error.message))
+        if snapshot.answer_began or snapshot.answer_completed:
+            return Ruling(MoveResult.MOVED, f"{snapshot.model} answers")
+        if self._time.elapsed() - seen > SPEAK_LIMIT:
+            return Ruling(MoveResult.MOVED, f"{snapshot.model} is working and has not answered yet")
+        return None
+
+    # ---- probes
+
+    def _probe(self) -> Turn:
+        return turn_of(self._api, self._session, self._time.clock, thorough=True)
+
+    def _probe_turn(self, before: Turn) -> Turn:
+        """Return the turn without its questions, with half as many requests as `_probe`."""
+        return turn_of(self._api, self._session, self._time.clock, known=replace(before.info, model=self._target))
+
+    def _end(self, result: MoveResult, why: str, snapshot: SessionSnapshot) -> None:
+        stranded = self._stopped and result is MoveResult.FAILED
+        raise _Ended(MoveOutcome(result, why, snapshot, stranded=stranded))
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        return repeated(call, PAUSES, self._time.sleep)
+
+
+def destroyed_by_interrupt(turn: Turn) -> str | None:
+    """Return what an interrupt would destroy, as a reason; None if it would only end the wait."""
+    if turn.snapshot.belongs_to_run:
+        return "`opencode run` would end without an answer"
+    if turn.snapshot.parent is not None:
+        return "its parent would receive a cancellation"
+    if turn.snapshot.asking or any(step.message.running for step in turn.steps):
+        return "a tool is running or a question is open"
+    return None

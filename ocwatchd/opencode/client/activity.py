@@ -1,0 +1,165 @@
+"""Track how long each busy session of OpenCode 1 has been silent, from the events of its running answer.
+
+Every event about a part of a message (text, reasoning, a tool's state) or about an answer ends the silence. Streamed
+text causes hundreds of events per second. They are not parsed: the session id is found in their bytes, which takes 1
+µs. Times are monotonic, so neither a suspended machine nor a changed clock makes a session appear silent.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+
+from ocwatchd.core.domain.streams import StreamGaps
+from ocwatchd.core.text.parse_json import parse_json
+from ocwatchd.opencode.sessions.messages import Json, mapping, message_of, text
+
+MAX_STREAMS = 512
+"""Maximum number of tracked sessions. The session that has been silent for longest is dropped first."""
+_PART, _TOOL = b'"type":"message.part.', b'"type":"tool"'
+_RARE = (b'"type":"message.updated"', b'"type":"session.status"', b'"type":"session.idle"')
+# Quotes in a model's text are escaped, so a session id in such a text does not match.
+_SESSION = re.compile(rb'"sessionID":"([^"\\]{1,100})"')
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A busy session. Times are monotonic seconds."""
+
+    endpoint: Hashable
+    last: float
+    """Time of the last event."""
+    answer: str | None = None
+    model: str | None = None
+    longest: float = 0.0
+    """Longest gap between two events of this answer so far, in seconds."""
+    counts: bool = False
+    """Whether the gap after the last event is attributed to the model: an answer has begun, and no tool is running."""
+    reported: float = float("-inf")
+    """When `silent` last returned the session (monotonic seconds)."""
+
+
+class StreamActivity:
+    """Tracks the busy sessions of all endpoints. Thread-safe."""
+
+    def __init__(self, gaps: StreamGaps | None = None, elapsed: Callable[[], float] = time.monotonic) -> None:
+        """`gaps` contains the gaps that earlier runs of the daemon have measured."""
+        self._gaps, self._elapsed = gaps or StreamGaps(), elapsed
+        self._streams: OrderedDict[str, _Stream] = OrderedDict()
+        self._lock = threading.Lock()
+        self._learnt = 0
+
+    def connected(self, endpoint: Hashable, busy: Iterable[str]) -> None:
+        """Track the sessions that are already busy when an event stream opens. Their silence begins now."""
+        with self._lock:
+            for session in busy:
+                self._begin(session, endpoint)
+
+    def lost(self, endpoint: Hashable) -> None:
+        """Drop the sessions of an endpoint whose event stream has ended, because their silence proves nothing."""
+        with self._lock:
+            for session in [session for session, stream in self._streams.items() if stream.endpoint == endpoint]:
+                del self._streams[session]
+
+    def see(self, endpoint: Hashable, sent: bytes) -> None:
+        """Process a line of an event stream."""
+        if _PART in sent:
+            found = _SESSION.search(sent)
+            if found is not None:
+                with self._lock:
+                    self._note_event(found[1].decode(errors="replace"), endpoint, counts=_TOOL not in sent)
+        elif any(kind in sent for kind in _RARE):
+            self._see_rare(endpoint, sent)
+
+    def silence(self, session: str) -> float | None:
+        """Return for how many seconds a busy session has been silent. Return None if the session is not known to be
+        busy.
+        """
+        with self._lock:
+            stream = self._streams.get(session)
+            return None if stream is None else self._elapsed() - stream.last
+
+    def silent(self, patience: Callable[[str | None], float | None]) -> list[str]:
+        """Return the sessions that have been silent for too long. A session that stays silent is returned again after
+        the same time.
+
+        `patience` returns the maximum silence of a model in seconds, or None if there is no limit.
+        """
+        with self._lock:
+            now, found = self._elapsed(), []
+            for session, stream in self._streams.items():
+                limit = patience(stream.model)
+                if limit is None or now - max(stream.last, stream.reported) < limit:
+                    continue
+                stream.reported = now
+                found.append(session)
+            return found
+
+    def learnt(self) -> int:
+        """Return the number of answers measured in this run. The result of `gaps` changes only if this number does."""
+        return self._learnt
+
+    def gaps(self) -> StreamGaps:
+        """Return a copy of the measured gaps."""
+        with self._lock:
+            return StreamGaps(self._gaps.all())
+
+    # ---- with the lock held
+
+    def _begin(self, session: str, endpoint: Hashable) -> _Stream:
+        stream = self._streams.pop(session, None) or _Stream(endpoint, self._elapsed())
+        stream.endpoint = endpoint
+        self._streams[session] = stream
+        if len(self._streams) > MAX_STREAMS:
+            self._streams.popitem(last=False)
+        return stream
+
+    def _note_event(self, session: str, endpoint: Hashable, *, counts: bool) -> _Stream:
+        stream = self._begin(session, endpoint)
+        now = self._elapsed()
+        if counts and stream.counts:
+            stream.longest = max(stream.longest, now - stream.last)
+        stream.last, stream.counts = now, counts and stream.answer is not None
+        return stream
+
+    def _see_rare(self, endpoint: Hashable, sent: bytes) -> None:
+        """Process an event that must be parsed. Each step of a turn has only a few of them."""
+        try:
+            event = mapping(parse_json(sent[sent.find(b"{") :]))
+        except ValueError:
+            return
+        event = mapping(event.get("payload")) or event
+        properties = mapping(event.get("properties"))
+        with self._lock:
+            if event.get("type") == "message.updated":
+                self._see_message(endpoint, mapping(properties.get("info")))
+                return
+            session = text(properties.get("sessionID"))
+            if session is None:
+                return
+            if event.get("type") == "session.status" and mapping(properties.get("status")).get("type") == "busy":
+                if session not in self._streams:
+                    self._begin(session, endpoint)
+            else:  # the session is idle, or waits for OpenCode's own retry
+                self._streams.pop(session, None)
+
+    def _see_message(self, endpoint: Hashable, info: Json) -> None:
+        message, session = message_of(info), text(info.get("sessionID"))
+        # A prompt is also updated during and after its answer, with a summary of the changes.
+        if message is None or session is None or message.user or session not in self._streams:
+            return
+        ended = message.completed is not None
+        stream = self._note_event(session, endpoint, counts=not ended)
+        if stream.answer != message.id and not ended:
+            stream.answer, stream.longest, stream.counts = message.id, 0.0, True
+            stream.model = str(message.model) if message.model else None
+        if ended and stream.answer == message.id:
+            good = message.error is None and message.finish in ("stop", "tool-calls", "length")
+            if good and stream.model and not message.summary:
+                self._gaps.note(stream.model, stream.longest)
+                self._learnt += 1
+            stream.answer, stream.counts = None, False

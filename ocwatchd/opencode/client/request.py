@@ -1,0 +1,109 @@
+"""Requests to an endpoint, their errors, and socket files with long paths."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ocwatchd.core.domain.snapshot import Endpoint
+from ocwatchd.errors import OpenCodeUnreachable
+
+_MAX_PATH = 103
+"""Maximum length, in bytes, of a socket path on all systems: macOS accepts 103, Linux 107."""
+
+
+class Trouble(StrEnum):
+    """Why a request to an endpoint failed."""
+
+    UNREACHABLE = "unreachable"  # no process listens, or the connection was lost
+    TIMEOUT = "timeout"
+    FOREIGN = "not yours"  # another user listens at the address; nothing was sent
+    STATUS = "status"  # the endpoint responded with a status other than 2xx
+    GARBAGE = "garbage"  # the response is not HTTP, not JSON, or unexpected JSON
+    TOO_LARGE = "too large"
+
+
+class EndpointError(OpenCodeUnreachable):
+    """Raised if a request to an endpoint has failed. The message names both; `status` is the HTTP status for
+    Trouble.STATUS.
+    """
+
+    def __init__(self, endpoint: Endpoint, what: str, trouble: Trouble, detail: str, status: int | None = None) -> None:
+        """`what` is the request, such as `GET /path`."""
+        super().__init__(f"{what} at {endpoint}: {trouble}: {detail}")
+        self.endpoint, self.trouble, self.status = endpoint, trouble, status
+
+
+def connect_file(sock: socket.socket, path: str) -> None:
+    """Connect to a socket file. On Linux its path may have any length."""
+    with _short(path) as name:
+        sock.connect(name)
+
+
+def bind_file(sock: socket.socket, path: str) -> None:
+    """Bind a socket to a new socket file. On Linux its path may have any length."""
+    with _short(path) as name:
+        sock.bind(name)
+
+
+@contextmanager
+def _short(path: str) -> Iterator[str]:
+    """Yield a path of the socket file that is short enough for the kernel. A long path is replaced by one through the
+    directory's descriptor.
+    """
+    if len(os.fsencode(path)) <= _MAX_PATH:
+        yield path
+        return
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request to an endpoint. `path` includes the query; `body` is serialized JSON."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+
+    @property
+    def what(self) -> str:
+        """The request as shown in messages, without its query, which may be long."""
+        return f"{self.method} {self.path.partition('?')[0]}"
+
+
+class StreamHandle:
+    """Lets another thread end a stream."""
+
+    def __init__(self) -> None:
+        """Start without a connection."""
+        self._sock: socket.socket | None = None
+        self._cut = False
+        self._lock = threading.Lock()
+
+    def hold(self, sock: socket.socket | None) -> None:
+        """Set the socket of the stream. If the stream was already ended, the socket is closed immediately."""
+        with self._lock:
+            self._sock = sock
+            if self._cut:
+                self._shut()
+
+    def cut(self) -> None:
+        """End the stream, so that its reader gets no further lines."""
+        with self._lock:
+            self._cut = True
+            self._shut()
+
+    def _shut(self) -> None:
+        if self._sock is not None:
+            with suppress(OSError):  # the stream has already ended
+                self._sock.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,1 @@
+"""OpenCode 2: its background service, routes, messages and events."""

@@ -1,0 +1,169 @@
+"""Follow the events of one OpenCode 2 server, and read missed events from the durable logs of its sessions.
+
+`/api/event` sends the events of all projects, but does not repeat earlier ones. Whenever the stream is opened, missed
+events are read from the logs of active sessions, and of sessions whose last answer has failed since the last read.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from ocwatchd.clock import Clock
+from ocwatchd.core.domain.snapshot import Endpoint
+from ocwatchd.core.engine.messages import Failure
+from ocwatchd.opencode.client.request import EndpointError, Trouble
+from ocwatchd.opencode.client.v2.events import WANTED, EventReader, News
+from ocwatchd.opencode.client.v2.messages import Info, steps_of
+from ocwatchd.opencode.client.v2.routes import Routes
+from ocwatchd.opencode.sessions.messages import text
+
+RECENT = 50
+"""Number of sessions, the most recently changed first, whose last answer is checked after a gap."""
+MAX_GAP = 6 * 3600.0
+"""Maximum age, in seconds, of missed failures that are read."""
+OVERLAP = 5.0
+"""Time, in seconds, by which a gap is extended into the past. Duplicates are recognized by their number."""
+FRESH = 60.0
+"""Maximum age, in seconds, of a missed failure that still counts as live."""
+REOPEN = (0.5, 2.0, 5.0)
+"""Delay, in seconds, before each attempt to reopen a broken stream. After the last attempt, the next search for
+endpoints reopens the stream.
+"""
+MAX_CURSORS = 2000
+"""Maximum number of sessions for which the number of the last failure is kept."""
+
+
+class Progress:
+    """Records how far the events have been read: the number of each session's last failure, and the time of the last
+    read.
+
+    A failure is recorded only after the daemon has handled it (`done`), so that none is lost if the daemon is killed.
+    Thread-safe.
+    """
+
+    def __init__(self, numbers: Mapping[str, int] | None = None, read_at: float | None = None) -> None:
+        """Start with the values that an earlier run has saved. `read_at` is in epoch seconds."""
+        self._numbers = dict(numbers or {})
+        self._read_at = read_at
+        self._streams = 0
+        self._lock = threading.Lock()
+
+    def after(self, session: str) -> int:
+        """Return the number of the last failure of the session that was handled; 0 if there is none."""
+        with self._lock:
+            return self._numbers.get(session, 0)
+
+    def since(self, now: float) -> float:
+        """Return the time from which failures may have been missed."""
+        with self._lock:
+            return max((self._read_at or 0.0) - OVERLAP, now - MAX_GAP)
+
+    def done(self, failure: Failure) -> bool:
+        """Record that a failure was handled. Return False if the same failure was handled before."""
+        with self._lock:
+            number = failure.number
+            if number is None:
+                return True
+            if number <= self._numbers.get(failure.session, 0):
+                return False
+            self._numbers.pop(failure.session, None)
+            self._numbers[failure.session] = number
+            while len(self._numbers) > MAX_CURSORS:
+                del self._numbers[next(iter(self._numbers))]
+            return True
+
+    def read(self, now: float) -> None:
+        """Record that all events up to now have been read, provided that a stream is open."""
+        with self._lock:
+            if self._streams:
+                self._read_at = now
+
+    def opened(self, by: int) -> None:
+        """Record that a stream was opened (`by` is 1) or has ended (-1)."""
+        with self._lock:
+            self._streams += by
+
+    def saved(self) -> tuple[dict[str, int], float | None]:
+        """Return the state that the next run starts with."""
+        with self._lock:
+            return dict(self._numbers), self._read_at
+
+
+class EventStream:
+    """Follows the events of one endpoint in the calling thread, until the endpoint is gone."""
+
+    def __init__(self, endpoint: Endpoint, report: Callable[[News], None], progress: Progress, clock: Clock) -> None:
+        """`report` is called with each finding, in chronological order."""
+        self._api, self._report, self._progress, self._clock = Routes(endpoint), report, progress, clock
+
+    def follow(self) -> None:
+        """Follow the stream until it can no longer be opened.
+
+        Raises:
+            EndpointError: The stream broke and could not be reopened, or the response is not an event stream.
+        """
+        broken = 0
+        while True:
+            try:
+                self._once()
+                broken = 0
+            except EndpointError as fault:
+                if fault.trouble in (Trouble.GARBAGE, Trouble.TOO_LARGE) or broken >= len(REOPEN):
+                    raise
+                if fault.trouble is Trouble.TIMEOUT:
+                    broken = 0  # the stream was open for a long time, so this is the first attempt to reopen it
+            time.sleep(REOPEN[min(broken, len(REOPEN) - 1)])
+            broken += 1
+
+    def _once(self) -> None:
+        reader, since, caught_up = EventReader(), self._progress.since(self._clock.now()), False
+        try:
+            for event in self._api.events(WANTED):
+                if not caught_up:  # the stream is open, so it will contain all later events
+                    caught_up = True
+                    self._catch_up(since)
+                    self._progress.opened(1)
+                news = reader.feed(event, live=True)
+                if news is not None:
+                    self._report(news)
+        finally:
+            if caught_up:
+                self._progress.opened(-1)
+
+    def _catch_up(self, since: float) -> None:
+        active = self._api.active()
+        listed = {info.id: info for info in self._api.sessions(RECENT)}
+        found: list[Failure] = []
+        for session in sorted(active | listed.keys()):
+            try:
+                if session in active or self._has_failed(listed[session], since):
+                    found += self._missed(session, since, session in active)
+            except EndpointError as fault:
+                if fault.status != 404:
+                    raise
+        for failure in sorted(found, key=lambda failure: failure.time):
+            self._report(failure)
+
+    def _has_failed(self, info: Info, since: float) -> bool:
+        """Return whether the session's last answer has failed since then. `info.updated` does not show failures."""
+        steps = steps_of(self._api.messages(info.id, 2))
+        return any(step.message.error is not None and (step.message.completed or 0.0) >= since for step in steps)
+
+    def _missed(self, session: str, since: float, active: bool) -> list[Failure]:
+        """Return the session's failures since then. The last failure is live if no later step or turn has begun."""
+        reader, found, last = EventReader(), list[Failure](), False
+        now = self._clock.now()
+        for event in self._api.log(session, self._progress.after(session)):
+            news = reader.feed(event, live=False)
+            kind = text(event.get("type")) or ""
+            if isinstance(news, Failure) and news.time >= since:
+                found.append(news)
+                last = True
+            elif kind.startswith(("session.step.", "session.execution.")) and kind != "session.execution.failed":
+                last = False
+        if found and last and (active or now - found[-1].time < FRESH):
+            found[-1] = replace(found[-1], live=True)
+        return found

@@ -1,0 +1,143 @@
+"""Parse refused attempts and stopped turns from OpenCode 2's events, without I/O. Unknown events are skipped.
+
+The same events are sent by `/api/event` as they happen, and are available later, numbered, in each session's durable
+log.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from ocwatchd.core.domain.types import ErrorDetails, Hint, ModelRef, ResetSource
+from ocwatchd.core.engine.messages import Aborted, Failure
+from ocwatchd.opencode.client.v2.errors import error_of
+from ocwatchd.opencode.client.v2.messages import model_in, retry_of
+from ocwatchd.opencode.client.v2.snapshot import is_own_delay
+from ocwatchd.opencode.sessions.messages import Json, mapping, seconds, text
+
+WANTED = tuple(f'"session.{name}'.encode() for name in ("step.", "retry.", "execution.", "model.selected"))
+"""Strings that mark the events to parse. Other events, such as those with streamed text, are skipped."""
+SLACK = 0.25
+"""Maximum difference, in seconds, between a wait and OpenCode's own backoff. The event comes 2 ms after the refused
+attempt.
+"""
+MAX_COOLDOWN = 31 * 86400.0
+"""Maximum length, in seconds, of a cooldown."""
+MAX_SESSIONS = 5000
+"""Maximum number of sessions whose running step is tracked."""
+
+News = Failure | Aborted
+
+
+@dataclass(slots=True)
+class _Running:
+    """The running step of a session. `failed`: the step's failure was reported, so the failure of the turn is not a new
+    one.
+    """
+
+    answer: str | None = None
+    model: ModelRef | None = None
+    agent: str | None = None
+    failed: bool = False
+
+
+class EventReader:
+    """Parses the events of one source, in order."""
+
+    def __init__(self) -> None:
+        """Start without events."""
+        self._running: OrderedDict[str, _Running] = OrderedDict()
+
+    def feed(self, event: Json, *, live: bool) -> News | None:
+        """Return the finding in an event. Return None if the event is irrelevant. `live` means that the event has just
+        happened.
+        """
+        kind, data = text(event.get("type")) or "", mapping(event.get("data"))
+        session, time = text(data.get("sessionID")), seconds(event.get("created"))
+        if session is None or time is None or not kind.startswith("session."):
+            return None
+        running = self._of(session)
+        match kind.removeprefix("session."):
+            case "step.started":
+                self._running[session] = _Running(
+                    text(data.get("assistantMessageID")), model_in(data.get("model")), text(data.get("agent"))
+                )
+            case "execution.started":
+                self._running[session] = _Running()
+            case "retry.scheduled":
+                return _retried(event, data, running, session, time, live)
+            case "step.failed":
+                running.failed = True
+                return _failed(event, data, running, session, time, live)
+            case "execution.failed" if not running.failed:
+                return _failed(event, data, running, session, time, live)
+            case "execution.interrupted" if data.get("reason") == "user" and live:
+                return Aborted(session, time, exact=True)
+        return None
+
+    def _of(self, session: str) -> _Running:
+        found = self._running.setdefault(session, _Running())
+        self._running.move_to_end(session)
+        if len(self._running) > MAX_SESSIONS:
+            self._running.popitem(last=False)
+        return found
+
+
+def seq_of(event: Json) -> int | None:
+    """Return the number of an event in its session's durable log."""
+    seq = mapping(event.get("durable")).get("seq")
+    return seq if isinstance(seq, int) and not isinstance(seq, bool) else None
+
+
+def hint_of(attempt: int, at: float, time: float) -> Hint | None:
+    """Return the reset time that is implied by OpenCode's next attempt, at `at`. Return None if the wait is OpenCode's
+    own backoff.
+
+    `time` is when the attempt was refused. Both are epoch seconds.
+    """
+    if is_own_delay(attempt, at - time, SLACK):
+        return None
+    until = min(at, time + MAX_COOLDOWN)
+    tamed = None if until == at else "more than 31 days"
+    return Hint(until, until - time, ResetSource.STATUS, "OpenCode's next attempt", tamed=tamed)
+
+
+def _retried(event: Json, data: Json, running: _Running, session: str, time: float, live: bool) -> Failure | None:
+    retry = retry_of(data)
+    if retry is None or retry.error is None:
+        return None
+    hint = None if retry.at is None else hint_of(retry.attempt, retry.at, time)
+    return _failure(event, data, running, session, time, live, retry.error, hint, final=False)
+
+
+def _failed(event: Json, data: Json, running: _Running, session: str, time: float, live: bool) -> Failure | None:
+    error = error_of(data.get("error"))
+    return None if error is None else _failure(event, data, running, session, time, live, error, None, final=True)
+
+
+def _failure(
+    event: Json,
+    data: Json,
+    running: _Running,
+    session: str,
+    time: float,
+    live: bool,
+    error: ErrorDetails,
+    hint: Hint | None,
+    *,
+    final: bool,
+) -> Failure:
+    answer = text(data.get("assistantMessageID"))
+    known = answer is None or running.answer in (None, answer)
+    return Failure(
+        session=session,
+        model=running.model if known else None,
+        agent=running.agent if known else None,
+        time=time,
+        facts=error,
+        hint=hint,
+        live=live,
+        final=final,
+        number=seq_of(event),
+    )

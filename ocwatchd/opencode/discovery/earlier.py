@@ -1,0 +1,127 @@
+"""Find OpenCode processes that run without the companion plugin, and describe how to restart each of them with the
+plugin.
+
+OpenCode loads plugins only when it starts, and loads none with `--pure`. The sessions of a process without the plugin
+cannot be moved in place.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ocwatchd.opencode.discovery.endpoints import OpenCodeProcess, ProcessTable, generations
+from ocwatchd.opencode.discovery.processes import Relative, Running, inspect
+from ocwatchd.opencode.sessions.names import SessionName, session_names
+from ocwatchd.paths import Paths
+
+PURE_WHY = "runs with --pure, which loads no plugins"
+SLACK = 2.0
+"""Tolerance, in seconds, when the last change of a session is compared with the start of a process."""
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierProcess:
+    """An OpenCode process that runs without the companion plugin. `session` and `title` are empty if the session is
+    unknown.
+    """
+
+    pid: int
+    terminal: str | None
+    directory: str
+    session: str
+    title: str
+    subcommand: str | None
+    again: str
+    """The command that starts the process again with its session and with plugins."""
+    pure: bool = False
+    """Whether the process runs with `--pure`."""
+
+    @property
+    def place(self) -> str:
+        """A phrase that names the process, its terminal, directory and session."""
+        where = f"on {self.terminal.removeprefix('/dev/')}" if self.terminal else "without a terminal"
+        titled = f", session “{self.title}”" if self.title else f", session {self.session}" if self.session else ""
+        return f"OpenCode {self.pid} {where}, in {self.directory}{titled}"
+
+    @property
+    def why(self) -> str:
+        """The reason why the companion plugin is not loaded, as the predicate of a sentence about the process."""
+        return PURE_WHY if self.pure else "was started before the companion plugin was installed"
+
+    @property
+    def remedy(self) -> str:
+        """The sentence that says how to restart the process."""
+        stop = f"stop it (kill {self.pid})" if self.subcommand else "quit it"
+        if self.pure:
+            return f"{stop}, then start it without --pure: {self.again}"
+        return f"{stop}, then type: {self.again}"
+
+    def as_json(self) -> dict[str, object]:
+        """The entry of the JSON contract."""
+        return {
+            "pid": self.pid,
+            "terminal": self.terminal,
+            "directory": self.directory,
+            "session": self.session or None,
+            "title": self.title or None,
+            "restart": self.again,
+        }
+
+
+def earlier_processes(
+    paths: Paths,
+    processes: Callable[[], Iterable[OpenCodeProcess]] | None = None,
+    inspect_process: Callable[[int], Running | None] = inspect,
+) -> list[EarlierProcess]:
+    """Return the OpenCode 1 processes in this home that run without the companion plugin."""
+    own = os.path.realpath(paths.opencode_data)
+    earlier = []
+    names: list[SessionName] | None = None
+    for process in generations(
+        found for found in (processes or ProcessTable())() if found.data and os.path.realpath(found.data) == own
+    ):
+        if process.generation != 1 or process.runs_once or (paths.endpoints / f"{process.pid}.json").exists():
+            continue
+        running = inspect_process(process.pid)
+        if running is None or running.subcommand not in (None, "serve", "web", "attach"):
+            continue
+        names = session_names(str(paths.opencode_data)) if names is None else names
+        earlier.append(_earlier(running, names))
+    launchers = {relative.pid for _, above in earlier for relative in above}
+    return [process for process, _ in earlier if process.pid not in launchers]  # npm's wrapper is called opencode too
+
+
+def _earlier(running: Running, names: list[SessionName]) -> tuple[EarlierProcess, list[Relative]]:
+    """Return the description of a process, and its ancestors."""
+    session = _session(running, names) if running.subcommand is None else None
+    words = ["opencode", *([running.subcommand] if running.subcommand else []), *running.with_plugins()]
+    if session is not None:
+        words += ["-s", session.id]
+    again = f"cd {shlex.quote(running.directory)} && {shlex.join(words)}"
+    process = EarlierProcess(
+        running.pid, running.tty, running.directory, session.id if session else "", session.title if session else "",
+        running.subcommand, again, running.pure,
+    )  # fmt: skip
+    return process, list(running.above)
+
+
+def _session(running: Running, names: list[SessionName]) -> SessionName | None:
+    """Return the session that the process was started with, or else the last session that was used in its directory
+    since the start.
+    """
+    here = os.path.realpath(running.directory)
+    for name in names:
+        if running.session is not None:
+            if name.id == running.session:
+                return name
+        elif (
+            name.parent is None
+            and name.updated is not None
+            and name.updated + SLACK >= running.started
+            and os.path.realpath(name.directory) == here
+        ):
+            return name
+    return None

@@ -1,0 +1,702 @@
+"""Find the endpoints of this user's OpenCode processes that use one data directory. No request is sent to other users'
+processes.
+
+Long because all ways to find an endpoint share the checks of owner and home.
+
+The home of a process is read from its environment, because two homes of one user must never be mixed up. psutil is
+imported only here and in `processes.py`, and only when processes are listed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from ocwatchd.core.domain.snapshot import Endpoint, RunClient, TcpAddress, UnixAddress
+from ocwatchd.errors import OpenCodeUnreachable
+from ocwatchd.opencode.client.request import EndpointError, Request, Trouble
+from ocwatchd.opencode.client.transport import exchange
+from ocwatchd.opencode.client.v1.routes import Api
+from ocwatchd.opencode.client.v2.routes import Routes
+from ocwatchd.opencode.client.v2.service import auth_in, registered
+from ocwatchd.opencode.discovery.plugin_sockets import own_sockets, plugin_in, rival_in, sockets_of
+from ocwatchd.opencode.discovery.processes import option
+from ocwatchd.opencode.process.process_tree import launched_by
+from ocwatchd.paths import opencode_data_of
+
+if TYPE_CHECKING:
+    import psutil
+
+PROBE_LIMIT, MAX_PROBE_LIMIT = 1.0, 5.0
+"""Timeout, in seconds, of the first probe, doubled with each failure up to the second value. `/path` takes 1 - 15 ms.
+In its first second, a server may not respond at all, and its very first response took 2.4 s (1.18.33).
+"""
+
+RETRY_PROBE, MAX_RETRY_PROBE = 3.0, 30.0
+"""Delay, in seconds, before the next request to a listener that did not respond, doubled with each failure up to the
+second value. A listener whose response shows that it is another program gets no further requests.
+"""
+
+MAX_PROBES = 64
+"""Maximum number of simultaneous probes, each on its own thread. Endpoints without failures go first."""
+
+SHARED = 0.1
+"""Time, in seconds, for which a result is reused: if four sessions hit a limit together, it is needed four times within
+milliseconds.
+"""
+
+_NAME = "opencode"
+"""Part of the name of every OpenCode process: the npm wrapper starts `opencode` or `.opencode`, Nix
+`.opencode-wrapped`.
+"""
+
+_V2_NAME = "opencode2"
+"""Process name of OpenCode 2's preview. The releases of OpenCode 2 are called `opencode`, like OpenCode 1."""
+
+_CONTINUES = frozenset({"-s", "--session", "-c", "--continue"})
+
+_MANY_PROJECTS = frozenset({"serve", "web", "acp"})
+_DEFAULT_USER = "opencode"
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (other programs listen on them, ocwatchd does not)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCodeProcess:
+    """A running OpenCode process according to the process table, identified by `pid` and `created` together."""
+
+    pid: int
+    created: float
+    directory: str | None
+    data: Path | None
+    auth: str | None = field(repr=False)
+    serves_many: bool
+    """Whether this is a server for several project directories, not for one terminal."""
+    listeners: tuple[TcpAddress, ...] = ()
+    runs_once: bool = False
+    """Whether this is an `opencode run`."""
+    launched: bool = False
+    """Whether an `oc-smart` that still runs has started it."""
+    anew: bool = True
+    """Whether an `opencode run` begins a new session."""
+    registers: bool = False
+    """Whether this is OpenCode 2's background service, which writes its password to a file once it is listening."""
+    generation: int = 1
+    """2 for OpenCode 2; 1 for OpenCode 1, or if the generation is unknown."""
+    executable: tuple[int, int] | None = None
+    """Device and inode number of the process's program; None if the system does not report them."""
+    opened: str | None = None
+    """The session that the process was started with (`-s`); None if no session was given."""
+    connected: tuple[TcpAddress, ...] = ()
+    """Addresses on this machine that the process is connected to."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStatus:
+    """The status of one running OpenCode process: its generation, and whether the companion plugin is active in it.
+
+    `trouble` is the reason why its sessions cannot be moved; None if they can be moved.
+    """
+
+    pid: int | None
+    address: TcpAddress | UnixAddress | None
+    generation: int
+    plugin: bool
+    trouble: str | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Return the entry of the JSON contract."""
+        address = None if self.address is None else str(self.address)
+        known = {"pid": self.pid, "address": address, "generation": self.generation, "plugin": self.plugin}
+        return {**known, "trouble": self.trouble}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """The result of a search for endpoints. `open` contains one endpoint per process.
+
+    `troubles` contains messages for `ocwatch doctor`, for example about endpoints that need a password or hang.
+    `failing` is the number of endpoints that exist but do not respond correctly, `pending` the number of those whose
+    first response is awaited.
+
+    `second` contains further endpoints of the same processes. `opencode serve` 1.14.48 and 1.15.13 have two sets of
+    sessions: a session prompted through the port looks idle through the plugin's endpoint. With 1.18.33, both endpoints
+    show the same state.
+    """
+
+    open: tuple[Endpoint, ...]
+    troubles: tuple[str, ...] = ()
+    failing: int = 0
+    second: tuple[Endpoint, ...] = ()
+    statuses: tuple[EndpointStatus, ...] = ()
+    pending: int = 0
+    starting: bool = False
+    """Whether a recently started OpenCode process does not respond yet, so that another search is due soon."""
+    seen: int = 0
+    """Number of responses to probes so far; it changes with every response."""
+
+
+_Key = tuple[object, float, int]
+"""The identity of a candidate: its address and pid, the start time of its process (because a pid may be reused), and
+its generation.
+"""
+
+
+@dataclass(slots=True)
+class _Proof:
+    """The state of one candidate. A candidate that is not `proven` is probed next at `again` (monotonic seconds)."""
+
+    directory: str | None = None
+    proven: bool = False
+    asking: bool = False
+    awaited: bool = True
+    """Whether searches wait for the next response, because it is the first one, or because a session is known to run
+    there.
+    """
+    failures: int = 0
+    again: float = 0.0
+    trouble: str | None = None
+
+    def fail(self, now: float, trouble: str | None, forever: bool = False) -> None:
+        """Skip this endpoint for a while, longer after each failure, because its response was not that of OpenCode."""
+        pause = min(RETRY_PROBE * 2.0 ** min(self.failures, 10), MAX_RETRY_PROBE)
+        self.again = float("inf") if forever else now + pause
+        self.proven, self.awaited, self.trouble = False, False, trouble
+        self.failures += 1
+
+
+class EndpointFinder:
+    """Finds endpoints and keeps track of which are proven. A repeated search takes 27 µs per running process.
+
+    Each candidate is probed on its own thread, with one request at a time, so that a hanging endpoint does not delay
+    others.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        urls: Sequence[str] = (),
+        sockets: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        processes: Callable[[], Iterable[OpenCodeProcess]] | None = None,
+        elapsed: Callable[[], float] = time.monotonic,
+        state: Path | None = None,
+    ) -> None:
+        """`data` is OpenCode's data directory; `urls` contains the endpoints from the configuration.
+
+        `state` is OpenCode's state directory, where OpenCode 2 registers its service; `sockets` is the directory of the
+        companion plugin's `PID.sock` files. `environ` contains the password for endpoints whose process does not reveal
+        one. `elapsed` is the monotonic clock, in seconds, that determines when to probe again.
+        """
+        self._data, self._sockets = _real(data), sockets
+        self._urls = tuple(urls)
+        self._own_auth = basic_auth(os.environ if environ is None else environ)
+        self._processes, self._elapsed = processes or ProcessTable(), elapsed
+        self._scanning, self._news = threading.Lock(), threading.Condition()
+        self._scanned, self._changes, self._rescan = float("-inf"), 0, False
+        self._running: list[OpenCodeProcess] = []
+        self._candidates: list[tuple[Endpoint, _Key]] = []
+        self._misnamed: list[str] = []
+        self._proofs: dict[_Key, _Proof] = {}
+        self._state = state
+        self._newer: set[tuple[int, float]] = set()
+        """Processes, by pid and start time, that responded like OpenCode 2. Guarded by `_news`."""
+        self._runs: dict[tuple[int, float], RunClient] = {}
+
+    def set_urls(self, urls: Sequence[str]) -> None:
+        """Replace the endpoints from the configuration after the configuration was edited."""
+        self._urls = tuple(urls)
+
+    def find(self, patience: float = PROBE_LIMIT) -> Endpoints:
+        """Return all working endpoints of this user's OpenCode processes. Wait up to `patience` seconds for new
+        endpoints.
+        """
+        endpoints, end = self.known(), time.monotonic() + patience + SHARED
+        while True:
+            if self._rescan:
+                endpoints = self.known()
+            if not endpoints.pending or not self.wait(endpoints, end - time.monotonic()):
+                return endpoints
+            endpoints = self._found()
+
+    def known(self) -> Endpoints:
+        """Return the endpoints that have responded so far, and start the probes that are due. Does not wait for
+        responses. Thread-safe: simultaneous callers share one walk over the process table.
+        """
+        asked = self._elapsed()
+        with self._scanning:
+            if self._scanned < asked - SHARED or self._rescan:
+                self._rescan = False
+                self._scan()
+                self._scanned = self._elapsed()
+        return self._found()
+
+    def last(self) -> Endpoints:
+        """Return the result of the last walk over the process table, without a new walk, which takes 15 ms of
+        CPU time.
+        """
+        return self._found()
+
+    def current(self, endpoint: Endpoint) -> Endpoint | None:
+        """Return the up-to-date version of a proven endpoint, or None if the endpoint is not proven. Does not walk the
+        process table.
+        """
+        with self._news:
+            same = ((found, self._proofs[key]) for found, key in self._candidates if found.address == endpoint.address)
+            proven = next(((found, proof) for found, proof in same if proof.proven and found.pid == endpoint.pid), None)
+        if proven is None:
+            return None
+        found, proof = proven
+        rival = rival_in(self._sockets, found.pid) if found.pid is not None else None
+        return replace(found, directory=proof.directory, rival=rival)
+
+    def of_process(self, pid: int) -> Endpoint | None:
+        """Return a proven endpoint of this process, without a walk over the process table.
+
+        If the process has a plugin socket, only that one is returned: a session that is shown there is known to have
+        the plugin, which matters for its subagents.
+        """
+        with self._news:
+            proven = [
+                endpoint for endpoint, key in self._candidates if self._proofs[key].proven and endpoint.pid == pid
+            ]
+        of_plugin = next((endpoint for endpoint in proven if isinstance(endpoint.address, UnixAddress)), None)
+        if of_plugin is not None or any(path.stem == str(pid) for path in own_sockets(self._sockets)):
+            return of_plugin
+        return next(iter(proven), None)
+
+    def wait(self, endpoints: Endpoints, patience: float) -> bool:
+        """Wait up to `patience` seconds for a response that `endpoints` does not include. Return whether one
+        arrived.
+        """
+        with self._news:
+            return self._news.wait_for(lambda: self._changes != endpoints.seen, max(patience, 0.0))
+
+    def doubt(self, endpoint: Endpoint, fault: EndpointError) -> None:
+        """Skip a proven endpoint that has failed. It is probed again after a few seconds."""
+        with self._news:
+            for key, proof in self._proofs.items():
+                if key[0] == (endpoint.address, endpoint.pid) and proof.proven:
+                    proof.fail(self._elapsed(), _advice(endpoint, fault))
+            self._changed()
+
+    def hurry(self, endpoint: Endpoint) -> None:
+        """Probe this endpoint now, despite earlier failures, because a session is known to run there."""
+        self._hurry(lambda known: (known.address, known.pid) == (endpoint.address, endpoint.pid))
+
+    def hurry_process(self, pid: int | None, directory: str | None) -> None:
+        """Probe the endpoints of this process, and of those in this directory, now; a session is known to run there.
+
+        OpenCode does not answer for some seconds while it starts. Without this, a prompt that was limited within these
+        seconds waited for the next regular attempt (4 to 5 s on 1.18.33).
+        """
+        self._hurry(lambda known: (pid is not None and known.pid == pid) or known.directory == directory is not None)
+
+    def _hurry(self, wanted: Callable[[Endpoint], bool]) -> None:
+        with self._news:
+            for known, key in self._candidates:
+                proof = self._proofs[key]
+                if wanted(known) and not proof.proven and proof.again != float("inf"):
+                    proof.again, proof.awaited = 0.0, True
+            self._begin_probes()
+
+    def _scan(self) -> None:
+        """List the candidates and start the probes that are due."""
+        with self._news:
+            newer = frozenset(self._newer)
+        running = generations(
+            replace(process, generation=2) if (process.pid, process.created) in newer else process
+            for process in self._processes()
+            if process.data and _real(process.data) == self._data
+        )
+        served = [process for process in running if process.generation == 1]
+        servers = [process for process in running if process.generation == 2 and process.listeners]
+        self._remember_runs([process for process in running if process.generation == 2 and process.runs_once])
+        named = [endpoint_of_url(url, self._own_auth) for url in self._urls]
+        configured = [endpoint for endpoint in named if isinstance(endpoint, Endpoint)]
+        endpoints = [
+            *self._of_sockets(served), *self._of_processes(served), *self._of_servers(servers), *configured
+        ]  # fmt: skip
+        with self._news:
+            self._newer &= {(process.pid, process.created) for process in running}
+            self._running, self._misnamed = running, [trouble for trouble in named if isinstance(trouble, str)]
+            self._candidates = [(endpoint, _key(endpoint, running)) for endpoint in endpoints]
+            self._proofs = {key: self._proofs.get(key) or _Proof() for _, key in self._candidates}
+            self._begin_probes()
+
+    def _found(self) -> Endpoints:
+        with self._news:
+            known = [(endpoint, self._proofs[key]) for endpoint, key in self._candidates]
+            running, misnamed = self._running, self._misnamed
+            # The directory in OpenCode's response has priority over the process's: `opencode DIR` changes to it after
+            # its start.
+            found = [replace(endpoint, directory=proof.directory) for endpoint, proof in known if proof.proven]
+            failing = [proof.trouble for _, proof in known if proof.trouble and not proof.proven]
+            pending = sum(proof.awaited and not proof.proven for _, proof in known)
+            young = {process.pid: process for process in running if time.time() - process.created < START_GRACE}
+            unproven = {endpoint.pid for endpoint, proof in known if not proof.proven and proof.again < float("inf")}
+            registering = any(process.registers and self._auth_of(process) is None for process in young.values())
+            starting = registering or not unproven.isdisjoint(young)
+            seen = self._changes
+        first = _one_each(found, running)
+        second = tuple(endpoint for endpoint in found if endpoint not in first and endpoint.pid is not None)
+        statuses = (*(self._status(endpoint, running) for endpoint in first), *self._unserved(running, first))
+        return Endpoints(first, (*misnamed, *failing), len(failing), second, statuses, pending, starting, seen)
+
+    def _status(self, endpoint: Endpoint, running: Sequence[OpenCodeProcess]) -> EndpointStatus:
+        pid = endpoint.pid or next((process.pid for process in running if endpoint.address in process.listeners), None)
+        active = pid is not None and plugin_in(self._sockets, pid)
+        return EndpointStatus(pid, endpoint.address, endpoint.generation, active)
+
+    def _unserved(self, running: Sequence[OpenCodeProcess], reached: Sequence[Endpoint]) -> Iterator[EndpointStatus]:
+        """Yield the OpenCode 2 servers without a working endpoint. `ocwatch doctor` itself lists those of
+        OpenCode 1.
+        """
+        pids = {endpoint.pid for endpoint in reached}
+        for process in running:
+            if process.generation != 2 or not process.listeners or process.pid in pids:
+                continue
+            locked = self._auth_of(process) is None
+            # A service registers its password only when it is listening, and responds a moment later.
+            if time.time() - process.created > START_GRACE or (locked and not process.registers):
+                yield EndpointStatus(process.pid, process.listeners[0], 2, False, LOCKED if locked else SILENT)
+
+    def _remember_runs(self, processes: Sequence[OpenCodeProcess]) -> None:
+        """Remember each `opencode run` until RUNS_KEPT seconds after its end: the session of a failed run must not be
+        moved.
+        """
+        now = time.time()
+        alive = {(process.pid, process.created): process for process in processes}
+        for key, process in alive.items():
+            self._runs[key] = RunClient(process.directory, process.created, process.anew, None)
+        for key, run in list(self._runs.items()):
+            if key not in alive and run.ended is None:
+                self._runs[key] = replace(run, ended=now)
+            elif run.ended is not None and now - run.ended > RUNS_KEPT:
+                del self._runs[key]
+
+    # ---- candidates
+
+    def _of_servers(self, servers: Sequence[OpenCodeProcess]) -> Iterator[Endpoint]:
+        """Yield the endpoints of the OpenCode 2 servers whose password is known. The password is sent only to the
+        process that is listening.
+        """
+        runs = tuple(self._runs.values())
+        for process in servers:
+            auth = self._auth_of(process)
+            if auth is not None:
+                yield Endpoint(process.listeners[0], process.pid, None, auth, many=True, generation=2, runs=runs)
+
+    def _auth_of(self, process: OpenCodeProcess) -> str | None:
+        services = registered(self._state)[0] if self._state is not None else []
+        own = (each for each in services if each.pid == process.pid and each.address in process.listeners)
+        service = next(own, None)
+        return (service.auth if service else None) or process.auth
+
+    def _of_processes(self, served: Sequence[OpenCodeProcess]) -> Iterator[Endpoint]:
+        for process in served:
+            for address in process.listeners:
+                auth = process.auth or self._own_auth
+                yield self._endpoint(address, process, auth)
+
+    def _of_sockets(self, served: Sequence[OpenCodeProcess]) -> Iterator[Endpoint]:
+        by_pid = {process.pid: process for process in served}
+        for path in own_sockets(self._sockets):
+            process = by_pid.get(int(path.stem)) if path.stem.isdecimal() else None
+            if process is not None:  # the socket may belong to a dead process or to another home
+                yield self._endpoint(UnixAddress(str(path)), process, None)
+
+    def _endpoint(self, address: TcpAddress | UnixAddress, process: OpenCodeProcess, auth: str | None) -> Endpoint:
+        rival = rival_in(self._sockets, process.pid)
+        return Endpoint(
+            address, process.pid, process.directory, auth, process.serves_many, process.runs_once, rival,
+            opened=process.opened, launched=process.launched,
+        )  # fmt: skip
+
+    # ---- proof
+
+    def _begin_probes(self) -> None:
+        """Start the probes that are due, new candidates first. The caller holds `_news`."""
+        now = self._elapsed()
+        due = [(endpoint, key) for endpoint, key in self._candidates if _due(self._proofs[key], now)]
+        due.sort(key=lambda each: (not self._proofs[each[1]].awaited, self._proofs[each[1]].failures, -each[1][1]))
+        room = MAX_PROBES - sum(proof.asking for proof in self._proofs.values())
+        for endpoint, key in due[: max(room, 0)]:
+            proof = self._proofs[key]
+            proof.asking = True
+            threading.Thread(target=self._prove, args=(endpoint, proof), name="probe", daemon=True).start()
+
+    def _prove(self, endpoint: Endpoint, proof: _Proof) -> None:
+        """Probe whether OpenCode is listening here, and record the response. Other programs are ignored."""
+        limit = min(PROBE_LIMIT * 2.0 ** min(proof.failures, 10), MAX_PROBE_LIMIT)
+        try:
+            directory = None
+            if endpoint.generation == 2:
+                Routes(endpoint).about(limit)
+            else:
+                directory = Api(endpoint).path(limit).directory
+        except EndpointError as fault:
+            newer = endpoint.generation == 1 and fault.status in (401, 404) and answers_as_v2(endpoint)
+            forever = newer or fault.trouble is Trouble.GARBAGE or fault.status in (404, 405)
+            with self._news:
+                created = next((each.created for each in self._running if each.pid == endpoint.pid), None)
+                if newer and endpoint.pid is not None and created is not None:
+                    self._newer.add((endpoint.pid, created))
+                    self._rescan = True
+                proof.fail(self._elapsed(), None if forever else _advice(endpoint, fault), forever)
+        except Exception as fault:  # a bug in ocwatchd must not cause probes without pauses
+            with self._news:
+                proof.fail(self._elapsed(), f"{endpoint}: {fault!r}")
+        else:
+            with self._news:
+                proof.directory = directory or endpoint.directory
+                proof.proven, proof.failures, proof.trouble = True, 0, None
+        finally:
+            with self._news:
+                proof.asking = False
+                self._begin_probes()
+                self._changed()
+
+    def _changed(self) -> None:
+        self._changes += 1
+        self._news.notify_all()
+
+
+def _due(proof: _Proof, now: float) -> bool:
+    return not proof.proven and not proof.asking and proof.again <= now
+
+
+LOCKED = (
+    "it uses a generated password that ocwatchd cannot read: start it with OPENCODE_PASSWORD set, or use OpenCode's "
+    "background service"
+)
+SILENT = "it does not respond like OpenCode 2"
+START_GRACE = 60.0
+"""Maximum time, in seconds, that a server takes to start. It usually takes 3 to 4 s, and much longer on a loaded
+machine.
+"""
+GENERATION_LIMIT = 10.0
+"""Timeout, in seconds, of a search that must know the generation of every process; `--version` takes 0.3 to 0.7 s."""
+V2_LIMIT = 3.0
+"""Timeout, in seconds, of the request for the generation. The request is sent only to endpoints that have just
+responded.
+"""
+RUNS_KEPT = 3600.0
+"""Time, in seconds, for which an `opencode run` is remembered after its end."""
+
+
+def generations(processes: Iterable[OpenCodeProcess]) -> list[OpenCodeProcess]:
+    """Mark each process as OpenCode 2 that runs the same program as an OpenCode 2 process, or is connected to one."""
+    found = list(processes)
+    programs = {process.executable for process in found if process.generation == 2} - {None}
+    listeners = {address for process in found if process.generation == 2 for address in process.listeners}
+    return [
+        replace(process, generation=2)
+        if process.executable in programs or not listeners.isdisjoint(process.connected)
+        else process
+        for process in found
+    ]
+
+
+def answers_as_v2(endpoint: Endpoint) -> bool:
+    """Return whether OpenCode 2 is listening at an endpoint. OpenCode 2 reports its version and pid under /api; 1.18
+    responds to /api/health without a version. If a password is set, both respond with 401, and the program of the
+    process decides.
+    """
+    for route in ("/api/health", "/api/info"):
+        try:
+            answer = json.loads(exchange(endpoint, Request("GET", route), V2_LIMIT))
+        except EndpointError as fault:
+            if fault.status == 401:
+                return endpoint.pid is not None and _program_is_v2(endpoint.pid)
+        except (ValueError, RecursionError):
+            continue
+        else:
+            if isinstance(answer, dict) and isinstance(answer.get("version"), str) and "pid" in answer:
+                return True
+    return False
+
+
+def _program_is_v2(pid: int) -> bool:
+    """Return whether a process is running the program of OpenCode 2. `--version` is run once per file (0.3 to
+    0.7 s).
+    """
+    from ocwatchd.opencode.process.program import about_program  # lazy import: it uses this module
+
+    program = _executable(pid)
+    if program is None:
+        return False
+    if program not in _GENERATIONS:
+        try:
+            _GENERATIONS[program] = about_program(Path(f"/proc/{pid}/exe"), os.environ).generation
+        except OpenCodeUnreachable:
+            return False
+    return _GENERATIONS[program] == 2
+
+
+_GENERATIONS: dict[tuple[int, int], int] = {}
+
+
+def _one_each(found: Sequence[Endpoint], served: Iterable[OpenCodeProcess]) -> tuple[Endpoint, ...]:
+    """Return one endpoint per process, the first that was found. With two endpoints, everything would be done twice."""
+    owners: dict[object, int] = {address: process.pid for process in served for address in process.listeners}
+    kept: dict[object, Endpoint] = {}
+    for endpoint in found:
+        kept.setdefault(endpoint.pid or owners.get(endpoint.address, endpoint.address), endpoint)
+    return tuple(kept.values())
+
+
+def _advice(endpoint: Endpoint, fault: EndpointError) -> str | None:
+    if fault.status == 401 and endpoint.generation == 2:
+        return None  # `_unserved` reports this process
+    if fault.status == 401:
+        return f"{endpoint}: needs a password; set OPENCODE_SERVER_PASSWORD for ocwatchd as well"
+    return str(fault)
+
+
+def _key(endpoint: Endpoint, running: Iterable[OpenCodeProcess]) -> _Key:
+    created = next((process.created for process in running if process.pid == endpoint.pid), 0.0)
+    return (endpoint.address, endpoint.pid), created, endpoint.generation
+
+
+def basic_auth(environ: Mapping[str, str]) -> str | None:
+    """Return the Authorization value for a server that was started with this environment. Return None if no password is
+    set.
+    """
+    password = environ.get("OPENCODE_SERVER_PASSWORD", "")
+    user = environ.get("OPENCODE_SERVER_USERNAME", "") or _DEFAULT_USER
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode() if password else None
+
+
+def endpoint_of_url(url: str, own_auth: str | None) -> Endpoint | str:
+    """Return the endpoint for a configured URL, or an error message, without the password, if the URL cannot be
+    used.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or 80
+    except ValueError:
+        return "a configured endpoint is not an address; use the form http://127.0.0.1:4096"
+    if parts.scheme != "http":
+        return f"{parts.scheme}://{host}: only http:// addresses of OpenCode servers are supported"
+    if not _is_loopback(host):
+        return f"http://{host}:{port}: not on this machine (127.0.0.1, ::1 or localhost), so it is not used"
+    named = {
+        "OPENCODE_SERVER_PASSWORD": unquote(parts.password or ""),
+        "OPENCODE_SERVER_USERNAME": unquote(parts.username or ""),
+    }
+    return Endpoint(TcpAddress(host, port), auth=basic_auth(named) or own_auth, many=True)
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class ProcessTable:
+    """Lists the OpenCode processes of this user. Properties that cannot change are read once per process."""
+
+    def __init__(self) -> None:
+        """Start empty; the process table is read by the first call."""
+        self._known: dict[tuple[int, float], OpenCodeProcess] = {}
+
+    def __call__(self) -> list[OpenCodeProcess]:
+        """Return the OpenCode processes that are currently running."""
+        import psutil  # lazy import: a daemon that sees no OpenCode does not need it
+
+        gone = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, OSError)
+        found: dict[tuple[int, float], OpenCodeProcess] = {}
+        for process in psutil.process_iter(["name"]):
+            if _NAME not in (process.info["name"] or "").lower():
+                continue
+            try:
+                key = process.pid, process.create_time()
+                known = self._known.get(key) or _read(process)
+                if known is not None:
+                    found[key] = known
+            except gone:
+                # the process has ended, or the system denies access to it (macOS)
+                continue
+        sockets = sockets_of(pid for pid, _ in found)
+        self._known = {
+            key: replace(
+                known,
+                listeners=tuple(_on_loopback(sockets[key[0]].listening)),
+                connected=tuple(TcpAddress(*peer) for peer in sockets[key[0]].connected if _is_loopback(peer[0])),
+            )
+            for key, known in found.items()
+            if key[0] in sockets
+        }
+        return list(self._known.values())
+
+
+def _read(process: psutil.Process) -> OpenCodeProcess | None:
+    with process.oneshot():
+        if process.uids().real != os.getuid():
+            return None
+        environ, arguments = process.environ(), process.cmdline()[1:]
+        newer = process.name().lower().startswith(_V2_NAME) or _is_v2_server(arguments)
+        launched = launched_by(environ, process.pid)
+        return OpenCodeProcess(
+            pid=process.pid,
+            created=process.create_time(),
+            directory=process.cwd() or None,
+            data=opencode_data_of(environ),
+            auth=basic_auth(environ) or auth_in(environ),
+            serves_many=not _MANY_PROJECTS.isdisjoint(arguments[:2]),
+            # `oc-smart` itself moves the sessions that it has started, so they are treated like those of a `run`.
+            runs_once="run" in arguments[:2] or launched,
+            launched=launched,
+            anew=_CONTINUES.isdisjoint(word.partition("=")[0] for word in arguments),
+            registers="--service" in arguments,
+            opened=option(arguments, "-s", "--session"),
+            generation=2 if newer else 1,
+            executable=_executable(process.pid),
+        )
+
+
+def _executable(pid: int) -> tuple[int, int] | None:
+    """Return the device and inode number of a process's program. Return None on macOS, and for other programs such as
+    bun.
+
+    The path is not enough: after an in-place upgrade, a running OpenCode 1 process has the path that now belongs to
+    OpenCode 2.
+    """
+    link = f"/proc/{pid}/exe"
+    try:
+        about = os.stat(link)  # noqa: PTH116 (follows the link even to a file that was deleted)
+        return (about.st_dev, about.st_ino) if _NAME in os.readlink(link).rpartition("/")[2] else None  # noqa: PTH115
+    except OSError:
+        return None
+
+
+def _is_v2_server(arguments: Sequence[str]) -> bool:
+    """Return whether these are the arguments of an OpenCode 2 server. OpenCode 1's `serve` has neither of the
+    options.
+    """
+    return arguments[:1] == ["serve"] and not {"--service", "--stdio"}.isdisjoint(arguments)
+
+
+def _on_loopback(found: Iterable[tuple[str, int]]) -> Iterator[TcpAddress]:
+    for host, port in found:
+        if host in _EVERYWHERE:
+            yield TcpAddress(_EVERYWHERE[host], port)
+        elif _is_loopback(host):
+            yield TcpAddress(host, port)

@@ -1,0 +1,1 @@
+"""The companion plugin and its installation."""

@@ -1,0 +1,1 @@
+"""OpenCode's sessions: message stores, snapshots, names, and capabilities of models."""

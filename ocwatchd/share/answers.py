@@ -1,0 +1,67 @@
+"""Find answers of models that another machine has reported as limited, in OpenCode's message store.
+
+Running sessions are not moved because of a report, so an answer can show that the report is out of date. The store is a
+database of megabytes, so it is read only while a report applies, and only after OpenCode has written to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from ocwatchd.core.domain.types import ModelRef
+from ocwatchd.opencode.sessions.message_store import Answer
+
+PAUSE = 3.0
+"""Minimum interval, in seconds, between checks while OpenCode is writing; a check takes a few milliseconds."""
+LATER = 1.0
+"""Minimum time, in seconds, from the beginning of a limit to a request whose answer proves that the limit is over."""
+
+
+class Store(Protocol):
+    """The part of `SessionStore` that this module uses."""
+
+    def mark(self) -> float:
+        """Return the time of the last write to the store."""
+        ...
+
+    def answers(self, since: float) -> Iterable[Answer]:
+        """Return the answers that began at or after `since`, in epoch seconds."""
+        ...
+
+
+class Answers:
+    """Finds answers from models that were reported as limited, in one home."""
+
+    def __init__(self, store: Store) -> None:
+        """Store the arguments. Nothing is read before `of` is called."""
+        self._store = store
+        self._mark = self._looked = 0.0
+        self._asked: Mapping[ModelRef, float] = {}
+
+    def of(self, reported: Mapping[ModelRef, float], now: float) -> set[ModelRef]:
+        """Return the reported models that have answered a request that began after their limit.
+
+        `reported` maps each model or `provider/*` to the beginning of its limit, in epoch seconds.
+        """
+        if not reported or 0 <= now - self._looked < PAUSE:
+            return set()
+        self._looked, mark = now, self._store.mark()
+        if mark == self._mark and reported == self._asked:
+            return set()
+        self._mark, self._asked = mark, dict(reported)
+        found: set[ModelRef] = set()
+        for answer in self._store.answers(min(reported.values())):
+            model = answer.message.model
+            for key in () if model is None else (model, model.whole_provider):
+                if key in reported and _answered(answer, reported[key]):
+                    found.add(key)
+        return found
+
+
+def _answered(answer: Answer, since: float) -> bool:
+    """Return whether this is a successful answer to a request that began after `since`."""
+    message = answer.message
+    begun = message.created is not None and message.created > since + LATER
+    spent = message.tokens is not None and message.tokens.spent > 0
+    return begun and spent and message.completed is not None and message.error is None

@@ -1,0 +1,55 @@
+"""The interface of a transport, a server or a folder that carries records between machines, and its condition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ocwatchd.core.sharing.knowledge import ServerTime
+from ocwatchd.core.sharing.record import Record
+from ocwatchd.state.share_status import Link
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """The state of a transport, since when it lasts (epoch seconds), and the reason for a fault.
+
+    `others` is the number of other connected machines, and `nodes` are their labels, if known. `offset` is the server's
+    clock less ours, and `latency` the duration of a request, both in seconds.
+    """
+
+    state: str = Link.CONNECTING
+    since: float = 0.0
+    why: str = ""
+    others: int | None = None
+    nodes: tuple[str, ...] = ()
+    offset: float | None = None
+    latency: float | None = None
+
+
+class Transport(Protocol):
+    """Sends and receives records as lines. The methods do not block, and do not raise if the other side fails."""
+
+    place: str
+    """The address without a password, or the folder, for messages."""
+    kind: str
+    """`server` or `folder`."""
+
+    def start(self) -> None:
+        """Start the transport."""
+
+    def offer(self, records: Iterable[Record]) -> None:
+        """Send these records to the other machines, now or as soon as they can be reached."""
+
+    def take(self) -> list[bytes]:
+        """Return the lines received since the last call. They are not checked yet."""
+
+    def server_time(self) -> ServerTime | None:
+        """Return the clock that determines the times in records; None if it is not known yet."""
+
+    def condition(self) -> Condition:
+        """Return the current condition of the transport."""
+
+    def stop(self) -> None:
+        """Stop the transport within two seconds."""

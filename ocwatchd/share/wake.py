@@ -1,0 +1,102 @@
+"""Wait until a watched file is replaced or another thread asks for attention.
+
+Linux reports a replaced file through inotify; elsewhere the share process checks its files twenty times a second.
+`logs.watcher` is not used, because watchdog delays events after a rename by 500 ms, and our files are replaced by
+renaming.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import struct
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+_MOVED_TO, _CLOSE_WRITE = 0x80, 0x8
+_EVENT = struct.Struct("iIII")
+POLL = 0.05
+"""Seconds between checks on systems without inotify."""
+
+
+class Wake:
+    """A wait that ends early if a watched file was replaced or written, or if any thread called `wake`."""
+
+    def __init__(self, watched: Mapping[Path, frozenset[str] | None]) -> None:
+        """`watched` contains the directories, each with the names of the relevant files, or None for all files."""
+        self._watched = watched
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
+        self._inotify = _inotify()
+        self._open = tuple(end for end in (self._read, self._write, self._inotify) if end is not None)
+        self._names: dict[int, frozenset[str] | None] = {}
+        self.watch()
+
+    def watch(self) -> None:
+        """Watch the directories. Call this again from time to time, because directories can appear or be replaced."""
+        if self._inotify is None:
+            return
+        libc = ctypes.CDLL(None, use_errno=True)
+        for directory, names in self._watched.items():
+            number = libc.inotify_add_watch(self._inotify, os.fsencode(directory), _MOVED_TO | _CLOSE_WRITE)
+            if number >= 0:
+                self._names[number] = names
+
+    def wake(self) -> None:
+        """End the current wait or the next one."""
+        with contextlib.suppress(BlockingIOError):  # a full pipe also wakes the reader
+            if self._open:
+                os.write(self._write, b".")
+
+    def wait(self, seconds: float) -> None:
+        """Wait for an event, at most `seconds` seconds."""
+        deadline = time.monotonic() + seconds
+        sources = [self._read] if self._inotify is None else [self._read, self._inotify]
+        while (left := deadline - time.monotonic()) > 0:
+            patience = left if self._inotify is not None else min(left, POLL)
+            ready, _, _ = select.select(sources, (), (), patience)
+            if self._read in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._read, 4096)
+                return
+            if self._inotify is None or (self._inotify in ready and self._matters()):
+                return
+
+    def _matters(self) -> bool:
+        assert self._inotify is not None
+        try:
+            data = os.read(self._inotify, 65536)
+        except BlockingIOError:
+            return False
+        matters, at = False, 0
+        while at + _EVENT.size <= len(data):
+            number, mask, _, length = _EVENT.unpack_from(data, at)
+            name = data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0").decode(errors="replace")
+            at += _EVENT.size + length
+            names = self._names.get(number, frozenset())
+            matters |= bool(mask & (_MOVED_TO | _CLOSE_WRITE)) and (names is None or name in names)
+        return matters
+
+    def close(self) -> None:
+        """Close the descriptors. Further calls do nothing."""
+        descriptors, self._open = self._open, ()
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _inotify() -> int | None:
+    """Return an inotify descriptor; None if the system has no inotify or the user's instances are used up."""
+    if not sys.platform.startswith("linux"):
+        return None
+    number: int = ctypes.CDLL(None, use_errno=True).inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    return number if number >= 0 else None
+
+
+def _pipe() -> tuple[int, int]:
+    ends = os.pipe()
+    for end in ends:
+        os.set_blocking(end, False)
+    return ends

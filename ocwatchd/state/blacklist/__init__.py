@@ -1,0 +1,1 @@
+"""Read, query and write `blacklist.json`, the public list of cooldowns."""

@@ -1,0 +1,378 @@
+"""Read blacklist.json without a lock, and change it with `update`.
+
+`update` takes the lock, reads the file again, applies a function and writes the whole file, so that no change of
+another writer is lost. Unknown fields and unreadable entries are kept. A file that is not a blacklist at all is renamed
+to `blacklist.json.corrupt-TIME`.
+
+Readers accept everything that is written: an entry that they would reject is left out and reported, and the file stays
+below half of the size that they accept. Old entries are dropped only after the clock has run evenly for a while,
+because it may be wrong for a moment.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from ocwatchd.clock import rfc3339
+from ocwatchd.core.domain.cooldowns import STRIKE_WINDOW, Cooldown
+from ocwatchd.core.domain.names import NAME_CAP
+from ocwatchd.core.domain.types import LimitKind, ModelRef, ResetSource, Scope, Target
+from ocwatchd.state.blacklist.format import (
+    REASON_CAP,
+    STRIKES_CAP,
+    VERSION,
+    Contents,
+    Entry,
+    check_entry,
+    loads_in,
+    moment,
+    read_entries,
+)
+from ocwatchd.state.files import NotAFile, StateError, locked, sweep_leftovers, write_atomic
+from ocwatchd.state.safe_read import READ_CAP
+
+KNOWN_FIELDS = frozenset(
+    (
+        "kind",
+        "scope",
+        "since",
+        "until",
+        "strikes",
+        "reset_source",
+        "rule",
+        "reason",
+        "session",
+        "target",
+        "targets",
+        "doublings",
+    )
+)
+
+MAX_BYTES = READ_CAP // 2
+"""Maximum size in bytes of the written file. Readers accept twice as much; 2,000 entries with targets have 1 MB."""
+SETTLED = 60.0
+"""Seconds for which the clock must have run evenly before ended entries are dropped."""
+MAX_PAUSE = 3600.0
+"""Seconds between two writes after which it is unknown whether the clock has run evenly."""
+
+Cooldowns = dict[ModelRef, Cooldown]
+Signature = tuple[int, int, int]
+"""Inode, modification time in nanoseconds, and size of a file."""
+Change = Callable[[Cooldowns], Mapping[ModelRef, Cooldown]]
+_Word = TypeVar("_Word", bound=StrEnum)
+
+
+class NewerBlacklist(StateError):
+    """A newer version of ocwatchd wrote the file, so it is read but never overwritten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The content of the file at one moment. `problems` are sentences for the user; every write changes `signature`."""
+
+    cooldowns: Mapping[ModelRef, Cooldown]
+    problems: tuple[str, ...] = ()
+    moved_aside: Path | None = None
+    signature: Signature | None = None
+    loads: Mapping[str, float] = field(default_factory=dict)
+    """The load of each pool member by model, in sessions, as the daemon last wrote it."""
+    counted: object = None
+    """The field `counted`, unchecked (see `state.blacklist.counted`)."""
+    removed: tuple[str, ...] = ()
+    """Keys of unreadable entries that were removed."""
+    sound: bool = True
+    """False if the file is missing or damaged. A missing entry then does not mean that the model is free."""
+
+    def entries(self) -> tuple[Cooldown, ...]:
+        """Return all cooldowns, including ended ones that still count for strikes."""
+        return tuple(self.cooldowns.values())
+
+
+def signature(path: Path) -> Signature | None:
+    """Return a value that changes with every write of the file, at the cost of one stat; None if there is no file."""
+    try:
+        info = path.stat(follow_symlinks=False)
+    except OSError:
+        return None
+    return info.st_ino, info.st_mtime_ns, info.st_size
+
+
+def read(path: Path) -> Snapshot:
+    """Return the file's content. A missing or damaged file is read as empty; damage is reported in `problems`. Never
+    raises.
+    """
+    mark = signature(path)  # taken before reading, so that a write in between is seen as a change
+    found = read_entries(path)
+    counted = found.raw.get("counted")
+    sound = found.exists and found.problem is None
+    return Snapshot(
+        _cooldowns(found), _problems(path, found), signature=mark, loads=loads_in(found), counted=counted, sound=sound
+    )
+
+
+def update(
+    path: Path,
+    change: Change,
+    now: float,
+    fields: Mapping[str, object] | None = None,
+    counted: Mapping[str, object] | None = None,
+    *,
+    whole: bool = False,
+) -> Snapshot:
+    """Replace the cooldowns by `change(cooldowns)` under the lock, and return the new content of the file.
+
+    `change` gets a new dict, which it may modify and return. The file is only written if something has changed. Entries
+    that ended longer ago than the strike window are dropped if the clock has run evenly for a while. `fields` replaces
+    other fields of the file (see `fallback_data`). `counted` replaces the counted attempts (see `counted`), but is no
+    reason to write; None keeps them. `whole` also removes entries that cannot be read.
+
+    Raises: NewerBlacklist: A newer version wrote the file, which was not changed. StateError: The file cannot be read
+    or written, and was not changed.
+    """
+    try:
+        with locked(path):
+            besides: Mapping[str, object] = {} if counted is None else {"counted": dict(counted)}
+            return _update(path, change, now, fields or {}, besides, whole)
+    except OSError as error:
+        raise StateError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _update(
+    path: Path,
+    change: Change,
+    now: float,
+    fields: Mapping[str, object],
+    besides: Mapping[str, object],
+    whole: bool,
+) -> Snapshot:
+    sweep_leftovers(path)
+    found = read_entries(path)
+    if found.closed:  # the file may be intact, so it is not moved aside
+        raise StateError(f"{path} {found.problem}; check its owner and mode")
+    if found.version > VERSION:
+        raise NewerBlacklist(f"{path} has version {found.version}, newer than this ocwatchd supports: left unchanged")
+    aside = _move_aside(path, now) if found.problem else None
+    problems = _problems(path, found, aside)
+    before = _cooldowns(found)
+    steady = _steady_since(found.raw, now)
+    ripe = now - steady >= SETTLED
+    after = {ref: entry for ref, entry in change(dict(before)).items() if not (ripe and stale(entry, now))}
+    rows, refused = _rows(found, before, after, whole)
+    stamps = {"version": VERSION, "updated": rfc3339(now), "steady_since": rfc3339(steady)}
+    document = {**found.raw, **stamps, "models": rows, **fields, **besides}
+    if not found.exists or found.problem or any(document.get(k) != found.raw.get(k) for k in ("models", *fields)):
+        data, left_out = _fitting(document, now)
+        write_atomic(path, data)
+        refused += left_out
+    if refused:
+        problems += (f"{path}: {len(refused)} entries were not written ({'; '.join(refused[:3])})",)
+        after = {ref: entry for ref, entry in after.items() if str(ref) in rows}
+    removed = tuple(key for key in _raw_entries(found) if key not in found.entries and key not in rows)
+    return Snapshot(after, problems, aside, signature(path), loads_in(found), removed=removed)
+
+
+def stale(cooldown: Cooldown, now: float) -> bool:
+    """Return whether the entry ended longer ago than the strike window."""
+    return cooldown.until is not None and now >= cooldown.until + STRIKE_WINDOW
+
+
+def _steady_since(raw: Mapping[str, object], now: float) -> float:
+    """Return since when the clock has run evenly according to the file, in epoch seconds.
+
+    A clock can be years ahead for a moment (RTC, resumed virtual machine). Entries that then seem to have ended must
+    not be dropped.
+    """
+    updated, steady = _time_in(raw, "updated"), _time_in(raw, "steady_since")
+    if updated is None or not 0 <= now - updated <= MAX_PAUSE:
+        return now
+    return updated if steady is None or steady > updated else steady
+
+
+def _time_in(raw: Mapping[str, object], name: str) -> float | None:
+    try:
+        return moment(raw.get(name), name)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _rows(found: Contents, before: Cooldowns, after: Cooldowns, whole: bool) -> tuple[dict[str, object], list[str]]:
+    """Return the entries in their written form, and a phrase for each entry that readers would reject.
+
+    Rejected entries are left out, or keep their old form. Unchanged entries are kept verbatim, and so are unreadable
+    ones unless `whole` is True.
+    """
+    old = _raw_entries(found)
+    rows: dict[str, object] = {} if whole else {key: value for key, value in old.items() if key not in found.entries}
+    refused = []
+    for ref, cooldown in after.items():
+        key = str(ref)
+        if key in old and cooldown == before.get(ref):
+            rows[key] = old[key]
+            continue
+        try:
+            row = to_json(cooldown)
+            check_entry(key, row)
+        # on some systems, a time beyond the calendar is an OSError
+        except (ValueError, OverflowError, OSError) as error:
+            refused.append(f"{key[:NAME_CAP]!r}: {error}")
+            if key in found.entries:
+                rows[key] = old[key]
+        else:
+            rows[key] = row
+    return rows, refused
+
+
+def _fitting(document: dict[str, object], now: float) -> tuple[bytes, list[str]]:
+    """Return the file's content, cut down to at most `MAX_BYTES`, and a phrase for each entry that had to be left out.
+
+    Unknown fields are left out first, then unreadable entries, then the entries that end soonest.
+    """
+    data = _encode(document)
+    if len(data) <= MAX_BYTES:
+        return data, []
+    rows = document["models"]
+    assert isinstance(rows, dict)
+    own = ("version", "updated", "steady_since", "counted")
+    kept: dict[str, object] = {name: document[name] for name in own if name in document}
+    if len(_encode(kept)) > MAX_BYTES // 2:
+        del kept["counted"]
+    room = MAX_BYTES - len(_encode({**kept, "models": {}}))
+    chosen, left_out = {}, []
+    for key in sorted(rows, key=lambda key: _end_of_row(key, rows[key], now), reverse=True):
+        size = len(_row(key, rows[key])) + len("  ,\n")
+        if size <= room:
+            chosen[key] = rows[key]
+            room -= size
+        else:
+            left_out.append(f"{key[:NAME_CAP]!r}: the file would have more than {MAX_BYTES} bytes")
+    for key in [key for key in rows if key not in chosen]:
+        del rows[key]
+    return _encode({**kept, "models": rows}), left_out
+
+
+def _end_of_row(key: str, row: object, now: float) -> float:
+    try:
+        entry = check_entry(key, row)
+    except (ValueError, OverflowError):
+        return float("-inf")
+    return entry.end if entry.active(now) else entry.end - now
+
+
+def _encode(document: Mapping[str, object]) -> bytes:
+    """Return the document as bytes, with a line for each field and each entry, so that users can read it and `diff` it.
+
+    For 2,000 entries this takes 0.05 s; `json.dumps` with `indent` takes 1.5 s, because it uses the encoder written in
+    Python. The output is ASCII with escapes, because a lone surrogate from a hostile file cannot be written as UTF-8.
+    """
+    return ("{\n" + ",\n".join(map(_field, document, document.values())) + "\n}\n").encode()
+
+
+def _field(name: str, value: object) -> str:
+    if not isinstance(value, dict) or not value or not all(isinstance(row, dict | list) for row in value.values()):
+        return " " + _row(name, value)
+    rows = ",\n".join(f"  {_row(key, row)}" for key, row in value.items())
+    return f" {json.dumps(name)}: {{\n{rows}\n }}"
+
+
+def _row(key: str, row: object) -> str:
+    return f"{json.dumps(key)}: {json.dumps(row)}"
+
+
+def to_json(cooldown: Cooldown) -> dict[str, object]:
+    """Return the JSON value of one entry."""
+    target = cooldown.target
+    return {
+        **{key: value for key, value in cooldown.extra.items() if key not in KNOWN_FIELDS},
+        "kind": cooldown.kind.value,
+        "scope": cooldown.scope.value,
+        "since": rfc3339(cooldown.since),
+        "until": None if cooldown.until is None else rfc3339(cooldown.until),
+        "strikes": min(cooldown.strikes, STRIKES_CAP),
+        "reset_source": cooldown.reset_source.value,
+        "rule": cooldown.rule and cooldown.rule[:NAME_CAP],
+        "reason": cooldown.reason[:REASON_CAP],
+        "session": cooldown.session and cooldown.session[:NAME_CAP],
+        "target": None if target is None else _target(target),
+        **({"targets": _targets(cooldown)} if cooldown.targets else {}),
+        **({"doublings": min(cooldown.doublings, STRIKES_CAP)} if cooldown.doublings else {}),
+    }
+
+
+def _target(target: Target) -> dict[str, object]:
+    pool = {"pool": target.pool} if target.pool else {}
+    return {"model": str(target.model), "agent": target.agent, **pool}
+
+
+def _targets(cooldown: Cooldown) -> dict[str, object]:
+    return {str(model): _target(target) for model, target in cooldown.targets.items()}
+
+
+def _raw_entries(found: Contents) -> Mapping[str, object]:
+    models = found.raw.get("models")
+    return models if isinstance(models, dict) else {}
+
+
+def _cooldowns(found: Contents) -> Cooldowns:
+    raw = _raw_entries(found)
+    return {ModelRef.parse(key): _cooldown(key, entry, raw[key]) for key, entry in found.entries.items()}
+
+
+def _cooldown(key: str, entry: Entry, raw: object) -> Cooldown:
+    """Return an entry as a `Cooldown`. Unknown values get a safe default; the file keeps the original value."""
+    return Cooldown(
+        model=ModelRef.parse(key),
+        kind=_known(LimitKind, entry.kind, LimitKind.RATE_LIMIT),
+        scope=_known(Scope, entry.scope, Scope.MODEL),
+        since=entry.since,
+        until=entry.until,
+        strikes=entry.strikes,
+        reset_source=_known(ResetSource, entry.reset_source, ResetSource.MANUAL),
+        rule=entry.rule,
+        reason=entry.reason,
+        session=entry.session,
+        target=Target(ModelRef.parse(entry.target[0]), entry.target[1], entry.pool) if entry.target else None,
+        doublings=entry.doublings,
+        targets={
+            ModelRef.parse(model): Target(ModelRef.parse(target), agent, pool)
+            for model, (target, agent, pool) in entry.targets.items()
+        },
+        extra={k: v for k, v in raw.items() if k not in KNOWN_FIELDS} if isinstance(raw, dict) else {},
+    )
+
+
+def _known(words: type[_Word], word: str, default: _Word) -> _Word:
+    return words(word) if word in set(words) else default
+
+
+def _problems(path: Path, found: Contents, aside: Path | None = None) -> tuple[str, ...]:
+    problems = []
+    if found.closed:
+        problems.append(f"{path} {found.problem}; until that is fixed, cooldowns are ignored")
+    elif found.problem:
+        kept = f"; kept as {aside.name}" if aside else "; treated as empty"
+        problems.append(f"{path} is damaged: {found.problem}{kept}")
+    if found.skipped:
+        problems.append(f"{path}: {len(found.skipped)} invalid entries skipped ({'; '.join(found.skipped[:3])})")
+    if found.version > VERSION:
+        problems.append(f"{path} was written by a newer ocwatchd (version {found.version}): read, not changed")
+    return tuple(problems)
+
+
+def _move_aside(path: Path, now: float) -> Path:
+    """Rename the damaged file to an unused name, and return the new path."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    names = (
+        path.with_name(f"{path.name}.corrupt-{stamp}{suffix}") for suffix in ("", *(f"-{n}" for n in range(1, 1000)))
+    )
+    aside = next((name for name in names if not name.is_symlink() and not name.exists()), None)
+    if aside is None:
+        raise NotAFile(
+            f"{path} is damaged, and there are already a thousand damaged copies beside it: remove some of them first"
+        )
+    return path.rename(aside)

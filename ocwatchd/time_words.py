@@ -1,0 +1,71 @@
+"""Format times and durations for people. JSON contains RFC 3339 times instead (`clock.rfc3339`).
+
+This module imports only `time`, because `oc-smart` and the commands that scripts call often use it.
+"""
+
+from __future__ import annotations
+
+import time
+
+_WEEK = 6 * 86400.0
+"""Maximum distance, in seconds, at which a weekday alone is unambiguous."""
+
+
+def clock(epoch: float | None, now: float) -> str:
+    """Return the shortest unambiguous local time: `14:20`, `Tue 14:20` within a week, `24 Dec 14:20`, `2027-01-03`; `-`
+    for None, `far off` beyond the calendar.
+    """
+    if epoch is None:
+        return "-"
+    return _local(epoch, now, "%H:%M", "%Y-%m-%d")
+
+
+def stamp(epoch: float, now: float) -> str:
+    """Return the local time with seconds, and with the date unless it is today: `14:20:05`, `Tue 14:20:05`, `24 Dec
+    14:20:05`, `2027-01-03 14:20:05`.
+
+    For events that may follow each other within a minute.
+    """
+    return _local(epoch, now, "%H:%M:%S", "%Y-%m-%d %H:%M:%S")
+
+
+def when(epoch: float | None, now: float) -> str:
+    """Return the local time and its distance from `now`: `14:20 (in 3m 20s)`, `Tue 14:20 (2d 3h ago)`."""
+    shown = clock(epoch, now)
+    if epoch is None or shown == "far off":
+        return shown
+    return f"{shown} (in {span(epoch - now)})" if epoch > now else f"{shown} ({span(now - epoch)} ago)"
+
+
+def span(seconds: float | None) -> str:
+    """Return a duration in its two largest units, rounded up to whole seconds: `45s`, `3m 20s`, `2h 5m`, `3d 4h`."""
+    if seconds is None:
+        return "-"
+    whole = -int(-max(seconds, 0) // 1)
+    for unit, size, below, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size}{unit} {rest}{below}" if rest else f"{whole // size}{unit}"
+    return f"{whole}s"
+
+
+def about(seconds: float) -> str:
+    """Return an estimated duration, rounded to minutes from one minute on: `about 45s`, `about 58m`, `about 2h 5m`."""
+    return f"about {span(round(seconds / 60) * 60 if seconds >= 60 else round(seconds))}"
+
+
+def exactly(seconds: float) -> str:
+    """Return a measured duration, with tenths below a minute: `0.8s`, `45.2s`, `3m 20s`."""
+    return f"{seconds:.1f}s" if seconds < 59.95 else span(seconds)
+
+
+def _local(epoch: float, now: float, of_day: str, of_other_year: str) -> str:
+    try:
+        moment, today = time.localtime(epoch), time.localtime(now)
+    except (OverflowError, ValueError, OSError):
+        return "far off"
+    if moment[:3] == today[:3]:
+        return time.strftime(of_day, moment)
+    if abs(epoch - now) < _WEEK:
+        return time.strftime(f"%a {of_day}", moment)
+    return time.strftime(f"%d %b {of_day}" if moment[0] == today[0] else of_other_year, moment)

@@ -1,0 +1,164 @@
+"""Tests of answers that never begin or stop in the middle: run again on the same model, then on the fallback."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.daemon import Daemon, epoch, settle
+from tests.support.opencode import MIDDLE, NEWEST, Home, Serve
+from tests.support.processes import wait_until
+from tests.support.provider import Cut, Hang, Provider, Request, Shape, Stall, after_tool, bash, ok, slow, tool
+
+pytestmark = pytest.mark.e2e
+
+PRIMARY, FALLBACK = "mock/primary", "mock2/fallback"
+AFTER = 4.0
+"""Seconds of silence after which an answer has stalled in these tests."""
+SETTINGS = {"after": AFTER * 1000}
+PROMPT = "Say something that lasts"
+
+
+def wait_rescued(provider: Provider, model: str, number: int, since: float) -> Request:
+    """Wait for a request, and print how long it took."""
+    found = provider.wait_for(lambda seen: sum(r.model == model for r in seen) >= number, timeout=60)
+    request = [r for r in found if r.model == model][number - 1]
+    print(f"{model} was asked {request.wall - since:.2f} s after the request that stalled")
+    return request
+
+
+@pytest.mark.parametrize(
+    ("version", "shape"),
+    [*((NEWEST, shape) for shape in Shape), *((MIDDLE, shape) for shape in (Shape.NO_HEADERS, Shape.TEXT, Shape.CALL))],
+)
+def test_a_stalled_answer_is_asked_for_again_and_then_elsewhere(
+    version: str, shape: Shape, home: Home, provider: Provider
+) -> None:
+    provider.script(PRIMARY, Stall(shape))
+    provider.script(FALLBACK, ok("answered elsewhere"))
+    with Daemon(home, stall=SETTINGS) as daemon, Serve(version, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, PROMPT, model=PRIMARY)
+        (first,) = provider.wait_for(lambda seen: len(seen) == 1)
+        second = wait_rescued(provider, PRIMARY, 2, first.wall)
+        third = wait_rescued(provider, FALLBACK, 1, second.wall)
+        serve.wait_answer(session, "answered elsewhere")
+        assert [r.count(PROMPT) for r in (first, second, third)] == [1, 1, 1]
+        assert len(serve.user_messages(session)) == 1
+        assert third.body["messages"][-1]["role"] == "user", "half an answer is not continued"
+        wait_until(lambda: len(daemon.journal("moved")) == 2, why="the end of the second move")
+        entry = daemon.wait_cooldown(PRIMARY)
+        assert (entry["strikes"], epoch(entry["until"]) - epoch(entry["since"])) == (0, 60.0)
+        settle(AFTER * 1.5)
+        assert len(provider.requests()) == 3, "nothing more is asked"
+        assert "has sent nothing for" in daemon.ocwatch("explain").stdout
+
+
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_a_second_try_that_answers_ends_it(version: str, home: Home, provider: Provider) -> None:
+    provider.script(PRIMARY, Stall(Shape.TEXT), ok("the second time"))
+    with Daemon(home, stall=SETTINGS) as daemon, Serve(version, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, PROMPT, model=PRIMARY)
+        serve.wait_answer(session, "the second time", timeout=30)
+        assert len(serve.user_messages(session)) == 1
+        assert provider.requests(FALLBACK) == []
+        assert daemon.cooldown(PRIMARY) is None
+        daemon.wait_journal("moved")
+
+
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_a_tool_that_takes_longer_than_that_is_no_stall_and_survives_one(
+    version: str, home: Home, provider: Provider
+) -> None:
+    done = home.root / "runs"
+    provider.script(PRIMARY, after_tool(bash(f"sleep {2.5 * AFTER:.0f}; echo run >> {done}"), Stall(Shape.TEXT)))
+    provider.script(FALLBACK, ok("went on elsewhere"))
+    with Daemon(home, stall={**SETTINGS, "retrySame": 0}) as daemon, Serve(version, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, PROMPT, model=PRIMARY)
+        serve.wait_answer(session, "went on elsewhere", timeout=60)
+        assert done.read_text() == "run\n", "the finished call is not run again"
+        (asked,) = provider.requests(FALLBACK)
+        assert asked.tool_results
+        assert asked.count(PROMPT) == 1
+        assert len(daemon.journal("claim")) == 1
+
+
+def test_a_slow_answer_is_left_alone(home: Home, provider: Provider) -> None:
+    """The first prompt is only for OpenCode, which may need longer than that until it sends its very first request."""
+    provider.script(PRIMARY, ok("ready"), slow("word after word after word ", 4 * AFTER, pieces=8))
+    with Daemon(home, stall=SETTINGS) as daemon, Serve(NEWEST, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, "Get ready", model=PRIMARY)
+        serve.wait_answer(session, "ready")
+        serve.wait_status(session, "idle")
+        before = len(daemon.journal("stalled"))
+        serve.prompt_async(session, PROMPT, model=PRIMARY)
+        serve.wait_answer(session, "word after word after word ", timeout=60)
+        serve.wait_status(session, "idle")
+        assert len(daemon.journal("stalled")) == before
+
+
+def test_it_can_be_switched_off(home: Home, provider: Provider) -> None:
+    provider.script(PRIMARY, Hang())
+    with Daemon(home, stall={"after": False}) as daemon, Serve(NEWEST, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, PROMPT, model=PRIMARY)
+        provider.wait_for(lambda seen: len(seen) == 1)
+        settle(2 * AFTER)
+        assert serve.status()[session]["type"] == "busy"
+        assert daemon.journal("stalled") == []
+
+
+def test_an_answer_that_stalled_before_the_daemon_began_is_rescued(home: Home, provider: Provider) -> None:
+    provider.script(PRIMARY, Stall(Shape.TEXT), ok("after all"))
+    with Serve(NEWEST, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, PROMPT, model=PRIMARY)
+        provider.wait_for(lambda seen: len(seen) == 1)
+        settle(1)
+        with Daemon(home, stall=SETTINGS):
+            serve.wait_answer(session, "after all", timeout=40)
+
+
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_a_stalled_subagent_has_the_session_that_waits_for_it_run_again(
+    version: str, home: Home, provider: Provider
+) -> None:
+    call = tool("task", description="Look around", prompt="SUBTASK: find the callers", subagent_type="general")
+
+    def primary(request: Request) -> object:
+        return Stall(Shape.TEXT) if request.prompt.startswith("SUBTASK") else call
+
+    provider.script(PRIMARY, primary)
+    provider.script(FALLBACK, ok("done without help"))
+    with Daemon(home, stall={**SETTINGS, "retrySame": 0}) as daemon, Serve(version, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, PROMPT, model=PRIMARY)
+        serve.wait_answer(session, "done without help", timeout=60)
+        assert [r.count(PROMPT) for r in provider.requests(FALLBACK)] == [1]
+        assert len(serve.user_messages(session)) == 1
+        assert len(daemon.wait_journal("moved")) == 1
+
+
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+@pytest.mark.parametrize("reset", [False, True], ids=["no finish reason", "connection reset"])
+def test_answers_that_are_cut_off_again_and_again_are_left_for_the_fallback(
+    reset: bool, version: str, home: Home, provider: Provider
+) -> None:
+    provider.script(PRIMARY, ok("ready"), Cut(reset=reset))
+    provider.script(FALLBACK, ok("answered elsewhere"))
+    with Daemon(home) as daemon, Serve(version, home) as serve:
+        session = serve.create_session()
+        serve.prompt_async(session, "Get ready", model=PRIMARY)
+        serve.wait_answer(session, "ready")
+        wait_until(lambda: daemon.heartbeat().get("endpoints"), why="the daemon to find the endpoint")
+        settle(2)  # in which it begins to follow the events
+        serve.prompt_async(session, PROMPT, model=PRIMARY)
+        serve.wait_answer(session, "answered elsewhere", timeout=90)
+        print(f"{PRIMARY} was asked {len(provider.requests(PRIMARY)) - 1} times")
+        (asked,) = provider.requests(FALLBACK)
+        assert asked.count(PROMPT) == 1
+        assert "It is half" not in str(asked.body["messages"])
+        assert len(serve.user_messages(session)) == 2
+        assert daemon.wait_cooldown(PRIMARY)["strikes"] == 0

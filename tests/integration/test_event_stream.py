@@ -1,0 +1,95 @@
+"""Tests of empty answers in OpenCode's event stream, which no other source reports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ocwatchd.core.domain.snapshot import Endpoint, TcpAddress
+from ocwatchd.opencode.client.event_stream import EMPTY_WITHIN, EmptyAnswers
+from ocwatchd.opencode.client.session_events import SessionEvents, Signal
+from ocwatchd.opencode.client.v1.responses import RetryStatus, Session
+from ocwatchd.opencode.client.v1.routes import Api
+from ocwatchd.opencode.sessions.messages import Message, message_of
+from ocwatchd.opencode.sessions.snapshots import snapshot_of
+
+DOOR = Endpoint(TcpAddress("127.0.0.1", 9), 7)
+SESSION = Session("ses_1", "/p", None, "1.18.33")
+
+
+def updated(number: int, session: str = "ses_1", finish: str | None = "unknown", **more: Any) -> dict[str, Any]:
+    info = {"id": f"msg_{number}", "sessionID": session, "role": "assistant", "finish": finish, "parentID": "msg_0"}
+    info |= {"time": {"created": 1000, "completed": 1001}, "providerID": "p", "modelID": "a"} | more
+    return {"type": "message.updated", "properties": {"sessionID": session, "info": info}}
+
+
+def test_several_answers_without_anything_are_told_once_each_from_the_third_on() -> None:
+    empty = EmptyAnswers()
+    told = [empty.count(updated(number), number / 10) for number in (1, 1, 2, 2, 3, 3, 4)]
+    assert told == [None, None, None, None, "ses_1", None, "ses_1"]
+
+
+def test_sessions_are_counted_apart_and_what_is_long_ago_no_more() -> None:
+    empty = EmptyAnswers()
+    assert [empty.count(updated(number, f"ses_{number % 2}"), 0.0) for number in range(4)] == [None] * 4
+    late = [empty.count(updated(number, "ses_9"), number * EMPTY_WITHIN) for number in range(4)]
+    assert late == [None] * 4
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        updated(1, finish="stop"),
+        updated(1, finish=None),
+        updated(1, time={"created": 1000}),
+        updated(1, error={"name": "APIError"}),
+        updated(1, tokens={"input": 5, "output": 3}),
+        updated(1) | {"type": "message.removed"},
+        {"type": "message.updated"},
+        {"type": "message.updated", "properties": {"info": []}},
+    ],
+)
+def test_an_answer_that_may_hold_something_is_not_counted(event: dict[str, Any]) -> None:
+    empty = EmptyAnswers()
+    for number in range(9):
+        info = event.get("properties", {}).get("info") or {}
+        named = {**event, "properties": {"info": {**info, "id": f"msg_{number}"}}} if info else event
+        assert empty.count(named, 0.0) is None
+
+
+def message(number: int, model: str = "a", finish: str | None = "unknown", parts: tuple[str, ...] = ()) -> Message:
+    event = updated(number, finish=finish, modelID=model, time={"created": 1, **({"completed": 2} if finish else {})})
+    kinds = ("step-start", *parts, "step-finish") if finish else ()
+    read = message_of(event["properties"]["info"], [{"type": kind, "text": ""} for kind in kinds])
+    assert read is not None
+    return read
+
+
+@pytest.mark.parametrize(
+    ("answers", "steps"),
+    [
+        ((), 0),
+        ((message(1), message(2), message(3)), 3),
+        ((message(1), message(2), message(3, finish=None)), 2),
+        ((message(1), message(2, parts=("text",)), message(3)), 1),
+        ((message(1), message(2), message(3, "b", finish=None)), 0),
+        ((message(1), message(2, finish="tool-calls", parts=("tool",)), message(3, finish=None)), 0),
+    ],
+)
+def test_a_snapshot_counts_the_empty_answers_at_the_end(answers: tuple[Message, ...], steps: int) -> None:
+    prompt = Message("msg_0", "user")
+    shown = snapshot_of(DOOR, SESSION, RetryStatus("busy"), [prompt, *answers], False, 0.0)
+    assert shown.empty_steps == steps
+
+
+def test_the_end_of_an_empty_answer_is_not_taken_for_the_end_of_what_we_stop() -> None:
+    """Otherwise the end of the abort looks like a stop by the user, whose endless loop would continue."""
+    events = SessionEvents(Api(DOOR), SESSION)
+    events.trace.abort("msg_1")
+    for event in (updated(1), updated(2)):
+        events.see(event)
+    events.trace.see(Signal.IDLE)
+    assert not events.trace.over
+    events.see(updated(1, finish=None, error={"name": "MessageAbortedError"}))
+    assert events.trace.closed
