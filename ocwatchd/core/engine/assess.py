@@ -2,7 +2,7 @@
 log.
 
 A retry status alone proves nothing, because OpenCode 1.18.14 and later retry a 400 that merely quotes a limit. A
-Retry-After that OpenCode honours does prove a limit: the time of the next attempt then does not fit OpenCode's own
+Retry-After that OpenCode honors does prove a limit: the time of the next attempt then does not fit OpenCode's own
 backoff.
 """
 
@@ -118,7 +118,7 @@ def judge(
     """Return the refused attempt that the endpoint shows, as an event; None if there is no such attempt.
 
     The verdict is SURE if the message, or the status that the plugin saw, proves a limit. The verdict is also SURE if
-    the message names no other cause and OpenCode honours a Retry-After: either a time in the future (`reported`), or a
+    the message names no other cause and OpenCode honors a Retry-After: either a time in the future (`reported`), or a
     time in the past, because of which OpenCode retries without a pause (`looping`).
     """
     if snapshot.state is SessionState.ERROR and snapshot.last_error is not None:
@@ -170,7 +170,7 @@ def verdict_of(facts: ErrorDetails, rules: RuleSet) -> Verdict:
 
 
 def _honoured(verdict: Verdict, reported: Hint | None, looping: bool = False) -> Verdict:
-    """Turn an inconclusive verdict into a certain limit if OpenCode is waiting for a time that the provider reported
+    """Turn an inconclusive verdict into a proven limit if OpenCode is waiting for a time that the provider reported
     (`reported`).
 
     OpenCode's retries without a pause (`looping`) also prove a limit: the time that the provider reported has then
@@ -218,12 +218,13 @@ JUST_AFTER = 0.001
 FRESH = 60.0
 """Maximum age, in seconds, of a failed turn whose session is still moved."""
 MAX_DOUBTFUL = 500
-"""Maximum number of different messages of doubtful retries that one run of the daemon writes to the journal."""
+"""Maximum number of different messages of inconclusive retries that one run of the daemon writes to the journal."""
 
 
 FROZEN_WAIT, FROZEN_ATTEMPTS = 600.0, 8
-"""Minimum wait, in seconds, and minimum number of attempts in a row, of OpenCode's own retry about which the user is
-notified: up to 1.3, OpenCode retries a refused connection indefinitely, and all versions obey a Retry-After of weeks.
+"""The user is notified if OpenCode's own retry waits longer than the first value, in seconds, or if its number of
+consecutive attempts reaches the second. Versions up to 1.3 retry a refused connection indefinitely, and all versions
+obey a Retry-After of weeks.
 """
 
 
@@ -400,8 +401,8 @@ class Assessor:
         return effects + self._decider.decide(tracked, snapshot, entry, now)
 
     def _wait_for_evidence(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> list[Effect]:
-        """Check again after the next attempt, because the message proves nothing; journal it so that a rule can be
-        written.
+        """Check again after the next attempt, because the message proves nothing. Journal the message so that a rule
+        can be written for it.
         """
         tracked.finish("")
         if snapshot.state is not SessionState.RETRY:

@@ -35,8 +35,8 @@ class CooldownChanges:
         self._lately: dict[tuple[ModelRef | None, str | None], tuple[float, ...]] = {}
 
     def enter(self, event: LimitEvent, live: bool, now: float) -> list[Effect]:
-        """Record a certain limit. An old limit that is already over is not written to the blacklist, and only the first
-        few of a rapid series of limits are journalled.
+        """Record a proven limit. An old limit that is already over is not written to the blacklist, and only the first
+        few of a rapid series of limits are journaled.
         """
         if event.ref is None:
             return []
@@ -73,8 +73,8 @@ class CooldownChanges:
     def aim_anew(self, now: float) -> list[Effect]:
         """Choose new targets for all cooldowns after the chains have been edited.
 
-        A provider's cooldown took its target from the refused model's chain, and it is no longer known which model that
-        was. If the provider has no chain of its own, the target does not change.
+        A provider's cooldown took its target from the refused model's chain, but that model is no longer known. If the
+        provider itself has no chain, the target does not change.
         """
         entries = self._targets(now).keep([entry.model for entry in self._context.ledger.entries()])
         return [SaveBlacklist(changed=tuple(entries))] if entries else []
@@ -86,7 +86,7 @@ class CooldownChanges:
             return []
         pause = len(ledger.entries()) / TARGETS_PER_SECOND
         if pause > 1.0 and 0 <= now - self._kept < pause:
-            return []  # thousands of cooldowns may end one after the other
+            return []  # thousands of cooldowns may end in quick succession
         self._kept = now
         entries = self._targets(now).keep()
         self._seen, self._next_end = ledger.changes, ledger.next_end(now)
@@ -105,15 +105,15 @@ class CooldownChanges:
         return [SaveBlacklist(changed=changed)] if changed else []
 
     def settle(self, now: float) -> list[Effect]:
-        """Let cooldowns that begin in the future begin now: they were recorded while the clock was wrong."""
+        """Set cooldowns that begin in the future to begin now, because they were recorded while the clock was wrong."""
         changed = self._context.ledger.settle(now)
         return [SaveBlacklist(changed=changed)] if changed else []
 
     def refine(
         self, session: str, model: ModelRef, hint: Hint | None, now: float, kind: LimitKind | None = None
     ) -> list[Effect]:
-        """Set the exact reset time of a limit that was already recorded. `kind` is the kind of limit that the time
-        belongs to.
+        """Set the exact reset time of a limit that was already recorded. `kind` is the kind of the limit to which the
+        time applies.
         """
         entry = self._context.ledger.refine(model, hint.until, hint.reset_source, now, kind) if hint else None
         return [SaveBlacklist(changed=(entry,)), notes.refined(session, entry, hint.source)] if entry and hint else []

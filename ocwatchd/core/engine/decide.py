@@ -1,10 +1,10 @@
 """Decide what to do with a limited turn: wait, leave it, move it, or give up until a model is available.
 
-The module is long because the decisions about a limited turn exclude each other, which can be seen only if they are
-side by side. A move is claimed before it is made.
+The module is long because the decisions about a limited turn are mutually exclusive, and keeping them side by side
+makes that visible. A move is claimed before it is made.
 
-Whether to wait and where to move are pure functions of the known state. A probe that does not show the session is
-repeated, soon at first, and journalled, because a silent daemon would look inactive.
+The decisions whether to wait and where to move are pure functions of the known state. If a probe does not show the
+session, the probe is journaled and repeated, soon at first, because a daemon that reports nothing would look inactive.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def worth_waiting(
 
 
 RECHECK = 3.0
-"""Time, in seconds, between OpenCode's own next attempt and the check of its outcome; doubled for as long as the turn
-is still running.
+"""Time, in seconds, from OpenCode's own next attempt to the check of its result. It doubles after each check while the
+turn is still running.
 """
 ENDING = 0.3
-"""Time, in seconds, that OpenCode needs to end a turn after its answer has failed: 1.18.33 took up to 0.1 s with twelve
-sessions at the same time.
+"""Time, in seconds, allowed for OpenCode to end a turn after its answer has failed. Measured on 1.18.33 with twelve
+simultaneous sessions: up to 0.1 s.
 """
 BACKGROUND_RECHECK = 2.0
 """Interval, in seconds, between probes of a limited session whose subagents are working in the background: no event
@@ -103,10 +103,10 @@ class Decider:
         self._run_again: set[tuple[str, str | None]] = set()
         """Prompts (session, user message) that were run again because of a limited subagent."""
         self._parents: dict[str, SessionSnapshot] = {}
-        """Sessions that are waiting for a subagent, as last seen."""
+        """The latest snapshot of each session that is waiting for a subagent."""
 
     def see_parents(self, snapshots: Iterable[SessionSnapshot]) -> None:
-        """Record which sessions are waiting for a subagent, as OpenCode shows them now."""
+        """Record the current snapshots of the sessions that are waiting for a subagent."""
         self._parents = {snapshot.session: snapshot for snapshot in snapshots}
 
     def forget_exhausted(self, now: float | None = None) -> None:
@@ -242,7 +242,7 @@ class Decider:
         """Handle a fallback that failed after the session was moved to it: use the next fallback, or return to the
         origin.
 
-        The list is empty if the session was not put on this model in place of another one.
+        The list is empty if the session does not use this model as a fallback.
         """
         model, origin = snapshot.model, self._put_here_from(tracked, snapshot, now)
         if model is None or origin is None or self._context.policy.mode is not Mode.AUTO:
@@ -256,7 +256,7 @@ class Decider:
         return [note, *self.move(tracked, snapshot, f"the model failed in this session: {words}", now)]
 
     def unanswered(self, tracked: TrackedSession, snapshot: SessionSnapshot, words: str, now: float) -> list[Effect]:
-        """Move the session away from a model that sends no answer, one fallback after another. No limit is known."""
+        """Move the session from a model that sends no answer to the next fallback. No limit of the model is known."""
         model = snapshot.model
         if model is None or self._context.policy.mode is not Mode.AUTO:
             return self._tell_unanswered(tracked, snapshot, words, now)
@@ -270,8 +270,8 @@ class Decider:
     def answered_by_page(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, words: str, now: float
     ) -> list[Effect]:
-        """Leave the session on its model, because the web page that responds in place of the provider would also
-        respond for every other model.
+        """Leave the session on its model, because a web page responds in place of the provider. The page would also
+        replace the responses of every other model.
         """
         return self._tell_unanswered(
             tracked, snapshot, f"{words}; they come from a web page in place of the provider", now
@@ -288,8 +288,8 @@ class Decider:
         return left + (notes.answers_nothing(snapshot, why) if left else [])
 
     def _put_here_from(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> ModelRef | None:
-        """Return the model that the session was moved away from, if that happened for this prompt or the model is still
-        cooling down.
+        """Return the model that the session's present model replaces, or None if there is none. A recorded move counts
+        only if it was made for this prompt or if the replaced model is still cooling down.
         """
         moved = tracked.origin if tracked.landed == snapshot.model else None
         if moved and (
@@ -301,7 +301,7 @@ class Decider:
     def held(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float, *, cause: Cause | None = None
     ) -> list[Effect] | None:
-        """Return the effects for a turn that must not be moved at all, or None if it may be moved.
+        """Return the effects for a turn that must not be moved now, or None if it may be moved.
 
         `cause`: why the turn would be moved, if not because of a limit. A stalled turn is not checked for running tools
         and open questions, because `may_have_stalled` has already excluded them.
@@ -428,8 +428,8 @@ class Decider:
         *,
         cause: Cause | None = None,
     ) -> list[Effect]:
-        """Claim and make a move; `parent` is moved in place of the subagent in the snapshot. `cause`: why, if
-        not because of a limit.
+        """Claim and make a move. If `parent` is given, it is moved in place of its subagent, which the snapshot shows.
+        `cause` is the reason for the move if that reason is not a limit.
         """
         model = snapshot.model or snapshot.prompt_model
         if model is None:
@@ -443,8 +443,8 @@ class Decider:
         stopped = tracked.stranded and not snapshot.stuck
         if isinstance(choice, Exhausted) and not stopped and back.model == model:
             return self._stuck(tracked, snapshot, choice, now)
-        # A turn that ocwatchd stopped, or put on a model that fails, must not stay there: if no model is available, it
-        # goes back to OpenCode's own retry.
+        # If ocwatchd stopped the turn or put it on a model that fails, the turn must not stay in that state: if no
+        # model is available, it goes back to OpenCode's own retry.
         target = choice.target if isinstance(choice, Chosen) else back
         theirs = moved.switchable and target.model == moved.prompt_model not in (model, tracked.landed)
         if isinstance(choice, Chosen) and not theirs:
@@ -486,8 +486,8 @@ class Decider:
         cause: Cause,
         parent: SessionSnapshot | None = None,
     ) -> list[Effect]:
-        """Run a turn again on its own model, which has failed, and claim that run. `parent` is run again in place of
-        its subagent.
+        """Run a turn again on its own model, which has failed, and claim that run. If `parent` is given, it is run
+        again in place of its subagent.
         """
         model, moved = snapshot.model, parent or snapshot
         if model is None:
@@ -505,9 +505,10 @@ class Decider:
     def move_stalled_parent(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, why: str, now: float
     ) -> list[Effect]:
-        """Run the parent of a stalled subagent again, or move the parent if the subagent's model has failed.
+        """Run the parent of a stalled subagent again. If the subagent's model has failed for this prompt, move the
+        parent instead.
 
-        If the two have different models, the subagent is stopped, and its parent continues.
+        If that model has failed but the parent uses a different one, the subagent is stopped, and its parent continues.
         """
         parent = self._parents.get(snapshot.parent or "")
         if parent is None or parent.state is not SessionState.BUSY:
@@ -522,15 +523,15 @@ class Decider:
         return [*notes.freed(snapshot), Free(snapshot)]
 
     def leave_stalled(self, tracked: TrackedSession, snapshot: SessionSnapshot, why: str, now: float) -> list[Effect]:
-        """Leave a stalled turn unchanged and notify its user, because every available model has stalled."""
+        """Leave a stalled turn unchanged and notify its user of the reason (`why`)."""
         left = self._leave(tracked, snapshot, why, now)
         return left + (notes.answers_nothing(snapshot, why) if left else [])
 
     def _choice(self, tracked: TrackedSession, moved: SessionSnapshot, model: ModelRef, now: float) -> Choice:
-        """Choose a target from the chain of the model that the session came from, even if prevention skipped that
-        model.
+        """Choose a target from the chain of the session's origin, even if prevention skipped the origin.
 
-        If another model was chosen for the session while it was waiting, that model comes first, whoever chose it.
+        If a different model was selected for the session while it was waiting, that model comes first, regardless of
+        who selected it.
         """
         chosen = moved.prompt_model if moved.switchable else None
         if chosen not in (None, model) and chosen not in tracked.failed_targets and moved.state is SessionState.RETRY:
@@ -739,7 +740,7 @@ GONE_TIMEOUT = 600.0
 OpenCode.
 """
 MISSES = 3
-"""Number of probes in a row without the session after which it counts as unreachable."""
+"""Number of consecutive probes without the session after which the session counts as unreachable."""
 
 
 def _gone(tracked: TrackedSession) -> list[Effect]:
@@ -751,7 +752,8 @@ def _gone(tracked: TrackedSession) -> list[Effect]:
 def not_shown(tracked: TrackedSession, answer: Probed, now: float) -> list[Effect]:
     """Probe again, or report the session as unreachable, because no endpoint showed the session."""
     if tracked.miss() < MISSES and tracked.in_trouble:
-        # the machine may be slow or OpenCode starting: an endpoint that does not answer once is not gone
+        # the machine may be slow, or OpenCode may be starting, so one missed response does not prove that the endpoint
+        # is gone
         tracked.wake_at(now + RECHECK)
         model = tracked.pending.ref if tracked.pending else None
         again = _unanswered(tracked.session, model, f"{_why(answer)}; ocwatchd tries again")
@@ -802,7 +804,7 @@ def _why(answer: Probed) -> str:
 
 
 def _unanswered(session: str, model: ModelRef | None, why: str) -> Note:
-    """Return the note that a probe of a session in trouble showed nothing and is repeated."""
+    """Return the note that no endpoint showed a session in trouble, and that the probe is repeated."""
     return Note("unanswered", {"session": session, "model": str(model) if model else None, "why": why})
 
 

@@ -150,21 +150,21 @@ class Returns:
 
 
 class Timestamps:
-    """Remembers the periods in which the clock was wrong, as long as messages from those periods may arrive."""
+    """Stores the periods in which the clock was wrong, while messages from those periods may still arrive."""
 
     def __init__(self) -> None:
-        """Start with a clock that was never wrong."""
+        """Start without corrections."""
         self._steps: list[Step] = []
 
     def add(self, step: Step, now: float) -> None:
-        """Remember this step."""
+        """Store this step, and discard steps that no longer apply at `now`."""
         self._steps = [one for one in (*self._steps, step) if one.holds(now)]
 
     def corrected(self, message: Message, now: float) -> Message:
         """Return the message with its times corrected.
 
-        A limit with a timestamp in the future gets the present time, because the clock was set back after the limit was
-        logged.
+        If the timestamp of a limit is in the future, the present time replaces it, because the clock was set back after
+        the limit was logged.
         """
         match message:
             case Refused(event):
@@ -225,9 +225,9 @@ class Engine:
         resumes: bool = True,
         strict: bool = True,
     ) -> None:
-        """`claim_id` returns a new name for each move. `resumes`: whether a turn is run again when its model returns;
-        `oc-smart` does that by itself. `strict`: whether an event that the table of transitions does not contain raises
-        an exception.
+        """`claim_id` returns a new name for each move. `resumes`: whether the engine runs a turn again when its model
+        is available again; `oc-smart` runs its own turns again. `strict`: whether an event that the table of
+        transitions does not contain raises an exception.
         """
         self._strict = strict
         self.context = EngineContext(policy, rules, ledger, resumes=resumes)
@@ -345,8 +345,8 @@ class Engine:
         if certainty is Certainty.NO or self._is_repeated(event):
             return []
         sure = certainty is Certainty.SURE and event.ref is not None
-        # An endpoint may have shown the session of an old refusal, or may still show it; both reports are about the
-        # same refusal.
+        # An endpoint may already have shown the session of an old refusal, or may show it later. Both reports describe
+        # the same refusal.
         recent = live or now - event.time < FRESH
         tracked = self.tracked_sessions.of(event.session, now) if event.session and recent and not event.small else None
         if tracked is not None and live:
@@ -366,9 +366,9 @@ class Engine:
         return effects + self._probe(tracked)
 
     def _is_repeated(self, event: LimitEvent) -> bool:
-        """Return whether this is a log line without a model about a refusal whose model is already known.
+        """Return whether this log line names no model and repeats a known refusal.
 
-        OpenCode 2 logs a turn that failed, up to half a second after its events have reported the failure.
+        OpenCode 2 logs a failed turn up to half a second after its events have reported the failure.
         """
         known = self.tracked_sessions.known(event.session) if event.session and event.ref is None else None
         return known is not None and any(abs(event.time - time) < REPEATED for time in known.refusals)
@@ -417,7 +417,7 @@ class Engine:
 
     def _aborted(self, news: Aborted) -> list[Effect]:
         tracked = self.tracked_sessions.known(news.session)
-        # Our own abort is logged like a user's, and up to a second late, after the move has ended.
+        # OpenCode logs our own abort like a user's, and up to a second late, when the move has already ended.
         if tracked is not None and not tracked.moving and not tracked.is_our_abort(news):
             return self._decider.stopped(tracked)
         return []
@@ -539,7 +539,7 @@ class Engine:
         return self._assessor.assess(tracked, snapshot, now)
 
     def _limited(self, snapshot: SessionSnapshot) -> bool:
-        """Return whether the error that ended the turn is a limit, one that OpenCode does not retry."""
+        """Return whether the error that ended the turn is a limit that OpenCode does not retry."""
         error = snapshot.last_error
         return error is not None and self.context.rules.classify(error).certainty is Certainty.SURE
 
@@ -607,7 +607,7 @@ class Engine:
 
     def _tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        if self._evenness.read(now):  # otherwise the clock may be wrong for a moment, and ages prove nothing
+        if self._evenness.read(now):  # otherwise the clock may be briefly wrong, and ages are unreliable
             self.ledger.prune(now)
             self.tracked_sessions.forget_old(now)
             effects = self._registrar.settle(now)
@@ -625,7 +625,7 @@ class Engine:
         return self.context.policy.return_to_primary and self.context.policy.mode is Mode.AUTO
 
     def _wake_stuck(self) -> list[Effect]:
-        """Check stuck sessions again, because the blacklist has changed."""
+        """Check stuck sessions again, because a model may be available now."""
         self._decider.forget_exhausted()
         return self._probe_all(tracked for tracked in self.tracked_sessions.all() if tracked.doing is Doing.STUCK)
 

@@ -2,7 +2,7 @@
 
 A fallback can break the session that was moved to it, because it may reject what other models produced: Anthropic's
 thinking mode requires a thinking block before each tool call in the running turn, and Gemini 3 requires a signature on
-each call. Other models do not accept images, or have a smaller context window than they report. OpenCode 1.0 to 1.18
+each call. Some models do not accept images, or have a smaller context window than they report. OpenCode 1.0 to 1.18
 then ends the turn, which would remain unfinished.
 """
 
@@ -57,8 +57,8 @@ def forbidden(
 def _parent_forbidden(child: str, now: SessionSnapshot, retrying: frozenset[str]) -> Ruling | None:
     if child not in retrying:
         return Ruling(MoveResult.ALREADY, "the subagent is working again")
-    # 1.3.2 sometimes does not name the subagent in its call (seen in `run`): a single call without a name belongs to
-    # this subagent.
+    # In `run`, 1.3.2 sometimes does not name the subagent in its call. A single call without a name is this subagent's
+    # call.
     if [(tool.tool, tool.child) for tool in now.running] == [("task", None)]:
         return _background_forbidden(replace(now, background=tuple(b for b in now.background if b != child)))
     if any(tool.child not in retrying for tool in now.running):
@@ -67,8 +67,8 @@ def _parent_forbidden(child: str, now: SessionSnapshot, retrying: frozenset[str]
 
 
 def _background_forbidden(now: SessionSnapshot) -> Ruling | None:
-    """Return why a session with subagents in the background must not be moved; a failed turn is not aborted, only run
-    again.
+    """Return why a session with subagents in the background must not be moved. A failed turn may be moved, because it
+    is only run again, not aborted.
     """
     if loses_background(now):
         return Ruling(MoveResult.REFUSED, in_background(now.background))
@@ -117,7 +117,8 @@ def _state_forbidden(order: Order, now: SessionSnapshot) -> Ruling | None:
 def _stalled_forbidden(order: Order, now: SessionSnapshot) -> Ruling | None:
     """Return why a session whose answer has stalled must not be moved now.
 
-    The caller checks that the answer is still silent. A tool call that the model is still writing runs nothing yet.
+    The caller checks that the answer is still silent. A tool call that the model is still writing does not run a tool
+    yet.
     """
     if now.tool_executing:
         return Ruling(MoveResult.REFUSED, f"tool {now.running[0].tool} is running")
@@ -127,7 +128,7 @@ def _stalled_forbidden(order: Order, now: SessionSnapshot) -> Ruling | None:
 
 
 CUT_STEPS = 3
-"""This many consecutive answers that are cut off are no accident."""
+"""Number of consecutive cut-off answers that count as a stall."""
 
 
 def may_have_stalled(snapshot: SessionSnapshot) -> bool:
@@ -140,7 +141,8 @@ def may_have_stalled(snapshot: SessionSnapshot) -> bool:
 
 
 EMPTY_STEPS = 3
-"""Number of empty answers in a row that count as a failure, because OpenCode would repeat the request indefinitely."""
+"""Number of consecutive empty answers that count as a failure, because OpenCode would repeat the request indefinitely.
+"""
 
 
 def silent(snapshot: SessionSnapshot) -> bool:

@@ -42,7 +42,7 @@ def limit(event: LimitEvent, entry: Cooldown, live: bool) -> Note:
 
 
 def _evidence(event: LimitEvent, entry: Cooldown) -> dict[str, object]:
-    """Return the evidence for the limit: how it was recognised, and how its reset time is known."""
+    """Return the evidence for the limit: how it was recognized, and how its reset time is known."""
     hint = event.hint
     reported = hint and {
         "source": hint.source,
@@ -100,7 +100,9 @@ def foreseen(entry: Cooldown, threat: Threat, considered: list[dict[str, object]
 
 
 def eased(model: ModelRef) -> Note:
-    """Return the note that a forecast was cancelled: there is room again, or forecasts were switched off."""
+    """Return the note that a forecast was removed, because the model is no longer close to a limit or forecasts were
+    disabled.
+    """
     return Note("eased", {"model": str(model)})
 
 
@@ -155,7 +157,7 @@ def doubtful(snapshot: SessionSnapshot, words: str) -> Note:
 
 
 def frozen(snapshot: SessionSnapshot, why: str) -> list[Effect]:
-    """Return the effects of a session that waits in OpenCode's own retry for very long, without a known limit."""
+    """Return the effects for a session whose OpenCode retries will not end soon, although no limit is known."""
     text = f"{why}. To move the session: ocwatch redirect {quote(snapshot.session)}"
     note = Note("frozen", _about(snapshot) | {"attempt": snapshot.attempt, "why": why})
     return [note, _tell(snapshot, f"frozen:{snapshot.session}:{snapshot.answer}", "A session is frozen", text)]
@@ -207,7 +209,7 @@ def claim(
 
     `why`: why the `stuck` session is moved instead of left to wait. `cooldown`: the cooldown that causes the move.
     `considered`: the targets that were considered. `origin`: the primary to which the session returns. `resumes`: how
-    often the prompt is run again after being parked, this time included.
+    often the prompt has been run again after being parked, including this run.
     """
     fields: dict[str, object] = {
         "session": order.session,
@@ -370,7 +372,7 @@ def exhausted(
 ) -> list[Effect]:
     """Return the effects of a chain without an available model. The notice contains the earliest reset time."""
     at = choice.soonest[1] if choice.soonest else None
-    # The id differs each time: the engine itself remembers, per chain, whether it has notified the user.
+    # The id differs each time, because the engine itself records, for each chain, whether it has notified the user.
     notice = _tell(snapshot, f"exhausted:{snapshot.session}:{now}", "Every model is limited", why, at)
     return [Note("exhausted", _about(snapshot) | {"why": why, "until": at, "considered": considered}), notice]
 

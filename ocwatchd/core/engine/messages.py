@@ -1,4 +1,4 @@
-"""The messages that go into the engine and the effects that it returns: effects are decisions, not actions."""
+"""The engine's input messages and the effects that it returns. Effects are decisions, not actions."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class Probed:
     """The result of a Probe. If the Probe named no session, the result contains every session in trouble.
 
     `parents` contains the sessions whose subagents are among these sessions. `endpoints` is the number of endpoints
-    that responded; if it is 0, no OpenCode process can be reached. `failing` is the number of endpoints that exist but
+    that responded; 0 means that no OpenCode process can be reached. `failing` is the number of endpoints that exist but
     did not respond properly. `offers` contains the capacities of models, if an endpoint reported them. `more`: whether
     further results of the same Probe follow.
     """
@@ -261,7 +261,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A message without news, on which the engine checks its deadlines."""
+    """A message without content, upon which the engine checks its deadlines."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""Schedule the runs of parked sessions: spread over a few seconds, and one session before all others. Pure.
+"""Schedule the runs of parked sessions: one session runs first, and the others follow, spread over a few seconds. Pure.
 
-A plan's usage window ends for all sessions of its model at the same moment. If all of them sent a request at that
-moment, they would hit the next limit together, or would all be refused because the window has not quite ended.
+A plan's usage window (the period for which its quota applies) ends for all sessions of its model at the same moment. If
+all of them sent a request at that moment, they would hit the next limit together, or would all be refused because the
+window has not quite ended.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ SPACING, MAX_SPREAD = 0.2, 30.0
 for all of them.
 """
 HELD_RECHECK = 30.0
-"""Time, in seconds, after which a session that is waiting for the first one is checked again, whatever the result of
-the first one.
+"""Time, in seconds, after which a session that is waiting for the first one is checked again, regardless of the first
+session's result.
 """
 FIRST_TIMEOUT = 120.0
-"""Timeout, in seconds, after which a first session without a result no longer delays the others."""
+"""Timeout, in seconds, after which a first session without a result no longer delays the other sessions."""
 
 
 def after_return(until: float) -> float:

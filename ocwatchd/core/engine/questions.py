@@ -1,8 +1,8 @@
 """Decide about refused attempts in OpenCode 2, whose `retry` hook queries ocwatchd before OpenCode continues. Pure.
 
-The same step continues on the other model, so nothing is stopped, and a session can be moved whatever else it is doing.
-The hook can also hold the attempt until a model is available. Only this module ends a hold, because OpenCode offers no
-other way to shorten the wait.
+After a move, the same step continues on the fallback. Nothing is stopped, so a session can be moved regardless of its
+other activity. The hook can also hold the attempt until a model is available. Only this module ends a hold, because
+OpenCode offers no other way to shorten the wait.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ MAX_HELD = 200
 
 @dataclass(slots=True)
 class _OpenQuestion:
-    """A query whose outcome has not been reported yet. `until` is when the attempt is no longer held (epoch
-    seconds).
+    """A query whose outcome has not been reported yet. `until` is when the hold of the attempt ends (epoch seconds;
+    None: it is not held).
     """
 
     asked: Asked
@@ -94,7 +94,7 @@ class Questions:
         return [*effects, *decided, *([] if answered else untouched)]
 
     def _decide(self, opened: _OpenQuestion, tracked: TrackedSession, entry: Cooldown, now: float) -> list[Effect]:
-        """Hold the attempt or move it; return nothing to leave it as it is."""
+        """Hold the attempt or move the session. Return an empty list to leave the attempt to OpenCode."""
         snapshot = _snapshot(opened, now)
         wait, why = worth_waiting(self._context.policy, snapshot, entry, now, tracked.waiting_since)
         reported = entry.reset_source is not ResetSource.ESTIMATE
@@ -183,8 +183,8 @@ class Questions:
         return at is not None and (now - at < SAME or self._holds(failure.session, failure.model))
 
     def acted(self, news: Acted, now: float) -> MoveEnded | None:
-        """Handle the plugin's report of what it did, or the loss of the connection. Return the result of the move, if
-        there was one.
+        """Handle the plugin's report that it has carried out the decision or has failed to, or the loss of the
+        connection. Return the result of the move, or None if no move was decided.
         """
         opened = self._open.pop(news.number, None)
         if opened is None:

@@ -45,9 +45,9 @@ class StallJudge:
         return self._stalled(tracked, snapshot, model, now)
 
     def assess_cut(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> list[Effect] | None:
-        """Return the effects if one answer after another is cut off, or None if that is not known of the session.
+        """Return the effects if the session's consecutive answers are cut off, or None if they are not.
 
-        OpenCode has then already sent the request to the session's own model several times.
+        OpenCode itself has already repeated the request to the session's own model several times.
         """
         model, policy = snapshot.model, self._context.policy
         if snapshot.cut_steps < CUT_STEPS or model is None or not may_have_stalled(snapshot):

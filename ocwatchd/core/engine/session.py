@@ -1,7 +1,8 @@
-"""The state machine of a session: states, events, and the only code that changes what is known of a session.
+"""The state machine of a session: states, events, and the only code that changes a session's record.
 
 `python -m ocwatchd.core.engine.session` prints the table as a diagram. The number of tracked sessions is bounded, and a
-session is forgotten some time after its last news. The file is long because a state machine belongs in one file.
+session without news is forgotten after `FORGET_AFTER` seconds. The file is long because a state machine belongs in one
+file.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ HOUR = 3600.0
 LONGEST_RECHECK = 60.0
 """Maximum interval, in seconds, between probes of a session without news."""
 LOOP_REFUSALS, LOOP_WITHIN = 8, 6.0
-"""This many refusals within this many seconds are a loop, because OpenCode's own backoff allows at most two."""
+"""Number of refusals, and the period in seconds within which they prove a retry loop. OpenCode's own backoff allows at
+most two refusals in that period.
+"""
 FIRST_PATIENCE = 3.0
 """Initial wait, in seconds, of `TrackedSession.probe_later`, which doubles the wait each time before using it."""
 LOG_CLOCK = 1.5
@@ -47,34 +50,34 @@ has timestamps in whole seconds.
 
 
 Attempt = tuple[ModelRef, str | None, int]
-"""A refused attempt: model, user message, number of the attempt."""
+"""A refused attempt: its model, the id of its user message, and its attempt number."""
 
 
 class Doing(StrEnum):
-    """What ocwatchd is doing about a session, in the words of `status` and the heartbeat."""
+    """ocwatchd's current action for a session, as `status` and the heartbeat show it."""
 
     NOTHING = "nothing"
     WAITING = "waiting"  # left to OpenCode's own retry
     MOVING = "moving"
-    STUCK = "stuck"  # every model that it could move to is cooling down
+    STUCK = "stuck"  # every possible target is cooling down
     OFFERED = "offered"  # the user decides (mode ask or notify)
     LEFT = "left"  # a guard or the cap on moves forbids the move
 
 
 class State(StrEnum):
-    """The state of a session: what is being done about its turn."""
+    """The state of a session: ocwatchd's current action for its turn."""
 
-    WATCHING = "watching"  # nothing is to be done
+    WATCHING = "watching"  # no action is needed
     WAITING = "waiting"  # the turn is left to OpenCode's own retry
     HELD = "held"  # the plugin holds the refused attempt until a model is available
     MOVING = "moving"  # a move is claimed and under way
     SWITCHED = "switched"  # the model was switched; OpenCode's next attempt, which is far off, will use it
-    MOVED = "moved"  # the fallback was seen to answer
-    EXHAUSTED = "exhausted"  # every model that it could use is cooling down
+    MOVED = "moved"  # the fallback has started to answer
+    EXHAUSTED = "exhausted"  # every model that the session could use is cooling down
     OFFERED = "offered"  # the user decides (mode ask or notify)
     LEFT = "left"  # a guard or the cap on moves forbids the move
     STOPPED = "stopped"  # the user has stopped the turn
-    UNREACHABLE = "unreachable"  # limited, and no endpoint shows it
+    UNREACHABLE = "unreachable"  # the session is limited, and no endpoint shows it
 
 
 class Probing(StrEnum):
@@ -87,8 +90,8 @@ class Probing(StrEnum):
 
 
 class Parking(StrEnum):
-    """Whether the journal records that the session is waiting for a model, so that a later run of the daemon continues
-    it.
+    """Whether the journal records that the session is waiting for a model. A later run of the daemon then resumes the
+    wait.
     """
 
     UNPARKED = "unparked"
@@ -133,12 +136,12 @@ _NOTED = (State.MOVED, State.OFFERED, State.LEFT, State.STOPPED, State.UNREACHAB
 """States that end with the next prompt."""
 
 TRANSITIONS: Mapping[tuple[Part, Event], Part] = {
-    # Only the end of a claimed move changes this state; other news do not.
+    # Only the end of a claimed move may change this state.
     (State.MOVING, Event.VERIFIED): State.MOVED,
     (State.MOVING, Event.MODEL_SWITCHED): State.SWITCHED,
     (State.MOVING, Event.MOVE_FAILED): State.WATCHING,
     (State.MOVING, Event.TAKEN_OVER): State.STOPPED,
-    # Unless a session is being moved, the decision about it is made anew at each probe.
+    # Each probe makes a new decision about a session that is not being moved.
     **{(state, Event.CLAIMED): State.MOVING for state in _UNCLAIMED},
     **{(state, Event.SWITCH_WORKED): State.MOVED for state in _UNCLAIMED},
     **{(state, Event.SWITCH_FAILED): State.WATCHING for state in _UNCLAIMED},
@@ -179,7 +182,7 @@ _SHOWN_AS = {
 
 
 def diagram() -> str:
-    """Return `TRANSITIONS` as a Mermaid state diagram; events that change nothing are left out."""
+    """Return `TRANSITIONS` as a Mermaid state diagram, without the events that change nothing."""
     lines = ["stateDiagram-v2", '    state "any state but moving" as not_moving']
     for part in (State, Probing, Parking):
         lines += [f'    state "{state.value}" as {state.name.lower()}' for state in part]
@@ -207,21 +210,22 @@ class UnexpectedEvent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LimitedTurn:
-    """A turn that is known to be limited, however long ago it was refused.
+    """A turn that is known to be limited, regardless of when it was refused.
 
     `answer` is the id of the turn's last message. OpenCode keeps that message through all its retries and when it gives
-    up (1.0 to 1.18); a new prompt or another run begins another message. `pid` is the process that the turn ran in.
+    up (1.0 to 1.18); a new prompt or another run begins another message. `pid` identifies the process in which the turn
+    ran.
     """
 
     model: ModelRef
     answer: str
     pid: int | None = None
     origin: Target | None = None
-    """The model that the session was first moved away from, if it was moved; the chain of that model applies."""
+    """The model from which the session was first moved, or None if it was not moved. That model's chain applies."""
 
     @classmethod
     def of(cls, snapshot: SessionSnapshot) -> LimitedTurn | None:
-        """Return the turn in the snapshot; None if it cannot be distinguished from another one."""
+        """Return the turn in the snapshot, or None if the snapshot names no model or no answer."""
         if snapshot.model is None or snapshot.answer is None:
             return None
         return cls(snapshot.model, snapshot.answer, snapshot.endpoint.pid)
@@ -267,31 +271,33 @@ class TrackedSession:
     that the session was first moved away from. `entered` is the last limit recorded (model, user message, attempt), so
     that no limit is recorded twice.
 
-    `shown_at` is, by model, when an endpoint last showed a limit that the log had not reported yet, so that the log's
-    line about it does not count as a second limit. `counted` is the model whose limit an earlier run recorded, or old
-    log lines reported, and that no endpoint has shown since. `reported_at` is when an event stream or the plugin
-    reported the limit, within moments of the refusal; `fact` is the plugin's report.
+    `shown_at` maps each model to the time at which an endpoint last showed a limit that the log had not reported yet.
+    The log line about that limit then does not count as a second limit. `counted` is the model of a limit that an
+    earlier run recorded or that old log lines reported, and that no endpoint has shown since. `reported_at` is when an
+    event stream or the plugin reported the limit, within moments of the refusal; `fact` is the plugin's report.
 
-    `landed` is the model that the session was last moved to, `landed_for` the user message that was run again then.
-    `refusals` contains the times of the latest refusals in the log, and `retries` those of the latest retries in an
-    event stream. Either can show a loop without a pause, and so can a snapshot with many attempts (`looped`: the last
-    time when one did). `moves` contains the start of each move; `moved_until` is the end of the last one.
+    `landed` is the model to which the session was last moved, and `landed_for` is the user message that was run again
+    on it. `refusals` contains the times of the latest refusals in the log, and `retries` contains the times of the
+    latest retries in an event stream. Either series can prove a retry loop without pauses. A snapshot with many
+    attempts can also prove one; `looped` is the time of the last snapshot that did. `moves` contains the start of each
+    move; `moved_until` is the end of the last one.
 
     `misses` counts consecutive probes in which no endpoint showed the session. `wake` is the time of the next probe.
     `retried_at`: OpenCode sent its next request at this time or later, so an answer proves that the model worked then.
     `waiting_since` is when this turn was first left to OpenCode's own retry. `left_to_rival` is the turn (user message,
-    model) that is left to another fallback plugin, and until when.
+    model) that is left to another fallback plugin, with the deadline.
 
-    `turn` is the turn that is known to be limited; `parked_turn` is what the journal contains of it while the session
-    is parked (since `parked_at`). `parked_until` is when the first model, `waits_for`, is available again, and
-    `resumes_at` when the turn is run again: never before `not_before`, which is set if the cooldown was lost. `resumes`
-    is a prompt (id) and how often it was run again after being parked. `gone_since` is the time of the first probe in
-    which no OpenCode process showed the session. `stranded`: whether one of our moves stopped the turn and went no
-    further, so that nothing is running; `stopped_answer` is the id of the answer that the move stopped, if known.
-    `open_claims` contains moves of an earlier run whose end is not in the journal. `switched` is a move whose new model
-    has not received a request yet. `silence` is the answer (an id) that a probe showed to be silent, and for how many
-    seconds; `failures` counts, by model, how often this prompt has stalled, or failed without a limit. `frozen` is the
-    answer (an id) whose own retry was last reported to its user as endless.
+    `turn` is the turn that is known to be limited. `parked_turn` is the journal's record of it while the session is
+    parked (since `parked_at`). `parked_until` is when the first model, `waits_for`, is available again. The turn is run
+    again at `resumes_at`, but never before `not_before`, which is set if the cooldown was lost. `resumes` is a prompt
+    (id) and how often it was run again after being parked. `gone_since` is the time of the first probe in which no
+    OpenCode process showed the session. `stranded`: whether one of our moves stopped the turn and did not finish, so
+    that nothing is running. `stopped_answer` is the id of the answer that the move stopped, if known. `open_claims`
+    contains the moves of an earlier run for which the journal contains no result. `switched` is a move whose new model
+    has not received a request yet. `silence` contains the id of the answer that a probe showed to be silent, and the
+    length of the silence in seconds. `failures` counts, by model, how often this prompt has stalled or has failed
+    without a limit. `frozen` is the id of the last answer for which the user was notified that OpenCode's own retries
+    will not end soon.
     """
 
     session: str
@@ -344,7 +350,7 @@ class TrackedSession:
 
     @property
     def doing(self) -> Doing:
-        """Return what ocwatchd is doing about the session, in the words of `status`."""
+        """Return ocwatchd's current action for the session, as `status` shows it."""
         return _SHOWN_AS.get(self.state, Doing.NOTHING)
 
     @property
@@ -391,8 +397,8 @@ class TrackedSession:
         return any(what is not None for what in known) or self.stranded or self.parked
 
     def looping(self, now: float) -> bool:
-        """Return whether OpenCode repeats the request without a pause, as it does for a negative Retry-After (0.5 to
-        1.17).
+        """Return whether OpenCode repeats the request without a pause, as versions 0.5 to 1.17 do after a negative
+        Retry-After.
         """
         counts = (self.refusals, self.retries)
         counted = any(len(times) >= LOOP_REFUSALS and now - times[0] < LOOP_WITHIN for times in counts)
@@ -401,8 +407,8 @@ class TrackedSession:
     def is_our_abort(self, news: Aborted) -> bool:
         """Return whether our own last move caused this abort. The timestamps of aborts in a log are coarse.
 
-        OpenCode logs an abort up to a second late, so that of a move which an earlier run left unfinished may be read
-        by this one: every abort before the move was resumed counts as ours.
+        OpenCode logs an abort up to a second late, so this run may read the abort of a move that an earlier run left
+        unfinished. Every abort before that move was resumed therefore counts as ours.
         """
         slack = 0.0 if news.exact else LOG_CLOCK
         if self.stranded and not self.moves:
@@ -422,13 +428,13 @@ class TrackedSession:
         self.pending = event
 
     def note_refusal(self, time: float) -> None:
-        """Count another refused attempt (epoch seconds)."""
+        """Count another refused attempt, which happened at `time` (epoch seconds)."""
         self.refusals = (*self.refusals[1 - LOOP_REFUSALS :], time)
 
     def note_report(self, news: TroubleReported, answered: int) -> None:
-        """Record a report from an event stream or the plugin. `answered` is the HTTP status that is not a refusal.
-        Retries reported by an event stream are counted as well, because the log format before 1.17 does not name the
-        session if two sessions are busy.
+        """Record a report from an event stream or the plugin. `answered` is the HTTP status of a response that is not a
+        refusal. Retries that an event stream reports are also counted, because the log format before 1.17 does not name
+        the session if two sessions are busy.
         """
         if news.facts is not None:
             self.fact = news
@@ -464,14 +470,14 @@ class TrackedSession:
     def enter(self, attempt: Attempt, seen: float | None = None) -> None:
         """Remember that this limit was recorded.
 
-        `seen`: when an endpoint showed the limit first (epoch seconds), if one did.
+        `seen`: when an endpoint first showed the limit (epoch seconds; None: no endpoint has shown it).
         """
         self.entered = attempt
         if seen is not None:
             self.expect_line(attempt[0], seen)
 
     def expect_line(self, model: ModelRef, until: float) -> None:
-        """Record that a log line about this model, up to this time (epoch seconds), does not report a second limit."""
+        """Record that log lines about this model up to `until` (epoch seconds) report a limit that is already known."""
         self.shown_at = {**self.shown_at, model: until}
 
     def line_has_come(self, model: ModelRef) -> None:
@@ -492,7 +498,7 @@ class TrackedSession:
     def drop_limit(self) -> LimitEvent | None:
         """Return the limit that no endpoint has shown, and stop waiting for an endpoint.
 
-        It is recorded already, so an endpoint that shows it later must not count it again.
+        The limit is already recorded, so it must not be counted again if an endpoint shows it later.
         """
         pending, self.pending, self.reported_at, self.misses = self.pending, None, None, 0
         if pending is not None and pending.verdict.certainty is Certainty.SURE:
@@ -500,7 +506,9 @@ class TrackedSession:
         return pending
 
     def miss(self) -> int:
-        """Count a probe that found no endpoint; return the number of such probes in a row."""
+        """Count a probe in which no endpoint showed the session. Return the number of consecutive probes without the
+        session.
+        """
         self.misses += 1
         return self.misses
 
@@ -510,7 +518,7 @@ class TrackedSession:
         return now - self.gone_since
 
     def missed(self, times: int) -> None:
-        """Set how many probes in a row found no endpoint in an earlier run."""
+        """Set the number of consecutive probes in an earlier run in which no endpoint showed the session."""
         self.misses = times
 
     # ---- origin and targets
@@ -539,8 +547,8 @@ class TrackedSession:
         self.failed_targets |= {target}
 
     def rival_until(self, user_message: str | None, model: ModelRef | None, now: float, patience: float) -> float:
-        """Return until when (epoch seconds) another fallback plugin may handle this turn: `patience` seconds from the
-        first call.
+        """Return the deadline (epoch seconds) for another fallback plugin to handle this turn: `patience` seconds after
+        the first call for the turn.
         """
         if self.left_to_rival is None or self.left_to_rival[:2] != (user_message, model):
             self.left_to_rival = user_message, model, now + patience
@@ -553,7 +561,9 @@ class TrackedSession:
         self.wake = when
 
     def probe_later(self, now: float, patience: float | None = None) -> None:
-        """Schedule the next probe, each time after a longer wait. `patience` is the last wait in seconds."""
+        """Schedule the next probe, after twice the previous wait. `patience` is that wait in seconds (None: the
+        recorded wait).
+        """
         self.patience = min((self.patience if patience is None else patience) * 2, LONGEST_RECHECK)
         self.wake = now + self.patience
 
@@ -613,14 +623,14 @@ class TrackedSession:
         self.silence = None
 
     def note_frozen(self, answer: str | None) -> bool:
-        """Record that OpenCode's own retry of this answer (an id) does not end soon. Return whether that is new."""
+        """Record that OpenCode's own retries of this answer (an id) will not end soon. Return whether that is new."""
         known, self.frozen = self.frozen is not None and self.frozen == answer, answer
         return not known
 
     # ---- transitions
 
     def limited(self, turn: LimitedTurn | None) -> None:
-        """Record the limited turn; None if it cannot be distinguished from another one."""
+        """Record the limited turn (None: the snapshot does not identify it)."""
         self.turn = turn
 
     def wait(self, asks_at: float, probe_after: float, now: float, phrase: str) -> None:
@@ -648,16 +658,18 @@ class TrackedSession:
         self.moves = (*self.moves, now)
 
     def run_again(self) -> None:
-        """Begin a move that `oc-smart` makes after its run has ended. It does not count towards the cap on moves."""
+        """Begin a move that `oc-smart` makes after its run has ended. It does not count toward the cap on moves."""
         self._go(Event.CLAIMED)
 
     def move_ended(self, outcome: MoveOutcome, stopped: str | None, now: float) -> bool:
-        """End the move that was to stop the answer `stopped` (an id). Return whether news arrived in the meantime."""
+        """Record the result of a move. `stopped` is the id of the answer that the move was meant to stop. Return
+        whether news arrived in the meantime.
+        """
         self._go(_ENDS.get(outcome.result, Event.MOVE_FAILED))
         return self._end(outcome, stopped, now)
 
     def switch_ended(self, end: MoveEnded, now: float) -> bool:
-        """Record what the plugin saw of the model that the session was switched to.
+        """Record whether the model to which the session was switched has answered, according to the plugin.
 
         Return whether news arrived in the meantime.
         """
@@ -678,7 +690,7 @@ class TrackedSession:
         return again
 
     def wait_for_switched(self, end: MoveEnded, asks_at: float, probe_after: float) -> None:
-        """Schedule a probe, `probe_after` seconds after OpenCode's next request, that shows whether the new model
+        """Schedule a probe for `probe_after` seconds after OpenCode's next request, to check whether the new model
         answers.
         """
         self.switched = end
@@ -694,19 +706,23 @@ class TrackedSession:
         """Record that the target of a move has started to answer."""
         self.landed, self.landed_for = order.target.model, order.snapshot.user_message
         if self.pending is not None and self.pending.ref == order.origin:
-            self.pending = None  # a late log line reported this limit of the turn that has ended
+            self.pending = None  # this limit is from before the move; its log line was late
         self._begin_attempts(order.target.model)
         self.drop_turn()
         again = order.origin == order.target.model
         self.phrase = f"runs again on {order.origin}" if again else f"moved from {order.origin} to {order.target.model}"
 
     def exhaust(self, wake: float | None, phrase: str) -> None:
-        """Wait until the first model is available again, because none is available now."""
+        """Record that no model is available, and schedule a probe at `wake` (epoch seconds; None: no probe is
+        scheduled).
+        """
         self._go(Event.NOTHING_FREE)
         self.wake, self.phrase = wake, phrase
 
     def park(self, parked: ParkedTurn) -> bool:
-        """Park the session. Return whether that is new and must be journalled; if it is not, the known times stay."""
+        """Park the session. Return whether the parked turn is new and must be journaled. If it is known, its recorded
+        times do not change.
+        """
         known = self.parked and (self.parked_until, self.parked_turn) == (parked.until, parked.turn)
         self._go_parking(Event.PARKED)
         if not known:
@@ -728,7 +744,7 @@ class TrackedSession:
         self.wake = self.resumes_at = resumes_at
 
     def run_parked(self, user_message: str | None) -> int:
-        """Count a further run of the parked turn. Return how often this prompt was run again, including this time."""
+        """Count another run of the parked turn. Return how often this prompt was run again, including this run."""
         self.resumes = user_message, self.resumed(user_message) + 1
         return self.resumes[1]
 
@@ -799,7 +815,7 @@ class TrackedSession:
         self._go_parking(Event.UNPARKED)
 
     def hand_to(self, parent: TrackedSession) -> None:
-        """Transfer the history of this subagent's moves to its parent, whose turn was stopped on its behalf."""
+        """Transfer this subagent's history of moves to its parent, because the move stopped the parent's turn."""
         parent.origin, parent.origin_agent = self.origin, self.origin_agent
         parent.failed_targets, parent.moves = self.failed_targets, tuple(sorted((*parent.moves, *self.moves)))
         parent.stranded, parent.stopped_answer = self.stranded, self.stopped_answer
@@ -831,14 +847,14 @@ class TrackedSession:
             self.landed = claim.target.model
 
     def was_moved(self, claim: Claim, user_message: str | None) -> None:
-        """Record that a move of an earlier run put the session on its target, although the journal lacks the end of
+        """Record that a move of an earlier run put the session on its target, although the journal lacks the result of
         that move.
         """
         self.recall_origin(claim)
         self.landed_for = user_message
 
     def take_claims(self) -> tuple[Claim, ...]:
-        """Return the moves of an earlier run that are closed now."""
+        """Return the unfinished moves of an earlier run and clear them, because the caller closes them."""
         claims, self.open_claims = self.open_claims, ()
         return claims
 
@@ -925,15 +941,19 @@ class TrackedSessions:
         return tracked
 
     def remember_origins(self, claims: Mapping[str, Claim]) -> None:
-        """Keep the last moves of these sessions in an earlier run until the sessions are tracked."""
+        """Keep each session's last move in an earlier run until the session is tracked."""
         self._origins |= claims
 
     def remember_resumes(self, resumes: Mapping[str, tuple[str | None, int]]) -> None:
-        """Keep, until the sessions are tracked, how often an earlier run has run a prompt of each session again."""
+        """Keep each session's prompt, with the number of times that an earlier run ran it again, until the session is
+        tracked.
+        """
         self._resumes |= resumes
 
     def _make_room(self, newest: TrackedSession) -> None:
-        """Forget idle sessions, the oldest first. During a burst of limits there may be no idle session for a while."""
+        """Forget idle sessions beyond `MAX_TRACKED`, oldest first. During a burst of limits, no session may be idle for
+        a while.
+        """
         surplus = len(self._tracked_sessions) - MAX_TRACKED
         if surplus > 0:
             idle = [tracked for tracked in self._tracked_sessions.values() if tracked.idle and tracked is not newest]
@@ -979,7 +999,7 @@ class TrackedSessions:
             tracked.clock_set(step)
 
     def forget_old(self, now: float) -> None:
-        """Forget sessions about which there has been no news for a long time."""
+        """Forget sessions that have had no news for `FORGET_AFTER` seconds."""
         for tracked in self.all():
             if now - tracked.touched > FORGET_AFTER and not tracked.moving and not tracked.parked:
                 del self._tracked_sessions[tracked.session]
@@ -987,9 +1007,7 @@ class TrackedSessions:
 
 @dataclass(slots=True)
 class EngineContext:
-    """The state shared by all parts of the engine. An edited configuration replaces `policy` and `rules`; the rest
-    stays.
-    """
+    """The state shared by all parts of the engine. An edited configuration replaces only `policy` and `rules`."""
 
     policy: Policy
     rules: RuleSet
@@ -1002,7 +1020,8 @@ class EngineContext:
     """US dollars spent today."""
     prices: Mapping[str, Price] = field(default_factory=dict)
     resumes: bool = True
-    """Whether a turn is run again when its own model returns; `oc-smart` does that by itself."""
+    """Whether the engine runs a turn again when its own model is available again. `oc-smart` runs its own turns again.
+    """
     over_notified: bool = False
     """Whether the user was notified that today's budget is spent, possibly by an earlier run."""
     gaps: Mapping[str, float] = field(default_factory=dict)
