@@ -236,7 +236,11 @@ KEYS = (
         Key("command", Kind.TEXTS, "A program and its arguments to run for each notice. The program receives the "
             "notice as JSON on standard input.", [],
             pattern=r"^[^\u0000]*$(?!\n)", wanted="a program or an argument in quotes"),
-        Key("quietHours", Kind.TEXT, "Local time during which `desktop` and `command` are not used: `22:00-07:30`.",
+        Key("ntfy", Kind.TEXT, "The address of an ntfy topic to which each notice is published. Anyone who knows it "
+            "can read the notices, so choose a name that is hard to guess.",
+            pattern=r"^https?://([^/@\s]+@)?[^/@\s]+(/[^/\s?#]+)+/?(\?[^\s#]*)?$(?!\n)",
+            wanted="the address of a topic, such as https://ntfy.sh/TOPIC"),
+        Key("quietHours", Kind.TEXT, "Local time during which only toasts are shown: `22:00-07:30`.",
             pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$(?!\n)",
             wanted='a range of two times of day, such as "22:00-07:30"', shown=True),
     ),

@@ -381,6 +381,7 @@ def _notices(values: Mapping[str, Any]) -> NoticeSettings:
         desktop=values["notifications.desktop"],
         toast=values["notifications.toast"],
         command=tuple(values["notifications.command"]),
+        ntfy=values["notifications.ntfy"],
         quiet=(times[0], times[1]) if times else None,
     )
 

@@ -28,12 +28,14 @@ class LogSettings:
 class NoticeSettings:
     """How the user is notified. `command` is a program with arguments; it receives the notice as JSON on its stdin.
 
-    `quiet` is a pair (start, end), in minutes after local midnight; between them, `desktop` and `command` are not used.
+    `ntfy` is the address of a topic. `quiet` is a pair (start, end), in minutes after local midnight; between them,
+    only toasts are shown.
     """
 
     desktop: bool = True
     toast: bool = True
     command: tuple[str, ...] = ()
+    ntfy: str | None = None
     quiet: tuple[int, int] | None = None
 
     def silent_at(self, minute: int) -> bool:

@@ -1,4 +1,4 @@
-"""Notify the user once per matter: with a desktop notification, a toast in OpenCode, or the user's own command.
+"""Notify the user once per matter: with a desktop notification, a toast in OpenCode, the user's own command, or ntfy.
 
 No shell is used. A notice that cannot be shown is skipped, and a failing command is reported once on standard error.
 """
@@ -30,6 +30,8 @@ PATIENCE = 5.0
 """Timeout of a notification program, in seconds."""
 COMMAND_PATIENCE = 30.0
 """Timeout of the user's own command, in seconds. The command may contact a server."""
+PUBLISH = (sys.executable, "-P", "-m", "ocwatchd.daemon.ntfy")
+"""The command that publishes a notice on an ntfy server."""
 
 
 class Notifier:
@@ -50,7 +52,7 @@ class Notifier:
         self._settings = settings or NoticeSettings()
         self._say, self._run_elsewhere = say, run_elsewhere
         self._shown: OrderedDict[str, None] = OrderedDict()
-        self._fault: str | None = None
+        self._faults: dict[str, str | None] = {}
 
     def configure(self, settings: NoticeSettings) -> None:
         """Use these settings from now on."""
@@ -74,6 +76,9 @@ class Notifier:
             _desktop(title, text)
         if settings.command:
             self._run(settings.command, notice, title, text, now.timestamp())
+        if settings.ntfy is not None:
+            event = {"address": settings.ntfy, "title": f"OpenCode: {title}", "text": text or title}
+            self._report("ntfy", _fault_of("ntfy", PUBLISH, json.dumps(event).encode()))
 
     def _worded(self, notice: Tell) -> str:
         """Return the text with its time, after the name of the session if the user has several."""
@@ -88,10 +93,13 @@ class Notifier:
         until = None if notice.at is None else rfc3339(notice.at)
         event = {"version": 1, "time": rfc3339(now), "title": title, "text": text, "session": notice.session,
                  "directory": notice.directory, "until": until}  # fmt: skip
-        fault = _fault_of(command, json.dumps(event).encode())
-        if fault is not None and fault != self._fault:
-            self._say(f"notifications.command: {fault}")
-        self._fault = fault
+        self._report("command", _fault_of(command[0], command, json.dumps(event).encode()))
+
+    def _report(self, key: str, fault: str | None) -> None:
+        """Print the failure of the setting `notifications.KEY`, unless its previous notice failed in the same way."""
+        if fault is not None and fault != self._faults.get(key):
+            self._say(f"notifications.{key}: {fault}")
+        self._faults[key] = fault
 
 
 def _toast(endpoint: Endpoint, title: str, text: str, directory: str | None) -> None:
@@ -101,14 +109,19 @@ def _toast(endpoint: Endpoint, title: str, text: str, directory: str | None) -> 
         return  # a server without a TUI cannot show a toast, but the desktop notification remains
 
 
-def _fault_of(command: tuple[str, ...], event: bytes) -> str | None:
+def _fault_of(name: str, command: tuple[str, ...], event: bytes) -> str | None:
+    """Run a command with `event` on its standard input. Return what failed, with our own program's last line."""
     try:
         done = subprocess.run(command, input=event, timeout=COMMAND_PATIENCE, check=False, capture_output=True)
     except subprocess.TimeoutExpired:
-        return f"{command[0]} was ended after {COMMAND_PATIENCE:.0f} s"
+        return f"{name} was ended after {COMMAND_PATIENCE:.0f} s"
     except OSError as error:
-        return f"{command[0]}: {error.strerror or error}"
-    return f"{command[0]} ended with {done.returncode}" if done.returncode else None
+        return f"{name}: {error.strerror or error}"
+    if not done.returncode:
+        return None
+    # The output of the user's command is not printed, because it may contain what a bug report must not.
+    last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] if command is PUBLISH else ""
+    return f"the notice was not published: {last}" if last else f"{name} ended with {done.returncode}"
 
 
 def _desktop(title: str, text: str) -> None:

@@ -141,7 +141,7 @@ class Scene:
         """Start `ocwatchd` in this environment, which OpenCode shares. `stack` stops the daemon."""
         with self.home.output("daemon").open("wb") as sink:
             daemon = subprocess.Popen(
-                [sys.executable, "-m", "ocwatchd"],
+                [sys.executable, "-P", "-m", "ocwatchd"],
                 cwd=self.home.project,
                 env=self.home.daemon_environ(environ),
                 stdin=subprocess.DEVNULL,

@@ -195,7 +195,7 @@ def test_nothing_private_is_in_the_archive_wherever_it_stood(home: Cli, tmp_path
         "fallbackChain": {"mock/primary": "mock2/fallback"}, "maxDelay": 30000, "budget": idea,
         "errorPatterns": ["slow down", f"key {key}"], "unknown": {"deep": idea},
         "notifications": {
-            "quietHours": "22:00-07:30",
+            "quietHours": "22:00-07:30", "ntfy": f"https://me:{idea}@ntfy.sh/{idea}",
             "command": [
                 "/home/swordfish/curl", "-H", f"X-Gotify-Key: {idea}", "--user", f"me:{idea}", f"https://ntfy.sh/{idea}",
             ],
@@ -226,7 +226,9 @@ def test_nothing_private_is_in_the_archive_wherever_it_stood(home: Cli, tmp_path
     assert {name: text for name, text in texts.items() if idea in text or key in text} == {}
     config = json.loads(texts["rate-limit-config.json"])
     assert (config["maxDelay"], config["errorPatterns"][0]) == (30000, "slow down")
-    assert config["notifications"] == {"quietHours": "22:00-07:30", "command": ["curl", *["[removed]"] * 5]}
+    assert config["notifications"] == {
+        "quietHours": "22:00-07:30", "ntfy": "[removed]", "command": ["curl", *["[removed]"] * 5]
+    }  # fmt: skip
     told = json.loads(texts["journal.jsonl"])
     assert (told["id"], told["what"], told["session"]) == (line["id"], "moved", "ses_1")
     assert (told["seconds"], told["first_token_seconds"]) == (1.5, 0.4)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from base64 import b64encode
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -152,3 +155,71 @@ def test_a_toast_that_hangs_holds_up_no_other_notice(program: Callable[..., Path
     for matter in ("one", "two"):
         notifier.tell(Tell(matter, "title", "text", "ses_1", endpoint, "/p"))
     assert (len(said(mine)), len(toasts)) == (2, 2)
+
+
+class Ntfy:
+    """A stand-in for an ntfy server: it records each request and answers with `status`."""
+
+    def __init__(self, status: int = 200) -> None:
+        self.requests: list[tuple[str, dict[str, Any], str | None]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.requests.append((self.path, body, self.headers["Authorization"]))
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def topic(self, path: str, user: str = "") -> str:
+        return f"http://{user}127.0.0.1:{self.server.server_port}{path}"
+
+
+def test_a_topic_of_ntfy_gets_each_notice_in_words() -> None:
+    ntfy = Ntfy()
+    notifier = Notifier(NoticeSettings(desktop=False, ntfy=ntfy.topic("/base/my%20topic?auth=x", "me:p%40ss@")))
+    notifier.tell(NOTICE)
+    notifier.tell(NOTICE)
+    notifier.tell(Tell("long", "Größe", "ä" * 10_000))
+    (path, body, authorization), (_, long, _) = ntfy.requests
+    assert path == "/base/?auth=x"
+    assert body["topic"] == "my topic"
+    assert body["title"] == "OpenCode: Every model is limited"
+    assert body["message"].startswith("p/a is the first to return, until")
+    assert authorization == "Basic " + b64encode(b"me:p@ss").decode()
+    assert long["title"] == "OpenCode: Größe"
+    assert len(long["message"].encode()) < 4096, "a longer message would become an attachment"
+
+
+def test_a_notice_that_ntfy_refuses_is_reported_once_and_without_its_address() -> None:
+    ntfy, lines = Ntfy(403), []
+    settings = NoticeSettings(desktop=False, ntfy=ntfy.topic("/swordfish", "me:swordfish@"))
+    notifier = Notifier(settings, lines.append)
+    for number in range(2):
+        notifier.tell(Tell(f"matter {number}", "title", "text"))
+    ntfy.server.shutdown()
+    ntfy.server.server_close()
+    notifier.tell(Tell("down", "title", "text"))
+    notifier.configure(NoticeSettings(desktop=False, ntfy="http://[::1/swordfish"))
+    notifier.tell(Tell("odd", "title", "text"))
+    assert lines[:2] == [
+        "notifications.ntfy: the notice was not published: the server answered 403",
+        "notifications.ntfy: the notice was not published: Connection refused",
+    ]
+    assert len(lines) == 3
+    assert "swordfish" not in "".join(lines)
+
+
+def test_ntfy_is_silent_in_quiet_hours() -> None:
+    ntfy = Ntfy()
+    now = datetime.now()
+    begin, end = ((now + timedelta(hours=hours)).hour * 60 for hours in (-2, 2))
+    Notifier(NoticeSettings(desktop=False, ntfy=ntfy.topic("/t"), quiet=(begin, end))).tell(NOTICE)
+    assert ntfy.requests == []

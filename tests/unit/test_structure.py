@@ -63,7 +63,8 @@ def test_few_modules_are_small() -> None:
 def test_few_modules_have_a_single_importer() -> None:
     found, ours = imports(), modules()
     by = {name: sorted(other for other, wanted in found.items() if name in wanted) for name in ours}
-    assert not [name for name in ours if not by[name]], "nobody imports these"
+    unused = [name for name in ours if not by[name] and '__name__ == "__main__"' not in ours[name].read_text()]
+    assert not unused, "nobody imports these, and they are no programs"
     single = sorted(f"{name} <- {by[name][0]}" for name in ours if len(by[name]) == 1)
     assert len(single) <= MAX_SINGLE, "\n".join(single)
 
@@ -205,3 +206,28 @@ def test_an_object_that_is_completed_from_outside_is_found(tmp_path: Path, monke
     assert len(completed_from_outside(module)) == 3
     module.write_text("import sys\nclass Own:\n    def f(self):\n        self.x = 1\nown.x = 2\nsys.stdout = None\n")
     assert completed_from_outside(module) == []
+
+
+# ---- programs of our own
+
+
+def unsafe_starts(path: Path) -> list[str]:
+    """Return the command lines in a module that start this Python with the current directory on its module path."""
+    return [
+        f"{path.name}:{node.lineno}"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.List | ast.Tuple)
+        and [ast.unparse(part) for part in node.elts[:1]] == ["sys.executable"]
+        and [ast.unparse(part) for part in node.elts[1:2]] != ["'-P'"]
+    ]
+
+
+def test_no_program_of_ours_is_taken_from_the_current_directory() -> None:
+    """`python -m ocwatchd` in a repository that has a directory `ocwatchd` would run the repository's code."""
+    assert [place for path in modules().values() for place in unsafe_starts(path)] == []
+
+
+def test_a_program_that_could_be_taken_from_the_current_directory_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text('import sys\nrun([sys.executable, "-m", "x"])\nrun((sys.executable, "-P", "-m", "x"))\n')
+    assert unsafe_starts(path) == ["mine.py:2"]

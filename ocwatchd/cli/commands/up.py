@@ -163,7 +163,7 @@ def _detach(paths: Paths, report: Report) -> None:
             os.open(paths.service_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600), "ab"
         ) as log:
             daemon = subprocess.Popen(
-                [sys.executable, "-m", "ocwatchd"],
+                [sys.executable, "-P", "-m", "ocwatchd"],
                 cwd=paths.home, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         pid = daemon.pid

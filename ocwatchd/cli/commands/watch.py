@@ -380,7 +380,7 @@ def _run(words: list[str]) -> None:
         say(HELP)
     else:
         say(f"$ {escape(shlex.join(['ocwatch', *words]))}")
-        subprocess.run([sys.executable, "-m", "ocwatchd.cli", *words], check=False)
+        subprocess.run([sys.executable, "-P", "-m", "ocwatchd.cli", *words], check=False)
     with _keys() as keyboard:  # before the prompt, because this discards earlier input
         _write("\nPress Enter, q or Esc to go back. ")
         while keyboard is not None and (typed := os.read(keyboard, 64).decode("latin-1")):
