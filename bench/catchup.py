@@ -1,12 +1,13 @@
-"""Measure what it costs to read a long log from its beginning, beside other tools: CPU seconds per GB, peak memory.
+"""Measure the cost of reading a long log from its beginning, compared with other tools: CPU seconds per GB, peak
+memory.
 
     python bench/catchup.py [--kinds new,old] [--mb 100,1000] [--rounds 3] [--per-gb 580] [--slow-mb 4] [--patterns]
 
 `ocwatch classify --json` reports every limit; the peers that are installed (grep, ripgrep, mtail, fail2ban-regex) only
-count lines. All read the same file from the page cache, in turn. A log without failures shows what searching costs, one
-with 580 per gigabyte what reporting costs. The slow peers (mtail, fail2ban-regex) read only the first megabytes, once:
-the whole file would take them minutes to hours. With more than one size, the last line of a kind is the cost of a
-further gigabyte without the start. If it is not above the other rows, the cost is linear.
+count lines. All read the same file from the page cache, in turn. A log without failures shows the cost of searching,
+and one with 580 failures per gigabyte the cost of reporting. The slow peers (mtail, fail2ban-regex) read only the first
+megabytes, and only once: the whole file would take them minutes to hours. With more than one size, the last row of a
+kind is the cost of a further gigabyte, without the start. If it is not above the other rows, the cost is linear.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Measure what each command costs, from its start to its end: median CPU ms (user + system), beside a bare Python.
+"""Measure the cost of each command from start to end: median CPU ms (user + system), compared with a bare Python.
 
     python bench/commands.py [--rounds 30]
 
 The commands run in a private HOME with a blacklist of three models, a heartbeat and a configuration. They take turns,
-and every round includes a bare `python -c pass`, so that the load of the machine affects all of them alike.
+and every round includes a bare `python -c pass`, so that the machine's load affects all of them equally.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[list[str], float | None]] = {
 
 
 def home(root: Path) -> dict[str, str]:
-    """Fill a HOME and return the environment that uses it; its `opencode` is a program that ends immediately."""
+    """Fill a HOME and return the environment that uses it. Its `opencode` is a program that ends immediately."""
     state = root / ".local/state/ocwatchd"
     config = root / ".config/opencode"
     for directory in (state, config, root / "bin"):

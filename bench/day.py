@@ -1,4 +1,5 @@
-"""Check that the daemon's memory, descriptors and threads do not grow over a day of logs, played in a minute or two.
+"""Check that the daemon's memory, descriptors and threads do not grow over a day of logs, played back in a minute or
+two.
 
     python bench/day.py [--hours 24] [--refusals 120] [--lines 5000]
 

@@ -2,8 +2,8 @@
 
     apt-get install fail2ban mtail sec && python bench/faults.py [--write docs/reliability.md]
 
-Every tool follows a log in a directory of its own. Each line of the log has a number, and the benchmark counts which
-numbers a tool reports. A tool that is not installed has no column.
+Every tool follows a log in a directory of its own. Each line of the log has a number, and the benchmark records the
+numbers that a tool reports. A tool that is not installed has no column.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.support.shortening import shell, trim
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTLE = 2.5
-"""Seconds that a tool gets to notice a change before its output is read; all of them poll at least once a second."""
+"""Time, in seconds, for a tool to notice a change before its output is read. All tools poll at least once a second."""
 
 
 def line(number: int) -> bytes:
@@ -171,7 +171,7 @@ class Fail2banPoll(Fail2ban):
 
 TOOLS: tuple[type[Tool], ...] = (Ocwatchd, Fail2ban, Fail2banPoll, Mtail, TailF, Sec)
 
-# ---- faults: each function damages a log and returns the numbers that a tool has to report
+# ---- faults: each function damages a log and returns the numbers that a tool should report
 
 
 Fault = Callable[[Path], list[int]]
@@ -293,7 +293,7 @@ def directory_again(log: Path) -> list[int]:
 
 
 def trimmed(log: Path) -> list[int]:
-    """Trim the log as OpenCode 2 does, and write a line while it copies."""
+    """Trim the log as OpenCode 2 does, and write a line during the copying."""
     add(log, *range(1, 200))
     pause()
     for number, _ in enumerate(trim(log, log.stat().st_size // 3, 4096)):
@@ -312,7 +312,9 @@ def shortened(log: Path) -> list[int]:
 
 
 def copytruncate(log: Path) -> list[int]:
-    """Write 300 lines while logrotate copies and truncates three times a second; wanted are the lines left on disk."""
+    """Write 300 lines while logrotate copies and truncates three times a second. The lines left on disk should be
+    reported.
+    """
     directory = log.parent.parent
     (directory / "rotate.conf").write_text(f'"{log}" {{\n rotate 1000\n copytruncate\n missingok\n}}\n')
     command = ["logrotate", "-f", "-s", str(directory / "rotate.state"), str(directory / "rotate.conf")]

@@ -1,4 +1,4 @@
-"""Measure the start of a daemon beside a long log: time until the end of the log is read, CPU time and memory.
+"""Measure the start of a daemon with a long log: time until the end of the log is read, CPU time and memory.
 
     python bench/gigabyte.py [--mb 1000] [--per-gb 580]
 
@@ -48,7 +48,7 @@ def measure(title: str, daemon: Daemon, log: Path) -> None:
 
 
 def offset(daemon: Daemon) -> int:
-    """Return the offset at which the daemon would continue after a restart; it writes that every two seconds."""
+    """Return the offset at which the daemon would continue after a restart. The daemon writes it every two seconds."""
     with contextlib.suppress(OSError, ValueError, KeyError, StopIteration):
         files = json.loads((daemon.state / "cursors.json").read_bytes())["files"]
         return int(next(iter(files.values()))["offset"])

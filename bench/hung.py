@@ -1,12 +1,13 @@
-"""Measure the time from a limit to the probe and the move of its session, beside N OpenCode processes that hang.
+"""Measure the time from a limit to its session's probe and move while N other OpenCode processes hang.
 
     python bench/hung.py [--beside 0,10,50] [--limits 8] [--pause 1.5]
 
 The hung processes are named `opencode` and belong to the same HOME. Half of them listen at a plugin socket, half at a
-TCP port. `never answered`: they have hung since they started. `stopped later`: they have answered ocwatchd before they
-were stopped (SIGSTOP). The limited sessions belong to a fake OpenCode that answers (`tests.support.fakeopencode`); the
-daemon is the real one. The table shows the median and the worst number of seconds from the line in the log, of
-`--limits` limits, one every `--pause` seconds. The first limit follows directly on the daemon's start.
+TCP port. Processes in the rows `never answered` have hung since their start. Those in the rows `stopped later` had
+responded to ocwatchd before they were stopped (SIGSTOP). The limited sessions belong to a fake OpenCode that responds
+(`tests.support.fakeopencode`); the daemon is the real one. The table shows the median and the worst time, in seconds
+after the line in the log, for `--limits` limits, one every `--pause` seconds. The first limit follows directly on the
+daemon's start.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Measure what an idle daemon costs: CPU seconds, wake-ups, memory and threads, by the number of log files.
+"""Measure the cost of an idle daemon: CPU seconds, wake-ups, memory and threads, by the number of log files.
 
     python bench/idle.py [--seconds 60] [--files 1,100,1000]
 
-Each daemon has a private HOME with that many old logs. It gets time to settle, and is then observed only through /proc
+Each daemon has a private HOME with that many old logs. After some time to settle, it is observed only through /proc
 (Linux). CPU seconds are user + system of all threads, because wall time would depend on the load of the machine. If
 mtail is installed, it follows the same number of logs afterwards, for comparison.
 """
@@ -28,8 +28,9 @@ from tests.support.daemon import Daemon
 from tests.support.opencode import Home
 
 SETTLE = 25.0
-"""Seconds to wait after the first heartbeat: the first read of all files is catching up rather than idling, and threads
-end after 20 s without work."""
+"""Time, in seconds, to wait after the first heartbeat: reading all files for the first time is not idling, and threads
+end after 20 s without work.
+"""
 RECORD = b"timestamp=2026-11-22T10:08:53.256Z level=INFO run=abc message=stream service=llm session.id=ses_1\n"
 
 
@@ -38,7 +39,7 @@ def measure(pid: int, seconds: float) -> str:
     before = threads(pid)
     time.sleep(seconds)
     scale = 60 / seconds
-    # By thread: the CPU time of a thread that has ended meanwhile is lost, but must not be subtracted from the sum.
+    # By thread, because a thread that has ended in the meantime must not reduce the sum. Its CPU time is lost.
     spent = [(after, before.get(name, Thread())) for name, after in threads(pid).items()]
     cpu = sum(after.cpu - begun.cpu for after, begun in spent)
     switches = sum(after.sleeps - begun.sleeps for after, begun in spent)

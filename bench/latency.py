@@ -2,11 +2,11 @@
 
     python bench/latency.py [--events 1000]
 
-"detected" ends when the daemon's watcher and tails, run in this process, have made a LimitEvent of the line. "durable"
-ends when the real daemon's blacklist on disk names it. The same run measures tools that only find the line: watchdog
-with one read of the file, and `tail -F | grep`. The log is quiet, gets 10,000 other lines a second, or is rotated
-before every limit (rename and create, copy and truncate, remove and create). A separate process appends the lines and
-writes the monotonic clock into each.
+"detected" ends when the daemon's watcher and tails, run in this process, have turned the line into a LimitEvent.
+"durable" ends when the real daemon's blacklist on disk contains the limit. The same run measures tools that only find
+the line: watchdog with one read of the file, and `tail -F | grep`. The log is quiet, grows by 10,000 other lines a
+second, or is rotated before every limit (rename and create, copy and truncate, remove and create). A separate process
+appends the lines and writes the monotonic clock into each of them.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def rotated(path: Path, fd: int, how: str) -> int:
 
 
 def refusal(number: int) -> bytes:
-    """Return a 429 whose session name is the time; each has a later reset time, and so changes the blacklist."""
+    """Return a 429 whose session name is the time. Each has a later reset time, so each changes the blacklist."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return (
         f'timestamp={now} level=ERROR run=0a1b2c3d message="stream error" providerID=mock modelID=m{number % 8}'
@@ -130,7 +130,7 @@ def writing(log: Path, events: int, pause: float, rate: int, rotate: str):
         yield process
 
 
-# ---- the peers, which find the line but do not parse it
+# ---- the peers: they find the line but do not parse it
 
 
 def by_watchdog(events: int, rate: int) -> list[float]:

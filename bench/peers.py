@@ -1,6 +1,6 @@
 """Compare ocwatchd with other fallback plugins, each in its own OpenCode and HOME.
 
-All of them run during the whole comparison and take turns, so that the load of the machine affects all alike.
+All of them run during the whole comparison and take turns, so that the machine's load affects all of them equally.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from tests.support.tui import Tui
 PRIMARY, FALLBACK = "mock/primary", "mock2/fallback"
 OURS = "ocwatchd"
 GIVEN_UP_AFTER = 30.0
-"""Seconds without a request to the fallback after which a round counts as not moved."""
+"""Time, in seconds, without a request to the fallback after which a round counts as not moved."""
 QUIET_FOR = 1.5
-"""Seconds to wait after the fallback's answer before a round is counted: a second prompt would arrive by then."""
+"""Time, in seconds, from the fallback's answer until a round is counted. A second prompt would arrive within
+this time.
+"""
 
 SLIM = {
     "preset": "bench",
@@ -45,10 +47,11 @@ PUBLISHED = {
     "omo-slim": ("oh-my-opencode-slim", "oh-my-opencode-slim.json", SLIM),
     "omo": ("oh-my-openagent", "oh-my-openagent.json", OMO),
 }
-"""Published peers: npm package, name of its configuration file, and the settings that its documentation gives.
+"""Published peers: npm package, name of its configuration file, and settings from its documentation.
 
-With these settings oh-my-openagent 4.19.4 was loaded on 1.18.33 and did not move the only round that was tried; an
-earlier release did, with other settings (docs/comparison.md). Until the reason is known, its row proves nothing.
+With these settings, oh-my-openagent 4.19.4 was loaded on 1.18.33 and did not move the session in the only round that
+was tried; an earlier release did, with other settings (docs/comparison.md). Until the reason is known, its row proves
+nothing.
 """
 
 
@@ -59,7 +62,7 @@ class Round:
     seconds: float | None
     """From the 429 to the fallback's request; None if there was no such request."""
     prompts: int
-    """User messages in the session, or copies of the prompt in the fallback's request where there is no server."""
+    """User messages in the session; without a server, copies of the prompt in the fallback's request."""
     refused: int
     asked: int
     """Requests to the fallback."""
@@ -154,7 +157,7 @@ def version_of(name: str) -> str:
 
 @contextlib.contextmanager
 def load(of: int) -> Iterator[None]:
-    """Keep that many processes busy within the block."""
+    """Keep this number of processes busy within the block."""
     busy = [multiprocessing.Process(target=_spin, daemon=True) for _ in range(of)]
     for process in busy:
         process.start()
@@ -172,7 +175,9 @@ def _spin() -> None:
 
 
 def by_turns(names: Sequence[str], way: str, version: str, rounds: int, busy: int) -> dict[str, list[Round]]:
-    """Return the rounds by contestant, without each one's first round, which includes everything that starts slowly."""
+    """Return the rounds by contestant. Each contestant's first round is left out, because it includes everything that
+    is slow only once.
+    """
     with contextlib.ExitStack() as stack:
         playing = [stack.enter_context(contestant(name, way, version)) for name in names]
         found: dict[str, list[Round]] = {each.name: [] for each in playing}

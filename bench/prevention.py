@@ -1,9 +1,9 @@
-"""Measure what prevention adds to every prompt: the time of the companion plugin's hook under OpenCode's own Bun.
+"""Measure the time that prevention adds to every prompt: the companion plugin's hook under OpenCode's own Bun.
 
     python bench/prevention.py [--rounds 5000] [VERSION ...]
 
-The blacklist contains fifty models that are cooling down, including the prompt's, so that the hook has to search it and
-to move the prompt. The binaries are those of the end-to-end tests.
+The blacklist contains fifty models that are cooling down, including the prompt's, so that the hook must search it and
+move the prompt. The binaries are those of the end-to-end tests.
 """
 
 from __future__ import annotations

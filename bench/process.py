@@ -1,4 +1,4 @@
-"""Read from /proc what a running process has used and what it holds (Linux)."""
+"""Read a running process's use of CPU, memory and other resources from /proc (Linux)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Thread:
-    """CPU seconds of a thread so far (user + system, to the nanosecond), and how often it went to sleep voluntarily."""
+    """CPU seconds of a thread so far (user + system, to the nanosecond), and the number of times it went to sleep
+    voluntarily.
+    """
 
     cpu: float = 0.0
     sleeps: int = 0

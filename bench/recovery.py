@@ -1,4 +1,4 @@
-"""Measure what a limit costs on a real OpenCode: the time from the provider's 429 to the fallback's request.
+"""Measure the delay that a limit causes on a real OpenCode: the time from the provider's 429 to the fallback's request.
 
     python bench/recovery.py [--rounds 10] [--ways door,tcp,native,service,model,hook] [VERSION ...]
     python bench/recovery.py [--rounds 10] --beside omo-slim,omo [--ways serve,tui] [--load 0,5] [VERSION ...]
@@ -14,12 +14,12 @@ The ways:
     hook     the retry hook of OpenCode 2 in a STAND-IN for its releases, which cannot be run here: the real plugin
              under Bun and the real daemon, but no OpenCode
 
-`--beside` runs ocwatchd and other fallback plugins alternately, quiet and beside that many busy processes (peers.py).
-`--steps` prints each request and effect of a move with its CPU time (traced.py).
+`--beside` runs ocwatchd and other fallback plugins alternately; `--load` sets the numbers of busy processes beside them
+(peers.py). `--steps` prints each request and effect of a move with its CPU time (traced.py).
 
-A fake provider on loopback refuses with Retry-After 3600 and records the times. The steps in between come from
-OpenCode's own records (1.17 and later, to the millisecond) and our journal. Each round clears the blacklist and sends a
-new prompt. "First" is the first prompt of an OpenCode that has just started.
+A fake provider on loopback refuses with Retry-After 3600 and records the times. The times of the steps in between come
+from OpenCode's own records (1.17 and later, to the millisecond) and our journal. Each round clears the blacklist and
+sends a new prompt. "First" is the first prompt of an OpenCode that has just started.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ OWN_WAYS = frozenset(("door", "tcp"))
 OF_2 = frozenset(("service", "model"))
 """Ways that use OpenCode 2, for which no version is given."""
 STEPS = ("OpenCode's record", "on disk", "decided", "stopped", "run again", "target's request")
-"""What happens after a 429, in order; `on disk` may follow `decided`, since the daemon also gets the limit by event."""
+"""The steps after a 429, in order. `on disk` may follow `decided`, because the daemon also receives the limit as an
+event.
+"""
 
 Round = dict[str, float]
 
@@ -125,7 +127,7 @@ def opencode(way: str, version: str, home: Home) -> Iterator[Tui | Serve]:
 
 
 def prompt(running: Tui | Serve, at: int) -> None:
-    """Send a new prompt; in a server it also gets a new session."""
+    """Send a new prompt; on a server, in a new session."""
     if isinstance(running, Tui):
         running.say(f"Prompt number {at}")
     else:
@@ -154,7 +156,7 @@ def moved(way: str, version: str, rounds: int) -> list[Round]:
 
 
 def switched(way: str, rounds: int) -> list[Round]:
-    """Return the rounds of OpenCode 2; each prompt gets a new session."""
+    """Return the rounds of OpenCode 2. Each prompt is sent in a new session."""
     with tempfile.TemporaryDirectory(prefix="ocw-") as scratch, Provider() as provider:
         home = Home2(Path(scratch), provider.url)
         provider.script(PRIMARY, limited(3600 if way == "service" else None))
@@ -175,7 +177,7 @@ def switched(way: str, rounds: int) -> list[Round]:
 
 
 def native(version: str) -> float:
-    """Return the seconds until OpenCode alone asks again after a Retry-After of 20 s."""
+    """Return the seconds until OpenCode alone sends its next request after a Retry-After of 20 s."""
     with tempfile.TemporaryDirectory(prefix="ocw-") as scratch, Provider() as provider:
         provider.script(PRIMARY, limited(NATIVE_WAIT))
         with Serve(version, Home(Path(scratch), provider.url)) as serve:
@@ -203,7 +205,7 @@ def hooked(rounds: int) -> list[float]:
 
 
 def step_table(way: str, version: str, rounds: int) -> Iterator[str]:
-    """Yield what the daemon did from the 429 to the end of the move, for the round with the median time."""
+    """Yield the daemon's steps from the 429 to the end of the move, for the round with the median time."""
     with tempfile.TemporaryDirectory(prefix="ocw-") as scratch, Provider() as provider:
         home, trace = Home(Path(scratch), provider.url), Path(scratch) / "trace"
         provider.script(PRIMARY, limited(3600))

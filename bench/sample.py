@@ -14,10 +14,12 @@ EARLY = {
     "1.0.0": "1.0.0-serve/2026-11-22T154224.log.xz",
     "0.5": "0.5.29-serve/2026-11-22T154616.log.xz",
 }
-"""Formats up to 1.0.152, which do not log the start of a request; from 1.0.98 on a failure names no session either."""
+"""Formats up to 1.0.152, which do not log the start of a request. From 1.0.98 on, a failure does not name its session
+either.
+"""
 
 LONGEST = 60_000
-"""Maximum size of a failure that is used, in bytes; a few recorded ones contain whole conversations."""
+"""Maximum size, in bytes, of a recorded failure that is used; a few contain whole conversations."""
 
 
 def lines_of(kind: str) -> tuple[list[bytes], list[bytes]]:
@@ -26,7 +28,8 @@ def lines_of(kind: str) -> tuple[list[bytes], list[bytes]]:
         lines = file.read().splitlines(keepends=True)
     errors = [line for line in lines if line.startswith(b"ERROR") or b" level=ERROR " in line[:80]]
     errors_seen = set(errors)
-    failed = errors if kind == "new" else [line for line in errors if line.startswith(b"ERROR")]  # one is a forgery
+    # one of them imitates a log line
+    failed = errors if kind == "new" else [line for line in errors if line.startswith(b"ERROR")]
     quiet = [line for line in lines if line not in errors_seen]
     markers = (b"stream error", b"streamText error")
     return quiet, [line for line in failed if any(words in line for words in markers) and len(line) < LONGEST]

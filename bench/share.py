@@ -1,10 +1,11 @@
-"""Measure what shared cooldowns cost, and how soon another machine knows them.
+"""Measure the cost of shared cooldowns, and the time until another machine applies them.
 
     python bench/share.py [--events 200] [--seconds 60] [--tls]
 
-Two homes on loopback each run a real `ocwatch share`, with a real server. One home's blacklist gets a limit, written as
-the daemon writes it. The clock runs from before that write until the other home's blacklist redirects new prompts. Then
-both idle, and the cost of the helper and of a daemon (alone, and beside a helper) is read from /proc (Linux).
+Two homes on loopback each run a real `ocwatch share`, with a real server. A limit is written to one home's blacklist as
+the daemon writes it. The clock runs from before that write until the other home's blacklist redirects new prompts.
+Afterwards, both homes idle, and the cost of the helper and of a daemon (alone, and beside a helper) is read from /proc
+(Linux).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from tests.support.valkey_server import Server
 
 ACCOUNTS = {"anthropic": "team-max-1"}
 PAUSE = 0.15
-"""Seconds between two limits, because the helper pauses after each write and single limits are to be measured."""
+"""Time, in seconds, between two limits. The helper pauses after each write, and single limits are to be measured."""
 
 
 def settings(server: Server, node: str, ca: Path | None) -> dict[str, object]:
@@ -59,7 +60,9 @@ def latencies(a: Machine, b: Machine, events: int) -> list[float]:
 
 
 def daemon_row(share: dict[str, object] | None, seconds: float) -> str:
-    """Return an idle daemon's row, beside a helper if `share` is given; its first column is the CPU time to start."""
+    """Return an idle daemon's row, beside a helper if `share` is given. The first column is the CPU time for
+    the start.
+    """
     with tempfile.TemporaryDirectory(prefix="ocw-") as scratch:
         home = Home(Path(scratch), "http://127.0.0.1:9")
         more = {} if share is None else {"share": share}

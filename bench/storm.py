@@ -1,10 +1,10 @@
-"""Measure a storm of limits: how many are classified per second, and how often the blacklist is written meanwhile.
+"""Measure a storm of limits: the number classified per second, and the number of writes of the blacklist.
 
     python bench/storm.py [--events 100000]
 
-"judged" measures the verdict on a message alone, "classified" the whole way from bytes to LimitEvents, in CPU time.
-"daemon" is the real one: the refused attempts of 40 sessions and 5 models are appended in one burst, and the
-measurement ends when the daemon's cursor is at the end of the log.
+"judged" measures only the classification of a message; "classified" measures the whole path from bytes to LimitEvents.
+Both are in CPU time. "daemon" is the real one: the refused attempts of 40 sessions and 5 models are appended in one
+burst, and the measurement ends when the daemon's cursor is at the end of the log.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def judged(data: bytes, events: int) -> float:
 def classified(data: bytes) -> tuple[int, float]:
     """Read the log; return the number of events and the CPU seconds."""
     reading = Reading(builtin(), turns=True)
-    reading.feed(data[:CHUNK])  # compiles the expressions, which happens at their first use
+    reading.feed(data[:CHUNK])  # this compiles the expressions, which are compiled at their first use
     began, count = time.process_time(), 0
     for at in range(CHUNK, len(data), CHUNK):
         count += sum(isinstance(seen, LimitEvent) for seen in reading.feed(data[at : at + CHUNK]))
@@ -110,7 +110,8 @@ def main() -> None:
     print(f"judged      {events} messages in {cpu:.2f} CPU s: {events / cpu:,.0f} a CPU second")
     count, cpu = classified(data)
     print(f"classified  {count} refusals in {cpu:.2f} CPU s: {count / cpu:,.0f} a CPU second")
-    wall, cpu, first, writes = daemon(storm(events))  # a new storm: limits older than ten seconds are handled as old
+    # a new storm, because limits older than ten seconds are handled as old ones
+    wall, cpu, first, writes = daemon(storm(events))
     print(f"daemon      {wall:.1f} s until its cursor was at the end of the log, {cpu:.2f} CPU s")
     rate = writes / wall
     print(f"            first on disk after {first:.0f} ms; {writes} writes of the blacklist, {rate:.1f} a second")

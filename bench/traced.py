@@ -1,7 +1,7 @@
 """Run a daemon that records each of its requests and effects, for `recovery.py --steps`.
 
-It is started as a separate program in place of the daemon: `command(file)` returns its command line, and `file` gets
-one JSON object per line, a `Span`.
+It is started as a separate program in place of the daemon. `command(file)` returns its command line. Each line of
+`file` is a JSON object, a `Span`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _IDS = re.compile(r"/(ses|msg|per|que)_[^/?]+")
 
 @dataclass(frozen=True)
 class Span:
-    """Something that the daemon did: times in epoch seconds, `cpu` in seconds of the thread that did it."""
+    """One request or effect of the daemon: times in epoch seconds, and `cpu` in seconds of the thread that ran it."""
 
     what: str
     begun: float

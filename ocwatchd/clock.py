@@ -56,8 +56,7 @@ def from_rfc3339(text: str) -> float:
     """Return the epoch seconds of an RFC 3339 time; a time without a zone is treated as UTC.
 
     Raises:
-        ValueError: `text` is not an RFC 3339 time, or `rfc3339` could not write it (a zone can move it out of the
-            calendar).
+        ValueError: `text` is not an RFC 3339 time, or its zone moves it beyond the dates that `rfc3339` can write.
     """
     moment = datetime.fromisoformat(text)
     epoch = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -34,13 +34,13 @@ class StateError(OcwatchError):
 
 
 class NotAFile(StateError):
-    """The path is not a plain file that belongs to us: it is a link, a directory, a pipe, another user's file, or too
-    large.
-    """
+    """The path is not a plain file of ours: it is a link, a directory, a pipe, another user's file, or too large."""
 
 
 class HomeUnknown(OcwatchError):
-    """HOME is missing or not absolute. This is not a ConfigError, because no command may continue after it."""
+    """HOME is missing or not absolute. This is not a ConfigError, because some commands continue after a ConfigError,
+    but none may continue without HOME.
+    """
 
     exit_code = ExitCode.BAD_CONFIG
 

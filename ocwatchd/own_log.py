@@ -27,8 +27,8 @@ _ROOT = "ocwatchd"
 _OURS = re.compile(
     r"(?<!\w)(?:(?:id|of|claim|move|decision)=[0-9a-f]{12}|[a-z]+\.json\.corrupt-\d{8}T\d{6}Z(?:-\d{1,3})?)(?!\w)"
 )
-"""Matches our own ids (which name journal lines) and the names of damaged files that were moved aside. `redact` would
-hide them, as it hides everything that looks random.
+"""Matches our own ids (of journal lines) and the names of damaged files that were moved aside. `redact` would hide
+them, because they look random.
 """
 
 _OUTLINED = frozenset(
@@ -36,8 +36,8 @@ _OUTLINED = frozenset(
     "trouble result outcome matter seconds removed generation certainty rule reset_source durable event "
     "snapshot entry verdict missed origin mode turn small waited".split()
 )
-"""Names of the fields that an outline contains. Only listed fields are printed, so a new field that contains a prompt
-does not appear.
+"""Names of the fields that an outline contains. All other fields are left out, so a prompt in a new field is never
+printed.
 """
 _TEXT_CAP = 120
 _DEPTH = 3
@@ -48,13 +48,13 @@ log = logging.getLogger("ocwatchd.command")
 
 
 class Redacted(str):
-    """A log line whose parts were redacted one by one, which takes less time if the parts recur."""
+    """A log line whose parts were redacted one by one, which is faster if the parts recur."""
 
     __slots__ = ()
 
 
 def set_up(level: str | None = None, environ: Mapping[str, str] = os.environ) -> None:
-    """Print log records of `level` and above. The default level is the one in OCWATCHD_LOG, or else `info`."""
+    """Print log records of `level` and above. `level` defaults to the one in OCWATCHD_LOG, or else to `info`."""
     wished = level or environ.get(ENVIRONMENT, "").strip().lower()
     logger = logging.getLogger(_ROOT)
     logger.propagate = False
@@ -86,7 +86,7 @@ def clean(text: str) -> str:
 
 
 def clean_fields(what: str, named: Mapping[str, object]) -> Redacted:
-    """Return `what: name=value …`. Each pair is redacted and cached on its own, because a burst of limits repeats most
+    """Return `what: name=value …`. Each pair is redacted and cached separately, because a burst of limits repeats most
     pairs.
     """
     pairs = " ".join(_clean_pair(f"{name}={value}") for name, value in named.items())

@@ -1,7 +1,7 @@
-"""Check and set the owners of files: never use another user's files, and give files that root writes to the right user.
+"""Check and set the owners of files: never use another user's files, and give files written by root to the right user.
 
-`open_plain` opens every file that another user could have put in place of ours, and `try_lock` locks it. This module
-does not import pathlib, which takes 5 ms of CPU time, because commands that scripts call often use it.
+`open_plain` opens every file that another user could have substituted for ours, and `try_lock` locks it. This module
+does not import pathlib, which takes 5 ms of CPU time, because commands that scripts call often use this module.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ ELSEWHERE = "or set XDG_STATE_HOME to a directory of your own"
 def is_ours(user: int) -> bool:
     """Return whether files of this user id count as ours.
 
-    These are the files of the current user. For root they include those of the owner of HOME, because `sudo` may keep
+    Our files are those of the current user. For root, they include those of the owner of HOME, because `sudo` may keep
     HOME.
     """
     return user == os.geteuid() or (os.geteuid() == 0 and user == home_owner())
 
 
 def may_be_read(user: int) -> bool:
-    """Return whether files of this user id may be read: ours, and root's, because root could change
-    our files anyway.
-    """
+    """Return whether files of this user id may be read: ours, and root's, who could change our files anyway."""
     return user == 0 or is_ours(user)
 
 
@@ -56,7 +54,7 @@ def account(user: int) -> str:
 
 
 def repair(path: str, *, whole: bool = False) -> str:
-    """Return the `chown` command that gives a file (with `whole`, a directory tree) to the owner of HOME."""
+    """Return the `chown` command that gives a file or, with `whole`, a directory tree to the owner of HOME."""
     from shlex import quote  # lazy import: only for error messages
 
     owner = home_owner() if os.geteuid() == 0 else os.geteuid()
@@ -115,8 +113,8 @@ def _close(path: str) -> None:
 def _anothers(path: str, user: int) -> str:
     """Return the error message for another user's directory.
 
-    A directory of root in our own home was most likely made with `sudo`, so the message suggests `chown`. For any other
-    owner it does not, because ocwatchd would then trust the directory's content.
+    A directory of root in our own home was most likely created with `sudo`, so the message suggests `chown`. For any
+    other owner, it does not, because ocwatchd would then trust the directory's content.
     """
     said = f"{path} belongs to {user_name(user)}, not to you, so ocwatchd does not use it."
     if user == 0 and in_own_home(path):
@@ -153,10 +151,10 @@ def _out_of_reach(path: str) -> str:
 def make_directories(path: str | os.PathLike[str], mode: int = 0o700) -> None:
     """Create a directory and its missing parents, each with this mode.
 
-    As root, give each new directory to the owner of its parent. Existing directories are not changed.
+    If run by root, give each new directory to the owner of its parent. Existing directories are not changed.
 
     Raises:
-        OSError: A directory cannot be created.
+        OSError: a directory cannot be created.
     """
     path = os.fspath(path)
     missing = []
@@ -184,11 +182,12 @@ def make_directories(path: str | os.PathLike[str], mode: int = 0o700) -> None:
 def open_plain(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
     """Open a plain file that belongs to us or to root, and return its descriptor. Never follow a link, never block.
 
-    With `os.O_CREAT`, create a missing file with mode 0600. As root, give it to the owner of its directory.
+    With `os.O_CREAT`, create a missing file with mode 0600; if run by root, give it to the owner of its directory.
 
     Raises:
-        FileNotFoundError: The file does not exist. NotAFile: The path is a link, a directory, a pipe, or another user's
-            file. OSError: The file cannot be opened.
+        FileNotFoundError: the file does not exist.
+        NotAFile: the path is a link, a directory, a pipe, or another user's file.
+        OSError: the file cannot be opened.
     """
     try:
         fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
@@ -214,11 +213,12 @@ def open_plain(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
 
 
 def try_lock(fd: int, *, shared: bool = False) -> bool:
-    """Lock an open file (`flock`); return False if another process or descriptor holds a lock that excludes it.
+    """Lock an open file (`flock`). Return False if a conflicting lock is held by another process or descriptor.
 
-    The lock is released when the descriptor is closed or the process ends, however it ends.
+    The lock is released when the descriptor is closed or the process ends for any reason.
 
-    Raises: OSError: The file system has no such locks.
+    Raises:
+        OSError: the file system does not support locks.
     """
     import fcntl  # lazy import: `pick` and `statusline` lock nothing
 
@@ -230,14 +230,14 @@ def try_lock(fd: int, *, shared: bool = False) -> bool:
 
 
 def open_followed(path: str | os.PathLike[str]) -> int:
-    """Open a plain file of any owner for reading, such as OpenCode's logs, and return its descriptor. Links are
-    followed.
+    """Open a plain file of any owner for reading, such as OpenCode's logs, and return its descriptor.
 
-    Never block, even if the path is a pipe.
+    Links are followed. The call never blocks, even if the path is a pipe.
 
     Raises:
-        FileNotFoundError: The file does not exist. IsADirectoryError: The path is not a plain file. OSError: The file
-            cannot be opened.
+        FileNotFoundError: the file does not exist.
+        IsADirectoryError: the path is not a plain file.
+        OSError: the file cannot be opened.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -257,11 +257,12 @@ def read_followed(path: str | os.PathLike[str], cap: int) -> bytes:
 
 
 def give(fd: int, directory: str | os.PathLike[str], replaced: str | os.PathLike[str] | None = None) -> None:
-    """As root, give a new file to the owner of the file that it replaces, or else to the owner of its directory.
+    """If run by root, give a new file to the owner of the file that it replaces, or else to the owner of its directory.
 
-    Without this, a command under `sudo` would leave files that their user can no longer change.
+    Otherwise, a command under `sudo` would leave files that their user can no longer change.
 
-    Raises: OSError: The owner cannot be changed.
+    Raises:
+        OSError: the owner cannot be changed.
     """
     if os.geteuid() != 0:
         return
@@ -278,9 +279,10 @@ def give(fd: int, directory: str | os.PathLike[str], replaced: str | os.PathLike
 
 
 def give_socket(path: str | os.PathLike[str]) -> None:
-    """As root, give a new socket to the owner of its directory.
+    """If run by root, give a new socket to the owner of its directory.
 
-    Raises: OSError: The owner cannot be changed.
+    Raises:
+        OSError: the owner cannot be changed.
     """
     owner = os.stat(os.path.dirname(path) or ".")
     if os.geteuid() == 0 and owner.st_uid != 0:
@@ -288,9 +290,10 @@ def give_socket(path: str | os.PathLike[str]) -> None:
 
 
 def give_tree(path: str | os.PathLike[str], directory: str | os.PathLike[str]) -> None:
-    """As root, give a directory tree to the owner of `directory`, which will contain it.
+    """If run by root, give a directory tree to the owner of `directory`, which will contain it.
 
-    Raises: OSError: The owner cannot be changed.
+    Raises:
+        OSError: the owner cannot be changed.
     """
     owner = os.stat(directory)
     if os.geteuid() != 0 or owner.st_uid == 0:

@@ -1,9 +1,9 @@
 """Paths of all files and directories, derived from HOME, the XDG variables and OPENCODE_CONFIG_DIR.
 
-OpenCode follows the XDG specification on macOS too, and so does ocwatchd. The functions return strings and import
+OpenCode follows the XDG specification even on macOS, and so does ocwatchd. The functions return strings and import
 nothing costly, for commands that start in tens of milliseconds (docs/decisions/0004-fast-path.md); `Paths` has the same
-paths as `pathlib` objects. The platformdirs package has the same rules but takes 25 ms of CPU time, because it imports
-tempfile, shutil and random.
+paths as `pathlib` objects. The platformdirs package applies the same rules but takes 25 ms of CPU time, because it
+imports tempfile, shutil and random.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def base(variable: str, usual: str, environ: Mapping[str, str] = os.environ, below: str | None = None) -> str:
-    """Return the directory that an XDG variable names, or else the `usual` one below HOME (or `below`).
+    """Return the directory in an XDG variable, or else the `usual` directory below HOME (or below `below`).
 
-    A relative path in the variable is ignored, as the specification demands.
+    A relative path in the variable is ignored, as the specification requires.
 
     Raises:
-        HomeUnknown: HOME names no directory, and `below` is not given.
+        HomeUnknown: HOME is not usable, and `below` is not given.
     """
     below, value = below or home(environ), environ.get(variable, "")
     if value.startswith("/"):
@@ -36,10 +36,11 @@ def base(variable: str, usual: str, environ: Mapping[str, str] = os.environ, bel
 def home(environ: Mapping[str, str] = os.environ) -> str:
     """Return HOME.
 
-    The password database is never used, because under `sudo`, in a container or in a service its home may differ from
-    the one that OpenCode uses.
+    The password database is never used: under `sudo`, in a container or in a service, its home may differ from the one
+    that OpenCode uses.
 
-    Raises: HomeUnknown: HOME is not set, empty, or not absolute.
+    Raises:
+        HomeUnknown: HOME is not set, empty, or not absolute.
     """
     value = environ.get("HOME")
     if value is None or not value.startswith("/"):
@@ -83,10 +84,11 @@ def data_directory(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def config_home(environ: Mapping[str, str] = os.environ, below: str | None = None) -> str:
-    """Return the directory of the user's configuration files: XDG_CONFIG_HOME, or else `.config` in HOME (or `below`).
+    """Return the directory of the user's configuration files: XDG_CONFIG_HOME, or else `.config` below HOME (or below
+    `below`).
 
     Raises:
-        HomeUnknown: HOME names no directory, and `below` is not given.
+        HomeUnknown: HOME is not usable, and `below` is not given.
     """
     return base("XDG_CONFIG_HOME", ".config", environ, below)
 
@@ -150,7 +152,7 @@ class Paths:
 
     @property
     def journal(self) -> Path:
-        """The journal of what ocwatchd observed, decided and did, with one JSON object per line."""
+        """The journal of ocwatchd's observations, decisions and actions, with one JSON object per line."""
         return self.state_dir / "journal.jsonl"
 
     @property
@@ -170,9 +172,7 @@ class Paths:
 
     @property
     def decisions(self) -> Path:
-        """The daemon's socket, through which the companion plugin in OpenCode 2 queries the daemon about refused
-        attempts.
-        """
+        """The daemon's socket, through which OpenCode 2's companion plugin asks for decisions on refused attempts."""
         return self.state_dir / "decisions.sock"
 
     @property
@@ -182,7 +182,7 @@ class Paths:
 
     @property
     def allowances(self) -> Path:
-        """The directory of the rate-limit headers that providers sent, with one file per model."""
+        """The directory of the rate-limit headers received from providers, with one file per model."""
         return self.state_dir / "allowances"
 
     @property
@@ -192,12 +192,12 @@ class Paths:
 
     @property
     def prices(self) -> Path:
-        """The prices of models that OpenCode last reported."""
+        """The models' prices as last reported by OpenCode."""
         return self.state_dir / "prices.json"
 
     @property
     def budget(self) -> Path:
-        """Today's budget and the amount that has been spent."""
+        """Today's budget and the amount spent."""
         return self.state_dir / "budget.json"
 
     @property
@@ -212,7 +212,7 @@ class Paths:
 
     @property
     def daemon_lock(self) -> Path:
-        """The lock file of the running daemon. A second daemon finds it locked."""
+        """The lock file of the running daemon. It keeps a second daemon from starting."""
         return self.state_dir / "daemon.lock"
 
     @property
@@ -244,7 +244,7 @@ class Paths:
 
 
 def opencode_data_of(environ: Mapping[str, str]) -> Path | None:
-    """Return the data directory of an OpenCode process with this environment; None if the environment does not
+    """Return the data directory of an OpenCode process with this environment, or None if the environment does not
     determine it.
 
     A daemon serves only its own home, so it compares this directory with its own.

@@ -12,8 +12,9 @@ _WEEK = 6 * 86400.0
 
 
 def clock(epoch: float | None, now: float) -> str:
-    """Return the shortest unambiguous local time: `14:20`, `Tue 14:20` within a week, `24 Dec 14:20`, `2027-01-03`; `-`
-    for None, `far off` beyond the calendar.
+    """Return the shortest unambiguous local time: `14:20`, `Tue 14:20` within a week, `24 Dec 14:20`, `2027-01-03`.
+
+    Return `-` for None, and `far off` for times beyond the calendar.
     """
     if epoch is None:
         return "-"
@@ -21,10 +22,10 @@ def clock(epoch: float | None, now: float) -> str:
 
 
 def stamp(epoch: float, now: float) -> str:
-    """Return the local time with seconds, and with the date unless it is today: `14:20:05`, `Tue 14:20:05`, `24 Dec
-    14:20:05`, `2027-01-03 14:20:05`.
+    """Return the local time with seconds, and with the date unless it is today.
 
-    For events that may follow each other within a minute.
+    Examples: `14:20:05`, `Tue 14:20:05`, `24 Dec 14:20:05`, `2027-01-03 14:20:05`. This form is for events that may
+    follow each other within a minute.
     """
     return _local(epoch, now, "%H:%M:%S", "%Y-%m-%d %H:%M:%S")
 

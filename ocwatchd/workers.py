@@ -1,7 +1,8 @@
 """A pool of daemon threads for blocking work, divided into lanes.
 
-Each lane, such as one endpoint, uses only a few threads. An endpoint that hangs with thirty sessions therefore delays
-only its own work. Work for a busy lane waits in order of arrival. The threads do not delay the end of the process.
+A lane is a group of related work, such as that of one endpoint, and uses only a few threads. An endpoint that hangs
+with thirty sessions therefore delays only its own work. Work for a busy lane waits in order of arrival. The threads do
+not delay the end of the process.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from collections.abc import Callable, Hashable, Mapping
 Work = Callable[[], None]
 
 IDLE_TIMEOUT = 20.0
-"""Time, in seconds, without work after which a thread ends. Without this timeout, the forty threads of a burst of
-limits kept 4 MiB.
+"""Time, in seconds, after which an idle thread ends. Without this timeout, the forty threads of a burst of limits kept
+4 MiB.
 """
 
 

@@ -1,4 +1,4 @@
-"""Make a recorded log small and impersonal: request bodies are emptied, the home directory renamed, nothing else."""
+"""Make a recorded log small and anonymous: only the request bodies are emptied and the home directory renamed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _pieces(text: str) -> Iterator[str]:
     at = 0
     for found in _BODY.finditer(text):
         if found.start() < at:
-            continue  # inside a body that was just emptied
+            continue  # inside a body that has just been emptied
         value, end = decoder.raw_decode(text, found.end())
         yield text[at : found.end()]
         yield json.dumps(_kept(value), ensure_ascii=False, separators=(",", ":"))
@@ -59,7 +59,7 @@ def _quoted(path: Path) -> str:
 
 
 def _dashed(path: Path) -> str:
-    """Return the path as 0.5 writes a project's directory in its data."""
+    """Return the path in the form in which 0.5 names a project's directory in its data."""
     return str(path).strip("/").replace("/", "-")
 
 

@@ -1,4 +1,4 @@
-"""One recording: a home, the fake provider that plays scenarios into it, and the labels of all its answers."""
+"""One recording: a home, the fake provider that plays scenarios to it, and the labels of all its answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.provider import Provider
 
 SDKS = {"anthropic": ANTHROPIC, "openai": OPENAI, "google": GOOGLE}
 STRICT_BEFORE = (1, 0, 98)
-"""Older versions refuse a configuration with keys that they do not know, such as `enabled_providers`."""
+"""Versions before this one refuse a configuration with unknown keys, such as `enabled_providers`."""
 LOGFMT_FROM = (1, 17, 0)
 RESPONSE_FAILED_FROM = (1, 18, 0)
 BODY_CAP = 600
@@ -28,7 +28,7 @@ _TAG = re.compile(r"\(ref (T\d{4})\)")
 
 
 class Recording:
-    """A home, a provider that plays scenarios into it, and the record of all requests."""
+    """A home, a provider that plays scenarios to it, and the record of all requests."""
 
     def __init__(self, version: str, root: Path, provider: Provider, scenarios: Sequence[Scenario]) -> None:
         """Prepare the home and script every model."""
@@ -98,7 +98,7 @@ class Recording:
         return answers[min(n, len(answers) - 1)]
 
     def asked(self, tag: str) -> int:
-        """Return how many requests of the main model were answered."""
+        """Return the number of the main model's requests that were answered."""
         return sum(t == tag and role == "main" and r.status is not None for r, t, role, _, _ in list(self.rows))
 
     def prompt(self, tag: str) -> str:
@@ -106,7 +106,7 @@ class Recording:
         return f"{fill(self.tags[tag].prompt, {})} (ref {tag})"
 
     def note_dead(self, tag: str) -> None:
-        """Record a scenario whose provider does not listen, and so cannot record its requests itself."""
+        """Record a scenario whose provider does not listen and therefore cannot record its requests."""
         scenario = self.tags[tag]
         if scenario.model.startswith("deadgw/"):
             row = {"t": None, "source": "driver", **model_parts(scenario.model), "sessionID": self.sessions.get(tag)}
@@ -159,9 +159,9 @@ class Recording:
 def unlogged(numbers: tuple[int, ...], row: dict[str, Any], counts: Mapping[tuple[str | None, str], int]) -> bool:
     """Return whether this version is known to log nothing about this refusal.
 
-    `counts` is the number of requests by mark and role. Measured: a title's SDK tries three times, and only the end of
-    that is logged (before 1.0.152 not even that); 0.5.29 does so with every prompt; `response.failed` is not logged up
-    to 1.17.
+    `counts` is the number of requests by mark and role. Measured: the SDK of a title request tries three times, and
+    only the last failure is logged (before 1.0.152, not even that). 0.5.29 does so for every prompt. `response.failed`
+    is not logged up to 1.17.
     """
     if not row["is_limit"]:
         return False
@@ -173,7 +173,9 @@ def unlogged(numbers: tuple[int, ...], row: dict[str, Any], counts: Mapping[tupl
 
 
 def _has_message(body: Any) -> bool:
-    """Return whether SDKs find the provider's words in the body; if not, a log since 1.17 has only the status text."""
+    """Return whether SDKs find the provider's message in the body. If not, a log of 1.17 and later has only the status
+    text.
+    """
     with suppress(ValueError):
         body = json.loads(body) if isinstance(body, str) else body
     inner = body.get("error") if isinstance(body, dict) else None

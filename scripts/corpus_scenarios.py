@@ -1,8 +1,8 @@
 """Read `corpus_scenarios.jsonl`, which the recorder plays to OpenCode: limits of every kind, other errors, and bait.
 
-Texts and headers are those of the named providers, as their users report them. In any text, `@EPOCH+60@`,
-`@EPOCHMS+60@`, `@HTTPDATE+60@`, `@ISO+60@`, `@LOGTIME+0@` and `@BEIJING+60@` mean a time that many seconds after the
-answer, `@TAG@` means the session's mark, and `@HOME@` the home directory.
+Texts and headers are those of the named providers, as reported by users. In any text, `@EPOCH+60@`, `@EPOCHMS+60@`,
+`@HTTPDATE+60@`, `@ISO+60@`, `@LOGTIME+0@` and `@BEIJING+60@` mean a time that many seconds after the answer, `@TAG@`
+the session's mark, and `@HOME@` the home directory.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ SMALL = "smallco/titles"
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One session with one prompt. `kind` is the kind of every refusal among `answers`, `sub` and `titles`.
+    """One session with one prompt. `kind` applies to every refusal among `answers`, `sub` and `titles`.
 
-    `answers` are the main model's answers in order; the last one is repeated. `sub` are those of the subagent's model,
-    `titles` those of the title's model (an ordinary title if empty). After `attempts` requests the session is aborted
-    if OpenCode still retries; with `leave`, the user aborts during the first answer. `after`: seconds until the limit
-    ends, as the answer reports them anywhere. `run`: also recorded with `opencode run`.
+    `answers` contains the main model's answers in order; the last one is repeated. `sub` contains those of the
+    subagent's model, and `titles` those of the title's model (an ordinary title if empty). After `attempts` requests,
+    the session is aborted if OpenCode still retries; with `leave`, the user aborts during the first answer. `after` is
+    the time, in seconds, until the limit ends, if any part of the answer reports it. Scenarios with `run` are also
+    recorded with `opencode run`.
     """
 
     name: str
@@ -81,7 +82,7 @@ def _answer(raw: dict[str, Any]) -> Answer:
 
 
 def is_refusal(answer: Answer) -> bool:
-    """Return whether the scenario's kind applies to this answer; an answer that succeeds is never a limit."""
+    """Return whether the scenario's kind applies to this answer. A successful answer is never a limit."""
     return isinstance(answer, Error | MidStream)
 
 

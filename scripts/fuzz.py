@@ -1,6 +1,6 @@
 """Fuzz the parsers of foreign text, guided by coverage: `pip install atheris && python -m scripts.fuzz TARGET SECONDS`.
 
-TARGET is a name in `tests/support/targets.py`. Inputs that fail are written to `tests/unit/data/fuzz/TARGET-…`, where
+TARGET is a name in `tests/support/targets.py`. Failing inputs are written to `tests/unit/data/fuzz/TARGET-…`, where
 `tests/unit/test_fuzz.py` finds them; the other inputs are kept in a temporary directory. An input that takes longer
 than 5 s counts as a failure.
 """

@@ -1,4 +1,4 @@
-"""Keep what this release's daemon writes into its state directory, for later ones: `python -m scripts.keep_state`.
+"""Store this release's state files as test data for later releases: `python -m scripts.keep_state`.
 
 Run it once for each release. The result is `tests/integration/data/state/VERSION`, and a test reads all of them.
 """
@@ -26,7 +26,7 @@ WORDS = {
     "broke/*": "Insufficient credits. Add more at the provider's site",
     "busy/model": "Overloaded",
 }
-"""The provider's words, by the blacklist's key that they lead to."""
+"""Provider messages, by the blacklist key that each leads to."""
 
 
 def main() -> None:

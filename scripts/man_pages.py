@@ -1,7 +1,7 @@
 """Write the manual pages in man/ and the list of commands that `ocwatch --help` prints: `python -m scripts.man_pages`.
 
-There is one page for `ocwatch` with all its commands, one for `oc-smart` and one for `ocwatchd`. Everything is made
-from the help of the commands, and tests compare it.
+There is one page for `ocwatch` with all its commands, one for `oc-smart` and one for `ocwatchd`. All are generated from
+the commands' help texts, and tests compare them.
 """
 
 from __future__ import annotations

@@ -1,19 +1,20 @@
-"""Measure what share of mutants of `ocwatchd/core` the unit tests notice: `python -m scripts.mutate_core SCRATCH`.
+"""Measure the share of mutants of `ocwatchd/core` that the unit tests kill: `python -m scripts.mutate_core SCRATCH`.
 
-Needs `pip install cosmic-ray coverage`, which the project does not depend on. SCRATCH is a directory for copies.
+This requires `pip install cosmic-ray coverage`, which are not dependencies of the project. SCRATCH is a directory for
+copies.
 
 How the rate is measured:
 
 * cosmic-ray lists every mutant of every module. `--sample` of them are drawn at random with `--seed`, so that each
-  module counts by the number of its mutants.
-* Mutants that cannot change what the program does are not drawn: operators inside annotations, which are never
+  module is weighted by the number of its mutants.
+* Mutants that cannot change the program's behaviour are not drawn: operators inside annotations, which are never
   evaluated, and the flags and the order of dataclasses.
-* Each drawn mutant is written into a copy. Then the tests run that execute the mutated line, as coverage has recorded
-  them, and after them the test files that import the module. For a line that runs at import, every test file runs that
-  executes anything in the module.
+* Each drawn mutant is written into a copy. Then the tests that execute the mutated line, according to coverage, are
+  run, and after them the test files that import the module. For a line that runs at import, every test file that
+  executes any line of the module is run.
 * A failure, or 300 s without an end, is a kill. A mutant that does not compile is left out.
-* The interval is Wilson's, at 95 %. Other equivalent mutants, and those that only the integration tests notice, count
-  as survived.
+* The interval is Wilson's, at 95 %. Other equivalent mutants, and those killed only by the integration tests, count as
+  survived.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ from queue import SimpleQueue
 ROOT = Path(__file__).resolve().parent.parent
 CORE = "ocwatchd/core"
 TEST_TIMEOUT = 300.0
-"""Maximum seconds for the tests of one mutant; those that execute one line need at most 20."""
+"""Timeout, in seconds, for the tests of one mutant; those that execute one line need at most 20 s."""
 WHOLE_TIMEOUT = 900.0
-"""Maximum seconds for all of tests/unit, which need 180 on one core."""
+"""Timeout, in seconds, for all of tests/unit, which need 180 s on one core."""
 SLOW = re.compile(r"test_no_text_takes_long|test_no_pattern_of_a_user_hangs|adds_up|times_the_work|replayed_histories")
 """Tests that run last, because each takes seconds."""
 PYTEST = ["-q", "-x", "-p", "no:cacheprovider", "-n", "0", "--no-header", "--tb=no"]
@@ -48,7 +49,7 @@ PYTEST = ["-q", "-x", "-p", "no:cacheprovider", "-n", "0", "--no-header", "--tb=
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One change in one module: cosmic-ray's operator, and which of its occurrences in the module is changed."""
+    """One change in one module: cosmic-ray's operator, and the index of its occurrence in the module."""
 
     module: str
     operator: str
@@ -63,7 +64,7 @@ class Mutant:
 
 
 def all_mutants() -> list[Mutant]:
-    """Return every mutant of core that may change what the program does, in a fixed order."""
+    """Return every mutant of core that may change the program's behaviour, in a fixed order."""
     from cosmic_ray.ast import ast_nodes, get_ast_from_path
     from cosmic_ray.plugins import get_operator, operator_names
 
@@ -97,7 +98,7 @@ def _without_effect(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 
 
 class Suite:
-    """Knows which tests execute which line, and which test files import which module."""
+    """Maps each line to the tests that execute it, and each module to the test files that import it."""
 
     def __init__(self, copy: Path) -> None:
         data = copy / ".coverage"
@@ -129,7 +130,7 @@ class Suite:
         files = [f"tests/unit/{stem}.py" for stem, text in self._files.items() if imports.search(text)]
         if files:
             stages.append((files, WHOLE_TIMEOUT))
-        if not ids:  # the line runs at import: run every test file that executes anything in the module
+        if not ids:  # the line runs at import: run every test file that executes any line of the module
             everyone = {context for contexts in lines.values() for context in contexts}
             stems = sorted({context.split(".")[2] for context in everyone if context.count(".") > 2})
             stages.append(([f"tests/unit/{stem}.py" for stem in stems], WHOLE_TIMEOUT))
@@ -154,7 +155,7 @@ def tested(mutant: Mutant, runner: Runner, suite: Suite) -> tuple[str, str]:
     try:
         path.write_text(after)
         for stale in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
-            stale.unlink()  # its time and size may equal those of the mutant
+            stale.unlink()  # its time and size may equal those of the mutant's source
         for tests, patience in suite.stages(mutant):
             if (verdict := runner.run(tests, patience)) != "survived":
                 return verdict, changed[0] if changed else ""
@@ -164,7 +165,9 @@ def tested(mutant: Mutant, runner: Runner, suite: Suite) -> tuple[str, str]:
 
 
 class Runner:
-    """A process that has imported what every test run needs, and forks for each run, which halves the time of a run."""
+    """A process that has imported everything a test run needs, and forks for each run. This halves the time
+    of a run.
+    """
 
     PROGRAM = """
 import json, os, signal, sys, time

@@ -20,7 +20,7 @@ TAIL, OPENLOG, LINES = "logs/tail.py", "logs/log_file.py", "core/parsing/lines.p
 RECENT = "core/parsing/recent.py"
 EXAMPLES = "600"
 PATIENCE = 300.0
-"""Seconds that a test may take; the unchanged tail needs 25. A mutant that hangs counts as noticed."""
+"""Timeout, in seconds, for the tests; the unchanged tail needs 25 s. A mutant that hangs counts as killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,10 @@ MUTANTS = (
 
 
 def survives(mutant: Mutant | None) -> str | None:
-    """Return why the mutant fails the run; None if a test noticed it (or, without a mutant, if the tests passed)."""
+    """Return the reason why the mutant fails the run, or None if a test noticed it.
+
+    Without a mutant, return None if the tests pass.
+    """
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         copy = Path(name)
         for part in ("ocwatchd", "tests"):
@@ -137,7 +140,7 @@ def _test_passes(copy: Path) -> bool:
 
 
 def main() -> None:
-    """Run every mutant and print the results; exit with 1 if any is not as it should be."""
+    """Run every mutant and print the results. Exit with 1 if any result is not as expected."""
     bad = 0
     with ThreadPoolExecutor(2) as pool:
         for mutant, why in zip((None, *MUTANTS), pool.map(survives, (None, *MUTANTS)), strict=True):

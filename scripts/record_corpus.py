@@ -4,10 +4,10 @@
     python -m scripts.record_corpus --run 1.18.33               # `opencode run`, one process for each prompt
     python -m scripts.record_corpus --only zhipu_1302 1.3.2     # selected scenarios, to try something out
 
-The script plays `corpus_scenarios.jsonl` on loopback. Each session's prompt carries a mark (`ref T0007`), by which the
-provider knows what to answer. `labels.jsonl` contains what the provider answered, not what the log says: one row per
-answer, in the order of the requests. The logs are kept as OpenCode wrote them, except that request bodies are emptied
-and the home directory becomes /home/dev.
+The script plays `corpus_scenarios.jsonl` on loopback. Each session's prompt carries a mark (`ref T0007`), from which
+the provider chooses its answer. `labels.jsonl` contains the provider's answers rather than the content of the log: one
+row per answer, in the order of the requests. The logs are kept as OpenCode wrote them, except that request bodies are
+emptied and the home directory becomes /home/dev.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.support.provider import Provider
 
 RECORDED = Path(__file__).parents[1] / "tests" / "corpus" / "recorded"
 PINS = {OPENAI_COMPATIBLE: "1.0.27", ANTHROPIC: "2.0.50", OPENAI: "2.0.71", GOOGLE: "2.0.44"}
-"""SDK versions for OpenCode before 1.0.152, which would fetch the newest SDK at run time."""
+"""SDK versions for OpenCode before 1.0.152, which would otherwise fetch the newest SDK at run time."""
 BUNDLED_FROM = (1, 0, 152)
 AT_ONCE = 6
 LINGER = 1.3
@@ -52,7 +52,7 @@ class Player:
     """Plays scenarios in one `opencode serve`."""
 
     def __init__(self, recording: Recording, serve: Serve) -> None:
-        """Use a server that already answers."""
+        """Use a server that is already responding."""
         self.recording = recording
         self.serve = serve
         # 1.0.98 has no prompt_async (it proxies unknown routes to the web), and POST …/message blocks until the end.
@@ -61,7 +61,9 @@ class Player:
         self.patience = 40.0 if self._silent else 22.0
 
     def play(self, tag: str) -> None:
-        """Play one scenario: create a session, send the prompt, and wait until it ends or has made enough requests."""
+        """Play one scenario: create a session, send the prompt, and wait until the turn ends or enough requests were
+        made.
+        """
         recording, serve, scenario = self.recording, self.serve, self.recording.tags[tag]
         directory = recording.home.project(scenario.directory)
         session = serve.create_session(fill(scenario.title, {}) if scenario.title else None, directory)
@@ -141,14 +143,14 @@ def record_serve(recording: Recording) -> dict[str, bytes]:
 
 
 def record_run(recording: Recording) -> dict[str, bytes]:
-    """Play each scenario in a separate process, two at a time; return the longest version seen of each log, by name."""
+    """Play each scenario in a separate process, two at a time. Return the longest version of each log by name."""
     prepare(recording)
     kept: dict[str, bytes] = {}
     lock = threading.Lock()
 
     def play(tag: str) -> None:
         run_one(recording, tag)
-        with lock:  # old versions delete all but about ten files of the directory at every start
+        with lock:  # old versions delete all but about ten log files at every start
             for name, data in logs_of(recording.home).items():
                 kept[name] = max(kept.get(name, b""), data, key=len)
 
@@ -179,7 +181,7 @@ def run_one(recording: Recording, tag: str) -> None:
 
 
 def session_of(home: Home, tag: str) -> str | None:
-    """Return the session whose prompt carries this mark, from the message store."""
+    """Return the session whose prompt contains this mark, from the message store."""
     mark = f"(ref {tag})"
     if home.database.exists():
         with sqlite3.connect(f"file:{home.database}?mode=ro", uri=True) as store_:
@@ -213,7 +215,7 @@ def prepare(recording: Recording) -> None:
     packages = [f"{name}@{version}" for name, version in PINS.items()]
     install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(cache), *packages]
     subprocess.run(install, check=True)
-    # OpenCode only keeps an installed package if package.json asks for it by the same version word.
+    # OpenCode keeps an installed package only if package.json asks for it with the same version word.
     (cache / "package.json").write_text(json.dumps({"dependencies": dict.fromkeys(PINS, "latest")}))
 
 

@@ -25,7 +25,7 @@ CHARACTER, LINE = 7.8, 17
 """Width of a character and height of a line, in units of the picture."""
 POLL = 0.1
 LAST = 4.0
-"""Seconds for which the last frame stays before the animation starts again."""
+"""Time, in seconds, for which the last frame stays before the animation starts again."""
 MAX_FRAMES = 24
 PROMPT = "Why does the login form lose its focus?"
 ANSWER = "The effect runs after each key, so the input is mounted anew. Give it a stable key."

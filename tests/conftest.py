@@ -1,4 +1,4 @@
-"""Fixtures for every test, and a count of what the tests went through: `counted("kills", 20)`, summed up at the end."""
+"""Fixtures for every test, and sums over all tests: a test records an amount with `counted("kills", 20)`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.provider import Provider
 
-# A shell starts background jobs with Ctrl-C ignored, and their children, such as OpenCode, would inherit that.
+# A shell starts background jobs with Ctrl-C ignored. Their children, such as OpenCode, would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup does the same with SIGHUP
@@ -18,7 +18,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup does the same wit
 
 Count = Callable[[str, int], None]
 COUNTED = "counted: "
-"""Prefix of a test's property that says how much of something the test went through."""
+"""Prefix of a test property that contains a recorded amount."""
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def provider() -> Iterator[Provider]:
 
 @pytest.fixture
 def counted(request: pytest.FixtureRequest) -> Count:
-    """Record how much of something this test went through. Only the counts of tests that pass are summed up."""
+    """Return a function that records an amount for this test. Only the amounts of tests that pass are summed up."""
     properties = request.node.user_properties
 
     def count(what: str, number: int) -> None:

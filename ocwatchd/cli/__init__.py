@@ -1,1 +1,1 @@
-"""The command line: thin commands, their results as JSON documents, and the rendering as text."""
+"""The command line: thin commands, their results as JSON documents, and text output."""

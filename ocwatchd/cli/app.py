@@ -21,7 +21,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be don
 
 
 NUMBER_WORDS = re.compile(r"is not a valid int(?:eger)?(?: range)?")
-"""The phrase that click uses for a value that is not a whole number."""
+"""Match click's phrase for a value that is not a whole number."""
 
 app = typer.Typer(
     name="ocwatch",
@@ -45,8 +45,8 @@ def run_app(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), prog_name="ocwatch", standalone_mode=False)
     except Exception as fault:
-        # Usage errors are recognized by their methods: the classes differ between typer 0.12 and 0.28, which contains
-        # its own click.
+        # Recognize usage errors by their methods: typer 0.28 contains its own copy of click, so its classes differ from
+        # those of typer 0.12.
         if not hasattr(fault, "format_message") or not hasattr(fault, "show"):
             raise
         if type(fault).__name__ == "NoArgsIsHelpError":  # click prints the message of this exception as the help text
@@ -66,7 +66,7 @@ def _usage_message(fault: Any) -> str:
 
 
 def _ended(sentence: str) -> str:
-    """Return the sentence with a full stop, unless it already ends with a punctuation mark."""
+    """Return the sentence with a period added, unless it already ends with a punctuation mark."""
     return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
 
 

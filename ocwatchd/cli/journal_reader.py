@@ -14,7 +14,7 @@ from ocwatchd.paths import state_file
 from ocwatchd.state.journal import Journal
 
 LISTED = 8
-"""Maximum number of decisions that the message about an ambiguous id lists."""
+"""Maximum number of decisions listed in the message about an ambiguous id."""
 
 
 def entries() -> tuple[Entry, ...]:
@@ -36,7 +36,7 @@ def with_returns(told: Sequence[Entry], now: float) -> list[Entry]:
 
 
 def decisions(told: Sequence[Entry]) -> dict[str, str]:
-    """Return a mapping from the id of each entry to the id of the decision to which the entry belongs."""
+    """Return a mapping from each entry's id to the id of its decision."""
     return {line.id: episode.id for episode in episodes(told) for line in episode.lines}
 
 

@@ -16,15 +16,15 @@ def refuse_unknown(model: str, known: Collection[str], read: Callable[[], Offere
     """Check that OpenCode offers `model` (`provider/model` or `provider/*`).
 
     `known` contains names that need no check: models in the user's chains, and models that are cooling down. `read`
-    returns the offered models; without `read`, they are read from OpenCode's files, including its list of all models,
-    which takes 30 ms of CPU time. A model is accepted unless it certainly does not exist.
+    returns the offered models. Without `read`, they are read from OpenCode's files, including its list of all models
+    (30 ms of CPU time). A model that might exist is accepted.
 
     Raises:
         UsageError: OpenCode does not offer the model; the message names the most similar ones.
     """
     if model in known:
         return
-    from ocwatchd.config.offered_models import (  # lazy import: `pick` is usually given a model of a chain
+    from ocwatchd.config.offered_models import (  # lazy import: the model given to `pick` is usually in a chain
         Answer,
         judge,
         judge_provider,

@@ -1,4 +1,4 @@
-"""Read only the journal's last lines, because completion needs them on every Tab, and `watch` every second."""
+"""Read only the journal's last lines, as completion needs on every Tab, and `watch` every second."""
 
 from __future__ import annotations
 

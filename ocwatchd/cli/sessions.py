@@ -23,7 +23,9 @@ NEAR = 0.6
 
 
 def known_sessions() -> list[SessionName]:
-    """Return the sessions in OpenCode's message stores, then those only in the daemon's files, each latest first."""
+    """Return the sessions in OpenCode's message stores, then those found only in the daemon's files; each group latest
+    first.
+    """
     from ocwatchd.cli.recent import last_lines  # lazy import: only a name that is not an id needs it
     from ocwatchd.state import heartbeat  # lazy import: only a name that is not an id needs it
 
@@ -81,7 +83,7 @@ def no_such(part: str, known: Sequence[SessionName] | None = None) -> UsageError
 
 
 def listed(sessions: Sequence[SessionName], now: float | None = None) -> str:
-    """Return a line break and an indented line for each session, in the given order, up to MAX_LISTED."""
+    """Return a line break and an indented line for each of the first MAX_LISTED sessions."""
     moment = time.time() if now is None else now
     lines = [f"\n  {one.id}  {described(one, moment)}".rstrip() for one in sessions[:MAX_LISTED]]
     more = len(sessions) - MAX_LISTED
@@ -109,9 +111,9 @@ def named_session(ident: str, session: SessionName | None) -> str:
 
 
 def here(directory: str) -> list[str]:
-    """Return a list with `this terminal` if an OpenCode process in this terminal is running in the directory.
+    """Return `this terminal` in a list if an OpenCode process in this terminal is running in the directory.
 
-    For any other directory, the list contains `this directory` if it is the current one, and is empty otherwise.
+    For any other directory, the list contains `this directory` if it is the current one; otherwise, it is empty.
     """
     if directory and os.path.realpath(directory) in _directories_of_this_terminal():
         return ["this terminal"]

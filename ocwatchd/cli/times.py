@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from ocwatchd.errors import UsageError
 
 LONGEST = 10 * 366 * 86400.0
-"""Maximum duration, in seconds, of a block with an end. A block without --for and --until has no end."""
+"""Maximum duration, in seconds, of a block with an end. Without --for and --until, a block has no end."""
 
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(seconds?|sec|s|minutes?|min|m|hours?|h|days?|d|weeks?|w)", re.IGNORECASE)
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -79,6 +79,6 @@ def _clock(text: str, now: float) -> float | None:
 
 def _calendar(text: str) -> float | None:
     try:
-        return datetime.fromisoformat(text).timestamp()  # a time without a zone is local, as users mean it
+        return datetime.fromisoformat(text).timestamp()  # a time without a zone is local time, as users expect
     except (ValueError, OverflowError, OSError):
         return None

@@ -1,7 +1,7 @@
 """The configuration: `load(paths)` returns rate-limit-config.json as typed values.
 
-`opencode_setup` reads which models and agents the user's OpenCode offers, and `starter` derives a first configuration
-from them. This package's names are imported on first use, because fast commands need only `reader`, `names` and
+`opencode_setup` reads the models and agents of the user's OpenCode, and `starter` derives a first configuration from
+them. This package's names are imported on first use, because fast commands need only `reader`, `names` and
 `opencode_config`.
 """
 

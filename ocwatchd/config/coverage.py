@@ -26,7 +26,7 @@ NO_CHAINS: Chains = {}
 CHECK_INTERVAL = 60.0
 """Interval, in seconds, between checks of an unchanged configuration."""
 READ_TIMEOUT = 30.0
-"""Timeout, in seconds, for the process that reads OpenCode's list of models; it usually takes 0.1 s."""
+"""Timeout, in seconds, for the process that reads OpenCode's list of models (usually 0.1 s)."""
 
 
 def models_in_use(setup: Setup, recent: Iterable[str] = (), chains: Chains = NO_CHAINS) -> tuple[str, ...]:
@@ -49,7 +49,7 @@ def without_fallback(used: Iterable[str], names: Names) -> list[str]:
 
 
 def uncovered(paths: Paths, environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return the models in use in this home that have no fallback.
+    """Return the models used in this home that have no fallback.
 
     The list is empty if a configuration cannot be read; other checks report this error.
     """
@@ -84,12 +84,12 @@ def unknown_models(
     projects: Iterable[str] = (),
     catalogue_of: Callable[[Paths, Collection[str]], Mapping[str, frozenset[str]]] = _whole_catalogue,
 ) -> list[str]:
-    """Return the models in our configuration that OpenCode does not offer, according to the rules of `config check`.
+    """Return our configuration's models that OpenCode does not offer, according to the rules of `config check`.
 
     `projects` contains directories whose OpenCode configuration may also define models. `catalogue_of` returns
-    OpenCode's cached list: at least the names of all its providers, and the models of the given ones. It is called only
-    if a name is in no OpenCode configuration. The result is empty if our configuration cannot be read; other checks
-    report this error.
+    OpenCode's cached list, with the names of all providers but the models of only the given ones. It is called only if
+    a name is in no OpenCode configuration. The result is empty if our configuration cannot be read; other checks report
+    this error.
     """
     environ = os.environ if environ is None else environ
     try:
@@ -120,7 +120,7 @@ class ConfigurationGaps:
         self._checked_at, self._files, self._unknown = float("-inf"), (0, 0), list[str]()
 
     def check_again(self) -> None:
-        """Check everything again on the next call, because the configuration has changed."""
+        """Repeat all checks on the next call, because the configuration has changed."""
         self._uncovered, self._checked_at = (float("-inf"), []), float("-inf")
 
     def without_fallback(self, now: float) -> list[str]:
@@ -132,7 +132,7 @@ class ConfigurationGaps:
     def unknown_models(self, now: float) -> list[str]:
         """Return the configured models that OpenCode did not offer at the last check, and start a check if one is due.
 
-        If there were any, a check is due every CHECK_INTERVAL seconds; otherwise, when a file has changed.
+        After a check with findings, the next one is due CHECK_INTERVAL seconds later; otherwise, when a file changes.
         """
         if abs(now - self._checked_at) >= CHECK_INTERVAL:
             files = _changed(self._paths.config_file), _changed(catalogue_file(self._paths))
@@ -142,7 +142,7 @@ class ConfigurationGaps:
         return self._unknown
 
     def _check(self) -> None:
-        with suppress(OSError, ValueError):  # if the list cannot be read, the result of the last check stays
+        with suppress(OSError, ValueError):  # if the list cannot be read, the last check's result remains
             self._unknown = unknown_models(self._paths, projects=self._projects(), catalogue_of=_read_elsewhere)
 
 
@@ -157,12 +157,13 @@ def _changed(path: Path) -> int:
 def _read_elsewhere(paths: Paths, providers: Collection[str]) -> Mapping[str, frozenset[str]]:
     """Return the models of these providers in OpenCode's cached list, and the names of all others, without models.
 
-    Another process reads the list: its 2 MB would make this one 9 to 24 MB larger for good (Python 3.11).
+    Another process reads the list: reading its 2 MB here would enlarge this process by 9 to 24 MB for good (Python
+    3.11).
 
     Raises:
-        OSError, ValueError: The process could not read it.
+        OSError, ValueError: the process could not read the list.
     """
-    import json  # lazy import: `config check` does not need these
+    import json  # lazy import: `config check` does not need this module
     import subprocess
 
     file = catalogue_file(paths)

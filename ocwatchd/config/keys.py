@@ -66,8 +66,8 @@ class Key:
 
     `about` is its help text. `pattern` (valid in Python and ECMAScript) must match the text, or each text in a list,
     and `wanted` describes a valid text. `least` and `most` are the minimum and maximum of a number. `inner` contains
-    the keys of a section or of each model. `formerly` is an earlier name of the key, which is still accepted, with a
-    warning. If `shown` is set, a bug report contains the text, redacted; other texts are left out.
+    the keys of a section or of each model. `formerly` is an earlier name of the key; it is still accepted, with a
+    warning. If `shown` is set, a bug report contains the key's text, redacted; texts of other keys are left out.
     """
 
     name: str
@@ -97,7 +97,8 @@ _RETRY, _COOLDOWNS, _STALL, _POLICY = RetryPolicy(), CooldownPolicy(), StallPoli
 
 _LABEL = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,39}"
 _LOCAL = r"127(\.[0-9]{1,3}){3}|localhost|\[::1\]"
-# Account names and the times of limits must not cross a network unencrypted: without TLS, the server must be local.
+# Account names and the times of limits must not cross a network unencrypted. Without TLS, the server must therefore be
+# local.
 _URL = (
     r"^((valkeys|rediss)://([A-Za-z0-9._~-]+@)?([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?"
     rf"|(valkey|redis)://([A-Za-z0-9._~-]+@)?({_LOCAL})(:[0-9]{{1,5}})?/?"

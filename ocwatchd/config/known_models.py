@@ -22,14 +22,14 @@ CATALOGUE_CAP = 32 << 20
 STATE_CAP = 1 << 20
 """Maximum size of OpenCode's state files, in bytes."""
 MAX_RECENT = 3
-"""Maximum number of models in OpenCode's recent list that count as in use. The list keeps every model ever chosen."""
+"""Maximum number of models from OpenCode's recent list that count as in use. The list keeps every model ever chosen."""
 
 _SMALL = re.compile(
     r"(?:^|[-_. ])(?:mini|nano|lite|flash|haiku|tiny|small|instant|air|fast|spark)(?=$|[-_. \d])", re.IGNORECASE
 )
 
 Catalogue = Mapping[str, Mapping[str, Mapping[str, object]]]
-"""The properties of each model, by provider and model. The properties are empty if only the name is known."""
+"""Each model's properties, by provider and model; empty if only the model's name is known."""
 
 
 def recent_models(paths: Paths, most: int | None = MAX_RECENT) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ def recent_models(paths: Paths, most: int | None = MAX_RECENT) -> tuple[str, ...
 
 
 def logged_in_providers(paths: Paths) -> tuple[str, ...]:
-    """Return the providers that the user has logged in to in OpenCode."""
+    """Return the providers to which the user has logged in in OpenCode."""
     return tuple(
         name for name, value in _json(paths.opencode_data / "auth.json", STATE_CAP).items() if isinstance(value, dict)
     )
@@ -95,10 +95,10 @@ def listed_catalogue(lines: Iterable[str]) -> Catalogue:
 def further_offers(
     setup: Setup, logged_in: Iterable[str], recent: Iterable[str], catalogue: Catalogue
 ) -> Iterator[Offer]:
-    """Yield models that could be fallbacks although they are not in OpenCode's configuration.
+    """Yield possible fallbacks that are not in OpenCode's configuration.
 
-    These are the recent models and, for each logged-in provider, the model most like the primary: the same model, a
-    model of the same family, or the newest of about the same price. Providers with configured models are skipped.
+    These are the recent models and, for each logged-in provider, the model most similar to the primary: the same model,
+    a model of the same family, or the newest of about the same price. Providers with configured models are skipped.
     """
     primary = setup.model
     configured = {offer.name.partition("/")[0] for offer in setup.offers}
@@ -113,7 +113,7 @@ def further_offers(
 
 
 def _most_like(primary: str, provider: str, catalogue: Catalogue) -> str | None:
-    """Return this provider's best replacement for `primary`; None if it has no suitable model that can call tools."""
+    """Return this provider's best replacement for `primary`, or None if no suitable model can call tools."""
     own_provider, _, own_name = primary.partition("/")
     model = catalogue.get(own_provider, {}).get(own_name, {})
     usable = {
@@ -129,7 +129,7 @@ def _most_like(primary: str, provider: str, catalogue: Catalogue) -> str | None:
         about = usable[name]
         small = bool(_SMALL.search(name)) != bool(_SMALL.search(own_name))
         dated = _descending(about.get("release_date"))
-        words = len(re.findall(r"[a-z]+", name.lower()))  # users usually mean `gpt-5` and not `gpt-5-search-api`
+        words = len(re.findall(r"[a-z]+", name.lower()))  # users rarely want `gpt-5-search-api` when `gpt-5` exists
         near = kinship(primary, f"{provider}/{name}")
         return near, small, _price_distance(model, about), dated, words, _descending_version(name), name
 
@@ -159,7 +159,7 @@ def _json(path: object, cap: int) -> dict[str, object]:
         content = read_followed(str(path), cap)
     except (OSError, ValueError):
         return {}
-    import orjson  # lazy import: it reads 2 MB in 10 CPU ms, `json` in 35; its own import takes 5
+    import orjson  # lazy import: it reads 2 MB in 10 ms of CPU time (`json`: 35 ms), and its import takes 5 ms
 
     try:
         raw = orjson.loads(content)

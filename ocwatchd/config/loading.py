@@ -59,7 +59,8 @@ from ocwatchd.errors import ConfigError
 from ocwatchd.paths import Paths
 
 if TYPE_CHECKING:
-    from ocwatchd.core.forecast.model import Bound  # only for types: 10 CPU ms, which `config check` does not need
+    # needed only for types: the import takes 10 ms of CPU time, and `config check` does not need it
+    from ocwatchd.core.forecast.model import Bound
 
 Limit = dict[str, float]
 """The values of one limit, by the names in `LIMIT_KEYS`."""
@@ -128,7 +129,7 @@ Values = dict[str, object]
 def read_values(
     document: Document, aliases: Mapping[str, str], known: Mapping[str, object], report: Report = fail
 ) -> Values:
-    """Return the value of every setting. If a value is faulty and `report` does not raise, return its default.
+    """Return the value of every setting. A faulty value is replaced by its default, unless `report` raises.
 
     `known` contains all names that the user defined.
 
@@ -165,7 +166,7 @@ def _per_model(document: Document, aliases: Mapping[str, str], general: Values, 
 
 
 def unknown(document: Document) -> list[ConfigError]:
-    """Return a fault for each unknown key. Each suggests the most similar known key, because most of them are typos."""
+    """Return a fault for each unknown key. Most are typos, so each fault suggests the most similar known key."""
     places: dict[tuple[str, ...], Iterable[Key]] = {(): (), (ROOT,): KEYS}
     places.update({(ROOT, key.name): key.inner for key in KEYS if key.kind is Kind.SECTION})
     for named, own in ((PER_MODEL, RETRY_KEYS), (POOLS, POOL_KEYS)):
@@ -221,7 +222,7 @@ def _value(document: Document, keys: tuple[str, ...], key: Key, default: object,
 
 
 Complaint = tuple[tuple[int, ...], str]
-"""A pair: the index of the faulty item if the value is a list, otherwise an empty tuple; and the message."""
+"""The index of the faulty item (an empty tuple if the value is not a list), and the message."""
 
 
 def _flag(_: Key, value: object) -> Complaint | None:
@@ -450,7 +451,7 @@ def _circles(document: Document, names: Names) -> list[ConfigError]:
 
 
 def _repeated(document: Document) -> list[ConfigError]:
-    """Return a fault for each key that occurs twice, because JSON uses the last one and silently drops the first."""
+    """Return a fault for each repeated key: JSON uses the last occurrence and silently drops the others."""
     if not document.exists:
         return []
     twice = document.positions().repeated
@@ -458,7 +459,7 @@ def _repeated(document: Document) -> list[ConfigError]:
 
 
 def _providers(document: Document, names: Names, values: Values) -> list[ConfigError]:
-    """Return a fault for each setting of a whole provider that has no effect, because it is only looked up by model."""
+    """Return a fault for each setting of a whole provider that has no effect because it is looked up by model only."""
     per_model = values[PER_MODEL]
     places = [(AGENTS, name) for name in names.agents]
     places += [(PER_MODEL, name) for name in (per_model if isinstance(per_model, dict) else {})]
@@ -493,11 +494,11 @@ Editors first truncate the file or rename it, and an empty or missing file is al
 """
 
 Mark = tuple[int, ...] | None
-"""A value that changes with the file; None if the file does not exist."""
+"""A value that differs after each change of the file; None if the file does not exist."""
 
 
 class LiveConfig:
-    """The configuration of a running daemon, which applies edits of the file.
+    """The configuration of a running daemon. It applies edits of the file.
 
     `look` may be called often: it costs one `stat` call, and reads an edit `SETTLED` seconds after the last change.
     """
@@ -509,7 +510,7 @@ class LiveConfig:
         self.problem: str | None = None
         """The reason why the file cannot be used; None if there is no problem."""
         self._paths, self._logs, self._file = paths, config.logs, paths.config_file
-        self._mark: Mark = ()  # matches no file, so the first check also finds an edit that was made during the start
+        self._mark: Mark = ()  # matches no file, so the first check also finds an edit made during the start
         self._seen: Mark = ()
         self._since = now
 
@@ -519,7 +520,10 @@ class LiveConfig:
         return None if self._seen == self._mark else self._since + SETTLED
 
     def look(self, now: float) -> Config | ConfigError | None:
-        """Return a changed or repaired configuration, or the error in a faulty one, once; None if nothing changed."""
+        """Return a changed or repaired configuration, or the error in a faulty one; None if nothing is new.
+
+        Each change is returned only once.
+        """
         mark = self._now()
         if mark != self._seen:
             self._seen, self._since = mark, now
@@ -549,7 +553,7 @@ class LiveConfig:
         return {"file": str(self._paths.config_file), "loaded": rfc3339(self.loaded), "problem": self.problem}
 
     def _now(self) -> Mark:
-        """Return a value that changes with the file. A symlink is followed, because many users link their dotfiles."""
+        """Return the file's current mark. A symlink is followed, because many users link their dotfiles."""
         try:
             seen = self._file.stat()
         except FileNotFoundError:

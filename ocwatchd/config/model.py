@@ -26,7 +26,8 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class NoticeSettings:
-    """How the user is notified. `command` is a program with arguments; it receives the notice as JSON on its stdin.
+    """The settings for notifying the user. `command` is a program with arguments; it receives the notice as JSON on its
+    stdin.
 
     `ntfy` is the address of a topic. `quiet` is a pair (start, end), in minutes after local midnight; between them,
     only toasts are shown.
@@ -48,7 +49,7 @@ class NoticeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ShareSettings:
-    """How cooldowns are shared: over the server at `url`, in `folder`, or, with neither, not at all.
+    """The settings for sharing cooldowns: over the server at `url` or in `folder`; with neither, nothing is shared.
 
     `accounts` maps each provider to the account's name. `node` is the name of this machine; if None, the host name is
     used.

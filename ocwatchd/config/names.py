@@ -17,7 +17,7 @@ ROOT = "rateLimit"
 CHAIN, ALIASES, AGENTS, POOLS = "fallbackChain", "models", "agents", "pools"
 
 Report = Callable[[ConfigError], None]
-"""A function that either raises a fault, or stores it so that the search for faults continues."""
+"""A function that either raises a fault or collects it so that the check continues."""
 
 
 class Names:
@@ -36,7 +36,7 @@ class Names:
         agents: dict[str, str],
         pools: dict[str, Pool] | None = None,
     ) -> None:
-        """Store what was read."""
+        """Store the names."""
         self.chains = chains
         self.aliases = aliases
         self.agents = agents
@@ -104,14 +104,14 @@ def section(document: Document, *keys: str, report: Report = fail) -> Mapping[st
         if value is None:
             return {}
         if not isinstance(value, dict):
-            if depth == len(keys):  # a faulty parent is reported where the parent itself is read
+            if depth == len(keys):  # a parent with the wrong type is reported by the code that reads the parent
                 report(document.fault(keys, "must be an object, { … }"))
             return {}
     return value if isinstance(value, dict) else {}
 
 
 def remarks(key: str) -> bool:
-    """Return whether a key is a comment (`//…`, `#…`) or `$schema`, and not a setting."""
+    """Return whether a key is a comment (`//…`, `#…`) or `$schema` rather than a setting."""
     return key.startswith(("//", "$", "#"))
 
 
@@ -123,9 +123,9 @@ def is_model(name: str) -> bool:
 def check_name(
     document: Document, keys: tuple[str | int, ...], name: str, aliases: Mapping[str, object], report: Report = fail
 ) -> bool:
-    """Return whether `name` is a model or in `aliases`, which may contain pools, too.
+    """Return whether `name` is a model or in `aliases`, which may also contain pools.
 
-    Any other name is reported, with a similar name or all known names.
+    Report any other name, with a similar name or all known names.
     """
     if is_model(name) or name in aliases:
         return True
@@ -136,7 +136,7 @@ def check_name(
 
 
 def known(name: str, aliases: Mapping[str, object]) -> str:
-    """Return a clause that proposes a similar name; without one, a list of all known names."""
+    """Return a clause that proposes a similar name, or lists all known names if none is similar."""
     from difflib import get_close_matches  # lazy import: needed only for a typing error
 
     close = get_close_matches(name, list(aliases), 1, 0.6)

@@ -1,7 +1,7 @@
 """Find the models that OpenCode offers according to files on this machine, and judge whether a model exists.
 
 The files are OpenCode's configuration, its cached list of all models, and the names of logged-in providers. No process
-is started, and the network is not used. If a model may exist, the answer is `UNSURE`, never `NO`.
+is started, and the network is not used. If a model might exist, the answer is `UNSURE`, never `NO`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Offered:
     """The models that OpenCode offers on this machine, by provider and source."""
 
     by_endpoints: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Models that running OpenCode processes reported; their lists are complete for their projects."""
+    """The models reported by running OpenCode processes; each list is complete for its project."""
     configured: Mapping[str, frozenset[str]] = field(default_factory=dict)
     catalogue: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """OpenCode's cached list of models, by provider. If a configured provider has the same name as one in the list, the
-    listed models are added to its own.
+    """OpenCode's cached list of models, by provider. If a configured provider is also in this list, OpenCode offers the
+    models of both.
     """
     catalogue_age: float | None = None
     """Age of the cached list in seconds; None if there is none."""
@@ -47,7 +47,7 @@ class Offered:
 
 
 CATALOGUE_FRESH = 7 * 86400.0
-"""Maximum age, in seconds, of OpenCode's cached list up to which a missing model is taken not to exist.
+"""Age, in seconds, of OpenCode's cached list up to which a model missing from it is considered nonexistent.
 
 OpenCode renews the list at every start.
 """
@@ -63,14 +63,14 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Whether a model or provider exists, and the reason as a clause: `zai offers no model of that name`."""
+    """The answer whether a model or provider exists, and the reason as a clause: `zai offers no model of that name`."""
 
     answer: Answer
     why: str = ""
 
 
 def judge(model: str, offered: Offered) -> Judgement:
-    """Return whether OpenCode can use this `provider/model`, and why not."""
+    """Return whether OpenCode can use this `provider/model`, with the reason if it cannot."""
     provider, _, name = model.partition("/")
     if offered.enabled is not None and provider not in offered.enabled:
         return Judgement(Answer.NO, f"{provider} is not among the enabled_providers in opencode.json")
@@ -96,7 +96,7 @@ def judge(model: str, offered: Offered) -> Judgement:
 
 
 def judge_provider(provider: str, offered: Offered) -> Judgement:
-    """Return whether OpenCode knows this provider and, if it does not, why."""
+    """Return whether OpenCode knows this provider, with the reason if it does not."""
     lists = (offered.by_endpoints, offered.configured, offered.catalogue)
     if any(provider in known for known in lists) or provider in offered.signed_in or provider in WELL_KNOWN:
         return Judgement(Answer.YES)
@@ -120,8 +120,8 @@ def read_offered(
 ) -> Offered:
     """Return the models that OpenCode offers. `configs` contains the merged configuration of each project.
 
-    Without `configs`, the global configuration and those of the working directory and of `projects` (directories) are
-    read. A configuration that cannot be read is skipped. Without `catalogue`, OpenCode's cached list is read.
+    Without `configs`, read the global configuration and those of the working directory and of `projects` (directories).
+    Without `catalogue`, read OpenCode's cached list. An unreadable configuration is skipped.
     """
     if configs is None:
         configs = _configs(paths, os.environ if environ is None else environ, projects)
@@ -178,7 +178,7 @@ def _listed(config: Mapping[str, object], key: str) -> frozenset[str]:
 
 
 def named_by_opencode(paths: Paths) -> frozenset[str]:
-    """Return the models that OpenCode is set up to use: its default, the models of agents, and recently used ones.
+    """Return the models that OpenCode is set up to use: its default, the agents' models, and recently used models.
 
     They count as known, because an OpenCode plugin may add models that are in none of the lists on this machine.
     """
@@ -190,9 +190,9 @@ def named_by_opencode(paths: Paths) -> frozenset[str]:
 
 
 def nearest(model: str, offered: Offered, further: Iterable[str] = ()) -> list[str]:
-    """Return up to `MAX_NEAR` known models whose names are most like `model`; models that can be used come first.
+    """Return up to `MAX_NEAR` known models whose names are most similar to `model`; models that can be used come first.
 
-    `further` contains names that are known from elsewhere, such as the user's own chains.
+    `further` contains names known from other sources, such as the user's own chains.
     """
     from difflib import get_close_matches  # lazy import: only a misspelt name needs it
 

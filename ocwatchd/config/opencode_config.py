@@ -103,7 +103,8 @@ def _object(text: str, name: str, environ: Mapping[str, str]) -> dict[str, objec
     try:
         value = parse(text, name)
     except ConfigError:
-        # OpenCode replaces references before it parses the file, so they may be unquoted, as in {"port": {env:PORT}}.
+        # OpenCode replaces references before it parses the file, so they may stand outside of quotes, as in {"port":
+        # {env:PORT}}.
         filled = re.sub(_BARE, lambda found: _bare(found, environ), text, flags=re.DOTALL)
         if filled == text:
             raise
@@ -112,7 +113,7 @@ def _object(text: str, name: str, environ: Mapping[str, str]) -> dict[str, objec
 
 
 def in_older_shape(config: Mapping[str, object]) -> dict[str, object]:
-    """Return the content of one file with the values of OpenCode 2's keys copied to those of OpenCode 1.
+    """Return one file's content with OpenCode 2's keys copied to the corresponding OpenCode 1 keys.
 
     `providers` is copied to `provider`, `agents` to `agent`, the model of the agent `title` to `small_model`, and a
     provider's `settings` and `package` to `options` and `npm`. Policies on `provider.use` become the lists of enabled

@@ -29,7 +29,7 @@ NO_CHAT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent that the user defined. `leads` is False for an agent that is only a subagent (`"mode": "subagent"`)."""
+    """An agent defined by the user. `leads` is False for a pure subagent (`"mode": "subagent"`)."""
 
     name: str
     model: str | None
@@ -39,7 +39,7 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A model that could be a fallback. `local` says whether the model runs on this machine."""
+    """A model that could be a fallback. `local` is True if the model runs on this machine."""
 
     name: str
     local: bool
@@ -83,7 +83,9 @@ def setup_of(
 
 
 def config_directories(paths: Paths, environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """Return OpenCode's global configuration directory, then OPENCODE_CONFIG_DIR if it is set, which extends it."""
+    """Return OpenCode's global configuration directory and, if OPENCODE_CONFIG_DIR is set, the additional directory it
+    names.
+    """
     usual = Path(config_home(environ, str(paths.home))) / "opencode"
     if "OPENCODE_CONFIG_DIR" not in environ:
         return (paths.opencode_config,)
@@ -105,7 +107,7 @@ def _config_agents(config: Mapping[str, object], environ: Mapping[str, str]) -> 
 
 
 def markdown_agents(directories: tuple[Path, ...]) -> tuple[Agent, ...]:
-    """Return the agents that are defined by Markdown files with front matter. Unreadable files are skipped."""
+    """Return the agents defined by Markdown files with front matter. Unreadable files are skipped."""
     agents = []
     for directory in directories:
         for kind in AGENT_DIRECTORIES:
@@ -175,7 +177,7 @@ def _offers(config: Mapping[str, object], environ: Mapping[str, str]) -> Iterato
 
 
 def _is_local(provider: str, base_url: str | None) -> bool:
-    """Return whether a provider runs on this machine, according to its address or, if it has none, its name."""
+    """Return whether a provider runs on this machine, judging by its address, or by its name if it has no address."""
     if base_url is not None:
         return bool(_LOOPBACK.match(base_url))
     return provider.lower() in LOCAL_PROVIDERS

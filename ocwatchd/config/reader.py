@@ -1,7 +1,7 @@
 """Read JSON with comments, and find the line of each key, so that every message can name the file, line and key.
 
-Comments and trailing commas are replaced by spaces, so that line numbers stay correct. json5 (0.17) parses only texts
-that are still not JSON after this, because it needs 0.26 s for a configuration of 33 kB.
+Comments and trailing commas are replaced by spaces to keep line numbers correct. json5 (0.17) needs 0.26 s for a
+configuration of 33 kB, so it parses only texts that are still not JSON afterwards.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from collections.abc import Iterator, Sequence
 from ocwatchd.errors import ConfigError
 
 SIZE_CAP = 4 << 20
-"""Maximum size of a configuration in bytes; a real one has a few kB."""
+"""Maximum size of a configuration in bytes; real ones have a few kB."""
 
 _STRING = r'"(?:\\.|[^"\\])*"'
-# Compiled only when a file is not plain JSON, because compiling takes 1 of the 25 ms of CPU time of `ocwatch pick`.
+# Compiled only if a file is not plain JSON: compiling takes 1 ms of the 25 ms of CPU time that `ocwatch pick` may take.
 _COMMENTS = _STRING + r"|//[^\n]*|/\*.*?\*/"
 _TRAILING_COMMAS = _STRING + r"|,(?=\s*[}\]])"
 
 
 class Fault(ConfigError):
-    """An error or warning about a configuration file. If they are not known, `line` is None and `key` is empty."""
+    """An error or warning about a configuration file. An unknown `line` is None; an unknown `key` is empty."""
 
     def __init__(
         self, path: str, message: str, line: int | None = None, key: str = "", column: int | None = None
@@ -42,7 +42,7 @@ class Document:
     __slots__ = ("_positions", "data", "exists", "path", "text")
 
     def __init__(self, path: str, text: str = "", data: dict[str, object] | None = None, exists: bool = False) -> None:
-        """Store what was read."""
+        """Store the file's content."""
         self.path = path
         self.text = text
         self.data = data if data is not None else {}
@@ -188,7 +188,7 @@ def _places(text: str) -> Iterator[tuple[Path, int]]:
     This does not recurse, because a hostile file may be nested very deeply.
     """
     above: list[str | int] = []
-    # For each open bracket: whether it begins an object. The item in `above` is the current key or index inside it.
+    # For each open bracket: whether it begins an object. `above` contains the current key or index within each bracket.
     objects: list[bool] = []
     key_follows = False
     line, counted = 1, 0

@@ -1,7 +1,7 @@
 """Generate the JSON Schema of rate-limit-config.json (draft 7) from `keys`, for editors.
 
-A generated file is shipped beside this module. After a change to `keys`, redirect the output of `ocwatch config schema`
-into that file; a test compares the two.
+The generated file is shipped beside this module. After a change to `keys`, redirect the output of `ocwatch config
+schema` into that file; a test compares the two.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _SINGLE = {**_NAME, "pattern": rf"^{_BEFORE}(?!.*/\*$)[^/]+(/.+)?$"}
 
 
 def uri(copy: Path | None = None) -> str:
-    """Return the `$schema` of a configuration: the URI of `copy`, or without `copy` the URI of the shipped file.
+    """Return the `$schema` value for a configuration: the URI of `copy`, or of the shipped file if there is no copy.
 
-    The shipped file is in a virtual environment, which may be removed.
+    A copy is preferable, because the shipped file is in a virtual environment that may be removed.
     """
     return (copy or FILE).absolute().as_uri()
 

@@ -24,7 +24,7 @@ SAME_NAME, SAME_LINE, SAME_FAMILY, OTHER = range(4)
 
 @dataclass(frozen=True, slots=True)
 class Starter:
-    """A first configuration, and a note for the user. `primary` is None if OpenCode has no default model."""
+    """A first configuration and a note for the user. `primary` is None if OpenCode has no default model."""
 
     text: str
     primary: str | None

@@ -1,7 +1,7 @@
-"""Write cooldowns into the blacklist: the first few immediately, the others of a burst of limits at a limited rate.
+"""Write cooldowns to the blacklist: immediately for the first few limits of a burst, then at a limited rate.
 
 The journal is written before the blacklist, so that a killed daemon does not count a strike twice. If the blacklist
-cannot be written, the fault is reported once and the cooldowns stay in memory until it can.
+cannot be written, the fault is reported once, and the cooldowns stay in memory until writing succeeds.
 """
 
 from __future__ import annotations
@@ -30,14 +30,12 @@ class Pace:
     """When the full burst is available again, in epoch seconds."""
 
     def due(self, now: float) -> float:
-        """Return when the next action may begin, in epoch seconds. A time that is not later than `now` means
-        immediately.
-        """
+        """Return when the next action may begin, in epoch seconds. A time up to `now` means immediately."""
         due = self._full_again - (self.burst - 1) * self.every
         return due if due - now <= self.every else now  # a larger difference means that the clock was set back
 
     def taken(self, begun: float, ended: float) -> Pace:
-        """Return the pace after one more action, which may have begun before it was due."""
+        """Return the pace after one more action, even one that began before it was due."""
         full_again = max(self._full_again, begun) + max(ended - begun, 0.0) + self.every
         return replace(self, _full_again=min(full_again, ended + self.burst * self.every))
 
@@ -51,7 +49,7 @@ requests in 1.5 s. A new limit takes two writes: the entry, then its fallbacks.
 
 
 class BlacklistWriter:
-    """The only writer of the blacklist inside the daemon. Not thread-safe: only the main thread uses it."""
+    """The only writer of the blacklist inside the daemon. Not thread-safe; only the main thread uses it."""
 
     def __init__(
         self,
@@ -61,8 +59,8 @@ class BlacklistWriter:
         counted: Counted | None = None,
         before: Callable[[], None] = lambda: None,
     ) -> None:
-        """Write into `shared`, and save `counted` beside the entries. `before` is called before each write, so that the
-        journal is on disk first.
+        """Write to `shared`, storing `counted` beside the entries. `before` is called before each write; it flushes the
+        journal.
         """
         self._shared, self._clock, self._health = shared, clock, health
         self._counted, self._before = counted, before
@@ -76,7 +74,7 @@ class BlacklistWriter:
         return self._unsaved
 
     def add(self, effect: SaveBlacklist) -> None:
-        """Add these changes to those that the next `save` writes."""
+        """Queue these changes for the next `save`."""
         self._unsaved |= {entry.model: entry for entry in effect.changed} | dict.fromkeys(effect.removed)
 
     def drop(self, models: Iterable[ModelRef]) -> None:
@@ -85,7 +83,7 @@ class BlacklistWriter:
             self._unsaved.pop(model, None)
 
     def show(self, effect: Shown) -> None:
-        """Record that an endpoint has shown this refused attempt."""
+        """Record that an endpoint has confirmed this refused attempt."""
         if self._counted is not None:
             self._counted.show(effect, self._clock.now())
 
@@ -95,10 +93,10 @@ class BlacklistWriter:
         self.save()
 
     def save(self, at_once: bool = False) -> None:
-        """Write the unsaved changes, and keep what other programs wrote meanwhile.
+        """Write the unsaved changes, preserving what other programs have written in the meantime.
 
-        During a burst of limits, changes may stay unwritten because of the rate limit. Call this method again at the
-        time `due` then.
+        During a burst of limits, the rate limit can leave changes unwritten. In that case, call this method again at
+        the time `due`.
         """
         if at_once:
             self._before()
@@ -107,7 +105,7 @@ class BlacklistWriter:
             return
         try:
             self._save()
-        finally:  # count failed writes too, so that a slow disk does not get a write for every refused attempt
+        finally:  # count failed writes, too; otherwise, a slow disk would see a write for every refused attempt
             self._pace = self._pace.taken(begun, self._clock.now())
 
     def _save(self) -> None:
@@ -130,7 +128,7 @@ class BlacklistWriter:
         return self._pace.due(self._clock.now()) if self._unsaved or self._unsaved_fields else None
 
     def news(self) -> BlacklistChanged | None:
-        """Return the blacklist if another program has changed it since the last write or check; otherwise None."""
+        """Return the blacklist if another program has changed it since the last write or check; otherwise, None."""
         snapshot = None if self._unsaved or self._unsaved_fields else self._shared.news(self._clock.now())
         if snapshot is None:
             return None

@@ -34,11 +34,11 @@ from ocwatchd.ownership import give_socket
 from ocwatchd.state.files import make_private_dir
 
 ANSWER_TIMEOUT = 0.28
-"""Time, in seconds, after which a response is no longer sent, because the plugin has stopped waiting."""
+"""Time, in seconds, after which a response is not sent any more, because the plugin has stopped waiting."""
 MAX_LINE = 256 << 10
-"""Maximum size of one line in bytes. The plugin cuts the message and the body of an error to 16 K characters each."""
+"""Maximum size of one line in bytes. The plugin shortens an error's message and body to 16 K characters each."""
 MAX_CONNECTIONS = 256
-"""Maximum number of open connections, including those of attempts that the plugin holds back. Further connections are
+"""Maximum number of open connections, including those of attempts that the plugin is holding. Further connections are
 closed without a response.
 """
 QUESTION_TIMEOUT = 2.0
@@ -133,7 +133,7 @@ class Decisions:
             except OSError:
                 if self._server is not server:
                     return
-                time.sleep(0.1)  # too many open files: the plugins continue without the daemon
+                time.sleep(0.1)  # too many open files: meanwhile, the plugins continue without the daemon
                 continue
             if len(self._askers) >= MAX_CONNECTIONS or not _is_own(line):
                 line.close()
@@ -225,8 +225,8 @@ def _parsed(line: bytes) -> Json:
 
 
 def _is_own(line: socket.socket) -> bool:
-    """Return whether the other end belongs to this user or root. Outside Linux return True: the directory's mode
-    protects us.
+    """Return whether the peer process belongs to this user or root. Outside Linux, return True: the directory's mode
+    protects the socket.
     """
     if sys.platform != "linux":
         return True

@@ -1,7 +1,7 @@
 """Carry out the engine's effects in order, each with the handler for its type.
 
-Our own files are written immediately; work that may block runs on worker threads. The order is guaranteed: the first
-cooldown of a model is saved before an endpoint is contacted, and a claim is on disk before its move begins.
+Our own files are written immediately; work that may block runs on worker threads. Two orderings are guaranteed: the
+first cooldown of a model is saved before an endpoint is contacted, and a claim is on disk before its move begins.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class EffectExecutor:
 
 
 def at_endpoints(opencode: OpenCodeWork) -> Handlers:
-    """Return the handlers for the effects that need a running OpenCode."""
+    """Return the handlers for effects that need a running OpenCode process."""
     return {Probe: opencode.probe, Move: opencode.move, Free: opencode.free, ReturnSession: opencode.give_back}
 
 
@@ -75,7 +75,7 @@ def daemon_handlers(
     decisions: Decisions,
     remember: Callable[[Remember], None],
 ) -> Handlers:
-    """Return the daemon's handlers. `remember` records the primary of a moved session."""
+    """Return the daemon's handlers. `remember` records a moved session's primary."""
 
     def save(effect: SaveBlacklist) -> None:
         writer.add(effect)

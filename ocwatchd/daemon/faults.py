@@ -13,10 +13,10 @@ from types import TracebackType
 from ocwatchd.core.text.redact import reason_of
 
 MAX_KINDS = 32
-"""Maximum number of kinds of faults that are distinguished; further kinds are only counted."""
+"""Maximum number of kinds of faults to distinguish; further kinds are only counted."""
 
 MAX_PLACES = 100
-"""Maximum number of context managers that are kept for reuse, one per part of the daemon."""
+"""Maximum number of context managers kept for reuse, one per part of the daemon."""
 
 SHOWN = 3600.0
 """Time, in seconds, for which a fault is shown after its last occurrence."""
@@ -33,7 +33,7 @@ class _Kind:
 
 
 class _Survival:
-    """The context manager that `Faults.survived` returns. It has no state and is reused in every round of the loop.
+    """The context manager returned by `Faults.survived`. It has no state, so each round of the loop reuses it.
 
     A generator would need six more calls each time, and an idle daemon enters 16 of these contexts per second.
     """
@@ -107,9 +107,7 @@ class FileHealth:
         self._faults: dict[str, str] = {}
 
     def fail(self, matter: str, why: str) -> None:
-        """Report that a file cannot be written, unless this is already known. The content stays in memory in the
-        meantime.
-        """
+        """Report that a file cannot be written, unless this is already known. The content stays in memory."""
         if self.note(matter, why):
             self.say(f"{why}; keeping it in memory and trying again")
 

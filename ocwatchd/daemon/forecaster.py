@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_BACK = 7 * 86_400.0
-"""Age, in seconds, of the oldest usage from which limits are learnt."""
+"""Maximum age, in seconds, of the usage from which limits are learnt."""
 SOON, LATER = 2.0, 15.0
-"""Intervals, in seconds, between forecasts: while they cause prompts to be moved, and while they are only displayed."""
+"""Intervals, in seconds, between forecasts: the first while a forecast causes prompts to be moved, the second while
+forecasts are only displayed.
+"""
 RENEW = 60.0
-"""Time, in seconds, after which an unchanged result is computed again, because old usage drops out of its window."""
+"""Time, in seconds, after which an unchanged result is computed again, because old usage has left its window."""
 LEARN = 600.0
-"""Interval, in seconds, between computations of the learnt limits. For a week of ten sessions, a computation takes a
-second.
+"""Interval, in seconds, between computations of the learnt limits. One computation takes a second for a week of ten
+sessions.
 """
 OVERLAP = 900.0
-"""Overlap, in seconds, between consecutive reads of the answers, because an answer's tokens are counted only when it
-ends.
-"""
+"""Overlap, in seconds, between consecutive reads of the answers. An answer's tokens are counted only when it ends."""
 _ABOUT_USE = frozenset((LimitKind.RATE_LIMIT.value, LimitKind.QUOTA.value))
 
 
@@ -61,8 +61,8 @@ class Use:
 
 
 def uses(answers: Iterable[Answer], until: float) -> dict[str, Use]:
-    """Return the usage of these answers up to `until` (epoch seconds), by message id. Answers without counted tokens
-    are left out.
+    """Return these answers' usage up to `until` (epoch seconds), by message id. Answers without counted tokens are left
+    out.
     """
     found: dict[str, Use] = {}
     for answer in answers:
@@ -75,7 +75,7 @@ def uses(answers: Iterable[Answer], until: float) -> dict[str, Use]:
 
 def limits(journal: Journal, now: float) -> dict[str, list[float]]:
     """Return the times at which each model hit a rate limit or a quota. Other kinds of limit do not depend on usage."""
-    # lazy import: not needed until the daemon reads the journal for limits
+    # lazy import: not needed before the daemon first searches the journal for limits
     from ocwatchd.core.history.journal_entries import read
 
     found: defaultdict[str, list[float]] = defaultdict(list)
@@ -86,7 +86,7 @@ def limits(journal: Journal, now: float) -> dict[str, list[float]]:
 
 
 def met(store: SessionStore, journal: Journal, now: float) -> dict[str, tuple[list[tuple[float, int]], list[float]]]:
-    """Return, for each model that has hit limits, its usage as (time, tokens) pairs and the times of these limits."""
+    """Return, for each model that has hit limits, its usage as (time, tokens) pairs and the times of the limits."""
     came = limits(journal, now)
     own: dict[str, list[tuple[float, int]]] = {name: [] for name in came}
     for use in uses(store.answers(now - LOOK_BACK), now).values() if came else ():
@@ -124,13 +124,13 @@ def standings(
 
 
 def today(now: float, later: int = 0) -> float:
-    """Return the start of the local day in epoch seconds; with `later` 1, the start of the next day."""
+    """Return the start of the local day in epoch seconds, or of the next day if `later` is 1."""
     year, month, day = time.localtime(now)[:3]
     return time.mktime((year, month, day + later, 0, 0, 0, 0, 0, -1))
 
 
 class Forecaster:
-    """Computes and publishes forecasts and today's budget, called by the daemon's loop."""
+    """Computes and publishes forecasts and today's budget. The daemon's loop calls it."""
 
     def __init__(
         self, work: Callable[[Callable[[], Message]], None], store: SessionStore, paths: Paths, clock: Clock
@@ -165,7 +165,7 @@ class Forecaster:
         self._work(lambda: self._measure(policy, now))
 
     def _ask(self, command: tuple[str, ...], now: float) -> None:
-        """Run `forecast.command` if that is due."""
+        """Run `forecast.command` if it is due."""
         if self._asking or (command == self._asked_with and abs(now - self._asked) < quota_command.POLL_INTERVAL):
             return
         self._asked, self._asked_with = now, command
@@ -174,11 +174,11 @@ class Forecaster:
         elif quota_command.due(self._paths.allowances, now):
             self._asking = True
             self._work(lambda: self._run_command(command, now))
-        else:  # another run of the daemon has asked; try again soon
+        else:  # another run of the daemon has started the command; try again soon
             self._asked = now - quota_command.POLL_INTERVAL + LATER
 
     def _run_command(self, command: tuple[str, ...], now: float) -> Foreseen:
-        """Run the command, whose file is news for the next forecast. The returned message changes nothing."""
+        """Run the command. Its file is read by the next forecast; the returned message changes nothing."""
         from ocwatchd.core.engine.messages import Foreseen  # lazy import, as below
 
         try:
@@ -193,8 +193,8 @@ class Forecaster:
         return Foreseen({})
 
     def _news(self) -> tuple[float, float, int, float]:
-        """Return when OpenCode last wrote, when the last allowance was reported, how many were reported, and when the
-        prices were last written.
+        """Return the inputs' last changes: OpenCode's last write, the last reported allowance, the number of
+        allowances, the last write of the prices.
         """
         reported: list[float] = []
         with suppress(OSError):
@@ -219,13 +219,15 @@ class Forecaster:
         return Foreseen(*self._threats(found, policy, now)) if policy.prevention.prevent else Foreseen({})
 
     def _threats(self, found: list[Standing], policy: Policy, now: float) -> tuple[dict[str, Threat], tuple[str, ...]]:
-        """Return the threats by model, and the models without any. Both the use of a model and its provider's plan
-        windows count; of two threats, the one that lasts longer.
+        """Return the threats by model, and the models without a threat.
+
+        A threat comes from a model's usage or from its provider's plan windows; of two threats, the longer one is
+        returned.
         """
         ahead, leave_at = policy.prevention.ahead, policy.prevention.leave_at
         used = {one.model: one for one in found}
         windows = read_plan_windows(self._paths.allowances, now)
-        # a model that the configuration names may be used next, even if it was not used lately
+        # a configured model may be used next, even if it has not been used lately
         named = {name for one in windows for name in policy.fallbacks.models.get(one.provider, ())}
         models = {*used, *(name for name in named if any(one.applies_to(name) for one in windows))}
 
@@ -239,7 +241,7 @@ class Forecaster:
         return of(1.0), tuple(name for name in sorted(models) if name not in uneasy)
 
     def _spent(self, budget: float | None, now: float) -> Spent:
-        """Write today's budget for the commands, and return what was spent as a message for the engine."""
+        """Write today's budget for the commands, and return the amount spent as a message for the engine."""
         from ocwatchd.core.engine.messages import Spent  # lazy import: `ocwatch forecast` needs no engine
 
         dollars = sum(use.dollars for use in self._uses.values() if use.time >= today(now))
@@ -249,7 +251,7 @@ class Forecaster:
         return Spent(dollars, known)
 
     def _count(self, now: float, begin: float) -> None:
-        # after an edit of the configuration, the window may begin earlier
+        # after an edit of the configuration, the window may begin earlier than before
         known = self._begin <= begin and self._read <= now
         since = max(begin, self._read - OVERLAP) if known else begin
         found = self._uses | uses(self._store.answers(since), now)
@@ -262,6 +264,6 @@ class Forecaster:
     def _publish(self, found: Iterable[Standing], now: float) -> None:
         ahead = sorted((nearest(one, now) for one in found), key=lambda one: one.rank)
         rows = [forecasts.as_json(one) for one in ahead]
-        with suppress(OSError):  # the file is only for display; other files report a full disk
+        with suppress(OSError):  # the file is only for display; a full disk is reported for our other files
             windows = map(forecasts.window_as_json, read_plan_windows(self._paths.allowances, now))
             forecasts.write(self._paths.forecasts, rows, now, [*windows])

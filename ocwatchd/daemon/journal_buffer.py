@@ -14,8 +14,8 @@ from ocwatchd.state.files import StateError
 from ocwatchd.state.journal import Journal, plain
 
 CLAIMED_BEFORE = 5.0
-"""Maximum time, in seconds, from the claim of a move to its abort. The actual time is below 1 s, but timestamps in the
-log formats before 1.17 have a resolution of one second.
+"""Maximum time, in seconds, from a move's claim to its abort. The real time is below 1 s, but log formats before 1.17
+have timestamps with a resolution of one second.
 """
 MAX_UNWRITTEN = 256
 """Number of notes that are written together, because locking and opening the file costs more than writing a line."""
@@ -43,7 +43,7 @@ class JournalBuffer:
             self.write(note.durable)
 
     def write(self, durable: bool = False) -> None:
-        """Write the pending notes. Called when the loop is idle, and before an action that relies on them."""
+        """Write the pending notes. Called when the loop is idle and before an action that relies on the notes."""
         if not self._lines:
             return
         try:
@@ -55,16 +55,17 @@ class JournalBuffer:
             self._lines.clear()
 
     def previous_run(self, since: float, cursors: Mapping[str, Cursor], beat: float | None) -> PreviousRun:
-        """Return what the previous run left unfinished, according to the journal. Limits that the journal already
-        contains are not recorded again.
+        """Return what the previous run left unfinished, according to the journal.
+
+        Limits that are already in the journal will not be recorded again.
         """
         last = previous_run(self._journal.read(), since, cursors, beat)
         self._known = last.recorded
         return last
 
     def origin_of(self, abort: Aborted) -> Aborted | TakenOver:
-        """Return `TakenOver` if the abort belongs to a move that another program has just claimed. Otherwise return the
-        abort.
+        """Return `TakenOver` if the abort belongs to a move that another program has just claimed; otherwise, return
+        the abort.
         """
         self.write()
         for entry in self._journal.read(abort.time - CLAIMED_BEFORE):

@@ -1,4 +1,8 @@
-"""Run the daemon's blocking work on worker threads, divided into lanes; results are posted into the daemon's queue."""
+"""Run the daemon's blocking work on worker threads. Results are posted to the daemon's queue.
+
+The work is divided into lanes: groups of threads with a limit of their own, so that slow work in one lane does not
+delay the others.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +25,13 @@ in total, hung endpoints delayed a session at a working endpoint by 20 s.
 PROBES, ENDPOINTS, FILES, NOTICES = "probes", "endpoints", "files", "notices"
 """Names of the shared lanes. In addition, each endpoint has its own lane, identified by its address."""
 LAST_MOVES = 3.0
-"""Time, in seconds, that running moves get at shutdown, which has to end within 5 s. A move takes 0.3 to 0.7 s."""
+"""Time, in seconds, for running moves to finish at shutdown, which must take at most 5 s. A move takes 0.3 to 0.7 s."""
 
 log = logging.getLogger(__name__)
 
 
 class WorkerLanes:
-    """Runs blocking work. An exception in one piece of work is recorded and does not affect other work."""
+    """Runs blocking work. An exception in one task is recorded and does not affect other tasks."""
 
     def __init__(self, post: Post, faults: Faults) -> None:
         """`post` receives the results, and `faults` records internal errors."""
@@ -39,7 +43,7 @@ class WorkerLanes:
     ) -> None:
         """Run `work` as soon as its lane has a free thread. If it raises, post the message that `failed` returns.
 
-        `failed` is required if the engine waits for the result, because without a result the session is never handled
+        `failed` is required if the engine waits for the result; otherwise, the engine would never handle that session
         again. `what` names the work in fault reports.
         """
         self._workers.submit(lane, partial(self._guarded, what, work, failed))
@@ -49,9 +53,7 @@ class WorkerLanes:
         self.submit(FILES, "measuring", lambda: self._post(work()))
 
     def close(self) -> None:
-        """Start no new work, and give running moves time to finish: the turn of an interrupted move would remain
-        stopped.
-        """
+        """Start no new work, and give running moves time to finish: an interrupted move leaves its turn stopped."""
         self._workers.close(LAST_MOVES, lambda lane: not isinstance(lane, str))
 
     def _guarded(self, what: str, work: Callable[[], None], failed: Callable[[Exception], Message] | None) -> None:

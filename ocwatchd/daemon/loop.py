@@ -1,7 +1,7 @@
-"""The main loop of the daemon: one thread that owns the engine and reads the logs, fed by one queue.
+"""The main loop of the daemon: one thread that owns the engine, reads the logs and is fed by one queue.
 
-Blocking work runs on other threads and posts its results into the queue. Lost wake-ups, suspend and clock changes do no
-harm, because logs are also polled every second, waits are capped, and deadlines are wall time. Only the loop writes the
+Blocking work runs on other threads and posts its results to the queue. Lost wake-ups, suspend and clock changes do no
+harm: logs are also polled every second, waits are capped, and deadlines are wall time. Only the loop writes the
 heartbeat, so that a stuck loop is detected.
 
 The module is long because the daemon's construction, the steps of the loop and the shutdown belong together.
@@ -100,21 +100,22 @@ call.
 BEAT_INTERVAL = 2.0
 """Interval, in seconds, between heartbeats. Readers consider a heartbeat stale after ten seconds."""
 SEARCH_INTERVAL = 2.0
-"""Minimum interval, in seconds, between searches for endpoints while logs grow. With 300 processes, a search takes 3
-ms.
+"""Minimum interval, in seconds, between searches for endpoints while logs grow. A search takes 3 ms with 300 processes.
 """
 POSTPONED = 2.0
-"""Additional delay, in seconds, before a search for endpoints while a session is being probed or moved, because the
-search would slow this down.
+"""Additional delay, in seconds, before a search for endpoints while a session is being probed or moved. A search would
+slow down the probe or move.
 """
 PROGRESS_PAUSE = 30.0
-"""Minimum interval, in seconds, between saves of the read position in OpenCode 2's events if no event was a failure."""
+"""Minimum interval, in seconds, between saves of the read position in OpenCode 2's events if none of the events was a
+failure.
+"""
 RESUME_WITHIN = 86_400.0
-"""Maximum time, in seconds, after the reset time at which a turn that an earlier run parked is still run again. This
-covers a machine that was suspended overnight, but not a turn from last week.
+"""Maximum time, in seconds, after the reset time at which a turn parked by an earlier run is still run again. A machine
+may be suspended overnight, but a turn from last week must not start.
 """
 CLAIM_MEMORY = 3600.0
-"""Maximum age, in seconds, of the journal entries that are searched for moves that a killed daemon left unfinished."""
+"""Maximum age, in seconds, of journal entries that are searched for moves left unfinished by a killed daemon."""
 FAULT_PAUSE = 0.1
 """Time, in seconds, that the loop sleeps after a round with an internal fault."""
 
@@ -148,7 +149,7 @@ class Daemon:
         """Run until SIGTERM, SIGINT or `stop`.
 
         Raises:
-            AlreadyRunning: Another daemon is running with this state directory.
+            AlreadyRunning: another daemon is running with this state directory.
         """
         own_log.set_up(self._level)
         make_private_dir(self._paths.state_dir)
@@ -164,7 +165,7 @@ class Daemon:
                 loop.close()
 
     def stop(self) -> None:
-        """Make `run` return soon. Safe in a signal handler."""
+        """Make `run` return soon. This method may be called in a signal handler."""
         self._stopping = True
         self._queue.put(None)
 
@@ -198,7 +199,7 @@ class Loop:
         messages: Queue,
         faults: Faults,
     ) -> None:
-        """Build all parts of the daemon and read the state of earlier runs. Nothing is watched before `start`."""
+        """Build all parts of the daemon and read the state of earlier runs. Watching begins only with `start`."""
         self._paths, self._clock, self._service_notifier = paths, clock, service_notifier
         self._queue, self._faults = messages, faults
         self._started = started = clock.now()
@@ -318,7 +319,7 @@ class Loop:
     def _open_decisions(self) -> None:
         """Open the socket for requests from OpenCode 2's `retry` hook.
 
-        A failure is logged but not reported as a fault: sessions of OpenCode 2 are then moved through its API, and many
+        A failure is logged but not reported as a fault: OpenCode 2's sessions are then moved through its API, and many
         users never run OpenCode 2.
         """
         try:
@@ -334,7 +335,8 @@ class Loop:
             last = self._journal.previous_run(now - CLAIM_MEMORY, saved, beat)
         self._executor.do([Note("started", {"pid": os.getpid(), "release": __version__})])
         with self._faults.survived("restoring the state of the previous run"):
-            self._engine.ledger.lift(last.cleared)  # however old: logs contain refused attempts from before
+            # however long ago: the logs still contain refused attempts from before the clear
+            self._engine.ledger.lift(last.cleared)
             self._engine.remember(last.refused, self._counted.shown(), now)
             self._engine.remember_origins(last.origins)
             self._engine.remember_resumes(last.resumes)
@@ -346,7 +348,7 @@ class Loop:
             log.info(f"a move of {session} was left unfinished; checking the session")
             with self._faults.survived("resuming a move"):
                 self._executor.do(self._engine.resume(session, claims, now))
-        # sessions that no endpoint has shown so far come last
+        # sessions that no endpoint has shown yet come last
         for session in sorted(last.unhandled, key=last.missed.__contains__):
             with self._faults.survived("resuming a refused attempt"):
                 self._executor.do(self._engine.probe_session(session, now, missed=session in last.missed))
@@ -355,7 +357,7 @@ class Loop:
         self._queue.put(None)
 
     def pump(self, stopping: Callable[[], bool]) -> None:
-        """Run rounds until `stopping` returns True."""
+        """Run rounds of the loop until `stopping` returns True."""
         steps = (
             ("reading logs", self._read_logs_if_due),
             ("reading the configuration", self._reconfigure),
@@ -372,20 +374,20 @@ class Loop:
         while not stopping():
             faults = self._faults.count
             for where, step in steps:
-                try:  # `survived` costs more, and an idle daemon runs 20 steps a second
+                try:  # a plain `try`, because `survived` costs more, and an idle daemon runs 20 steps a second
                     step()
                 except Exception as fault:
                     self._faults.note(where, fault)
             if self._faults.count != faults:
-                time.sleep(FAULT_PAUSE)  # a permanent fault must not use a whole core
+                time.sleep(FAULT_PAUSE)  # a permanent fault must not occupy a whole core
 
     def _read_logs_if_due(self) -> None:
         if self._woken or abs(self._clock.now() - self._logs_read_at) >= POLL_INTERVAL:
             self._read_logs()
 
     def _look_for_stalls(self) -> None:
-        """Request a probe of each session whose model has sent nothing for too long, and pass newly measured gaps to
-        the engine.
+        """Request a probe of each session whose model has sent nothing for too long, and pass new measured gaps to the
+        engine.
         """
         for session in self._activity.silent(self._engine.context.stall_after):
             self._handle(FellSilent(session))
@@ -393,7 +395,7 @@ class Loop:
         if learnt != self._gaps_saved:
             self._gaps_saved, gaps = learnt, self._activity.gaps()
             self._handle(GapsLearnt(gaps.longest()))
-            with contextlib.suppress(OSError, StateError):  # gaps are measured again, and nothing waits for this file
+            with contextlib.suppress(OSError, StateError):  # a lost file does no harm: the gaps are measured again
                 cursors.save_gaps(self._paths.stream_gaps, gaps, self._clock.now())
 
     def _check_blacklist(self) -> None:
@@ -428,7 +430,7 @@ class Loop:
         """Send the decision to the companion plugin before writing the blacklist, because plugins wait only 300 ms for
         a decision.
         """
-        # A decision is final, so it has to respect a block that the user has just set.
+        # A decision is final, so it must respect a block that the user has just set.
         news = None if self._unsaved else self._writer.news()
         if news is not None:
             self._executor.do(self._engine.handle(news, now))
@@ -442,7 +444,7 @@ class Loop:
             self._executor.do(saves)
 
     def _for_engine(self, message: Message | Failure) -> Message | None:
-        """Return the message for the engine. Return None if the engine does not need it."""
+        """Return the engine's message for this one, or None if the engine does not need it."""
         if isinstance(message, Failure):
             return self._from_failure(message)
         if isinstance(message, Aborted) and message.exact and self._engine.tracked_sessions.known(message.session):
@@ -450,15 +452,14 @@ class Loop:
         return message
 
     def _from_failure(self, failure: Failure) -> Message | None:
-        """Return the engine's message for a failure from OpenCode 2's events. Return None if the failure is irrelevant
-        or was already handled.
+        """Return the engine's message for a failure in OpenCode 2's events, or None if the failure is irrelevant or
+        already handled.
         """
         if not self._progress.done(failure) or self._engine.questions.decided(failure, self._clock.now()):
             return None
         event = refusal_of(failure, self._engine.context.rules)
         if event.verdict.certainty is Certainty.NO:
-            # This is not a limit, but if a fallback fails a session that was moved to it, the engine has to replace the
-            # fallback.
+            # Even without a limit, the engine must replace a fallback that fails a session moved to it.
             ours = failure.final and failure.live and self._engine.tracked_sessions.known(failure.session) is not None
             return TroubleReported(failure.session, failure.time) if ours else None
         return Refused(event, failure.live, self._counted.again(failure.session, event, self._clock.now()))
@@ -468,7 +469,7 @@ class Loop:
         news = self._live.look(self._clock.now())
         if news is None:
             return
-        self._beat_at = 0.0  # write the heartbeat now, because the user may check the status
+        self._beat_at = 0.0  # write the heartbeat now: the user may be looking at the status
         self._gaps.check_again()
         if not isinstance(news, Config):
             self._executor.do([Note("misconfigured", {"why": str(news)})])
@@ -481,8 +482,8 @@ class Loop:
         self._handle(Configured(news.policy, rules))
 
     def _read_logs(self) -> None:
-        """Read new log records and check the file-system watches. Large logs are read in slices, so that they do not
-        delay other work.
+        """Read new log records and check the file-system watches. Large logs are read in slices to avoid delaying other
+        work.
         """
         now = self._logs_read_at = self._clock.now()
         self._woken = False
@@ -500,14 +501,14 @@ class Loop:
             self._look_for_endpoints(now, stirred=bool(hints))
         if self._logs.behind:
             self._wake()
-        # OpenCode is working, so import now what its first refused attempt needs; an idle daemon saves that memory.
+        # OpenCode is working, so import what its first refused attempt needs. An idle daemon saves that memory.
         # OpenCode 2 logs little, so its presence is enough.
         if hints or any(endpoint.get("generation") == 2 for endpoint in self._opencode.endpoints):
             self._logs.prepare()
 
     def _look_for_endpoints(self, now: float, *, stirred: bool) -> None:
-        # A growing log can mean that a process has opened an endpoint, possibly with the last line that it writes for
-        # hours. So a search that is not due yet is postponed, not skipped.
+        # A growing log can mean that a process has opened an endpoint, and the line may be its last one for hours. A
+        # search that is not due yet is therefore postponed, not skipped.
         services = registrations(self._paths.opencode_state)
         self._search_wanted = self._search_wanted or stirred or services != self._services or self._opencode.starting
         self._services = services
@@ -529,8 +530,8 @@ class Loop:
             self._handle(message)
 
     def _message(self, sighting: Sighting) -> Message | None:
-        """Return the engine's message for a new log record. Return None for records of a turn's beginning or end, which
-        only the log reader needs.
+        """Return the engine's message for a new log record, or None for the beginning or end of a turn, which only the
+        log reader needs.
         """
         match sighting.seen:
             case LimitEvent() as event:
@@ -542,7 +543,7 @@ class Loop:
                 return None
 
     def _take_messages(self) -> None:
-        """Wait for a message, but not beyond the next deadline, and then handle all messages that have arrived."""
+        """Wait for a message until the next deadline at most, and handle all messages that have arrived."""
         due = [at for at in (self._engine.next_wake(), self._writer.due, self._live.due) if at is not None]
         patience = min([BLACKLIST_INTERVAL, *(max(moment - self._clock.now(), 0.0) for moment in due)])
         with contextlib.suppress(queue.Empty):
@@ -593,11 +594,11 @@ class Loop:
         self._service_notifier.report_status("; ".join([_cooling(self._engine.ledger.entries(), now), *health]))
 
     def _save_cursors(self) -> None:
-        """Save the cursors once the blacklist contains everything that was read before them, so that no refused attempt
-        is lost if the daemon is killed.
+        """Save the cursors as soon as the blacklist contains everything read before them. A killed daemon then loses no
+        refused attempt.
 
-        A refused attempt that is read again is recognized. Saving is not urgent, because after the loss of a cursor
-        only a limited part of the log is read again.
+        A refused attempt that is read twice is recognized. Saving is not urgent: after the loss of a cursor, only a
+        limited part of the log is read again.
         """
         places = self._logs.cursors()
         if places == self._saved_cursors:
@@ -614,8 +615,8 @@ class Loop:
         self._saved_cursors = places
 
     def _save_progress(self, now: float) -> None:
-        """Save the read position in OpenCode 2's events after the blacklist. If there was no failure, save it only
-        every half minute.
+        """Save the read position in OpenCode 2's events, after the blacklist. Without a failure, save it at most every
+        half minute.
         """
         numbers, read_at = self._progress.saved()
         before, saved_at = self._saved_progress
@@ -647,7 +648,7 @@ class Loop:
 
 
 def _shown(tracked: TrackedSession, then: WhenExhausted) -> dict[str, object]:
-    """Return the session as `ocwatch status` shows it. `then` is what happens when the session's wait is over."""
+    """Return the session as shown by `ocwatch status`. `then` says what follows the session's wait."""
     shown: dict[str, object] = {"session": tracked.session, "doing": tracked.doing.value, "phrase": tracked.phrase}
     at = tracked.resumes_at if tracked.parked and tracked.doing is Doing.STUCK else None
     return {**shown, "until": None if at is None else rfc3339(at), "then": None if at is None else then.value}
@@ -662,8 +663,8 @@ def run(paths: Paths | None = None, level: str | None = None) -> None:
     """Run the daemon in the foreground until it is stopped. `level` is the log level, by default that of OCWATCHD_LOG.
 
     Raises:
-        ConfigError: The configuration cannot be used.
-        AlreadyRunning: Another daemon is running for this home.
+        ConfigError: the configuration cannot be used.
+        AlreadyRunning: another daemon is running for this home.
     """
     paths = paths or Paths.from_env()
     Daemon(paths, load(paths), service_notifier=ServiceNotifier(os.environ), level=level).run()
@@ -685,13 +686,13 @@ def main() -> None:
         sys.exit(ExitCode.DONE if asked else ExitCode.USAGE)
     if sys.stderr is not None:
         faulthandler.enable()  # after systemd's watchdog sends SIGABRT, the log shows where the loop hung
-    # Endpoints are on loopback or socket files, so the HTTP client is loaded without TLS: 0.9 MiB instead of 5.1.
+    # Endpoints are on loopback or socket files, so the HTTP client is loaded without TLS: 0.9 MiB instead of 5.1 MiB.
     sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]  # the documented way to block an import
     try:
         run(level="debug" if verbose else None)
     except OcwatchError as fault:
         print(printable(clean(f"ocwatchd: {fault}")), file=sys.stderr)
         sys.exit(fault.exit_code)
-    except OSError as fault:  # the home cannot be written, for example on a read-only file system
+    except OSError as fault:  # the home cannot be written, for example because its file system is read-only
         print(printable(clean(f"ocwatchd: {fault.filename or 'state'}: {fault.strerror or fault}")), file=sys.stderr)
         sys.exit(ExitCode.FAILED)

@@ -1,6 +1,7 @@
-"""Notify the user once per matter: with a desktop notification, a toast in OpenCode, the user's own command, or ntfy.
+"""Notify the user with a desktop notification, a toast in OpenCode, the user's own command, or ntfy.
 
-No shell is used. A notice that cannot be shown is skipped, and a failing command is reported once on standard error.
+Each notice has a `matter`, and only one notice is shown for each matter. No shell is used. A notice that cannot be
+shown is skipped. A failing command is reported once on standard error.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ocwatchd.opencode.client.request import EndpointError
 from ocwatchd.time_words import when
 
 MAX_MATTERS = 1000
-"""Maximum number of matters that are remembered, so that the user is notified of each only once."""
+"""Maximum number of matters to remember. The user is notified only once of a remembered matter."""
 PATIENCE = 5.0
 """Timeout of a notification program, in seconds."""
 COMMAND_PATIENCE = 30.0
@@ -35,7 +36,7 @@ PUBLISH = (sys.executable, "-P", "-m", "ocwatchd.daemon.ntfy")
 
 
 class Notifier:
-    """Shows notices, and remembers which matters were shown since the daemon started. Called from worker threads."""
+    """Shows notices, and remembers the matters shown since the daemon started. Called from worker threads."""
 
     def __init__(
         self,
@@ -44,9 +45,11 @@ class Notifier:
         run_elsewhere: Callable[[Endpoint, Callable[[], None]], None] = lambda _, work: work(),
         name_of: Callable[[str], str] = lambda _: "",
     ) -> None:
-        """`say` prints a line to standard error. `run_elsewhere` runs work that waits for an endpoint in a lane of its
-        own, because a toast in a hung OpenCode must not delay other notices. `name_of` returns the name of a session
-        by its id; an empty string if the user cannot confuse it with another one.
+        """Store the arguments.
+
+        `say` prints a line to standard error. `run_elsewhere` runs work that waits for an endpoint in a separate lane,
+        because a toast in a hung OpenCode must not delay other notices. `name_of` returns the name of a session by its
+        id, or an empty string if the user has no other session to confuse it with.
         """
         self._name_of = name_of
         self._settings = settings or NoticeSettings()
@@ -59,13 +62,13 @@ class Notifier:
         self._settings = settings
 
     def tell(self, notice: Tell) -> None:
-        """Show a notice, unless its matter was shown before."""
+        """Show a notice, unless one for the same matter was shown before."""
         if notice.matter in self._shown:
             return
         self._shown[notice.matter] = None
         if len(self._shown) > MAX_MATTERS:
             self._shown.popitem(last=False)
-        # Names come from logs, and neither the desktop nor the terminal of the toast may interpret them.
+        # Names come from logs; neither the desktop nor the toast's terminal may interpret their content.
         title, text = reason_of(notice.title), reason_of(self._worded(notice))
         settings, now = self._settings, datetime.now().astimezone()
         if settings.toast and notice.endpoint is not None:
@@ -89,7 +92,7 @@ class Notifier:
         return f"{name}: {text}" if name else text
 
     def _run(self, command: tuple[str, ...], notice: Tell, title: str, text: str, now: float) -> None:
-        """Run the user's own command, and report its failure unless the previous run failed in the same way."""
+        """Run the user's own command. Report its failure unless the previous run failed in the same way."""
         until = None if notice.at is None else rfc3339(notice.at)
         event = {"version": 1, "time": rfc3339(now), "title": title, "text": text, "session": notice.session,
                  "directory": notice.directory, "until": until}  # fmt: skip
@@ -136,7 +139,7 @@ def _desktop(title: str, text: str) -> None:
 
 def _command(title: str, text: str) -> list[str] | None:
     if sys.platform == "darwin":
-        # Texts are passed as arguments, because a provider's text must never run as a script.
+        # Texts are passed as arguments; a provider's text must never run as a script.
         script = "on run argv\ndisplay notification (item 2 of argv) with title (item 1 of argv)\nend run"
         return ["osascript", "-e", script, f"OpenCode: {title}", text]
     program = shutil.which("notify-send")

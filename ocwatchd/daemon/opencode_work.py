@@ -56,12 +56,12 @@ class OpenCodeWork:
 
     @property
     def starting(self) -> bool:
-        """Return whether a recently started OpenCode process does not respond yet."""
+        """Return whether a recently started OpenCode process is not responding yet."""
         return self._starting
 
     @property
     def endpoints(self) -> tuple[Mapping[str, object], ...]:
-        """Return the status of each running OpenCode process that the last search for endpoints found."""
+        """Return the status of each running OpenCode process found by the last search for endpoints."""
         return self._endpoints
 
     def probe(self, effect: Probe) -> None:
@@ -131,11 +131,11 @@ class OpenCodeWork:
         else:
             found = self._prober.session(effect.session)
             answer = self._probed(effect, found.snapshots, found.endpoints, found.failing)
-        self._post(answer)  # before the endpoints are updated, because the move waits for this message
+        self._post(answer)  # before the endpoints are updated, because a move waits for this message
         self._note_endpoints(self._finder.last())
 
     def _report(self, effect: Probe, snapshots: Sequence[SessionSnapshot]) -> None:
-        """Post the snapshots from one process without waiting for the other processes."""
+        """Post one process's snapshots without waiting for the other processes."""
 
         def answer() -> None:
             self._post(replace(self._probed(effect, snapshots, 1, 0), more=True))
@@ -143,9 +143,7 @@ class OpenCodeWork:
         self._lanes.submit(snapshots[0].endpoint.address, "Probe", answer)
 
     def _probed(self, effect: Probe, snapshots: Sequence[SessionSnapshot], endpoints: int, failing: int) -> Probed:
-        """Return the result of a probe, including the parents that wait for these sessions, and the capacities of the
-        models.
-        """
+        """Return the result of a probe, with the parents that wait for these sessions and the models' capacities."""
         snapshots = [replace(found, silence=self._activity.silence(found.session)) for found in snapshots]
         waiting = {found.parent for found in snapshots if found.parent and (found.stuck or found.silence is not None)}
         parents = tuple(snapshot for parent in waiting for snapshot in self._prober.session(parent).snapshots)
@@ -166,7 +164,9 @@ class OpenCodeWork:
         self._post(MoveEnded(effect.claim, effect.order, mover.move(effect.order)))
 
     def _give_back(self, effect: ReturnSession) -> None:
-        """Try each running OpenCode 2 server, because it is unknown which of them has an idle session."""
+        """Return a session to its primary. Try each running OpenCode 2 server, because it is unknown which one has an
+        idle session.
+        """
         result = ReturnResult.UNKNOWN
         for endpoint in self._finder.find().open:
             if endpoint.generation == 2 and result is ReturnResult.UNKNOWN:

@@ -1,4 +1,4 @@
-"""Read from the journal what the previous run of the daemon left unfinished, and what it had already recorded."""
+"""Read from the journal what the daemon's previous run left unfinished and what it had already recorded."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ocwatchd.core.parsing.cursor import Cursor
 
 Entry = Mapping[str, object]
 Place = tuple[str, int, str]
-"""The position of a refused attempt in a log: file, offset and time. The time is included because a later file can have
+"""The position of a refused attempt in a log: file, offset and time. The time is needed because a later file can have
 the same name.
 """
 _ENDS = frozenset(MoveResult)
 _GOES_ON = frozenset((MoveResult.FAILED, MoveResult.TARGET_LIMITED, MoveResult.REFUSED))
-"""Results of a move after which the session is still stuck, so that the engine tries something else."""
+"""Results of a move that leave the session stuck, so that the engine tries another model."""
 _UNPARKS = frozenset(
     ("unparked", "moved", "already", "user_took_over", "target_limited", "answered", "went_on", "stopped")
 )
 """Journal entries after which a parked turn no longer waits."""
 SETTLING = 10.0
-"""Running time of the daemon, in seconds, within which it reacts to a result in `_GOES_ON`.
+"""The daemon's running time, in seconds, within which it reacts to a result in `_GOES_ON`.
 
-Older results have already been handled. Only running time counts, because a daemon that is killed soon after its start
-does not react. Ten daemons in a row that were killed in this way have been observed.
+Older results have already been handled. Only running time counts, because a daemon killed soon after its start does not
+react; ten such daemons in a row were observed.
 """
 
 
@@ -54,7 +54,7 @@ class PreviousRun:
     """The last claim of each session, whatever its result."""
     parked: Mapping[str, ParkedTurn] = field(default_factory=dict)
     resumes: Mapping[str, tuple[str | None, int]] = field(default_factory=dict)
-    """The id of the prompt that was run again after it was parked, and the number of its runs, by session."""
+    """The id of a prompt that was run again after it was parked, and the number of these runs, by session."""
 
 
 NOTHING_BEFORE = PreviousRun({}, {}, (), frozenset(), {}, frozenset())
@@ -64,7 +64,7 @@ NOTHING_BEFORE = PreviousRun({}, {}, (), frozenset(), {}, frozenset())
 def previous_run(
     entries: Iterable[Entry], since: float, cursors: Mapping[str, Cursor], beat: float | None = None
 ) -> PreviousRun:
-    """Return what these journal entries (oldest first) contain about the time from `since` (epoch seconds).
+    """Return what these journal entries (oldest first) show about the time from `since` (epoch seconds).
 
     Recorded limits, cleared models and parked turns count at any age, because a plan's limit can last for days. `beat`
     is the last heartbeat of the previous run, in epoch seconds.
@@ -109,7 +109,7 @@ def previous_run(
             if claim is not None:
                 origins[str(entry.get("moved") or entry.get("session"))] = claim
                 claims[claim.name] = str(entry.get("moved") or entry.get("session")), claim
-        if what == "unanswered":  # a probe without a result changes nothing below
+        if what == "unanswered":  # a probe without a result has no effect on the code below
             missed.add(session)
             continue
         missed.discard(session)
@@ -148,15 +148,15 @@ def previous_run(
 
 
 class _Resumed:
-    """Counts how often the prompts of parked turns were run again."""
+    """Counts how often parked turns' prompts were run again."""
 
     def __init__(self) -> None:
         self.counts: dict[str, tuple[str | None, int]] = {}
-        """The id of the prompt and the number of its runs, by session."""
+        """The id of a prompt and the number of its runs, by session."""
         self._claims: set[str] = set()
 
     def take(self, entry: Entry, session: str) -> None:
-        """Count a run that this entry records. A run that was rejected before it changed anything does not count."""
+        """Count the run that this entry records, unless it was rejected before it changed anything."""
         what, count, claim = entry.get("what"), entry.get("resumes"), str(entry.get("claim"))
         if what in ("parked", "claim") and isinstance(count, int):
             prompt = entry.get("message")
@@ -168,7 +168,7 @@ class _Resumed:
 
 
 class _RunningTime:
-    """Counts the seconds during which a daemon ran, without the time between two runs."""
+    """Counts the seconds during which a daemon was running, without the time between two runs."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -186,7 +186,7 @@ class _RunningTime:
 def _waits(shown: object) -> bool:
     """Return whether the session was last seen in a retry or a failure. A probe then finds it as a stuck session.
 
-    A turn that the move had aborted looks like one that its user has stopped, so it has to be resumed as ours.
+    A turn aborted by our move looks like one that the user has stopped, so it must be resumed as ours.
     """
     if not isinstance(shown, Mapping) or shown.get("aborted") is True:
         return False
@@ -203,7 +203,9 @@ def place_of(entry: Entry) -> Place | None:
 
 
 def _behind(place: Place, cursors: Mapping[str, Cursor]) -> bool:
-    """Return whether the log may be read again at this position: it is beyond the cursor, or there is no cursor."""
+    """Return whether the log may be read again at this position: the position is beyond the cursor, or there is no
+    cursor.
+    """
     cursor = cursors.get(place[0])
     return cursor is None or place[1] >= cursor.offset
 

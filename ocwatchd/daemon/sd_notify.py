@@ -12,13 +12,13 @@ from collections.abc import MutableMapping
 from contextlib import suppress
 
 MESSAGES_PER_PERIOD = 3
-"""Number of messages per watchdog period. systemd advises at least two, so that a healthy daemon is not killed if one
-message is lost.
+"""Number of messages per watchdog period. systemd advises at least two, so that one lost message does not get a healthy
+daemon killed.
 """
 
 
 class ServiceNotifier:
-    """Sends messages to the service manager that the environment of this process names."""
+    """Sends messages to the service manager named in this process's environment."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         """Read the manager's variables and remove them from `environ`, so that no child process sends messages in our
@@ -26,7 +26,7 @@ class ServiceNotifier:
         """
         address = environ.pop("NOTIFY_SOCKET", "")
         patience, whose = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
-        # A leading @ stands for the null byte of Linux's abstract socket names.
+        # A leading @ stands for the initial null byte of a name in Linux's abstract socket namespace.
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket = _datagrams() if address[:1] in ("/", "@") else None
         ours = whose in ("", str(os.getpid()))

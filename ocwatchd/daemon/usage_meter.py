@@ -42,13 +42,13 @@ ASK = 600.0
 session requests them in any case.
 """
 OPEN = 600.0
-"""Maximum age, in seconds, of an unfinished answer that counts as a running session. An older answer was left behind by
-a dead process.
+"""Maximum age, in seconds, of an unfinished answer that counts as a running session. Older ones were left by a dead
+process.
 """
 
 
 class UsageMeter:
-    """Measures pools, learns from past moves and publishes fallbacks, called by the daemon's loop."""
+    """Measures pools, learns from past moves and publishes fallbacks. The daemon's loop calls it."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ def _by_sessions(rows: list[tuple[Answer, str]]) -> dict[str, float]:
 
 
 def _lasting(document: Mapping[str, object]) -> dict[str, object]:
-    """Return the document without its times, so that two documents can be compared."""
+    """Return the document without its times, to compare it with another one."""
     untimed = {"until", "measured"}
     return {
         name: {key: value for key, value in pool.items() if key not in untimed}

@@ -1,4 +1,4 @@
-"""Write the archive for a bug report, with everything that helps to understand the problem and nothing private.
+"""Write the archive for a bug report: everything that helps to understand the problem, and nothing private.
 
 Redaction uses an allow-list: a text is kept only if its field is known to contain helpful text, and everything that
 looks like a secret is removed from it (`core.text.redact`). Numbers, flags and the names of fields are kept.
@@ -34,25 +34,25 @@ _SHOWN = frozenset(
     "agent at because began by claim directory doing door endpoint entry file id kind label measure message mode model "
     "moved next outcome parent phrase reason release reset_source result rule scope session shown since source state "
     "target tamed time title until warnings what why words text "
-    # The blacklist, the heartbeat, and what was forecast.
+    # The blacklist, the heartbeat and the forecasts.
     "before beat capabilities fallbacks following head health inputs loaded members output pool started strategy "
     "updated unserved "
-    # The checks, the processes and the versions.
+    # The checks, processes and versions.
     "code fault generation models_configured ocwatchd opencode plugin python remedy seen severity standing_back system "
     "version".split()
 )
-"""The fields whose texts are kept. Others are removed, so that a new field is private until it is listed here."""
+"""The fields whose texts are kept. All other fields lose theirs, so a new field is private until it is listed here."""
 _SECRET = re.compile(
     r"key|token|secret|passw|auth|header|cookie|credential|prompt|^(parts|body|requestBodyValues|env|environment)$",
     re.IGNORECASE,
 )
 _COUNTS = re.compile(r"tokens|first_token")
 _PROGRAMS = frozenset("curl wget sh bash zsh fish python python3 node notify-send osascript ntfy apprise mail".split())
-"""Programs whose names are kept in `notifications.command`. Other words may be a topic or a person's name."""
+"""Programs whose names are kept in `notifications.command`. Any other word may be a topic or a person's name."""
 
 
 def redacted(value: object, home: str, field: str = "") -> object:
-    """Return `value` without secrets, and with `~` for the home directory. Only the name of a secret field is kept."""
+    """Return `value` without secrets, and with `~` for the home directory. A secret field keeps only its name."""
     if isinstance(value, Mapping):
         return {redacted_text(str(key), home): _item(str(key), item, field, home) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -138,7 +138,7 @@ def _program(value: object) -> object:
 LINES = 500
 """Number of lines taken from the end of the journal and of the plugin's error log."""
 SHORTEST = 4
-"""Minimum length of a private text in the configuration that is removed everywhere; shorter texts are too common."""
+"""Minimum length of a private configuration text for it to be removed from all files; shorter texts are too common."""
 NAME = "ocwatchd-report"
 """The directory in the archive."""
 
@@ -163,7 +163,7 @@ def write_bundle(path: Path, paths: Paths, facts: Facts, checks: Sequence[Check]
     files = {name: json.dumps(redacted(value, home), indent=1, default=str) for name, value in documents.items()}
     files["rate-limit-config.json"] = json.dumps(config, indent=1, default=str)
     files["journal.jsonl"] = "\n".join(_journal(paths, home))
-    # Redacted as one text, because a secret may extend over several lines.
+    # Redacted as a single text, because a secret may extend over several lines.
     files["plugin-errors.log"] = redacted_text("\n".join(_raw_tail(paths.state_dir / "plugin-errors.log")), home)
     files = {name: _without(unfit, text) for name, text in files.items()}
     try:
@@ -185,7 +185,7 @@ def versions(facts: Facts) -> dict[str, object]:
 
 
 def _config(paths: Paths, home: str) -> tuple[object, frozenset[str]]:
-    """Return our configuration, redacted, and its private texts, which are removed from other files that quote them."""
+    """Return our redacted configuration, and its private texts, to be removed from other files that quote them."""
     try:
         values = object_in(read_document(paths.config_file).data, "rateLimit")
     except ConfigError as fault:
@@ -203,7 +203,7 @@ def _all_texts(value: object) -> Iterator[str]:
 
 
 def _without(unfit: Iterable[str], text: str) -> str:
-    """Return `text`, which is JSON or plain text, without the texts in `unfit`. The longest are removed first."""
+    """Return `text` (JSON or plain text) without the texts in `unfit`. The longest ones are removed first."""
     for one in sorted(unfit, key=len, reverse=True):
         if len(one) >= SHORTEST:
             for written in (one, repr(one)[1:-1]):
@@ -229,7 +229,7 @@ def _raw_tail(path: Path) -> list[str]:
 
 
 def _archive(files: Mapping[str, str], now: int) -> bytes:
-    """Return the archive. It does not contain the user's name and ids, unlike an ordinary tar archive."""
+    """Return the archive. Unlike an ordinary tar archive, it does not contain the user's name and ids."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for name, text in files.items():

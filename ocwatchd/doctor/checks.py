@@ -15,7 +15,7 @@ from ocwatchd.doctor.values import Check, Facts, Severity
 
 EXAMPLE = '"fallbackChain": {"provider/primary": "provider/fallback"}'
 _SHOWN = 5
-"""Maximum number of names in a finding."""
+"""Maximum number of names listed in a finding."""
 
 
 def config_file(facts: Facts) -> Iterator[Check]:
@@ -67,7 +67,7 @@ def _circles(facts: Facts) -> Iterator[Check]:
 
 
 def _named(facts: Facts) -> list[str]:
-    """Return every model in the configuration: those in chains and pools, then the others."""
+    """Return every configured model: first those in chains and pools, then the others."""
     names = [*models_in(facts.config.chains)]
     names += [member for members in facts.config.pools.values() for member in members]
     names += facts.config.named

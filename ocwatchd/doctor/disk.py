@@ -25,7 +25,7 @@ CATALOGUE_CAP = 64 << 20
 """Maximum size, in bytes, of a JSON file that is read; OpenCode's cached list of models was 1.5 MB in 2026."""
 DAY = 86_400.0
 STRANGE = 12
-"""Maximum number of other users' files that are reported; there may be one for each session."""
+"""Maximum number of files belonging to another user that are reported; there may be one for each session."""
 
 
 def json_object(path: Path) -> dict[str, object]:
@@ -63,7 +63,7 @@ def open_modes(paths: Paths) -> Iterator[Mode]:
 
 
 def _strange(paths: Paths) -> Iterator[Mode]:
-    """Yield our files that belong to another user. Earlier versions of our commands created such files under `sudo`."""
+    """Yield our files that belong to another user. Commands of earlier versions created such files under `sudo`."""
     plugin = (paths.opencode_config / "plugin" / name for name in (plugin_file.NAME, *plugin_file.PARTS))
     units = (
         paths.home / ".config/systemd/user/ocwatchd.service",
@@ -75,7 +75,7 @@ def _strange(paths: Paths) -> Iterator[Mode]:
 
 
 def _anothers(path: Path, *, within: bool = False) -> Iterator[Mode]:
-    """Yield the path if it belongs to another user. Otherwise, with `within`, yield such files below it."""
+    """Yield the path if it belongs to another user. Otherwise, if `within` is set, yield such files below it."""
     try:
         info = path.lstat()
     except OSError:
@@ -84,7 +84,7 @@ def _anothers(path: Path, *, within: bool = False) -> Iterator[Mode]:
         user, whole = user_name(info.st_uid), stat.S_ISDIR(info.st_mode)
         mended = repair(str(path), whole=whole)
         known = info.st_uid == 0 and (os.geteuid() == 0 or in_own_home(str(path)))
-        # After a chown, we would trust everything in the other user's directory.
+        # A chown of the other user's directory would make us trust everything in it.
         remedy = mended if known else f"remove it, {ELSEWHERE}" if whole else f"remove it, or: {mended}"
         yield Mode(str(path), stat.S_IMODE(info.st_mode), own=False, owner=user, repair=remedy)
     elif within and path.is_dir():
@@ -94,7 +94,7 @@ def _anothers(path: Path, *, within: bool = False) -> Iterator[Mode]:
 
 
 def _rightful() -> int:
-    """Return the id of the user who should own our files: this user, or under `sudo` the owner of HOME."""
+    """Return the id of the user who should own our files: this user or, under `sudo`, the owner of HOME."""
     return home_owner() if os.geteuid() == 0 else os.geteuid()
 
 

@@ -102,16 +102,18 @@ RIVALS = re.compile(r"fallback|failover|oh-my-open(code|agent)", re.IGNORECASE)
 MAX_ENDPOINTS = 5
 """Maximum number of endpoints that are queried for models and agents."""
 REQUEST_TIMEOUT = 3.0
-"""Timeout, in seconds, for a request to an endpoint. The list of models takes 0.1 s; in 1.18, 2 s after a start."""
+"""Timeout, in seconds, for a request to an endpoint. The list of models takes 0.1 s; in 1.18, it takes 2 s shortly
+after a start.
+"""
 
 
 def gather(paths: Paths, program: Path | None, now: float, environ: Mapping[str, str] | None = None) -> Facts:
     """Return the facts about this user's home. `program` is the installed OpenCode."""
     environ = os.environ if environ is None else environ
-    # read first, because it is compared with `now`, and the other facts take seconds
+    # read first: it is compared with `now`, and gathering the other facts takes seconds
     beat = heartbeat.read(paths.heartbeat)
     daemon = _daemon(paths, beat, now)
-    with ThreadPoolExecutor(1) as executor:  # in parallel, because the version takes longest: 0.3 - 1.2 s
+    with ThreadPoolExecutor(1) as executor:  # in parallel with the others: the version takes longest (0.3 - 1.2 s)
         version = executor.submit(_version, program, environ)
         config, directories, urls = _config(paths)
         found = _endpoints(paths, urls, environ)
@@ -185,7 +187,8 @@ def _config(paths: Paths) -> tuple[Configured, tuple[Path, ...], tuple[str, ...]
     pools = {name: pool.members for name, pool in names.pools.items()}
     chains = opened(normalise(names.chains, names.aliases), pools)
     agents = {resolve(model, names.aliases): agent for model, agent in names.agents.items()}
-    warnings = tuple(text for text in config.warnings if "circular chain" not in text)  # these have their own check
+    # circular chains have a check of their own
+    warnings = tuple(text for text in config.warnings if "circular chain" not in text)
     named = tuple(model for _, model in named_models(names))
     asks = bool(config.policy.prevention.command)
     configured = Configured(where, document.exists, None, warnings, chains, agents, pools, asks, named)
@@ -206,7 +209,7 @@ def _opencode(
     except ConfigError as fault:
         return str(fault), (), [], frozenset()
     for project in dict.fromkeys(projects):
-        with suppress(ConfigError):  # a fault in one project does not concern the others
+        with suppress(ConfigError):  # a fault in one project does not affect the others
             configs.append(merged([*files, *project_files(project)], environ))
     used = models_in_use(setup, recent_models(paths), chains)
     agents = {agent.name for agent in setup.agents}

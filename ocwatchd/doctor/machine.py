@@ -11,9 +11,12 @@ from ocwatchd.state.heartbeat import unserved
 OLDEST = (1, 0)
 """The oldest version of OpenCode with which ocwatchd is tested."""
 MIN_WATCHES, MIN_INSTANCES = 1024, 16
-"""Minimum inotify limits that pass. We need one instance and a few watches, but an editor may use most of them."""
+"""Minimum inotify limits that pass. ocwatchd needs one instance and a few watches, but an editor may use most of them.
+"""
 MAX_AHEAD = 120.0
-"""Maximum time, in seconds, by which a time in our files may be in the future before the clock counts as set back."""
+"""Maximum time, in seconds, by which a timestamp in our files may be in the future. Beyond it, the clock is assumed to
+have been set back.
+"""
 MAX_JOURNAL = 64 << 20
 """Size of the journal, in bytes, above which it is reported; the daemon limits it to 8 MiB."""
 MIN_FREE = 16 << 20
@@ -154,7 +157,7 @@ def _way_in(found: Running, facts: Facts) -> str:
 
 
 def plugin(facts: Facts) -> Iterator[Check]:
-    """Check that the companion plugin has the version of this ocwatchd, and is loaded."""
+    """Check that the companion plugin matches this ocwatchd's version and is loaded."""
     found = facts.plugin
     install = "ocwatch plugin install"
     if found.trouble:

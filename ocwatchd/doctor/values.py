@@ -14,14 +14,14 @@ class Severity(StrEnum):
     """The severity of a finding."""
 
     OK = "ok"
-    INFO = "info"  # for information; no action is necessary
+    INFO = "info"  # no action is necessary
     WARNING = "warning"  # something works less well than it could
     ERROR = "error"  # something does not work
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding: what was seen, and what to do. `remedy` is None if there is nothing to do."""
+    """One finding: the observation and the remedy. `remedy` is None if there is nothing to do."""
 
     code: str
     severity: Severity
@@ -43,11 +43,11 @@ class Running:
     generation: int = 1
     listens: bool = False
     place: str = ""
-    """The terminal, directory and session of a process without the companion plugin; otherwise empty."""
+    """The terminal, directory and session of a process without the companion plugin; empty if the plugin is loaded."""
     why: str = ""
-    """Why the plugin is not loaded, as a clause: `was started …`; empty if it is loaded."""
+    """The reason why the plugin is not loaded, as a clause: `was started …`; empty if it is loaded."""
     remedy: str = ""
-    """How to restart a process without the plugin; otherwise empty."""
+    """How to restart a process without the plugin; empty if the plugin is loaded."""
     hooks: tuple[str, ...] = ()
     """The companion plugin's hooks that this process, an OpenCode 2, has called."""
 
@@ -65,7 +65,9 @@ class LogDirectory:
 
 @dataclass(frozen=True, slots=True)
 class Agents:
-    """The names of agents. They are `complete` if a running OpenCode process reported them, also those from plugins."""
+    """The names of agents. The list is `complete` if a running OpenCode process reported it, including agents from
+    plugins.
+    """
 
     names: frozenset[str] = frozenset()
     complete: bool = False
@@ -73,7 +75,7 @@ class Agents:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """Our configuration. `fault` says why it cannot be used; the other values are then empty."""
+    """Our configuration. `fault` is the reason why it cannot be used; all other values are then empty."""
 
     path: str
     exists: bool = False
@@ -93,7 +95,7 @@ class Configured:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """The state of the daemon, from its heartbeat. `state` is up, deaf (stalled) or down."""
+    """The state of the daemon, from its heartbeat. `state` is `up`, `deaf` (stalled) or `down`."""
 
     state: str = "down"
     pid: int | None = None
@@ -102,7 +104,7 @@ class Daemon:
     unread_log: str | None = None
     """A sentence about log lines that the daemon has not read; None if there are none."""
     waiting: tuple[tuple[str, str, str], ...] = ()
-    """Sessions that only their user can continue: id, what holds them up, and the command without `ocwatch`."""
+    """Sessions that only their user can continue: id, obstacle, and the command without `ocwatch`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class Plugin:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The service's file. `program` is the program that it starts, and `there` says whether the program exists."""
+    """The service's file. `program` is the program that it starts; `there` is True if that program exists."""
 
     file: str | None = None
     program: str | None = None
@@ -138,7 +140,7 @@ class Mode:
     own: bool = True
     owner: str = "another user"
     repair: str = ""
-    """The command that gives the file back to this user."""
+    """The command that makes this user the owner of the file again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,7 @@ class Facts:
     """The time of the latest event in our files, in epoch seconds."""
     blacklist_problems: tuple[str, ...] = ()
     plan_command_problem: str | None = None
-    """Why the last run of `forecast.command` failed; None if it did not."""
+    """The reason why the last run of `forecast.command` failed; None if it succeeded."""
     journal_bytes: int = 0
     state_free: int | None = None
     """Free bytes in the file system of our state directory; None if unknown."""

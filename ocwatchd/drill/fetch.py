@@ -61,10 +61,10 @@ def fetch(version: str, cache: Path, environ: Mapping[str, str]) -> Path:
     if not _VERSION.fullmatch(version):
         raise UsageError(f"{version!r} is not a valid OpenCode version. Use a number such as 1.18.33, or latest")
     wanted = cache / f"opencode-{version}" / "opencode"
-    if wanted.exists():  # a tag never matches, because the program is stored under its version
+    if wanted.exists():  # a tag never matches an existing file, because programs are stored under their version
         return wanted
     try:
-        make_directories(cache, 0o777)  # with the mode of the umask, because OpenCode is not private
+        make_directories(cache, 0o777)  # the mode follows the umask, because OpenCode is not private
         with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as scratch:
             return _unpack(_packed(version, Path(scratch), environ), cache, Path(scratch))
     except (OSError, tarfile.TarError, KeyError) as fault:
@@ -94,7 +94,7 @@ def _by_npm(npm: str, spec: str, scratch: Path, environ: Mapping[str, str]) -> P
 
 
 def registry_of(environ: Mapping[str, str]) -> str:
-    """Return the registry that is configured for npm, from its environment variable or the user's `.npmrc`.
+    """Return the registry configured for npm, from npm's environment variable or the user's `.npmrc`.
 
     Raises:
         FetchFailed: no registry is configured.

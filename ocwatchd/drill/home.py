@@ -18,11 +18,14 @@ from ocwatchd.opencode.process.program import TEMPORARY, bare_environ
 from ocwatchd.paths import Paths
 
 LONGEST_TEMPORARY = 40
-"""Maximum length of the temporary directory's path: that of the plugin's socket may have at most 103 characters."""
+"""Maximum length of the temporary directory's path. The path of the plugin's socket, which is below it, may have at
+most 103 characters.
+"""
 SDK = "@ai-sdk/openai-compatible"
 STUBS = ("notify-send", "osascript", "rg")
-"""Programs that are replaced by empty scripts: those that send notifications, and ripgrep, which OpenCode would
-download."""
+"""Programs replaced by empty scripts: those that send notifications, and ripgrep, which OpenCode would otherwise
+download.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,8 @@ class DrillHome:
         for directory in (self.project, self.bin, self.root / TEMPORARY, self.paths.opencode_config):
             directory.mkdir(parents=True)
         _write(self.paths.opencode_config / "opencode.json", opencode_config(provider_url, generation))
-        # A wait of more than 1 s leads to a move (30 s by default), because the drill's limit lasts only seconds.
+        # The daemon moves the session if the wait is longer than 1 s (default: 30 s), because the drill's limit lasts
+        # only seconds.
         _write(self.paths.config_file, {"rateLimit": {"fallbackChain": {PRIMARY: FALLBACK}, "maxDelay": 1000}})
         for name in STUBS:
             (self.bin / name).write_text("#!/bin/sh\nexit 0\n")
@@ -71,7 +75,7 @@ class DrillHome:
         plugin_file.install(self.paths)
 
     def environ(self, provider_url: str, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return OpenCode's whole environment: the caller's PATH and locale, and the drill as its only proxy."""
+        """Return OpenCode's whole environment: the caller's PATH and locale, with the drill as the only proxy."""
         out = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"), provider_url)
         near = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost,::1")
         path = f"{self.bin}{os.pathsep}{environ.get('PATH', os.defpath)}"
@@ -79,8 +83,8 @@ class DrillHome:
         return {**bare_environ(self.root, self.project, environ), **out, **near, **models, "PATH": path}
 
     def daemon_environ(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return the daemon's environment: that of OpenCode, and PYTHONPATH, so that the daemon finds our package."""
-        # With another HOME, Python would not find packages that are installed for this user only.
+        """Return the daemon's environment: OpenCode's, plus a PYTHONPATH that contains our package."""
+        # With another HOME, Python would not find packages installed for this user only.
         return {**environ, "PYTHONPATH": os.pathsep.join(filter(None, map(os.path.abspath, sys.path)))}
 
 

@@ -44,7 +44,7 @@ class DrillProvider:
         """Bind to an unused loopback port. Requests are answered only within the context."""
         self.cooldown = cooldown
         self.outside: set[str] = set()
-        """The other hosts that the drill's processes tried to reach. All connections were refused."""
+        """Other hosts that the drill's processes tried to reach. All these connections were refused."""
         self._clock = clock or SystemClock()
         self._asked: list[Asked] = []
         self._free_at: float | None = None
@@ -81,7 +81,7 @@ class DrillProvider:
             return [asked for asked in self._asked if asked.model == model]
 
     def wait(self, model: str, count: int, seconds: float) -> list[Asked]:
-        """Wait at most `seconds` until a model has had `count` requests, and return its requests, oldest first."""
+        """Wait up to `seconds` until a model has received `count` requests, and return its requests, oldest first."""
         with self._changed:
             self._changed.wait_for(lambda: sum(asked.model == model for asked in self._asked) >= count, max(seconds, 0))
         return self.asked(model)
@@ -106,7 +106,7 @@ class _Server(ThreadingHTTPServer):
     outside: set[str]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore a client that has closed its connection."""
+        """Ignore clients that close their connection early."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,7 +1,7 @@
 """Run the steps of the drill with a private home, a session and a simulated user (`Scene`).
 
 The daemon, the plugin and OpenCode are real; the user and the provider are simulated. A failed step ends the drill only
-if the later steps depend on it. Every wait has a timeout.
+if later steps depend on it. Every wait has a timeout.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from ocwatchd.time_words import stamp
 
 POLL_INTERVAL = 0.02
 IDLE_TIMEOUT = 5.0
-"""Timeout, in seconds, for a session to become idle; on an idle machine it is idle at the first check."""
+"""Timeout, in seconds, for a session to become idle. On an idle machine, the first check succeeds."""
 AFTER_TURN = 0.3
 """Time, in seconds, between the end of a turn and the next prompt.
 
-A prompt that arrives in the milliseconds while OpenCode's loop exits is lost (seen on 1.0.185). Users are slower.
+A prompt that arrives in the milliseconds in which OpenCode's loop exits is lost (measured on 1.0.185). Users are
+slower.
 """
 PROMPT = "This is a fire drill: {}."
 KEEP = "run it again with --keep and send the directory with a bug report"
@@ -46,7 +47,7 @@ class StepFailed(OcwatchError):
     """A step of the drill failed. `fatal` means that the later steps depend on it."""
 
     def __init__(self, expected: str, seen: str, remedy: str, *, fatal: bool = False) -> None:
-        """Store what was expected, what was seen and what to do, as phrases without a full stop."""
+        """Store the expectation, the observation and the remedy, as phrases without a period."""
         super().__init__(f"expected {expected}; seen: {seen}")
         self.expected, self.seen, self.remedy, self.fatal = expected, seen, remedy, fatal
 
@@ -55,7 +56,7 @@ class Scene:
     """The home of one drill, the session in it, the simulated user, and the remaining time."""
 
     def __init__(self, home: DrillHome, budget: float) -> None:
-        """Start the clock. After `budget` seconds, all waiting ends at once."""
+        """Start the clock. After `budget` seconds, all waiting ends immediately."""
         self.home, self.session = home, ""
         self.user: User
         self._deadline = time.monotonic() + budget
@@ -109,7 +110,7 @@ class Scene:
         return sent
 
     def settle(self) -> None:
-        """Wait until the session is idle; if it does not become idle after the move, create a new one.
+        """Wait until the session is idle; if it stays busy after the move, create a new one.
 
         Raises:
             StepFailed: OpenCode creates no session.
@@ -132,13 +133,13 @@ class Scene:
         return entry if entry is not None and entry.reset_source != "estimate" else None
 
     def verified(self) -> bool:
-        """Return whether the daemon has recorded that the session was moved."""
+        """Return whether the daemon has recorded the session's move."""
         return any(entry.get("what") == "moved" for entry in Journal(self.home.paths.journal).read())
 
     # ---- the daemon
 
     def start_daemon(self, stack: ExitStack, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """Start `ocwatchd` in this environment, which OpenCode shares. `stack` stops the daemon."""
+        """Start `ocwatchd` in this environment, which it shares with OpenCode. `stack` stops the daemon."""
         with self.home.output("daemon").open("wb") as sink:
             daemon = subprocess.Popen(
                 [sys.executable, "-P", "-m", "ocwatchd"],
@@ -158,9 +159,9 @@ class Scene:
 
 
 BUDGET = 150.0
-"""Timeout, in seconds, for the whole drill, also if a process hangs; an idle machine with two cores needs 15 - 20 s.
+"""Timeout, in seconds, for the whole drill, even if a process hangs. An idle machine with two cores needs 15 - 20 s.
 
-After a slow start, the limit and the drill last longer: when the start took 45 s, the last step had 5 s left.
+After a slow start, the limit and the drill last longer: when a start took 45 s, the last step had only 5 s left.
 """
 OVER = "; the drill has used up its time. If this machine is busy, try again"
 START_TIMEOUT, STEP_TIMEOUT = 60.0, 30.0
@@ -169,13 +170,17 @@ START_TIMEOUT, STEP_TIMEOUT = 60.0, 30.0
 The timeout for a step is longer after a slow start.
 """
 LOG_TIMEOUT = 15.0
-"""Timeout, in seconds, for the log. 1.17 and later write it in batches, up to a second late on an idle machine."""
+"""Timeout, in seconds, for the log. OpenCode 1.17 and later writes it in batches, up to one second late on an idle
+machine.
+"""
 MIN_COOLDOWN = 8.0
-"""Minimum time, in seconds, for which the primary is limited; a move and a prevented prompt must fit into it."""
+"""Minimum time, in seconds, for which the primary is limited. A move and a prevented prompt must fit into this time."""
 BUNDLED_SINCE = (1, 0, 142)
 """First version that passes the drill. Versions up to 1.0.98 install `@ai-sdk/…` from npm at run time."""
 RETURN_TIMEOUT = 5.0
-"""Timeout, in seconds, for the daemon to return a session to the primary in OpenCode 2, where prompts name no model."""
+"""Timeout, in seconds, for the daemon to return an OpenCode 2 session to the primary. Prompts in OpenCode 2 name no
+model.
+"""
 CALL_TIMEOUT = 10.0
 """Timeout, in seconds, for a request by the simulated user."""
 TITLES = {
@@ -196,14 +201,16 @@ TITLES_V2 = TITLES | {
 }
 """The title of each step for OpenCode 2."""
 MAX_DIFFERENCE = 5.0
-"""Maximum difference, in seconds, between the reset times of the blacklist and the provider; slowness causes some."""
+"""Maximum difference, in seconds, between the reset times in the blacklist and at the provider. A slow machine causes
+some.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """The result of one step. `expected` and `remedy` are set only if the step failed.
 
-    `seconds` is the time that matters for the step, such as the duration of a move, and not how long the drill waited.
+    `seconds` is the time of interest, such as the duration of a move, rather than the time that the drill waited.
     """
 
     code: str
@@ -216,7 +223,9 @@ class Step:
 
 
 Work = Callable[[], tuple[str, float | None]]
-"""A function that does a step. It returns what was seen, and the time that matters; None means the whole duration."""
+"""A function that runs a step. It returns the observation and the time of interest, or None for the step's whole
+duration.
+"""
 
 
 class Drill:
@@ -308,8 +317,8 @@ class Drill:
         if self._scene.poll(lambda: heartbeat.read(beat).pid == daemon.pid, START_TIMEOUT) is None:
             seen = last_output(self._scene.home.output("daemon")) or "no heartbeat"
             raise StepFailed("the daemon's heartbeat", seen, "run `ocwatchd` in a terminal to see why", fatal=True)
-        # On a slow machine, the limit has to last longer; otherwise, it is over before the next prompt. OpenCode 2
-        # took 8 s to start at a load of 4; the steps within the limit took less than half of that.
+        # On a slow machine, the limit must last longer; otherwise, it ends before the next prompt. OpenCode 2 took 8 s
+        # to start at a load of 4; the steps within the limit took less than half of that.
         took = time.monotonic() - began
         self.provider.cooldown = max(MIN_COOLDOWN, (1 if self._generation == 2 else 2) * took)
         self._step_timeout = max(STEP_TIMEOUT, self.provider.cooldown)
@@ -319,7 +328,7 @@ class Drill:
     # ---- steps
 
     def _open_endpoint(self) -> tuple[str, None]:
-        # OpenCode loads plugins with the project, and the project at the first request that names it.
+        # OpenCode loads a project at the first request that names it, and loads the plugins with the project.
         first = user_of(self._scene.home, self._endpoint, self._step_timeout)
         first.open_project()
         self._scene.user = user_of(self._scene.home, self._endpoint, CALL_TIMEOUT)

@@ -1,9 +1,9 @@
-"""Simulate the drill's user, for each generation of OpenCode: what the user does and what can be observed.
+"""Simulate the drill's user for each generation of OpenCode: the user's actions and observations.
 
-The steps are the same for both. OpenCode 2 differs in four ways. Its log contains nothing about a refused attempt,
-but the session's durable record does. The plugin opens no socket, because the daemon reaches OpenCode's own API. A
-prompt does not name a model, so a terminal selects the session's model before it. Only the releases, not the preview,
-call the hook that prevents a limit.
+The steps are the same for both. OpenCode 2 differs in four ways. Its log contains nothing about a refused attempt, but
+the session's durable record does. The plugin opens no socket, because the daemon uses OpenCode's own API. A prompt does
+not name a model, so a terminal selects the session's model beforehand. Only the releases, not the preview, call the
+hook that prevents a limit.
 """
 
 from __future__ import annotations
@@ -39,18 +39,20 @@ class User(Protocol):
     """A simulated OpenCode user. Every method raises EndpointError if the endpoint does not respond."""
 
     way_in_is: str
-    """What the step "door" expects: what the plugin must have done."""
+    """The text that the step "door" prints as its expectation: what the plugin should have done."""
     way_in_seen: str
     """What the step "door" reports if it passes."""
     record_says: str
-    """What the step "log" expects in OpenCode's own record."""
+    """The text that the step "log" prints as its expectation for OpenCode's own record."""
 
     def open_project(self) -> None:
         """Make the first request that names the project. OpenCode then loads the project's plugins."""
         ...
 
     def way_in(self) -> Endpoint | None:
-        """Return the endpoint for the later steps if the plugin is active in OpenCode; None until then."""
+        """Return the endpoint for the later steps as soon as the plugin is active in OpenCode; before that, return
+        None.
+        """
         ...
 
     def without_way_in(self) -> str:
@@ -78,11 +80,13 @@ class User(Protocol):
         ...
 
     def prompts(self, session: str) -> int:
-        """Return the number of the user's prompts in the session."""
+        """Return the number of user prompts in the session."""
         ...
 
     def limit_on_record(self, session: str) -> str | None:
-        """Return a description of the limit in OpenCode's own record; None until it contains a certain limit."""
+        """Return a description of the limit in OpenCode's own record, or None if the record does not contain a certain
+        limit yet.
+        """
         ...
 
     def prevents(self) -> bool:
@@ -106,7 +110,7 @@ class UserOfV1:
         Api(self.endpoint, self._limit).status(str(self._home.project))
 
     def way_in(self) -> Endpoint | None:
-        """Return the plugin's socket if it responds; its file exists a moment earlier (1.1.65)."""
+        """Return the plugin's socket if it responds. Its file appears a moment before it does (1.1.65)."""
         for path in self._home.paths.endpoints.glob("*.sock"):
             endpoint = Endpoint(UnixAddress(str(path)), self.endpoint.pid, str(self._home.project))
             with suppress(EndpointError):
@@ -115,7 +119,7 @@ class UserOfV1:
         return None
 
     def without_way_in(self) -> str:
-        """Return what was found instead of a socket that responds."""
+        """Return what was found instead of a responding socket."""
         if any(self._home.paths.endpoints.glob("*.sock")):
             return "a socket that does not respond"
         return "no socket: the plugin is not loaded, or cannot open one"
@@ -181,7 +185,9 @@ class UserOfV2:
         self._api.plugins(str(self._home.project))
 
     def way_in(self) -> Endpoint | None:
-        """Return OpenCode's own endpoint if the daemon serves it and the plugin is loaded; None until then."""
+        """Return OpenCode's own endpoint as soon as the daemon serves it and the plugin is loaded; before that, return
+        None.
+        """
         return self.endpoint if self._loaded() and self._served() else None
 
     def without_way_in(self) -> str:
@@ -202,7 +208,7 @@ class UserOfV2:
         return self._api.create(str(self._home.project))
 
     def prompt(self, session: str, words: str) -> None:
-        """Send a prompt to the session's model: the configured model, or the one that was selected later."""
+        """Send a prompt to the session's model: the configured model or the one selected last."""
         self._api.prompt(session, {"text": words})
 
     def insist(self, session: str) -> None:

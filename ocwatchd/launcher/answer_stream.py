@@ -17,36 +17,41 @@ from ocwatchd.opencode.client.v1.routes import Api
 from ocwatchd.opencode.sessions.snapshots import take_snapshot
 
 SETTLED = 3.0
-"""Time, in seconds, after which an error counts as the end of the turn. Before that, the engine may still move the
+"""Time, in seconds, after which an error counts as the end of the turn. Until then, the engine may still move the
 session.
 """
 MAX_FAULTS = 20
-"""Number of consecutive failed requests after which the server counts as dead."""
+"""Number of consecutive failed requests after which the server is considered dead."""
 
 
 class Polled(Protocol):
     """A printer of a session's output."""
 
     def poll(self) -> None:
-        """Print what is new. Raises: EndpointError: The endpoint does not respond."""
+        """Print new output.
+
+        Raises:
+            EndpointError: the endpoint does not respond.
+        """
         ...
 
 
 class Served(ABC):
-    """A session that the launcher follows in place of its client, from before its prompt runs there."""
+    """A session that the launcher follows in place of its client. Following begins before the session's prompt runs."""
 
     def __init__(self, session: Session, printer: Polled) -> None:
         """Store the arguments. No request is sent yet."""
         self.session = session
         self.failed: SessionSnapshot | None = None
-        """The last snapshot of a failed turn; None while the turn runs, or if it has ended well."""
+        """The last snapshot of a failed turn; None while the turn runs, or if it ended well."""
         self._printer = printer
         self._faults, self._failed_at = 0, 0.0
 
     def poll(self) -> SessionSnapshot | None:
         """Print new output and answer questions. Return the current snapshot, or None if the server did not respond.
 
-        Raises: EndpointError: The server has failed so often that it counts as dead.
+        Raises:
+            EndpointError: the server has failed so often that it is considered dead.
         """
         try:
             self._printer.poll()

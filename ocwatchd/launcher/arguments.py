@@ -85,8 +85,8 @@ class Arguments:
 
     @property
     def continues(self) -> bool:
-        """Return whether the command continues an earlier session, whose last model then applies instead of the default
-        one.
+        """Return whether the command continues an earlier session; that session's last model then replaces the default
+        model.
         """
         return self.session is not None or self.has("-c", "--continue")
 
@@ -147,7 +147,7 @@ class Arguments:
                 yield word
 
     def _places(self, names: tuple[str, ...]) -> list[tuple[int, str, str]]:
-        """Return the occurrences of an option: the index of the word with the value, the prefix before the value, the
+        """Return an option's occurrences: the index of the word with the value, the prefix before the value, and the
         value.
         """
         words, found, index = self._options(), [], 0

@@ -2,8 +2,8 @@
 it.
 
 The client does not show its session before the first words of an answer, so the session is found by requests to the
-server: it is in the client's directory (the server's, unless `--dir` names another) and has received our prompt since
-the client was started.
+server. It is the session in the client's directory (the server's, unless `--dir` names another) that has received our
+prompt since the client was started.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ FEW = 30
 
 
 class AttachedServer:
-    """The server of one client. `session` is the client's session once it has been found. `endpoint` is None if no
+    """The server of one client. `session` is the client's session, or None until it is found. `endpoint` is None if no
     request may be sent to the server.
     """
 
     def __init__(self, arguments: Arguments, state: str, began: float) -> None:
-        """`state` is our state directory, `began` the client's start in epoch seconds."""
+        """Store the arguments. `state` is our state directory; `began` is the client's start in epoch seconds."""
         self.arguments, self._began = arguments, began
         self._beat, self._journal = Path(f"{state}/daemon.json"), Journal(Path(f"{state}/journal.jsonl"))
         self.environ = password(arguments)
@@ -57,8 +57,8 @@ class AttachedServer:
         self._warned = False
 
     def retrying(self) -> bool:
-        """Return whether our session or one of its subagents is waiting for a retry by OpenCode itself, with no daemon
-        handling the session.
+        """Return whether our session or one of its subagents is waiting in OpenCode's own retry without a daemon to
+        handle it.
         """
         return self._asked(self._retrying)
 
@@ -69,15 +69,15 @@ class AttachedServer:
         return self._asked(self._in_error)
 
     def claimed(self) -> float | None:
-        """Return when the daemon claimed a move of our session, in epoch seconds; None if it has not."""
+        """Return when the daemon claimed a move of our session, in epoch seconds; None if there is no claim."""
         if not self._asked(lambda: self._find() is not None):
             return None
         claim = next(iter(self._entries("claim", "moved")), None)
         return from_rfc3339(str(claim["time"])) if claim else None
 
     def left_to_daemon(self) -> bool:
-        """Return whether a running daemon handles our session. It does so until the journal shows that no model is
-        available.
+        """Return whether a running daemon handles our session. Once the journal shows that no model is available, it
+        does not.
         """
         up = heartbeat.read(self._beat).state(time.time()) == heartbeat.State.UP
         if self.session is None or not up:
@@ -166,7 +166,7 @@ def endpoint_at(arguments: Arguments) -> Endpoint | str:
 
 
 def no_endpoint(arguments: Arguments) -> str | None:
-    """Return why no request may be sent to the server; None if requests are allowed."""
+    """Return the reason why no request may be sent to the server; None if requests are allowed."""
     endpoint = endpoint_at(arguments)
     if isinstance(endpoint, Endpoint) and isinstance(endpoint.address, TcpAddress):
         try:

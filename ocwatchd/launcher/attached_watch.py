@@ -24,7 +24,7 @@ class Attached:
     """Watches the session of a client through its server."""
 
     def __init__(self, arguments: Arguments, state: str, generation: int = 1) -> None:
-        """`state` is our state directory, `generation` that of OpenCode. No request is sent yet."""
+        """Store the arguments; send nothing. `state` is our state directory; `generation` is OpenCode's."""
         self._arguments, self._state, self._generation = arguments, state, generation
         self._child = 0
         self.began = time.time()
@@ -60,11 +60,11 @@ class Attached:
         return self._server
 
     def new_facts(self) -> dict[str, int]:
-        """Return no plugin reports, because the requests are sent by OpenCode's server."""
+        """Return no plugin reports, because a client sends no model requests itself: its server does."""
         return {}
 
     def troubled(self) -> bool:
-        """Return whether our session is waiting in OpenCode's own retry and no daemon handles it."""
+        """Return whether our session is waiting in OpenCode's own retry without a daemon to handle it."""
         if time.monotonic() - self._checked_at < CHECK_INTERVAL:
             return False
         self._checked_at = time.monotonic()
@@ -77,7 +77,7 @@ class Attached:
         return asked is not None and asked.in_error()
 
     def moved(self) -> float | None:
-        """Return when the daemon claimed a move of our session, in epoch seconds; None if it has not."""
+        """Return when the daemon claimed a move of our session, in epoch seconds; None if there is no claim."""
         journal = f"{self._state}/journal.jsonl"
         if not os.path.exists(journal) or os.stat(journal).st_mtime < self.began:
             return None

@@ -1,4 +1,4 @@
-"""Find the models that could not continue a session, before it starts, from the message store and the blacklist.
+"""Before a session starts, find the models that could not continue it, from the message store and the blacklist.
 
 The message store shows how full the context is; the prompt and the attachments of this launch are added to it.
 """
@@ -21,8 +21,8 @@ def misfits(
 ) -> dict[str, str]:
     """Return the models that could not continue the session, each with the reason.
 
-    `blacklist` is the content of blacklist.json, and `messages` are the last ones of the session. `prompt` and `files`
-    (paths) are added to them.
+    `blacklist` is the content of blacklist.json. `messages` are the session's last messages, to which `prompt` and
+    `files` (paths) are added.
     """
     so_far = needs_of(list(messages))
     kinds = frozenset(kind for file in files if (kind := medium(guess_type(file)[0] or "")))
@@ -40,10 +40,9 @@ def unfit_models(blacklist: Mapping[str, object], needs: Needs) -> dict[str, str
 
 
 def misfits_of(arguments: Arguments, messages: Sequence[Message], path: str) -> dict[str, str]:
-    """Return the models that could not continue the session with the prompt and files of this launch, each with the
-    reason.
+    """Return the models that could not continue the session with this launch's prompt and files, each with the reason.
 
-    `messages` are the last ones of the session, and `path` is that of blacklist.json.
+    `messages` are the session's last messages; `path` is that of blacklist.json.
     """
     files, prompt = arguments.values("-f", "--file"), " ".join(arguments.prompt)
     return misfits(read_entries(path).raw, messages, prompt, files) if messages or files else {}

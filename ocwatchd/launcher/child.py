@@ -32,14 +32,14 @@ class Child:
 
         Raises: OSError: The process cannot be started.
         """
-        reset = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these signals, and a child process would inherit that
+        reset = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these signals, and a child process would inherit this
         moved = [(os.POSIX_SPAWN_DUP2, stdout, 1)] if stdout is not None else []
         self.pid = os.posix_spawn(program, ["opencode", *words], environ, file_actions=moved, setsigdef=reset)
         self.code: int | None = None
         self._lock = threading.Lock()
 
     def poll(self) -> int | None:
-        """Return the exit code; None while the process runs."""
+        """Return the exit code; None while the process is running."""
         with self._lock:
             if self.code is None:
                 try:
@@ -52,8 +52,8 @@ class Child:
             return self.code
 
     def end(self, number: signal.Signals = signal.SIGINT, patience: float = 3.0) -> None:
-        """End the child and the processes that it started. SIGINT lets OpenCode save its session (0.03 - 0.12 s on 1.1
-        - 1.18).
+        """End the child and the processes that it started. SIGINT lets OpenCode save its session, which takes 0.03 -
+        0.12 s (1.1 - 1.18).
         """
         if self.poll() is not None:
             return
@@ -73,7 +73,7 @@ class Client(Child):
         for each, seconds in ((number, patience), (signal.SIGKILL, 2.0)):
             if self.poll() is not None:
                 return
-            os.kill(self.pid, each)  # the child is not reaped yet, so its pid cannot be reused
+            os.kill(self.pid, each)  # the child has not been reaped yet, so its pid cannot be reused
             deadline = time.monotonic() + seconds
             while self.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.01)
@@ -86,8 +86,8 @@ def watch(
     output: Output,
     interval: float = CHECK_INTERVAL,
 ) -> bool:
-    """Wait until the child ends, a signal arrives, or there is a sign of a limit. Return whether
-    there is such a sign.
+    """Wait until the child ends, a signal arrives, or there is a sign of a limit. Return whether there is a sign of a
+    limit.
     """
     checked_at = 0.0
     while child.poll() is None and signals.got is None:
@@ -101,7 +101,7 @@ def watch(
 
 
 def stopped(child: Child, signals: Signals) -> int:
-    """End the child if we received a signal, and return its exit code."""
+    """If we received a signal, end the child. Return the child's exit code."""
     if signals.got is not None:
         child.end(signals.got)
     code = child.poll()

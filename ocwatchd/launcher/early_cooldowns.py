@@ -1,4 +1,4 @@
-"""Write a limit that the companion plugin has just reported into the blacklist, before the engine is imported.
+"""Write a limit just reported by the companion plugin to the blacklist, before the engine is imported.
 
 This helps runs that start at the same moment: with ten runs on two cores, importing the engine takes seconds, during
 which each run would send one more request. Only unambiguous limits are written, that is, a 429 with Retry-After. No
@@ -27,8 +27,8 @@ CAP = 1 << 20
 
 
 Fallback = Callable[[str], tuple[str, str | None] | None]
-"""A function that returns the fallback and its agent for a model. Without a target in the entry, the plugin moves no
-prompt.
+"""A function that returns the fallback and its agent for a model. The plugin moves a prompt only if the entry has a
+target.
 """
 
 
@@ -40,9 +40,10 @@ def enter_early(
     now: float,
     agent_chains: Callable[[], Mapping[str, object]] = dict,
 ) -> None:
-    """Write the limits in new plugin reports into the blacklist, unless the model is already cooling down. `grown`
-    contains the offset of the new reports by file name. `agent_chains` returns the chains of single agents, with which
-    the plugin chooses the fallback.
+    """Write the limits from new plugin reports to the blacklist, unless the model is already cooling down.
+
+    `grown` maps each file name to the offset of its new reports. `agent_chains` returns the chains of single agents,
+    from which the plugin chooses the fallback.
     """
     reported = [entry for name, start in grown.items() for entry in _reported(f"{directory}/{name}", start, now)]
     if not reported:

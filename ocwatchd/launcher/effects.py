@@ -1,8 +1,8 @@
 """Carry out the engine's effects in the launcher: print notes on standard error, and leave the blacklist to a running
 daemon.
 
-If a daemon runs, it writes the blacklist, so that each refused attempt is counted once. The launcher writes only the
-cooldowns that the daemon has not written after a while; the daemon may follow other logs.
+If a daemon is running, it writes the blacklist, so that each refused attempt is counted once. The launcher writes only
+the cooldowns that are still missing after a while, because the daemon may follow other logs.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from ocwatchd.state.files import StateError
 from ocwatchd.state.journal import Journal
 
 GRACE = 2.5
-"""Time, in seconds, that a running daemon gets to write a cooldown. OpenCode's log reaches the disk up to a second
-late.
-"""
+"""Time, in seconds, for a running daemon to write a cooldown. OpenCode's log reaches the disk up to a second late."""
 
 
 class YieldingWriter:
-    """Writes the blacklist if no daemon runs; otherwise only changes that the daemon has not written within `GRACE`."""
+    """Writes the blacklist if no daemon is running; otherwise, writes only what the daemon has not written within
+    `GRACE`.
+    """
 
     def __init__(self, writer: BlacklistWriter, shared: SharedBlacklist, paths: Paths, clock: Clock) -> None:
-        """`writer` writes into `shared`."""
+        """Store the arguments. `writer` writes to `shared`."""
         self._writer, self._shared, self._paths, self._clock = writer, shared, paths, clock
         self._since: float | None = None
 
     def add(self, effect: SaveBlacklist) -> None:
-        """Add these changes to those that the next `save` writes."""
+        """Queue these changes for the next `save`."""
         self._writer.add(effect)
 
     def news(self) -> BlacklistChanged | None:
-        """Return the blacklist if another program has changed it since the last write or check; otherwise None."""
+        """Return the blacklist if another program has changed it since the last write or check; otherwise, None."""
         return self._writer.news()
 
     def save(self, at_once: bool = False) -> None:
@@ -64,8 +64,8 @@ class YieldingWriter:
             self._since = None
 
     def _leave_to_others(self, now: float) -> None:
-        """Discard the changes of models whose entries another program has written meanwhile, because the daemon knows
-        them.
+        """Discard the changes to models whose entries another program has written in the meantime; the daemon handles
+        those.
 
         If such an entry disappears later, a user has cleared it.
         """
@@ -107,14 +107,14 @@ class RunNotes:
     """Prints the notes of a supervised run for the user, and writes them to the journal."""
 
     def __init__(self, journal: Journal, tell: Callable[[str], None]) -> None:
-        """`tell` prints a line to standard error."""
+        """Store the arguments. `tell` prints a line to standard error."""
         self._journal, self._tell = journal, tell
         self._last_line: str | None = None
 
     def note(self, note: Note) -> None:
         """Print one note, and write it to the journal."""
         line = _story(note)
-        if line and line != self._last_line:  # a guard that forbids a move repeats its note
+        if line and line != self._last_line:  # a guard that blocks a move reports it again at every attempt
             self._tell(line)
         self._last_line = line or self._last_line
         with suppress(StateError):
@@ -131,9 +131,7 @@ def launcher_handlers(
         writer.save()
 
     def ignore(_: Shown | Answer | Tell) -> None:
-        """Ignore the effect: no plugin sends requests to the launcher, and the launcher does not record counted
-        limits.
-        """
+        """Ignore the effect: no plugin queries the launcher, and the launcher does not record counted limits."""
 
     return {
         **at_endpoints(opencode),
@@ -147,7 +145,7 @@ def launcher_handlers(
 
 
 def _knows_more(ours: Cooldown | None, theirs: Cooldown | None, now: float) -> bool:
-    """Return whether our entry has a later, reported reset time where the other one has only an estimate.
+    """Return whether our entry has a later, reported reset time while the other one has only an estimate.
 
     The launcher probes its own process and then moves the run immediately, so a daemon that probes later gets no
     response.
@@ -159,7 +157,7 @@ def _knows_more(ours: Cooldown | None, theirs: Cooldown | None, now: float) -> b
 
 
 def _story(note: Note) -> str | None:
-    """Return the line for the user; None if the note is only for the journal."""
+    """Return the line for the user, or None if the note is only for the journal."""
     about = note.fields
     until = about.get("until")
     match note.what:

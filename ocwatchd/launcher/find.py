@@ -6,27 +6,26 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 
 MARK = "OC_SMART_PID"
-"""Environment variable that we set for the program that we become or start. If it names a launcher's own process, the
-launcher has called itself.
+"""Environment variable set for the program that the launcher becomes or starts. If it contains the launcher's own
+process id, the launcher has started itself.
 """
 
 
 def mark(child: bool) -> dict[str, str]:
-    """Return the variable and its value, for a child or for the program that replaces us."""
+    """Return the variable and its value for a child, or for the program that replaces this process."""
     return {MARK: f"above {os.getpid()}" if child else f"{os.getpid()}"}
 
 
 def in_a_circle(environ: Mapping[str, str]) -> bool:
-    """Return whether a launcher has started this launcher instead of OpenCode. A launcher that a tool of OpenCode runs
-    is not a circle.
+    """Return whether a launcher has started this launcher instead of OpenCode.
+
+    A launcher that a tool of OpenCode runs is not a circle.
     """
     return environ.get(MARK) in (f"{os.getpid()}", f"above {os.getppid()}")
 
 
 def find_opencode(path: str, own: Iterable[str], configured: str | None = None) -> str | None:
-    """Return the path of the OpenCode executable; None if there is none. `own` are our scripts, which may have any
-    name.
-    """
+    """Return the path of the OpenCode executable; None if there is none. `own` contains our scripts, under any name."""
     if configured:
         name = os.path.expanduser(configured)
         if os.sep in name:

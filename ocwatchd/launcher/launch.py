@@ -38,14 +38,14 @@ the cache file of the programs' generations.
 PLUGIN_DIRECTORIES = ("plugin", "plugins")
 
 PATIENCE = 30.0
-"""Maximum time, in seconds, that a start waits for a cooldown to end: the default of `maxDelay`."""
+"""Maximum time, in seconds, for which a start waits until a cooldown ends: the default of `maxDelay`."""
 JITTER, MAX_JITTER = 0.01, 5.0
-"""Maximum delay of a start after a wait, as a fraction of the wait and in seconds, so that several starts do not
-coincide.
+"""Maximum delay of a start after a wait, as a fraction of the wait and in seconds. It keeps several starts from
+coinciding.
 """
 
 LAUNCHER = "OCWATCHD_LAUNCHER"
-"""Environment variable that contains our process id in our children. The daemon leaves their sessions to us."""
+"""Environment variable with which our children carry our process id. The daemon leaves their sessions to us."""
 
 
 class Launch:
@@ -60,8 +60,9 @@ class Launch:
         places: Places,
         patience: float = PATIENCE,
     ) -> None:
-        """`found` is the OpenCode executable. `patience` is the maximum number of seconds to wait for a cooldown to
-        end.
+        """Store the arguments.
+
+        `found` is the OpenCode executable. `patience` is the maximum number of seconds to wait for a cooldown to end.
         """
         self._patience = patience
         self._found, self._arguments, self._names = found, arguments, names
@@ -90,7 +91,7 @@ class Launch:
         self.words, self.environ = plan.words, plan.environ
         debug(f"OpenCode {self._generation}; models replaced before the start: {len(plan.story)}")
         if self._generation != 1:
-            # The environment of a client is not changed: the service that all clients share could inherit it as its
+            # The environment of a client is not changed: the service shared by all clients could inherit it as its
             # configuration until it ends (0.0.0-next-16350).
             return self._supervised() if running and self._movable(running) else None
         if self._movable(running):
@@ -105,8 +106,9 @@ class Launch:
 
     @cached_property
     def _generation(self) -> int:
-        """Return OpenCode's generation. If the program does not report it in time, return 2, because a launch of
-        OpenCode 2 changes least.
+        """Return OpenCode's generation, or 2 if the program does not report it in time.
+
+        A launch of OpenCode 2 changes least, so 2 is the safer guess.
         """
         from ocwatchd.launcher.transform import generation_of  # lazy import: --help does not need it
 
@@ -133,7 +135,7 @@ class Launch:
         return (running and not self._unwatched()) or arguments.subcommand == ""
 
     def _unwatched(self) -> str | None:
-        """Return why a `run` is not watched; None if it is watched."""
+        """Return the reason why a `run` is not watched; None if it is watched."""
         if self._arguments.has("-i", "--interactive"):
             return "--interactive cannot be continued in another process"
         return None
@@ -154,7 +156,7 @@ class Launch:
             self.environ[CONTENT] = merged
 
     def _terminal(self) -> int:
-        """Run the terminal as a child, and again for each requested restart. Return the last exit code."""
+        """Run the terminal as a child, and run it again for each requested restart. Return the last exit code."""
         from ocwatchd.launcher.terminal import TERMINAL, Terminal  # lazy import: a `run` does not need it
         from ocwatchd.state.relaunch_requests import path_for
 
@@ -166,7 +168,7 @@ class Launch:
             return self._not_started(error)
 
     def _again(self, request: Mapping[str, object]) -> tuple[Sequence[str], Mapping[str, str]]:
-        """Return the arguments and the environment of a restart, and change to the directory that the request names."""
+        """Return the arguments and the environment for a restart, and change to the request's directory."""
         words, directory, plugin = (request.get(name) for name in ("words", "directory", "plugin"))
         if isinstance(directory, str) and os.path.isdir(directory):
             os.chdir(directory)
@@ -257,10 +259,11 @@ class Launch:
         return supervise(run, guardian, say)
 
     def fallback(self, model: str) -> tuple[str, str | None] | None:
-        """Return the fallback of a model that has just been limited, and the fallback's agent; None if there is none.
+        """Return the fallback of a model that has just been limited, and the fallback's agent; None if there is no
+        fallback.
 
-        The fallback becomes the target in the model's blacklist entry, which sessions of all agents use. The chains of
-        single agents have precedence; they are written beside the entry (`agent_chains`).
+        The fallback becomes the target in the model's blacklist entry, which applies to sessions of all agents. The
+        chains of single agents take precedence; they are written beside the entry (`agent_chains`).
         """
         made = self._transform()
         fallbacks = made[0].fallbacks if made else _fallbacks(self._names)
@@ -268,15 +271,13 @@ class Launch:
         return (found.model, found.agent) if found.model else None
 
     def agent_chains(self) -> dict[str, object]:
-        """Return the chains of single agents for the companion plugin, because possibly no daemon
-        has published them.
-        """
+        """Return the chains of single agents for the companion plugin, because no daemon may have published them."""
         made = self._transform()
         fallbacks = made[0].fallbacks if made else _fallbacks(self._names)
         return dict(agent_rows(fallbacks.chains, self._cooldowns.pools, fallbacks.agents))
 
     def _asked(self) -> str | None:
-        """Return the model that the user asked for, even if a fallback is used."""
+        """Return the model that the user requested, even if a fallback is used."""
         made = self._transform()
         return made[0].main_model(self._arguments, made[1]) if made else None
 
@@ -301,14 +302,14 @@ class Launch:
         try:
             config, agents, messages = read(self._arguments, self._directories, os.environ)
         except ConfigError:
-            return None  # OpenCode itself reports what is wrong with the file
+            return None  # OpenCode itself reports the error in the file
         from ocwatchd.launcher.capability_check import misfits_of
 
         cooldowns = self._cooldowns.without(misfits_of(self._arguments, messages, f"{self._state}/blacklist.json"))
         return Transform(self._names, cooldowns, config, agents, os.environ), last_model(messages)
 
     def _wait(self, models: list[str]) -> bool:
-        """Wait until the first of these models is available, if that is soon or --wait was given. Return whether it is
+        """Wait until the first of these models is available, if that is soon or --wait was given. Return whether one is
         available.
         """
         ends = [(entry.end, model) for model in models if (entry := self._cooldowns.blocking(model))]
@@ -325,7 +326,7 @@ class Launch:
         # Launches that are waiting for the same model must not all use it at the same moment.
         end += os.getpid() % 100 / 100 * min(max(remaining, 0.0) * JITTER, MAX_JITTER)
         while (remaining := end - time.time()) > 0:
-            time.sleep(min(remaining, 5.0))  # short steps, because suspend and clock changes count
+            time.sleep(min(remaining, 5.0))  # short steps, because the system may be suspended or its clock set
         return True
 
     def _print(self, plan: Plan) -> int:

@@ -1,8 +1,8 @@
 """Print the output of the private server's session as `opencode run` would: text, or JSON lines.
 
-The formats are those of 1.1 to 1.18: finished text on standard output, tools on standard error; with `--format json`
-one object per part. Earlier content of the session is skipped, because OpenCode has printed it, or it was never
-finished.
+The formats are those of 1.1 to 1.18: finished text on standard output, and tools on standard error; with `--format
+json`, one object per part. Earlier content of the session is skipped: either OpenCode has already printed it, or it was
+never finished.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ocwatchd.opencode.client.v1.routes import Api
 from ocwatchd.opencode.sessions.messages import Json, mapping, seconds, text
 
 FEW = 30
-"""Number of messages per request: more than the steps of a turn that can end between two requests."""
+"""Number of messages per request: more than the number of steps that can end between two requests."""
 
 _EVENTS = {"step-start": "step_start", "text": "text", "tool": "tool_use", "step-finish": "step_finish"}
 
@@ -49,9 +49,9 @@ class Printer:
         now: Callable[[], float] = time.time,
         since: float = float("inf"),
     ) -> None:
-        """Mark the present content as printed, except messages that began at or after `since` (epoch seconds).
+        """Mark the present content as printed, except for messages that began at or after `since` (epoch seconds).
 
-        The remaining parts of an unfinished answer are printed if the answer ends without an error.
+        If an unfinished answer ends without an error, its remaining parts are printed.
         """
         self._api, self._session, self._json = api, session, as_json
         self._out, self._err, self._now = out or sys.stdout, err or sys.stderr, now
@@ -65,7 +65,7 @@ class Printer:
             self._printed |= {str(part.get("id")) for part in parts if _finished(part, closed=False)}
 
     def poll(self) -> None:
-        """Print the parts that were finished since the last call."""
+        """Print the parts finished since the last call."""
         for ident, info, parts in self._messages():
             if ident in self._old or info.get("role") != "assistant":
                 continue
@@ -80,7 +80,7 @@ class Printer:
         self._out.flush()
 
     def error(self, message: str, raw: Json) -> None:
-        """Print the error that the session ended with."""
+        """Print the error that ended the session's turn."""
         if self._json:
             self._event("error", {"error": raw})
             self._out.flush()
@@ -122,7 +122,7 @@ def _ended(info: Json) -> bool:
 
 
 def _finished(part: Json, closed: bool) -> bool:
-    """Return whether a part will not change any more. `closed` says that its message has ended without an error."""
+    """Return whether a part is final. `closed` is True if the part's message has ended without an error."""
     match part.get("type"):
         case "text":
             return not part.get("synthetic") and (closed or mapping(part.get("time")).get("end") is not None)

@@ -1,8 +1,8 @@
 """Watch and move the session of an `opencode run` of OpenCode 2, which is a client of a server.
 
 A limited turn is moved by only switching its model if that is quick, or if the server ends with the client, as with
-`--standalone`. Otherwise the turn has to be interrupted, and the client would then end without an answer. So the client
-is ended first, the turn continues in the server, and its answer is printed here as the client would print it
+`--standalone`. Otherwise, the turn must be interrupted, which would make the client exit without an answer. The
+launcher therefore ends the client first, continues the turn in the server, and prints the answer as the client would
 (0.0.0-next-16350).
 """
 
@@ -42,16 +42,18 @@ from ocwatchd.paths import Paths
 from ocwatchd.state import heartbeat
 
 RECENT = 30
-"""Number of recent sessions that are searched for ours."""
+"""Number of recent sessions among which ours is searched for."""
 SLACK = 2.0
 """Tolerance, in seconds, by which a prompt may seem older than its client."""
 
 
 class RunService:
-    """The server of an OpenCode 2 client. `session` is the client's session once it has been found."""
+    """The server of an OpenCode 2 client. `session` is the client's session, or None until it is found."""
 
     def __init__(self, arguments: Arguments, state: str, began: float, child: int) -> None:
-        """`state` is our state directory, `began` the client's start in epoch seconds, `child` its pid."""
+        """Store the arguments. `state` is our state directory; `began` is the client's start in epoch seconds; `child`
+        is its pid.
+        """
         self.arguments, self._began, self._child = arguments, began, child
         self._beat = f"{state}/daemon.json"
         paths = Paths.from_env()
@@ -62,10 +64,10 @@ class RunService:
         self.session: Info | None = None
         self.clock = SystemClock()
 
-    # ---- what wakes the engine
+    # ---- signs of a limit, after which the engine is started
 
     def retrying(self) -> bool:
-        """Return whether our session or one of its subagents is waiting for a retry that no daemon handles."""
+        """Return whether our session or one of its subagents is waiting for a retry without a daemon to handle it."""
         snapshots = self._asked()
         return any(found.state is SessionState.RETRY and not self._left_to_daemon(found) for found in snapshots)
 
@@ -80,7 +82,7 @@ class RunService:
         return None
 
     def _left_to_daemon(self, snapshot: SessionSnapshot) -> bool:
-        """Return whether the next attempt is near and a running daemon will switch its model."""
+        """Return whether the next attempt is near and a running daemon will switch the attempt's model."""
         soon = snapshot.next_at is not None and snapshot.next_at - self.clock.now() <= NEAR
         return soon and heartbeat.read(self._beat).state(self.clock.now()) == heartbeat.State.UP
 
@@ -146,10 +148,10 @@ class RunService:
 
 
 class ClientProcess(Protocol):
-    """The process of the started client."""
+    """The started client's process."""
 
     def poll(self) -> int | None:
-        """Return the exit code; None while the process runs."""
+        """Return the exit code; None while the process is running."""
         ...
 
     def end(self, number: signal.Signals, /) -> None:
@@ -163,7 +165,7 @@ class ClientMover(SwitchModel):
     name = "run"
 
     def __init__(self, child: ClientProcess, service: RunService, opened: Callable[[Endpoint, Session], None]) -> None:
-        """`opened` is called once, when the launcher replaces the client."""
+        """Store the arguments. `opened` is called once, when the launcher replaces the client."""
         super().__init__()
         self._child, self._service, self._opened = child, service, opened
         self.endpoint: Endpoint | None = None
@@ -175,11 +177,11 @@ class ClientMover(SwitchModel):
         return self._taken_over
 
     def take_over(self) -> None:
-        """Record that the launcher replaces the client, whose exit code no longer counts."""
+        """Record that the launcher replaces the client. The client's exit code is ignored from now on."""
         self._taken_over = True
 
     def move(self, order: Order) -> MoveOutcome:
-        """Make the move. End the client first if the turn has to be interrupted for a quick move."""
+        """Make the move. If a quick move requires interrupting the turn, end the client first."""
         if self.endpoint is None:
             if self._child.poll() is None and not self._is_slow(order):
                 client = RunClient(order.snapshot.directory, 0.0, False)
@@ -192,7 +194,7 @@ class ClientMover(SwitchModel):
         """Do nothing, because the mover holds no resources."""
 
     def _is_slow(self, order: Order) -> bool:
-        """Return whether the next attempt is far off and an interrupt would lose nothing but the wait for it."""
+        """Return whether the next attempt is far off and an interrupt would only end the wait for it."""
         snapshot = order.snapshot
         if self._service.standalone or snapshot.parent is not None or snapshot.next_at is None:
             return False
@@ -213,7 +215,7 @@ class ClientMover(SwitchModel):
 
 
 class ClientPrinter:
-    """Prints the new output of a session as `opencode run` of OpenCode 2 does: text, or JSON lines."""
+    """Prints the new output of a session as OpenCode 2's `opencode run` does: text, or JSON lines."""
 
     def __init__(self, endpoint: Endpoint, session: str, as_json: bool, out: Writer, err: TextIO | None = None) -> None:
         """Mark the complete messages as printed.
@@ -225,9 +227,10 @@ class ClientPrinter:
         self._old = {text(raw.get("id")) for raw in self._api.messages(session, FEW) if _is_complete(raw)}
 
     def poll(self) -> None:
-        """Print the answers that were completed since the last call.
+        """Print the answers completed since the last call.
 
-        Raises: EndpointError: The endpoint does not answer.
+        Raises:
+            EndpointError: the endpoint does not answer.
         """
         for raw in self._api.messages(self._session, FEW):
             ident = text(raw.get("id"))
@@ -237,7 +240,7 @@ class ClientPrinter:
         self._out.flush()
 
     def error(self, message: str) -> None:
-        """Print the error that the turn ended with."""
+        """Print the error that ended the turn."""
         if self._json:
             self._event("error", {"error": {"message": message}})
             self._out.flush()
@@ -273,7 +276,9 @@ class ServedByService(Served):
     """A session in OpenCode 2's service. The launcher has replaced the session's client."""
 
     def __init__(self, endpoint: Endpoint, session: Session, printer: ClientPrinter, allow: bool) -> None:
-        """With `allow`, permissions are granted; otherwise they are refused, because no user can be asked."""
+        """Store the arguments. With `allow`, permissions are granted; otherwise, they are refused, because no user can
+        be asked.
+        """
         super().__init__(session, printer)
         self._api, self._allow, self._clock = Routes(endpoint), allow, SystemClock()
         self._print = printer.error

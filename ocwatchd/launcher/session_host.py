@@ -1,11 +1,11 @@
 """Hosts of the session of a watched `run`, and the mover of that session.
 
-A session runs in the child and later in a private server, or, for a client, in the server of the client. The hosts
-differ in the endpoint that is probed and in where the session continues; the engine is the same.
+A session runs in the child and later in a private server; a client's session stays in the client's server. The hosts
+differ in the endpoint that is probed and in the server that continues the session; the engine is the same.
 
 An abort would make `run` end with code 0 and no answer (1.0 to 1.18). The first move therefore ends the process, and a
-server continues with the same prompt: a private server, or, for a client (`--attach`), the one where the session runs.
-All later moves use that server too.
+server continues with the same prompt: a private server or, for a client (`--attach`), the session's own server. All
+later moves use that server, too.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ if TYPE_CHECKING:
 class Run:
     """A started `opencode run`.
 
-    `environ` contains the variables that were set in addition to our own environment, `asked` is the model that the
-    user asked for, and `began` is the start time in epoch seconds. `server` is the server to which a client of OpenCode
-    1 is attached, `service` that of a client of OpenCode 2.
+    `environ` contains the variables set in addition to our own environment. `asked` is the model that the user
+    requested. `began` is the start time in epoch seconds. `server` is the server to which an OpenCode 1 client is
+    attached; `service` is that of an OpenCode 2 client.
     """
 
     child: Child
@@ -75,11 +75,11 @@ class OwnProcesses:
     """The OpenCode processes that this launcher started: the child and the private server."""
 
     def __init__(self, child: int) -> None:
-        """`child` is the child's pid, which still counts as ours after the child has ended."""
+        """Store the child's pid, which counts as ours even after the child has ended."""
         self._child, self._table = child, ProcessTable()
 
     def __call__(self) -> Iterable[OpenCodeProcess]:
-        """Return those of these processes that are running. They are not marked as a `run`, because we can move their
+        """Return the running ones of these processes. They are not marked as a `run`, because we can move their
         sessions.
         """
         return [replace(found, runs_once=False) for found in self._table() if self.holds(found.pid)]
@@ -90,12 +90,13 @@ class OwnProcesses:
 
 
 class OwnPluginReports(PluginReports):
-    """The companion plugin's reports from our own processes, read from their beginning. `sessions` are the named
-    sessions.
+    """The companion plugin's reports from our own processes, read from their beginning.
+
+    `sessions` contains the ids of the sessions in the reports.
     """
 
     def __init__(self, directory: Path, own: Callable[[int], bool]) -> None:
-        """`own` returns whether a pid is that of one of our processes. Nothing is read yet."""
+        """Store the arguments without reading. `own` returns whether a pid is that of one of our processes."""
         self._own = own
         self._judged: dict[str, bool] = {}
         self._ready = False
@@ -104,7 +105,7 @@ class OwnPluginReports(PluginReports):
         self._ready = True
 
     def poll(self) -> Sequence[TroubleReported]:
-        """Return the refused attempts that were added since the last call. The daemon handles the other reports."""
+        """Return the refused attempts reported since the last call. The daemon handles all other reports."""
         found = [heard for heard in super().poll() if isinstance(heard, TroubleReported)]
         self.sessions += [heard.session for heard in found if heard.session not in self.sessions]
         return found
@@ -121,9 +122,9 @@ class OwnPluginReports(PluginReports):
 def failed_snapshot(
     store: SessionStore, known: Sequence[str], pid: int, since: float, now: float
 ) -> SessionSnapshot | None:
-    """Return a snapshot of the session of an ended child if its last turn has failed, according to the message store.
+    """Return a snapshot of an ended child's session if its last turn has failed, according to the message store.
 
-    `known` are the known sessions of the child, and `since` is when the child was started, in epoch seconds.
+    `known` contains the known sessions of the child; `since` is the child's start in epoch seconds.
     """
     session = _root(store, known, since)
     if session is None:
@@ -134,8 +135,8 @@ def failed_snapshot(
 
 
 def _root(store: SessionStore, known: Sequence[str], since: float) -> Session | None:
-    """Return the main session of the child; None if unknown."""
-    if not known:  # without an id, only one session may match
+    """Return the main session of the child, or None if it is unknown."""
+    if not known:  # without an id, there must be exactly one match
         here = os.environ.get("PWD") or str(Path.cwd())
         mine = [found.session for found in store.unsettled(since) if found.session.directory == here]
         mine = [session for session in mine if session.parent is None]
@@ -147,7 +148,7 @@ def _root(store: SessionStore, known: Sequence[str], since: float) -> Session | 
 
 
 class SessionHost(Protocol):
-    """The place where a session runs, as the supervisor uses it."""
+    """The supervisor's interface to the process or server in which a session runs."""
 
     finder: EndpointFinder
     prober: SessionProbe
@@ -156,7 +157,8 @@ class SessionHost(Protocol):
     def server(self, directory: str) -> AbstractContextManager[Endpoint]:
         """Return a context manager for the server in which the session continues after the child has ended.
 
-        Raises: OpenCodeUnreachable: On entering, if the server does not start.
+        Raises:
+            OpenCodeUnreachable: on entering, if the server does not start.
         """
         ...
 
@@ -165,7 +167,7 @@ class SessionHost(Protocol):
         ...
 
     def failed(self, known: Sequence[str], /) -> SessionSnapshot | None:
-        """Return a snapshot of the session of an ended child if its turn has failed. `known` are the sessions known so
+        """Return a snapshot of an ended child's session if its turn has failed. `known` contains the sessions known so
         far.
         """
         ...
@@ -184,10 +186,12 @@ class SessionHost(Protocol):
 
 
 class OwnSessionHost:
-    """Host of a session in a child that has its own server. A private server with the same environment follows it."""
+    """Host of a session in a child that has a server of its own. A private server with the same environment replaces it
+    after a move.
+    """
 
     def __init__(self, run: Run, paths: Paths, clock: Clock, started: Callable[[int], None]) -> None:
-        """`started` is called with the private server's pid."""
+        """Store the arguments. `started` is called with the private server's pid."""
         own = OwnProcesses(run.child.pid)
         self._run, self._started, self._clock = run, started, clock
         self._store = SessionStore(paths.opencode_data)
@@ -228,7 +232,9 @@ class OwnSessionHost:
 
     @contextmanager
     def _gate(self) -> Iterator[None]:
-        """Raise OpenCodeUnreachable after `close`: a server that a worker thread starts then would be left running."""
+        """Raise OpenCodeUnreachable after `close`: a server started by a worker thread at that time would be left
+        running.
+        """
         with self._lock:
             if self._closed:
                 raise OpenCodeUnreachable("oc-smart is ending")
@@ -236,7 +242,7 @@ class OwnSessionHost:
 
 
 class ServerSessionHost:
-    """Host of a session of an OpenCode 1 client (`--attach`), which stays in its server."""
+    """Host of an OpenCode 1 client's session (`--attach`), which stays in its server."""
 
     def __init__(self, server: AttachedServer, paths: Paths) -> None:
         """`server` has already found the session."""
@@ -251,7 +257,7 @@ class ServerSessionHost:
         return nullcontext(replace(self._server.endpoint, directory=directory))
 
     def order(self, order: Order) -> Order:
-        """Return the order unchanged: the turn still waits there."""
+        """Return the order unchanged, because the turn is still waiting in the server."""
         return order
 
     def failed(self, _: Sequence[str], /) -> SessionSnapshot | None:
@@ -292,7 +298,7 @@ class _OneSession:
 
 
 class ServiceSessionHost:
-    """Host of a session of an OpenCode 2 client, which stays in its server."""
+    """Host of an OpenCode 2 client's session, which stays in its server."""
 
     def __init__(self, service: RunService, paths: Paths) -> None:
         """`service` has already found the session."""
@@ -307,16 +313,16 @@ class ServiceSessionHost:
         return nullcontext(replace(self._service.endpoint, directory=directory))
 
     def order(self, order: Order) -> Order:
-        """Return the order unchanged: the turn still waits there."""
+        """Return the order unchanged, because the turn is still waiting in the server."""
         return order
 
     def failed(self, _: Sequence[str], /) -> SessionSnapshot | None:
-        """Return a snapshot of the session if its turn has failed, as shown by the server."""
+        """Return a snapshot of the session from the server if its turn has failed."""
         snapshot = next(iter(self.prober.stuck().snapshots), None)
         return snapshot if snapshot and snapshot.state is SessionState.ERROR and not snapshot.aborted else None
 
     def left_to_daemon(self) -> bool:
-        """Return False, because the daemon only switches the model, which does not interfere with the launcher."""
+        """Return False: the daemon only switches the model, which does not interfere with the launcher."""
         return False
 
     def abandon(self) -> None:
@@ -361,14 +367,16 @@ class RunMover:
     def __init__(
         self, child: Child, session_host: SessionHost, clock: Clock, opened: Callable[[Endpoint, Session], None]
     ) -> None:
-        """`opened` is called once, after the server has answered and before the prompt runs in it."""
+        """Store the arguments. `opened` is called once, after the server has responded and before the prompt runs in
+        it.
+        """
         self._child, self._session_host, self._clock, self._opened = child, session_host, clock, opened
         self._rerun, self._held = RerunOverApi(lambda endpoint: Api(endpoint, STARTING_LIMIT)), ExitStack()
         self.endpoint: Endpoint | None = None
         self._taken_over = False
 
     def move(self, order: Order) -> MoveOutcome:
-        """Make the move on the server. Before the first move, check the order at the child's endpoint, and end the
+        """Make the move on the server. Before the first move, check the order at the child's endpoint and end the
         child.
         """
         if self.endpoint is not None:
@@ -397,7 +405,7 @@ class RunMover:
         return self._taken_over
 
     def take_over(self) -> None:
-        """Record that the engine has taken over: the exit code of the child no longer counts."""
+        """Record that the engine has taken over. The child's exit code is ignored from now on."""
         self._taken_over = True
 
     def close(self) -> None:
@@ -409,7 +417,7 @@ class RunMover:
         return self._rerun.move(replace(order, snapshot=replace(order.snapshot, endpoint=self.endpoint)))
 
     def _refusal(self, order: Order) -> MoveOutcome | None:
-        """Return the outcome if the child must not be ended; None if it may be."""
+        """Return the outcome if the child must not be ended; None if it may be ended."""
         snapshot = order.snapshot
         try:
             api = Api(snapshot.endpoint, STARTING_LIMIT)

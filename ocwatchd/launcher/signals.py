@@ -1,4 +1,4 @@
-"""Record the signals that end a launch, and wait for them and for the end of a child at once."""
+"""Record the signals that end a launch, and wait for a signal and for the end of a child at the same time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Signals:
         self._before = {}
         for number in ENDING:
             before = signal.getsignal(number)
-            if before is not signal.SIG_IGN:  # stays ignored under nohup and in a script's background
+            if before is not signal.SIG_IGN:  # the signal stays ignored under nohup and in a script's background
                 self._before[number] = before
                 signal.signal(number, self._note)
         self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -48,7 +48,7 @@ class Signals:
 
 
 def _pipe() -> tuple[int, int]:
-    reader, writer = os.pipe()  # these descriptors are not inherited: PEP 446
+    reader, writer = os.pipe()  # these descriptors are not inherited by children (PEP 446)
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
     return reader, writer

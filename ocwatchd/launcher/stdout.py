@@ -1,7 +1,7 @@
-"""Hold back the standard output of a `run`, so that nothing is printed with exit code 75.
+"""Hold back the standard output of a `run`, so that a run with exit code 75 prints nothing.
 
-Output to a pipe is held and written at the end, which makes no difference for a `$(…)`; a file is truncated to its old
-length. Output to a terminal and `--format json` are passed through immediately and cannot be removed.
+Output to a pipe is held and written at the end, which makes no difference to a `$(…)`. A file is truncated to its old
+length. Output to a terminal and `--format json` is passed through immediately and cannot be withdrawn.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import stat
 import sys
 
 CAP = 1 << 20
-"""Maximum number of bytes that are held. Longer output is passed through and cannot be removed."""
+"""Maximum number of bytes held. Longer output is passed through and cannot be withdrawn."""
 _PART = 1 << 16
 
 
 class Output:
-    """Collects the child's output, and the rest of the answer after a move. Used only from the main thread."""
+    """Collects the child's output and, after a move, the remaining answer. Used only from the main thread."""
 
     def __init__(self, held: bool) -> None:
         """With `held`, output to a pipe is held back."""
@@ -30,7 +30,7 @@ class Output:
         try:
             info = os.fstat(1)
             piped = stat.S_ISFIFO(info.st_mode) or stat.S_ISSOCK(info.st_mode)
-            # a pipe that also receives standard error is not held, to keep the order of the two
+            # a pipe that also receives standard error is not held, to preserve the order of the two streams
             if piped and held and not os.path.sameopenfile(1, 2):
                 self.reader, self.child = os.pipe()
                 os.set_blocking(self.reader, False)
@@ -41,19 +41,19 @@ class Output:
             return
 
     def started(self) -> None:
-        """Close our copy of the pipe's write end after the child was started."""
+        """Close our copy of the pipe's write end after the child has started."""
         if self.child is not None:
             os.close(self.child)
             self.child = None
 
     def take(self) -> None:
-        """Read what the child has written. Call this often, because a full pipe blocks the child."""
+        """Read the child's output. Call this often, because a full pipe blocks the child."""
         while self.reader is not None:
             try:
                 part = os.read(self.reader, _PART)
             except BlockingIOError:
                 return
-            # the output has ended, or our reader is gone: then the child has to get a SIGPIPE too
+            # If the output has ended or our own reader has closed its end, the child must receive a SIGPIPE, too.
             if not part or not self._keep(part):
                 self._close()
 
@@ -66,11 +66,11 @@ class Output:
         return len(text)
 
     def flush(self) -> None:
-        """Flush the output that is not held."""
+        """Flush output that is not held."""
         sys.stdout.flush()
 
     def end(self, empty: bool) -> None:
-        """Write the held output; with `empty`, discard it, or truncate the file to its old length."""
+        """Write the held output. With `empty`, discard it instead, or truncate the file to its old length."""
         self.take()
         if self.reader is not None:
             self._close()

@@ -1,8 +1,8 @@
-"""Supervise one `opencode run` after the first sign of a limit, until its prompt is answered.
+"""Supervise one `opencode run` from the first sign of a limit until its prompt is answered.
 
-The engine is the same as the daemon's, but it is fed from the child's endpoint and has other effects. If all models are
-cooling down, the supervisor waits for the model that will be available first. After an internal fault the child runs
-unwatched.
+The engine is the daemon's, but its input comes from the child's endpoint, and its effects are different. If all models
+are cooling down, the supervisor waits for the model that will be available first. After an internal fault, the child
+runs unwatched.
 """
 
 from __future__ import annotations
@@ -75,9 +75,10 @@ from ocwatchd.state.journal import Journal
 
 
 def soonest(ledger: Ledger, models: Iterable[ModelRef], now: float) -> Cooldown | None:
-    """Return the cooldown among these models that ends first. Return None if a user has to end all of them. An
-    available model is treated as one whose cooldown ends now. The result names the model even if its whole provider is
-    cooling down.
+    """Return the cooldown that ends first among these models, or None if a user has to end all of them.
+
+    An available model is treated as one whose cooldown ends now. The result names the model even if its whole provider
+    is cooling down.
     """
     entries = [(model, ledger.limited(model, now)) for model in models]
     known = [(now if entry is None else entry.until, model, entry) for model, entry in entries]
@@ -91,9 +92,11 @@ def soonest(ledger: Ledger, models: Iterable[ModelRef], now: float) -> Cooldown 
 
 
 def spread(entry: Cooldown, policy: Policy, attempt: int, draw: float) -> float:
-    """Return the time, in seconds, to add to a reset time: 0 if the provider reported the reset time, a random backoff
-    if it was estimated. Processes that are waiting for the same model must not all use it at the same moment, nor too
-    often. `attempt` counts from 1, `draw` is a uniform random number in [0, 1).
+    """Return the time, in seconds, to add to a reset time: 0 if the provider reported it, a random backoff if it was
+    estimated.
+
+    The backoff keeps processes that wait for the same model from using it at the same moment, or too often. `attempt`
+    counts from 1; `draw` is a uniform random number in [0, 1).
     """
     if entry.reset_source is not ResetSource.ESTIMATE:
         return 0.0
@@ -102,7 +105,7 @@ def spread(entry: Cooldown, policy: Policy, attempt: int, draw: float) -> float:
 
 
 def model_named(name: str | None) -> ModelRef | None:
-    """Return the model with this name. Return None if this is not a valid model name."""
+    """Return the model with this name, or None if the name is not valid."""
     try:
         return ModelRef.parse(name) if name else None
     except ValueError:
@@ -114,16 +117,17 @@ POLL = 0.1
 AGAIN = 2.0
 """Delay, in seconds, before a session that could not be moved is checked again."""
 MAX_STRANDED = 3
-"""Number of failed moves after which the prompt is abandoned. It stays in OpenCode's message store."""
+"""Number of failed moves after which the supervisor gives up. The prompt stays in OpenCode's message store."""
 
 
 class Supervisor:
     """The supervisor of one run, from the first sign of a limit to the exit code."""
 
     def __init__(self, run: Run, guardian: Guardian, say: Callable[[str], None]) -> None:
-        """`guardian` watches each process that is started, and `say` prints a line for the user.
+        """Store the arguments. `guardian` watches each started process; `say` prints a line for the user.
 
-        Raises: ConfigError: The configuration cannot be used.
+        Raises:
+            ConfigError: the configuration cannot be used.
         """
         child = run.child
         self._run, self._guardian, self._say = run, guardian, say
@@ -139,8 +143,8 @@ class Supervisor:
         context, now = self._engine.context, self._clock.now()
         context.fill.measure(known.loads, (), now)
         prices.recall(context, self._paths, now)
-        # SimpleQueue cannot be used: on Python 3.11 a signal (the end of a child) just before the timeout makes its
-        # `get` wait forever.
+        # SimpleQueue cannot be used: on Python 3.11, its `get` waits forever if a signal (the end of a child) arrives
+        # just before the timeout.
         self._queue: queue.Queue[Message | Failure] = queue.Queue()
         self._mover: RunMover | ClientMover
         if run.service:
@@ -182,7 +186,7 @@ class Supervisor:
     def run(self) -> int | None:
         """Return the exit code of the run, negative for a signal.
 
-        None means that the daemon has taken the session over before the launcher changed anything; the caller then only
+        None means that the daemon took over the session before the launcher changed anything; the caller then only
         waits for the child.
         """
         if self._policy.mode is not Mode.AUTO:
@@ -225,11 +229,11 @@ class Supervisor:
                 message = self._queue.get_nowait()
 
     def _handle(self, message: Message | Failure) -> None:
-        if isinstance(message, Failure):  # from OpenCode 2, which is not watched here
+        if isinstance(message, Failure):  # failures come from OpenCode 2, which is not watched here
             return
         if isinstance(message, MoveEnded):
             outcome = message.outcome
-            # A run that failed at once, by another limit for example, has begun in the server all the same.
+            # Even a run that failed immediately, for example because of another limit, has begun in the server.
             began = outcome.result is not MoveResult.FAILED or (outcome.snapshot is not None and not outcome.stranded)
             self._landed = self._landed or began
             self._stranded = self._stranded + 1 if message.outcome.stranded else 0
@@ -242,13 +246,11 @@ class Supervisor:
             self._executor.do(self._engine.handle(ClockSet(step), now))
         self._executor.do(self._engine.handle(message, now))
         if isinstance(message, MoveEnded) and message.outcome.result is MoveResult.REFUSED:
-            # A guard refused the move, often only for a moment. No other process will probe this session again.
+            # A guard refused the move, often only briefly, and no other process will probe this session again.
             self._engine.tracked_sessions.of(message.order.session, now).wake_at(now + AGAIN)
 
     def _remember_origin(self, snapshot: SessionSnapshot) -> None:
-        """Set the origin of a session that began on a fallback, so that it uses the chain of the model that was asked
-        for.
-        """
+        """Set the origin of a session that began on a fallback, so that it uses the requested model's chain."""
         now = self._clock.now()
         if self._asked in (None, snapshot.model) or snapshot.parent is not None:
             return
@@ -273,8 +275,8 @@ class Supervisor:
     # ---- the child has ended
 
     def _child_ended(self, code: int) -> int | None:
-        """Return the exit code of the child. Return None if the child ended because of a limit, so that its prompt is
-        run again.
+        """Return the child's exit code, or None if the child ended because of a limit and its prompt is to be run
+        again.
         """
         if code < 0:
             return code
@@ -293,7 +295,7 @@ class Supervisor:
     # ---- every model is cooling down
 
     def _exhausted(self, tracked: TrackedSession) -> int | None:
-        """Return exit code 75. Return None if a model will be available soon, or if `--wait` was given."""
+        """Return exit code 75, or None if a model will be available soon or `--wait` was given."""
         now = self._clock.now()
         first = self._soonest(tracked, now)
         if first is None:
@@ -322,7 +324,7 @@ class Supervisor:
         return soonest(self._engine.ledger, models, now)
 
     def _has_given_up(self) -> bool:
-        """Return whether OpenCode makes no further attempt: the child has ended, or the turn in the private server has
+        """Return whether OpenCode makes no further attempts: the child has ended, or the turn in the private server has
         failed.
         """
         if self._served is not None:
@@ -371,7 +373,7 @@ class Supervisor:
         undecided = tracked.doing in (Doing.MOVING, Doing.STUCK) or tracked.being_probed
         return None if code == ExitCode.FAILED and undecided else code
 
-    # ---- ends
+    # ---- the end of the run
 
     def _interrupted(self, number: signal.Signals) -> int:
         self._mover.take_over()
@@ -380,8 +382,8 @@ class Supervisor:
         return code if code is not None and code != 0 and self._mover.endpoint is None else -number
 
     def _close(self) -> None:
-        """End all processes that were started. The private server needs this, because it has a process session of its
-        own.
+        """End all started processes. The private server is in a process session of its own, so a signal to our group
+        does not end it.
         """
         self._session_host.close()
         with suppress(Exception):

@@ -1,8 +1,8 @@
 """Run OpenCode's terminal interface as a child process that can be started again in the same terminal.
 
 The child shares our process group, terminal and descriptors, so the kernel sends it keys, Ctrl-Z and window size
-changes as usual. The launcher sleeps in one `waitpid`, forwards signals that only it received, and stops or ends as the
-child does.
+changes as usual. The launcher sleeps in `waitpid`, forwards signals that only the launcher received, and stops or ends
+when the child does.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from ocwatchd.opencode.process.reaper import Guardian
 from ocwatchd.state.relaunch_requests import awaited
 
 TERMINAL = "OCWATCHD_TERMINAL"
-"""Environment variable that contains the launcher's process id in OpenCode. `ocwatch restart` sends its request to that
-process.
+"""Environment variable with which OpenCode carries the launcher's process id. `ocwatch restart` sends its request to
+that process.
 """
 
 PASSED_ON = (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
 )  # fmt: skip
 _STOPS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
-"""Stop signals that come from a terminal. A SIGSTOP is sent by another process, so the shell need not notice it."""
+"""Stop signals that come from a terminal. A SIGSTOP comes from another process, so the launcher does not pass it on to
+the shell.
+"""
 
 _PRIVATE_MODES = (1000, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004, 2026, 2027, 2031, 2048)
 """DEC private modes: mouse, focus, bracketed paste, synchronized output, Unicode widths, color
@@ -57,8 +59,8 @@ class Modes:
         return None
 
     def restore(self) -> None:
-        """Restore the modes and the screen if they have changed. In the background do nothing, because another job uses
-        the terminal.
+        """Restore the modes and the screen if they have changed. In the background, do nothing, because another job
+        uses the terminal.
         """
         now = self._now()
         if self._fd is None or self._saved is None or now is None or now[:4] == self._saved[:4]:
@@ -66,14 +68,14 @@ class Modes:
         with suppress(termios.error, OSError):
             if os.tcgetpgrp(self._fd) == os.getpgrp():
                 os.write(1 if os.isatty(1) else self._fd, RESET)
-                termios.tcsetattr(self._fd, termios.TCSAFLUSH, self._saved)  # also drops pending mouse reports
+                termios.tcsetattr(self._fd, termios.TCSAFLUSH, self._saved)  # this also drops pending mouse reports
 
 
 class Terminal:
-    """Runs OpenCode in the foreground, and again for each request of `ocwatch restart`."""
+    """Runs OpenCode in the foreground, and runs it again for each request of `ocwatch restart`."""
 
     def __init__(self, program: str, control: str, relaunch: Relaunch, say: Callable[[str], None]) -> None:
-        """`control` is the path of the request file. `relaunch` returns what to start for a request."""
+        """Store the arguments. `control` is the path of the request file. `relaunch` returns a request's command."""
         self._program, self._control, self._relaunch, self._say = program, control, relaunch, say
         self._pid = self._got = 0
         self._continued = False
@@ -88,7 +90,7 @@ class Terminal:
         modes = Modes()
         with Guardian() as guardian:
             for number in PASSED_ON:
-                if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup the signal stays ignored
+                if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup, the signal stays ignored
                     signal.signal(number, self._pass_on)
             while True:
                 code = self._once(guardian, words, environ)
@@ -99,7 +101,7 @@ class Terminal:
                 words, environ = self._relaunch(request)
 
     def _once(self, guardian: Guardian, words: Sequence[str], environ: Mapping[str, str]) -> int:
-        reset = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these signals, and a child process would inherit that
+        reset = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these signals, and a child process would inherit this
         self._pid = os.posix_spawn(self._program, ["opencode", *words], environ, setsigdef=reset)
         guardian.watch(self._pid)
         if self._got:  # the signal arrived before the child existed
@@ -120,8 +122,8 @@ class Terminal:
                 return 1
             if not os.WIFSTOPPED(status):
                 return os.waitstatus_to_exitcode(status)
-            # Our shell has to see that the job has stopped. A Ctrl-Z has usually stopped us too, before `waitpid`
-            # returned. If we were continued since, we must not stop again.
+            # Our shell must see that the job has stopped. A Ctrl-Z has usually stopped this process, too, before
+            # `waitpid` returned. If it was continued since then, it must not stop again.
             if os.WSTOPSIG(status) in _STOPS and not self._continued:
                 os.kill(os.getpid(), os.WSTOPSIG(status))
 
@@ -135,5 +137,5 @@ class Terminal:
                 os.kill(self._pid, number)
 
     def _told_to_leave(self) -> bool:
-        """Return whether a signal, such as Ctrl-C, came while no child was running; the launcher then ends."""
+        """Return whether a signal such as Ctrl-C arrived while no child was running. The launcher then ends."""
         return self._got != 0

@@ -1,13 +1,14 @@
 """Replace models that are cooling down before a launch, only through OpenCode's arguments and environment.
 
-OPENCODE_CONFIG_CONTENT has precedence over all configuration files and is merged with the user's own value of it (1.0
-to 1.18). No file is changed. If something cannot be read, the launch is not changed, and OpenCode reports the fault.
+OPENCODE_CONFIG_CONTENT takes precedence over all configuration files and is merged with the user's own value of it (1.0
+to 1.18). No file is changed. If a configuration cannot be read, the launch is not changed, and OpenCode reports the
+fault.
 
-For this, the module reads the configuration, agents and continued session with which OpenCode would start. It imports
-costly modules (Markdown agents, the message store) only if there is something to read.
+The module reads the same configuration, agents and continued session as OpenCode would. It imports costly modules
+(Markdown agents, the message store) only if there is something to read.
 
-The generation of a program is cached, because determining it takes 0.3 to 0.7 s. It is not cached for the shim of a
-version manager: the program behind a shim can change while the shim stays the same.
+The generation of a program is cached, because determining it takes 0.3 to 0.7 s. It is not cached for a version
+manager's shim, because the program behind an unchanged shim can change.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ if TYPE_CHECKING:
 
 CONTENT = "OPENCODE_CONFIG_CONTENT"
 KEPT_AGENTS = frozenset(("plan", "general", "explore"))
-"""OpenCode's own agents with fewer permissions. For them only the model is changed, not the agent."""
+"""OpenCode's own agents with fewer permissions. Only their model is changed, not the agent itself."""
 
 
 class Plan:
     """The changes for one launch.
 
-    `words` are OpenCode's arguments, `environ` the variables to set, and `story` the lines for standard error.
-    `exhausted` contains the model of this launch and its fallbacks, nearest first, if all of them are cooling down.
+    `words` contains OpenCode's arguments, `environ` the variables to set, and `story` the lines for standard error. If
+    this launch's model and all its fallbacks are cooling down, `exhausted` contains them, nearest first.
     """
 
     __slots__ = ("environ", "exhausted", "story", "words")
@@ -94,7 +95,7 @@ class Transform:
     def plan(self, arguments: Arguments, fallback: bool = True, earlier: str | None = None) -> Plan:
         """Return the changes for OpenCode 1. `earlier` is the model of the continued session, if known.
 
-        Without `fallback` nothing is replaced, and a model that is cooling down is listed as exhausted.
+        Without `fallback`, nothing is replaced, and a model that is cooling down is listed as exhausted.
         """
         plan = Plan(arguments.words)
         main = self.main_model(arguments, earlier)
@@ -115,8 +116,8 @@ class Transform:
     def plan_for_client(self, arguments: Arguments, fallback: bool = True, earlier: str | None = None) -> Plan:
         """Return the changes for a client of OpenCode 2, whose model can only be set on its command line.
 
-        The environment is not changed, because a service that the client starts, and that all clients share, would
-        inherit it.
+        The environment is not changed, because a service started by the client would inherit it, and all clients share
+        that service.
         """
         plan = Plan(arguments.words)
         main = (self.main_model(arguments, earlier) or "").partition("#")[0] or None  # `provider/model#variant`
@@ -155,7 +156,7 @@ class Transform:
     # ---- parts
 
     def _content(self) -> dict[str, object]:
-        """Return configuration that replaces the configured models that are cooling down."""
+        """Return a configuration that replaces the configured models that are cooling down."""
         content: dict[str, object] = {}
         for key in ("model", "small_model"):
             target = self._target(text_of(self._config, key, self._environ))
@@ -204,13 +205,13 @@ class Transform:
             plan.story.append(self._line(named or main or "", target[0], agent if named else None, by=agent))
 
     def _own(self, agent: str, model: str | None) -> str | None:
-        """Return `model` (the default one) if this agent has a chain of its own for it; otherwise None."""
+        """Return `model` (the default model) if this agent has a chain of its own for it; otherwise, return None."""
         pools = self._cooldowns.pools
         own = None if model is None else agent_chain(agent, model, self.fallbacks.chains, pools)
         return model if own is not None else None
 
     def _carrier(self, arguments: Arguments, carrier: str | None) -> str | None:
-        """Return the agent that has to be used with the fallback; None if the launch keeps its agent.
+        """Return the agent to use with the fallback; None if the launch keeps its agent.
 
         An agent with fewer permissions is kept. So is the agent of a continued session, because it is unknown.
         """
@@ -244,7 +245,7 @@ class Transform:
 
 
 def merge_content(inline: str, content: Mapping[str, object]) -> str | None:
-    """Return the user's inline configuration merged with `content`; None if it is invalid, which OpenCode reports."""
+    """Return the user's inline configuration merged with `content`, or None if it is invalid; OpenCode reports that."""
     try:
         own = parse(inline, CONTENT) if inline.strip() else {}
     except ConfigError:
@@ -253,7 +254,7 @@ def merge_content(inline: str, content: Mapping[str, object]) -> str | None:
 
 
 def _merge(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, object]:
-    """Merge two configurations: objects recursively, lists by appending; other values of `other` replace those of
+    """Merge two configurations: objects recursively, and lists by appending; other values of `other` replace those of
     `one`.
     """
     merged = dict(one)
@@ -271,8 +272,8 @@ def _merge(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, 
 def agents_of(
     config: Mapping[str, object], files: Mapping[str, tuple[str | None, bool]], environ: Mapping[str, str]
 ) -> Agents:
-    """Return the agents of the configuration and of `files`, the Markdown agents: name -> (model, whether it is
-    primary).
+    """Return the agents of the configuration and of `files`, which maps each Markdown agent to its model and whether it
+    is primary.
     """
     models: dict[str, str | None] = {}
     below: set[str] = set()
@@ -359,8 +360,8 @@ _NATIVE = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 
 
 def generation_of(program: str, cache: str) -> int | None:
-    """Return the generation of a program, 1 or 2. Return None if the program does not report it in time. `cache` is the
-    cache file.
+    """Return a program's generation, 1 or 2, or None if the program does not report it in time. `cache` is the cache
+    file.
     """
     key = _identity(program)
     known = _read(cache)
@@ -381,7 +382,7 @@ def _asked(program: str) -> int | None:
     from ocwatchd.errors import OpenCodeUnreachable
     from ocwatchd.opencode.process.program import NoAnswer, about_program, about_program_here
 
-    for ask in (about_program, about_program_here):  # shims, such as those of asdf, find their program below HOME
+    for ask in (about_program, about_program_here):  # shims, such as those of asdf, look for their program below HOME
         try:
             return ask(Path(program), os.environ).generation
         except NoAnswer:

@@ -23,7 +23,7 @@ _LAST = "SELECT data FROM message WHERE session_id = ? ORDER BY time_created DES
 class TroubleSigns:
     """Detects failures in the logs and reports of the companion plugin that are newer than this object.
 
-    Failures of other processes are ignored if the kernel shows which process has a log open. Without this, ten
+    Failures of other processes are ignored if the kernel shows which process has a log open. Otherwise, ten
     simultaneous runs would start ten engines at the first refused attempt, which would slow down the affected run.
     """
 
@@ -31,7 +31,7 @@ class TroubleSigns:
         """`logs` and `facts` are directories, which may not exist yet."""
         self._logs, self._facts = logs, facts
         self._child = 0
-        """The child's pid; 0 before it was started."""
+        """The child's pid; 0 before its start."""
         self.began = time.time()
         self._began = self.began - 1.0  # some file systems have coarse timestamps
         self.server: AttachedServer | None = None
@@ -57,12 +57,14 @@ class TroubleSigns:
         return any(self._reads(name, size) for name, size in changed if not own or name in own)
 
     def new_facts(self) -> dict[str, int]:
-        """Return the plugin report files, of all processes, that have grown, with the offsets of their new content."""
+        """Return the plugin report files of all processes that have grown, with the offset of their new content."""
         grown = _files(self._facts, ".jsonl")
         return {name: self._known.get(name, 0) for name, size, _ in grown if size > self._known.get(name, 0)}
 
     def _held(self) -> frozenset[str]:
-        """Return the names of the logs that the child has open; empty if unknown, as on macOS or below a wrapper."""
+        """Return the names of the logs that the child has open; an empty set if unknown, as on macOS or below a
+        wrapper.
+        """
         place, found = f"/proc/{self._child}/fd", set()
         with suppress(OSError):
             for fd in os.listdir(place):
@@ -77,10 +79,10 @@ class TroubleSigns:
         return None
 
     def failed(self) -> bool:
-        """Return whether the message store contains a failed turn since the child was started.
+        """Return whether the message store contains a turn that has failed since the child was started.
 
-        Called after the child has ended: from 1.2 on, the last error is often missing in the log, and 1.3 nevertheless
-        ends with code 0. Older versions have no database, but their logs are complete.
+        Called after the child has ended. From 1.2 on, the last error is often missing in the log, and 1.3 nevertheless
+        exits with code 0. Older versions have no database, but their logs are complete.
         """
         from ocwatchd.opencode.sessions.database import rows  # lazy import: needed only at the end of a run
 

@@ -1,7 +1,7 @@
-"""The checks that all movers share: a session has only one move at a time, and the target must exist.
+"""The checks shared by all movers: a session has only one move at a time, and the target must exist.
 
-The rules by which a snapshot allows or forbids a move are in `core.engine.guards`. The movers of both generations apply
-them to a new snapshot, just before they change anything.
+`core.engine.guards` contains the rules by which a snapshot allows or forbids a move. The movers of both generations
+apply them to a new snapshot just before they change anything.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Offers(Protocol):
 
 
 def unknown_target(offers: Offers, target: Target, directory: str | None) -> Ruling | None:
-    """Return why the target cannot be used; None if it can be used.
+    """Return the reason why the target cannot be used; None if it can be used.
 
-    A prompt with an unknown model or agent is accepted, but never runs (OpenCode 1), or its turn ends (OpenCode 2).
+    OpenCode 1 accepts a prompt with an unknown model or agent but never runs it; in OpenCode 2, the turn ends.
     """
     if not offers.knows(target.model, directory):
         return Ruling(MoveResult.FAILED, f"OpenCode does not know the model {target.model}")
@@ -71,15 +71,16 @@ class MoveTime:
         elapsed: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> MoveTime:
-        """Return a `MoveTime` with the given functions; those of the machine are the default."""
+        """Return a `MoveTime` with the given functions; the defaults are those of the machine."""
         return cls(clock or SystemClock(), elapsed, sleep)
 
 
 def repeated(call: Callable[[], T], pauses: Sequence[float], sleep: Callable[[float], None]) -> T:
-    """Return the result of a call to an endpoint. If it fails because of a timeout, a server error or a missing server,
-    repeat it after each of the `pauses` (seconds).
+    """Return the result of a call to an endpoint. After a timeout, a server error or a missing server, repeat the call
+    after each of the `pauses` (seconds).
 
-    Raises: EndpointError: OpenCode refused the request, which is not repeated, or the last call failed.
+    Raises:
+        EndpointError: OpenCode refused the request, which is not repeated, or the last call failed.
     """
     for pause in pauses:
         try:
@@ -101,7 +102,7 @@ class OneAtATime:
 
     @contextmanager
     def alone(self, session: str) -> Iterator[bool]:
-        """Yield True if this thread may move the session during the block, False if another thread is moving it."""
+        """Yield True if this thread may move the session during the block; False if another thread is moving it."""
         with self._lock:
             free = session not in self._moving
             self._moving.add(session)

@@ -1,7 +1,7 @@
-"""Move a session of OpenCode 1 by re-running its last prompt on another model.
+"""Move a session of OpenCode 1 by running its last prompt again on another model.
 
 The last user message is run again by its id, so context, finished tool calls and queued prompts are kept, and no prompt
-is added. A move blocks for seconds and belongs on a worker thread; expected faults are returned instead of raised.
+is added. A move blocks for seconds, so it must run on a worker thread. Expected faults are returned instead of raised.
 """
 
 from __future__ import annotations
@@ -33,60 +33,59 @@ from ocwatchd.opencode.sessions.snapshots import (
 )
 
 CLEANUP_LIMIT = 8.0
-"""Maximum time, in seconds, after an abort for the old run to close its message; usually 10 - 50 ms."""
+"""Timeout, in seconds, for the old run to close its message after an abort; this usually takes 10 - 50 ms."""
 
 CLEANUP_POLL = 0.02
-"""Interval, in seconds, between checks for the end of the old run's message if there is no event stream."""
+"""Interval, in seconds, between checks for the end of the old run's message when there is no event stream."""
 EVENT_POLL = 0.002
-"""Interval, in seconds, between checks of the received events, which need no request."""
+"""Interval, in seconds, between checks of received events, which need no request."""
 EVENTS_LATE = 0.3
-"""Time, in seconds, after an abort after which the messages are requested even though an event stream is open."""
+"""Time, in seconds, after an abort, from which on the messages are requested even though an event stream is open."""
 SETTLE = 0.2
-"""Delay, in seconds, between the end of the old run's last message and the re-run, if no event can prove that the old
-run is over. Without it, the old run's clean-up cancelled the new run in 2 of 6 moves on 1.1.65 and in 1 of 6 on
+"""Delay, in seconds, between the end of the old run's last message and the new run, if no event can prove that the old
+run is over. Without this delay, the old run's clean-up cancelled the new run in 2 of 6 moves on 1.1.65 and in 1 of 6 on
 1.0.185.
 """
 
 END_LIMIT = 3.0
-"""Maximum wait, in seconds, after the closed message for an expected event that proves the end of the old run."""
+"""Timeout, in seconds, from the closed message to the event that proves the end of the old run."""
 
 RECENT = 1.0
-"""Maximum age, in seconds, of a snapshot that shows a retry, for which open questions need not be requested again."""
+"""Maximum age, in seconds, of a snapshot with a retry up to which open questions need not be requested again."""
 
 START_QUIET = 0.3
 """Time, in seconds, after a post during which no request is sent, unless the event stream shows that the new run has
 begun.
 """
 BEGIN_QUIET = 0.15
-"""Time, in seconds, after the event stream has shown the new run during which no request is sent either. OpenCode takes
-50 ms to send the request to the model, and 30 ms more if it has to respond to one of our requests at the same time
-(1.18.33).
+"""Time, in seconds, during which no request is sent after the event stream has shown the new run. OpenCode takes 50 ms
+to send the request to the model, plus 30 ms if it must respond to one of our requests at the same time (1.18.33).
 """
 
 POSTS = 3
-"""Maximum number of attempts to start the new run: a request may get lost, and its run with it."""
+"""Maximum number of attempts to start the new run. A request, and with it the run, may get lost."""
 
 APPEAR_LIMIT = 4.0
 """Timeout, in seconds, for the message of an accepted run to appear; this takes 0.05 - 0.3 s on an idle machine."""
 
 STOP_LIMIT = 1.0
-"""Time, in seconds, after which a new run that was stopped before its message appeared counts as over. On a busy
-machine, such a run still began up to 0.1 s after the stop (1.18.33).
+"""Time, in seconds, after which a new run stopped before its message appeared is considered over. On a busy machine,
+such a run still began up to 0.1 s after the stop (1.18.33).
 """
 
 BUSY_LIMIT = 30.0
-"""Timeout, in seconds, for the message of an accepted run to appear while the session reports that it is busy. The disk
-or a plugin may be slow.
+"""Timeout, in seconds, for the message of an accepted run to appear while the session reports that it is busy. A slow
+disk or plugin can delay it.
 """
 
 SPEAK_LIMIT = 10.0
-"""Timeout, in seconds, for the target to answer or to refuse. A limit usually comes within a second. A model that takes
-longer is assumed to work; a later limit is a new one, which the log reports.
+"""Timeout, in seconds, for the target to answer or refuse. A limit usually arrives within a second. A slower model is
+assumed to work; a later limit is a new one, which the log reports.
 """
 
 VERIFY_POLL, SLOWER = 0.05, 0.1
-"""Minimum interval between checks of a move: in seconds, and as a fraction of the time waited so far. With twenty
-checks per second for each, fifty simultaneous moves left OpenCode no time to carry them out.
+"""Minimum interval between checks of a move: in seconds, and as a fraction of the time waited so far. Fifty
+simultaneous moves with twenty checks per second each left OpenCode no time to carry them out.
 """
 LISTENING_POLL = 0.25
 """Minimum interval, in seconds, between requests while the event stream is open and has no event for this session.
@@ -94,9 +93,9 @@ Events report everything except the first text of an answer. At a load of 17, re
 the new run itself.
 """
 MAX_PIECES = 60
-"""Number of last messages among which the answers that were cut off are deleted."""
+"""Number of last messages among which cut-off answers are deleted."""
 PAUSES = (0.5, 1.0)
-"""Delay, in seconds, before each repetition of a failed call: giving up immediately would strand a stopped turn."""
+"""Delay, in seconds, before each repetition of a failed call. Giving up immediately would leave the turn stopped."""
 
 T = TypeVar("T")
 
@@ -114,10 +113,10 @@ class RerunOverApi:
         clock: Clock | None = None,
         silence: Callable[[str], float | None] = lambda _: None,
     ) -> None:
-        """`connect` opens an endpoint.
+        """Store the arguments. `connect` opens an endpoint.
 
-        `silence` returns for how many seconds a busy session has been silent, or None if the session is not known to be
-        busy. The other parameters replace the clock in tests.
+        `silence` returns the number of seconds for which a busy session has been silent, or None if the session is not
+        known to be busy. The other parameters replace the clock in tests.
         """
         self._connect, self._time, self._moving = connect, MoveTime.of(clock, elapsed, sleep), OneAtATime()
         self._silence = silence
@@ -153,7 +152,7 @@ class _Attempt:
         self._touched = order.own_abort
         self._posts = 0
         self._running: float | None = None
-        """When the event stream showed the new run, on the clock of `MoveTime.elapsed` (seconds)."""
+        """When the event stream showed the new run, in seconds on the clock of `MoveTime.elapsed`."""
         self._events = SessionEvents(api, self._session)
         self._trace = self._events.trace
 
@@ -194,7 +193,7 @@ class _Attempt:
 
     def _check_target(self) -> None:
         target, decided = self._order.target, self._order.snapshot
-        agent = target.agent if target.agent != decided.agent else None  # the session's own agent exists
+        agent = target.agent if target.agent != decided.agent else None  # the session's own agent certainly exists
         ruling = unknown_target(self._api, Target(target.model, agent), self._session.directory)
         self._check(ruling, decided)
 
@@ -212,7 +211,7 @@ class _Attempt:
             raise _Ended(Ruling(MoveResult.ALREADY, "OpenCode has just continued on its own"), snapshot)
 
     def _check_silence(self, snapshot: SessionSnapshot) -> None:
-        """Check that a stalled answer is still silent: the OpenCode process may have been suspended and continued."""
+        """Check that a stalled answer is still silent. The OpenCode process may have been suspended and continued."""
         now, before = self._silence(self._order.session), self._order.snapshot.silence
         if self._order.stalled and not self._cut and now is not None and before is not None and now < before:
             raise _Ended(Ruling(MoveResult.ALREADY, f"{snapshot.model} has continued its answer"), snapshot)
@@ -223,7 +222,9 @@ class _Attempt:
     # ---- the move
 
     def _stop(self, snapshot: SessionSnapshot) -> None:
-        """Abort the old run, and wait until it is over, or until enough time has passed since it closed its message."""
+        """Abort the old run, and wait for its end; without proof of the end, wait long enough after it closed its
+        message.
+        """
         self._touched = True
         self._trace.abort(snapshot.answer or "")
         self._patiently(lambda: self._api.abort(self._session.id, self._session.directory))
@@ -239,18 +240,18 @@ class _Attempt:
 
     @property
     def _cut(self) -> bool:
-        """Whether the turn's answers are being cut off one after another."""
+        """Whether the turn's answers are cut off one after another."""
         return self._order.snapshot.cut_steps >= CUT_STEPS
 
     def _drop_pieces(self, messages: Sequence[Message], snapshot: SessionSnapshot) -> None:
-        """Delete the incomplete answer that has stalled, and those before it that were cut off, unless they contain a
-        complete tool call.
+        """Delete the stalled incomplete answer and the cut-off answers before it, unless they contain a complete tool
+        call.
 
-        If they stayed, the target would have to continue them, which several providers refuse.
+        Otherwise, the target would have to continue them, which several providers refuse.
         """
         if not self._order.stalled or self._order.child is not None:
             return
-        with suppress(EndpointError):  # what is not deleted is sent to the target as part of the conversation
+        with suppress(EndpointError):  # an answer that is not deleted is sent to the target as part of the conversation
             if self._cut:
                 messages = self._api.messages(self._session.id, self._session.directory, MAX_PIECES)
             for piece in reversed(messages):
@@ -267,11 +268,11 @@ class _Attempt:
     def _run_target(self, known: Sequence[Message]) -> MoveOutcome:
         """Run the last prompt on the target. `known` contains the session's last messages from before the abort."""
         for _ in range(POSTS):
-            # If the events show that the old run is over and nothing was added since, no request is needed.
+            # If the events show that the old run is over and that nothing was added since, no request is needed.
             unchanged = self._trace.over and not self._trace.changed and not self._posts
             before = known if unchanged else self._turn()
             prompt = last_prompt(known) if unchanged else self._prompt_to_run(before)
-            if self._trace.over and self._trace.ended:  # the user has stopped it as well
+            if self._trace.over and self._trace.ended:  # the user has stopped the turn, too
                 raise _Ended(Ruling(MoveResult.USER_TOOK_OVER, "the turn was stopped"), self._order.snapshot)
             self._trace.post()
             lost = self._post(prompt) if prompt is not None else None
@@ -286,10 +287,10 @@ class _Attempt:
         raise _Ended(Ruling(MoveResult.FAILED, why), self._order.snapshot, stranded=True)
 
     def _prompt_to_run(self, messages: Sequence[Message]) -> Message | None:
-        """Return the last prompt, or None if it is already running because of an earlier post.
+        """Return the last prompt, or None if an earlier post already made it run.
 
         Raises:
-            _Ended: The user has started something else, which has priority, or there is no prompt.
+            _Ended: the user has started something else, which takes priority, or there is no prompt.
         """
         prompt = last_prompt(messages)
         status = self._patiently(self._status)
@@ -303,9 +304,9 @@ class _Attempt:
         raise _Ended(Ruling(MoveResult.USER_TOOK_OVER, "the session is already working on something else"), snapshot)
 
     def _post(self, prompt: Message) -> EndpointError | None:
-        """Post the prompt; return the error if the response may have been lost although the run has begun.
+        """Post the prompt. Return the error if the response may have been lost although the run has begun.
 
-        This is safe to repeat: OpenCode starts only one run for two posts, and none for a post of an answered prompt.
+        A repetition is safe: OpenCode starts only one run for two posts, and none for a post of an answered prompt.
         """
         target = self._order.target
         rerun = Rerun(prompt.id, target.model, target.agent or prompt.agent, prompt.copied)
@@ -321,7 +322,7 @@ class _Attempt:
     def _new_answer(self, before: Sequence[Message]) -> Message | None:
         """Wait for the first answer that is not in `before`, and return it. Return None if the run has not begun.
 
-        A later answer would be wrong: if a later step fails, the first one has still proved that the target works.
+        A later answer would be wrong: even if a later step fails, the first answer has proved that the target works.
         """
         old = {message.id for message in before}
         began = self._time.elapsed()
@@ -352,7 +353,7 @@ class _Attempt:
             self._time.sleep(EVENT_POLL)
 
     def _pause(self, waited: float) -> None:
-        """Wait before the next request. An event of the session ends the wait early."""
+        """Wait before the next request. An event for the session ends the wait early."""
         pause = max(VERIFY_POLL, SLOWER * waited)
         if not self._events.live:
             self._time.sleep(pause)
@@ -386,8 +387,8 @@ class _Attempt:
             self._pause(waited)
 
     def _speak_limit(self) -> float:
-        """Return how long the target may take to answer, in seconds. After a stall, this is at most half of the
-        preceding silence.
+        """Return the timeout, in seconds, for the target's answer. After a stall, it is at most half of the preceding
+        silence.
         """
         silence = self._order.snapshot.silence
         judged = self._order.stalled and not self._cut and silence is not None
@@ -401,7 +402,7 @@ class _Attempt:
 
 
 def _silent(snapshot: SessionSnapshot, seen: Message) -> bool:
-    """Return whether this answer is still empty although its stream has begun, so that a limit may still follow."""
+    """Return whether this answer is still empty after its stream has begun, so that a limit may still follow."""
     return (
         snapshot.state is SessionState.BUSY
         and snapshot.answer == seen.id

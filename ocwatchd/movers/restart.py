@@ -1,10 +1,10 @@
-"""Move a session that has no endpoint, by ending its OpenCode process and continuing the same prompt in a new one.
+"""Move a session that has no endpoint: end its OpenCode process and continue the same prompt in a new process.
 
-First, a private server of the same program and home must answer, know the target and its agent, and show no running
+First, a private server of the same program and home must respond, know the target and its agent, and show no running
 tool. Only then is the OpenCode process ended. The server writes the target into the prompt without running it, so that
-the new TUI opens the session on the target. The prompt is then run in that TUI, through the companion plugin's
-endpoint, where the user sees the answer appear and can answer questions. Without a usable terminal, the private server
-runs the prompt to its end.
+the new TUI opens the session on the target. The prompt then runs in that TUI, through the companion plugin's endpoint,
+so that the user sees the answer appear and can answer questions. Without a usable terminal, the private server runs the
+prompt to its end.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ from ocwatchd.state.files import make_private_dir
 from ocwatchd.state.relaunch_requests import Asking, path_for
 
 ADDRESS_LIMIT = 5.0
-"""Timeout, in seconds, for the prompt to show the target that was written into it. This takes 0.02 s on 1.0 - 1.18."""
+"""Timeout, in seconds, for the prompt to show the target written into it. This takes 0.02 s on 1.0 - 1.18."""
 ENDPOINT_TIMEOUT = 60.0
 """Timeout, in seconds, for the new TUI's endpoint to respond. This takes 2 - 4 s on an idle machine with two cores."""
 CLOCK_SLACK = 1.0
-"""Tolerance, in seconds, when the start of a process is compared with other times."""
+"""Tolerance, in seconds, for comparing the start of a process with other times."""
 POLL = 0.1
 """Interval, in seconds, between searches for the new endpoint."""
 WATCH = 0.5
-"""Interval, in seconds, between checks of an answer that is being generated in the private server."""
+"""Interval, in seconds, between checks of an answer being generated in the private server."""
 
 
 class Terminal(Protocol):
-    """A place where OpenCode can be started again: a tmux pane, or the terminal of `oc-smart`."""
+    """A terminal in which OpenCode can be started again: a tmux pane, or the terminal of `oc-smart`."""
 
     def kept_open(self, again: Again, /) -> AbstractContextManager[None]:
         """Keep the terminal open during the block even if its process ends.
 
         Raises:
-            OcwatchError: This is not possible; nothing was changed.
-            OSError: As for OcwatchError.
+            OcwatchError: this is not possible; nothing was changed.
+            OSError: as for OcwatchError.
         """
         ...
 
@@ -88,8 +88,7 @@ class Terminal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StrandedSession:
-    """A session to restart: its snapshot from the message store, its process, and its terminal if the terminal is
-    usable.
+    """A session to restart: its snapshot from the message store, its process, and its terminal, if usable.
 
     If a subagent is stuck, `snapshot` is that of its parent and `child` is the subagent.
     """
@@ -131,8 +130,9 @@ class StrandedSession:
 
 
 class Restart:
-    """Mover that restarts OpenCode at its first move; later moves use the new endpoint. As a context manager, it ends
-    the private server at the end of the block.
+    """Mover that restarts OpenCode at its first move; later moves use the new endpoint.
+
+    As a context manager, it ends the private server at the end of the block.
     """
 
     name = "restart"
@@ -140,8 +140,10 @@ class Restart:
     def __init__(
         self, paths: Paths, stranded: StrandedSession, plugin: Path | None, say: Callable[[str], None] = lambda _: None
     ) -> None:
-        """`plugin` is the companion plugin's file, to be loaded only into the new process; None if the plugin is
-        installed. `say` is called with one line for each step. Nothing is changed yet.
+        """Store the arguments without changing anything.
+
+        `plugin` is the companion plugin's file, to be loaded only into the new process; None if the plugin is
+        installed. `say` is called with one line for each step.
         """
         self._paths, self._stranded, self._say, self._clock = paths, stranded, say, SystemClock()
         self.again = stranded.again(plugin if stranded.terminal else None)
@@ -150,7 +152,7 @@ class Restart:
         self._began = time.monotonic()
 
     def __enter__(self) -> Self:
-        """Return self; the private server starts with the first move."""
+        """Return self. The private server starts with the first move."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
@@ -173,8 +175,8 @@ class Restart:
         return replace(mover.move(there), seconds=time.monotonic() - self._began)
 
     def finish(self) -> str | None:
-        """If the answer is being generated in the private server, wait for its end. Return the error if the answer
-        failed, otherwise None.
+        """If the answer is being generated in the private server, wait for its end. Return the error if it failed;
+        otherwise, return None.
         """
         if self._stranded.terminal is not None or self._endpoint is None:
             return None
@@ -219,7 +221,7 @@ class Restart:
     # ---- before anything is changed
 
     def _refusal(self, api: Api, target: Target) -> Ruling | None:
-        """Return why the session must not be restarted, according to the private server. Return None if it may be
+        """Return the reason why the session must not be restarted, according to the private server; None if it may be
         restarted.
         """
         session, stranded = self._session, self._stranded
@@ -234,16 +236,16 @@ class Restart:
         if now.state is SessionState.IDLE and now.answer_completed and not now.queued:
             return Ruling(MoveResult.ALREADY, "the prompt is answered")
         tools = [running.tool for running in now.running if running.child is None or running.child != stranded.child]
-        if tools:  # including a tool that waits for a permission
+        if tools:  # this includes a tool that waits for a permission
             return Ruling(MoveResult.REFUSED, f"tool {tools[0]} is running")
         children = unfinished_children(api, session, stranded.process.started - CLOCK_SLACK, stranded.child)
         return Ruling(MoveResult.REFUSED, in_background(children)) if children else None
 
-    # ---- in its terminal
+    # ---- in the session's own terminal
 
     def _hand_back(self, api: Api, terminal: Terminal, target: Target) -> Endpoint | MoveOutcome:
-        """Write the target into the prompt and start the new TUI. Return the TUI's endpoint, or the outcome if this
-        failed.
+        """Write the target into the prompt and start the new TUI. Return the TUI's endpoint, or the outcome of a
+        failure.
         """
         trouble: str | None = "interrupted"
         since = time.time()
@@ -259,7 +261,7 @@ class Restart:
         return endpoint or MoveOutcome(MoveResult.FAILED, why, None, stranded=True)
 
     def _address(self, api: Api, target: Target) -> str | None:
-        """Write the target into the last prompt without running it. Return the error, or None if this succeeded."""
+        """Write the target into the last prompt without running it. Return the error, or None on success."""
         session = self._session
         try:
             messages = turn(api, session)
@@ -284,7 +286,7 @@ class Restart:
         return "OpenCode did not write the new model into the prompt"
 
     def _launch(self, terminal: Terminal) -> str | None:
-        """Start the TUI. Return the error, or None if the TUI was started."""
+        """Start the TUI. Return the error, or None on success."""
         self._say(f"starting it again in {terminal}")
         try:
             make_private_dir(self._paths.state_dir)
@@ -294,8 +296,8 @@ class Restart:
         return None
 
     def _endpoint_of(self, terminal: Terminal, since: float) -> Endpoint | None:
-        """Wait for the endpoint of the OpenCode process that was started in this terminal after `since` (epoch
-        seconds). Return None if it does not appear in time.
+        """Return the endpoint of the OpenCode process started in this terminal after `since` (epoch seconds), or None
+        if it does not appear in time.
         """
         deadline = time.monotonic() + ENDPOINT_TIMEOUT
         while time.monotonic() < deadline:
@@ -329,8 +331,8 @@ def _with_plugin(environ: Mapping[str, str], plugin: Path | None) -> Mapping[str
 VARIABLE = "OCWATCHD_TERMINAL"
 """Environment variable that the launcher sets to its own pid."""
 NEAR = 3
-"""Maximum number of generations from an OpenCode process up to its launcher. This allows for one or two wrappers, but
-not for a tool in between that starts OpenCode again.
+"""Maximum number of generations from an OpenCode process up to its launcher. This allows one or two wrappers, but
+excludes a tool that starts OpenCode again.
 """
 
 
@@ -347,11 +349,12 @@ class Supervised:
 
     @contextmanager
     def kept_open(self, again: Again) -> Iterator[None]:
-        """Make the launcher keep running when OpenCode exits, and start `again` at the end of the block at the latest.
+        """Keep the launcher running when OpenCode exits. The launcher starts `again` at the end of the block at the
+        latest.
 
         Raises:
-            OcwatchError: The request cannot be written; nothing was changed.
-            OSError: As for OcwatchError.
+            OcwatchError: the request cannot be written; nothing was changed.
+            OSError: as for OcwatchError.
         """
         make_private_dir(self.state_dir)
         request = {"words": again.words, "directory": again.directory, "plugin": again.plugin is not None}

@@ -1,16 +1,18 @@
 """Move a session of OpenCode 2 by changing its model, so that the waiting turn continues in the same session.
 
-A waiting step looks up its model at each attempt, so for a short wait it is enough to change the model. A long wait is
+A waiting step looks up its model at each attempt, so changing the model is enough if the wait is short. A long wait is
 interrupted, and the turn is started again in one of these ways (0.0.0-next-16350; the time is from the 429 to the new
 request):
 
-* if nothing but limits has happened in the turn, the prompt is reverted and sent again with the same id (0.5 s);
-* if tools have ended, a synthetic message continues the turn; after a revert the tools would run twice (0.1 s);
-* if other prompts wait, waking the session runs them, which continues the turn; a revert would lose them (0.25 s).
+* if the turn contains only limits, the prompt is reverted and sent again with the same id (0.5 s);
+* if the turn contains finished tool calls, a synthetic message continues the turn; after a revert, the tools would run
+  twice (0.1 s);
+* if other prompts are waiting, waking the session runs them, which continues the turn; a revert would lose them (0.25
+  s).
 
-A turn of `opencode run` is never interrupted, because its client would exit without an answer and with code 0. Nor is a
-subagent's turn, because its parent would receive a cancellation. A move blocks for seconds and belongs on a worker
-thread.
+A turn of `opencode run` is never interrupted, because its client would exit without an answer and with code 0. A
+subagent's turn is not interrupted either, because its parent would receive a cancellation. A move blocks for seconds,
+so it must run on a worker thread.
 """
 
 from __future__ import annotations
@@ -33,21 +35,21 @@ from ocwatchd.opencode.client.v2.routes import Routes
 from ocwatchd.opencode.client.v2.snapshot import Turn, turn_of
 
 NEAR = 2.6
-"""Maximum remaining wait, in seconds, that is not interrupted. OpenCode's first retry comes after 2 s."""
+"""Maximum remaining wait, in seconds, that is not interrupted. OpenCode's first retry follows after 2 s."""
 FREE_SLACK = 5.0
-"""Tolerance, in seconds. A session whose wait must not be interrupted keeps its model if the reset time is at most this
-long after OpenCode's next attempt.
+"""Tolerance, in seconds. If the wait must not be interrupted, the session keeps its model when the reset time is at
+most this long after OpenCode's next attempt.
 """
 SPEAK_LIMIT = 10.0
-"""Timeout, in seconds, from the beginning of the target's step, for the target to answer or to refuse."""
+"""Timeout, in seconds, for the target to answer or refuse, from the beginning of its step."""
 APPEAR_LIMIT = 30.0
 """Timeout, in seconds, for the target's step to begin. It begins with the first byte of the answer, so this includes
-the time that a model spends thinking.
+the model's thinking time.
 """
 VERIFY_POLL, SLOWER = 0.03, 0.1
 """Minimum interval between checks of a move: in seconds, and as a fraction of the time waited so far."""
 PAUSES = (0.3, 1.0)
-"""Delay, in seconds, before each repetition of a failed call: giving up half-way would leave the turn stopped."""
+"""Delay, in seconds, before each repetition of a failed call. Giving up halfway would leave the turn stopped."""
 CONTINUE = "Continue."
 """Text of the synthetic message that continues a turn."""
 CONTINUE_SHOWN = "ocwatchd: the model was limited, {} continues"
@@ -67,7 +69,7 @@ class SwitchModel:
         elapsed: Callable[[], float] = time.monotonic,
         clock: Clock | None = None,
     ) -> None:
-        """`connect` opens an endpoint. The other parameters replace the clock in tests."""
+        """Store the arguments. `connect` opens an endpoint. The other parameters replace the clock in tests."""
         self._connect, self._time, self._moving = connect, MoveTime.of(clock, elapsed, sleep), OneAtATime()
 
     def move(self, order: Order) -> MoveOutcome:
@@ -172,8 +174,9 @@ class _Attempt:
         return self._verify(turn, frozenset(), left)
 
     def _working_child(self, turn: Turn) -> str | None:
-        """Return the reason if a busy subagent forbids an interrupt. Subagents are requested only if another session is
-        active.
+        """Return the reason if a busy subagent forbids an interrupt; otherwise, return None.
+
+        Subagents are requested only if another session is active.
         """
         others = turn.active - {self._session}
         if others and not others.isdisjoint(child.id for child in self._api.children(self._session)):
@@ -181,7 +184,7 @@ class _Attempt:
         return None
 
     def _check_idle(self) -> None:
-        """Check that the session is still idle. New work was started by the user, and must not be changed."""
+        """Check that the session is still idle. New work comes from the user and must not be changed."""
         if self._session in self._api.active():
             self._end(
                 MoveResult.USER_TOOK_OVER, "the session is already working on something else", self._probe().snapshot
@@ -227,10 +230,11 @@ class _Attempt:
         self._posts += 1
         self._patiently(call)
 
-    # ---- proof
+    # ---- verification
 
     def _verify(self, turn: Turn, known: frozenset[str], left: float) -> MoveOutcome:
-        """Wait until the target's step has begun, and then until the target answers, is refused with a limit, or fails.
+        """Wait until the target's step has begun and the target has answered, was limited, or has failed.
+
         `known` contains the ids of earlier messages; `left` is the time, in seconds, until the step can begin.
         """
         began, seen = self._time.elapsed(), None
@@ -257,7 +261,7 @@ class _Attempt:
     def _ruling(
         self, snapshot: SessionSnapshot, known: frozenset[str], seen: float | None, waited: float
     ) -> Ruling | None:
-        """Return the result that a snapshot proves; None while the result is undecided."""
+        """Return the result proved by a snapshot, or None while the result is undecided."""
         if seen is None:
             fresh = snapshot.answer is not None and snapshot.answer not in known
             if snapshot.aborted and (fresh or not known):
@@ -289,7 +293,7 @@ class _Attempt:
         return turn_of(self._api, self._session, self._time.clock, thorough=True)
 
     def _probe_turn(self, before: Turn) -> Turn:
-        """Return the turn without its questions, with half as many requests as `_probe`."""
+        """Return the turn without its open questions, with half as many requests as `_probe`."""
         return turn_of(self._api, self._session, self._time.clock, known=replace(before.info, model=self._target))
 
     def _end(self, result: MoveResult, why: str, snapshot: SessionSnapshot) -> None:
@@ -301,7 +305,7 @@ class _Attempt:
 
 
 def destroyed_by_interrupt(turn: Turn) -> str | None:
-    """Return what an interrupt would destroy, as a reason; None if it would only end the wait."""
+    """Return what an interrupt would destroy, as a reason; None if the interrupt would only end the wait."""
     if turn.snapshot.belongs_to_run:
         return "`opencode run` would end without an answer"
     if turn.snapshot.parent is not None:

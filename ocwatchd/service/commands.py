@@ -13,7 +13,7 @@ PATIENCE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The result of a program. `code` is None if the program could not be run or did not end in time."""
+    """The result of a program. `code` is None if the program could not be run or was too slow."""
 
     code: int | None
     out: str
@@ -26,13 +26,13 @@ class Answer:
 
     @property
     def why(self) -> str:
-        """Return the first line of standard error, or of standard output, or otherwise the exit code."""
+        """Return the first line of standard error, or else of standard output, or else the exit code."""
         lines = (self.err or self.out).strip().splitlines()
         return lines[0].strip().rstrip(".") if lines else f"exit code {self.code}"
 
 
 def ask(command: Sequence[str], patience: float = PATIENCE) -> Answer:
-    """Run the program and return its result. A failure of the program raises nothing."""
+    """Run the program and return its result. A program's failure raises no exception."""
     env = {**os.environ, "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0", "SYSTEMD_PAGER": ""}
     try:
         done = subprocess.run(

@@ -10,7 +10,7 @@ from ocwatchd.service.values import FileState, ServiceFault
 from ocwatchd.state.files import StateError, make_private_dir, read_plain, write_atomic
 
 LOG_CAP = 4 << 20
-"""Maximum size, in bytes, of a log file at a start of the service; a larger one is renamed to `.1`."""
+"""Maximum size, in bytes, of a log file when the service starts; a larger one is renamed to `.1`."""
 
 
 def standing(path: Path, ours: Callable[[bytes], bool], current: Callable[[bytes], bool]) -> FileState:
@@ -34,7 +34,7 @@ def put(path: Path, content: bytes) -> bool:
     Raises: ServiceFault: The file cannot be written.
     """
     try:
-        with suppress(FileNotFoundError, StateError):  # replace anything but a regular file of ours
+        with suppress(FileNotFoundError, StateError):  # whatever is not a regular file of ours is replaced
             if read_plain(path) == content:
                 return False
         write_atomic(path, content)
@@ -44,9 +44,10 @@ def put(path: Path, content: bytes) -> bool:
 
 
 def remove(files: Sequence[Path], directories: Sequence[Path]) -> list[Path]:
-    """Remove these files, and then each of the directories that is empty. Return the removed files.
+    """Remove these files, and then those of the directories that are empty. Return the removed files.
 
-    Raises: ServiceFault: A file cannot be removed.
+    Raises:
+        ServiceFault: a file cannot be removed.
     """
     gone = []
     for path in files:
@@ -58,7 +59,7 @@ def remove(files: Sequence[Path], directories: Sequence[Path]) -> list[Path]:
             raise ServiceFault(f"{path} cannot be removed: {fault.strerror or fault}") from fault
         gone.append(path)
     for directory in directories if gone else ():
-        with suppress(OSError):  # the directory is not empty, or is missing
+        with suppress(OSError):  # the directory is missing or not empty
             directory.rmdir()
     return gone
 

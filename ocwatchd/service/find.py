@@ -1,6 +1,6 @@
 """Find the service manager for this user and this home.
 
-The manager is queried, because an installed program does not prove that it is running.
+The manager itself is queried, because an installed program may not be running.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def manager_for(
 ) -> Manager:
     """Return the service manager.
 
-    This is launchd on macOS, systemd if its user instance is running and reads this home, and otherwise `NoManager`.
+    This is launchd on macOS, systemd if its user instance is running and reads this home, or otherwise `NoManager`.
     """
     if platform == "darwin":
         return Launchd(paths, environ, service) if shutil.which("launchctl") else NoManager("launchctl is not on PATH")

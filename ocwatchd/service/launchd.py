@@ -21,7 +21,7 @@ from ocwatchd.service.values import DAEMON, SHARE, FileState, Log, Service, Serv
 BOOT_TRIES, BOOT_PAUSE = 5, 1.0
 """Maximum number of attempts to load a job, and the interval between them in seconds.
 
-`bootout` returns before the job is gone, and until then `bootstrap` fails with 5 (Input/output error).
+`bootout` returns before the job has been removed; until then, `bootstrap` fails with 5 (Input/output error).
 """
 
 _PID = re.compile(r"^\s*pid = (\d+)$", re.MULTILINE)
@@ -81,7 +81,7 @@ class Launchd:
         raise ServiceFault(f"launchctl bootstrap {self._domain}: {answer.why}")
 
     def stop(self) -> None:
-        """Unload the job. Its file stays, so the job starts again at the next login."""
+        """Unload the job. Its file is kept, so the job starts again at the next login."""
         self._boot_out()
 
     def uninstall(self) -> list[Path]:
@@ -110,7 +110,7 @@ class Launchd:
 
     @property
     def _domain(self) -> str:
-        """Return the domain of the user's desktop, or the user's domain if there is no desktop, as over ssh."""
+        """Return the domain of the user's desktop, or the user's own domain if there is no desktop, as over ssh."""
         if self._known_domain is None:
             desktop = f"gui/{os.getuid()}"
             self._known_domain = desktop if ask(["launchctl", "print", desktop]).done else f"user/{os.getuid()}"

@@ -72,7 +72,8 @@ class Systemd:
     def install(self, sandbox: bool | None = None, /) -> list[Path]:
         """Write the unit and enable it.
 
-        True also writes the sandbox drop-in, which needs namespaces; False removes it. None keeps the present state.
+        `sandbox` True also writes the sandbox drop-in, which needs namespaces; False removes it; None keeps the present
+        state.
         """
         if self._state(self._properties()) is FileState.FOREIGN:
             raise ServiceFault(
@@ -90,7 +91,7 @@ class Systemd:
     def start(self) -> None:
         """Start the service and wait until it reports that it is ready."""
         files.ready_log(self._service.log(self._paths))
-        self._ctl("reset-failed", self._name)  # the user asked for a start, so earlier failures must not prevent it
+        self._ctl("reset-failed", self._name)  # earlier failures must not block a start that the user asked for
         answer = self._ctl("restart", self._name, patience=START_LIMIT)
         if not answer.done:
             raise ServiceFault(self._failure(answer))
@@ -111,11 +112,11 @@ class Systemd:
             self._must("disable", "--now", self._name, patience=STOP_LIMIT)
         gone = [*beside, *remove_files(self._directory, (self._service,))]
         self._must("daemon-reload")
-        self._ctl("reset-failed", self._name)  # otherwise a failed unit stays in the manager's list
+        self._ctl("reset-failed", self._name)  # otherwise, a failed unit remains in the manager's list
         return gone
 
     def log(self) -> Log:
-        """Return the log file in the unit, or otherwise the command that shows the journal."""
+        """Return the log file in the unit, or the command that shows the journal."""
         with suppress(OSError):  # `systemctl show` does not report the path of the file (252)
             place = _APPEND.search(read_followed(self._unit, UNIT_CAP).decode(errors="replace"))
             if place:
@@ -161,7 +162,7 @@ class Systemd:
 
 
 def remove_files(directory: Path, services: Sequence[Service] = SERVICES) -> list[Path]:
-    """Remove our units, their drop-ins and their links from a unit directory. Works without a running systemd."""
+    """Remove our units, their drop-ins and their links from a unit directory. systemd need not be running."""
     gone: list[Path] = []
     for service in services:
         unit = directory / service.unit
@@ -174,7 +175,7 @@ def remove_files(directory: Path, services: Sequence[Service] = SERVICES) -> lis
 
 
 def lingers() -> bool | None:
-    """Return whether the user's services continue after the user's last logout; None if unknown."""
+    """Return whether the user's services continue after the user's last logout; None if this is unknown."""
     answer = ask(["loginctl", "show-user", str(os.getuid()), "--property=Linger", "--value"])
     return {"yes": True, "no": False}.get(answer.out.strip()) if answer.done else None
 
@@ -194,6 +195,6 @@ def _phrase(seen: Mapping[str, str]) -> str:
 
 
 def _journalctl(unit: str, lines: int, follow: bool) -> Sequence[str]:
-    # `cat` omits journald's timestamp: our lines contain their own, and eighty columns are narrow.
+    # `cat` omits journald's timestamp, because our lines contain one, and eighty columns leave little space.
     tail = ["--follow"] if follow else ["--no-pager"]
     return ["journalctl", "--user", f"--user-unit={unit}", f"--lines={lines}", "--output=cat", "--quiet", *tail]

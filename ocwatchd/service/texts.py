@@ -15,7 +15,7 @@ from ocwatchd.service.values import DAEMON, Service, ServiceFault
 
 CARRIED = (
     "HOME",
-    "PATH",  # for notify-send, tmux and opencode; the PATH of a service manager lacks ~/.local/bin
+    "PATH",  # where notify-send, tmux and opencode are found; a service manager's own PATH lacks ~/.local/bin
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
     "XDG_STATE_HOME",
@@ -25,7 +25,7 @@ CARRIED = (
     "TZ",
     "LANG",
 )
-"""Environment variables that the service needs. No others are written, because environments contain keys."""
+"""Environment variables that the service needs. All others are left out, because environments contain keys."""
 
 MARKER = "# Installed by `ocwatch"
 _PATH_LINE = re.compile(r'^Environment="PATH=.*\n', re.MULTILINE)
@@ -41,14 +41,16 @@ def template(directory: str, name: str) -> str:
 
 
 def command_of(service: Service = DAEMON) -> list[str]:
-    """Return the command of a service, with absolute paths. `-P` ignores modules in the working directory."""
+    """Return the command of a service, with absolute paths. `-P` keeps Python from importing modules from the working
+    directory.
+    """
     script = Path(sys.executable).absolute().with_name(service.program)
     program = [str(script)] if os.access(script, os.X_OK) else [sys.executable, "-P", "-m", service.module]
     return [*program, *service.words]
 
 
 def carried(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variables that the service gets."""
+    """Return the environment variables for the service."""
     return {name: environ[name] for name in CARRIED if environ.get(name)}
 
 
@@ -60,7 +62,7 @@ def unit(environ: Mapping[str, str], command: Sequence[str], log: Path | None, s
     settings = [f"Environment={word(f'{name}={value}')}" for name, value in carried(environ).items()]
     if log is not None:
         settings += ["StandardOutput=null", f"StandardError=append:{plain(str(log))}"]
-    # The colon prevents systemd from expanding a dollar sign in a path.
+    # The colon keeps systemd from expanding a dollar sign in a path.
     program = " ".join([word(f":{command[0]}"), *map(word, command[1:])])
     text = template("systemd", service.unit)
     return text.replace("@SETTINGS@", "\n".join(settings)).replace("@OCWATCHD@", program)
@@ -72,7 +74,7 @@ def sandbox(paths: Paths) -> str:
     Raises:
         ServiceFault: A path cannot be written in a unit.
     """
-    # OpenCode's data must be writable too: a reader of an SQLite database in WAL mode writes its shared-memory file.
+    # OpenCode's data must be writable, too: a reader of an SQLite database in WAL mode writes its shared-memory file.
     places = " ".join(word(f"-{place}") for place in (paths.state_dir, paths.opencode_data))
     return template("systemd", "sandbox.conf").replace("@WRITABLE@", places)
 
@@ -90,7 +92,7 @@ def plist(environ: Mapping[str, str], command: Sequence[str], log: Path, service
     }
     try:
         return plistlib.dumps({**plistlib.loads(template("launchd", f"{service.label}.plist").encode()), **own})
-    except ValueError as fault:  # it contains control characters or invalid UTF-8
+    except ValueError as fault:  # the value contains control characters or invalid UTF-8
         raise ServiceFault(f"the property list of launchd cannot be written: {fault}") from fault
 
 
@@ -117,7 +119,7 @@ def plain(text: str) -> str:
 def same_unit(one: str, other: str) -> bool:
     """Return whether two units are equal except for PATH.
 
-    PATH differs between terminals, which is not a reason for a restart.
+    PATH differs between terminals, which does not justify a restart.
     """
     return _PATH_LINE.sub("", one) == _PATH_LINE.sub("", other)
 

@@ -25,8 +25,8 @@ class FileState(StrEnum):
 class Service:
     """One of our services: its systemd unit, its launchd label, and its command.
 
-    `program` is the console script, or `module` in an installation without scripts; `words` are its arguments. Unit and
-    label also name the templates.
+    `program` is the console script; installations without scripts run `module` instead. `words` contains the arguments.
+    Unit and label also name the templates.
     """
 
     unit: str
@@ -65,16 +65,16 @@ class ServiceStatus:
     phrase: str = "not installed"
     """The manager's description: `active (running)`, `failed (exit-code)`."""
     said: str = ""
-    """The last status line that the daemon sent to the manager; empty if it has sent none."""
+    """The last status line sent by the daemon to the manager; empty if there is none."""
     restarts: int | None = None
-    """Number of times that the manager has restarted the service; None if unknown."""
+    """Number of restarts by the manager; None if unknown."""
     lingers: bool | None = None
     """Whether the service continues after the user's last logout; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Where the output of the service can be read: a file, or a command that shows it."""
+    """The location of the service's output: a file, or a command that shows it."""
 
     file: Path | None = None
     command: Callable[[int, bool], Sequence[str]] | None = field(default=None, repr=False)
@@ -93,12 +93,12 @@ class Manager(Protocol):
     def install(self, sandbox: bool | None = None, /) -> list[Path]:
         """Write the service's files and enable its start at login. Return the changed files. Start and stop nothing.
 
-        `sandbox` says whether to use the sandbox, which needs namespaces; None keeps the present setting.
+        `sandbox` selects whether to use the sandbox, which needs namespaces; None keeps the present setting.
         """
         ...
 
     def start(self) -> None:
-        """Start or restart the service with its current files, and return after it is ready."""
+        """Start or restart the service with its current files, and return when it is ready."""
         ...
 
     def stop(self) -> None:
@@ -119,20 +119,23 @@ IN_FOREGROUND = "Run the daemon in the foreground: ocwatch up"
 
 
 class NoManager:
-    """The absent service manager, where neither systemd nor launchd serves this user. It can only remove old files."""
+    """Stands for a missing service manager if neither systemd nor launchd serves this user. It can only remove old
+    files.
+    """
 
     name = "none"
 
     def __init__(self, reason: str, remove: Callable[[], list[Path]] | None = None) -> None:
         """Store the arguments.
 
-        `reason` says why there is no manager, without a full stop. `remove` removes files of an earlier installation.
+        `reason` is the reason why there is no manager, without a period. `remove` removes files of an earlier
+        installation.
         """
         self.reason = reason
         self._remove = remove
 
     def status(self) -> ServiceStatus:
-        """Return the status that no service is installed."""
+        """Return a status without an installed service."""
         return ServiceStatus(self.name, phrase=self.reason)
 
     def install(self, _sandbox: bool | None = None, /) -> list[Path]:

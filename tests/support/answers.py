@@ -1,4 +1,4 @@
-"""The answers that the fake provider can give, its record of a request, and scripts that map one to the other."""
+"""The fake provider's answers, its record of a request, and the scripts that choose an answer for a request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Ok:
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """A refusal, or any other complete response with this status, headers and body; `reason` is the reason phrase."""
+    """A refusal, or any other complete response with this status, headers and body. `reason` is the reason phrase."""
 
     status: int
     body: Any = ""
@@ -48,7 +48,9 @@ class MidStream:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool call, after a `thought`. `said`: words before it, only in the dialect of chat completions."""
+    """A tool call, after a `thought`. `said` contains words before the call, only in the dialect of chat
+    completions.
+    """
 
     name: str
     arguments: dict[str, Any]
@@ -79,7 +81,7 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Half an answer: the response ends properly, without a finish reason; or (`reset`) the connection is reset."""
+    """Half an answer: the response ends properly but without a finish reason, or (`reset`) the connection is reset."""
 
     text: str = "It is half "
     reset: bool = False
@@ -134,7 +136,7 @@ def in_turn(*answers: Answer) -> Script:
 
 
 def after_tool(call: Tool, then: Answer | Script) -> Script:
-    """Return a script that calls a tool, and gives `then` once the conversation ends with the tool's result."""
+    """Return a script that calls a tool, and answers `then` as soon as the conversation ends with the tool's result."""
 
     def script(request: Request) -> Answer:
         if not request.ends_with_tool_result:
@@ -146,7 +148,9 @@ def after_tool(call: Tool, then: Answer | Script) -> Script:
 
 @dataclass(slots=True)
 class Request:
-    """One request as the provider saw it. `status` is None until the answer's first byte; 0 if there was no answer."""
+    """One request as the provider saw it. `status` is None until the answer's first byte, and 0 if there was
+    no answer.
+    """
 
     number: int
     monotonic: float
@@ -191,5 +195,5 @@ class Request:
         return self.user_texts[-1] if self.user_texts else ""
 
     def count(self, text: str) -> int:
-        """Return how often `text` occurs in the user's messages."""
+        """Return the number of occurrences of `text` in the user's messages."""
         return sum(said.count(text) for said in self.user_texts)

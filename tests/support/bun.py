@@ -36,7 +36,7 @@ class Bun:
         without: tuple[str, ...] = (),
         unset: tuple[str, ...] = (),
     ) -> list[Any]:
-        """Start the plugin (`without` some of its parts), run the steps, and return the result of each."""
+        """Start the plugin without the parts in `without`, run the steps, and return the result of each."""
         self.home.mkdir(exist_ok=True)
         plugin = self.home / plugin_file.NAME
         for name in {plugin_file.NAME, *plugin_file.PARTS} - {*without}:
@@ -103,7 +103,9 @@ def went_to(output: dict[str, Any]) -> str:
 
 
 def prompt(model: str, named: bool, agent: str = "build", session: str = "ses_1") -> dict[str, Any]:
-    """Return the step for a prompt for which OpenCode uses `model`: `named` by the prompt, or used last before it."""
+    """Return the step for a prompt that uses `model`: the model is `named` in the prompt, or was used last
+    before it.
+    """
     step = message(model, agent)
     step["input"] = {"sessionID": session} | ({"model": step["output"]["message"]["model"]} if named else {})
     return step
@@ -123,5 +125,5 @@ def pooled(spread: bool = True, until: float = 86_400, **loads: float) -> dict[s
 
 
 def spent(*models: str, until: float = 3600, **more: Any) -> dict[str, Any]:
-    """Return the budget.json of a day whose budget is spent, with these models over budget."""
+    """Return the budget.json of a day on which the budget is used up and these models are over budget."""
     return {"version": 1, "budget": 1, "spent": 2, "until": at(until), "over_budget": models, **more}

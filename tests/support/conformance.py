@@ -1,9 +1,9 @@
 """The cases in `tests/conformance/fallback.json`, each written into files by the product's own writers.
 
-A case has `config` (the keys under `rateLimit`); `limits` by model (`for`: seconds or null; `scope`; `source`;
-`target`, if another writer has named one; `of`: the model whose limit showed that a whole provider is limited); the
-model that is asked for; and what is expected: a model (null: none may be used) and the agent to use with it (null: the
-session's own).
+A case contains `config` (the keys under `rateLimit`), `limits` by model, the requested model, and the expected result:
+a model (null: none may be used) and the agent to use with it (null: the session's own). The fields of a limit are `for`
+(seconds or null), `scope`, `source`, `target` (if another writer has named one) and `of` (the model whose limit showed
+that a whole provider is limited).
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Case:
         return str(self.row["name"])
 
     def concerns(self, who: str) -> bool:
-        """Return whether the case applies to the chooser `who`; OpenCode, for example, knows no names of pools."""
+        """Return whether the case applies to the chooser `who`. OpenCode, for example, does not know the names of
+        pools.
+        """
         return who in self.row.get("only", [who])
 
     @property
@@ -95,7 +97,7 @@ class Files:
         self._write()
 
     def outlook(self, *, of_the_session: bool = True) -> Outlook:
-        """Return what is known besides chains and cooldowns, with or without what is known of the session."""
+        """Return the facts besides chains and cooldowns, with or without those about the session."""
         session, needs = (SESSION, self.case.needs) if of_the_session else ("", Needs())
         return Outlook(session, self.loads, needs, self.offers, day_budget=self.day_budget)
 

@@ -22,7 +22,7 @@ from tests.support.processes import start, stop, wait_until
 
 CHAIN: Mapping[str, Any] = {"mock/primary": ["mock2/fallback", "mock3/third"]}
 WHOLE_CHAIN: Mapping[str, Any] = {**CHAIN, "mock2/fallback": ["mock3/third"]}
-"""The same with a fallback for every agent's model, so that no command reports a missing one."""
+"""The same chain with a fallback for every agent's model, so that no command reports a missing fallback."""
 
 
 class Daemon:
@@ -73,12 +73,12 @@ class Daemon:
         self.process.wait(10)
 
     def said(self) -> str:
-        """Return its standard error so far."""
+        """Return the daemon's standard error so far."""
         return self.output.read_text(errors="replace") if self.output.exists() else ""
 
     @property
     def state(self) -> Path:
-        """Return its state directory."""
+        """Return the daemon's state directory."""
         return self.home.root / ".local" / "state" / "ocwatchd"
 
     def heartbeat(self) -> dict[str, Any]:
@@ -96,7 +96,9 @@ class Daemon:
         return entry
 
     def wait_reported(self, model: str, timeout: float = 30.0) -> dict[str, Any]:
-        """Wait until the model is listed with a reported reset time; OpenCode is only asked after the first entry."""
+        """Wait until the model is listed with a reported reset time. The daemon queries OpenCode only after the first
+        entry.
+        """
 
         def reported() -> dict[str, Any] | None:
             entry = self.cooldown(model)
@@ -123,7 +125,10 @@ class Daemon:
 
 
 def ocwatch(home: Home, *args: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `ocwatch ARGS` in a home. `restart` starts OpenCode twice, which takes a minute each on a loaded machine."""
+    """Run `ocwatch ARGS` in a home.
+
+    The timeout allows for `restart`, which starts OpenCode twice: a minute each on a loaded machine.
+    """
     command: Sequence[str] = [sys.executable, "-m", "ocwatchd.cli", *args]
     return subprocess.run(
         command, cwd=home.root, env=home.env(home.root), capture_output=True, text=True, timeout=150, input=input
@@ -136,7 +141,7 @@ def epoch(rfc3339: str) -> float:
 
 
 def settle(seconds: float) -> None:
-    """Let time pass in which nothing may happen, which no test can wait for in another way."""
+    """Wait for a while. This is for tests in which an event must not happen, because there is nothing to wait for."""
     time.sleep(seconds)
 
 

@@ -1,7 +1,7 @@
 """A minimal fake of OpenCode behind an endpoint: sessions that are stuck on a model, and counts of their requests.
 
-Other tests start real OpenCodes. This fake is for tests with hundreds of sessions, a kill at every moment, or an
-endpoint that misbehaves (`misbehaviour`).
+Other tests start real OpenCode processes. This fake is for tests with hundreds of sessions, a kill at every moment, or
+an endpoint that misbehaves (`misbehaviour`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from tests.support.misbehaviour import Misbehaviour
 
 WAIT_MS = 9_000_000
-"""Milliseconds until the next attempt that it shows: as long as the wait that the tests' refusals report."""
+"""Milliseconds until the next attempt, as shown by the fake: the same wait as in the tests' refusals."""
 
 
 @dataclass(slots=True)
@@ -32,12 +32,12 @@ class FakeSession:
     status: str = "retry"
     messages: list[dict[str, Any]] = field(default_factory=list)
     runs: int = 0
-    """How often the prompt was run on a fallback."""
+    """Number of times that the prompt was run on a fallback."""
     ran: list[tuple[float, str]] = field(default_factory=list)
-    """When the prompt was run (epoch seconds), and on which model."""
+    """Each run of the prompt: its time (epoch seconds) and its model."""
     posts: int = 0
     spoilt: int = 0
-    """Aborts of a turn that was working or complete, each of which loses an answer."""
+    """Number of aborts of a working or completed turn; each of them loses an answer."""
     bad: dict[str, Misbehaviour] = field(default_factory=dict)
     """The endpoint's misbehaviour for this session, by step."""
 
@@ -123,7 +123,7 @@ class FakeOpenCode:
                 try:
                     super().handle()
                 except OSError:
-                    return  # the daemon was killed while it listened
+                    return  # the daemon was killed while it was listening
 
         self._server = _UnixServer(str(unix), Handler) if unix else _TcpServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -139,7 +139,7 @@ class FakeOpenCode:
         self._server.shutdown()
 
     def die(self) -> None:
-        """Stop as after SIGKILL: close the server, leave open requests unanswered, and stop what was running."""
+        """Stop as if by SIGKILL: close the server, leave open requests unanswered, and stop all work."""
         with self._lock:
             self.dead = True
             self._server.server_close()
@@ -147,7 +147,7 @@ class FakeOpenCode:
                 session.status = "idle"
 
     def limited(self, ident: str) -> FakeSession:
-        """Return a new session whose prompt was just refused."""
+        """Return a new session whose prompt has just been refused."""
         session = FakeSession(ident)
         prompt = {"id": f"msg_0_{ident}", "role": "user", "agent": "build", "time": {"created": _now()}}
         session.messages.append({"info": prompt | {"model": _model("mock/primary")}, "parts": [{"type": "text"}]})
@@ -157,7 +157,7 @@ class FakeOpenCode:
         return session
 
     def given_up(self, ident: str, model: str, words: str) -> FakeSession:
-        """Return a new session whose prompt was refused just now, and is not retried."""
+        """Return a new session whose prompt has just been refused and is not retried."""
         session = FakeSession(ident, "idle")
         prompt = {"id": f"msg_0_{ident}", "role": "user", "agent": "build", "time": {"created": _now()}}
         session.messages.append({"info": prompt | {"model": _model(model)}, "parts": [{"type": "text"}]})
@@ -179,7 +179,7 @@ class FakeOpenCode:
         return session.messages[-1]
 
     def step_of(self, method: str, path: str) -> tuple[str, FakeSession | None]:
-        """Return the step that a request is, and the session that it names."""
+        """Return the step that corresponds to a request, and the session in the request."""
         parts = path.strip("/").split("/")
         session = self.sessions.get(parts[1]) if parts[0] == "session" and len(parts) > 1 else None
         named = "/".join([parts[0], "ID", *parts[2:]]) if session else "/".join(parts)
@@ -240,7 +240,7 @@ class FakeOpenCode:
     def _run(self, session: FakeSession, model: dict[str, str]) -> None:
         session.posts += 1
         if session.status != "idle" or session.answered:
-            return  # OpenCode makes one run of two posts, and none if the prompt is answered
+            return  # OpenCode starts one run for two posts, and none for a post of an answered prompt
         session.runs += 1
         session.ran.append((time.time(), f"{model['providerID']}/{model['modelID']}"))
         session.status = "busy"

@@ -1,4 +1,6 @@
-"""Private homes for OpenCode: a configuration with only the fake provider, and an environment without the user's."""
+"""Private homes for OpenCode: a configuration with only the fake provider, and an environment without the user's
+variables.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ GOOGLE = "@ai-sdk/google"
 
 @dataclass(frozen=True, slots=True)
 class ProviderSpec:
-    """One provider of an `opencode.json`. `url`: if not the fake provider's; `about`: more fields of its models."""
+    """One provider of an `opencode.json`. `url` is set if it is not the fake provider; `about` contains more fields for
+    its models.
+    """
 
     models: Sequence[str]
     npm: str = OPENAI_COMPATIBLE
@@ -40,10 +44,10 @@ DEFAULT_AGENTS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(slots=True)
 class Home:
-    """A private HOME with an `opencode.json` that knows only the fake provider at `provider_url`.
+    """A private HOME with an `opencode.json` that contains only the fake provider at `provider_url`.
 
     Use one home for each OpenCode version: a newer version migrates the database, and an older one then fails on it.
-    Titles are requested from `smallco/titles`, so that a title request can be recognised by its model.
+    Titles are requested from `smallco/titles`, so that title requests can be recognised by their model.
     """
 
     root: Path
@@ -56,7 +60,7 @@ class Home:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Make the directories and write the configuration."""
+        """Create the directories and write the configuration."""
         self.root.mkdir(parents=True, exist_ok=True)
         self.write_config()
         self._stub_ripgrep()
@@ -114,14 +118,16 @@ class Home:
         (self.config_dir / "opencode.json").write_text(json.dumps(self.config(), indent=2, ensure_ascii=False))
 
     def _stub_ripgrep(self) -> None:
-        """Install a stub for ripgrep, with which 1.0 lists a git project: the prompt would hang on its download."""
+        """Install a stub for ripgrep, with which 1.0 lists a git project. Otherwise, the prompt would wait for its
+        download.
+        """
         stub = self.data_dir / "bin" / "rg"
         stub.parent.mkdir(parents=True, exist_ok=True)
         stub.write_text("#!/bin/sh\nexit 0\n")
         stub.chmod(0o755)
 
     def project(self, name: str = "project", *, git: bool = False) -> Path:
-        """Return a project directory in this home, made if missing; with `git`, a repository with one commit."""
+        """Return a project directory in this home, created if missing; with `git`, a repository with one commit."""
         path = self.root / "projects" / name
         if path.exists():
             return path
@@ -143,7 +149,8 @@ class Home:
             "OPENCODE_DISABLE_AUTOUPDATE": "1",
             "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
             "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
-            # 1.18 installs its plugin library in the background; without these two the first request hangs for 20 s.
+            # 1.18 installs its plugin library in the background. Without these two variables, the first request hangs
+            # for 20 s.
             "npm_config_registry": "http://127.0.0.1:9",
             "npm_config_fetch_retries": "0",
             "GIT_CONFIG_NOSYSTEM": "1",

@@ -1,7 +1,7 @@
 """The companion plugin in a stand-in for the released OpenCode 2, under the Bun inside OpenCode's own binary.
 
-The releases cannot be fetched for tests. `host2.mjs` lists which of their behaviour it imitates, and its sources: the
-tests rest on that contract, not on a real OpenCode. Time is virtual unless a test asks for real time.
+The releases cannot be fetched for tests. `host2.mjs` lists the behaviour that it imitates, and its sources. The tests
+depend on that contract rather than on a real OpenCode. Time is virtual unless a test asks for real time.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Host2:
     ) -> list[Any]:
         """Load the plugin, run the steps, and return the result of each.
 
-        `before` and `after`: hooks of other plugins, as pairs of a hook's name and the decision that it makes.
+        `before` and `after` contain hooks of other plugins, as pairs of a hook's name and its decision.
         """
         given = {
             "plugin": str(self.install()),

@@ -1,4 +1,4 @@
-"""OpenCode processes that accept connections and never answer, or stop answering later."""
+"""OpenCode processes that accept connections and never respond, or stop responding later."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ while True:
     else:
         kept.append(connection)
 """
-"""A process that looks like `opencode serve`: a server of many projects, which the daemon asks about every session."""
+"""A process that looks like `opencode serve`, a server of many projects: the daemon queries it about every session."""
 START_TIMEOUT = 120.0
-"""Seconds that all processes together may take until they listen and have been asked, on a busy machine."""
+"""Timeout, in seconds, for all processes together to listen and to be queried on a busy machine."""
 
 
 class Hung:
@@ -50,7 +50,7 @@ class Hung:
         self.home, self.running, self.places = home, running, places
 
     def stop_when_asked(self) -> None:
-        """Stop all of them (SIGSTOP) after each has answered a request."""
+        """Stop all of them (SIGSTOP) as soon as each has responded to a request."""
         wait_until(lambda: all((place / "asked").exists() for place in self.places), START_TIMEOUT, why="all are asked")
         for process in self.running:
             process.send_signal(signal.SIGSTOP)
@@ -58,7 +58,7 @@ class Hung:
 
 @contextlib.contextmanager
 def hung(home: Home, daemon: Daemon, number: int, answers: bool) -> Iterator[Hung]:
-    """Start processes in this home that never answer, or with `answers`: that answer until `stop_when_asked`."""
+    """Start processes in this home that never respond or, with `answers`, respond until `stop_when_asked` is called."""
     sockets = daemon.state / "doors"
     sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
     running: list[subprocess.Popen[bytes]] = []

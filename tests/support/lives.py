@@ -1,8 +1,7 @@
-"""Generated histories: the real Engine decides, the real Journal writes, and OpenCode is simulated.
+"""Generate histories with the real Engine, the real Journal and a simulated OpenCode.
 
-life = Life(path, {"p/a": ["p/b", "p/c"]})
-life.refuse("p/a", "ses_1", wait=3600)      # the limit is logged, the endpoint shows it, and the session is moved
-life.pass_time(600)
+life = Life(path, {"p/a": ["p/b", "p/c"]}) life.refuse("p/a", "ses_1", wait=3600)      # the limit is logged, the
+endpoint shows it, and the session is moved life.pass_time(600)
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class Life:
         return self.time
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, and wake the engine whenever it wants to be woken."""
+        """Let time pass, and wake the engine whenever it has asked for that."""
         end = self.time + seconds
         while (wake := self.brain.next_wake()) is not None and wake <= end:
             self.time = max(wake, self.time)
@@ -80,7 +79,7 @@ class Life:
         small: bool = False,
         header: bool = True,
     ) -> None:
-        """Refuse a request. `wait`: the reported wait in seconds; None if none is reported (OpenCode then retries)."""
+        """Refuse a request. `wait` is the reported wait in seconds; without one (None), OpenCode retries."""
         ref, words = ModelRef.parse(model), WORDS[kind]
         source = (ResetSource.RETRY_AFTER, "the Retry-After header") if header else (ResetSource.TEXT, "try again in")
         hint = None if wait is None else Hint(self.time + wait, wait, *source)
@@ -133,7 +132,7 @@ class Life:
         self.tell(BlacklistChanged(kept, self.time))
 
     def abort(self, session: str) -> None:
-        """Stop the turn as its user."""
+        """Stop the turn, as the user does."""
         self.tell(Aborted(session, self.time))
 
     def look(self, session: str) -> SessionSnapshot:

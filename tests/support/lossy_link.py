@@ -5,9 +5,9 @@
         Machine(…, prefix=link.far)                         # connects from the other
         link.set(delay=0.3, loss=0.3)
 
-Each namespace has a TUN device, and a process that has both devices open carries the packets. The kernel's `netem`
-would do the same, but is missing in many containers. `available` returns whether this user may create namespaces and
-TUN devices.
+Each namespace has a TUN device, and a process that has both devices open carries the packets. The kernel's `netem` does
+the same, but is missing in many containers. `available` returns whether this user may create namespaces and TUN
+devices.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ways in which an endpoint can misbehave; each gets the connection, the requested action and an event that ends it."""
+"""Misbehaviours of an endpoint. Each receives the connection, the requested action, and an event that ends it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def fail(connection: socket.socket, act: Callable[[], object], closing: threadin
 
 
 def rave(connection: socket.socket, act: Callable[[], object], closing: threading.Event) -> None:
-    """Send something that is not HTTP, with control sequences that a terminal would obey."""
+    """Send data that is not HTTP, with control sequences that a terminal would obey."""
     connection.sendall(b"\x1b]0;pwned\x07\x00\xff\xfe no http \r\n\r\n" * 50)
 
 
@@ -51,12 +51,12 @@ def break_off(connection: socket.socket, act: Callable[[], object], closing: thr
 
 
 def done_and_lost(connection: socket.socket, act: Callable[[], object], closing: threading.Event) -> None:
-    """Do what was requested, and close without an answer."""
+    """Do the requested action, and close without a response."""
     act()
 
 
 def dawdle(connection: socket.socket, act: Callable[[], object], closing: threading.Event) -> None:
-    """Do what was requested, and answer a second later."""
+    """Do the requested action, and respond a second later."""
     closing.wait(1.0)
     body = json.dumps(act()).encode()
     connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)

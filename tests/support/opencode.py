@@ -53,7 +53,7 @@ NEWEST = "1.18.33"
 MIDDLE = "1.3.2"
 OLDEST = "1.0.185"
 GENERATIONS = (NEWEST, MIDDLE, "1.2.27", "1.1.65", OLDEST)
-"""The versions on which every claim about a TUI and the plugin's endpoint is tested."""
+"""The versions on which every statement about a TUI and the plugin's endpoint is tested."""
 VERSIONS = (NEWEST, MIDDLE, OLDEST)
 """One of each generation: shared logfmt log; old log with SQLite; old log with JSON files."""
 
@@ -62,11 +62,11 @@ LATER = ("1.18.34", "0.0.0-dev-202609212252")
 that already contains parts of OpenCode 2. Each claim of compatibility is also tested on them."""
 
 START_TIMEOUT = 60.0
-"""Seconds for a cold start; `serve` takes about 3 s, and ten times that on a loaded two-core machine."""
+"""Timeout, in seconds, for a cold start. `serve` takes about 3 s, and ten times that on a loaded two-core machine."""
 
 
 class ServeError(Exception):
-    """A served OpenCode did not start, died, or answered with an error."""
+    """An OpenCode server did not start, has ended, or responded with an error."""
 
 
 def model_parts(model: str) -> dict[str, str]:
@@ -134,7 +134,7 @@ class Serve:
         if self.process.poll() is not None:
             raise ServeError(f"opencode {self.version} ended with {self.process.returncode}: {self.printed()[-2000:]}")
         try:
-            # 1.18 sometimes does not answer a request in its first second: use a short timeout and try again.
+            # 1.18 sometimes does not respond to a request in its first second, so use a short timeout and try again.
             self.request("GET", "/session", timeout=1.0)
         except (OSError, http.client.HTTPException, ServeError):
             return False
@@ -146,7 +146,7 @@ class Serve:
             stop(self.process, patience)
 
     def kill(self) -> None:
-        """Send SIGKILL at once, as when a machine runs out of memory."""
+        """Send SIGKILL immediately, as when a machine runs out of memory."""
         self.stop(patience=0)
 
     def printed(self) -> str:
@@ -259,7 +259,7 @@ def run_prompt(
     arguments: Sequence[str] = (),
     timeout: float = 60.0,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `opencode run TEXT` to its end; after `timeout` seconds end it, which gives a negative return code."""
+    """Run `opencode run TEXT` to its end. After `timeout` seconds, end it, which gives a negative return code."""
     cwd = project or home.project()
     command = run_command(version, text, model=model, agent=agent, session=session, arguments=arguments)
     pipe = subprocess.PIPE

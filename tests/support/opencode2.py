@@ -32,9 +32,9 @@ USER = "opencode"
 
 
 class Home2(Home):
-    """A private HOME with a configuration in OpenCode 2's format, and the preview as `opencode` on its PATH.
+    """A private HOME with a configuration in OpenCode 2's format, and with the preview as `opencode` on its PATH.
 
-    The service gets a free port, because two homes on one machine would otherwise use the same one.
+    The service uses a free port, because two homes on one machine would otherwise use the same port.
     """
 
     def __post_init__(self) -> None:
@@ -154,7 +154,7 @@ class Client2:
         return [message for message in self.messages(session) if message["type"] == "user"]
 
     def active(self) -> frozenset[str]:
-        """Return the sessions that are at work."""
+        """Return the sessions that are working."""
         return frozenset(self.request("GET", "/api/session/active")["data"])
 
     def answer(self, session: str) -> str:
@@ -170,7 +170,7 @@ class Client2:
         wait_until(lambda: session not in self.active(), timeout, why=f"{session} to become idle")
 
     def retry(self, session: str) -> dict[str, Any] | None:
-        """Return what the last assistant message says about the attempt that it waits for."""
+        """Return the last assistant message's data about the attempt that it is waiting for."""
         spoken = [message for message in self.messages(session) if message["type"] == "assistant"]
         found = spoken[-1].get("retry") if spoken else None
         return found if isinstance(found, dict) else None
@@ -194,7 +194,9 @@ class Serve2(Client2):
         self, home: Home2, project: Path | None = None, *, password: str | None = "secret-of-a-test",
         variable: str = "OPENCODE_PASSWORD", arguments: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        """Prepare the server. With `password` None it makes one, which it only prints to standard output."""
+        """Prepare the server. If `password` is None, the server generates one, which it only prints to
+        standard output.
+        """
         self.home, self.project = home, project or home.project()
         self.port, self.password = free_port(), password
         self.arguments, self.variable = arguments, variable

@@ -1,7 +1,7 @@
-"""Give up root's power to open every file, for tests of permissions (Linux).
+"""Drop root's privilege to open every file, for tests of permissions (Linux).
 
-`mortal()` does so for this thread and a block; `python -m tests.support.privileges OPTIONS -- COMMAND …` does so
-for a whole process, and can also take inotify away from it.
+`mortal()` does so for this thread within a block. `python -m tests.support.privileges OPTIONS -- COMMAND …` does so for
+a whole process, and can also disable inotify for it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @contextmanager
 def mortal() -> Iterator[None]:
-    """Within the block file modes apply to this thread, even for root."""
+    """Make file modes apply to this thread within the block, even for root."""
     if sys.platform != "linux" or os.geteuid() != 0:
         yield
         return
@@ -67,7 +67,9 @@ class _Program(ctypes.Structure):
 
 
 def refuse(call: int, error: int) -> None:
-    """Make this system call fail with `error` in this process and what it executes (seccomp; needs no privilege)."""
+    """Make this system call fail with `error` in this process and the programs that it executes (seccomp; needs no
+    privilege).
+    """
     code = b"".join(
         (
             struct.pack("HBBI", 0x20, 0, 0, 0),  # load the call's number

@@ -1,4 +1,4 @@
-"""Free ports, processes in process groups of their own, and waiting for a condition."""
+"""Free ports, processes in separate process groups, and waiting for a condition."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.support.homes import Home
 
 
 def free_port() -> int:
-    """Return a TCP port on loopback that is free at this moment."""
+    """Return a TCP port on loopback that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_until(what: Callable[[], Any], timeout: float = 60.0, pause: float = 0.05, why: str = "") -> Any:
-    """Call `what` until it returns a true value, and return that.
+    """Call `what` until it returns a true value, and return that value.
 
     Raises:
-        TimeoutError: it returned none within `timeout` seconds; contains `why` and the last value.
+        TimeoutError: `what` returned none within `timeout` seconds; the message contains `why` and the last value.
     """
     deadline = time.monotonic() + timeout
     while True:

@@ -1,4 +1,4 @@
-"""A fake provider on loopback that answers as scripted per model, and records every request.
+"""A fake provider on loopback that answers according to a script for each model and records every request.
 
     with Provider() as provider:
         provider.script("mock/primary", error(429, {"error": {"message": "slow down"}}, {"Retry-After": "3600"}))
@@ -6,8 +6,8 @@
         provider.wait_for(lambda seen: any(r.model == "mock2/fallback" for r in seen))
 
 A provider's name is part of the path (`/p/NAME/v1/…`), so that one server can play any number of providers. A model
-without a script answers `ok()`. The record is complete: it contains a request as soon as the body was read, before any
-part of the answer is sent.
+without a script answers `ok()`. The record is complete: a request is added when its body has been read, before any part
+of the answer is sent.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Provider:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the server, and end all answers that hang."""
+        """Stop the server, and end all hanging answers."""
         self.closing.set()
         self._server.shutdown()
         self._server.server_close()
@@ -129,10 +129,11 @@ class Provider:
     def wait_for(
         self, predicate: Callable[[list[Request]], Any], timeout: float = 60.0, *, titles: bool = False
     ) -> list[Request]:
-        """Wait until `predicate` is true of the requests so far, checked whenever one arrives or is answered.
+        """Wait until `predicate` is true of the requests so far. It is checked whenever a request arrives or is
+        answered.
 
         Raises:
-            TimeoutError: it was not true within `timeout` seconds; lists the requests.
+            TimeoutError: the predicate was not true within `timeout` seconds; the message lists the requests.
         """
         deadline = time.monotonic() + timeout
         with self._changed:
@@ -147,7 +148,7 @@ class Provider:
                 self._changed.wait(left)
 
     def wait_requests(self, model: str, number: int = 1, timeout: float = 60.0) -> list[Request]:
-        """Wait until the status of at least `number` requests to `model` was sent, and return all requests to it."""
+        """Wait until at least `number` requests to `model` have received a status. Return all requests to the model."""
         self.wait_for(
             lambda seen: sum(r.model == model and r.status is not None for r in seen) >= number, timeout, titles=True
         )

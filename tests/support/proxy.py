@@ -1,7 +1,7 @@
 """A TCP proxy for tests that records the traffic, and can delay it, lose pieces of it at random, or cut the link.
 
 TCP repeats a lost packet after at least 200 ms and keeps the order, so a loss of 30 % delays pieces of a stream and all
-that follows them. `loss` imitates that where no network namespace is available.
+pieces after them. `loss` imitates that where no network namespace is available.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 RETRANSMIT = 0.2
-"""Seconds after which TCP repeats a lost packet for the first time; the interval doubles each further time."""
+"""Time, in seconds, after which TCP first repeats a lost packet; the interval doubles with each repetition."""
 PIECE = 1400
 
 
@@ -25,13 +25,13 @@ class Proxy:
         self._target = target
         self.port = 0
         self.sent, self.received = bytearray(), bytearray()
-        """Everything that passed from the clients to the server, and from the server to the clients."""
+        """All data sent by the clients, and all data sent by the server."""
         self.delay = 0.0
-        """Seconds in each direction."""
+        """Delay in each direction, in seconds."""
         self.loss = 0.0
         """The share of pieces that are lost and repeated, from 0 to 1."""
         self.cut = False
-        """Whether nothing passes, without a connection being closed, as if the cable were unplugged."""
+        """Whether all data is held back without closing a connection, as if the cable were unplugged."""
         self._random = random.Random(19)
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()

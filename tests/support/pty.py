@@ -53,7 +53,7 @@ class Pty:
         os.write(self._master, text.encode())
 
     def wait(self, text: str, timeout: float = 60.0) -> bytes:
-        """Wait until the program has written `text` since the last wait, and return what came with it."""
+        """Wait until the program has written `text` since the last wait. Return the output since then."""
         wanted, deadline = text.encode(), time.monotonic() + timeout
         while wanted not in self.shown:
             if time.monotonic() > deadline:

@@ -1,8 +1,8 @@
 """End the processes that tests leave behind: those whose HOME is a private one below a directory.
 
 A test that fails ends the processes of its own home. A pytest that is killed (by a timeout of CI, or a hung worker)
-runs no clean-up, and the processes of its tests continue, because each leads its own session. Therefore every pytest
-process has a small helper process that waits for the end of a pipe, which the kernel closes however pytest ends.
+runs no clean-up, and the processes of its tests continue, because each leads its own session. Every pytest process
+therefore has a small helper process that waits for the end of a pipe, which the kernel closes however pytest ends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 PATIENCE = 3.0
-"""Seconds between SIGTERM, which `oc-smart` and the daemon pass on, and SIGKILL."""
+"""Time, in seconds, between SIGTERM, which `oc-smart` and the daemon pass on, and SIGKILL."""
 ROUNDS = 5
 """Number of passes: a process that is just being started is found by the next one."""
 
@@ -85,7 +85,7 @@ def main() -> None:
     """Wait for the end of standard input, then sweep the directory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdin.buffer.read()
-    time.sleep(0.2)  # the process that held the pipe may just have started another one
+    time.sleep(0.2)  # the process that had the pipe open may have just started another one
     sweep(Path(sys.argv[1]))
 
 

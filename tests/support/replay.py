@@ -1,4 +1,4 @@
-"""Generated histories of use under a known, enforced limit, on which forecasts are judged."""
+"""Generate histories of usage under a known, enforced limit, to evaluate forecasts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ocwatchd.core.forecast.model import Measure
 def history(
     window: float, limit: int, measure: Measure, seed: int, days: int = 4
 ) -> tuple[list[tuple[float, int]], list[float]]:
-    """Return the uses (time, tokens) and the limits of some days of work, in periods of different speed.
+    """Return the usage (time, tokens) and the limits of some days of work, in periods of different speed.
 
-    The provider enforces the limit in a sliding window. After a refusal it gets no requests for at least a window.
+    The provider enforces the limit in a sliding window. After a refusal, no requests are made for at least one window.
     """
     draw = random.Random(seed)
     uses: list[tuple[float, int]] = []

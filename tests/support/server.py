@@ -32,7 +32,7 @@ from tests.support.wire import (
 
 
 class Book(Protocol):
-    """The record of the requests, which also decides the answers."""
+    """Records the requests and chooses the answers."""
 
     closing: threading.Event
 
@@ -52,7 +52,7 @@ class Server(ThreadingHTTPServer):
     book: Book
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore clients that have gone away."""
+        """Ignore clients that have disconnected."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -126,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
                 self._success(request, answer)
 
     def _stall(self, request: Request, shape: Shape) -> None:
-        """Send the part of an answer that `shape` names, and nothing more until the client leaves."""
+        """Send the part of an answer given by `shape`, and then nothing until the client leaves."""
         if shape is Shape.HALF_HEADERS:
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-")
         if shape not in (Shape.NO_HEADERS, Shape.HALF_HEADERS):
@@ -212,7 +212,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block))
 
     def _pause(self, seconds: float) -> None:
-        """Wait for `seconds`, but end with the test, and raise if the client leaves."""
+        """Wait for `seconds`. End with the test, and raise if the client leaves."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0 and not self.server.book.closing.is_set():
             readable, _, _ = select.select([self.connection], [], [], min(left, 0.1))

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Shape(StrEnum):
-    """The part of an answer that is sent before it stalls; the connection stays open, and the rest never follows."""
+    """The part of an answer that is sent before it stalls. The connection stays open, but nothing follows."""
 
     NO_HEADERS = "no headers"
     HALF_HEADERS = "half the headers"

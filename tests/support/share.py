@@ -31,7 +31,7 @@ def wait_for(condition: Callable[[], object], patience: float = PATIENCE, why: s
 
 
 class Machine:
-    """One home. `share` is its section of the configuration, `environ` contains further variables.
+    """One home. `share` is its section of the configuration; `environ` contains additional variables.
 
     `prefix` is a command that runs the helper.
     """
@@ -115,7 +115,7 @@ class Machine:
         self, model: ModelRef = OPUS, lasting: float | None = 3600.0, *, strikes: int = 1,
         source: ResetSource = ResetSource.RETRY_AFTER,
     ) -> float:  # fmt: skip
-        """Enter a limit that this machine has met, as the daemon does; return its time in epoch seconds."""
+        """Enter a limit as the daemon does when this machine hits one. Return its time in epoch seconds."""
         now = time.time()
         entry = Cooldown(
             model, LimitKind.QUOTA, Scope.MODEL, now, None if lasting is None else now + lasting, strikes, source,
@@ -139,7 +139,7 @@ class Machine:
         assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
         return done
 
-    # ---- what can be observed
+    # ---- observations
 
     def entry(self, model: ModelRef = OPUS) -> dict[str, Any] | None:
         """Return the active entry of a model as the file contains it."""

@@ -1,4 +1,4 @@
-"""Ways in which programs and users shorten a log without making a new file: the inode stays, and writers continue."""
+"""Ways in which programs and users shorten a log without creating a new file: the inode stays, and writers continue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PIECE = 64 << 10
-"""Bytes that OpenCode 2 copies in one step."""
+"""Number of bytes that OpenCode 2 copies in one step."""
 
 
 def trim(log: Path, keep: int, piece: int = PIECE) -> Iterator[str]:
@@ -57,4 +57,6 @@ BY_HAND = {
     "sed in place": "sed -i '1,{drop}d' \"$f\"",
     "without its beginning": 'tail -c +{blocks} "$f" > "$t"; cat "$t" > "$f"',
 }
-"""Shell scripts with which a user shortens a log, with fields for the bytes and lines to keep and to drop."""
+"""Shell scripts with which a user shortens a log. Their fields are the numbers of bytes and lines to keep and
+to drop.
+"""

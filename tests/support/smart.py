@@ -20,11 +20,11 @@ from tests.support.reaper import below
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0
-"""Seconds that a run may take; on a loaded machine 1.18 alone needs 20."""
+"""Timeout, in seconds, for a run. On a loaded machine, 1.18 alone needs 20 s."""
 
 
 def stop(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """End a process that hangs, first with a signal that it can handle, so that it leaves nothing behind."""
+    """End a hanging process. The first signal is one that it can handle, so that it leaves nothing behind."""
     if process.poll() is None:
         process.send_signal(number)
         try:
@@ -34,7 +34,7 @@ def stop(process: subprocess.Popen[str], number: signal.Signals) -> None:
 
 
 class Smart:
-    """`oc-smart` in `home`; `settings` are the keys under `rateLimit` besides the chain."""
+    """`oc-smart` in `home`. `settings` contains the keys under `rateLimit` besides the chain."""
 
     def __init__(self, home: Home, version: str, chain: Mapping[str, Any] | None = CHAIN, **settings: Any) -> None:
         self.home, self.cwd = home, home.project(git=True)
@@ -49,19 +49,19 @@ class Smart:
             (home.config_dir / "rate-limit-config.json").write_text(text)
 
     def start(self, *arguments: str, environ: Mapping[str, str] | None = None, **more: Any) -> subprocess.Popen[str]:
-        """Start it, with pipes for standard output and error."""
+        """Start `oc-smart` with pipes for standard output and error."""
         pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         command = [sys.executable, "-m", "ocwatchd.cli.commands.run", *arguments]
         options = pipes | {"start_new_session": True, "text": True} | more
         return subprocess.Popen(command, cwd=self.cwd, env={**self.env, **(environ or {})}, **options)
 
     def as_program(self) -> list[str]:
-        """Return its command line for a terminal, without the variables by which it would see tmux."""
+        """Return the command line for a terminal, without the environment variables that reveal tmux."""
         passed = [f"{name}={self.env[name]}" for name in ("PATH", "PYTHONPATH", "SMART_TEST")]
         return ["env", "-u", "TMUX", "-u", "TMUX_PANE", *passed, sys.executable, "-m", "ocwatchd.cli.commands.run"]
 
     def run(self, *arguments: str, input: str | None = None, **more: Any) -> subprocess.CompletedProcess[str]:
-        """Run it until it ends."""
+        """Run `oc-smart` until it ends."""
         if input is not None:
             more["stdin"] = subprocess.PIPE
         process = self.start(*arguments, **more)

@@ -12,7 +12,7 @@ from ocwatchd.paths import Paths
 
 
 class SteppedClock:
-    """The machine's clock, plus the offset in seconds that a file contains at the moment."""
+    """The machine's clock plus an offset in seconds, which is read from a file each time."""
 
     def __init__(self, offset: Path) -> None:
         self._offset = offset

@@ -1,7 +1,8 @@
-"""Another user of the same machine, played by `nobody`, who listens where ocwatchd might and leaves files in our place.
+"""Simulate another user of this machine (`nobody`), who listens where ocwatchd might and creates files in place of
+ours.
 
-Only root can start a process of another user. For any other user the tests have no stranger, and only check that our
-own processes are accepted: `THERE_ARE_STRANGERS` says which.
+Only root can start a process of another user. For any other user, these tests are reduced to checking that our own
+processes are accepted. `THERE_ARE_STRANGERS` tells the two cases apart.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def listening_as(user: int, host: str = "", port: int = 0, path: Path | None = N
 
 
 def give_to(path: Path, user: int = NOBODY) -> None:
-    """Make another user the owner of a file, or of a directory and its contents. Without root nothing changes."""
+    """Make another user the owner of a file, or of a directory and its contents. Without root, this does nothing."""
     if THERE_ARE_STRANGERS:
         for place, directories, files in os.walk(path):
             for name in (*directories, *files):

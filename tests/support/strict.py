@@ -1,9 +1,10 @@
-"""Checks of what four provider APIs refuse in a conversation, as publicly known: 400s that a moved session can meet.
+"""Check conversations as four provider APIs publicly do: a moved session can receive these 400s.
 
     provider.script("anthropic/sonnet", strict(after_tool(bash("true"), ok())))
 
-Each rule is one of the real API, in its words: a signature that the API did not make, a call without its result, a
-reasoning item without the item that follows it, a picture that the model does not accept, a prompt that is too long.
+Each rule is one of the real API, with its error message: a signature that the API did not make, a call without its
+result, a reasoning item without the item that follows it, a picture that the model does not accept, a prompt that is
+too long.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ TOOL_ID = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
 
 def strict(script: Answer | Script, *, sees: bool = True, window: int = 0, thinks: bool = False) -> Script:
-    """Return the script behind the checks of the request's API.
+    """Return the script, preceded by the checks of the request's API.
 
-    Without `sees`, a picture is refused. A prompt of more than `window` tokens (four characters each) is refused.
-    `thinks`: the model, of a chat-completions provider, needs its thoughts with each call of the running turn.
+    Without `sees`, pictures are refused. A prompt of more than `window` tokens (four characters each) is refused. With
+    `thinks`, a chat-completions model needs its thoughts with each call of the running turn.
     """
 
     def checked(request: Request) -> Answer:
@@ -42,7 +43,7 @@ def strict(script: Answer | Script, *, sees: bool = True, window: int = 0, think
 
 
 def fault(request: Request, *, sees: bool = True, window: int = 0, thinks: bool = False) -> str | None:
-    """Return the first thing that the API would refuse in this request, in its words; None if it accepts it."""
+    """Return the API's first error message for this request, or None if the API accepts it."""
     return next(_faults(request, sees, window, thinks), None)
 
 
@@ -57,12 +58,14 @@ def refusal(api: Api, words: str) -> Error:
 
 
 def pictures(request: Request) -> int:
-    """Return how many images and documents the request contains."""
+    """Return the number of images and documents in the request."""
     return sum(1 for part in _parts(request.body) if _is_picture(part))
 
 
 def picture() -> dict[str, str]:
-    """Return a white PNG of 8 x 8 pixels as a part of a prompt; it is valid because 1.18 decodes what it sends on."""
+    """Return a white PNG of 8 x 8 pixels as a part of a prompt. It is valid, because 1.18 decodes the pictures that it
+    sends on.
+    """
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -90,7 +93,7 @@ def _faults(request: Request, sees: bool, window: int, thinks: bool) -> Iterator
 
 
 def _parts(value: Any) -> Iterator[Json]:
-    """Yield every object in the conversation, outer ones first."""
+    """Yield every object in the conversation; outer objects come first."""
     if isinstance(value, dict):
         yield value
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -140,7 +143,7 @@ def _block(provider: str, place: str, block: Json) -> Iterator[str]:
 
 
 def _paired(messages: list[Json], index: int) -> Iterator[str]:
-    """Yield a fault for each call without its result in the next message, and each result without its call."""
+    """Yield a fault for each call without a result in the next message, and for each result without a call."""
     calls = _named(messages[index], "tool_use", "id")
     after = messages[index + 1] if index + 1 < len(messages) else {}
     results = _named(after, "tool_result", "tool_use_id")

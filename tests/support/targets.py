@@ -38,7 +38,7 @@ _RULES = builtin()
 
 
 def lines(data: bytes) -> None:
-    """Check that no bytes make a parser raise, whatever precedes them and wherever the line was cut."""
+    """Check that no input makes a parser raise, whatever precedes it and wherever the line was cut."""
     for head in (b"", _NEW, _OLD):
         for truncated in (False, True):
             parse(Line(0, head + data, truncated))
@@ -58,7 +58,9 @@ def chunks(data: bytes) -> None:
 
 
 def words(data: bytes) -> None:
-    """Check a provider's words: they give facts, a printable reason, and a reset time in the near future or none."""
+    """Check a provider's message: it gives facts, a printable reason, and a reset time that is missing or in the near
+    future.
+    """
     text = data.decode(errors="replace")
     for facts in (
         details_from_text(text),
@@ -72,7 +74,7 @@ def words(data: bytes) -> None:
 
 
 def payloads(data: bytes) -> None:
-    """Check an error object of an old log, cut off anywhere."""
+    """Check an error object of an old log, cut off at any position."""
     made = json.dumps({"error": _value(list(data[1:400]), 5)}).encode()
     cut = made[: len(made) * (data[0] if data else 0) // 255]
     for truncated in (False, True):

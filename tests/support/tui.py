@@ -1,4 +1,4 @@
-"""OpenCode's TUI in a private tmux: started, typed into, read and ended.
+"""OpenCode's TUI in a private tmux.
 
 with Tui("1.18.33", home) as tui:
     tui.say("Hello")
@@ -25,10 +25,12 @@ from tests.support.homes import Home
 from tests.support.processes import free_port, wait_until
 
 START_TIMEOUT = 60.0
-"""Seconds for a cold start, which takes 2 to 6 s on an idle two-core machine and ten times that on a loaded one."""
+"""Timeout, in seconds, for a cold start, which takes 2 to 6 s on an idle two-core machine and ten times that on a
+loaded one.
+"""
 
 LISTENS_BY_ITSELF = ("1.0.",)
-"""The TUI of these versions listens on port 4096, so that two at once would collide: each gets another port."""
+"""Versions whose TUI listens on port 4096. Two at the same time would collide, so each is given another port."""
 
 
 class TmuxMissing(Exception):
@@ -51,8 +53,8 @@ class Tui:
     ) -> None:
         """Prepare the terminal; nothing is started before `__enter__`.
 
-        `size`: columns and rows. `shell`: type the command into a bash. `program`: start this instead of OpenCode's own
-        binary.
+        `size` is the number of columns and rows. With `shell`, the command is typed into a bash. `program` is started
+        instead of OpenCode's own binary.
         """
         self.shell, self.program = shell, program or (str(binary(version)),)
         self.version, self.home, self.size = version, home, size
@@ -99,7 +101,7 @@ class Tui:
         return int(children[-1]) if children else 0
 
     def _ready(self) -> bool:
-        # All versions end their first screen with the version's number or the key bindings below a prompt.
+        # In all versions, the first screen ends with the version number, or with the key bindings below a prompt.
         shown = self.screen()
         return "ctrl+p" in shown or "Ask anything" in shown
 
@@ -148,7 +150,9 @@ class Tui:
 
     @contextmanager
     def unreachable(self) -> Iterator[None]:
-        """Within the block no tmux command reaches this terminal, so that other programs cannot find it in tmux."""
+        """Keep tmux commands from reaching this terminal within the block, so that other programs cannot find it in
+        tmux.
+        """
         socket = self._scratch / "s"
         socket.rename(self._scratch / "hidden")
         try:
@@ -167,7 +171,7 @@ class Tui:
         return False
 
     def quit(self, timeout: float = 20.0) -> None:
-        """Leave OpenCode as a user does, with ctrl+c on an empty prompt."""
+        """Leave OpenCode as a user does, with Ctrl-C on an empty prompt."""
         self.keys("C-c")
         wait_until(lambda: not self.alive, timeout, why="OpenCode to end")
 

@@ -3,8 +3,8 @@
 with UserManager(home_directory) as manager:
     manager.ocwatch("service", "install")
 
-As root it runs in a mount namespace with its own cgroup file system. Without that, systemd would take over the cgroup
-in which it is started, and move all processes in that cgroup into its `init.scope` (observed with 252).
+If run by root, it has a mount namespace with its own cgroup file system. Without that, systemd would take over the
+cgroup in which it is started, and move all processes in that cgroup into its `init.scope` (observed with 252).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class UserManager:
         return done
 
     def json(self, *words: str, code: int = 0) -> dict[str, Any]:
-        """Run `ocwatch WORDS --json`, which has to end with `code`, and return its document."""
+        """Run `ocwatch WORDS --json`, check that it exits with `code`, and return its document."""
         done = self.ocwatch(*words, "--json")
         assert done.returncode == code, done.stdout + done.stderr
         document: dict[str, Any] = json.loads(done.stdout)
@@ -124,5 +124,5 @@ def _command(env: Mapping[str, str]) -> list[str]:
     clean = ["env", "-i", *(f"{name}={value}" for name, value in env.items())]
     if os.geteuid() == 0:
         return [*clean, "unshare", "--mount", "sh", "-c", _AS_ROOT, "-", found[0]]
-    # Under the systemd of a desktop: in a cgroup that it delegates, for the same reason.
+    # Under a desktop's systemd, use a cgroup that it delegates, for the same reason.
     return ["systemd-run", "--user", "--scope", "--quiet", "--property=Delegate=yes", *clean, found[0], "--user"]

@@ -33,7 +33,9 @@ class Server:
         prefix: tuple[str, ...] = (),
         address: str = "127.0.0.1",
     ) -> None:
-        """`tls`: certificate, key and CA. `more`: further arguments. `prefix`: a command that runs the server."""
+        """Store the arguments. `tls` contains certificate, key and CA; `more` contains further arguments; `prefix` is a
+        command that runs the server.
+        """
         self._prefix, self._address = prefix, address
         directory.mkdir(parents=True, exist_ok=True)
         self.directory, self.socket = directory, directory / "s"
@@ -73,7 +75,7 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Return its process id."""
+        """Return the server's process id."""
         assert self._process is not None
         return self._process.pid
 
@@ -89,7 +91,7 @@ class Server:
                 return _answer(answers)
 
     def freeze(self) -> None:
-        """Stop the process without ending it (SIGSTOP): connections stay open, and no request is answered."""
+        """Stop the process without ending it (SIGSTOP): connections stay open, but no request is answered."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -99,7 +101,7 @@ class Server:
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End the server at once; it keeps no data."""
+        """End the server immediately; no data is kept."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()

@@ -38,9 +38,9 @@ class ToolUse:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What all events of one answer have in common. `ident` is unique, because real item ids never occur twice.
+    """The properties shared by all events of one answer. `ident` is unique, because real item ids never occur twice.
 
-    `thought` is what the model thinks before its text or call. The provider signs it (`seal`), and recognises its own
+    `thought` is the model's thinking before its text or call. The provider signs it (`seal`), and recognises its own
     signatures in later requests.
     """
 
@@ -63,12 +63,14 @@ class Reply:
 
 
 def seal(provider: str, material: str) -> str:
-    """Return a provider's signature of a thought or a call: opaque, unique to the provider, base64 as the real ones."""
+    """Return a provider's signature of a thought or a call. Like real ones, it is opaque base64 and unique to the
+    provider.
+    """
     return b64encode(hashlib.sha256(f"{provider}\n{material}".encode()).digest()).decode()
 
 
 def call_material(name: str, arguments: Any) -> str:
-    """Return what is signed of a call without an id (Google's)."""
+    """Return the signed content of a call without an id (Google)."""
     return f"{name} {json.dumps(arguments, sort_keys=True)}"
 
 
@@ -196,7 +198,9 @@ def tool_events(reply: Reply, use: ToolUse) -> list[Event]:
 
 
 def stalling(reply: Reply, shape: Shape) -> list[bytes]:
-    """Return what an answer sends before it stalls in this way, in the dialect of chat completions."""
+    """Return the events of an answer that stalls after the part given by `shape`, in the dialect of chat
+    completions.
+    """
     text = "It is half "
     said = [sse(event) for event in text_events(reply, [text])]
     function = {"name": "write", "arguments": '{"filePath": "/tmp/never", "content": "It is'}
@@ -226,7 +230,7 @@ def empty_event(model: str) -> bytes:
 
 
 def _opening(reply: Reply) -> list[Event]:
-    """Return the events with which an answer begins, including its thought."""
+    """Return the first events of an answer, including its thought."""
     thought = reply.thought
     match reply.api:
         case Api.CHAT:
@@ -263,7 +267,7 @@ def _reasoning(reply: Reply) -> list[dict[str, Any]]:
 
 
 def error_event(api: Api, payload: Any) -> Event:
-    """Return an error in the middle of a stream; `payload` is the event's data as the provider sends it."""
+    """Return an error in the middle of a stream. `payload` is the event's data as sent by the provider."""
     named = isinstance(payload, dict) and api in (Api.MESSAGES, Api.RESPONSES)
     return (str(payload.get("type", "error")) if named else None, payload)
 

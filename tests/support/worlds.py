@@ -1,9 +1,10 @@
-"""A simulated OpenCode, its users and the clock, for a real engine whose requests are answered later, in any order.
+"""A simulated OpenCode with users and a clock, for the real engine. The engine's requests are answered later, in any
+order.
 
-world = World()
-world.refuse(0, wait=3600)
-world.answer(0)           # the probe that followed
-world.end_move(0, "moved")
+    world = World()
+    world.refuse(0, wait=3600)
+    world.answer(0)           # the probe that followed
+    world.end_move(0, "moved")
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ SURE = Verdict(Certainty.SURE, LimitKind.RATE_LIMIT, Scope.MODEL, "rule")
 PORTS = (TcpAddress("127.0.0.1", 4096), TcpAddress("127.0.0.1", 4097))
 STOPPED = ErrorDetails(message="The operation was aborted.", name="MessageAbortedError")
 MOST_WAITING = 20
-"""Maximum number of probes that are open at once; further ones are dropped."""
+"""Maximum number of probes that are open at the same time; further ones are dropped."""
 
 
 class Broken(AssertionError):
@@ -119,7 +120,7 @@ class World:
         self.moves: list[Move] = []
         self.questions: dict[int, Answer | None] = {}
         self.made: list[int] = []
-        """Questions after which the plugin has switched the model, and has not yet reported the result."""
+        """Requests for which the plugin has switched the model but has not yet reported the result."""
         self.lines: list[dict[str, object]] = []
         self.effects: list[list[Effect]] = []
         self.claims: dict[str, str] = {}
@@ -129,7 +130,7 @@ class World:
         self._shown: dict[str, Shown] = {}
 
     def now(self) -> float:
-        """Return epoch seconds by the machine's clock, which may be wrong."""
+        """Return epoch seconds according to the machine's clock, which may be wrong."""
         return self.time + self.wall
 
     def _engine(self, entries: Iterable[object]) -> Engine:
@@ -160,7 +161,9 @@ class World:
         self._take(self.engine.handle(message, self.now()))
 
     def refuse(self, number: int, *, wait: float, known: bool = True, logged: bool = True) -> None:
-        """Refuse OpenCode's attempt; it will retry. `known`: with a reset time; `logged`: it is in the log at once."""
+        """Refuse OpenCode's attempt; OpenCode will retry. With `known`, there is a reset time; with `logged`, the log
+        contains the refusal immediately.
+        """
         played = self.sessions[number]
         model = played.snapshot.model
         attempt = (played.snapshot.attempt or 0) + 1
@@ -175,7 +178,7 @@ class World:
             self.tell(Refused(event, True))
 
     def hear(self, number: int) -> None:
-        """Report a retry over an event stream."""
+        """Report a retry through an event stream."""
         self.tell(TroubleReported(f"ses_{number}", self.now()))
 
     def give_up(self, number: int) -> None:
@@ -186,12 +189,12 @@ class World:
         self.hear(number)
 
     def work(self, number: int, *, tool: bool, question: bool) -> None:
-        """Repeat the request, and get an answer, which may call a tool or ask the user."""
+        """Repeat the request and receive an answer, which may call a tool or ask the user a question."""
         running = (RunningTool("bash"),) if tool else ()
         self.sessions[number].becomes(SessionState.BUSY, answer_began=True, running=running, asking=question)
 
     def hold_up(self, number: int) -> None:
-        """Run a tool beside the refused attempt."""
+        """Run a tool at the same time as the refused attempt."""
         played = self.sessions[number]
         if played.snapshot.state in (SessionState.RETRY, SessionState.BUSY):  # the end of a turn ends its tools
             played.snapshot = replace(played.snapshot, running=(RunningTool("bash"),))
@@ -203,7 +206,7 @@ class World:
         )
 
     def stop(self, number: int) -> None:
-        """Stop the turn as its user."""
+        """Stop the turn, as the user does."""
         played = self.sessions[number]
         played.becomes(SessionState.ERROR, last_error=STOPPED, answer_ended=self.now())
         self.tell(Aborted(f"ses_{number}", self.now()))
@@ -238,7 +241,7 @@ class World:
         self.tell(Configured(self.policy, builtin()))
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, up to the moment at which the engine wants to wake up."""
+        """Let time pass, at most until the engine wants to wake up."""
         end, wake = self.time + seconds, self.engine.next_wake()
         self.time = end if wake is None else min(max(wake - self.wall, self.time), end)
         self.tell(Tick())
@@ -270,7 +273,7 @@ class World:
         return replace(played.snapshot, seen=self.now())
 
     def end_move(self, index: int, result: MoveResult, *, stranded: bool = False, shows: bool = True) -> None:
-        """End one of the moves that are under way."""
+        """End one of the running moves."""
         if not self.moves:
             return
         move = self.moves.pop(index % len(self.moves))
@@ -300,14 +303,14 @@ class World:
                 played.becomes(SessionState.ERROR, last_error=STOPPED, answer_ended=self.now())
 
     def use_switched(self, number: int) -> None:
-        """Let OpenCode use the model that the session was switched to, which answers."""
+        """Make OpenCode use the model to which the session was switched. The model answers."""
         played = self.sessions[number]
         if played.snapshot.prompt_model != played.snapshot.model:
             played.becomes(SessionState.BUSY, answer_began=True, model=played.snapshot.prompt_model)
             self.hear(number)
 
     def ask(self, delay: float | None) -> None:
-        """Ask about a refused attempt, as the plugin in OpenCode 2 does."""
+        """Ask for a decision about a refused attempt, as the plugin in OpenCode 2 does."""
         played, number = self.sessions[2], next(self._ids)
         played.becomes(SessionState.BUSY)
         facts = ErrorDetails(message=WORDS, status=429, name="APIError")
@@ -335,7 +338,7 @@ class World:
             self.tell(Verified(self.made.pop(index % len(self.made)), answers))
 
     def restart(self, *, killed: bool) -> None:
-        """End the daemon and start it again. `killed`: the moves under way fail, and their turns stay stopped."""
+        """End the daemon and start it again. If `killed`, running moves fail and their turns stay stopped."""
         last = self.engine
         for move in list(self.moves):
             number = int(move.order.session.removeprefix("ses_"))
@@ -402,7 +405,7 @@ ENDS = tuple(MoveResult)
 
 
 def happen(world: World, draw: random.Random) -> str:
-    """Make one event happen, drawn at random; return its name."""
+    """Make one randomly drawn event happen, and return its name."""
     number = draw.randrange(3)
     name, happens = draw.choice(_THINGS)
     happens(world, number, draw)

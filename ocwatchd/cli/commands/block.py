@@ -96,8 +96,8 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
     paths = Paths.from_env()
     if not force:
         _refuse_misspelt(refs, paths)
-    # Recorded before the blacklist changes: otherwise `ocwatch share` would conclude from the missing entry that the
-    # model answers again.
+    # The clear is recorded before the blacklist changes. Otherwise, `ocwatch share` would conclude from the missing
+    # entry that the model answers again.
     try:
         if paths.share.is_dir():
             from ocwatchd.state.shared_records import note_clear  # lazy import: 15 CPU ms, and most users share nothing
@@ -123,7 +123,7 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
 def _refuse_misspelt(refs: Iterable[ModelRef], paths: Paths) -> None:
     """Refuse model names that have no cooldown, are in no chain, and are not offered by OpenCode.
 
-    Without this check, ocwatch would report that a misspelt model is cleared.
+    Without this check, ocwatch would report success for a misspelt model.
     """
     cooling = blacklist.read(paths.blacklist).entries()
     unknown = [ref for ref in refs if not any(entry.model == ref for entry in cooling)]
@@ -134,7 +134,7 @@ def _refuse_misspelt(refs: Iterable[ModelRef], paths: Paths) -> None:
 
 
 def named_all(model: str) -> tuple[ModelRef, ...]:
-    """Return the model that the user named; for a pool, all its members.
+    """Return the models that the user named: one model, or all members of a pool.
 
     Raises:
         UsageError: the name is neither a model nor configured.
@@ -187,7 +187,9 @@ def _doubt(name: str, policy: Policy) -> None:
 
 
 def known_names(policy: Policy, cooling: Iterable[Cooldown]) -> set[str]:
-    """Return the models whose names need no check: those in chains and pools, and those that are cooling down."""
+    """Return the models that need no check for typing errors: those in chains and pools, and those that are cooling
+    down.
+    """
     return _chained(policy) | {str(entry.model) for entry in cooling}
 
 
@@ -196,7 +198,7 @@ def _chained(policy: Policy) -> set[str]:
 
 
 def _name_the_nearest(refs: Iterable[ModelRef], cooling: list[str]) -> None:
-    """Print a warning that suggests models with names similar to `refs` that are cooling down."""
+    """Print a warning that lists the cooling models whose names are similar to those in `refs`."""
     from difflib import get_close_matches  # lazy import: 5 ms of CPU time
 
     near = {near for ref in refs for near in get_close_matches(str(ref), cooling, 1, 0.85)}
@@ -215,7 +217,7 @@ def _policy_or_none(paths: Paths) -> Policy:
 def _policy(paths: Paths) -> Policy:
     try:
         return load(paths).policy
-    except ConfigError as fault:  # a user in a hurry must be able to block a model despite a syntax error
+    except ConfigError as fault:  # a syntax error in the configuration must not keep a user from blocking a model
         warn(f"the model is blocked without a fallback: {escape(str(fault))}")
         return Policy()
 

@@ -89,7 +89,7 @@ def _opened(name: str) -> BufferedReader:
 
 
 def _classify_text(text: str, rules: RuleSet, as_json: bool) -> None:
-    """Print the events in a pasted log line. Any other text is classified as a provider's message."""
+    """Print the events in a pasted log line. Classify any other text as a provider's message."""
     events = list(limits_from(BytesIO(text.encode(errors="surrogateescape") + b"\n"), rules))
     events = events or [message_event(text, time.time(), None, None, rules)]
     for event in events:
@@ -135,7 +135,7 @@ def _message(place: str, line: bytes) -> tuple[str, float, str | None, int | Non
 
 
 def message_event(text: str, when: float, provider: str | None, status: int | None, rules: RuleSet) -> LimitEvent:
-    """Return the event for a provider's message that does not come from a log; its session is unknown."""
+    """Return the event for a provider's message from outside a log; its session is unknown."""
     from ocwatchd.core.classify.reset_times import find_hint  # lazy import: classifying a log does not need it
 
     facts = details_from_text(text, status)
@@ -159,7 +159,7 @@ def message_event(text: str, when: float, provider: str | None, status: int | No
 
 
 def event_json(event: LimitEvent) -> dict[str, object]:
-    """Return an event in the JSON contract's form. `kind` is null unless `certainty` says that it is a limit."""
+    """Return an event as an object of the JSON contract. `kind` is null unless `certainty` is that of a limit."""
     verdict, hint = event.verdict, event.hint
     sure = verdict.certainty is Certainty.SURE
     return {

@@ -21,7 +21,7 @@ from ocwatchd.state.blacklist.format import read_entries
 def complete(kind: str) -> int:
     """Print the names of this kind: `models`, `sessions` or `ids`.
 
-    Errors are not printed, because they would appear in the middle of the command line.
+    Errors are not printed, because they would appear in the command line that the user is typing.
     """
     found = {"models": _models, "sessions": _sessions, "ids": _ids}.get(kind)
     try:

@@ -33,8 +33,8 @@ A metavar with bars lists the words to choose from. The values of other metavars
 class Command:
     """One command: its words, a sentence of help, its options, and the kind of its argument.
 
-    `options` maps each option to the kind of its value; the kind of an option without a value is empty. Kinds are
-    `models`, `sessions`, `ids`, `files`, the words to choose from, or `?` for a value that cannot be completed.
+    `options` maps each option to the kind of its value, or to an empty string if it takes no value. Kinds are `models`,
+    `sessions`, `ids`, `files`, the words to choose from, or `?` for a value that cannot be completed.
     """
 
     words: str
@@ -122,9 +122,9 @@ complete -F _ocwatch ocwatch"""
 
 
 def completion(shell: str | None, app: typer.Typer, install: bool = False) -> int:
-    """Print the completion script of `app` for `shell`, or with `install` write it where that shell looks for it.
+    """Print the completion script of `app` for `shell`, or write it to the shell's own directory (`install`).
 
-    `shell` is by default the one in SHELL.
+    `shell` defaults to the one in SHELL.
 
     Raises:
         UsageError: the shell is not bash, zsh or fish.
@@ -140,7 +140,7 @@ def completion(shell: str | None, app: typer.Typer, install: bool = False) -> in
         return ExitCode.DONE
     path, hint = _place(name)
     try:
-        make_directories(path.parent, 0o777)  # the mode follows the umask because this is the shell's file
+        make_directories(path.parent, 0o777)  # the mode follows the umask, because the shell owns this directory
         write_named(path, f"{script}\n".encode(), 0o666)
     except OSError as fault:
         raise OcwatchError(f"{path} cannot be written: {fault.strerror or fault}") from None
@@ -195,7 +195,7 @@ def _is_group(command: Command, known: list[Command]) -> bool:
 
 
 def _is_names(kind: str) -> bool:
-    """Return whether `ocwatch __complete` lists the values of `kind`, which are names from logs and providers."""
+    """Return whether `ocwatch __complete` lists the values of `kind` (names from logs and providers)."""
     return kind in ("models", "sessions", "ids")
 
 
@@ -286,7 +286,7 @@ def fish(known: list[Command]) -> str:
 
 
 def _fish_offer(kind: str) -> str:
-    """Return what fish evaluates on a Tab: fixed words, or a command whose output lines are the candidates."""
+    """Return what fish evaluates on a Tab: fixed words, or a command that prints one candidate per line."""
     if _is_names(kind):
         return f"(ocwatch __complete {kind} 2>/dev/null)"
     return "" if kind == "?" else kind

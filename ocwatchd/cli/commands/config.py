@@ -71,7 +71,7 @@ class Shown:
 
     @property
     def whence_text(self) -> str:
-        """Return the source of the value; for a value from the file, its line."""
+        """Return the source of the value, with the line number if it comes from the file."""
         return f"line {self.line}" if self.line else self.whence
 
     def as_json(self) -> dict[str, object]:
@@ -106,8 +106,8 @@ def findings(name: str) -> tuple[list[Finding], bool]:
     except ConfigError as fault:
         return [_finding("error", fault)], True
     examined = examine(document)
-    # A running daemon breaks a cycle and goes on. `config check` reports an error, because the resulting chain differs
-    # from the one that was written.
+    # A running daemon breaks the cycle and continues. `config check` reports an error, because the daemon's chain then
+    # differs from the one in the file.
     found = [_finding("error", fault) for fault in (*examined.errors, *examined.circles)]
     found += [_finding("warning", fault) for fault in examined.slips]
     return sorted(found, key=lambda finding: finding.line or 0), document.exists
@@ -121,7 +121,7 @@ def _finding(severity: str, fault: ConfigError) -> Finding:
 
 
 def shown(document: Document, examined: Examined) -> tuple[Shown, ...]:
-    """Return every setting in force. A map is returned as one setting per entry."""
+    """Return every setting in force. Each entry of a map is a separate setting."""
     names: Mapping[str, Mapping[str, object]] = {
         CHAIN: {name: list(targets) for name, targets in examined.names.chains.items()},
         ALIASES: examined.names.aliases,
@@ -183,7 +183,7 @@ def _variable(environ: Mapping[str, str], *names: str) -> str:
 
 
 def init(write: bool = False, force: bool = False, as_json: bool = False) -> int:
-    """Print a first configuration that is derived from the user's OpenCode setup. With `write`, also write it.
+    """Print a first configuration derived from the user's OpenCode setup; with `write`, also write it to the file.
 
     Raises:
         UsageError: `force` is given without `write`.
@@ -213,9 +213,9 @@ def init(write: bool = False, force: bool = False, as_json: bool = False) -> int
 
 
 def write_schema(paths: Paths) -> None:
-    """Write the copy of the JSON schema to which configurations refer.
+    """Write a copy of the JSON Schema for configurations to refer to.
 
-    Configurations do not refer to the original, because its virtual environment may be removed.
+    They do not refer to the original, because its virtual environment may be removed.
     """
     with suppress(OSError, StateError):  # only editors use the schema, so a failure to write it is ignored
         write_atomic(paths.schema, FILE.read_bytes())
@@ -241,7 +241,7 @@ def derived_setup(paths: Paths) -> Setup:
 
 
 def _models_of_program(logged_in: Sequence[str]) -> list[str]:
-    """Return the models that the installed OpenCode 1 lists offline for these logins; an empty list on failure."""
+    """Return the models that the installed OpenCode 1 lists offline for these logins, or an empty list on failure."""
     from ocwatchd.cli.commands.installed import installed_opencode  # lazy import: not used by `config check`
     from ocwatchd.opencode.process.program import about_program, list_models  # lazy import: 15 CPU ms, as above
 
@@ -257,9 +257,9 @@ def _models_of_program(logged_in: Sequence[str]) -> list[str]:
 
 
 def _replace(file: Path, text: str) -> Path | None:
-    """Write the file. Return the new path of an existing file, which is renamed, or None if there was none.
+    """Write the file. If it existed, rename the old one and return its new path; otherwise, return None.
 
-    A special file, such as a pipe, is written to and not replaced.
+    A special file, such as a pipe, is written to instead of being replaced.
     """
     kept = None
     try:
@@ -324,7 +324,7 @@ def _unknown_models(name: str) -> list[Finding]:
     if any(judge(model, offered).answer is Answer.NO for _, model in named):
         from ocwatchd.opencode.sessions.names import project_directories  # lazy import: rarely needed
 
-        # the configuration of another project may define the model
+        # another project's configuration may define the model
         offered = read_offered(paths, projects=project_directories(str(paths.opencode_data)))
     for path, model in named:
         judgement = judge(model, offered)
@@ -340,7 +340,7 @@ def _unknown_models(name: str) -> list[Finding]:
 
 
 def _unknown_agents(name: str) -> list[Finding]:
-    """Return a warning for each chain of an agent that OpenCode's configuration does not contain.
+    """Return a warning for each chain whose agent is missing from OpenCode's configuration.
 
     This is not an error, because a project may define the agent.
     """

@@ -20,12 +20,12 @@ from ocwatchd.state import daemon_lock as daemonlock
 from ocwatchd.state.safe_read import StateError, read_plain
 
 END_SIGNALS = ((signal.SIGTERM, 8.0), (signal.SIGKILL, 5.0))
-"""The signals that end the daemon, in order, each with the time to wait for the end, in seconds.
+"""The signals that end the daemon, in order, each with the seconds to wait for its exit.
 
-The daemon ends within 5 s of SIGTERM. SIGKILL loses no data either.
+The daemon exits within 5 s of SIGTERM. SIGKILL loses no data either.
 """
 POLL_INTERVAL = 0.05
-"""Interval, in seconds, between checks whether the daemon has ended."""
+"""Interval, in seconds, between checks whether the daemon has exited."""
 
 
 def down(*, purge: bool = False, dry_run: bool = False, as_json: bool = False) -> int:
@@ -34,7 +34,7 @@ def down(*, purge: bool = False, dry_run: bool = False, as_json: bool = False) -
     `purge` also removes our state directory, and the configuration if it has not changed since `ocwatch up` wrote it.
 
     Raises:
-        OcwatchError: something could not be stopped or removed; the message names it.
+        OcwatchError: something could not be stopped or removed; the message says what.
     """
     paths, report = Paths.from_env(), Report(dry_run=dry_run, as_json=as_json)
     manager = manager_for(paths)
@@ -97,10 +97,10 @@ def _end_daemon(paths: Paths, service_status: ServiceStatus, pid: int | None, re
 
 
 def end_daemon(paths: Paths, pid: int) -> None:
-    """Stop the daemon and return when it has ended.
+    """Stop the daemon, and return when it has exited.
 
     Raises:
-        OcwatchError: the daemon does not end, even after SIGKILL.
+        OcwatchError: the daemon is still running after SIGKILL.
     """
     for number, seconds in END_SIGNALS:
         with suppress(ProcessLookupError):

@@ -23,7 +23,7 @@ from ocwatchd.paths import Paths
 
 @dataclass(frozen=True, slots=True)
 class DrillOptions:
-    """The options of the command. `version` requires `fetched`."""
+    """The options of the command. `version` is only valid with `fetched`."""
 
     fetched: bool
     version: str | None
@@ -54,7 +54,7 @@ def drill(options: DrillOptions) -> int:
     """
     began = time.monotonic()
     program = _program(options)
-    signal.signal(signal.SIGTERM, _interrupt)  # so that the drill's processes are ended, too
+    signal.signal(signal.SIGTERM, _interrupt)  # SIGTERM ends the drill's child processes, too
     with private_home(options.keep) as home:
         running = Drill(program, home, os.environ)
         steps = _run(running, program, options.as_json)

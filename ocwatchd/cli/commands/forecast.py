@@ -1,6 +1,6 @@
-"""`ocwatch forecast`: print when each limit will be reached, and how this is known.
+"""`ocwatch forecast`: print when each limit will be reached, and where that forecast comes from.
 
-`ocwatch forecast --replay` compares the forecasts of the learnt rule for the last week with those of a naive rule.
+`ocwatch forecast --replay` compares last week's forecasts of the learnt rule with those of a naive rule.
 """
 
 from __future__ import annotations

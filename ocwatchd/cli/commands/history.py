@@ -31,7 +31,7 @@ DEFAULT_SINCE = "24h"
 SAME_WAIT = frozenset(("limit", "told", "unanswered", "doubtful"))
 """Events that do not end the wait of their session."""
 FOLLOW_INTERVAL = 0.5
-"""Interval, in seconds, between checks of the journal."""
+"""Interval, in seconds, at which `--follow` reads the journal."""
 
 
 def history(
@@ -41,9 +41,9 @@ def history(
     most: int | None = None,
     follow: bool = False,
 ) -> int:
-    """List the events after `since`, by default those of the last 24 hours; with `session`, only those of a session.
+    """List the events after `since`, by default the last 24 hours. With `session`, list only that session's events.
 
-    `most` is the maximum number of events; the latest are kept. With `follow`, new events are printed until Ctrl-C.
+    `most` is the maximum number of events; the latest are kept. With `follow`, print new events until Ctrl-C.
 
     Raises:
         UsageError: `since` is not a time, the session does not exist, or `follow` and `as_json` are both given.
@@ -99,8 +99,8 @@ def _follow(session: str | None, since: float, titles: Titles) -> NoReturn:
 def told_lines(lines: Sequence[Entry]) -> list[Entry]:
     """Return the entries to show, without repetitions.
 
-    The start of a move is left out once its result is known. If ocwatchd decided to wait again after another attempt
-    of the same turn, the wait is shown once.
+    A move's start is left out as soon as its result is known. Consecutive decisions to wait in the same turn are shown
+    as one.
     """
     ended = {line.text("claim") for line in lines if line.what not in NO_STORY}
     waiting = dict[str, str | None]()
@@ -119,14 +119,16 @@ def told_lines(lines: Sequence[Entry]) -> list[Entry]:
 
 
 class Titles:
-    """The titles of sessions, read from OpenCode's stores when the first one is needed."""
+    """The titles of sessions. OpenCode's stores are read when the first title is needed."""
 
     def __init__(self) -> None:
-        """Start without titles, and read nothing."""
+        """Start without titles and without reading."""
         self._names: dict[str, SessionName] | None = None
 
     def of(self, session: str | None) -> SessionName | None:
-        """Return the name of a session, without a title if no store contains it. Return None if `session` is None."""
+        """Return the session's name, or None if `session` is None. The name has no title if no store contains the
+        session.
+        """
         if session is None:
             return None
         if self._names is None or session not in self._names:
@@ -135,7 +137,7 @@ class Titles:
         return self._names[session]
 
     def ending(self, line: Entry) -> str:
-        """Return `, in “Fix the tests”` if the entry's session has a title; otherwise an empty string."""
+        """Return `, in “Fix the tests”` if the entry's session has a title; otherwise, return an empty string."""
         name = self.of(line.session)
         return f", in “{fit(name.title, TITLE_WIDTH)}”" if name is not None and name.title else ""
 
@@ -151,12 +153,12 @@ def day(epoch: float) -> str:
 
 
 def _whole(part: str, told: Sequence[Entry]) -> str:
-    """Return the id of the session that the user named by part of its id or title.
+    """Return the full id of the session that the user named by part of its id or title.
 
     If several sessions match, those in the journal take precedence.
 
     Raises:
-        UsageError: no session matches, or several do; the message lists them or similar ones.
+        UsageError: no session matches, or several do; the message lists the candidates or similar sessions.
     """
     known = known_sessions()
     ids = {one.id for one in known}
@@ -196,7 +198,7 @@ def _nothing(told: Sequence[Entry], begin: float, now: float) -> str:
 
 
 def _days(seconds: float) -> int:
-    """Return `seconds` in days, rounded up, so that the printed command still works a few hours later."""
+    """Return `seconds` in days, rounded up so that the printed command still covers the period a few hours later."""
     return int(seconds // 86400) + 1
 
 
@@ -235,7 +237,7 @@ OUTCOMES = {
 
 
 def explain(wanted: str | None = None, as_json: bool = False) -> int:
-    """Print one decision: the one with this id, the latest one for this session or model, or the latest of all.
+    """Print one decision: the one with this id, the latest one for this session or model, or the latest one overall.
 
     Raises:
         UsageError: no decision matches, or several do.
@@ -285,7 +287,7 @@ def _outcome(episode: Episode) -> str:
 
 
 def _details(line: Entry, refused: int) -> Iterator[Row]:
-    """Yield the details of an entry; for a later refused attempt, only details that can differ from the first."""
+    """Yield the details of an entry. For a refused attempt after the first, yield only details that can differ."""
     if line.what == "limit":
         yield from _evidence(line, again=refused > 1)
     elif line.what == "foreseen":

@@ -26,7 +26,7 @@ def pick(
 ) -> int:
     """Print the model to use now: `model` itself if it is available, otherwise its first available fallback.
 
-    `model` is by default OpenCode's default model. Fallbacks that cannot continue `session` are skipped. The chain of
+    `model` defaults to OpenCode's default model. Fallbacks that cannot continue `session` are skipped. The chain of
     `agent` is tried first. `force` accepts a model that OpenCode does not offer.
 
     Raises:
@@ -47,11 +47,11 @@ def pick(
         warn(escape("; ".join(listed.problems())))
     known_names = _known(names, listed)
     if model is not None and not force and asked not in known_names:
-        # lazy import: the name usually belongs to a model of a chain
+        # lazy import: usually the model is in a configured chain
         from ocwatchd.cli.model_check import refuse_unknown
 
         refuse_unknown(asked, known_names)
-    # A session keeps its pool member. No session exists yet here, so each call may get another member.
+    # An existing session keeps its pool member. Here no session exists yet, so each call may select a different member.
     pools = _members(names, f"{os.getpid()} {now}", listed) if names.pools else NO_POOLS
     unfit = _misfits(session, listed.raw) if session else {}
     cooldowns = CooldownTable(listed.active(now), pools, unfit, budget.over_budget(state_file("budget.json"), now))
@@ -74,7 +74,9 @@ def pick(
 
 
 def _known(names: Names, listed: Contents) -> set[str]:
-    """Return the models whose names need no check: those in the configuration, and those that are cooling down."""
+    """Return the models that need no check for typing errors: those in the configuration, and those that are cooling
+    down.
+    """
     chained = models_in(names.chains)
     members = {member for pool in names.pools.values() for member in pool.members}
     return {*chained, *members, *names.aliases.values(), *names.agents, *names.pools, *listed.entries}
@@ -123,7 +125,7 @@ def _exhausted(asked: str, ends: list[tuple[float, str]], now: float) -> str:
 
         clear = f"ocwatch clear {quote(asked)}"
         return f"{asked} and all its fallbacks are blocked until you clear them: {clear}"
-    from ocwatchd.time_words import when  # lazy import: a model is usually available
+    from ocwatchd.time_words import when  # lazy import: not needed while a model is available
 
     until, name = min(known)
     back = f"{name} is available again at {when(until, now)}"

@@ -56,7 +56,7 @@ def uninstall(as_json: bool = False) -> int:
 
 
 def status(as_json: bool = False) -> int:
-    """Print whether the plugin is installed, and whether its version is that of this ocwatchd.
+    """Print whether the plugin is installed and whether its version matches this ocwatchd.
 
     Raises:
         PluginFault: the plugin's file cannot be read.

@@ -1,7 +1,7 @@
-"""`ocwatch redirect`: move a session on request, with the same guards, verification and claim as the daemon.
+"""`ocwatch redirect`: move a session on request, with the daemon's guards, claim and verification.
 
-The module also contains what `redirect` and `restart` share: choosing the target, writing the claim to the journal,
-and printing the result.
+The module also contains the parts shared by `redirect` and `restart`: choosing the target, writing the claim to the
+journal, and printing the result.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ from ocwatchd.time_words import when
 
 ANSWERED = "the last prompt is answered"
 DONE = (MoveResult.MOVED, MoveResult.ALREADY, MoveResult.SWITCHED)
-"""The results with which the command succeeds."""
+"""The results that count as success (exit code 0)."""
 
 
 @dataclass(frozen=True, slots=True)
 class MoveOptions:
-    """The arguments of `redirect` or `restart`. A value is None if ocwatch is to choose it."""
+    """The arguments of `redirect` or `restart`. A value of None lets ocwatch choose."""
 
     session: str | None = None
     to: str | None = None
@@ -70,25 +70,25 @@ class MoveOptions:
     dry_run: bool = False
     as_json: bool = False
     force: bool = False
-    """Whether to accept a model `to` that OpenCode does not offer or that is cooling down."""
+    """Whether to accept a target (`to`) that OpenCode does not offer or that is cooling down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """A limited session (`stuck`) and the session to move.
 
-    They differ if the limited session is a subagent: then its waiting parent is moved.
+    They differ if the limited session is a subagent: its waiting parent is moved instead.
     """
 
     stuck: SessionSnapshot
     moved: SessionSnapshot
     loads: Mapping[str, float] = field(default_factory=dict)
-    """The number of sessions by model, from which pools choose a member."""
+    """The number of sessions by model, from which a pool member is chosen."""
     offers: Mapping[str, Capacity] = field(default_factory=dict)
-    """The capacities of models, as an endpoint reported them; empty without a report."""
+    """The capacities of models as reported by an endpoint; empty if no endpoint reported any."""
     day_budget: DayBudget = field(default_factory=DayBudget)
     origin: ModelRef | None = None
-    """The session's model before its last move, if the model to which it was moved is now limited."""
+    """The session's model before its last move, if the model it was moved to is now limited."""
 
     @property
     def outlook(self) -> Outlook:
@@ -135,13 +135,13 @@ def stranded_sessions(unreached: Unreached, ledger: Ledger, config: Config) -> l
     A parent that only waits for a limited subagent is left out.
     """
     found = [one for one in unreached.unsettled(time.time()) if _waits_limited(one, ledger, config)]
-    # The parent and its subagent are one problem, and only the subagent shows which model is limited.
+    # A parent and its subagent are one problem, and only the subagent shows which model is limited.
     parents = {one.parent for one in found}
     return [one for one in found if one.session not in parents]
 
 
 def _waits_limited(snapshot: SessionSnapshot, ledger: Ledger, config: Config) -> bool:
-    """Return whether a session is limited whose OpenCode process has no endpoint.
+    """Return whether this session is limited; its OpenCode process has no endpoint.
 
     Without an endpoint, OpenCode's retries are not visible. An unfinished answer from a model that is cooling down is
     treated as a retry.
@@ -162,9 +162,9 @@ def unreached_of(paths: Paths) -> Unreached:
 def restart_instead(
     fault: OcwatchError, stranded: Sequence[SessionSnapshot], unloaded: Sequence[EarlierProcess] = ()
 ) -> OcwatchError:
-    """Return an error with the command to run for each stranded session. If there are none, return `fault`.
+    """Return an error with a command for each stranded session. If there are none, return `fault`.
 
-    `unloaded` are the OpenCode processes without the companion plugin.
+    `unloaded` contains the OpenCode processes without the companion plugin.
     """
     if not stranded:
         return fault
@@ -181,9 +181,9 @@ def restart_instead(
 
 
 def _way_on(snapshot: SessionSnapshot, unloaded: Sequence[EarlierProcess]) -> str:
-    """Return what the user can do about a session whose OpenCode process has no endpoint.
+    """Return the user's options for a session whose OpenCode process has no endpoint.
 
-    A process that was started with `--pure` loads no plugin after a restart either.
+    A process started with `--pure` does not load plugins after a restart either.
     """
     here = os.path.realpath(snapshot.directory)
     same = [process for process in unloaded if os.path.realpath(process.directory) == here]
@@ -207,8 +207,8 @@ def choose_target(
 ) -> Target:
     """Return the target: the model that the user named, or the first available model in the limited model's chain.
 
-    A target without a configured agent gets the agent of the moved session. The agent of a limited subagent would
-    change its parent's turn.
+    If the target has no configured agent, it uses the moved session's agent. A limited subagent's agent would change
+    the parent's turn.
 
     Raises:
         UsageError: the model has no fallback, or the named model does not exist.
@@ -244,7 +244,7 @@ def _pool_of(options: MoveOptions, config: Config) -> Pool | None:
 
 
 def _member(pool: Pool, job: Job, config: Config, ledger: Ledger, tried: Collection[ModelRef]) -> ModelRef:
-    """Return the session's member of the pool, or the next available one. A paid member comes after all others."""
+    """Return the session's current member of the pool, or the next available one. Paid members come last."""
     away = {*tried, *([job.stuck.model] if job.stuck.model else [])}
     choice = member(pool, config.policy, ledger, away, time.time(), job.outlook)
     if isinstance(choice, Chosen):
@@ -264,7 +264,7 @@ def _choice(
 def _considered(
     options: MoveOptions, job: Job, config: Config, ledger: Ledger, tried: Collection[ModelRef]
 ) -> list[dict[str, object]]:
-    """Return the targets that were considered, in the form of the journal."""
+    """Return the targets that were considered, as entries for the journal."""
     limited = job.stuck.model
     if options.to is not None or limited is None:
         return [{"model": options.to, "why": "named by hand", "chosen": True}]
@@ -292,7 +292,7 @@ def _exhausted(choice: Exhausted, model: ModelRef) -> OcwatchError:
 def move_down_the_chain(
     paths: Paths, mover: Mover, job: Job, options: MoveOptions, config: Config, ledger: Ledger
 ) -> tuple[Target, MoveOutcome]:
-    """Move the session to the first target that is not limited itself. A model that the user named is tried alone.
+    """Move the session to the first target that is not limited itself. If the user named a model, try only that model.
 
     Raises:
         UsageError, AllCooling: `choose_target` finds no target, at first or after all targets have been tried.
@@ -315,7 +315,7 @@ def move_down_the_chain(
 def _move(journal: Journal, mover: Mover, order: Order, ident: str, claim: Note) -> MoveOutcome:
     """Write the claim, move the session, and write the result.
 
-    With the claim, a daemon that starts in between can finish the move.
+    The claim lets a daemon that starts in the meantime finish the move.
     """
     journal.append({"what": claim.what, **claim.fields, "by": "hand", "way": mover.name}, durable=True)
     try:
@@ -418,8 +418,8 @@ def redirect(options: MoveOptions) -> int:
 def _is_answered(job: Job) -> bool:
     """Return whether the session is idle and its last prompt is answered, so that there is nothing to move.
 
-    No claim is written in this case, because `explain` would show it as a decision. OpenCode 2 is an exception: there,
-    the model of a session can be changed while it waits for its next prompt.
+    No claim is written in this case, because `explain` would show it as a decision. On OpenCode 2, a session's model
+    can still be changed while the session waits for its next prompt.
     """
     now = job.moved
     answered = now.state is SessionState.IDLE and now.answer_completed and not now.queued
@@ -483,7 +483,7 @@ def _only_limited(found: Findings, ledger: Ledger, config: Config) -> SessionSna
 
 
 def _limited(snapshot: SessionSnapshot, ledger: Ledger, config: Config) -> bool:
-    """Return whether the session is limited. Any retry counts; a failure counts only if it was a limit."""
+    """Return whether the session is limited. Any retry counts; a failure counts only if a limit caused it."""
     return snapshot.state is SessionState.RETRY or failed_by_limit(snapshot, ledger, config)
 
 

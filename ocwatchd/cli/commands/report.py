@@ -136,7 +136,7 @@ def _many(number: int, noun: str) -> str:
 
 
 def _more(cost: Cost) -> str:
-    """Return what the time saved does not count: waits that have not ended yet, and those without a reported end."""
+    """Return a note on what the time saved leaves out: unfinished waits, and waits without a reported end."""
     parts = [f"{about(cost.to_come)} more to come"] if cost.to_come >= 1 else []
     if cost.uncounted:
         parts.append(f"not counting {_many(cost.uncounted, 'moved turn')} whose reset time was not reported")

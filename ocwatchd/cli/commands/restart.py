@@ -125,7 +125,7 @@ def _check_comes_back(stranded: StrandedSession) -> None:
 
 
 def _elsewhere(fault: OcwatchError, finder: EndpointFinder) -> OcwatchError:
-    """Return the fault. If OpenCode 2 is running, the message includes advice for its sessions."""
+    """Return the fault. If OpenCode 2 is running, add advice on its sessions to the message."""
     if not any(endpoint.generation == 2 for endpoint in finder.find().open):
         return fault
     return type(fault)(
@@ -165,7 +165,7 @@ def _check_harmless(unreached: Unreached, stranded: StrandedSession) -> None:
 
 
 def _plugin(paths: Paths) -> Path | None:
-    """Return the plugin file that only the new process is to load; None if the plugin is installed."""
+    """Return the plugin file for the new process to load, or None if the plugin is installed for every process."""
     return None if find_plugin(paths).state is PluginState.CURRENT else shipped_path()
 
 
@@ -192,7 +192,7 @@ def _say_plan(options: MoveOptions, stranded: StrandedSession, code: int) -> int
 
 
 def _report(options: MoveOptions, stranded: StrandedSession, code: int) -> int:
-    """Print the command that reopens the session if ocwatch has no terminal for it, and return `code`."""
+    """If ocwatch has no terminal for the session, print the command that reopens it. Return `code`."""
     if stranded.terminal is None and not options.as_json and code == ExitCode.DONE:
         say(escape(f"To reopen the session, type: {stranded.by_hand()}"))
     return code

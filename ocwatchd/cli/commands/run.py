@@ -1,7 +1,7 @@
-"""`oc-smart` (= `ocwatch run -- …`): start OpenCode with the user's arguments and with limited models replaced.
+"""`oc-smart` (= `ocwatch run -- …`): start OpenCode with the user's arguments, replacing limited models.
 
-Users start OpenCode through it every time, so it may take at most 50 ms of CPU time: expensive modules are imported
-only after a limit has occurred. A fault in our own files never keeps OpenCode from starting.
+It runs at every start of OpenCode, so it may take at most 50 ms of CPU time: expensive modules are imported only after
+a limit has occurred. A fault in our own files never keeps OpenCode from starting.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
 def launch(given: Sequence[str], own: str) -> NoReturn:
     """Run OpenCode with the arguments `given`, and never return.
 
-    `own` is the path of this script, which must not be taken for OpenCode.
+    `own` is the path of this script, which must not be started in place of OpenCode.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # so that Ctrl-C ends this process without a traceback, as it ends OpenCode
@@ -64,7 +64,7 @@ def launch(given: Sequence[str], own: str) -> NoReturn:
         _give_up("`opencode` on PATH is oc-smart itself. Put the real OpenCode's directory first on PATH")
     try:
         home()
-    except HomeUnknown as fault:  # OpenCode would take another home from the password database
+    except HomeUnknown as fault:  # without HOME, OpenCode would use the home directory from the password database
         _give_up(str(fault), fault.exit_code)
     arguments = Arguments(given)
     document = _document()
@@ -104,7 +104,7 @@ def _state_is_ours() -> bool:
 
 def _cooldowns(names: Names) -> CooldownTable:
     found = read_entries(state_file("blacklist.json"))
-    # no session exists yet that could keep its pool member
+    # no session exists yet, so there is no pool member to keep
     pools = arranged(names.pools, str(os.getpid()), loads_in(found))
     now = time.time()
     return CooldownTable(found.active(now), pools, over_budget=budget.over_budget(state_file("budget.json"), now))
@@ -124,8 +124,8 @@ def _patience(document: Document | None) -> float:
 
 
 def _become(found: str, words: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
-    # Python ignores these signals, and exec preserves this. Without the reset, `oc-smart … | head` would not end
-    # OpenCode.
+    # Python ignores these signals, and a program started by exec inherits that. Without the reset, `oc-smart … | head`
+    # would not end OpenCode.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
@@ -135,7 +135,9 @@ def _become(found: str, words: Sequence[str], environ: Mapping[str, str]) -> NoR
 
 
 def _end(code: int) -> NoReturn:
-    """End the process with this exit code. If the code is negative, end it with the signal that ended OpenCode."""
+    """End the process with this exit code. A negative code stands for the signal that ended OpenCode: end with that
+    signal.
+    """
     sys.stdout.flush()
     if code < 0:
         if -code not in (signal.SIGKILL, signal.SIGSTOP):  # the handlers of these signals cannot be changed

@@ -92,7 +92,7 @@ def uninstall(as_json: bool = False) -> int:
 
 
 def start(as_json: bool = False) -> int:
-    """Start the service. Return 0 also if it is already running.
+    """Start the service. Return 0 even if it is already running.
 
     Raises:
         ConfigError: our configuration cannot be used.
@@ -111,7 +111,7 @@ def start(as_json: bool = False) -> int:
 
 
 def stop(as_json: bool = False) -> int:
-    """Stop the service until the next login. Return 0 also if it is not running.
+    """Stop the service until the next login. Return 0 even if it is not running.
 
     Raises:
         ServiceFault: the service is not installed, or the service manager fails.
@@ -178,7 +178,7 @@ def _from_command(command: Sequence[str]) -> list[str]:
 
 
 def _other_sources() -> str:
-    """Return a phrase that says where else the user can read the daemon's decisions and its log."""
+    """Return a phrase that names the other sources of the daemon's decisions and log."""
     return f"the decisions are in {Paths.from_env().journal}; to see the whole log, run `ocwatchd` in the foreground"
 
 
@@ -197,7 +197,7 @@ def _from_file(path: Path, lines: int) -> list[str]:
 def _installed(manager: Manager) -> ServiceStatus:
     service_status = manager.status()
     if service_status.state is FileState.ABSENT:
-        manager.log()  # this call reports a missing service manager
+        manager.log()  # called for its exception: it reports a missing service manager
         raise ServiceFault("the service is not installed. To install it: ocwatch service install")
     return service_status
 

@@ -1,4 +1,4 @@
-"""Report the steps of `up` and `down`: line by line, as a plan (dry run), or as one JSON document at the end."""
+"""Print the steps of `up` and `down`: line by line, as a plan (dry run), or as one JSON document at the end."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ VERBS = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that was done, kept or found. `did` is a word of the JSON contract.
+    """A change, or an existing state that needed none. `did` is a word of the JSON contract.
 
-    `text` is printed after the verb if `did` is one of VERBS; otherwise it is a whole sentence.
+    If `did` is in VERBS, `text` is printed after that verb; otherwise, `text` is a whole sentence.
     """
 
     what: str
@@ -54,7 +54,7 @@ class Step:
 
 
 class Report:
-    """A collection of steps. Each step is printed when it is added; with `dry_run`, as what would be done."""
+    """A collection of steps. Each step is printed when it is added; a `dry_run` prints it as a plan."""
 
     def __init__(self, *, dry_run: bool, as_json: bool) -> None:
         """Start without steps."""
@@ -81,7 +81,7 @@ class Report:
         if self.as_json:
             steps = [step.as_json() for step in self._steps]
             say_json({"time": iso(time.time()), "dry_run": self.dry_run, "steps": steps, **more})
-        sys.stdout.flush()  # before a daemon in the foreground writes to the same file
+        sys.stdout.flush()  # a daemon in the foreground writes to the same file next
 
 
 def shown(path: Path | None) -> str:

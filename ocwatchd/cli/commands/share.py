@@ -81,7 +81,8 @@ def install(as_json: bool = False) -> int:
 
 
 def uninstall(as_json: bool = False) -> int:
-    """Stop the service that runs `ocwatch share` and remove its files. Cooldowns that were shared remain in force.
+    """Stop the service that runs `ocwatch share` and remove its files. Cooldowns received from other machines remain in
+    force.
 
     Raises:
         ServiceFault: the service manager fails.

@@ -55,7 +55,7 @@ def current_status(now: float) -> StatusView:
 
 
 def _sharing(now: float) -> list[str]:
-    """Return the reason why configured sharing does not work, in a list; an empty list if there is no problem."""
+    """Return the reason why configured sharing does not work, as a list of one sentence; an empty list if it works."""
     path = state_file("share/status.json")
     if not exists(path):
         return []
@@ -121,7 +121,7 @@ def cooldown_table(views: Sequence[CooldownView], now: float, width: int | None 
 def session_table(
     sessions: Sequence[Mapping[str, object]], now: float, width: int | None = None, *, whole: bool = False
 ) -> str:
-    """Return the table of sessions: title or id, current model, and what happened last."""
+    """Return the table of sessions: title or id, current model, and latest event."""
     rows = [
         (
             str(one.get("title") or one.get("session", "?")),
@@ -134,7 +134,7 @@ def session_table(
 
 
 def _session_lines(sessions: Sequence[Mapping[str, object]], now: float) -> list[str]:
-    """Return a heading and, for each session, its title, directory and id, then its model and what happened last."""
+    """Return a heading and, for each session, its title, directory and id, followed by its model and latest event."""
     from ocwatchd.cli.sessions import described  # lazy import: only a session needs it
     from ocwatchd.opencode.sessions.names import SessionName
 
@@ -153,7 +153,7 @@ def _session_lines(sessions: Sequence[Mapping[str, object]], now: float) -> list
 
 
 def _what_follows(one: Mapping[str, object], now: float) -> str:
-    """Return when a parked turn will run again or its user will be notified; an empty string if nothing is parked."""
+    """Return when a parked turn will run again or its user will be notified; an empty string if no turn is parked."""
     if not one.get("until"):
         return ""
     then = "you are notified" if one.get("then") == "notify" else "runs again"
@@ -162,7 +162,7 @@ def _what_follows(one: Mapping[str, object], now: float) -> str:
 
 
 def _still_true(phrase: str, model: str) -> str:
-    """Return what happened last to a session that now uses `model`.
+    """Return the phrase for the latest event of a session that now uses `model`.
 
     If the session was moved but is using the primary again, the phrase says that it returned.
     """
@@ -179,7 +179,9 @@ def forecast_table(ahead: Sequence[Mapping[str, object]], now: float) -> str:
 
 
 def plan_table(windows: Sequence[Mapping[str, object]], now: float) -> str:
-    """Return the table of plan windows: percent used, reset time, and when each is used up at this rate."""
+    """Return the table of plan windows: percentage used, reset time, and when the window is used up at the current
+    rate.
+    """
     rows = [
         (str(one["provider"]), str(one["window"]), f"{one['used_percent']:.0f} %",
          _at(one["resets"], now), _at(one["used_up"], now))
@@ -241,7 +243,7 @@ def _status_text(view: StatusView) -> str:
             parts += [_health_line(sentence(models), cut=False) for sentence, models in gaps if models]
         parts += [_health_line(line, cut=False) for line in view.unserved]
         parts += map(_health_line, view.health)
-    # a headline that stands alone and says "not running" already names this command
+    # a headline with "not running" already names this command
     if len(parts) > 1 or view.state != State.DOWN:
         parts.append("\n" + paint(f"next: {next_step(view)}", "bold"))
     return "\n".join(parts)
@@ -253,7 +255,7 @@ def next_step(view: StatusView) -> str:
         return "ocwatch up (start the daemon)"
     if view.state == State.STALLED:
         return "ocwatch doctor (see what to do)"
-    for one in view.sessions:  # the daemon's phrase names the command if the user has to act
+    for one in view.sessions:  # the daemon's phrase names a command if the user has to act
         before, marked, command = str(one.get("phrase", "")).rpartition(": ocwatch ")
         if marked and before:
             return f"ocwatch {escape(command)} (continue this session)"

@@ -23,7 +23,7 @@ FORMATS = ("plain", "tmux", "waybar", "starship", "json")
 NAME = 24
 """Maximum width of a model's name, in columns; longer names are shortened in the middle."""
 SAFE = {"tmux": tmux, "waybar": pango, "json": escape}
-"""The escape function of each format. Other formats use `neutral`, because the program that reads them is unknown."""
+"""The escape function of each format. Other formats use `neutral`, because the displaying program is unknown."""
 TMUX = {
     "ok": "",
     "cooling": "#[fg=yellow]",
@@ -34,9 +34,9 @@ TMUX = {
     "unknown-model": "#[fg=red]",
 }
 DAEMON: dict[str, str] = {State.DOWN: "down", State.STALLED: "stalled"}
-"""The word for each state in which the daemon cannot act."""
+"""The word shown for each state in which the daemon cannot act."""
 NEARLY_USED_UP = 80.0
-"""Minimum percentage used, from which a plan window is part of the line."""
+"""Minimum usage, in percent, at which the line shows a plan window."""
 UNSERVED = "unserved"
 """State: the daemon is up, but cannot move the sessions of a running OpenCode process."""
 NO_FALLBACK = "no-fallback"
@@ -49,7 +49,7 @@ CODES = {
     State.UP: ExitCode.DONE,
     UNSERVED: ExitCode.OPENCODE_UNREACHABLE,
 }
-"""Exit codes by state. Any other state means that the daemon is not running or stalled."""
+"""Exit codes by state. In any other state, the daemon is stalled or not running."""
 
 
 def statusline(form: str = "plain") -> int:
@@ -89,7 +89,8 @@ def statusline(form: str = "plain") -> int:
 
 
 def _fields(state: str, found: dict[str, Entry], sessions: list[dict[str, object]], now: float) -> dict[str, str]:
-    """Return the fields of templates. `model` is the one whose cooldown ends first; fields without a value are empty.
+    """Return the values of the template's fields; those without a value are empty. `model` is the model whose cooldown
+    ends first.
 
     The values are not escaped; the caller applies `SAFE`.
     """
@@ -133,8 +134,8 @@ def _used(one: Mapping[str, object]) -> float:
 def _add_plan(fields: dict[str, str], form: str) -> None:
     """Set the field `plan`, such as `5h 87%`, if the window is nearly used up, and add it to the line and its tip.
 
-    This happens after the names were escaped, because `neutral` replaces the percent sign, which is markup in some
-    bars. Here it stands between a digit and a blank or the end, where no bar interprets it.
+    The caller escapes the names first, because `neutral` would replace the percent sign, which is markup in some bars.
+    Here the sign follows a digit and precedes a blank or the end of the line, where no bar interprets it.
     """
     near = bool(fields["plan_used"]) and float(fields["plan_used"]) >= NEARLY_USED_UP
     fields["plan"] = f"{fields['plan_window']} {fields['plan_used']}%" if near else ""

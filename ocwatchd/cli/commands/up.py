@@ -1,7 +1,7 @@
 """`ocwatch up`: set up the configuration, the companion plugin and the service, and start the daemon.
 
-On a terminal, it asks the user one thing: which fallbacks to use. After 8 seconds without an answer, it uses all that
-it suggested, so it never hangs.
+On a terminal, it asks one question: which fallbacks to use. After 8 seconds without an answer, it uses all suggested
+ones, so it never hangs.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ from ocwatchd.state.files import write_atomic, write_new
 
 ABOUT_2 = f"its sessions are moved through its own API. The differences are described in {DOCUMENTATION}/opencode2.md"
 UP_LIMIT = 15.0
-"""Timeout, in seconds, for the daemon's first heartbeat; on an idle machine it is written after half a second."""
+"""Timeout, in seconds, for the daemon's first heartbeat, which takes half a second on an idle machine."""
 POLL_INTERVAL = 0.05
 """Interval, in seconds, between checks for the heartbeat."""
 ASK_TIMEOUT = 8.0
-"""Timeout, in seconds, for the user's answer. Then the suggestions are used, so that `up` never hangs in a script."""
+"""Timeout, in seconds, for the user's answer. Afterwards, the suggestions are used, so that `up` never hangs in a
+script.
+"""
 
 
 def up(
@@ -70,7 +72,7 @@ def up(
         raise UsageError("use either --foreground or --detach, not both")
     paths, report = Paths.from_env(), Report(dry_run=dry_run, as_json=as_json)
     _configure(paths, report, ask=not yes)
-    load(paths)  # a broken configuration is reported before anything starts
+    load(paths)  # report a broken configuration before starting anything
     _install_plugin(paths, report)
     _tell_generation(report)
     earlier = _tell_earlier(paths, report)
@@ -116,7 +118,7 @@ def _configure(paths: Paths, report: Report, ask: bool) -> None:
     if not report.dry_run:
         try:
             write_new(path, start.text.encode())
-        except OSError as error:  # a configuration that cannot be written must not prevent the daemon from starting
+        except OSError as error:  # a read-only configuration directory must not keep the daemon from starting
             reason = f"{shown(path)} cannot be written ({error.strerror}), so the daemon starts without fallback chains"
             report.add(Step("configuration", "failed", path, reason))
             return
@@ -129,7 +131,7 @@ def _configure(paths: Paths, report: Report, ask: bool) -> None:
 
 
 def _ask(start: Starter) -> tuple[str, ...]:
-    """Ask the user for fallbacks and return them in order. Without an answer or a valid number, return all."""
+    """Ask the user for fallbacks and return them in order. Return all of them if the user gives no valid answer."""
     say(escape(f"Fall back from {start.primary} to:"))
     for number, model in enumerate(start.targets, 1):
         say(escape(f"  {number}  {model}"))
@@ -146,7 +148,7 @@ def _ask(start: Starter) -> tuple[str, ...]:
 
 
 def _tell_earlier(paths: Paths, report: Report) -> list[EarlierProcess]:
-    """Report the OpenCode processes without the companion plugin, and how to restart each."""
+    """Report the OpenCode processes started without the companion plugin, and how to restart each."""
     earlier = earlier_processes(paths)
     for one in earlier:
         text = f"# {one.place} {one.why}. To load the companion plugin: {one.remedy}"
@@ -172,11 +174,11 @@ def _detach(paths: Paths, report: Report) -> None:
 
 
 def _remember(paths: Paths, text: str) -> None:
-    """Store the hash of the first configuration, so that `down --purge` can see whether it was changed."""
+    """Store the hash of the first configuration, with which `down --purge` detects later changes."""
     try:
         write_atomic(paths.starter_mark, sha256(text.encode()).hexdigest().encode())
     except OSError:
-        return  # without the hash, `down --purge` keeps the file as if the user had changed it
+        return  # without the hash, `down --purge` keeps the file
 
 
 def _install_plugin(paths: Paths, report: Report) -> None:
@@ -195,7 +197,7 @@ def _install_plugin(paths: Paths, report: Report) -> None:
 
 
 def _tell_generation(report: Report) -> None:
-    """If OpenCode 2 is installed, say how it differs. A program that does not work is reported by `ocwatch doctor`."""
+    """If OpenCode 2 is installed, print how it differs. `ocwatch doctor` reports a program that does not work."""
     program = installed_opencode()
     try:
         about = about_program(program, os.environ) if program else None
@@ -255,7 +257,7 @@ def _serve(paths: Paths, report: Report, manager: NoManager) -> int:
 def _conclude(paths: Paths, report: Report, manager: str, earlier: Sequence[EarlierProcess], ended: int | None) -> int:
     """Wait for the first heartbeat of the daemon, print its status, and return the exit code.
 
-    `ended` is the process id of a daemon that `up` has ended; its last heartbeat does not count.
+    `ended` is the process id of the daemon that `up` stopped, if any; its last heartbeat is ignored.
     """
     deadline = time.monotonic() + (0.0 if report.dry_run else UP_LIMIT)
     while True:

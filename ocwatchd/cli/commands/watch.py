@@ -1,8 +1,8 @@
 """`ocwatch watch`: show sessions, cooldowns and events live, from the files that `status` and `history` read.
 
-A frame is a list of lines that fit the screen, each with a style. It is computed from values only. Only changed lines
-are drawn, over the old ones, so that nothing flickers. While nothing happens, only the clock and the countdowns are
-sent: a few bytes a second over ssh.
+A frame is a list of styled lines that fit the screen; it is a pure function of the displayed values. Only changed lines
+are drawn, over the old ones, to avoid flicker. While nothing happens, only the clock and the countdowns are sent: a few
+bytes a second over ssh.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ HEIGHT = 24
 BRIGHTNESS = {"bold": "1", "dim": "2", "reverse": "7"}
 COLOURS = {"red": "31", "green": "32", "yellow": "33"}
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l\x1b[2J", "\x1b[0m\x1b[999;1H\n\x1b[?25h\x1b[?1049l"
-"""The codes that switch to an empty alternate screen without a cursor, and those that restore the main screen.
+"""The escape codes to enter an empty alternate screen with a hidden cursor, and to restore the main screen.
 
-A terminal without an alternate screen continues below the last line.
+On a terminal without an alternate screen, output continues below the last line.
 """
 
 
@@ -120,7 +120,7 @@ def _write(text: str) -> None:
 
 
 LEAST_EVENTS = 4
-"""Minimum number of lines for events, no matter how many models are cooling down."""
+"""Minimum number of lines for events, however many models are cooling down."""
 HEADLINE = {State.UP: "bold green", State.STALLED: "bold yellow", State.DOWN: "bold red"}
 GOOD = frozenset(("moved", "answered", "went_on", "already", "free", "cleared", "eased"))
 BAD = frozenset(("failed", "target_limited", "exhausted", "unreachable", "left", "refused"))
@@ -138,8 +138,8 @@ def frame(
 ) -> list[Line]:
     """Return the screen as at most `height` lines of at most `width` columns.
 
-    It shows the daemon, cooldowns, sessions, and as many events as fit. `selected` is the index of the highlighted row
-    among all cooldowns and sessions.
+    The lines show the daemon, cooldowns, sessions, and as many events as fit. `selected` is the index of the
+    highlighted row among all cooldowns and sessions.
     """
     of_session = None if selected is None else selected - len(view.cooldowns)
     health = [Line(f"# {escape(line)}", "yellow") for line in view.health[:2]]
@@ -168,9 +168,9 @@ def _ahead(view: StatusView) -> list[Line]:
 
 
 def _block(table: str, room: int, selected: int | None = None) -> list[Line]:
-    """Return an empty line and a table, together at most `room` lines; a last line counts the rows that do not fit.
+    """Return an empty line and a table, together at most `room` lines; the last line counts any rows that do not fit.
 
-    The row with the index `selected` is highlighted, and is always shown.
+    The row with the index `selected` is highlighted and is always shown.
     """
     title, *rows = table.split("\n")
     most = max(room - 2, 2)
@@ -187,7 +187,7 @@ def _events(events: Sequence[Entry], room: int, now: float, titles: Titles) -> l
 
 
 def event(line: Entry, now: float, titles: Titles) -> Line:
-    """Return the line of one event, with its time if it happened today, otherwise with its date."""
+    """Return the line of one event, with its time if it happened today; otherwise, with its date."""
     at = stamp(line.time, now)
     at = at if len(at) <= len("14:20:05") else clock(line.time, now)
     story = phrase(line, lambda at: clock(at, line.time)) + titles.ending(line)
@@ -216,7 +216,7 @@ b and c act on the selected model, or on the selected session's current
 model. Commands run on the main screen; press Enter, q or Esc to go back.
 """
 ARROWS = {"\x1b[A": "k", "\x1b[B": "j", "\x1bOA": "k", "\x1bOB": "j"}
-"""Maps the sequence that a terminal sends for an arrow key to the letter with the same meaning."""
+"""Maps a terminal's escape sequence for an arrow key to the letter with the same meaning."""
 BLOCK_TIME = "1h"
 
 
@@ -253,7 +253,7 @@ def keys_in(raw: str) -> Iterator[str]:
 
 
 def moved(selected: int | None, key: str, number: int) -> int | None:
-    """Return the index of the selected item after the key `j` or `k`; None if `number`, the count of items, is 0."""
+    """Return the index selected after the key `j` or `k`; None if there are no items (`number` is 0)."""
     if not number:
         return None
     if selected is None:
@@ -262,7 +262,7 @@ def moved(selected: int | None, key: str, number: int) -> int | None:
 
 
 def command(key: str, item: Item | None) -> list[str] | None:
-    """Return the arguments of the `ocwatch` command that a key runs; None if the key runs none."""
+    """Return the arguments of the `ocwatch` command that a key runs, or None if the key runs no command."""
     session = [item.session] if item and item.session else []
     model = item.model if item else None
     match key:
@@ -280,7 +280,7 @@ def command(key: str, item: Item | None) -> list[str] | None:
 
 
 TAIL = 256 << 10
-"""Maximum number of bytes read from the end of the journal when it has grown: about 300 events."""
+"""Maximum number of bytes (about 300 events) read from the end of a journal that has grown."""
 FASTEST, SLOWEST = 0.2, 60.0
 
 
@@ -308,10 +308,10 @@ def watch(every: float = 1.0) -> int:
 
 
 class StateReader:
-    """The reader of the displayed files. It reads the journal again only after a change."""
+    """The reader of the displayed files. It reads the journal only when it has changed."""
 
     def __init__(self) -> None:
-        """Start without reading."""
+        """Start without reading any file."""
         self._mark: tuple[int, int, int] | None = None
         self._told: tuple[Entry, ...] = ()
         self.titles = Titles()
@@ -339,7 +339,7 @@ class StateReader:
 
 
 def _draw(reader: StateReader, every: float) -> None:
-    """Draw frames on the alternate screen until the user quits. The command of a key runs on the main screen."""
+    """Draw frames on the alternate screen until the user quits. A key's command runs on the main screen."""
     selected: int | None = None
     while True:
         with _keys() as keyboard, Screen() as screen:
@@ -381,7 +381,7 @@ def _run(words: list[str]) -> None:
     else:
         say(f"$ {escape(shlex.join(['ocwatch', *words]))}")
         subprocess.run([sys.executable, "-P", "-m", "ocwatchd.cli", *words], check=False)
-    with _keys() as keyboard:  # before the prompt, because this discards earlier input
+    with _keys() as keyboard:  # before the prompt, because `_keys` discards earlier input
         _write("\nPress Enter, q or Esc to go back. ")
         while keyboard is not None and (typed := os.read(keyboard, 64).decode("latin-1")):
             if typed[0] in "\r\nqQ\x04" or typed == "\x1b":
@@ -431,7 +431,7 @@ def _key(keyboard: int | None, patience: float) -> str | None:
 
 @contextlib.contextmanager
 def _ends_by_signal() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the command as Ctrl-C does, so that the terminal is restored."""
+    """Make SIGTERM and SIGHUP end the command as Ctrl-C does, so that the terminal is restored."""
 
     def end(_: int, __: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -13,7 +13,7 @@ _RANGES = (
     (0xAD, 0xAD),  # soft hyphen
     (0x61C, 0x61C),  # Arabic letter mark
     (0x180E, 0x180E),
-    (0x200B, 0x200F),  # zero width, and the marks of direction
+    (0x200B, 0x200F),  # zero-width characters and direction marks
     (0x2028, 0x202E),  # line and paragraph separator, bidirectional embedding and override
     (0x2060, 0x206F),  # invisible operators, bidirectional isolates
     (0xD800, 0xDFFF),  # lone surrogates: they cannot be encoded

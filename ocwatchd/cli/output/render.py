@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 WIDTH = 80
-"""Width of the output, in columns, if neither COLUMNS nor a terminal determines it, as for files and pipes."""
+"""Width of the output, in columns, if neither COLUMNS nor a terminal defines one, as for files and pipes."""
 
 BESIDE_NAMES = 44
-"""Minimum width, in columns, for the rest of a table before a long name is shortened in the middle."""
+"""Minimum width, in columns, that a long name leaves to the other columns; a longer name is shortened in the middle."""
 LEAST_PHRASE = 14
 """Minimum width, in columns, of a table's last column before names are shortened."""
 
@@ -68,7 +68,7 @@ def paint(text: str, style: str, stream: TextIO | None = None) -> str:
 
 
 SYMBOLS = {"ok": ("✓", "+"), "info": ("·", "-"), "warning": ("!", "!"), "error": ("✗", "x")}
-"""The symbol for each severity, and the ASCII character to use if the output cannot encode the symbol."""
+"""The symbol for each severity, and its ASCII replacement for outputs that cannot encode the symbol."""
 
 
 def symbol(severity: str) -> str:
@@ -82,7 +82,7 @@ def symbol(severity: str) -> str:
 
 
 def say_json(document: Mapping[str, object]) -> None:
-    """Print one JSON document in ASCII, which every locale can encode and which contains no terminal codes."""
+    """Print one JSON document in ASCII: every locale can encode it, and it contains no terminal codes."""
     print(json.dumps({"version": 1, **document}, indent=2))
 
 

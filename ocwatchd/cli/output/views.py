@@ -59,7 +59,7 @@ class CooldownView:
 
 @dataclass(frozen=True)
 class StatusView:
-    """The state of the daemon and its data, for display. `state` is up, deaf (stalled) or down."""
+    """The state of the daemon and its data, for display. `state` is `up`, `deaf` (stalled) or `down`."""
 
     state: str
     now: float

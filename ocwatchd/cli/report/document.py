@@ -1,7 +1,7 @@
 """The figures of `ocwatch report` as the document of the JSON contract and in Prometheus' text format.
 
-The text format is for node_exporter's textfile collector. All Prometheus metrics are gauges: they cover a moving
-window, and the journal drops its oldest lines, so the value of a counter would decrease.
+The text format is for node_exporter's textfile collector. All metrics are gauges: they cover a moving window, and the
+journal drops its oldest lines, so a counter would decrease.
 """
 
 from __future__ import annotations

@@ -55,9 +55,9 @@ def _two(large: int, unit: str, small: int, part: str) -> str:
 WIDE = 1000.0
 """Width of a chart in SVG units, which the browser stretches to the available width."""
 ROWS = 12
-"""Maximum number of models that get a separate row."""
+"""Maximum number of models with a row of their own."""
 COLOURS = 6
-"""Number of models that get a separate colour; the others share one."""
+"""Number of models with a colour of their own; all others share one."""
 BARS = 112
 """Maximum number of bars, so that each is at least 3 pixels wide on a phone."""
 BINS = (HOUR, 3 * HOUR, 6 * HOUR, 24 * HOUR, 7 * 24 * HOUR, 28 * 24 * HOUR)
@@ -71,7 +71,7 @@ LEAST = 2.0
 
 
 def _begin(found: Figures) -> float:
-    """Return when the time axis begins: at the first entry of the journal, but not before the window."""
+    """Return the start of the time axis: the journal's first entry, but not before the start of the window."""
     return max(found.since, found.begins or found.since)
 
 
@@ -217,7 +217,7 @@ def _axis(begin: float, end: float) -> str:
         place = (at - begin) / (end - begin) * 100
         if 0 <= place <= 96:
             marks += f'<span style="left:{place:.2f}%">{text(_tick(at, step))}</span>'
-        # local midnights are also correct on days of 23 or 25 hours
+        # local midnights are correct even on days of 23 or 25 hours
         at = _floor(at + step * 1.5, step) if step >= DAY else at + step
     return f'<div class="axis">{marks}</div>'
 
@@ -225,7 +225,7 @@ def _axis(begin: float, end: float) -> str:
 def _floor(epoch: float, step: float) -> float:
     """Return the last multiple of `step` seconds before or at `epoch`, in local time.
 
-    Multiples are counted from local midnight of 1 January 1970, so those of a day are midnights.
+    Multiples are counted from local midnight of 1 January 1970, so multiples of a day are local midnights.
     """
     offset = time.localtime(epoch).tm_gmtoff
     found = (epoch + offset) // step * step
@@ -530,7 +530,7 @@ def _about(seconds: float) -> str:
 
 
 def _typical(times: Sequence[float]) -> str:
-    """Return the median of several times with their number, a single time as such, and `–` without any."""
+    """Return the median and the number of several times, a single time without a number, or `–` for none."""
     if not times:
         return "–"
     return f"{lasting(median(times))} ({'1 turn' if len(times) == 1 else f'median of {len(times)}'})"
