@@ -40,7 +40,7 @@ class Order(StrEnum):
 
 
 REPEATED = (Cause.SERVER_ERROR, Cause.NOT_FOUND, Cause.AUTH)
-"""The causes that are neither a limit nor a stall: they have to happen again before a turn is moved."""
+"""The causes that are neither a limit nor a stall. They must occur again before a turn is moved."""
 SAME_FIRST = 1
 """How often the same model is tried again for one of these causes."""
 
@@ -51,7 +51,9 @@ class StallPolicy:
 
     enabled: bool = True
     after: float | None = None
-    """Time, in seconds, without an event after which an answer has stalled; None: learnt for each model."""
+    """Time, in seconds, without an event after which an answer has stalled; None: a time that is learned for each
+    model.
+    """
     retry_same: int = 1
     """How often a stalled turn is run again on its own model before it is moved."""
 

@@ -49,7 +49,7 @@ MONTHS = _numbered(
 """Names and abbreviations of the months."""
 
 ALSO_WORDS = frozenset("set out ago des gen lis paz sie mag lip".split())
-"""Abbreviated months that are everyday words in some language: they need a full stop or "de" next to them."""
+"""Abbreviations of months that are also everyday words in some language. They count only next to a period or "de"."""
 
 WEEKDAYS = _numbered(
     "montag dienstag mittwoch donnerstag freitag samstag sonntag",
@@ -75,8 +75,8 @@ WEEKDAYS = _numbered(
     "월요일 화요일 수요일 목요일 금요일 토요일 일요일",
     "الاثنين الثلاثاء الأربعاء الخميس الجمعة السبت الأحد",
 )
-"""Names of the days of the week except the English ones; Monday is 1. Abbreviations are left out, because some of them
-("mar", "sex") are other words.
+"""Names of the days of the week in languages other than English; Monday is 1. Abbreviations are left out, because some
+of them ("mar", "sex") are also other words.
 """
 
 DAYS = {
@@ -91,11 +91,11 @@ DAYS = {
     )
     for word in words.split("|")
 }  # fmt: skip
-"""Days that are named by their distance from today."""
+"""Words for days relative to today, each with the number of days ahead."""
 
 BEFORE_NOON = "上午|早上|早晨|清晨|凌晨|午前|明早|오전|새벽|아침"
 AFTER_NOON = "下午|晚上|傍晚|午后|今晚|明晚|夜|오후|저녁|밤"
-"""Words before an hour of a twelve-hour clock."""
+"""Words that precede an hour of a twelve-hour clock."""
 
 MORNING = (
     r"a\.?\s?m\b\.?|vormittags|morgens|fruh|du matin|de la manana|da manha|del mattino|di mattina|утра|ранку|rano|sabah"
@@ -104,7 +104,7 @@ EVENING = (
     r"p\.?\s?m\b\.?|nachmittags|abends|de l'apres-midi|du soir|de la tarde|de la noche|da tarde|da noite"
     r"|del pomeriggio|di sera|вечера|дня|вечора|po poludniu|wieczorem|ogleden sonra|aksam"
 )
-"""Expressions for words after such an hour."""
+"""Expressions for words that follow an hour of a twelve-hour clock."""
 
 BEIJING = timezone(timedelta(hours=8), "Beijing")
 TOKYO_SEOUL = timezone(timedelta(hours=9), "Tokyo")
@@ -146,7 +146,9 @@ FIXED: dict[str, tzinfo] = {
 }  # fmt: skip
 
 SHORT_ZONES = frozenset("pt mt ct et est ist cst pst mst bst".split())
-"""Abbreviations that are words in other languages or used in several places: they count only directly after a time."""
+"""Abbreviations of time zones that are words in other languages or name several zones. They count only directly after a
+time.
+"""
 
 RESETS = (
     r"(?<![a-z])(?:zuruckgesetzt|zurucksetz|setzt sich|erneut|wieder|verfugbar|nachster versuch|freigegeben"

@@ -1,6 +1,6 @@
 """Find moments in texts: ISO dates, `resets 3pm (Europe/Berlin)`, `24 de nov. de 2026, 9:00`, `明日 00:00`. Pure.
 
-The module is long because each form of a date has a pattern and a reader side by side, and all are tried in one order.
+The module is long because it keeps the pattern of each date form beside its reader and tries all forms in one order.
 
 A date without a zone, or a word like "tomorrow", gives a result marked as estimated. Texts are read in the folded form
 of `normalize.fold`; the vocabulary of the languages is in `calendar_words`.
@@ -47,7 +47,7 @@ _LEAD_LENGTH = 16
 _WEEK = {"mon": 0, "tue": 1, "wed": 2, "thu": 3, "fri": 4, "sat": 5, "sun": 6}
 _DASHES = str.maketrans("−–—", "---")
 _BUDDHIST = 543
-"""Number of years by which the Thai calendar is ahead."""
+"""Number of years by which the Thai calendar is ahead of the Gregorian calendar."""
 
 
 def _any_of(words: Iterable[str]) -> str:
@@ -56,7 +56,9 @@ def _any_of(words: Iterable[str]) -> str:
 
 
 _WORD = re.compile(r"[^\W\d_][^\s\d.,:;/()\[\]|'\"·-]*")
-"""A word; its first letter may be followed by a vowel sign, which does not count as a letter in Thai and Hindi."""
+"""A word. In Thai and Hindi, its first letter may be followed by a vowel sign, which `re` does not count as
+a letter.
+"""
 
 _CLOCKLIKE = re.compile(r"\d\s?[:.hu时点시]")
 _EDGE_BEFORE, _EDGE_AFTER = r"(?<![a-zа-яіїє\d])", r"(?![a-zа-яіїє\d])"
@@ -103,7 +105,7 @@ _YEAR_AT = late(
     r"(?:\s?(?:г\.?|года|р\.|року|r\.|roku|yili)(?![^\W\d_]))?"
 )
 
-# Dates differ in how they begin; year, time and zone follow in the same form.
+# The forms of dates differ only at the beginning; the year, the time and the zone follow in the same form.
 _YEAR_FIRST = LateExpression(
     r"(?<!\d)(?P<year>20\d\d)\s?[-/.年년]\s?(?P<month>\d{1,2})\s?[-/.月월]\s?(?P<day>\d{1,2})(?!\d)\s?[日일]?", "20"
 )
@@ -202,8 +204,8 @@ class _Said:
     words: frozenset[str]
 
     def may_name(self, words: frozenset[str]) -> bool:
-        """Return whether the text may contain one of these words. A script without spaces is not split into words, so
-        it always may.
+        """Return whether the text may contain one of these words. A text in a script without spaces is not split into
+        words, so the result is always True.
         """
         return not self.words.isdisjoint(words) or not self.text.isascii()
 
@@ -356,8 +358,8 @@ def _placed(naive: datetime, zone: str | None, text: str, here: datetime, local:
 
 
 def _known(zone: str, text: str) -> tzinfo | None:
-    """Return the time zone of this name. `CST` is China's if Chinese words or `+0800` occur in the text, otherwise
-    Chicago's.
+    """Return the time zone of this name. `CST` means China's zone if Chinese words or `+0800` occur in the text, and
+    Chicago's zone otherwise.
     """
     return BEIJING if zone == "cst" and (_CHINESE.search(text) or "+0800" in text) else zone_of(zone)
 
@@ -440,8 +442,8 @@ def _zone_at(text: str, at: int) -> str | None:
 
 
 def _zone_in(text: str, time: _Time | None, local: tzinfo) -> tuple[tzinfo, bool]:
-    """Return the zone of a time of day, and whether it is explicit: beside the time, else in the text, else by
-    language.
+    """Return the zone of a time of day, and whether the text names it, beside the time or elsewhere. If the text names
+    no zone, its language determines the zone.
     """
     zone = _known(time.zone, text) if time and time.zone else None
     if zone is None:
@@ -562,7 +564,9 @@ _WORD_STARTS = _DAY_STARTS | frozenset(
     "next week month woche semaine semana settimana tygodniu hafta minggu tuan vecka uke uge monat monats prochain mes"
     " mese first 1st start beginning end miesiacu maand ay bulan thang manad maned".split()
 )  # fmt: skip
-"""Every text that names such a day contains one of these words; searching for them is cheaper than the expressions."""
+"""Every text that names such a day contains one of these words. Searching for them costs less than matching the
+expressions.
+"""
 
 
 def _words(said: _Said, here: datetime, local: tzinfo) -> Iterator[Moment]:

@@ -1,7 +1,8 @@
 """Find durations and waits: `7.66s`, `2m59.56s`, `4 hours 12 minutes`, `30秒后`, `in 30 Sekunden`. Pure, linear.
 
 A number by itself is never a duration, and a duration by itself is never a wait: "50 requests per 60s" and "5 hour
-usage limit" name windows. A word before it ("try again in") or after it ("后") makes it a wait.
+usage limit" name windows (periods to which a limit applies). A duration is a wait only if a word before it ("try again
+in") or after it ("后") says so.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ _COUNTS = {
 
 _HAN_COUNTS = dict(zip("一二两三四五六七八九十半", "1 2 2 3 4 5 6 7 8 9 10 0.5".split(), strict=True))
 _HAN_COUNT = late("(?<![第一二两三四五六七八九十百])([一二两三四五六七八九十半])(?=个?(?:小时|时间|分钟?|秒|天|周))")
-"""`一分钟后`, `半小时后`; not the half of a longer number (`十五分钟`)."""
+"""A Chinese number of one character before a unit: `一分钟后`, `半小时后`. Part of a longer number (`十五分钟`) is not
+matched.
+"""
 
 _UNIT = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
 _PART = re.compile(
@@ -112,7 +115,9 @@ _FOREIGN_AHEAD = late(
 _ABBREVIATED = late(
     r"(?:^|[^\w])(?:dans|apres|en|em|tra|fra|dopo|через|после|nach|durante|sau|dalam|selama|za|om)\s{1,3}$"
 )
-"""Prepositions after which a unit that English shares is a foreign wait: `dans 20 min`, `tra 5 h`."""
+"""Prepositions that show a duration to be a wait in another language, although its unit is also English: `dans 20 min`,
+`tra 5 h`.
+"""
 
 _GERMAN = late(r"erneut|versuch|wiederhol|zuruckgesetzt|verfugbar")
 _FOREIGN_WINDOW = late(
@@ -120,7 +125,9 @@ _FOREIGN_WINDOW = late(
     r"|(?:limit\w{0,3}|quota|cuota|cota|ventana|janela|fenetre|finestra|plafond|kontingent|fenster|лимит\w{0,2}|окн\w{1,2})"
     r"\s(?:de|di|des|du|von|da|do|van|av|af|в|на|na|za)\s{1,3}$"
 )
-"""`10 requêtes en 60 secondes`, `limite de 5 horas`: a window, whatever follows in the sentence."""
+"""The words before a duration that is a window, regardless of the remaining sentence: `10 requêtes en 60 secondes`,
+`limite de 5 horas`.
+"""
 
 
 def parse_at(text: str, at: int = 0) -> tuple[float, int, bool] | None:

@@ -73,7 +73,7 @@ _CODE = re.compile(r"[\w.:/-]{2,80}\Z")
 
 @dataclass(slots=True)
 class _Harvest:
-    """What has been found so far in a parsed body."""
+    """The messages, codes and status found so far in a body."""
 
     says: list[str] = field(default_factory=list)
     codes: list[str] = field(default_factory=list)
@@ -97,7 +97,7 @@ class _Harvest:
 
 
 def details_from_text(text: str, status: int | None = None) -> ErrorDetails:
-    """Return the details in the text of a message, as logs contain it since 1.17.
+    """Return the details in a message's text, in the form that logs contain since 1.17.
 
     `status` is the HTTP status, if it is known from another source.
     """

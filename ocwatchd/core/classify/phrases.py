@@ -1,15 +1,16 @@
 """The language in which rules describe words, and its compiler. Pure.
 
-A phrase is written in the plain form of `normalize.plain`. Five signs have a meaning, everything else is literal:
+A phrase is written in the plain form of `normalize.plain`. Five signs have a special meaning; every other character is
+literal:
 
     (a|b|)   one of these (not nested; an empty one makes it optional)
-    ~        up to 60 characters of anything, words left whole
-    *        the word may go on: `limit*` is limit, limits, limited
+    ~        up to 60 characters of any kind; no word is split
+    *        the word may continue: `limit*` is limit, limits, limited
     #        a number
     ^        the text begins here (first sign only)
 
-There are only these bounded repetitions, so no phrase can run for a long time. Each phrase is found by one of its words
-(`Index`), so that the cost of a message depends on its own words and not on the number of rules.
+All repetitions are bounded, so no phrase can take long to match. Each phrase is found by one of its words (`Index`), so
+the cost of classifying a message depends on the message's words and not on the number of rules.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ KEY_LENGTH = 5
 """Number of letters of a word that are used to find phrases: enough to be rare, few enough for `exceed*`."""
 
 GAP_CAP = 60
-"""Maximum number of characters between two words that belong together: half a sentence of a provider's text."""
+"""Maximum number of characters between two words of a phrase, which is about half a sentence of a provider's text."""
 
 _TOKEN = re.compile(r"\([^()]{0,800}\)|[~*#]|[^()~*#]+")
 _LITERAL = re.compile(r"[^~*#]+")
@@ -58,7 +59,7 @@ def compile_folded(phrase: str) -> re.Pattern[str]:
 
 
 class _Phrase:
-    """A folded phrase with its rank, and the literals that rule it out for most texts."""
+    """A folded phrase with its rank, and the literals whose absence rules the phrase out for most texts."""
 
     __slots__ = ("_needed", "_probe", "rank", "text")
 
@@ -175,8 +176,8 @@ def _group_keys(token: str, *, opens: bool, closes: bool) -> frozenset[str]:
 def _keys(text: str, *, opens: bool, closes: bool) -> list[str]:
     """Return the keys of a literal piece: the first letters of its words, and its runs of characters in other scripts.
 
-    `opens` and `closes` mean that the piece begins and ends with whole words. A word that may go on (`limit*`) is a key
-    only if its known part is as long as a key.
+    `opens` and `closes` mean that the piece begins and ends with whole words. A word that may continue (`limit*`) is a
+    key only if its known part is as long as a key.
     """
     if text.isascii() and text.isalnum():  # most alternatives are a single word
         return [text[:KEY_LENGTH]] if opens and (closes or len(text) >= KEY_LENGTH) and text not in _WEAK_KEYS else []
@@ -197,7 +198,7 @@ class Index:
     __slots__ = ("_always", "_by_key", "_foreign")
 
     def __init__(self, entries: Iterable[tuple[int, str]]) -> None:
-        """Index `(rank, phrase)` pairs; the rank orders what `find` returns. The phrases have to pass `check`."""
+        """Index `(rank, phrase)` pairs; the rank orders what `find` returns. The phrases must pass `check`."""
         phrases = [_Phrase(rank, fold(text)) for rank, text in entries]
         sets = [_key_sets(phrase.text) for phrase in phrases]
         uses = Counter(key for several in sets for keys in several for key in keys)
@@ -215,7 +216,7 @@ class Index:
             self._by_key.setdefault(key, []).append(phrase)
 
     def find(self, text: str) -> list[int]:
-        """Return the ranks whose phrases occur in a plain text, lowest first, each once."""
+        """Return the ranks of the phrases that occur in a plain text, without duplicates, lowest first."""
         found: set[int] = set()
         for phrase in self._candidates(text):
             if phrase.rank not in found and phrase.occurs(text):
@@ -225,7 +226,7 @@ class Index:
     def _candidates(self, text: str) -> set[_Phrase]:
         found = set(self._always)
         words = _WORDS.findall(text)
-        if "'" in text:  # the parts of `plan's` and `l'usage` are words, too
+        if "'" in text:  # the parts of `plan's` and `l'usage` are also words
             words += [part for word in words if "'" in word for part in word.split("'")]
         for key in self._by_key.keys() & {word[:KEY_LENGTH] for word in words}:
             found.update(self._by_key[key])

@@ -1,7 +1,7 @@
 """Read reset times from response headers. Pure.
 
 Retry-After comes first, because OpenCode obeys it exactly. Then come the resets of exhausted allowances; if a provider
-sends three resets (requests, tokens, input tokens), the one whose allowance is 0 applies.
+sends three resets (requests, tokens, input tokens), the reset of the allowance that is 0 applies.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ whole seconds.
 _MARK = r"\\{0,7}[\"']?\s{0,4}[:=]\s{0,4}\\{0,7}[\"']?"
 _NUMBER = r"(?P<number>-?\d{1,15}(?:\.\d{1,12})?)"
 _SECONDS = r"\{\s{0,20}\\{0,7}\"?seconds\\{0,7}\"?\s{0,4}:\s{0,4}\\{0,7}\"?"
-"""A protobuf Duration that is not written `41s`: `{"seconds": 41, "nanos": 0}`, in Python `retry_delay { seconds: 41
-}`.
+"""A protobuf Duration in a form other than `41s`: `{"seconds": 41, "nanos": 0}`, or in Python `retry_delay { seconds:
+41 }`.
 """
 
 _BODY = re.compile(
@@ -57,7 +57,8 @@ _BODY = re.compile(
 def find_hint(facts: ErrorDetails, now: float, kind: LimitKind | None = None, local: tzinfo = UTC) -> Hint | None:
     """Return the best reset time in an error, or None.
 
-    `kind` decides between two waits in a text; `local` is the time zone of dates without one.
+    If a text contains two waits, `kind` determines the one that applies. `local` is the time zone of dates without a
+    zone.
     """
     return _best(_all_times(facts, now, kind, local), now)
 

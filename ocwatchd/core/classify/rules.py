@@ -1,23 +1,23 @@
-"""Classify an error as a limit, or not, by its text and codes; the rules are data. Pure.
+"""Decide from an error's text and codes whether the error is a limit. The rules are data. Pure.
 
 The module is long because a verdict depends on all weights at once: rules, their index and the order of precedence
 belong together.
 
 The order of the rules in `rules/builtin.json` is their priority: the first limit rule that matches determines kind and
-scope. Rules also recognise what is not a limit, with seven weights:
+scope. Rules also recognize errors that are not limits, with seven weights:
 
     never      not a provider's words (a prompt, a title, a tool): overrides all other words
     elsewhere  the limit of another service, quoted by a tool or a gateway: overrides all other words and a status that
                was only read in the text
     supposed   a forecast, a warning, a condition: its sentence does not count
-    hard       overrides the words of rules further down (context overflow)
+    hard       overrides the words of later rules (context overflow)
     quotes     a quotation follows: words of a limit beside these are DOUBTFUL
     doubt      the request is faulty: words of a limit beside these are DOUBTFUL, unless their rule is `firm`
     soft       used only where no limit was found (authentication, a broken connection)
 
-A status decides first where it can: 429 is always a limit, 503 and 529 always mean overload, 402 billing or quota.
-Words override codes in one case: where the code says billing, which lasts until a user clears it, and the words say
-that the provider is busy. One-api answers `billing_not_active` beside "the load of this group is saturated, try again".
+A conclusive status takes precedence: 429 is always a limit, 503 and 529 always mean overload, and 402 means billing or
+quota. Words override codes in one case: the code means billing, which lasts until a user clears it, but the words mean
+that the provider is busy. One-api sends `billing_not_active` with "the load of this group is saturated, try again".
 """
 
 from __future__ import annotations
@@ -69,11 +69,12 @@ class Weight(StrEnum):
 class Rule:
     """Words, codes and headers with one meaning.
 
-    `kind` is None if the meaning is not a limit; then `weight` is set. A `firm` rule is certain even beside words of a
-    bad request; a `doubtful` rule is never certain. The raw text must contain one of the literals in `needs`, and none
-    of the phrases in `unless`. A text that names one of the `hosts` matches. `corrects`: the rule alone is not a limit,
-    but it replaces the kind of limits of these kinds, or of these rules, in the same text. `together`: groups of
-    phrases; a short text matches if it contains one phrase of each group, in any order, and no other rule matches.
+    `kind` is None if the meaning is not a limit; `weight` is then set. A `firm` rule is certain even if other words
+    describe a bad request; a `doubtful` rule is never certain. The raw text must contain one of the literals in
+    `needs`, and none of the phrases in `unless`. A text that names one of the `hosts` matches. `corrects`: alone, the
+    rule does not prove a limit, but in the same text it replaces the kind of a limit of these kinds or rules.
+    `together`: groups of phrases; a short text matches if it contains one phrase of each group, in any order, and no
+    other rule matches.
     """
 
     id: str
@@ -104,11 +105,11 @@ class Rule:
         return not self.needs
 
     def is_excluded(self, said: str) -> bool:
-        """Return whether the plain text contains a phrase beside which the rule does not count."""
+        """Return whether the plain text contains one of the phrases in `unless`, so that the rule does not apply."""
         return bool(self.unless) and any(compile_folded(phrase).search(said) for phrase in self.unless)
 
     def names_host(self, lowered: str) -> bool:
-        """Return whether the text names one of the hosts or a subdomain of one, either by itself or in an address."""
+        """Return whether the text names one of the hosts or one of their subdomains, either alone or in an address."""
         return bool(self.hosts) and any(
             not self.hosts.isdisjoint(_names_of(match)) for match in _ADDRESS.finditer(lowered)
         )
@@ -312,7 +313,7 @@ class _Found:
         codes.
 
         If `quoted`, words that the provider quotes count as well. A rule with `corrects` may replace the result: a
-        limit per minute is a rate limit, whatever the text calls it.
+        limit per minute is a rate limit, regardless of the term in the text.
         """
         words, code = _limit(self.said, kinds), _limit(self.coded, kinds)
         first = _earlier(words, code)
@@ -362,8 +363,8 @@ class RuleSet:
         self._limits_by_pattern = tuple(rule for rule in patterned if rule.kind)
         self._patterned = tuple(rule for rule in patterned if not rule.kind)
         self._needs = tuple({need for rule in self._limits_by_pattern for need in rule.needs or ("",)})
-        # A user's pattern may itself match a `never` rule ("My gateway says no" reads like prose): that rule does not
-        # count against the pattern.
+        # A user's pattern may itself match a `never` rule ("My gateway says no" reads like prose). That rule then does
+        # not exclude the pattern.
         self._own_words = [(pattern, self._never(pattern.text)) for pattern in self.user_patterns]
         self._classify = lru_cache(maxsize=CACHE)(self._judge)
 
@@ -402,8 +403,8 @@ class RuleSet:
 
     @property
     def _index(self) -> Index:
-        """The index. It is built for the first text, because that takes 40 ms of CPU time and a log without failures
-        does not need it.
+        """The index of all phrases. It is built for the first text, because building it takes 40 ms of CPU time and a
+        log without failures does not need it.
         """
         if self._built is None:
             self._built = Index((rule.rank, phrase) for rule in self.rules for phrase in rule.phrases)
@@ -452,7 +453,7 @@ class RuleSet:
         return user if user and verdict.certainty is not Certainty.SURE else verdict
 
     def _quoted_service(self, key: _Key, found: _Found) -> Rule | None:
-        """Return the rule that shows the limit to be another service's: by its words, its hosts or its expression."""
+        """Return the rule whose words, hosts or expression show that the limit is another service's, or None."""
         for rule in (*found.said, *found.coded, *found.quoted):
             if rule.weight is Weight.ELSEWHERE:
                 return rule
@@ -514,7 +515,7 @@ class RuleSet:
             machine.update(rule.rank for rule in self.rules if rule.matches_headers(key.headers))
         if any(need in lowered for need in self._needs):
             said.update(rule.rank for rule in self._limits_by_pattern if rule.matches_pattern(words.said, lowered))
-        # only in these cases can a rule with a weight change the verdict
+        # a rule with a weight can change the verdict only in these cases
         if not said or any(self.rules[rank].kind for rank in said | machine):
             said.update(rule.rank for rule in self._patterned if rule.matches_pattern(words.bare, lowered))
         quoted = self._index.find(words.quoted) if words.quoted else ()
@@ -620,9 +621,9 @@ def _by_words(found: _Found, status: int | None) -> Verdict:
 def _doubt(limit: Rule, found: _Found, status: int | None) -> Rule | None:
     """Return the rule that makes the words of a limit doubtful, or None.
 
-    Codes are coarser than words: Mistral calls "Service tier capacity exceeded" an invalid_request_error, Anthropic an
-    empty credit balance. A code makes only the two kinds doubtful that a bad request may quote, and only if the status
-    is known.
+    Codes are coarser than words: invalid_request_error is Mistral's code for "Service tier capacity exceeded" and
+    Anthropic's code for an empty credit balance. A code therefore makes only rate limits and overload doubtful, which a
+    bad request may quote, and only if the status is known.
     """
     if limit in found.coded:
         return None

@@ -1,4 +1,4 @@
-"""The user's own patterns (`errorPatterns`): words, a status number, or an expression that cannot run for a long time.
+"""The user's own patterns (`errorPatterns`): words, a status number, or an expression that cannot take long to match.
 Pure.
 """
 

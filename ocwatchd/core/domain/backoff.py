@@ -16,7 +16,7 @@ def delay(attempt: int, base: float, maximum: float, jitter: float = 0.0, draw: 
 
 
 NATIVE_FIRST = 2.0
-"""Time, in seconds, before OpenCode's first retry if the provider reports no time; doubled with every attempt."""
+"""Time, in seconds, before OpenCode's first retry if the provider reports no time. It doubles with every attempt."""
 NATIVE_JITTER = 0.25
 """Largest fraction that OpenCode 1.18 adds to a wait; older versions add nothing."""
 NATIVE_CAP = 30.0
@@ -26,8 +26,8 @@ NATIVE_CAP = 30.0
 def is_native_delay(attempt: int, seconds: float, slack: float) -> bool:
     """Return whether a wait of `seconds` before the retry after failure number `attempt` is OpenCode's own backoff.
 
-    A wait outside its range is a Retry-After, which OpenCode honours exactly. `slack` allows for the time between the
-    failure and the moment when it was observed.
+    A wait outside the range of that backoff is a Retry-After, which OpenCode honors exactly. `slack` allows for the
+    time between the failure and the moment when it was observed.
     """
     uncapped = NATIVE_FIRST * 2.0 ** min(max(attempt, 1) - 1, 64)
     return any(

@@ -3,7 +3,7 @@
 A chain maps a name to its fallbacks. Names are models (`provider/model`), aliases and pools. Keys may also be
 `provider/*` and `*` for models without a chain of their own, and `agent:NAME` and `agent:NAME@model` for the sessions
 of one agent (see `agent_chain`). A pool's name means its members, in the order given by `core.domain.pools`. `ocwatch
-pick` uses only this module and has to start within 25 ms of CPU time, and importing dataclasses takes 10 ms.
+pick` uses only this module and must start within 25 ms of CPU time, and importing dataclasses takes 10 ms.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LONGEST = 64
 
 Chains = Mapping[str, Sequence[str]]
 Members = Mapping[str, Sequence[str]]
-"""The members of each pool, in the order in which they are to be used."""
+"""The members of each pool, in order of use."""
 NO_POOLS: Members = {}
 
 
@@ -82,11 +82,11 @@ def models_in(chains: Chains) -> Iterator[str]:
 def agent_chain(
     agent: str | None, model: str, chains: Chains, pools: Members = NO_POOLS
 ) -> Sequence[tuple[str, str | None]] | None:
-    """Return the fallbacks of `model` for sessions of `agent`, each with the pool that it was found through, or None.
+    """Return the fallbacks of `model` for sessions of `agent`, each with the pool through which it was found, or None.
 
     These fallbacks take precedence over the chains that apply to every agent. The result is None if the agent has no
     chain, or one that names only the model itself. It is empty if the agent's chain is empty: then no other model is
-    used. Of several chains the most specific one applies, as in `chain_of`.
+    used. If the agent has several chains, the most specific one applies, as in `chain_of`.
     """
     if not agent:
         return None
@@ -124,7 +124,8 @@ def agent_rows(
 def chain_of(model: str, chains: Chains, pools: Members = NO_POOLS) -> Sequence[str]:
     """Return the names that apply to `model`: first its pools, because equal models come first, then one chain.
 
-    That chain is the model's own (an empty one means no fallback), else its pool's, its provider's, or the default.
+    The first of these chains that exists applies: the model's own chain (if it is empty, there is no fallback), its
+    pool's chain, its provider's chain, or the default chain.
     """
     within = [name for name, members in pools.items() if model in members]
     for key in (model, *within, f"{model.partition('/')[0]}/*", DEFAULT):
@@ -136,16 +137,16 @@ def chain_of(model: str, chains: Chains, pools: Members = NO_POOLS) -> Sequence[
 def candidates(model: str, chains: Chains, pools: Members = NO_POOLS) -> Iterator[str]:
     """Yield every fallback for `model`, nearest first, each once, and never `model` itself.
 
-    For a pool: its members and their fallbacks.
+    If `model` is a pool, yield its members and their fallbacks.
     """
     return (name for name, _ in ways(model, chains, pools))
 
 
 def ways(model: str, chains: Chains, pools: Members = NO_POOLS) -> Iterator[tuple[str, str | None]]:
-    """Yield the candidates, each with the name of the pool that it was found through, or None.
+    """Yield the candidates, each with the name of the pool through which it was found, or None.
 
     A chain's own list comes before the fallbacks of its members (A: B, C and B: D gives B, C, D), because the user
-    wrote that list for this very model. No name is followed twice, so a cycle ends.
+    wrote that list for this very model. No name is followed twice, so the search ends even if the chains form a cycle.
     """
     seen = {model}
     waiting = [model]
@@ -160,7 +161,7 @@ def ways(model: str, chains: Chains, pools: Members = NO_POOLS) -> Iterator[tupl
 
 
 def opened(chains: Chains, pools: Members) -> dict[str, tuple[str, ...]]:
-    """Return normalised chains with every pool replaced by its members, in keys and in targets."""
+    """Return normalized chains with every pool replaced by its members, in keys and in targets."""
     plain: dict[str, tuple[str, ...]] = {}
     for name, targets in chains.items():
         models = [member for target in targets for member in pools.get(target, (target,))]

@@ -1,6 +1,6 @@
 """All transitions of a cooldown: it is recorded, repeated, given a more exact end, ended by an answer, or cleared.
 
-The module is long because it contains every transition of a cooldown; no other module has one.
+The module is long because it contains every transition of a cooldown; no other module contains any.
 
 It also merges the two entries that result when two processes record the same limit at the same moment.
 """
@@ -73,14 +73,14 @@ class Cooldown:
     doublings: int = 0
     extra: Mapping[str, object] = field(default_factory=dict)
     targets: Mapping[ModelRef, Target] = field(default_factory=dict)
-    """Targets of single models that this entry covers, where their own chains lead elsewhere than `target`."""
+    """Targets of the models that this entry covers and whose own chains lead to a target other than `target`."""
 
     def target_for(self, model: ModelRef) -> Target | None:
         """Return the target of prompts for `model`, which this entry covers."""
         return self.targets.get(model, self.target)
 
     def active(self, now: float) -> bool:
-        """Return whether the model is still cooling down; at the very moment of the reset time it is not."""
+        """Return whether the model is still cooling down. The cooldown is over at the very moment of the reset time."""
         return self.until is None or now < self.until
 
     @property
@@ -175,8 +175,8 @@ class Ledger:
     def replace_all(self, entries: Iterable[Cooldown], at: float) -> tuple[Cooldown, ...]:
         """Adopt the blacklist that another process wrote at `at` (epoch seconds).
 
-        Return the entries that have to be written again: models that the other process cleared and that were refused
-        after that, each with one strike.
+        Return the entries that must be written again: those of models that the other process cleared and that were
+        refused afterwards, each with one strike.
         """
         before, self._entries = self._entries, _Entries(entries, self._entries.changes + 1)
         again = []
@@ -190,14 +190,16 @@ class Ledger:
         return tuple(again)
 
     def lift(self, cleared: Mapping[ModelRef, float]) -> None:
-        """Remember the models that a user cleared before this object was created, each with the time.
+        """Store the models that a user cleared before this object was created, each with the time.
 
         Limits older than that time are not recorded again.
         """
         self._lifted |= cleared
 
     def cleared_at(self, model: ModelRef) -> float:
-        """Return when a user cleared the model or its whole provider; 0.0 if that was long ago."""
+        """Return when a user last cleared the model or its whole provider, in epoch seconds; 0.0 if no recent clear is
+        known.
+        """
         return max(self._lifted.get(model, 0.0), self._lifted.get(model.whole_provider, 0.0))
 
     def lifted_since(self, event: LimitEvent) -> bool:
@@ -278,8 +280,9 @@ class Ledger:
     ) -> Cooldown | None:
         """Set the exact end of a limit that was already recorded. Return its entry, or None if nothing changes.
 
-        The exact end replaces an estimate; if two ends are known, the later one applies. `kind` is the kind of limit
-        that this end belongs to, if known: the end of a weaker limit does not shorten the estimate for a stronger one.
+        The exact end replaces an estimate; if two ends are known, the later one applies. `kind` is the kind of the
+        limit to which this end applies, if known: the end of a weaker limit does not shorten the estimate for a
+        stronger one.
         """
         own = self._entries.get(model)
         sure = own is not None and own.active(now) and not own.unmet
@@ -287,7 +290,7 @@ class Ledger:
         if entry is None or entry.until is None or entry.reset_source is ResetSource.MANUAL:
             return None
         if ResetSource.RETRY_AFTER in (entry.reset_source, reset_source) and abs(entry.until - until) <= SAME_TIME:
-            # The same moment: the status is more precise, the header is the better source.
+            # Both ends mean the same moment. The status is more precise, but the header is the better source.
             until, reset_source = (
                 (entry.until if entry.reset_source is ResetSource.STATUS else until),
                 ResetSource.RETRY_AFTER,
@@ -406,11 +409,10 @@ class Ledger:
         return self._begin({ref: step.noted(entry.since) for ref, entry in self._entries.items()})
 
     def settle(self, now: float) -> tuple[Cooldown, ...]:
-        """Let entries that begin in the future begin now, with the same length; return the entries that changed.
+        """Set entries that begin in the future to begin now, with the same length; return the entries that changed.
 
-        An entry that begins in the future was made while a clock was ahead: ours, or that of the other writer. Call
-        this only when the clock has been running evenly for a while, because otherwise it may be our own clock that is
-        wrong.
+        An entry that begins in the future was made while our clock or another writer's clock was ahead. Call this only
+        when the clock has been running evenly for a while, because otherwise our own clock may be wrong.
         """
         return self._begin({ref: now for ref, entry in self._entries.items() if entry.since > now + SKEW})
 
@@ -512,9 +514,9 @@ def stronger(old: Cooldown, new: Cooldown) -> Cooldown:
 def outlasts(old: Cooldown, new: Cooldown) -> bool:
     """Return whether the reset time of `old` still applies after `new` was reported.
 
-    Of two reported ends, or two estimates, the later one applies. A reported end replaces an estimate, unless the
-    estimate is for a stronger kind of limit: the end of a rate limit in 10 s proves nothing about a quota. An estimate
-    never replaces a reported end.
+    If both ends are reported, or both are estimates, the later one applies. A reported end replaces an estimate, unless
+    the estimate is for a stronger kind of limit: the end of a rate limit in 10 s proves nothing about a quota. An
+    estimate never replaces a reported end.
     """
     guessed, was_guessed = new.reset_source is ResetSource.ESTIMATE, old.reset_source is ResetSource.ESTIMATE
     if old.until is None:

@@ -14,10 +14,10 @@ class Order:
     """A move to be made. `snapshot` is the state of the session on which the decision was based.
 
     `child` is a subagent that is stuck while its parent (`snapshot`) is waiting for it; in that case the parent is
-    moved. `own_abort`: whether one of our earlier moves stopped the answer shown in `snapshot` and went no further, so
-    that the user did not abort it. `looping`: whether OpenCode repeats the request to the limited model without a
-    pause, so that a snapshot may show the session as busy or as waiting. `limited` is the model that refuses, if it is
-    not the model of the snapshot; `failing`: that model failed for a reason that is not a limit.
+    moved. `own_abort`: whether one of our earlier moves stopped the answer shown in `snapshot` and did not finish,
+    which means that the user did not abort the answer. `looping`: whether OpenCode repeats the request to the limited
+    model without a pause, so that a snapshot may show the session as busy or as waiting. `limited` is the model that
+    refuses, if it is not the snapshot's model. `failing`: that model failed for a reason that is not a limit.
     """
 
     snapshot: SessionSnapshot
@@ -32,7 +32,7 @@ class Order:
     until: float | None = None
     """When the limited model is available again, in epoch seconds; None if unknown."""
     cause: Cause | None = None
-    """Why the session is moved, if not because of a limit."""
+    """The reason for the move, if it is not a limit."""
 
     @property
     def stalled(self) -> bool:
@@ -45,14 +45,14 @@ class Order:
         return self.child or self.snapshot.session
 
     def stopped(self, now: SessionSnapshot) -> bool:
-        """Return whether the answer shown as aborted `now` is the one that the move itself stops, and
-        not a later one.
+        """Return whether the answer that `now` shows as aborted is the answer that this move stops, and not a later
+        one.
         """
         return self.snapshot.answer is None or now.answer == self.snapshot.answer
 
     @property
     def origin(self) -> ModelRef | None:
-        """The model that the move leads away from."""
+        """The model from which the session is moved."""
         return self.limited or self.snapshot.model or self.snapshot.prompt_model
 
 
@@ -60,8 +60,8 @@ class Order:
 class Claim:
     """A move to `target` that was claimed under this `name`.
 
-    `origin` is what the session was first moved away from; `answer` is the id of the answer that the move was to stop
-    (None if the journal does not contain it).
+    `origin` is the model and agent from which the session was first moved. `answer` is the id of the answer that the
+    move was meant to stop (None if the journal does not contain the id).
     """
 
     name: str
@@ -83,7 +83,7 @@ class MoveResult(StrEnum):
 
 
 class ReturnResult(StrEnum):
-    """The result of an attempt to return a session to the model that it was moved away from."""
+    """The result of an attempt to return a session to the model from which it was moved."""
 
     DONE = "done"
     LATER = "later"  # the session is busy, or OpenCode does not respond
@@ -95,7 +95,8 @@ class ReturnResult(StrEnum):
 class MoveOutcome:
     """The result of a move.
 
-    `snapshot` is the session as last seen; None if its endpoint failed, which is not the target's fault.
+    `snapshot` is the last snapshot of the session, or None if its endpoint failed, which does not count against the
+    target.
 
     A FAILED move without `stranded` changed nothing, or ended on the target with an error of the target (in
     `snapshot`). `stranded`: whether the move stopped the turn and nothing is known to be running; the prompt is stored,

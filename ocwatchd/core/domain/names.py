@@ -15,8 +15,8 @@ about 80.
 def is_name(name: str) -> bool:
     """Return whether `name` can name a model or a whole provider: `provider/model` or `provider/*`.
 
-    Control characters are refused because they would reach terminals; surrounding spaces and very long names, because
-    no real model has them.
+    Control characters are refused because they would reach terminals. Surrounding spaces and very long names are
+    refused because no real model has them.
     """
     provider, slash, model = name.partition("/")
     return bool(provider and slash and model) and len(name) <= NAME_CAP and name == name.strip() and name.isprintable()

@@ -1,7 +1,7 @@
 """Pools of equal models, and the choice of a member for each session. Few imports, because `pick` uses this module.
 
-The choice is a function of the session's id, the weights and how full each member is, so that prevention (the companion
-plugin has the same function), redirect and launcher agree without exchanging messages: a session stays with its member,
+The choice is a function of the session's id, the weights and each member's load, so that prevention (the companion
+plugin has the same function), redirect and launcher agree without exchanging messages. A session stays with its member,
 and new sessions are spread over the members. OpenCode has no pools, so inside it a pool is represented by its first
 member.
 """
@@ -55,7 +55,9 @@ class Pool:
 
     @property
     def spreads(self) -> bool:
-        """Whether new sessions are spread over the members; otherwise the first available member gets them all."""
+        """Whether new sessions are spread over the members; otherwise the first available member receives
+        all of them.
+        """
         return self.strategy != FIRST_HEALTHY and len(self.members) > 1
 
     def weight(self, member: str) -> float:
@@ -108,7 +110,7 @@ def _draw(text: str) -> float:
 
 
 class Fill:
-    """The load of pool members: as last measured, plus the sessions given to them since."""
+    """The load of pool members: the last measured load, plus the sessions given to each member since then."""
 
     __slots__ = ("_given", "_measured", "measured_at")
 

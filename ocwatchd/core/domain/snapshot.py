@@ -65,7 +65,7 @@ class Endpoint:
 
     `directory` is the project that the process was started in: the first directory to query, but not the only one.
     `auth` is the value of the Authorization header; it is kept out of `repr` because endpoints are printed and
-    journalled.
+    journaled.
     """
 
     address: TcpAddress | UnixAddress
@@ -85,7 +85,9 @@ class Endpoint:
     opened: str | None = None
     """The session that the terminal was opened on (`-s`); None if no session was named."""
     launched: bool = False
-    """Whether a running `oc-smart` has started it, which handles the limits of its turns."""
+    """Whether a running `oc-smart` has started the process. `oc-smart` then handles the limits of the
+    process's turns.
+    """
     runs: tuple[RunClient, ...] = field(default=(), compare=False, repr=False)
     """The `opencode run` clients that the process is serving at the moment, if they are separate processes."""
 
@@ -135,7 +137,7 @@ class SessionSnapshot:
     """The model of the running or failed answer; of the prompt, while there is no answer to it."""
     agent: str | None = None
     user_message: str | None = None
-    """The id of the LAST user message, which a move runs again."""
+    """The id of the last user message, which a move runs again."""
     before: tuple[ModelRef, ...] = ()
     """The other models that gave the latest answers, newest first."""
     prompt_model: ModelRef | None = None
@@ -167,7 +169,9 @@ class SessionSnapshot:
     empty_steps: int = 0
     """The number of consecutive answers, up to the latest one, that are from this model, complete and empty."""
     cut_steps: int = 0
-    """The same for answers that have a beginning and no end."""
+    """The number of consecutive answers, up to the latest one, that are from this model and have a beginning but no
+    end.
+    """
     silence: float | None = None
     """Seconds without an event of this session at the time of the probe; None if no event stream shows the session as
     busy.
@@ -183,7 +187,7 @@ class SessionSnapshot:
     refusal: ErrorDetails | None = None
     """The error of the refused attempt that caused the retry, where OpenCode reports more than its message."""
     honoured: bool | None = None
-    """Whether the wait is longer than OpenCode's own backoff; None if that has to be worked out from the times."""
+    """Whether the wait is longer than OpenCode's own backoff; None if that must be derived from the times."""
     switchable: bool = False
     """Whether the model can be changed while the session is waiting, without stopping anything; a subagent can then be
     moved on its own.

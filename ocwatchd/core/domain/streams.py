@@ -1,7 +1,7 @@
 """Learn, for each model, how long a running answer may stay silent before it counts as stalled. Pure.
 
-The longest gap between two events of each good answer is remembered by model. A model that thinks for a long time
-before its first word has long gaps, and is given more time than a model that never pauses.
+The longest gap between two events is stored for each good answer, by model. A model that thinks for a long time before
+its first word has long gaps, and is given more time than a model that never pauses.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Iterable, Mapping
 FACTOR = 4.0
 """A stream counts as stalled after this many times the longest gap in its model's good answers."""
 MIN_PATIENCE, MAX_PATIENCE = 60.0, 900.0
-"""Lower and upper bound, in seconds, of a learnt time."""
+"""Lower and upper bounds, in seconds, of a learned time."""
 UNLEARNT_PATIENCE = 300.0
 """Maximum silence, in seconds, of a model without a known good answer; models that hide their thinking have been silent
 for minutes.
 """
 MIN_CALL_PATIENCE = 300.0
-"""Minimum learnt time, in seconds, while a model is writing a tool call. OpenCode reports a call only when its text is
+"""Minimum learned time, in seconds, while a model is writing a tool call. OpenCode reports a call only when its text is
 complete (1.3.2, 1.18.33), and a call may contain a whole file.
 """
 KEPT = 50
-"""Number of good answers of each model whose longest gap is remembered."""
+"""Number of good answers of each model for which the longest gap is stored."""
 MAX_MODELS = 500
 """Maximum number of remembered models; the model that answered least recently is forgotten first."""
 
@@ -40,13 +40,13 @@ class StreamGaps:
     """The longest gap in each of the most recent good answers, in seconds, by model."""
 
     def __init__(self, known: Mapping[str, Iterable[float]] | None = None) -> None:
-        """Start with the gaps that an earlier run has learnt."""
+        """Start with the gaps that an earlier run recorded."""
         self._gaps: dict[str, deque[float]] = {
             model: deque(gaps, KEPT) for model, gaps in list((known or {}).items())[-MAX_MODELS:]
         }
 
     def note(self, model: str, longest: float) -> None:
-        """Remember the longest gap of a good answer."""
+        """Store the longest gap of a good answer."""
         gaps = self._gaps.pop(model, None)
         if gaps is None:
             gaps = deque[float](maxlen=KEPT)
@@ -60,5 +60,5 @@ class StreamGaps:
         return {model: max(gaps) for model, gaps in self._gaps.items() if gaps}
 
     def all(self) -> dict[str, list[float]]:
-        """Return all remembered gaps, to be written to a file."""
+        """Return all stored gaps, to be written to a file."""
         return {model: list(gaps) for model, gaps in self._gaps.items()}

@@ -2,8 +2,8 @@
 
 The wall clock may be wrong for a while: after an empty battery until the network sets the time, or after a virtual
 machine was resumed. Comparison with a clock that is never set (time since boot) distinguishes a step from time that has
-passed. A step ahead proves nothing, because a paused machine looks the same, so known reset times stay as they are.
-When the clock is back where it was, the times recorded in between are shifted by the same amount.
+passed. A step ahead proves nothing, because a paused machine looks the same, so known reset times do not change. When
+the clock is set back by the same amount, the times recorded in between are shifted by that amount.
 """
 
 from __future__ import annotations

@@ -93,8 +93,8 @@ class ModelRef:
 class Target:
     """The destination of a move: a model and, where the configuration names one, the agent to use with the model.
 
-    `pool` is the pool from which the model was taken, not for a particular session; each session uses its own member of
-    that pool.
+    `pool` is the pool from which the model was taken, if the target is not for a particular session; each session uses
+    its own member of that pool.
     """
 
     model: ModelRef
@@ -126,9 +126,7 @@ class ErrorDetails:
     midstream: bool = False
     status_read: bool = False
     typed: LimitKind | None = None
-    """The kind that OpenCode itself assigned to the error. It is often wrong, so it counts only where
-    no rule matches.
-    """
+    """The kind that OpenCode itself assigned to the error. It is often wrong, so it counts only if no rule matches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +170,11 @@ class Verdict:
 class LimitEvent:
     """One refused attempt, as found in the log or reported by another source.
 
-    `provider`, `model`, `session`, `agent` and `small` are None if unknown, because no name is better than a wrong one.
-    `time` is the record's timestamp, in epoch seconds. `verdict.certainty` is SURE for a limit; DOUBTFUL and UNKNOWN
-    events are kept for a second source and never cause a cooldown or a move alone. `offset` is the record's first byte
-    in `file`; `known_at` is the first byte of a later record, if that record was needed to recognise the limit.
+    `provider`, `model`, `session`, `agent` and `small` are None if unknown, because a missing name is better than a
+    wrong one. `time` is the record's timestamp, in epoch seconds. `verdict.certainty` is SURE for a limit; DOUBTFUL and
+    UNKNOWN events are kept for a second source and never cause a cooldown or a move alone. `offset` is the record's
+    first byte in `file`; `known_at` is the first byte of a later record, if that record was needed to recognize the
+    limit.
     """
 
     time: float

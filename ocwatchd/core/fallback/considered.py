@@ -24,9 +24,9 @@ def considered(
 ) -> list[dict[str, object]]:
     """Return every target that was considered, nearest first: `model`, `why` and, while it is cooling down, `until`.
 
-    `refusing` is the model that is limited in this turn, and `failed` contains the targets that this prompt could not
-    be moved to. The chosen target comes last and has the key `chosen`. `outlook` is what the choice was based on.
-    `threatened` are models whose forecast is recorded at the same time.
+    `refusing` is the model that is limited in this turn, and `failed` contains the targets to which this prompt could
+    not be moved. The chosen target comes last and has the key `chosen`. `outlook` contains the values on which the
+    choice was based. `threatened` are models whose forecast is recorded at the same time.
     """
     passed = choice.passed if isinstance(choice, Chosen) else choice.models[1:]
     rows: list[dict[str, object]] = []

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 FAILURE = 30.0
 """Time, in seconds, that a failed move costs, because the next move begins only afterwards."""
 PRIOR_TRIES, PRIOR_SECONDS = 2.0, 1.0
-"""Prior for every fallback: two moves that worked within one second and began to answer one second later. Because of
-it, a single failure does not put a model last.
+"""Prior for every fallback: two moves that worked within one second and began to answer one second later. With this
+prior, a single failure does not put a model last.
 """
 
 
@@ -62,7 +62,7 @@ def learnt(fallbacks: Sequence[Fallback]) -> dict[str, Experience]:
 def best_first(
     models: Sequence[str], known: Experiences, members: Mapping[str, Sequence[str]] | None = None
 ) -> tuple[str, ...]:
-    """Return the models (or pools, by their best member) ordered by experience; equal ones keep their order."""
+    """Return the models (or pools, by their best member) ordered by experience; equal models keep their order."""
     opened = members or {}
 
     def cost(name: str) -> float:

@@ -6,17 +6,17 @@ tested with `tests/conformance/fallback.json`.
 
 Candidates, each once, nearest first:
 
-1. the chain of the session's agent, if it has one; an empty one means no fallback at all;
-2. the blacklist's target for the model (of several entries that cover it, the one that ends last comes first); a target
+1. the chain of the session's agent, if it has one; an empty chain means no fallback at all;
+2. the blacklist's target for the model (if several entries cover it, the one that ends last comes first); a target
 that is itself cooling down is followed to its own target, but each model only once;
 3. the other members of the model's pool, its chain, and the fallbacks of the models in the chain;
 4. the fallbacks of those models in the agent's chain that are cooling down.
 
 An agent's own chain precedes the blacklist's target, because the blacklist is the same for all agents.
 
-The first candidate wins that is neither cooling down nor about to be limited, has not been tried before, can run the
-session and is within the day's budget. If there is no such candidate, the model itself is used if it is only about to
-be limited, and otherwise the first candidate that is only about to be limited.
+The choice is the first candidate that is neither cooling down nor about to be limited, has not been tried before, can
+run the session and is within the day's budget. If no candidate qualifies, the model itself is used if it is only about
+to be limited, and otherwise the first candidate that is only about to be limited.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Situation:
         listed: Callable[[str], Iterable[Listed]] = _no_targets,
         asker: str | None = None,
     ) -> None:
-        """Store the values; `chains` must be normalised."""
+        """Store the values; `chains` must be normalized."""
         self.chains, self.agents, self.pools = chains, agents, pools
         self.blocked, self.limited, self.listed = blocked, limited, listed
         self.unfit, self.over_budget = unfit, over_budget
@@ -127,8 +127,8 @@ def select(asked: str, situation: Situation, tried: Collection[str] = ()) -> Sel
     """Return the model to use now for `asked`, which is `asked` itself if that is available.
 
     `asked` is a model or a pool. `tried` contains models that must not be used in any case; if it contains `asked`,
-    that model is limited at this moment. A model that was requested by name is used whatever it costs, but a pool's
-    paid members come after the others.
+    that model is limited at this moment. A model that was requested by name is used regardless of its cost, but a
+    pool's paid members come after its other members.
     """
     is_pool = asked in situation.pools
     own = situation.pools[asked] if is_pool else (asked,)

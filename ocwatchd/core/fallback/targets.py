@@ -25,9 +25,9 @@ class Targets:
     def keep(self, anew: Iterable[ModelRef] = ()) -> list[Cooldown]:
         """Point all active entries at the nearest available model; return the entries that changed.
 
-        A target that is not in the chains was written by another program and does not change. Nor does a target change
-        if no other model is available, and an entry without a target does not get one. The targets of the models in
-        `anew` are chosen in any case, for example after the chains were edited.
+        A target that is not in the chains was written by another program and does not change. A target also does not
+        change if no other model is available, and an entry without a target does not receive one. The targets of the
+        models in `anew` are always chosen again, for example after the chains were edited.
         """
         replaced = frozenset(anew)
         found = (
@@ -59,8 +59,8 @@ class Targets:
     def _apart(self, entry: Cooldown, target: Target | None) -> dict[ModelRef, Target]:
         """Return the targets of configured models that the entry covers and whose chains lead elsewhere.
 
-        It was one model that hit the limit of the whole provider, and its chain does not apply to the provider's other
-        models.
+        A single model hit the limit of the whole provider, and that model's chain does not apply to the provider's
+        other models.
         """
         if entry.scope is Scope.MODEL and entry.model.model != "*":
             return {}

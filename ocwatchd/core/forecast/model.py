@@ -1,6 +1,6 @@
 """Predict when a model's limit will be reached, from its usage and past limits or from the provider's headers. Pure.
 
-A forecast has a label for how its limit is known: `exact` (rate-limit headers), `configured` (a user knows the limit),
+A forecast has a label for how its limit is known: `exact` (rate-limit headers), `configured` (a user stated the limit),
 `learnt` (at least three limits at similar usage), `estimated` (two limits, or limits at very different usage), or `not
 enough data`. A single limit is not a sufficient basis for a forecast, because the usage at that moment equals the
 supposed limit.
@@ -27,8 +27,9 @@ WINDOWS = (60.0, 300.0, 3600.0, 18_000.0)
 SAME_LIMIT = 600.0
 """Time, in seconds, within which several refused attempts count as one limit."""
 FEWEST = 2
-"""Minimum number of limits for any forecast. After a single limit the usage equals the supposed limit, whatever the
-true limit is: one refused request of 8 tokens, and a cleared cooldown, gave "LIMIT IN now, 8 of 8 tokens".
+"""Minimum number of limits for any forecast. After a single limit, the usage equals the supposed limit, regardless of
+the true limit: after one refused request of 8 tokens and a cleared cooldown, the forecast was "LIMIT IN now, 8 of 8
+tokens".
 """
 ENOUGH = 3
 """Minimum number of limits for the label `learnt`."""
@@ -49,7 +50,7 @@ class Label(StrEnum):
 
 
 class Measure(StrEnum):
-    """What is limited."""
+    """The quantity that a limit restricts."""
 
     TOKENS = "tokens"
     REQUESTS = "requests"
@@ -79,7 +80,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A limit on the usage within `window` seconds. `limits`: how many limits it was learnt from."""
+    """A limit on the usage within `window` seconds. `limits`: the number of past limits from which it was derived."""
 
     measure: Measure
     window: float
@@ -105,9 +106,9 @@ class Allowance:
 class Forecast:
     """The forecast for one model.
 
-    `used` and `limit` apply to `window` seconds; `hits` is when the limit is expected to be reached if usage continues
-    at this rate (None: not expected), and `free` when part of the limit will be available again after that; `left` is
-    what remains of the limit now.
+    `used` and `limit` apply to `window` seconds. `hits` is when the limit will be reached if usage continues at this
+    rate (None: not expected). `free` is when part of the limit will then be available again. `left` is the unused part
+    of the limit now.
     """
 
     model: str
@@ -133,7 +134,7 @@ class Forecast:
 
 
 def separate(limits: Iterable[float]) -> list[float]:
-    """Return the times of limits, with each burst of refused attempts reduced to its first."""
+    """Return the times of limits, with each burst of refused attempts reduced to its first attempt."""
     found: list[float] = []
     last = float("-inf")
     for at in sorted(limits):
@@ -203,7 +204,7 @@ def _foresee_one(model: str, history: History, allowance: Allowance, now: float)
 
 
 def _rate(history: History, measure: Measure, window: float, now: float) -> float:
-    """Return the usage per second over the last `window` seconds, but at least one and at most ten minutes."""
+    """Return the usage per second over the last `window` seconds, limited to between one and ten minutes."""
     span = min(max(window, 60.0), 600.0)
     return history.used(measure, now - span, now) / span
 
@@ -258,7 +259,7 @@ def allowances_of(headers: Mapping[str, str], at: float) -> tuple[Allowance, ...
 
 def _allowance(what: str, fields: Mapping[str, str], at: float) -> Allowance | None:
     remaining = _number(fields.get("remaining", ""))
-    # Output tokens are not counted separately, so their allowance is only useful when it is used up.
+    # Output tokens are not counted separately, so their allowance is useful only when it is exhausted.
     if remaining is None or (what == "output-tokens" and remaining > 0):
         return None
     measure = Measure.REQUESTS if what == "requests" else Measure.TOKENS
@@ -284,8 +285,8 @@ def reset_of(text: str, at: float) -> float | None:
 
 
 Rule = Callable[[History, Bound | None, Sequence[float], float], bool]
-"""A function that returns whether a limit is near, given the usage, the learnt limit, the times of past limits, and the
-time.
+"""A function that returns whether a limit is near, given the usage, the learned limit, the times of past limits, and
+the present time.
 """
 HORIZON = 900.0
 """Time, in seconds, after an alarm within which the limit must be hit for the alarm to count as correct."""

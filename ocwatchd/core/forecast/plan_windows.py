@@ -1,6 +1,6 @@
 """Read the usage windows of subscriptions: how much of each is used, when it resets, and when it will be used up. Pure.
 
-Providers report them in the headers of ordinary answers, as percentages (shapes as seen in November 2026):
+Providers report them in the headers of ordinary answers, as percentages (in these forms, observed in November 2026):
 
 * Anthropic: `anthropic-ratelimit-unified-5h-utilization: 0.42` (a fraction) and `…-5h-reset: 1790814600`, the same for
   `7d`, `7d_sonnet` and `overage`;
@@ -69,8 +69,8 @@ class PlanWindow:
 
     @property
     def used_up(self) -> float | None:
-        """When the window will be used up if usage continues at its average rate; None if the window resets before
-        that, or if the time is unknown.
+        """When the window will be used up if usage continues at its average rate; None if the window resets before that
+        time, or if the time is unknown.
         """
         if self.used >= 100:
             return self.at
@@ -90,7 +90,9 @@ def plan_windows(provider: str, headers: Mapping[str, str], at: float) -> tuple[
 
 
 def length_of(name: str) -> float | None:
-    """Return the length, in seconds, of a window called `5h` or `7d_sonnet`; None if its name does not contain it."""
+    """Return the length, in seconds, of a window called `5h` or `7d_sonnet`; None if the name does not contain the
+    length.
+    """
     length = _LENGTH.match(name)
     return float(length[1]) * _UNITS[length[2]] if length else None
 

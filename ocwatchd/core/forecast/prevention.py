@@ -33,14 +33,16 @@ SHORTEST, NO_RESET_TTL = 30.0, 60.0
 `NO_RESET_TTL` is the lifetime of a forecast from headers that report no reset time.
 """
 LEARNT_WINDOW = 60.0
-"""Maximum length, in seconds, of a window whose learnt limits are not trusted: four of ten alarms were false
+"""Maximum length, in seconds, of a window whose learned limits are not trusted, because four of ten alarms were false
 (docs/forecast.md).
 """
 ROOM = 0.5
 """Maximum fraction of a limit that a prompt is assumed to need."""
 SMALLEST = 1e-9
 STALE = 3600.0
-"""Age, in seconds, above which a plan window without a reset time is not trusted, because it may have started again."""
+"""Age, in seconds, above which a plan window without a reset time is not trusted, because a new window may
+have begun.
+"""
 CALM = 2.0
 """Multiple of the margin that must be available again before a forecast is withdrawn; with 1, a forecast would appear
 and disappear repeatedly.
@@ -75,8 +77,8 @@ class Threat:
 
 
 def nearest(standing: Standing, now: float) -> Forecast:
-    """Return the forecast for the certain limit that is reached first. If there is no certain limit, return the
-    forecast for the learnt limit.
+    """Return the forecast for the configured or reported limit that is reached first. If there is neither, return the
+    forecast for the learned limit.
     """
     known = [foresee(standing.model, standing.history, bound, now) for bound in standing.configured]
     exact = foresee_allowances(standing.model, standing.history, standing.allowances, now)
@@ -128,8 +130,8 @@ def plan_threats(
 def _wanted(takes: float, limit: float | None) -> float:
     """Return how much of a limit has to remain for the next prompt.
 
-    A long turn may use more than a minute's limit because it spreads over several minutes, so a fresh window is never
-    called too small. If the limit's size is not reported, only a remaining 0 counts.
+    A long turn may use more than a minute's limit because it spreads over several minutes, so a fresh window never
+    counts as too small. If the limit's size is not reported, only a remaining 0 counts.
     """
     return SMALLEST if limit is None else min(takes, limit * ROOM)
 
@@ -146,7 +148,7 @@ def _limits(standing: Standing, now: float) -> Iterator[tuple[Forecast, float]]:
     trusted = learnt is not None and learnt.label is Label.LEARNT and learnt.window > LEARNT_WINDOW
     for bound in (*standing.configured, *((learnt,) if learnt and trusted else ())):
         one = foresee(standing.model, standing.history, bound, now)
-        # if more than the learnt limit was used without a refusal, the limit has changed
+        # if the usage exceeded the learned limit without a refusal, the limit has changed
         if bound.label is Label.CONFIGURED or one.used <= bound.limit * EXCEEDED:
             end = room(standing.history, bound, max(one.hits or now, now))
             yield one, max(end, now + SHORTEST)

@@ -1,7 +1,7 @@
 """Compute the cost of moved turns, and the estimated cost of the same turns on the limited model. Pure.
 
 The cost of an answer is OpenCode's own figure, stored with it. The cost with another model is an estimate: the same
-tokens at that model's prices, although it would have used a different number.
+tokens at that model's prices, although that model would have used a different number of tokens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Group the journal's lines into episodes: the lines about one limited turn, and how the turn ended. Pure.
+"""Group the journal's lines into episodes, each about one limited turn and its end. Pure.
 
 An episode covers one session from its first limit until its turn continues. A line that concerns no turn (a user's
 block, a title request) is an episode of its own. Journals of earlier releases, which contain less about each decision,
@@ -15,7 +15,7 @@ from ocwatchd.core.history.journal_entries import Entry
 GOES_ON = frozenset(("moved", "already", "answered", "went_on"))
 """Events after which the turn continues."""
 GIVEN_UP = frozenset(("stopped", "user_took_over", "freed"))
-"""Events after which no user is waiting for the turn any more."""
+"""Events after which the user no longer waits for the turn."""
 CLOSING = GOES_ON | GIVEN_UP
 OUT_OF_SIGHT = frozenset(("unparked", "unreachable"))
 """Events after which it is unknown whether the turn is still waiting: its OpenCode process has ended, or cannot be
@@ -24,9 +24,11 @@ reached.
 RESULTS = frozenset(("moved", "already", "target_limited", "refused", "user_took_over", "failed"))
 """The possible results of a claimed move."""
 ANOTHER = 600.0
-"""Time, in seconds, without a line, beyond every known end, after which a new limit begins a new episode."""
+"""A limit begins a new episode if it comes more than this many seconds after the last line and after every known end of
+a wait.
+"""
 AFTERWARDS = 60.0
-"""Time, in seconds, within which a line still belongs to the episode that has just ended."""
+"""Time, in seconds, after the end of an episode within which further lines are still added to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Move:
 
     @property
     def target(self) -> str:
-        """The model that the turn was moved to."""
+        """The model to which the turn was moved."""
         return self.claim.text("target") or "?"
 
     @property
@@ -52,7 +54,7 @@ class Move:
 
     @property
     def result(self) -> str:
-        """One of `RESULTS`; `unfinished` if the journal does not contain the end."""
+        """One of `RESULTS`; `unfinished` if the journal does not contain the result."""
         return self.end.what if self.end else "unfinished"
 
     @property
@@ -111,7 +113,7 @@ class Episode:
 
     @property
     def turn(self) -> bool:
-        """Whether a turn was stopped by the limit."""
+        """Whether the limit stopped a turn."""
         return any(limit.counts for limit in self.limits) or any(line.what == "claim" for line in self.lines)
 
     @property

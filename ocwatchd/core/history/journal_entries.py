@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 SHORT = 6
-"""Number of characters of an id that are shown; of 30,000 lines, one in five hundred shares them with another line."""
+"""Number of characters of an id that are shown. In a journal of 30,000 lines, one line in five hundred shares them with
+another line.
+"""
 STAMP = 13
 """Length of the first part of an id, which contains the time in milliseconds, in hexadecimal."""
 SAME_REFUSAL = 2.5
@@ -65,7 +67,9 @@ class Entry:
 
     @property
     def refused_at(self) -> float:
-        """When the limit in this line happened; the log may be a second late, or hours when catching up."""
+        """When the limit in this line happened. The line itself may be a second late, or hours late if a log was read
+        late.
+        """
         at = self.moment("evidence", "at")
         return self.time if at is None or at > self.time else at
 

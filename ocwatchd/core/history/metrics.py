@@ -92,7 +92,7 @@ class Figures:
     """All figures from `since` to `now`, epoch seconds.
 
     `begins` is the time of the journal's first line, if that is later than `since`. `outcomes` counts the turns by
-    outcome, `hours` the limits by hour (its beginning) and model.
+    outcome. `hours` counts the limits by hour (given as its beginning) and model.
     """
 
     since: float
@@ -163,7 +163,7 @@ def cost(turns: Iterable[Episode], cooldowns: Iterable[CooldownSpan], since: flo
 
 
 def _no_later(end: float, went_on: float, lifted: Iterable[float]) -> float:
-    """Return `end`, or the moment when the model worked again if that was earlier."""
+    """Return `end`, or the time when the model worked again if that was earlier."""
     return min([end, *(at for at in lifted if at > went_on)])
 
 

@@ -53,7 +53,7 @@ WORDS = {
 """The word for each event in the listing. Any other event keeps its own name."""
 
 NO_STORY = frozenset(("claim",))
-"""Events that are not listed once their outcome is known."""
+"""Events that are no longer listed after their outcome is known."""
 
 
 def word(entry: Entry) -> str:

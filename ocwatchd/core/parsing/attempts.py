@@ -1,16 +1,18 @@
-"""Create one `Attempt` for each refused request, however many records OpenCode writes about it. Pure; bounded memory.
+"""Create one `Attempt` for each refused request from all records that OpenCode writes about it. Pure; bounded memory.
 
 A failure is logged as `stream error`, and once more by the processor. OpenCode's own retries add further failures, each
 of which is a separate attempt. State is kept per process (`run=` of the new format, else the file).
 
 A failed request is attributed to a provider, model, session, agent and size only if the log proves them. In the old
-dialects the tags are those of the stream that began last, whichever one fails (checked on 1.1 to 1.15: without
-exception in 1,600 errors), so they prove nothing. The request's own address and model, the cache key, and the starts of
-streams are reliable. Whatever these leave open is None, because no name is better than a wrong one.
+dialects, the tags are those of the stream that began last, regardless of which stream failed (checked on 1.1 to 1.15:
+without exception in 1,600 errors), so they prove nothing. The request's own address and model, the cache key, and the
+starts of streams are reliable. Values that these sources do not prove are None, because a missing name is better than a
+wrong one.
 
-`Streams` holds the running requests of one process: those that began and are not known to have ended. It never holds
-fewer than are really running (if the log is read from its beginning), but sometimes more. If only one of them can have
-failed, it did; if several can, the question stays open until there are as many failures as candidates.
+`Streams` contains the running requests of one process: requests that began and are not known to have ended. If the log
+is read from its beginning, no running request is missing, but some requests may already have ended. If only one of them
+can have failed, that request failed. If several can have failed, all stay until there are as many failures as
+candidates.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from ocwatchd.core.parsing.providers import Providers
 from ocwatchd.core.parsing.record import Dialect, Kind, LogRecord
 
 _OPEN_KEPT = 1024
-"""Maximum number of remembered requests; the log never shows the end of a title's request, so those accumulate."""
+"""Maximum number of stored requests. The log never shows the end of a title's request, so these accumulate."""
 
 _UNCLEAR_KEPT = 16
 
@@ -121,7 +123,7 @@ class Streams:
         self._conclude(changed)
 
     def _conclude(self, changed: list[set[Stream]]) -> None:
-        """End all requests that can have failed, once there have been as many failures as such requests."""
+        """If a set of candidates has had as many failures as it has requests, end all of its requests."""
         for union in [a | b for a in changed for b in self._unclear]:
             inside = [suspects for suspects in self._unclear if suspects <= union]
             if union and len(inside) >= len(union):
@@ -133,7 +135,7 @@ class Streams:
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """The author of a failed request; None means unknown. `stream` is its start, if that is certain."""
+    """The author of a failed request; None means unknown. `stream` is the request itself, if that is certain."""
 
     provider: str | None = None
     model: str | None = None
@@ -144,7 +146,7 @@ class Who:
 
 
 def by_tags(record: LogRecord) -> Who:
-    """Return the author by the tags, which are right in 1.17 and later."""
+    """Return the author according to the tags, which are correct in 1.17 and later."""
     return Who(record.provider, record.model, record.session, record.agent, record.small)
 
 
@@ -192,7 +194,7 @@ def by_elimination(record: LogRecord, streams: Streams, providers: Providers, al
 
 
 def _candidates(record: LogRecord, streams: Streams, providers: Providers) -> list[Stream]:
-    """Return the running requests that the failed request of this record may have been."""
+    """Return the running requests that may be the failed request of this record."""
     known = providers.of_url(record.url)
     possible = streams.under_way(
         lambda s: s.provider == known if known else not providers.has_other_address(s.provider or "", record.url)
@@ -286,7 +288,7 @@ class Attempt:
     """A failed request. `number` is the count of failures of its turn on this model, including this one.
 
     `waited` is how many seconds OpenCode waited between the previous failure and the start of this request; None if the
-    log does not contain it. A wait beyond OpenCode's own backoff is a Retry-After that it honoured.
+    log does not contain it. A wait beyond OpenCode's own backoff is a Retry-After that OpenCode honored.
     """
 
     record: LogRecord
@@ -304,11 +306,11 @@ class _Turn:
 
 
 class Attempts:
-    """The failures of one process, each once, with as much of its author as the log proves.
+    """Finds the failures of one process, each one once, with every part of its author that the log proves.
 
     `whole`: the log is read from its beginning, so a stream without a recorded start never began. `starts`: starts of
-    streams are fed, too; without them a failure that only the processor reports cannot be distinguished from a repeated
-    one.
+    streams are also fed; without them, a failure that only the processor reports cannot be distinguished from a
+    repeated report.
     """
 
     def __init__(self, *, whole: bool = True, starts: bool = True) -> None:
@@ -342,7 +344,7 @@ class Attempts:
     # ---- starts and ends
 
     def _note(self, stream: Stream) -> None:
-        """Record that a stream like this has begun."""
+        """Record that a stream with these tags has begun."""
         if stream.tags in self._begun:
             self._begun.move_to_end(stream.tags)
         else:
@@ -375,7 +377,7 @@ class Attempts:
     def _known(self, record: LogRecord) -> None:
         if record.provider:
             self.providers.knows(record.provider, record.model, record.sdk)
-        # Where starts of streams are not logged, the first model that is looked up is the session's.
+        # If starts of streams are not logged, the first model that OpenCode looks up is the new session's model.
         if record.model and self._newcomer and not self._begun:
             _remember(self._asks, self._newcomer, _KEPT, (record.provider, record.model))
             self._newcomer = None
@@ -427,8 +429,8 @@ class Attempts:
     def _may_ask(self, record: LogRecord, who: Who) -> bool:
         """Return whether the session can have sent a request to this model.
 
-        Two processes that start in the same second share an old log file and overwrite each other: a different model
-        means a different session.
+        Two processes that start in the same second share a log file in the old format and overwrite each other's
+        records. A different model then means a different session.
         """
         if record.dialect in (Dialect.LOGFMT, Dialect.LLM) or record.cache_key or who.session is None:
             return True
@@ -459,10 +461,10 @@ class Attempts:
         return record.dialect is Dialect.BARE and bool(self._begun)
 
     def _reported_again(self, record: LogRecord) -> Attempt | None:
-        """Process a failure reported by OpenCode's session processor; it counts if its stream has no recorded failure.
+        """Process a failure that OpenCode's session processor reports. It counts if its stream has no known failure.
 
-        Only the format of 1.17 and later names the session and logs every stream, so such a failure is attributed there
-        only.
+        Only the format of 1.17 and later names the session and logs every stream, so the failure is ignored in other
+        formats.
         """
         if record.dialect is not Dialect.LOGFMT or not self.starts:
             return None

@@ -1,4 +1,4 @@
-"""The position up to which a log file was read, with the values needed to recognise the file later."""
+"""The position up to which a log file was read, with the values needed to recognize the file later."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Cursor:
     `offset`.
 
     Device and inode alone do not identify a file: ext4 gives a deleted file's inode to the next one. `until`, `since`
-    and `told` are the values of `recent.Recent`, in case the file has changed.
+    and `told` are the values of `recent.Recent`, which are needed if the file has changed.
     """
 
     device: int

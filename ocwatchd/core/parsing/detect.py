@@ -2,7 +2,8 @@
 
 Certain limits, doubtful limits and errors that no rule matches all become LimitEvents. An event that is not SURE needs
 a second source, and never causes a cooldown or a move alone. `reader` creates the records from a file's bytes. If the
-text of failures is not conclusive, their shape can show that no provider answered, or that a retry loop is a limit.
+text of failures is inconclusive, their shape (a missing text, or the length of a wait) can show that no provider
+answered, or that a retry loop is a limit.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from ocwatchd.core.parsing.record import Dialect, Kind, LogRecord
 from ocwatchd.core.text.redact import reason_of
 
 _WAIT_SLACK = 4.0
-"""Minimum time, in seconds, by which a wait must exceed OpenCode's own backoff to count as an honoured Retry-After. A
-loaded machine added up to 2; a Retry-After shorter than that ends before ocwatchd could act.
+"""Minimum time, in seconds, by which a wait must exceed OpenCode's own backoff to count as a Retry-After. A loaded
+machine added up to 2 s. A Retry-After shorter than this time ends before ocwatchd could act.
 """
 
 
 def speechless(record: LogRecord, facts: ErrorDetails) -> bool:
     """Return whether no provider answered: the connection broke, or something other than an answer was thrown.
 
-    The old dialects log the status wherever there was an answer. The new one never does, so there an empty error may be
-    a status without a reason phrase.
+    The old dialects log the status of every answer. The new dialect never logs it, so an empty error in the new dialect
+    may come from a status without a reason phrase.
     """
     if record.dialect is Dialect.LOGFMT or record.kind is not Kind.FAILED or facts.status is not None:
         return False
@@ -36,8 +37,8 @@ def speechless(record: LogRecord, facts: ErrorDetails) -> bool:
 
 
 def shape_of(attempt: Attempt) -> Verdict | None:
-    """Return the verdict from the shape of a retry loop whose text no rule matches, from its second failure on, or
-    None.
+    """Return the verdict on a retry loop whose text no rule matches, from the loop's second failure on. Return None if
+    the failure proves nothing.
 
     An error without any text comes from a status that has no standard reason phrase: 529 and the like. A wait beyond
     OpenCode's own backoff is a Retry-After, and only limits have one.
@@ -59,18 +60,18 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 _RUNS_KEPT = 256
-"""Maximum number of processes that write to one log at the same time; a generous limit."""
+"""Maximum number of processes of one log whose state is kept. Far fewer processes write to a log at the same time."""
 
 _LOOPS_KEPT = 256
 _END_SLACK = 2.5
-"""Seconds between a failure that ends a turn and the `cancel` that older versions write at every end
-(1 s timestamps).
+"""Maximum time, in seconds, between a failure that ends a turn and the `cancel` that older versions write at the end of
+every turn (their timestamps are in whole seconds).
 """
 
 
 @dataclass(frozen=True, slots=True)
 class StreamStarted:
-    """A session sends a request to a model. The tags of this record are right in every version."""
+    """A session sends a request to a model. The tags of this record are correct in every version."""
 
     session: str | None
     provider: str | None
@@ -109,10 +110,10 @@ Seen = LimitEvent | StreamStarted | TurnEnded | Cancelled | SessionCreated
 
 
 class Detector:
-    """Turns the records of one file, fed in order, into events. Bounded memory.
+    """Converts the records of one file, fed in order, to events. Bounded memory.
 
-    `whole`: the file is read from its beginning. `file` is the name in the events. `turns`: all starts of streams are
-    fed, not only the failures of the new format.
+    `whole`: the file is read from its beginning. `file` is the file name that the events contain. `turns`: all starts
+    of streams are fed, not only the failures of the new format.
     """
 
     def __init__(self, rules: Classifier, *, file: str | None = None, whole: bool = True, turns: bool = True) -> None:
@@ -142,13 +143,13 @@ class Detector:
         return self._puzzling
 
     def follow(self, *, turns: bool) -> None:
-        """Expect the starts of streams from here on, or only failures."""
+        """Set whether the following records include the starts of streams (`turns`) or only failures."""
         self._turns = turns
         for attempts in self._runs.values():
             attempts.starts = turns
 
     def give_up(self) -> None:
-        """Forget unclassified failures whose retries have not appeared for so long that there will be none."""
+        """Discard unclassified failures, because their retries have been missing for so long that none will follow."""
         self._loops.clear()
         self._puzzling = None
 
@@ -201,7 +202,7 @@ class Detector:
             if who.session is not None:
                 _put(self._loops, key, [*before[-7:], event], _LOOPS_KEPT)
             return [event]
-        # The retry shows that the earlier failures were limits, too: they are reported again, now as sure.
+        # The retry shows that the earlier failures were also limits, so they are reported again as SURE.
         later = attempt.record.offset
         return [*(replace(event, verdict=shape, known_at=later) for event in before), self._event(attempt, shape)]
 

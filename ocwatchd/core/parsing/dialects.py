@@ -1,5 +1,5 @@
-"""Parse the dialects of OpenCode's log, with one function for each. The result for an irrelevant record is None;
-nothing raises.
+"""Parse the dialects of OpenCode's log, with one function for each. The result for an irrelevant record is None, and no
+function raises.
 
 In the format before 1.17, an error record contains the failed request, `{"error": {…}}`, which is parsed too; only the
 error's own fields are trusted. The record contains the whole conversation (35 to 50 kB, or megabytes with images),
@@ -31,7 +31,8 @@ _HEAD = re.compile(
     rb'(?:"model":"(?P<model>[^"\\]{0,300})")?'
 )
 _TRIES = 8
-"""Maximum number of occurrences of `"statusCode"` tried from the record's end; a provider's own body may contain a few.
+"""Maximum number of occurrences of `"statusCode"` that are tried from the record's end; a provider's own body may
+contain a few.
 """
 
 _CACHE_KEYS = (b'"prompt_cache_key":', b'"promptCacheKey":')
@@ -83,7 +84,7 @@ def payload_of(error: object) -> Payload:
     if "statusCode" in error or "requestBodyValues" in error:
         return _whole_api_error(error)
     if str(error.get("name", "")).startswith(_SDK_NAMES) or not error:
-        # Errors such as AI_JSONParseError contain a piece of the answer, never the provider's own words.
+        # Errors such as AI_JSONParseError contain part of the answer, never the provider's own words.
         return Payload(ErrorDetails(name=_text(error.get("name"))))
     if not _SPOKEN & error.keys():
         return Payload(ErrorDetails())  # an error of the program itself contains "line", "column" and "sourceURL"
@@ -148,8 +149,8 @@ def _model_in(url: str | None) -> str | None:
 def _tail(data: bytes, depth: int) -> dict[str, Any] | None:
     """Return the error's fields from `statusCode` on; the error is nested in `depth` objects.
 
-    A cut at any other depth than the error's own leaves a closing brace too many and does not parse, so neither a
-    response body nor a tool's schema in the request can be mistaken for it.
+    A cut at any depth other than the error's own leaves an extra closing brace and does not parse, so neither a
+    response body nor a tool's schema in the request can be mistaken for the error's fields.
     """
     if not data.endswith(b"}" * (depth + 1)):
         return None
@@ -190,8 +191,8 @@ _ENDINGS = tuple(
 
 
 def parse(line: Line) -> LogRecord | None:
-    """Return the record in this line if it is relevant, in any dialect; otherwise None. Never raises, whatever the
-    bytes are.
+    """Return the record in this line if it is relevant, in any dialect; otherwise None. Never raises, even for
+    arbitrary bytes.
     """
     if line.data.startswith(b"timestamp="):
         return logfmt(line)
@@ -271,7 +272,7 @@ def _service_processor(line: Line, when: float, text: bytes) -> LogRecord | None
 
 
 def _service_llm(line: Line, when: float, text: bytes) -> LogRecord | None:
-    """Parse the starts and failures of streams of 1.0.185 - 1.15; their tags are right only at the start."""
+    """Parse the starts and failures of streams of 1.0.185 - 1.15; only the tags of a start are correct."""
     if text.endswith(b"} stream error"):
         return _failed(line, when, text, Dialect.LLM, b" stream error")
     if text.endswith(b" stream"):
@@ -280,7 +281,9 @@ def _service_llm(line: Line, when: float, text: bytes) -> LogRecord | None:
 
 
 def _service_provider(line: Line, when: float, text: bytes) -> LogRecord | None:
-    """Parse a record about a provider's SDK and models; it is logged, with right tags, when a model is first used."""
+    """Parse a record about a provider's SDK and models. OpenCode logs it, with correct tags, when a model is first
+    used.
+    """
     if not text.endswith((b" found", b" getModel", b" using bundled provider")):
         return None
     tags = _tags(text.rpartition(b" ")[0])
@@ -311,7 +314,7 @@ def _failed(line: Line, when: float, text: bytes, dialect: Dialect, ending: byte
 
 
 def _echo(line: Line, when: float, text: bytes, dialect: Dialect) -> LogRecord:
-    """Return the record of a repeated failure; its text is not parsed, because the failure itself contained more."""
+    """Return the record of a repeated failure. Its text is not parsed, because the first record contained more."""
     return _tagged(line, when, dialect, Kind.ECHO, _tags(text.partition(b" error=")[0]))
 
 
@@ -344,7 +347,7 @@ def _created(line: Line, when: float, text: bytes) -> LogRecord | None:
 
 @lru_cache(maxsize=1024)
 def _tags(text: bytes) -> Mapping[str, str]:
-    """Parse `k=v …`: a value extends to the next tag. The first of two tags with one name counts.
+    """Parse `k=v …`: a value extends to the next tag. If a name occurs twice, the first tag counts.
 
     Cached, because a session's streams have the same tags every time, and parsing them takes 15 µs.
     """
@@ -361,7 +364,8 @@ def _tags(text: bytes) -> Mapping[str, str]:
 
 # ---- new: logfmt, values bare or JSON strings, objects flattened with dots
 
-# One alternative per letter would cost `re` 200 bytes for each: 20 MB for a message of 100 kB.
+# A pattern that chooses an alternative for each letter would take 200 bytes per letter in `re`: 20 MB for a message of
+# 100 kB.
 _PAIR = re.compile(rb' ?([^\s="]+)=("[^"\\]*(?:\\.[^"\\]*)*"|[^\s"]*)')
 _MESSAGES = {
     "stream": Kind.STREAM,
@@ -375,8 +379,8 @@ _MESSAGES = {
 }
 _REFUSED = re.compile(r"(?:[\w.]+: )*Provider request failed with HTTP (\d{3})(?:: ?|\s*$)", re.DOTALL)
 _STACK = "\n    at "
-"""The beginning of the stack after an error's text, which lists positions in OpenCode's source and repeats the error as
-its cause.
+"""The beginning of the stack trace after an error's text. The trace lists positions in OpenCode's source and repeats
+the error as its cause.
 """
 
 

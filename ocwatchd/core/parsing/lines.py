@@ -1,7 +1,8 @@
 """Split a stream of byte chunks into lines; only the unfinished line is kept.
 
-Only lines with one of the wanted literals are returned: `bytes.find` of a long rare literal runs at 3 GB/s, splitting
-every line at a tenth of that. Handles NUL bytes, invalid UTF-8, CRLF, torn lines and lines of any length.
+Only lines with one of the wanted literals are returned, because `bytes.find` of a long, rare literal runs at 3 GB/s,
+and splitting every line at a tenth of that speed. Handles NUL bytes, invalid UTF-8, CRLF, torn lines and lines of any
+length.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ conversations, including images.
 HEAD_KEPT = 64 << 10
 TAIL_KEPT = 256 << 10
 """Number of bytes that are kept from the start (`HEAD_KEPT`) and from the end of a longer line. The tags and the
-address are at its start, the status and the response (up to 100 kB seen) at its end.
+address are at its start; the status and the response (up to 100 kB observed) are at its end.
 """
 
 _CR = 13
 SPAN_CAP = 64 << 10
-"""Number of bytes after the first line within which the end of a record of several lines is searched for."""
+"""Maximum number of bytes after the first line that are searched for the end of a record of several lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ the record ends with that line.
 
 
 def single_lines(_data: bytes, _start: int, _stop: int, _limit: int) -> Span | None:
-    """Return None: the Spanner of a log whose records never span lines."""
+    """Return None. This is the Spanner of a log in which every record is a single line."""
     return None
 
 
@@ -142,7 +143,7 @@ class LineCutter:
         return rest
 
     def move(self, distance: int) -> None:
-        """Adjust offsets after the file's bytes, and with them the unfinished line, were moved by `distance` bytes."""
+        """Adjust the offsets after the file's bytes, including the unfinished line, were moved by `distance` bytes."""
         self.position += distance
         if self._long is not None:
             self._long.offset += distance

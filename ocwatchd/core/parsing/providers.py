@@ -1,6 +1,8 @@
-"""Find the provider of a request by its address, which is learnt from the log itself or else from the well-known hosts.
+"""Find the provider of a request by its address. The log itself shows which addresses a provider uses; otherwise, the
+list of well-known hosts applies.
 
-Under load, every fourth error record in the log format before 1.17 names the wrong provider, but the address is right.
+Under load, every fourth error record in the log format before 1.17 names the wrong provider, but the address is
+correct.
 """
 
 from __future__ import annotations
@@ -53,11 +55,11 @@ _HOSTS: tuple[tuple[str, str], ...] = (
     ("api.cohere.com", "cohere"),
     ("api.perplexity.ai", "perplexity"),
 )
-"""Part of host and path, and the provider's name in OpenCode's catalogue; the more specific entry comes first."""
+"""Parts of hosts and paths, each with the provider's name in OpenCode's catalog. More specific entries come first."""
 
 
 WELL_KNOWN = frozenset(name for _, name in _HOSTS)
-"""Providers that OpenCode's catalogue is known to contain."""
+"""Providers that OpenCode's catalog is known to contain."""
 
 
 def base_of(url: str) -> str | None:
@@ -67,7 +69,7 @@ def base_of(url: str) -> str | None:
 
 
 class Providers:
-    """What one process's log has shown about providers so far. The memory is bounded."""
+    """The facts about providers that one process's log has shown so far. Bounded memory."""
 
     def __init__(self) -> None:
         """Start with the well-known hosts only."""
@@ -99,7 +101,7 @@ class Providers:
         return next(iter(names)) if len(names) == 1 else None
 
     def has_other_address(self, provider: str, url: str | None) -> bool:
-        """Return whether the provider is known to use other addresses than this one."""
+        """Return whether the provider is known to use other addresses but not this one."""
         base = base_of(url) if url else None
         bases = [known for known, names in self._bases.items() if provider in names]
         return base is not None and bool(bases) and base not in bases
@@ -123,7 +125,9 @@ class Providers:
         return None
 
     def speaks(self, provider: str, shape: str) -> bool:
-        """Return whether the provider may send an error of this shape mid-stream; True where its SDK is unknown."""
+        """Return whether the provider may send an error of this shape in the middle of an answer. The result is True if
+        the provider's SDK is unknown.
+        """
         sdk = self._sdks.get(provider, "")
         api = next((name for name in ("anthropic", "openai-compatible", "openai", "google") if f"/{name}" in sdk), None)
         return api is None or not shape or shape == api

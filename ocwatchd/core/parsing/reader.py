@@ -9,9 +9,9 @@ request failed. There may be thousands of lines between two failures, but for ea
 session only the first line (which shows that earlier requests have ended) and the last line (which shows the running
 requests) are needed. The lines in between have no effect in `Attempts`.
 
-`QuotedRecords` recognises records that a provider wrote into its own error message. The old dialects quote nothing, so
-a message of several lines, the first ending in ` process`, puts whole records into the log. But the failed request that
-OpenCode logs first contains the same message as JSON.
+`QuotedRecords` recognizes records that are part of a provider's error message. The old dialects quote nothing, so a
+message of several lines, the first ending in ` process`, puts whole records into the log. They are recognized because
+the failed request, which OpenCode logs first, contains the same message as JSON.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from ocwatchd.core.parsing.record import (
 )
 
 HELD = 4 << 20
-"""Number of bytes without a failure that are kept for the next failure: some 30,000 lines, or minutes of four streaming
-sessions.
+"""Number of bytes without a failure that are kept for the next failure: about 30,000 lines, or several minutes of four
+streaming sessions.
 """
 
 _TURNS = (b" loop", b" cancel", b" prompt", b"locking", b" chatting")
@@ -77,8 +77,8 @@ class Held:
         self.failure_from = begin if fails else None
 
     def add(self, chunk: bytes) -> bool:
-        """Hold this chunk as well. Return whether a failure may now be complete, or is so long that waiting for its end
-        makes no sense.
+        """Hold this chunk too. Return whether a failure may now be complete, or is so long that waiting for its end is
+        pointless.
         """
         across = self._end_of_last + chunk[: len(FAILURE)]
         self._end_of_last = (self._end_of_last + chunk[-len(FAILURE) :])[-len(FAILURE) :]
@@ -149,8 +149,8 @@ def informative(lines: Collection[Line]) -> list[Line]:
 
 
 def _key(data: bytes) -> bytes:
-    """Return the key of which the first and last lines are kept: the tags of a started stream, a session's turn, or a
-    model.
+    """Return the key of a line: the tags of a started stream, a session's turn, or a model. The first and the last line
+    of each key are kept.
     """
     if data.endswith(_TURNS):
         at = data.find(b" sessionID=")
@@ -162,7 +162,7 @@ _MARK = b"ms service="
 """A literal that occurs in every record of the format before 1.17 and that JSON does not escape."""
 
 _ANSWER = b',"statusCode":'
-"""The literal after which the answer's fields follow. The request is before it, and may quote logs."""
+"""The literal that the answer's fields follow. The request precedes it and may quote logs."""
 
 _KEPT = 16
 """Maximum number of recent failures kept to be matched with their messages. The message of a failure is logged right
@@ -170,7 +170,9 @@ after it, but failures of other sessions may come in between.
 """
 
 _COMPARED = 512
-"""Number of bytes of a record that are searched for: they contain time, tags, address and model."""
+"""Number of bytes at the start of a record that are searched for in answers. They contain time, tags, address and
+model.
+"""
 
 _ESCAPED = re.compile(rb"u00([2-7][0-9a-fA-F])")
 
@@ -208,8 +210,8 @@ def _bare(data: bytes) -> bytes:
 
 _BIRTH = b" service=default version="
 _OPENING = 200
-"""A literal in the first record of every log in the old format (0.5 to 1.15), and the number of bytes within which it
-has to begin.
+"""A literal in the first record of every log in the old format (0.5 to 1.15), and the number of bytes at the start of
+the log that must contain it.
 """
 
 _BEFORE_KEPT = 8192
@@ -218,7 +220,7 @@ stream.
 """
 
 _BLOCK = 256 << 10
-"""Minimum number of held bytes processed at a time. 512 KiB would take a MiB more memory and be no faster."""
+"""Minimum number of held bytes processed at a time. 512 KiB would take 1 MiB more memory and would not be faster."""
 _FORMAT_BYTES = 10
 """Number of bytes at the start of a log that show its format."""
 
@@ -227,9 +229,9 @@ _PATIENCE = 2000
 
 
 class Reading:
-    """Turns the chunks of one file, fed in order, into events, independent of the chunks' sizes.
+    """Converts the chunks of one file, fed in order, to events. The events do not depend on the chunks' sizes.
 
-    `turns`: also return the starts and ends of turns, which only a live follower needs. Without it a log is searched
+    `turns`: also return the starts and ends of turns, which only a live follower needs. Without it, a log is searched
     only for errors, at the speed of one `bytes.find`.
     """
 
@@ -316,7 +318,7 @@ class Reading:
     # ---- catching up with an old log
 
     def _catch_up(self, chunk: bytes) -> list[Seen]:
-        """Hold the chunk until there is a failure; then return the events of what is held."""
+        """Hold the chunk until there is a failure; then return the events of all held bytes."""
         if not self._held:
             rest = self._cutter.take_unfinished()
             if rest is None:  # the last bytes belong to a record that may continue, or to an unfinished long line
@@ -332,7 +334,7 @@ class Reading:
         return [] if self._held.gap else informative(before)
 
     def _cut_held(self) -> list[Seen]:
-        """Split everything that is held, and parse the relevant lines."""
+        """Split all held bytes into lines, and parse the relevant lines."""
         if not self._held:
             return []
         if self._held.gap:
@@ -375,7 +377,8 @@ class Reading:
             line = queue.popleft()
             seen += self._read((line,) if self.turns else self._worth_reading(line))
             if not puzzled and self.detector.puzzled and _is_new(line.data):
-                # From here on the shape of the retries has to decide, and their starts were not searched for so far.
+                # From here on, the pattern of the retries decides. The starts of the retries in this chunk were not
+                # searched for.
                 starts = self._cutter.later(line.offset + len(line.data), NEW_STARTS)
                 by_offset = {each.offset: each for each in (*queue, *starts)}
                 queue = deque(by_offset[offset] for offset in sorted(by_offset))

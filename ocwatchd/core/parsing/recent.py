@@ -1,4 +1,6 @@
-"""Remember the events of a log's last seconds, to recognise them in a file that was shortened or copied. Pure."""
+"""Store the events of a log's last seconds, so that they are recognized in a file that was shortened or
+copied. Pure.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ NEVER = float("-inf")
 
 
 class _Reported:
-    """The last events reported from any file that was the log, and the time up to which some were dropped (`since`)."""
+    """The latest events reported from any file of the log, and the time up to which some of them were dropped
+    (`since`).
+    """
 
     def __init__(self, since: float) -> None:
         self.events: deque[tuple[float, tuple[object, ...]]] = deque()
@@ -56,7 +60,7 @@ class Recent:
         return other
 
     def note(self, seen: Seen) -> None:
-        """Remember an event that was reported."""
+        """Store an event that was reported."""
         if not isinstance(seen, (LimitEvent, Cancelled)):
             return
         self.reached(seen.time)
@@ -70,8 +74,8 @@ class Recent:
         self.until = max(self.until, time)
 
     def barrier(self, now: float) -> Barrier:
-        """Return a barrier against all reported events. `now` (epoch seconds) bounds times of a clock
-        that was wrong.
+        """Return a barrier against all reported events. Times later than `now` (epoch seconds) come from a clock that
+        was wrong, and are reduced to `now`.
         """
         until = min(self.until, now)
         late = [(time, key) for time, key in self._reported.events if time > until - DISORDER]
@@ -93,14 +97,15 @@ class Recent:
 
 
 class Barrier:
-    """Filters out events that a file repeats: those of the last seconds, and older ones if the file begins that early.
+    """Filters out events that a file repeats: events of the last seconds, and older events if the file begins before
+    them.
 
     An event that is newer than everything read or reported before lifts the barrier.
     """
 
     def __init__(self, until: float, floor: float, told: frozenset[str], newest: float) -> None:
-        """Records were read up to `until`; `told` are the digests of the events later than `floor` that were
-        reported, the last of them at `newest`.
+        """`until` is the time of the newest record read. `told` contains the digests of the reported events later than
+        `floor`, and `newest` is the time of the newest of these events.
         """
         self._until, self._floor, self._told, self._newest = until, floor, told, newest
         self._begun = False
@@ -108,7 +113,7 @@ class Barrier:
     def begin(self, data: bytes) -> None:
         """Examine the file's next bytes until one of its records shows how old it is.
 
-        A log that begins after everything that was read is a new one, so nothing in it is a repetition.
+        A log that begins later than every record read so far is new, so it repeats no event.
         """
         if not self._begun and (time := first_time(data)) is not None:
             self._begun = True
@@ -122,7 +127,7 @@ class Barrier:
         return not isinstance(seen, (LimitEvent, Cancelled)) or _digest(_key(seen)) not in self._told
 
     def lifts(self, seen: Seen) -> bool:
-        """Return whether every later event must be new."""
+        """Return whether all events after this event must be new."""
         return isinstance(seen, (LimitEvent, Cancelled)) and seen.time > self._newest
 
 

@@ -1,7 +1,7 @@
 """The content of one record in an OpenCode log, in any dialect, and the search for relevant records.
 
-The dialect is recognised from the line itself, never from a version: 1.0.152 still writes what 1.0.98 writes. Tags are
-copied unchecked; those of the old dialects may be wrong, and `attempts` determines which request was refused.
+The dialect is recognized from the line itself, never from a version: 1.0.152 still writes the dialect of 1.0.98. Tags
+are copied unchecked; those of the old dialects may be wrong, and `attempts` determines which request was refused.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def wanted_literals(chunk: bytes, new: bool | None = None, *, starts: bool, turn
     decided by the chunk).
 
     `starts`: also find where streams begin; `turns`: also find how turns start and end. The new format's tags are
-    right, so its errors alone suffice to catch up; the old dialects need all records.
+    correct, so its errors alone suffice for catching up; the old dialects need all records.
     """
     literals = NEW_ERRORS + (NEW_STARTS if starts else ()) + (NEW_TURNS if turns else ())
     first, last = chunk.find(b"\n") + 1, chunk.rfind(b"\n", 0, -1) + 1
@@ -178,8 +178,8 @@ seconds).
 def old_spanner(data: bytes, start: int, stop: int, limit: int) -> Span | None:
     """Return where an old record that starts at `start` ends (a Spanner).
 
-    A title or a provider's message may contain line feeds. Its further lines are part of the record whatever they look
-    like: one message of the corpus, and any title, can imitate a record.
+    A title or a provider's message may contain line feeds. The following lines are part of the record even if they look
+    like records: any title, and one message of the corpus, can imitate a record.
     """
     at = data.find(b" service=session", start, start + 64)
     if at < 0 or not (data.startswith(b"ERROR", start) or data.find(b" id=ses_", at, at + 80) > 0):
@@ -196,8 +196,8 @@ def old_spanner(data: bytes, start: int, stop: int, limit: int) -> Span | None:
 
 
 def _created_span(data: bytes, body: int, stop: int, limit: int, when: float) -> Span | None:
-    """Return the end of a `created` record. A title may contain a false end, too, but not one with the time of
-    writing.
+    """Return the end of a `created` record. A title may also contain a false end, but not one with the time of the
+    record.
     """
     for match in _CREATED_END.finditer(data, body, limit):
         if abs(int(match[1]) / 1000 - when) <= CLOCK_SLACK:
@@ -208,8 +208,8 @@ def _created_span(data: bytes, body: int, stop: int, limit: int, when: float) ->
 def _repeated_span(data: bytes, body: int, stop: int, limit: int, when: float) -> Span | None:
     """Return the end of a repeated failure: ` process` after a stack (1.1 and later) that repeats the whole message.
 
-    A line that looks like the next record, at the right time, is taken for one, unless the stack proves that it is part
-    of this record.
+    A line that looks like a record, with a plausible time, is treated as the next record, unless the stack proves that
+    it is part of this record.
     """
     if _REPEATED_END.search(data, max(stop - 10, body), stop):
         return None

@@ -1,8 +1,8 @@
-"""One machine's knowledge of shared accounts, which converts the machine's own blacklist to records, and records to
-hearsay.
+"""One machine's knowledge of shared accounts. It converts the machine's own blacklist to records, and other machines'
+records to blacklist entries.
 
-`observe` compares the blacklist with its previous state. `plan` returns the changes of the blacklist for limits that
-other machines have hit. Both take values and return values; the caller reads and writes the files.
+`observe` compares the blacklist with its previous state. `plan` returns the changes to the blacklist for limits that
+other machines have hit. Both take and return values; the caller reads and writes the files.
 """
 
 from __future__ import annotations
@@ -71,17 +71,17 @@ class ServerTime:
         return abs(self.offset) * 1000 <= MAX_SKEW
 
     def of(self, local: float) -> int:
-        """Return the server's time in milliseconds at our own time, in epoch seconds."""
+        """Convert a time on our own clock, in epoch seconds, to the server's time in milliseconds."""
         return max(round((local + self.offset) * 1000), 0)
 
     def local(self, server: int) -> float:
-        """Return our own time in epoch seconds at the server's time, in milliseconds."""
+        """Convert a time on the server's clock, in milliseconds, to our own time in epoch seconds."""
         return server / 1000 - self.offset
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Changes of the blacklist: entries to put, and models to remove."""
+    """Changes to the blacklist: entries to write, and models to remove."""
 
     put: tuple[Cooldown, ...] = ()
     removed: tuple[ModelRef, ...] = ()
@@ -108,7 +108,7 @@ class Knowledge:
     records: Records = field(default_factory=Records)
     seen: dict[ModelRef, Seen] = field(default_factory=dict)
     cleared_until: float = 0.0
-    """The time, in epoch seconds, up to which a user's clears are processed."""
+    """The time, in epoch seconds, up to which the user's clears have been processed."""
 
     def key_of(self, model: ModelRef) -> Key | None:
         """Return the key under which the model is shared; None if it is not shared."""
@@ -136,7 +136,7 @@ class Knowledge:
         return changed
 
     def remember(self, entries: Mapping[ModelRef, Cooldown]) -> None:
-        """Remember the state of the blacklist that was just read or written."""
+        """Store the state of the blacklist that was just read or written."""
         shared = (entry for ref, entry in entries.items() if self.key_of(ref) is not None)
         self.seen = {entry.model: Seen.of(entry) for entry in shared if entry.hearsay or not _private(entry)}
 
@@ -170,7 +170,7 @@ class Knowledge:
 
     def _met(self, key: Key, entry: Cooldown, seen: Seen | None, now: float, clock: ServerTime) -> list[Record]:
         old, until = self.records.get(key), None if entry.until is None else clock.of(entry.until)
-        # A higher epoch may have come from another machine's answer, or from a clear, that is older than this limit.
+        # A higher epoch may come from a clear, or from another machine's answer, that is older than this limit.
         lost = old is not None and not old.active(clock.of(now)) and clock.of(entry.since) > old.since
         lost = lost and entry.active(now)
         if (seen == Seen.of(entry) and not lost) or (not entry.active(now) and seen is None):

@@ -20,7 +20,7 @@ from ocwatchd.core.sharing.record import (
 )
 
 RETENTION = MAX_AHEAD + 86_400_000
-"""Time, in milliseconds, after which the record of a model that is available again is forgotten. Longer than any
+"""Time, in milliseconds, after which the record of a model that is available again is forgotten. It is longer than any
 accepted cooldown, because a machine that reconnects after weeks must not revive a cooldown that was cleared in the
 meantime.
 """
@@ -31,8 +31,8 @@ MAX_RECORDS = 2000
 def merged(one: Record, other: Record) -> Record:
     """Merge two records of one model.
 
-    The higher epoch wins. Within an epoch the later end wins, with its kind, scope and reset source; incidents are
-    united, and the later `since` wins.
+    The higher epoch wins. Within an epoch the later end wins, with its kind, scope and reset source; the incidents of
+    both are combined, and the later `since` wins.
 
     Raises:
         ValueError: The records are about different models.
@@ -55,7 +55,7 @@ def _weight(record: Record) -> tuple[float, int, int, int]:
 
 
 class Records:
-    """All records that a machine knows, its own and those of others, so that each machine can refill an empty
+    """All records that a machine knows, including other machines' records, so that each machine can refill an empty
     server.
     """
 

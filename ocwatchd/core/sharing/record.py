@@ -42,7 +42,7 @@ FREE = 0
 KINDS = (LimitKind.OVERLOADED, LimitKind.RATE_LIMIT, LimitKind.QUOTA, LimitKind.BILLING)
 SCOPES = (Scope.MODEL, Scope.FREE_TIER, Scope.PROVIDER)
 SOURCES = (ResetSource.ESTIMATE, ResetSource.TEXT, ResetSource.STATUS, ResetSource.RETRY_AFTER, ResetSource.MANUAL)
-"""Words in order of precedence: the later word wins between two records of one epoch and one end."""
+"""Words in order of precedence: between two records with the same epoch and end, the later word wins."""
 
 NODE = re.compile(r"[a-z0-9][a-z0-9-]{0,11}")
 ACCOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,39}")

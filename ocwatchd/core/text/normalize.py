@@ -15,7 +15,7 @@ HEAD_CAP = 4096
 """
 
 TAIL_CAP = 1024
-"""Number of characters read from the end, because gateways add their own sentence and the wait after a quoted upstream
+"""Number of characters read from the end, because gateways append their own sentence and the wait to a quoted upstream
 error.
 """
 

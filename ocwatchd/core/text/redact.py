@@ -1,10 +1,10 @@
 """Redact secrets in untrusted text: keys, passwords, addresses, home directories. Pure.
 
-The redaction works with an allow-list. It reads a text once, word by word, and a word passes if it looks like something
-that people and models write: words, short numbers, names of models, versions, times, the ids of OpenCode's own objects,
-and addresses of well-known hosts. Anything long and random is hidden, so no key's format has to be known; the list of
-known forms of keys (`_KEYS`) only adds keys that look harmless in parts. The value of anything called a password, key,
-token or cookie is hidden whatever it looks like.
+The redaction uses an allow-list. It reads a text once, word by word, and a word passes if it looks like text that
+people and models write: words, short numbers, names of models, versions, times, the ids of OpenCode's own objects, and
+addresses of well-known hosts. Any long and random word is hidden, so the format of a key need not be known; the list of
+known forms of keys (`_KEYS`) only adds keys whose parts look harmless. The value of anything called a password, key,
+token or cookie is hidden, regardless of its form.
 
 It takes time linear in the length of the text, because every expression is a character class or examines a bounded
 piece.
@@ -37,8 +37,8 @@ _NAME = late(
     r"(?:^|.*[-_.\\/]|.*(?=[A-Z]))(?i:pass(?:word|wd|phrase|code)?|pwd|pw|basic|secret|credentials?|apikeys?|keys?|token|auth"
     r"|authorization|authentication|bearer|cookie|sig|signature|otp|pin|dsn|passwort|kennwort|contrasena|clave|senha|passe|jwt)$"
 )
-"""The end of a secret's name: `api_key`, `X-Gotify-Key`, `clientSecret`, `--password`. `tokens` is not one, because it
-is a count.
+"""The end of a secret's name: `api_key`, `X-Gotify-Key`, `clientSecret`, `--password`. `tokens` is not included,
+because it precedes a count.
 """
 _JOINED = (
     "apikey",
@@ -58,11 +58,11 @@ _FOREIGN = late(
     r"\s{0,2}(?:是|为|為|は|:|：|=|->|es|est|ist|is)?\s{0,2}[\"'“「]?$"
 )
 _FOREIGN_DISTANCE = 40
-"""Number of characters before a word in which such a name is searched for."""
+"""Number of characters before a word that are searched for a secret's name in another language."""
 _FILLERS = frozenset(
     "is was are provided of value est ist es bearer basic digest token apikey your the my this following set to".split()
 )
-"""Words that may stand between the name and the secret."""
+"""Words that may occur between the name and the secret."""
 _SAYING = frozenset(("is", "was", "est", "ist", "es", "to"))
 """Words that announce a value."""
 _STATES = frozenset(
@@ -84,11 +84,11 @@ _KEYS = late(
 _SURE = late(
     r"(?:sk|pk|rk|gsk|gh[a-z]|github_pat|glpat|xox[a-z]|xapp|ya29|nvapi|SG|whsec|dckr_pat|AGE|AIza|AKIA|ASIA|eyJ)"
 )
-"""Prefixes after which everything is hidden. After the others, names may follow, as in `hf-inference` or
+"""Prefixes after which everything is hidden. The other prefixes may begin a name, as in `hf-inference` or
 `xai-grok-beta`.
 """
 _IDS = late(r"(?:ses|msg|prt|per|que|req|call|toolu|chatcmpl|gen|resp|run|evt|org|proj|hand)[-_][A-Za-z0-9]{1,40}$")
-"""Ids of OpenCode's and providers' objects. They grant no access, and help to find the object in other logs."""
+"""Ids of OpenCode's and providers' objects. They grant no access and help users find the object in other logs."""
 _OURS = re.compile(r"00[0-9a-f]{19}$")
 """An id from our journal: milliseconds and 32 random bits."""
 _TIME = late(r"\d{4}-?\d\d-?\d\d(?:[T_ -]?\d\d[:-]?\d\d(?:[:-]?\d\d(?:\.\d{1,9})?)?)?(?:Z|[+-]\d\d:?\d\d)?$")
@@ -121,7 +121,7 @@ topic).
 _HOME = late(r"(?i)((?:/|\\{1,2}|%2F)(?:home|users)(?:/|\\{1,2}|%2F))(?!\[)([^/\\\s\"':;,%<>|]+)")
 _TILDE_HOME = late(r"(?<![\w/~.])~([A-Za-z][\w.-]*)(?=/)")
 _FLAT_HOME = late(r"(?<![A-Za-z0-9])(-(?:home|Users)-)([A-Za-z0-9]+)")
-"""A path written as one name, as tools name a project's directory."""
+"""A path written as one name, in the way that tools name a project's directory."""
 _USER_FLAGS = frozenset(("-u", "--user", "--proxy-user", "-U"))
 """Options of curl that are followed by `name:password`."""
 _QUOTES = ('"', "'", "`")
@@ -286,7 +286,7 @@ class _Reader:
         return self._path(word) if word.startswith(("/", "~/", "./")) else self._mark
 
     def _path(self, path: str) -> str:
-        """Hide only those parts of a path that look like keys, because the others help the reader."""
+        """Hide only those parts of a path that look like keys, because the other parts help the reader."""
         return "/".join(part if is_harmless(part) else self._mark for part in path.split("/"))
 
     def _address(self, address: str, scheme: str) -> str:
@@ -339,7 +339,9 @@ def _is_public(host: str) -> bool:
 
 
 def _is_local(address: str) -> bool:
-    """Return whether the address is useless to others; numbers above 255 mean that it is a version."""
+    """Return whether the address means nothing to other machines. Numbers above 255 show that it is a
+    version number.
+    """
     numbers = [int(part) for part in address.split(".")]
     return numbers[0] in (0, 127) or max(numbers) > 255
 
@@ -427,7 +429,7 @@ def reason_of(text: str, cap: int = REASON_CAP) -> str:
     """Return `text` in a form that may be stored and shown: printable, one line, at most `cap` characters, secrets as
     `[hidden]`.
     """
-    # Redacted before it is cut, because half a key is a secret, too, and would no longer look like one.
+    # The text is redacted before it is cut, because half a key is also a secret but no longer looks like one.
     return _one_line(text[:_READ_CAP])[:cap].strip()
 
 
