@@ -1,7 +1,8 @@
 """Follow all log files in several directories, including files that are created or replaced later.
 
-A directory may be missing at first, or be removed and created again. Thousands of old files cost neither descriptors
-nor reads: the newest are stat'ed in every poll, the others in rotation.
+A directory may be missing at first, or be removed and re-created. Old files need neither open descriptors nor reads,
+even if there are thousands of them: each poll checks the newest of them, and some of the others in turn, with one stat
+call each.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from ocwatchd.logs.log_file import HEAD, Identity, NewReading, head_of
 from ocwatchd.logs.tail import LogTail, Sighting, Window
 
 SUFFIX = ".log"
-"""Suffix of OpenCode's logs: formerly `2026-11-22T103026.log`, now `opencode.log`. Other files are ignored."""
+"""Suffix of OpenCode's logs (older versions: `2026-11-22T103026.log`; newer: `opencode.log`). Other files are
+ignored.
+"""
 
 RESCAN = 30.0
 """Seconds after which a directory is listed again even if its modification time is unchanged."""
@@ -30,20 +33,20 @@ MAX_OPEN = 128
 """Maximum number of open descriptors."""
 
 MAX_GONE = 512
-"""Maximum number of cursors of logs that no longer exist."""
+"""Maximum number of cursors that are kept for logs that no longer exist."""
 
 NEWEST, ROTATION = 48, 32
-"""Numbers of files without a descriptor that are stat'ed in each poll: the newest, and a part of the others in
-rotation.
+"""Numbers of closed files that each poll checks with stat: the NEWEST latest files, and ROTATION of the others in
+turn.
 """
 
 
 _STAT = struct.Struct("=qqQQ")
-"""Size, modification time, device and inode. As separate numbers they would take four times as much memory."""
+"""Size, modification time (ns), device and inode. As separate integers, they would take four times as much memory."""
 
 
 class _Sleeper:
-    """A file without a descriptor, which is only stat'ed. There may be thousands."""
+    """A closed file, which is checked only with stat. There may be thousands."""
 
     __slots__ = ("_seen", "cursor", "path", "tail")
 
@@ -64,16 +67,16 @@ class _Sleeper:
         return _STAT.unpack(self._seen)[2:]
 
     def changed(self) -> bool:
-        """Return whether size or time differ from those last seen."""
+        """Return whether the size or the modification time has changed since the file was closed or found."""
         try:
-            seen = os.stat(self.path)  # a Path would take longer to create than the call takes
+            seen = os.stat(self.path)  # creating a Path would take longer than the call itself
         except OSError:
             return False
         return _STAT.unpack(self._seen)[:2] != (seen.st_size, seen.st_mtime_ns)
 
 
 class _Listing:
-    """A directory, with its state when it was last listed."""
+    """A directory and its state at the last listing."""
 
     __slots__ = ("listed", "path", "state")
 
@@ -83,14 +86,14 @@ class _Listing:
         self.listed = float("-inf")
 
     def due(self, now: float) -> bool:
-        """Return whether the directory must be listed again; the caller does so."""
+        """Return whether the directory must be listed now. If so, record the listing, which the caller must then do."""
         try:
             seen = self.path.stat()
-        except (OSError, ValueError):  # ValueError: the configured name is invalid, such as half a character
+        except (OSError, ValueError):  # ValueError: the configured path is invalid, such as a lone surrogate
             self.state = None
             return False
         state = (seen.st_dev, seen.st_ino, seen.st_mtime_ns)
-        # A change within the clock's resolution after the last listing does not show in the modification time.
+        # A change just after the last listing, within the clock's resolution, does not change the modification time.
         settled = state == self.state and self.listed - seen.st_mtime > 1.0
         if settled and 0 <= now - self.listed < RESCAN:
             return False
@@ -110,10 +113,11 @@ class LogDirectories:
         window: Window | None = None,
         on_fault: Callable[[str, Exception], None] | None = None,
     ) -> None:
-        """Read nothing before the first poll. Files that exist then are read only as far back as `window`.
+        """Store the arguments; reading begins with the first poll. Files that exist by that time are read only as far
+        back as `window` allows.
 
-        `on_fault` is called with the place and the exception after an unexpected fault; a file whose reading failed is
-        then followed from its end.
+        After an unexpected fault, `on_fault` is called with a description of the failed step and the exception. A file
+        that could not be read is then followed from its end.
         """
         self._on_fault = on_fault
         self._listings = [_Listing(path) for path in directories]
@@ -122,7 +126,8 @@ class LogDirectories:
         self._cursors = dict(cursors or {})
         self._heads = {cursor.head for cursor in self._cursors.values() if cursor.head_size == HEAD}
         """Digests of the first bytes of logs that an earlier run of the daemon has read."""
-        # The keys are strings: hashing and parsing a thousand Paths in every poll costs more than all stat calls.
+        # The keys are strings, because hashing and parsing a thousand Paths in every poll costs more than all stat
+        # calls.
         self._tails: dict[str, LogTail] = {}
         self._sleepers: dict[str, _Sleeper] = {}
         self._sleeping_cursors: dict[str, Cursor] = {}
@@ -136,7 +141,9 @@ class LogDirectories:
     # ---- polling
 
     def poll(self, now: float, hints: Iterable[str | Path] = ()) -> list[Sighting]:
-        """Return the events since the last poll. `hints` are files that have changed; other changes are found later."""
+        """Return the events since the last poll. `hints` names changed files; without a hint, changes of closed files
+        may be found only in a later poll.
+        """
         for listing in self._listings:
             try:
                 if listing.due(now):
@@ -168,7 +175,7 @@ class LogDirectories:
         self._on_fault(where, fault)
 
     def _skip(self, path: str, tail: LogTail) -> None:
-        """Continue at the end of a file whose reading failed, because the fault would repeat in every poll."""
+        """Skip to the end of a file that could not be read. Otherwise the same fault would recur in every poll."""
         tail.close()
         self._tails[path] = self._tail(path, None, past=False)
         try:
@@ -179,11 +186,11 @@ class LogDirectories:
 
     @property
     def behind(self) -> bool:
-        """Whether there is more to read now, so that `poll` should be called again without waiting."""
+        """Whether unread data is left, so that `poll` should be called again without waiting."""
         return any(tail.behind for tail in self._tails.values())
 
     def following(self) -> list[str]:
-        """Return the directories, each with its number of followed files."""
+        """Return each directory with its number of followed files, as text for the user."""
         if not self._counted:
             counts = {str(listing.path): 0 for listing in self._listings}
             for path in (*self._tails, *self._sleepers):
@@ -194,7 +201,7 @@ class LogDirectories:
         return self._followed
 
     def problems(self) -> list[str]:
-        """Return a message for each directory or file that cannot be read at present."""
+        """Return a message for each directory or file that currently cannot be read."""
         return [*self._problems.values(), *(tail.problem for tail in self._tails.values() if tail.problem)]
 
     def cursors(self) -> dict[str, Cursor]:
@@ -203,7 +210,7 @@ class LogDirectories:
         return self._sleeping_cursors | {path: cursor for path, cursor in awake.items() if cursor is not None}
 
     def exchange_rules(self, rules: RuleSet) -> None:
-        """Use these rules for everything that is read from now on."""
+        """Use these rules for all data that is read from now on."""
         self._rules.rules = rules
 
     def prepare(self) -> None:
@@ -259,10 +266,11 @@ class LogDirectories:
             self._tails[path].found = which
 
     def _is_copy(self, path: str) -> bool:
-        """Return whether a file is a copy of a log that is followed now, or was followed by the last run.
+        """Return whether a file is a copy of a log that this run or the last run has followed.
 
-        The content of a copy was already reported. It may be a user's backup, or come from logrotate's copytruncate
-        with `extension .log`. The part that was not read before the log was truncated is read by that log's tail.
+        The events in a copy were already reported. A copy may be a user's backup, or the result of logrotate's
+        copytruncate with `extension .log`. If the log was truncated before all of it was read, the log's own tail reads
+        the unread part from the copy.
         """
         head = head_of(path)
         if len(head) < HEAD:
@@ -283,7 +291,7 @@ class LogDirectories:
         return names
 
     def _renamed(self, old: str, path: str) -> None:
-        """Follow a file under a second name if its first name no longer exists."""
+        """Follow a file under its new name if the old name no longer exists."""
         if os.path.exists(old):
             return
         if old in self._tails:
@@ -334,7 +342,9 @@ class LogDirectories:
         return self._sleepers.pop(path)
 
     def _woken(self, sleeper: _Sleeper) -> LogTail:
-        """Return the tail of a file that was old at the start and is now written again; it begins at the old end."""
+        """Return the tail of a file that was old when the daemon started, and is now being written to again. Reading
+        begins at the saved cursor, or else at the file's previous end.
+        """
         tail = self._tail(sleeper.path, sleeper.cursor, past=False)
         if sleeper.cursor is None:
             tail.begin_at(sleeper.identity, sleeper.size, sleeper.mtime)
@@ -352,7 +362,7 @@ class LogDirectories:
             try:
                 seen = os.stat(path)
             except OSError:
-                continue  # the file was renamed, or cannot be read at present; it stays open
+                continue  # the file was renamed or currently cannot be read, so it stays open
             if tail.park():
                 del self._tails[path]
                 self._sleep(_Sleeper(path, seen, tail, None), tail.cursor())
@@ -365,7 +375,7 @@ class LogDirectories:
             self._counted = False
 
     def _remember(self, path: str, cursor: Cursor | None) -> None:
-        """Keep the cursor of a log that no longer exists, so that its content is not reported again if it reappears."""
+        """Keep the cursor of a missing log, so that its events are not reported again if the log reappears."""
         if cursor is not None:
             self._cursors[path] = cursor
             while len(self._cursors) > MAX_GONE:

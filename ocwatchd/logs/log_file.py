@@ -1,8 +1,8 @@
-"""Read what is appended to an open log file, and detect that the file was truncated or replaced.
+"""Read the data appended to an open log file, and detect that the file was truncated or replaced.
 
-As long as the file only grows, every byte is read exactly once. If it is shortened in place, as OpenCode 2 does above
-50 MiB, reading continues after the last bytes that were read. If these are gone, the file is read from its beginning,
-and only events that are newer than everything read before are reported.
+While the file only grows, every byte is read exactly once. OpenCode 2 shortens its log in place when the log exceeds 50
+MiB. Reading then continues after the last bytes that were read. If the file no longer contains these bytes, it is read
+from its beginning, and only events newer than all those read before are reported.
 """
 
 from __future__ import annotations
@@ -19,37 +19,42 @@ from ocwatchd.core.parsing.recent import Barrier, Recent
 from ocwatchd.core.parsing.record import first_time, last_time
 
 CHUNK = 128 << 10
-"""Bytes per read. Smaller reads cost calls, larger ones miss the CPU caches; 64 - 128 KiB were fastest."""
+"""Bytes per read. 64 - 128 KiB were fastest: smaller reads need more calls, and larger ones exceed the CPU caches."""
 
 MAX_EVENTS = 256
-"""Maximum number of events per `read`. Without it, a storm of 100,000 limits was read for 20 s before the first of them
-reached the blacklist.
+"""Maximum number of events per `read`. Without this maximum, a burst of 100,000 limits was read for 20 s before the
+first of them reached the blacklist.
 """
 
 FAR = 1 << 20
-"""Number of unread bytes above which, after a restart, only failures are searched for: this takes about 0.6 CPU s per
-gigabyte, while parsing all turns takes 13 to 80. The starts and ends of old turns are not needed.
+"""If more than this number of bytes is unread after a restart, only failures are searched for, because the starts and
+ends of old turns are not needed. The search takes about 0.6 s of CPU time per gigabyte; parsing all turns takes 13 to
+80 s.
 """
 
 HEAD = BEFORE = 1024
-"""Number of bytes that identify content: the first bytes of a file (to recognise a copy), and those before the cursor.
-64 bytes would be too few, because the last 64 bytes of two refused attempts are the same.
+"""Numbers of bytes that identify content: HEAD bytes at the beginning of a file, to recognize copies, and BEFORE bytes
+in front of the cursor. 64 bytes would be too few, because the last 64 bytes of two refused attempts are the same.
 """
 
 MIN_FOUND, MIN_VARIETY = 64, 12
-"""Minimum number of bytes, and of distinct bytes, to search for in a shortened file. Fewer may occur anywhere in it."""
+"""Minimum length in bytes, and minimum number of distinct byte values, of data that is searched for in a shortened
+file. Shorter or more uniform data could match anywhere in the file.
+"""
 
 SEARCHED = 1 << 20
-"""Bytes per read of the search in a shortened file, which goes backwards from its end."""
+"""Bytes per read when a shortened file is searched, backwards from its end."""
 
 MAX_SEARCHED = 256 << 20
-"""Maximum number of bytes searched: about 0.1 s for bytes, 2 s for digests. OpenCode 2 keeps 25 MiB of its log."""
+"""Maximum number of bytes that are searched. This takes about 0.1 s for known bytes, and 2 s if only their digest is
+known. OpenCode 2 keeps 25 MiB of its log.
+"""
 
 MAX_COPIES = 8
-"""Maximum number of files beside a truncated log that may contain its unread part."""
+"""Maximum number of files in a truncated log's directory that are searched for the log's unread part."""
 
 NewReading = Callable[[int, bool], Reading]
-"""Creates a Reading from an offset and whether the file is read from its beginning."""
+"""Creates a Reading. The arguments are the offset, and whether the file is read from its beginning."""
 
 Identity = tuple[int, int]
 """Device and inode."""
@@ -69,7 +74,7 @@ def identity(path: Path) -> Identity | None:
 
 
 def files_of_inode(directory: Path, inode: int) -> list[Path]:
-    """Return all paths of a file in the directory; empty if the directory cannot be listed."""
+    """Return all paths in the directory that have this inode; an empty list if the directory cannot be listed."""
     try:
         with os.scandir(directory) as entries:
             return [Path(entry.path) for entry in entries if entry.inode() == inode]
@@ -111,13 +116,13 @@ class OpenLog:
     def __init__(self, path: Path, new_reading: NewReading, recent: Recent | None = None) -> None:
         """Open `path` at its beginning.
 
-        A symlink is followed, because OpenCode's log may be one. Never blocks on a pipe.
+        A symbolic link is followed, because OpenCode's log may be one. Opening a pipe does not block.
 
-        `recent` describes what was already reported from this log, possibly from another file.
+        `recent` describes the events of this log that were already reported, possibly from an earlier file.
 
         Raises:
             OSError: The file cannot be opened.
-            IsADirectoryError: It is not a regular file.
+            IsADirectoryError: `path` is not a regular file.
         """
         self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         seen = os.fstat(self._fd)
@@ -131,7 +136,7 @@ class OpenLog:
         self.finished = False
         """Whether the file is a copy that is no longer written."""
         self.later = False
-        """Whether the file is newer than the content of the current log, so that it is read after that."""
+        """Whether this file is newer than the content of the current log, so that the current log is read first."""
         self._new_reading = new_reading
         self._recent = recent.fork() if recent is not None else Recent()
         self._only_news = False
@@ -149,7 +154,9 @@ class OpenLog:
     # ---- where to begin
 
     def skip_to_end(self, look_back: int) -> None:
-        """Begin at the first line in the last `look_back` bytes; with 0, at the unfinished line at the end."""
+        """Begin at the first line that starts in the last `look_back` bytes. If `look_back` is 0, begin at the
+        unfinished line at the end.
+        """
         start = max(self.size - look_back, 0)
         if start == self.size:
             self.skip_to(self.size)
@@ -158,7 +165,9 @@ class OpenLog:
             self._remember()
 
     def _line_start(self, start: int) -> int:
-        """Return the start of the first line from `start` on, or of the last line if none starts there."""
+        """Return the offset of the first line that starts at or after `start`. If there is none, return that of the
+        last line.
+        """
         at = start - 1
         while at < self.size:
             data = os.pread(self._fd, CHUNK, at)
@@ -171,24 +180,30 @@ class OpenLog:
         return self._last_line_start(start)
 
     def _last_line_start(self, start: int) -> int:
-        """Return the start of the line that contains `start`; `start` itself if that is more than 128 KiB away."""
+        """Return the offset of the line that contains `start`; `start` itself if the line begins more than 128 KiB
+        before it.
+        """
         first = max(start - CHUNK, 0)
         cut = os.pread(self._fd, start - first, first).rfind(b"\n")
         return first + cut + 1 if cut >= 0 or first == 0 else start
 
     def skip_to(self, offset: int) -> None:
-        """Begin at the start of the line that was unfinished when the file had this size."""
+        """Begin at the line that was unfinished when the file had `offset` bytes."""
         if 0 < offset <= self.size:
             self._begin(self._last_line_start(offset), whole=False)
             self._remember()
 
     def begin_behind(self, before: OpenLog, most: int) -> None:
-        """Begin to read a file that has replaced `before`. It may be new, or contain some lines of `before`."""
+        """Begin to read this file, which has replaced `before`. It may contain only new lines, or also lines of
+        `before`.
+        """
         self._before, self._recent = before._before, before._recent.fork()
         self.begin_anew(most, self._last_read())
 
     def begin_anew(self, most: int, place: int | None = None) -> None:
-        """Begin at `place`, but at most `most` bytes before the end, and skip events that were already reported."""
+        """Begin at the offset `place`, but at most `most` bytes before the end, and skip events that were already
+        reported. If `place` is None, `_behind_copy` determines it.
+        """
         begin = self._behind_copy() if place is None else place
         if self.size - begin > most:
             self.skip_to_end(most)
@@ -200,17 +215,17 @@ class OpenLog:
         self.only_news()
 
     def only_news(self) -> None:
-        """Skip events that were reported from this log before the file is read next.
+        """From the next read on, skip events that have already been reported from this log.
 
-        The filter is made then, because other files that contain the same lines may be read first.
+        The filter is created by the next read, because other files with the same lines may be read before it.
         """
         self._only_news = True
 
     def resume(self, cursor: Cursor, most: int, *, moved: bool = False) -> bool:
-        """Resume at a saved cursor, if the bytes before it are in this file; return whether they are.
+        """Resume at a saved cursor if this file contains the bytes before it. Return whether it does.
 
-        The file may be another one, such as a copy. With `moved`, the bytes may be at another offset. If more than
-        `most` bytes follow, only the last `most` are read.
+        The file need not be the cursor's own file; it may be a copy. With `moved`, the bytes may be at another offset.
+        If more than `most` bytes follow, only the last `most` are read.
         """
         place = self._place_of(cursor, moved=moved)
         if place is None:
@@ -224,7 +239,7 @@ class OpenLog:
         return True
 
     def _place_of(self, cursor: Cursor, *, moved: bool) -> int | None:
-        """Return the offset of a cursor in this file; None if the file does not contain the bytes before it."""
+        """Return the offset of a cursor in this file; None if the file does not contain the bytes before the cursor."""
         size = cursor.before_size
         if (cursor.device, cursor.inode) != self.identity and size < MIN_FOUND:
             return None
@@ -252,9 +267,9 @@ class OpenLog:
             end = begin
 
     def cursor(self) -> Cursor:
-        """Return the cursor at which to resume after a restart: before the first unfinished line.
+        """Return the cursor at which to resume after a restart, at the start of the first unfinished line.
 
-        It describes the bytes that were read, not the present file, which may have been truncated and refilled since.
+        The cursor describes the bytes that were read. The file itself may have been truncated and refilled since.
         """
         offset = self.reading.position
         kept = len(self._before) - (self._at - offset)
@@ -266,14 +281,18 @@ class OpenLog:
         return Cursor(*place, *self._recent.as_values())
 
     def adopt(self, before: OpenLog) -> None:
-        """Take over position and parser of another OpenLog of this file, or of the file that this is a copy of."""
+        """Take over the position and the parser of another OpenLog, which reads this file or the original of this
+        copy.
+        """
         self.reading = before.reading
         self._catching_up, self._barrier, self._only_news = before._catching_up, before._barrier, before._only_news
         self._at, self._head, self._before = before._at, before._head, before._before
         self._recent = before._recent
 
     def knows(self, before: OpenLog) -> bool:
-        """Return whether this is the file of `before`, or a copy: it contains the bytes that were last read there."""
+        """Return whether this is the file of `before` or a copy of it, judged by the last bytes that `before` has
+        read.
+        """
         last, self._before = before._before, before._before
         here = os.pread(self._fd, len(last), before._at - len(last))
         same = self.identity == before.identity or _distinctive(last)
@@ -285,32 +304,33 @@ class OpenLog:
         return self._recent.until
 
     def begins(self) -> float | None:
-        """Return the time of the first record, in epoch seconds; None if not within the first 128 KiB.
+        """Return the time of the first record, in epoch seconds; None if the first 128 KiB contain no time.
 
         Raises:
-            OSError: The file cannot be read any more.
+            OSError: The file can no longer be read.
         """
         return first_time(os.pread(self._fd, CHUNK, 0))
 
     def begins_like(self, head: bytes) -> bool:
-        """Return whether a file that begins with `head` begins like this one, and so is a copy."""
+        """Return whether this file begins with `head`, so that another file that begins with `head` is a copy."""
         return len(head) == HEAD and head == self._head
 
     # ---- reading on
 
     def read(self, most: int, now: float, on_loss: Callable[[], bool] | None = None) -> tuple[list[Seen], bool]:
-        """Return the events in what was appended since the last read, and whether the end was reached.
+        """Return the events in the data appended since the last read, and whether the end of the file was reached.
 
-        Stops after about `most` bytes or MAX_EVENTS events. `now` is epoch seconds. `on_loss` is called if the file has
-        changed and no longer contains the last bytes read, before it is read from its beginning.
-        If it returns False, reading begins only with the next call.
+        Reading stops after about `most` bytes or MAX_EVENTS events. `now` is in epoch seconds. If the file has changed
+        and no longer contains the last bytes read, `on_loss` is called before the file is read from its beginning. If
+        `on_loss` returns False, the file is read only by the next call.
 
         Raises:
-            OSError: The file cannot be read any more.
+            OSError: The file can no longer be read.
         """
         seen = os.fstat(self._fd)
         self.size, self.mtime, self.links = seen.st_size, seen.st_mtime, seen.st_nlink
-        # Checked in every poll: a file refilled to the same size within a clock tick has the same size and time.
+        # This is checked in every poll, because a file refilled to its old size within a clock tick has the same size
+        # and time.
         if not self._grew_only():
             self._head = b""
             if self._found_again():
@@ -342,7 +362,7 @@ class OpenLog:
         return self._unreported(found), False
 
     def _unreported(self, found: list[Seen]) -> list[Seen]:
-        """Return the events that were not reported before, and remember them as reported."""
+        """Return the events that were not reported before, and record them as reported."""
         news = []
         for seen in found:
             if self._barrier is not None:
@@ -361,7 +381,9 @@ class OpenLog:
             self._recent.reached(time)
 
     def _pace(self) -> list[Seen]:
-        """Search only for failures while the end is more than FAR away, then parse everything."""
+        """Search only for failures while more than FAR bytes are unread, and parse all lines after that. Return the
+        events of lines that the search has set aside.
+        """
         far = self.size - self._at > FAR
         if far and self._catching_up is None:
             self.reading.catch_up()
@@ -370,12 +392,12 @@ class OpenLog:
         return follows
 
     def _at_end(self, *, grew: bool) -> list[Seen]:
-        """Return events that waited for a further part of their record, if the file has stopped growing."""
+        """If the file has stopped growing, return the events that were waiting for another part of their record."""
         self._remember_head()
         if grew:
             self._note_time()
         self._quiet_polls = 0 if grew else self._quiet_polls + 1
-        # A record is written in one piece, so a part that is missing in two polls will not come any more.
+        # A record is written in one piece, so a part that is still missing after two polls will never arrive.
         return self.reading.release() if self._quiet_polls >= 2 and self.reading.waiting else []
 
     def _grew_only(self) -> bool:
@@ -403,7 +425,9 @@ class OpenLog:
         return True
 
     def _last_read(self) -> int | None:
-        """Return the offset after the last bytes read, or after their end; None if they are not in the file."""
+        """Return the offset after the last bytes read. If the file contains only the end of these bytes, at its
+        beginning, return the offset after that end. Return None if it contains neither.
+        """
         last = self._before
         if not _distinctive(last):
             return None
@@ -418,10 +442,10 @@ class OpenLog:
         return None
 
     def _behind_copy(self) -> int:
-        """Return where to begin in an unknown file: at 0, or at the original of a copy that is in progress.
+        """Return the offset at which to begin in an unknown file. It is 0, unless OpenCode 2 is shortening the file.
 
         OpenCode 2 shortens its log by copying the last half to the beginning and then truncating the file after the
-        copy. Until then, the file contains the same lines twice.
+        copy. Before the truncation, the file contains the same lines twice, and reading begins at the original lines.
         """
         head = os.pread(self._fd, HEAD, 0)
         if len(head) < HEAD or not _distinctive(head):
@@ -433,7 +457,7 @@ class OpenLog:
         return 0
 
     def _remember(self) -> None:
-        """Record the bytes before the position, and those at the beginning."""
+        """Record the bytes before the position, and the first bytes of the file."""
         self._remember_head()
         size = min(BEFORE, self._at)
         self._before = os.pread(self._fd, size, self._at - size) if size else b""
@@ -451,7 +475,7 @@ class OpenLog:
 
 
 def _last_records(here: bytes, before: bytes) -> bytes:
-    """Return the longest common end of both that begins with a record and its time; empty if there is none."""
+    """Return the longest common end of both that begins with a record that has a time; empty if there is none."""
     pairs = zip(reversed(here), reversed(before), strict=False)
     size = next((number for number, (ours, theirs) in enumerate(pairs) if ours != theirs), len(here))
     begin = before.find(b"\n", len(before) - size) + 1

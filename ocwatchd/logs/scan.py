@@ -1,4 +1,4 @@
-"""Read a whole log, plain or xz, in constant memory, for `classify` and for tests."""
+"""Read a whole log, plain or compressed with xz, in constant memory, for `classify` and for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ocwatchd.core.parsing.detect import Seen
 from ocwatchd.core.parsing.reader import Reading
 
 CHUNK = 512 << 10
-"""Bytes per read. 1 MiB is not faster, but takes up to 8 MiB more memory with an old log; 128 KiB takes 10 % longer."""
+"""Bytes per read. 1 MiB is not faster, and needs up to 8 MiB more memory for an old log. 128 KiB takes 10 % longer."""
 
 _XZ_MAGIC = b"\xfd7zXZ\x00"
 
@@ -22,12 +22,12 @@ _XZ_MAGIC = b"\xfd7zXZ\x00"
 def limits_in(path: Path, rules: RuleSet, *, file: str | None = None) -> Iterator[LimitEvent]:
     """Yield all refused attempts in a file, in order: certain and doubtful limits, and errors without a matching rule.
 
-    `file` is the name of the file in the events (default: the path). xz is recognised by its first bytes.
+    `file` is the file name in the events (default: the path). A compressed file is recognized by its first bytes.
 
     Raises:
         OSError: The file cannot be read.
-        lzma.LZMAError: The file begins like xz, but is damaged.
-        EOFError: The file begins like xz, but is truncated.
+        lzma.LZMAError: The compressed file is damaged.
+        EOFError: The compressed file is truncated.
     """
     with path.open("rb") as raw:
         yield from limits_from(raw, rules, file=str(path) if file is None else file, mixed=False)
@@ -38,7 +38,7 @@ def limits_from(
 ) -> Iterator[LimitEvent]:
     """Yield all refused attempts in an open stream, such as standard input.
 
-    With `mixed`, the stream may contain several logs in a row.
+    With `mixed`, the stream may contain several concatenated logs.
     """
     reading, stream = Reading(rules, file=file, mixed=mixed), plain(raw)
     while data := stream.read(chunk):
@@ -47,7 +47,7 @@ def limits_from(
 
 
 def plain(raw: BinaryIO) -> BinaryIO:
-    """Return the stream, decompressed if it is xz."""
+    """Return the stream. If its content is compressed with xz, decompress it while it is read."""
     buffered = raw if hasattr(raw, "peek") else BufferedReader(cast("BufferedReader", raw))
     packed = buffered.peek(len(_XZ_MAGIC)).startswith(_XZ_MAGIC)
     return cast("BinaryIO", lzma.LZMAFile(buffered) if packed else buffered)

@@ -1,9 +1,9 @@
-"""Follows one log through renames, truncation, replacement and absence; no other code reads live logs.
+"""Follow one log through renames, truncation, replacement and absence. No other code follows live logs.
 
-A wake-up only says when to poll: `poll` checks the file itself. At the end of the file it checks whether the path still
-leads to this file. If not, it reads the old file to its end before it opens the new one, and then watches both, because
-OpenCode continues to write to a file that was renamed. Lines that a shortened, copied or rewritten file shares with
-what was read before are not reported again. The tail never blocks, and opens only regular files.
+A wake-up only triggers a poll; `poll` itself finds out what has changed. At the end of the file, it checks whether the
+path still leads to this file. If not, it reads the old file to its end before it opens the new one. It then reads both,
+because OpenCode continues to write to a renamed file. If a shortened, copied or rewritten file contains lines that were
+read before, their events are not reported again. The tail never blocks, and opens only regular files.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ a second late.
 """
 
 RESUME_CAP = 256 << 20
-"""Maximum number of bytes read after a saved cursor. If more were written since, reading begins this far before the
-end.
+"""Maximum number of bytes read after a saved cursor. If more bytes follow the cursor, reading begins this many bytes
+before the end.
 """
 
 POLL_CAP = 16 << 20
@@ -84,16 +84,16 @@ class LogTail:
         """
         self.path = path
         self.found: Identity | None = None
-        """The file that was found at the path and is not opened yet."""
+        """The file that was found at the path but has not been opened yet."""
         self.problem: str | None = None
         """Why the last poll could not read the file; None if it could."""
-        # whether the last poll left something unread in the current file, or in a replaced one
+        # whether the last poll left unread data in the current file, or in a replaced one
         self._more = self._more_replaced = False
         self._new_reading = new_reading
         self._cursor = cursor
         self._window = window
         self._current: OpenLog | None = None
-        # After a restart with a cursor, the events of the last seconds still count as new.
+        # After a restart with a cursor, events from the last seconds still count as new.
         self._catching_up = window is not None and cursor is None
         self._replaced: list[OpenLog] = []
         self._begin_at: tuple[Identity, int] | None = None
@@ -102,10 +102,11 @@ class LogTail:
         self._recent = Recent(cursor.until, cursor.since, cursor.told) if cursor else Recent()
 
     def begin_at(self, file: Identity, size: int, mtime: float) -> None:
-        """Begin at the offset `size` when the log is opened, or at 0 if it is shorter by then or is not this `file`.
+        """Begin at the offset `size` when the log is opened. If the log has become shorter or is no longer this `file`,
+        begin at its beginning.
 
-        `mtime` is the time of the file's last write, in epoch seconds, when it had that size. If the log begins with
-        older lines, only events after that time count.
+        `mtime` is the file's modification time at that size, in epoch seconds. If older lines are read, only events
+        after that time are reported.
         """
         self._begin_at = (file, size)
         self._recent.reached(mtime)
@@ -141,8 +142,8 @@ class LogTail:
         return log
 
     def _taken_back(self, here: Identity) -> OpenLog | None:
-        """Return the replaced file that the path leads to again, so that it is not read a second time; None if none
-        does.
+        """If the path leads to a replaced file again, return that file, so that it is not read twice; otherwise
+        None.
         """
         for log in self._replaced:
             if log.identity == here:
@@ -179,26 +180,29 @@ class LogTail:
             log.skip_to_end(self._window.size if recent else 0)
 
     def _resume(self, log: OpenLog, cursor: Cursor, now: float) -> None:
-        """Resume at the cursor if this is its file or a copy of it; else follow the cursor's file first, then this."""
+        """Resume at the cursor if `log` is the cursor's file or a copy of it. Otherwise follow the cursor's file before
+        this one.
+        """
         if log.resume(cursor, RESUME_CAP, moved=True):
             return
         same = (cursor.device, cursor.inode) == log.identity
-        # The new file may have the inode of a deleted one, so the copies of that are searched in either case.
+        # The new file may have the inode of the cursor's file if that was deleted, so copies are searched in either
+        # case.
         names = [] if same else files_of_inode(self.path.parent, cursor.inode)
         rotated = self._follow_other(cursor, [*names, *copies_of(self.path)])
         if self._recent.known:
             if rotated is not None:
                 self._follow_missed(rotated, rotated.identity, log.identity)
             log.begin_anew(RESUME_CAP)
-        elif self._window is not None:  # the cursor of an earlier release has no times: everything counts as old
+        elif self._window is not None:  # the cursor of an earlier release has no times, so all events count as old
             self._catching_up = True
             log.skip_to_end(self._window.size if now - log.mtime <= self._window.seconds else 0)
 
     def _follow_other(self, place: Cursor, names: list[Path]) -> OpenLog | None:
-        """Follow the first of these files that contains what was read up to the cursor, and return it; None if none
-        does.
+        """Follow the first of these files that contains the bytes before the cursor, and return it; None if there is
+        none.
 
-        The cursor's file may have been renamed, or copied and then truncated, while the daemon did not run.
+        The cursor's file may have been renamed, or copied and then truncated, while no daemon was running.
         """
         for name in names:
             try:
@@ -213,8 +217,8 @@ class LogTail:
         return None
 
     def _follow_parked(self, before: OpenLog, names: list[Path]) -> OpenLog | None:
-        """Follow the first of these files that is `before`, which this run has read, or a copy of it, and return it;
-        None if none is.
+        """Follow the first of these files that is `before` or a copy of it, and return it; None if there is none. This
+        run of the daemon has read `before`.
         """
         for name in names:
             try:
@@ -232,10 +236,10 @@ class LogTail:
     def _follow_missed(self, before: OpenLog, rotated: Identity, *known: Identity) -> list[OpenLog]:
         """Follow the files that were the log for a while but were never read, and return them, oldest first.
 
-        There are such files if the log was rotated twice between two polls. Every rotated file, except the `known`
-        ones, whose first record is later than everything that was read of `before` counts as one, but only if
-        `rotated`, the file that `before` has become, is among the rotated files: otherwise nothing shows that they were
-        this log.
+        Such files exist if the log was rotated twice between two polls. A rotated file counts as missed if its first
+        record is later than all records read from `before`, unless the file is one of the `known` files. Missed files
+        are returned only if `rotated`, the file that `before` has become, is among the rotated files. Otherwise nothing
+        proves that they were this log.
         """
         since = before.read_until
         if since == NEVER:
@@ -264,14 +268,16 @@ class LogTail:
         return missed
 
     def _lost(self, log: OpenLog, now: float, sightings: list[Sighting]) -> bool:
-        """Read the unread part of a truncated file from its copies; return whether they were read to their ends."""
+        """Read the unread part of a truncated file from its copies. Return whether the copies were read to their
+        ends.
+        """
         copy = self._follow_parked(log, copies_of(self.path))
         if copy is not None:
             first = log.begins()
             missed = self._follow_missed(log, copy.identity, log.identity)
             for other in missed:
                 begins = other.begins()
-                # The truncated file was moved away, and this is a copy of the file that replaced it.
+                # In this case, the truncated file was moved away, and `other` is a copy of its replacement.
                 other.later = first is not None and begins is not None and begins > first
             self._drain([copy, *(other for other in missed if not other.later)], now, sightings)
         return not self._more_replaced
@@ -279,7 +285,7 @@ class LogTail:
     def _read(self, log: OpenLog, now: float, sightings: list[Sighting]) -> None:
         try:
             found, at_end = log.read(POLL_CAP, now, lambda: self._lost(log, now, sightings))
-        except OSError as error:  # a dead descriptor (ESTALE, EIO): the next poll opens the file again
+        except OSError as error:  # the descriptor is dead (ESTALE, EIO); the next poll reopens the file
             self._trouble(error)
             self._parked_log = log
             self._current, self._more = None, False
@@ -322,7 +328,7 @@ class LogTail:
             self._read(replacement, now, sightings)
 
     def _drain(self, logs: list[OpenLog], now: float, sightings: list[Sighting]) -> None:
-        """Read replaced files one after another, because a line that several of them contain is reported once."""
+        """Read replaced files one after another, so that a line that several of them contain is reported only once."""
         for log in logs:
             if not self._more_replaced:
                 self._drain_one(log, now, sightings)
@@ -351,7 +357,7 @@ class LogTail:
 
     @property
     def behind(self) -> bool:
-        """Whether the last poll left something unread."""
+        """Whether the last poll left unread data."""
         return self._more or self._more_replaced
 
     @property
@@ -375,7 +381,7 @@ class LogTail:
         return any(log is not None and log.begins_like(head) for log in logs)
 
     def identities(self) -> set[Identity]:
-        """Return the files that are followed here, whatever their names are now."""
+        """Return the files that are followed here, under whatever names they have now."""
         logs = {log.identity for log in self._replaced}
         here = self._current.identity if self._current is not None else self.found
         return logs | {here} if here else logs
@@ -392,8 +398,8 @@ class LogTail:
     # ---- closing descriptors
 
     def park(self) -> bool:
-        """Close the current file, and keep its state, so that the next poll resumes there. Return whether it was
-        closed: not if there is more to read, or a replaced file to watch.
+        """Close the current file but keep its state, so that the next poll resumes there. Return whether the file was
+        closed. It stays open if it has unread data, or if a replaced file is still being followed.
         """
         if self._current is None or self._replaced or self.behind:
             return False
@@ -405,7 +411,7 @@ class LogTail:
         return True
 
     def _unpark(self, log: OpenLog, before: OpenLog) -> None:
-        """Resume the parked file `before`; if `log` is another file, follow the rest of `before` first."""
+        """Resume the parked file `before`. If `log` is another file, follow `before` to its end first."""
         self._parked_log = self._parked = None
         if log.identity == before.identity:
             log.adopt(before)  # OpenLog.read detects whether the file was changed meanwhile

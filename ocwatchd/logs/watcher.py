@@ -1,8 +1,8 @@
 """Watch directories for changes, so that the daemon polls immediately. Only this module imports watchdog.
 
-Each directory has one watch, which is on its nearest existing parent while the directory is missing. Events are only
-hints: watchdog dies silently when its directory is removed, delays events after a rename, and on macOS reports nothing
-while the writer keeps the file open. So the daemon also polls without being woken.
+Each directory has one watch. While the directory is missing, its nearest existing parent is watched instead. Events are
+only hints: watchdog stops silently when its directory is removed, delays events after a rename, and on macOS reports
+nothing while the writer keeps the file open. Therefore the daemon also polls at regular intervals.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RETRY = 60.0
 """Seconds before a watch that the system has refused is tried again."""
 
 MAX_HINTS = 4096
-"""Maximum number of changed files that are remembered between two polls."""
+"""Maximum number of changed files that are recorded between two polls."""
 
 _LIMITS = {
     errno.ENOSPC: "the limit of inotify watches is reached (fs.inotify.max_user_watches)",
@@ -37,7 +37,7 @@ Identity = tuple[int, int]
 
 @dataclass(slots=True)
 class _Place:
-    """A directory to be watched, and the directory that is watched for it at present."""
+    """A directory to watch, and the directory that is currently watched for it."""
 
     wanted: Path
     watched: Path | None = None
@@ -50,7 +50,9 @@ class Waker:
     """Watches several directories, and calls `wake` from its own thread whenever a log may have changed."""
 
     def __init__(self, directories: Sequence[Path], wake: Callable[[], None], say: Callable[[str], None]) -> None:
-        """Watch nothing before `start`. `say` is called with a message for each loss and each recovery of a watch."""
+        """Store the arguments; `start` begins to watch. `say` is called with a message whenever a watch is lost or
+        restored.
+        """
         self._places = [_Place(path) for path in directories]
         self._wake = wake
         self._say = say
@@ -60,7 +62,7 @@ class Waker:
         self._trouble: dict[Path, str] = {}
 
     def start(self) -> None:
-        """Start watching. If the system has no file-system events, this is reported and not raised."""
+        """Start watching. If the system has no file-system events, report this with `say`, and raise nothing."""
         try:
             self._observer = self._new_observer()
             self._observer.start()
@@ -113,7 +115,7 @@ class Waker:
             self._lost(place.wanted, f"cannot watch {target}: {reason}; polling every second")
             return
         self._recovered(place.wanted)
-        self._changed(None)  # a poll finds changes from before the watch was in place
+        self._changed(None)  # a poll finds the changes that happened before the watch was set
 
     def _unwatch(self, place: _Place) -> None:
         watch, place.watch = place.watch, None
@@ -136,7 +138,7 @@ class Waker:
         return set(map(Path, hints))
 
     def health(self) -> list[str]:
-        """Return a message for the user about each watch that does not work at present."""
+        """Return a message for the user about each watch that currently does not work."""
         return list(self._trouble.values())
 
     def _lost(self, what: Path, why: str) -> None:
@@ -173,7 +175,8 @@ class _Handler:
 
 
 def _worth_waking(*, files: bool) -> list[type[FileSystemEvent]]:
-    """Return the events to watch for: changes of files in a directory of logs (`files`), new directories in a parent.
+    """Return the events to watch for. In a directory of logs (`files`), these are changes of files; in a parent
+    directory, they are new directories.
 
     Events that our own polling causes (opened, closed) are excluded, because they would wake the daemon twice a second.
     Renames of files are excluded, because watchdog delays all events after a rename by 500 ms. The next poll finds a

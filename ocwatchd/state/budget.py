@@ -1,4 +1,4 @@
-"""Read budget.json, today's budget and what was spent of it, in commands that have to start fast."""
+"""Read budget.json, which contains today's budget and spending, for commands that must start fast."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Budget:
 
     @property
     def over(self) -> bool:
-        """Return whether the budget is spent."""
+        """Whether the budget is spent."""
         return self.spent >= self.budget
 
 
 def over_budget(path: str | os.PathLike[str], now: float) -> dict[str, str]:
-    """Return the models that are not used as fallbacks today, each with the reason. Empty while the budget is not
-    spent.
+    """Return the models that must not be used as fallbacks today, each with the reason; an empty dict while part of the
+    budget is left.
     """
     left = read(path, now)
     if left is None:
@@ -38,7 +38,7 @@ def over_budget(path: str | os.PathLike[str], now: float) -> dict[str, str]:
 
 
 def read(path: str | os.PathLike[str], now: float) -> Budget | None:
-    """Return today's budget; None if there is no valid file, or it is from another day. Never raises."""
+    """Return today's budget; None if the file is missing, invalid or from another day. Never raises."""
     try:
         raw = json.loads(read_plain(path))
         if raw["version"] != VERSION or now >= moment(raw["until"], "until"):

@@ -1,8 +1,9 @@
 """Read and write the daemon's read positions: cursors.json for logs, event-progress.json for OpenCode 2's events.
 
-A lost or damaged file is replaced, because it only costs one bounded look back.
+A lost or damaged file is replaced. The loss only means that a limited part of the logs or events is read again.
 
-Also stream-gaps.json: the longest gap of each of the last good answers, by model, as learnt from event streams.
+The module also stores stream-gaps.json. For each model, it contains the longest gap within each of the last successful
+answers, as measured in event streams.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from ocwatchd.state.safe_read import write_unsynced
 
 VERSION = 1
 SIZE_CAP = 16 << 20
-"""Maximum size of the file in bytes. The cursors of 5,000 logs take about 1.5 MB."""
+"""Maximum size of cursors.json in bytes. The cursors of 5,000 logs take about 1.5 MB."""
 
 
 def load(path: Path) -> tuple[dict[str, Cursor], str | None]:
-    """Return the saved cursors by log path, and a sentence about a damaged file (None if it is valid or missing)."""
+    """Return the saved cursors by log path, and a sentence for the user if the file is damaged, otherwise None."""
     try:
         document = json.loads(read_plain(path, SIZE_CAP))
     except FileNotFoundError:
@@ -52,7 +53,9 @@ EVENTS_VERSION = 1
 
 
 def load_event_numbers(path: Path) -> tuple[dict[str, int], float | None]:
-    """Return the number of the last failure of each session, and when events were last read, in epoch seconds."""
+    """Return the number of each session's last failure, and the time of the last read, in epoch seconds. If the file
+    cannot be used, return no numbers, and None as the time.
+    """
     try:
         document = orjson.loads(read_plain(path))
         if not isinstance(document, dict) or document.get("version") != EVENTS_VERSION:
@@ -82,7 +85,7 @@ GAPS_VERSION = 1
 
 
 def load_gaps(path: Path) -> StreamGaps:
-    """Return the gaps that earlier runs have learnt; none if the file cannot be read. Never raises."""
+    """Return the gaps that earlier runs have measured; no gaps if the file cannot be read. Never raises."""
     try:
         raw = orjson.loads(read_plain(path))
         told = raw["gaps"].items() if raw["version"] == GAPS_VERSION else ()
@@ -98,9 +101,9 @@ def _seconds(gap: object) -> float:
 
 
 def save_gaps(path: Path, gaps: StreamGaps, now: float) -> None:
-    """Replace the file, mode 0600. It is not flushed to the disk, because lost gaps are learnt again.
+    """Replace the file, with mode 0600. The file is not flushed to disk, because lost gaps are measured again.
 
     Raises:
-        OSError, StateError: It could not be written.
+        OSError, StateError: The file could not be written.
     """
     write_unsynced(path, orjson.dumps({"version": GAPS_VERSION, "time": rfc3339(now), "gaps": gaps.all()}))

@@ -1,4 +1,6 @@
-"""Ensure that one daemon runs per state directory, by a kernel lock on daemon.lock, which contains the daemon's pid."""
+"""Ensure that at most one daemon runs per state directory. The daemon holds a kernel lock on daemon.lock, which
+contains its pid.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from ocwatchd.ownership import open_plain, try_lock
 from ocwatchd.state.heartbeat import read
 
 PROBE = 0.02
-"""Seconds between attempts to take the lock. `holder` takes it for microseconds to check whether it is free."""
+"""Seconds between attempts to take the lock. One attempt is not enough, because `holder` briefly takes the lock (for
+microseconds) to check whether it is free.
+"""
 TRIES = 5
 
 
@@ -23,8 +27,8 @@ class AlreadyRunning(OcwatchError):
 
 @contextmanager
 def hold(path: Path) -> Iterator[None]:
-    """Hold the lock during the block, so that this process is the only daemon. The kernel releases it if the process
-    dies.
+    """Hold the lock during the block, so that this process is the only daemon. The kernel releases the lock if the
+    process dies.
 
     Raises: AlreadyRunning: Another process holds the lock. NotAFile: The lock file is not a plain file of ours.
     OSError: The lock cannot be created.
@@ -44,7 +48,7 @@ def hold(path: Path) -> Iterator[None]:
 
 
 def holder(path: Path, heartbeat: Path) -> int | None:
-    """Return the pid of the running daemon; 0 if one runs but its pid is uncertain; None if none runs.
+    """Return the pid of the running daemon; 0 if a daemon runs but its pid is uncertain; None if no daemon runs.
 
     Raises: NotAFile: The lock file is not a plain file of ours. OSError: The lock file exists but cannot be opened.
     """
@@ -62,7 +66,9 @@ def holder(path: Path, heartbeat: Path) -> int | None:
 
 
 def _has_open(pid: int, fd: int, beating: int) -> bool:
-    """Return whether the process has the lock open. The pid in the file may be that of a killed daemon, and reused."""
+    """Return whether the process has the lock file open. The pid in the file may be that of a killed daemon, and may
+    belong to another process by now.
+    """
     lock, own = os.fstat(fd), Path(f"/proc/{pid}/fd")
     if not Path("/proc/self/fd").exists():  # macOS: compare with the pid in the heartbeat
         return pid == beating

@@ -25,12 +25,12 @@ FRESH = 180.0
 
 
 MAX_PERCENT = 10_000.0
-"""Largest percentage of a plan window that is read, as in `core.forecast.plan_windows`; NaN and infinity are none."""
+"""Largest accepted percentage of a plan window, as in `core.forecast.plan_windows`. NaN and infinity are rejected."""
 
 
 def as_json(one: Forecast) -> dict[str, object]:
-    """Return a model's forecast as in the JSON contract, but without `hits_in_seconds`, which
-    `timed` adds on reading.
+    """Return a model's forecast in the form of the JSON contract, without `hits_in_seconds`, which `timed` adds when
+    the file is read.
     """
     from ocwatchd.clock import rfc3339  # lazy import: datetime costs status 2 CPU ms
 
@@ -50,7 +50,9 @@ def as_json(one: Forecast) -> dict[str, object]:
 
 
 def window_as_json(one: PlanWindow) -> dict[str, object]:
-    """Return one window of a provider's plan in the form that the JSON contract defines."""
+    """Return one plan window (a period in which a provider's plan has its own quota) in the form of the JSON
+    contract.
+    """
     from ocwatchd.clock import rfc3339  # lazy import: datetime costs status 2 CPU ms
 
     return {
@@ -65,7 +67,7 @@ def window_as_json(one: PlanWindow) -> dict[str, object]:
 
 
 def timed(raw: Mapping[str, object], now: float) -> dict[str, object]:
-    """Return the forecast with `hits_in_seconds`, the seconds until the limit."""
+    """Return the forecast with `hits_in_seconds`, the time until the limit in seconds; None if no limit is expected."""
     hits = raw.get("hits")
     return {**raw, "hits_in_seconds": None if hits is None else round(max(moment(hits, "hits") - now, 0.0), 3)}
 

@@ -15,7 +15,7 @@ from ocwatchd.state.safe_read import StateError, read_plain, write_unsynced
 
 TYPE_CHECKING = False  # defined here because typing is costly to import
 if TYPE_CHECKING:
-    from pathlib import Path  # only for types: 5 CPU ms, which a status line does not need
+    from pathlib import Path  # only for types; the import costs 5 CPU ms
 
     from ocwatchd.paths import Paths
 
@@ -50,9 +50,9 @@ def write(
 
     `sessions` are `{"session", "phrase", …}`. `health` contains the faults as phrases for the user; an empty list means
     that there are none. `configuration` is `{"file", "loaded", "problem"}`. `endpoints` are `{"pid", "address",
-    "generation", "plugin", "trouble"}`, one for each running OpenCode that has an endpoint or whose sessions cannot be
-    served. `without_fallback` are the models in use that have no fallback, and `unknown_models` those that the
-    configuration names although OpenCode does not offer them. `code` is the `code_mark` of the daemon's program.
+    "generation", "plugin", "trouble"}`, one for each OpenCode process that has an endpoint or whose sessions cannot be
+    served. `without_fallback` are the models in use that have no fallback. `unknown_models` are the models that the
+    configuration names but OpenCode does not offer. `code` is the `code_mark` of the daemon's program.
 
     Raises: OSError: The file could not be written.
     """
@@ -91,7 +91,7 @@ class Heartbeat:
     )
 
     def __init__(self, raw: Mapping[str, object]) -> None:
-        """Store the fields of the right type, and treat all others as missing."""
+        """Store the fields that have the right type. All other fields count as missing."""
         pid = raw.get("pid")
         self.pid = pid if isinstance(pid, int) and not isinstance(pid, bool) and 0 < pid < 1 << 31 else 0
         self.started = _epoch(raw.get("started"))
@@ -116,7 +116,9 @@ class Heartbeat:
 
 
 def code_mark() -> str:
-    """Return a checksum of the installed program, which differs after an upgrade and in another virtual environment."""
+    """Return a checksum of the installed program. It changes with an upgrade, and differs between virtual
+    environments.
+    """
     import zlib  # lazy import: only the daemon's start and `up` need it
 
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 (as below)
@@ -131,10 +133,10 @@ def code_mark() -> str:
 
 
 def remember_program(paths: Paths) -> None:
-    """Record the location of this program, so that the companion plugin stops working if it was removed without
-    `ocwatch down`.
+    """Record the location of this program, so that the companion plugin becomes inactive if the program is removed
+    without `ocwatch down`.
 
-    Errors are ignored, because the plugin then works as before.
+    Errors are ignored, because the plugin stays active without the record.
     """
     from contextlib import suppress  # lazy import: commands that read the heartbeat have to start fast
 
@@ -180,7 +182,7 @@ def alive(pid: int) -> bool:
 
 
 def _is_zombie(pid: int) -> bool:
-    """Return whether the process has ended but was not reaped, as in containers whose first process is no init."""
+    """Return whether the process has ended but was not reaped, which happens in containers without an init process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 (a Path costs 5 CPU ms)
             return file.read().rpartition(b")")[2].split()[:1] == [b"Z"]

@@ -1,9 +1,9 @@
-"""Write and read journal.jsonl, which records what ocwatchd observed, decided and did, with one JSON object per line.
+"""Write and read journal.jsonl, which records what ocwatchd observed, decided and did. Each line is a JSON object.
 
-Lines are only appended, each with one write under the journal's lock, so lines of two processes never mix. A crash can
-tear the last line: the next append begins a new line, and readers skip lines that are not entries. `durable` entries
-are on disk when `append` returns; a power failure may lose the last seconds of other entries. Two files are kept, the
-current one and the previous one, each of at most `max_bytes`.
+Lines are only appended, and only under the journal's lock, so lines of two processes never mix. A crash can leave an
+incomplete last line. The next append then begins a new line, and readers skip lines that are not entries. A `durable`
+entry is on disk when `append` returns. A power failure may lose other entries of the last seconds. Two files are kept,
+the current one and the previous one, each with at most `max_bytes` bytes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ocwatchd.state.files import NotAFile, StateError, locked, read_plain, sync_
 
 VERSION = 1
 MAX_BYTES = 4 << 20
-"""Maximum size of one file in bytes. That is about 7,000 entries of 570 bytes (450 in generated busy weeks), or months
-of use.
+"""Maximum size of one file in bytes. It has room for about 7,000 entries of 570 bytes (450 in generated busy weeks),
+which is months of use.
 """
 
 TEXT_CAP = 500
-"""Maximum length in characters of any text in an entry. A reason has at most 300."""
+"""Maximum length, in characters, of each text in an entry. A reason has at most 300 characters."""
 
 LINE_CAP = 16 << 10
 TIMES = frozenset(("at", "began", "next", "resumes_at", "until"))
-"""Names of fields with times, which are passed as epoch seconds (float) and written as RFC 3339."""
+"""Names of fields with times. The caller passes epoch seconds (float), and the journal contains RFC 3339."""
 
 SECRETS = frozenset(
     (
@@ -48,8 +48,8 @@ SECRETS = frozenset(
 
 
 SAID = frozenset(("reason", "why", "words"))
-"""Names of fields with text of a provider or of OpenCode. They are always redacted, because such text can quote the
-request.
+"""Names of fields that contain text from a provider or from OpenCode. The text is always redacted, because it can quote
+the request.
 """
 
 
@@ -70,7 +70,8 @@ class Journal:
         return self._path.with_name(self._path.name + ".1")
 
     def line(self, entry: Mapping[str, object]) -> bytes:
-        """Return the line for an entry: `plain(entry)` with `version`, a new `id` and, unless it has one, `time`.
+        """Return the line for an entry: `plain(entry)` with `version`, a new `id`, and the current `time` if the entry
+        has none.
 
         `entry` should have the field `what`.
         """
@@ -86,7 +87,7 @@ class Journal:
         self.write([self.line(entry)], durable)
 
     def write(self, lines: Sequence[bytes], durable: bool = False) -> None:
-        """Write these lines, made by `line`. A repeated write is safe, because readers ignore repeated ids.
+        """Write lines that `line` has returned. It is safe to write a line twice, because readers ignore repeated ids.
 
         Raises: StateError: Not all lines could be written.
         """
@@ -103,10 +104,11 @@ class Journal:
     def read(self, since: float | None = None) -> Iterator[dict[str, object]]:
         """Yield the entries, oldest first; with `since` (epoch seconds), only those whose `time` is not earlier.
 
-        Lines that are not entries (torn or foreign) are skipped. A missing or unreadable file is treated as empty.
+        Lines that are not entries (incomplete or foreign) are skipped. A missing or unreadable file is treated as
+        empty.
         """
         cap = 2 * self._max_bytes + LINE_CAP
-        # read before the older file, so that a rotation in between repeats lines but loses none
+        # the current file is read first, so that a rotation in between repeats lines instead of losing them
         current = _lines_of(self._path, cap)
         seen: set[object] = set()
         for line in (*_lines_of(self.older, cap), *current):
@@ -165,7 +167,7 @@ def _field(name: str, item: object, depth: int) -> object:
 def _moment(epoch: float) -> str | None:
     try:
         return rfc3339(epoch)
-    except (ValueError, OverflowError, OSError):  # the value is not a number, or is beyond the calendar
+    except (ValueError, OverflowError, OSError):  # the value is NaN, or beyond the calendar
         return None
 
 

@@ -1,7 +1,8 @@
-"""Read and write moved.json, the sessions that were moved over the API, with their primaries.
+"""Read and write moved.json, which lists the sessions that were moved over the API, with their primaries.
 
 OpenCode continues a session with its last model, so a prompt that names no model would stay on the fallback. The
-companion plugin sends such prompts to the primary again once that is available; without this file it changes nothing.
+companion plugin sends such prompts back to the primary as soon as the primary is available. Without this file, the
+plugin does not change them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ VERSION = 1
 KEPT = 7 * 86_400.0
 """Seconds for which a session is kept after its move."""
 WRONG = 365 * 86_400.0
-"""Seconds since the last move after which a wrong clock is more likely than a year without moves."""
+"""Maximum plausible age of the last move, in seconds. If it seems older, the clock is probably wrong."""
 MOST = 500
 """Maximum number of sessions kept; the oldest are dropped first."""
 
@@ -45,7 +46,7 @@ def remember(path: Path, news: Remember, now: float) -> None:
 
 
 def origin_of(path: Path, session: str, model: ModelRef | None) -> ModelRef | None:
-    """Return the primary of a session that was last moved to `model`; None if unknown."""
+    """Return the primary of a session that was last moved to `model`; None if it is unknown."""
     try:
         entry = _sessions(path).get(session, {})
     except (OSError, StateError):
@@ -60,9 +61,10 @@ def origin_of(path: Path, session: str, model: ModelRef | None) -> ModelRef | No
 
 
 def _kept(sessions: dict[str, Mapping[str, object]], now: float) -> dict[str, Mapping[str, object]]:
-    """Return the sessions that are not too old; all of them if the last move seems to be over a year ago.
+    """Return the sessions that were moved in the last KEPT seconds. If the last move seems to be over a year ago,
+    return all sessions.
 
-    The clock may be years ahead for a moment, and sessions must not be dropped because of that.
+    A clock may be years ahead for a moment, and a wrong time must not cause sessions to be dropped.
     """
     if now - max(map(_since, sessions.values()), default=now) > WRONG:
         return sessions
@@ -70,7 +72,7 @@ def _kept(sessions: dict[str, Mapping[str, object]], now: float) -> dict[str, Ma
 
 
 def recall(path: Path, now: float) -> list[Remember]:
-    """Return the recorded sessions that are not too old; an empty list if the file cannot be read."""
+    """Return the sessions that were moved in the last KEPT seconds; an empty list if the file cannot be read."""
     try:
         entries = _sessions(path)
     except (OSError, StateError):
@@ -94,7 +96,7 @@ def _read(value: object) -> Target | None:
 
 
 def _sessions(path: Path) -> dict[str, Mapping[str, object]]:
-    """Return the sessions in the file; none if it is damaged.
+    """Return the sessions in the file; an empty dict if the file is missing or damaged.
 
     Raises: StateError: A newer version wrote the file. OSError: The file cannot be read.
     """

@@ -1,10 +1,10 @@
 """Read the companion plugin's reports: refused attempts, skipped fallbacks, and rate-limit headers.
 
-The plugin records the status and Retry-After of a refused attempt, which OpenCode's own log does not contain, in
-`facts/PID.jsonl`, one file per OpenCode process. Files are read from their end at the time when following began,
-because older records are outdated. The plugin renames a file that has become too large, and begins a new one.
+For each refused attempt, the plugin records the status and Retry-After, which OpenCode's own log does not contain. Each
+OpenCode process has its own file, `facts/PID.jsonl`. Records that exist before the files are followed are outdated, and
+are skipped. The plugin renames a file that has become too large, and begins a new one.
 
-The rate-limit headers of the latest answer are in one small file per model.
+Each model has a small file with the rate-limit headers of its latest answer.
 """
 
 from __future__ import annotations
@@ -33,13 +33,17 @@ if TYPE_CHECKING:
     from ocwatchd.core.engine.messages import Prevented, TroubleReported
 
 MOST, LONGEST = 20, 300
-"""Maximum number of skipped fallbacks that are read from one line, and maximum length of a name or reason."""
+"""Maximum number of skipped fallbacks that are read from one line, and maximum length, in characters, of a name or
+reason.
+"""
 LONGEST_BODY = 4_000
 """Maximum number of characters of an error's body that are used. The plugin writes at most 2,000."""
 READ_CAP = 4 << 20
 """Maximum number of bytes per read. The plugin limits a file to 1 MiB."""
 KEPT = 86_400.0
-"""Seconds for which a file is kept after its last line. By then its process has ended or meets no limits."""
+"""Seconds for which a file is kept after its last line. After that time, its process has ended or meets no more
+limits.
+"""
 HEADERS = {"retry_after": "retry-after", "retry_after_ms": "retry-after-ms"}
 
 
@@ -55,8 +59,8 @@ class PluginReports:
     def __init__(self, directory: Path, reported: Callable[[str, int], None] | None = None) -> None:
         """Start at the current ends of the files.
 
-        `reported` is called with a session and the pid of the OpenCode that works on it, before `poll` returns the
-        session's refused request.
+        Before `poll` returns a refused attempt, `reported` is called with its session and the pid of its OpenCode
+        process.
         """
         self._directory, self._reported = directory, reported
         self._places: dict[Path, _Place] = {}
@@ -74,7 +78,7 @@ class PluginReports:
         return found
 
     def tidy(self, now: float) -> None:
-        """Remove files that were not written for `KEPT` seconds."""
+        """Remove files that were last written more than `KEPT` seconds ago."""
         for path in (*self._files(), *self._directory.glob("*.jsonl.1")):
             try:
                 if now - path.stat().st_mtime > KEPT:
@@ -131,7 +135,9 @@ def _unread(aside: Path, place: _Place | None) -> bytes:
 
 
 def fact(line: bytes) -> TroubleReported | None:
-    """Parse one line about a refused attempt; return None if it is not one, or is not about a main turn."""
+    """Parse a line about a refused attempt. Return None for any other line, and for requests for titles and
+    summaries.
+    """
     try:
         raw = json.loads(line)
         session, status, time = raw["session"], raw["status"], from_rfc3339(raw["time"])
@@ -154,8 +160,8 @@ def fact(line: bytes) -> TroubleReported | None:
 
 
 def prevented(line: bytes) -> Prevented | None:
-    """Parse one line about a prompt that the plugin did not send to the blacklist's target; return None if it is not
-    one.
+    """Parse a line about a prompt for which the plugin did not use the blacklist's target. Return None for any other
+    line.
     """
     try:
         raw = json.loads(line)
@@ -187,9 +193,9 @@ def read_allowances(directory: Path, now: float) -> dict[str, tuple[Allowance, .
 
 
 def read_plan_windows(directory: Path, now: float) -> tuple[PlanWindow, ...]:
-    """Return the current windows of providers' plans, sorted by provider and length.
+    """Return the current windows of providers' plans (periods with their own quota), sorted by provider and length.
 
-    They are those that headers or `forecast.command` reported last.
+    For each window, the latest report counts, whether it came from headers or from `forecast.command`.
     """
     reported = list(quota_command.windows(directory, now, OLD))
     for model, headers, at in _recorded(directory, now):
@@ -200,7 +206,7 @@ def read_plan_windows(directory: Path, now: float) -> tuple[PlanWindow, ...]:
 
 
 def _recorded(directory: Path, now: float) -> list[tuple[str, dict[str, str], float]]:
-    """Return model, headers and time of each recorded answer."""
+    """Return the model, the headers and the time (epoch seconds) of each recorded answer."""
     found = []
     with suppress(OSError):
         for path in sorted(directory.glob("*.json"))[:MAX_FILES]:

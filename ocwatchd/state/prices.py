@@ -1,4 +1,4 @@
-"""Read and write prices.json, the prices that OpenCode last reported, and write budget.json, today's budget."""
+"""Read and write prices.json, which contains the prices that OpenCode last reported, and write budget.json."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ocwatchd.state.files import StateError, locked, read_plain, sweep_leftovers
 from ocwatchd.state.safe_read import write_unsynced
 
 if TYPE_CHECKING:
-    from ocwatchd.core.engine.session import EngineContext  # only for types: 30 CPU ms, which `block` does not need
+    from ocwatchd.core.engine.session import EngineContext  # only for types; the import costs 30 CPU ms
     from ocwatchd.paths import Paths
 
 VERSION = 1
@@ -65,13 +65,15 @@ def keep(path: Path, offers: Mapping[str, Capacity] | None, now: float) -> None:
 
 
 def day_budget(prices: Path, left: Path, limit: float | None, now: float) -> DayBudget:
-    """Return today's budget from the two files. `limit` is the configured budget in US dollars."""
+    """Return today's budget from the files `prices` and `left`. `limit` is the configured budget in US dollars."""
     reported = budget.read(left, now) if limit is not None else None
     return DayBudget(limit, reported.spent if reported else 0.0, read(prices) if limit is not None else {})
 
 
 def recall(context: EngineContext, paths: Paths, now: float) -> None:
-    """Set today's spending in a new engine from the files, until it is counted again."""
+    """Initialize a new engine with today's spending from the files. The value applies until the spending is counted
+    again.
+    """
     left = budget.read(paths.budget, now)
     if left is not None:
         context.spend(left.spent, read(paths.prices))

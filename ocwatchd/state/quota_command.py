@@ -1,7 +1,8 @@
-"""Run `forecast.command`, a program of the user that reports plan windows, and keep its last result.
+"""Run `forecast.command`, a user's program that reports plan windows, and keep its last result.
 
-The result is in the directory of the providers' headers, so that all readers of plan windows find it there. No shell is
-used, and a failure affects nothing else: the windows of the last success stay until they reset.
+A plan window is a period in which a provider's plan has its own quota. The result is stored in the directory of the
+providers' headers, where all readers of plan windows find it. No shell is used. If the program fails, the windows of
+its last successful run are kept until they reset.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ocwatchd.core.forecast.plan_windows import MAX_PERCENT, PlanWindow, length_
 from ocwatchd.state.safe_read import StateError, read_plain, write_unsynced
 
 NAME = "command.json"
-"""Name of the file. Those of models contain `%2F`."""
+"""Name of the result file. It differs from the names of models' files, which contain `%2F`."""
 VERSION = 1
 POLL_INTERVAL = 300.0
 """Minimum number of seconds between two runs, also across restarts of the daemon."""
@@ -33,10 +34,10 @@ MAX_WINDOWS, MAX_NAME = 50, 60
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The last run. Times are in epoch seconds.
+    """The result of the last run. Times are in epoch seconds.
 
-    `windows` are those of the last run that succeeded, which was at `succeeded`. `problem` is why the last run failed;
-    None if it did not.
+    `windows` come from the last successful run, at the time `succeeded`. `problem` is the reason why the last run
+    failed; None if it did not fail.
     """
 
     asked: float
@@ -45,16 +46,16 @@ class Result:
     problem: str | None = None
 
     def as_json(self) -> dict[str, object]:
-        """Return the state of the command as in the JSON contract."""
+        """Return the state of the command in the form of the JSON contract."""
         succeeded = None if self.succeeded is None else rfc3339(self.succeeded)
         return {"asked": rfc3339(self.asked), "succeeded": succeeded, "problem": self.problem}
 
 
 def parse(text: bytes, now: float) -> tuple[PlanWindow, ...]:
-    """Return the windows that a program printed; the shape is documented in docs/forecast.md.
+    """Return the windows that a program has printed. docs/forecast.md documents the format.
 
     Raises:
-        ValueError: The text does not have this shape. The message says what is wrong, and quotes nothing.
+        ValueError: The text does not have this format. The message names the fault without quoting the text.
     """
     try:
         raw = json.loads(text)
@@ -87,13 +88,13 @@ def _window(row: object, number: int, now: float) -> PlanWindow:
 
 
 def run(command: Sequence[str], directory: Path, now: float) -> Result:
-    """Run the program, and write and return the result.
+    """Run the program. Store its result, and return it.
 
     Raises:
         OSError: The result could not be written.
     """
     before = read(directory)
-    # written first, so that a daemon that ends now does not run it again at once
+    # stored before the run, so that the program is not run again immediately if the daemon is restarted during the run
     _write(directory, Result(now, *((before.succeeded, before.windows, before.problem) if before else ())))
     windows, problem = _asked(command, now)
     if windows is None:
@@ -162,13 +163,13 @@ def forget(directory: Path) -> None:
 
 
 def due(directory: Path, now: float) -> bool:
-    """Return whether the command may be run again."""
+    """Return whether at least POLL_INTERVAL seconds have passed since the last run."""
     last = read(directory)
     return last is None or abs(now - last.asked) >= POLL_INTERVAL
 
 
 def windows(directory: Path, now: float, oldest: float) -> Iterator[PlanWindow]:
-    """Yield the windows of the last success if it is at most `oldest` seconds old."""
+    """Yield the windows of the last successful run if they are less than `oldest` seconds old."""
     last = read(directory)
     if last is not None and last.succeeded is not None and now - oldest < last.succeeded <= now + 60:
         yield from last.windows

@@ -18,13 +18,13 @@ PATIENCE = 10.0
 SEARCHED_BYTES = 1 << 16
 """Number of unread bytes that are searched for the end of a line. An unfinished line is left unread intentionally."""
 RECENT = 86_400.0
-"""Maximum seconds since the last write of a log that is checked. Older lines were already old when the daemon was
-started.
+"""A log that was last written more than this number of seconds ago is not checked, because its lines were already old
+when the daemon started.
 """
 
 
 def unread_log(logs: str, cursors: str, started: float | None, now: float) -> str | None:
-    """Return a sentence about a log in the directory `logs` with unread lines; None if there is none.
+    """If a log in the directory `logs` has unread lines, return a sentence about it, otherwise None.
 
     `cursors` is the path of the daemon's cursors. `started` is the daemon's start in epoch seconds; earlier lines do
     not count.

@@ -1,8 +1,9 @@
-"""Let `ocwatch restart` ask the launcher of a terminal to start OpenCode again, with a request file and a lock on it.
+"""Let `ocwatch restart` ask a terminal's launcher to start OpenCode again, by means of a locked request file.
 
-The file is `relaunch-PID` in our state directory, where PID is the launcher's. The author of the request writes the
-file, locks it, and stops OpenCode. The launcher then finds the file, waits for the lock, and carries out the request.
-So the launcher does not have to listen for requests, and an author that dies cannot block a terminal forever.
+The file is `relaunch-PID` in the state directory, where PID is the launcher's. The author of the request creates and
+locks the file, and then stops OpenCode. When OpenCode has ended, the launcher finds the file, waits for the lock, and
+carries out the request. With this design, the launcher need not listen for requests, and an author that dies cannot
+block a terminal forever.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ def path_for(state_dir: str, launcher: int) -> str:
 
 
 class Asking:
-    """A request that its author holds locked.
+    """A request whose file its author keeps locked.
 
     The launcher waits until `go` or `close` releases the lock.
     """
 
     def __init__(self, path: str, request: Mapping[str, object]) -> None:
-        """Create and lock the request file. Its directory exists and is private.
+        """Create and lock the request file. Its directory must exist and be private.
 
         Raises: OcwatchError: Another request is under way, or the path is not a plain file of ours. OSError: The file
         cannot be written.
@@ -50,8 +51,8 @@ class Asking:
         os.pwrite(self._fd, data, 0)
 
     def go(self, limit: float) -> bool:
-        """Release the request, so that the launcher starts OpenCode. Return whether it took the request within `limit`
-        seconds.
+        """Release the request, so that the launcher starts OpenCode. Return whether the launcher took the request
+        within `limit` seconds.
         """
         self._write(_GO)
         self.close()
@@ -80,11 +81,12 @@ class Asking:
 
 
 def awaited(path: str, waiting: Callable[[], None], give_up: Callable[[], bool]) -> Mapping[str, object] | None:
-    """Return the request to start OpenCode again after it has ended; None if there is none. Called by the launcher.
+    """Return the request to start OpenCode again; None if there is none. The launcher calls this after OpenCode has
+    ended.
 
-    If the author holds the request, `waiting` is called once, and the call blocks until the lock is released or
-    `give_up` returns True. An unlocked request that never reached `go` is removed, because its author died before it
-    stopped OpenCode.
+    If the author still holds the lock, `waiting` is called once, and this function waits until the lock is released or
+    `give_up` returns True. A request that is unlocked but was never released by `go` is removed and ignored, because
+    its author died before it stopped OpenCode.
     """
     try:
         fd = open_plain(path, os.O_RDWR)
@@ -104,7 +106,7 @@ def awaited(path: str, waiting: Callable[[], None], give_up: Callable[[], bool])
 
 
 def _wait(fd: int, waiting: Callable[[], None], give_up: Callable[[], bool]) -> bool | None:
-    """Wait for the lock of the request. Return whether the author held it; None if `give_up` returned True."""
+    """Wait for the lock of the request. Return whether the author held the lock; None if `give_up` returned True."""
     held = False
     while not give_up():
         if try_lock(fd):

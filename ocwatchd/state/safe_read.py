@@ -1,4 +1,6 @@
-"""Read and replace state files safely, without pathlib, which costs 5 CPU ms: fast commands import only this module."""
+"""Read and replace state files safely. Fast commands import only this module: it avoids pathlib, which costs 5
+CPU ms.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,13 @@ from ocwatchd.ownership import check_directory, give, open_plain
 __all__ = ["READ_CAP", "NotAFile", "StateError", "read_plain", "replace_unsynced", "write_unsynced"]
 
 READ_CAP = 8 << 20
-"""Maximum size in bytes of a state file that is read. Ours have a few kB, so a larger one is foreign or hostile."""
+"""Maximum size, in bytes, of a state file that is read. ocwatchd's own files have a few kB, so a larger file is foreign
+or hostile.
+"""
 
 
 def read_plain(path: str | os.PathLike[str], cap: int = READ_CAP) -> bytes:
-    """Return the content of one of our plain files. Never follow a symbolic link, never wait for a pipe.
+    """Return the content of one of our plain files. Symbolic links are not followed, and a pipe does not block.
 
     Raises: FileNotFoundError: The file does not exist. NotAFile: The path is not a plain file, belongs to another user,
     or has more than `cap` bytes. OSError: The file cannot be read.
@@ -40,7 +44,8 @@ def _read_all(fd: int, cap: int) -> bytes:
 
 
 def write_unsynced(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replace a file of our state directory atomically but without fsync, if it is worthless after a power failure.
+    """Replace a file of our state directory atomically but without fsync, for content that is worthless after a power
+    failure.
 
     Raises: OSError: The file could not be written, or the directory is not ours.
     """

@@ -1,5 +1,5 @@
-"""Write and read share/status.json, the state of `ocwatch share`. No costly imports, because
-`ocwatch status` reads it.
+"""Write and read share/status.json, the state of `ocwatch share`. The module imports nothing costly, because `ocwatch
+status` needs it.
 """
 
 from __future__ import annotations

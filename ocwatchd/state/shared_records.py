@@ -1,8 +1,8 @@
-"""Read and write the files of `ocwatch share`: known.json with the shared cooldowns, clears.json with the user's
-clears.
+"""Read and write the files of `ocwatch share`: known.json contains the shared cooldowns, clears.json the user's clears.
 
-Only the share process writes `known.json`. `ocwatch clear` writes `clears.json`: in the blacklist, a cooldown that a
-user cleared looks like one that ended because the model has answered, and other machines must distinguish the two.
+Only the share process writes `known.json`. `ocwatch clear` writes `clears.json`, because the blacklist does not show
+why a cooldown was removed. Other machines must distinguish a user's clear from a cooldown that ended because the model
+has answered.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 VERSION = 1
 KNOWN, CLEARS = "known.json", "clears.json"
 MAX_CLEARS = 64
-"""Maximum number of clears that are kept until the share process reads them; the oldest are dropped first."""
+"""Maximum number of clears that are kept for the share process; the oldest are dropped first."""
 EVERYTHING = "*"
 """The name in `clears.json` that stands for `ocwatch clear --all`."""
 
@@ -43,7 +43,7 @@ class Stored:
 
 
 def load(directory: Path) -> Stored:
-    """Return the saved state. Unreadable parts are left out. Never raises."""
+    """Return the saved state, without the parts that cannot be read. Never raises."""
     try:
         document = orjson.loads(read_plain(directory / KNOWN))
     except (OSError, StateError, ValueError):
@@ -80,7 +80,7 @@ def save(directory: Path, stored: Stored) -> None:
 
 
 def note_clear(directory: Path, names: Iterable[str], now: float) -> None:
-    """Record that a user cleared these models at `now` (epoch seconds), so that the share process reports it.
+    """Record that a user cleared these models at `now` (epoch seconds), so that the share process reports the clears.
 
     Nothing is recorded if cooldowns were never shared.
 

@@ -1,9 +1,9 @@
-"""Remember in the blacklist which refused attempts it has counted, so that none counts as two strikes.
+"""Record in the blacklist which refused attempts were counted, so that no attempt counts as two strikes.
 
-After a kill, log lines are read again, because cursors are saved only every two seconds, and endpoints show the same
-attempts again. The marks are in the same file as the cooldowns, so both are written together: a repeated attempt is
-recognized, and an attempt that was not written is counted. For a log, the mark is a position; for an endpoint, it is
-the shown attempt.
+After the daemon was killed, its next run reads some log lines again, because cursors are saved only every two seconds,
+and endpoints show the same attempts again. Counted attempts are therefore marked in the same file as the cooldowns, and
+both are written together. A repeated attempt is recognized by its mark, and an attempt that was never written is
+counted. For a log, the mark is a position; for an endpoint, it is the shown attempt.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Identity = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """A position in a log: attempts up to `offset` with times up to `time` are counted. `made` is
-    the mark's own time.
+    """A position in a log. Attempts up to `offset` with times up to `time` were counted. `made` is when the mark was
+    made.
     """
 
     offset: int
@@ -39,7 +39,9 @@ class _Mark:
 
 
 class Counted:
-    """The marks of counted attempts. `again` is called for each attempt in reading order; `as_json` is stored."""
+    """The marks of counted attempts. `again` must be called for each attempt, in the order of reading. The result of
+    `as_json` is stored.
+    """
 
     def __init__(self, value: object = None, now: float = 0.0) -> None:
         """Read the marks from the field `counted` of the blacklist, which may have any shape. `now` is in epoch
@@ -48,13 +50,13 @@ class Counted:
         self._logs = {name: _Mark(offset, time, now) for name, offset, time in _logs(value)}
         self._endpoints = {shown.session: (shown, now) for shown in _endpoints(value)}
         self._before = dict(self._logs)
-        """Marks of earlier runs; that of a log is removed when the log contains a newer attempt."""
+        """Marks of earlier runs. A log's mark is removed when a newer attempt is read from the log."""
 
     def again(self, log: Identity | str | None, event: LimitEvent, now: float) -> bool:
         """Return whether an earlier run has counted this attempt; otherwise mark it as counted.
 
-        `log` is a file, or the session in whose durable log the attempt is. In a file that was truncated, or that has
-        the inode of a deleted one, attempts have later times and are therefore counted.
+        `log` is a log file, or the session whose durable log (OpenCode 2) contains the attempt. If a file was truncated
+        or its inode was reused, its attempts have later times than the mark, so they are counted.
         """
         known_at = event.offset if event.known_at is None else event.known_at
         if log is None or known_at is None:

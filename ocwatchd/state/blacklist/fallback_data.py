@@ -1,11 +1,11 @@
 """Build the fields of blacklist.json about fallbacks and pools, from which readers choose a model for their session.
 
-`fallbacks`: all fallbacks of each listed model, nearest first. `agent_chains`: the chains of single agents, which have
-precedence; they do not depend on the listed models. `capabilities`: what each model accepts, from OpenCode's provider
-list. The companion plugin, `ocwatch pick` and `oc-smart` read them.
+`fallbacks`: all fallbacks of each listed model, nearest first. `agent_chains`: the chains of individual agents, which
+take precedence and do not depend on the listed models. `capabilities`: what each model accepts, from OpenCode's
+provider list. The companion plugin, `ocwatch pick` and `oc-smart` read them.
 
-`pools`: the members of each pool and their load. It is a recommendation for new sessions, which readers may ignore, so
-it is valid only until `until`; a running daemon renews it.
+`pools`: the members of each pool and their load, from which readers can choose a member for a new session. Loads become
+outdated, so the field is valid only until `until`. A running daemon renews it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def document(
 ) -> dict[str, object]:
     """Return the fields `fallbacks`, `agent_chains` and `capabilities`.
 
-    `fallbacks` contains the `listed` models and the configured models that their entries cover. `outlook` is not that
-    of a session. `known` contains rows made earlier with the same policy and outlook, and is extended.
+    `fallbacks` contains the `listed` models and the configured models that their entries cover. `outlook` must not be
+    specific to one session. `known` contains rows that were made earlier with the same policy and outlook. New rows are
+    added to it.
     """
     known = {} if known is None else known
     found = {}

@@ -1,4 +1,4 @@
-"""Read and check blacklist.json with plain values only, for commands that have to start fast.
+"""Read and check blacklist.json, with built-in types only, for commands that must start fast.
 
 Any program may write the file, so it may contain anything. An invalid entry is skipped and reported. An unknown value
 of kind, scope or reset_source is kept, so that entries of a newer version stay valid.
@@ -22,8 +22,8 @@ LATEST = 250_000_000_000.0
 """The latest accepted time, in epoch seconds (year 9892). Later times could not be written in every time zone."""
 
 FAR_AHEAD = 2 * 86_400.0
-"""Maximum plausible distance of the begin of an entry from now, in seconds. A later entry was made with a wrong clock
-and is ignored.
+"""Maximum time, in seconds, by which the beginning of an entry can plausibly be in the future. An entry that begins
+later was made with a wrong clock and is ignored.
 """
 
 REASON_CAP = 300
@@ -34,8 +34,8 @@ class Entry:
     """One checked entry.
 
     Times are in epoch seconds; `until` is None for a block that only a user ends. `target` is (model, agent). `pool` is
-    the pool from which the target was taken; each session uses its own member of it. This is not a dataclass, which
-    would cost more at import than the rest of the module.
+    the pool from which the target was taken; each session uses its own member of it. The class is not a dataclass,
+    because a dataclass would take longer to import than the rest of the module.
     """
 
     __slots__ = (
@@ -86,24 +86,24 @@ class Entry:
         return now < self.end and not now + FAR_AHEAD < self.since < self.end < float("inf")
 
     def target_for(self, model: str) -> tuple[str, str | None, str | None] | None:
-        """Return the target for prompts for `model`, which this entry covers, as (model, agent, pool); None if there is
-        none.
+        """Return the target of prompts for `model` as (model, agent, pool); None if there is none. The entry must cover
+        `model`.
         """
         own = self.targets.get(model)
         return own or ((*self.target, self.pool) if self.target else None)
 
     @property
     def end(self) -> float:
-        """Return the end in epoch seconds; infinity if only a user ends the entry."""
+        """The end in epoch seconds; infinity if only a user ends the entry."""
         return float("inf") if self.until is None else self.until
 
 
 class Contents:
     """The content of the file.
 
-    `entries` contains the valid entries by key, and `raw` the JSON object as read, for rewriting it without losses.
-    `problem` says why the whole file is unusable. `closed` is True if the file cannot be opened but may be valid.
-    `skipped` contains a phrase for each invalid entry.
+    `entries` contains the valid entries by key. `raw` is the JSON object as read, from which the file is rewritten
+    without losing unknown fields. `problem` says why the whole file is unusable. `closed` is True if the file cannot be
+    opened but may be valid. `skipped` contains a phrase for each invalid entry.
     """
 
     __slots__ = ("closed", "entries", "exists", "problem", "raw", "skipped", "version")
@@ -283,7 +283,7 @@ def _target(value: object) -> tuple[str, str | None] | None:
 
 
 def _targets(value: object) -> dict[str, tuple[str, str | None, str | None]]:
-    """Return the targets of single models that the entry covers. Invalid targets are left out."""
+    """Return the targets of individual models that the entry covers, without invalid targets."""
     found: dict[str, tuple[str, str | None, str | None]] = {}
     for model, row in value.items() if isinstance(value, dict) else ():
         try:

@@ -1,4 +1,4 @@
-"""Query the cooldowns of one moment by model name, with plain values, for commands that have to start fast."""
+"""Query the cooldowns of one moment by model name, with built-in types only, for commands that must start fast."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class CooldownTable:
         return bool(self._covering(model))
 
     def limited(self, model: str) -> bool:
-        """Return whether `model` is cooling down. Expected limits do not count: such a model is used if no other is
-        free.
+        """Return whether `model` is cooling down. A forecast limit does not count, because the model is still used if
+        no other is available.
         """
         return any(entry.reset_source != FORECAST for entry in self._covering(model))
 
     def listed(self, model: str) -> list[Listed]:
-        """Return the targets in the entries that cover `model`. The target of the entry that ends last is the first."""
+        """Return the targets in the entries that cover `model`, first that of the entry that ends last."""
         entries = sorted(self._covering(model), key=lambda entry: entry.end, reverse=True)
         return [target for entry in entries if (target := entry.target_for(model)) is not None]
 

@@ -1,12 +1,12 @@
 """Read blacklist.json without a lock, and change it with `update`.
 
-`update` takes the lock, reads the file again, applies a function and writes the whole file, so that no change of
-another writer is lost. Unknown fields and unreadable entries are kept. A file that is not a blacklist at all is renamed
-to `blacklist.json.corrupt-TIME`.
+`update` takes the lock, reads the file again, applies a function and writes the whole file, so that no other writer's
+change is lost. Unknown fields and unreadable entries are kept. A file that is not a blacklist at all is renamed to
+`blacklist.json.corrupt-TIME`.
 
-Readers accept everything that is written: an entry that they would reject is left out and reported, and the file stays
-below half of the size that they accept. Old entries are dropped only after the clock has run evenly for a while,
-because it may be wrong for a moment.
+Readers accept every file that is written here. An entry that they would reject is left out and reported, and the file
+is at most half as large as they accept. Old entries are dropped only after the clock has run without jumps for a while,
+because a clock can be wrong for a moment.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ KNOWN_FIELDS = frozenset(
 MAX_BYTES = READ_CAP // 2
 """Maximum size in bytes of the written file. Readers accept twice as much; 2,000 entries with targets have 1 MB."""
 SETTLED = 60.0
-"""Seconds for which the clock must have run evenly before ended entries are dropped."""
+"""Seconds for which the clock must have run without jumps before ended entries are dropped."""
 MAX_PAUSE = 3600.0
-"""Seconds between two writes after which it is unknown whether the clock has run evenly."""
+"""Maximum time between two writes, in seconds. After a longer pause, it is unknown whether the clock has jumped."""
 
 Cooldowns = dict[ModelRef, Cooldown]
 Signature = tuple[int, int, int]
@@ -87,10 +87,12 @@ class Snapshot:
     removed: tuple[str, ...] = ()
     """Keys of unreadable entries that were removed."""
     sound: bool = True
-    """False if the file is missing or damaged. A missing entry then does not mean that the model is free."""
+    """False if the file is missing or damaged. In that case, a missing entry does not mean that the model is
+    available.
+    """
 
     def entries(self) -> tuple[Cooldown, ...]:
-        """Return all cooldowns, including ended ones that still count for strikes."""
+        """Return all cooldowns, including ended cooldowns that still count for strikes."""
         return tuple(self.cooldowns.values())
 
 
@@ -125,12 +127,13 @@ def update(
     *,
     whole: bool = False,
 ) -> Snapshot:
-    """Replace the cooldowns by `change(cooldowns)` under the lock, and return the new content of the file.
+    """Replace the cooldowns with `change(cooldowns)` under the lock, and return the new content of the file.
 
-    `change` gets a new dict, which it may modify and return. The file is only written if something has changed. Entries
-    that ended longer ago than the strike window are dropped if the clock has run evenly for a while. `fields` replaces
-    other fields of the file (see `fallback_data`). `counted` replaces the counted attempts (see `counted`), but is no
-    reason to write; None keeps them. `whole` also removes entries that cannot be read.
+    `change` receives a new dict, which it may modify and return. The file is written only if the cooldowns or `fields`
+    have changed. Stale entries (see `stale`) are dropped if the clock has run without jumps for a while. `fields`
+    replaces other fields of the file (see `fallback_data`). `counted` replaces the counted attempts (see the module
+    `counted`); None keeps them. A change of `counted` alone does not cause a write. With `whole`, entries that cannot
+    be read are removed as well.
 
     Raises: NewerBlacklist: A newer version wrote the file, which was not changed. StateError: The file cannot be read
     or written, and was not changed.
@@ -178,15 +181,15 @@ def _update(
 
 
 def stale(cooldown: Cooldown, now: float) -> bool:
-    """Return whether the entry ended longer ago than the strike window."""
+    """Return whether the entry ended more than STRIKE_WINDOW seconds ago, so that it no longer counts for strikes."""
     return cooldown.until is not None and now >= cooldown.until + STRIKE_WINDOW
 
 
 def _steady_since(raw: Mapping[str, object], now: float) -> float:
-    """Return since when the clock has run evenly according to the file, in epoch seconds.
+    """Return the time since which, according to the file, the clock has run without jumps, in epoch seconds.
 
-    A clock can be years ahead for a moment (RTC, resumed virtual machine). Entries that then seem to have ended must
-    not be dropped.
+    A clock can be years ahead for a moment (RTC, resumed virtual machine). Entries that seem to have ended only because
+    of that must not be dropped.
     """
     updated, steady = _time_in(raw, "updated"), _time_in(raw, "steady_since")
     if updated is None or not 0 <= now - updated <= MAX_PAUSE:

@@ -1,4 +1,4 @@
-"""Write the blacklist beside other writers, without undoing their changes."""
+"""Change the blacklist without undoing the changes of other writers."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ Changes = Mapping[ModelRef, Cooldown | None]
 class SharedBlacklist:
     """The blacklist at `path`, with the content that we last read.
 
-    If another writer has changed an entry since then, that entry stays and our change is dropped. Without this rule, a
-    change could undo a clear or block of the user: the daemon reads the file only twice a second, and refines an entry
-    whenever an endpoint or a late log line adds something. Two changes about the same limit are merged: ten runs that
-    are refused at the same moment are ten strikes, with the best known reset time.
+    If another writer has changed an entry since that read, our change of the entry is dropped. Otherwise a change could
+    undo a user's clear or block: the daemon reads the file only twice a second, and updates an entry whenever an
+    endpoint or a late log line provides more details. Two changes that result from the same limit are merged. For
+    example, ten runs that are refused at the same moment count as ten strikes, with the best known reset time.
     """
 
     def __init__(self, path: Path, known: blacklist.Snapshot | None = None) -> None:
-        """`known` is the content as already read. Without it, `news` first returns the whole file."""
+        """`known` is the content if it was already read. Without `known`, the first call of `news` returns the
+        content.
+        """
         self._path = path
         self._seen: Mapping[ModelRef, Cooldown] = {}
         self._mark: blacklist.Signature | None = None
         self._missed: float | None = None
-        """When another program wrote a content that we have overwritten before `news` returned it; None if there is
-        none.
+        """When another program changed the file, if our last write has included its change before `news` returned it;
+        otherwise None.
         """
         self.written = 0.0
-        """When the content that `news` returned last was written by another program, in epoch seconds."""
+        """When another program wrote the content that `news` returned last, in epoch seconds."""
         if known is not None:
             self._know(known)
 
@@ -65,7 +67,8 @@ class SharedBlacklist:
     ) -> blacklist.Snapshot:
         """Write our changes, except to entries that another writer has changed, and return the file's content.
 
-        `fields` and `counted` are as for `blacklist.update`. Changes of others are still returned by the next `news`.
+        `fields` and `counted` are as for `blacklist.update`. The next `news` still returns the changes of other
+        writers.
 
         Raises: StateError: The file cannot be read or written, and was not changed.
         """
@@ -87,7 +90,7 @@ class SharedBlacklist:
         return snapshot
 
     def _merged(self, changes: Changes, entries: Mapping[ModelRef, Cooldown], now: float) -> Changes:
-        """Return the changes that may be written, merged with the entries of others about the same limit."""
+        """Return the changes that may be written, merged with other writers' entries for the same limit."""
         merged: dict[ModelRef, Cooldown | None] = {}
         for model, ours in changes.items():
             theirs = _counting(entries, model, now)
@@ -104,22 +107,24 @@ def _changed(entries: Mapping[ModelRef, Cooldown], changes: Changes) -> blacklis
 
 
 def _counting(entries: Mapping[ModelRef, Cooldown], model: ModelRef, now: float) -> Cooldown | None:
-    """Return the model's entry; None if it is stale, because any writer may drop it then, which is
-    not a user's clear.
+    """Return the model's entry; None if there is none or it is stale. Any writer may drop a stale entry, so its absence
+    does not mean that a user has cleared it.
     """
     entry = entries.get(model)
     return None if entry is None or blacklist.stale(entry, now) else entry
 
 
 def _time(mark: blacklist.Signature | None, now: float) -> float:
-    """Return the modification time of the file; without a file, `now`. An editor would not change
-    the field `updated`.
+    """Return the modification time of the file; `now` if there is no file. The field `updated` is not used, because a
+    text editor does not change it.
     """
     return mark[1] / 1e9 if mark else now
 
 
 def _same(one: Cooldown | None, other: Cooldown | None) -> bool:
-    """Return whether both entries are the same in the file, where times have milliseconds. None is a missing entry."""
+    """Return whether both entries look the same in the file, where times have milliseconds. None means a missing
+    entry.
+    """
     return one == other or (
         one is not None and other is not None and blacklist.to_json(one) == blacklist.to_json(other)
     )
