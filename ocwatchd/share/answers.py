@@ -1,7 +1,8 @@
-"""Find answers of models that another machine has reported as limited, in OpenCode's message store.
+"""Search OpenCode's message store for answers of models that another machine has reported as limited.
 
-Running sessions are not moved because of a report, so an answer can show that the report is out of date. The store is a
-database of megabytes, so it is read only while a report applies, and only after OpenCode has written to it.
+A report does not move running sessions, so an answer in such a session can prove that the report is out of date. The
+store is a database of several megabytes. It is read only while a report applies, and only after OpenCode has written to
+it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from ocwatchd.opencode.sessions.message_store import Answer
 PAUSE = 3.0
 """Minimum interval, in seconds, between checks while OpenCode is writing; a check takes a few milliseconds."""
 LATER = 1.0
-"""Minimum time, in seconds, from the beginning of a limit to a request whose answer proves that the limit is over."""
+"""Minimum time, in seconds, between the beginning of a limit and a request. Only the answer to a later request proves
+that the limit is over.
+"""
 
 
 class Store(Protocol):
@@ -31,7 +34,7 @@ class Store(Protocol):
 
 
 class Answers:
-    """Finds answers from models that were reported as limited, in one home."""
+    """Finds answers of models that were reported as limited, in the message store of one home."""
 
     def __init__(self, store: Store) -> None:
         """Store the arguments. Nothing is read before `of` is called."""
@@ -40,7 +43,7 @@ class Answers:
         self._asked: Mapping[ModelRef, float] = {}
 
     def of(self, reported: Mapping[ModelRef, float], now: float) -> set[ModelRef]:
-        """Return the reported models that have answered a request that began after their limit.
+        """Return the reported models that have answered a request made after the beginning of their limit.
 
         `reported` maps each model or `provider/*` to the beginning of its limit, in epoch seconds.
         """
@@ -60,7 +63,7 @@ class Answers:
 
 
 def _answered(answer: Answer, since: float) -> bool:
-    """Return whether this is a successful answer to a request that began after `since`."""
+    """Return whether this is a successful answer to a request made more than LATER seconds after `since`."""
     message = answer.message
     begun = message.created is not None and message.created > since + LATER
     spent = message.tokens is not None and message.tokens.spent > 0

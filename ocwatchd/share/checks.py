@@ -20,7 +20,7 @@ from ocwatchd.state.share_status import Link, health
 from ocwatchd.time_words import when
 
 PATIENCE = 5.0
-"""Timeout, in seconds, for the message about a record that we have just stored."""
+"""Timeout, in seconds, for the server's message about a record that was just stored."""
 
 
 class ShareFault(OcwatchError):
@@ -29,9 +29,9 @@ class ShareFault(OcwatchError):
 
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
-    """The result of sharing a test cooldown: the seconds until it was stored, and until we received it.
+    """The result of sharing a test cooldown: the seconds until it was stored, and until this machine received it.
 
-    `offset` is the difference between the server's clock and ours, in seconds; None for a folder.
+    `offset` is the server's clock minus ours, in seconds; None for a folder.
     """
 
     stored: float
@@ -100,7 +100,7 @@ def _through_server(link: Any, settings: ShareSettings) -> RoundTrip:
 
 
 def _wait_for(news: Any, line: bytes) -> float:
-    """Wait for the line, and return the time of the monotonic clock at which it was received."""
+    """Wait for the message that contains `line`, and return when it was received, by the monotonic clock."""
     deadline = time.monotonic() + PATIENCE
     while (left := deadline - time.monotonic()) > 0:
         message = news.get_message(timeout=left)
@@ -138,8 +138,8 @@ def _through_folder(settings: ShareSettings) -> RoundTrip:
 
 
 def examine(settings: ShareSettings, status: Mapping[str, object] | None, now: float) -> Iterator[Finding]:
-    """Yield the findings, simplest checks first, up to the first error. `status` is the last status of the share
-    process.
+    """Yield the findings, simplest checks first. If the server or the folder cannot be used, the last check is omitted.
+    `status` is the last status of the share process.
     """
     if not settings.wanted:
         yield Finding("share-off", "info", "cooldowns are not shared", f"to share them: {DOCUMENTATION}/share.md")

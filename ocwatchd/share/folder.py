@@ -1,8 +1,7 @@
-"""Share cooldowns through a folder that another program synchronizes (bind mount, Syncthing, NFS), with a file per
-machine.
+"""Share cooldowns through a folder that is synchronized by other means (bind mount, Syncthing, NFS).
 
-Each machine writes only its own file, so that synchronization never causes a conflict. The file contains all records
-that the machine knows, so a machine that was offline misses none.
+The folder contains one file per machine. Each machine writes only its own file, so that synchronization never causes a
+conflict. The file contains all records that the machine knows, so a machine that was offline misses none of them.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ READABLE = 0o644
 RETRY = 30.0
 """Seconds after a failed write of our file until the next attempt."""
 READ_AGAIN = 60.0
-"""Seconds after which unchanged files are read again, because a record from a clock that is ahead
-becomes valid later.
+"""Seconds after which unchanged files are read again. A record with a time in the future, from a clock that is ahead,
+becomes valid only later.
 """
 
 _FILE = re.compile(rf"({NODE.pattern}){re.escape(SUFFIX)}")
@@ -39,12 +38,12 @@ _Mark = tuple[int, int, int]
 
 
 class FolderShare:
-    """The transport through the folder of a team. Times in records are from each machine's own clock."""
+    """The transport through a team's folder. Each machine uses its own clock for the times in records."""
 
     kind = "folder"
 
     def __init__(self, folder: Path, node: str, known: Callable[[], Iterable[Record]], clock: Clock) -> None:
-        """`known` returns all records, which are written into our file. `node` is the label of this machine."""
+        """`known` returns all records that are to be written to our file. `node` is the label of this machine."""
         self.place = str(folder)
         self._folder, self._node, self._known, self._clock = folder, node, known, clock
         self._own = folder / f"{node}{SUFFIX}"
@@ -84,7 +83,7 @@ class FolderShare:
         return lines
 
     def server_time(self) -> ServerTime | None:
-        """Return our own clock, because a folder has none."""
+        """Return our own clock, because a folder has no clock."""
         return ServerTime()
 
     def condition(self) -> Condition:
@@ -95,8 +94,8 @@ class FolderShare:
         """Do nothing, because no thread runs."""
 
     def _news(self, path: Path) -> list[bytes]:
-        """Return the lines of another machine's file if it has changed. An unreadable file is tried again the next
-        time.
+        """Return the lines of another machine's file if the file has changed. An unreadable file is read again by the
+        next call.
         """
         try:
             info = path.stat()
@@ -114,7 +113,7 @@ class FolderShare:
         if data == self._written and self._own.exists():
             return
         try:
-            # The folder is not created: if it is not mounted, our file would be hidden below the mount point.
+            # The folder is not created: if it is not mounted yet, the mount would later hide our file.
             if not self._folder.is_dir():
                 raise FileNotFoundError(2, "there is no such folder")
             write_atomic(self._own, data, READABLE)

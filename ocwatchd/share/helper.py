@@ -1,8 +1,9 @@
-"""The process of `ocwatch share`: send cooldowns from the blacklist to other machines, and write theirs into it.
+"""The process of `ocwatch share`. It sends cooldowns from the blacklist to other machines, and writes the cooldowns of
+other machines into the blacklist.
 
-It communicates with the daemon only through `blacklist.json`, as `ocwatch block` and `ocwatch clear` do. Shared
-cooldowns therefore apply to all readers of the blacklist, even if no daemon runs, and the daemon never waits for this
-process.
+The process communicates with the daemon only through `blacklist.json`, as `ocwatch block` and `ocwatch clear` do.
+Shared cooldowns therefore apply to all readers of the blacklist, even if no daemon runs, and the daemon never waits for
+this process.
 """
 
 from __future__ import annotations
@@ -38,15 +39,17 @@ from ocwatchd.state.blacklist import store as blacklist
 from ocwatchd.state.files import locked, make_private_dir
 
 FLOOR = 1.0
-"""Maximum seconds between checks, because watches can fail silently and not every folder reports changes."""
+"""Maximum interval between checks, in seconds. Checks are needed because watches can fail silently, and not every
+folder reports changes.
+"""
 LOCK_PATIENCE = 0.5
 """Seconds to wait for another share process to end."""
 PAUSE_PER_WORK, MAX_OWED_PAUSE = 2.0, 0.5
-"""Seconds of pause per second of work, and the seconds of pause that may add up before it is made. Single limits are
-handled immediately, and a storm of limits does not use a whole core.
+"""Seconds of pause owed per second of work, and the seconds of owed pause above which the process pauses. Single limits
+are therefore handled immediately, and a burst of limits does not keep a whole core busy.
 """
 SKIPPED_KEPT = 1000
-"""Maximum number of skipped lines that are remembered, so that they are counted only once."""
+"""Maximum number of skipped lines that are kept, so that the same line is counted only once."""
 HOUSEKEEPING = 3600.0
 """Seconds between searches for outdated records."""
 RETRY = 5.0
@@ -176,7 +179,7 @@ class Helper:
         return max(left, 0.001)
 
     def _step(self, now: float) -> bool:
-        """Do all due work. Return whether there was any."""
+        """Do all work that is due. Return whether there was any."""
         self._reconfigure(now)
         came = self._take_in(now)
         clock = self._transport.server_time()
@@ -200,15 +203,15 @@ class Helper:
         return changed
 
     def _look_for_answers(self, now: float, clock: ServerTime) -> bool:
-        """Report models as free that have answered here although others reported a limit. Return whether there were
-        any.
+        """Report the models that have answered here, despite limits reported by other machines, as available. Return
+        whether there were any.
         """
         freed: list[Record] = []
         try:
             for model in self._answers.of(self._knowledge.reported(), now):
                 say(f"{model}: it has answered a request of this machine")
                 freed += self._knowledge.answered(model, now, clock)
-        except (OSError, ValueError, sqlite3.Error) as fault:  # the store may be that of any OpenCode version
+        except (OSError, ValueError, sqlite3.Error) as fault:  # any version of OpenCode may have written the store
             self._complain(f"OpenCode's answers cannot be read: {fault}")
         if freed:
             self._transport.offer(freed)
@@ -240,7 +243,9 @@ class Helper:
                 del self._skipped_lines[next(iter(self._skipped_lines))]
 
     def _reconcile(self, clears: list[tuple[str, float]], now: float, clock: ServerTime) -> None:
-        """Send changes of the blacklist to the other machines, and write the cooldowns that they reported."""
+        """Send changes of the blacklist to the other machines, and write the cooldowns that they have reported
+        into it.
+        """
         snapshot = blacklist.read(self._paths.blacklist)
         entries = snapshot.cooldowns
         offers = self._knowledge.clear(clears, now, clock)
@@ -256,8 +261,8 @@ class Helper:
             self._due = self._knowledge.next_change(entries, now)
 
     def _enter(self, changes: Changes, seen: blacklist.Cooldowns | object, now: float) -> None:
-        """Write the changes into the blacklist. If another program has just changed it, plan the
-        changes again first.
+        """Write the changes into the blacklist. If another program has just changed it, write nothing: the next step
+        plans the changes again.
         """
         policy = self._config.policy
         budget = prices.day_budget(self._paths.prices, self._paths.budget, policy.budget, now)
@@ -300,9 +305,11 @@ class Helper:
                 self._restart(now)
 
     def _restart(self, now: float) -> None:
-        """Apply a changed configuration of sharing by starting again.
+        """Apply a changed configuration of sharing, by closing the transport and starting again.
 
-        If sharing was turned off, end; the shared cooldowns in the blacklist stay until they end.
+        The shared cooldowns in the blacklist stay until they end.
+
+        Raises: NotConfigured: Sharing was turned off.
         """
         say("the configuration has changed")
         self._transport.stop()
@@ -321,7 +328,7 @@ class Helper:
         self._wake.watch()
 
     def _save(self) -> None:
-        """Save the known records for the next run if they have changed."""
+        """Save the known records for the next run of this process if they have changed."""
         known = self._knowledge
         now_known = (tuple(known.records), dict(known.seen), known.cleared_until)
         if now_known == self._saved:

@@ -1,4 +1,6 @@
-"""The interface of a transport, a server or a folder that carries records between machines, and its condition."""
+"""The interface and the condition of a transport, which carries records between machines through a server or a
+folder.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,11 @@ from ocwatchd.state.share_status import Link
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """The state of a transport, since when it lasts (epoch seconds), and the reason for a fault.
+    """The state of a transport, the time since which it has been in this state (epoch seconds), and the reason for a
+    fault.
 
     `others` is the number of other connected machines, and `nodes` are their labels, if known. `offset` is the server's
-    clock less ours, and `latency` the duration of a request, both in seconds.
+    clock minus ours, and `latency` is the duration of a request, both in seconds.
     """
 
     state: str = Link.CONNECTING
@@ -29,10 +32,12 @@ class Condition:
 
 
 class Transport(Protocol):
-    """Sends and receives records as lines. The methods do not block, and do not raise if the other side fails."""
+    """Sends and receives records as lines. The methods do not block, and raise no error if the server or folder
+    fails.
+    """
 
     place: str
-    """The address without a password, or the folder, for messages."""
+    """The server's address without its password, or the path of the folder, for messages."""
     kind: str
     """`server` or `folder`."""
 
@@ -43,7 +48,7 @@ class Transport(Protocol):
         """Send these records to the other machines, now or as soon as they can be reached."""
 
     def take(self) -> list[bytes]:
-        """Return the lines received since the last call. They are not checked yet."""
+        """Return the lines received since the last call. The lines are unchecked."""
 
     def server_time(self) -> ServerTime | None:
         """Return the clock that determines the times in records; None if it is not known yet."""

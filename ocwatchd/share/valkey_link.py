@@ -1,8 +1,8 @@
 """Share cooldowns through a server with Valkey's protocol.
 
-After each connect, this machine subscribes, reads the stored records, and sends the records that the server lacks, so
-that an empty server is filled again. Then it sends and receives changes. The server merges records with `merge.lua`,
-into which the values of `core.sharing.record` are filled.
+After each connect, this machine subscribes to changes, reads the stored records, and sends the records that the server
+lacks. This also refills a server that has lost its data. After that, the machine sends and receives changes. The server
+merges records with the script `merge.lua`, in which placeholders are replaced with the values of `core.sharing.record`.
 
 Blocking calls run on two threads of this module, with timeouts. Only this module imports `valkey`.
 """
@@ -56,11 +56,11 @@ from ocwatchd.state.share_status import Link
 OFFER, DROP = "offer", "drop"
 """The operations of the script on its lines."""
 LINES_AT_ONCE = 100
-"""Maximum number of lines per call, 30 kB, so that other clients of the server wait at most a few milliseconds."""
+"""Maximum number of lines per call (30 kB). Other clients of the server then wait at most a few milliseconds."""
 
 
 def script() -> str:
-    """Return the script for the server, with values filled in and without comments."""
+    """Return the script for the server, with all placeholders replaced and without comments."""
     text = resources.files("ocwatchd.share").joinpath("merge.lua").read_text()
     words = {"KINDS": KINDS, "SCOPES": SCOPES, "SOURCES": SOURCES}
     numbers = {
@@ -86,9 +86,9 @@ SCRIPT = script()
 DIGEST = digest(SCRIPT)
 PORT = 6379
 TIMEOUT = 5.0
-"""Timeout of one command, in seconds: twenty round trips of a slow link (250 ms)."""
+"""Timeout of one command, in seconds. This is enough for twenty round trips over a slow link (250 ms each)."""
 CHECK_INTERVAL = 15.0
-"""Seconds between checks whether the server answers and has all our records."""
+"""Interval, in seconds, between checks that the server responds and has all our records."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 60.0
 """Seconds before the first attempt to reconnect, and the maximum. The pause doubles each time, and up to half of it is
 randomly subtracted.
@@ -160,7 +160,7 @@ def connect(settings: ShareSettings) -> Any:
 
 
 def listeners(client: Any, channel: str) -> int | None:
-    """Return the number of subscribers of the channel; None if the server does not permit the question."""
+    """Return the number of subscribers of the channel; None if the server does not permit this query."""
     try:
         return int(dict(client.pubsub_numsub(channel)).get(channel.encode(), 0))
     except NoPermissionError:
@@ -168,8 +168,8 @@ def listeners(client: Any, channel: str) -> int | None:
 
 
 def evaluate(client: Any, names: tuple[str, str], how: str, lines: list[bytes]) -> list[bytes]:
-    """Run the script with these lines on the server, and return its answer. `names` are the key and the channel of a
-    team.
+    """Run the script with these lines on the server, and return the lines of its response. `how` is OFFER or DROP.
+    `names` are the key and the channel of a team.
     """
     key, channel = names
     arguments = (1, key, how, channel, *lines)
@@ -187,7 +187,7 @@ def reason(fault: BaseException) -> str:
 
 
 class ValkeyLink:
-    """The transport through a server, which reconnects until `stop`."""
+    """The transport through a server. It reconnects until `stop` is called."""
 
     kind = "server"
 
@@ -204,7 +204,7 @@ class ValkeyLink:
         self._incoming: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._since_boot: float | None = None
-        """The server's clock less the clock since boot, in seconds."""
+        """The server's clock minus our clock since boot, in seconds."""
         self._condition = Condition(since=clock.now())
         self._unstored: list[bytes] = []
         self._latency = 0.0
@@ -215,8 +215,8 @@ class ValkeyLink:
         self._thread.start()
 
     def offer(self, records: Iterable[Record]) -> None:
-        """Send these records. Without a connection this does nothing, because all records are sent after the next
-        connect.
+        """Send these records. Without a connection, they are sent after the next connect, together with all other
+        records.
         """
         self._outgoing.put([record.line().encode() for record in records])
 
@@ -229,8 +229,8 @@ class ValkeyLink:
         return lines
 
     def server_time(self) -> ServerTime | None:
-        """Return the server's clock as last measured; it stays right if our clock is set. None before the first
-        connect.
+        """Return the server's clock as last measured; None before the first connect. The result stays correct if our
+        clock is changed.
         """
         if self._since_boot is None:
             return None
@@ -298,7 +298,9 @@ class ValkeyLink:
                 self._send(client, item)
 
     def _listen(self, news: Any) -> None:
-        """Receive the messages of the channel. After a long time without one, test the connection with a ping."""
+        """Receive the messages of the channel. After CHECK_INTERVAL seconds without a message, test the connection with
+        a ping.
+        """
         asked = False
         try:
             while not self._stopping.is_set():
@@ -311,7 +313,7 @@ class ValkeyLink:
                 if message is not None and message["type"] == "message":
                     self._deliver([message["data"]])
         except (ValkeyError, OSError, ValueError, AttributeError, TypeError) as fault:
-            # The other thread closes the sockets at the end, so errors here are expected then.
+            # Errors are expected here when the other thread closes the sockets at the end.
             self._outgoing.put(fault if isinstance(fault, ValkeyError | OSError) else ConnectionError(str(fault)))
 
     def _measure(self, client: Any) -> None:
@@ -330,7 +332,7 @@ class ValkeyLink:
     def _reconcile(self, client: Any) -> None:
         """Receive the records that the server stores, and send the records that it lacks.
 
-        This also makes up for lost messages.
+        This also recovers changes whose messages were lost.
         """
         stored = [line for line in client.hvals(self._key) if isinstance(line, bytes)]
         self._deliver(stored)
@@ -352,7 +354,7 @@ class ValkeyLink:
             evaluate(client, (self._key, self._channel), DROP, stale[:LINES_AT_ONCE])
 
     def _send(self, client: Any, lines: list[bytes]) -> None:
-        """Send these lines to the server. If it has no memory for them, send them again later."""
+        """Send these lines to the server. If the server has no memory for them, keep them for the next call."""
         lines, self._unstored = [*self._unstored, *lines], []
         clock = self.server_time()
         if not lines or clock is None or not clock.trusted:
@@ -377,7 +379,7 @@ class ValkeyLink:
             self._wake()
 
     def _forget_outgoing(self) -> None:
-        """Empty the queue. Nothing is lost, because all records are sent after a connect."""
+        """Empty the queue. No record is lost, because all records are sent after a connect."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._outgoing.get_nowait()

@@ -1,8 +1,8 @@
 """Wait until a watched file is replaced or another thread asks for attention.
 
 Linux reports a replaced file through inotify; elsewhere the share process checks its files twenty times a second.
-`logs.watcher` is not used, because watchdog delays events after a rename by 500 ms, and our files are replaced by
-renaming.
+`logs.watcher` is not used, because our files are replaced by renaming, and watchdog delays events after a rename by 500
+ms.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ POLL = 0.05
 
 
 class Wake:
-    """A wait that ends early if a watched file was replaced or written, or if any thread called `wake`."""
+    """A wait that ends early if a watched file is replaced or written, or if a thread calls `wake`."""
 
     def __init__(self, watched: Mapping[Path, frozenset[str] | None]) -> None:
-        """`watched` contains the directories, each with the names of the relevant files, or None for all files."""
+        """`watched` maps each directory to the names of its relevant files, or to None if all files are relevant."""
         self._watched = watched
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
         self._inotify = _inotify()
@@ -36,7 +36,9 @@ class Wake:
         self.watch()
 
     def watch(self) -> None:
-        """Watch the directories. Call this again from time to time, because directories can appear or be replaced."""
+        """Watch the directories. This must be called again from time to time, because directories can appear or be
+        replaced.
+        """
         if self._inotify is None:
             return
         libc = ctypes.CDLL(None, use_errno=True)
@@ -46,7 +48,7 @@ class Wake:
                 self._names[number] = names
 
     def wake(self) -> None:
-        """End the current wait or the next one."""
+        """End the current wait, or the next wait if none is in progress."""
         with contextlib.suppress(BlockingIOError):  # a full pipe also wakes the reader
             if self._open:
                 os.write(self._write, b".")
@@ -88,7 +90,9 @@ class Wake:
 
 
 def _inotify() -> int | None:
-    """Return an inotify descriptor; None if the system has no inotify or the user's instances are used up."""
+    """Return an inotify descriptor; None if the system has no inotify, or if the user's limit of instances is
+    reached.
+    """
     if not sys.platform.startswith("linux"):
         return None
     number: int = ctypes.CDLL(None, use_errno=True).inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
