@@ -67,8 +67,8 @@ def places(host: str, port: int, resolve: Callable[..., list[Any]] = socket.geta
 def unchanged(place: Place) -> bool:
     """Return whether the same sockets are still listening at this address.
 
-    If they do so before and after a connection is made, the connection leads to one of them: a port has listeners of
-    only one user at a time, and a connection that is not accepted yet ends with its listener.
+    If they are listening both before and after a connection is made, the connection leads to one of them: at any time,
+    a port has listeners of only one user, and a connection that is not accepted yet ends with its listener.
     """
     return _own(listeners(place.address[1]), place.address) == place.listeners
 
@@ -235,10 +235,10 @@ _holders: dict[int, int] = {}
 
 
 def of_own_processes(port: int) -> list[Listener]:
-    """Return this user's listeners at a port, by listing the sockets of this user's processes.
+    """Return this user's listeners at a port, from the lists of sockets of this user's processes.
 
-    macOS lists the sockets of other users only to root. But two users cannot share a port of one address family there,
-    so if this user listens at the port, no other user does.
+    macOS lists the sockets of other users only to root. However, two users cannot share a port of one address family on
+    macOS, so if this user listens at the port, no other user does.
     """
     import psutil  # lazy import: a daemon that sees no OpenCode does not need it
 

@@ -1,7 +1,7 @@
 """Follow the event stream of each endpoint, which reports a retry immediately, up to a second before the log.
 
-`/global/event` has the `session.status` events of all directories of the process (measured on 1.18.33, 1.3.2, 1.1.65
-and 1.0.185). One thread per endpoint blocks in a read; streamed text is skipped as bytes and never parsed.
+`/global/event` reports the `session.status` events of all directories of the process (measured on 1.18.33, 1.3.2,
+1.1.65 and 1.0.185). One thread per endpoint blocks in a read; streamed text is skipped as bytes and never parsed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ WANTED = (b'"session.status"', b'"session.error"', b'"finish":"unknown"', b'"fin
 whose stream contained no event.
 """
 EMPTY_ANSWERS, EMPTY_WITHIN = 3, 30.0
-"""A session is reported after this many empty answers within this time, in seconds, and again after each further one. A
-step takes 0.05 to 2 s.
+"""A session is reported after EMPTY_ANSWERS empty answers within EMPTY_WITHIN seconds, and again after each further
+one. A step takes 0.05 to 2 s.
 """
 MAX_SESSIONS = 256
 """Maximum number of sessions per endpoint whose empty answers are counted."""
@@ -56,7 +56,7 @@ class EventListener:
 
         `modern` returns whether the log shows OpenCode 1.17 or newer. If so, the route is known to exist, and the long
         list of routes is not requested. `connect` returns an `Api` that keeps this list for later requests: on 1.0.185
-        it takes 0.5 s the first time, and a limited session should not wait for it. `activity` gets all events of
+        it takes 0.5 s the first time, and a limited session should not wait for it. `activity` receives all events of
         OpenCode 1.
         """
         self._report, self._modern, self._connect, self._clock = report, modern, connect, clock or SystemClock()
@@ -98,7 +98,7 @@ class EventListener:
                     self._report(TroubleReported(session, now))
                 elif (session := empty.count(event, now)) is not None:
                     self._report(AnsweredNothing(session, now))
-        except EndpointError as fault:  # the stream broke or was never open; the log has the same events
+        except EndpointError as fault:  # the stream broke or was never open; the log contains the same events
             if fault.trouble in (Trouble.GARBAGE, Trouble.TOO_LARGE):
                 self._mute.add(endpoint)
         finally:

@@ -29,8 +29,8 @@ class Trouble(StrEnum):
 
 
 class EndpointError(OpenCodeUnreachable):
-    """Raised if a request to an endpoint has failed. The message names both; `status` is the HTTP status for
-    Trouble.STATUS.
+    """Raised if a request to an endpoint has failed. The message names the request and the endpoint. `status` is the
+    HTTP status for Trouble.STATUS.
     """
 
     def __init__(self, endpoint: Endpoint, what: str, trouble: Trouble, detail: str, status: int | None = None) -> None:
@@ -98,7 +98,7 @@ class StreamHandle:
                 self._shut()
 
     def cut(self) -> None:
-        """End the stream, so that its reader gets no further lines."""
+        """End the stream, so that its reader receives no further lines."""
         with self._lock:
             self._cut = True
             self._shut()

@@ -2,10 +2,10 @@
 
 `AbortTrace` distinguishes OpenCode's clean-up of an aborted run from a user's stop, by the order of the events.
 
-Up to 1.3.2 an abort returns while the old run is still ending. In its last step the old run cancels whichever run the
-session then has, so a new run that was started too early is stopped by it. This looks exactly like a stop by the user:
-the message ends in MessageAbortedError, with the same events. ocwatchd therefore waits for proof that the old run is
-over. After that, only the user can have stopped the new run.
+Up to 1.3.2 an abort returns while the old run is still ending. In its last step, the old run cancels the session's
+current run, even if that is a new run that was started too early. This looks exactly like a stop by the user: the
+message ends in MessageAbortedError, with the same events. ocwatchd therefore waits for proof that the old run is over.
+After that, only the user can have stopped the new run.
 
 The proof is the status `idle` that follows after the old answer was closed (`message.updated` with `time.completed`).
 The events after an abort during a retry are: idle, error, idle, closed, idle on 1.1.65, 1.2.27 and 1.3.2; closed, idle
@@ -124,7 +124,9 @@ _SIGNALS = {"idle": Signal.IDLE, "busy": Signal.BUSY, "retry": Signal.BUSY}
 
 
 class SessionEvents:
-    """A context in which `trace` gets the session's events. After an error the trace gets no further events."""
+    """A context in which `trace` receives the session's events. After an error, the trace receives no further
+    events.
+    """
 
     def __init__(self, api: Api, session: Session) -> None:
         """No request is sent before the block begins."""
@@ -182,9 +184,9 @@ class SessionEvents:
 def _ended_well(info: Json) -> bool:
     """Return whether an answer finished normally.
 
-    An abort closes it with an error, or without a finish reason (1.18.33).
+    An abort closes the answer with an error, or without a finish reason (1.18.33).
 
-    A turn that gets one empty answer after another may finish one of them just before the abort; this does not show
-    that the abort took effect.
+    A turn with repeated empty answers may finish one of them just before the abort. That does not prove that the abort
+    took effect.
     """
     return text(info.get("finish")) is not None and not info.get("error")

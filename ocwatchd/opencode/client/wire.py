@@ -1,7 +1,7 @@
 """HTTP exchanges with an endpoint that are bounded in time and size. All failures are EndpointErrors.
 
 This uses the standard library's HTTP client, and adds a deadline for the whole exchange (the client's own timeout
-applies to each read, so a slowly dripping response never times out) and a maximum size of the response.
+applies to each read, so a response that arrives very slowly never times out) and a maximum size of the response.
 
 When a request is abandoned, its connection stays open until OpenCode has responded, because closing it would interrupt
 OpenCode's work. When a request for the providers of 1.14.48 was closed during a cold start, a prompt that was waiting
@@ -51,7 +51,7 @@ class Unanswered:
         self._lock = threading.Lock()
 
     def keep(self, endpoint: Hashable, sock: socket.socket) -> None:
-        """Take over the socket of a sent request, and close the socket once the response has arrived."""
+        """Take over the socket of a sent request, and close it as soon as the response has arrived."""
         with self._lock:
             if self._kept[endpoint] >= self._per_endpoint or self._kept.total() >= self._most:
                 sock.close()
@@ -94,9 +94,9 @@ LINE_COST = 256
 
 LARGE = 4 * 1024 * 1024
 _MAY_BE_LARGE = threading.BoundedSemaphore(1)
-"""Allows only one response at a time to be larger than LARGE. Without this limit, a dozen endpoints that sent endlessly
-took 64 MiB each; with two at a time and ten waiting, they took 209 MiB together. Over loopback, reading a response
-takes very little time.
+"""Allows only one response at a time to be larger than LARGE. Without this restriction, a dozen endpoints with endless
+responses took 64 MiB each. With two large responses at a time and ten waiting, they took 209 MiB together. Over
+loopback, reading a response takes very little time.
 """
 
 _UNANSWERED = Unanswered()
@@ -150,7 +150,7 @@ class _Connection(http.client.HTTPConnection):
 def _connected(address: TcpAddress | UnixAddress, deadline: float) -> _DeadlineSocket:
     """Return a connection to a process of this user.
 
-    The owner is checked for every connection, because another process may be listening by now.
+    The owner is checked for every connection, because another process may be listening now.
 
     Raises:
         NotOurs: Another user's process is listening at the address; nothing was sent.

@@ -109,8 +109,8 @@ def _earlier(running: Running, names: list[SessionName]) -> tuple[EarlierProcess
 
 
 def _session(running: Running, names: list[SessionName]) -> SessionName | None:
-    """Return the session that the process was started with, or else the last session that was used in its directory
-    since the start.
+    """Return the session that the process was started with. If there is none, return the last session that was used in
+    the process's directory since its start.
     """
     here = os.path.realpath(running.directory)
     for name in names:

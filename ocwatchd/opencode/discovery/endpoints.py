@@ -1,7 +1,7 @@
 """Find the endpoints of this user's OpenCode processes that use one data directory. No request is sent to other users'
 processes.
 
-Long because all ways to find an endpoint share the checks of owner and home.
+The module is long because all ways to find an endpoint share the checks of owner and home.
 
 The home of a process is read from its environment, because two homes of one user must never be mixed up. psutil is
 imported only here and in `processes.py`, and only when processes are listed.
@@ -50,8 +50,8 @@ MAX_PROBES = 64
 """Maximum number of simultaneous probes, each on its own thread. Endpoints without failures go first."""
 
 SHARED = 0.1
-"""Time, in seconds, for which a result is reused: if four sessions hit a limit together, it is needed four times within
-milliseconds.
+"""Time, in seconds, for which a result is reused. If four sessions hit a limit together, the result is needed four
+times within milliseconds.
 """
 
 _NAME = "opencode"
@@ -84,7 +84,7 @@ class OpenCodeProcess:
     runs_once: bool = False
     """Whether this is an `opencode run`."""
     launched: bool = False
-    """Whether an `oc-smart` that still runs has started it."""
+    """Whether an `oc-smart` that is still running has started the process."""
     anew: bool = True
     """Whether an `opencode run` begins a new session."""
     registers: bool = False
@@ -101,7 +101,7 @@ class OpenCodeProcess:
 
 @dataclass(frozen=True, slots=True)
 class EndpointStatus:
-    """The status of one running OpenCode process: its generation, and whether the companion plugin is active in it.
+    """The status of one OpenCode process: its generation, and whether the companion plugin is active in it.
 
     `trouble` is the reason why its sessions cannot be moved; None if they can be moved.
     """
@@ -166,7 +166,7 @@ class _Proof:
     trouble: str | None = None
 
     def fail(self, now: float, trouble: str | None, forever: bool = False) -> None:
-        """Skip this endpoint for a while, longer after each failure, because its response was not that of OpenCode."""
+        """Skip this endpoint for a while, longer after each failure, because it did not respond as OpenCode does."""
         pause = min(RETRY_PROBE * 2.0 ** min(self.failures, 10), MAX_RETRY_PROBE)
         self.again = float("inf") if forever else now + pause
         self.proven, self.awaited, self.trouble = False, False, trouble
@@ -262,8 +262,8 @@ class EndpointFinder:
     def of_process(self, pid: int) -> Endpoint | None:
         """Return a proven endpoint of this process, without a walk over the process table.
 
-        If the process has a plugin socket, only that one is returned: a session that is shown there is known to have
-        the plugin, which matters for its subagents.
+        If the process has a plugin socket, only the endpoint of that socket is returned. It proves that the plugin is
+        loaded where the session runs, which matters for the session's subagents.
         """
         with self._news:
             proven = [
@@ -294,10 +294,11 @@ class EndpointFinder:
         self._hurry(lambda known: (known.address, known.pid) == (endpoint.address, endpoint.pid))
 
     def hurry_process(self, pid: int | None, directory: str | None) -> None:
-        """Probe the endpoints of this process, and of those in this directory, now; a session is known to run there.
+        """Probe the endpoints of this process, and of processes in this directory, now, because a session is known to
+        run there.
 
-        OpenCode does not answer for some seconds while it starts. Without this, a prompt that was limited within these
-        seconds waited for the next regular attempt (4 to 5 s on 1.18.33).
+        OpenCode does not respond during the first seconds of its start. Without this method, a session that hit a limit
+        during these seconds waited for the next regular probe (4 to 5 s on 1.18.33).
         """
         self._hurry(lambda known: (pid is not None and known.pid == pid) or known.directory == directory is not None)
 
@@ -371,8 +372,8 @@ class EndpointFinder:
                 yield EndpointStatus(process.pid, process.listeners[0], 2, False, LOCKED if locked else SILENT)
 
     def _remember_runs(self, processes: Sequence[OpenCodeProcess]) -> None:
-        """Remember each `opencode run` until RUNS_KEPT seconds after its end: the session of a failed run must not be
-        moved.
+        """Keep a record of each `opencode run` until RUNS_KEPT seconds after its end, because the session of a failed
+        run must not be moved.
         """
         now = time.time()
         alive = {(process.pid, process.created): process for process in processes}
@@ -412,7 +413,7 @@ class EndpointFinder:
         by_pid = {process.pid: process for process in served}
         for path in own_sockets(self._sockets):
             process = by_pid.get(int(path.stem)) if path.stem.isdecimal() else None
-            if process is not None:  # the socket may belong to a dead process or to another home
+            if process is not None:  # the socket may be that of a dead process or of another home
                 yield self._endpoint(UnixAddress(str(path)), process, None)
 
     def _endpoint(self, address: TcpAddress | UnixAddress, process: OpenCodeProcess, auth: str | None) -> Endpoint:
@@ -495,7 +496,7 @@ RUNS_KEPT = 3600.0
 
 
 def generations(processes: Iterable[OpenCodeProcess]) -> list[OpenCodeProcess]:
-    """Mark each process as OpenCode 2 that runs the same program as an OpenCode 2 process, or is connected to one."""
+    """Mark a process as OpenCode 2 if it runs the same program as an OpenCode 2 process, or is connected to one."""
     found = list(processes)
     programs = {process.executable for process in found if process.generation == 2} - {None}
     listeners = {address for process in found if process.generation == 2 for address in process.listeners}
@@ -547,7 +548,9 @@ _GENERATIONS: dict[tuple[int, int], int] = {}
 
 
 def _one_each(found: Sequence[Endpoint], served: Iterable[OpenCodeProcess]) -> tuple[Endpoint, ...]:
-    """Return one endpoint per process, the first that was found. With two endpoints, everything would be done twice."""
+    """Return one endpoint per process, the first that was found. With two endpoints, each session would be handled
+    twice.
+    """
     owners: dict[object, int] = {address: process.pid for process in served for address in process.listeners}
     kept: dict[object, Endpoint] = {}
     for endpoint in found:

@@ -1,7 +1,7 @@
 """Find the companion plugin's socket files, and the TCP sockets of processes.
 
-On Linux the kernel's tables of TCP sockets are read once for all processes. psutil would read them again for each
-process in every search. With 650 connections on the machine, this takes 9 ms of CPU time per process, and 0.45 s for 50
+On Linux, the kernel's tables of TCP sockets are read once per search for all processes. psutil would read them again
+for each process. With 650 connections on the machine, this takes 9 ms of CPU time per process, and 0.45 s for 50
 OpenCode processes.
 """
 
@@ -80,8 +80,8 @@ def _files(directory: Path | None, pattern: str) -> list[Path]:
     try:
         about = directory.lstat()
         check_directory(directory)
-        # If other users could write there until now, the files are ignored this time; `check_directory` has fixed the
-        # mode.
+        # If other users could write there until now, the files are ignored in this call; `check_directory` has fixed
+        # the mode.
         closed = stat.S_ISDIR(about.st_mode) and not about.st_mode & 0o077
         return sorted(directory.glob(pattern)) if closed else []
     except (OSError, StateError):

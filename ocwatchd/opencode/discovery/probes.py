@@ -1,8 +1,8 @@
 """Find stuck sessions and the endpoints that run them. Endpoints have priority over the message stores.
 
-This finds the session for a limit whose log record names no session, and sessions that are stuck on a model that was
-already cooling down. Several processes are queried at the same time. A stalled process delays only the results that no
-other process can provide.
+A probe finds the session of a limit whose log record names no session. It also finds sessions that are stuck on a model
+that was already cooling down. Several processes are queried at the same time. A stalled process delays only the results
+that no other process can provide.
 
 The module is long because all queries to several processes share the rules about their order and timeouts.
 """
@@ -118,11 +118,11 @@ class Prober:
         self._workers = Workers(MAX_ASKED, {}, MAX_PER_PROCESS)
         self._homes: OrderedDict[str, Endpoint] = OrderedDict()
         self._located: OrderedDict[str, tuple[Endpoint, float]] = OrderedDict()
-        """By session: the endpoint of its last event, and when the event came (monotonic seconds), until the next
+        """By session: the endpoint of its last event, and the event's arrival time (monotonic seconds), until the next
         probe.
         """
         self._unreliable: set[Hashable] = set()
-        """Processes that did not respond to the last query, although they may respond to a ping."""
+        """Processes that did not respond to the last query. They may still respond to a ping."""
 
     def located(self, ident: str, endpoint: Endpoint) -> None:
         """Record that an event of this session has just arrived through this endpoint. Thread-safe."""
@@ -197,7 +197,8 @@ class Prober:
         if snapshot.state is SessionState.IDLE:  # another process may work on it
             return None
         if snapshot.parent is not None and not isinstance(now.address, UnixAddress):
-            return None  # whether the plugin sends the next subagent elsewhere shows at its own socket only
+            # only the plugin's own socket shows whether the plugin sends the next subagent to another model
+            return None
         self._remember(snapshot)
         return snapshot
 
@@ -223,8 +224,8 @@ class Prober:
             for _, shown in round_.ask([round_.new()], self._retrying(round_, None), found=(True,)):
                 take(shown)
             more = round_.more(STALL_TIMEOUT)
-        # A query makes OpenCode open the project. So only servers of many projects are queried about other projects,
-        # and only about those with an unsettled session that the project's own process has not shown.
+        # A query makes OpenCode open the project. Therefore only servers of many projects are queried about other
+        # projects, and only about projects with an unsettled session that the project's own process has not shown.
         missing = [entry.session.directory for entry in unsettled if entry.session.id not in snapshots]
         wanted = list(dict.fromkeys([*directories, *missing]))
         servers = [process for process in round_.processes() if process.many and process.lane in round_.answered]
@@ -336,7 +337,7 @@ class _Round:
         self._failed: dict[Endpoint, str] = {}
         self._returned, self._asked = set[Endpoint](), set[Hashable]()
         self.answered: set[Hashable] = set()
-        """Lanes of the processes that have responded in this probe."""
+        """Keys in `Workers` (lanes) of the processes that have responded in this probe."""
 
     def processes(self) -> list[_Process]:
         """Return the processes that have proven to be OpenCode processes of this user."""
@@ -401,7 +402,7 @@ class _Round:
         try:
             answer = call(client_of(endpoint, self._connect))
         except EndpointError as fault:
-            # these statuses mean that the endpoint works, but does not know the session
+            # these statuses mean that the endpoint works but does not know the session
             if fault.status not in (400, 404):
                 self._fails(endpoint, fault)
             return None
@@ -432,9 +433,9 @@ class _Round:
         """Query one group after the other, and then the servers one by one. Yield the results as they arrive.
 
         The next group is queried when the previous group has responded. If that takes longer than HEDGE seconds, more
-        and more groups are queried at once. If there are several servers, they are pinged first, and those that respond
-        to the ping are queried first. A stalled process is abandoned after STALL_TIMEOUT seconds if `found` is not
-        empty, otherwise after LAST_RESORT_TIMEOUT seconds.
+        and more groups are queried at the same time. If there are several servers, they are pinged first, and those
+        that respond to the ping are queried first. A stalled process is abandoned after STALL_TIMEOUT seconds if
+        `found` is not empty, otherwise after LAST_RESORT_TIMEOUT seconds.
         """
         waiting, unpinged = deque(group for group in groups if group), list(servers)
         pings, asked = dict[Future[bool], _Process](), dict[Future[T], _Process]()

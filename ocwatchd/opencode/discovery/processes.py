@@ -1,6 +1,6 @@
 """Inspect one OpenCode process, and end it, for `restart`: its program, arguments, environment and terminal.
 
-All values come from the process itself instead of being guessed, because its successor is started with the same values.
+All values are read from the process itself, because its successor is started with the same values.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import psutil
 
 STOPS: tuple[tuple[signal.Signals, float], ...] = (
-    # 1.18.33 exits within 0.1 - 1.6 s and finishes writing its message; 1.0 - 1.3 usually do not react
+    # 1.18.33 finishes writing its message and exits within 0.1 - 1.6 s; 1.0 - 1.3 usually do not react
     (signal.SIGTERM, 2.0),
     (signal.SIGHUP, 1.5),  # sent when a terminal is closed; it ends the TUI of 1.3.2 within 0.1 s
     (signal.SIGINT, 1.0),
-    (signal.SIGKILL, 5.0),  # loses nothing, because everything important is in the store
+    (signal.SIGKILL, 5.0),  # nothing is lost, because all important data is in the store
 )
-"""Signals in the order in which they are sent, each with the time, in seconds, that the process gets to end."""
+"""Signals in the order in which they are sent, each with the time, in seconds, within which the process should end."""
 POLL = 0.03
 """Interval, in seconds, between checks of whether the process has ended."""
 
@@ -204,7 +204,7 @@ def _exact_start(pid: int) -> float | None:
 
 
 def _program(path: str, environ: Mapping[str, str]) -> Path | None:
-    """Return the program to start again: that of the process, or `opencode` from PATH if an upgrade has removed it."""
+    """Return the program to start again: the process's own, or `opencode` from PATH if an upgrade has removed it."""
     if path and os.access(path, os.X_OK):
         return Path(path)
     import shutil  # lazy import: rarely needed

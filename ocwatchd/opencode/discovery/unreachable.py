@@ -1,9 +1,9 @@
 """Find sessions whose process has no endpoint, by matching the message store with the process table.
 
-The store does not show which process is working on a session. It is the process that was started in the session's
-directory before the answer began. If there are several such processes, the command line or the log decides. If neither
-is conclusive, the user has to choose. In the log that all processes share (1.17 and later), each line names its run,
-and the first line of a run shows when the process was started.
+The store does not show which process is working on a session. A candidate is a process that was started in the
+session's directory before the answer began. If there are several candidates, the command line or the log decides. If
+neither is conclusive, the user must choose. In the log that all processes share (1.17 and later), each line names its
+run, and the first line of a run shows when the process was started.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def _line_at(log: mmap.mmap, position: int) -> re.Match[bytes] | None:
 SINCE = 86_400.0
 """Maximum age, in seconds, of sessions with an open answer: OpenCode's own retry may wait silently for hours."""
 FAILED_SINCE = 3_600.0
-"""Maximum age, in seconds, of failed answers: longer than a lunch break, but not yesterday's."""
+"""Maximum age, in seconds, of failed answers. It covers a lunch break, but not the previous day."""
 FIRST_LINE = 30.0
 """Maximum time, in seconds, from a process's start to its first log line: 0.6 to 4 s on 1.18.33, 7 s on a loaded
-machine. If two processes were started within this time before the line, the user has to choose.
+machine. If two processes were started within this time before the line, the user must choose.
 """
 SLACK = 0.25
-"""Maximum error, in seconds, by which the measured start of a process may be late: it is measured in ticks, and clocks
+"""Tolerance, in seconds, for the measured start of a process, which may be late: it is measured in ticks, and clocks
 are adjusted.
 """
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 POLL = 0.02
 """Interval, in seconds, between checks of whether processes have ended."""
 STOP_LIMIT = 2.0
-"""Time, in seconds, between SIGTERM, which 1.0 - 1.3 often ignore, and SIGKILL, which does no harm once the work is
+"""Time, in seconds, between SIGTERM and SIGKILL. 1.0 - 1.3 often ignore SIGTERM. SIGKILL does no harm after the work is
 done.
 """
 
@@ -71,9 +71,10 @@ def _runs(process: object) -> bool:
 
 
 def launched_by(environ: dict[str, str], pid: int) -> bool:
-    """Return whether a process was started by an `oc-smart` that is still running, and that moves the sessions itself.
+    """Return whether a process was started by an `oc-smart` that is still running. Such an `oc-smart` moves the
+    sessions itself.
 
-    Programs that OpenCode starts inherit the variable as well, but are more generations away.
+    Programs that OpenCode starts also inherit the environment variable, but are more generations below `oc-smart`.
     """
     named = environ.get("OCWATCHD_LAUNCHER", "")
     if not named.isdecimal() or int(named) in (pid, os.getpid()):
@@ -82,11 +83,11 @@ def launched_by(environ: dict[str, str], pid: int) -> bool:
 
 
 def stop_group(process: subprocess.Popen[bytes], patience: float = STOP_LIMIT) -> None:
-    """End a process and its group, which it leads: first SIGTERM, then after `patience` seconds SIGKILL."""
+    """End a process and the process group that it leads. Send SIGTERM, and after at most `patience` seconds SIGKILL."""
     _signal(process, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(patience)
-    # the group includes processes that it has started for itself, such as servers of tools
+    # the group includes processes that this process has started, such as tool servers
     _signal(process, signal.SIGKILL)
     process.wait()
 

@@ -16,10 +16,12 @@ from ocwatchd.opencode.process.process_tree import stop_group
 
 KEPT = (
     "PATH", "LANG", "LC_ALL", "TERM", "SHELL", "LD_LIBRARY_PATH", "NIX_LD", "NIX_LD_LIBRARY_PATH",
-    # Directories in which version managers keep the real program behind their `opencode`; by default in HOME.
+    # Directories in which version managers keep the real program behind their `opencode`. By default, they are in HOME.
     "VOLTA_HOME", "ASDF_DIR", "ASDF_DATA_DIR", "MISE_DATA_DIR", "NVM_DIR", "FNM_DIR", "BUN_INSTALL", "PNPM_HOME",
 )  # fmt: skip
-"""Environment variables that are passed on. They contain no keys, and do not belong to OpenCode or XDG."""
+"""Environment variables that are passed on. They contain no keys, and configure neither OpenCode nor its
+directories.
+"""
 
 TEMPORARY = "tmp"
 """Name of the directory for temporary files in a private HOME. The creator of the HOME creates it."""
@@ -40,7 +42,7 @@ class ProgramVersion:
 
 
 class NoAnswer(OpenCodeUnreachable):
-    """`opencode --version` did not end in time, so the version is unknown."""
+    """Raised if `opencode --version` did not end in time, so that the version is unknown."""
 
 
 def bare_environ(home: Path, directory: Path, environ: Mapping[str, str]) -> dict[str, str]:
@@ -64,7 +66,7 @@ def bare_environ(home: Path, directory: Path, environ: Mapping[str, str]) -> dic
 
 
 def about_program(program: Path, environ: Mapping[str, str], limit: float = VERSION_LIMIT) -> ProgramVersion:
-    """Return version and generation of a program, which is run in an empty HOME.
+    """Run a program in an empty HOME, and return its version and generation.
 
     Raises:
         OpenCodeUnreachable: The program cannot be started, fails, hangs (`NoAnswer`), or prints no version.
@@ -76,7 +78,7 @@ def about_program(program: Path, environ: Mapping[str, str], limit: float = VERS
 
 
 def about_program_here(program: Path, environ: Mapping[str, str], limit: float = VERSION_LIMIT) -> ProgramVersion:
-    """Return version and generation of a program, which is run in the user's HOME because its shim needs it.
+    """Run a program in the user's HOME, because its shim needs the HOME, and return its version and generation.
 
     Raises:
         OpenCodeUnreachable: The program cannot be started, fails, hangs (`NoAnswer`), or prints no version.
@@ -133,9 +135,10 @@ def parse_version(output: str) -> ProgramVersion | None:
 
 
 def _run(command: list[str], directory: Path, environ: Mapping[str, str], limit: float) -> int | None:
-    """Run a command and return its exit code, None if it had to be killed after `limit` seconds.
+    """Run a command and return its exit code; None if it was killed after `limit` seconds.
 
-    Its output goes to `output` in `directory`; a pipe could be held open by a child process.
+    The output is written to the file `output` in `directory`. A pipe is not used, because a child process could keep it
+    open.
     """
     with (directory / "output").open("wb") as sink:
         try:

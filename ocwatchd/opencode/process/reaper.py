@@ -1,8 +1,10 @@
-"""Guard against orphans: if this process is killed, a small guardian process ends the processes that it has started.
+"""Prevent orphans: if this process is killed, a small guardian process ends the processes that this process has
+started.
 
-The guardian is a fork in its own session that reads from a pipe whose other end only this process holds, so the kernel
-reports the end of this process, whatever its cause, on Linux and macOS. `PR_SET_PDEATHSIG` would not work: it would end
-the npm package's `opencode`, a script, but not the real program below it. Modules are imported only when needed.
+The guardian is a fork in its own session. It reads from a pipe, and only this process has the other end open. When this
+process ends for any reason, the kernel closes that end, and the guardian notices (Linux and macOS). `PR_SET_PDEATHSIG`
+would not be enough: it would end the npm package's `opencode`, which is a script, but not the real program below it.
+Modules are imported only when needed.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ def _listen(reader: int) -> bytes:
         signal.signal(number, signal.SIG_DFL)
     os.dup2(reader, 3)
     null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):  # a reader of this process's output waits until all processes have closed it
+    for fd in (0, 1, 2):  # a reader of our output waits until all processes have closed it
         os.dup2(null, fd)
     os.closerange(4, 1024)
     with suppress(OSError), open("/proc/self/comm", "w") as name:

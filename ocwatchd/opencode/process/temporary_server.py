@@ -1,6 +1,6 @@
-"""Run a temporary `opencode serve` with the same program, home and project as a process that is to be replaced.
+"""Run a temporary `opencode serve` with the program, home and project of a process that will be replaced.
 
-It listens on loopback, has a random password that exists only in its environment, and ends with the block.
+The server listens on loopback. Its random password exists only in its environment. It ends with the block.
 """
 
 from __future__ import annotations

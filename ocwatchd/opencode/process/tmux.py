@@ -1,8 +1,9 @@
 """Find the tmux pane in which an OpenCode process is running, and start the successor there.
 
-Two situations are supported. If OpenCode (or its launcher) is the pane's own process, the pane is respawned. If it was
-typed into an interactive shell, the start command is typed into the same shell. In all others (a script, an editor's
-terminal, a pane inside a pane) no pane is found, because it is unknown what would happen after OpenCode exits.
+Two situations are supported. If OpenCode (or its launcher) is the pane's own process, the pane is respawned. If
+OpenCode was typed into an interactive shell, the start command is typed into the same shell. In all other situations (a
+script, an editor's terminal, a pane inside a pane), no pane is returned, because it is unknown what would happen after
+OpenCode exits.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def run(command: Sequence[str]) -> str:
 class Again:
     """The command that starts OpenCode again.
 
-    `plugin` is the companion plugin's file, if only this process loads it.
+    `plugin` is the companion plugin's file if it is loaded only for this process; otherwise None.
     """
 
     program: Path
@@ -181,7 +182,9 @@ def find_pane(running: Running, run: Run = run) -> Pane | None:
 
 
 def _pane(server: str, ident: str, root: int, running: Running, run: Run) -> Pane | None:
-    """Return the pane if its situation is supported, judged by the processes between the pane's own and OpenCode."""
+    """Return the pane if its situation is supported, judged by the processes between the pane's own process and
+    OpenCode.
+    """
     between: list[Relative] = []
     for relative in running.above if running.pid != root else ():
         between.append(relative)

@@ -1,7 +1,7 @@
 """Read OpenCode's message stores: SQLite from 1.2 on, JSON files before. Nothing is ever written.
 
-If a file, table or column is missing, or a database is locked or broken, the result is empty and no error is raised. If
-there is an endpoint, its information is better in any case.
+If a file, table or column is missing, or a database is locked or broken, the result is empty and no error is raised. An
+endpoint, if there is one, always provides better information.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Store(Protocol):
         ...
 
     def recent(self, since: float) -> list[Session]:
-        """Return the sessions that changed since then (epoch seconds), the latest first."""
+        """Return the sessions that have changed since the time `since` (epoch seconds), the latest first."""
         ...
 
     def messages(self, session: str, limit: int = FEW_MESSAGES) -> list[Message]:
@@ -70,7 +70,7 @@ class Store(Protocol):
         ...
 
     def answers(self, since: float) -> Iterable[Answer]:
-        """Return the answers of all sessions that began since then (epoch seconds), at most `MAX_ANSWERS`."""
+        """Return the answers that began at or after `since` (epoch seconds), in all sessions, at most `MAX_ANSWERS`."""
         ...
 
     def mark(self) -> float:
@@ -90,7 +90,7 @@ class SessionStore:
         return next((found for store in self._stores() if (found := store.session(ident))), None)
 
     def recent(self, since: float) -> list[Session]:
-        """Return the sessions that changed since then (epoch seconds), the latest first."""
+        """Return the sessions that have changed since the time `since` (epoch seconds), the latest first."""
         found = {session.id: session for store in self._stores() for session in store.recent(since)}
         return sorted(found.values(), key=lambda session: session.updated or 0.0, reverse=True)[:MAX_SESSIONS]
 
@@ -99,7 +99,7 @@ class SessionStore:
         return next((found for store in self._stores() if (found := store.messages(session, limit))), [])
 
     def answers(self, since: float) -> Iterator[Answer]:
-        """Yield the answers of all sessions that began since then (epoch seconds)."""
+        """Yield the answers that began at or after `since` (epoch seconds), in all sessions."""
         return (answer for store in self._stores() for answer in store.answers(since))
 
     def mark(self) -> float:
@@ -107,7 +107,8 @@ class SessionStore:
         return max((store.mark() for store in self._stores()), default=0.0)
 
     def unsettled(self, since: float) -> list[Unsettled]:
-        """Return sessions of OpenCode 1 that changed since then and whose last answer is open or has failed.
+        """Return the sessions of OpenCode 1 that have changed since the time `since` and whose last answer is open or
+        has failed.
 
         OpenCode 2 reports its waiting sessions itself, and its events show which sessions have failed.
         """
@@ -171,7 +172,7 @@ class SqliteStore:
         return next(iter(_sessions(rows)), None)
 
     def recent(self, since: float) -> list[Session]:
-        """Return the sessions that changed since then (epoch seconds), the latest first."""
+        """Return the sessions that have changed since the time `since` (epoch seconds), the latest first."""
         query = (
             "SELECT id, directory, parent_id, version, time_updated FROM session"
             " WHERE time_updated >= ? ORDER BY time_updated DESC LIMIT ?"
@@ -196,8 +197,8 @@ class SqliteStore:
         return [message for message in read if message is not None]
 
     def answers(self, since: float) -> Iterator[Answer]:
-        """Yield the answers that began since then. The query goes through the sessions, because messages are indexed by
-        session.
+        """Yield the answers that began at or after `since`. The query uses the table of sessions, because messages are
+        indexed by session.
         """
         query = (
             "SELECT m.session_id, m.id, m.data FROM session AS s JOIN message AS m ON m.session_id = s.id"
@@ -268,7 +269,7 @@ class JsonStore:
         return next((found for path in paths if (found := session_of(_file(path)))), None)
 
     def recent(self, since: float) -> list[Session]:
-        """Return the sessions whose files changed since then (epoch seconds), the latest first."""
+        """Return the sessions whose files have changed since the time `since` (epoch seconds), the latest first."""
         dated = [(_changed(path), path) for project in self._projects() for path in _listed(project, "ses_*.json")]
         paths = [path for changed, path in sorted(dated, reverse=True)[:MAX_SESSIONS] if changed >= since]
         return [found for path in paths if (found := session_of(_file(path)))]
@@ -284,7 +285,9 @@ class JsonStore:
     turns_of_v1 = messages
 
     def answers(self, since: float) -> list[Answer]:
-        """Return the answers that began since then. Files that did not change since then are not read."""
+        """Return the answers that began at or after `since`. Files that have not changed since that time are not
+        read.
+        """
         found: list[Answer] = []
         for session in self.recent(since):
             files = [

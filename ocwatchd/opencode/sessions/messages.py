@@ -55,7 +55,7 @@ class Message:
     """The finish reason: `stop`, `tool-calls`, …"""
     copied: Json = field(default_factory=dict)
     summary: bool = False
-    """Whether this answer is a summary of the session instead of a part of the turn."""
+    """Whether this answer is a summary of the session, and not a part of the turn."""
     tokens: Tokens | None = None
     """The tokens of an answer; None if they have not been counted yet."""
     cost: float = 0.0
@@ -76,14 +76,16 @@ class Message:
 
     @property
     def empty(self) -> bool:
-        """Whether this is a completed answer without content, after which OpenCode repeats the request, endlessly."""
+        """Whether this is a completed answer without content. OpenCode repeats the request after such an answer,
+        endlessly.
+        """
         done = self.completed is not None and self.error is None
         return done and not self.user and not self.spoke and self.finish in _NO_REASON
 
     @property
     def cut(self) -> bool:
-        """Whether it is the beginning of an answer: the response ended without a finish reason. OpenCode asks again
-        immediately, endlessly, with every such piece in the conversation (1.3.2, 1.18.33).
+        """Whether this is only the beginning of an answer, because the response ended without a finish reason. OpenCode
+        repeats the request immediately and endlessly, with every such piece in the conversation (1.3.2, 1.18.33).
         """
         done = self.completed is not None and self.error is None
         return done and not self.user and self.spoke and not self.called and self.finish in _NO_REASON

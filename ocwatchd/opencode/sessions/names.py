@@ -25,7 +25,7 @@ MAX_TITLE = 40
 _FILE_CAP = 1 << 20
 """Maximum number of bytes read from a session file."""
 UNTITLED = "New session - "
-"""The beginning of OpenCode's default title; a timestamp follows."""
+"""The beginning of OpenCode's default title, which is followed by a timestamp."""
 
 
 class SessionName:
@@ -64,10 +64,11 @@ def short_directory(directory: str) -> str:
 
 
 def name_among_several(data: str, ident: str) -> str:
-    """Return `“Fix the login form” in ~/shop` for a notice about a session; an empty string if it needs no name.
+    """Return a name such as `“Fix the login form” in ~/shop` for a notice about a session; an empty string if no name
+    is needed.
 
-    It needs none if the data directory has no other session, and cannot have one if neither title nor directory is
-    known.
+    No name is needed if the data directory contains no other session. The result is also empty if neither title nor
+    directory is known.
     """
     names = session_names(data)
     own = next((name for name in names if name.id == ident), None)

@@ -78,8 +78,7 @@ def take_detailed_snapshot(
 def _in_background(
     api: Api, session: Session, now: SessionSnapshot, statuses: Mapping[str, RetryStatus]
 ) -> tuple[str, ...]:
-    """Return the session's direct and indirect subagents that are working without a running tool call that waits for
-    them.
+    """Return the session's direct and indirect subagents that are working although no running tool call waits for them.
 
     A subagent with a long wait in its own retry does not count, because an abort would not destroy any of its work.
     """
@@ -135,9 +134,9 @@ def turn(api: Api, session: Session) -> list[Message]:
 def _complete(api: Api, session: Session, last: list[Message]) -> list[Message]:
     """Return these last messages, and fetch more if the last prompt or answer is not among them."""
     if len(last) == _FEW and not any(not message.user for message in last):
-        last = api.messages(session.id, session.directory, _MANY)  # many prompts are queued after the last answer
+        last = api.messages(session.id, session.directory, _MANY)  # many prompts may be queued after the last answer
     answer = last_answer(last)
-    # the turn is so long that its prompt is not among the last messages
+    # a turn may be so long that its prompt is not among the last messages
     if answer and answer.parent and not any(message.user for message in last):
         return [api.message(session.id, answer.parent, session.directory), *last]
     return last
@@ -195,8 +194,8 @@ def snapshot_of(
 
 
 def needs_of(messages: Sequence[Message]) -> Needs:
-    """Return what the session needs of a model: room for the tokens up to the last counted answer and in later texts,
-    and support for its media.
+    """Return what the session needs from a model: room for the tokens up to the last counted answer and in later texts,
+    and support for the session's media.
     """
     counted = [index for index, message in enumerate(messages) if message.tokens]
     known, after = 0, messages

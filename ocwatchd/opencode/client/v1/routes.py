@@ -51,8 +51,8 @@ every 10 - 30 s.
 KNOWN_FOR, MAX_KNOWN = 21_600.0, 20_000
 """Time, in seconds, for which names of models and agents are cached, and maximum number of names; a list has 5,000.
 
-OpenCode 1 reads its configuration when it starts, so a name hardly ever disappears. If one does, a run on it never
-begins, and `forget_names` is called. With a minute instead, every real move waited for the whole list first.
+OpenCode 1 reads its configuration when it starts, so a name hardly ever disappears. If a name does, a run with it never
+begins, and `forget_names` is called. With a cache time of one minute, every real move had to wait for the whole list.
 """
 
 _MAX_WORKING = 20
@@ -71,7 +71,7 @@ _FORGETS_SINCE = (1, 3, 2)
 
 @dataclass(frozen=True, slots=True)
 class Rerun:
-    """A re-run of an existing user message. `copied` holds the fields that OpenCode would otherwise drop."""
+    """A re-run of an existing user message. `copied` contains the fields that OpenCode would otherwise drop."""
 
     message: str
     model: ModelRef
@@ -166,7 +166,7 @@ class Api:
         return sorted((found for found in listed if found), key=lambda found: found.updated or 0.0, reverse=True)
 
     def session(self, session: str, directory: str | None = None) -> Session:
-        """Return one session. `directory` must belong to the session's project."""
+        """Return one session. `directory` must be a directory of the session's project."""
         answer = self._object(f"/session/{self._ident(session)}", directory)
         found = session_of(answer)
         if found is None:
@@ -252,8 +252,8 @@ class Api:
         return True
 
     def asking(self, session: Session) -> bool:
-        """Return whether a permission request or question of this session is open. This is False on versions without
-        these routes (1.0), which show the tool that asks as running instead.
+        """Return whether a permission request or question of this session is open. The result is False on versions
+        without these routes (1.0), where the tool with the question is shown as running.
         """
         routes = [route for route in ("/permission", "/question") if self.has(route, session.version)]
         answers = (self._get(route, session.directory) for route in routes)

@@ -1,7 +1,8 @@
 """Follow the events of one OpenCode 2 server, and read missed events from the durable logs of its sessions.
 
 `/api/event` sends the events of all projects, but does not repeat earlier ones. Whenever the stream is opened, missed
-events are read from the logs of active sessions, and of sessions whose last answer has failed since the last read.
+events are read from the logs of active sessions, and of sessions whose last answer has failed since the last successful
+read.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Progress:
 
 
 class EventStream:
-    """Follows the events of one endpoint in the calling thread, until the endpoint is gone."""
+    """Follows the events of one endpoint in the calling thread, until the endpoint can no longer be reached."""
 
     def __init__(self, endpoint: Endpoint, report: Callable[[News], None], progress: Progress, clock: Clock) -> None:
         """`report` is called with each finding, in chronological order."""
@@ -148,12 +149,16 @@ class EventStream:
             self._report(failure)
 
     def _has_failed(self, info: Info, since: float) -> bool:
-        """Return whether the session's last answer has failed since then. `info.updated` does not show failures."""
+        """Return whether the session's last answer has failed since the time `since`. `info.updated` does not show
+        failures.
+        """
         steps = steps_of(self._api.messages(info.id, 2))
         return any(step.message.error is not None and (step.message.completed or 0.0) >= since for step in steps)
 
     def _missed(self, session: str, since: float, active: bool) -> list[Failure]:
-        """Return the session's failures since then. The last failure is live if no later step or turn has begun."""
+        """Return the session's failures since the time `since`. The last failure is live if no later step or turn has
+        begun.
+        """
         reader, found, last = EventReader(), list[Failure](), False
         now = self._clock.now()
         for event in self._api.log(session, self._progress.after(session)):

@@ -1,6 +1,6 @@
 """Parse OpenCode 2's sessions and messages. A field of an unexpected type counts as missing.
 
-Only the lengths of texts are kept. A prompt that is to be sent again is kept by the code that sends it.
+Only the lengths of texts are kept. Code that sends a prompt again keeps the prompt's text itself.
 """
 
 from __future__ import annotations
