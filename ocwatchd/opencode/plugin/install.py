@@ -30,7 +30,7 @@ PARTS = tuple(f"{NAME.removesuffix('.js')}/{part}.js" for part in _PARTS)
 
 _MARKER = re.compile(rb"\A// ocwatchd companion plugin, version ([\w.]{1,20})\r?\n")
 _CAP = 1 << 20
-"""Maximum number of bytes read from an installed file; ours have up to 18 kB."""
+"""Maximum number of bytes read from an installed file; ours have up to 25 kB."""
 
 
 class PluginState(StrEnum):

@@ -64,7 +64,7 @@ const shared = (globalThis[Symbol.for("ocwatchd.plugin")] ??= {
   noted: new Set(), // faults that were logged
 })
 
-// The parts, initially with defaults that apply until a part is loaded, or if it cannot be loaded.
+// The parts. These defaults apply until a part is loaded, and remain if a part cannot be loaded.
 const parts = {
   door: { inMainThread: () => false, open: () => describe({ door: false }), close() {} },
   pools: { understand: () => [], created() {}, spread() {}, place() {}, membersFor: () => [], share: () => false },
@@ -164,7 +164,9 @@ async function load(name) {
   }
 }
 
-/** Close the endpoint with the last project: OpenCode may be ending without an exit event, or only reloading. */
+/**
+ * Close the endpoint with the last project. OpenCode may be ending without an exit event, or it may only be reloading.
+ */
 function closeProject(directory, config) {
   shared.projects.delete(directory)
   if (!shared.projects.size) parts.door.close(config)
@@ -185,7 +187,7 @@ async function keepCreationTime(message, client) {
 
 // ---- prevention
 
-/** Change the model of a prompt's message: back to the session's primary, to a member of a pool, or to a fallback. */
+/** Change the model of a prompt's message to the session's primary, to a member of a pool, or to a fallback. */
 function redirect(output, input, client) {
   const returned = parts.origin.returnToPrimary(output.message, input)
   if (returned) showReturn(client, nameOf(output.message.model), input.sessionID)
@@ -271,7 +273,10 @@ function isListable(key, entry, { begins, until }) {
   )
 }
 
-/** Return whether an entry was made while the clock was far ahead, as in state/blacklist/format.py; it is ignored. */
+/**
+ * Return whether an entry was made while the clock was far ahead, so that it is ignored (as in
+ * state/blacklist/format.py).
+ */
 const aheadOfTime = ({ begins, until }, now) => now + FAR_AHEAD < begins && begins < until && until !== Infinity
 
 /** Parse an end time to epoch milliseconds: Infinity for null ("until a user clears it"), 0 for an invalid time. */
@@ -323,7 +328,7 @@ function bareName(plugin) {
 
 // ---- files
 
-/** Return lstat of a path; undefined if nothing is there or access fails. */
+/** Return lstat of a path; undefined if the path does not exist or access fails. */
 function statOf(path) {
   try {
     return lstatSync(path)
@@ -353,7 +358,7 @@ function untrusted() {
     const { uid } = statSync(state)
     if (!isOurs(uid)) return `${state} belongs to user ${uid}, not to you; see: ocwatch doctor`
   } catch {
-    // a dangling link, or no access: nothing is read from there, and a write reports the fault itself
+    // a dangling link, or no access: reading finds no file, and writing reports the fault itself
   }
 }
 
@@ -364,13 +369,13 @@ function uninstalled() {
   return `ocwatchd was uninstalled, so its plugin does nothing. To remove it, delete ${import.meta.url.replace("file://", "")}`
 }
 
-/** Return whether the uninstallation is noticed for the first time; it is reported once, not at every start. */
+/** Return whether the uninstallation is noticed for the first time. It is reported only once, not at every start. */
 function firstTime() {
   const mark = join(state, "uninstalled")
   return !statOf(mark) && attempt("uninstalled", () => opened(mark, O_WRONLY | O_CREAT | O_EXCL, () => true)) === true
 }
 
-/** Return `digest` of a daemon's file, undefined after any fault. The file is only read again after a change. */
+/** Return `digest` of one of the daemon's files; undefined after a fault. A file is read again only after a change. */
 function read(path, digest) {
   const info = untrusted() ? undefined : statOf(path)
   const mark = info && `${info.ino} ${info.mtimeMs} ${info.size}`
@@ -381,7 +386,7 @@ function read(path, digest) {
   return value
 }
 
-/** Return the text of one of our plain files. Throws for anything else, and never blocks, even on a pipe. */
+/** Return the text of one of our plain files. Throws for any other file, and never blocks, even on a pipe. */
 function textOf(path) {
   return opened(path, O_RDONLY, (fd) => {
     if (fstatSync(fd).size > FILE_CAP) throw new Error(`${path} is too long`)

@@ -1,13 +1,14 @@
 // ocwatchd companion plugin, version 1
 //
-// Watches model requests: records refused attempts in facts/PID.jsonl, and rate-limit headers in allowances/.
-// Only Retry-After and the rate-limit headers are kept, and no body except one: an error sent with a success status
-// instead of an answer. OpenCode neither logs nor stores that error, and repeats the request immediately, endlessly.
+// Watches model requests: records refused attempts in facts/PID.jsonl, and rate-limit headers in allowances/. Only
+// Retry-After and the rate-limit headers are kept. A body is kept only if it is an error that was sent with a success
+// status instead of an answer. OpenCode neither logs nor stores such an error, and repeats the request immediately and
+// endlessly.
 
 import { join } from "node:path"
 
 const FACTS_CAP = 1 << 20 // bytes after which the file is renamed to PID.jsonl.1
-const ANNOUNCED = 64 // announced requests that are remembered, one entry per session, model and agent
+const ANNOUNCED = 64 // maximum number of stored announcements, one per session, model and agent
 const ODD_CAP = 16 << 10 // bytes; a longer response counts as an answer
 const BODY_CAP = 2000 // characters of an error's body that are kept
 const STREAM = /event-stream|eventstream|ndjson|octet-stream|protobuf/i // media types of answers
@@ -22,7 +23,8 @@ const FIGURES = /^[\w .,:;%=&+-]{1,160}$/ // numbers, times, state names, `ent=1
 const ALLOWANCES_CAP = 40
 const ANNOUNCED_FIELDS = ["session", "provider", "model", "agent", "small"]
 const LIMITED = [429, 503, 529] // statuses after which the daemon may start a cooldown
-const DECIDES_WITHIN = 2000 // ms that a prompt waits for that cooldown: 60 to 300 ms, 0.6 s at a load of 17
+// maximum ms that a prompt waits for that cooldown; it takes 60 to 300 ms, 0.6 s at a load of 17
+const DECIDES_WITHIN = 2000
 const CHECK_INTERVAL = 10 // ms; a check is one stat
 const BEATS_WITHIN = 10e3 // ms; a heartbeat older than this means that no daemon runs
 const SESSION_HEADERS = ["x-session-id", "x-session-affinity", "x-opencode-session"]
@@ -34,7 +36,7 @@ export function part({ shared, state, attempt, append, replace, statOf, privateD
   shared.allowed ??= new Map() // path in allowances/ -> when it was last written
   shared.refused ??= new Map() // model -> time of its last refused attempt
 
-  /** Remember the session of a model request that OpenCode is about to make, until `fetch` sees the request. */
+  /** Store the session of a model request that OpenCode is about to make, until `fetch` receives the request. */
   function announce({ sessionID, agent, model, provider }) {
     const by = typeof agent === "string" ? agent : agent?.name
     const url = provider?.options?.baseURL ?? provider?.info?.options?.baseURL ?? model?.api?.url
@@ -67,7 +69,7 @@ export function part({ shared, state, attempt, append, replace, statOf, privateD
     globalThis.fetch = Object.assign(watched, inner)
   }
 
-  /** Return the announced request that a call to `fetch` belongs to; undefined for any other call. */
+  /** Return the announced request that a call to `fetch` makes; undefined for any other call. */
   function requestOf(input, init) {
     if (String(init?.method ?? input?.method).toUpperCase() !== "POST") return
     const url = String(input?.url ?? input)
@@ -85,8 +87,9 @@ export function part({ shared, state, attempt, append, replace, statOf, privateD
   }
 
   /**
-   * Record a successful response that is an error instead of an answer. Only a response that is not a stream is copied
-   * and read, and always to its end: cancelling a copy ended the answer itself (Bun of 1.3.2 and 1.18.33).
+   * Record a response with a success status that contains an error instead of an answer. Only a response that is not a
+   * stream is copied and read, and always to its end: cancelling a copy ended the answer itself (Bun of 1.3.2 and
+   * 1.18.33).
    */
   function checkAnswer(about, response) {
     const length = response.headers.get("content-length")
@@ -96,7 +99,7 @@ export function part({ shared, state, attempt, append, replace, statOf, privateD
       const odd = oddity(text)
       if (odd) attempt("facts", () => record(about, response, odd))
     }
-    response.clone().text().then(noted, () => {}) // OpenCode meets the same fault in the answer itself
+    response.clone().text().then(noted, () => {}) // OpenCode encounters the same fault in the answer itself
   }
 
   /** Append a refused attempt to facts/PID.jsonl; `odd` is the result of `oddity`. */

@@ -69,7 +69,9 @@ export function part({ state, untrusted, isOurs, note }) {
     })
   }
 
-  /** Return a name of the socket that is short enough to connect to: a long path goes through /proc (Linux). */
+  /**
+   * Return a path of the socket that is short enough for `connect`. A long path is replaced by one in /proc (Linux).
+   */
   function shortPath() {
     if (Buffer.byteLength(path) <= MAX_SOCKET_PATH) return { path, close() {} }
     let directory = openSync(state, constants.O_RDONLY | constants.O_DIRECTORY)
@@ -80,7 +82,7 @@ export function part({ state, untrusted, isOurs, note }) {
     return { path: `/proc/self/fd/${directory}/decisions.sock`, close }
   }
 
-  /** Return whether the daemon's socket exists and is ours: nothing is sent to a socket of another user. */
+  /** Return whether the daemon's socket exists and is ours, because nothing is sent to another user's socket. */
   function isSocket() {
     try {
       const info = untrusted() ? undefined : lstatSync(path)

@@ -4,7 +4,8 @@
 
 import { chmodSync, rmSync } from "node:fs"
 
-const REOPEN = 3000 // ms after the last project was closed: a process that has not ended by then (2 s) needs its endpoint
+// ms from the closing of the last project until the endpoint is reopened; a process that is ending exits within 2 s
+const REOPEN = 3000
 
 export function part({ shared, endpoints, ownFile, describe, privateDirectory, statOf, attempt, note }) {
   const removeFiles = () => ["sock", "json"].forEach((kind) => rmSync(ownFile(kind), { force: true }))

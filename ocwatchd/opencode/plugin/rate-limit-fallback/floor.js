@@ -69,7 +69,7 @@ async function needsOf(client, id, prompt) {
   }
 }
 
-/** Return the tokens in use after a message; after a summary only the summary itself is used. */
+/** Return the number of tokens in use after a message. After a summary, only the summary itself is in use. */
 function filled(info) {
   const { input, output, reasoning, cache } = info?.tokens ?? {}
   const counts = info?.summary === true ? [output] : [input, output, reasoning, cache?.read, cache?.write]

@@ -1,20 +1,20 @@
 // ocwatchd companion plugin, version 1
 //
-// The hooks of OpenCode 2. `prompt` sends a prompt for a cooling model to a fallback before any request is made. `retry`
-// asks the daemon what to do about a refused attempt: switch the session's model and continue the same step
-// immediately, hold the attempt until a model is available, or change nothing.
+// The hooks of OpenCode 2. If a prompt's model is cooling down, `prompt` sends the prompt to a fallback before any
+// request is made. After a refused attempt, `retry` asks the daemon what to do: switch the session's model and continue
+// the same step immediately, hold the attempt until a model is available, or change nothing.
 //
 // Both hooks are known from the published contract of 2.0 and 2.1; the preview 0.0.0-next-16350 calls neither.
 
-const CALL_TIMEOUT = 2000 // ms for an answer of OpenCode itself
-const OVERDUE = 5000 // ms that the daemon gets to end a hold after its planned end
-const MAX_TIMER = 60e3 // ms; short timers notice the end of a hold soon after a suspended machine wakes up
+const CALL_TIMEOUT = 2000 // ms within which OpenCode itself must answer
+const OVERDUE = 5000 // ms after the planned end of a hold during which the daemon can still end it
+const MAX_TIMER = 60e3 // ms; with short timers, the end of a hold is noticed soon after a suspended machine wakes up
 const MAX_TEXT = 16 << 10 // characters of an error's message and body that are sent
 const REMEMBERED = 500 // sessions
 const CHARS_PER_TOKEN = 4 // as in floor.js
 const DEEP = 12 // levels of a message that are examined
 const MEDIA = ["image", "audio", "video"]
-const VERIFY_TIMEOUT = 600e3 // ms that a fallback gets to begin its answer
+const VERIFY_TIMEOUT = 600e3 // ms within which a fallback must begin its answer
 const RESUBSCRIBE = 1000 // ms before a new subscription to the events
 const PURPOSES = ["compaction", "title", "summary"] // agents that write no answers
 
@@ -23,9 +23,9 @@ export function part(tools) {
   shared.questions ??= new Map() // session -> {key, step}: the last question to the daemon, and its result
   shared.steps ??= new Map() // session -> the id of the running step's message
   shared.compacting ??= new Set() // sessions that are being compacted
-  shared.stops ??= new Map() // session -> functions to call when it is interrupted, or another model is chosen
-  shared.ours ??= new Map() // session -> the model that the plugin has chosen last
-  shared.picked ??= new Map() // session -> the model that the user has chosen since its last prompt
+  shared.stops ??= new Map() // session -> functions to call when the session is interrupted or another model is chosen
+  shared.ours ??= new Map() // session -> the last model that the plugin has chosen
+  shared.picked ??= new Map() // session -> the model that the user has chosen since the session's last prompt
   shared.called ??= new Set() // hooks that OpenCode has called
   shared.moved ??= new Map() // session -> {model, begun, tell}: a move whose answer is awaited
   shared.contexts ??= new Map() // session -> messages sent by its running step, until its turn ends
@@ -61,7 +61,7 @@ export function part(tools) {
     }
   }
 
-  /** Remember the messages of a step. OpenCode calls this before a step's request, not before that of a compaction. */
+  /** Store the messages of a step. OpenCode calls this hook before the request of a step, but not of a compaction. */
   function stepStarts({ sessionID: session, messages }) {
     shared.compacting.delete(session)
     keepEntry(shared.contexts, session, messages)
@@ -89,7 +89,7 @@ export function part(tools) {
 
   // ---- a refused attempt
 
-  /** Set OpenCode's next step after a refused attempt; asks the daemon once per attempt. */
+  /** Decide what OpenCode does after a refused attempt. The daemon is asked once per attempt. */
   async function refused(context, event) {
     const { sessionID: session, agent, attempt } = event
     const model = modelName(event.model)
@@ -105,7 +105,7 @@ export function part(tools) {
     if (decision) event.decision = decision
   }
 
-  /** Ask the daemon about a refused attempt; return OpenCode's next step, undefined to leave it unchanged. */
+  /** Ask the daemon about a refused attempt. Return OpenCode's next step; undefined leaves it unchanged. */
   async function decided(context, event, model) {
     const session = event.sessionID
     endVerification(session, `${shared.moved.get(session)?.model} was refused as well`)
@@ -154,7 +154,9 @@ export function part(tools) {
     return { retry: true, delay: 0 }
   }
 
-  /** Resolve to whether the model that a session was moved to answers, or why it does not. */
+  /**
+   * Resolve to {answers: true} when the session's new model has begun to answer, otherwise to {answers: false, why}.
+   */
   function verify(session, model) {
     endVerification(session, "the session was moved again")
     const late = timer(Date.now() + VERIFY_TIMEOUT)
@@ -169,7 +171,10 @@ export function part(tools) {
     shared.moved.get(session)?.tell({ answers: false, why })
   }
 
-  /** Check whether an event ends a verification. Events before the new step began belong to the previous one. */
+  /**
+   * Check whether an event ends a verification. Events before the beginning of the new step are about the previous
+   * step.
+   */
   function progressed(session, type, { model, error } = {}) {
     const move = shared.moved.get(session)
     if (!move) return
@@ -294,7 +299,9 @@ export function part(tools) {
   return { start }
 }
 
-/** Return the needs of these messages; tokens are estimated from their length, because no count is available. */
+/**
+ * Return what these messages need from a model. Tokens are estimated from the length, because no count is available.
+ */
 function needsOf(messages) {
   if (!Array.isArray(messages)) return
   const found = { chars: 0, inputs: new Set(), tools: false }

@@ -1,6 +1,6 @@
 // ocwatchd companion plugin, version 1
 //
-// Remembers which model each session was moved from and to, by the daemon's last move (moved.json) or by prevention
+// Records which model each session was moved from and to: by the daemon's last move (moved.json) or by prevention
 // (origins/), whichever is later. Prompts return to the primary once it is available, unless the user chose another.
 
 import { readdirSync, rmSync } from "node:fs"
@@ -20,14 +20,14 @@ export function part(tools) {
   attempt("origins", tidy)
   shared.chosen ??= lastChoice()
 
-  /** Return a session's {from, to, since}; without `from` its prompts are not returned. */
+  /** Return a session's {from, to, since}. Without `from`, its prompts do not return to another model. */
   function originOf(session) {
     const own = shared.origins.get(session) ?? kept(session)
     const { from, to, since } = read(moved, ({ sessions }) => sessions)?.[session] ?? {}
     return !isModel(from?.model) || own.since >= Date.parse(since) ? own : { from, to, since }
   }
 
-  /** Record that a session's prompts go to `to` instead of `from`; without these, that the user's own choice applies. */
+  /** Record that a session's prompts go to `to` instead of `from`; without both, that the user's own choice applies. */
   function remember(session, from, to) {
     if (!session) return
     const origin = { version: 1, from, to, since: Date.now() }
@@ -43,10 +43,11 @@ export function part(tools) {
   }
 
   /**
-   * Send a prompt back to its session's primary if that is available; return true if the prompt named the fallback.
+   * Send a prompt back to its session's primary if the primary is available. Return true if the prompt named the
+   * fallback.
    *
-   * A prompt without a model uses the session's last model, which after a move is the fallback. A TUI of 1.1 and later
-   * names that model itself, as if the user had chosen it, after it has reopened the session.
+   * A prompt without a model uses the session's last model, which is the fallback after a move. After reopening a
+   * session, a TUI of 1.1 or later names that model itself, as if the user had chosen it.
    */
   function returnToPrimary(message, { model, sessionID }) {
     const chosen = chosenSince()

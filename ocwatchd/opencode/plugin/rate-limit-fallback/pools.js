@@ -1,10 +1,11 @@
 // ocwatchd companion plugin, version 1
 //
-// Pools: OpenCode has no pools, so a pool's first member represents the pool. The daemon publishes how full each member
-// is. The member for a new session is chosen here, because ten sessions may begin before the daemon checks once.
+// Assigns sessions to the members of pools. OpenCode has no pools, so a pool's first member represents the pool. The
+// daemon publishes the load of each member. The member for a new session is chosen here, because ten sessions may begin
+// between two of the daemon's measurements.
 
 const STEEP = 8 // weight of one session's load against the random draw, as in core/domain/pools.py
-const GIVEN = 3600e3 // ms that an assigned session counts as load, unless the daemon has measured since
+const GIVEN = 3600e3 // ms for which an assigned session counts as load, unless the daemon has measured the load since
 const REMEMBERED = 500 // sessions whose member is remembered
 
 export function part({ shared, pools, cooling, overBudget, ending, nameOf, isModel, partsOf, originOf }) {
@@ -12,14 +13,14 @@ export function part({ shared, pools, cooling, overBudget, ending, nameOf, isMod
   shared.placed ??= new Map() // session -> the member of a pool that was assigned to it
   shared.given ??= [] // [model, time] of each assignment
 
-  /** Change the message's model, if that is a pool's first member, to the member for this session. */
+  /** If the message's model is a pool's first member, replace it with the member for this session. */
   function spread(message, session) {
     const asked = nameOf(message?.model)
     const fresh = shared.fresh.delete(session)
     const pool = pools().find(({ spread, members: [first] }) => spread && first.model === asked)
     if (!pool || pool.until <= Date.now() || !session) return
     const kept = keptMember(pool, session)
-    if (!kept && !fresh) return // an older session stays: its answers are in the provider's cache
+    if (!kept && !fresh) return // an older session keeps its model, whose provider has cached the answers
     const free = freeIn(pool)
     const cheap = free.filter((member) => member === kept || !overBudget(member.model))
     // The user has named the pool, so if all available members are over budget, a new session may use one of them.
@@ -42,13 +43,13 @@ export function part({ shared, pools, cooling, overBudget, ending, nameOf, isMod
 
   const freeIn = ({ members }) => members.filter(({ model }) => !cooling(model))
 
-  /** Return the member that the session had last if it is among these, otherwise the member whose turn it is. */
+  /** Return the session's last member if it is among these members, otherwise the member whose turn it is. */
   function memberOf(members, pool, session) {
     const kept = keptMember(pool, session)
     return members.includes(kept) ? kept : pool.spread ? inTurn(pool, members, session)[0] : members[0]
   }
 
-  /** Return the member that this session had last. */
+  /** Return the last member that was used for this session. */
   function keptMember({ members }, session) {
     const had = [originOf(session).to?.model, shared.placed.get(session)]
     return had.map((name) => members.find(({ model }) => model === name)).find(Boolean)
@@ -63,7 +64,7 @@ export function part({ shared, pools, cooling, overBudget, ending, nameOf, isMod
     shared.given = [...shared.given.filter(([, time]) => time > Date.now() - GIVEN), [model, Date.now()]]
   }
 
-  /** Sort members by load, equals by a draw from the session's id, in the same order as the daemon. */
+  /** Sort members by load, and members of equal load by a draw from the session's id, as the daemon does. */
   function inTurn({ measured, until }, members, session) {
     const known = until > Date.now()
     const since = known ? Math.max(measured, Date.now() - GIVEN) : Date.now() - GIVEN
@@ -82,7 +83,7 @@ export function part({ shared, pools, cooling, overBudget, ending, nameOf, isMod
   const membersIn = (listed) =>
     Array.isArray(listed) ? listed.filter((member) => isModel(member?.model)).map(checked) : []
 
-  /** Return the pools in the blacklist, without invalid ones. */
+  /** Return the valid pools in the blacklist. */
   const understand = (listed) =>
     Object.entries(listed ?? {})
       .map(([name, pool]) => ({

@@ -9,11 +9,13 @@
 // 3. the fallbacks that the daemon has published for the model, or for an entry that covers it;
 // 4. the fallbacks of the blocked models in the agent's chain.
 //
-// The first candidate is chosen that is not blocked, can take the session and is within the day's budget. If there is
-// none, a model whose limit is only forecast is chosen: the prompt's own model, otherwise the first such candidate.
+// The first candidate that is not blocked, can take the session and is within the day's budget is chosen. If there is
+// none, a model whose limit is only forecast is chosen: the prompt's own model, or else the first such candidate.
 
 export function part({ blocking, limited, overBudget, isModel, listed, membersFor }) {
-  /** Return {target, refused}: no `target` if the prompt stays, and the free but unfit models with the reason. */
+  /**
+   * Return {target, refused}. Without `target`, the model stays. `refused`: available but unfit models, with reasons.
+   */
   function select(asked, session, unfit = () => undefined, agent) {
     if (!blocking(asked).length) return { refused: [] }
     const blocked = (model) => blocking(model).length > 0
@@ -46,7 +48,9 @@ export function part({ blocking, limited, overBudget, isModel, listed, membersFo
     return [...found.values()]
   }
 
-  /** Return the agent's most specific chain for this model; undefined if it has none, or only the model itself in it. */
+  /**
+   * Return the agent's most specific chain for this model; undefined if there is none or it contains only this model.
+   */
   function chainOf(agent, asked) {
     const chains = agent ? listed()?.agent_chains : undefined
     const own = chains && Object.hasOwn(chains, agent) ? chains[agent] : undefined
