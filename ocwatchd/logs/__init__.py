@@ -1,1 +1,1 @@
-"""Follow OpenCode's logs: the only readers of log files."""
+"""Follow OpenCode's logs. No other package follows log files."""

@@ -131,7 +131,7 @@ class LogDirectories:
         self._tails: dict[str, LogTail] = {}
         self._sleepers: dict[str, _Sleeper] = {}
         self._sleeping_cursors: dict[str, Cursor] = {}
-        """The cursors of sleeping files."""
+        """The cursors of closed files."""
         self._followed: list[str] = []
         self._counted = False
         self._turn = 0

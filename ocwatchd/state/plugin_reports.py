@@ -1,8 +1,8 @@
 """Read the companion plugin's reports: refused attempts, skipped fallbacks, and rate-limit headers.
 
 For each refused attempt, the plugin records the status and Retry-After, which OpenCode's own log does not contain. Each
-OpenCode process has its own file, `facts/PID.jsonl`. Records that exist before the files are followed are outdated, and
-are skipped. The plugin renames a file that has become too large, and begins a new one.
+OpenCode process has its own file, `facts/PID.jsonl`. Records that were written before this program began to follow the
+file are outdated, and are skipped. The plugin renames a file that has become too large, and begins a new one.
 
 Each model has a small file with the rate-limit headers of its latest answer.
 """

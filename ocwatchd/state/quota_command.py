@@ -80,7 +80,7 @@ def _window(row: object, number: int, now: float) -> PlanWindow:
         raise ValueError(f"`percent` of window {number} is not a percentage")
     resets = float(reset) if isinstance(reset, int | float) and not isinstance(reset, bool) else None
     if isinstance(reset, str):
-        with suppress(ValueError):  # reported below, without a quotation
+        with suppress(ValueError):  # the fault is reported below, without quoting the value
             resets = from_rfc3339(reset)
     if reset is not None and (resets is None or not 0 < resets < 250_000_000_000):
         raise ValueError(f"`reset` of window {number} is neither a time such as 2026-12-01T00:00:00Z nor epoch seconds")

@@ -79,7 +79,7 @@ class ClientV1:
     """A client of one OpenCode 1 endpoint."""
 
     def __init__(self, api: Api) -> None:
-        """No request is sent yet."""
+        """`api` is the API of the endpoint. No request is sent yet."""
         self._api = api
 
     def ping(self, limit: float) -> None:

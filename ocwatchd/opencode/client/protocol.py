@@ -26,8 +26,8 @@ class Client(Protocol):
         ...
 
     def waiting(self, directory: str, stored: Stored, clock: Clock) -> Iterator[SessionSnapshot]:
-        """Yield the sessions in a directory that are waiting for a retry. OpenCode 2 ignores `directory` and yields
-        them for all directories.
+        """Yield the sessions in a directory that are waiting for a retry. The client for OpenCode 2 ignores
+        `directory`, and yields the waiting sessions of all directories.
         """
         ...
 

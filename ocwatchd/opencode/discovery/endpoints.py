@@ -88,7 +88,9 @@ class OpenCodeProcess:
     anew: bool = True
     """Whether an `opencode run` begins a new session."""
     registers: bool = False
-    """Whether this is OpenCode 2's background service, which writes its password to a file once it is listening."""
+    """Whether this is OpenCode 2's background service, which writes its password to a file as soon as it is
+    listening.
+    """
     generation: int = 1
     """2 for OpenCode 2; 1 for OpenCode 1, or if the generation is unknown."""
     executable: tuple[int, int] | None = None

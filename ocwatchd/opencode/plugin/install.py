@@ -200,7 +200,7 @@ def _find_file(path: Path, name: str) -> PluginFile:
 def _read(path: Path) -> bytes | None:
     """Return the content of a file, following links as OpenCode does.
 
-    None if the path does not exist; empty if it is not a regular file.
+    Return None if the path does not exist, and empty bytes if it is not a regular file.
 
     Raises:
         PluginFault: Access is denied.

@@ -2,7 +2,8 @@
 // Written by `ocwatch plugin install`, which also replaces it: edits are lost. `ocwatch plugin uninstall` removes it.
 //
 // Prevention: sends a prompt to the fallback if its model is cooling down according to blacklist.json.
-// Return:     sends a prompt back to the session's primary once available, unless the user chose another (origin.js).
+// Return:     sends a prompt back to the session's primary as soon as the primary is available, unless the user chose
+//             another model (origin.js).
 //
 // The other parts are in the directory rate-limit-fallback/ beside this file. OpenCode does not load plugins from there
 // (1.0 - 1.18; 2 skips a directory without `server`, `index`, `tui` or `rpc`). Each part works without the others:

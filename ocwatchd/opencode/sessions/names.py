@@ -15,9 +15,9 @@ from ocwatchd.opencode.sessions.database import rows
 from ocwatchd.ownership import read_followed
 
 MAX_NAMES = 2000
-"""Maximum number of sessions, the latest first."""
+"""Maximum number of sessions that are returned, the latest first."""
 MAX_PROJECTS = 20
-"""Maximum number of directories of sessions, the latest first."""
+"""Maximum number of project directories that are returned, the latest first."""
 MAX_FILES = 200
 """Maximum number of session files that are read from a store of versions before 1.2, the latest first."""
 MAX_TITLE = 40

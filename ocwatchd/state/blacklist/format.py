@@ -154,7 +154,9 @@ def read_entries(path: str | os.PathLike[str]) -> Contents:
 
 
 def _whose(path: str | os.PathLike[str]) -> str:
-    """Return a phrase about the owner of a file that we cannot open, and how to change it; empty if it is ours."""
+    """Return a phrase that names the owner of a file that cannot be opened, and the remedy; empty if the file is
+    ours.
+    """
     try:
         owner = os.lstat(path).st_uid
     except OSError:
@@ -206,7 +208,7 @@ def check_entry(key: str, value: object) -> Entry:
 def check_key(key: str) -> None:
     """Check that a key has the form `provider/model` or `provider/*`.
 
-    Raises: ValueError: The key has another form, control characters, or is too long.
+    Raises: ValueError: The key has another form, contains control characters, or is too long.
     """
     if not is_name(key):
         raise ValueError("not a model name of the form provider/model")

@@ -23,7 +23,7 @@ class CooldownTable:
         unfit: Mapping[str, str] = NOTHING,
         over_budget: Mapping[str, str] = NOTHING,
     ) -> None:
-        """Store the active entries, and the members of each pool in the order for this session.
+        """Store the active entries, and the members of each pool in the order that applies to this session.
 
         `unfit` contains the models that cannot continue the session, and `over_budget` those over budget, each with the
         reason.
@@ -33,7 +33,7 @@ class CooldownTable:
         self._tiers = [key for key, entry in active.items() if entry.scope == "free_tier" and is_free(key)]
 
     def without(self, unfit: Mapping[str, str]) -> CooldownTable:
-        """Return a copy with `unfit` replaced."""
+        """Return a copy of the table with another `unfit`."""
         return CooldownTable(self._active, self.pools, unfit, self.over_budget)
 
     def __bool__(self) -> bool:

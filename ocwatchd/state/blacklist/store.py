@@ -109,7 +109,7 @@ def read(path: Path) -> Snapshot:
     """Return the file's content. A missing or damaged file is read as empty; damage is reported in `problems`. Never
     raises.
     """
-    mark = signature(path)  # taken before reading, so that a write in between is seen as a change
+    mark = signature(path)  # taken before reading, so that a write in between counts as a change
     found = read_entries(path)
     counted = found.raw.get("counted")
     sound = found.exists and found.problem is None
@@ -205,7 +205,7 @@ def _time_in(raw: Mapping[str, object], name: str) -> float | None:
 
 
 def _rows(found: Contents, before: Cooldowns, after: Cooldowns, whole: bool) -> tuple[dict[str, object], list[str]]:
-    """Return the entries in their written form, and a phrase for each entry that readers would reject.
+    """Return the entries as JSON values, and a phrase for each entry that readers would reject.
 
     Rejected entries are left out, or keep their old form. Unchanged entries are kept verbatim, and so are unreadable
     ones unless `whole` is True.
@@ -232,7 +232,7 @@ def _rows(found: Contents, before: Cooldowns, after: Cooldowns, whole: bool) -> 
 
 
 def _fitting(document: dict[str, object], now: float) -> tuple[bytes, list[str]]:
-    """Return the file's content, cut down to at most `MAX_BYTES`, and a phrase for each entry that had to be left out.
+    """Return the file's content, reduced to at most `MAX_BYTES`, and a phrase for each entry that was left out.
 
     Unknown fields are left out first, then unreadable entries, then the entries that end soonest.
     """
