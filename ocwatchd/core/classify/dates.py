@@ -1,6 +1,6 @@
 """Find moments in texts: ISO dates, `resets 3pm (Europe/Berlin)`, `24 de nov. de 2026, 9:00`, `明日 00:00`. Pure.
 
-The module is long because it keeps the pattern of each date form beside its reader and tries all forms in one order.
+The module is long because it keeps the pattern of each date form next to its reader and tries all forms in one order.
 
 A date without a zone, or a word like "tomorrow", gives a result marked as estimated. Texts are read in the folded form
 of `normalize.fold`; the vocabulary of the languages is in `calendar_words`.
@@ -254,7 +254,7 @@ def moments(text: str, now: float, local: tzinfo = UTC) -> Iterator[Moment]:
         except (ValueError, OverflowError, OSError):
             continue  # not a calendar date, e.g. 31 February or the year 0: texts contain any number
         if dated:
-            return  # a time of day beside a date belongs to that date
+            return  # a time of day next to a date is part of that date
 
 
 def _epochs(said: _Said, _here: datetime, _local: tzinfo) -> Iterator[Moment]:

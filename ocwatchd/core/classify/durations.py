@@ -2,7 +2,7 @@
 
 A number by itself is never a duration, and a duration by itself is never a wait: "50 requests per 60s" and "5 hour
 usage limit" name windows (periods to which a limit applies). A duration is a wait only if a word before it ("try again
-in") or after it ("后") says so.
+in") or after it ("后") marks it as a wait.
 """
 
 from __future__ import annotations

@@ -71,13 +71,13 @@ class _Phrase:
         self._needed: tuple[tuple[str, ...], ...] = ()
 
     def occurs(self, text: str) -> bool:
-        """Return whether the phrase occurs; its expression is compiled only where literals are not sufficient."""
+        """Return whether the phrase occurs; its expression is compiled only if the literals are not sufficient."""
         if self._probe is None:
             self._needed = _needed(self.text)
             self._probe = max((parts[0] for parts in self._needed if len(parts) == 1), key=len, default="")
         if self._probe not in text:  # rejects most candidates: of about 15 for a message, one or two occur
             return False
-        # generators inside `all` and `any` would take twice as long as the rest of the function
+        # generators inside `all` and `any` would take twice as long as the other code of the function
         for parts in self._needed:
             for part in parts:
                 if part in text:

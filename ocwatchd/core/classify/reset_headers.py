@@ -123,7 +123,9 @@ def _unified(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]:
 
 
 def _exhausted(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]:
-    """Yield the resets of exhausted allowances: `…-reset-…` beside `…-remaining-…`, in any order."""
+    """Yield the resets of exhausted allowances: `…-reset-…` headers that accompany `…-remaining-…` headers, in any
+    order.
+    """
     for name, value in headers.items():
         if name.startswith("x-codex-") and name.endswith(("-reset-after-seconds", "-reset-at")):
             used = headers.get(f"{name.partition('-reset-')[0]}-used-percent", "")
@@ -138,7 +140,9 @@ def _exhausted(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]
 
 
 def _latest(reported: Iterator[ReportedTime]) -> Iterator[ReportedTime]:
-    """Yield the latest moment and the longest wait: if several allowances are exhausted, the last reset decides."""
+    """Yield the latest moment and the longest wait, because the last reset decides if several allowances
+    are exhausted.
+    """
     found = sorted(reported, key=lambda item: -(item.after if item.after is not None else item.until or 0))
     moments, spans = [item for item in found if item.until is not None], [item for item in found if item.until is None]
     yield from moments[:1]

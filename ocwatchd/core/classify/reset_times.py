@@ -1,8 +1,8 @@
 """Find the reset time of a limit: in the headers, otherwise in the body's fields, otherwise in the text. Pure; `now` is
 the record's timestamp.
 
-Reported times are checked: times that are past, negative or unreadable do not count, and long ones are cut to 31 days
-(OpenCode itself waits up to 24.8 days if a provider asks for it). An unusable source is skipped and the next one tried;
+Reported times are checked: times that are past, negative or unreadable do not count, and long times are cut to 31 days
+(OpenCode itself waits up to 24.8 days if a provider requests it). An unusable source is skipped and the next one tried;
 `tamed` keeps the reason. The result is None if no source contains a usable time; the configured cooldown then applies.
 """
 
@@ -31,8 +31,8 @@ message to a user.
 """
 
 SKEW = 5.0
-"""Maximum age, in seconds, of a moment that still counts as now, because the log format before 1.17 has timestamps in
-whole seconds.
+"""Maximum age, in seconds, of a reset time that still counts as the present time, because the log format before 1.17
+has timestamps in whole seconds.
 """
 
 _MARK = r"\\{0,7}[\"']?\s{0,4}[:=]\s{0,4}\\{0,7}[\"']?"

@@ -235,7 +235,7 @@ def _names_of(address: re.Match[str]) -> Iterator[str]:
 
 @cache
 def _compiled(expressions: tuple[str, ...]) -> re.Pattern[str]:
-    """Return one expression that matches where any of these expressions matches.
+    """Return one expression that combines these expressions: it matches if any of them matches.
 
     It is compiled on first use, because all rules together take 10 ms of CPU time and few of them are needed.
     """
@@ -312,8 +312,8 @@ class _Found:
         """Return the limit rule of highest priority among these kinds that matches the provider's own words or its
         codes.
 
-        If `quoted`, words that the provider quotes count as well. A rule with `corrects` may replace the result: a
-        limit per minute is a rate limit, regardless of the term in the text.
+        If `quoted`, words that the provider quotes also count. A rule with `corrects` may replace the result: a limit
+        per minute is a rate limit, regardless of the term in the text.
         """
         words, code = _limit(self.said, kinds), _limit(self.coded, kinds)
         first = _earlier(words, code)

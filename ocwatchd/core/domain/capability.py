@@ -39,7 +39,7 @@ class Needs:
 
 
 NOTHING = Needs()
-"""The needs of a session about which nothing is known."""
+"""The needs of a session without known needs."""
 
 
 def unfit(needs: Needs, capacity: Capacity | None) -> str | None:

@@ -55,7 +55,7 @@ def resolve(name: str, aliases: Mapping[str, str]) -> str:
 def split_key(name: str) -> tuple[str | None, str | None]:
     """Split the key of a chain into agent and model.
 
-    If the agent is None, the rest is a model, an alias, a pool or a wildcard. If the model is None, the chain applies
+    If the agent is None, the key names a model, an alias, a pool or a wildcard. If the model is None, the chain applies
     to all models of the agent. The agent ends at the first `@`, because model names may contain one, such as Vertex's
     `claude-sonnet-4@20250514`.
     """
@@ -85,8 +85,8 @@ def agent_chain(
     """Return the fallbacks of `model` for sessions of `agent`, each with the pool through which it was found, or None.
 
     These fallbacks take precedence over the chains that apply to every agent. The result is None if the agent has no
-    chain, or one that names only the model itself. It is empty if the agent's chain is empty: then no other model is
-    used. If the agent has several chains, the most specific one applies, as in `chain_of`.
+    chain, or one that names only the model itself. The result is empty if the agent's chain is empty, because no other
+    model may be used then. If the agent has several chains, the most specific one applies, as in `chain_of`.
     """
     if not agent:
         return None
@@ -102,8 +102,8 @@ def agent_chain(
 def agent_rows(
     chains: Chains, pools: Members, carriers: Mapping[str, str]
 ) -> dict[str, dict[str, list[dict[str, str | None]]]]:
-    """Return the chains of agents for readers that do not know pools: by agent, then by model, or `*` for its other
-    models.
+    """Return the chains of agents for readers that do not support pools: by agent, then by model, with `*` for the
+    agent's other models.
 
     A row has `model`, `agent` (the agent to use with the model) and `pool`.
     """
@@ -262,7 +262,7 @@ class Fallbacks:
     """The configured fallbacks.
 
     `chains` contain only models and pools; `agents` maps a model to the agent to use with it; `models` maps a provider
-    to those of its models that the configuration names.
+    to the provider's models that the configuration names.
     """
 
     __slots__ = ("agents", "aliases", "chains", "models")

@@ -175,8 +175,8 @@ class Ledger:
     def replace_all(self, entries: Iterable[Cooldown], at: float) -> tuple[Cooldown, ...]:
         """Adopt the blacklist that another process wrote at `at` (epoch seconds).
 
-        Return the entries that must be written again: those of models that the other process cleared and that were
-        refused afterwards, each with one strike.
+        Return the entries that must be written again, each with one strike: their models were refused after the other
+        process cleared them.
         """
         before, self._entries = self._entries, _Entries(entries, self._entries.changes + 1)
         again = []
@@ -214,22 +214,22 @@ class Ledger:
         return event.time + (1.0 if event.time == int(event.time) else 0.0) <= lifted
 
     def cooling(self, model: ModelRef, now: float) -> Cooldown | None:
-        """Return the entry because of which this model is cooling down now, or None. If there are several, the one that
-        ends last is returned.
+        """Return the entry that causes this model's present cooldown, or None. If there are several entries, the one
+        that ends last is returned.
 
         Only limits that this machine has hit count, because other entries prove nothing about running turns.
         """
         return max((entry for entry in self._blocking(model, now) if not entry.unmet), key=_end, default=None)
 
     def limited(self, model: ModelRef, now: float) -> Cooldown | None:
-        """Return the entry because of which no new prompt is sent to this model, or None.
+        """Return the entry that keeps new prompts away from this model, or None.
 
         Unlike `cooling`, this includes limits that other machines reported.
         """
         return max((entry for entry in self._blocking(model, now) if not entry.foreseen), key=_end, default=None)
 
     def avoided(self, model: ModelRef, now: float) -> Cooldown | None:
-        """Return the entry because of which this model is not chosen as a fallback, or None. Unlike `limited`, this
+        """Return the entry that rules this model out as a fallback, or None. Unlike `limited`, this
         includes forecasts.
         """
         return max(self._blocking(model, now), key=_end, default=None)
@@ -532,7 +532,7 @@ _STRENGTH = (LimitKind.OVERLOADED, LimitKind.RATE_LIMIT, LimitKind.QUOTA, LimitK
 
 
 def weaker(one: LimitKind, other: LimitKind) -> bool:
-    """Return whether limits of the kind `one` usually end sooner than those of the kind `other`."""
+    """Return whether limits of the kind `one` usually end sooner than limits of the kind `other`."""
     return _STRENGTH.index(one) < _STRENGTH.index(other)
 
 
@@ -544,7 +544,7 @@ def joined(before: Cooldown | None, ours: Cooldown, theirs: Cooldown) -> Cooldow
     """Merge the entries of two writers for one model; return `theirs` unchanged if it is about another limit.
 
     `before` is the entry that both writers started from. `theirs` may be a user's block, or an entry made after a clear
-    that the writer of `ours` did not see.
+    that the writer of `ours` did not read.
     """
     known, since = (before.strikes, before.since) if before else (0, theirs.since)
     if theirs.unmet and not ours.unmet:

@@ -1,4 +1,4 @@
-"""The values that describe a move: which session is moved, where to, and how the move ended."""
+"""The values that describe a move: the session, the target and the result."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class MoveResult(StrEnum):
 
     MOVED = "moved"  # the target has begun to answer
     ALREADY = "already"  # the same prompt is already running on another model
-    TARGET_LIMITED = "target_limited"  # the target was limited or failed as well
+    TARGET_LIMITED = "target_limited"  # the target was limited too, or it failed
     REFUSED = "refused"  # a precondition was not met; nothing was changed
     USER_TOOK_OVER = "user_took_over"  # the user aborted the turn or sent another prompt, which takes precedence
     SWITCHED = "switched"  # the model was changed; OpenCode's next attempt is far off and will use the new model
@@ -88,7 +88,7 @@ class ReturnResult(StrEnum):
     DONE = "done"
     LATER = "later"  # the session is busy, or OpenCode does not respond
     CHOSEN = "chosen"  # another model was chosen for the session since the move
-    UNKNOWN = "unknown"  # no endpoint that can return the session knows it
+    UNKNOWN = "unknown"  # no endpoint that can return the session shows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,8 @@ class MoveOutcome:
     A FAILED move without `stranded` changed nothing, or ended on the target with an error of the target (in
     `snapshot`). `stranded`: whether the move stopped the turn and nothing is known to be running; the prompt is stored,
     and a move with `own_abort` continues it. `posts` is the number of attempts to start the new run. `seconds` is the
-    time from the call to the target's message (None if there is no message), and `first_token` the time from the start
-    of the run to the beginning of its answer, or until now if the answer has not begun.
+    time from the call to the target's message (None if there is no message), and `first_token` is the time from the
+    start of the run to the beginning of its answer (or until now, if the answer has not begun).
     """
 
     result: MoveResult

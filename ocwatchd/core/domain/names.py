@@ -1,4 +1,4 @@
-"""The rules for a valid model name, whatever its source: a log, an endpoint, the configuration or one of our files.
+"""The rules for a valid model name from any source: a log, an endpoint, the configuration or one of our files.
 
 Readers and writers use the same rules, so a name that readers of `blacklist.json` would refuse is never written there.
 This module imports nothing, because commands that scripts call often load it.

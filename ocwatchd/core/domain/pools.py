@@ -14,8 +14,8 @@ from math import log
 LEAST_USED, ROUND_ROBIN, FIRST_HEALTHY = STRATEGIES = ("least-used", "round-robin", "first-healthy")
 
 STEEP = 8.0
-"""Weight of one session of load in the draw between equal members. A member with one session less gets the next session
-in 9,998 of 10,000 draws; a difference of a fiftieth of a session hardly matters.
+"""Weight of one session of load in the draw between equal members. A member with one session less receives the next
+session in 9,998 of 10,000 draws; a difference of a fiftieth of a session hardly matters.
 """
 
 MEMORY = 3600.0
@@ -25,8 +25,8 @@ MEMORY = 3600.0
 class Pool:
     """A name for several equal models.
 
-    `members` are models in the configured order; `weights` contains those that differ from 1. This is not a dataclass,
-    because importing dataclasses takes 10 ms of the 25 ms of CPU time that `ocwatch pick` may use.
+    `members` are models in the configured order; `weights` contains the weights that differ from 1. This is not a
+    dataclass, because importing dataclasses takes 10 ms of the 25 ms of CPU time that `ocwatch pick` may use.
     """
 
     __slots__ = ("members", "name", "strategy", "weights")
@@ -61,7 +61,7 @@ class Pool:
         return self.strategy != FIRST_HEALTHY and len(self.members) > 1
 
     def weight(self, member: str) -> float:
-        """Return this member's share of the load, relative to the others."""
+        """Return this member's weight, which determines its share of the load."""
         return self.weights.get(member, 1.0)
 
 

@@ -39,7 +39,7 @@ RUN_SLACK = 2.0
 
 @dataclass(frozen=True, slots=True)
 class RunClient:
-    """An `opencode run` that is a client of another process. Times are epoch seconds; `anew`: whether it began a new
+    """An `opencode run` that is a client of another process. Times are epoch seconds. `anew`: whether it began a new
     session.
     """
 
@@ -89,7 +89,7 @@ class Endpoint:
     process's turns.
     """
     runs: tuple[RunClient, ...] = field(default=(), compare=False, repr=False)
-    """The `opencode run` clients that the process is serving at the moment, if they are separate processes."""
+    """The `opencode run` clients that the process is currently serving, if they are separate processes."""
 
     def __str__(self) -> str:
         return f"{self.address} (pid {self.pid})" if self.pid else str(self.address)
@@ -141,11 +141,13 @@ class SessionSnapshot:
     before: tuple[ModelRef, ...] = ()
     """The other models that gave the latest answers, newest first."""
     prompt_model: ModelRef | None = None
-    """The model that the last user message names; it differs from `model` if the user chose another
-    one while waiting.
+    """The model that the last user message names; it differs from `model` if the user chose another model while
+    waiting.
     """
     parent: str | None = None
-    """The session whose task tool started this one; a subagent that is not `switchable` is moved with its parent."""
+    """The session whose task tool started this session; a subagent that is not `switchable` is moved with
+    its parent.
+    """
     running: tuple[RunningTool, ...] = ()
     background: tuple[str, ...] = ()
     """Busy subagents that no running tool call names. An abort of this session cancels them and loses their results
@@ -179,18 +181,18 @@ class SessionSnapshot:
     compacting: bool = False
     """Whether the last answer is a summary of the session and not part of the user's turn."""
     queued: int = 0
-    """The number of user messages that came after the one being answered."""
+    """The number of user messages that came after the message being answered."""
     version: str | None = None
     """The version of OpenCode that created the session."""
     needs: Needs = NOTHING
-    """What a model has to support to continue the session."""
+    """The capabilities that a model must have to continue the session."""
     refusal: ErrorDetails | None = None
-    """The error of the refused attempt that caused the retry, where OpenCode reports more than its message."""
+    """The error of the refused attempt that caused the retry, if OpenCode reports more than its message."""
     honoured: bool | None = None
     """Whether the wait is longer than OpenCode's own backoff; None if that must be derived from the times."""
     switchable: bool = False
-    """Whether the model can be changed while the session is waiting, without stopping anything; a subagent can then be
-    moved on its own.
+    """Whether the model can be changed while the session is waiting, without stopping the turn. A subagent can then be
+    moved without its parent.
     """
     belongs_to_run: bool = False
     """Whether the session may belong to an `opencode run` in another process, which exits without an answer if the turn

@@ -24,7 +24,7 @@ complete (1.3.2, 1.18.33), and a call may contain a whole file.
 KEPT = 50
 """Number of good answers of each model for which the longest gap is stored."""
 MAX_MODELS = 500
-"""Maximum number of remembered models; the model that answered least recently is forgotten first."""
+"""Maximum number of models for which gaps are stored; the model that answered least recently is dropped first."""
 
 
 def learnt_patience(longest: float | None) -> float:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 SKEW = 60.0
 """Differences between two clocks, and corrections of one clock, up to this many seconds are ignored."""
 SETTLED = 60.0
-"""Time, in seconds, for which the clock must have been read regularly before anything is dropped because of its age."""
+"""Time, in seconds, for which the clock must have been read regularly before any entry is dropped because
+of its age.
+"""
 MAX_GAP = 30.0
 """Maximum gap, in seconds, between two readings within an even period; a longer one means that the machine slept or was
 stopped.
@@ -28,8 +30,9 @@ MAX_PERIODS = 16
 class Step:
     """The wall clock was set by `seconds`, ahead (positive) or back (negative).
 
-    `began` and `ended` are the first and the last moment (epoch seconds) on the clock as it was before. `undone`: the
-    clock is back where it had been before an earlier step, so every time recorded in between is wrong by `seconds`.
+    `began` and `ended` are the first and the last moment (epoch seconds) of the period before the step, on the clock as
+    it was then. `undone`: the clock is back where it had been before an earlier step, so every time recorded in between
+    is wrong by `seconds`.
     """
 
     seconds: float
@@ -43,7 +46,7 @@ class Step:
         return moment + self.seconds if wrong else moment
 
     def remembered(self, moment: float) -> float:
-        """Convert a moment kept in memory to the present clock, so that it stays as long ago as before the step."""
+        """Convert a moment kept in memory to the present clock, so that its age does not change."""
         return self.due(moment) if self.seconds < 0 else self.noted(moment)
 
     def due(self, deadline: float) -> float:
@@ -100,7 +103,7 @@ class Timeline:
         self._remember()
         if known is not None:
             self._offset, self._began = known
-        else:  # after a step back, the remembered times were moved back as well (see `Step.remembered`)
+        else:  # after a step back, the stored times were also moved back (see `Step.remembered`)
             self._offset, self._began = offset, wall if seconds > 0 else self._began + seconds
         return step
 

@@ -32,7 +32,7 @@ class Cause(StrEnum):
     LIMIT = "limit"
     OVERLOAD = "overload"
     SERVER_ERROR = "server-error"  # a status of 500 to 599, or no connection at all
-    NOT_FOUND = "not-found"  # the provider does not know the model
+    NOT_FOUND = "not-found"  # the provider does not offer the model
     AUTH = "auth"  # the provider refuses the login
     STALL = "stall"  # the answer never begins, stops in the middle, or is cut off again and again
 
@@ -91,7 +91,7 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The destination of a move: a model and, where the configuration names one, the agent to use with the model.
+    """The destination of a move: a model and, if the configuration names one, the agent to use with the model.
 
     `pool` is the pool from which the model was taken, if the target is not for a particular session; each session uses
     its own member of that pool.
@@ -134,8 +134,8 @@ class Hint:
     """The reset time that the provider reported: `until` in epoch seconds, `after` in seconds from the record's
     timestamp.
 
-    `estimated` marks an inexact time, such as a date without a time zone; `tamed` says why the time differs from the
-    reported one.
+    `estimated` marks an inexact time, such as a date without a time zone; `tamed` is the reason why the time differs
+    from the reported time.
     """
 
     until: float

@@ -119,7 +119,7 @@ def judge(
 
     The verdict is SURE if the message, or the status that the plugin saw, proves a limit. The verdict is also SURE if
     the message names no other cause and OpenCode honors a Retry-After: either a time in the future (`reported`), or a
-    time in the past, because of which OpenCode retries without a pause (`looping`).
+    time in the past, which makes OpenCode retry without a pause (`looping`).
     """
     if snapshot.state is SessionState.ERROR and snapshot.last_error is not None:
         facts = snapshot.last_error
@@ -158,8 +158,8 @@ def refusal_of(failure: Failure, rules: RuleSet) -> LimitEvent:
 
 
 def verdict_of(facts: ErrorDetails, rules: RuleSet) -> Verdict:
-    """Return the verdict of the rules; if no rule matches, that of OpenCode's own error type, unless the status
-    contradicts it.
+    """Return the verdict of the rules; if no rule matches, return the verdict of OpenCode's own error type, unless the
+    status contradicts it.
     """
     verdict = rules.classify(facts)
     if verdict.certainty is Certainty.UNKNOWN and facts.typed is not None and facts.status in (None, 200, 429):
@@ -314,8 +314,8 @@ class Assessor:
             further = self._decider.free_again(tracked, snapshot, cleared, now)
             if further is not None:
                 return effects + further
-        # A turn that waits for a retry on a model that is cooling down is stuck, whatever the message; a failed turn
-        # must itself show a limit.
+        # A turn that waits for a retry on a model that is cooling down is stuck, regardless of the message; a failed
+        # turn must itself show a limit.
         if entry is None or not (limited or looping or waits):
             words = None if limited else rejected(snapshot, now, FRESH)
             onwards: list[Effect] = []
@@ -357,8 +357,8 @@ class Assessor:
         return [Shown(tracked.session, *this, snapshot.seen), *self._registrar.enter(shown, True, now)], True
 
     def _assess_empty(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> list[Effect]:
-        """Handle a turn in which OpenCode repeats a request without receiving an answer. The plugin may have seen the
-        responses.
+        """Handle a turn in which OpenCode repeats a request without receiving an answer. The plugin may have received
+        the responses.
 
         A limit in one of these responses counts like a limit in any other error. Any other error, or a series of empty
         answers, counts as a failure of the model. A web page does not, because it would replace the answers of every
@@ -457,7 +457,7 @@ def _stopped_unanswered(snapshot: SessionSnapshot) -> bool:
 
 
 def _stopped_since(tracked: TrackedSession, snapshot: SessionSnapshot) -> bool:
-    """Return whether the user stopped an answer that began after the one that our move stopped."""
+    """Return whether the user stopped another answer after our move had stopped one."""
     return snapshot.aborted and tracked.stopped_answer is not None and snapshot.answer != tracked.stopped_answer
 
 

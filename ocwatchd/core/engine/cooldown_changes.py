@@ -21,7 +21,7 @@ from ocwatchd.core.forecast.prevention import Threat
 TARGETS_PER_SECOND = 500
 """Maximum average number of cooldowns per second for which targets are chosen again."""
 MAX_SESSIONS = 500
-"""Maximum number of sessions whose latest refusals are remembered."""
+"""Maximum number of sessions for which the latest refusals are stored."""
 
 
 class CooldownChanges:

@@ -36,7 +36,7 @@ def worth_waiting(
     OpenCode's own retry handles a known wait up to `maxDelay`. While no reset time is known, the turn is left to
     OpenCode's own retries for `maxWait` in total, counted from `waiting_since` (epoch seconds; None: this is its first
     wait), but for at most `maxRetries` attempts. ocwatchd does not wait for a quota without a reset time, because the
-    next attempt would be refused as well.
+    next attempt would also be refused.
     """
     if snapshot.state is SessionState.BUSY:
         return False, "OpenCode retries without a pause"
@@ -80,12 +80,12 @@ RUN_RECHECK = 30.0
 """
 
 MAX_RUN_AGAIN = 1000
-"""Maximum number of remembered prompts that were run again because of a subagent."""
+"""Maximum number of stored prompts that were run again because of a subagent."""
 
 RIVAL_PATIENCE = 10.0
-"""Time, in seconds, that another fallback plugin has to handle a turn. Five published plugins moved the sessions whose
-limits they recognize after 0.4 to 0.9 s. Two simultaneous moves would stop each other's runs. If the other plugin has
-not moved a session within this time, it does not recognize the limit.
+"""Time, in seconds, that is allowed for another fallback plugin to handle a turn. Five published plugins moved the
+sessions whose limits they recognize after 0.4 to 0.9 s. Two simultaneous moves would stop each other's runs. If the
+other plugin has not moved a session within this time, it does not recognize the limit.
 """
 
 
@@ -94,7 +94,7 @@ def _cause_of(entry: Cooldown) -> Cause:
 
 
 class Decider:
-    """Decides about limited turns."""
+    """Decides what to do with limited turns."""
 
     def __init__(self, context: EngineContext, claim_id: Callable[[], str], firsts: FirstRuns) -> None:
         """`claim_id` returns a new name for each move. `firsts` decides which parked session of a model runs first."""
@@ -110,11 +110,13 @@ class Decider:
         self._parents = {snapshot.session: snapshot for snapshot in snapshots}
 
     def forget_exhausted(self, now: float | None = None) -> None:
-        """Allow another notice for the chains in which a model is available again at `now` (None: for all chains)."""
+        """Allow another notice about the chains in which a model is available again at `now` (None: about
+        all chains).
+        """
         self._exhausted = {key: end for key, end in self._exhausted.items() if now is not None and end > now}
 
     def decide(self, tracked: TrackedSession, snapshot: SessionSnapshot, entry: Cooldown, now: float) -> list[Effect]:
-        """Decide about a turn whose model is cooling down (`entry`)."""
+        """Decide what to do with a turn whose model is cooling down. `entry` is the cooldown."""
         if self._context.policy.mode is Mode.OFF:
             return []
         tracked.limited(LimitedTurn.of(snapshot))
@@ -303,8 +305,8 @@ class Decider:
     ) -> list[Effect] | None:
         """Return the effects for a turn that must not be moved now, or None if it may be moved.
 
-        `cause`: why the turn would be moved, if not because of a limit. A stalled turn is not checked for running tools
-        and open questions, because `may_have_stalled` has already excluded them.
+        `cause` is the reason for the move if that reason is not a limit. A stalled turn is not checked for running
+        tools and open questions, because `may_have_stalled` has already excluded them.
         """
         stalled = cause is Cause.STALL
         trouble = "limited" if cause is None else "stalled" if stalled else "failing"
@@ -387,7 +389,7 @@ class Decider:
         return [*notes.freed(snapshot), Free(snapshot)]
 
     def _sends_another(self, snapshot: SessionSnapshot, parent: SessionSnapshot, now: float) -> bool:
-        """Return whether the plugin will send the parent's next subagent to another model. The answer is True only once
+        """Return whether the plugin will send the parent's next subagent to another model. The result is True only once
         for each prompt of the parent.
         """
         asked, model = (parent.session, parent.user_message), snapshot.model
@@ -635,9 +637,7 @@ class Decider:
         return [notes.unparked(snapshot)] if tracked.drop_turn() else []
 
     def _unparked(self, tracked: TrackedSession, snapshot: SessionSnapshot, why: str) -> list[Effect]:
-        """Record that the turn is not run again automatically. The turn is still remembered, in case its model is
-        cleared.
-        """
+        """Record that the turn will not be run again automatically. The turn is kept in case its model is cleared."""
         return [notes.unparked(snapshot, why)] if tracked.unpark() else []
 
     def _fails(self, model: ModelRef, tracked: TrackedSession, now: float) -> bool:
@@ -695,12 +695,12 @@ class Decider:
         return []
 
     def landed(self, tracked: TrackedSession, end: MoveEnded) -> list[Effect]:
-        """Report a move whose target has started to answer, and remember to return the session."""
+        """Report a move whose target has started to answer, and record that the session must be returned later."""
         order, snapshot = end.order, end.outcome.snapshot
         tracked.lands(order)
         moved = snapshot.session if snapshot else order.session
-        # The origin is stored before the claim is closed, so that the next run can continue if this one is killed in
-        # between.
+        # The origin is stored before the claim is closed, so that the next run of the daemon can continue if this run
+        # is killed in between.
         kept = [Remember(moved)] if order.chosen else self._remember(tracked, moved, order.target)
         return [*kept, notes.ended(end), notes.moved(end)]
 
@@ -717,7 +717,9 @@ class Decider:
         return effects
 
     def _remember(self, tracked: TrackedSession, session: str, target: Target) -> list[Effect]:
-        """Return the effect that records that the session must go back to its primary later, or has already done so."""
+        """Return the effect that records either that the session must return to its primary later or that it has
+        returned.
+        """
         if not self._context.policy.return_to_primary or tracked.origin is None:
             return []
         if target.model == tracked.origin:
@@ -774,7 +776,7 @@ def may_run_elsewhere(tracked: TrackedSession, snapshot: SessionSnapshot) -> boo
     """Return whether the turn may be running behind an endpoint that is not open yet: the turn was refused, but this
     endpoint shows the session as idle and without an answer.
 
-    OpenCode 1.14 and 1.15 keep two sets of sessions in one process, and each endpoint knows the turns of one set.
+    OpenCode 1.14 and 1.15 keep two sets of sessions in one process, and each endpoint shows the turns of only one set.
     """
     resting = snapshot.state is SessionState.IDLE and not (snapshot.answer_completed and not snapshot.queued)
     return resting and tracked.in_trouble and tracked.misses < MISSES - 1

@@ -3,16 +3,16 @@ plain values.
 
 The module is long because one class handles every message and owns the state for clock corrections and returns.
 
-A limit is recorded and the blacklist saved first; then an endpoint is queried, because the log alone shows neither
+First, a limit is recorded and the blacklist is saved. Then an endpoint is queried, because the log alone shows neither
 OpenCode's next attempt nor whether the turn is still stuck. Only a session that is in trouble according to an endpoint
 is moved.
 
-`Timestamps` corrects times in messages that were recorded while the clock was wrong, before anything is decided on
+`Timestamps` corrects times in messages that were recorded while the clock was wrong, before any decision depends on
 them.
 
-`Returns` tracks moved sessions and returns them when the model that they came from is available again. In OpenCode 1,
-the companion plugin returns prompts that do not name a model. In OpenCode 2, a session has its own model, which stays
-until the user chooses another one, so the session is switched back between two turns.
+`Returns` tracks moved sessions and returns them when the model from which they were moved is available again. In
+OpenCode 1, the companion plugin returns prompts that do not name a model. In OpenCode 2, a session has its own model,
+which stays until the user chooses another model, so the session is switched back between two turns.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ REPEATED = 1.0
 0.0 to 0.5.
 """
 PATIENCE, LONGEST = 2.0, 60.0
-"""First and longest wait, in seconds, before another attempt to return a busy session; doubled each time."""
+"""First and longest wait, in seconds, before another attempt to return a busy session. The wait doubles each time."""
 MAX_SESSIONS = 500
-"""Maximum number of moved sessions that are remembered; the oldest are forgotten first."""
+"""Maximum number of moved sessions that are tracked; the oldest are dropped first."""
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class _Away:
 
 
 class Returns:
-    """Tracks the sessions that were moved away from the model chosen for them, until they are returned."""
+    """Tracks sessions that were moved from the model chosen for them, until they are returned."""
 
     def __init__(self) -> None:
         """Start without moved sessions."""
@@ -114,7 +114,7 @@ class Returns:
             del self._away[next(iter(self._away))]
 
     def due(self, ledger: Ledger, now: float) -> list[Effect]:
-        """Return the effects for sessions that are to be returned now."""
+        """Return the effects for sessions that must be returned now."""
         found: list[Effect] = []
         for session, away in self._away.items():
             if away.asked or now < away.due or ledger.limited(away.origin.model, now) is not None:
@@ -252,7 +252,7 @@ class Engine:
         self.questions = Questions(self.context, self._registrar, self._decider, self.tracked_sessions)
 
     def handle(self, message: Message, now: float) -> list[Effect]:
-        """Return the effects of this message, in the order in which they are to be carried out.
+        """Return the effects of this message, in the order of execution.
 
         Raises:
             UnexpectedEvent: The state of a session does not allow this message, and the engine is `strict`.
@@ -528,7 +528,7 @@ class Engine:
     def _target_limited(
         self, tracked: TrackedSession, end: MoveEnded, snapshot: SessionSnapshot | None, now: float
     ) -> list[Effect]:
-        """Handle a target that is limited as well: record its limit and choose the next target."""
+        """Handle a target that is also limited: record its limit and choose the next target."""
         tracked.put_on(end.order.target.model)
         tracked.drop_turn()
         if snapshot is None:
@@ -546,7 +546,7 @@ class Engine:
     def probe_session(self, session: str, now: float, *, missed: bool = False) -> list[Effect]:
         """Probe a session whose refusal an earlier run read without reacting to it.
 
-        `missed`: whether that run already recorded that no endpoint showed the session, so that this is not recorded
+        `missed`: whether that run already journaled that no endpoint showed the session. If so, it is not journaled
         again.
         """
         tracked = self.tracked_sessions.of(session, now)
@@ -554,8 +554,8 @@ class Engine:
         return self._probe(tracked)
 
     def remember(self, refused: Mapping[str, ModelRef], shown: Iterable[Shown], now: float) -> None:
-        """Remember the refusals that an earlier run recorded, by session, and those that endpoints showed to that
-        run.
+        """Store the refusals that an earlier run recorded, by session, and the refusals that endpoints showed during
+        that run.
         """
         for session, model in refused.items():
             # without a cooldown the limit has ended, or the daemon was killed before saving it
@@ -565,8 +565,8 @@ class Engine:
             self._remember(one, self.tracked_sessions.of(one.session, now))
 
     def remember_origins(self, claims: Mapping[str, Claim]) -> None:
-        """Remember the last moves of these sessions by an earlier run: a limited fallback uses the chain of the model
-        that the session came from.
+        """Store the last move of each session in an earlier run. If the session's fallback is limited, the chain of the
+        session's origin applies.
         """
         self.tracked_sessions.remember_origins(claims)
 
@@ -574,15 +574,17 @@ class Engine:
         tracked.enter((shown.model, shown.message, shown.attempt), shown.time)
 
     def remember_resumes(self, resumes: Mapping[str, tuple[str | None, int]]) -> None:
-        """Remember, by session, a prompt (id) and how often an earlier run has run it again after it was parked."""
+        """Store, by session, the id of a prompt and the number of times that an earlier run ran it again after parking
+        it.
+        """
         self.tracked_sessions.remember_resumes(resumes)
 
     def recall_parked(self, session: str, parked: ParkedTurn, now: float) -> list[Effect]:
-        """Remember a turn that an earlier run of the daemon parked.
+        """Restore a turn that an earlier run of the daemon parked.
 
         The turn is run immediately if its time has passed, or if its model was cleared in the meantime. If the cooldown
         is missing for another reason, it was lost, and the turn waits until its scheduled time. If the cooldown ends
-        earlier than the journal says, the clock was set back after the turn was parked.
+        earlier than the journal records, the clock was set back after the turn was parked.
         """
         tracked = self.tracked_sessions.of(session, now)
         waited_for = self.ledger.cooling(parked.waits_for or parked.turn.model, now)

@@ -43,7 +43,7 @@ def forbidden(
     # A prompt queued behind the stuck one is moved with it; a prompt that replaced it is the user's decision.
     if now.user_message != order.snapshot.user_message and not now.queued:
         return Ruling(MoveResult.USER_TOOK_OVER, "there is a new prompt")
-    if now.parent in busy:  # an abort of the subagent would look like a cancelled task to the parent
+    if now.parent in busy:  # an abort of the subagent would look like a canceled task to the parent
         return Ruling(MoveResult.REFUSED, "its parent waits for it, so the parent has to be moved")
     if now.asking:
         return Ruling(MoveResult.REFUSED, "a question to the user is open")
@@ -167,7 +167,7 @@ def outcome(now: SessionSnapshot, target: ModelRef, answer: str) -> Ruling | Non
     if now.last_error is not None:
         return Ruling(MoveResult.FAILED, reason_of(now.last_error.message))
     if now.answer_began or now.answer_completed:
-        # The companion plugin, or another one, may have chosen another model for this prompt.
+        # The companion plugin, or another plugin, may have chosen a different model for this prompt.
         return Ruling(MoveResult.MOVED, f"{now.model} answers" + ("" if now.model == target else f", not {target}"))
     return None
 

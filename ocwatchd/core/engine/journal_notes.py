@@ -187,7 +187,7 @@ def rejected(snapshot: SessionSnapshot, words: str) -> Note:
 
 
 def freed(snapshot: SessionSnapshot) -> list[Effect]:
-    """Return the effects of stopping a limited subagent; its parent sees a cancelled task."""
+    """Return the effects of stopping a limited subagent; its parent sees a canceled task."""
     text = "a subagent that uses it was stopped, and the session that was waiting for it continues without its result"
     matter = f"freed:{snapshot.session}:{snapshot.user_message}"
     note = Note("freed", _about(snapshot) | {"parent": snapshot.parent})

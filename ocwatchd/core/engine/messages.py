@@ -40,7 +40,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A refused attempt, or a failed turn, as reported by OpenCode's events and not yet classified.
+    """A refused attempt, or a failed turn, as OpenCode's events reported it, before classification.
 
     `number` is the event's position in the durable log of its session. `final`: whether OpenCode has given up and does
     not retry. `hint`: the reset time implied by OpenCode's wait before its next attempt, if that wait is not its own
@@ -88,7 +88,7 @@ class Acted:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The plugin has seen the result of a move that it made: whether the fallback answers (`answers`), and if not, the
+    """The plugin reports the result of a move that it made: whether the fallback answers (`answers`), and if not, the
     reason (`why`).
     """
 

@@ -1,4 +1,5 @@
-"""Decide about refused attempts in OpenCode 2, whose `retry` hook queries ocwatchd before OpenCode continues. Pure.
+"""Decide what to do with refused attempts in OpenCode 2, whose `retry` hook queries ocwatchd before OpenCode continues.
+Pure.
 
 After a move, the same step continues on the fallback. Nothing is stopped, so a session can be moved regardless of its
 other activity. The hook can also hold the attempt until a model is available. Only this module ends a hold, because
@@ -41,7 +42,7 @@ publishes the event when the hook has returned, and retries after 2 s at the ear
 AFTER_RETURN = 0.05
 """Time, in seconds, between the end of a model's cooldown and the moment at which a held attempt continues."""
 MAX_MADE = 500
-"""Maximum number of remembered moves whose result the plugin has not reported yet."""
+"""Maximum number of stored moves for which the plugin has not reported a result yet."""
 MAX_HELD = 200
 """Maximum number of attempts that are held at the same time; further attempts are left to OpenCode."""
 
@@ -174,9 +175,7 @@ class Questions:
         return min((opened.until for opened in self._open.values() if opened.until is not None), default=None)
 
     def decided(self, failure: Failure, now: float) -> bool:
-        """Return whether this failure, reported by OpenCode's events, has already been decided in response to the
-        hook.
-        """
+        """Return whether this failure, which OpenCode's events report, was already handled in response to the hook."""
         if failure.model is None or failure.final:
             return False
         at = self._decided.get((failure.session, failure.model))
@@ -218,7 +217,7 @@ class Questions:
         tracked = self._sessions.of(end.order.session, now) if end is not None else None
         if end is None or tracked is None or tracked.switched is None or tracked.switched.claim != end.claim:
             return None
-        if tracked.moving:  # the move in progress is a later one, whose result will follow
+        if tracked.moving:  # a later move is in progress, and its result will follow
             return None
         target = end.order.target.model
         if news.answers:
@@ -241,7 +240,9 @@ class Questions:
 
 
 def _probe_soon(tracked: TrackedSession, model: ModelRef, now: float) -> None:
-    """Schedule a probe for when OpenCode is waiting or has ended the turn. The refusal is already counted."""
+    """Schedule a probe for the time when OpenCode has begun to wait or has ended the turn, and record that the refusal
+    is already counted.
+    """
     tracked.count(model)
     tracked.wake_at(now + ENDING)
 

@@ -23,7 +23,7 @@ MAX_SAME = 3
 
 
 class StallJudge:
-    """Decides about one silent session at a time."""
+    """Decides what to do with a silent session."""
 
     def __init__(self, context: EngineContext, registrar: CooldownChanges, decider: Decider) -> None:
         """`registrar` records the cooldown of a stalled model; `decider` makes the moves."""
@@ -109,8 +109,8 @@ _BY_STATUS = {401: Cause.AUTH, 403: Cause.AUTH, 404: Cause.NOT_FOUND}
 
 
 def cause_of(event: LimitEvent) -> Cause | None:
-    """Return the cause for which a failed attempt may be moved, or None for an error that other models would return as
-    well.
+    """Return the cause for which a failed attempt may be moved, or None for an error that other models would also
+    return.
     """
     verdict, status = event.verdict, event.status
     if verdict.certainty is Certainty.SURE:
@@ -123,7 +123,7 @@ def cause_of(event: LimitEvent) -> Cause | None:
 
 
 class FailureJudge:
-    """Judges a turn that failed without a limit, for the causes that `moveOn` names."""
+    """Decides what to do with a turn that failed without a limit, for the causes that `moveOn` names."""
 
     def __init__(self, context: EngineContext, registrar: CooldownChanges, decider: Decider) -> None:
         """`registrar` records the cooldown of a failing model; `decider` makes the moves."""

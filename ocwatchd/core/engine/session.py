@@ -29,9 +29,9 @@ from ocwatchd.core.policy import Mode, Policy
 from ocwatchd.core.policy import Order as TargetOrder
 
 FORGET_AFTER = 6 * 3600.0
-"""Time, in seconds, without news after which a session is forgotten."""
+"""A session is forgotten after this many seconds without news."""
 MAX_TRACKED = 1000
-"""Maximum number of tracked sessions; the one with the oldest news is forgotten first."""
+"""Maximum number of tracked sessions; the session with the oldest news is forgotten first."""
 MAX_COUNTED = 20_000
 """Maximum number of untracked sessions for which the model of the last recorded refusal is kept, at 0.2 kB each."""
 HOUR = 3600.0
@@ -99,7 +99,7 @@ class Parking(StrEnum):
 
 
 class Event(StrEnum):
-    """What changes the state of a session."""
+    """An event that changes the state of a session."""
 
     LEFT_TO_RETRY = "the retry is near"
     ASKED_AGAIN = "OpenCode has retried"
@@ -250,8 +250,8 @@ class LimitedTurn:
 class ParkedTurn:
     """A limited turn as the journal records it. Times are epoch seconds.
 
-    `until` is when the first of its models is available again (None: unknown), `resumes_at` when the turn is run again,
-    `since` when it was parked, and `waits_for` the model that is available first.
+    `until` is the time at which the first of its models is available again (None: unknown), and `waits_for` is that
+    model. `resumes_at` is the time at which the turn is run again, and `since` is the time at which it was parked.
     """
 
     turn: LimitedTurn
@@ -268,8 +268,8 @@ class TrackedSession:
     Every change of state is in `TRANSITIONS`. All times are epoch seconds.
 
     `pending` is the newest limit that has not been assessed yet. `origin` and `origin_agent` are the model and agent
-    that the session was first moved away from. `entered` is the last limit recorded (model, user message, attempt), so
-    that no limit is recorded twice.
+    from which the session was first moved. `entered` is the last limit recorded (model, user message, attempt), so that
+    no limit is recorded twice.
 
     `shown_at` maps each model to the time at which an endpoint last showed a limit that the log had not reported yet.
     The log line about that limit then does not count as a second limit. `counted` is the model of a limit that an
@@ -289,15 +289,15 @@ class TrackedSession:
 
     `turn` is the turn that is known to be limited. `parked_turn` is the journal's record of it while the session is
     parked (since `parked_at`). `parked_until` is when the first model, `waits_for`, is available again. The turn is run
-    again at `resumes_at`, but never before `not_before`, which is set if the cooldown was lost. `resumes` is a prompt
-    (id) and how often it was run again after being parked. `gone_since` is the time of the first probe in which no
-    OpenCode process showed the session. `stranded`: whether one of our moves stopped the turn and did not finish, so
-    that nothing is running. `stopped_answer` is the id of the answer that the move stopped, if known. `open_claims`
-    contains the moves of an earlier run for which the journal contains no result. `switched` is a move whose new model
-    has not received a request yet. `silence` contains the id of the answer that a probe showed to be silent, and the
-    length of the silence in seconds. `failures` counts, by model, how often this prompt has stalled or has failed
-    without a limit. `frozen` is the id of the last answer for which the user was notified that OpenCode's own retries
-    will not end soon.
+    again at `resumes_at`, but never before `not_before`, which is set if the cooldown was lost. `resumes` contains the
+    id of a prompt and the number of times that it was run again after being parked. `gone_since` is the time of the
+    first probe in which no OpenCode process showed the session. `stranded`: whether one of our moves stopped the turn
+    and did not finish, so that nothing is running. `stopped_answer` is the id of the answer that the move stopped, if
+    known. `open_claims` contains the moves of an earlier run for which the journal contains no result. `switched` is a
+    move whose new model has not received a request yet. `silence` contains the id of the answer that a probe showed to
+    be silent, and the length of the silence in seconds. `failures` counts, by model, how often this prompt has stalled
+    or has failed without a limit. `frozen` is the id of the last answer for which the user was notified that OpenCode's
+    own retries will not end soon.
     """
 
     session: str
@@ -375,8 +375,8 @@ class TrackedSession:
 
     @property
     def waits_since(self) -> float:
-        """Return the time (epoch seconds) from which an answer of the model shows that the parked session may be run
-        again.
+        """Return the earliest time (epoch seconds) at which an answer from the model shows that the parked session may
+        be run again.
         """
         return max(self.parked_at, self.parked_until or 0.0)
 
@@ -524,7 +524,9 @@ class TrackedSession:
     # ---- origin and targets
 
     def begins_on(self, model: ModelRef, agent: str | None) -> None:
-        """Use the chain of this model from now on, unless the session is on this model because of a move."""
+        """Set this model as the origin, whose chain then applies, unless the session is on this model because of a
+        move.
+        """
         if self.landed != model or self.origin is None:
             self.origin, self.origin_agent = model, agent
 
@@ -543,7 +545,7 @@ class TrackedSession:
             self.entered = None
 
     def fail(self, target: ModelRef) -> None:
-        """Do not move this prompt to `target` again."""
+        """Record that this prompt must not be moved to `target` again."""
         self.failed_targets |= {target}
 
     def rival_until(self, user_message: str | None, model: ModelRef | None, now: float, patience: float) -> float:
@@ -623,7 +625,9 @@ class TrackedSession:
         self.silence = None
 
     def note_frozen(self, answer: str | None) -> bool:
-        """Record that OpenCode's own retries of this answer (an id) will not end soon. Return whether that is new."""
+        """Record that OpenCode's own retries of this answer (an id) will not end soon. Return False if that is already
+        recorded.
+        """
         known, self.frozen = self.frozen is not None and self.frozen == answer, answer
         return not known
 
@@ -731,7 +735,7 @@ class TrackedSession:
         return not known
 
     def unpark(self) -> bool:
-        """Record that the session is not run again automatically. Return whether it was parked."""
+        """Record that the session will not be run again automatically. Return whether it was parked."""
         parked = self.parked
         self._go_parking(Event.UNPARKED)
         return parked
@@ -768,7 +772,7 @@ class TrackedSession:
         return parked
 
     def offer(self, phrase: str) -> bool:
-        """Let the user decide about the move. Return whether that is new."""
+        """Leave the decision about the move to the user. Return False if it was already left to the user."""
         known = self.state is State.OFFERED
         self._go(Event.USER_ASKED)
         self.phrase = phrase
@@ -779,7 +783,7 @@ class TrackedSession:
 
         If `now` is given, schedule probes until the obstacle to the move is gone, because no event reports that.
 
-        Return whether that is new.
+        Return False if the turn was already left unchanged for the same reason.
         """
         known, patience = self.state is State.LEFT and self.phrase == why, self.patience
         self._finish(Event.GUARDED, why)
@@ -913,7 +917,7 @@ _ENDS = {
 
 
 class TrackedSessions:
-    """All sessions that need attention."""
+    """All tracked sessions: the sessions that may need an action."""
 
     def __init__(self) -> None:
         """Start without sessions."""
@@ -922,7 +926,9 @@ class TrackedSessions:
         self._origins: dict[str, Claim] = {}
         """The last move of each session that an earlier run moved, until the session is tracked."""
         self._resumes: dict[str, tuple[str | None, int]] = {}
-        """A prompt and how often an earlier run has run it again, by session, until the session is tracked."""
+        """The id of a prompt and the number of times that an earlier run ran it again, by session, until the session is
+        tracked.
+        """
 
     def of(self, session: str, now: float) -> TrackedSession:
         """Return the tracked session, starting to track it if necessary."""

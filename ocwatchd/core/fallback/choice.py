@@ -110,9 +110,9 @@ def choose(
     `cooling` returns whether a model must not be used, including limits of its provider and its free tier; `avoided`
     also returns True for a model that is about to be limited. `tried` are targets on which this turn has already
     failed. `ends` returns when a model's cooldown ends, and `listed` returns the targets that the blacklist contains
-    for a model. The returned agent is the one configured for the target, or else the session's own, because OpenCode
-    would use its default agent if none were given. `asker` is the agent that the user chose, if a move has given the
-    session another agent; the chain of that agent comes first.
+    for a model. The returned agent is the agent configured for the target, or otherwise the session's own agent,
+    because OpenCode would use its default agent if none were given. `asker` is the agent that the user chose, if a move
+    has given the session another agent; the chain of that agent comes first.
     """
     by = asker or session_agent
     situation = _situation(policy, outlook, cooling, avoided or cooling, listed or _no_targets, by)
@@ -233,9 +233,9 @@ def onwards(
 ) -> Choice:
     """Return the target of a turn whose model is limited.
 
-    The session's `origin` comes first, if it is available; then its chain, then the chain of the limited model, then
-    the chain of a model that has the limited model as a fallback. `failed` contains targets to which this message could
-    not be moved. `asker`: see `choose`.
+    The session's `origin` comes first, if it is available. It is followed by its chain, by the chain of the limited
+    model, and by the chain of a model that has the limited model as a fallback. `failed` contains targets to which this
+    message could not be moved. `asker`: see `choose`.
     """
     tried, by = {*failed, *([refusing] if refusing else [])}, asker or agent
 

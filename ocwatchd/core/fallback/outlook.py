@@ -42,4 +42,4 @@ class Outlook:
 
 
 UNKNOWN = Outlook()
-"""The outlook while nothing is known."""
+"""An outlook without information, which rules out no model."""

@@ -23,8 +23,8 @@ prior, a single failure does not put a model last.
 class Experience:
     """The results of moves to one target.
 
-    `tried` and `moved` count the moves and those that worked. `seconds` is the median time until the turn continued on
-    the target, `first_token` the median time from then until its answer began (None: not measured).
+    `tried` counts the moves, and `moved` counts the moves that worked. `seconds` is the median time until the turn
+    continued on the target, `first_token` the median time from then until its answer began (None: not measured).
     """
 
     tried: int

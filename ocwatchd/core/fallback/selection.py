@@ -84,7 +84,9 @@ class Situation:
                     yield name, agent or self.agents.get(name), pool
 
     def _trail(self, asked: str) -> Iterator[Listed]:
-        """Yield the blacklist's targets for the model, and the targets of those targets that are blocked."""
+        """Yield the blacklist's targets for the model; if a target is itself blocked, also yield that
+        target's targets.
+        """
         seen = {asked}
         waiting = [asked]
         for current in waiting:
@@ -105,7 +107,8 @@ class Selection:
 
     `model` is None if no model may be used. `agent` is the agent configured for the model, and `pool` the pool from
     which the model was taken. `passed` contains the nearer candidates that were skipped (all candidates, if there is no
-    model); `refused` contains those of them that are not cooling down, each with the reason why it was not used.
+    model); `refused` contains the skipped candidates that are not cooling down, each with the reason why it was not
+    used.
     """
 
     __slots__ = ("agent", "model", "passed", "pool", "refused")
@@ -124,7 +127,7 @@ class Selection:
 
 
 def select(asked: str, situation: Situation, tried: Collection[str] = ()) -> Selection:
-    """Return the model to use now for `asked`, which is `asked` itself if that is available.
+    """Return the model to use now in place of `asked`, or `asked` itself if it is available.
 
     `asked` is a model or a pool. `tried` contains models that must not be used in any case; if it contains `asked`,
     that model is limited at this moment. A model that was requested by name is used regardless of its cost, but a

@@ -169,7 +169,7 @@ def _explained(
     beyond = sum(peak > limit * EXCEEDED for peak in peaks) / len(peaks)
     usual = sum(peaks) / len(peaks)
     label = Label.LEARNT if len(came) >= ENOUGH and spread + beyond <= AGREE else Label.ESTIMATED
-    # If several windows explain the limits equally well, the one in which the usage at a limit is most unusual wins.
+    # If several windows explain the limits equally well, the window in which the usage at a limit is most unusual wins.
     return (round(spread + 5 * beyond, 2), usual / limit), Bound(measure, window, limit, label, len(came))
 
 

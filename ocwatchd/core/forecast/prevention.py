@@ -89,8 +89,8 @@ def nearest(standing: Standing, now: float) -> Forecast:
 
 
 def threat(standing: Standing, ahead: float, now: float, margin: float = 1.0) -> Threat | None:
-    """Return the limit that the next prompts would hit, or None. If there are several, the one that lasts longest is
-    returned.
+    """Return the limit that the next prompts would hit, or None. If there are several, return the limit that lasts
+    longest.
 
     A limit counts if less of it remains than a prompt takes (times `margin`), or if it is reached within `ahead`
     seconds (times `margin`) at the present rate of usage.
@@ -128,7 +128,7 @@ def plan_threats(
 
 
 def _wanted(takes: float, limit: float | None) -> float:
-    """Return how much of a limit has to remain for the next prompt.
+    """Return how much of a limit must remain for the next prompt.
 
     A long turn may use more than a minute's limit because it spreads over several minutes, so a fresh window never
     counts as too small. If the limit's size is not reported, only a remaining 0 counts.

@@ -1,4 +1,4 @@
-"""Convert journal lines to checked values: whatever the file contains, the fields have the right types. Pure."""
+"""Convert journal lines to checked values. The fields have the correct types even if the file is damaged. Pure."""
 
 from __future__ import annotations
 

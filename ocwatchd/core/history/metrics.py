@@ -27,7 +27,7 @@ class Cost:
     `lost`: from a turn's first limit until the turn continued or was given up, or until the window's end. `saved`: from
     the moment when a moved turn continued until the reported end of the wait (the later of OpenCode's next attempt and
     the provider's reset time), or until its model answered or was cleared, if that came first; never beyond the
-    window's end. `to_come`: the part of those waits beyond the window's end. `uncounted`: the number of moved turns
+    window's end. `to_come`: the part of these waits beyond the window's end. `uncounted`: the number of moved turns
     whose wait had no reported end.
     """
 

@@ -1,7 +1,7 @@
 """Create one `Attempt` for each refused request from all records that OpenCode writes about it. Pure; bounded memory.
 
 A failure is logged as `stream error`, and once more by the processor. OpenCode's own retries add further failures, each
-of which is a separate attempt. State is kept per process (`run=` of the new format, else the file).
+of which is a separate attempt. State is kept by process (`run=` in the new format, otherwise the file).
 
 A failed request is attributed to a provider, model, session, agent and size only if the log proves them. In the old
 dialects, the tags are those of the stream that began last, regardless of which stream failed (checked on 1.1 to 1.15:
@@ -276,7 +276,7 @@ def _shape(facts: ErrorDetails) -> str:
 
 
 _KEPT = 4096
-"""Maximum number of remembered sessions and stream starts. A record is forged if its stream never began."""
+"""Maximum number of stored sessions and stream starts. A record is forged if its stream never began."""
 
 _TURNS_KEPT = 1024
 
@@ -285,7 +285,7 @@ TurnKey = tuple[str | None, str | None, str | None, bool | None]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A failed request. `number` is the count of failures of its turn on this model, including this one.
+    """A failed request. `number` is the count of failures of its turn on this model, including this failure.
 
     `waited` is how many seconds OpenCode waited between the previous failure and the start of this request; None if the
     log does not contain it. A wait beyond OpenCode's own backoff is a Retry-After that OpenCode honored.

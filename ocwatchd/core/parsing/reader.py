@@ -65,7 +65,7 @@ class Held:
         self.keep(b"", offset)
 
     def __bool__(self) -> bool:
-        """Return whether anything is held."""
+        """Return whether any bytes are held."""
         return bool(self._chunks or self._kept)
 
     def keep(self, rest: bytes, begin: int, *, fails: bool = False) -> None:
@@ -185,8 +185,8 @@ class QuotedRecords:
         self._answers: deque[bytes] = deque(maxlen=_KEPT)
 
     def hold(self, failure: Line) -> bool:
-        """Return whether an earlier answer quoted this failure. If not, remember the records that its own answer
-        quotes.
+        """Return whether an earlier answer quoted this failure. If not, store the records that its own
+        answer quotes.
         """
         if self._answers:
             record = _bare(_as_json(failure.data[:_COMPARED]))
@@ -204,7 +204,7 @@ def _as_json(data: bytes) -> bytes:
 
 
 def _bare(data: bytes) -> bytes:
-    """Return the text without its escapes, however many layers of JSON are around it."""
+    """Return the text without its escapes, regardless of the number of JSON layers around it."""
     return _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), data.replace(b"\\", b""))
 
 
@@ -247,7 +247,7 @@ class Reading:
     ) -> None:
         """Start at `offset`, the beginning of a line; `whole` means that everything before it was read.
 
-        `mixed`: several logs, old and new, may follow each other; then the result may depend on where a chunk ends.
+        `mixed`: several logs, old and new, may follow each other. The result may then depend on the chunks' boundaries.
         """
         self.detector = Detector(rules, file=file, whole=whole, turns=turns)
         self.turns = turns

@@ -12,8 +12,8 @@ from ocwatchd.core.parsing.detect import Cancelled, Seen
 from ocwatchd.core.parsing.record import first_time
 
 DISORDER = 1.5
-"""Maximum time, in seconds, by which a record may be older than the one before it: processes that share a log write at
-most a second late.
+"""Maximum time, in seconds, by which a record may be older than the previous record. Processes that share a log write
+at most a second late.
 """
 
 MAX_EVENTS = 256
@@ -50,7 +50,7 @@ class Recent:
         return self.until != NEVER
 
     def fork(self) -> Recent:
-        """Return a copy, for a file that replaces this one.
+        """Return a copy, for a file that replaces the present file.
 
         The reported events are shared, because both files may contain the same lines and are read in turns.
         """

@@ -1,7 +1,7 @@
 """The content of one record in an OpenCode log, in any dialect, and the search for relevant records.
 
 The dialect is recognized from the line itself, never from a version: 1.0.152 still writes the dialect of 1.0.98. Tags
-are copied unchecked; those of the old dialects may be wrong, and `attempts` determines which request was refused.
+are copied unchecked. In the old dialects, tags may be wrong, and `attempts` determines which request was refused.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ _seconds: dict[bytes, float] = {}
 
 
 def old_header(data: bytes, start: int = 0) -> tuple[float, int] | None:
-    """Return the epoch seconds of an old record's header at `start`, and where its text begins; None
-    without a header.
+    """Return the time (epoch seconds) of the old record's header at `start`, and the offset of its text; None if there
+    is no header.
     """
     match = _HEADER.match(data, start)
     if not match:

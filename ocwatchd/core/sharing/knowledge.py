@@ -87,7 +87,7 @@ class Changes:
     removed: tuple[ModelRef, ...] = ()
 
     def __bool__(self) -> bool:
-        """Return whether there is anything to write."""
+        """Return whether there are any changes to write."""
         return bool(self.put or self.removed)
 
     def applied(self, entries: Mapping[ModelRef, Cooldown]) -> dict[ModelRef, Cooldown]:

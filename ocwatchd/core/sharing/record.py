@@ -3,8 +3,8 @@
     1 TAB team-max-1 TAB claude-opus-4 TAB 3 TAB 1796000000000 TAB laptop-7f.12,ws-2c.11 TAB quota TAB model TAB text
     TAB 1795990000000
 
-It is a line of plain text and not JSON, because Python and the server's Lua have to produce the same bytes: a
-comparison of two strings then shows whether a record has changed.
+It is a line of plain text and not JSON, because Python and the server's Lua must produce the same bytes: a comparison
+of two strings then shows whether a record has changed.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Incident:
-    """One limit that one machine has hit. `counter` is larger than that of every incident that the machine knew at that
-    time.
+    """One limit that one machine has hit. `counter` is larger than the counters of all incidents that the machine knew
+    at the time.
     """
 
     counter: int
@@ -162,8 +162,8 @@ def sharable(account: str, model: str) -> bool:
 def incident_bytes(account: str, model: str) -> int:
     """Return how many bytes of a record of this model its incidents may take.
 
-    The number depends only on the key and not on the other fields, so that two machines get the same list whether they
-    shorten it before or after a merge.
+    The number depends only on the key and not on the other fields, so that two machines produce the same list whether
+    they shorten it before or after a merge.
     """
     try:
         return MAX_BYTES - FIXED_BYTES - len(account.encode()) - len(model.encode())

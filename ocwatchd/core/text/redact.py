@@ -350,7 +350,7 @@ def _is_local(address: str) -> bool:
 
 
 def is_harmless(word: str) -> bool:
-    """Return whether a word looks like something that people and models write, and not like a key."""
+    """Return whether a word looks like text that people and models write, and not like a key."""
     if word.isalpha() and len(word) < 12:
         return True
     known = _KEYS().match(word)
