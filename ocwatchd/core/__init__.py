@@ -1,1 +1,1 @@
-"""The pure part: values and decisions. No I/O, no clock, no randomness of its own."""
+"""The pure part of ocwatchd: values and decisions. It uses no I/O, no clock and no random numbers."""

@@ -151,7 +151,7 @@ _MIDNIGHT = LateExpression(
 _NOON = LateExpression(rf"(?:{_CUE}[^.!?;\n\d]{{0,25}}?\bnoon|正午|정오)", "noon", "正午", "정오")
 _RESETS = late(RESETS)
 _BREAK = re.compile(r"[.!?;\n\d]")
-"""Characters that separate a time from an unrelated word."""
+"""A character that separates a time from an unrelated word."""
 
 _LONG_NUMBER = re.compile(r"1\d{9}")
 _EPOCH = late(
@@ -442,8 +442,8 @@ def _zone_at(text: str, at: int) -> str | None:
 
 
 def _zone_in(text: str, time: _Time | None, local: tzinfo) -> tuple[tzinfo, bool]:
-    """Return the zone of a time of day, and whether the text names it, beside the time or elsewhere. If the text names
-    no zone, its language determines the zone.
+    """Return the zone of a time of day, and whether the text names that zone. If it does not, the zone is the usual
+    zone of the text's language, or `local`.
     """
     zone = _known(time.zone, text) if time and time.zone else None
     if zone is None:

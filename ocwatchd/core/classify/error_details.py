@@ -1,7 +1,8 @@
 """Extract the readable text (message) and the machine words (codes) from an error's message or response body.
 
-A message may be a body as text, a body inside a body, a gateway's sentence around an upstream body, a Python dict, or
-an HTML page. No function here raises, runs for a long time or recurses deeply, because the text is not trusted.
+A message may be a response body, a body inside another body, a gateway's sentence around an upstream body, a Python
+dict, or an HTML page. No function here raises, runs for a long time or recurses deeply, because the text is not
+trusted.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def details_from_body(body: str, status: int | None = None, headers: Mapping[str
 def _unwrap(text: str) -> tuple[str | None, str]:
     """Return the error's name, if any, and the text without prefixes that OpenCode and its SDK add.
 
-    Such prefixes are `AI_APICallError: ` and `Failed after 3 attempts. Last error: `.
+    Examples of prefixes are `AI_APICallError: ` and `Failed after 3 attempts. Last error: `.
     """
     name: str | None = None
     for _ in range(6):
@@ -174,7 +175,9 @@ def _open_json(text: str, found: _Harvest, depth: int) -> str | None:
 
 
 def _trusted_start(text: str) -> int | None:
-    """Return where a body starts; None if there is none, or if the words before it show that it is only quoted."""
+    """Return the position of a body in the text; None if there is none, or if the words before it show that it is only
+    quoted.
+    """
     match = _JSON_AHEAD.search(text)
     if not match:
         return None

@@ -47,8 +47,8 @@ class PhraseError(ValueError):
 
 @lru_cache(maxsize=4096)
 def compile_folded(phrase: str) -> re.Pattern[str]:
-    """Return the expression of a folded phrase, compiled on first use: most expressions are never needed, and each
-    takes 0.1 to 0.3 ms to compile.
+    """Return the expression of a folded phrase. It is compiled on first use, because most expressions are never needed
+    and each takes 0.1 to 0.3 ms to compile.
     """
     anchor = r"\A\W{0,8}" if phrase.startswith("^") else ""
     tokens = _tokens(phrase)
@@ -111,8 +111,8 @@ def _tokens(phrase: str) -> list[str]:
 
 
 def _is_word(token: str, end: int) -> bool:
-    """Return whether a token begins (0) or ends (-1) with an ASCII word, which must then not be part
-    of a longer one.
+    """Return whether a token begins (0) or ends (-1) with an ASCII word. That word must not be part of a longer word in
+    the text.
     """
     if token.startswith("("):
         return any(choice and choice[end].isascii() and choice[end].isalnum() for choice in token[1:-1].split("|"))

@@ -474,8 +474,8 @@ class RuleSet:
         return verdict if verdict.kind else None
 
     def _together(self, words: Words, found: _Found) -> Verdict | None:
-        """Return the verdict of a rule whose `together` groups all occur in the text; None if there is no rule that is
-        certain.
+        """Return the verdict of a rule whose `together` groups all occur in the text; None if no such rule
+        is certain.
         """
         if self._groups is None:
             groups = [
@@ -596,7 +596,7 @@ def _by_status(status: int, found: _Found) -> Verdict:
 
 
 def _by_words(found: _Found, status: int | None) -> Verdict:
-    """Return the verdict according to the words, for a status that proves nothing by itself."""
+    """Return the verdict according to the words, for a status that proves nothing alone."""
     limit, never, hard = found.first_limit(), found.no(Weight.NEVER), found.no(Weight.HARD)
     if never:
         return _no(never)

@@ -33,7 +33,9 @@ NO_POOLS: Members = {}
 
 
 def normalise(chains: Chains, aliases: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Return the chains with every alias replaced by its model; two keys for one model are joined, in order."""
+    """Return the chains with every alias replaced by its model; if two keys name one model, their chains are joined in
+    order.
+    """
     plain: dict[str, tuple[str, ...]] = {}
     for name, targets in chains.items():
         agent, model = split_key(name)

@@ -27,7 +27,7 @@ class CooldownPolicy:
     maximum: float = 21600.0
 
     def base(self, kind: LimitKind) -> float | None:
-        """Return the first cooldown for this kind in seconds; None means until a user acts."""
+        """Return the length of the first cooldown for this kind, in seconds; None if it lasts until a user acts."""
         return {
             LimitKind.RATE_LIMIT: self.rate_limit,
             LimitKind.OVERLOADED: self.overloaded,
@@ -43,7 +43,7 @@ STRIKE_WINDOW = 600.0
 """Time, in seconds, after the end of a cooldown within which a new limit counts as a repeated one."""
 BURST = 1.5
 """Limits less than this many seconds apart do not double the cooldown. OpenCode's own retries are at least 2 s apart,
-and timestamps in whole seconds turn an instant into 1 s.
+and timestamps in whole seconds can make simultaneous limits appear 1 s apart.
 """
 SAME_TIME = 2.5
 """Maximum difference, in seconds, between two reports of the same moment: the log format before 1.17 has timestamps in

@@ -47,7 +47,7 @@ class RunClient:
     started: float
     anew: bool
     ended: float | None = None
-    """When the client was last seen; None while it is running."""
+    """When the client was last observed; None while it is running."""
 
     def may_own(self, directory: str, created: float | None) -> bool:
         """Return whether the client may be waiting for a session that was created at this time, in this directory."""
@@ -63,8 +63,8 @@ class RunClient:
 class Endpoint:
     """A way to the API of one running OpenCode process. `pid` is None only for an address that a user configured.
 
-    `directory` is the project that the process was started in: the first directory to query, but not the only one.
-    `auth` is the value of the Authorization header; it is kept out of `repr` because endpoints are printed and
+    `directory` is the project in which the process was started. It is the first directory to query, but not the only
+    one. `auth` is the value of the Authorization header; it is kept out of `repr` because endpoints are printed and
     journaled.
     """
 
@@ -75,7 +75,7 @@ class Endpoint:
     many: bool = False
     """Whether this is a server for several project directories (`serve`, `web`) and not one terminal."""
     run: bool = False
-    """Whether this is an `opencode run`: it exits without an answer and with code 0 when its turn is stopped (1.0 -
+    """Whether this is an `opencode run`. It exits without an answer and with code 0 if its turn is stopped (1.0 -
     1.18).
     """
     rival: str | None = None

@@ -1,4 +1,4 @@
-"""The basic value types: what a limit is, which model it applies to and until when. No I/O, no clock."""
+"""The basic value types for models, limits and reset times. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -109,7 +109,8 @@ WEB_PAGE = "WebPage"
 
 @dataclass(frozen=True, slots=True)
 class ErrorDetails:
-    """What is known about one failed request. It never contains prompts or keys: request bodies are dropped on reading.
+    """The known details of one failed request. They never contain prompts or keys: request bodies are dropped on
+    reading.
 
     `headers` has lower-case names. `codes` are the machine-readable words of the error body (`error.type`,
     `error.code`, `error.status`), outermost first, unchanged. `body` is the response's text, capped. `status_read`: the

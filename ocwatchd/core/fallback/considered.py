@@ -22,7 +22,8 @@ def considered(
     outlook: Outlook = UNKNOWN,
     threatened: Collection[ModelRef] = (),
 ) -> list[dict[str, object]]:
-    """Return every target that was considered, nearest first: `model`, `why` and, while it is cooling down, `until`.
+    """Return every target that was considered, nearest first, with the keys `model`, `why` and, if the model is cooling
+    down, `until`.
 
     `refusing` is the model that is limited in this turn, and `failed` contains the targets to which this prompt could
     not be moved. The chosen target comes last and has the key `chosen`. `outlook` contains the values on which the

@@ -30,7 +30,7 @@ Listed = tuple[str, "str | None", "str | None"]
 
 
 def _nothing(_: str) -> None:
-    """Return None: there is no reason against the model."""
+    """Return None, which means that no reason rules the model out."""
 
 
 def _no_targets(_: str) -> tuple[Listed, ...]:

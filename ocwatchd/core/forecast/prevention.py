@@ -1,6 +1,6 @@
 """Predict whether a model is about to be limited, so that new prompts should go to a fallback. Pure.
 
-`threat` judges the usage of one model, and `plan_threats` the usage windows of providers' plans.
+`threat` evaluates the usage of one model, and `plan_threats` evaluates the usage windows of providers' plans.
 
 A forecast moves prompts only if the limit is known: from headers (`exact`), from the configuration, or `learnt` over a
 window of more than a minute. An `estimated` forecast is only shown.

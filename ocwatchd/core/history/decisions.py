@@ -1,8 +1,8 @@
 """Group the journal's lines into episodes, each about one limited turn and its end. Pure.
 
 An episode covers one session from its first limit until its turn continues. A line that concerns no turn (a user's
-block, a title request) is an episode of its own. Journals of earlier releases, which contain less about each decision,
-are supported.
+block, a title request) is a separate episode. Journals of earlier releases, which contain less about each decision, are
+supported.
 """
 
 from __future__ import annotations

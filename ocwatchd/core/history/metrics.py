@@ -41,9 +41,9 @@ class Cost:
 class Fallback:
     """The results of one target.
 
-    `recovery` contains the seconds from the turn's first limit until the turn continued on the target, `moves` the
-    seconds of the move alone, `first_tokens` the seconds until the target's answer began. All are sorted and contain
-    only successful moves.
+    All times are in seconds. `recovery` contains the times from the turn's first limit until the turn continued on the
+    target, `moves` contains the durations of the moves alone, and `first_tokens` contains the times until the target's
+    answer began. All are sorted and contain only successful moves.
     """
 
     model: str
@@ -62,12 +62,12 @@ class Fallback:
 
     @property
     def median(self) -> float | None:
-        """Median seconds to recovery."""
+        """Median time to recovery, in seconds."""
         return median(self.recovery) if self.recovery else None
 
     @property
     def median_first_token(self) -> float | None:
-        """Median seconds to the beginning of the answer."""
+        """Median time, in seconds, to the beginning of the answer."""
         return median(self.first_tokens) if self.first_tokens else None
 
     @property

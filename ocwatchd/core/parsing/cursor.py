@@ -20,7 +20,7 @@ def digest(data: bytes, size: int = 16) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A position in one file. `head` and `before` are hex digests of the file's first bytes and of those before
+    """A position in one file. `head` and `before` are hex digests of the file's first bytes and of the bytes before
     `offset`.
 
     Device and inode alone do not identify a file: ext4 gives a deleted file's inode to the next one. `until`, `since`

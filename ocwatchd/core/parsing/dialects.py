@@ -59,7 +59,7 @@ def read_payload(data: bytes, *, truncated: bool = False) -> Payload | None:
     """
     head = _HEAD.match(data)
     if head and (truncated or not any(key in data for key in _CACHE_KEYS)):
-        # The last of several errors is repeated after all of them, one level deeper than a single error.
+        # If there are several errors, the last one is repeated after all of them, one level deeper than a single error.
         tail = _tail(data, depth=2 if head["several"] else 1)
         if tail is not None:
             asked = head["model"].decode(errors="replace") if head["model"] else None

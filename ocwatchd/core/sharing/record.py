@@ -73,10 +73,10 @@ class Incident:
 class Record:
     """The shared state of one model of one account. Times are in milliseconds on the server's clock.
 
-    `epoch` grows when a user clears the model, when the model has answered, or when an estimated end is replaced by a
-    reported, earlier one. `until` is None for a cooldown that lasts until a user clears it, and `FREE` if the model may
-    be used. `incidents` are the latest ones, newest first. `since` is when the newest limit was hit, or when the model
-    became available again.
+    `epoch` grows when a user clears the model, when the model has answered, or when a reported, earlier end replaces an
+    estimated end. `until` is None for a cooldown that lasts until a user clears it, and `FREE` if the model may be
+    used. `incidents` contains the latest incidents, newest first. `since` is when the newest limit was hit, or when the
+    model became available again.
     """
 
     account: str
@@ -149,7 +149,7 @@ def parse(line: str | bytes, now: int | None = None) -> Record:
 
 
 def lies_ahead(record: Record, now: int) -> bool:
-    """Return whether the record comes from a wrong clock, or has an end that is later than any provider reports."""
+    """Return whether the record comes from a wrong clock, or ends later than any provider reports."""
     return record.since > now + MAX_SKEW or (record.until is not None and record.until > now + MAX_AHEAD)
 
 
