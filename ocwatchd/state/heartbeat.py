@@ -138,7 +138,7 @@ def remember_program(paths: Paths) -> None:
 
     Errors are ignored, because the plugin stays active without the record.
     """
-    from contextlib import suppress  # lazy import: commands that read the heartbeat have to start fast
+    from contextlib import suppress  # lazy import: commands that read the heartbeat must start fast
 
     from ocwatchd.state.files import write_atomic
 
@@ -196,7 +196,7 @@ def _items(raw: Mapping[str, object], name: str) -> list[object]:
 
 
 def _iso(epoch: float) -> str:
-    from ocwatchd.clock import rfc3339  # lazy import: commands that only read have to start fast
+    from ocwatchd.clock import rfc3339  # lazy import: commands that only read must start fast
 
     return rfc3339(epoch)
 

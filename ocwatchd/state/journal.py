@@ -149,7 +149,9 @@ def _line(entry: Mapping[str, object]) -> bytes:
 
 
 def plain(value: Mapping[str, object], depth: int = 0) -> dict[str, object]:
-    """Return the fields in their written form: texts capped, times as RFC 3339, fields with secrets dropped."""
+    """Return the fields as they are written: texts are capped, times are RFC 3339, and fields with secrets are
+    dropped.
+    """
     return {str(key): _field(str(key), item, depth) for key, item in value.items() if str(key).lower() not in SECRETS}
 
 

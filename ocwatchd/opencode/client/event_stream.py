@@ -108,8 +108,8 @@ class EventListener:
 
 
 class _Watch:
-    """Passes the lines of an event stream to `StreamActivity`, and with the first line the sessions that are already
-    busy.
+    """Passes the lines of an event stream to `StreamActivity`. Before the first line, it also passes the sessions that
+    are already busy.
     """
 
     def __init__(self, activity: StreamActivity, api: Api) -> None:

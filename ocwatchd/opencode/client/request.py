@@ -53,8 +53,8 @@ def bind_file(sock: socket.socket, path: str) -> None:
 
 @contextmanager
 def _short(path: str) -> Iterator[str]:
-    """Yield a path of the socket file that is short enough for the kernel. A long path is replaced by one through the
-    directory's descriptor.
+    """Yield a path of the socket file that is short enough for the kernel. A long path is replaced by a path through a
+    descriptor of the directory.
     """
     if len(os.fsencode(path)) <= _MAX_PATH:
         yield path

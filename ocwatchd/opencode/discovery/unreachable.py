@@ -149,7 +149,8 @@ class Unreached:
         """Return the candidates that the command line or the log connects with the session. If there are none, return
         all candidates.
 
-        npm's wrapper, which is also called `opencode`, is left out in favour of the process that it started.
+        npm's wrapper, which is also called `opencode`, is left out. The process that it has started remains a
+        candidate.
         """
         launchers = {relative.pid for process in candidates for relative in process.above}
         own = [process for process in candidates if process.pid not in launchers]

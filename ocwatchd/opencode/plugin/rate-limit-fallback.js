@@ -217,7 +217,7 @@ async function prevent({ message, parts: prompt }, session, client) {
 
 // ---- the blacklist
 
-/** Return the blacklist entries that cover this model now, the one that ends last first. */
+/** Return the blacklist entries that cover this model now, sorted by their ends, the latest first. */
 function blocking(model) {
   const now = Date.now()
   const { entries, tiers } = read(blacklist, understand) ?? { entries: new Map(), tiers: [] }
@@ -315,7 +315,7 @@ const isModel = (name) => typeof name === "string" && /^[^/]+\/./.test(name)
 const isName = (name) => isModel(name) && [...name].length <= NAME_CAP && name.trim() === name && !UNPRINTABLE.test(name)
 const partsOf = (name) => ({ providerID: name.slice(0, name.indexOf("/")), modelID: name.slice(name.indexOf("/") + 1) })
 
-/** Return the name of the first listed plugin that also moves prompts. An entry may be [name, options]. */
+/** Return the name of the first listed plugin that also changes models. An entry may be [name, options]. */
 function rivalIn(plugins) {
   const names = (plugins ?? []).map((plugin) => String(Array.isArray(plugin) ? plugin[0] : plugin))
   return names.map(bareName).find((name) => RIVALS.test(name) && name !== OWN_NAME)
@@ -349,7 +349,9 @@ function homeOwner() {
   }
 }
 
-/** Return why our state directory must not be used; undefined if it may. The same check as ocwatchd/ownership.py. */
+/**
+ * Return why our state directory must not be used; undefined if it is safe. ocwatchd/ownership.py makes the same check.
+ */
 function untrusted() {
   if (!isAbsolute(home)) return `HOME is ${home ? `"${home}", which is not an absolute path` : "not set"}`
   const link = statOf(state)
@@ -416,7 +418,7 @@ function give(fd, directory) {
 /** Replace one of our files atomically. */
 function replace(path, text) {
   const temporary = `${path}.${process.pid}.tmp`
-  rmSync(temporary, { force: true }) // may be left over from a dead process with the same pid
+  rmSync(temporary, { force: true }) // a dead process with the same pid may have left this file
   opened(temporary, O_WRONLY | O_CREAT | O_EXCL, (fd) => writeSync(fd, text))
   renameSync(temporary, path)
 }

@@ -11,8 +11,8 @@ from contextlib import suppress
 POLL = 0.02
 """Interval, in seconds, between checks of whether processes have ended."""
 STOP_LIMIT = 2.0
-"""Time, in seconds, between SIGTERM and SIGKILL. 1.0 - 1.3 often ignore SIGTERM. SIGKILL does no harm after the work is
-done.
+"""Time, in seconds, between SIGTERM and SIGKILL. OpenCode 1.0 - 1.3 often ignores SIGTERM. SIGKILL does no harm after
+the work is done.
 """
 
 

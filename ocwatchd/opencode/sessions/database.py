@@ -2,7 +2,7 @@
 
 A missing, locked, broken or unknown database yields nothing and raises no error, because any version of OpenCode may be
 installed. The file is opened for each query, because a permanent connection would prevent OpenCode from resetting its
-WAL. The module imports little, for the commands that have to start fast.
+WAL. The module imports little, because it is used by commands that must start fast.
 """
 
 from __future__ import annotations

@@ -122,8 +122,8 @@ def _time(mark: blacklist.Signature | None, now: float) -> float:
 
 
 def _same(one: Cooldown | None, other: Cooldown | None) -> bool:
-    """Return whether both entries look the same in the file, where times have milliseconds. None means a missing
-    entry.
+    """Return whether both entries are the same in the file, where times have a precision of milliseconds. None means
+    that there is no entry.
     """
     return one == other or (
         one is not None and other is not None and blacklist.to_json(one) == blacklist.to_json(other)

@@ -152,7 +152,7 @@ export function part({ shared, state, attempt, append, replace, statOf, privateD
   return { announce, watch, waitForCooldown }
 }
 
-/** Return the error's `body`, or `page`, that came instead of an answer; undefined for an answer, or if unsure. */
+/** Return {body} for an error, {page} for a web page; undefined for an answer, or if the text is unclear. */
 function oddity(text) {
   const start = text.length > ODD_CAP ? "" : text.trimStart()
   if (start.startsWith("<")) return { page: true }
@@ -169,7 +169,7 @@ function oddity(text) {
   return { body: start.slice(0, BODY_CAP).replace(SECRET, "…") }
 }
 
-/** Return whether a header is a rate-limit header; one whose value might contain a key is rejected. */
+/** Return whether a header is a rate-limit header. Headers whose values may contain a key are rejected. */
 const isAllowance = ([name, value]) =>
   ALLOWANCES.some((names) => names.test(name)) && FIGURES.test(value) && value.search(SECRET) < 0
 

@@ -7,7 +7,7 @@ import { closeSync, constants, lstatSync, openSync } from "node:fs"
 import { connect } from "node:net"
 import { join } from "node:path"
 
-const ANSWER_TIMEOUT = 300 // ms from the question to the answer
+const ANSWER_TIMEOUT = 300 // ms within which the daemon must answer a question
 const MAX_LINE = 64 << 10 // characters; an answer has about 200
 const MAX_SOCKET_PATH = 103 // bytes; every system accepts this length
 const VERDICTS = ["untouched", "move", "hold", "retry"]
