@@ -99,7 +99,7 @@ def status(json: Json = False) -> None:
 
 @app.command()
 def cooldowns(json: Json = False) -> None:
-    """List the models that are cooling down, and until when."""
+    """List the models that are cooling down, with reset times."""
     from ocwatchd.cli.commands.status import cooldowns as command
 
     raise typer.Exit(command(json))
@@ -132,10 +132,10 @@ def pick(
 def block(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="provider/model, provider/*, alias or pool.")],
     lasting: Annotated[
-        str | None, typer.Option("--for", metavar="TIME", help="How long to block it: 90s, 15m, 1h30m, 2d.")
+        str | None, typer.Option("--for", metavar="TIME", help="How long to block the model: 90s, 15m, 1h30m, 2d.")
     ] = None,
     until: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When to use it again: 14:20 or 2026-11-22T14:20:00Z.")
+        str | None, typer.Option(metavar="TIME", help="When the block ends: 14:20 or 2026-11-22T14:20:00Z.")
     ] = None,
     force: Force = False,
     json: Json = False,
@@ -164,10 +164,11 @@ def clear(
 @app.command()
 def redirect(
     session: Annotated[
-        str | None, typer.Argument(metavar="SESSION", help="Part of its id or title. Default: the limited one.")
+        str | None,
+        typer.Argument(metavar="SESSION", help="Part of the session's id or title. Default: the limited session."),
     ] = None,
     to: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The model to move to. Default: the next one in the chain.")
+        str | None, typer.Option(metavar="MODEL", help="The model to move to. Default: the next model in the chain.")
     ] = None,
     agent: Annotated[str | None, typer.Option(metavar="NAME", help="The agent that continues the session.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Accept a model that is unknown or cooling down.")] = False,
@@ -187,10 +188,11 @@ def redirect(
 @app.command()
 def restart(
     session: Annotated[
-        str | None, typer.Argument(metavar="SESSION", help="Part of its id or title. Default: the limited one.")
+        str | None,
+        typer.Argument(metavar="SESSION", help="Part of the session's id or title. Default: the limited session."),
     ] = None,
     to: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The model to move to. Default: the next one in the chain.")
+        str | None, typer.Option(metavar="MODEL", help="The model to move to. Default: the next model in the chain.")
     ] = None,
     agent: Annotated[str | None, typer.Option(metavar="NAME", help="The agent that continues the session.")] = None,
     pid: Annotated[
@@ -275,7 +277,9 @@ def config_init(
 
 @config.command("check")
 def config_check(
-    file: Annotated[str | None, typer.Argument(metavar="FILE", help="Default: the file in use.")] = None,
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="The file to check. Default: the file in use.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """List errors and warnings in the configuration. Exit 4 if there are errors."""
@@ -353,7 +357,7 @@ def doctor(
         str | None, typer.Option(metavar="FILE", help="Write an archive (tar.gz) for a bug report, without secrets.")
     ] = None,
 ) -> None:
-    """Find problems and say what to do about them. Exit 1 if there is an error."""
+    """Find problems and show how to fix them. Exit 1 if there is an error."""
     from ocwatchd.cli.commands.doctor import doctor as command
 
     raise typer.Exit(command(json, bundle))
@@ -361,7 +365,9 @@ def doctor(
 
 @keeping.command()
 def drill(
-    version: Annotated[str | None, typer.Argument(metavar="VERSION", help="With --fetch: 1.18.33 or latest.")] = None,
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION", help="The version to fetch, with --fetch: 1.18.33 or latest.")
+    ] = None,
     fetch: Annotated[
         bool,
         typer.Option(
@@ -387,7 +393,9 @@ looking = typer.Typer(rich_markup_mode=None)
 
 @looking.command()
 def watch(
-    every: Annotated[float, typer.Option(metavar="SECONDS", help="Seconds between two updates, 0.2 to 60.")] = 1.0,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Interval between updates, in seconds (0.2 to 60).")
+    ] = 1.0,
 ) -> None:
     """Show sessions, cooldowns and events live. Press ? for the keys, and q or Ctrl-C to quit."""
     from ocwatchd.cli.commands.watch import watch as command
@@ -398,13 +406,15 @@ def watch(
 @looking.command()
 def history(
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="2h, 14:20 or 2026-11-22T14:20Z. Default: 24h.")
+        str | None,
+        typer.Option(metavar="TIME", help="Start of the period: 2h (ago), 14:20 or 2026-11-22T14:20Z. Default: 24h."),
     ] = None,
     session: Annotated[
         str | None, typer.Option(metavar="SESSION", help="Show only this session: part of its id or title.")
     ] = None,
     lines: Annotated[
-        int | None, typer.Option("--lines", "-n", min=1, max=100000, help="Show only this many of the latest events.")
+        int | None,
+        typer.Option("--lines", "-n", min=1, max=100000, help="Maximum number of events to show (the latest ones)."),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new events.")] = False,
     json: Json = False,
@@ -435,7 +445,8 @@ def explain(
 @looking.command()
 def report(
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="2h, 30d or 2026-11-22T14:20Z. Default: 7d.")
+        str | None,
+        typer.Option(metavar="TIME", help="Start of the period: 2h (ago), 30d or 2026-11-22T14:20Z. Default: 7d."),
     ] = None,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="The file to write; - is standard output.")] = None,
     form: Annotated[
@@ -462,9 +473,9 @@ def forecast(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show how near each limit is.
+    """Show how close each model is to its limit.
 
-    It prints the usage so far, when the limit will be reached, and how this is known.
+    It prints the usage so far, when the limit will be reached, and the source of this forecast.
     """
     if replay:
         from ocwatchd.cli.commands.forecast import replay as command
@@ -504,7 +515,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines.")] = False,
     json: Json = False,
 ) -> None:
-    """Show the daemon's log, as `ocwatch service logs` does."""
+    """Show the daemon's log, like `ocwatch service logs`."""
     from ocwatchd.cli.commands.service import logs as command
 
     raise typer.Exit(command(lines, follow, json))
@@ -639,7 +650,7 @@ share = typer.Typer(
 
 @share.callback()
 def share_serve(context: typer.Context) -> None:
-    """Share cooldowns with other machines that use the same accounts; without a subcommand, until stopped."""
+    """Share cooldowns with other machines that use the same accounts, until stopped."""
     if context.invoked_subcommand is None:
         from ocwatchd.cli.commands.share import serve as command
 

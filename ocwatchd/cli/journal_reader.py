@@ -60,7 +60,9 @@ def find(told: Sequence[Entry], wanted: str | None) -> Episode:
     if "/" in wanted:
         about = [one for one in known if one.model == wanted]
         if not about:
-            raise UsageError(f"the journal has no decision about {wanted!r}. To list all: ocwatch history --since 30d")
+            raise UsageError(
+                f"the journal contains no decision about {wanted!r}. To list all: ocwatch history --since 30d"
+            )
         return about[-1]
     by_session = [one for one in known if one.session and wanted in _names(one.session)]
     found = by_session[-1:] or [one for one in known if _has(one, wanted)]
@@ -75,7 +77,7 @@ def find(told: Sequence[Entry], wanted: str | None) -> Episode:
         return found[0]
     if not found:
         raise UsageError(
-            f"the journal has no decision and no session {wanted!r}. To list all: ocwatch history --since 30d"
+            f"the journal contains no decision or session named {wanted!r}. To list all: ocwatch history --since 30d"
         )
     listed = "".join(f"\n  {one.lines[0].id}  {one.session or '-'}  {one.model or '-'}" for one in found[-LISTED:])
     raise UsageError(f"{wanted!r} matches {len(found)} decisions. Type more characters of one of these ids:{listed}")

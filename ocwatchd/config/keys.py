@@ -138,10 +138,10 @@ LIMIT_KEYS = (
 _FORESIGHT = PreventionPolicy()
 
 KEYS = (
-    Key(CHAIN, Kind.CHAINS, "The fallbacks of a model, in the order in which they are tried. The fallbacks of a "
-        "fallback follow (A to B to C). `provider/*` means any model of a provider, `*` any other model. `agent:NAME` "
-        "and `agent:NAME@provider/model` are chains for the sessions of one agent, including those in which it is a "
-        "subagent; they are tried before the model's own chain.", {}),
+    Key(CHAIN, Kind.CHAINS, "The fallbacks of a model, in the order in which they are tried. A fallback's own "
+        "fallbacks follow it (A to B to C). `provider/*` means any model of a provider, `*` any other model. "
+        "`agent:NAME` and `agent:NAME@provider/model` are chains for the sessions of one agent, including those in "
+        "which it is a subagent; they are tried before the model's own chain.", {}),
     Key(ALIASES, Kind.ALIASES, "Your own names for models. You can use them wherever a model is expected.", {}),
     Key(AGENTS, Kind.AGENTS, "The agent to use with a model. Without an entry, the session keeps its agent.", {}),
     Key(POOLS, Kind.POOLS, "Names for several equal models, such as accounts at one provider. You can use them "
@@ -205,8 +205,8 @@ KEYS = (
         Key("prevent", Kind.FLAG, "Whether new prompts go to a fallback shortly before a known limit is reached. A "
             "limit is known from headers or from `limits`, or it was learnt. Running turns are not moved.",
             _FORESIGHT.prevent),
-        Key("ahead", Kind.NUMBER, "How long before a limit `prevent` takes effect: when the limit would be reached "
-            "within this time if usage continued at its present rate.", _ms(_FORESIGHT.ahead), "milliseconds"),
+        Key("ahead", Kind.NUMBER, "Time before a limit at which `prevent` takes effect, assuming that usage "
+            "continues at its present rate.", _ms(_FORESIGHT.ahead), "milliseconds"),
         Key("leaveAt", Kind.NUMBER, "With `prevent`: the percentage of a plan window from which new prompts go to "
             "another provider. By default, plan windows are only shown.", unit="percent", least=1, most=100),
         Key("command", Kind.TEXTS, "A program and its arguments that prints plan windows as JSON. It runs every 5 "
@@ -259,7 +259,7 @@ KEYS = (
             pattern=r"^(/|~/)[^\u0000]*$(?!\n)", wanted="an absolute path, or one that begins with ~/"),
         Key("team", Kind.TEXT, "The name of your group, if several groups use the same server or folder.", "team",
             pattern=rf"^{_LABEL}$(?!\n)", wanted="1 to 40 letters, digits, `.`, `_`, `@` or `-`"),
-        Key("node", Kind.TEXT, "This machine's name for the others. By default, its host name and three characters.",
+        Key("node", Kind.TEXT, "This machine's name in the group. By default, its host name and three characters.",
             pattern=r"^[a-z0-9][a-z0-9-]{0,11}$(?!\n)", wanted="1 to 12 lower-case letters, digits or `-`"),
         Key("accounts", Kind.ACCOUNTS, "The account at each provider. Machines with the same account name share its "
             "cooldowns. Cooldowns of providers without an entry are not shared.", {}, pattern=rf"^{_LABEL}$(?!\n)",

@@ -66,7 +66,7 @@ def read_names(document: Document, report: Report = fail) -> Names:
     for alias, model in aliases.items():
         end = resolve(alias, aliases)
         if check_name(document, (ROOT, ALIASES, alias), model, known, report) and not (is_model(end) or end in pools):
-            report(document.fault((ROOT, ALIASES, alias), "is in a circle of aliases that never leads to a model"))
+            report(document.fault((ROOT, ALIASES, alias), "is a circular alias that never leads to a model"))
     agents = _texts(document, AGENTS, report)
     for name in agents:
         check_name(document, (ROOT, AGENTS, name), name, known, report)

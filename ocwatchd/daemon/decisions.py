@@ -149,7 +149,7 @@ class Decisions:
             self._post(Acted(number, report.get("done") is True, text(report.get("why")) or ""))
             if report.get("later") is True:
                 seen = _next_line(reader)
-                why = text(seen.get("why")) or "OpenCode disconnected before an answer of the fallback was seen"
+                why = text(seen.get("why")) or "OpenCode disconnected before it reported the fallback's answer"
                 self._post(Verified(number, seen.get("answers") is True, why))
 
     def _asked(self, line: socket.socket, reader: BinaryIO, number: int) -> Json | None:

@@ -109,7 +109,7 @@ class FileHealth:
     def fail(self, matter: str, why: str) -> None:
         """Report that a file cannot be written, unless this is already known. The content stays in memory."""
         if self.note(matter, why):
-            self.say(f"{why}; keeping it in memory and trying again")
+            self.say(f"{why}; ocwatchd keeps the data in memory and tries again")
 
     def note(self, matter: str, why: str) -> bool:
         """Record a fault of a file, so that `ocwatch status` shows it. Return whether the fault is new."""

@@ -342,7 +342,7 @@ class Loop:
             self._engine.remember_resumes(last.resumes)
         for session, parked in last.parked.items():
             if parked.until is None or now - parked.until < RESUME_WITHIN:
-                with self._faults.survived("taking up a parked turn"):
+                with self._faults.survived("resuming a parked turn"):
                     self._executor.do(self._engine.recall_parked(session, parked, now))
         for session, claims in last.unfinished.items():
             log.info(f"a move of {session} was left unfinished; checking the session")

@@ -62,7 +62,7 @@ def chains(facts: Facts) -> Iterator[Check]:
 def _circles(facts: Facts) -> Iterator[Check]:
     for circle in find_cycles(facts.config.chains):
         way = " -> ".join(circle)
-        remedy = "remove one of these models from another one's chain; until then, the chain is cut where it closes"
+        remedy = "remove one of these models from the chain of another; until then, the chain is cut where it closes"
         yield Check("chain-circle", Severity.ERROR, f"circular chain: {way}", remedy)
 
 
@@ -91,9 +91,7 @@ def _models(facts: Facts) -> Iterator[Check]:
         elif judgement.answer is Answer.UNSURE:
             unsure.append(model)
     if unsure:
-        seen = (
-            f"{_listed(unsure)}: ocwatchd does not know whether OpenCode offers {'it' if len(unsure) == 1 else 'them'}"
-        )
+        seen = f"{_listed(unsure)}: ocwatchd cannot tell whether OpenCode offers {'it' if len(unsure) == 1 else 'them'}"
         yield Check(
             "chain-model",
             Severity.INFO,
@@ -137,7 +135,7 @@ def plan_command(facts: Facts) -> Iterator[Check]:
     if not facts.config.plan_command:
         return
     if facts.plan_command_problem:
-        remedy = f"run it by hand and compare what it prints with {DOCUMENTATION}/forecast.md"
+        remedy = f"run it yourself and compare its output with {DOCUMENTATION}/forecast.md"
         yield Check("plan-command", Severity.WARNING, f"forecast.command: {facts.plan_command_problem}", remedy)
     else:
         yield Check("plan-command", Severity.OK, "no fault of forecast.command is known")

@@ -194,7 +194,10 @@ def _without_hooks(run: Running) -> str:
 
 def rivals(facts: Facts) -> Iterator[Check]:
     """Check that no other fallback plugin is installed or active."""
-    remedy = "remove one of the two plugins: while another one is active, ours acts only after a limit, never before"
+    remedy = (
+        "remove one of the two plugins: while the other one is active, ocwatchd's plugin acts only after a limit, "
+        "not before it"
+    )
     active = list(dict.fromkeys(found.standing_back for found in facts.running if found.standing_back))
     for why in active:
         yield Check("rival-plugin", Severity.WARNING, why, remedy)
@@ -279,7 +282,7 @@ def our_files(facts: Facts) -> Iterator[Check]:
     else:
         yield Check("journal", Severity.OK, f"the journal has {facts.journal_bytes >> 10} KiB")
     if facts.state_free is not None and facts.state_free < MIN_FREE:
-        seen = f"only {facts.state_free >> 20} MiB are free in the file system of ocwatchd's state"
+        seen = f"only {facts.state_free >> 20} MiB are free in the file system of ocwatchd's state directory"
         yield Check(
             "disk",
             Severity.WARNING,

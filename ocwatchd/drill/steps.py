@@ -391,7 +391,7 @@ class Drill:
             raise StepFailed(expected, seen, KEEP)
         if self._scene.poll(self._scene.verified, self._step_timeout) is None:
             raise StepFailed(expected, "the answer, but the daemon has not verified the move", KEEP)
-        return f"{FALLBACK} got the prompt once and answers", asked[0].time - refused[0].time
+        return f"{FALLBACK} received the prompt once and answered", asked[0].time - refused[0].time
 
     def _prevention(self) -> tuple[str, float]:
         before = {model: len(self.provider.asked(model)) for model in (PRIMARY, FALLBACK)}

@@ -206,7 +206,7 @@ def follow(server: AttachedServer, since: float, out: Writer, signals: Signals, 
     """
     assert server.endpoint is not None
     assert server.session is not None
-    say(f"the daemon has moved {server.session.id}; waiting for its answer")
+    say(f"the daemon has moved {server.session.id}; waiting for the answer")
     try:
         printer = Printer(Api(server.endpoint), server.session, server.arguments.format == "json", out, since=since)
         return _wait(

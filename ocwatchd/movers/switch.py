@@ -155,7 +155,7 @@ class _Attempt:
     def _check(self, turn: Turn) -> None:
         snapshot, decided = turn.snapshot, self._order.snapshot
         if snapshot.prompt_model not in (decided.prompt_model, self._target) and not self._order.own_abort:
-            self._end(MoveResult.USER_TOOK_OVER, f"{snapshot.prompt_model} was chosen meanwhile", snapshot)
+            self._end(MoveResult.USER_TOOK_OVER, f"{snapshot.prompt_model} was selected in the meantime", snapshot)
         ruling = forbidden(self._order, snapshot)
         if ruling is not None:
             self._end(ruling.result, ruling.why, snapshot)

@@ -138,7 +138,7 @@ def test_it_is_live_and_q_ends_it(up: Cli) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_and_gives_the_terminal_back(up: Cli, number: int) -> None:
     with Screen(up) as screen:
-        screen.shows("q ends")
+        screen.shows("q quit")
         screen.process.send_signal(number)
         assert screen.ends() == 0
     assert "\x1b[?1049l" in screen.said
@@ -146,7 +146,7 @@ def test_a_signal_ends_it_and_gives_the_terminal_back(up: Cli, number: int) -> N
 
 def test_a_frame_sends_only_the_lines_that_changed(up: Cli) -> None:
     with Screen(up) as screen:
-        screen.shows("q ends")
+        screen.shows("q quit")
         sent = len(screen.said)
         up("block", "x/y", "--for", "1h")
         screen.shows("blocked    x/y by you")
@@ -189,7 +189,7 @@ def test_a_line_that_fills_its_row_is_not_erased(capsys: pytest.CaptureFixture[s
 
 def test_without_colour(up: Cli) -> None:
     with Screen(up, NO_COLOR="1") as screen:
-        screen.shows("q ends")
+        screen.shows("q quit")
         os.write(screen.master, b"q")
         assert screen.ends() == 0
     assert not [part for part in screen.said.split("\x1b[")[1:] if part.startswith(("3", "4", "9")) and part[2:3] == "m"

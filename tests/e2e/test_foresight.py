@@ -78,7 +78,7 @@ def test_the_next_prompt_goes_elsewhere_before_the_limit_and_comes_back_after_it
         listed = daemon.ocwatch("status").stdout
         assert "about to be limited mock2/fallback" in " ".join(listed.split())
         assert "3 of 3 requests (exact)" in " ".join(listed.split())
-        assert "new prompts go elsewhere until" in " ".join(daemon.ocwatch("forecast").stdout.split())
+        assert "new prompts go to a fallback until" in " ".join(daemon.ocwatch("forecast").stdout.split())
         assert "mock/primary is about to be limited" in daemon.ocwatch("history").stdout
         why = " ".join(daemon.ocwatch("explain", PRIMARY).stdout.split())
         assert "exact: 0 of 3 requests left, a prompt takes 1" in why

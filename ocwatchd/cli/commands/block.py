@@ -104,7 +104,7 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
 
             note_clear(paths.share, ("*",) if everything else map(str, refs), now)
     except StateError as fault:
-        warn(escape(f"other machines will not learn that the cooldown is cleared: {fault}"))
+        warn(escape(f"the cleared cooldown cannot be shared with other machines: {fault}"))
     snapshot = blacklist.update(paths.blacklist, change, now, whole=everything)
     _warn(snapshot)
     _journal(paths, [cleared_line(key) for key in cleared])

@@ -195,7 +195,7 @@ def init(write: bool = False, force: bool = False, as_json: bool = False) -> int
     exists = os.path.lexists(paths.config_file)
     if write and exists and not force:
         raise OcwatchError(
-            f"{paths.config_file} already exists. To replace it and keep the old one beside it, add: --force"
+            f"{paths.config_file} already exists. To replace it (the old file is kept under another name), add: --force"
         )
     start = starter_for(derived_setup(paths), schema=paths.schema)
     kept = _replace(paths.config_file, start.text) if write else None

@@ -92,7 +92,7 @@ def _used(one: Forecast, history: History, now: float) -> str:
 
 def _how(one: Forecast, moved: Mapping[str, float | None], now: float) -> str:
     known = HOW.get(one.label) or f"{one.label} from {one.limits} limits"
-    return known + (f"; new prompts go elsewhere until {when(moved[one.model], now)}" if one.model in moved else "")
+    return known + (f"; new prompts go to a fallback until {when(moved[one.model], now)}" if one.model in moved else "")
 
 
 def _foreseen(paths: Paths, now: float) -> list[Cooldown]:

@@ -230,7 +230,7 @@ OUTCOMES = {
     "user_took_over": "replaced by another prompt from you",
     "freed": "stopped, so that its parent session continues",
     "open": "not over yet",
-    "noted": "nothing to decide",
+    "noted": "no action was needed",
     "foreseen": "new prompts go to a fallback; no request was refused",
     "prevented": "a new prompt went to another model",
 }

@@ -116,7 +116,7 @@ def try_it(as_json: bool = False) -> int:
         return ExitCode.DONE
     tell(f"A test cooldown was stored in {trip.stored * 1000:.1f} ms and received after {trip.received * 1000:.1f} ms.")
     if trip.offset is not None:
-        tell(f"The server's clock differs from ours by {trip.offset * 1000:.0f} ms.")
+        tell(f"The server's clock differs from this machine's by {trip.offset * 1000:.0f} ms.")
     return ExitCode.DONE
 
 
@@ -153,7 +153,8 @@ def _text(found: Mapping[str, object]) -> str:
     offset, latency = found.get("offset_seconds"), found.get("latency_seconds")
     if isinstance(offset, int | float) and isinstance(latency, int | float):
         lines.append(
-            f"The server responds in {latency * 1000:.1f} ms; its clock differs from ours by {offset * 1000:.0f} ms."
+            f"The server responds in {latency * 1000:.1f} ms. "
+            f"Its clock differs from this machine's by {offset * 1000:.0f} ms."
         )
     if found.get("last_news"):
         lines.append(f"Last report received: {found['last_news']}, from {found.get('last_news_from')}.")

@@ -262,7 +262,7 @@ def next_step(view: StatusView) -> str:
     if any(str(one.get("phrase", "")).endswith("Use: oc-smart run") for one in view.sessions):
         return "oc-smart run (use it instead of `opencode run`: it continues on a fallback)"
     if view.unknown_models:
-        return "ocwatch config check (see where each name is, and similar names)"
+        return "ocwatch config check (see each name's line, and similar names)"
     if view.without_fallback:
         return "ocwatch config init (see a proposed chain), or edit rate-limit-config.json"
     if view.unserved or view.health:
@@ -294,6 +294,6 @@ def headline(view: StatusView) -> str:
     if view.state == State.STALLED:
         silent = view.beat is None or view.now - view.beat >= FRESH
         since = "never" if view.beat is None else f"{span(view.now - view.beat)} ago"
-        why = f"its last heartbeat was {since}" if silent else "it does not read what OpenCode writes"
+        why = f"its last heartbeat was {since}" if silent else "it is not reading OpenCode's logs"
         return f"ocwatchd is stalled: pid {view.pid} is running, but {why}; {REMEDY[view.state]}"
     return f"ocwatchd is not running; {REMEDY[view.state]}"

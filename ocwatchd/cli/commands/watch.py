@@ -132,7 +132,7 @@ def frame(
     events: Sequence[Entry],
     width: int,
     height: int,
-    foot: str = "q ends",
+    foot: str = "q quit",
     selected: int | None = None,
     titles: Titles | None = None,
 ) -> list[Line]:
@@ -200,7 +200,7 @@ def _foot(foot: str, view: StatusView, width: int) -> Line:
     return Line(foot + " " * max(width - columns(foot) - columns(now), 1) + now, QUIET)
 
 
-FOOT = "q ends  j/k select  r move  R restart  b block  c clear  e why  ? help"
+FOOT = "q quit  j/k select  r move  R restart  b block  c clear  e why  ? help"
 HELP = """\
 Keys of ocwatch watch
 

@@ -352,7 +352,10 @@ def free_again(snapshot: SessionSnapshot, model: ModelRef) -> list[Effect]:
 
 def resumed_too_often(snapshot: SessionSnapshot, times: int) -> list[Effect]:
     """Return the notice that a turn is no longer run again, because it was run again `times` times in a row."""
-    text = f"The turn was run again {times} times in a row and is limited again. It is left to you now (maxResumes)"
+    text = (
+        f"The turn was run again {times} times in a row and is limited again. "
+        "ocwatchd will not run it again (maxResumes)"
+    )
     matter = f"resumes:{snapshot.session}:{snapshot.user_message}"
     return [_tell(snapshot, matter, f"{snapshot.model} is limited", text)]
 

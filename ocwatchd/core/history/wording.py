@@ -80,7 +80,7 @@ def phrase(entry: Entry, clock: Clock) -> str:
         case "moved" | "claim" | "target_limited" | "failed" | "switched":
             return _moving(entry, why)
         case "doubtful":
-            return f"{model} retries, and the message does not prove a limit: {entry.text('reason') or ''}"
+            return f"{model} is retried, and the message does not prove a limit: {entry.text('reason') or ''}"
         case "answered":
             return f"{model} has answered again"
         case "went_on":
@@ -89,9 +89,9 @@ def phrase(entry: Entry, clock: Clock) -> str:
             where = (
                 f"goes to {entry.text('target')}"
                 if entry.text("target")
-                else "stays there: no available model can run the session"
+                else "is sent to it anyway: no available model can run the session"
             )
-            return f"{model} is limited: its new prompt {where}"
+            return f"{model} is limited: a new prompt {where}"
         case "stalled" | "frozen":
             return why
         case "freed":
