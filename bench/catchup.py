@@ -61,7 +61,7 @@ def spent(command: list[str], environ: dict[str, str]) -> tuple[float, float]:
 
 
 def home(root: Path, patterns: int) -> dict[str, str]:
-    """Return an environment whose configuration has that many `errorPatterns`."""
+    """Return an environment whose configuration has this number of `errorPatterns`."""
     directory = root / f"home{patterns}" / ".config/opencode"
     directory.mkdir(parents=True, exist_ok=True)
     words = [f"(?:acme|corp) gateway {number:02} (?:is|was) (?:busy|full)" for number in range(patterns)]

@@ -367,7 +367,7 @@ def running(tool: type[Tool]) -> Iterator[Tool]:
 
 
 def outcome(tool: type[Tool], fault: Fault) -> str:
-    """Return `ok`, or how many lines were lost or reported twice."""
+    """Return `ok`, or the numbers of lines that were lost and reported twice."""
     with running(tool) as made:
         wanted = fault(made.log)
         deadline = time.monotonic() + 4 * SETTLE

@@ -50,7 +50,7 @@ def measure(pid: int, seconds: float) -> str:
 
 @contextlib.contextmanager
 def home_with(files: int) -> Iterator[Home]:
-    """Yield a HOME with that many old logs, the newest of which was written just now."""
+    """Yield a HOME with this number of old logs. The newest log has just been written."""
     with tempfile.TemporaryDirectory(prefix="ocw-") as scratch:
         home = Home(Path(scratch), "http://127.0.0.1:9")
         logs = home.root / ".local/share/opencode/log"

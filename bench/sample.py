@@ -36,7 +36,7 @@ def lines_of(kind: str) -> tuple[list[bytes], list[bytes]]:
 
 
 def write(path: Path, kind: str, megabytes: int, per_gigabyte: int) -> int:
-    """Write the log and return how many failures it contains."""
+    """Write the log, and return the number of failures in it."""
     quiet, failures = lines_of(kind)
     wanted = megabytes * 10**6
     every = 1e9 / per_gigabyte if per_gigabyte else float("inf")

@@ -33,7 +33,7 @@ CHUNK = 128 << 10
 
 
 def storm(events: int) -> bytes:
-    """Return the log lines of that many refused attempts, all within the last second."""
+    """Return the log lines of this number of refused attempts, all within the last second."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return b"".join(
         f'timestamp={now} level=ERROR run=0a1b2c3d message="stream error" providerID=mock modelID=m{number % 5}'
@@ -44,7 +44,7 @@ def storm(events: int) -> bytes:
 
 
 def judged(data: bytes, events: int) -> float:
-    """Return the CPU seconds of that many verdicts, on the messages alone."""
+    """Return the CPU seconds for classifying this number of messages alone."""
     line = data[data.rfind(b"\n", 0, -1) + 1 :].decode()
     text, rules = line.partition("AI_APICallError: ")[2].rstrip('"\n'), builtin()
     rules.classify(details_from_text(text))

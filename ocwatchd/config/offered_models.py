@@ -167,7 +167,7 @@ def _enabled(configs: list[Mapping[str, object]]) -> frozenset[str] | None:
 
 
 def _disabled(configs: list[Mapping[str, object]]) -> frozenset[str]:
-    """Return the providers that none of the projects may use."""
+    """Return the providers that are disabled in all projects."""
     lists = [_listed(config, "disabled_providers") for config in configs]
     return frozenset.intersection(*lists) if lists else frozenset()
 

@@ -1,4 +1,6 @@
-"""Read what the user's OpenCode offers: models of configured providers, and agents from JSON and Markdown."""
+"""Read the models and agents of the user's OpenCode: models of configured providers, and agents from JSON and
+Markdown.
+"""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class BlacklistWriter:
 
     @property
     def unsaved(self) -> Mapping[ModelRef, Cooldown | None]:
-        """Return the changes that are not in the file yet, by model; None marks an entry to be removed."""
+        """Return the changes that have not been written to the file yet, by model; None stands for a removal."""
         return self._unsaved
 
     def add(self, effect: SaveBlacklist) -> None:

@@ -153,7 +153,7 @@ class Decisions:
                 self._post(Verified(number, seen.get("answers") is True, why))
 
     def _asked(self, line: socket.socket, reader: BinaryIO, number: int) -> Json | None:
-        """Read the request and return the plugin's report of what it did. Return None if there was no valid request."""
+        """Read the request, and return the plugin's report on its action, or None if there was no valid request."""
         try:
             line.settimeout(QUESTION_TIMEOUT)
             question = question_of(reader.readline(MAX_LINE), number, self._clock.now())

@@ -386,7 +386,7 @@ class Loop:
             self._read_logs()
 
     def _look_for_stalls(self) -> None:
-        """Request a probe of each session whose model has sent nothing for too long, and pass new measured gaps to the
+        """Request a probe of each session whose model has been silent for too long, and pass newly measured gaps to the
         engine.
         """
         for session in self._activity.silent(self._engine.context.stall_after):
@@ -648,7 +648,7 @@ class Loop:
 
 
 def _shown(tracked: TrackedSession, then: WhenExhausted) -> dict[str, object]:
-    """Return the session as shown by `ocwatch status`. `then` says what follows the session's wait."""
+    """Return the session as shown by `ocwatch status`. `then` is the action that follows the session's wait."""
     shown: dict[str, object] = {"session": tracked.session, "doing": tracked.doing.value, "phrase": tracked.phrase}
     at = tracked.resumes_at if tracked.parked and tracked.doing is Doing.STUCK else None
     return {**shown, "until": None if at is None else rfc3339(at), "then": None if at is None else then.value}

@@ -26,7 +26,7 @@ from ocwatchd.opencode.client.request import EndpointError
 from ocwatchd.time_words import when
 
 MAX_MATTERS = 1000
-"""Maximum number of matters to remember. The user is notified only once of a remembered matter."""
+"""Maximum number of matters to remember. The user is notified of a remembered matter only once."""
 PATIENCE = 5.0
 """Timeout of a notification program, in seconds."""
 COMMAND_PATIENCE = 30.0

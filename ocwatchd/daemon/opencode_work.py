@@ -46,7 +46,9 @@ class OpenCodeWork:
         switcher: SwitchModel,
         activity: StreamActivity | None = None,
     ) -> None:
-        """`mover` moves sessions of OpenCode 1, `switcher` those of OpenCode 2. `activity` is fed by `listener`."""
+        """Store the arguments. `mover` moves sessions of OpenCode 1, and `switcher` those of OpenCode 2. `listener`
+        feeds `activity`.
+        """
         self._prices, self._sockets, self._clock = paths.prices, paths.endpoints, clock
         self._lanes, self._post, self._health = lanes, post, health
         self._finder, self._prober, self._listener = finder, prober, listener

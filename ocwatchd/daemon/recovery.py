@@ -34,14 +34,16 @@ react; ten such daemons in a row were observed.
 
 @dataclass(frozen=True, slots=True)
 class PreviousRun:
-    """What the journal contains about the previous run.
+    """The previous run, according to the journal.
 
-    `unfinished`: the claims of unfinished moves, by session. A session without claims was stopped by a move that has
-    just failed. `refused`: the model of each session's last refused attempt. `unhandled`: sessions with a refused
-    attempt or a failed move to which the daemon had not yet reacted. `parked`: the parked turn of each session that
-    waits because all its models are cooling down. `recorded`: the positions, from the cursors on, of refused attempts
-    that are already in the journal. `cleared`: when a user last cleared each model, in epoch seconds. `missed`: the
-    sessions that no endpoint has shown so far.
+    * `unfinished` contains the claims of unfinished moves, by session. A session without claims was stopped by a move
+      that has just failed.
+    * `refused` contains the model of each session's last refused attempt.
+    * `unhandled` contains the sessions with a refused attempt or a failed move to which the daemon had not reacted yet.
+    * `parked` contains the parked turn of each session that waits because all its models are cooling down.
+    * `recorded` contains the positions, from the cursors on, of refused attempts that are already in the journal.
+    * `cleared` contains the time, in epoch seconds, at which a user last cleared each model.
+    * `missed` contains the sessions that no endpoint has shown so far.
     """
 
     unfinished: Mapping[str, tuple[Claim, ...]]

@@ -12,8 +12,8 @@ from collections.abc import MutableMapping
 from contextlib import suppress
 
 MESSAGES_PER_PERIOD = 3
-"""Number of messages per watchdog period. systemd advises at least two, so that one lost message does not get a healthy
-daemon killed.
+"""Number of messages per watchdog period. systemd advises at least two, so that a healthy daemon survives one lost
+message.
 """
 
 

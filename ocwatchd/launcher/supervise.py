@@ -275,9 +275,7 @@ class Supervisor:
     # ---- the child has ended
 
     def _child_ended(self, code: int) -> int | None:
-        """Return the child's exit code, or None if the child ended because of a limit and its prompt is to be run
-        again.
-        """
+        """Return the child's exit code, or None if a limit ended the child, so that its prompt must be run again."""
         if code < 0:
             return code
         if not self._judged:

@@ -374,8 +374,8 @@ def generation_of(program: str, cache: str) -> int | None:
 
 
 def _asked(program: str) -> int | None:
-    """Run the program to get its generation, first in a temporary HOME, and then in the user's HOME, which a shim may
-    need.
+    """Run the program to determine its generation, first in a temporary HOME, and then in the user's HOME, which a shim
+    may need.
     """
     from pathlib import Path  # lazy import: only the first start of a program needs it
 

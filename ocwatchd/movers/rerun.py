@@ -63,14 +63,14 @@ to send the request to the model, plus 30 ms if it must respond to one of our re
 """
 
 POSTS = 3
-"""Maximum number of attempts to start the new run. A request, and with it the run, may get lost."""
+"""Maximum number of attempts to start the new run. A request can be lost, and the run with it."""
 
 APPEAR_LIMIT = 4.0
 """Timeout, in seconds, for the message of an accepted run to appear; this takes 0.05 - 0.3 s on an idle machine."""
 
 STOP_LIMIT = 1.0
-"""Time, in seconds, after which a new run stopped before its message appeared is considered over. On a busy machine,
-such a run still began up to 0.1 s after the stop (1.18.33).
+"""Time, in seconds, after which a stopped run counts as over if its message has not appeared. On a busy machine, such a
+run still began up to 0.1 s after the stop (1.18.33).
 """
 
 BUSY_LIMIT = 30.0

@@ -1,6 +1,6 @@
 """Move a session that has no endpoint: end its OpenCode process and continue the same prompt in a new process.
 
-First, a private server of the same program and home must respond, know the target and its agent, and show no running
+First, a private server of the same program and home must respond, offer the target and its agent, and show no running
 tool. Only then is the OpenCode process ended. The server writes the target into the prompt without running it, so that
 the new TUI opens the session on the target. The prompt then runs in that TUI, through the companion plugin's endpoint,
 so that the user sees the answer appear and can answer questions. Without a usable terminal, the private server runs the

@@ -1,4 +1,4 @@
-"""End the processes that tests leave behind: those whose HOME is a private one below a directory.
+"""End the processes that tests leave behind. They are recognized by a HOME below a given directory.
 
 A test that fails ends the processes of its own home. A pytest that is killed (by a timeout of CI, or a hung worker)
 runs no clean-up, and the processes of its tests continue, because each leads its own session. Every pytest process

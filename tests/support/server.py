@@ -228,6 +228,6 @@ class Handler(BaseHTTPRequestHandler):
         """Close the connection with a reset instead of an orderly end."""
         self.close_connection = True
         self.wfile.flush()
-        time.sleep(0.2)  # a reset discards what the client has not read yet
+        time.sleep(0.2)  # a reset discards data that the client has not read yet
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()

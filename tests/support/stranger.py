@@ -2,7 +2,7 @@
 ours.
 
 Only root can start a process of another user. For any other user, these tests are reduced to checking that our own
-processes are accepted. `THERE_ARE_STRANGERS` tells the two cases apart.
+processes are accepted. `THERE_ARE_STRANGERS` is true in the first case.
 """
 
 from __future__ import annotations

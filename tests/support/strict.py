@@ -164,7 +164,7 @@ def _named(message: Json, kind: str, key: str) -> list[str]:
 
 
 def _thinks_last(body: Json, messages: list[Json]) -> Iterator[str]:
-    """Yield a fault if thinking is on and the answer whose calls have results does not begin with a thought."""
+    """Yield a fault if thinking is on and the answer with the completed calls does not begin with a thought."""
     on = body.get("thinking", {}).get("type") == "enabled"
     if not on or len(messages) < 2 or not _named(messages[-1], "tool_result", "tool_use_id"):
         return

@@ -322,7 +322,7 @@ class World:
         self.tell(Asked(number, failure, 1, delay, 2, "/p"))
 
     def act(self, index: int, *, done: bool) -> None:
-        """Report what the plugin did; a question that was left to OpenCode is closed."""
+        """Report the plugin's action. A question left to OpenCode is closed."""
         if not self.questions:
             return
         number = list(self.questions)[index % len(self.questions)]

@@ -44,13 +44,13 @@ class Command:
 
 
 BASH = r"""# ocwatch: completion for bash
-# Names are data: they are read as lines, compared as they are, and quoted where they are put into the line.
+# Names are data: they are read line by line, compared literally, and quoted when they are inserted.
 _ocwatch() {
   local IFS=$' \t\n' rest=${COMP_LINE:0:$COMP_POINT} word= start=0 quote= open= begun= opaque= char
   local command= previous= kind= part name quoted common= shared=
   local -a words offer options
   while :; do
-    # bash replaces what lies behind here; without arguments, what follows the last of its separators.
+    # bash replaces the text after this position; without arguments, the text after the last separator.
     if [ $# -gt 1 ] && [ ${#rest} -eq ${#2} ]; then start=${#word} open=$quote; fi
     [ -n "$rest" ] || break
     char=${rest:0:1} rest=${rest:1}
@@ -67,7 +67,7 @@ _ocwatch() {
     esac
   done
   COMPREPLY=()
-  [ -z "$opaque" ] || return 0  # what such a word becomes is known only when the line is run
+  [ -z "$opaque" ] || return 0  # the value of such a word is known only when the line is run
   for part in ${words[@]+"${words[@]:1}"}; do
     previous=$part
     for name in @COMMANDS@; do
@@ -82,14 +82,14 @@ _ocwatch() {
   case $kind in
     ''|words) ;;
     files)
-      # bash knows best how to complete files; 3.2 cannot be asked to.
+      # bash itself completes files best, but 3.2 has no compopt.
       if type compopt >/dev/null 2>&1; then compopt -o default 2>/dev/null; return 0; fi
       while IFS= read -r name; do offer+=("$name"); done < <(compgen -f -- "$word");;
     *) while IFS= read -r name; do offer+=("$name"); done < <(ocwatch __complete "$kind" 2>/dev/null);;
   esac
   for name in ${offer[@]+"${offer[@]}"}; do
     case $name in "$word"*) ;; *) continue;; esac
-    case $open$name in \"*!*) continue;; esac  # within double quotes nothing stands for itself there
+    case $open$name in \"*!*) continue;; esac  # within double quotes, bash would expand the !
     name=${name:$start}
     _ocwatch_quote
     if [ ${#COMPREPLY[@]} -eq 0 ]; then common=$name shared=$quoted; fi
@@ -97,13 +97,13 @@ _ocwatch() {
     while case $quoted in "$shared"*) false;; esac; do shared=${shared%?}; done
     COMPREPLY+=("$quoted")
   done
-  # bash also inserts what all of them begin with, which must not end within a quoted character.
+  # bash also inserts the common beginning of all candidates, which must not end within a quoted character.
   case ${COMP_TYPE-9} in 9|33|64) ;; *) return 0;; esac
   name=$common
   _ocwatch_quote
   [ "$quoted" = "$shared" ] || COMPREPLY+=("$quoted")
 }
-# Set `quoted` to what stands for `name` in a line, within the quote `open`.
+# Set `quoted` to `name`, quoted for a line in which the quote `open` is open.
 _ocwatch_quote() {
   local rest=$name char
   quoted=$name

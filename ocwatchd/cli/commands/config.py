@@ -222,7 +222,8 @@ def write_schema(paths: Paths) -> None:
 
 
 def derived_setup(paths: Paths) -> Setup:
-    """Return what the user's OpenCode offers: configured models, logged-in providers, and recently used models.
+    """Return the models that the user's OpenCode offers: configured models, models of logged-in providers, and recently
+    used models.
 
     If OpenCode's configuration cannot be read, a warning is printed and the other sources are used.
     """
@@ -340,7 +341,7 @@ def _unknown_models(name: str) -> list[Finding]:
 
 
 def _unknown_agents(name: str) -> list[Finding]:
-    """Return a warning for each chain whose agent is missing from OpenCode's configuration.
+    """Return a warning for each agent that has a chain but is missing from OpenCode's configuration.
 
     This is not an error, because a project may define the agent.
     """

@@ -119,7 +119,7 @@ ABOUT = (
 
 
 def replay(json: bool = False) -> int:
-    """Print how often each rule was right in the last week, for every model with enough limits."""
+    """Print how often each rule was right in the last week, for every model with enough limits to learn from."""
     now, paths = time.time(), Paths.from_env()
     found: list[tuple[str, int, dict[str, Verdict]]] = []
     few: dict[str, int] = {}

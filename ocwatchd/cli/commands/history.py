@@ -29,7 +29,7 @@ from ocwatchd.time_words import about, clock, exactly, span, stamp
 DEFAULT_SINCE = "24h"
 """How far back `history` goes by default."""
 SAME_WAIT = frozenset(("limit", "told", "unanswered", "doubtful"))
-"""Events that do not end the wait of their session."""
+"""Events after which a session is still waiting."""
 FOLLOW_INTERVAL = 0.5
 """Interval, in seconds, at which `--follow` reads the journal."""
 

@@ -40,7 +40,7 @@ from ocwatchd.state.blacklist import store as blacklist
 
 @dataclass(frozen=True, slots=True)
 class RestartOptions:
-    """The arguments of `restart` that say what may be stopped.
+    """The arguments of `restart` that select the process to stop.
 
     `yes` allows stopping a process that ocwatch cannot start again, or in which other sessions are running. `pid` is
     the process to stop, if the user named it.

@@ -207,7 +207,7 @@ def limit_in(one: Mapping[str, object], now: float) -> str:
 
 
 def used_of(one: Mapping[str, object]) -> str:
-    """Return what is used, as `48 of 50 requests in 1h`."""
+    """Return the usage as text: `48 of 50 requests in 1h`."""
     used, limit, window = (one.get(name) for name in ("used", "limit", "window_seconds"))
     of = f" of {limit:,}" if isinstance(limit, int) else ""
     within = f" in {span(window)}" if isinstance(window, int | float) else ""

@@ -74,7 +74,7 @@ def _wished(name: str) -> int:
 
 
 def is_dumb() -> bool:
-    """Return whether TERM says that the terminal cannot move its cursor."""
+    """Return whether the terminal cannot move its cursor, according to TERM."""
     return os.environ.get("TERM", "").lower() in ("dumb", "unknown")
 
 

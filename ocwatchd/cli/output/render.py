@@ -18,7 +18,7 @@ WIDTH = 80
 """Width of the output, in columns, if neither COLUMNS nor a terminal defines one, as for files and pipes."""
 
 BESIDE_NAMES = 44
-"""Minimum width, in columns, that a long name leaves to the other columns; a longer name is shortened in the middle."""
+"""Minimum width, in columns, of the other columns together. A name that would leave less is shortened in the middle."""
 LEAST_PHRASE = 14
 """Minimum width, in columns, of a table's last column before names are shortened."""
 
