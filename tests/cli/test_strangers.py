@@ -163,7 +163,7 @@ def test_the_launcher_starts_opencode_as_without_us(tmp_path: Path) -> None:
     if THERE_ARE_STRANGERS:
         assert (code, out) == (7, "run|hi|typed")
         assert f"(uid {NOBODY}), not to you" in err
-        assert "Starting OpenCode without it" in err
+        assert "Starting OpenCode without fallbacks" in err
 
 
 def without(env: dict[str, str]) -> dict[str, str]:

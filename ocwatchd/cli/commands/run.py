@@ -97,7 +97,7 @@ def _state_is_ours() -> bool:
         if found.closed:
             say("; ".join(found.problems()))
     except StateError as fault:
-        say(f"{fault}. Starting OpenCode without it")
+        say(f"{fault}. Starting OpenCode without fallbacks")
         return False
     return True
 
@@ -150,7 +150,7 @@ def _document() -> Document | None:
     try:
         return read_document(config_file())
     except ConfigError as fault:
-        say(f"{fault}. Starting OpenCode without it")
+        say(f"{fault}. Starting OpenCode without fallbacks")
         return None
 
 
@@ -161,7 +161,7 @@ def _names(document: Document | None) -> Names | None:
     try:
         return read_names(document)
     except ConfigError as fault:
-        say(f"{fault}. Starting OpenCode without it")
+        say(f"{fault}. Starting OpenCode without fallbacks")
         return None
 
 
