@@ -91,7 +91,7 @@ def _models(facts: Facts) -> Iterator[Check]:
         elif judgement.answer is Answer.UNSURE:
             unsure.append(model)
     if unsure:
-        seen = f"{_listed(unsure)}: ocwatchd cannot tell whether OpenCode offers {'it' if len(unsure) == 1 else 'them'}"
+        seen = f"{_listed(unsure)}: it is not known whether OpenCode offers {'it' if len(unsure) == 1 else 'them'}"
         yield Check(
             "chain-model",
             Severity.INFO,
