@@ -70,7 +70,7 @@ def check_directory(path: str | os.PathLike[str]) -> None:
     A symbolic link is followed only if it belongs to us or to root.
 
     Raises:
-        StateError: The path belongs to another user, cannot be reached, or is not a directory.
+        StateError: the path belongs to another user, cannot be reached, or is not a directory.
     """
     path = os.fspath(path)
     try:
@@ -250,7 +250,7 @@ def read_followed(path: str | os.PathLike[str], cap: int) -> bytes:
     """Return at most the first `cap` bytes of a file that `open_followed` opens.
 
     Raises:
-        OSError: The file cannot be opened (see `open_followed`) or read.
+        OSError: the file cannot be opened (see `open_followed`) or read.
     """
     with open(open_followed(path), "rb") as file:
         return file.read(cap)

@@ -54,7 +54,7 @@ def state_file(name: str, environ: Mapping[str, str] = os.environ) -> str:
 
     Raises:
         HomeUnknown: HOME names no directory.
-        StateError: The directory belongs to another user.
+        StateError: the directory belongs to another user.
     """
     directory = f"{base('XDG_STATE_HOME', '.local/state', environ)}/ocwatchd"
     check_directory(directory)
@@ -114,7 +114,7 @@ class Paths:
 
         Raises:
             HomeUnknown: HOME names no directory.
-            StateError: Our state directory belongs to another user. With `checked` False the caller has to check this.
+            StateError: our state directory belongs to another user. With `checked` False the caller has to check this.
         """
         from pathlib import Path
 

@@ -70,8 +70,8 @@ class Decisions:
         A socket left over from an earlier run is replaced, because only one daemon runs.
 
         Raises:
-            OSError: The socket cannot be created.
-            StateError: The directory belongs to another user.
+            OSError: the socket cannot be created.
+            StateError: the directory belongs to another user.
         """
         make_private_dir(self._path.parent)
         self._path.unlink(missing_ok=True)

@@ -30,7 +30,8 @@ class Child:
     def __init__(self, program: str, words: Sequence[str], environ: Mapping[str, str], stdout: int | None) -> None:
         """Start the process. `stdout` is the descriptor for its standard output; None for our own.
 
-        Raises: OSError: The process cannot be started.
+        Raises:
+            OSError: the process cannot be started.
         """
         reset = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these signals, and a child process would inherit this
         moved = [(os.POSIX_SPAWN_DUP2, stdout, 1)] if stdout is not None else []

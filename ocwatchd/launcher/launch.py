@@ -271,7 +271,7 @@ class Launch:
         return (found.model, found.agent) if found.model else None
 
     def agent_chains(self) -> dict[str, object]:
-        """Return the chains of single agents for the companion plugin, because no daemon may have published them."""
+        """Return the chains of single agents for the companion plugin, as there may be no daemon to publish them."""
         made = self._transform()
         fallbacks = made[0].fallbacks if made else _fallbacks(self._names)
         return dict(agent_rows(fallbacks.chains, self._cooldowns.pools, fallbacks.agents))

@@ -96,7 +96,8 @@ class RunService:
     def findings(self, ident: str | None = None) -> Findings:
         """Return snapshots of our session and its active subagents, or of the one with this id.
 
-        Raises: EndpointError: The server does not answer.
+        Raises:
+            EndpointError: the server does not answer.
         """
         session = self._find()
         if session is None or self.endpoint is None:
@@ -220,7 +221,8 @@ class ClientPrinter:
     def __init__(self, endpoint: Endpoint, session: str, as_json: bool, out: Writer, err: TextIO | None = None) -> None:
         """Mark the complete messages as printed.
 
-        Raises: EndpointError: The endpoint does not answer.
+        Raises:
+            EndpointError: the endpoint does not answer.
         """
         self._api, self._session, self._json = Routes(endpoint), session, as_json
         self._out, self._err = out, err or sys.stderr

@@ -85,7 +85,8 @@ class Terminal:
 
         `environ` is the whole environment.
 
-        Raises: OSError: OpenCode cannot be started.
+        Raises:
+            OSError: OpenCode cannot be started.
         """
         modes = Modes()
         with Guardian() as guardian:

@@ -76,8 +76,8 @@ class Terminal(Protocol):
         """Start the program.
 
         Raises:
-            OcwatchError: The program cannot be started.
-            OSError: As for OcwatchError.
+            OcwatchError: the program cannot be started.
+            OSError: as for OcwatchError.
         """
         ...
 
@@ -119,7 +119,7 @@ class StrandedSession:
         """Return the command that reopens the session with the same program, options and environment, and this plugin.
 
         Raises:
-            OcwatchError: The environment contains a configuration that cannot be read.
+            OcwatchError: the environment contains a configuration that cannot be read.
         """
         process = self.process
         environ = _with_plugin(process.environ, plugin)
@@ -163,7 +163,7 @@ class Restart:
         """Restart OpenCode and run the prompt on the target. If the outcome is not `stranded`, nothing was changed.
 
         Raises:
-            OpenCodeUnreachable: The private server cannot be started; nothing was changed.
+            OpenCodeUnreachable: the private server cannot be started; nothing was changed.
         """
         endpoint = self._endpoint or self._restart(order.target)
         if isinstance(endpoint, MoveOutcome):
@@ -315,7 +315,7 @@ def _with_plugin(environ: Mapping[str, str], plugin: Path | None) -> Mapping[str
     """Return the environment with this plugin added to the plugins that OpenCode loads (1.0 - 1.18).
 
     Raises:
-        OcwatchError: The environment contains a configuration that cannot be read.
+        OcwatchError: the environment contains a configuration that cannot be read.
     """
     if plugin is None:
         return environ
@@ -373,7 +373,7 @@ class Supervised:
         """Make the launcher start the program.
 
         Raises:
-            TerminalFault: The launcher does not react.
+            TerminalFault: the launcher does not react.
         """
         with suppress(ProcessLookupError):
             os.kill(self.launcher, signal.SIGCONT)  # the launcher was stopped together with its child

@@ -31,7 +31,8 @@ def standing(path: Path, ours: Callable[[bytes], bool], current: Callable[[bytes
 def put(path: Path, content: bytes) -> bool:
     """Write the content unless the file already contains it. Return whether the file was changed.
 
-    Raises: ServiceFault: The file cannot be written.
+    Raises:
+        ServiceFault: the file cannot be written.
     """
     try:
         with suppress(FileNotFoundError, StateError):  # whatever is not a regular file of ours is replaced

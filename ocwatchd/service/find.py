@@ -61,7 +61,8 @@ def _among(place: Path, searched: list[str]) -> bool:
 def stray_daemon(paths: Paths, status: ServiceStatus) -> int | None:
     """Return the pid of a daemon that is not running as the service; 0 if the pid is unknown; None if there is none.
 
-    Raises: OSError: The daemon's lock cannot be read.
+    Raises:
+        OSError: the daemon's lock cannot be read.
     """
     holder = daemonlock.holder(paths.daemon_lock, paths.heartbeat)
     return None if holder == status.pid or (holder == 0 and status.running) else holder

@@ -57,7 +57,8 @@ def carried(environ: Mapping[str, str]) -> dict[str, str]:
 def unit(environ: Mapping[str, str], command: Sequence[str], log: Path | None, service: Service = DAEMON) -> str:
     """Return the text of a service's unit. `log` is the file for standard error; None means the journal.
 
-    Raises: ServiceFault: A path or variable cannot be written in a unit.
+    Raises:
+        ServiceFault: a path or variable cannot be written in a unit.
     """
     settings = [f"Environment={word(f'{name}={value}')}" for name, value in carried(environ).items()]
     if log is not None:
@@ -72,7 +73,7 @@ def sandbox(paths: Paths) -> str:
     """Return the text of ocwatchd.service.d/sandbox.conf.
 
     Raises:
-        ServiceFault: A path cannot be written in a unit.
+        ServiceFault: a path cannot be written in a unit.
     """
     # OpenCode's data must be writable, too: a reader of an SQLite database in WAL mode writes its shared-memory file.
     places = " ".join(word(f"-{place}") for place in (paths.state_dir, paths.opencode_data))
@@ -83,7 +84,7 @@ def plist(environ: Mapping[str, str], command: Sequence[str], log: Path, service
     """Return the content of a service's property list.
 
     Raises:
-        ServiceFault: A path or variable cannot be written in a property list.
+        ServiceFault: a path or variable cannot be written in a property list.
     """
     own = {
         "ProgramArguments": list(command),
@@ -99,7 +100,8 @@ def plist(environ: Mapping[str, str], command: Sequence[str], log: Path, service
 def word(text: str) -> str:
     """Return the text quoted as one word of a unit, with specifiers and escapes taken literally.
 
-    Raises: ServiceFault: The text contains control characters or invalid UTF-8.
+    Raises:
+        ServiceFault: the text contains control characters or invalid UTF-8.
     """
     return '"' + plain(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
@@ -107,7 +109,8 @@ def word(text: str) -> str:
 def plain(text: str) -> str:
     """Return the text for the rest of a line in a unit, with specifiers taken literally.
 
-    Raises: ServiceFault: The text contains control characters or invalid UTF-8.
+    Raises:
+        ServiceFault: the text contains control characters or invalid UTF-8.
     """
     if not text.isprintable():
         raise ServiceFault(
