@@ -1,4 +1,4 @@
-"""Delays between attempts: our own exponential backoff, and the recognition of OpenCode's."""
+"""Delays between attempts: ocwatchd's own exponential backoff, and recognition of OpenCode's backoff."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ def delay(attempt: int, base: float, maximum: float, jitter: float = 0.0, draw: 
     `jitter`.
 
     `attempt` counts from 1. `jitter` is a fraction (0.1 = ± 10 %) and `draw` a uniform number in [0, 1) from the
-    caller, so that the function stays deterministic. The cap also applies after the spread.
+    caller, so that the function stays deterministic. The result never exceeds `maximum`, even with jitter.
     """
     # 2**1024 would overflow a float, and every sensible maximum is reached long before 2**64
     raw = min(maximum, base * 2.0 ** min(max(attempt, 1) - 1, 64))
@@ -16,7 +16,7 @@ def delay(attempt: int, base: float, maximum: float, jitter: float = 0.0, draw: 
 
 
 NATIVE_FIRST = 2.0
-"""Time, in seconds, before OpenCode's first retry if the provider reports no time. It doubles with every attempt."""
+"""Delay, in seconds, before OpenCode's first retry if the provider reports no delay. It doubles with every attempt."""
 NATIVE_JITTER = 0.25
 """Largest fraction that OpenCode 1.18 adds to a wait; older versions add nothing."""
 NATIVE_CAP = 30.0
@@ -24,10 +24,11 @@ NATIVE_CAP = 30.0
 
 
 def is_native_delay(attempt: int, seconds: float, slack: float) -> bool:
-    """Return whether a wait of `seconds` before the retry after failure number `attempt` is OpenCode's own backoff.
+    """Return whether a wait of `seconds` before the retry after failure number `attempt` matches OpenCode's own
+    backoff.
 
     A wait outside the range of that backoff is a Retry-After, which OpenCode honors exactly. `slack` allows for the
-    time between the failure and the moment when it was observed.
+    time between the failure and its observation.
     """
     uncapped = NATIVE_FIRST * 2.0 ** min(max(attempt, 1) - 1, 64)
     return any(

@@ -1,4 +1,6 @@
-"""Tokens, prices, and the day's budget, above which no paid model is chosen as a fallback. Pure."""
+"""Token counts, model prices, and the day's budget. When the budget is spent, no paid model is chosen as a fallback.
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ def dollars(amount: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What one answer used, as counted by OpenCode."""
+    """The numbers of tokens that one answer used, as counted by OpenCode."""
 
     input: int = 0
     output: int = 0
@@ -26,18 +28,20 @@ class Tokens:
 
     @property
     def spent(self) -> int:
-        """The tokens that count against a limit; tokens read from the provider's cache mostly do not."""
+        """The number of tokens that count against a limit. Tokens read from the provider's cache mostly do
+        not count.
+        """
         return self.input + self.output + self.reasoning + self.cache_write
 
     @property
     def context(self) -> int:
-        """The tokens of the model's context window that the session fills after this answer."""
+        """The number of tokens of the model's context window that are in use after this answer."""
         return self.spent + self.cache_read
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars per million tokens, from OpenCode's provider list."""
+    """Prices in US dollars per million tokens, from OpenCode's provider list."""
 
     input: float = 0.0
     output: float = 0.0

@@ -1,4 +1,4 @@
-"""What a model must support to take over a session: context window, attachments and tools. Pure."""
+"""What a model must support to take over a session: context window, attachments and tools. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from ocwatchd.core.domain.budget import Price
 
 ROOM = 8
-"""When room for the answer is reserved, a model's longest answer counts for at most 1/8 of its window."""
+"""When room for the answer is reserved, the model's maximum output counts for at most 1/8 of its context window."""
 CHARS_PER_TOKEN = 4
-"""Estimate for text without a token count; English prose and code have between three and five."""
+"""Estimated characters per token, for text without a token count. English prose and code have between three and five.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Needs:
 
 
 NOTHING = Needs()
-"""The needs of a session without known needs."""
+"""The requirements of a session about which nothing is known."""
 
 
 def unfit(needs: Needs, capacity: Capacity | None) -> str | None:

@@ -1,9 +1,10 @@
-"""Fallback chains as plain strings: the ordered fallbacks of each model. No value classes, no costly imports.
+"""Fallback chains as plain strings: the ordered fallbacks of each model. The module defines no value classes and has no
+costly imports.
 
 A chain maps a name to its fallbacks. Names are models (`provider/model`), aliases and pools. Keys may also be
 `provider/*` and `*` for models without a chain of their own, and `agent:NAME` and `agent:NAME@model` for the sessions
-of one agent (see `agent_chain`). A pool's name means its members, in the order given by `core.domain.pools`. `ocwatch
-pick` uses only this module and must start within 25 ms of CPU time, and importing dataclasses takes 10 ms.
+of one agent (see `agent_chain`). A pool's name represents its members, in the order given by `core.domain.pools`.
+`ocwatch pick` uses only this module and must start within 25 ms of CPU time, and importing dataclasses takes 10 ms.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
     from ocwatchd.core.domain.pools import Pools
 
 DEFAULT = "*"
-"""The key of the chain for every model that has none of its own."""
+"""The key of the chain for every model without a chain of its own."""
 
 AGENT = "agent:"
 """Prefix of the key of an agent's chain: `agent:NAME`, or `agent:NAME@model` for one of its models."""
 
 MAX_CYCLES = 50
-"""Number of cycles after which names that already lie on a reported cycle are no longer searched."""
+"""After this many cycles have been found, names that already lie on one of them are not searched for further cycles."""
 
 LONGEST = 64
 """Maximum number of models considered for one choice; a longer chain is a mistake or hostile."""
@@ -46,7 +47,7 @@ def normalise(chains: Chains, aliases: Mapping[str, str]) -> dict[str, tuple[str
 
 
 def resolve(name: str, aliases: Mapping[str, str]) -> str:
-    """Return the model behind an alias, or behind an alias of an alias; any other name is returned unchanged."""
+    """Return the model that an alias leads to, directly or through other aliases; return any other name unchanged."""
     for _ in range(len(aliases)):  # bounded, because aliases may form a cycle
         if name not in aliases:
             return name
@@ -57,9 +58,9 @@ def resolve(name: str, aliases: Mapping[str, str]) -> str:
 def split_key(name: str) -> tuple[str | None, str | None]:
     """Split the key of a chain into agent and model.
 
-    If the agent is None, the key names a model, an alias, a pool or a wildcard. If the model is None, the chain applies
-    to all models of the agent. The agent ends at the first `@`, because model names may contain one, such as Vertex's
-    `claude-sonnet-4@20250514`.
+    If the returned agent is None, the key names a model, an alias, a pool or a wildcard. If the returned model is None,
+    the chain applies to all models of the agent. The agent ends at the first `@`, because model names may contain one,
+    such as Vertex's `claude-sonnet-4@20250514`.
     """
     if not name.startswith(AGENT):
         return None, name
@@ -84,11 +85,13 @@ def models_in(chains: Chains) -> Iterator[str]:
 def agent_chain(
     agent: str | None, model: str, chains: Chains, pools: Members = NO_POOLS
 ) -> Sequence[tuple[str, str | None]] | None:
-    """Return the fallbacks of `model` for sessions of `agent`, each with the pool through which it was found, or None.
+    """Return the fallbacks of `model` for sessions of `agent`, each with the pool through which it was found (None if
+    it was named directly).
 
     These fallbacks take precedence over the chains that apply to every agent. The result is None if the agent has no
-    chain, or one that names only the model itself. The result is empty if the agent's chain is empty, because no other
-    model may be used then. If the agent has several chains, the most specific one applies, as in `chain_of`.
+    chain for the model, or if that chain names only the model itself. The result is empty if the agent's chain is
+    empty, because no other model may be used then. If several of the agent's chains apply, the most specific one is
+    used, as in `chain_of`.
     """
     if not agent:
         return None
@@ -104,8 +107,8 @@ def agent_chain(
 def agent_rows(
     chains: Chains, pools: Members, carriers: Mapping[str, str]
 ) -> dict[str, dict[str, list[dict[str, str | None]]]]:
-    """Return the chains of agents for readers that do not support pools: by agent, then by model, with `*` for the
-    agent's other models.
+    """Return the chains of agents for readers that do not support pools. The outer key is the agent and the inner key
+    the model, with `*` for the agent's other models.
 
     A row has `model`, `agent` (the agent to use with the model) and `pool`.
     """
@@ -124,7 +127,8 @@ def agent_rows(
 
 
 def chain_of(model: str, chains: Chains, pools: Members = NO_POOLS) -> Sequence[str]:
-    """Return the names that apply to `model`: first its pools, because equal models come first, then one chain.
+    """Return the names that `model` can fall back to: first its pools, because their members are equal models, then one
+    chain.
 
     The first of these chains that exists applies: the model's own chain (if it is empty, there is no fallback), its
     pool's chain, its provider's chain, or the default chain.
@@ -137,7 +141,7 @@ def chain_of(model: str, chains: Chains, pools: Members = NO_POOLS) -> Sequence[
 
 
 def candidates(model: str, chains: Chains, pools: Members = NO_POOLS) -> Iterator[str]:
-    """Yield every fallback for `model`, nearest first, each once, and never `model` itself.
+    """Yield every fallback for `model`, nearest first, without duplicates and without `model` itself.
 
     If `model` is a pool, yield its members and their fallbacks.
     """
@@ -163,7 +167,9 @@ def ways(model: str, chains: Chains, pools: Members = NO_POOLS) -> Iterator[tupl
 
 
 def opened(chains: Chains, pools: Members) -> dict[str, tuple[str, ...]]:
-    """Return normalized chains with every pool replaced by its members, in keys and in targets."""
+    """Return normalized chains with every pool replaced by its members, both in the keys and in the lists
+    of fallbacks.
+    """
     plain: dict[str, tuple[str, ...]] = {}
     for name, targets in chains.items():
         models = [member for target in targets for member in pools.get(target, (target,))]
@@ -174,10 +180,10 @@ def opened(chains: Chains, pools: Members) -> dict[str, tuple[str, ...]]:
 
 
 def find_cycles(chains: Chains) -> list[tuple[str, ...]]:
-    """Return the cycles among the chains as written, each as the sequence of names that ends with its first name again.
+    """Return the cycles among the chains as written. Each cycle is a sequence of names that ends with its first name.
 
-    Every name that lies on a cycle is in one of them. The default chain makes no cycle, because a model that would fall
-    back to itself through `*` is skipped.
+    Every name on a cycle is in at least one of the returned cycles. The default chain makes no cycle, because a model
+    that would fall back to itself through `*` is skipped.
     """
     found: dict[frozenset[str], tuple[str, ...]] = {}
     covered: set[str] = set()
@@ -221,7 +227,9 @@ def _reversed(chains: Chains) -> dict[str, list[str]]:
 
 
 def _shortest_cycle(start: str, chains: Chains) -> tuple[str, ...]:
-    """Return the shortest path from `start` to itself; empty if there is none. Breadth-first search, in linear time."""
+    """Return the shortest path from `start` to itself; empty if there is none. It is a breadth-first search that takes
+    linear time.
+    """
     came_from: dict[str, str] = {}
     waiting = [start]
     for current in waiting:
@@ -238,12 +246,14 @@ def _shortest_cycle(start: str, chains: Chains) -> tuple[str, ...]:
 
 
 def is_free(model: str) -> bool:
-    """Return whether the model is a provider's free variant, by its name (`…:free` at OpenRouter, `…-free` at Zen)."""
+    """Return whether the model's name marks it as a provider's free variant (`…:free` at OpenRouter,
+    `…-free` at Zen).
+    """
     return model.endswith((":free", "-free"))
 
 
 def no_fallback(models: Collection[str]) -> str:
-    """Return a message about models in use that have no fallback."""
+    """Return a message that lists the models in use without a fallback."""
     has = "has" if len(models) == 1 else "have"
     return (
         f"{', '.join(models)} {has} no fallback: nothing can be moved on a limit. Add one to fallbackChain, or a "
@@ -252,7 +262,7 @@ def no_fallback(models: Collection[str]) -> str:
 
 
 def not_offered(models: Collection[str]) -> str:
-    """Return the sentence about models that the configuration names although OpenCode does not offer them."""
+    """Return a message that lists the configured models that OpenCode does not offer."""
     which = "a model" if len(models) == 1 else "models"
     return (
         f"the configuration names {which} that OpenCode does not offer: {', '.join(models)}. To see where, type: "
@@ -264,7 +274,7 @@ class Fallbacks:
     """The configured fallbacks.
 
     `chains` contain only models and pools; `agents` maps a model to the agent to use with it; `models` maps a provider
-    to the provider's models that the configuration names.
+    to the names of its configured models.
     """
 
     __slots__ = ("agents", "aliases", "chains", "models")

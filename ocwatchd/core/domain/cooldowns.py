@@ -1,8 +1,7 @@
 """All transitions of a cooldown: it is recorded, repeated, given a more exact end, ended by an answer, or cleared.
 
-The module is long because it contains every transition of a cooldown; no other module contains any.
-
-It also merges the two entries that result when two processes record the same limit at the same moment.
+The module is long because no other module may contain transitions of a cooldown. It also merges the two entries that
+result when two processes record the same limit simultaneously.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from ocwatchd.core.domain.types import LimitEvent, LimitKind, ModelRef, ResetSou
 
 @dataclass(frozen=True, slots=True)
 class CooldownPolicy:
-    """How long a model cools down when no reset time is known, in seconds; doubled with every strike,
-    up to `maximum`.
+    """The length of a cooldown without a known reset time, in seconds. It doubles with every strike, up to
+    `maximum`.
     """
 
     rate_limit: float = 60.0
@@ -36,11 +35,11 @@ class CooldownPolicy:
 
 
 PAUSE_RULE = "move-on:"
-"""Prefix of `Cooldown.rule` for a cooldown that is not caused by a limit; the cause follows."""
+"""Prefix of `Cooldown.rule` for a cooldown that was not caused by a limit. The cause follows the prefix."""
 LONGEST_PAUSE = 60.0
-"""Maximum length, in seconds, of a cooldown that is not caused by a limit."""
+"""Maximum length, in seconds, of a cooldown that was not caused by a limit."""
 STRIKE_WINDOW = 600.0
-"""Time, in seconds, after the end of a cooldown within which a new limit counts as a repeated one."""
+"""Time, in seconds, after a cooldown has ended within which a new limit counts as a repeated one."""
 BURST = 1.5
 """Limits less than this many seconds apart do not double the cooldown. OpenCode's own retries are at least 2 s apart,
 and timestamps in whole seconds can make simultaneous limits appear 1 s apart.
@@ -55,8 +54,8 @@ whole seconds.
 class Cooldown:
     """A model (or `provider/*`) must not be used until `until` (epoch seconds; None: until a user clears it).
 
-    `strikes` counts refused attempts since the model last worked. `doublings` is how often the cooldown was doubled.
-    `extra` keeps fields that other programs wrote.
+    `strikes` counts refused attempts since the model last worked. `doublings` is the number of times the cooldown was
+    doubled. `extra` contains the fields that other programs wrote.
     """
 
     model: ModelRef
@@ -76,16 +75,16 @@ class Cooldown:
     """Targets of the models that this entry covers and whose own chains lead to a target other than `target`."""
 
     def target_for(self, model: ModelRef) -> Target | None:
-        """Return the target of prompts for `model`, which this entry covers."""
+        """Return the target of prompts for `model`, which must be covered by this entry; None if there is no target."""
         return self.targets.get(model, self.target)
 
     def active(self, now: float) -> bool:
-        """Return whether the model is still cooling down. The cooldown is over at the very moment of the reset time."""
+        """Return whether the model is still cooling down. At the reset time itself, it is not."""
         return self.until is None or now < self.until
 
     @property
     def foreseen(self) -> bool:
-        """Whether the limit is only forecast: it keeps new prompts away, and does not affect running turns."""
+        """Whether the limit is only forecast. A forecast keeps new prompts away, but does not affect running turns."""
         return self.reset_source is ResetSource.FORECAST
 
     @property
@@ -106,7 +105,7 @@ class Cooldown:
         return (self.rule or "").startswith(PAUSE_RULE)
 
     def covers(self, model: ModelRef) -> bool:
-        """Return whether this entry covers `model`: because it names the model, the whole provider, or the provider's
+        """Return whether this entry covers `model`. An entry may cover one model, a whole provider, or a provider's
         free models.
         """
         if self.model == model or self.model == model.whole_provider:
@@ -116,12 +115,14 @@ class Cooldown:
 
 
 def is_free(model: ModelRef) -> bool:
-    """Return whether the model is a provider's free variant, by its name (`…:free` at OpenRouter, `…-free` at Zen)."""
+    """Return whether the model's name marks it as a provider's free variant (`…:free` at OpenRouter,
+    `…-free` at Zen).
+    """
     return model.model.endswith((":free", "-free"))
 
 
 class _Entries(dict[ModelRef, Cooldown]):
-    """Entries by key, so that the entries that cover a model are found without a scan of all entries.
+    """Cooldown entries by key, indexed so that the entries that cover a model are found without a full scan.
 
     `tiers` contains, by provider, the keys of entries that also cover the provider's other free models. `changes`
     counts the changes that may have altered which models are cooling down.
@@ -160,23 +161,23 @@ class _Entries(dict[ModelRef, Cooldown]):
 
 
 class Ledger:
-    """All cooldowns. This class decides nothing about sessions, and uses neither a clock nor files."""
+    """All cooldowns. This class makes no decisions about sessions, and uses neither a clock nor files."""
 
     def __init__(self, entries: Iterable[Cooldown] = ()) -> None:
-        """Start from known entries."""
+        """Initialize the ledger with known entries."""
         self._entries = _Entries(entries)
         self._refused: dict[ModelRef, dict[str, float]] = {}
         self._lifted: dict[ModelRef, float] = {}
 
     def entries(self) -> tuple[Cooldown, ...]:
-        """Return all entries, including ended ones that still matter for strikes."""
+        """Return all entries, including ended entries that still affect the count of strikes."""
         return tuple(self._entries.values())
 
     def replace_all(self, entries: Iterable[Cooldown], at: float) -> tuple[Cooldown, ...]:
         """Adopt the blacklist that another process wrote at `at` (epoch seconds).
 
-        Return the entries that must be written again, each with one strike: their models were refused after the other
-        process cleared them.
+        Return the entries that must be written again, each with one strike. Their models were refused after the other
+        process had cleared them.
         """
         before, self._entries = self._entries, _Entries(entries, self._entries.changes + 1)
         again = []
@@ -190,23 +191,24 @@ class Ledger:
         return tuple(again)
 
     def lift(self, cleared: Mapping[ModelRef, float]) -> None:
-        """Store the models that a user cleared before this object was created, each with the time.
+        """Store the models that a user cleared before this object was created, each with the time of the clear in epoch
+        seconds.
 
         Limits older than that time are not recorded again.
         """
         self._lifted |= cleared
 
     def cleared_at(self, model: ModelRef) -> float:
-        """Return when a user last cleared the model or its whole provider, in epoch seconds; 0.0 if no recent clear is
-        known.
+        """Return when a user last cleared the model or its whole provider, in epoch seconds, or 0.0 if no recent clear
+        is known.
         """
         return max(self._lifted.get(model, 0.0), self._lifted.get(model.whole_provider, 0.0))
 
     def lifted_since(self, event: LimitEvent) -> bool:
         """Return whether a user has cleared the event's model since this limit.
 
-        Logs are up to 1 s late (1.17 and later). A time in whole seconds comes from the log format before 1.17 and may
-        mean any moment within that second, so it counts as the end of the second.
+        Log records are up to 1 s late (1.17 and later). A timestamp in whole seconds comes from the log format before
+        1.17 and may stand for any moment within that second, so it is treated as the end of the second.
         """
         if event.ref is None:
             return False
@@ -214,23 +216,24 @@ class Ledger:
         return event.time + (1.0 if event.time == int(event.time) else 0.0) <= lifted
 
     def cooling(self, model: ModelRef, now: float) -> Cooldown | None:
-        """Return the entry that causes this model's present cooldown, or None. If there are several entries, the one
-        that ends last is returned.
+        """Return the entry that causes this model's present cooldown, or None if the model is not cooling down. If
+        several entries apply, return the one with the latest end.
 
-        Only limits that this machine has hit count, because other entries prove nothing about running turns.
+        Only limits that this machine has hit are considered, because other entries prove nothing about running turns.
         """
         return max((entry for entry in self._blocking(model, now) if not entry.unmet), key=_end, default=None)
 
     def limited(self, model: ModelRef, now: float) -> Cooldown | None:
-        """Return the entry that keeps new prompts away from this model, or None.
+        """Return the entry that keeps new prompts away from this model, or None if there is no such entry.
 
-        Unlike `cooling`, this includes limits that other machines reported.
+        Unlike `cooling`, this method includes limits that other machines reported.
         """
         return max((entry for entry in self._blocking(model, now) if not entry.foreseen), key=_end, default=None)
 
     def avoided(self, model: ModelRef, now: float) -> Cooldown | None:
-        """Return the entry that rules this model out as a fallback, or None. Unlike `limited`, this
-        includes forecasts.
+        """Return the entry that rules this model out as a fallback, or None if there is no such entry.
+
+        Unlike `limited`, this method includes forecasts.
         """
         return max(self._blocking(model, now), key=_end, default=None)
 
@@ -241,7 +244,7 @@ class Ledger:
         """Record one refused attempt with the event's timestamp, and return the entry.
 
         Raises:
-            ValueError: The event names no model, or is not a sure limit.
+            ValueError: The event names no model, or its verdict is not SURE.
         """
         ref, kind, scope = event.ref, event.verdict.kind, event.verdict.scope
         if ref is None or kind is None or scope is None:
@@ -281,7 +284,7 @@ class Ledger:
         """Set the exact end of a limit that was already recorded. Return its entry, or None if nothing changes.
 
         The exact end replaces an estimate; if two ends are known, the later one applies. `kind` is the kind of the
-        limit to which this end applies, if known: the end of a weaker limit does not shorten the estimate for a
+        limit to which this end applies, if known. The end of a weaker limit does not shorten the estimate for a
         stronger one.
         """
         own = self._entries.get(model)
@@ -308,8 +311,8 @@ class Ledger:
     def aim(
         self, model: ModelRef, target: Target | None, targets: Mapping[ModelRef, Target] | None = None
     ) -> Cooldown | None:
-        """Set the target of prompts for a model that is cooling down, and the targets of single models that its entry
-        covers.
+        """Set the target of prompts for a model that is cooling down, and the separate targets (`targets`) of other
+        models that its entry covers.
 
         Return the entry, or None if nothing changes.
         """
@@ -320,25 +323,27 @@ class Ledger:
         return self._entries[model]
 
     def targets(self, model: ModelRef, now: float) -> list[Target]:
-        """Return the targets of prompts for a model that is cooling down; the target of the entry that ends last comes
-        first.
+        """Return the targets of prompts for a model that is cooling down. The target of the entry with the latest end
+        is the first.
         """
         blocking = sorted(self._blocking(model, now), key=_end, reverse=True)
         return [target for entry in blocking if (target := entry.target_for(model)) is not None]
 
     @property
     def changes(self) -> int:
-        """How often the set of cooling models may have changed, apart from cooldowns that ended."""
+        """The number of changes that may have altered which models are cooling down, except for cooldowns that simply
+        ended.
+        """
         return self._entries.changes
 
     def next_end(self, now: float) -> float:
-        """Return when the next cooldown ends, in epoch seconds; infinity if no cooldown has an end."""
+        """Return when the next cooldown ends, in epoch seconds, or infinity if no cooldown has an end."""
         return min((e.until for e in self._entries.values() if e.until is not None and e.until > now), default=math.inf)
 
     def answered(self, model: ModelRef, started: float) -> Cooldown | None:
         """End the cooldown of a model that answered a request begun at `started`; return the removed entry, or None.
 
-        A request that began before the last limit proves nothing, and a user's block remains.
+        An answer to a request from before the last limit proves nothing. A user's block remains in any case.
         """
         entry = self._entries.get(model) or self._entries.get(model.whole_provider)
         if entry is None or entry.reset_source is ResetSource.MANUAL or entry.foreseen:
@@ -366,8 +371,8 @@ class Ledger:
         return entry
 
     def foresee(self, model: ModelRef, until: float, now: float, why: str, target: Target) -> Cooldown | None:
-        """Record that a limit is about to be reached. Return None if the model is cooling down or has a forecast
-        already.
+        """Record that a limit is about to be reached. Return None if the model is already cooling down or already has a
+        forecast.
         """
         if self.avoided(model, now) is not None:
             return None
@@ -381,7 +386,8 @@ class Ledger:
         return entry
 
     def pause(self, model: ModelRef, seconds: float, now: float, cause: str, why: str, session: str) -> Cooldown | None:
-        """Record that the model failed for a reason other than a limit. Return None if it is cooling down already.
+        """Record that the model failed for a reason other than a limit. Return None if the model is already cooling
+        down.
 
         The cooldown does not count as a strike, and lasts for at most a minute.
         """
@@ -409,15 +415,17 @@ class Ledger:
         return self._begin({ref: step.noted(entry.since) for ref, entry in self._entries.items()})
 
     def settle(self, now: float) -> tuple[Cooldown, ...]:
-        """Set entries that begin in the future to begin now, with the same length; return the entries that changed.
+        """Set entries that begin in the future to begin now, with the same length. Return the entries that changed.
 
-        An entry that begins in the future was made while our clock or another writer's clock was ahead. Call this only
-        when the clock has been running evenly for a while, because otherwise our own clock may be wrong.
+        Such entries were made while the clock of this machine or of another writer was ahead. Call this method only
+        when the clock has been running evenly for a while, because otherwise this machine's clock may be wrong.
         """
         return self._begin({ref: now for ref, entry in self._entries.items() if entry.since > now + SKEW})
 
     def _begin(self, begun: Mapping[ModelRef, float]) -> tuple[Cooldown, ...]:
-        """Set when these entries begin, keeping their length. An entry without a length is left as it is."""
+        """Set the times at which these entries begin, without changing their length. An entry without an end is not
+        changed.
+        """
         changed = []
         for ref, since in begun.items():
             entry = self._entries[ref]
@@ -428,7 +436,9 @@ class Ledger:
         return tuple(changed)
 
     def prune(self, now: float) -> bool:
-        """Drop entries that ended so long ago that they no longer count as strikes. Return whether there were any."""
+        """Discard entries that ended so long ago that they no longer count as strikes. Return whether any were
+        discarded.
+        """
         self._lifted = {ref: at for ref, at in self._lifted.items() if now < at + STRIKE_WINDOW}
         stale = [
             ref
@@ -440,11 +450,11 @@ class Ledger:
         return bool(stale)
 
     def _doublings(self, key: ModelRef, old: Cooldown | None, event: LimitEvent) -> int:
-        """Return how often the cooldown is doubled: once more when the model refuses again after its cooldown, or
+        """Return the new number of doublings. It increases by one if the model refuses again after its cooldown, or
         refuses the same session again.
 
-        Limits of other sessions whose requests were running when the cooldown began do not double it: ten sessions at
-        the same moment are one overload, not ten.
+        Limits of other sessions whose requests were running when the cooldown began do not increase it: if ten sessions
+        are refused simultaneously, the cause is one overload.
         """
         refused = self._refused.setdefault(key, {})
         session = event.session or ""
@@ -464,8 +474,8 @@ def _key_of(event: LimitEvent, ref: ModelRef) -> ModelRef:
 
 
 def _before(unmet: Cooldown) -> Cooldown | None:
-    """Return the strikes of earlier limits that the entry of a forecast or a shared limit has kept, as an ended entry;
-    None if there are no strikes.
+    """Return the strikes of earlier limits that a forecast's or shared limit's entry has kept, in the form of an ended
+    entry, or None if there are no strikes.
     """
     return replace(unmet, until=unmet.since, reset_source=ResetSource.ESTIMATE) if unmet.strikes else None
 
@@ -493,9 +503,9 @@ def stronger(old: Cooldown, new: Cooldown) -> Cooldown:
     """Return `new` merged with `old`, which is still active.
 
     The entry with the later known end also determines kind, scope, rule and reason. A billing limit that lasts until a
-    user acts is not shown as the quota limit that came after it. For two limits of the same kind the newest rule and
-    reason are kept, but a user's block keeps its own. A forecast or another machine's report never hides a limit that
-    this machine has hit.
+    user acts is not replaced by a later quota limit. For two limits of the same kind the newest rule and reason are
+    kept, but a user's block keeps its own. A forecast or another machine's report never hides a limit that this machine
+    has hit.
     """
     if old.unmet or not outlasts(old, new):
         return new
@@ -515,7 +525,7 @@ def outlasts(old: Cooldown, new: Cooldown) -> bool:
     """Return whether the reset time of `old` still applies after `new` was reported.
 
     If both ends are reported, or both are estimates, the later one applies. A reported end replaces an estimate, unless
-    the estimate is for a stronger kind of limit: the end of a rate limit in 10 s proves nothing about a quota. An
+    the estimate is for a stronger kind of limit: a rate limit that ends in 10 s proves nothing about a quota. An
     estimate never replaces a reported end.
     """
     guessed, was_guessed = new.reset_source is ResetSource.ESTIMATE, old.reset_source is ResetSource.ESTIMATE
@@ -537,14 +547,14 @@ def weaker(one: LimitKind, other: LimitKind) -> bool:
 
 
 GRAIN = 0.001
-"""Rounding error, in seconds, of a time that was written to a file and read again."""
+"""Maximum rounding error, in seconds, of a time that was written to a file and read again."""
 
 
 def joined(before: Cooldown | None, ours: Cooldown, theirs: Cooldown) -> Cooldown:
-    """Merge the entries of two writers for one model; return `theirs` unchanged if it is about another limit.
+    """Merge the entries that two writers made for one model. Return `theirs` unchanged if it is about another limit.
 
     `before` is the entry that both writers started from. `theirs` may be a user's block, or an entry made after a clear
-    that the writer of `ours` did not read.
+    that the writer of `ours` had not read.
     """
     known, since = (before.strikes, before.since) if before else (0, theirs.since)
     if theirs.unmet and not ours.unmet:
@@ -564,12 +574,12 @@ def joined(before: Cooldown | None, ours: Cooldown, theirs: Cooldown) -> Cooldow
 
 
 def blocked_line(entry: Cooldown) -> dict[str, object]:
-    """Return the journal line of a block by the user. It is built here because importing the engine would take 40 ms of
-    CPU time.
+    """Return the journal line for a block by the user. The line is built here because importing the engine would take
+    40 ms of CPU time.
     """
     return {"what": "blocked", "model": str(entry.model), "kind": entry.kind.value, "until": entry.until}
 
 
 def cleared_line(model: ModelRef) -> dict[str, object]:
-    """Return the journal line of a cooldown that the user cleared."""
+    """Return the journal line for a cooldown that the user cleared."""
     return {"what": "cleared", "model": str(model)}

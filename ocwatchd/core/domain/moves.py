@@ -11,13 +11,13 @@ from ocwatchd.core.domain.types import Cause, ModelRef, Target
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A move to be made. `snapshot` is the state of the session on which the decision was based.
+    """An order to make a move. `snapshot` is the state of the session on which the decision was based.
 
     `child` is a subagent that is stuck while its parent (`snapshot`) is waiting for it; in that case the parent is
     moved. `own_abort`: whether one of our earlier moves stopped the answer shown in `snapshot` and did not finish,
     which means that the user did not abort the answer. `looping`: whether OpenCode repeats the request to the limited
-    model without a pause, so that a snapshot may show the session as busy or as waiting. `limited` is the model that
-    refuses, if it is not the snapshot's model. `failing`: that model failed for a reason that is not a limit.
+    model without a pause, so that a snapshot may show the session as busy or as waiting. `limited` is the limited
+    model, if it is not the snapshot's model. `failing`: whether that model failed for a reason other than a limit.
     """
 
     snapshot: SessionSnapshot
@@ -45,9 +45,7 @@ class Order:
         return self.child or self.snapshot.session
 
     def stopped(self, now: SessionSnapshot) -> bool:
-        """Return whether the answer that `now` shows as aborted is the answer that this move stops, and not a later
-        one.
-        """
+        """Return whether the aborted answer in `now` is the answer that this move stops, and not a later one."""
         return self.snapshot.answer is None or now.answer == self.snapshot.answer
 
     @property
@@ -58,7 +56,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A move to `target` that was claimed under this `name`.
+    """A move to `target` that was claimed, that is, recorded before it was made. `name` identifies the claim.
 
     `origin` is the model and agent from which the session was first moved. `answer` is the id of the answer that the
     move was meant to stop (None if the journal does not contain the id).
@@ -88,15 +86,15 @@ class ReturnResult(StrEnum):
     DONE = "done"
     LATER = "later"  # the session is busy, or OpenCode does not respond
     CHOSEN = "chosen"  # another model was chosen for the session since the move
-    UNKNOWN = "unknown"  # no endpoint that can return the session shows it
+    UNKNOWN = "unknown"  # no endpoint through which the session could be returned shows it
 
 
 @dataclass(frozen=True, slots=True)
 class MoveOutcome:
     """The result of a move.
 
-    `snapshot` is the last snapshot of the session, or None if its endpoint failed, which does not count against the
-    target.
+    `snapshot` is the last snapshot of the session, or None if its endpoint failed. A failed endpoint does not count
+    against the target.
 
     A FAILED move without `stranded` changed nothing, or ended on the target with an error of the target (in
     `snapshot`). `stranded`: whether the move stopped the turn and nothing is known to be running; the prompt is stored,

@@ -1,7 +1,7 @@
 """The rules for a valid model name from any source: a log, an endpoint, the configuration or one of our files.
 
-Readers and writers use the same rules, so a name that readers of `blacklist.json` would refuse is never written there.
-This module imports nothing, because commands that scripts call often load it.
+Readers and writers use the same rules, so `blacklist.json` never contains a name that its readers would refuse. This
+module imports nothing, because commands that scripts call often load it.
 """
 
 from __future__ import annotations

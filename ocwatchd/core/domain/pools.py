@@ -1,9 +1,9 @@
-"""Pools of equal models, and the choice of a member for each session. Few imports, because `pick` uses this module.
+"""Pools of equal models, and the choice of a member for each session. Imports are few because `pick` uses this module.
 
-The choice is a function of the session's id, the weights and each member's load, so that prevention (the companion
-plugin has the same function), redirect and launcher agree without exchanging messages. A session stays with its member,
-and new sessions are spread over the members. OpenCode has no pools, so inside it a pool is represented by its first
-member.
+The choice is a function of the session's id, the weights and each member's load. Prevention (the companion plugin has
+the same function), redirect and the launcher therefore agree without exchanging messages. A session stays with its
+member, and new sessions are spread over the members. OpenCode has no pools, so inside OpenCode a pool is represented by
+its first member.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from math import log
 LEAST_USED, ROUND_ROBIN, FIRST_HEALTHY = STRATEGIES = ("least-used", "round-robin", "first-healthy")
 
 STEEP = 8.0
-"""Weight of one session of load in the draw between equal members. A member with one session less receives the next
-session in 9,998 of 10,000 draws; a difference of a fiftieth of a session hardly matters.
+"""How strongly one session of load reduces a member's chance in the draw between equal members. A member with one
+session less receives the next session in 9,998 of 10,000 draws; a difference of a fiftieth of a session hardly matters.
 """
 
 MEMORY = 3600.0
@@ -38,12 +38,12 @@ class Pool:
         strategy: str = LEAST_USED,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        """Store the configured values."""
+        """Initialize the pool with its configured values."""
         self.name, self.members, self.strategy = name, tuple(members), strategy
         self.weights = dict(weights or {})
 
     def __eq__(self, other: object) -> bool:
-        """Return whether both have the same configuration."""
+        """Return whether the two pools have the same configuration."""
         return isinstance(other, Pool) and self._all() == other._all()
 
     def __hash__(self) -> int:
@@ -71,7 +71,7 @@ Pools = Mapping[str, Pool]
 def order(pool: Pool, session: str, loads: Mapping[str, float]) -> tuple[str, ...]:
     """Return the members in the order in which this session uses them. `loads`: load by member, in sessions.
 
-    Equal members are drawn by the session's id, each in proportion to its weight.
+    Members with the same load are ordered by a draw from the session's id, each in proportion to its weight.
     """
     if not pool.spreads:
         return pool.members
@@ -88,12 +88,14 @@ def arranged(pools: Pools, session: str, loads: Mapping[str, float]) -> dict[str
 
 
 def pool_of(model: str, pools: Pools) -> Pool | None:
-    """Return the first pool that contains `model`; None if no pool contains it."""
+    """Return the first pool that contains `model`, or None if no pool contains it."""
     return next((pool for pool in pools.values() if model in pool.members), None)
 
 
 def relative(used: Mapping[str, float], sessions: int) -> dict[str, float]:
-    """Convert the tokens used by each model to a number of sessions; all tokens together count as `sessions`."""
+    """Convert the tokens used by each model to that model's load in sessions. All tokens together count as
+    `sessions`.
+    """
     whole = sum(used.values())
     return {model: tokens * sessions / whole for model, tokens in used.items()} if whole > 0 else {}
 
@@ -110,12 +112,12 @@ def _draw(text: str) -> float:
 
 
 class Fill:
-    """The load of pool members: the last measured load, plus the sessions given to each member since then."""
+    """The load of pool members: the most recently measured load, plus the sessions given to each member since then."""
 
     __slots__ = ("_given", "_measured", "measured_at")
 
     def __init__(self) -> None:
-        """Start with no load."""
+        """Initialize every member's load to zero."""
         self._measured: dict[str, float] = {}
         self._given: dict[str, list[float]] = {}
         self.measured_at: float | None = None
@@ -130,7 +132,7 @@ class Fill:
             self._given[model] = [moment for moment in self._given.get(model, ()) if moment > at]
 
     def give(self, model: str, now: float) -> None:
-        """Count a session that goes to this member."""
+        """Count a session that was given to this member."""
         self._given[model] = [*(moment for moment in self._given.get(model, ()) if now - moment < MEMORY), now]
 
     def loads(self, now: float) -> dict[str, float]:

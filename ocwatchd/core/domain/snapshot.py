@@ -1,4 +1,4 @@
-"""What an endpoint shows of a session at one moment, as values, so that the engine can decide without I/O."""
+"""The values that describe a session at one moment, as an endpoint shows it. The engine can use them without I/O."""
 
 from __future__ import annotations
 
@@ -34,23 +34,25 @@ class UnixAddress:
 
 
 RUN_SLACK = 2.0
-"""Maximum time, in seconds, by which the recorded start or end of a process lags behind the real one."""
+"""Maximum time, in seconds, by which the recorded start or end of a process may be later than the real one."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunClient:
-    """An `opencode run` that is a client of another process. Times are epoch seconds. `anew`: whether it began a new
-    session.
+    """An `opencode run` process that is a client of another OpenCode process. Times are epoch seconds. `anew`: whether
+    the client began a new session.
     """
 
     directory: str | None
     started: float
     anew: bool
     ended: float | None = None
-    """When the client was last observed; None while it is running."""
+    """When the client was last observed, in epoch seconds; None while it is running."""
 
     def may_own(self, directory: str, created: float | None) -> bool:
-        """Return whether the client may be waiting for a session that was created at this time, in this directory."""
+        """Return whether the client may be waiting for a session that was created at `created` (epoch seconds; None if
+        unknown) in this directory.
+        """
         if self.directory is not None and self.directory != directory:
             return False
         if created is None:
@@ -61,11 +63,11 @@ class RunClient:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A way to the API of one running OpenCode process. `pid` is None only for an address that a user configured.
+    """A way to access the API of one running OpenCode process. `pid` is None only for an address that a user
+    configured.
 
-    `directory` is the project in which the process was started. It is the first directory to query, but not the only
-    one. `auth` is the value of the Authorization header; it is kept out of `repr` because endpoints are printed and
-    journaled.
+    `directory` is the project in which the process was started. It is queried first, before other directories. `auth`
+    is the value of the Authorization header; it is kept out of `repr` because endpoints are printed and journaled.
     """
 
     address: TcpAddress | UnixAddress
@@ -75,11 +77,11 @@ class Endpoint:
     many: bool = False
     """Whether this is a server for several project directories (`serve`, `web`) and not one terminal."""
     run: bool = False
-    """Whether this is an `opencode run`. It exits without an answer and with code 0 if its turn is stopped (1.0 -
-    1.18).
+    """Whether this is an `opencode run` process. If its turn is stopped, it exits without an answer and with code 0
+    (1.0 - 1.18).
     """
     rival: str | None = None
-    """The other plugin that moves sessions in that process, in the companion plugin's words; None if there is none."""
+    """The other plugin that moves sessions in that process, as the companion plugin names it; None if there is none."""
     generation: int = 1
     """The generation of OpenCode, 1 or 2, which determines the API."""
     opened: str | None = None
@@ -106,7 +108,7 @@ class SessionState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunningTool:
-    """A tool call that has begun and not ended. `child` is the subagent's session, if the call started one."""
+    """A tool call that has begun but not ended. `child` is the subagent's session, if the call started one."""
 
     tool: str
     child: str | None = None
@@ -118,7 +120,8 @@ class RunningTool:
 class SessionSnapshot:
     """One session at one endpoint at one moment. Times are epoch seconds.
 
-    Contains only main turns: titles and summaries have no messages of their own.
+    A snapshot covers only main turns, because OpenCode stores no messages for the requests that create titles and
+    summaries.
     """
 
     session: str
@@ -126,32 +129,31 @@ class SessionSnapshot:
     endpoint: Endpoint
     state: SessionState
     seen: float = 0.0
-    """When the endpoint was queried."""
+    """When the endpoint was queried, in epoch seconds."""
     attempt: int | None = None
-    """Number of retries so far, from 1; None unless the state is RETRY."""
+    """Number of retries so far, counted from 1; None unless the state is RETRY."""
     next_at: float | None = None
-    """When OpenCode retries on the same model; None unless the state is RETRY."""
+    """When OpenCode retries on the same model, in epoch seconds; None unless the state is RETRY."""
     message: str = ""
-    """OpenCode's message about the retry, capped."""
+    """OpenCode's message about the retry, truncated if it is long."""
     model: ModelRef | None = None
-    """The model of the running or failed answer; of the prompt, while there is no answer to it."""
+    """The model of the running or failed answer, or the prompt's model if there is no answer yet."""
     agent: str | None = None
     user_message: str | None = None
     """The id of the last user message, which a move runs again."""
     before: tuple[ModelRef, ...] = ()
-    """The other models that gave the latest answers, newest first."""
+    """The other models that wrote recent answers, newest first."""
     prompt_model: ModelRef | None = None
-    """The model that the last user message names; it differs from `model` if the user chose another model while
-    waiting.
+    """The model named in the last user message. It differs from `model` if the user chose another model while waiting.
     """
     parent: str | None = None
-    """The session whose task tool started this session; a subagent that is not `switchable` is moved with
-    its parent.
+    """The session whose task tool started this session. A subagent that is not `switchable` is moved together with its
+    parent.
     """
     running: tuple[RunningTool, ...] = ()
     background: tuple[str, ...] = ()
-    """Busy subagents that no running tool call names. An abort of this session cancels them and loses their results
-    without a message (1.18).
+    """Busy subagents that no running tool call names. If this session is aborted, they are canceled and their results
+    are lost without a message (1.18).
     """
     asking: bool = False
     """Whether a permission request or a question in this session is waiting for the user."""
@@ -160,26 +162,24 @@ class SessionSnapshot:
     answer: str | None = None
     """The id of the last assistant message, if it answers (or tries to answer) one of the user messages read."""
     answer_started: float | None = None
-    """When the last answer began."""
+    """When the last answer began, in epoch seconds."""
     answer_ended: float | None = None
-    """When the last answer finished or failed; None while it is running."""
+    """When the last answer finished or failed, in epoch seconds; None while it is running."""
     answer_completed: bool = False
     answer_began: bool = False
     """Whether the last answer has content: the model's stream has begun."""
     answer_spoke: bool = False
     """Whether the last answer has text, reasoning or tool calls."""
     empty_steps: int = 0
-    """The number of consecutive answers, up to the latest one, that are from this model, complete and empty."""
+    """The number of consecutive answers from this model, ending with the latest, that are complete but empty."""
     cut_steps: int = 0
-    """The number of consecutive answers, up to the latest one, that are from this model and have a beginning but no
-    end.
-    """
+    """The number of consecutive answers from this model, ending with the latest, that started but did not finish."""
     silence: float | None = None
     """Seconds without an event of this session at the time of the probe; None if no event stream shows the session as
     busy.
     """
     compacting: bool = False
-    """Whether the last answer is a summary of the session and not part of the user's turn."""
+    """Whether the last answer is a summary of the session instead of a part of the user's turn."""
     queued: int = 0
     """The number of user messages that came after the message being answered."""
     version: str | None = None
@@ -187,9 +187,10 @@ class SessionSnapshot:
     needs: Needs = NOTHING
     """The capabilities that a model must have to continue the session."""
     refusal: ErrorDetails | None = None
-    """The error of the refused attempt that caused the retry, if OpenCode reports more than its message."""
+    """The error of the refused attempt that caused the retry, if OpenCode reports more details than its message."""
     honoured: bool | None = None
-    """Whether the wait is longer than OpenCode's own backoff; None if that must be derived from the times."""
+    """Whether the wait is longer than OpenCode's own backoff; None if this must be derived from the length of the wait.
+    """
     switchable: bool = False
     """Whether the model can be changed while the session is waiting, without stopping the turn. A subagent can then be
     moved without its parent.

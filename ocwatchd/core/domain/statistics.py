@@ -1,4 +1,4 @@
-"""Statistical functions of the standard library, imported only when they are called."""
+"""Wrappers for functions of the standard library's `statistics` module, which is imported only when they are called."""
 
 from __future__ import annotations
 

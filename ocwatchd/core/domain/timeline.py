@@ -17,22 +17,22 @@ SETTLED = 60.0
 of its age.
 """
 MAX_GAP = 30.0
-"""Maximum gap, in seconds, between two readings within an even period; a longer one means that the machine slept or was
+"""Maximum gap, in seconds, between two readings within an even period. A longer gap means that the machine slept or was
 stopped.
 """
 LONGEST_SLEEP = 7 * 86_400.0
-"""Maximum plausible sleep, in seconds, between two readings; a longer one is treated as a step of both clocks."""
+"""Maximum plausible sleep, in seconds, between two readings. A longer gap is treated as a step of both clocks."""
 MAX_PERIODS = 16
-"""Maximum number of periods of even time that are kept."""
+"""Maximum number of earlier periods, each without a step of the clock, that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The wall clock was set by `seconds`, ahead (positive) or back (negative).
+    """A step of the wall clock by `seconds`, ahead (positive) or back (negative).
 
-    `began` and `ended` are the first and the last moment (epoch seconds) of the period before the step, on the clock as
-    it was then. `undone`: the clock is back where it had been before an earlier step, so every time recorded in between
-    is wrong by `seconds`.
+    `began` and `ended` are the first and last timestamps (epoch seconds) of the period before the step, as the clock
+    showed them during that period. `undone`: the clock is back where it had been before an earlier step, so every time
+    recorded in between is wrong by `seconds`.
     """
 
     seconds: float
@@ -41,25 +41,25 @@ class Step:
     undone: bool = False
 
     def noted(self, moment: float) -> float:
-        """Correct a moment that was recorded while the clock was wrong; return any other moment unchanged."""
+        """Return a corrected timestamp if it was recorded while the clock was wrong; otherwise, return it unchanged."""
         wrong = self.undone and self.began - 1.0 <= moment <= self.ended + 1.0
         return moment + self.seconds if wrong else moment
 
     def remembered(self, moment: float) -> float:
-        """Convert a moment kept in memory to the present clock, so that its age does not change."""
+        """Adjust a stored timestamp to the current clock after this step, so that its age stays the same."""
         return self.due(moment) if self.seconds < 0 else self.noted(moment)
 
     def due(self, deadline: float) -> float:
-        """Convert a deadline that was set before the step to the present clock.
+        """Adjust a deadline that was set before the step to the current clock.
 
-        After a step back, the deadline arrives when it would have arrived without the step; after a step ahead it may
-        already have passed, as after a sleep.
+        After a step back, the deadline arrives when it would have arrived without the step. After a step ahead, the
+        deadline may already have passed, as after a sleep.
         """
         return deadline + self.seconds if self.seconds < 0 and deadline >= self.began else deadline
 
     def holds(self, now: float) -> bool:
-        """Return whether times recorded while the clock was wrong may still arrive: in logs that are read late, or as a
-        next attempt that OpenCode still shows.
+        """Return whether timestamps recorded while the clock was wrong may still be read, either from logs that are
+        read late or from OpenCode's report of its next attempt.
         """
         return self.undone and (now < self.began - SKEW if self.seconds < 0 else now < self.ended + self.seconds + 600)
 
@@ -68,7 +68,7 @@ class Timeline:
     """Detects steps of the wall clock by comparing it with a clock that is never set."""
 
     def __init__(self) -> None:
-        """Start without a reading."""
+        """Initialize the timeline; no clock has been read yet."""
         self._last_read: tuple[float, float] | None = None
         self._offset = self._began = 0.0
         self._earlier: list[tuple[float, float]] = []
@@ -84,7 +84,7 @@ class Timeline:
             return None
         (last, before), self._last_read = self._last_read, (wall, boot)
         passed = boot - before
-        # no real boot clock runs back: both clocks are being changed, as `faketime` does
+        # no real boot clock runs backward, so both clocks are being changed, as `faketime` does
         backwards = passed < -1.0
         passed = passed if 0 <= passed <= LONGEST_SLEEP else 0.0
         ended, seconds = last + passed, wall - last - passed
@@ -103,7 +103,7 @@ class Timeline:
         self._remember()
         if known is not None:
             self._offset, self._began = known
-        else:  # after a step back, the stored times were also moved back (see `Step.remembered`)
+        else:  # after a step back, the stored timestamps were moved back too (see `Step.remembered`)
             self._offset, self._began = offset, wall if seconds > 0 else self._began + seconds
         return step
 
@@ -112,15 +112,15 @@ class Timeline:
 
 
 class Evenness:
-    """Checks, by regular readings, that the clock has been running evenly for a while."""
+    """Checks from regular readings whether the clock has been running evenly for a while."""
 
     def __init__(self) -> None:
-        """Start without a reading."""
+        """Initialize the check; no reading has been taken yet."""
         self._since = self._last_read = float("-inf")
 
     def read(self, now: float) -> bool:
-        """Take a reading; return whether all readings of the last `SETTLED` seconds followed each other without a
-        gap.
+        """Take a reading. Return whether the readings of the last `SETTLED` seconds followed each other
+        without a gap.
         """
         if not 0 <= now - self._last_read <= MAX_GAP:
             self._since = now

@@ -1,4 +1,4 @@
-"""The basic value types for models, limits and reset times. No I/O, no clock."""
+"""The basic value types for models, limits and reset times. They use neither I/O nor a clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class LimitKind(StrEnum):
     """Why a provider refuses requests. The kind decides how long a model cools down when no reset time is known."""
 
     RATE_LIMIT = "rate_limit"  # too many requests or tokens within a short window
-    QUOTA = "quota"  # a plan's allowance (for hours, a day, a week or a month) is exhausted until it resets
+    QUOTA = "quota"  # the allowance of a plan (for some hours, a day, a week or a month) is exhausted until it resets
     OVERLOADED = "overloaded"  # a short outage of the provider
     BILLING = "billing"  # no credit is left; lasts until a user acts
 
@@ -27,7 +27,7 @@ class Scope(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a turn may be moved; the values are the words that `moveOn` accepts."""
+    """Why a turn may be moved; the values are those that the setting `moveOn` accepts."""
 
     LIMIT = "limit"
     OVERLOAD = "overload"
@@ -42,10 +42,10 @@ class ResetSource(StrEnum):
 
     RETRY_AFTER = "retry-after"  # the reset time comes from the response header
     STATUS = "status"  # OpenCode's own next attempt, as reported by /session/status
-    TEXT = "text"  # the reset time comes from the words or fields of the error
+    TEXT = "text"  # the reset time was found in the error's text or fields
     ESTIMATE = "estimate"  # no reset time was reported, so the configured cooldown applies
     MANUAL = "manual"  # a user set the reset time
-    FORECAST = "forecast"  # no limit has been hit yet, but usage suggests that one is near
+    FORECAST = "forecast"  # no limit has been hit yet, but usage suggests that a limit is near
     SHARED = "shared"  # another machine hit and reported the limit
 
 
@@ -103,16 +103,16 @@ class Target:
 
 
 WEB_PAGE = "WebPage"
-"""Value of `ErrorDetails.name` if a web page, such as that of a captive portal, arrived instead of a provider's answer.
+"""Value of `ErrorDetails.name` if a web page arrived instead of a provider's answer, for example from a captive portal.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorDetails:
-    """The known details of one failed request. They never contain prompts or keys: request bodies are dropped on
-    reading.
+    """The known details of one failed request. They never contain prompts or keys, because request bodies are discarded
+    when the error is read.
 
-    `headers` has lower-case names. `codes` are the machine-readable words of the error body (`error.type`,
+    `headers` has lower-case names. `codes` are the machine-readable codes in the error body (`error.type`,
     `error.code`, `error.status`), outermost first, unchanged. `body` is the response's text, capped. `status_read`: the
     status was found in the text, which may quote another service, so it may not be the response's own.
     """
@@ -127,12 +127,12 @@ class ErrorDetails:
     midstream: bool = False
     status_read: bool = False
     typed: LimitKind | None = None
-    """The kind that OpenCode itself assigned to the error. It is often wrong, so it counts only if no rule matches."""
+    """The kind that OpenCode itself assigned to the error. It is often wrong, so it is used only if no rule matches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """The reset time that the provider reported: `until` in epoch seconds, `after` in seconds from the record's
+    """The reset time reported by the provider: `until` in epoch seconds, `after` in seconds from the record's
     timestamp.
 
     `estimated` marks an inexact time, such as a date without a time zone; `tamed` is the reason why the time differs
@@ -158,7 +158,7 @@ class Certainty(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The result of the rules for an error. `kind` and `scope` are set if `certainty` is SURE or DOUBTFUL."""
+    """The result of applying the rules to an error. `kind` and `scope` are set if `certainty` is SURE or DOUBTFUL."""
 
     certainty: Certainty
     kind: LimitKind | None = None
@@ -173,9 +173,9 @@ class LimitEvent:
 
     `provider`, `model`, `session`, `agent` and `small` are None if unknown, because a missing name is better than a
     wrong one. `time` is the record's timestamp, in epoch seconds. `verdict.certainty` is SURE for a limit; DOUBTFUL and
-    UNKNOWN events are kept for a second source and never cause a cooldown or a move alone. `offset` is the record's
-    first byte in `file`; `known_at` is the first byte of a later record, if that record was needed to recognize the
-    limit.
+    UNKNOWN events are kept until a second source confirms or refutes them, and never cause a cooldown or a move alone.
+    `offset` is the record's first byte in `file`; `known_at` is the first byte of a later record, if that record was
+    needed to recognize the limit.
     """
 
     time: float
