@@ -11,13 +11,14 @@ from ocwatchd.core.domain.cooldowns import CooldownPolicy
 from ocwatchd.core.domain.pools import Pool
 from ocwatchd.core.domain.types import Cause, ModelRef
 
-TYPE_CHECKING = False  # defined here because importing it from `typing` costs 5 CPU ms
+TYPE_CHECKING = False  # defined here because importing it from `typing` takes 5 ms of CPU time
 if TYPE_CHECKING:
-    from ocwatchd.core.forecast.model import Bound  # only for types: 10 CPU ms, which `block` does not need
+    # for type checkers only, because importing it takes 10 ms of CPU time
+    from ocwatchd.core.forecast.model import Bound
 
 
 class Mode(StrEnum):
-    """What the daemon does about a limited session."""
+    """How the daemon reacts to a limited session."""
 
     AUTO = "auto"  # wait or move automatically
     ASK = "ask"  # report the limit; move when the user runs `ocwatch redirect`
@@ -26,57 +27,60 @@ class Mode(StrEnum):
 
 
 class WhenExhausted(StrEnum):
-    """What happens to a turn that is waiting for a model, when the first model is available again."""
+    """What happens to a turn that is waiting because every model is limited, as soon as the first model is available
+    again.
+    """
 
     WAIT = "wait"  # the turn is run again
     NOTIFY = "notify"  # the user is notified
 
 
 class Order(StrEnum):
-    """Which fallback comes first."""
+    """The order in which fallbacks are considered."""
 
     CONFIGURED = "configured"  # in the order of the configuration
     LEARNT = "learnt"  # in the order of past success
 
 
 REPEATED = (Cause.SERVER_ERROR, Cause.NOT_FOUND, Cause.AUTH)
-"""The causes that are neither a limit nor a stall. They must occur again before a turn is moved."""
+"""The causes that are neither a limit nor a stall. A turn is moved only after such a failure has occurred again."""
 SAME_FIRST = 1
-"""How often the same model is tried again for one of these causes."""
+"""Number of times the same model is tried again for one of these causes."""
 
 
 @dataclass(frozen=True, slots=True)
 class StallPolicy:
-    """When a silent stream counts as stalled, and how often the same model is tried again."""
+    """When a silent stream counts as stalled, and the number of times the same model is tried again."""
 
     enabled: bool = True
     after: float | None = None
-    """Time, in seconds, without an event after which an answer has stalled; None: a time that is learned for each
-    model.
+    """Time, in seconds, without an event after which an answer counts as stalled. None: a time learned for
+    each model.
     """
     retry_same: int = 1
-    """How often a stalled turn is run again on its own model before it is moved."""
+    """Number of times a stalled turn is run again on its own model before it is moved."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long the same model is tried before moving. All times in seconds."""
+    """How long the same model is tried before a turn is moved. All times are in seconds."""
 
     max_retries: int = 3
     base_delay: float = 1.0
     max_delay: float = 30.0
     jitter_range: float = 0.1
     max_wait: float = 5.0
-    """Maximum time that a turn may spend in OpenCode's own retries while no reset time is known."""
+    """Maximum time that a turn may spend in OpenCode's own retries if no reset time is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreventionPolicy:
-    """Whether new prompts are moved before a limit, how many seconds `ahead`, and the limits that a user configured.
+    """Whether new prompts are moved before a limit is reached, how many seconds `ahead`, and the limits that a user
+    configured.
 
-    `leave_at` is the used percentage of a plan window from which new prompts avoid its models; None: windows are only
-    shown.
-    `command` is a program with arguments that reports plan windows; empty: none.
+    `leave_at` is the used percentage of a plan window from which new prompts avoid the plan's models; None: plan
+    windows are only shown. `command` is a program with its arguments that reports plan windows; empty: there is no such
+    program.
     """
 
     prevent: bool = False
@@ -109,11 +113,11 @@ class Policy:
     mode: Mode = Mode.AUTO
     when_exhausted: WhenExhausted = WhenExhausted.WAIT
     max_resumes: int = 5
-    """Maximum number of times that one prompt is run again after waiting for a model; five usage windows of five hours
-    are about a day.
+    """Maximum number of times that one prompt is run again after waiting for a model; the default, five usage windows
+    of five hours, is about a day.
     """
     return_to_primary: bool = True
-    """Whether a moved session's prompts that name no model return to the primary when that is available."""
+    """Whether prompts of a moved session that name no model go to the primary again when it is available."""
     moves_per_hour: int = 20
     """Maximum number of moves of one session within an hour, as a backstop against unforeseen loops."""
     prevention: PreventionPolicy = field(default_factory=PreventionPolicy)
@@ -121,14 +125,14 @@ class Policy:
     move_on: frozenset[Cause] = frozenset((Cause.LIMIT, Cause.OVERLOAD, Cause.STALL))
     """The causes for which a turn is moved."""
     same_first: Mapping[Cause, int] = field(default_factory=lambda: dict.fromkeys(REPEATED, SAME_FIRST))
-    """How often the same model is tried again before a turn is moved for one of these causes."""
+    """Number of times the same model is tried again before a turn is moved for one of these causes."""
     budget: float | None = None
-    """US dollars per day above which no paid fallback is chosen automatically; None: no budget."""
+    """Amount, in US dollars per day, above which no paid fallback is chosen automatically; None: there is no budget."""
     fallbacks: Fallbacks = field(init=False, repr=False, compare=False)
     """The chains and agents with aliases resolved, computed once because a choice is made for every refused attempt."""
 
     def __post_init__(self) -> None:
-        """Resolve aliases and pools."""
+        """Resolve aliases and pools in the configured chains and agents."""
         object.__setattr__(self, "fallbacks", Fallbacks(self.chains, self.aliases, self.agents, self.pools))
 
     def retry_for(self, model: ModelRef) -> RetryPolicy:

@@ -9,7 +9,9 @@ from datetime import UTC, timedelta, timezone, tzinfo
 
 
 def _numbered(*rows: str) -> dict[str, int]:
-    """Return each word with its position in its row; `-` leaves a position empty."""
+    """Return each word with its position in its row, counted from 1. In a row, `-` stands for a position without a
+    word.
+    """
     return {word: place for row in rows for place, word in enumerate(row.split(), 1) if word != "-"}
 
 
@@ -49,7 +51,9 @@ MONTHS = _numbered(
 """Names and abbreviations of the months."""
 
 ALSO_WORDS = frozenset("set out ago des gen lis paz sie mag lip".split())
-"""Abbreviations of months that are also everyday words in some language. They count only next to a period or "de"."""
+"""Abbreviations of months that are also everyday words in some language. They are recognized only next to a period or
+"de".
+"""
 
 WEEKDAYS = _numbered(
     "montag dienstag mittwoch donnerstag freitag samstag sonntag",
@@ -75,7 +79,7 @@ WEEKDAYS = _numbered(
     "월요일 화요일 수요일 목요일 금요일 토요일 일요일",
     "الاثنين الثلاثاء الأربعاء الخميس الجمعة السبت الأحد",
 )
-"""Names of the days of the week in languages other than English; Monday is 1. Abbreviations are left out, because some
+"""Names of the days of the week in languages other than English; Monday is 1. Abbreviations are omitted, because some
 of them ("mar", "sex") are also other words.
 """
 
@@ -95,7 +99,7 @@ DAYS = {
 
 BEFORE_NOON = "上午|早上|早晨|清晨|凌晨|午前|明早|오전|새벽|아침"
 AFTER_NOON = "下午|晚上|傍晚|午后|今晚|明晚|夜|오후|저녁|밤"
-"""Words that precede an hour of a twelve-hour clock."""
+"""Words that precede an hour of a twelve-hour clock and mean that it is after noon."""
 
 MORNING = (
     r"a\.?\s?m\b\.?|vormittags|morgens|fruh|du matin|de la manana|da manha|del mattino|di mattina|утра|ранку|rano|sabah"
@@ -104,7 +108,7 @@ EVENING = (
     r"p\.?\s?m\b\.?|nachmittags|abends|de l'apres-midi|du soir|de la tarde|de la noche|da tarde|da noite"
     r"|del pomeriggio|di sera|вечера|дня|вечора|po poludniu|wieczorem|ogleden sonra|aksam"
 )
-"""Expressions for words that follow an hour of a twelve-hour clock."""
+"""Expressions for words that follow an hour of a twelve-hour clock and mean that it is after noon."""
 
 BEIJING = timezone(timedelta(hours=8), "Beijing")
 TOKYO_SEOUL = timezone(timedelta(hours=9), "Tokyo")
@@ -146,8 +150,8 @@ FIXED: dict[str, tzinfo] = {
 }  # fmt: skip
 
 SHORT_ZONES = frozenset("pt mt ct et est ist cst pst mst bst".split())
-"""Abbreviations of time zones that are words in other languages or name several zones. They count only directly after a
-time.
+"""Abbreviations of time zones that are words in other languages or name several zones. They are recognized only
+directly after a time.
 """
 
 RESETS = (
@@ -160,4 +164,4 @@ RESETS = (
     r"|重置|恢复|继续|可用|再试|重试|解封|解除|刷新|更新|リセット|再开|利用可能|利用できる|復旧|回復"
     r"|재설정|초기화|다시|해제|갱신|복구|이후"
 )
-"""Word stems that mean, in languages other than English, that a limit ends."""
+"""Word stems that indicate, in languages other than English, that a limit ends."""

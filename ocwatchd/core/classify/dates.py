@@ -1,9 +1,10 @@
-"""Find moments in texts: ISO dates, `resets 3pm (Europe/Berlin)`, `24 de nov. de 2026, 9:00`, `明日 00:00`. Pure.
+"""Find dates and times in texts: ISO dates, `resets 3pm (Europe/Berlin)`, `24 de nov. de 2026, 9:00`, `明日 00:00`.
 
-The module is long because it keeps the pattern of each date form next to its reader and tries all forms in one order.
+The module is long because it keeps the pattern of each date form next to its reader and tries all forms in one order. Its
+functions are pure.
 
 A date without a zone, or a word like "tomorrow", gives a result marked as estimated. Texts are read in the folded form
-of `normalize.fold`; the vocabulary of the languages is in `calendar_words`.
+of `normalize.fold`. The vocabulary of each language is in `calendar_words`.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from ocwatchd.core.text.normalize import fold
 from ocwatchd.core.text.safe_regex import LateExpression, late
 
 MATCHES = 8
-"""Maximum number of dates of one form that are read; a message contains one or two, but a hostile message may contain
-thousands.
+"""Maximum number of dates of one form that are read. A message contains one or two dates, but a hostile message may
+contain thousands.
 """
 
 _NEAR = 34
-"""Maximum distance, in characters, of a time of day from its word, such as "tomorrow" or "Monday"."""
+"""Maximum distance, in characters, between a time of day and the word for its day, such as "tomorrow" or "Monday"."""
 
 _LEAD_LENGTH = 16
 """Maximum number of characters between a time of day and the date or word after it: ` Uhr morgen`, ` (CET) on `."""
@@ -63,8 +64,8 @@ a letter.
 _CLOCKLIKE = re.compile(r"\d\s?[:.hu时点시]")
 _EDGE_BEFORE, _EDGE_AFTER = r"(?<![a-zа-яіїє\d])", r"(?![a-zа-яіїє\d])"
 
-# A time of day with its introduction: `at 9:30 am`, `um 9 Uhr`, `a las 7:00 p. m.`, `15h30`, `下午3点`, `오전
-# 9시`.
+# A time of day with the words that introduce it: `at 9:30 am`, `um 9 Uhr`, `a las 7:00 p. m.`, `15h30`, or with the
+# same kind of words in Chinese and Korean: `下午3点`, `오전 9시`.
 _LEAD = (
     r"(?:at|@|um|gegen|ab|bis|a las|a la|as|a partir d[aeo]s?(?: las)?|partir de|vers|avant|des|desde las|hasta las"
     r"|ate as|depois das|a|alle ore|alle|dalle|dopo le|ore|o godz\.?|o godzinie|od|po|o|om|vanaf|na|kl\.?|klo|saat"
@@ -76,7 +77,7 @@ _EXACT_LEAD = frozenset(
      "klo", "saat", "pukul", "jam", "luc", "в", "о", "ab", "bis", "jusqu'a", "hasta las", "ate as", "fino alle", "do",
      "tot", "до"}
 )  # fmt: skip
-"""Words after which a lone number is an hour; after any of them `h` and `.` may also separate hours from minutes."""
+"""Words after which a lone number is an hour. After any of them, `h` and `.` may separate hours from minutes too."""
 
 _TIME = (
     rf"(?:(?P<lead>{_LEAD})(?:\s{{1,2}}|(?=\d)))?(?:(?P<early>{BEFORE_NOON})|(?P<late>{AFTER_NOON}))?\s?"
@@ -151,7 +152,7 @@ _MIDNIGHT = LateExpression(
 _NOON = LateExpression(rf"(?:{_CUE}[^.!?;\n\d]{{0,25}}?\bnoon|正午|정오)", "noon", "正午", "정오")
 _RESETS = late(RESETS)
 _BREAK = re.compile(r"[.!?;\n\d]")
-"""A character that separates a time from an unrelated word."""
+"""Characters that separate a time from an unrelated word."""
 
 _LONG_NUMBER = re.compile(r"1\d{9}")
 _EPOCH = late(
@@ -168,7 +169,7 @@ Clock = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A point in time found in a text (epoch seconds), and how it was read."""
+    """A point in time found in a text (epoch seconds), and information about how it was read."""
 
     until: float
     source: str
@@ -177,7 +178,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class _Date:
-    """A date in a text: its year (None if missing), and where it begins and ends."""
+    """A date in a text: its year (None if missing), and the positions at which it begins and ends."""
 
     year: int | None
     month: int
@@ -188,7 +189,9 @@ class _Date:
 
 @dataclass(frozen=True, slots=True)
 class _Time:
-    """A time of day in a text: hour, minute and second, the zone beside it, and where it begins and ends."""
+    """A time of day in a text: hour, minute and second, the time zone next to it, and the positions at which it begins
+    and ends.
+    """
 
     clock: Clock
     zone: str | None
@@ -198,20 +201,20 @@ class _Time:
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """A text in folded form, and its words."""
+    """A text in folded form, together with its words."""
 
     text: str
     words: frozenset[str]
 
     def may_name(self, words: frozenset[str]) -> bool:
         """Return whether the text may contain one of these words. A text in a script without spaces is not split into
-        words, so the result is always True.
+        words, so the result for such a text is always True.
         """
         return not self.words.isdisjoint(words) or not self.text.isascii()
 
 
 def zone_of(name: str) -> tzinfo | None:
-    """Return the time zone for a name, an abbreviation or an offset; None if it is unknown. Never raises."""
+    """Return the time zone for a name, an abbreviation or an offset, or None if it is unknown. Never raises."""
     name = name.strip().strip("()").strip().lower()
     offset = re.fullmatch(r"(?:utc|gmt)?\s?([+-])\s?(\d{1,2}):?(\d\d)?", name)
     if offset and offset[2]:
@@ -222,7 +225,9 @@ def zone_of(name: str) -> tzinfo | None:
 
 
 def _iana(name: str) -> tzinfo | None:
-    """Return the IANA time zone for a name in any letter case: `europe/berlin`, `America/Argentina/Buenos_Aires`."""
+    """Return the IANA time zone with this name, in upper or lower case, or None: `europe/berlin`,
+    `America/Argentina/Buenos_Aires`.
+    """
     from zoneinfo import ZoneInfo  # lazy import: it takes 1.2 MiB in an idle daemon, and few texts contain a zone
 
     proper = "/".join("_".join(piece[:1].upper() + piece[1:] for piece in part.split("_")) for part in name.split("/"))
@@ -235,8 +240,8 @@ def _iana(name: str) -> tzinfo | None:
 
 
 def moments(text: str, now: float, local: tzinfo = UTC) -> Iterator[Moment]:
-    """Yield the moments that a text names, most precise first; `local` is the zone of dates without
-    one. Never raises.
+    """Yield the points in time that a text names, most precise first. `local` is the zone of dates without a zone.
+    Never raises.
     """
     try:
         here = datetime.fromtimestamp(now, UTC)
@@ -252,9 +257,10 @@ def moments(text: str, now: float, local: tzinfo = UTC) -> Iterator[Moment]:
                 dated = True
                 yield moment
         except (ValueError, OverflowError, OSError):
-            continue  # not a calendar date, e.g. 31 February or the year 0: texts contain any number
+            # not a calendar date, such as 31 February or a date in the year 0, because texts contain any number
+            continue
         if dated:
-            return  # a time of day next to a date is part of that date
+            return  # a time of day next to a date was already read as part of that date
 
 
 def _epochs(said: _Said, _here: datetime, _local: tzinfo) -> Iterator[Moment]:
@@ -321,8 +327,9 @@ def _gregorian(year: str) -> int:
 
 
 def _numeric(match: re.Match[str], text: str, here: datetime) -> tuple[int, int]:
-    """Return month and day of `23.11.2026`, `11/24/2026`: a number above 12 is the day; otherwise American English puts
-    the month first.
+    """Return the month and day of a numeric date such as `23.11.2026` or `11/24/2026`. A number above 12 is the day.
+    Otherwise, the month comes first in American English and the day in other texts, unless only the opposite order
+    gives a date in the future.
     """
     first, second, year = int(match["first"]), int(match["second"]), _gregorian(match["year"])
     if first > 12 or second > 12:
@@ -358,8 +365,8 @@ def _placed(naive: datetime, zone: str | None, text: str, here: datetime, local:
 
 
 def _known(zone: str, text: str) -> tzinfo | None:
-    """Return the time zone of this name. `CST` means China's zone if Chinese words or `+0800` occur in the text, and
-    Chicago's zone otherwise.
+    """Return the time zone with this name, or None. `CST` means China's zone if Chinese words or `+0800` occur in the
+    text, and Chicago's zone otherwise.
     """
     return BEIJING if zone == "cst" and (_CHINESE.search(text) or "+0800" in text) else zone_of(zone)
 
@@ -367,9 +374,10 @@ def _known(zone: str, text: str) -> tzinfo | None:
 def _guessed(naive: datetime, text: str, here: datetime, local: tzinfo, *, dated: bool) -> Moment:
     """Return the moment of a date without a zone.
 
-    The zone is Beijing for Chinese and for Z.ai's wording, Tokyo and Seoul for Japanese and Korean, and otherwise
-    `local`; if that gives an impossible time, the next zone is tried. Z.ai uses Beijing time: "Usage limit reached for
-    5 hour … will reset at 22:14:08", written at 09:48 UTC, is 12 hours off as UTC and 4.5 hours as Beijing time.
+    The zone is that of Beijing for Chinese texts and for Z.ai's wording, that of Tokyo or Seoul for Japanese or Korean
+    texts, and otherwise `local`. If the zone gives an impossible time, the next zone is tried. Z.ai uses Beijing time:
+    "Usage limit reached for 5 hour … will reset at 22:14:08", written at 09:48 UTC, is 12 hours off as UTC and 4.5
+    hours as Beijing time.
     """
     home = _home(text)
     zones = [BEIJING, local] if home is BEIJING or _BEIJING_WORDS().search(text) else [local, BEIJING]
@@ -383,8 +391,8 @@ def _guessed(naive: datetime, text: str, here: datetime, local: tzinfo, *, dated
 
 
 def _home(text: str) -> tzinfo | None:
-    """Return the usual time zone of a text that contains no zone: Chinese, Japanese and Korean services use their own
-    time.
+    """Return the usual time zone of a text that contains no zone, or None. Chinese, Japanese and Korean services use
+    their own country's time.
     """
     if text.isascii():
         return None
@@ -397,7 +405,7 @@ def _home(text: str) -> tzinfo | None:
 
 
 def _time(match: re.Match[str] | None, text: str) -> _Time | None:
-    """Return the time of a match; None if it is only a number, or impossible on a twelve-hour clock."""
+    """Return the time of a match, or None if the match is only a number or is impossible on a twelve-hour clock."""
     if not match:
         return None
     lead, hour = match["lead"], int(match["hour"])
@@ -405,7 +413,7 @@ def _time(match: re.Match[str] | None, text: str) -> _Time | None:
     minute = 30 if match["half"] else int(minute)
     after, before = match["evening"] or match["late"], match["morning"] or match["early"]
     by_dot = match["minute_dot"] is not None
-    # a number with only an hour word, such as "5 horas", is a duration
+    # a number that has only an hour word, such as "5 horas", is a duration
     unit = match["unit"] if lead or match["unit"] in ("uhr", "uur") else None
     clear = match["minute"] or match["sign"] or unit or after or before
     if by_dot:
@@ -442,8 +450,8 @@ def _zone_at(text: str, at: int) -> str | None:
 
 
 def _zone_in(text: str, time: _Time | None, local: tzinfo) -> tuple[tzinfo, bool]:
-    """Return the zone of a time of day, and whether the text names that zone. If it does not, the zone is the usual
-    zone of the text's language, or `local`.
+    """Return the zone of a time of day, and whether the text names that zone. If it does not, return the usual zone of
+    the text's language, or `local`.
     """
     zone = _known(time.zone, text) if time and time.zone else None
     if zone is None:
@@ -470,7 +478,9 @@ def _times(said: _Said, here: datetime, local: tzinfo) -> Iterator[Moment]:
 
 
 def _next(here: datetime, zone: tzinfo, clock: Clock, *, estimated: bool, weekday: int | None = None) -> Moment:
-    """Return the next moment at which clocks in the zone show this time (on this weekday, 0 for Monday)."""
+    """Return the next moment at which clocks in the zone show this time, on this weekday (0 is Monday) if
+    one is given.
+    """
     there = here.astimezone(zone)
     day = datetime(there.year, there.month, there.day)
     for ahead in range(9):
@@ -482,7 +492,9 @@ def _next(here: datetime, zone: tzinfo, clock: Clock, *, estimated: bool, weekda
 
 
 def _beside(text: str, start: int, end: int) -> _Time | None:
-    """Return the time of day that belongs to a word: after the word, or otherwise before it, in the same sentence."""
+    """Return the time of day for a word such as "tomorrow". It is in the same sentence, either after the word or before
+    it.
+    """
     for match in islice(_TIME_IN().finditer(text, end, end + _NEAR), 3):
         time = _time(match, text)
         if time and not _BREAK.search(text, end, time.start):
@@ -504,7 +516,9 @@ def _weekdays(said: _Said, here: datetime, local: tzinfo) -> Iterator[Moment]:
 
 
 def _named_days(said: _Said, here: datetime, local: tzinfo) -> Iterator[Moment]:
-    """Yield today, tomorrow or the day after it, with a time of day: `明日 00:00 (UTC+8)`, `morgen um 9 Uhr`."""
+    """Yield the moments for today, tomorrow or the day after tomorrow with a time of day: `明日 00:00 (UTC+8)`, `morgen
+    um 9 Uhr`.
+    """
     text = said.text
     if not said.may_name(_DAY_STARTS):
         return
@@ -518,7 +532,7 @@ def _named_days(said: _Said, here: datetime, local: tzinfo) -> Iterator[Moment]:
         there = here.astimezone(zone)
         day = datetime(there.year, there.month, there.day) + timedelta(days=DAYS[match["word"]])
         until = (day + timedelta(hours=clock[0], minutes=clock[1], seconds=clock[2])).replace(tzinfo=zone).timestamp()
-        if until > here.timestamp():  # "today's limit is used up, resets at midnight" means the next midnight
+        if until > here.timestamp():  # "today's limit is used up, resets at midnight" refers to the next midnight
             yield Moment(until, match["word"], estimated=not explicit)
 
 
@@ -564,7 +578,7 @@ _WORD_STARTS = _DAY_STARTS | frozenset(
     "next week month woche semaine semana settimana tygodniu hafta minggu tuan vecka uke uge monat monats prochain mes"
     " mese first 1st start beginning end miesiacu maand ay bulan thang manad maned".split()
 )  # fmt: skip
-"""Every text that names such a day contains one of these words. Searching for them costs less than matching the
+"""Every text that names such a day contains one of these words. Searching for them is cheaper than matching the
 expressions.
 """
 

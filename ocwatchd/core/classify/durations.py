@@ -1,8 +1,9 @@
-"""Find durations and waits: `7.66s`, `2m59.56s`, `4 hours 12 minutes`, `30秒后`, `in 30 Sekunden`. Pure, linear.
+"""Find durations and waits: `7.66s`, `2m59.56s`, `4 hours 12 minutes`, `30秒后`, `in 30 Sekunden`. Pure functions that
+take linear time.
 
-A number by itself is never a duration, and a duration by itself is never a wait: "50 requests per 60s" and "5 hour
-usage limit" name windows (periods to which a limit applies). A duration is a wait only if a word before it ("try again
-in") or after it ("后") marks it as a wait.
+A number alone is never a duration, and a duration alone is never a wait: "50 requests per 60s" and "5 hour usage limit"
+name windows (periods to which a limit applies). A duration is a wait only if a word before it ("try again in") or after
+it ("后") marks it as a wait.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from itertools import islice
 from ocwatchd.core.text.safe_regex import late
 
 MATCHES = 24
-"""Maximum number of durations read in one text."""
+"""Maximum number of durations that are read in one text."""
 
 _SECOND, _MINUTE, _HOUR, _DAY, _WEEK, _MONTH = 1.0, 60.0, 3600.0, 86400.0, 604800.0, 2592000.0
 
@@ -55,8 +56,8 @@ _COUNTS = {
 
 _HAN_COUNTS = dict(zip("一二两三四五六七八九十半", "1 2 2 3 4 5 6 7 8 9 10 0.5".split(), strict=True))
 _HAN_COUNT = late("(?<![第一二两三四五六七八九十百])([一二两三四五六七八九十半])(?=个?(?:小时|时间|分钟?|秒|天|周))")
-"""A Chinese number of one character before a unit: `一分钟后`, `半小时后`. Part of a longer number (`十五分钟`) is not
-matched.
+"""A Chinese number of one character before a unit: `一分钟后`, `半小时后`. A part of a longer number (`十五分钟`) is
+not matched.
 """
 
 _UNIT = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
@@ -115,8 +116,8 @@ _FOREIGN_AHEAD = late(
 _ABBREVIATED = late(
     r"(?:^|[^\w])(?:dans|apres|en|em|tra|fra|dopo|через|после|nach|durante|sau|dalam|selama|za|om)\s{1,3}$"
 )
-"""Prepositions that show a duration to be a wait in another language, although its unit is also English: `dans 20 min`,
-`tra 5 h`.
+"""Prepositions that mark a duration as a wait in another language, even if the duration's unit is also an English one:
+`dans 20 min`, `tra 5 h`.
 """
 
 _GERMAN = late(r"erneut|versuch|wiederhol|zuruckgesetzt|verfugbar")
@@ -125,14 +126,14 @@ _FOREIGN_WINDOW = late(
     r"|(?:limit\w{0,3}|quota|cuota|cota|ventana|janela|fenetre|finestra|plafond|kontingent|fenster|лимит\w{0,2}|окн\w{1,2})"
     r"\s(?:de|di|des|du|von|da|do|van|av|af|в|на|na|za)\s{1,3}$"
 )
-"""The words before a duration that is a window, regardless of the remaining sentence: `10 requêtes en 60 secondes`,
-`limite de 5 horas`.
+"""Words that mark the duration after them as a window, regardless of the remaining sentence: `10 requêtes en 60
+secondes`, `limite de 5 horas`.
 """
 
 
 def parse_at(text: str, at: int = 0) -> tuple[float, int, bool] | None:
-    """Return the duration that starts at this position of a folded text: its seconds, its end, and whether its units
-    are English.
+    """Return the duration that starts at this position of a folded text, or None. The result contains its length in
+    seconds, the position at which it ends, and whether its units are English.
     """
     about = _ABOUT.match(text, at)
     at = about.end() if about else at
@@ -172,7 +173,9 @@ def _number(text: str) -> float:
 
 
 def waits(text: str) -> Iterator[tuple[float, str]]:
-    """Yield the waiting times in a folded text, in order, each with the words that show it to be a waiting time."""
+    """Yield the waits in a folded text, in order: the length in seconds, and the words that mark the duration as a
+    wait.
+    """
     if not text.isascii():
         text = _HAN_COUNT().sub(lambda match: _HAN_COUNTS[match[1]], text)
     for cue in islice(_CUE.finditer(text), MATCHES):

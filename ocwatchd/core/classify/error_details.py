@@ -1,8 +1,7 @@
-"""Extract the readable text (message) and the machine words (codes) from an error's message or response body.
+"""Extract the readable text (message) and the machine-readable words (codes) from an error's message or response body.
 
-A message may be a response body, a body inside another body, a gateway's sentence around an upstream body, a Python
-dict, or an HTML page. No function here raises, runs for a long time or recurses deeply, because the text is not
-trusted.
+A message may be a response body, a body inside another body, a body inside a gateway's sentence, a Python dict, or an
+HTML page. No function here raises, runs for a long time or recurses deeply, because the text is not trusted.
 """
 
 from __future__ import annotations
@@ -19,7 +18,9 @@ PARSE_CAP = 262_144
 """Maximum number of characters that are parsed as JSON. A longer body is truncated, and only its fields are read."""
 
 BODY_CAP = 8192
-"""Number of characters of a body that are kept, because it may contain a reset time (RetryInfo, resets_in_seconds)."""
+"""Number of characters of a body that are kept, because they may contain a reset time (RetryInfo,
+resets_in_seconds).
+"""
 
 _DEPTH, _NODES, _PIECES = 14, 200, 12
 
@@ -74,7 +75,7 @@ _CODE = re.compile(r"[\w.:/-]{2,80}\Z")
 
 @dataclass(slots=True)
 class _Harvest:
-    """The messages, codes and status found so far in a body."""
+    """The messages, codes and status that have been found so far in a body."""
 
     says: list[str] = field(default_factory=list)
     codes: list[str] = field(default_factory=list)
@@ -98,7 +99,7 @@ class _Harvest:
 
 
 def details_from_text(text: str, status: int | None = None) -> ErrorDetails:
-    """Return the details in a message's text, in the form that logs contain since 1.17.
+    """Return the error details in a message's text, in the form that logs have used since 1.17.
 
     `status` is the HTTP status, if it is known from another source.
     """
@@ -121,12 +122,14 @@ def details_from_text(text: str, status: int | None = None) -> ErrorDetails:
 
 
 def details_from_body(body: str, status: int | None = None, headers: Mapping[str, str] | None = None) -> ErrorDetails:
-    """Return the details in a response body: JSON, plain text or HTML. The names in `headers` must be lower case."""
+    """Return the error details in a response body, which is JSON, plain text or HTML. The names in `headers` must be
+    lower case.
+    """
     return replace(details_from_text(body, status), headers=headers or {}, body=body[:BODY_CAP])
 
 
 def _unwrap(text: str) -> tuple[str | None, str]:
-    """Return the error's name, if any, and the text without prefixes that OpenCode and its SDK add.
+    """Return the error's name, if any, and the text without the prefixes that OpenCode and its SDK add.
 
     Examples of prefixes are `AI_APICallError: ` and `Failed after 3 attempts. Last error: `.
     """
@@ -144,7 +147,7 @@ def _unwrap(text: str) -> tuple[str | None, str]:
 
 
 def _open(text: str, found: _Harvest, depth: int) -> str:
-    """Return the readable message of a text, and add its machine words to `found`."""
+    """Return the readable message of a text, and add its machine-readable words to `found`."""
     if "{" in text and depth < _DEPTH:
         opened = _open_json(text, found, depth)
         if opened is not None:
@@ -175,8 +178,8 @@ def _open_json(text: str, found: _Harvest, depth: int) -> str | None:
 
 
 def _trusted_start(text: str) -> int | None:
-    """Return the position of a body in the text; None if there is none, or if the words before it show that it is only
-    quoted.
+    """Return the position of a response body in the text, or None if there is none or if the words before it show that
+    it is only quoted.
     """
     match = _JSON_AHEAD.search(text)
     if not match:

@@ -1,4 +1,4 @@
-"""The language in which rules describe words, and its compiler. Pure.
+"""The language in which rules describe words, and its compiler. Pure functions and classes.
 
 A phrase is written in the plain form of `normalize.plain`. Five signs have a special meaning; every other character is
 literal:
@@ -23,7 +23,9 @@ from functools import lru_cache
 from ocwatchd.core.text.normalize import fold
 
 KEY_LENGTH = 5
-"""Number of letters of a word that are used to find phrases: enough to be rare, few enough for `exceed*`."""
+"""Number of letters of a word by which phrases are found. It is large enough for keys to be rare, and small enough for
+`exceed*`.
+"""
 
 GAP_CAP = 60
 """Maximum number of characters between two words of a phrase, which is about half a sentence of a provider's text."""
@@ -42,13 +44,13 @@ _WEAK_KEYS = frozenset(
 
 
 class PhraseError(ValueError):
-    """A phrase that is not valid in the language."""
+    """Raised for a phrase that is not valid in the language."""
 
 
 @lru_cache(maxsize=4096)
 def compile_folded(phrase: str) -> re.Pattern[str]:
-    """Return the expression of a folded phrase. It is compiled on first use, because most expressions are never needed
-    and each takes 0.1 to 0.3 ms to compile.
+    """Return the expression of a folded phrase. Most expressions are never needed, and each takes 0.1 to 0.3 ms to
+    compile, so it is compiled on first use.
     """
     anchor = r"\A\W{0,8}" if phrase.startswith("^") else ""
     tokens = _tokens(phrase)
@@ -59,23 +61,25 @@ def compile_folded(phrase: str) -> re.Pattern[str]:
 
 
 class _Phrase:
-    """A folded phrase with its rank, and the literals whose absence rules the phrase out for most texts."""
+    """A folded phrase with its rank. Its literals rule it out for most texts without a match of the expression."""
 
     __slots__ = ("_needed", "_probe", "rank", "text")
 
     def __init__(self, rank: int, text: str) -> None:
-        """Store the phrase; its literals are extracted on first use, because most phrases are never needed."""
+        """Store the phrase. Its literals are extracted on first use, because most phrases are never needed."""
         self.rank = rank
         self.text = text
         self._probe: str | None = None
         self._needed: tuple[tuple[str, ...], ...] = ()
 
     def occurs(self, text: str) -> bool:
-        """Return whether the phrase occurs; its expression is compiled only if the literals are not sufficient."""
+        """Return whether the phrase occurs in the text. Its expression is compiled only if the literals are not
+        sufficient.
+        """
         if self._probe is None:
             self._needed = _needed(self.text)
             self._probe = max((parts[0] for parts in self._needed if len(parts) == 1), key=len, default="")
-        if self._probe not in text:  # rejects most candidates: of about 15 for a message, one or two occur
+        if self._probe not in text:  # rejects most candidates: a message has about 15, of which one or two occur
             return False
         # generators inside `all` and `any` would take twice as long as the other code of the function
         for parts in self._needed:
@@ -89,13 +93,13 @@ class _Phrase:
 
 
 def _needed(phrase: str) -> tuple[tuple[str, ...], ...]:
-    """Return sets of literals; every text that a folded phrase matches contains at least one literal of each set."""
+    """Return sets of literals. Every text that the folded phrase matches contains at least one literal of each set."""
     choices = [token[1:-1].split("|") if token.startswith("(") else [token] for token in _tokens(phrase)]
     return tuple(tuple(max(_LITERAL.findall(part), key=len, default="") for part in parts) for parts in choices)
 
 
 def _occurs_whole(words: str, text: str) -> bool:
-    """Return whether literal words occur in the text and are not parts of longer words."""
+    """Return whether these literal words occur in the text and are not parts of longer words."""
     opens, closes = _is_word(words, 0), _is_word(words, -1)
     at = text.find(words)
     while at >= 0:
@@ -111,8 +115,8 @@ def _tokens(phrase: str) -> list[str]:
 
 
 def _is_word(token: str, end: int) -> bool:
-    """Return whether a token begins (0) or ends (-1) with an ASCII word. That word must not be part of a longer word in
-    the text.
+    """Return whether a token begins (`end` is 0) or ends (`end` is -1) with an ASCII word. Such a word must not be part
+    of a longer word in the text.
     """
     if token.startswith("("):
         return any(choice and choice[end].isascii() and choice[end].isalnum() for choice in token[1:-1].split("|"))
@@ -149,7 +153,7 @@ def check(phrase: str) -> None:
 
 
 def _key_sets(phrase: str) -> list[frozenset[str]]:
-    """Return sets of keys; every text that the phrase matches contains at least one key of each set."""
+    """Return sets of keys. Every text that the phrase matches contains at least one key of each set."""
     tokens = _tokens(phrase)
     sets: list[frozenset[str]] = []
     for at, token in enumerate(tokens):
@@ -166,8 +170,8 @@ def _key_sets(phrase: str) -> list[frozenset[str]]:
 
 @lru_cache(maxsize=512)
 def _group_keys(token: str, *, opens: bool, closes: bool) -> frozenset[str]:
-    """Return one key of each choice; the result is empty if a choice has no key. Cached: a few long groups occur in
-    many phrases.
+    """Return one key for each alternative, or an empty set if an alternative has no key. Results are cached, because
+    many phrases share a few long groups.
     """
     choices = [_keys(choice, opens=opens, closes=closes) for choice in token[1:-1].split("|")]
     return frozenset(max(keys, key=len) for keys in choices) if all(choices) else frozenset()
@@ -176,7 +180,7 @@ def _group_keys(token: str, *, opens: bool, closes: bool) -> frozenset[str]:
 def _keys(text: str, *, opens: bool, closes: bool) -> list[str]:
     """Return the keys of a literal piece: the first letters of its words, and its runs of characters in other scripts.
 
-    `opens` and `closes` mean that the piece begins and ends with whole words. A word that may continue (`limit*`) is a
+    `opens` and `closes`: whether the piece begins and ends with whole words. A word that may continue (`limit*`) has a
     key only if its known part is as long as a key.
     """
     if text.isascii() and text.isalnum():  # most alternatives are a single word
@@ -191,14 +195,16 @@ def _keys(text: str, *, opens: bool, closes: bool) -> list[str]:
 
 
 class Index:
-    """The phrases of many rules, each found by one of its words. The cost of `find` depends on the text, not on the
-    number of rules.
+    """An index of the phrases of many rules. Each phrase is found by one of its words, so the cost of `find` depends on
+    the text and not on the number of rules.
     """
 
     __slots__ = ("_always", "_by_key", "_foreign")
 
     def __init__(self, entries: Iterable[tuple[int, str]]) -> None:
-        """Index `(rank, phrase)` pairs; the rank orders what `find` returns. The phrases must pass `check`."""
+        """Index pairs of rank and phrase. The rank determines the order of the results of `find`. The phrases must pass
+        `check`.
+        """
         phrases = [_Phrase(rank, fold(text)) for rank, text in entries]
         sets = [_key_sets(phrase.text) for phrase in phrases]
         uses = Counter(key for several in sets for keys in several for key in keys)
@@ -216,7 +222,7 @@ class Index:
             self._by_key.setdefault(key, []).append(phrase)
 
     def find(self, text: str) -> list[int]:
-        """Return the ranks of the phrases that occur in a plain text, without duplicates, lowest first."""
+        """Return the ranks of the phrases that occur in a plain text, without duplicates, in ascending order."""
         found: set[int] = set()
         for phrase in self._candidates(text):
             if phrase.rank not in found and phrase.occurs(text):
@@ -226,7 +232,7 @@ class Index:
     def _candidates(self, text: str) -> set[_Phrase]:
         found = set(self._always)
         words = _WORDS.findall(text)
-        if "'" in text:  # the parts of `plan's` and `l'usage` are also words
+        if "'" in text:  # the parts of `plan's` and `l'usage` are words too
             words += [part for word in words if "'" in word for part in word.split("'")]
         for key in self._by_key.keys() & {word[:KEY_LENGTH] for word in words}:
             found.update(self._by_key[key])

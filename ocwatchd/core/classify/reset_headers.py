@@ -1,7 +1,8 @@
-"""Read reset times from response headers. Pure.
+"""Read reset times from response headers. Pure functions.
 
-Retry-After comes first, because OpenCode obeys it exactly. Then come the resets of exhausted allowances; if a provider
-sends three resets (requests, tokens, input tokens), the reset of the allowance that is 0 applies.
+Retry-After comes first, because OpenCode obeys it exactly. Then come the reset times of exhausted allowances. If a
+provider sends three reset times (for requests, tokens and input tokens), the reset time of the allowance that is 0
+applies.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from ocwatchd.core.domain.types import ResetSource
 
 @dataclass(frozen=True, slots=True)
 class ReportedTime:
-    """A reported wait (`after`, seconds) or moment (`until`, epoch seconds), not yet checked. If both are None, the
-    value could not be read.
+    """A reported wait (`after`, in seconds) or moment (`until`, in epoch seconds) that has not been checked yet. If
+    both are None, the value could not be read.
     """
 
     source: str
@@ -39,7 +40,9 @@ _FIELD_REMAINING = re.compile(r"(?:^|[;,\s])(?:r|remaining)\s?=\s?(\d{1,12})")
 
 
 def header_times(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]:
-    """Yield all times in the headers, best first. Unreadable values are included, so that the reason can be shown."""
+    """Yield all times in the headers, best first. Unreadable values are included, so that the reason for ignoring them
+    can be shown.
+    """
     yield from _retry_after(headers, now)
     yield from _unified(headers, now)
     yield from _latest(_exhausted(headers, now))
@@ -47,8 +50,8 @@ def header_times(headers: Mapping[str, str], now: float) -> Iterator[ReportedTim
 
 
 def moment_of(text: str) -> float | None:
-    """Return the epoch seconds of an HTTP or ISO date (UTC unless the date contains an offset); None if the text is not
-    a date.
+    """Return an HTTP or ISO date in epoch seconds, or None if the text is not a date. The zone is UTC unless the date
+    contains an offset.
     """
     text = text.strip()[:64]
     try:
@@ -88,7 +91,7 @@ def _retry_after(headers: Mapping[str, str], now: float) -> Iterator[ReportedTim
 def _read(name: str, value: str, now: float, unit: float, reset_source: ResetSource) -> ReportedTime:
     """Read a header's value: a number (in units of `unit` seconds), an epoch, a date or a duration.
 
-    The result for an unreadable value has no time.
+    If the value is unreadable, the result contains no time.
     """
     value = value.strip()[:64]
     if _NUMBER.match(value):
@@ -109,7 +112,7 @@ def _epoch(number: float) -> float:
 
 
 def _unified(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]:
-    """Yield the resets of Anthropic's plan windows that reject requests; the overall reset comes first."""
+    """Yield the reset times of Anthropic's plan windows that reject requests. The overall reset time comes first."""
     rejected = [
         f"anthropic-ratelimit-unified-{window}-reset"
         for window in ("5h", "7d", "7d_opus", "7d_sonnet", "overage")
@@ -123,8 +126,8 @@ def _unified(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]:
 
 
 def _exhausted(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]:
-    """Yield the resets of exhausted allowances: `…-reset-…` headers that accompany `…-remaining-…` headers, in any
-    order.
+    """Yield the reset times of exhausted allowances, from `…-reset-…` headers that accompany `…-remaining-…` headers,
+    in any order.
     """
     for name, value in headers.items():
         if name.startswith("x-codex-") and name.endswith(("-reset-after-seconds", "-reset-at")):
@@ -140,8 +143,8 @@ def _exhausted(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]
 
 
 def _latest(reported: Iterator[ReportedTime]) -> Iterator[ReportedTime]:
-    """Yield the latest moment and the longest wait, because the last reset decides if several allowances
-    are exhausted.
+    """Yield the latest moment and the longest wait. If several allowances are exhausted, the last reset time is
+    decisive.
     """
     found = sorted(reported, key=lambda item: -(item.after if item.after is not None else item.until or 0))
     moments, spans = [item for item in found if item.until is not None], [item for item in found if item.until is None]

@@ -1,9 +1,10 @@
-"""Find the reset time of a limit: in the headers, otherwise in the body's fields, otherwise in the text. Pure; `now` is
-the record's timestamp.
+"""Find the reset time of a limit, first in the headers, then in the body's fields, and then in the text. Pure
+functions; `now` is the record's timestamp.
 
-Reported times are checked: times that are past, negative or unreadable do not count, and long times are cut to 31 days
-(OpenCode itself waits up to 24.8 days if a provider requests it). An unusable source is skipped and the next one tried;
-`tamed` keeps the reason. The result is None if no source contains a usable time; the configured cooldown then applies.
+Reported times are checked. Times that are past, negative or unreadable are ignored, and long times are reduced to 31
+days (OpenCode itself waits up to 24.8 days if a provider requests it). If a source is unusable, the next one is tried,
+and `tamed` contains the reason. The result is None if no source contains a usable time; the configured cooldown then
+applies.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ from ocwatchd.core.domain.types import ErrorDetails, Hint, LimitKind
 from ocwatchd.core.text.normalize import clip, fold, without_links
 
 _REMEMBERED = 2048
-"""Maximum length of a text whose waits are cached; longer texts are rare and would take up too much memory."""
+"""Maximum length, in characters, of a text whose waits are cached. Longer texts are rare and would take up too much
+memory.
+"""
 
 LONGEST = 31 * 86400.0
-"""Longest accepted reset time, in seconds. A month is the longest window of any plan; a longer time is a mistake or a
-message to a user.
+"""Longest accepted time until a reset, in seconds. A month is the longest window of any plan; a longer time is a
+mistake or a message to a user.
 """
 
 SKEW = 5.0
-"""Maximum age, in seconds, of a reset time that still counts as the present time, because the log format before 1.17
-has timestamps in whole seconds.
+"""Maximum age, in seconds, of a reset time that is still treated as the present time, because the log format before
+1.17 has timestamps in whole seconds.
 """
 
 _MARK = r"\\{0,7}[\"']?\s{0,4}[:=]\s{0,4}\\{0,7}[\"']?"
@@ -55,34 +58,33 @@ _BODY = re.compile(
 
 
 def find_hint(facts: ErrorDetails, now: float, kind: LimitKind | None = None, local: tzinfo = UTC) -> Hint | None:
-    """Return the best reset time in an error, or None.
+    """Return the best reset time in an error, or None if there is none.
 
-    If a text contains two waits, `kind` determines the one that applies. `local` is the time zone of dates without a
-    zone.
+    If a text contains two waits, `kind` determines which one applies. `local` is the time zone of dates without a zone.
     """
     return _best(_all_times(facts, now, kind, local), now)
 
 
 def from_headers(headers: Mapping[str, str], now: float) -> Hint | None:
-    """Return the reset time from response headers, or None. The names must be lower case."""
+    """Return the reset time from response headers, or None if there is none. The names must be lower case."""
     return _best(header_times(headers, now), now)
 
 
 def from_body(body: str, now: float) -> Hint | None:
-    """Return the reset time from a body's fields (RetryInfo, resets_in_seconds, …), or None.
+    """Return the reset time from a body's fields (RetryInfo, resets_in_seconds, …), or None if there is none.
 
-    The body may be cut off or be JSON inside JSON.
+    The body may be truncated, and it may be JSON inside JSON.
     """
     return _best(_body_times(body, now), now)
 
 
 def from_text(text: str, now: float, kind: LimitKind | None = None, local: tzinfo = UTC) -> Hint | None:
-    """Return the reset time from a message text, or None."""
+    """Return the reset time from a message text, or None if there is none."""
     return _best(_text_times(text, now, kind, local), now)
 
 
 def tame(reported: ReportedTime, now: float) -> Hint | str:
-    """Return the reset time for a reported time, or the reason why the reported time is ignored."""
+    """Return a reset time that is within the accepted range, or the reason why the reported time is ignored."""
     after = (
         reported.after
         if reported.after is not None
@@ -159,7 +161,9 @@ def _body_number(name: str, value: float, source: str, now: float) -> ReportedTi
 
 @lru_cache(maxsize=64)
 def _cached_waits(bare: str) -> tuple[ReportedTime, ...]:
-    """Return the waits in a text; cached because a burst of limits repeats a few texts a thousand times."""
+    """Return the waits in a text. Results are cached, because a burst of limits repeats a few texts a
+    thousand times.
+    """
     return tuple(ReportedTime(f"text:{words}", after=seconds) for seconds, words in waits(fold(bare)))
 
 

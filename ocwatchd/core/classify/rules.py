@@ -1,7 +1,7 @@
-"""Decide from an error's text and codes whether the error is a limit. The rules are data. Pure.
+"""Decide from an error's text and codes whether the error is a limit. The rules are data. Pure functions and classes.
 
-The module is long because a verdict depends on all weights at once: rules, their index and the order of precedence
-belong together.
+The module is long because a verdict depends on all weights at once. The rules, their index and the order of precedence
+therefore cannot be separated.
 
 The order of the rules in `rules/builtin.json` is their priority: the first limit rule that matches determines kind and
 scope. Rules also recognize errors that are not limits, with seven weights:
@@ -9,11 +9,11 @@ scope. Rules also recognize errors that are not limits, with seven weights:
     never      not a provider's words (a prompt, a title, a tool): overrides all other words
     elsewhere  the limit of another service, quoted by a tool or a gateway: overrides all other words and a status that
                was only read in the text
-    supposed   a forecast, a warning, a condition: its sentence does not count
+    supposed   a forecast, a warning or a condition: the sentence that contains it is ignored
     hard       overrides the words of later rules (context overflow)
-    quotes     a quotation follows: words of a limit beside these are DOUBTFUL
-    doubt      the request is faulty: words of a limit beside these are DOUBTFUL, unless their rule is `firm`
-    soft       used only where no limit was found (authentication, a broken connection)
+    quotes     a quotation follows: words of a limit in the same text are DOUBTFUL
+    doubt      the request is faulty: words of a limit in the same text are DOUBTFUL, unless their rule is `firm`
+    soft       used only if no limit was found (authentication, a broken connection)
 
 A conclusive status takes precedence: 429 is always a limit, 503 and 529 always mean overload, and 402 means billing or
 quota. Words override codes in one case: the code means billing, which lasts until a user clears it, but the words mean
@@ -40,7 +40,7 @@ from ocwatchd.core.text.normalize import Words, fold, plain, read
 from ocwatchd.core.text.safe_regex import pattern_fault
 
 PATTERN_CAP = 1500
-"""Number of characters, from the start of a text, against which a rule's expressions are matched."""
+"""Number of characters, from the start of a text, that a rule's expressions can match."""
 
 _DOMAIN = re.compile(r"[a-zA-Z0-9]\.[a-zA-Z]{2}|://")
 _ADDRESS = re.compile(
@@ -50,11 +50,11 @@ _ADDRESS = re.compile(
 
 
 class RuleError(ValueError):
-    """A rule file that cannot be used; the message names the rule and the field."""
+    """Raised for a rule file that cannot be used. The message names the rule and the field."""
 
 
 class Weight(StrEnum):
-    """How strongly a rule excludes a limit."""
+    """How strongly a rule indicates that an error is not a limit."""
 
     NEVER = "never"
     ELSEWHERE = "elsewhere"
@@ -71,10 +71,10 @@ class Rule:
 
     `kind` is None if the meaning is not a limit; `weight` is then set. A `firm` rule is certain even if other words
     describe a bad request; a `doubtful` rule is never certain. The raw text must contain one of the literals in
-    `needs`, and none of the phrases in `unless`. A text that names one of the `hosts` matches. `corrects`: alone, the
-    rule does not prove a limit, but in the same text it replaces the kind of a limit of these kinds or rules.
-    `together`: groups of phrases; a short text matches if it contains one phrase of each group, in any order, and no
-    other rule matches.
+    `needs`, and none of the phrases in `unless`. A text that names one of the `hosts` matches. A rule with `corrects`
+    does not prove a limit alone, but replaces the kind of a limit in the same text if that limit has one of these kinds
+    or rules. `together` contains groups of phrases; a short text matches if it contains one phrase of each group, in
+    any order, and no other rule matches.
     """
 
     id: str
@@ -98,8 +98,8 @@ class Rule:
     why: str = ""
 
     def is_possible(self, lowered: str) -> bool:
-        """Return whether the text contains one of the literals without which the rule cannot match."""
-        for need in self.needs:  # a generator inside `any` would take twice the time
+        """Return whether the lower-case text contains one of the literals without which the rule cannot match."""
+        for need in self.needs:  # a generator inside `any` would take twice as long
             if need in lowered:
                 return True
         return not self.needs
@@ -109,7 +109,9 @@ class Rule:
         return bool(self.unless) and any(compile_folded(phrase).search(said) for phrase in self.unless)
 
     def names_host(self, lowered: str) -> bool:
-        """Return whether the text names one of the hosts or one of their subdomains, either alone or in an address."""
+        """Return whether the text contains one of the hosts or one of their subdomains, either alone or in
+        an address.
+        """
         return bool(self.hosts) and any(
             not self.hosts.isdisjoint(_names_of(match)) for match in _ADDRESS.finditer(lowered)
         )
@@ -121,7 +123,7 @@ class Rule:
         return bool(self.regex) and _compiled(self.regex).search(text, 0, PATTERN_CAP) is not None
 
     def matches_headers(self, headers: Sequence[tuple[str, str]]) -> bool:
-        """Return whether one of the rule's headers was sent with the rule's value."""
+        """Return whether the response had one of the rule's headers with the value that the rule requires."""
         return any(self.headers.get(name) == value.strip().lower() for name, value in headers)
 
 
@@ -132,7 +134,7 @@ _FIELDS = frozenset(
 
 
 def rule_from(entry: object, rank: int, *, trusted: bool) -> Rule:
-    """Read one rule. `trusted`: whether its phrases and expressions are known to be valid, so that they are not checked
+    """Read one rule. `trusted`: whether its phrases and expressions are known to be valid and need not be checked
     again.
 
     Raises:
@@ -235,7 +237,7 @@ def _names_of(address: re.Match[str]) -> Iterator[str]:
 
 @cache
 def _compiled(expressions: tuple[str, ...]) -> re.Pattern[str]:
-    """Return one expression that combines these expressions: it matches if any of them matches.
+    """Return an expression that matches if any of these expressions matches.
 
     It is compiled on first use, because all rules together take 10 ms of CPU time and few of them are needed.
     """
@@ -243,15 +245,19 @@ def _compiled(expressions: tuple[str, ...]) -> re.Pattern[str]:
 
 
 CACHE = 256
-"""Number of cached verdicts; a burst of limits repeats a few texts a thousand times."""
+"""Maximum number of cached verdicts. Verdicts are cached because a burst of limits repeats a few texts a thousand
+times.
+"""
 
 CACHED_LENGTH = 2048
-"""Maximum length of an error, in characters, whose verdict is cached; longer errors are rare and would take up too much
+"""Maximum length of an error, in characters, whose verdict is cached. Longer errors are rare and would take up too much
 memory.
 """
 
 TOGETHER_CAP = 400
-"""Maximum length of a text in which the groups of `together` are searched: two or three sentences."""
+"""Maximum length, in characters, of a text in which the groups of `together` are searched for: two or three
+sentences.
+"""
 
 MAX_GROUPS = 8
 """Maximum number of groups in one rule."""
@@ -278,7 +284,7 @@ _UNKNOWN = Verdict(Certainty.UNKNOWN, why="no rule matches this text")
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """The values that a verdict depends on, as a hashable key."""
+    """The values on which a verdict depends, as a hashable key."""
 
     message: str
     name: str | None
@@ -290,7 +296,7 @@ class _Key:
 
 
 _NOTHING = _Key("", None, (), None, (), "", status_read=False)
-"""The key for a text that is judged only by its words."""
+"""The key for a text of which only the words are classified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,11 +315,11 @@ class _Found:
         return {rule.rank for rule in (*self.said, *self.coded) if rule.weight is Weight.NEVER}
 
     def first_limit(self, kinds: Collection[LimitKind] = frozenset(LimitKind), *, quoted: bool = False) -> Rule | None:
-        """Return the limit rule of highest priority among these kinds that matches the provider's own words or its
-        codes.
+        """Return the limit rule of highest priority that matches the provider's own words or its codes, or None. Only
+        limits of these kinds are considered.
 
-        If `quoted`, words that the provider quotes also count. A rule with `corrects` may replace the result: a limit
-        per minute is a rate limit, regardless of the term in the text.
+        If `quoted`, words that the provider quotes are considered too. A rule with `corrects` may replace the result: a
+        limit per minute is a rate limit, regardless of the term in the text.
         """
         words, code = _limit(self.said, kinds), _limit(self.coded, kinds)
         first = _earlier(words, code)
@@ -323,15 +329,15 @@ class _Found:
             return None
         if first.kind is LimitKind.BILLING and first is not words and words and words.kind in _PASSING:
             first = words
-        # A kind named by words is corrected only by words: Gemini's "You exceeded your current quota" stays a quota
-        # although the id of that quota is GenerateRequestsPerMinutePerProjectPerModel-FreeTier.
+        # A kind that was found by words is corrected only by words. For example, Gemini's "You exceeded your current
+        # quota" stays a quota although the id of that quota is GenerateRequestsPerMinutePerProjectPerModel-FreeTier.
         for rule in self.said if first is words else (*self.said, *self.coded):
             if rule.corrects and rule.kind in kinds and (first.kind in rule.corrects or first.id in rule.corrects):
                 return rule
         return first
 
     def no(self, weight: Weight, *, coded: bool = True) -> Rule | None:
-        """Return the first rule of this weight that matches the words or, if `coded`, the machine words."""
+        """Return the first rule of this weight that matches the words or, if `coded`, the codes and headers."""
         for rule in self.said:
             if rule.weight is weight:
                 return rule
@@ -342,7 +348,7 @@ class _Found:
 
 
 class RuleSet:
-    """The rules, ready to classify. Immutable; `classify` is cached and never raises."""
+    """The rules in a form that is ready to classify errors. Immutable; `classify` is cached and never raises."""
 
     __slots__ = (
         "_built", "_classify", "_elsewhere", "_groups", "_headers", "_limits_by_pattern", "_needs", "_numbers",
@@ -350,7 +356,7 @@ class RuleSet:
     )  # fmt: skip
 
     def __init__(self, rules: Sequence[Rule], user_patterns: Sequence[UserPattern] = ()) -> None:
-        """Store rules in order of priority."""
+        """Store the rules, which must be in order of priority, and the user's patterns."""
         self.rules = tuple(rules)
         self.user_patterns = tuple(user_patterns)
         self._built: Index | None = None
@@ -363,8 +369,8 @@ class RuleSet:
         self._limits_by_pattern = tuple(rule for rule in patterned if rule.kind)
         self._patterned = tuple(rule for rule in patterned if not rule.kind)
         self._needs = tuple({need for rule in self._limits_by_pattern for need in rule.needs or ("",)})
-        # A user's pattern may itself match a `never` rule ("My gateway says no" reads like prose). That rule then does
-        # not exclude the pattern.
+        # A user's pattern may match a `never` rule ("My gateway says no" reads like prose). That rule then does not
+        # exclude texts in which the pattern occurs.
         self._own_words = [(pattern, self._never(pattern.text)) for pattern in self.user_patterns]
         self._classify = lru_cache(maxsize=CACHE)(self._judge)
 
@@ -398,20 +404,20 @@ class RuleSet:
         return RuleSet(self.rules, own) if own else self
 
     def prepare(self) -> None:
-        """Build the index now, so that the first text does not have to wait for it."""
+        """Build the index now, so that the classification of the first text does not have to wait for it."""
         assert self._index
 
     @property
     def _index(self) -> Index:
-        """The index of all phrases. It is built for the first text, because building it takes 40 ms of CPU time and a
-        log without failures does not need it.
+        """The index of all phrases. It is built when the first text is classified, because building it takes 40 ms of
+        CPU time and a log without failures does not need it.
         """
         if self._built is None:
             self._built = Index((rule.rank, phrase) for rule in self.rules for phrase in rule.phrases)
         return self._built
 
     def self_check(self) -> list[str]:
-        """Return one error message for each of the rules' own examples that fails; the list is empty if all pass."""
+        """Classify the rules' own examples. Return one error message for each example that fails."""
         return [fault for rule in self.rules for fault in self._faults(rule)]
 
     def classify(self, facts: ErrorDetails) -> Verdict:
@@ -453,12 +459,12 @@ class RuleSet:
         return user if user and verdict.certainty is not Certainty.SURE else verdict
 
     def _quoted_service(self, key: _Key, found: _Found) -> Rule | None:
-        """Return the rule whose words, hosts or expression show that the limit is another service's, or None."""
+        """Return the rule whose words, hosts or expression show that another service reported the limit, or None."""
         for rule in (*found.said, *found.coded, *found.quoted):
             if rule.weight is Weight.ELSEWHERE:
                 return rule
         for text in (key.message, key.body):
-            if _DOMAIN.search(text):  # most texts end here, because searching for addresses takes 6 µs
+            if _DOMAIN.search(text):  # most texts contain no domain; searching for addresses takes 6 µs
                 lowered = text.lower()
                 for rule in self._elsewhere:
                     if rule.names_host(lowered) or rule.matches_pattern(text, lowered):
@@ -466,7 +472,7 @@ class RuleSet:
         return None
 
     def _without_supposed(self, words: Words, found: _Found, status: int | None) -> Verdict | None:
-        """Return the verdict without the sentences that only predict or suppose a limit; None if no limit remains."""
+        """Return the verdict without the sentences that only predict or assume a limit, or None if no limit remains."""
         sentences = [sentence for sentence in _SENTENCE_END.split(words.bare) if sentence and sentence.strip()]
         kept = [sentence for sentence in sentences if not self._is_supposed(sentence)]
         left = self._match(read("\n".join(kept)), "", (), _NOTHING)
@@ -474,8 +480,8 @@ class RuleSet:
         return verdict if verdict.kind else None
 
     def _together(self, words: Words, found: _Found) -> Verdict | None:
-        """Return the verdict of a rule whose `together` groups all occur in the text; None if no such rule
-        is certain.
+        """Return the verdict of a rule whose `together` groups all occur in the text, or None if no such rule matches
+        with certainty.
         """
         if self._groups is None:
             groups = [
@@ -505,8 +511,8 @@ class RuleSet:
         return self._match(read(text), "", (), _NOTHING).never()
 
     def _match(self, words: Words, coded: Iterable[str], codes: tuple[str, ...], key: _Key) -> _Found:
-        # Each code is matched alone, because Google's RESOURCE_EXHAUSTED and GenerateRequestsPerMinute… do not form a
-        # sentence.
+        # Each code is matched separately, because Google's RESOURCE_EXHAUSTED and GenerateRequestsPerMinute… do not
+        # form a sentence.
         lowered = words.raw.lower()
         said = set(self._index.find(words.said))
         machine = {rank for code in coded for rank in self._index.find(code)}
@@ -546,9 +552,7 @@ class RuleSet:
 
 
 def _with_body(key: _Key) -> tuple[str, tuple[str, ...], int | None]:
-    """Return the message and the codes, including those in the body, and a status that occurs only in the machine
-    words.
-    """
+    """Return the message, the codes (including those in the body), and a status that occurs only in the codes."""
     message, codes = key.message, key.codes
     seen = next((int(code) for code in codes if len(code) == 3 and code.isdigit() and code[0] in "45"), None)
     if key.body:
@@ -573,7 +577,9 @@ def _is_open(verdict: Verdict, found: _Found, status: int | None) -> bool:
 
 
 def _limit(rules: tuple[Rule, ...], kinds: Collection[LimitKind]) -> Rule | None:
-    """Return the first of these rules, which are in order of priority, that names a limit of one of these kinds."""
+    """Return the first of these rules that describes a limit of one of these kinds, or None. The rules are in order of
+    priority.
+    """
     for rule in rules:
         if rule.kind in kinds and not rule.corrects:
             return rule
@@ -581,14 +587,16 @@ def _limit(rules: tuple[Rule, ...], kinds: Collection[LimitKind]) -> Rule | None
 
 
 def _earlier(one: Rule | None, other: Rule | None) -> Rule | None:
-    """Return the rule of higher priority."""
+    """Return the rule with the higher priority, or None if there is none."""
     if one is None or other is None:
         return one or other
     return one if one.rank <= other.rank else other
 
 
 def _by_status(status: int, found: _Found) -> Verdict:
-    """Return the verdict for a status that proves a limit; the words determine only the kind and scope of the limit."""
+    """Return the verdict for a status that proves a limit; the error's words determine only the kind and scope of the
+    limit.
+    """
     rule = found.first_limit(_ALLOWED[status], quoted=True)
     kind = rule.kind if rule and rule.kind else _ALWAYS[status]
     scope = rule.scope if rule else _DEFAULT_SCOPE.get(kind, Scope.MODEL)
@@ -596,7 +604,7 @@ def _by_status(status: int, found: _Found) -> Verdict:
 
 
 def _by_words(found: _Found, status: int | None) -> Verdict:
-    """Return the verdict according to the words, for a status that proves nothing alone."""
+    """Return the verdict that results from the words, for a status that proves nothing alone."""
     limit, never, hard = found.first_limit(), found.no(Weight.NEVER), found.no(Weight.HARD)
     if never:
         return _no(never)
@@ -622,8 +630,8 @@ def _doubt(limit: Rule, found: _Found, status: int | None) -> Rule | None:
     """Return the rule that makes the words of a limit doubtful, or None.
 
     Codes are coarser than words: invalid_request_error is Mistral's code for "Service tier capacity exceeded" and
-    Anthropic's code for an empty credit balance. A code therefore makes only rate limits and overload doubtful, which a
-    bad request may quote, and only if the status is known.
+    Anthropic's code for an empty credit balance. A code therefore makes only rate limits and overload doubtful (a bad
+    request may quote them), and only if the status is known.
     """
     if limit in found.coded:
         return None
@@ -639,21 +647,21 @@ def _no(rule: Rule) -> Verdict:
 
 
 class Classifier(Protocol):
-    """Classifies an error: whether it is a limit, and of which kind."""
+    """An object that classifies errors: it decides whether an error is a limit, and of which kind."""
 
     def classify(self, facts: ErrorDetails) -> Verdict:
         """Return the verdict on one error. Never raises."""
 
 
 class LiveRules:
-    """A classifier whose `rules` may be replaced while it is in use, after an edit of the configuration."""
+    """A classifier whose `rules` may be replaced while it is in use, for example after the configuration was edited."""
 
     __slots__ = ("rules",)
 
     def __init__(self, rules: RuleSet) -> None:
-        """Start with these rules."""
+        """Store the rules to use first."""
         self.rules = rules
 
     def classify(self, facts: ErrorDetails) -> Verdict:
-        """Classify with the current rules."""
+        """Return the current rules' verdict on one error."""
         return self.rules.classify(facts)

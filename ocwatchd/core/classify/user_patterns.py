@@ -1,5 +1,5 @@
 """The user's own patterns (`errorPatterns`): words, a status number, or an expression that cannot take long to match.
-Pure.
+Pure functions and classes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ocwatchd.core.text.normalize import Words, plain
 from ocwatchd.core.text.safe_regex import pattern_fault
 
 TEXT_CAP = 2048
-"""Number of characters, from the start of a message, against which a user's expression is matched."""
+"""Number of characters, from the start of a message, that a user's expression can match."""
 
 _LOOKS_LIKE_REGEX = re.compile(
     r"\\[dswbDSWB.]|\.[*+?]|\[[^\]]+\]|\(\?|\([^)]*\|[^)]*\)|^\^|\$$|[*+]\Z|\w\|\w|\{\d+,?\d*\}"
@@ -22,8 +22,8 @@ Where = Literal["said", "quoted"]
 
 
 def _as_status(number: str) -> re.Pattern[str]:
-    """Return an expression for a number used as a status: `HTTP 503`, `status code: 503`, `(503)`, `503 Service
-    Unavailable`.
+    """Return an expression that matches a number used as a status: `HTTP 503`, `status code: 503`, `(503)`, `503
+    Service Unavailable`.
     """
     ahead = r"\b(?:http(?:/\d(?:\.\d)?)?|status|code|error|returned|response|responded with|got)\b[\W_]{1,3}"
     behind = r"(?=$|[\])]|[:,;.](?!\d)|\s[a-z{<\"'])"
@@ -33,7 +33,7 @@ def _as_status(number: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class UserPattern:
-    """One pattern. `refused` is the reason why an expression was treated as literal text."""
+    """One pattern. `refused` is the reason why an expression is treated as literal text."""
 
     text: str
     literal: str | None
@@ -58,7 +58,7 @@ class UserPattern:
         return cls(text, None, re.compile(text, re.IGNORECASE))
 
     def find(self, words: Words, codes: tuple[str, ...], status: int | None) -> Where | None:
-        """Return where the pattern occurs: in the provider's own words, only in a quotation, or not at all."""
+        """Return where the pattern occurs: in the provider's own words, only in a quotation, or nowhere."""
         if self.status is not None and (status == self.status or str(self.status) in codes):
             return "said"
         if self.literal is not None:
@@ -78,7 +78,7 @@ class UserPattern:
 
 
 def _holds(text: str, literal: str) -> bool:
-    """Return whether the literal occurs at the start of a word, which may be longer: `limit` occurs in `limited`."""
+    """Return whether the literal occurs at the start of a word. The word may be longer: `limit` occurs in `limited`."""
     at = text.find(literal)
     while at >= 0:
         end = at + len(literal)

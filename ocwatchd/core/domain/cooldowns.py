@@ -164,7 +164,7 @@ class Ledger:
     """All cooldowns. This class makes no decisions about sessions, and uses neither a clock nor files."""
 
     def __init__(self, entries: Iterable[Cooldown] = ()) -> None:
-        """Initialize the ledger with known entries."""
+        """Initialize the object with known entries."""
         self._entries = _Entries(entries)
         self._refused: dict[ModelRef, dict[str, float]] = {}
         self._lifted: dict[ModelRef, float] = {}

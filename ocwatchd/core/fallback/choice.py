@@ -1,4 +1,4 @@
-"""Choose a fallback for the engine: pass the engine's values to `core.fallback.selection`."""
+"""Choose a fallback for the engine, by passing the engine's values to `core.fallback.selection`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ocwatchd.core.policy import Order, Policy
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The model and agent to move to, and the nearer models that were skipped (`passed`).
+    """The model and agent to move to, and the preferred models that were skipped (`passed`).
 
     A skipped model is cooling down, was tried before, or cannot run the session.
     """
@@ -77,13 +77,13 @@ def named(
 
 
 def has_own_chain(agent: str | None, model: ModelRef, policy: Policy) -> bool:
-    """Return whether a chain for `model` is configured for the sessions of `agent`."""
+    """Return whether the configuration contains a chain for this model in sessions of this agent."""
     members = {name: pool.members for name, pool in policy.pools.items()}
     return agent_chain(agent, str(model), policy.fallbacks.chains, members) is not None
 
 
 def of_agents(policy: Policy, outlook: Outlook) -> dict[str, dict[str, list[dict[str, str | None]]]]:
-    """Return the chains of agents as they are published for the companion plugin."""
+    """Return the chains of agents in the form in which they are published for the companion plugin."""
     chains, pools = _written(policy, outlook)
     found = agent_rows(chains, pools, policy.fallbacks.agents)
     return {
@@ -107,12 +107,12 @@ def choose(
 ) -> Choice:
     """Return the nearest available fallback of `model`, with the agent to use with it.
 
-    `cooling` returns whether a model must not be used, including limits of its provider and its free tier; `avoided`
+    `cooling` returns whether a model must not be used, because it, its provider or its free tier is limited. `avoided`
     also returns True for a model that is about to be limited. `tried` are targets on which this turn has already
     failed. `ends` returns when a model's cooldown ends, and `listed` returns the targets that the blacklist contains
     for a model. The returned agent is the agent configured for the target, or otherwise the session's own agent,
     because OpenCode would use its default agent if none were given. `asker` is the agent that the user chose, if a move
-    has given the session another agent; the chain of that agent comes first.
+    has changed the session's agent. The chain of `asker` comes first.
     """
     by = asker or session_agent
     situation = _situation(policy, outlook, cooling, avoided or cooling, listed or _no_targets, by)
@@ -168,7 +168,7 @@ def fallback(
     """Return the fallback of `model` according to the present cooldowns.
 
     `as_listed`: whether a target that another program wrote to the blacklist comes first, as it does for every new
-    prompt. Targets that ocwatchd wrote follow from the chains anyway. `asker`: see `choose`.
+    prompt. (Targets that ocwatchd wrote result from the chains anyway.) `asker`: see `choose`.
     """
 
     def ends(ref: ModelRef) -> float | None:
@@ -190,9 +190,10 @@ def fallback(
 
 
 def by_chains(policy: Policy, ledger: Ledger, now: float, outlook: Outlook) -> Situation:
-    """Return a `Situation` without the blacklist's targets and without an agent, for many choices at one moment.
+    """Return a `Situation` without the blacklist's targets and without an agent. It is valid for many choices at one
+    moment.
 
-    Results per model are cached: with 2,000 models cooling down, each in the chains of others, a model is queried
+    Results per model are cached. With 2,000 models cooling down, each in the chains of others, a model is queried
     250,000 times.
     """
     cooling = _Remembered(lambda name: (ref := _usable(name)) is None or ledger.limited(ref, now) is not None)
@@ -208,7 +209,7 @@ _T = TypeVar("_T")
 
 
 class _Remembered(dict[str, _T]):
-    """The results of a function by name, each computed only once."""
+    """A cache of a function's results by name. Each result is computed only once."""
 
     def __init__(self, find: Callable[[str], _T]) -> None:
         super().__init__()
@@ -233,9 +234,9 @@ def onwards(
 ) -> Choice:
     """Return the target of a turn whose model is limited.
 
-    The session's `origin` comes first, if it is available. It is followed by its chain, by the chain of the limited
-    model, and by the chain of a model that has the limited model as a fallback. `failed` contains targets to which this
-    message could not be moved. `asker`: see `choose`.
+    The session's `origin` comes first, if it is available. The next candidates come from the origin's chain, from the
+    chain of the limited model, and from the chain of a model that has the limited model as a fallback. `failed`
+    contains the targets to which this prompt could not be moved. `asker`: see `choose`.
     """
     tried, by = {*failed, *([refusing] if refusing else [])}, asker or agent
 
@@ -262,8 +263,8 @@ def onwards(
 def member(
     pool: Pool, policy: Policy, ledger: Ledger, tried: Collection[ModelRef], now: float, outlook: Outlook
 ) -> Choice:
-    """Return the member of a pool for a session that a user moves to the pool; paid members come last if the budget is
-    spent.
+    """Return the member of a pool for a session that a user moves to the pool. Paid members come last if the day's
+    budget is spent.
     """
     alone = replace(policy, chains={}, pools={pool.name: pool})
     situation = _situation(alone, outlook, _blocked(ledger.limited, now), _blocked(ledger.avoided, now), _no_targets)
@@ -272,7 +273,7 @@ def member(
 
 
 def agent_for(model: ModelRef, policy: Policy) -> str | None:
-    """Return the agent configured for this model under its name, an alias, or its pool."""
+    """Return the agent that is configured for this model under its name, an alias, or its pool, or None."""
     return policy.fallbacks.agents.get(str(model))
 
 
@@ -285,7 +286,7 @@ def _blocked(blocking: Callable[[ModelRef, float], Cooldown | None], now: float)
 
 
 def _usable(name: str) -> ModelRef | None:
-    """Return the model of this name; None if it does not name a single model."""
+    """Return the model with this name, or None if the name does not denote a single model."""
     try:
         ref = ModelRef.parse(name)
     except ValueError:
@@ -294,7 +295,7 @@ def _usable(name: str) -> ModelRef | None:
 
 
 def _written(policy: Policy, outlook: Outlook) -> tuple[Chains, Members]:
-    """Return chains and pools in the order in which this session follows them."""
+    """Return the chains and the pools' members in the order in which this session follows them."""
     members = arranged(policy.pools, outlook.session, outlook.loads)
     if policy.order is not Order.LEARNT:
         return policy.fallbacks.chains, members

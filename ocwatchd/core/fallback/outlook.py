@@ -1,4 +1,4 @@
-"""The values on which the choice of a fallback depends, apart from chains and cooldowns."""
+"""The information on which the choice of a fallback depends, apart from chains and cooldowns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ocwatchd.core.fallback.ranking import Experiences
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """The values for one session, or for sessions in general (if `session` is empty).
+    """The information for choosing a fallback, either for one session or, if `session` is empty, for any session.
 
     `loads`: the load of pool members by model, in sessions. `needs`: what the session requires. `offers`: the capacity
     of models by name; a model without an entry is not ruled out. `known`: the results of past moves to each model.
@@ -28,16 +28,18 @@ class Outlook:
     day_budget: DayBudget = field(default_factory=DayBudget)
 
     def unfit(self, model: ModelRef) -> str | None:
-        """Return why the model cannot run the session; None if it can, or if its capacity is unknown."""
+        """Return why the model cannot run the session, or None if it can or if its capacity is unknown."""
         return unfit(self.needs, self.offers.get(str(model)))
 
     def over_budget(self, model: ModelRef) -> str | None:
-        """Return why the model would cost too much today; None if it would not."""
+        """Return why the model would cost too much today, or None if it would not."""
         offer = self.offers.get(str(model))
         return self.day_budget.is_over_budget(str(model), offer.price if offer else None)
 
     def refused(self, model: ModelRef) -> str | None:
-        """Return why the model is not used as a fallback: it cannot run the session, or it would cost too much."""
+        """Return why the model is not used as a fallback, or None if it may be used. It may be unable to run the
+        session, or cost too much.
+        """
         return self.unfit(model) or self.over_budget(model)
 
 

@@ -1,4 +1,6 @@
-"""Order fallbacks by the results of past moves in the journal, for `order: learnt`. Pure."""
+"""Order fallbacks by the results of past moves in the journal, for the setting `order: learnt`. Pure functions and
+classes.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    # only for types: the import takes 6 ms of CPU time, which `block` saves
+    # for type checkers only: the import takes 6 ms of CPU time, and `block` does not need it
     from ocwatchd.core.history.metrics import Fallback
 
 
 FAILURE = 30.0
 """Time, in seconds, that a failed move costs, because the next move begins only afterwards."""
 PRIOR_TRIES, PRIOR_SECONDS = 2.0, 1.0
-"""Prior for every fallback: two moves that worked within one second and began to answer one second later. With this
-prior, a single failure does not put a model last.
+"""Prior for every fallback: two successful moves, each of which took one second, and after which the answer began one
+second later. With this prior, a single failure does not put a model last.
 """
 
 
@@ -34,7 +36,7 @@ class Experience:
 
     @property
     def expected(self) -> float:
-        """The expected seconds from the first limit until a move to this target leads to an answer."""
+        """The expected time, in seconds, from the first limit until the target of a move begins to answer."""
         tried = self.tried + PRIOR_TRIES
         moved = self.moved + PRIOR_TRIES
         seconds = self._weighed(self.seconds) + self._weighed(self.first_token)
@@ -62,7 +64,9 @@ def learnt(fallbacks: Sequence[Fallback]) -> dict[str, Experience]:
 def best_first(
     models: Sequence[str], known: Experiences, members: Mapping[str, Sequence[str]] | None = None
 ) -> tuple[str, ...]:
-    """Return the models (or pools, by their best member) ordered by experience; equal models keep their order."""
+    """Return the models (or pools, ranked by their best member) ordered by experience. Equal models keep
+    their order.
+    """
     opened = members or {}
 
     def cost(name: str) -> float:

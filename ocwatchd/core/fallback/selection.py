@@ -1,14 +1,14 @@
 """Choose a fallback: the model to use in place of one that must not be used now.
 
-Uses strings, plain classes and no costly imports, because `ocwatch pick` and every start through `oc-smart` load it.
-The companion plugin makes the same choice in JavaScript (`opencode/plugin/rate-limit-fallback/selection.js`); both are
-tested with `tests/conformance/fallback.json`.
+The module uses strings, plain classes and no costly imports, because `ocwatch pick` and every start through `oc-smart`
+load it. The companion plugin makes the same choice in JavaScript (`opencode/plugin/rate-limit-fallback/selection.js`).
+Both are tested with `tests/conformance/fallback.json`.
 
-Candidates, each once, nearest first:
+The candidates, without duplicates and nearest first, are:
 
 1. the chain of the session's agent, if it has one; an empty chain means no fallback at all;
 2. the blacklist's target for the model (if several entries cover it, the one that ends last comes first); a target
-that is itself cooling down is followed to its own target, but each model only once;
+   that is itself cooling down is followed to its own target, but each model only once;
 3. the other members of the model's pool, its chain, and the fallbacks of the models in the chain;
 4. the fallbacks of those models in the agent's chain that are cooling down.
 
@@ -26,15 +26,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from ocwatchd.core.domain.chains import NO_POOLS, Chains, Members, agent_chain, ways
 
 Listed = tuple[str, "str | None", "str | None"]
-"""A target in the blacklist: model, agent, and the pool that it was taken from."""
+"""A target in the blacklist: model, agent, and the pool from which the model was taken."""
 
 
 def _nothing(_: str) -> None:
-    """Return None, which means that no reason rules the model out."""
+    """Return None, which means that there is no reason against the model."""
 
 
 def _no_targets(_: str) -> tuple[Listed, ...]:
-    """Return no targets."""
+    """Return an empty tuple, because the blacklist contains no targets."""
     return ()
 
 
@@ -43,10 +43,9 @@ class Situation:
 
     `pools` contains the members of each pool in the order in which this session uses them. `blocked` returns whether
     the model must not be used or is about to be limited, and `limited` whether it must not be used. `unfit` and
-    `over_budget` return why the model cannot run the session or would cost too much, otherwise None. `listed` returns
-    the targets that the blacklist contains for the model; the target of the entry that ends last comes first. `agents`
-    maps a model to the agent to use with it. `asker` is the session's own agent (None: unknown), whose chain comes
-    first.
+    `over_budget` return why the model cannot run the session or would cost too much, or None. `listed` returns the
+    targets that the blacklist contains for the model; the target of the entry that ends last comes first. `agents` maps
+    a model to the agent to use with it. `asker` is the session's own agent (None: unknown), whose chain comes first.
     """
 
     __slots__ = ("agents", "asker", "blocked", "chains", "limited", "listed", "over_budget", "pools", "unfit")
@@ -63,7 +62,7 @@ class Situation:
         listed: Callable[[str], Iterable[Listed]] = _no_targets,
         asker: str | None = None,
     ) -> None:
-        """Store the values; `chains` must be normalized."""
+        """Store the values. `chains` must be normalized."""
         self.chains, self.agents, self.pools = chains, agents, pools
         self.blocked, self.limited, self.listed = blocked, limited, listed
         self.unfit, self.over_budget = unfit, over_budget
@@ -84,9 +83,7 @@ class Situation:
                     yield name, agent or self.agents.get(name), pool
 
     def _trail(self, asked: str) -> Iterator[Listed]:
-        """Yield the blacklist's targets for the model; if a target is itself blocked, also yield that
-        target's targets.
-        """
+        """Yield the blacklist's targets for the model. If a target is itself blocked, its own targets follow."""
         seen = {asked}
         waiting = [asked]
         for current in waiting:
@@ -107,8 +104,7 @@ class Selection:
 
     `model` is None if no model may be used. `agent` is the agent configured for the model, and `pool` the pool from
     which the model was taken. `passed` contains the nearer candidates that were skipped (all candidates, if there is no
-    model); `refused` contains the skipped candidates that are not cooling down, each with the reason why it was not
-    used.
+    model). `refused` contains the skipped candidates that are not cooling down, each with the reason for skipping it.
     """
 
     __slots__ = ("agent", "model", "passed", "pool", "refused")
@@ -162,7 +158,9 @@ def select(asked: str, situation: Situation, tried: Collection[str] = ()) -> Sel
 
 
 def _in_order(asked: str, own: Collection[str], situation: Situation) -> list[Listed]:
-    """Return a pool's members, paid ones last if the day's budget is spent, and then its fallbacks."""
+    """Return a pool's members, followed by its fallbacks. Paid members come last among the members if the day's budget
+    is spent.
+    """
     return sorted(situation.candidates(asked), key=lambda row: (row[0] not in own, bool(situation.over_budget(row[0]))))
 
 

@@ -1,4 +1,4 @@
-"""Choose the targets of the models in the blacklist from the present cooldowns."""
+"""Choose the targets of the models in the blacklist, based on the present cooldowns."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ocwatchd.core.policy import Policy
 
 
 class Targets:
-    """Keeps the targets in the blacklist up to date. `outlook` describes sessions in general, not one particular
-    session.
+    """Keeps the targets in the blacklist up to date. `outlook` describes sessions in general, not a
+    particular session.
     """
 
     def __init__(self, policy: Policy, ledger: Ledger, outlook: Outlook, now: float) -> None:
-        """Store the values that the choice depends on; `now` is in epoch seconds."""
+        """Store the values on which the choice depends. `now` is in epoch seconds."""
         self._policy, self._ledger, self._outlook, self._now = policy, ledger, outlook, now
         self._situation = by_chains(policy, ledger, now, outlook)
 
     def keep(self, anew: Iterable[ModelRef] = ()) -> list[Cooldown]:
-        """Point all active entries at the nearest available model; return the entries that changed.
+        """Set the targets of all active entries to the nearest available model, and return the entries that changed.
 
         A target that is not in the chains was written by another program and does not change. A target also does not
         change if no other model is available, and an entry without a target does not receive one. The targets of the
@@ -36,14 +36,14 @@ class Targets:
         return [entry for entry in found if entry is not None]
 
     def point(self, models: Iterable[ModelRef]) -> None:
-        """Point the entries of these models at the nearest available model, without changing other entries."""
+        """Set the targets of these models' entries to the nearest available model, without changing other entries."""
         wanted = frozenset(models)
         for entry in self._ledger.entries():
             if entry.model in wanted:
                 self._kept(entry, anew=True)
 
     def of(self, model: ModelRef) -> Target | None:
-        """Return the fallback of `model` according to the chains alone; None if no model is available."""
+        """Return the fallback of `model` according to the chains alone, or None if no model is available."""
         found = select(str(model), self._situation, (str(model),))
         return Target(ModelRef.parse(found.model), found.agent, found.pool) if found.model else None
 
@@ -57,7 +57,8 @@ class Targets:
         return self._ledger.aim(entry.model, target, self._apart(entry, target))
 
     def _apart(self, entry: Cooldown, target: Target | None) -> dict[ModelRef, Target]:
-        """Return the targets of configured models that the entry covers and whose chains lead elsewhere.
+        """Return separate targets for the configured models that the entry covers and whose chains lead to another
+        target.
 
         A single model hit the limit of the whole provider, and that model's chain does not apply to the provider's
         other models.

@@ -1,1 +1,1 @@
-"""Estimates of when a model will be limited, from its usage, its headers and past limits."""
+"""Estimates of when a model will be limited, based on its usage, the headers of its answers, and past limits."""

@@ -1,4 +1,5 @@
-"""Predict when a model's limit will be reached, from its usage and past limits or from the provider's headers. Pure.
+"""Predict when a model's limit will be reached, from its usage and past limits or from the provider's headers. Pure
+functions and classes.
 
 A forecast has a label for how its limit is known: `exact` (rate-limit headers), `configured` (a user stated the limit),
 `learnt` (at least three limits at similar usage), `estimated` (two limits, or limits at very different usage), or `not
@@ -27,16 +28,16 @@ WINDOWS = (60.0, 300.0, 3600.0, 18_000.0)
 SAME_LIMIT = 600.0
 """Time, in seconds, within which several refused attempts count as one limit."""
 FEWEST = 2
-"""Minimum number of limits for any forecast. After a single limit, the usage equals the supposed limit, regardless of
-the true limit: after one refused request of 8 tokens and a cleared cooldown, the forecast was "LIMIT IN now, 8 of 8
-tokens".
+"""Minimum number of limits for any forecast. After a single limit, the usage equals the supposed limit, whatever the
+true limit is. In one case, after one refused request of 8 tokens and a cleared cooldown, the forecast was "LIMIT IN
+now, 8 of 8 tokens".
 """
 ENOUGH = 3
 """Minimum number of limits for the label `learnt`."""
 AGREE = 0.35
 """Maximum spread of the usage at past limits, as a fraction of its median, for the label `learnt`."""
 EXCEEDED = 1.05
-"""Usage above this fraction of a supposed limit, without a refusal, is evidence against that limit."""
+"""If usage above this fraction of a supposed limit was not refused, this is evidence against that limit."""
 
 
 class Label(StrEnum):
@@ -60,18 +61,18 @@ class History:
     """The usage of one model, oldest first: the time (epoch seconds) and the tokens of each request."""
 
     def __init__(self, uses: Iterable[tuple[float, int]] = ()) -> None:
-        """`uses`: (time, tokens), in any order."""
+        """Store the usage. `uses` contains pairs of time and tokens, in any order."""
         ordered = sorted(uses)
         self.times = [time for time, _ in ordered]
         self._sums = [0, *accumulate(tokens for _, tokens in ordered)]
 
     def used(self, measure: Measure, begin: float, end: float) -> float:
-        """Return the usage in the interval (begin, end]."""
+        """Return the usage in the interval (begin, end], in the unit of the measure."""
         first, last = bisect_right(self.times, begin), bisect_right(self.times, end)
         return float(last - first if measure is Measure.REQUESTS else self._sums[last] - self._sums[first])
 
     def until(self, end: float) -> History:
-        """Return the history up to `end`."""
+        """Return the part of the history up to `end`."""
         number = bisect_right(self.times, end)
         cut = History()
         cut.times, cut._sums = self.times[:number], self._sums[: number + 1]
@@ -91,8 +92,8 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """An allowance that rate-limit headers reported at `at`: `remaining` is available until `resets` (None if not
-    reported).
+    """An allowance that rate-limit headers reported at `at` (epoch seconds): `remaining` is available until `resets`
+    (None if not reported).
     """
 
     measure: Measure
@@ -104,11 +105,11 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The forecast for one model.
+    """The forecast for one model. Times are epoch seconds.
 
-    `used` and `limit` apply to `window` seconds. `hits` is when the limit will be reached if usage continues at this
-    rate (None: not expected). `free` is when part of the limit will then be available again. `left` is the unused part
-    of the limit now.
+    `used` and `limit` apply to a window of `window` seconds. `hits` is when the limit will be reached if usage
+    continues at this rate (None: not expected). `free` is when a part of the limit will be available again after that.
+    `left` is the unused part of the limit now.
     """
 
     model: str
@@ -124,12 +125,12 @@ class Forecast:
 
     @property
     def rank(self) -> tuple[float, int, str]:
-        """Sort key: the nearest limit first, then by how well the limit is known."""
+        """A sort key for forecasts: the nearest limit comes first, and after that the one that is known best."""
         return self.hits or float("inf"), tuple(Label).index(self.label), self.model
 
     @property
     def share(self) -> float | None:
-        """The used fraction of the limit; it may exceed 1."""
+        """The used fraction of the limit, which may exceed 1, or None if it is unknown."""
         return self.used / self.limit if self.limit else None
 
 
@@ -145,8 +146,8 @@ def separate(limits: Iterable[float]) -> list[float]:
 
 
 def learn(history: History, limits: Iterable[float]) -> Bound | None:
-    """Return the limit that best explains the times of past limits; None if there are fewer than two limits with usage
-    before them.
+    """Return the limit that best explains the times of past limits, or None if fewer than two limits have usage before
+    them.
     """
     came = [at for at in separate(limits) if history.times and at >= history.times[0]]
     if len(came) < FEWEST:
@@ -159,7 +160,9 @@ def learn(history: History, limits: Iterable[float]) -> Bound | None:
 def _explained(
     history: History, came: Sequence[float], measure: Measure, window: float
 ) -> tuple[tuple[float, float], Bound] | None:
-    """Return the error of this window as an explanation of the limits (smaller is better), and the resulting limit."""
+    """Return how badly this window explains the limits (smaller is better) and the limit that results from
+    it, or None.
+    """
     at_limit = [history.used(measure, at - window, at) for at in came]
     limit = median(at_limit)
     if limit < 2 or min(at_limit) <= 0:
@@ -169,12 +172,13 @@ def _explained(
     beyond = sum(peak > limit * EXCEEDED for peak in peaks) / len(peaks)
     usual = sum(peaks) / len(peaks)
     label = Label.LEARNT if len(came) >= ENOUGH and spread + beyond <= AGREE else Label.ESTIMATED
-    # If several windows explain the limits equally well, the window in which the usage at a limit is most unusual wins.
+    # If several windows explain the limits equally well, the one in which the usage at a limit is most unusual is
+    # chosen.
     return (round(spread + 5 * beyond, 2), usual / limit), Bound(measure, window, limit, label, len(came))
 
 
 def foresee(model: str, history: History, bound: Bound | None, now: float) -> Forecast:
-    """Return the forecast on the assumption that usage continues at the rate of the last minutes."""
+    """Return the forecast that results if usage continues at the rate of the last minutes."""
     if bound is None:
         return Forecast(model, Label.UNKNOWN)
     used = history.used(bound.measure, now - bound.window, now)
@@ -187,7 +191,9 @@ def foresee(model: str, history: History, bound: Bound | None, now: float) -> Fo
 
 
 def foresee_allowances(model: str, history: History, allowances: Sequence[Allowance], now: float) -> Forecast | None:
-    """Return the forecast from headers for the limit that is reached first. Headers past their reset are ignored."""
+    """Return the forecast from headers for the limit that will be reached first, or None. Headers whose reset time has
+    passed are ignored.
+    """
     found = [_foresee_one(model, history, one, now) for one in allowances if one.resets is None or one.resets > now]
     return min(found, key=lambda one: (one.hits or float("inf"), -(one.share or 0.0)), default=None)
 
@@ -204,14 +210,16 @@ def _foresee_one(model: str, history: History, allowance: Allowance, now: float)
 
 
 def _rate(history: History, measure: Measure, window: float, now: float) -> float:
-    """Return the usage per second over the last `window` seconds, limited to between one and ten minutes."""
+    """Return the usage per second over the last `window` seconds, where the period is at least one and at most ten
+    minutes.
+    """
     span = min(max(window, 60.0), 600.0)
     return history.used(measure, now - span, now) / span
 
 
 def _reached(history: History, bound: Bound, used: float, now: float) -> float | None:
-    """Return when the usage within the sliding window reaches the limit at the present rate; None if it does not reach
-    the limit.
+    """Return when the usage within the sliding window will reach the limit at the present rate, or None if
+    it will not.
     """
     if used >= bound.limit:
         return now
@@ -232,7 +240,7 @@ def _reached(history: History, bound: Bound, used: float, now: float) -> float |
 
 
 def room(history: History, bound: Bound, at: float) -> float:
-    """Return when a tenth of the limit is available again if nothing is used after `at`."""
+    """Return when a tenth of the limit will be available again if there is no usage after `at`."""
     for index in range(bisect_left(history.times, at - bound.window), bisect_right(history.times, at)):
         if history.used(bound.measure, history.times[index], at) <= 0.9 * bound.limit:
             return max(history.times[index] + bound.window, at)
@@ -243,11 +251,13 @@ _FIELDS = "limit|remaining|reset"
 _ANTHROPIC = re.compile(rf"anthropic-ratelimit-(?P<what>requests|(?:input-|output-)?tokens)-(?P<field>{_FIELDS})\Z")
 _OTHERS = re.compile(rf"x-ratelimit-(?P<field>{_FIELDS})(?:-(?P<what>requests|tokens))?\Z")
 RELATIVE = 10**8
-"""A number below this is a duration in seconds; a larger one is an epoch."""
+"""A number below this value is a duration in seconds. A larger number is an epoch time."""
 
 
 def allowances_of(headers: Mapping[str, str], at: float) -> tuple[Allowance, ...]:
-    """Return the allowances that an answer at `at` (epoch seconds) reported. `headers` have lower-case names."""
+    """Return the allowances reported by an answer at `at` (epoch seconds). The names in `headers` must be
+    lower case.
+    """
     groups: dict[str, dict[str, str]] = {}
     for name, value in headers.items():
         found = _ANTHROPIC.match(name) or _OTHERS.match(name)
@@ -259,7 +269,7 @@ def allowances_of(headers: Mapping[str, str], at: float) -> tuple[Allowance, ...
 
 def _allowance(what: str, fields: Mapping[str, str], at: float) -> Allowance | None:
     remaining = _number(fields.get("remaining", ""))
-    # Output tokens are not counted separately, so their allowance is useful only when it is exhausted.
+    # Output tokens are not counted separately, so an allowance for them is useful only when it is exhausted.
     if remaining is None or (what == "output-tokens" and remaining > 0):
         return None
     measure = Measure.REQUESTS if what == "requests" else Measure.TOKENS
@@ -271,13 +281,13 @@ def _number(text: str) -> float | None:
 
 
 def reset_of(text: str, at: float) -> float | None:
-    """Return the reset time for `6m0s`, `120ms`, a number of seconds, an epoch in seconds or milliseconds, or a date;
-    else None.
+    """Return the reset time in epoch seconds, or None if the text is not valid. The text is a duration such as `6m0s`
+    or `120ms`, a number of seconds, an epoch in seconds or milliseconds, or a date.
     """
     if re.fullmatch(r"\d{1,15}(\.\d{1,9})?", text):
         number = float(text)
         return at + number if number < RELATIVE else number if number < 10**11 else number / 1000
-    from ocwatchd.core.classify.durations import parse_at  # lazy import: 5 CPU ms, and `forecast` reads no headers
+    from ocwatchd.core.classify.durations import parse_at  # lazy import: 5 ms of CPU time; only headers need it
     from ocwatchd.core.classify.reset_headers import moment_of  # lazy import: as above
 
     duration = parse_at(text)
@@ -294,13 +304,13 @@ NEAR = 120.0
 
 
 SKIP = 3
-"""Number of limits at the beginning of a history that are only used for learning and not evaluated."""
+"""Number of limits at the beginning of a history that are used only for learning and not for evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`precision`: the fraction of alarms that were correct; `recall`: the fraction of limits that were predicted;
-    `lead`: the median warning in seconds.
+    """The evaluation of a forecast rule. `precision` is the fraction of alarms that were correct, `recall` the fraction
+    of limits that were predicted, and `lead` the median warning time in seconds.
     """
 
     alarms: int
@@ -323,8 +333,8 @@ def naive_rule(history: History, _: Bound | None, limits: Sequence[float], now: 
 
 
 def judge(rule: Rule, uses: Sequence[tuple[float, int]], limits: Sequence[float]) -> Verdict | None:
-    """Return the result of the rule on this history; None if the history contains no more limits than the rule needs to
-    learn from.
+    """Return the evaluation of the rule on this history, or None if the history contains no more limits than the rule
+    needs to learn from.
     """
     whole, came = History(uses), separate(limits)
     if len(came) <= SKIP:

@@ -34,11 +34,11 @@ _FAMILY = re.compile(r"\d{1,4}[mhd]_(?P<after>\w+)\Z|(?P<before>.+) (?:\d{1,6}[m
 _NO_LIMIT = frozenset(("overage", "completions"))
 """Names of windows that do not limit prompts: paid usage beyond the plan, and Copilot's completions in editors."""
 YOUNG = 0.05
-"""Fraction of a window that must have passed before a rate is derived from it, because one long turn at its beginning
-proves nothing about the remainder.
+"""Fraction of a window that must have passed before a rate is derived from it. At the beginning of a window, one long
+turn proves nothing about the remainder.
 """
 MAX_PERCENT = 10_000.0
-"""Maximum plausible percentage; a window with a higher percentage is ignored."""
+"""Maximum plausible percentage. A window with a higher percentage is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class PlanWindow:
 
     @property
     def used_up(self) -> float | None:
-        """When the window will be used up if usage continues at its average rate; None if the window resets before that
-        time, or if the time is unknown.
+        """When the window will be used up if usage continues at its average rate, in epoch seconds; None if the window
+        resets before that time, or if the time is unknown.
         """
         if self.used >= 100:
             return self.at
@@ -84,14 +84,16 @@ class PlanWindow:
 
 
 def plan_windows(provider: str, headers: Mapping[str, str], at: float) -> tuple[PlanWindow, ...]:
-    """Return the windows that an answer at `at` (epoch seconds) reported. `headers` have lower-case names."""
+    """Return the plan windows reported by an answer at `at` (epoch seconds). The names in `headers` must be
+    lower case.
+    """
     found = (*_unified(provider, headers, at), *_codex(provider, headers, at), *_copilot(provider, headers, at))
     return tuple(one for one in found if 0 <= one.used <= MAX_PERCENT and (one.resets is None or one.resets > at))
 
 
 def length_of(name: str) -> float | None:
-    """Return the length, in seconds, of a window called `5h` or `7d_sonnet`; None if the name does not contain the
-    length.
+    """Return the length, in seconds, of a window with a name such as `5h` or `7d_sonnet`, or None if the name does not
+    contain the length.
     """
     length = _LENGTH.match(name)
     return float(length[1]) * _UNITS[length[2]] if length else None
@@ -140,7 +142,9 @@ def _copilot(provider: str, headers: Mapping[str, str], at: float) -> Iterator[P
 
 
 def _month_before(end: float) -> float | None:
-    """Return the length, in seconds, of the calendar month (UTC) that ends at `end`; None if no month ends then."""
+    """Return the length, in seconds, of the calendar month (UTC) that ends at `end` (epoch seconds), or None if no
+    month ends then.
+    """
     try:
         last = datetime.fromtimestamp(end, UTC)
         if last.day != 1:

@@ -1,4 +1,5 @@
-"""Predict whether a model is about to be limited, so that new prompts should go to a fallback. Pure.
+"""Predict whether a model is about to be limited, so that new prompts should go to a fallback. Pure functions and
+classes.
 
 `threat` evaluates the usage of one model, and `plan_threats` evaluates the usage windows of providers' plans.
 
@@ -37,21 +38,23 @@ LEARNT_WINDOW = 60.0
 (docs/forecast.md).
 """
 ROOM = 0.5
-"""Maximum fraction of a limit that a prompt is assumed to need."""
+"""Maximum fraction of a limit that one prompt is assumed to need."""
 SMALLEST = 1e-9
 STALE = 3600.0
-"""Age, in seconds, above which a plan window without a reset time is not trusted, because a new window may
+"""Age, in seconds, above which the report of a plan window without a reset time is ignored, because a new window may
 have begun.
 """
 CALM = 2.0
-"""Multiple of the margin that must be available again before a forecast is withdrawn; with 1, a forecast would appear
+"""Multiple of the margin that must be available again before a forecast is withdrawn. With 1, a forecast would appear
 and disappear repeatedly.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One model's known usage and limits. `turns`: requests and tokens of each of its latest turns."""
+    """The known usage and limits of one model. `turns`: the numbers of requests and tokens of each of its
+    latest turns.
+    """
 
     model: str
     history: History
@@ -61,14 +64,14 @@ class Standing:
     turns: tuple[tuple[int, int], ...] = ()
 
     def takes(self, measure: Measure) -> float:
-        """Return the probable usage of the next prompt: the median of the latest turns, at least 1."""
+        """Return the expected usage of the next prompt: the median of the latest turns, but at least 1."""
         own = [requests if measure is Measure.REQUESTS else tokens for requests, tokens in self.turns[-TURNS:]]
         return max(median(own) if own else 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Threat:
-    """The next prompts for this model would hit its limit, until about `until` (epoch seconds)."""
+    """A warning that the next prompts for this model would hit its limit, until about `until` (epoch seconds)."""
 
     forecast: Forecast
     until: float
@@ -89,11 +92,11 @@ def nearest(standing: Standing, now: float) -> Forecast:
 
 
 def threat(standing: Standing, ahead: float, now: float, margin: float = 1.0) -> Threat | None:
-    """Return the limit that the next prompts would hit, or None. If there are several, return the limit that lasts
-    longest.
+    """Return the limit that the next prompts would hit, or None. If there are several such limits, return the one that
+    lasts longest.
 
-    A limit counts if less of it remains than a prompt takes (times `margin`), or if it is reached within `ahead`
-    seconds (times `margin`) at the present rate of usage.
+    The next prompts would hit a limit if less of it remains than a prompt takes (times `margin`), or if it will be
+    reached within `ahead` seconds (times `margin`) at the present rate of usage.
     """
     found = []
     for one, end in _limits(standing, now):
@@ -109,8 +112,8 @@ def plan_threats(
 ) -> dict[str, Threat]:
     """Return the models that new prompts should avoid, each because of the window that resets last.
 
-    A window counts if at least `leave_at` percent of it is used. With a larger `margin` it counts earlier: 95 and a
-    margin of 2 mean 90.
+    A window is a reason if at least `leave_at` percent of it is used. A larger `margin` lowers that percentage: 95 with
+    a margin of 2 means 90.
     """
     least = 100 - (100 - leave_at) * margin
     full = [one for one in windows if one.used >= least and (one.resets is not None or now - one.at <= STALE)]
@@ -128,17 +131,17 @@ def plan_threats(
 
 
 def _wanted(takes: float, limit: float | None) -> float:
-    """Return how much of a limit must remain for the next prompt.
+    """Return how much of a limit must remain for the next prompt, in the unit of `takes`.
 
-    A long turn may use more than a minute's limit because it spreads over several minutes, so a fresh window never
-    counts as too small. If the limit's size is not reported, only a remaining 0 counts.
+    A long turn may use more than a minute's limit because it spreads over several minutes, so an unused window is never
+    considered too small. If the limit's size is not reported, only an allowance of 0 is considered too small.
     """
     return SMALLEST if limit is None else min(takes, limit * ROOM)
 
 
 def _limits(standing: Standing, now: float) -> Iterator[tuple[Forecast, float]]:
-    """Yield every limit that is known well enough, with the time when part of it is available again after it is
-    reached.
+    """Yield every limit that is known well enough. The time in each pair is when a part of the limit becomes available
+    again after it was reached.
     """
     for allowance in standing.allowances:
         exact = foresee_allowances(standing.model, standing.history, (allowance,), now)
@@ -148,7 +151,7 @@ def _limits(standing: Standing, now: float) -> Iterator[tuple[Forecast, float]]:
     trusted = learnt is not None and learnt.label is Label.LEARNT and learnt.window > LEARNT_WINDOW
     for bound in (*standing.configured, *((learnt,) if learnt and trusted else ())):
         one = foresee(standing.model, standing.history, bound, now)
-        # if the usage exceeded the learned limit without a refusal, the limit has changed
+        # if the usage exceeded the learned limit and no request was refused, the limit has changed
         if bound.label is Label.CONFIGURED or one.used <= bound.limit * EXCEEDED:
             end = room(standing.history, bound, max(one.hits or now, now))
             yield one, max(end, now + SHORTEST)
@@ -162,7 +165,9 @@ def _why(one: Forecast, takes: float, now: float) -> str:
 
 
 def turns_of(uses: Sequence[tuple[str, int]]) -> tuple[tuple[int, int], ...]:
-    """Return requests and tokens of each turn, oldest first. `uses`: the turn's name and the tokens of each request."""
+    """Return the numbers of requests and tokens of each turn, oldest first. `uses` contains, for each request, the
+    turn's name and the number of tokens.
+    """
     found: dict[str, tuple[int, int]] = {}
     for turn, tokens in uses:
         requests, spent = found.pop(turn, (0, 0))

@@ -1,3 +1,3 @@
-"""Turn the bytes of a log into limits, in four steps: lines, records, attempts, and the author of each refused
-request.
+"""Convert the bytes of a log to limits, in four steps: split them into lines, parse records, combine records to
+attempts, and find out which request was refused.
 """

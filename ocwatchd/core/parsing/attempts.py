@@ -1,7 +1,7 @@
 """Create one `Attempt` for each refused request from all records that OpenCode writes about it. Pure; bounded memory.
 
-A failure is logged as `stream error`, and once more by the processor. OpenCode's own retries add further failures, each
-of which is a separate attempt. State is kept by process (`run=` in the new format, otherwise the file).
+A failure is logged as `stream error`, and again by the processor. OpenCode's own retries add further failures, each of
+which is a separate attempt. State is kept by process (`run=` in the new format, otherwise the file).
 
 A failed request is attributed to a provider, model, session, agent and size only if the log proves them. In the old
 dialects, the tags are those of the stream that began last, regardless of which stream failed (checked on 1.1 to 1.15:
@@ -10,9 +10,9 @@ starts of streams are reliable. Values that these sources do not prove are None,
 wrong one.
 
 `Streams` contains the running requests of one process: requests that began and are not known to have ended. If the log
-is read from its beginning, no running request is missing, but some requests may already have ended. If only one of them
-can have failed, that request failed. If several can have failed, all stay until there are as many failures as
-candidates.
+is read from its beginning, no running request is missing, but some requests may already have ended. If only one running
+request can have failed, that request failed. If several can have failed, all of them remain until there are as many
+failures as candidates.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ocwatchd.core.parsing.providers import Providers
 from ocwatchd.core.parsing.record import Dialect, Kind, LogRecord
 
 _OPEN_KEPT = 1024
-"""Maximum number of stored requests. The log never shows the end of a title's request, so these accumulate."""
+"""Maximum number of stored requests. The log never shows when a title's request ended, so such requests accumulate."""
 
 _UNCLEAR_KEPT = 16
 
@@ -37,7 +37,7 @@ Tags = tuple[str | None, str | None, str | None, str | None, bool | None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stream:
-    """A request that has begun, with its tags, which are reliable. Two requests are never equal."""
+    """A request that has begun, with its tags, which are reliable. Two requests never compare equal."""
 
     session: str | None
     provider: str | None
@@ -45,31 +45,31 @@ class Stream:
     agent: str | None
     small: bool | None
     key: Key = field(init=False, repr=False)
-    """Session, agent and size. A new request with the same key means that the session's previous one has ended."""
+    """Session, agent and size. A new request with the same key means that the previous one has ended."""
     tags: Tags = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Compute the key and the tags once, because every start that is read needs them."""
+        """Compute the key and the tags only one time, because every stream start that is read needs them."""
         object.__setattr__(self, "key", (self.session, self.agent, self.small))
         object.__setattr__(self, "tags", (self.provider, self.model, self.session, self.agent, self.small))
 
     @property
     def name(self) -> tuple[str | None, str | None]:
-        """Provider and model."""
+        """The request's provider and model."""
         return (self.provider, self.model)
 
 
 class Streams:
-    """The running requests of one process. Bounded: the oldest are forgotten first."""
+    """The running requests of one process. Their number is bounded; the oldest are discarded first."""
 
     def __init__(self) -> None:
-        """Start without requests."""
+        """Initialize the collection; no request is running yet."""
         self._open: OrderedDict[Key, Stream] = OrderedDict()
         self._of_session: dict[str | None, dict[Key, None]] = {}
         self._unclear: list[set[Stream]] = []
 
     def begin(self, stream: Stream) -> None:
-        """Record that a request begins. The previous request of the same session and agent is over."""
+        """Record that a request begins. The previous request of the same session and agent has therefore ended."""
         self._forget(stream.key)
         self._open[stream.key] = stream
         self._of_session.setdefault(stream.session, {})[stream.key] = None
@@ -94,8 +94,8 @@ class Streams:
             self._forget(stream.key)
 
     def end_session(self, session: str, *, well: bool) -> None:
-        """Record that the session's requests have ended. `well`: whether they were answered. Requests for titles are
-        not affected.
+        """Record that the session's requests have ended, except those for titles. `well`: whether they were
+        answered.
         """
         for stream in [self._open[key] for key in self._of_session.get(session, ())]:
             if stream.small:
@@ -123,7 +123,7 @@ class Streams:
         self._conclude(changed)
 
     def _conclude(self, changed: list[set[Stream]]) -> None:
-        """If a set of candidates has had as many failures as it has requests, end all of its requests."""
+        """End all requests of a set of candidates if it has had as many failures as it has requests."""
         for union in [a | b for a in changed for b in self._unclear]:
             inside = [suspects for suspects in self._unclear if suspects <= union]
             if union and len(inside) >= len(union):
@@ -135,7 +135,7 @@ class Streams:
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """The author of a failed request; None means unknown. `stream` is the request itself, if that is certain."""
+    """The details of a failed request; None means unknown. `stream` is the request itself, if it is certain."""
 
     provider: str | None = None
     model: str | None = None
@@ -146,12 +146,12 @@ class Who:
 
 
 def by_tags(record: LogRecord) -> Who:
-    """Return the author according to the tags, which are correct in 1.17 and later."""
+    """Identify the failed request by the record's tags, which are correct in 1.17 and later."""
     return Who(record.provider, record.model, record.session, record.agent, record.small)
 
 
 def by_payload(record: LogRecord, streams: Streams, providers: Providers, busy: Iterable[str]) -> Who:
-    """Return the author of a refused request in an old dialect, whose record contains its address and model."""
+    """Identify a refused request in an old dialect, in which the record contains the request's address and model."""
     found = _candidates(record, streams, providers)
     names = {stream.name for stream in found}
     if len(names) == 1:
@@ -169,7 +169,7 @@ def by_payload(record: LogRecord, streams: Streams, providers: Providers, busy: 
 
 
 def by_elimination(record: LogRecord, streams: Streams, providers: Providers, alone: Stream | None) -> Who:
-    """Return the author of an answer that broke off. In the log format before 1.17 the record contains only the error,
+    """Identify the request whose answer broke off. In the log format before 1.17, the record contains only the error,
     so other requests are ruled out one by one.
 
     `alone` is the request of the only busy session, for logs that do not contain the starts of streams.
@@ -194,7 +194,7 @@ def by_elimination(record: LogRecord, streams: Streams, providers: Providers, al
 
 
 def _candidates(record: LogRecord, streams: Streams, providers: Providers) -> list[Stream]:
-    """Return the running requests that may be the failed request of this record."""
+    """Return the running requests that may be the one that failed according to this record."""
     known = providers.of_url(record.url)
     possible = streams.under_way(
         lambda s: s.provider == known if known else not providers.has_other_address(s.provider or "", record.url)
@@ -254,7 +254,7 @@ def _alike(model: str | None, asked: str | None) -> bool:
 
 
 def _names(message: str, model: str | None) -> bool:
-    """Return whether a provider's message names the model (`Rate limit reached for gpt-5-nano in organization …`)."""
+    """Return whether a message contains the model's name (`Rate limit reached for gpt-5-nano in organization …`)."""
     if not model or len(model) < 4:
         return False
     short = model.rpartition("/")[2]
@@ -265,7 +265,7 @@ def _names(message: str, model: str | None) -> bool:
 
 
 def _shape(facts: ErrorDetails) -> str:
-    """Return the API that sends such an error in the middle of an answer; empty if several do."""
+    """Return the name of the API that sends such an error in the middle of an answer; empty if several APIs do."""
     if '"sequence_number"' in facts.body:
         return "openai"
     if facts.body.startswith('{"type":"') and '"message":' in facts.body and '"code"' not in facts.body:
@@ -276,7 +276,7 @@ def _shape(facts: ErrorDetails) -> str:
 
 
 _KEPT = 4096
-"""Maximum number of stored sessions and stream starts. A record is forged if its stream never began."""
+"""Maximum number of stored sessions and stream starts. A record is forged if it names a stream that never began."""
 
 _TURNS_KEPT = 1024
 
@@ -285,10 +285,10 @@ TurnKey = tuple[str | None, str | None, str | None, bool | None]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A failed request. `number` is the count of failures of its turn on this model, including this failure.
+    """A failed request. `number` is the number of times that its turn has failed on this model, including this failure.
 
-    `waited` is how many seconds OpenCode waited between the previous failure and the start of this request; None if the
-    log does not contain it. A wait beyond OpenCode's own backoff is a Retry-After that OpenCode honored.
+    `waited` is the time, in seconds, between the previous failure and the start of this request; None if the log does
+    not contain it. A wait beyond OpenCode's own backoff is a Retry-After that OpenCode honored.
     """
 
     record: LogRecord
@@ -306,15 +306,16 @@ class _Turn:
 
 
 class Attempts:
-    """Finds the failures of one process, each one once, with every part of its author that the log proves.
+    """Finds the failures of one process, each of them once, with every detail of the failed request that the log
+    proves.
 
-    `whole`: the log is read from its beginning, so a stream without a recorded start never began. `starts`: starts of
-    streams are also fed; without them, a failure that only the processor reports cannot be distinguished from a
-    repeated report.
+    `whole`: whether the log is read from its beginning, so that a stream without a recorded start never began.
+    `starts`: whether the caller also feeds the starts of streams. Without them, a failure reported only by the
+    processor cannot be distinguished from a repeated report.
     """
 
     def __init__(self, *, whole: bool = True, starts: bool = True) -> None:
-        """Start without any record."""
+        """Initialize the state; no record has been read yet."""
         self.starts = starts
         self.streams = Streams()
         self.providers = Providers()
@@ -327,7 +328,7 @@ class Attempts:
         self._turns: OrderedDict[TurnKey, _Turn] = OrderedDict()
 
     def feed(self, record: LogRecord) -> Attempt | None:
-        """Process the next record; return its attempt if this is the first record about it."""
+        """Process the next record. Return its attempt if this is the first record about the failure, or None."""
         kind = record.kind
         if kind is Kind.FAILED:
             return self._failed(record)
@@ -362,7 +363,7 @@ class Attempts:
             _remember(self._sessions, session, _KEPT)
 
     def _asks_again(self, stream: Stream, time: float) -> None:
-        """Record the time of the next request of a turn that has failed before."""
+        """Record when a turn that has failed before sends its next request."""
         key = (stream.session, stream.provider, stream.model, stream.small)
         turn = self._turns.get(key)
         if turn is not None:
@@ -399,7 +400,7 @@ class Attempts:
             self._busy.pop(session, None)
 
     def _forget_turns(self, sessions: Container[str | None]) -> None:
-        """Forget the turns of these sessions, except turns of requests for titles."""
+        """Discard the state of these sessions' turns, except turns of requests for titles."""
         for key in [key for key in self._turns if key[0] in sessions and not key[3]]:
             del self._turns[key]
 
@@ -437,12 +438,12 @@ class Attempts:
         return self._asks.get(who.session, (who.provider, who.model)) == (who.provider, who.model)
 
     def _asking(self) -> list[str]:
-        """Return the busy sessions that can be making a request. A session whose subagent is busy is only waiting."""
+        """Return the busy sessions that can be making a request. A session with a busy subagent is only waiting."""
         waiting = {self._sessions.get(session) for session in self._busy}
         return [session for session in self._busy if session not in waiting]
 
     def _alone(self) -> Stream | None:
-        """Return the only busy session and its model, for logs that do not contain the starts of streams."""
+        """Return the request of the only busy session, for logs that do not contain the starts of streams."""
         if len(self._busy) != 1:
             return None
         (session,) = self._busy
@@ -450,9 +451,7 @@ class Attempts:
         return Stream(session, provider, model, None, None)
 
     def forged(self, record: LogRecord) -> bool:
-        """Return whether a record in the format before 1.17 is forged: it names a stream or a session that never
-        began.
-        """
+        """Return whether a record in the format before 1.17 is forged: its stream or session never began."""
         if record.dialect is Dialect.LLM:
             return _tags(record) not in self._begun and (self._whole or bool(self._begun))
         if record.dialect in (Dialect.PROMPT, Dialect.SESSION):
@@ -461,7 +460,8 @@ class Attempts:
         return record.dialect is Dialect.BARE and bool(self._begun)
 
     def _reported_again(self, record: LogRecord) -> Attempt | None:
-        """Process a failure that OpenCode's session processor reports. It counts if its stream has no known failure.
+        """Process a failure that OpenCode's session processor reports. Return its attempt if no failure of its stream
+        is known yet.
 
         Only the format of 1.17 and later names the session and logs every stream, so the failure is ignored in other
         formats.

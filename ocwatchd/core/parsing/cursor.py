@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from math import isfinite
 
 try:
-    # the type behind hashlib.blake2b, imported directly because hashlib loads OpenSSL (3.6 MiB in an idle daemon)
+    # the implementation of hashlib.blake2b, imported directly because hashlib loads OpenSSL (3.6 MiB in an idle daemon)
     from _blake2 import blake2b
 except ImportError:  # for a Python that is built without that module
     from hashlib import blake2b
 
 
 def digest(data: bytes, size: int = 16) -> str:
-    """Return a hex digest of `size` bytes."""
+    """Return a digest of `size` bytes as hex digits."""
     return blake2b(data, digest_size=size).hexdigest()
 
 
@@ -23,8 +23,8 @@ class Cursor:
     """A position in one file. `head` and `before` are hex digests of the file's first bytes and of the bytes before
     `offset`.
 
-    Device and inode alone do not identify a file: ext4 gives a deleted file's inode to the next one. `until`, `since`
-    and `told` are the values of `recent.Recent`, which are needed if the file has changed.
+    Device and inode alone do not identify a file: ext4 reuses the inode of a deleted file for the next new file.
+    `until`, `since` and `told` are the values of `recent.Recent`, which are needed if the file has changed.
     """
 
     device: int
@@ -39,12 +39,14 @@ class Cursor:
     told: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        """Return the value for the cursor file."""
+        """Return the cursor as a JSON value for the cursor file."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_json(cls, value: object) -> Cursor | None:
-        """Return the cursor that this or an earlier release wrote with `as_json`; None if the value is not a cursor."""
+        """Return the cursor from a value that this or an earlier release created with `as_json`, or None if the value
+        is invalid.
+        """
         if not isinstance(value, Mapping):
             return None
         device, inode, head, head_size, before, before_size, offset = (value.get(name) for name in _PLACE)

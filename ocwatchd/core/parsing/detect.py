@@ -1,9 +1,9 @@
-"""Find limits, and the starts and ends of sessions' turns, in the records of one log. Pure.
+"""Find limits, and the starts and ends of sessions' turns, in the records of one log. Pure functions and classes.
 
 Certain limits, doubtful limits and errors that no rule matches all become LimitEvents. An event that is not SURE needs
 a second source, and never causes a cooldown or a move alone. `reader` creates the records from a file's bytes. If the
-text of failures is inconclusive, their shape (a missing text, or the length of a wait) can show that no provider
-answered, or that a retry loop is a limit.
+text of a failure is inconclusive, a missing text or the length of a wait can show that no provider answered, or that a
+retry loop is a limit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ machine added up to 2 s. A Retry-After shorter than this time ends before ocwatc
 
 
 def speechless(record: LogRecord, facts: ErrorDetails) -> bool:
-    """Return whether no provider answered: the connection broke, or something other than an answer was thrown.
+    """Return whether no provider answered because the connection broke or an exception other than an API error was
+    thrown.
 
     The old dialects log the status of every answer. The new dialect never logs it, so an empty error in the new dialect
     may come from a status without a reason phrase.
@@ -37,10 +38,10 @@ def speechless(record: LogRecord, facts: ErrorDetails) -> bool:
 
 
 def shape_of(attempt: Attempt) -> Verdict | None:
-    """Return the verdict on a retry loop whose text no rule matches, from the loop's second failure on. Return None if
-    the failure proves nothing.
+    """Return the verdict on a retry loop whose text no rule matches, from the second failure of the loop onward. Return
+    None if the failure proves nothing.
 
-    An error without any text comes from a status that has no standard reason phrase: 529 and the like. A wait beyond
+    An error without any text comes from a status that has no standard reason phrase, such as 529. A wait beyond
     OpenCode's own backoff is a Retry-After, and only limits have one.
     """
     if attempt.number < 2:
@@ -60,7 +61,7 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 _RUNS_KEPT = 256
-"""Maximum number of processes of one log whose state is kept. Far fewer processes write to a log at the same time."""
+"""Maximum number of processes of one log whose state is kept. Far fewer processes write to a log simultaneously."""
 
 _LOOPS_KEPT = 256
 _END_SLACK = 2.5
@@ -71,7 +72,7 @@ every turn (their timestamps are in whole seconds).
 
 @dataclass(frozen=True, slots=True)
 class StreamStarted:
-    """A session sends a request to a model. The tags of this record are correct in every version."""
+    """The start of a request that a session sends to a model. The tags of this record are correct in every version."""
 
     session: str | None
     provider: str | None
@@ -83,7 +84,7 @@ class StreamStarted:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """A session's turn ended normally."""
+    """A session's turn that ended normally."""
 
     session: str
     time: float
@@ -91,7 +92,7 @@ class TurnEnded:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """A session's turn was stopped from outside: by the user or by ocwatchd."""
+    """A session's turn that was stopped from outside, by the user or by ocwatchd."""
 
     session: str
     time: float
@@ -99,7 +100,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class SessionCreated:
-    """A session exists; if it has a parent, it is a subagent's session."""
+    """A session that was created. If it has a parent, it is a subagent's session."""
 
     session: str
     parent: str | None
@@ -110,14 +111,14 @@ Seen = LimitEvent | StreamStarted | TurnEnded | Cancelled | SessionCreated
 
 
 class Detector:
-    """Converts the records of one file, fed in order, to events. Bounded memory.
+    """Converts the records of one file, fed in order, to events. Memory use is bounded.
 
-    `whole`: the file is read from its beginning. `file` is the file name that the events contain. `turns`: all starts
-    of streams are fed, not only the failures of the new format.
+    `whole`: whether the file is read from its beginning. `file` is the file name that the events contain. `turns`:
+    whether the caller feeds the records of all stream starts, and not only failures.
     """
 
     def __init__(self, rules: Classifier, *, file: str | None = None, whole: bool = True, turns: bool = True) -> None:
-        """Start without any record."""
+        """Initialize the state; no record has been read yet."""
         self._rules = rules
         self._turns = turns
         self._file = file
@@ -149,12 +150,12 @@ class Detector:
             attempts.starts = turns
 
     def give_up(self) -> None:
-        """Discard unclassified failures, because their retries have been missing for so long that none will follow."""
+        """Discard unclassified failures, because no retry has followed for so long that none will follow."""
         self._loops.clear()
         self._puzzling = None
 
     def feed(self, record: LogRecord) -> list[Seen]:
-        """Return the events that follow from the record."""
+        """Return the events that result from this record."""
         if record.kind is Kind.DRAINED:
             return self._drained(record)
         attempt = self._of_run(record.run).feed(record)
@@ -163,8 +164,8 @@ class Detector:
         return self._turned(record) if self._turns else []
 
     def _drained(self, record: LogRecord) -> list[Seen]:
-        """Return the limit that ended a turn in OpenCode 2. The log does not contain the model, but the session shows
-        it.
+        """Return the event for an OpenCode 2 turn that ended at a limit. The log does not contain the model, but the
+        session shows it.
         """
         facts = record.facts or ErrorDetails()
         verdict = self._rules.classify(facts)
@@ -202,7 +203,7 @@ class Detector:
             if who.session is not None:
                 _put(self._loops, key, [*before[-7:], event], _LOOPS_KEPT)
             return [event]
-        # The retry shows that the earlier failures were also limits, so they are reported again as SURE.
+        # The retry shows that the earlier failures were limits too. They are reported again as SURE.
         later = attempt.record.offset
         return [*(replace(event, verdict=shape, known_at=later) for event in before), self._event(attempt, shape)]
 
@@ -249,7 +250,9 @@ class Detector:
         return []
 
     def _stopped(self, record: LogRecord, session: str) -> list[Seen]:
-        """Return the events for a `cancel`: from 1.0.98 to 1.3 it is also logged at the end of every turn."""
+        """Return the events for a `cancel`. From 1.0.98 to 1.3, OpenCode also logs a `cancel` at the end of
+        every turn.
+        """
         if session in self._ended:
             return []
         if record.dialect is not Dialect.LOGFMT:

@@ -1,11 +1,11 @@
-"""Parse the dialects of OpenCode's log, with one function for each. The result for an irrelevant record is None, and no
-function raises.
+"""Parse the dialects of OpenCode's log, with one function for each record type. Each function returns None for an
+irrelevant record, and no function raises.
 
-In the format before 1.17, an error record contains the failed request, `{"error": {…}}`, which is parsed too; only the
-error's own fields are trusted. The record contains the whole conversation (35 to 50 kB, or megabytes with images),
+In the format before 1.17, an error record contains the failed request, `{"error": {…}}`, which is parsed too, but only
+the error's own fields are trusted. The record contains the whole conversation (35 to 50 kB, or megabytes with images),
 which is untrusted text. The fields after the conversation are therefore read from the record's end, where the parser
-proves their depth. Inside the request only the model's name is read and, with some providers, the cache key, which is
-the session.
+can prove their depth. Inside the request, only the model's name is read and, for some providers, the cache key, which
+is the session.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _HEAD = re.compile(
     rb'(?:"model":"(?P<model>[^"\\]{0,300})")?'
 )
 _TRIES = 8
-"""Maximum number of occurrences of `"statusCode"` that are tried from the record's end; a provider's own body may
-contain a few.
+"""Maximum number of occurrences of `"statusCode"` that are tried, counted from the record's end. A provider's own
+response body may contain a few.
 """
 
 _CACHE_KEYS = (b'"prompt_cache_key":', b'"promptCacheKey":')
@@ -54,8 +54,8 @@ class Payload:
 
 
 def read_payload(data: bytes, *, truncated: bool = False) -> Payload | None:
-    """Return the payload of `{"error": …}`, or None if the bytes are not JSON of this form. A truncated payload is read
-    from its head and its tail.
+    """Return the payload of `{"error": …}`, or None if the bytes are not JSON of this form. If the payload is
+    truncated, only its head and its tail are parsed.
     """
     head = _HEAD.match(data)
     if head and (truncated or not any(key in data for key in _CACHE_KEYS)):
@@ -84,10 +84,10 @@ def payload_of(error: object) -> Payload:
     if "statusCode" in error or "requestBodyValues" in error:
         return _whole_api_error(error)
     if str(error.get("name", "")).startswith(_SDK_NAMES) or not error:
-        # Errors such as AI_JSONParseError contain part of the answer, never the provider's own words.
+        # Errors such as AI_JSONParseError contain part of the answer, and never the provider's own words.
         return Payload(ErrorDetails(name=_text(error.get("name"))))
     if not _SPOKEN & error.keys():
-        return Payload(ErrorDetails())  # an error of the program itself contains "line", "column" and "sourceURL"
+        return Payload(ErrorDetails())  # an error in OpenCode itself contains "line", "column" and "sourceURL"
     facts = details_from_body(orjson.dumps(error).decode())
     return Payload(replace(facts, midstream=True))
 
@@ -132,7 +132,7 @@ def _api_error(fields: Mapping[str, Any], url: str | None, asked: str | None, ke
 
 
 def kept_headers(headers: object) -> dict[str, str]:
-    """Return only the headers that concern retries and limits, with lower-case names and capped values."""
+    """Return only the headers that concern retries and limits, with lower-case names and truncated values."""
     if not isinstance(headers, dict):
         return {}
     named = ((str(name).lower(), value) for name, value in headers.items() if isinstance(value, str | int | float))
@@ -141,13 +141,13 @@ def kept_headers(headers: object) -> dict[str, str]:
 
 
 def _model_in(url: str | None) -> str | None:
-    """Return the model in the address; Google, Bedrock and Azure name it there and not in the body."""
+    """Return the model named in the address, or None. Google, Bedrock and Azure do not name it in the body."""
     match = _URL_MODEL.search(url) if url else None
     return unquote(match["model"]) if match else None
 
 
 def _tail(data: bytes, depth: int) -> dict[str, Any] | None:
-    """Return the error's fields from `statusCode` on; the error is nested in `depth` objects.
+    """Return the error's fields from `statusCode` on, or None. The error is nested in `depth` objects.
 
     A cut at any depth other than the error's own leaves an extra closing brace and does not parse, so neither a
     response body nor a tool's schema in the request can be mistaken for the error's fields.
@@ -170,7 +170,7 @@ def _loads(data: bytes) -> object:
         return parse_json(data)
     except ValueError:
         pass
-    try:  # invalid UTF-8, which OpenCode itself never writes
+    try:  # the bytes are invalid UTF-8, which OpenCode itself never writes
         return parse_json(data.decode(errors="replace"))
     except ValueError:
         return None
@@ -187,17 +187,17 @@ _ENDINGS = tuple(
         *("loop", "cancel", "locking", "unlocking", "chatting", "prompt", "getModel", "found", "provider"),
     )
 )
-"""The words at the end of relevant records in the format before 1.17."""
+"""The words with which relevant records end in the format before 1.17."""
 
 
 def parse(line: Line) -> LogRecord | None:
-    """Return the record in this line if it is relevant, in any dialect; otherwise None. Never raises, even for
-    arbitrary bytes.
+    """Return the record in this line if it is relevant, in any dialect; otherwise, return None. The function never
+    raises, even for arbitrary bytes.
     """
     if line.data.startswith(b"timestamp="):
         return logfmt(line)
     if not line.data.endswith(_ENDINGS) and b" error=" not in line.data[:400]:
-        return None  # the cheapest test, which rejects four of five lines with a wanted literal
+        return None  # the cheapest test, which rejects four of five lines that contain a wanted literal
     header = old_header(line.data)
     return old(line, *header) if header else None
 
@@ -205,8 +205,8 @@ def parse(line: Line) -> LogRecord | None:
 # ---- old: LEVEL time +ms k=v … message, values unquoted and unescaped
 
 FAILURE = b' error={"error":'
-"""A literal that occurs in every failure of the old dialects and hardly anywhere else. It is found at 3 GB/s; comparing
-each line's level takes twice as long.
+"""A literal that occurs in every failure of the old dialects and hardly ever in other records. It is found at 3 GB/s;
+comparing each line's log level takes twice as long.
 """
 _TAG = re.compile(rb"(?:^| )([A-Za-z][\w.]{0,40})=")
 
@@ -221,7 +221,7 @@ def old(line: Line, when: float, body: int) -> LogRecord | None:
 
 
 def _service_session(line: Line, when: float, text: bytes) -> LogRecord | None:
-    """Parse a record of service `session`: all records of a turn in 0.5, and only `created` from 1.0 on."""
+    """Parse a record of service `session`. In 0.5, these are all records of a turn; from 1.0 on, only `created`."""
     if text.endswith(b"} streamText error"):
         return _failed(line, when, text, Dialect.SESSION, b" streamText error")
     for ending, kind in _TURNS:
@@ -235,8 +235,8 @@ def _service_session(line: Line, when: float, text: bytes) -> LogRecord | None:
 
 
 def _service_prompt(line: Line, when: float, text: bytes) -> LogRecord | None:
-    """Parse a record of the prompt loop: failures in 1.0.0 - 1.0.152 (the first versions have a session tag), later
-    only steps.
+    """Parse a record of the prompt loop. In 1.0.0 - 1.0.152 the loop logged failures (the first versions with a session
+    tag); later versions log only steps.
     """
     dialect = Dialect.PROMPT if text.startswith(b"service=session.prompt session=") else Dialect.BARE
     if text.endswith(b"} stream error"):
@@ -263,8 +263,8 @@ _TURNS = (
 
 
 def _service_processor(line: Line, when: float, text: bytes) -> LogRecord | None:
-    """Parse a failure repeated by the processor of 1.0.98 - 1.15; from 1.14 on with the session, and only the last
-    failure.
+    """Parse a failure repeated by the processor of 1.0.98 - 1.15. From 1.14 on, the record names the session, and only
+    the last failure is repeated.
     """
     if text.endswith(b" process") and b" error=" in text:
         return _echo(line, when, text, Dialect.LLM)
@@ -272,7 +272,7 @@ def _service_processor(line: Line, when: float, text: bytes) -> LogRecord | None
 
 
 def _service_llm(line: Line, when: float, text: bytes) -> LogRecord | None:
-    """Parse the starts and failures of streams of 1.0.185 - 1.15; only the tags of a start are correct."""
+    """Parse a stream's start or failure in 1.0.185 - 1.15. Only the tags of a start are correct."""
     if text.endswith(b"} stream error"):
         return _failed(line, when, text, Dialect.LLM, b" stream error")
     if text.endswith(b" stream"):
@@ -281,8 +281,8 @@ def _service_llm(line: Line, when: float, text: bytes) -> LogRecord | None:
 
 
 def _service_provider(line: Line, when: float, text: bytes) -> LogRecord | None:
-    """Parse a record about a provider's SDK and models. OpenCode logs it, with correct tags, when a model is first
-    used.
+    """Parse a record about a provider's SDK or model. OpenCode logs such a record, with correct tags, when a model is
+    first used.
     """
     if not text.endswith((b" found", b" getModel", b" using bundled provider")):
         return None
@@ -314,7 +314,9 @@ def _failed(line: Line, when: float, text: bytes, dialect: Dialect, ending: byte
 
 
 def _echo(line: Line, when: float, text: bytes, dialect: Dialect) -> LogRecord:
-    """Return the record of a repeated failure. Its text is not parsed, because the first record contained more."""
+    """Return the record of a repeated failure. Its text is not parsed, because the failure's first record contained
+    more details.
+    """
     return _tagged(line, when, dialect, Kind.ECHO, _tags(text.partition(b" error=")[0]))
 
 
@@ -326,8 +328,8 @@ def _retrying(line: Line, when: float, text: bytes) -> LogRecord:
 
 
 def _turn(line: Line, when: float, text: bytes, dialect: Dialect, kind: Kind) -> LogRecord | None:
-    """Parse a change of a turn. `sessionID` belongs to the record; `session` comes from a shared logger and names the
-    latest writer.
+    """Parse a change of a turn's state. `sessionID` is this record's own tag, whereas `session` comes from a shared
+    logger and names the latest writer.
     """
     tags = _tags(text)
     own = tags.get("sessionID") or tags.get("session.id")
@@ -338,7 +340,7 @@ def _turn(line: Line, when: float, text: bytes, dialect: Dialect, kind: Kind) ->
 
 
 def _created(line: Line, when: float, text: bytes) -> LogRecord | None:
-    tags = _tags(text.partition(b" title=")[0])  # a title may look like tags
+    tags = _tags(text.partition(b" title=")[0])  # the title of a session may look like tags
     session = tags.get("id")
     if not session:
         return None
@@ -347,9 +349,9 @@ def _created(line: Line, when: float, text: bytes) -> LogRecord | None:
 
 @lru_cache(maxsize=1024)
 def _tags(text: bytes) -> Mapping[str, str]:
-    """Parse `k=v …`: a value extends to the next tag. If a name occurs twice, the first tag counts.
+    """Parse `k=v …`. A value extends to the next tag. If a name occurs twice, the first tag is used.
 
-    Cached, because a session's streams have the same tags every time, and parsing them takes 15 µs.
+    Results are cached, because a session's streams always have the same tags, and parsing them takes 15 µs.
     """
     tags: dict[str, str] = {}
     name, begin = "", 0
@@ -379,8 +381,8 @@ _MESSAGES = {
 }
 _REFUSED = re.compile(r"(?:[\w.]+: )*Provider request failed with HTTP (\d{3})(?:: ?|\s*$)", re.DOTALL)
 _STACK = "\n    at "
-"""The beginning of the stack trace after an error's text. The trace lists positions in OpenCode's source and repeats
-the error as its cause.
+"""The beginning of the stack trace that follows an error's text. The trace lists positions in OpenCode's source and
+repeats the error as its cause.
 """
 
 
@@ -408,15 +410,17 @@ def logfmt(line: Line) -> LogRecord | None:
 
 
 def _drained(cause: str) -> ErrorDetails:
-    """Return the error that ended a turn of OpenCode 2: it has status and body, but no model (0.0.0-next-16350)."""
+    """Return the error that ended a turn of OpenCode 2. The log contains its status and body, but no model
+    (0.0.0-next-16350).
+    """
     words = cause.partition(_STACK)[0]
     refused = _REFUSED.match(words)
     return details_from_text(words[refused.end() :], int(refused[1])) if refused else details_from_text(words)
 
 
 def _pairs(data: bytes) -> dict[str, str]:
-    """Return the pairs of a line. Only the first pair of each key counts, because a forged pair can occur only inside a
-    quoted value.
+    """Return the pairs of a line. Only the first pair of each key is used, because a forged pair can occur only inside
+    a quoted value.
     """
     pairs: dict[str, str] = {}
     at = 0
@@ -436,7 +440,7 @@ def _unquoted(value: bytes) -> str:
 
 
 def _flat_payload(pairs: Mapping[str, str]) -> Payload | None:
-    """Return the error of a record: one text, or an object flattened into `error.error.type=…
+    """Return the error of a record, which is either one text, or an object flattened into `error.error.type=…
     error.error.message=…`.
     """
     for key in ("error.error", "error"):
@@ -444,7 +448,7 @@ def _flat_payload(pairs: Mapping[str, str]) -> Payload | None:
             text = pairs[key]
             facts = details_from_text(text)
             if facts.name is None and key == "error.error":
-                return payload_of(text)  # thrown as plain text in the middle of an answer
+                return payload_of(text)  # the error was thrown as plain text in the middle of an answer
             return Payload(facts)
     nested = _nested(pairs, "error.error.") or _nested(pairs, "error.")
     return payload_of(nested) if nested else None
@@ -469,7 +473,7 @@ def _bare_value(value: str) -> object:
     return int(value) if value.isascii() and value.isdigit() and len(value) < 16 else value
 
 
-# ---- both
+# ---- both formats
 
 
 def _tagged(

@@ -1,7 +1,7 @@
 """Find the provider of a request by its address. The log itself shows which addresses a provider uses; otherwise, the
 list of well-known hosts applies.
 
-Under load, every fourth error record in the log format before 1.17 names the wrong provider, but the address is
+Under load, every fourth error record in the log format before 1.17 names the wrong provider, but the address is always
 correct.
 """
 
@@ -63,16 +63,16 @@ WELL_KNOWN = frozenset(name for _, name in _HOSTS)
 
 
 def base_of(url: str) -> str | None:
-    """Return the provider's part of a request's address (`baseURL`)."""
+    """Return the part of a request's address that is specific to the provider (`baseURL`), or None."""
     match = _BASE.match(url)
     return match["base"] if match else None
 
 
 class Providers:
-    """The facts about providers that one process's log has shown so far. Bounded memory."""
+    """The facts about providers that one process's log has shown so far. Memory use is bounded."""
 
     def __init__(self) -> None:
-        """Start with the well-known hosts only."""
+        """Initialize the facts; only the well-known hosts are known."""
         self._bases: OrderedDict[str, set[str]] = OrderedDict()
         self._models: OrderedDict[str, set[str]] = OrderedDict()
         self._sdks: OrderedDict[str, str] = OrderedDict()
@@ -89,13 +89,13 @@ class Providers:
             _trim(self._sdks)
 
     def learn(self, url: str, provider: str) -> None:
-        """Record that this provider certainly uses `url`."""
+        """Record that this provider is proven to use `url`."""
         base = base_of(url)
         if base:
             _add(self._bases, base, provider)
 
     def of_url(self, url: str | None) -> str | None:
-        """Return the only provider that is known to use this address, or None."""
+        """Return the only provider that is known to use this address, or None if there is not exactly one."""
         base = base_of(url) if url else None
         names = self._bases.get(base, set()) if base else set()
         return next(iter(names)) if len(names) == 1 else None
@@ -107,12 +107,16 @@ class Providers:
         return base is not None and bool(bases) and base not in bases
 
     def of_model(self, model: str | None, url: str | None) -> str | None:
-        """Return the only provider that has this model and may use this address, or None."""
+        """Return the only provider that has this model and may use this address, or None if there is not
+        exactly one.
+        """
         names = {p for p in self._models.get(model or "", ()) if not self.has_other_address(p, url)}
         return next(iter(names)) if len(names) == 1 else None
 
     def well_known(self, url: str | None) -> str | None:
-        """Return the provider of a public address, unless the log shows that it is configured under another name."""
+        """Return the provider of a well-known address, unless the log shows that it is configured under
+        another name.
+        """
         base = base_of(url) if url else None
         if base is None:
             return None

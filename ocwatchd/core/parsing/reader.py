@@ -1,17 +1,17 @@
-"""Read the events of one log from its bytes, and decide which lines are worth parsing. Pure.
+"""Read the events of one log from its bytes, and decide which lines are worth parsing. The module is pure.
 
 A reader that follows a log parses everything about turns. While it is catching up, only failures matter. In the new
 format, whose tags are reliable, nothing else is parsed. In the formats before 1.17, the records before a failure prove
-its author, so they are held as raw bytes (`Held`) and split and parsed only when there is a failure.
+which request failed, so they are held as raw bytes (`Held`) and split and parsed only when there is a failure.
 
-`informative` reduces the lines before a failure. Their tags may be wrong, so only the running requests prove which
-request failed. There may be thousands of lines between two failures, but for each kind of stream start and for each
-session only the first line (which shows that earlier requests have ended) and the last line (which shows the running
-requests) are needed. The lines in between have no effect in `Attempts`.
+`informative` reduces the number of lines before a failure. Their tags may be wrong, so only the running requests prove
+which request failed. There may be thousands of lines between two failures, but for each kind of stream start and for
+each session only the first line (which shows that earlier requests have ended) and the last line (which shows the
+running requests) are needed. The lines in between have no effect in `Attempts`.
 
-`QuotedRecords` recognizes records that are part of a provider's error message. The old dialects quote nothing, so a
-message of several lines, the first ending in ` process`, puts whole records into the log. They are recognized because
-the failed request, which OpenCode logs first, contains the same message as JSON.
+`QuotedRecords` recognizes records that are part of a provider's error message. The old dialects do not use quotes, so a
+multi-line message whose first line ends in ` process` adds whole records to the log. They are recognized because the
+failed request, which OpenCode logs first, contains the same message as JSON.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ from ocwatchd.core.parsing.record import (
 )
 
 HELD = 4 << 20
-"""Number of bytes without a failure that are kept for the next failure: about 30,000 lines, or several minutes of four
-streaming sessions.
+"""Number of bytes that are kept, while there is no failure, to explain the next failure: about 30,000 lines, or several
+minutes of four streaming sessions.
 """
 
 _TURNS = (b" loop", b" cancel", b" prompt", b"locking", b" chatting")
 _OFTEN = (b" stream", b" getModel", b" found", b" provider", *_TURNS)
 _ONCE = (b"rror", b" created", b" retrying with backoff")
 INFORMATIVE = _OFTEN + _ONCE
-"""The ends of lines that can show the author of a failure; other lines that happen to have such an end are dropped
-later.
+"""Suffixes of log lines that may help to identify the request that failed. Other lines that happen to have such a
+suffix are discarded later.
 """
 
 
 class Held:
-    """The unparsed bytes of a file: all bytes since the last failure, or at least the last `HELD` of them.
+    """The unparsed bytes of a file since the last failure: all of them, or at least the last `HELD` bytes.
 
-    `begin` is the offset of the first byte held. `gap`: whether bytes before it were dropped. `failure_from`: the
-    offset from which a failure may follow; None if there is no failure.
+    `begin` is the offset of the first byte held. `gap`: whether bytes before that offset were discarded.
+    `failure_from`: the offset from which a failure may follow; None if there is no failure.
     """
 
     def __init__(self, offset: int) -> None:
-        """Start at this offset of the file, where the next chunk begins."""
+        """Initialize the buffer for a file whose next chunk begins at this offset."""
         self._chunks: deque[bytes] = deque()
         self.keep(b"", offset)
 
@@ -69,7 +69,9 @@ class Held:
         return bool(self._chunks or self._kept)
 
     def keep(self, rest: bytes, begin: int, *, fails: bool = False) -> None:
-        """Hold only these bytes, which follow the last reported failure. `fails`: whether they contain a failure."""
+        """Hold only these bytes, which follow the last reported failure and begin at offset `begin`. `fails`: whether
+        they contain a failure.
+        """
         self._kept, self.begin = rest, begin
         self._chunks.clear()
         self._size, self.gap = 0, False
@@ -77,8 +79,8 @@ class Held:
         self.failure_from = begin if fails else None
 
     def add(self, chunk: bytes) -> bool:
-        """Hold this chunk too. Return whether a failure may now be complete, or is so long that waiting for its end is
-        pointless.
+        """Append this chunk. Return whether a failure may now be complete, or is so long that there is no point in
+        waiting for its end.
         """
         across = self._end_of_last + chunk[: len(FAILURE)]
         self._end_of_last = (self._end_of_last + chunk[-len(FAILURE) :])[-len(FAILURE) :]
@@ -108,7 +110,7 @@ class Held:
     def take(self, size: int = 0) -> bytes:
         """Remove and return the first bytes held, at least `size` of them (0: all).
 
-        After a gap, the first call drops the rest of an unfinished line.
+        After a gap, the first call discards the remainder of an incomplete line.
         """
         parts, taken = [self._kept] if self._kept else [], len(self._kept)
         while self._chunks and (not size or taken < size):
@@ -125,7 +127,7 @@ class Held:
 
 
 def informative(lines: Collection[Line]) -> list[Line]:
-    """Return the lines before a failure that can show its author, in order.
+    """Return those lines before a failure that help to identify the failed request, in order.
 
     All lines are returned if the log does not contain the starts of streams (before 1.0.185), because then the order of
     all lines is needed.
@@ -149,8 +151,8 @@ def informative(lines: Collection[Line]) -> list[Line]:
 
 
 def _key(data: bytes) -> bytes:
-    """Return the key of a line: the tags of a started stream, a session's turn, or a model. The first and the last line
-    of each key are kept.
+    """Return the key by which lines are grouped: the tags of a started stream, a session's turn, or a model. The first
+    and the last line of each group are kept.
     """
     if data.endswith(_TURNS):
         at = data.find(b" sessionID=")
@@ -162,31 +164,31 @@ _MARK = b"ms service="
 """A literal that occurs in every record of the format before 1.17 and that JSON does not escape."""
 
 _ANSWER = b',"statusCode":'
-"""The literal that the answer's fields follow. The request precedes it and may quote logs."""
+"""The literal before the answer's fields. The request comes before it and may quote logs."""
 
 _KEPT = 16
-"""Maximum number of recent failures kept to be matched with their messages. The message of a failure is logged right
-after it, but failures of other sessions may come in between.
+"""Maximum number of recent failures that are kept so that later records can be compared with their messages. The
+message of a failure is logged right after it, but failures of other sessions may come in between.
 """
 
 _COMPARED = 512
-"""Number of bytes at the start of a record that are searched for in answers. They contain time, tags, address and
-model.
+"""Number of bytes at the start of a record that are searched for in answers. These bytes contain the record's time,
+tags, address and model.
 """
 
 _ESCAPED = re.compile(rb"u00([2-7][0-9a-fA-F])")
 
 
 class QuotedRecords:
-    """The records quoted by the answers to the last failed requests."""
+    """Recognizes records that are only quoted in the answers to the last failed requests."""
 
     def __init__(self) -> None:
-        """Start without a failed request."""
+        """Initialize the state; no failed request has been read yet."""
         self._answers: deque[bytes] = deque(maxlen=_KEPT)
 
     def hold(self, failure: Line) -> bool:
-        """Return whether an earlier answer quoted this failure. If not, store the records that its own
-        answer quotes.
+        """Return whether an earlier answer quoted this failure. If not, store the records that the failure's own answer
+        quotes.
         """
         if self._answers:
             record = _bare(_as_json(failure.data[:_COMPARED]))
@@ -204,25 +206,25 @@ def _as_json(data: bytes) -> bytes:
 
 
 def _bare(data: bytes) -> bytes:
-    """Return the text without its escapes, regardless of the number of JSON layers around it."""
+    """Return the text without its escapes, however many layers of JSON surround it."""
     return _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), data.replace(b"\\", b""))
 
 
 _BIRTH = b" service=default version="
 _OPENING = 200
-"""A literal in the first record of every log in the old format (0.5 to 1.15), and the number of bytes at the start of
-the log that must contain it.
+"""`_BIRTH` is a literal in the first record of every log in the old format (0.5 to 1.15). It must occur within the
+first `_OPENING` bytes of the log.
 """
 
 _BEFORE_KEPT = 8192
-"""Maximum number of lines of a log in the old format that are kept unparsed until a failure needs them; enough for any
-stream.
+"""Maximum number of lines of a log in the old format that are kept unparsed until a failure needs them; this is enough
+for any stream.
 """
 
 _BLOCK = 256 << 10
 """Minimum number of held bytes processed at a time. 512 KiB would take 1 MiB more memory and would not be faster."""
 _FORMAT_BYTES = 10
-"""Number of bytes at the start of a log that show its format."""
+"""Number of bytes at the start of a log that suffice to recognize its format."""
 
 _PATIENCE = 2000
 """Number of other sessions' streams after which an unclassified error counts as not retried."""
@@ -231,8 +233,8 @@ _PATIENCE = 2000
 class Reading:
     """Converts the chunks of one file, fed in order, to events. The events do not depend on the chunks' sizes.
 
-    `turns`: also return the starts and ends of turns, which only a live follower needs. Without it, a log is searched
-    only for errors, at the speed of one `bytes.find`.
+    `turns`: whether to return the starts and ends of turns too, which only a live follower needs. Without them, a log
+    is searched only for errors, at the speed of one `bytes.find`.
     """
 
     def __init__(
@@ -245,9 +247,11 @@ class Reading:
         turns: bool = False,
         mixed: bool = False,
     ) -> None:
-        """Start at `offset`, the beginning of a line; `whole` means that everything before it was read.
+        """Initialize the reading at `offset`, which must be the beginning of a line. `whole`: whether all bytes before
+        it were read.
 
-        `mixed`: several logs, old and new, may follow each other. The result may then depend on the chunks' boundaries.
+        `mixed`: whether the bytes may come from several logs, old and new, one after another. The result may then
+        depend on the chunks' boundaries.
         """
         self.detector = Detector(rules, file=file, whole=whole, turns=turns)
         self.turns = turns
@@ -262,13 +266,13 @@ class Reading:
         self._begun = b""
 
     def catch_up(self) -> None:
-        """Read only failures until `follow` is called, because the next bytes are far behind the present."""
+        """Read only failures until `follow` is called, because the next bytes were written long ago."""
         self.turns = False
         self.detector.follow(turns=False)
 
     def follow(self) -> list[Seen]:
-        """Return starts and ends of turns from now on. The result of this call comes from relevant lines that were not
-        parsed yet.
+        """Begin to return the starts and ends of turns. The events returned by this call come from relevant lines that
+        had not been parsed yet.
         """
         seen = self._cut_held() + self._read(self._take_before())
         self.turns = True
@@ -283,12 +287,12 @@ class Reading:
 
     @property
     def position(self) -> int:
-        """The offset to resume from: the start of the first unfinished line."""
+        """The offset at which reading can resume: the start of the first unfinished line."""
         return self._held.begin if self._held else self._cutter.position
 
     @property
     def waiting(self) -> bool:
-        """Whether finished lines are held back until their record's end is written; `release` gives up on it."""
+        """Whether finished lines are held back because their record may continue. `release` ends the wait."""
         return self._cutter.waiting
 
     def feed(self, chunk: bytes) -> list[Seen]:
@@ -306,11 +310,15 @@ class Reading:
         return seen
 
     def release(self) -> list[Seen]:
-        """Return held events, because the file has stopped growing and a record that seemed to continue has ended."""
+        """Return the events held back for a record that seemed to continue. Call this method when the file has stopped
+        growing.
+        """
         return [] if self._held else self._seen(self._cutter.release())
 
     def finish(self) -> list[Seen]:
-        """Return the last events of a file that is no longer written; its last line counts even without a line end."""
+        """Return the last events of a file that is no longer written. Its last line is read even without a
+        line ending.
+        """
         if self._held and self._held.failure_from is None:
             return []
         return self._cut_held() + self._seen(self._cutter.finish())
@@ -318,10 +326,10 @@ class Reading:
     # ---- catching up with an old log
 
     def _catch_up(self, chunk: bytes) -> list[Seen]:
-        """Hold the chunk until there is a failure; then return the events of all held bytes."""
+        """Hold the chunk until there is a failure, and then return the events of all held bytes."""
         if not self._held:
             rest = self._cutter.take_unfinished()
-            if rest is None:  # the last bytes belong to a record that may continue, or to an unfinished long line
+            if rest is None:  # the last bytes are part of a record that may continue, or of a long unfinished line
                 return self._read_old(chunk)
             self._held.keep(rest, self._cutter.position, fails=FAILURE in rest)
         if not self._held.add(chunk):
@@ -329,7 +337,9 @@ class Reading:
         return self._cut_held()
 
     def _take_before(self) -> list[Line]:
-        """Return the lines that were split but not parsed; none if so many bytes followed that they cannot matter."""
+        """Return the lines that were split but not parsed; return none if so many bytes followed that the lines are
+        irrelevant.
+        """
         before, self._before = self._before, deque(maxlen=_BEFORE_KEPT)
         return [] if self._held.gap else informative(before)
 
@@ -350,14 +360,14 @@ class Reading:
         return seen
 
     def _read_old(self, data: bytes) -> list[Seen]:
-        """Parse lines of a log in the old format (before 1.17); a line in the new format is quoted text."""
+        """Parse lines of a log in the old format (before 1.17). A line in the new format is only quoted text."""
         lines = self._cutter.feed(data, OLD, INFORMATIVE)
         self._cutter.forget()
         return self._seen([line for line in lines if not _is_new(line.data)])
 
     def _check_opening(self, chunk: bytes) -> None:
-        """Check how a log in the old format (before 1.17) begins. Without the start of a process it is an excerpt, in
-        which many starts of streams are missing.
+        """Check how a log in the old format (before 1.17) begins. If it does not begin with the start of a process, the
+        log is an excerpt in which many starts of streams are missing.
         """
         self._opening = (self._opening or b"") + chunk[:_OPENING]
         if len(self._opening) >= _OPENING or b"\n" in self._opening:
@@ -377,8 +387,8 @@ class Reading:
             line = queue.popleft()
             seen += self._read((line,) if self.turns else self._worth_reading(line))
             if not puzzled and self.detector.puzzled and _is_new(line.data):
-                # From here on, the pattern of the retries decides. The starts of the retries in this chunk were not
-                # searched for.
+                # From this line on, the pattern of the retries is decisive. The starts of the retries in this chunk
+                # have not been searched for yet.
                 starts = self._cutter.later(line.offset + len(line.data), NEW_STARTS)
                 by_offset = {each.offset: each for each in (*queue, *starts)}
                 queue = deque(by_offset[offset] for offset in sorted(by_offset))
@@ -393,11 +403,13 @@ class Reading:
         return seen
 
     def _is_quoted(self, line: Line, record: LogRecord) -> bool:
-        """Return whether a failure is part of a provider's message; the escaping of the new format rules that out."""
+        """Return whether a failure is only quoted in a provider's message. The escaping in the new format rules this
+        out.
+        """
         return record.kind is Kind.FAILED and record.dialect is not Dialect.LOGFMT and self._quoted.hold(line)
 
     def _of_this_file(self, record: LogRecord) -> bool:
-        """Return whether the record has the format of the log, old or new; a line of the other format is quoted
+        """Return whether the record has the format of the log, old or new. A line in the other format is only quoted
         text.
         """
         new = record.dialect is Dialect.LOGFMT
@@ -414,7 +426,7 @@ class Reading:
         return self._take_before()
 
     def _matters(self, data: bytes) -> bool:
-        """Return whether a line of the new format is an error, or starts a stream of a session with an unclassified
+        """Return whether a line in the new format is an error, or starts a stream of a session with an unclassified
         error.
         """
         if NEW_ERRORS[0] in data[:80]:

@@ -1,5 +1,5 @@
-"""Store the events of a log's last seconds, so that they are recognized in a file that was shortened or
-copied. Pure.
+"""Store the events of a log's last seconds, so that they are recognized in a file that was shortened or copied. Pure
+classes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ NEVER = float("-inf")
 
 
 class _Reported:
-    """The latest events reported from any file of the log, and the time up to which some of them were dropped
-    (`since`).
+    """The latest events reported from any file of the log. `since` is the time up to which events may have been
+    discarded.
     """
 
     def __init__(self, since: float) -> None:
@@ -36,10 +36,12 @@ class _Reported:
 
 
 class Recent:
-    """The time of the newest record read from one file of a log, and the log's last events. Bounded memory."""
+    """The time of the newest record read from one file of a log, and the log's last events. Memory use is bounded."""
 
     def __init__(self, until: float | None = None, since: float | None = None, told: tuple[str, ...] = ()) -> None:
-        """Start empty, or with what `as_values` returned (`until`, `since`, `told`)."""
+        """Initialize the object without events, or with the values returned by `as_values` (`until`,
+        `since`, `told`).
+        """
         self.until = NEVER if until is None else until
         self._reported = _Reported(NEVER if since is None else since)
         self._told, self._told_until = frozenset(told), self.until
@@ -50,9 +52,9 @@ class Recent:
         return self.until != NEVER
 
     def fork(self) -> Recent:
-        """Return a copy, for a file that replaces the present file.
+        """Return a copy for a file that replaces the present file.
 
-        The reported events are shared, because both files may contain the same lines and are read in turns.
+        The reported events are shared, because both files may contain the same lines and are read alternately.
         """
         other = Recent(self.until, told=tuple(self._told))
         other._told_until = self._told_until
@@ -74,8 +76,8 @@ class Recent:
         self.until = max(self.until, time)
 
     def barrier(self, now: float) -> Barrier:
-        """Return a barrier against all reported events. Times later than `now` (epoch seconds) come from a clock that
-        was wrong, and are reduced to `now`.
+        """Return a barrier against all reported events. Times later than `now` (epoch seconds) were recorded while the
+        clock was wrong, and are reduced to `now`.
         """
         until = min(self.until, now)
         late = [(time, key) for time, key in self._reported.events if time > until - DISORDER]
@@ -84,7 +86,9 @@ class Recent:
         return Barrier(until, max(until - DISORDER, min(self._reported.since, until)), told, newest)
 
     def as_values(self) -> tuple[float | None, float | None, tuple[str, ...]]:
-        """Return (until, since, told) for a cursor: two times or None, and digests."""
+        """Return `(until, since, told)` for a cursor: two times in epoch seconds or None, and the digests of the
+        reported events.
+        """
         late = [(time, key) for time, key in self._reported.events if time > self.until - DISORDER]
         since = max([self._reported.since, *(time for time, _ in late[:-MAX_SAVED])])
         told = {_digest(key) for _, key in late[-MAX_SAVED:]}
@@ -97,21 +101,21 @@ class Recent:
 
 
 class Barrier:
-    """Filters out events that a file repeats: events of the last seconds, and older events if the file begins before
-    them.
+    """Filters out events that a file repeats. These are events of the last seconds, or older events if the file begins
+    before them.
 
-    An event that is newer than everything read or reported before lifts the barrier.
+    After an event that is newer than everything read or reported before, the filter is no longer needed.
     """
 
     def __init__(self, until: float, floor: float, told: frozenset[str], newest: float) -> None:
-        """`until` is the time of the newest record read. `told` contains the digests of the reported events later than
-        `floor`, and `newest` is the time of the newest of these events.
+        """Store the limits of the filter. `until` is the time of the newest record read. `told` contains the digests of
+        the reported events later than `floor`, and `newest` is the time of the newest of these events.
         """
         self._until, self._floor, self._told, self._newest = until, floor, told, newest
         self._begun = False
 
     def begin(self, data: bytes) -> None:
-        """Examine the file's next bytes until one of its records shows how old it is.
+        """Examine the file's next bytes until one of its records shows how old the file is.
 
         A log that begins later than every record read so far is new, so it repeats no event.
         """
@@ -127,7 +131,7 @@ class Barrier:
         return not isinstance(seen, (LimitEvent, Cancelled)) or _digest(_key(seen)) not in self._told
 
     def lifts(self, seen: Seen) -> bool:
-        """Return whether all events after this event must be new."""
+        """Return whether all events after this event must be new, so that the filter can be removed."""
         return isinstance(seen, (LimitEvent, Cancelled)) and seen.time > self._newest
 
 

@@ -1,4 +1,4 @@
-"""The content of one record in an OpenCode log, in any dialect, and the search for relevant records.
+"""The content of one record in an OpenCode log, in any dialect, and the criteria for relevant records.
 
 The dialect is recognized from the line itself, never from a version: 1.0.152 still writes the dialect of 1.0.98. Tags
 are copied unchecked. In the old dialects, tags may be wrong, and `attempts` determines which request was refused.
@@ -21,7 +21,7 @@ class Dialect(StrEnum):
 
     SESSION = "session"  # 0.5: service=session … streamText error
     PROMPT = "prompt"  # 1.0.0: service=session.prompt session=… stream error
-    BARE = "bare"  # 1.0.98, 1.0.152: the same without any tag
+    BARE = "bare"  # 1.0.98, 1.0.152: the same as PROMPT without any tag
     LLM = "llm"  # 1.0.185 - 1.15: service=llm providerID=… modelID=… stream error
     LOGFMT = "logfmt"  # 1.17 and later: message="stream error", one file for all processes
 
@@ -29,7 +29,7 @@ class Dialect(StrEnum):
 class Kind(StrEnum):
     """What a record reports."""
 
-    STREAM = "stream"  # a request begins; its tags are correct here in every dialect
+    STREAM = "stream"  # a request begins; in every dialect, the tags of this record are correct
     FAILED = "failed"  # a request was refused or interrupted
     ECHO = "echo"  # the processor repeats the same failure
     RETRYING = "retrying"  # OpenCode will retry (only 1.0.0 logs this)
@@ -81,10 +81,10 @@ OLD = (b"service=session", b" providerID=")
 
 def wanted_literals(chunk: bytes, new: bool | None = None, *, starts: bool, turns: bool) -> tuple[bytes, ...]:
     """Return the literals to search for in this chunk of a log. `new`: whether the log has the new format (None:
-    decided by the chunk).
+    determine the format from the chunk).
 
-    `starts`: also find where streams begin; `turns`: also find how turns start and end. The new format's tags are
-    correct, so its errors alone suffice for catching up; the old dialects need all records.
+    `starts`: whether to find the starts of streams too; `turns`: whether to find the starts and ends of turns too. The
+    new format's tags are correct, so its errors alone suffice for catching up; the old dialects need all records.
     """
     literals = NEW_ERRORS + (NEW_STARTS if starts else ()) + (NEW_TURNS if turns else ())
     first, last = chunk.find(b"\n") + 1, chunk.rfind(b"\n", 0, -1) + 1
@@ -122,8 +122,8 @@ def old_header(data: bytes, start: int = 0) -> tuple[float, int] | None:
 
 
 def epoch(text: bytes) -> float | None:
-    """Return the epoch seconds of an RFC 3339 time, in UTC if it contains no zone; None if the text is not such a
-    time.
+    """Return an RFC 3339 time in epoch seconds, or None if the text is not such a time. A time without a zone is in
+    UTC.
     """
     known = _seconds.get(text)
     if known is not None:
@@ -170,16 +170,16 @@ _REPEATED_END = re.compile(rb" process(?=\r?\n|\r?$)")
 CLOCK_SLACK = 5.0
 """Maximum time, in seconds, between a session's creation time and the header of its record; measured: less than 1."""
 _NEXT_SLACK = 2.0
-"""Maximum time, in seconds, between a failure and the next record with its own header (the timestamps are in whole
+"""Maximum time, in seconds, between a failure and the next record with its own header (timestamps are in whole
 seconds).
 """
 
 
 def old_spanner(data: bytes, start: int, stop: int, limit: int) -> Span | None:
-    """Return where an old record that starts at `start` ends (a Spanner).
+    """Return where the old record that starts at `start` ends. (This function is a `Spanner`.)
 
     A title or a provider's message may contain line feeds. The following lines are part of the record even if they look
-    like records: any title, and one message of the corpus, can imitate a record.
+    like records, because a title can imitate a record, and so does one message in the test corpus.
     """
     at = data.find(b" service=session", start, start + 64)
     if at < 0 or not (data.startswith(b"ERROR", start) or data.find(b" id=ses_", at, at + 80) > 0):
@@ -196,7 +196,7 @@ def old_spanner(data: bytes, start: int, stop: int, limit: int) -> Span | None:
 
 
 def _created_span(data: bytes, body: int, stop: int, limit: int, when: float) -> Span | None:
-    """Return the end of a `created` record. A title may also contain a false end, but not one with the time of the
+    """Return the end of a `created` record. A title may contain a false end too, but not one with the time of the
     record.
     """
     for match in _CREATED_END.finditer(data, body, limit):

@@ -1,1 +1,3 @@
-"""Cooldowns that several machines share: the record, its merge, and its effect on the blacklist. Pure."""
+"""Cooldowns shared by several machines: the record, its merge, and its effect on the blacklist. Pure functions and
+classes.
+"""

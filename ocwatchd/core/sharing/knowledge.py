@@ -2,7 +2,7 @@
 records to blacklist entries.
 
 `observe` compares the blacklist with its previous state. `plan` returns the changes to the blacklist for limits that
-other machines have hit. Both take and return values; the caller reads and writes the files.
+other machines have hit. Both functions take and return values; the caller reads and writes the files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ocwatchd.core.sharing.record import (
 BELIEVED = 3_600_000
 """Time, in milliseconds, for which another machine's limit applies if the provider did not report its end."""
 GRAIN = 0.002
-"""Rounding error, in seconds, of a time that was written to a file and read again."""
+"""Maximum rounding error, in seconds, of a time that was written to a file and read again."""
 OFFSET_GRAIN = 0.25
 """Maximum change, in seconds, of a limit's end that results from a new measurement of the server's clock."""
 NODE_FIELD = "node"
@@ -40,8 +40,8 @@ _NAMED_BY_PROVIDER = (ResetSource.RETRY_AFTER, ResetSource.STATUS, ResetSource.T
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The blacklist's entry for a model when the blacklist was last read. Times are in epoch seconds on this machine's
-    clock.
+    """The state of the blacklist's entry for a model when the blacklist was last read. Times are in epoch seconds on
+    this machine's clock.
     """
 
     since: float
@@ -51,7 +51,7 @@ class Seen:
 
     @classmethod
     def of(cls, entry: Cooldown) -> Seen:
-        """Return the fields of an entry that are compared."""
+        """Return those fields of an entry that are compared."""
         return cls(entry.since, entry.until, entry.strikes, entry.reset_source)
 
     def counts(self, now: float) -> bool:
@@ -61,7 +61,9 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class ServerTime:
-    """The server's clock as measured by this machine: `offset` is the number of seconds to add to our own clock."""
+    """The server's clock as measured by this machine: `offset` is the number of seconds to add to this
+    machine's clock.
+    """
 
     offset: float = 0.0
 
@@ -71,17 +73,17 @@ class ServerTime:
         return abs(self.offset) * 1000 <= MAX_SKEW
 
     def of(self, local: float) -> int:
-        """Convert a time on our own clock, in epoch seconds, to the server's time in milliseconds."""
+        """Convert a time on this machine's clock, in epoch seconds, to the server's time in milliseconds."""
         return max(round((local + self.offset) * 1000), 0)
 
     def local(self, server: int) -> float:
-        """Convert a time on the server's clock, in milliseconds, to our own time in epoch seconds."""
+        """Convert a time on the server's clock, in milliseconds, to this machine's time in epoch seconds."""
         return server / 1000 - self.offset
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Changes to the blacklist: entries to write, and models to remove."""
+    """Changes to the blacklist: the entries to write, and the models to remove."""
 
     put: tuple[Cooldown, ...] = ()
     removed: tuple[ModelRef, ...] = ()
@@ -100,7 +102,7 @@ class Changes:
 class Knowledge:
     """The shared cooldowns known to one machine.
 
-    `node` is its label, `accounts` names the account of each shared provider.
+    `node` is the machine's label, and `accounts` maps each shared provider to the name of its account.
     """
 
     node: str
@@ -111,18 +113,18 @@ class Knowledge:
     """The time, in epoch seconds, up to which the user's clears have been processed."""
 
     def key_of(self, model: ModelRef) -> Key | None:
-        """Return the key under which the model is shared; None if it is not shared."""
+        """Return the key under which the model is shared, or None if it is not shared."""
         account = self.accounts.get(model.provider)
         return (account, model.model) if account is not None and sharable(account, model.model) else None
 
     def models_of(self, record: Record) -> list[ModelRef]:
-        """Return the models on this machine that the record is about: one for each provider of the account."""
+        """Return the models on this machine to which the record applies: one for each provider of the account."""
         return [ModelRef(provider, record.model) for provider, own in self.accounts.items() if own == record.account]
 
     # ---- from the blacklist to records
 
     def observe(self, entries: Mapping[ModelRef, Cooldown], now: float, clock: ServerTime) -> list[Record]:
-        """Process the blacklist at `now` (epoch seconds); return the records that changed."""
+        """Process the blacklist as it is at `now` (epoch seconds). Return the records that changed."""
         changed: list[Record] = []
         for ref, entry in entries.items():
             key = self.key_of(ref)
@@ -141,22 +143,22 @@ class Knowledge:
         self.seen = {entry.model: Seen.of(entry) for entry in shared if entry.hearsay or not _private(entry)}
 
     def answered(self, model: ModelRef, now: float, clock: ServerTime) -> list[Record]:
-        """Process the answer of a model that only other machines reported as limited; return the records that
-        changed.
+        """Process an answer of a model that only other machines reported as limited. Return the records
+        that changed.
         """
         key = self.key_of(model)
         return self._freed(key, now, clock, ResetSource.STATUS) if key is not None else []
 
     def reported(self) -> dict[ModelRef, float]:
-        """Return the models that are in the blacklist only because other machines reported them, each with the time at
-        which its entry began (epoch seconds).
+        """Return the models that are in the blacklist only because other machines reported them. Each model is mapped
+        to the time at which its entry began (epoch seconds).
         """
         return {ref: seen.since for ref, seen in self.seen.items() if seen.reset_source is ResetSource.SHARED}
 
     def clear(self, cleared: Iterable[tuple[str, float]], now: float, clock: ServerTime) -> list[Record]:
-        """Process the models that a user has cleared, each with its time (epoch seconds; `*`: all models).
+        """Process the models that a user has cleared, each with the time of the clear (epoch seconds; `*`: all models).
 
-        Return the records that changed. A limit that was reported after the clear stays.
+        Return the records that changed. A limit that was reported after the clear remains.
         """
         changed: list[Record] = []
         fresh = [(name, at) for name, at in cleared if at > self.cleared_until]
@@ -186,7 +188,7 @@ class Knowledge:
             counter = min(max((one.counter for one in incidents), default=0) + 1, LARGEST)
             incidents = newest({*incidents, Incident(counter, self.node)}, incident_bytes(*key))
         elif seen is not None and old is not None and _reported_sooner(seen, entry, old, until):
-            epoch = min(epoch + 1, LARGEST)  # without this, `until` would remain the estimate, which is later
+            epoch = min(epoch + 1, LARGEST)  # otherwise, `until` would remain the estimate, which is later
         elif old is not None:
             since = old.since
         return self._changed(
@@ -213,8 +215,8 @@ class Knowledge:
     def plan(self, entries: Mapping[ModelRef, Cooldown], now: float, clock: ServerTime) -> Changes:
         """Return the changes to `entries` because of other machines' limits.
 
-        A limit that this machine has hit, and a user's block, do not change while they last. Only a user's clear on
-        another machine ends a limit that was hit here.
+        An active limit that this machine has hit does not change, and neither does a user's block. Only a user's clear
+        on another machine ends a limit that this machine has hit.
         """
         if not clock.trusted:
             return Changes()
@@ -236,11 +238,11 @@ class Knowledge:
         return Changes(tuple(put), tuple(removed))
 
     def next_change(self, entries: Mapping[ModelRef, Cooldown], now: float) -> float | None:
-        """Return when the result of `plan` may change without a new report, in epoch seconds; None if it will not
+        """Return when the result of `plan` may change without a new report, in epoch seconds, or None if it will not
         change.
 
-        The result may change when a limit that was hit here ends, because another machine may have reported a later
-        end.
+        The result may change when a limit that this machine has hit ends, because another machine may have reported a
+        later end.
         """
         own = (entry.until for ref, entry in entries.items() if self.key_of(ref) and not entry.hearsay)
         return min((until for until in own if until is not None and until > now), default=None)
@@ -284,8 +286,8 @@ def believed_until(record: Record) -> int:
 
 
 def reporter(record: Record, own: str) -> str:
-    """Return the label of the machine that hit the newest limit; `own`, this machine's label, only if no other machine
-    hit a limit.
+    """Return the label of the machine that hit the newest limit. This is `own`, this machine's label, only if no other
+    machine hit a limit.
     """
     labels = [incident.node for incident in record.incidents]
     return next((label for label in labels if label != own), labels[0] if labels else "")
@@ -297,13 +299,13 @@ def _private(entry: Cooldown) -> bool:
 
 
 def _reported_sooner(seen: Seen, entry: Cooldown, old: Record, until: int | None) -> bool:
-    """Return whether an estimated end was replaced by an earlier end that the provider reported."""
+    """Return whether the provider has replaced an estimated end by reporting an earlier one."""
     guessed = seen.reset_source is ResetSource.ESTIMATE and entry.reset_source is not ResetSource.ESTIMATE
     return guessed and until is not None and (old.until is None or until < old.until)
 
 
 def _differs(wanted: Cooldown, entry: Cooldown) -> bool:
-    """Return whether the file would contain another state of the limit."""
+    """Return whether the entries differ, so that the file would contain another state of the limit."""
     if wanted.until is None or entry.until is None:
         ends = wanted.until == entry.until
     else:

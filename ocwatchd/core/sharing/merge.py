@@ -1,7 +1,7 @@
-"""Merge records. The operation is commutative, associative and idempotent, so that lost, repeated, late and reordered
+"""Merge records. The operation is commutative, associative and idempotent, so lost, repeated, late and reordered
 messages are harmless.
 
-`ocwatchd/share/merge.lua` is the same function for the server; tests compare the two byte by byte on a real server.
+`ocwatchd/share/merge.lua` is the same function for the server. Tests compare the two byte by byte on a real server.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ocwatchd.core.sharing.record import (
 )
 
 RETENTION = MAX_AHEAD + 86_400_000
-"""Time, in milliseconds, after which the record of a model that is available again is forgotten. It is longer than any
+"""Time, in milliseconds, after which the record of a model that is available again is deleted. It is longer than any
 accepted cooldown, because a machine that reconnects after weeks must not revive a cooldown that was cleared in the
 meantime.
 """
 MAX_RECORDS = 2000
-"""Maximum number of records that are kept (at most 600 kB). A team has a few dozen."""
+"""Maximum number of records that are kept (at most 600 kB). A team has a few dozen records."""
 
 
 def merged(one: Record, other: Record) -> Record:
@@ -55,12 +55,12 @@ def _weight(record: Record) -> tuple[float, int, int, int]:
 
 
 class Records:
-    """All records that a machine knows, including other machines' records, so that each machine can refill an empty
+    """All records that a machine has, including other machines' records. With them, each machine can refill an empty
     server.
     """
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
-        """Start from what was stored."""
+        """Initialize the collection with the stored records."""
         self._records: dict[Key, Record] = {}
         for record in records:
             self.merge(record)
@@ -70,15 +70,15 @@ class Records:
         return iter(tuple(self._records.values()))
 
     def __len__(self) -> int:
-        """Return how many records there are."""
+        """Return the number of records."""
         return len(self._records)
 
     def get(self, key: Key) -> Record | None:
-        """Return the record of this model; None if there is no record."""
+        """Return the record of this model, or None if there is no record."""
         return self._records.get(key)
 
     def merge(self, record: Record) -> bool:
-        """Merge a record; return whether anything in it is new."""
+        """Merge a record. Return whether it contained new information."""
         old = self._records.get(record.key)
         new = record if old is None else merged(old, record)
         if new == old or (old is None and len(self._records) >= MAX_RECORDS):
@@ -87,16 +87,16 @@ class Records:
         return True
 
     def stale(self, now: int) -> list[Record]:
-        """Return the records that can be forgotten at `now`, in milliseconds of the server's clock."""
+        """Return the records that can be deleted at `now`, in milliseconds of the server's clock."""
         return [record for record in self if is_stale(record, now)]
 
     def forget(self, record: Record) -> None:
-        """Forget a record, unless it has changed."""
+        """Delete this record unless the collection contains a different version of it."""
         if self._records.get(record.key) == record:
             del self._records[record.key]
 
 
 def is_stale(record: Record, now: int) -> bool:
-    """Return whether the record can be forgotten, because its end and its retention have passed."""
+    """Return whether the record can be deleted because both its end and its retention have passed."""
     last = max(record.since, record.until or 0)
     return now - last > RETENTION

@@ -18,31 +18,35 @@ VERSION = 1
 """The value of the first field. A record of another version is counted and skipped."""
 FIELDS = 10
 MAX_BYTES = 300
-"""Maximum length of a record in bytes; a longer one is counted and skipped."""
+"""Maximum length of a record in bytes. A longer record is counted and skipped."""
 MAX_INCIDENTS = 16
 LARGEST = 999_999_999
 """The largest epoch and the largest incident counter; nine digits."""
 FIXED_BYTES = len("1") + len(str(LARGEST)) + 13 + 10 + 9 + 11 + 13 + (FIELDS - 1)
 """Maximum number of bytes for everything except account, model and incidents: version, epoch, two times in
-milliseconds, the longest words for kind, scope and reset source, and the tabs.
+milliseconds, the longest values of kind, scope and reset source, and the tabs.
 """
 LEAST_INCIDENT_BYTES = 24
-"""Number of bytes needed for at least the newest incident. A model whose name leaves less room is not shared."""
+"""Number of bytes that suffice for the newest incident. A model whose name leaves less space than this is
+not shared.
+"""
 MAX_AHEAD = 32 * 86_400_000
-"""Maximum time, in milliseconds, until a cooldown ends. No provider's window is longer than a month, so a later end is
-an error.
+"""Maximum time, in milliseconds, from the present until a cooldown ends. No provider's window is longer than a month,
+so a later end is an error.
 """
 MAX_SKEW = 300_000
-"""Maximum error, in milliseconds, of a machine's clock; if the error is larger, the machine's records are ignored."""
+"""Maximum error, in milliseconds, of a machine's clock. If the error is larger, the machine's records are ignored."""
 TEST_ACCOUNT = "ocwatch-test"
-"""The account of the made-up cooldown that `ocwatch share test` sends; other machines ignore it."""
+"""The account of the artificial cooldown that `ocwatch share test` sends. Other machines ignore it."""
 FREE = 0
 """The value of `until` for a model that was cleared or has answered."""
 
 KINDS = (LimitKind.OVERLOADED, LimitKind.RATE_LIMIT, LimitKind.QUOTA, LimitKind.BILLING)
 SCOPES = (Scope.MODEL, Scope.FREE_TIER, Scope.PROVIDER)
 SOURCES = (ResetSource.ESTIMATE, ResetSource.TEXT, ResetSource.STATUS, ResetSource.RETRY_AFTER, ResetSource.MANUAL)
-"""Words in order of precedence: between two records with the same epoch and end, the later word wins."""
+"""Reset sources in ascending order of precedence. If two records have the same epoch and end, the later reset source
+wins.
+"""
 
 NODE = re.compile(r"[a-z0-9][a-z0-9-]{0,11}")
 ACCOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,39}")
@@ -58,8 +62,8 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Incident:
-    """One limit that one machine has hit. `counter` is larger than the counters of all incidents that the machine knew
-    at the time.
+    """One limit that one machine has hit. `counter` is larger than the counters of all incidents that the machine had
+    received at that time.
     """
 
     counter: int
@@ -91,7 +95,7 @@ class Record:
 
     @property
     def key(self) -> Key:
-        """Account and model, which identify the record."""
+        """The account and the model, which identify the record."""
         return self.account, self.model
 
     def active(self, now: int) -> bool:
@@ -99,7 +103,7 @@ class Record:
         return self.until is None or now < self.until
 
     def line(self) -> str:
-        """Return the record as it is sent and stored, without a line end."""
+        """Return the record in the form in which it is sent and stored, without a line ending."""
         until = "-" if self.until is None else str(self.until)
         fields = (
             str(VERSION), self.account, self.model, str(self.epoch), until, ",".join(map(str, self.incidents)) or "-",
@@ -112,13 +116,13 @@ class Unusable(ValueError):
     """Raised for a line that is not a valid record. `why` is the reason under which it is counted."""
 
     def __init__(self, why: str) -> None:
-        """`why`: malformed, oversized, version or future."""
+        """Store the reason. `why` is one of `malformed`, `oversized`, `version` and `future`."""
         self.why = why
         super().__init__(why)
 
 
 def parse(line: str | bytes, now: int | None = None) -> Record:
-    """Parse one line. With `now` (milliseconds of the server's clock), times that are too far ahead are refused.
+    """Parse one line. If `now` (milliseconds of the server's clock) is given, times that are too far ahead are refused.
 
     Raises:
         Unusable: The line is malformed, longer than `MAX_BYTES`, of another version, or too far in the future.
@@ -149,18 +153,18 @@ def parse(line: str | bytes, now: int | None = None) -> Record:
 
 
 def lies_ahead(record: Record, now: int) -> bool:
-    """Return whether the record comes from a wrong clock, or ends later than any provider reports."""
+    """Return whether the record was written with a wrong clock, or ends later than any provider reports."""
     return record.since > now + MAX_SKEW or (record.until is not None and record.until > now + MAX_AHEAD)
 
 
 def sharable(account: str, model: str) -> bool:
-    """Return whether account and model are valid and short enough for a record."""
+    """Return whether the account and the model are valid and short enough for a record."""
     named = ACCOUNT.fullmatch(account) and model and model == model.strip() and model.isprintable()
     return bool(named) and incident_bytes(account, model) >= LEAST_INCIDENT_BYTES
 
 
 def incident_bytes(account: str, model: str) -> int:
-    """Return how many bytes of a record of this model its incidents may take.
+    """Return the maximum number of bytes for the incidents in a record of this model.
 
     The number depends only on the key and not on the other fields, so that two machines produce the same list whether
     they shorten it before or after a merge.
@@ -187,7 +191,7 @@ def _counter(text: str) -> bool:
 
 
 def _incidents(text: str, account: str, model: str) -> tuple[Incident, ...]:
-    """Parse the list of incidents, which must have exactly the order and length in which `newest` returns it."""
+    """Parse the list of incidents. Its order and length must be exactly those that `newest` produces."""
     if text == "-":
         return ()
     found = [_INCIDENT.fullmatch(part) for part in text.split(",")]

@@ -1,1 +1,3 @@
-"""Text from providers and users, made comparable and safe: normalized, sanitized, matched in bounded time."""
+"""Functions that make text from providers and users comparable and safe: normalize, redact, and match in
+bounded time.
+"""

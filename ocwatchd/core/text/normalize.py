@@ -1,7 +1,9 @@
-"""Convert a provider's text into a plain form in which words can be compared. Pure; every step is linear and capped.
+"""Convert a provider's text into a plain form in which words can be compared. Pure functions; every step takes linear
+time and has a size limit.
 
-Providers write the same thing as `rate_limit_error`, `RateLimitError`, `rate-limited` and `Rate limit`, in typographic
-quotes or full-width punctuation. Rules are written once, in the plain form, and this module converts every text to it.
+Providers write the same phrase as `rate_limit_error`, `RateLimitError`, `rate-limited` and `Rate limit`, in typographic
+quotes or full-width punctuation. Rules are written only in the plain form, and this module converts every text to that
+form.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ HEAD_CAP = 4096
 """
 
 TAIL_CAP = 1024
-"""Number of characters read from the end, because gateways append their own sentence and the wait to a quoted upstream
-error.
+"""Number of characters read from the end of a text, because gateways append their own sentence and the wait to a quoted
+error of another provider.
 """
 
 _URL = re.compile(r"\bhttps?:/{1,2}[^\s<>\"'`)\]}，。；、）]{1,1024}", re.IGNORECASE)
@@ -40,10 +42,10 @@ _VARIANTS: dict[int, str] = {
     **{ord(old): new for old, new in zip(_TRADITIONAL_PAIRS[::2], _TRADITIONAL_PAIRS[1::2], strict=True)},
     **{
         code: base
-        for code in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00))  # the second is for Vietnamese
+        for code in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00))  # the second range is for Vietnamese
         if (base := unicodedata.normalize("NFKD", chr(code))[0]).isascii() and base.isalpha()
     },
-    0x307: "",  # the dot that remains of a Turkish capital I in lower case
+    0x307: "",  # the combining dot that remains when a Turkish capital İ is lowercased
     **{
         ord(letter): base
         for letter, base in {"ø": "o", "ł": "l", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe", "ß": "ss"}.items()
@@ -74,7 +76,7 @@ _WRAPPERS = re.compile(
 class Words:
     """A text in the plain form, split into the provider's own words (`said`) and quoted words (`quoted`).
 
-    `raw` is the capped text, `bare` the same without links and stack frames.
+    `raw` is the truncated text, and `bare` is that text without links and stack frames.
     """
 
     raw: str
@@ -99,7 +101,9 @@ def fold(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return the form in which rules are written: folded, camel case and joined words split, single spaces."""
+    """Return the text in the form in which rules are written: folded, with camel case and joined words split, and with
+    single spaces.
+    """
     text = _JOINERS.sub(" ", fold(_CAMEL.sub(" ", text))).strip()
     for glued, apart in _GLUED:
         if glued in text:

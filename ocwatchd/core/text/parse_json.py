@@ -1,4 +1,4 @@
-"""A fast JSON parser that tolerates half of a surrogate pair. Pure."""
+"""A fast JSON parser that accepts unpaired surrogates. Pure functions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _HALF = len(rb"\ud83d")
 
 
 def parse_json(data: bytes | str) -> object:
-    """Return the parsed value; half a surrogate pair becomes U+FFFD.
+    """Return the parsed value; an unpaired surrogate becomes U+FFFD.
 
     JavaScript cuts texts by UTF-16 units, and `JSON.stringify` writes the remaining half of an emoji as `\\ud83d`, in a
-    session's title or anywhere in a conversation. Because of this, orjson rejects the whole document.
+    session's title or anywhere in a conversation. orjson rejects a document that contains one.
 
     Raises:
         ValueError: The data is not JSON, or not UTF-8.

@@ -1,16 +1,16 @@
-"""Redact secrets in untrusted text: keys, passwords, addresses, home directories. Pure.
+"""Redact secrets in untrusted text: keys, passwords, addresses, home directories. Pure functions.
 
-The redaction uses an allow-list. It reads a text once, word by word, and a word passes if it looks like text that
+The redaction uses an allow-list. It reads a text one time, word by word, and a word passes if it looks like text that
 people and models write: words, short numbers, names of models, versions, times, the ids of OpenCode's own objects, and
-addresses of well-known hosts. Any long and random word is hidden, so the format of a key need not be known; the list of
-known forms of keys (`_KEYS`) only adds keys whose parts look harmless. The value of anything called a password, key,
-token or cookie is hidden, regardless of its form.
+addresses of well-known hosts. Any long and random word is hidden, so the format of a key need not be known. The list of
+known forms of keys (`_KEYS`) is needed only for keys whose parts look harmless. The value of any field called a
+password, key, token or cookie is hidden, regardless of its form.
 
-It takes time linear in the length of the text, because every expression is a character class or examines a bounded
-piece.
+Redaction takes time linear in the length of the text, because every expression is a character class or examines a piece
+of limited length.
 
-`reason_of` reduces a provider's text to a form that may be stored and shown: one line, capped, without anything that
-grants access. Providers quote what they received: keys ("Incorrect API key provided: sk-…"), headers, addresses with a
+`reason_of` reduces a provider's text to a form that may be stored and shown: one line, truncated, and without any
+secret. Providers quote what they received: keys ("Incorrect API key provided: sk-…"), headers, addresses with a
 password.
 """
 
@@ -28,17 +28,17 @@ from ocwatchd.core.text.safe_regex import late
 HIDDEN = "[hidden]"
 
 _WORD = re.compile(r"[A-Za-z0-9_.~+/=%@:&?#*\\$!|^-]+")
-"""A unit that is judged as a whole: an address, a path, `name=value`, a key."""
+"""A word that is judged as a whole: an address, a path, `name=value`, a key."""
 _RUN = re.compile(r"[A-Za-z0-9]+")
 _END = ".:!?"
-"""Punctuation after a word."""
+"""Punctuation characters that may follow a word."""
 
 _NAME = late(
     r"(?:^|.*[-_.\\/]|.*(?=[A-Z]))(?i:pass(?:word|wd|phrase|code)?|pwd|pw|basic|secret|credentials?|apikeys?|keys?|token|auth"
     r"|authorization|authentication|bearer|cookie|sig|signature|otp|pin|dsn|passwort|kennwort|contrasena|clave|senha|passe|jwt)$"
 )
-"""The end of a secret's name: `api_key`, `X-Gotify-Key`, `clientSecret`, `--password`. `tokens` is not included,
-because it precedes a count.
+"""A pattern for the end of a secret's name: `api_key`, `X-Gotify-Key`, `clientSecret`, `--password`. `tokens` is not
+included, because it precedes a count.
 """
 _JOINED = (
     "apikey",
@@ -52,19 +52,21 @@ _JOINED = (
     "passphrase",
 )
 _PASSWORDS = late(r"(?i)(?:pass\w*|pwd|pw|pin|otp|secret|kennwort|contrasena|clave|senha)$")
-"""Names of secrets whose value may be a plain word or number; the value of a key or token is neither."""
+"""A pattern for the names of secrets whose value may be a plain word or number. The value of a key or token
+is neither.
+"""
 _FOREIGN = late(
     r"(?i)(?:密码|密碼|口令|密钥|密鑰|令牌|パスワード|비밀번호|пароль|ключ|токен|contraseña|hasło|schlüssel|clé)"
     r"\s{0,2}(?:是|为|為|は|:|：|=|->|es|est|ist|is)?\s{0,2}[\"'“「]?$"
 )
 _FOREIGN_DISTANCE = 40
-"""Number of characters before a word that are searched for a secret's name in another language."""
+"""Number of characters before a word in which a secret's name in another language is searched for."""
 _FILLERS = frozenset(
     "is was are provided of value est ist es bearer basic digest token apikey your the my this following set to".split()
 )
 """Words that may occur between the name and the secret."""
 _SAYING = frozenset(("is", "was", "est", "ist", "es", "to"))
-"""Words that announce a value."""
+"""Verbs and prepositions that may precede the value of a secret."""
 _STATES = frozenset(
     "a absent active already also an and are as at auth authentication authorization been being blocked bucket "
     "budget but by can cannot changed compromised configured could count deactivated denied did disabled does "
@@ -74,7 +76,7 @@ _STATES = frozenset(
     "removed required revoked should still store suspended they too true type unauthorized undefined unknown "
     "unset usage used valid was we were will window with would wrong you".split()
 )
-"""Words about a secret that are not its value."""
+"""Words that describe a secret's state. They are not its value."""
 
 _KEYS = late(
     r"(?:sk|pk|rk|gsk|gh[oprsu]|github_pat|glpat|gldt|xox[a-z]|xapp|ya29|nvapi|dop_v1|npm|pypi|whsec|shpat|figd"
@@ -84,16 +86,20 @@ _KEYS = late(
 _SURE = late(
     r"(?:sk|pk|rk|gsk|gh[a-z]|github_pat|glpat|xox[a-z]|xapp|ya29|nvapi|SG|whsec|dckr_pat|AGE|AIza|AKIA|ASIA|eyJ)"
 )
-"""Prefixes after which everything is hidden. The other prefixes may begin a name, as in `hf-inference` or
+"""Prefixes that mark a word as a key, whatever follows. The other prefixes may begin a name, as in `hf-inference` or
 `xai-grok-beta`.
 """
 _IDS = late(r"(?:ses|msg|prt|per|que|req|call|toolu|chatcmpl|gen|resp|run|evt|org|proj|hand)[-_][A-Za-z0-9]{1,40}$")
-"""Ids of OpenCode's and providers' objects. They grant no access and help users find the object in other logs."""
+"""A pattern for ids of OpenCode's and providers' objects. They grant no access and help users find the object in other
+logs.
+"""
 _OURS = re.compile(r"00[0-9a-f]{19}$")
-"""An id from our journal: milliseconds and 32 random bits."""
+"""A pattern for ids in ocwatchd's journal: milliseconds and 32 random bits, as hex digits."""
 _TIME = late(r"\d{4}-?\d\d-?\d\d(?:[T_ -]?\d\d[:-]?\d\d(?:[:-]?\d\d(?:\.\d{1,9})?)?)?(?:Z|[+-]\d\d:?\d\d)?$")
 _KNOWN = late(r"\d{2,8}T\d{4,6}Z?$|(?:\d{1,6}[dhms]){1,4}$|[a-z]{3,12}\d{1,3}x\d{1,3}b$|00[0-9a-f]{19}$")
-"""Harmless runs that look random: a time, a duration, a mixture of experts, an id from our journal."""
+"""A pattern for harmless words that look random: a time, a duration, the name of a mixture-of-experts model, an id from
+ocwatchd's journal.
+"""
 _UUID = late(r"(?i)[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SHORT = frozenset("By To On Of In Is No My Up At As An Or If It Id Me We Do Go So Ms Ai Us".split())
 _GROUPS = late(r"(?:[A-Za-z0-9]{4,8}-){3,20}[A-Za-z0-9]{4,8}$")
@@ -115,13 +121,13 @@ _PUBLIC = tuple(
     "localhost 127.0.0.1 [::1] ollama.com kimi.com grok.com aka.ms ai.studio ai.dev docs.github.com "
     "docs.gitlab.com".split()
 )
-"""Hosts with public paths, such as documentation and APIs. On other hosts the path may be the secret (webhook, ntfy
-topic).
+"""Hosts with public paths, such as documentation and APIs. On other hosts, the path may be the secret (of a webhook or
+an ntfy topic).
 """
 _HOME = late(r"(?i)((?:/|\\{1,2}|%2F)(?:home|users)(?:/|\\{1,2}|%2F))(?!\[)([^/\\\s\"':;,%<>|]+)")
 _TILDE_HOME = late(r"(?<![\w/~.])~([A-Za-z][\w.-]*)(?=/)")
 _FLAT_HOME = late(r"(?<![A-Za-z0-9])(-(?:home|Users)-)([A-Za-z0-9]+)")
-"""A path written as one name, in the way that tools name a project's directory."""
+"""A pattern for a path written as one name, as tools write it to name a project's directory."""
 _USER_FLAGS = frozenset(("-u", "--user", "--proxy-user", "-U"))
 """Options of curl that are followed by `name:password`."""
 _QUOTES = ('"', "'", "`")
@@ -129,9 +135,9 @@ _BEGIN, _FINISH = "-----BEGIN ", "-----END "
 
 
 def redact(text: str, home: str | None = None, mark: str = HIDDEN) -> str:
-    """Return `text` with everything hidden that does not look harmless.
+    """Return `text` with every part hidden that does not look harmless.
 
-    Pass the user's `home` if the text is going to leave this machine: that directory is then written `~`, and other
+    Pass the user's `home` if the text is going to leave this machine. That directory is then written `~`, and other
     users' homes, network addresses and the paths of all but public hosts are hidden (the path of a webhook or an ntfy
     topic is its key).
     """
@@ -166,7 +172,7 @@ class _Sign(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """The name of a secret that was just read."""
+    """The name of a secret that was just read, and how the next word is connected to it."""
 
     name: str
     sign: _Sign
@@ -189,10 +195,12 @@ class _Named:
 
 
 class _Reader:
-    """A single pass over one text."""
+    """The state of a single pass over one text."""
 
     def __init__(self, mark: str, leaves: bool) -> None:
-        """Start without the name of a secret. `leaves`: the text will leave this machine."""
+        """Initialize the pass; no name of a secret has been read yet. `leaves`: whether the text will leave this
+        machine.
+        """
         self._mark, self._leaves = mark, leaves
         self._named: _Named | None = None
 
@@ -200,7 +208,7 @@ class _Reader:
         """Yield the redacted text, piece by piece."""
         at, foreign = 0, not text.isascii()
         for found in _WORD.finditer(text):
-            if found.start() < at:  # the word is inside a quoted secret
+            if found.start() < at:  # the word is inside a secret in quotes
                 continue
             gap = text[at : found.start()]
             self._cross(gap)
@@ -219,7 +227,9 @@ class _Reader:
         yield text[at:]
 
     def _cross(self, gap: str) -> None:
-        """Process the characters between two words: a new clause ends the effect of the last name."""
+        """Process the characters between two words. If they begin a new clause, the last name no longer affects the
+        following words.
+        """
         if self._named is not None and any(char in ",;(){}[]\n\r" for char in gap):
             self._named = None
         elif self._named is not None and ">" in gap:
@@ -246,7 +256,7 @@ class _Reader:
         return self._plain(core) + tail
 
     def _plain(self, core: str) -> str:
-        """Redact a word that does not follow the name of a secret."""
+        """Return the redacted form of a word that does not follow the name of a secret."""
         address = _SCHEME().search(core)
         if address is not None and is_harmless(address[1]):
             before = core[: address.start()]
@@ -259,7 +269,7 @@ class _Reader:
         return self._judged(core)
 
     def _field(self, field: str) -> str:
-        """Redact `name=value`, judged by its name or its form."""
+        """Return the redacted form of `name=value`, which depends on the name or the form of the value."""
         name, sign, value = field.partition("=")
         if sign and value.strip("=") and _is_name(name.rpartition("?")[2]):
             return f"{name}={self._value(name, value)}"
@@ -269,7 +279,7 @@ class _Reader:
         return self._mark if _Named(name, _Sign.GIVEN).hides(value) else value
 
     def _judged(self, word: str) -> str:
-        """Redact a word, judged by its form alone."""
+        """Return the redacted form of a word, which depends only on the word's form."""
         mail = _MAIL().fullmatch(word)
         if mail is not None and mail["domain"].lower() not in _TAGS:
             return self._mark
@@ -286,11 +296,13 @@ class _Reader:
         return self._path(word) if word.startswith(("/", "~/", "./")) else self._mark
 
     def _path(self, path: str) -> str:
-        """Hide only those parts of a path that look like keys, because the other parts help the reader."""
+        """Return the path with only those parts hidden that look like keys, because the other parts help the reader."""
         return "/".join(part if is_harmless(part) else self._mark for part in path.split("/"))
 
     def _address(self, address: str, scheme: str) -> str:
-        """Redact an address: scheme and host are kept, and the path if the host is public."""
+        """Return the redacted form of an address. Scheme and host are kept, and so is the path if the host
+        is public.
+        """
         at = _SCHEME().search(address)
         begin, rest = (address[: at.end()], address[at.end() :].replace("\\/", "/")) if at else ("", address)
         if scheme.lower() == "file":
@@ -313,7 +325,7 @@ class _Reader:
 
 
 def _without_blocks(text: str, mark: str) -> str:
-    """Hide PEM blocks; a truncated block is hidden to the end of the text."""
+    """Return the text without its PEM blocks. A truncated block is hidden up to the end of the text."""
     at, begun = text.find(_BEGIN), 0
     kept = []
     while at >= 0:
@@ -329,7 +341,7 @@ def _is_name(word: str) -> bool:
     bare = word.strip("\\\"'*").lstrip("-")
     if len(bare) > 60 or not (_NAME().match(bare) or bare.lower().endswith(_JOINED)):
         return False
-    return is_harmless(bare)  # a random word may end in KEY
+    return is_harmless(bare)  # a random word may happen to end in KEY
 
 
 def _is_public(host: str) -> bool:
@@ -339,18 +351,18 @@ def _is_public(host: str) -> bool:
 
 
 def _is_local(address: str) -> bool:
-    """Return whether the address means nothing to other machines. Numbers above 255 show that it is a
-    version number.
+    """Return whether the address need not be hidden, because it is a loopback address or a version number (with a
+    number above 255).
     """
     numbers = [int(part) for part in address.split(".")]
     return numbers[0] in (0, 127) or max(numbers) > 255
 
 
-# ---- judging a word by its form
+# ---- classifying a word by its form
 
 
 def is_harmless(word: str) -> bool:
-    """Return whether a word looks like text that people and models write, and not like a key."""
+    """Return whether a word looks like text written by people or models, and not like a key."""
     if word.isalpha() and len(word) < 12:
         return True
     known = _KEYS().match(word)
@@ -380,7 +392,7 @@ def _is_wordlike(word: str) -> bool:
 
 
 def _is_natural(run: str) -> bool:
-    """Return whether letters and digits follow each other as in a name: `RateLimitError`, `mixtral8x7b`, `20250514`."""
+    """Return whether letters and digits alternate as they do in a name: `RateLimitError`, `mixtral8x7b`, `20250514`."""
     if run.isdecimal():
         return len(run) < 15
     if run.isalpha():
@@ -396,7 +408,7 @@ def _is_mixed(run: str) -> bool:
 
 
 def _is_written(run: str) -> bool:
-    """Return whether these letters are one word, or several that each begin with a capital."""
+    """Return whether these letters form one word, or several words that each begin with a capital."""
     if run.islower() or run.isupper():
         return len(run) <= 28
     small = large = 0
@@ -413,7 +425,7 @@ def _is_written(run: str) -> bool:
 
 
 def _turns(run: str) -> int:
-    """Return how often the text changes between letters and digits, or from lower case to upper case."""
+    """Return the number of changes between letters and digits, or from lower case to upper case."""
     kinds = ["d" if char.isdecimal() else "u" if char.isupper() else "l" for char in run]
     return sum(one != other and (one, other) != ("u", "l") for one, other in pairwise(kinds))
 
@@ -426,8 +438,8 @@ _READ_CAP = 4 * REASON_CAP
 
 
 def reason_of(text: str, cap: int = REASON_CAP) -> str:
-    """Return `text` in a form that may be stored and shown: printable, one line, at most `cap` characters, secrets as
-    `[hidden]`.
+    """Return `text` in a form that may be stored and shown: printable, on one line, at most `cap` characters long, with
+    secrets replaced by `[hidden]`.
     """
     # The text is redacted before it is cut, because half a key is also a secret but no longer looks like one.
     return _one_line(text[:_READ_CAP])[:cap].strip()
@@ -435,6 +447,8 @@ def reason_of(text: str, cap: int = REASON_CAP) -> str:
 
 @lru_cache(maxsize=64)
 def _one_line(text: str) -> str:
-    """Return the redacted text on one line. Cached, because a burst of limits repeats a few texts a thousand times."""
+    """Return the redacted text on one line. Results are cached, because a burst of limits repeats a few texts a
+    thousand times.
+    """
     line = text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
     return " ".join(redact(line).split())

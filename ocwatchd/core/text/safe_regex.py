@@ -1,7 +1,8 @@
-"""Reject regular expressions that could run for a long time, and compile expressions on first use. Pure.
+"""Reject regular expressions that could run for a long time, and compile expressions on first use. Pure functions.
 
-`(a+)+$` on 26 characters takes 6-12 s in `re`, and an ordinary `.*a.*(b|c)` takes 2 s on a crafted line. An expression
-is accepted only if no repeated group contains a repetition or a choice, and at most two parts of it are unbounded.
+For example, `(a+)+$` takes 6-12 s in `re` on 26 characters, and an ordinary `.*a.*(b|c)` takes 2 s on a crafted line.
+An expression is accepted only if no repeated group contains a repetition or an alternation, and at most two of its
+parts are unbounded.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Callable, Iterator
 from functools import cache
 
 UNBOUNDED_CAP = 2
-"""Maximum number of unbounded parts of one expression, because each multiplies the time by the length of the text."""
+"""Maximum number of unbounded parts in one expression, because each part multiplies the running time by the length of
+the text.
+"""
 
 _ATOMS = re.compile(
     r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[a-zA-Z-]+\)|\((?:\?(?:[:=!]|<[=!]|P<\w+>))?|\)|[*+?]|\{\d*,?\d*\}|.",
@@ -22,9 +25,10 @@ _NESTED_SET = re.compile(r"(?<!\\)\[|--|&&|~~|\|\|")
 
 
 def pattern_fault(pattern: str, cap: int = 200, *, own: bool = False) -> str | None:
-    """Return why an expression is rejected; None if it is harmless. `cap` is its maximum length.
+    """Return why an expression is rejected, or None if it is harmless. `cap` is its maximum length.
 
-    Our own expressions (`own`) may repeat a group a bounded number of times, because their running time is tested.
+    ocwatchd's own expressions (`own`) may repeat a group a bounded number of times, because their running time is
+    tested.
     """
     if len(pattern) > cap:
         return f"longer than {cap} characters"
@@ -75,18 +79,22 @@ def _unbounded(atom: str) -> bool:
 
 
 def late(expression: str, flags: int = 0) -> Callable[[], re.Pattern[str]]:
-    """Return a function that returns the expression, compiled on first use.
+    """Return a function that compiles the expression on the first call and then always returns the compiled expression.
 
-    The expressions in `durations` take 6 ms of CPU time, and most texts need none of them.
+    The expressions in `durations` take 6 ms of CPU time to compile, and most texts need none of them.
     """
     return cache(lambda: re.compile(expression, flags))
 
 
 class LateExpression:
-    """A case-insensitive expression. Compiling one takes 1 to 3 ms of CPU time, and most texts contain no date."""
+    """A case-insensitive expression that is compiled on first use. Compiling one takes 1 to 3 ms of CPU time, and most
+    texts contain no date.
+    """
 
     def __init__(self, expression: str, *needs: str) -> None:
-        """`needs`: lower-case literals, one of which occurs in every text that matches."""
+        """Store the expression. `needs`: lower-case literals, at least one of which occurs in every text
+        that matches.
+        """
         self._compiled = late(expression, re.IGNORECASE)
         self._needs = needs
 
