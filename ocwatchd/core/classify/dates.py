@@ -1,7 +1,7 @@
 """Find dates and times in texts: ISO dates, `resets 3pm (Europe/Berlin)`, `24 de nov. de 2026, 9:00`, `明日 00:00`.
 
-The module is long because it keeps the pattern of each date form next to its reader and tries all forms in one order. Its
-functions are pure.
+The module is long because it keeps the pattern of each date form next to its reader and tries all forms in one order.
+Its functions are pure.
 
 A date without a zone, or a word like "tomorrow", gives a result marked as estimated. Texts are read in the folded form
 of `normalize.fold`. The vocabulary of each language is in `calendar_words`.
