@@ -43,7 +43,7 @@ def both_clocks(clock: Clock) -> tuple[float, float]:
 
 
 FIRST, LAST = -62_135_596_800.0, 253_402_300_799.0
-"""The first and the last second that a date can represent, UTC."""
+"""The first and the last epoch second that a date can represent, in UTC."""
 
 
 def rfc3339(epoch: float) -> str:

@@ -1,4 +1,6 @@
-"""Expected errors, each with its exit code for scripts. A message says what failed, where, and what to do."""
+"""Expected errors, each with its exit code for scripts. The message of an error contains what failed, where it failed,
+and what to do.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ class UsageError(OcwatchError):
 
 
 class StateError(OcwatchError):
-    """One of our files or directories cannot be read or written; the message names it and the cause."""
+    """One of our files or directories cannot be read or written. The message names the path and the cause."""
 
 
 class NotAFile(StateError):
@@ -46,7 +48,7 @@ class HomeUnknown(OcwatchError):
 
 
 class ConfigError(OcwatchError):
-    """The configuration cannot be used; the message names file, line and key."""
+    """The configuration cannot be used. The message names the file, line and key."""
 
     exit_code = ExitCode.BAD_CONFIG
 

@@ -71,7 +71,7 @@ class Redaction(logging.Filter):
     """Filter that hides secrets in every log line, at every level."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Replace the message by its redacted form. Return True, because no line is dropped."""
+        """Replace the message with its redacted form. Return True, because no line is dropped."""
         if not (isinstance(record.msg, Redacted) and not record.args):
             record.msg, record.args = clean(record.getMessage()), ()
         record.exc_info = record.exc_text = record.stack_info = None  # a traceback may quote private data

@@ -1,7 +1,8 @@
 """Check and set the owners of files: never use another user's files, and give files written by root to the right user.
 
 `open_plain` opens every file that another user could have substituted for ours, and `try_lock` locks it. This module
-does not import pathlib, which takes 5 ms of CPU time, because commands that scripts call often use this module.
+does not import pathlib, which takes 5 ms of CPU time, because this module is used by commands that scripts call
+frequently.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def is_ours(user: int) -> bool:
 
 
 def may_be_read(user: int) -> bool:
-    """Return whether files of this user id may be read: ours, and root's, who could change our files anyway."""
+    """Return whether files of this user id may be read. This is True for our own files and for those of root, who could
+    change our files anyway.
+    """
     return user == 0 or is_ours(user)
 
 

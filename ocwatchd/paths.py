@@ -113,8 +113,8 @@ class Paths:
         """Derive all paths from HOME, the XDG variables and OPENCODE_CONFIG_DIR of this process.
 
         Raises:
-            HomeUnknown: HOME names no directory.
-            StateError: our state directory belongs to another user. With `checked` False the caller has to check this.
+            HomeUnknown: HOME names no directory. StateError: our state directory belongs to another user. If `checked`
+            is False, the caller must check this.
         """
         from pathlib import Path
 

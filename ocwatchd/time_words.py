@@ -1,6 +1,6 @@
 """Format times and durations for people. JSON contains RFC 3339 times instead (`clock.rfc3339`).
 
-This module imports only `time`, because `oc-smart` and the commands that scripts call often use it.
+This module imports only `time`, because it is used by `oc-smart` and by commands that scripts call frequently.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A lane is a group of related work, such as that of one endpoint, and uses only a few threads. An endpoint that hangs
 with thirty sessions therefore delays only its own work. Work for a busy lane waits in order of arrival. The threads do
-not delay the end of the process.
+not delay the exit of the process.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable, Hashable, Mapping
 Work = Callable[[], None]
 
 IDLE_TIMEOUT = 20.0
-"""Time, in seconds, after which an idle thread ends. Without this timeout, the forty threads of a burst of limits kept
-4 MiB.
+"""Time, in seconds, after which an idle thread exits. Without this timeout, the forty threads started by a burst of
+limits kept 4 MiB of memory.
 """
 
 

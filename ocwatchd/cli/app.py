@@ -21,7 +21,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be don
 
 
 NUMBER_WORDS = re.compile(r"is not a valid int(?:eger)?(?: range)?")
-"""Match click's phrase for a value that is not a whole number."""
+"""Matches click's phrase for a value that is not an integer."""
 
 app = typer.Typer(
     name="ocwatch",

@@ -18,7 +18,7 @@ LISTED = 8
 
 
 def entries() -> tuple[Entry, ...]:
-    """Return all entries in the journal; an empty tuple if there is no journal."""
+    """Return all entries in the journal, or an empty tuple if there is no journal."""
     return read(Journal(Path(state_file("journal.jsonl"))).read())
 
 
@@ -41,7 +41,7 @@ def decisions(told: Sequence[Entry]) -> dict[str, str]:
 
 
 def find(told: Sequence[Entry], wanted: str | None) -> Episode:
-    """Return the decision that the user means; without `wanted`, the latest one.
+    """Return the decision that the user means, or the latest decision if `wanted` is None.
 
     `wanted` is the id of a journal entry or of a move, a session (its id, the end of its id, or its title), or a
     model.

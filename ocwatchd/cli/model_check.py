@@ -1,4 +1,4 @@
-"""Check that OpenCode offers the model that the user named, and propose similar ones if not. Imports little."""
+"""Check that OpenCode offers the model that the user named. If not, propose similar models. Imports little."""
 
 from __future__ import annotations
 

@@ -19,12 +19,12 @@ MAX_LISTED = 8
 TITLE_WIDTH = 40
 """Maximum width of a title within a sentence or a table, in columns."""
 NEAR = 0.6
-"""Minimum similarity, from 0 to 1, between a misspelt title or id and one that is proposed instead."""
+"""Minimum similarity, from 0 to 1, between a misspelled title or id and a proposed replacement."""
 
 
 def known_sessions() -> list[SessionName]:
-    """Return the sessions in OpenCode's message stores, then those found only in the daemon's files; each group latest
-    first.
+    """Return the sessions in OpenCode's message stores, followed by those found only in the daemon's files. Each group
+    is sorted, the latest session first.
     """
     from ocwatchd.cli.recent import last_lines  # lazy import: only a name that is not an id needs it
     from ocwatchd.state import heartbeat  # lazy import: only a name that is not an id needs it
@@ -38,7 +38,9 @@ def known_sessions() -> list[SessionName]:
 
 
 def matching(part: str, known: Iterable[SessionName]) -> list[SessionName]:
-    """Return the sessions whose id or title equals `part`; if there are none, those whose id or title contains it."""
+    """Return the sessions whose id or title equals `part`. If there are none, return those whose id or title contains
+    `part`.
+    """
     wanted, sessions = part.strip().lower(), list(known)
     exact = [one for one in sessions if wanted in (one.id.lower(), one.id.lower().removeprefix("ses_"))]
     exact = exact or [one for one in sessions if one.title.lower() == wanted]
@@ -70,7 +72,7 @@ def too_short(part: str) -> UsageError:
 
 def no_such(part: str, known: Sequence[SessionName] | None = None) -> UsageError:
     """Return the error for a session that does not exist; its message proposes sessions with a similar name."""
-    from difflib import get_close_matches  # lazy import: only a misspelt name needs it
+    from difflib import get_close_matches  # lazy import: only a misspelled name needs it
 
     if len(part.strip().lower().removeprefix("ses_")) < MIN_PART:
         return too_short(part)
@@ -91,7 +93,7 @@ def listed(sessions: Sequence[SessionName], now: float | None = None) -> str:
 
 
 def described(session: SessionName, now: float) -> str:
-    """Return a session's title, directory and time of last use; an empty string if none of these is known.
+    """Return a session's title, directory and time of last use, or an empty string if none of these is known.
 
     For example `“Fix the tests” in ~/project, last used 3m ago, this directory`.
     """
@@ -103,7 +105,7 @@ def described(session: SessionName, now: float) -> str:
 
 
 def named_session(ident: str, session: SessionName | None) -> str:
-    """Return the name of a session for a message: its description and id; without a title, only the id.
+    """Return the name of a session for a message: its description and id, or only the id if the session has no title.
 
     For example `“Fix the tests” in ~/project, last used 3m ago (ses_1)`.
     """
@@ -111,7 +113,7 @@ def named_session(ident: str, session: SessionName | None) -> str:
 
 
 def here(directory: str) -> list[str]:
-    """Return `this terminal` in a list if an OpenCode process in this terminal is running in the directory.
+    """Return the list `["this terminal"]` if an OpenCode process in this terminal is running in the directory.
 
     For any other directory, the list contains `this directory` if it is the current one; otherwise, it is empty.
     """
@@ -141,7 +143,9 @@ def _directories_of_this_terminal() -> set[str]:
 
 
 def _terminal(pid: str) -> int:
-    """Return the device number of a process's controlling terminal; 0 if there is none, or no /proc."""
+    """Return the device number of a process's controlling terminal, or 0 if the process has no terminal or the system
+    has no /proc.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[4])

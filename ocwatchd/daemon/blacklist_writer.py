@@ -70,7 +70,9 @@ class BlacklistWriter:
 
     @property
     def unsaved(self) -> Mapping[ModelRef, Cooldown | None]:
-        """Return the changes that have not been written to the file yet, by model; None stands for a removal."""
+        """Return the changes that have not been written to the file yet, by model. A value of None means that the entry
+        is removed.
+        """
         return self._unsaved
 
     def add(self, effect: SaveBlacklist) -> None:
@@ -124,11 +126,15 @@ class BlacklistWriter:
 
     @property
     def due(self) -> float | None:
-        """Return when unsaved changes may be written, in epoch seconds; None if there are none."""
+        """Return the time at which the unsaved changes may be written, in epoch seconds, or None if there are no such
+        changes.
+        """
         return self._pace.due(self._clock.now()) if self._unsaved or self._unsaved_fields else None
 
     def news(self) -> BlacklistChanged | None:
-        """Return the blacklist if another program has changed it since the last write or check; otherwise, None."""
+        """Return the blacklist if another program has changed it since the last write or check; otherwise, return
+        None.
+        """
         snapshot = None if self._unsaved or self._unsaved_fields else self._shared.news(self._clock.now())
         if snapshot is None:
             return None

@@ -1,8 +1,8 @@
 """Decide for the companion plugin, over a local socket, what to do about refused attempts (OpenCode 2's `retry` hook).
 
-Each connection carries one request and one response; after a `hold`, a second response follows. The plugin then reports
-what it did, or disconnects. After a move, it also reports whether the fallback has begun to answer. If no response
-arrives within 300 ms, the plugin continues as it would without ocwatchd.
+Each connection carries one request and one response. After the response `hold`, a second response follows. The plugin
+then reports what it did, or disconnects. After a move, it also reports whether the fallback has begun to answer. If no
+response arrives within 300 ms, the plugin continues as it would without ocwatchd.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ocwatchd.ownership import give_socket
 from ocwatchd.state.files import make_private_dir
 
 ANSWER_TIMEOUT = 0.28
-"""Time, in seconds, after which a response is not sent any more, because the plugin has stopped waiting."""
+"""Time, in seconds, after which a response is no longer sent, because the plugin has stopped waiting."""
 MAX_LINE = 256 << 10
 """Maximum size of one line in bytes. The plugin shortens an error's message and body to 16 K characters each."""
 MAX_CONNECTIONS = 256
@@ -54,7 +54,9 @@ class _Asker:
 
 
 class Decisions:
-    """The server of the socket. Its threads read requests and pass them to `post`; `answer` is thread-safe."""
+    """The server of the socket. Its threads read requests and pass them to `post`. The method `answer` is
+    thread-safe.
+    """
 
     def __init__(self, path: Path, post: Callable[[Asked | Acted | Verified], None], clock: Clock) -> None:
         """Store the arguments; `open` creates the socket."""
@@ -190,7 +192,7 @@ def question_of(line: bytes, number: int, now: float) -> Asked | None:
         return None
     if not isinstance(attempt, int) or isinstance(attempt, bool):
         return None
-    refusals = max(attempt - 1, 1)  # OpenCode counts the first retry as 2
+    refusals = max(attempt - 1, 1)  # OpenCode gives the first retry the number 2
     told = decision.get("delay")
     again = decision.get("retry") is True and isinstance(told, int | float) and 0 <= told < float("inf")
     delay = float(told) / 1000 if again and isinstance(told, int | float) else None

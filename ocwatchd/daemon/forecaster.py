@@ -1,4 +1,4 @@
-"""Forecast limits for the daemon from model usage, learnt limits and the allowances that providers report.
+"""Forecast limits for the daemon from model usage, learned limits and the allowances that providers report.
 
 The message store is read on a worker thread, and only after OpenCode or a provider has reported something new.
 """
@@ -33,19 +33,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_BACK = 7 * 86_400.0
-"""Maximum age, in seconds, of the usage from which limits are learnt."""
+"""Maximum age, in seconds, of the usage from which limits are learned."""
 SOON, LATER = 2.0, 15.0
-"""Intervals, in seconds, between forecasts: the first while a forecast causes prompts to be moved, the second while
-forecasts are only displayed.
+"""Intervals, in seconds, between forecasts. The first applies while a forecast causes prompts to be moved, the second
+while forecasts are only displayed.
 """
 RENEW = 60.0
 """Time, in seconds, after which an unchanged result is computed again, because old usage has left its window."""
 LEARN = 600.0
-"""Interval, in seconds, between computations of the learnt limits. One computation takes a second for a week of ten
+"""Interval, in seconds, between computations of the learned limits. One computation takes a second for a week of ten
 sessions.
 """
 OVERLAP = 900.0
-"""Overlap, in seconds, between consecutive reads of the answers. An answer's tokens are counted only when it ends."""
+"""Overlap, in seconds, between consecutive reads of the answers. An answer's tokens are counted only when the answer is
+complete.
+"""
 _ABOUT_USE = frozenset((LimitKind.RATE_LIMIT.value, LimitKind.QUOTA.value))
 
 
@@ -96,7 +98,7 @@ def met(store: SessionStore, journal: Journal, now: float) -> dict[str, tuple[li
 
 
 def learnt(store: SessionStore, journal: Journal, now: float) -> dict[str, Bound]:
-    """Return the learnt limits by model. Models whose limit cannot be learnt are left out."""
+    """Return the learned limits by model. Models whose limit cannot be learned are left out."""
     found = {name: learn(History(own), times) for name, (own, times) in met(store, journal, now).items()}
     return {name: bound for name, bound in found.items() if bound is not None}
 
@@ -148,7 +150,7 @@ class Forecaster:
         self._mark: tuple[object, ...] = ()
 
     def step(self, context: EngineContext) -> None:
-        """Start a measurement if one is due. Calling this often is cheap."""
+        """Start a measurement if one is due. Frequent calls cost little."""
         now, policy = self._clock.now(), context.policy
         self._ask(policy.prevention.command, now)
         pressing = policy.prevention.prevent or policy.budget is not None
@@ -193,8 +195,8 @@ class Forecaster:
         return Foreseen({})
 
     def _news(self) -> tuple[float, float, int, float]:
-        """Return the inputs' last changes: OpenCode's last write, the last reported allowance, the number of
-        allowances, the last write of the prices.
+        """Return values that show whether the inputs have changed: the times of OpenCode's last write and of the last
+        reported allowance, the number of allowances, and the time of the last write of the prices.
         """
         reported: list[float] = []
         with suppress(OSError):

@@ -55,7 +55,7 @@ class JournalBuffer:
             self._lines.clear()
 
     def previous_run(self, since: float, cursors: Mapping[str, Cursor], beat: float | None) -> PreviousRun:
-        """Return what the previous run left unfinished, according to the journal.
+        """Return the work that the previous run left unfinished, according to the journal.
 
         Limits that are already in the journal will not be recorded again.
         """

@@ -1,4 +1,4 @@
-"""The main loop of the daemon: one thread that owns the engine, reads the logs and is fed by one queue.
+"""The main loop of the daemon: one thread that owns the engine, reads the logs, and takes messages from one queue.
 
 Blocking work runs on other threads and posts its results to the queue. Lost wake-ups, suspend and clock changes do no
 harm: logs are also polled every second, waits are capped, and deadlines are wall time. Only the loop writes the
@@ -123,7 +123,7 @@ FAULT_PAUSE = 0.1
 log = logging.getLogger(__name__)
 
 Queue = queue.SimpleQueue[Message | Failure | None]
-"""The queue that feeds the loop. The item None only wakes the loop."""
+"""The queue from which the loop takes its messages. The item None only wakes the loop."""
 
 
 class Daemon:
@@ -335,7 +335,7 @@ class Loop:
             last = self._journal.previous_run(now - CLAIM_MEMORY, saved, beat)
         self._executor.do([Note("started", {"pid": os.getpid(), "release": __version__})])
         with self._faults.survived("restoring the state of the previous run"):
-            # however long ago: the logs still contain refused attempts from before the clear
+            # This applies to a clear of any age, because the logs may still contain refused attempts from before it.
             self._engine.ledger.lift(last.cleared)
             self._engine.remember(last.refused, self._counted.shown(), now)
             self._engine.remember_origins(last.origins)
@@ -444,7 +444,7 @@ class Loop:
             self._executor.do(saves)
 
     def _for_engine(self, message: Message | Failure) -> Message | None:
-        """Return the engine's message for this one, or None if the engine does not need it."""
+        """Return the engine's message for an item of the queue, or None if the engine does not need the item."""
         if isinstance(message, Failure):
             return self._from_failure(message)
         if isinstance(message, Aborted) and message.exact and self._engine.tracked_sessions.known(message.session):
@@ -465,7 +465,7 @@ class Loop:
         return Refused(event, failure.live, self._counted.again(failure.session, event, self._clock.now()))
 
     def _reconfigure(self) -> None:
-        """Apply a changed configuration. Cooldowns, sessions and cursors stay."""
+        """Apply a changed configuration. Cooldowns, sessions and cursors are kept."""
         news = self._live.look(self._clock.now())
         if news is None:
             return
@@ -501,14 +501,14 @@ class Loop:
             self._look_for_endpoints(now, stirred=bool(hints))
         if self._logs.behind:
             self._wake()
-        # OpenCode is working, so import what its first refused attempt needs. An idle daemon saves that memory.
-        # OpenCode 2 logs little, so its presence is enough.
+        # OpenCode is working, so import the modules that its first refused attempt needs. An idle daemon saves this
+        # memory. OpenCode 2 logs little, so a running OpenCode 2 process is sufficient.
         if hints or any(endpoint.get("generation") == 2 for endpoint in self._opencode.endpoints):
             self._logs.prepare()
 
     def _look_for_endpoints(self, now: float, *, stirred: bool) -> None:
-        # A growing log can mean that a process has opened an endpoint, and the line may be its last one for hours. A
-        # search that is not due yet is therefore postponed, not skipped.
+        # A growing log can mean that a process has opened an endpoint, and the new line may be the process's last one
+        # for hours. A search that is not due yet is therefore postponed, not skipped.
         services = registrations(self._paths.opencode_state)
         self._search_wanted = self._search_wanted or stirred or services != self._services or self._opencode.starting
         self._services = services
@@ -570,7 +570,7 @@ class Loop:
         health: list[str] = []
         for problems_of in (
             self._live.health, self._health.problems, self._logs.problems, self._waker.health,
-            self._faults.health,  # last, so that it includes faults of the calls before it
+            self._faults.health,  # called last, so that it includes faults in the preceding calls
         ):  # fmt: skip
             with self._faults.survived("collecting faults"):
                 health.extend(problems_of())

@@ -1,7 +1,7 @@
 """Notify the user with a desktop notification, a toast in OpenCode, the user's own command, or ntfy.
 
-Each notice has a `matter`, and only one notice is shown for each matter. No shell is used. A notice that cannot be
-shown is skipped. A failing command is reported once on standard error.
+The field `matter` of a notice names its subject, and only one notice is shown for each subject. No shell is used. A
+notice that cannot be shown is skipped. A failing command is reported once on standard error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ocwatchd.opencode.client.request import EndpointError
 from ocwatchd.time_words import when
 
 MAX_MATTERS = 1000
-"""Maximum number of matters to remember. The user is notified of a remembered matter only once."""
+"""Maximum number of subjects (`matter`) that are stored. The user is notified of a stored subject only once."""
 PATIENCE = 5.0
 """Timeout of a notification program, in seconds."""
 COMMAND_PATIENCE = 30.0
@@ -36,7 +36,7 @@ PUBLISH = (sys.executable, "-P", "-m", "ocwatchd.daemon.ntfy")
 
 
 class Notifier:
-    """Shows notices, and remembers the matters shown since the daemon started. Called from worker threads."""
+    """Shows notices, and stores their subjects (`matter`) until the daemon exits. Called from worker threads."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Notifier:
         self._settings = settings
 
     def tell(self, notice: Tell) -> None:
-        """Show a notice, unless one for the same matter was shown before."""
+        """Show a notice, unless one with the same `matter` was shown before."""
         if notice.matter in self._shown:
             return
         self._shown[notice.matter] = None
@@ -92,7 +92,7 @@ class Notifier:
         return f"{name}: {text}" if name else text
 
     def _run(self, command: tuple[str, ...], notice: Tell, title: str, text: str, now: float) -> None:
-        """Run the user's own command. Report its failure unless the previous run failed in the same way."""
+        """Run the user's own command. Report a failure, unless the previous run failed in the same way."""
         until = None if notice.at is None else rfc3339(notice.at)
         event = {"version": 1, "time": rfc3339(now), "title": title, "text": text, "session": notice.session,
                  "directory": notice.directory, "until": until}  # fmt: skip
@@ -113,7 +113,9 @@ def _toast(endpoint: Endpoint, title: str, text: str, directory: str | None) -> 
 
 
 def _fault_of(name: str, command: tuple[str, ...], event: bytes) -> str | None:
-    """Run a command with `event` on its standard input. Return what failed, with our own program's last line."""
+    """Run a command with `event` on its standard input. Return a description of the failure, or None if the command
+    succeeded. For our own program, the description includes its last line on standard error.
+    """
     try:
         done = subprocess.run(command, input=event, timeout=COMMAND_PATIENCE, check=False, capture_output=True)
     except subprocess.TimeoutExpired:

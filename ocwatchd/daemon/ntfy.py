@@ -51,7 +51,9 @@ def shortened(text: str) -> str:
 
 
 def main() -> int:
-    """Publish the notice from standard input. Return 0, or 1 after one line on standard error says what failed."""
+    """Publish the notice from standard input. Return 0 on success. On failure, print one line with the reason on
+    standard error and return 1.
+    """
     notice = json.load(sys.stdin)
     headers = {"Content-Type": "application/json"}
     try:

@@ -145,7 +145,9 @@ class OpenCodeWork:
         self._lanes.submit(snapshots[0].endpoint.address, "Probe", answer)
 
     def _probed(self, effect: Probe, snapshots: Sequence[SessionSnapshot], endpoints: int, failing: int) -> Probed:
-        """Return the result of a probe, with the parents that wait for these sessions and the models' capacities."""
+        """Return the result of a probe, including the parents that wait for these sessions and the models'
+        capacities.
+        """
         snapshots = [replace(found, silence=self._activity.silence(found.session)) for found in snapshots]
         waiting = {found.parent for found in snapshots if found.parent and (found.stuck or found.silence is not None)}
         parents = tuple(snapshot for parent in waiting for snapshot in self._prober.session(parent).snapshots)

@@ -1,4 +1,4 @@
-"""Read from the journal what the daemon's previous run left unfinished and what it had already recorded."""
+"""Read from the journal the work that the daemon's previous run left unfinished and the facts that it had recorded."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class PreviousRun:
 
 
 NOTHING_BEFORE = PreviousRun({}, {}, (), frozenset(), {}, frozenset())
-"""The result for a run whose journal cannot be read."""
+"""The result if the journal of the previous run cannot be read."""
 
 
 def previous_run(
@@ -150,7 +150,7 @@ def previous_run(
 
 
 class _Resumed:
-    """Counts how often parked turns' prompts were run again."""
+    """Counts the reruns of each parked turn's prompt."""
 
     def __init__(self) -> None:
         self.counts: dict[str, tuple[str | None, int]] = {}
@@ -186,7 +186,8 @@ class _RunningTime:
 
 
 def _waits(shown: object) -> bool:
-    """Return whether the session was last seen in a retry or a failure. A probe then finds it as a stuck session.
+    """Return whether the session was last seen in a retry or a failure. In that case, a probe finds the session as a
+    stuck one.
 
     A turn aborted by our move looks like one that the user has stopped, so it must be resumed as ours.
     """

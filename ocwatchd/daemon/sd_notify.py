@@ -31,7 +31,7 @@ class ServiceNotifier:
         self._socket = _datagrams() if address[:1] in ("/", "@") else None
         ours = whose in ("", str(os.getpid()))
         self.interval = int(patience) / 1e6 / MESSAGES_PER_PERIOD if patience.isdecimal() and ours else 0.0
-        """Interval, in seconds, between watchdog messages; 0 without a watchdog."""
+        """Interval, in seconds, between watchdog messages, or 0 if there is no watchdog."""
         self._fed_at: float | None = None
         self._ready, self._status = False, ""
 

@@ -36,7 +36,7 @@ LEARN = 60.0
 worker thread.
 """
 LOOK_BACK = 30 * 86400.0
-"""Maximum age, in seconds, of the journal entries from which experience with fallbacks is learnt."""
+"""Maximum age, in seconds, of the journal entries from which the daemon learns how well fallbacks worked."""
 ASK = 600.0
 """Interval, in seconds, between requests for the capacities of models while a model is cooling down. A probe of a stuck
 session requests them in any case.
@@ -77,7 +77,7 @@ class UsageMeter:
         self._published: list[ModelRef] = []
 
     def step(self, context: EngineContext) -> None:
-        """Measure and publish what is due. Calling this often is cheap."""
+        """Take and publish the measurements that are due. Frequent calls cost little."""
         now, survived = self._clock.now(), self._faults.survived
         with survived("forecasting"):
             self._forecaster.step(context)

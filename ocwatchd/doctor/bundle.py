@@ -1,6 +1,6 @@
-"""Write the archive for a bug report: everything that helps to understand the problem, and nothing private.
+"""Write the archive for a bug report: all data that helps to understand the problem, and no private data.
 
-Redaction uses an allow-list: a text is kept only if its field is known to contain helpful text, and everything that
+Redaction uses an allow-list: a text is kept only if its field is known to contain helpful text, and every part that
 looks like a secret is removed from it (`core.text.redact`). Numbers, flags and the names of fields are kept.
 """
 
@@ -41,7 +41,9 @@ _SHOWN = frozenset(
     "code fault generation models_configured ocwatchd opencode plugin python remedy seen severity standing_back system "
     "version".split()
 )
-"""The fields whose texts are kept. All other fields lose theirs, so a new field is private until it is listed here."""
+"""The fields whose texts are kept. The texts of all other fields are removed, so a new field is private until it is
+listed here.
+"""
 _SECRET = re.compile(
     r"key|token|secret|passw|auth|header|cookie|credential|prompt|^(parts|body|requestBodyValues|env|environment)$",
     re.IGNORECASE,
@@ -75,7 +77,9 @@ def redacted_text(text: str, home: str) -> str:
 
 
 def redacted_settings(values: object, keys: tuple[Key, ...], home: str) -> object:
-    """Return a part of rate-limit-config.json, redacted according to `keys`. Of an unknown key, keep only the name."""
+    """Return a part of rate-limit-config.json, redacted according to `keys`. Only the name of an unknown key is
+    kept.
+    """
     if not isinstance(values, Mapping):
         return REMOVED
     known = {name: key for key in keys for name in (key.name, key.formerly)}
@@ -146,7 +150,7 @@ NAME = "ocwatchd-report"
 def write_bundle(path: Path, paths: Paths, facts: Facts, checks: Sequence[Check]) -> tuple[tuple[str, ...], bool]:
     """Write the archive, a tar.gz with mode 0600. Return its file names, and whether it went to standard output.
 
-    The file is replaced as a whole; a special file, such as a pipe, is written to.
+    An ordinary file is replaced as a whole. A special file, such as a pipe, is not replaced but written to.
 
     Raises:
         OcwatchError: the archive cannot be written.
@@ -163,7 +167,7 @@ def write_bundle(path: Path, paths: Paths, facts: Facts, checks: Sequence[Check]
     files = {name: json.dumps(redacted(value, home), indent=1, default=str) for name, value in documents.items()}
     files["rate-limit-config.json"] = json.dumps(config, indent=1, default=str)
     files["journal.jsonl"] = "\n".join(_journal(paths, home))
-    # Redacted as a single text, because a secret may extend over several lines.
+    # The lines are redacted as a single text, because a secret may extend over several lines.
     files["plugin-errors.log"] = redacted_text("\n".join(_raw_tail(paths.state_dir / "plugin-errors.log")), home)
     files = {name: _without(unfit, text) for name, text in files.items()}
     try:

@@ -1,6 +1,7 @@
 """List all checks, in the order of the output, and check the configuration.
 
-The checks here cover the file itself, its chains, pools and agents; the other checks are in `machine`.
+The checks in this module cover the configuration file itself and its chains, pools and agents. All other checks are in
+`machine`.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def _circles(facts: Facts) -> Iterator[Check]:
 
 
 def _named(facts: Facts) -> list[str]:
-    """Return every configured model: first those in chains and pools, then the others."""
+    """Return every configured model: first the models in chains and pools, then all other models."""
     names = [*models_in(facts.config.chains)]
     names += [member for members in facts.config.pools.values() for member in members]
     names += facts.config.named

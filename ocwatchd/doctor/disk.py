@@ -25,11 +25,11 @@ CATALOGUE_CAP = 64 << 20
 """Maximum size, in bytes, of a JSON file that is read; OpenCode's cached list of models was 1.5 MB in 2026."""
 DAY = 86_400.0
 STRANGE = 12
-"""Maximum number of files belonging to another user that are reported; there may be one for each session."""
+"""Maximum number of reported files that belong to another user. There may be one such file for each session."""
 
 
 def json_object(path: Path) -> dict[str, object]:
-    """Return the object in a JSON file; an empty object if the file is missing or cannot be read."""
+    """Return the object in a JSON file, or an empty object if the file is missing or cannot be read."""
     try:
         found = json.loads(read_plain(path, CATALOGUE_CAP))
     except (OSError, StateError, ValueError, RecursionError):
@@ -75,7 +75,9 @@ def _strange(paths: Paths) -> Iterator[Mode]:
 
 
 def _anothers(path: Path, *, within: bool = False) -> Iterator[Mode]:
-    """Yield the path if it belongs to another user. Otherwise, if `within` is set, yield such files below it."""
+    """Yield the path if it belongs to another user. Otherwise, if `within` is set, yield the files below it that belong
+    to another user.
+    """
     try:
         info = path.lstat()
     except OSError:
@@ -84,7 +86,7 @@ def _anothers(path: Path, *, within: bool = False) -> Iterator[Mode]:
         user, whole = user_name(info.st_uid), stat.S_ISDIR(info.st_mode)
         mended = repair(str(path), whole=whole)
         known = info.st_uid == 0 and (os.geteuid() == 0 or in_own_home(str(path)))
-        # A chown of the other user's directory would make us trust everything in it.
+        # After a chown of the other user's directory, ocwatchd would trust all files in it.
         remedy = mended if known else f"remove it, {ELSEWHERE}" if whole else f"remove it, or: {mended}"
         yield Mode(str(path), stat.S_IMODE(info.st_mode), own=False, owner=user, repair=remedy)
     elif within and path.is_dir():
@@ -99,7 +101,7 @@ def _rightful() -> int:
 
 
 def inotify_limits() -> tuple[int, int] | None:
-    """Return the maximum number of watches and of instances per user; None on systems without inotify."""
+    """Return the maximum number of watches and of instances per user, or None on systems without inotify."""
     try:
         watches, instances = (int((INOTIFY / f"max_user_{what}").read_text()) for what in ("watches", "instances"))
     except (OSError, ValueError):
@@ -108,7 +110,7 @@ def inotify_limits() -> tuple[int, int] | None:
 
 
 def newest_time(beat: Heartbeat, blacklist: Contents) -> float | None:
-    """Return the time of the latest event in our files; None if there is none."""
+    """Return the time of the latest event in our files, or None if there is none."""
     times = [entry.since for entry in blacklist.entries.values()]
     with suppress(ValueError, OverflowError):
         times.append(from_rfc3339(str(blacklist.raw.get("updated"))))
@@ -125,7 +127,9 @@ def journal_bytes(paths: Paths) -> int:
 
 
 def state_free(paths: Paths) -> int | None:
-    """Return the free bytes in the file system of our state directory, which need not exist yet; None if unknown."""
+    """Return the free bytes in the file system of our state directory, which need not exist yet, or None if this is
+    unknown.
+    """
     for place in (paths.state_dir, *paths.state_dir.parents):
         with suppress(OSError):
             return shutil.disk_usage(place).free
@@ -133,7 +137,9 @@ def state_free(paths: Paths) -> int | None:
 
 
 def last_error(path: Path, now: float) -> str | None:
-    """Return the last line of the plugin's error log if the log was written within the last day; otherwise None."""
+    """Return the last line of the plugin's error log if the log was written within the last day; otherwise, return
+    None.
+    """
     try:
         if now - path.stat().st_mtime > DAY:
             return None

@@ -1,4 +1,4 @@
-"""Gather all facts, which takes about a second. Nothing is changed, and no other machine is contacted."""
+"""Gather all facts, which takes about a second. This changes no files and contacts no other machine."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ after a start.
 def gather(paths: Paths, program: Path | None, now: float, environ: Mapping[str, str] | None = None) -> Facts:
     """Return the facts about this user's home. `program` is the installed OpenCode."""
     environ = os.environ if environ is None else environ
-    # read first: it is compared with `now`, and gathering the other facts takes seconds
+    # The heartbeat is read first, because it is compared with `now`, and gathering the other facts takes seconds.
     beat = heartbeat.read(paths.heartbeat)
     daemon = _daemon(paths, beat, now)
     with ThreadPoolExecutor(1) as executor:  # in parallel with the others: the version takes longest (0.3 - 1.2 s)

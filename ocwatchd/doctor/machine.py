@@ -11,16 +11,17 @@ from ocwatchd.state.heartbeat import unserved
 OLDEST = (1, 0)
 """The oldest version of OpenCode with which ocwatchd is tested."""
 MIN_WATCHES, MIN_INSTANCES = 1024, 16
-"""Minimum inotify limits that pass. ocwatchd needs one instance and a few watches, but an editor may use most of them.
+"""Minimum inotify limits that pass the check. ocwatchd needs one instance and a few watches, but an editor may use most
+of them.
 """
 MAX_AHEAD = 120.0
-"""Maximum time, in seconds, by which a timestamp in our files may be in the future. Beyond it, the clock is assumed to
-have been set back.
+"""Maximum time, in seconds, by which a timestamp in our files may be in the future. If it is further ahead, the clock
+is assumed to have been set back.
 """
 MAX_JOURNAL = 64 << 20
 """Size of the journal, in bytes, above which it is reported; the daemon limits it to 8 MiB."""
 MIN_FREE = 16 << 20
-"""Minimum disk space, in bytes, that passes."""
+"""Minimum free disk space, in bytes, that passes the check."""
 DECISIVE = frozenset(("prompt", "retry"))
 """The companion plugin's hooks in OpenCode 2 that act before or at a limit."""
 WITHOUT_HOOKS = "nothing to do: ocwatchd moves its sessions through OpenCode's own API after the first limit"

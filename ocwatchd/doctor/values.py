@@ -15,8 +15,8 @@ class Severity(StrEnum):
 
     OK = "ok"
     INFO = "info"  # no action is necessary
-    WARNING = "warning"  # something works less well than it could
-    ERROR = "error"  # something does not work
+    WARNING = "warning"  # a function is limited or at risk
+    ERROR = "error"  # a function does not work
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,9 @@ class LogDirectory:
 
     path: str
     files: int | None
-    """The number of logs; None if the directory does not exist or, with `trouble`, cannot be read."""
+    """The number of logs, or None if the directory does not exist or cannot be read (`trouble` then contains the
+    reason).
+    """
     newest: float | None = None
     trouble: str | None = None
 
@@ -102,7 +104,7 @@ class Daemon:
     beat_age: float | None = None
     health: tuple[str, ...] = ()
     unread_log: str | None = None
-    """A sentence about log lines that the daemon has not read; None if there are none."""
+    """A sentence about log lines that the daemon has not read, or None if there are no such lines."""
     waiting: tuple[tuple[str, str, str], ...] = ()
     """Sessions that only their user can continue: id, obstacle, and the command without `ocwatch`."""
 
@@ -128,7 +130,7 @@ class Service:
     program: str | None = None
     there: bool = True
     unserved: str | None = None
-    """Why there is no service manager for this user; None if there is one."""
+    """The reason why there is no service manager for this user, or None if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ class Facts:
     generation: int = 1
     """The generation of `program`."""
     migrated: str | None = None
-    """The OpenCode 1 database that OpenCode 2 has taken over; None if there is none."""
+    """The OpenCode 1 database that OpenCode 2 has taken over, or None if there is no such database."""
     running: tuple[Running, ...] = ()
     endpoints: int = 0
     endpoint_troubles: tuple[str, ...] = ()
@@ -174,12 +176,12 @@ class Facts:
     service: Service = Service()
     open_modes: tuple[Mode, ...] = ()
     inotify: tuple[int, int] | None = None
-    """Maximum number of watches and of instances per user; None on systems without inotify."""
+    """Maximum number of watches and of instances per user, or None on systems without inotify."""
     newest_time: float | None = None
     """The time of the latest event in our files, in epoch seconds."""
     blacklist_problems: tuple[str, ...] = ()
     plan_command_problem: str | None = None
-    """The reason why the last run of `forecast.command` failed; None if it succeeded."""
+    """The reason why the last run of `forecast.command` failed, or None if it succeeded."""
     journal_bytes: int = 0
     state_free: int | None = None
-    """Free bytes in the file system of our state directory; None if unknown."""
+    """Free bytes in the file system of our state directory, or None if the number is unknown."""

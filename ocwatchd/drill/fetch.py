@@ -25,20 +25,21 @@ from ocwatchd.paths import home
 
 LATEST = "latest"
 PACK_LIMIT, CALL_LIMIT = 600.0, 60.0
-"""Timeouts, in seconds, for a download by npm, and for each wait for data; a package has 40 - 60 MB."""
+"""Timeouts, in seconds, for a download by npm, and for each wait for data. A package has 40 - 60 MB."""
 SIZE_CAP = 400 << 20
 """Maximum size, in bytes, of the OpenCode package."""
 _VERSION = re.compile(r"\d+\.\d+\.\d+(-[\w.]+)?|[a-z][a-z-]*")
 
 
 class FetchFailed(OcwatchError):
-    """OpenCode cannot be fetched; the message says why and what to do."""
+    """Raised if OpenCode cannot be fetched. The message contains the reason and the next step."""
 
 
 def package_name(system: str | None = None, machine: str | None = None, cpu: str | None = None) -> str:
     """Return the npm package that contains OpenCode's program for this kind of machine.
 
-    `cpu` is the text of /proc/cpuinfo: on a CPU without AVX2, the ordinary x64 build ends with an illegal instruction.
+    `cpu` is the text of /proc/cpuinfo: on a CPU without AVX2, the ordinary x64 build crashes with an illegal
+    instruction.
     """
     system = (system or platform.system()).lower()
     machine = (machine or platform.machine()).lower()

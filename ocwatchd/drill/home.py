@@ -89,7 +89,9 @@ class DrillHome:
 
 
 def opencode_config(provider_url: str, generation: int) -> dict[str, object]:
-    """Return an `opencode.json` with only the drill's provider, in the form of OpenCode 1 or 2."""
+    """Return the content of an `opencode.json` that contains only the drill's provider, in the form of OpenCode 1 or
+    2.
+    """
     models = [tuple(model.split("/", 1)) for model in (PRIMARY, FALLBACK, TITLES)]
     urls = {provider: {"baseURL": f"{provider_url}/{provider}/v1", "apiKey": "not-a-key"} for provider, _ in models}
     limit = {"context": 200000, "output": 8000}

@@ -60,7 +60,9 @@ class DrillProvider:
 
     @property
     def free_at(self) -> float | None:
-        """When the primary is available again, in epoch seconds; None before the first request to it."""
+        """The time at which the primary is available again, in epoch seconds, or None before the first request to
+        it.
+        """
         return self._free_at
 
     def __enter__(self) -> Self:
@@ -123,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._refuse_outside(self.path.rpartition(":")[0])
 
     def do_GET(self) -> None:
-        """Respond with an empty catalogue. Refuse requests to other hosts, which contain an absolute address."""
+        """Respond with an empty catalog. Refuse requests to other hosts, which contain an absolute address."""
         host = urlsplit(self.path).hostname if "://" in self.path else None
         if host and host != "127.0.0.1":
             self._refuse_outside(host)

@@ -1,7 +1,7 @@
 """Run the steps of the drill with a private home, a session and a simulated user (`Scene`).
 
-The daemon, the plugin and OpenCode are real; the user and the provider are simulated. A failed step ends the drill only
-if later steps depend on it. Every wait has a timeout.
+The daemon, the plugin and OpenCode are real; the user and the provider are simulated. A failed step stops the drill
+only if later steps depend on it. Every wait has a timeout.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Found = TypeVar("Found")
 
 
 class StepFailed(OcwatchError):
-    """A step of the drill failed. `fatal` means that the later steps depend on it."""
+    """Raised if a step of the drill failed. `fatal` is True if the later steps depend on it."""
 
     def __init__(self, expected: str, seen: str, remedy: str, *, fatal: bool = False) -> None:
         """Store the expectation, the observation and the remedy, as phrases without a period."""
@@ -56,7 +56,7 @@ class Scene:
     """The home of one drill, the session in it, the simulated user, and the remaining time."""
 
     def __init__(self, home: DrillHome, budget: float) -> None:
-        """Start the clock. After `budget` seconds, all waiting ends immediately."""
+        """Start the clock. After `budget` seconds, all further waits end immediately."""
         self.home, self.session = home, ""
         self.user: User
         self._deadline = time.monotonic() + budget
@@ -110,7 +110,7 @@ class Scene:
         return sent
 
     def settle(self) -> None:
-        """Wait until the session is idle; if it stays busy after the move, create a new one.
+        """Wait until the session is idle. If it stays busy after the move, create a new session.
 
         Raises:
             StepFailed: OpenCode creates no session.
@@ -124,11 +124,11 @@ class Scene:
     # ---- observations
 
     def entry(self) -> Entry | None:
-        """Return the primary's entry in the blacklist; None if it has no entry."""
+        """Return the primary's entry in the blacklist, or None if it has no entry."""
         return read_entries(self.home.paths.blacklist).entries.get(PRIMARY)
 
     def known_end(self) -> Entry | None:
-        """Return the primary's entry if its reset time is not an estimate; otherwise None."""
+        """Return the primary's entry if its reset time is not an estimate; otherwise, return None."""
         entry = self.entry()
         return entry if entry is not None and entry.reset_source != "estimate" else None
 
@@ -174,7 +174,9 @@ LOG_TIMEOUT = 15.0
 machine.
 """
 MIN_COOLDOWN = 8.0
-"""Minimum time, in seconds, for which the primary is limited. A move and a prevented prompt must fit into this time."""
+"""Minimum time, in seconds, for which the primary is limited. A move, and a later prompt that the plugin sends to the
+fallback in advance, must fit into this time.
+"""
 BUNDLED_SINCE = (1, 0, 142)
 """First version that passes the drill. Versions up to 1.0.98 install `@ai-sdk/…` from npm at run time."""
 RETURN_TIMEOUT = 5.0
@@ -201,8 +203,8 @@ TITLES_V2 = TITLES | {
 }
 """The title of each step for OpenCode 2."""
 MAX_DIFFERENCE = 5.0
-"""Maximum difference, in seconds, between the reset times in the blacklist and at the provider. A slow machine causes
-some.
+"""Maximum difference, in seconds, between the reset times in the blacklist and at the provider. A slow machine causes a
+small difference.
 """
 
 
@@ -210,7 +212,7 @@ some.
 class Step:
     """The result of one step. `expected` and `remedy` are set only if the step failed.
 
-    `seconds` is the time of interest, such as the duration of a move, rather than the time that the drill waited.
+    `seconds` is the duration to report, such as the duration of a move, rather than the time that the drill waited.
     """
 
     code: str
@@ -223,8 +225,8 @@ class Step:
 
 
 Work = Callable[[], tuple[str, float | None]]
-"""A function that runs a step. It returns the observation and the time of interest, or None for the step's whole
-duration.
+"""A function that runs a step. It returns the observation and the duration to report. A duration of None means the
+duration of the whole step.
 """
 
 
@@ -356,7 +358,7 @@ class Drill:
         return f"{PRIMARY} was refused (429) and is on the blacklist", time.time() - refused[0].time
 
     def _log(self) -> tuple[str, float]:
-        """Check that the limit is also recognised in OpenCode's own record, which is slower than the event stream."""
+        """Check that the limit is also recognized in OpenCode's own record, which is slower than the event stream."""
         refused, user = self.provider.asked(PRIMARY)[0].time, self._scene.user
         seen = self._scene.poll(lambda: user.limit_on_record(self._scene.session), LOG_TIMEOUT)
         if seen is None:

@@ -3,7 +3,7 @@
 The steps are the same for both. OpenCode 2 differs in four ways. Its log contains nothing about a refused attempt, but
 the session's durable record does. The plugin opens no socket, because the daemon uses OpenCode's own API. A prompt does
 not name a model, so a terminal selects the session's model beforehand. Only the releases, not the preview, call the
-hook that prevents a limit.
+hook that sends a prompt to the fallback in advance.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class User(Protocol):
         ...
 
     def without_way_in(self) -> str:
-        """Return what is missing if there is no endpoint."""
+        """Return a phrase that says what is missing if there is no endpoint."""
         ...
 
     def new_session(self) -> str | None:
-        """Create a session and return its id; None if OpenCode does not create one."""
+        """Create a session and return its id. Return None if OpenCode does not create a session."""
         ...
 
     def prompt(self, session: str, words: str) -> None:
@@ -110,7 +110,9 @@ class UserOfV1:
         Api(self.endpoint, self._limit).status(str(self._home.project))
 
     def way_in(self) -> Endpoint | None:
-        """Return the plugin's socket if it responds. Its file appears a moment before it does (1.1.65)."""
+        """Return the plugin's socket if it responds. The socket's file appears shortly before the socket responds
+        (1.1.65).
+        """
         for path in self._home.paths.endpoints.glob("*.sock"):
             endpoint = Endpoint(UnixAddress(str(path)), self.endpoint.pid, str(self._home.project))
             with suppress(EndpointError):
@@ -119,7 +121,7 @@ class UserOfV1:
         return None
 
     def without_way_in(self) -> str:
-        """Return what was found instead of a responding socket."""
+        """Return a phrase that says what was found instead of a responding socket."""
         if any(self._home.paths.endpoints.glob("*.sock")):
             return "a socket that does not respond"
         return "no socket: the plugin is not loaded, or cannot open one"
@@ -191,7 +193,7 @@ class UserOfV2:
         return self.endpoint if self._loaded() and self._served() else None
 
     def without_way_in(self) -> str:
-        """Return which of the two conditions is not met."""
+        """Return a phrase that says which of the two conditions is not met."""
         missing = [] if self._loaded() else ["the plugin is not loaded"]
         missing += [] if self._served() else [f"the daemon does not serve process {self.endpoint.pid}"]
         return " and ".join(missing) or "both, but too late"

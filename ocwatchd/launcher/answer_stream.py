@@ -37,13 +37,15 @@ class Polled(Protocol):
 
 
 class Served(ABC):
-    """A session that the launcher follows in place of its client. Following begins before the session's prompt runs."""
+    """A session that the launcher follows in place of the session's client, beginning before the session's prompt
+    runs.
+    """
 
     def __init__(self, session: Session, printer: Polled) -> None:
         """Store the arguments. No request is sent yet."""
         self.session = session
         self.failed: SessionSnapshot | None = None
-        """The last snapshot of a failed turn; None while the turn runs, or if it ended well."""
+        """The last snapshot of a failed turn, or None while the turn is running or if it has succeeded."""
         self._printer = printer
         self._faults, self._failed_at = 0, 0.0
 
@@ -65,7 +67,9 @@ class Served(ABC):
         return snapshot
 
     def ended(self, snapshot: SessionSnapshot) -> int | None:
-        """Return the exit code if the turn has ended with an answer or a lasting error; None while it runs."""
+        """Return the exit code if the turn has ended with an answer or a permanent error, or None while it is
+        running.
+        """
         if snapshot.state is SessionState.IDLE and snapshot.answer_completed and not snapshot.queued:
             self._printer.poll()
             return ExitCode.DONE

@@ -1,7 +1,7 @@
 """Parse the parts of OpenCode's command line that the launcher needs, and remove our own flags.
 
-Everything else is passed on unchanged. OpenCode 1.0 to 1.18 accepts options before and after the subcommand; words
-after `--` are text.
+Everything else is passed on unchanged. OpenCode 1.0 to 1.18 accepts options before and after the subcommand. It treats
+words after `--` as text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ SUBCOMMANDS = frozenset(
         "upgrade", "web",
     )
 )  # fmt: skip
-"""Subcommands of OpenCode 1. Any other first plain word is the directory of a terminal."""
+"""Subcommands of OpenCode 1. Any other first word that is not an option is the directory in which the terminal
+interface starts.
+"""
 
 CLIENT_COMMANDS = frozenset(
     ("acp", "api", "auth", "console", "debug", "mcp", "migrate", "mini", "pair", "plugin", "run", "serve", "service")
@@ -52,14 +54,14 @@ class Arguments:
 
     @property
     def subcommand(self) -> str:
-        """Return the subcommand of OpenCode 1; empty for the terminal."""
+        """Return the subcommand of OpenCode 1, or an empty string for the terminal interface."""
         plain = self._plain()
         first = next(plain, "")
         return first if first in SUBCOMMANDS else ""
 
     @property
     def client_command(self) -> str:
-        """Return the subcommand of OpenCode 2; empty for the terminal."""
+        """Return the subcommand of OpenCode 2, or an empty string for the terminal interface."""
         first = next(self._plain(), "")
         return first if first in CLIENT_COMMANDS else ""
 
@@ -85,8 +87,8 @@ class Arguments:
 
     @property
     def continues(self) -> bool:
-        """Return whether the command continues an earlier session; that session's last model then replaces the default
-        model.
+        """Return whether the command continues an earlier session. If so, that session's last model replaces the
+        default model.
         """
         return self.session is not None or self.has("-c", "--continue")
 
@@ -147,8 +149,8 @@ class Arguments:
                 yield word
 
     def _places(self, names: tuple[str, ...]) -> list[tuple[int, str, str]]:
-        """Return an option's occurrences: the index of the word with the value, the prefix before the value, and the
-        value.
+        """Return a tuple for each occurrence of an option: the index of the word that contains the value, the prefix of
+        the value in that word, and the value.
         """
         words, found, index = self._options(), [], 0
         while index < len(words):

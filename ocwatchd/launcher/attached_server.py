@@ -1,9 +1,9 @@
 """Find the session of an attached client in its server, report the session's state, and detect whether the daemon moved
 it.
 
-The client does not show its session before the first words of an answer, so the session is found by requests to the
-server. It is the session in the client's directory (the server's, unless `--dir` names another) that has received our
-prompt since the client was started.
+The client does not print the id of its session before the first words of an answer, so the launcher finds the session
+through requests to the server. It is the session in the client's directory (the server's, unless `--dir` names another)
+that has received our prompt since the client was started.
 """
 
 from __future__ import annotations
@@ -69,15 +69,15 @@ class AttachedServer:
         return self._asked(self._in_error)
 
     def claimed(self) -> float | None:
-        """Return when the daemon claimed a move of our session, in epoch seconds; None if there is no claim."""
+        """Return when the daemon claimed a move of our session, in epoch seconds, or None if there is no claim."""
         if not self._asked(lambda: self._find() is not None):
             return None
         claim = next(iter(self._entries("claim", "moved")), None)
         return from_rfc3339(str(claim["time"])) if claim else None
 
     def left_to_daemon(self) -> bool:
-        """Return whether a running daemon handles our session. Once the journal shows that no model is available, it
-        does not.
+        """Return whether a running daemon handles our session. Return False as soon as the journal shows that no model
+        is available.
         """
         up = heartbeat.read(self._beat).state(time.time()) == heartbeat.State.UP
         if self.session is None or not up:
@@ -88,7 +88,9 @@ class AttachedServer:
     # ---- probes for the engine
 
     def findings(self, ident: str | None = None) -> Findings:
-        """Return snapshots of our session and its waiting subagents, or of the one with this id."""
+        """Return snapshots of our session and its waiting subagents. If `ident` is given, return only the snapshot of
+        the session with this id.
+        """
         if self.endpoint is None or self.session is None:
             return Findings((), 0)
         try:
@@ -166,7 +168,7 @@ def endpoint_at(arguments: Arguments) -> Endpoint | str:
 
 
 def no_endpoint(arguments: Arguments) -> str | None:
-    """Return the reason why no request may be sent to the server; None if requests are allowed."""
+    """Return the reason why no request may be sent to the server, or None if requests are allowed."""
     endpoint = endpoint_at(arguments)
     if isinstance(endpoint, Endpoint) and isinstance(endpoint.address, TcpAddress):
         try:

@@ -24,7 +24,7 @@ class Attached:
     """Watches the session of a client through its server."""
 
     def __init__(self, arguments: Arguments, state: str, generation: int = 1) -> None:
-        """Store the arguments; send nothing. `state` is our state directory; `generation` is OpenCode's."""
+        """Store the arguments. No request is sent yet. `state` is our state directory; `generation` is OpenCode's."""
         self._arguments, self._state, self._generation = arguments, state, generation
         self._child = 0
         self.began = time.time()
@@ -38,7 +38,7 @@ class Attached:
 
     @property
     def service(self) -> RunService | None:
-        """Return the interface to an OpenCode 2 server; None for OpenCode 1."""
+        """Return the interface to an OpenCode 2 server, or None for OpenCode 1."""
         if self._generation == 1:
             return None
         if self._service is None:
@@ -49,7 +49,7 @@ class Attached:
 
     @property
     def server(self) -> AttachedServer | None:
-        """Return the interface to an OpenCode 1 server; None for OpenCode 2."""
+        """Return the interface to an OpenCode 1 server, or None for OpenCode 2."""
         if self._generation != 1:
             return None
         if self._server is None:
@@ -60,7 +60,7 @@ class Attached:
         return self._server
 
     def new_facts(self) -> dict[str, int]:
-        """Return no plugin reports, because a client sends no model requests itself: its server does."""
+        """Return an empty mapping. A client has no plugin reports, because its server sends the model requests."""
         return {}
 
     def troubled(self) -> bool:
@@ -77,7 +77,7 @@ class Attached:
         return asked is not None and asked.in_error()
 
     def moved(self) -> float | None:
-        """Return when the daemon claimed a move of our session, in epoch seconds; None if there is no claim."""
+        """Return when the daemon claimed a move of our session, in epoch seconds, or None if there is no claim."""
         journal = f"{self._state}/journal.jsonl"
         if not os.path.exists(journal) or os.stat(journal).st_mtime < self.began:
             return None

@@ -25,10 +25,12 @@ CHECK_INTERVAL = 0.1
 
 
 class Child:
-    """A process that we started. Thread-safe. `code` is the exit code, negative for a signal; None while it runs."""
+    """A process that we started. Thread-safe. `code` is the exit code, negative for a signal, or None while the process
+    is running.
+    """
 
     def __init__(self, program: str, words: Sequence[str], environ: Mapping[str, str], stdout: int | None) -> None:
-        """Start the process. `stdout` is the descriptor for its standard output; None for our own.
+        """Start the process. `stdout` is the descriptor for its standard output; None means our own standard output.
 
         Raises:
             OSError: the process cannot be started.
@@ -40,7 +42,7 @@ class Child:
         self._lock = threading.Lock()
 
     def poll(self) -> int | None:
-        """Return the exit code; None while the process is running."""
+        """Return the exit code, or None while the process is running."""
         with self._lock:
             if self.code is None:
                 try:
@@ -67,7 +69,9 @@ class Child:
 
 
 class Client(Child):
-    """A child that is a client of a server. Processes that it started, such as the shared service, are left running."""
+    """A child that is a client of a server. Processes that it started, such as the shared service, keep running after
+    `end`.
+    """
 
     def end(self, number: signal.Signals = signal.SIGINT, patience: float = 3.0) -> None:
         """End only the client. SIGINT lets it stop its turn."""

@@ -45,7 +45,9 @@ class YieldingWriter:
         self._writer.add(effect)
 
     def news(self) -> BlacklistChanged | None:
-        """Return the blacklist if another program has changed it since the last write or check; otherwise, None."""
+        """Return the blacklist if another program has changed it since the last write or check; otherwise, return
+        None.
+        """
         return self._writer.news()
 
     def save(self, at_once: bool = False) -> None:
@@ -145,7 +147,7 @@ def launcher_handlers(
 
 
 def _knows_more(ours: Cooldown | None, theirs: Cooldown | None, now: float) -> bool:
-    """Return whether our entry has a later, reported reset time while the other one has only an estimate.
+    """Return whether our entry has a reported reset time that is later than the other entry's estimated reset time.
 
     The launcher probes its own process and then moves the run immediately, so a daemon that probes later gets no
     response.
@@ -157,7 +159,7 @@ def _knows_more(ours: Cooldown | None, theirs: Cooldown | None, now: float) -> b
 
 
 def _story(note: Note) -> str | None:
-    """Return the line for the user, or None if the note is only for the journal."""
+    """Return the line to print for the user, or None if the note is only written to the journal."""
     about = note.fields
     until = about.get("until")
     match note.what:

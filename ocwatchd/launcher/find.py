@@ -19,13 +19,15 @@ def mark(child: bool) -> dict[str, str]:
 def in_a_circle(environ: Mapping[str, str]) -> bool:
     """Return whether a launcher has started this launcher instead of OpenCode.
 
-    A launcher that a tool of OpenCode runs is not a circle.
+    A launcher that was started by one of OpenCode's tools does not count.
     """
     return environ.get(MARK) in (f"{os.getpid()}", f"above {os.getppid()}")
 
 
 def find_opencode(path: str, own: Iterable[str], configured: str | None = None) -> str | None:
-    """Return the path of the OpenCode executable; None if there is none. `own` contains our scripts, under any name."""
+    """Return the path of the OpenCode executable, or None if there is none. `own` contains the paths of our own
+    scripts, which may have any name.
+    """
     if configured:
         name = os.path.expanduser(configured)
         if os.sep in name:

@@ -74,8 +74,8 @@ class Launch:
         self.environ: dict[str, str] = {}
 
     def run(self) -> int | None:
-        """Run the launch. Return the exit code; None if the caller has to execute OpenCode with
-        `words` and `environ`.
+        """Run the launch. Return the exit code, or None if the caller must execute OpenCode with `words` and
+        `environ`.
         """
         plan = self._plan()
         if "--print-env" in self._arguments.own:
@@ -135,7 +135,7 @@ class Launch:
         return (running and not self._unwatched()) or arguments.subcommand == ""
 
     def _unwatched(self) -> str | None:
-        """Return the reason why a `run` is not watched; None if it is watched."""
+        """Return the reason why a `run` is not watched, or None if it is watched."""
         if self._arguments.has("-i", "--interactive"):
             return "--interactive cannot be continued in another process"
         return None
@@ -259,8 +259,8 @@ class Launch:
         return supervise(run, guardian, say)
 
     def fallback(self, model: str) -> tuple[str, str | None] | None:
-        """Return the fallback of a model that has just been limited, and the fallback's agent; None if there is no
-        fallback.
+        """Return the fallback of a model that has just been limited, and the fallback's agent. Return None if there is
+        no fallback.
 
         The fallback becomes the target in the model's blacklist entry, which applies to sessions of all agents. The
         chains of single agents take precedence; they are written beside the entry (`agent_chains`).
@@ -294,7 +294,7 @@ class Launch:
         return transform.plan(self._arguments, fallback, earlier)
 
     def _transform(self) -> tuple[Transform, str | None] | None:
-        """Return the transform and the last model of a continued session; None if OpenCode's configuration is
+        """Return the transform and the last model of a continued session, or None if OpenCode's configuration is
         unreadable.
         """
         from ocwatchd.launcher.transform import last_model, read  # lazy import: needed only after a limit

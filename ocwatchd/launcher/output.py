@@ -51,7 +51,7 @@ class Printer:
     ) -> None:
         """Mark the present content as printed, except for messages that began at or after `since` (epoch seconds).
 
-        If an unfinished answer ends without an error, its remaining parts are printed.
+        The remaining parts of an unfinished answer are printed when the answer ends without an error.
         """
         self._api, self._session, self._json = api, session, as_json
         self._out, self._err, self._now = out or sys.stdout, err or sys.stderr, now
@@ -113,7 +113,7 @@ class Printer:
 
 
 def created(info: Json) -> float:
-    """Return when a message was created, in epoch seconds; 0 if unknown."""
+    """Return the time at which a message was created, in epoch seconds, or 0 if the time is unknown."""
     return seconds(mapping(info.get("time")).get("created")) or 0.0
 
 

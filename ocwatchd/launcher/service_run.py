@@ -42,9 +42,9 @@ from ocwatchd.paths import Paths
 from ocwatchd.state import heartbeat
 
 RECENT = 30
-"""Number of recent sessions among which ours is searched for."""
+"""Number of recent sessions that are searched for our session."""
 SLACK = 2.0
-"""Tolerance, in seconds, by which a prompt may seem older than its client."""
+"""Tolerance, in seconds, for a prompt that appears to be older than its client."""
 
 
 class RunService:
@@ -76,13 +76,13 @@ class RunService:
         return any(found.state is SessionState.ERROR and not found.aborted for found in self._asked()[:1])
 
     def claimed(self) -> float | None:
-        """Return None: the daemon moves a client's session only by switching its model, and the client prints the
-        answer.
+        """Return None, because the daemon moves a client's session only by switching its model, and the client prints
+        the answer.
         """
         return None
 
     def _left_to_daemon(self, snapshot: SessionSnapshot) -> bool:
-        """Return whether the next attempt is near and a running daemon will switch the attempt's model."""
+        """Return whether the next attempt begins soon and a running daemon will switch the attempt's model."""
         soon = snapshot.next_at is not None and snapshot.next_at - self.clock.now() <= NEAR
         return soon and heartbeat.read(self._beat).state(self.clock.now()) == heartbeat.State.UP
 
@@ -94,7 +94,8 @@ class RunService:
     # ---- probes for the engine
 
     def findings(self, ident: str | None = None) -> Findings:
-        """Return snapshots of our session and its active subagents, or of the one with this id.
+        """Return snapshots of our session and its active subagents. If `ident` is given, return only the snapshot of
+        the session with this id.
 
         Raises:
             EndpointError: the server does not answer.
@@ -152,7 +153,7 @@ class ClientProcess(Protocol):
     """The started client's process."""
 
     def poll(self) -> int | None:
-        """Return the exit code; None while the process is running."""
+        """Return the exit code, or None while the process is running."""
         ...
 
     def end(self, number: signal.Signals, /) -> None:
@@ -195,7 +196,7 @@ class ClientMover(SwitchModel):
         """Do nothing, because the mover holds no resources."""
 
     def _is_slow(self, order: Order) -> bool:
-        """Return whether the next attempt is far off and an interrupt would only end the wait for it."""
+        """Return whether the wait for the next attempt is long and an interrupt would end nothing but this wait."""
         snapshot = order.snapshot
         if self._service.standalone or snapshot.parent is not None or snapshot.next_at is None:
             return False

@@ -79,7 +79,7 @@ class OwnProcesses:
         self._child, self._table = child, ProcessTable()
 
     def __call__(self) -> Iterable[OpenCodeProcess]:
-        """Return the running ones of these processes. They are not marked as a `run`, because we can move their
+        """Return the processes that are still running. They are not marked as a `run`, because we can move their
         sessions.
         """
         return [replace(found, runs_once=False) for found in self._table() if self.holds(found.pid)]
@@ -181,7 +181,7 @@ class SessionHost(Protocol):
         ...
 
     def close(self) -> None:
-        """Start no more servers. Thread-safe."""
+        """Prevent further servers from being started. Thread-safe."""
         ...
 
 
@@ -232,8 +232,8 @@ class OwnSessionHost:
 
     @contextmanager
     def _gate(self) -> Iterator[None]:
-        """Raise OpenCodeUnreachable after `close`: a server started by a worker thread at that time would be left
-        running.
+        """Raise OpenCodeUnreachable after `close`, because a server that a worker thread started after `close` would
+        keep running.
         """
         with self._lock:
             if self._closed:
@@ -245,7 +245,7 @@ class ServerSessionHost:
     """Host of an OpenCode 1 client's session (`--attach`), which stays in its server."""
 
     def __init__(self, server: AttachedServer, paths: Paths) -> None:
-        """`server` has already found the session."""
+        """`server` is the client's server. Its `session` must be set."""
         self._server = server
         self.finder = EndpointFinder(paths.opencode_data, urls=[server.url], environ=server.environ, processes=tuple)
         self.prober: SessionProbe = _OneSession(server)
@@ -301,7 +301,7 @@ class ServiceSessionHost:
     """Host of an OpenCode 2 client's session, which stays in its server."""
 
     def __init__(self, service: RunService, paths: Paths) -> None:
-        """`service` has already found the session."""
+        """`service` is the client's OpenCode 2 server. Its `session` must be set."""
         self._service = service
         self.finder = service.finder
         self.facts = OwnPluginReports(paths.facts, lambda _: False)
@@ -322,7 +322,7 @@ class ServiceSessionHost:
         return snapshot if snapshot and snapshot.state is SessionState.ERROR and not snapshot.aborted else None
 
     def left_to_daemon(self) -> bool:
-        """Return False: the daemon only switches the model, which does not interfere with the launcher."""
+        """Return False, because the daemon only switches the model, which does not interfere with the launcher."""
         return False
 
     def abandon(self) -> None:
@@ -401,7 +401,7 @@ class RunMover:
 
     @property
     def taken_over(self) -> bool:
-        """Return whether the engine has taken the session over from the child."""
+        """Return whether the engine has taken over the session from the child."""
         return self._taken_over
 
     def take_over(self) -> None:
@@ -417,7 +417,7 @@ class RunMover:
         return self._rerun.move(replace(order, snapshot=replace(order.snapshot, endpoint=self.endpoint)))
 
     def _refusal(self, order: Order) -> MoveOutcome | None:
-        """Return the outcome if the child must not be ended; None if it may be ended."""
+        """Return the outcome if the child must not be ended, or None if it may be ended."""
         snapshot = order.snapshot
         try:
             api = Api(snapshot.endpoint, STARTING_LIMIT)

@@ -1,4 +1,4 @@
-"""Hold back the standard output of a `run`, so that a run with exit code 75 prints nothing.
+"""Hold back the standard output of a `run`, so that a run that exits with code 75 prints nothing.
 
 Output to a pipe is held and written at the end, which makes no difference to a `$(…)`. A file is truncated to its old
 length. Output to a terminal and `--format json` is passed through immediately and cannot be withdrawn.
@@ -22,7 +22,7 @@ class Output:
     def __init__(self, held: bool) -> None:
         """With `held`, output to a pipe is held back."""
         self.child: int | None = None
-        """Descriptor for the child's standard output; None for our own."""
+        """Descriptor for the child's standard output, or None if the child uses our own."""
         self.reader: int | None = None
         self._kept = b""
         self._holding = self._through = False

@@ -92,8 +92,8 @@ def soonest(ledger: Ledger, models: Iterable[ModelRef], now: float) -> Cooldown 
 
 
 def spread(entry: Cooldown, policy: Policy, attempt: int, draw: float) -> float:
-    """Return the time, in seconds, to add to a reset time: 0 if the provider reported it, a random backoff if it was
-    estimated.
+    """Return the time, in seconds, to add to a reset time. It is 0 for a reported reset time, and a random backoff for
+    an estimated one.
 
     The backoff keeps processes that wait for the same model from using it at the same moment, or too often. `attempt`
     counts from 1; `draw` is a uniform random number in [0, 1).
@@ -293,7 +293,9 @@ class Supervisor:
     # ---- every model is cooling down
 
     def _exhausted(self, tracked: TrackedSession) -> int | None:
-        """Return exit code 75, or None if a model will be available soon or `--wait` was given."""
+        """Return exit code 75 to give up. Return None to wait, if a model will be available soon or `--wait` was
+        given.
+        """
         now = self._clock.now()
         first = self._soonest(tracked, now)
         if first is None:
@@ -396,7 +398,7 @@ class Supervisor:
 
 
 def supervise(run: Run, guardian: Guardian, say: Callable[[str], None]) -> int | None:
-    """Supervise a run and return its exit code; None if the daemon has taken it over.
+    """Supervise a run and return its exit code, or None if the daemon has taken it over.
 
     An internal fault is reported, and the child then runs unwatched.
     """

@@ -63,8 +63,8 @@ class Plan:
 
 
 class Agents:
-    """The user's agents: the model of each, and the names of those that are kept because they are subagents or
-    restricted.
+    """The models of the user's agents, and the names of the agents (`subordinate`) that are never replaced, because
+    they are subagents or have fewer permissions.
     """
 
     __slots__ = ("models", "subordinate")
@@ -137,7 +137,7 @@ class Transform:
         return plan
 
     def main_model(self, arguments: Arguments, earlier: str | None = None) -> str | None:
-        """Return the model with which OpenCode would start; None if unknown."""
+        """Return the model with which OpenCode would start, or None if the model is unknown."""
         if arguments.model:
             return arguments.model
         if arguments.agent and self._agents.models.get(arguments.agent):
@@ -205,13 +205,13 @@ class Transform:
             plan.story.append(self._line(named or main or "", target[0], agent if named else None, by=agent))
 
     def _own(self, agent: str, model: str | None) -> str | None:
-        """Return `model` (the default model) if this agent has a chain of its own for it; otherwise, return None."""
+        """Return `model` (the default model) if this agent has its own chain for that model; otherwise, return None."""
         pools = self._cooldowns.pools
         own = None if model is None else agent_chain(agent, model, self.fallbacks.chains, pools)
         return model if own is not None else None
 
     def _carrier(self, arguments: Arguments, carrier: str | None) -> str | None:
-        """Return the agent to use with the fallback; None if the launch keeps its agent.
+        """Return the agent to use with the fallback, or None if the launch keeps its agent.
 
         An agent with fewer permissions is kept. So is the agent of a continued session, because it is unknown.
         """
@@ -221,8 +221,8 @@ class Transform:
         return carrier if not kept and carrier in self._agents.models else None
 
     def _target(self, model: str | None, agent: str | None = None) -> tuple[str, str | None] | None:
-        """Return the fallback for prompts of `agent` for `model`, as (model, agent); None if the model is available, or
-        if no fallback is available.
+        """Return the fallback for prompts that `agent` sends to `model`, as (model, agent). Return None if the model is
+        available, or if no fallback is available.
         """
         if model is None or not self._cooldowns.blocked(model):
             return None
@@ -245,7 +245,9 @@ class Transform:
 
 
 def merge_content(inline: str, content: Mapping[str, object]) -> str | None:
-    """Return the user's inline configuration merged with `content`, or None if it is invalid; OpenCode reports that."""
+    """Return the user's inline configuration merged with `content`, or None if it is invalid. OpenCode reports an
+    invalid one.
+    """
     try:
         own = parse(inline, CONTENT) if inline.strip() else {}
     except ConfigError:
@@ -393,7 +395,7 @@ def _asked(program: str) -> int | None:
 
 
 def _identity(program: str) -> str | None:
-    """Return the cache key of the program; None for a shim or an unreadable file."""
+    """Return the cache key of the program, or None for a shim or an unreadable file."""
     real = os.path.realpath(program)
     try:
         about = os.stat(real)

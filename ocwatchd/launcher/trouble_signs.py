@@ -31,7 +31,7 @@ class TroubleSigns:
         """`logs` and `facts` are directories, which may not exist yet."""
         self._logs, self._facts = logs, facts
         self._child = 0
-        """The child's pid; 0 before its start."""
+        """The child's pid, or 0 before the child is started."""
         self.began = time.time()
         self._began = self.began - 1.0  # some file systems have coarse timestamps
         self.server: AttachedServer | None = None
@@ -62,8 +62,8 @@ class TroubleSigns:
         return {name: self._known.get(name, 0) for name, size, _ in grown if size > self._known.get(name, 0)}
 
     def _held(self) -> frozenset[str]:
-        """Return the names of the logs that the child has open; an empty set if unknown, as on macOS or below a
-        wrapper.
+        """Return the names of the logs that the child has open. Return an empty set if they are unknown, as on macOS or
+        if the child is a wrapper.
         """
         place, found = f"/proc/{self._child}/fd", set()
         with suppress(OSError):
@@ -114,7 +114,9 @@ def _files(directory: str, ending: str) -> list[tuple[str, int, float]]:
 
 
 def below(pid: str, ancestor: int, most: int = 3) -> bool:
-    """Return whether a process is `ancestor` or its descendant by at most `most` generations; True if unknown."""
+    """Return whether a process is `ancestor`, or descends from it by at most `most` generations. Return True if this is
+    unknown.
+    """
     for _ in range(most):
         if pid in (str(ancestor), ""):
             return True

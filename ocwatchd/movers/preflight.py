@@ -45,7 +45,7 @@ class Offers(Protocol):
 
 
 def unknown_target(offers: Offers, target: Target, directory: str | None) -> Ruling | None:
-    """Return the reason why the target cannot be used; None if it can be used.
+    """Return the reason why the target cannot be used, or None if it can be used.
 
     OpenCode 1 accepts a prompt with an unknown model or agent but never runs it; in OpenCode 2, the turn ends.
     """
@@ -96,7 +96,7 @@ class OneAtATime:
     """Allows only one move of a session at a time. Thread-safe."""
 
     def __init__(self) -> None:
-        """Start with no move under way."""
+        """Initially, no move is in progress."""
         self._moving: set[str] = set()
         self._lock = threading.Lock()
 

@@ -36,22 +36,24 @@ CLEANUP_LIMIT = 8.0
 """Timeout, in seconds, for the old run to close its message after an abort; this usually takes 10 - 50 ms."""
 
 CLEANUP_POLL = 0.02
-"""Interval, in seconds, between checks for the end of the old run's message when there is no event stream."""
+"""Interval, in seconds, between checks whether the old run has closed its message, if there is no event stream."""
 EVENT_POLL = 0.002
 """Interval, in seconds, between checks of received events, which need no request."""
 EVENTS_LATE = 0.3
-"""Time, in seconds, after an abort, from which on the messages are requested even though an event stream is open."""
+"""Time, in seconds, after an abort. From then on, the messages are requested even if an event stream is open."""
 SETTLE = 0.2
-"""Delay, in seconds, between the end of the old run's last message and the new run, if no event can prove that the old
-run is over. Without this delay, the old run's clean-up cancelled the new run in 2 of 6 moves on 1.1.65 and in 1 of 6 on
-1.0.185.
+"""Delay, in seconds, between the completion of the old run's last message and the new run, if no event can prove that
+the old run is over. Without this delay, the old run's clean-up canceled the new run in 2 of 6 moves on 1.1.65 and in 1
+of 6 on 1.0.185.
 """
 
 END_LIMIT = 3.0
 """Timeout, in seconds, from the closed message to the event that proves the end of the old run."""
 
 RECENT = 1.0
-"""Maximum age, in seconds, of a snapshot with a retry up to which open questions need not be requested again."""
+"""Maximum age, in seconds, of a snapshot that shows a retry. If the snapshot is older, open questions are requested
+again.
+"""
 
 START_QUIET = 0.3
 """Time, in seconds, after a post during which no request is sent, unless the event stream shows that the new run has
@@ -79,8 +81,8 @@ disk or plugin can delay it.
 """
 
 SPEAK_LIMIT = 10.0
-"""Timeout, in seconds, for the target to answer or refuse. A limit usually arrives within a second. A slower model is
-assumed to work; a later limit is a new one, which the log reports.
+"""Timeout, in seconds, for the target to answer or refuse the request. A limit is usually reported within a second. A
+slower model is assumed to work; a later limit is a new one, which the log reports.
 """
 
 VERIFY_POLL, SLOWER = 0.05, 0.1
@@ -222,8 +224,8 @@ class _Attempt:
     # ---- the move
 
     def _stop(self, snapshot: SessionSnapshot) -> None:
-        """Abort the old run, and wait for its end; without proof of the end, wait long enough after it closed its
-        message.
+        """Abort the old run, and wait until it is over. If no event can prove this, wait until SETTLE seconds after the
+        run closed its message.
         """
         self._touched = True
         self._trace.abort(snapshot.answer or "")
@@ -304,7 +306,8 @@ class _Attempt:
         raise _Ended(Ruling(MoveResult.USER_TOOK_OVER, "the session is already working on something else"), snapshot)
 
     def _post(self, prompt: Message) -> EndpointError | None:
-        """Post the prompt. Return the error if the response may have been lost although the run has begun.
+        """Post the prompt. Return the error if OpenCode did not confirm the prompt, because the run may nevertheless
+        have begun.
 
         A repetition is safe: OpenCode starts only one run for two posts, and none for a post of an answered prompt.
         """

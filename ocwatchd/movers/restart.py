@@ -142,7 +142,7 @@ class Restart:
     ) -> None:
         """Store the arguments without changing anything.
 
-        `plugin` is the companion plugin's file, to be loaded only into the new process; None if the plugin is
+        `plugin` is the companion plugin's file, which is loaded only into the new process; it is None if the plugin is
         installed. `say` is called with one line for each step.
         """
         self._paths, self._stranded, self._say, self._clock = paths, stranded, say, SystemClock()
@@ -175,8 +175,8 @@ class Restart:
         return replace(mover.move(there), seconds=time.monotonic() - self._began)
 
     def finish(self) -> str | None:
-        """If the answer is being generated in the private server, wait for its end. Return the error if it failed;
-        otherwise, return None.
+        """If the answer is being generated in the private server, wait until it is complete. Return the error if it
+        failed; otherwise, return None.
         """
         if self._stranded.terminal is not None or self._endpoint is None:
             return None
@@ -198,7 +198,7 @@ class Restart:
         return Session(snapshot.session, snapshot.directory, snapshot.parent, snapshot.version)
 
     def _restart(self, target: Target) -> Endpoint | MoveOutcome:
-        """Restart OpenCode. Return the endpoint at which to run the prompt, or the outcome if the restart failed."""
+        """Restart OpenCode. Return the endpoint at which the prompt is to run, or the outcome if the restart failed."""
         stranded, process = self._stranded, self._stranded.process
         guardian = self._held.enter_context(Guardian())
         server = private_server(process.exe, stranded.snapshot.directory, process.environ, guardian.watch)
@@ -221,8 +221,8 @@ class Restart:
     # ---- before anything is changed
 
     def _refusal(self, api: Api, target: Target) -> Ruling | None:
-        """Return the reason why the session must not be restarted, according to the private server; None if it may be
-        restarted.
+        """Return the reason why the session must not be restarted, according to the private server, or None if it may
+        be restarted.
         """
         session, stranded = self._session, self._stranded
         unknown = unknown_target(api, target, session.directory)
@@ -386,7 +386,7 @@ class Supervised:
 
 
 def find_supervised(running: Running, state_dir: Path) -> Supervised | None:
-    """Return the terminal of the launcher that started this process; None if no launcher is close enough."""
+    """Return the terminal of the launcher that started this process, or None if no launcher is close enough."""
     named = running.environ.get(VARIABLE, "")
     near = [relative.pid for relative in running.above[:NEAR]]
     return Supervised(int(named), state_dir) if named.isdecimal() and int(named) in near else None

@@ -261,7 +261,7 @@ class _Attempt:
     def _ruling(
         self, snapshot: SessionSnapshot, known: frozenset[str], seen: float | None, waited: float
     ) -> Ruling | None:
-        """Return the result proved by a snapshot, or None while the result is undecided."""
+        """Return the result of the move that a snapshot proves, or None while the result is not known."""
         if seen is None:
             fresh = snapshot.answer is not None and snapshot.answer not in known
             if snapshot.aborted and (fresh or not known):
@@ -305,7 +305,7 @@ class _Attempt:
 
 
 def destroyed_by_interrupt(turn: Turn) -> str | None:
-    """Return what an interrupt would destroy, as a reason; None if the interrupt would only end the wait."""
+    """Return a phrase that says what an interrupt would destroy, or None if the interrupt would only end the wait."""
     if turn.snapshot.belongs_to_run:
         return "`opencode run` would end without an answer"
     if turn.snapshot.parent is not None:

@@ -29,8 +29,8 @@ TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 
 
 class NotOurs(OSError):
-    """Raised if another user's process is listening at the address, or the owner is unknown. The message has no final
-    period.
+    """Raised if another user's process is listening at the address, or the owner is unknown. The message does not end
+    with a period.
     """
 
 

@@ -26,7 +26,9 @@ class Answer:
 
     @property
     def why(self) -> str:
-        """Return the first line of standard error, or else of standard output, or else the exit code."""
+        """Return the first line of standard error. If it is empty, return the first line of standard output, or else
+        the exit code.
+        """
         lines = (self.err or self.out).strip().splitlines()
         return lines[0].strip().rstrip(".") if lines else f"exit code {self.code}"
 

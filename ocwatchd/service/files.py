@@ -35,7 +35,7 @@ def put(path: Path, content: bytes) -> bool:
         ServiceFault: the file cannot be written.
     """
     try:
-        with suppress(FileNotFoundError, StateError):  # whatever is not a regular file of ours is replaced
+        with suppress(FileNotFoundError, StateError):  # anything that is not a regular file of ours is replaced
             if read_plain(path) == content:
                 return False
         write_atomic(path, content)

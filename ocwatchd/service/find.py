@@ -1,6 +1,6 @@
 """Find the service manager for this user and this home.
 
-The manager itself is queried, because an installed program may not be running.
+The service manager itself is queried, because it may be installed without running.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def _among(place: Path, searched: list[str]) -> bool:
 
 
 def stray_daemon(paths: Paths, status: ServiceStatus) -> int | None:
-    """Return the pid of a daemon that is not running as the service; 0 if the pid is unknown; None if there is none.
+    """Return the pid of a daemon that is not running as the service. Return 0 if the pid is unknown, and None if there
+    is no such daemon.
 
     Raises:
         OSError: the daemon's lock cannot be read.

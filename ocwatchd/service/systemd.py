@@ -72,8 +72,8 @@ class Systemd:
     def install(self, sandbox: bool | None = None, /) -> list[Path]:
         """Write the unit and enable it.
 
-        `sandbox` True also writes the sandbox drop-in, which needs namespaces; False removes it; None keeps the present
-        state.
+        If `sandbox` is True, the sandbox drop-in, which needs namespaces, is also written. False removes it, and None
+        keeps the present state.
         """
         if self._state(self._properties()) is FileState.FOREIGN:
             raise ServiceFault(
@@ -175,7 +175,7 @@ def remove_files(directory: Path, services: Sequence[Service] = SERVICES) -> lis
 
 
 def lingers() -> bool | None:
-    """Return whether the user's services continue after the user's last logout; None if this is unknown."""
+    """Return whether the user's services continue after the user's last logout, or None if this is unknown."""
     answer = ask(["loginctl", "show-user", str(os.getuid()), "--property=Linger", "--value"])
     return {"yes": True, "no": False}.get(answer.out.strip()) if answer.done else None
 
@@ -195,6 +195,6 @@ def _phrase(seen: Mapping[str, str]) -> str:
 
 
 def _journalctl(unit: str, lines: int, follow: bool) -> Sequence[str]:
-    # `cat` omits journald's timestamp, because our lines contain one, and eighty columns leave little space.
+    # The format `cat` omits journald's timestamp, because our lines contain one, and eighty columns leave little space.
     tail = ["--follow"] if follow else ["--no-pager"]
     return ["journalctl", "--user", f"--user-unit={unit}", f"--lines={lines}", "--output=cat", "--quiet", *tail]

@@ -55,7 +55,7 @@ def carried(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def unit(environ: Mapping[str, str], command: Sequence[str], log: Path | None, service: Service = DAEMON) -> str:
-    """Return the text of a service's unit. `log` is the file for standard error; None means the journal.
+    """Return the text of a service's unit. `log` is the file for standard error, or None for the journal.
 
     Raises:
         ServiceFault: a path or variable cannot be written in a unit.
@@ -107,7 +107,7 @@ def word(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return the text for the rest of a line in a unit, with specifiers taken literally.
+    """Return the text escaped for use as the rest of a line in a unit, with specifiers taken literally.
 
     Raises:
         ServiceFault: the text contains control characters or invalid UTF-8.

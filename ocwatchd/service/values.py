@@ -47,7 +47,7 @@ SERVICES = (SHARE, DAEMON)
 
 
 class ServiceFault(OcwatchError):
-    """The service manager failed. The message says why, and what to do."""
+    """Raised if the service manager failed. The message contains the reason and the next step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,11 @@ class ServiceStatus:
     phrase: str = "not installed"
     """The manager's description: `active (running)`, `failed (exit-code)`."""
     said: str = ""
-    """The last status line sent by the daemon to the manager; empty if there is none."""
+    """The last status line that the daemon sent to the manager, or an empty string if there is none."""
     restarts: int | None = None
-    """Number of restarts by the manager; None if unknown."""
+    """Number of restarts by the manager, or None if it is unknown."""
     lingers: bool | None = None
-    """Whether the service continues after the user's last logout; None if unknown."""
+    """Whether the service continues after the user's last logout. None means that this is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Manager(Protocol):
     def install(self, sandbox: bool | None = None, /) -> list[Path]:
         """Write the service's files and enable its start at login. Return the changed files. Start and stop nothing.
 
-        `sandbox` selects whether to use the sandbox, which needs namespaces; None keeps the present setting.
+        `sandbox` selects whether to use the sandbox, which needs namespaces. None keeps the present setting.
         """
         ...
 
@@ -119,7 +119,7 @@ IN_FOREGROUND = "Run the daemon in the foreground: ocwatch up"
 
 
 class NoManager:
-    """Stands for a missing service manager if neither systemd nor launchd serves this user. It can only remove old
+    """The service manager that is used if neither systemd nor launchd serves this user. It can only remove old
     files.
     """
 

@@ -1,1 +1,3 @@
-"""Share cooldowns between machines, in a separate process. Only this package communicates with other machines."""
+"""Share cooldowns between machines, in a separate process. Only this package exchanges cooldowns with other
+machines.
+"""

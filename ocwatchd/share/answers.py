@@ -16,8 +16,8 @@ from ocwatchd.opencode.sessions.message_store import Answer
 PAUSE = 3.0
 """Minimum interval, in seconds, between checks while OpenCode is writing; a check takes a few milliseconds."""
 LATER = 1.0
-"""Seconds after the beginning of a limit. Only the answer to a request that was made after this time proves that the
-limit is over.
+"""Time, in seconds, after the beginning of a limit. Only an answer to a request that was made after this time proves
+that the limit is over.
 """
 
 

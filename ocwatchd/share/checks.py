@@ -24,14 +24,14 @@ PATIENCE = 5.0
 
 
 class ShareFault(OcwatchError):
-    """The server or the folder cannot be used; the message names the fault."""
+    """Raised if the server or the folder cannot be used. The message names the fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
     """The result of sharing a test cooldown: the seconds until it was stored, and until this machine received it.
 
-    `offset` is the server's clock minus ours, in seconds; None for a folder.
+    `offset` is the server's clock minus ours, in seconds, or None for a folder.
     """
 
     stored: float
@@ -216,7 +216,7 @@ def _remedy(why: str) -> str | None:
 
 
 def _company(settings: ShareSettings, status: Mapping[str, object] | None, now: float) -> Finding:
-    """Return a finding about the other machines."""
+    """Return a finding about the other machines that share cooldowns."""
     if settings.folder is not None:
         names = sorted(path.name.removesuffix(SUFFIX) for path in settings.folder.glob(f"*{SUFFIX}"))
         own = status.get("node") if status is not None else None

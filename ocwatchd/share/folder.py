@@ -27,10 +27,10 @@ MAX_NODES = 64
 READABLE = 0o644
 """Mode of our file. A container of another user may have to read it, and its content is not private."""
 RETRY = 30.0
-"""Seconds after a failed write of our file until the next attempt."""
+"""Delay, in seconds, between a failed write of our file and the next attempt."""
 READ_AGAIN = 60.0
-"""Seconds after which unchanged files are read again. A record with a time in the future, from a clock that is ahead,
-becomes valid only later.
+"""Time, in seconds, after which unchanged files are read again. A record with a time in the future, from a clock that
+is ahead, becomes valid only later.
 """
 
 _FILE = re.compile(rf"({NODE.pattern}){re.escape(SUFFIX)}")
@@ -43,7 +43,7 @@ class FolderShare:
     kind = "folder"
 
     def __init__(self, folder: Path, node: str, known: Callable[[], Iterable[Record]], clock: Clock) -> None:
-        """`known` returns all records that are to be written to our file. `node` is the label of this machine."""
+        """`known` returns all records to write to our file. `node` is the label of this machine."""
         self.place = str(folder)
         self._folder, self._node, self._known, self._clock = folder, node, known, clock
         self._own = folder / f"{node}{SUFFIX}"
@@ -58,7 +58,7 @@ class FolderShare:
         self.offer(())
 
     def offer(self, records: Iterable[Record]) -> None:
-        """Write our file, which contains all known records, including these."""
+        """Write our file with all known records, which include these records."""
         del records  # `known` returns these too
         self._write()
 

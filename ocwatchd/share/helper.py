@@ -43,17 +43,17 @@ FLOOR = 1.0
 folder reports changes.
 """
 LOCK_PATIENCE = 0.5
-"""Seconds to wait for another share process to end."""
+"""Time, in seconds, to wait for another share process to exit."""
 PAUSE_PER_WORK, MAX_OWED_PAUSE = 2.0, 0.5
-"""Seconds of pause owed per second of work, and the seconds of owed pause above which the process pauses. Single limits
-are therefore handled immediately, and a burst of limits does not keep a whole core busy.
+"""Seconds of pause that the process owes per second of work, and the number of owed seconds above which it pauses.
+Single limits are therefore handled immediately, and a burst of limits does not keep a whole core busy.
 """
 SKIPPED_KEPT = 1000
 """Maximum number of skipped lines that are kept, so that the same line is counted only once."""
 HOUSEKEEPING = 3600.0
-"""Seconds between searches for outdated records."""
+"""Interval, in seconds, between searches for outdated records."""
 RETRY = 5.0
-"""Seconds after a failed write of the blacklist until the next attempt."""
+"""Delay, in seconds, between a failed write of the blacklist and the next attempt."""
 
 
 class NotConfigured(ConfigError):
@@ -61,7 +61,7 @@ class NotConfigured(ConfigError):
 
 
 class AlreadySharing(OcwatchError):
-    """Another share process serves this home."""
+    """Raised if another share process serves this home."""
 
 
 def say(line: str) -> None:
@@ -203,8 +203,8 @@ class Helper:
         return changed
 
     def _look_for_answers(self, now: float, clock: ServerTime) -> bool:
-        """Report the models that have answered here, despite limits reported by other machines, as available. Return
-        whether there were any.
+        """Report as available the models that have answered on this machine although other machines reported limits for
+        them. Return whether there were any such models.
         """
         freed: list[Record] = []
         try:
@@ -218,7 +218,7 @@ class Helper:
         return bool(freed)
 
     def _take_in(self, now: float) -> list[Record]:
-        """Merge the received lines. Return the new records."""
+        """Merge the received lines into the known records. Return the new records."""
         new: list[Record] = []
         clock = self._transport.server_time()
         for line in self._transport.take():
@@ -243,8 +243,8 @@ class Helper:
                 del self._skipped_lines[next(iter(self._skipped_lines))]
 
     def _reconcile(self, clears: list[tuple[str, float]], now: float, clock: ServerTime) -> None:
-        """Send changes of the blacklist to the other machines, and write the cooldowns that they have reported
-        into it.
+        """Send changes of the blacklist to the other machines, and write the cooldowns that they have reported into the
+        blacklist.
         """
         snapshot = blacklist.read(self._paths.blacklist)
         entries = snapshot.cooldowns

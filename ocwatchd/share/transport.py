@@ -51,7 +51,7 @@ class Transport(Protocol):
         """Return the lines received since the last call. The lines are unchecked."""
 
     def server_time(self) -> ServerTime | None:
-        """Return the clock that determines the times in records; None if it is not known yet."""
+        """Return the clock that determines the times in records, or None if it is not known yet."""
 
     def condition(self) -> Condition:
         """Return the current condition of the transport."""

@@ -54,7 +54,7 @@ from ocwatchd.share.transport import Condition
 from ocwatchd.state.share_status import Link
 
 OFFER, DROP = "offer", "drop"
-"""The operations of the script on its lines."""
+"""The names of the operations that the script can apply to its lines."""
 LINES_AT_ONCE = 100
 """Maximum number of lines per call (30 kB). Other clients of the server then wait at most a few milliseconds."""
 
@@ -90,8 +90,8 @@ TIMEOUT = 5.0
 CHECK_INTERVAL = 15.0
 """Interval, in seconds, between checks that the server responds and has all our records."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 60.0
-"""Seconds before the first attempt to reconnect, and the maximum. The pause doubles each time, and up to half of it is
-randomly subtracted.
+"""Pause, in seconds, before the first attempt to reconnect, and maximum pause. The pause doubles with each attempt, and
+a random part of up to half of it is subtracted.
 """
 CREDENTIAL = "ocwatchd-share"
 """The name of the systemd credential (`LoadCredential=`) with the password."""
@@ -101,11 +101,12 @@ TIME_PROBES = 3
 
 
 class SecretFault(OcwatchError):
-    """The password for the server cannot be read; the message names the file and the fault."""
+    """Raised if the password for the server cannot be read. The message names the file and the fault."""
 
 
 def secret(settings: ShareSettings) -> str | None:
-    """Return the password for the server, from the configured file or from systemd; None if there is none.
+    """Return the password for the server, from the configured file or from systemd. Return None if there is no
+    password.
 
     Raises: SecretFault: The file cannot be read, is empty, or other users may read it.
     """
@@ -160,7 +161,7 @@ def connect(settings: ShareSettings) -> Any:
 
 
 def listeners(client: Any, channel: str) -> int | None:
-    """Return the number of subscribers of the channel; None if the server does not permit this query."""
+    """Return the number of subscribers of the channel, or None if the server does not permit this query."""
     try:
         return int(dict(client.pubsub_numsub(channel)).get(channel.encode(), 0))
     except NoPermissionError:
@@ -194,8 +195,8 @@ class ValkeyLink:
     def __init__(
         self, settings: ShareSettings, known: Callable[[], Iterable[Record]], wake: Callable[[], None], clock: Clock
     ) -> None:
-        """`known` returns all records and is called from another thread. `wake` is called when `take` has lines or the
-        condition changes.
+        """`known` returns all records and is called from another thread. `wake` is called when lines for `take` have
+        arrived or the condition has changed.
         """
         self.place = place_of(settings.url or "")
         self._settings, self._known, self._wake, self._clock = settings, known, wake, clock
@@ -229,7 +230,7 @@ class ValkeyLink:
         return lines
 
     def server_time(self) -> ServerTime | None:
-        """Return the server's clock as last measured; None before the first connect. The result stays correct if our
+        """Return the server's clock as last measured, or None before the first connect. The result stays correct if our
         clock is changed.
         """
         if self._since_boot is None:
@@ -280,7 +281,7 @@ class ValkeyLink:
             for closing in (news, client):
                 with contextlib.suppress(ValkeyError, OSError):
                     closing.close()
-            self._outgoing.put([])  # an error from the listener is about this connection, not the next
+            self._outgoing.put([])  # an error from the listener concerns this connection, not the next one
             self._forget_outgoing()
 
     def _serve(self, client: Any) -> None:
@@ -313,7 +314,7 @@ class ValkeyLink:
                 if message is not None and message["type"] == "message":
                     self._deliver([message["data"]])
         except (ValkeyError, OSError, ValueError, AttributeError, TypeError) as fault:
-            # Errors are expected here when the other thread closes the sockets at the end.
+            # Errors are expected here when the other thread closes the sockets during shutdown.
             self._outgoing.put(fault if isinstance(fault, ValkeyError | OSError) else ConnectionError(str(fault)))
 
     def _measure(self, client: Any) -> None:

@@ -20,11 +20,13 @@ from pathlib import Path
 _MOVED_TO, _CLOSE_WRITE = 0x80, 0x8
 _EVENT = struct.Struct("iIII")
 POLL = 0.05
-"""Seconds between checks on systems without inotify."""
+"""Interval, in seconds, between checks on systems without inotify."""
 
 
 class Wake:
-    """A wait that ends early if a watched file is replaced or written, or if a thread calls `wake`."""
+    """Waits for a given time, but stops waiting early if a watched file is replaced or written, or if a thread calls
+    `wake`.
+    """
 
     def __init__(self, watched: Mapping[Path, frozenset[str] | None]) -> None:
         """`watched` maps each directory to the names of its relevant files, or to None if all files are relevant."""
@@ -90,7 +92,7 @@ class Wake:
 
 
 def _inotify() -> int | None:
-    """Return an inotify descriptor; None if the system has no inotify, or if the user's limit of instances is
+    """Return an inotify descriptor. Return None if the system has no inotify, or if the user's limit of instances is
     reached.
     """
     if not sys.platform.startswith("linux"):

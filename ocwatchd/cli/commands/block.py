@@ -33,7 +33,8 @@ from ocwatchd.time_words import when
 def block(
     model: str, lasting: str | None = None, until: str | None = None, as_json: bool = False, force: bool = False
 ) -> int:
-    """Block `model` for the duration `lasting`, or until the time `until`; without either, until it is cleared.
+    """Block `model` for the duration `lasting`, or until the time `until`. If neither is given, block it until it is
+    cleared.
 
     `force` accepts a model that OpenCode does not offer.
 
@@ -100,7 +101,7 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
     # entry that the model answers again.
     try:
         if paths.share.is_dir():
-            from ocwatchd.state.shared_records import note_clear  # lazy import: 15 CPU ms, and most users share nothing
+            from ocwatchd.state.shared_records import note_clear  # lazy import: 15 ms of CPU time, rarely needed
 
             note_clear(paths.share, ("*",) if everything else map(str, refs), now)
     except StateError as fault:
@@ -123,7 +124,7 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
 def _refuse_misspelt(refs: Iterable[ModelRef], paths: Paths) -> None:
     """Refuse model names that have no cooldown, are in no chain, and are not offered by OpenCode.
 
-    Without this check, ocwatch would report success for a misspelt model.
+    Without this check, ocwatch would report success for a misspelled model name.
     """
     cooling = blacklist.read(paths.blacklist).entries()
     unknown = [ref for ref in refs if not any(entry.model == ref for entry in cooling)]
@@ -171,13 +172,13 @@ def named(model: str) -> ModelRef:
 def _day_budget(paths: Paths, budget: float | None, now: float) -> DayBudget:
     if budget is None:
         return DayBudget()
-    from ocwatchd.state import prices  # lazy import: 8 CPU ms, and most users have no budget
+    from ocwatchd.state import prices  # lazy import: 8 ms of CPU time, and most users have no budget
 
     return prices.day_budget(paths.prices, paths.budget, budget, now)
 
 
 def _doubt(name: str, policy: Policy) -> None:
-    """Warn if the name looks like a typing error. Any name can be blocked, so this is not an error."""
+    """Warn if the name looks like a typo. Any name can be blocked, so this is not an error."""
     from difflib import get_close_matches  # lazy import: 5 ms of CPU time
 
     chained = _chained(policy)
@@ -187,9 +188,7 @@ def _doubt(name: str, policy: Policy) -> None:
 
 
 def known_names(policy: Policy, cooling: Iterable[Cooldown]) -> set[str]:
-    """Return the models that need no check for typing errors: those in chains and pools, and those that are cooling
-    down.
-    """
+    """Return the models that need no check for typos: those in chains and pools, and those that are cooling down."""
     return _chained(policy) | {str(entry.model) for entry in cooling}
 
 
@@ -217,7 +216,7 @@ def _policy_or_none(paths: Paths) -> Policy:
 def _policy(paths: Paths) -> Policy:
     try:
         return load(paths).policy
-    except ConfigError as fault:  # a syntax error in the configuration must not keep a user from blocking a model
+    except ConfigError as fault:  # a syntax error in the configuration must not keep the user from blocking a model
         warn(f"the model is blocked without a fallback: {escape(str(fault))}")
         return Policy()
 

@@ -25,7 +25,7 @@ from ocwatchd.state.files import write_named
 KINDS = {"MODEL": "models", "SESSION": "sessions", "ID": "ids", "FILE": "files", "FILE...": "files"}
 """The kind of value to complete, by metavar.
 
-A metavar with bars lists the words to choose from. The values of other metavars cannot be completed.
+A metavar with vertical bars lists the words to choose from. The values of all other metavars cannot be completed.
 """
 
 
@@ -124,7 +124,7 @@ complete -F _ocwatch ocwatch"""
 def completion(shell: str | None, app: typer.Typer, install: bool = False) -> int:
     """Print the completion script of `app` for `shell`, or write it to the shell's own directory (`install`).
 
-    `shell` defaults to the one in SHELL.
+    `shell` defaults to the shell in SHELL.
 
     Raises:
         UsageError: the shell is not bash, zsh or fish.
@@ -149,7 +149,9 @@ def completion(shell: str | None, app: typer.Typer, install: bool = False) -> in
 
 
 def _place(shell: str) -> tuple[Path, str]:
-    """Return the file where this shell looks for a user's completions, and a sentence that says how to activate it."""
+    """Return the file in which this shell looks for a user's completions, and a sentence that says how to activate the
+    file.
+    """
     data, config = base("XDG_DATA_HOME", ".local/share"), base("XDG_CONFIG_HOME", ".config")
     again = "It works in every new shell"
     if shell == "bash":
@@ -286,7 +288,9 @@ def fish(known: list[Command]) -> str:
 
 
 def _fish_offer(kind: str) -> str:
-    """Return what fish evaluates on a Tab: fixed words, or a command that prints one candidate per line."""
+    """Return the expression that fish evaluates on a Tab: fixed words, or a command that prints one candidate per
+    line.
+    """
     if _is_names(kind):
         return f"(ocwatch __complete {kind} 2>/dev/null)"
     return "" if kind == "?" else kind

@@ -54,7 +54,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One setting, and the source of its value: `default` or `file`."""
+    """One setting and the source of its value, `default` or `file`."""
 
     key: str
     value: object
@@ -65,7 +65,7 @@ class Shown:
 
     @property
     def lines(self) -> list[str]:
-        """Return the value as it would be written in the file, with its unit; one line for each item of a list."""
+        """Return the value as it would be written in the file, with its unit. A list has one line for each item."""
         items = self.value if isinstance(self.value, list) and self.value else [self.value]
         return [f"{json.dumps(item, ensure_ascii=False)} {self.unit}".rstrip() for item in items]
 
@@ -244,7 +244,7 @@ def derived_setup(paths: Paths) -> Setup:
 def _models_of_program(logged_in: Sequence[str]) -> list[str]:
     """Return the models that the installed OpenCode 1 lists offline for these logins, or an empty list on failure."""
     from ocwatchd.cli.commands.installed import installed_opencode  # lazy import: not used by `config check`
-    from ocwatchd.opencode.process.program import about_program, list_models  # lazy import: 15 CPU ms, as above
+    from ocwatchd.opencode.process.program import about_program, list_models  # lazy import: 15 ms of CPU time, as above
 
     program = installed_opencode()
     if program is None or not logged_in:
@@ -258,7 +258,7 @@ def _models_of_program(logged_in: Sequence[str]) -> list[str]:
 
 
 def _replace(file: Path, text: str) -> Path | None:
-    """Write the file. If it existed, rename the old one and return its new path; otherwise, return None.
+    """Write the file. If it already exists, rename the existing file and return its new path; otherwise, return None.
 
     A special file, such as a pipe, is written to instead of being replaced.
     """
@@ -325,7 +325,7 @@ def _unknown_models(name: str) -> list[Finding]:
     if any(judge(model, offered).answer is Answer.NO for _, model in named):
         from ocwatchd.opencode.sessions.names import project_directories  # lazy import: rarely needed
 
-        # another project's configuration may define the model
+        # the configuration of another project may define the model
         offered = read_offered(paths, projects=project_directories(str(paths.opencode_data)))
     for path, model in named:
         judgement = judge(model, offered)
@@ -352,7 +352,7 @@ def _unknown_agents(name: str) -> list[Finding]:
         agent, _ = split_key(key)
         if agent is None or agent in known:
             continue
-        from difflib import get_close_matches  # lazy import: only a misspelt name needs it
+        from difflib import get_close_matches  # lazy import: only a misspelled name needs it
 
         near = get_close_matches(agent, sorted(known), 1, 0.6)
         meant = f"Did you mean {near[0]}?" if near else "To list all agents, use: opencode agent list"

@@ -26,12 +26,12 @@ INDENT = 2
 def doctor(as_json: bool = False, bundle: str | None = None) -> int:
     """Check this installation, and return 1 if there is an error, otherwise 0.
 
-    `bundle` is the path of an archive for a bug report, if the user wants one.
+    `bundle` is the path of an archive for a bug report, or None if the user did not request an archive.
 
     Raises:
         OcwatchError: the archive cannot be written.
     """
-    if bundle and not Path(bundle).absolute().parent.is_dir():  # most likely a typing error
+    if bundle and not Path(bundle).absolute().parent.is_dir():  # most likely a typo
         raise OcwatchError(f"{bundle} cannot be written, because its directory does not exist")
     paths, now = Paths.from_env(checked=False), time.time()  # another user's state directory is reported as a finding
     facts = gather(paths, installed_opencode(), now)

@@ -25,7 +25,7 @@ END_SIGNALS = ((signal.SIGTERM, 8.0), (signal.SIGKILL, 5.0))
 The daemon exits within 5 s of SIGTERM. SIGKILL loses no data either.
 """
 POLL_INTERVAL = 0.05
-"""Interval, in seconds, between checks whether the daemon has exited."""
+"""Interval, in seconds, between checks of whether the daemon has exited."""
 
 
 def down(*, purge: bool = False, dry_run: bool = False, as_json: bool = False) -> int:
@@ -82,7 +82,7 @@ def _remove_service(manager: Manager, service_status: ServiceStatus, report: Rep
 
 
 def _end_daemon(paths: Paths, service_status: ServiceStatus, pid: int | None, report: Report) -> None:
-    """Stop a daemon that is running outside of a service; a `pid` of 0 means that its process id is unknown."""
+    """Stop a daemon that is not running as a service. A `pid` of 0 means that the process id is unknown."""
     if pid is None:
         if not service_status.running:
             report.add(Step("daemon", "kept", text="No daemon is running."))

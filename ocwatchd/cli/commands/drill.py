@@ -75,7 +75,7 @@ def drill(options: DrillOptions) -> int:
 
 
 def _run(running: Drill, program: Path, quiet: bool) -> list[Step]:
-    """Run the steps and return them. Unless `quiet` is set, print each step when it ends."""
+    """Run the steps and return them. Unless `quiet` is set, print each step as soon as it has finished."""
     steps: list[Step] = []
     if not quiet:
         say(f"Drill with {escape(str(program))}, offline, in a private HOME.\n")

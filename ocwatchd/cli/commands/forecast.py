@@ -1,6 +1,6 @@
-"""`ocwatch forecast`: print when each limit will be reached, and where that forecast comes from.
+"""`ocwatch forecast`: print when each limit will be reached, and the source of that forecast.
 
-`ocwatch forecast --replay` compares last week's forecasts of the learnt rule with those of a naive rule.
+`ocwatch forecast --replay` compares last week's forecasts of the learned rule with those of a naive rule.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ HOW = {
 
 
 def forecast(json: bool = False) -> int:
-    """Print how near each recently used model is to its limit.
+    """Print how close each recently used model is to its limit.
 
     Raises:
         ConfigError: the configuration, which may contain limits, cannot be read.
@@ -119,7 +119,9 @@ ABOUT = (
 
 
 def replay(json: bool = False) -> int:
-    """Print how often each rule was right in the last week, for every model with enough limits to learn from."""
+    """Print the number and the accuracy of each rule's forecasts in the last week, for every model with enough limits
+    to learn from.
+    """
     now, paths = time.time(), Paths.from_env()
     found: list[tuple[str, int, dict[str, Verdict]]] = []
     few: dict[str, int] = {}

@@ -27,7 +27,7 @@ from ocwatchd.paths import data_directory, state_file
 from ocwatchd.time_words import about, clock, exactly, span, stamp
 
 DEFAULT_SINCE = "24h"
-"""How far back `history` goes by default."""
+"""The default period of `history`, up to now."""
 SAME_WAIT = frozenset(("limit", "told", "unanswered", "doubtful"))
 """Events after which a session is still waiting."""
 FOLLOW_INTERVAL = 0.5
@@ -99,8 +99,8 @@ def _follow(session: str | None, since: float, titles: Titles) -> NoReturn:
 def told_lines(lines: Sequence[Entry]) -> list[Entry]:
     """Return the entries to show, without repetitions.
 
-    A move's start is left out as soon as its result is known. Consecutive decisions to wait in the same turn are shown
-    as one.
+    The start of a move is left out if the move's result is known. Consecutive decisions to wait in the same turn are
+    shown as one.
     """
     ended = {line.text("claim") for line in lines if line.what not in NO_STORY}
     waiting = dict[str, str | None]()
@@ -122,7 +122,7 @@ class Titles:
     """The titles of sessions. OpenCode's stores are read when the first title is needed."""
 
     def __init__(self) -> None:
-        """Start without titles and without reading."""
+        """Initially, no titles are known. No file is read yet."""
         self._names: dict[str, SessionName] | None = None
 
     def of(self, session: str | None) -> SessionName | None:
@@ -148,7 +148,7 @@ def say_what(line: Entry) -> str:
 
 
 def day(epoch: float) -> str:
-    """Return the local date, such as `Mon 30 Nov 2026`."""
+    """Return the local date of a time in epoch seconds, for example `Mon 30 Nov 2026`."""
     return time.strftime("%a %d %b %Y", time.localtime(epoch))
 
 
@@ -217,7 +217,7 @@ def _as_json(line: Entry, decision: str | None) -> dict[str, object]:
 
 
 Row = tuple[str, str]
-"""A label and its text; a row with an empty label continues the row above."""
+"""A label and its text. A row with an empty label continues the row above it."""
 
 LABEL = 11
 """Width of the labels, in columns."""
@@ -237,7 +237,8 @@ OUTCOMES = {
 
 
 def explain(wanted: str | None = None, as_json: bool = False) -> int:
-    """Print one decision: the one with this id, the latest one for this session or model, or the latest one overall.
+    """Print one decision: the decision with this id, the latest decision for this session or model, or the latest
+    decision of all.
 
     Raises:
         UsageError: no decision matches, or several do.

@@ -14,7 +14,9 @@ from ocwatchd.paths import config_file
 
 
 def installed_opencode() -> Path | None:
-    """Return the configured program, or the first `opencode` on PATH that is not our script; None if there is none."""
+    """Return the configured program, or else the first `opencode` on PATH that is not our script. Return None if there
+    is no such program.
+    """
     try:
         configured = configured_program(read_document(config_file()))
     except ConfigError:  # `ocwatch doctor` reports this error

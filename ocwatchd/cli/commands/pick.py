@@ -74,9 +74,7 @@ def pick(
 
 
 def _known(names: Names, listed: Contents) -> set[str]:
-    """Return the models that need no check for typing errors: those in the configuration, and those that are cooling
-    down.
-    """
+    """Return the models that need no check for typos: those in the configuration, and those that are cooling down."""
     chained = models_in(names.chains)
     members = {member for pool in names.pools.values() for member in pool.members}
     return {*chained, *members, *names.aliases.values(), *names.agents, *names.pools, *listed.entries}

@@ -77,18 +77,18 @@ class MoveOptions:
 class Job:
     """A limited session (`stuck`) and the session to move.
 
-    They differ if the limited session is a subagent: its waiting parent is moved instead.
+    The two differ if the limited session is a subagent, because its waiting parent is moved in its place.
     """
 
     stuck: SessionSnapshot
     moved: SessionSnapshot
     loads: Mapping[str, float] = field(default_factory=dict)
-    """The number of sessions by model, from which a pool member is chosen."""
+    """The number of sessions that use each model. A pool member is chosen by these numbers."""
     offers: Mapping[str, Capacity] = field(default_factory=dict)
-    """The capacities of models as reported by an endpoint; empty if no endpoint reported any."""
+    """The capacities of models as reported by an endpoint. The mapping is empty if no endpoint reported any."""
     day_budget: DayBudget = field(default_factory=DayBudget)
     origin: ModelRef | None = None
-    """The session's model before its last move, if the model it was moved to is now limited."""
+    """The session's model before its last move, if the target of that move is now limited; otherwise, None."""
 
     @property
     def outlook(self) -> Outlook:
@@ -97,7 +97,9 @@ class Job:
 
     @property
     def child(self) -> str | None:
-        """Return the id of the limited subagent if its parent is moved instead; otherwise None."""
+        """Return the id of the limited subagent if the subagent's parent is moved in its place; otherwise, return
+        None.
+        """
         return self.stuck.session if self.moved.session != self.stuck.session else None
 
 
@@ -295,7 +297,7 @@ def move_down_the_chain(
     """Move the session to the first target that is not limited itself. If the user named a model, try only that model.
 
     Raises:
-        UsageError, AllCooling: `choose_target` finds no target, at first or after all targets have been tried.
+        UsageError, AllCooling: `choose_target` finds no target, either initially or after all targets have been tried.
     """
     tried: set[ModelRef] = set()
     while True:

@@ -1,4 +1,4 @@
-"""`ocwatch report`: print or write the figures of the last days as a table, an HTML page, JSON or Prometheus text."""
+"""`ocwatch report`: print or write the figures of recent days as a table, an HTML page, JSON or Prometheus text."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def report(
     """Report on the time since `since`, by default the last 7 days.
 
     On a terminal, this prints a table. Otherwise it writes an HTML page, or the format `form`, to `out`, by default in
-    ocwatchd's cache. `open_page` writes the page and opens it in the browser.
+    ocwatchd's cache. With `open_page`, the page is written and opened in the browser.
 
     Raises:
         UsageError: `since` is not a time, `form` is not a format, or `open_page` is used with another format.
@@ -97,7 +97,7 @@ def _cached_page() -> Path:
 
 
 def _show_in_browser(path: Path) -> None:
-    import webbrowser  # lazy import: 20 CPU ms
+    import webbrowser  # lazy import: 20 ms of CPU time
 
     if not webbrowser.open(path.absolute().as_uri()):
         warn(escape(f"no browser could be started. Open this page yourself: {path.absolute()}"))
@@ -136,7 +136,9 @@ def _many(number: int, noun: str) -> str:
 
 
 def _more(cost: Cost) -> str:
-    """Return a note on what the time saved leaves out: unfinished waits, and waits without a reported end."""
+    """Return a note about the waits that are not included in the time saved: unfinished waits, and waits without a
+    reported end.
+    """
     parts = [f"{about(cost.to_come)} more to come"] if cost.to_come >= 1 else []
     if cost.uncounted:
         parts.append(f"not counting {_many(cost.uncounted, 'moved turn')} whose reset time was not reported")
@@ -144,7 +146,7 @@ def _more(cost: Cost) -> str:
 
 
 def _recovery(one: Fallback) -> str:
-    """Return how long turns took from their first limit until they continued on this fallback."""
+    """Return a phrase that says how long turns took from their first limit until they continued on this fallback."""
     if one.median is None:
         return "-"
     number = len(one.recovery)
@@ -173,7 +175,7 @@ def _money(journal: Sequence[Entry], since: float, now: float) -> Spending:
 
 
 def _day(epoch: float | None) -> str:
-    """Return the local date in sortable form, `2026-11-30`; an empty string for None."""
+    """Return the local date in sortable form, `2026-11-30`, or an empty string for None."""
     return "" if epoch is None else time.strftime("%Y-%m-%d", time.localtime(epoch))
 
 
@@ -196,7 +198,7 @@ def _write(path: Path, data: bytes) -> bool:
     The file's mode follows the umask, because a collector that runs as another user may have to read it.
     """
     try:
-        path.parent.stat()  # a missing directory is most likely a typing error, so it is not created
+        path.parent.stat()  # a missing directory is most likely a typo, so it is not created
         return write_named(path, data, 0o666)
     except OSError as error:
         raise OcwatchError(f"{path} cannot be written: {error.strerror or error}") from error

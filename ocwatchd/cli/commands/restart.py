@@ -125,7 +125,7 @@ def _check_comes_back(stranded: StrandedSession) -> None:
 
 
 def _elsewhere(fault: OcwatchError, finder: EndpointFinder) -> OcwatchError:
-    """Return the fault. If OpenCode 2 is running, add advice on its sessions to the message."""
+    """Return the fault. If OpenCode 2 is running, the fault's message also contains advice on OpenCode 2's sessions."""
     if not any(endpoint.generation == 2 for endpoint in finder.find().open):
         return fault
     return type(fault)(

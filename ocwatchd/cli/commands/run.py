@@ -1,7 +1,7 @@
 """`oc-smart` (= `ocwatch run -- …`): start OpenCode with the user's arguments, replacing limited models.
 
 It runs at every start of OpenCode, so it may take at most 50 ms of CPU time: expensive modules are imported only after
-a limit has occurred. A fault in our own files never keeps OpenCode from starting.
+a limit has occurred. A fault in our own files never prevents OpenCode from starting.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def launch(given: Sequence[str], own: str) -> NoReturn:
         # so that Ctrl-C ends this process without a traceback, as it ends OpenCode
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     if os.environ.get("OCWATCHD_LOG"):
-        from ocwatchd import own_log  # lazy import: `logging` costs 5 CPU ms
+        from ocwatchd import own_log  # lazy import: `logging` costs 5 ms of CPU time
 
         own_log.set_up()
     if in_a_circle(os.environ):
@@ -91,7 +91,7 @@ def launch(given: Sequence[str], own: str) -> NoReturn:
 
 
 def _state_is_ours() -> bool:
-    """Return whether the cooldowns can be used; if not, print why. OpenCode then starts with its own models."""
+    """Return whether the cooldowns can be used. If not, print the reason; OpenCode then starts with its own models."""
     try:
         found = read_entries(state_file("blacklist.json"))
         if found.closed:
@@ -135,8 +135,8 @@ def _become(found: str, words: Sequence[str], environ: Mapping[str, str]) -> NoR
 
 
 def _end(code: int) -> NoReturn:
-    """End the process with this exit code. A negative code stands for the signal that ended OpenCode: end with that
-    signal.
+    """End the process with this exit code. A negative code is the number of the signal that ended OpenCode; end this
+    process with the same signal.
     """
     sys.stdout.flush()
     if code < 0:
@@ -155,7 +155,7 @@ def _document() -> Document | None:
 
 
 def _names(document: Document | None) -> Names | None:
-    """Return the configured chains, pools and names; None if there is no usable configuration."""
+    """Return the configured chains, pools and names, or None if there is no usable configuration."""
     if document is None or not document.exists:
         return None
     try:
@@ -166,7 +166,7 @@ def _names(document: Document | None) -> Names | None:
 
 
 def configured_program(document: Document | None) -> str | None:
-    """Return `launcher.opencode`, the program to start; None if it is not set."""
+    """Return `launcher.opencode`, the program to start, or None if it is not set."""
     try:
         value = section(document, ROOT, "launcher").get("opencode") if document else None
     except ConfigError:

@@ -178,7 +178,7 @@ def _from_command(command: Sequence[str]) -> list[str]:
 
 
 def _other_sources() -> str:
-    """Return a phrase that names the other sources of the daemon's decisions and log."""
+    """Return a phrase that says where the daemon's decisions are recorded and how to see its whole log."""
     return f"the decisions are in {Paths.from_env().journal}; to see the whole log, run `ocwatchd` in the foreground"
 
 
@@ -235,7 +235,7 @@ def _print_status(service_status: ServiceStatus) -> None:
 
 
 def linger_remark(service_status: ServiceStatus) -> str | None:
-    """Return a warning if the service ends, or may end, when the user logs out; otherwise None."""
+    """Return a warning if the service ends, or may end, when the user logs out; otherwise, return None."""
     if service_status.manager != "systemd" or service_status.lingers:
         return None
     return f"# {LINGER if service_status.lingers is False else LINGER_UNKNOWN}"

@@ -38,7 +38,7 @@ class Step:
     """Lines printed after the sentence. They are not wrapped, so that the user can copy them."""
 
     def sentence(self, dry_run: bool) -> str:
-        """Return the sentence to print; an empty string if there is none."""
+        """Return the sentence to print, or an empty string if there is nothing to print."""
         if self.did not in VERBS:
             return self.text
         return f"Would {VERBS[self.did]} {self.text}" if dry_run else f"{self.did.capitalize()} {self.text}"
@@ -57,7 +57,7 @@ class Report:
     """A collection of steps. Each step is printed when it is added; a `dry_run` prints it as a plan."""
 
     def __init__(self, *, dry_run: bool, as_json: bool) -> None:
-        """Start without steps."""
+        """Initially, the report contains no steps."""
         self.dry_run, self.as_json = dry_run, as_json
         self._steps: list[Step] = []
 
@@ -77,7 +77,9 @@ class Report:
         warn(text)
 
     def end(self, more: Mapping[str, object]) -> None:
-        """End the report; if JSON is wanted, print the document with the fields `more`."""
+        """Finish the report. If JSON output was requested, print the document, including the additional fields in
+        `more`.
+        """
         if self.as_json:
             steps = [step.as_json() for step in self._steps]
             say_json({"time": iso(time.time()), "dry_run": self.dry_run, "steps": steps, **more})

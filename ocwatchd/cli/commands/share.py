@@ -99,7 +99,8 @@ def uninstall(as_json: bool = False) -> int:
 
 
 def try_it(as_json: bool = False) -> int:
-    """Send a test cooldown to the server or folder, wait until it is received, remove it, and print the times.
+    """Send a test cooldown to the server or folder, wait until this machine receives it, remove it, and print the
+    times.
 
     Raises:
         NotConfigured: sharing is not configured.

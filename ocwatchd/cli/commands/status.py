@@ -44,7 +44,7 @@ def status(as_json: bool = False) -> int:
 
 
 def current_status(now: float) -> StatusView:
-    """Return the daemon's state, the cooldowns and the forecasts as their files show them at `now` (epoch seconds)."""
+    """Return the daemon's state, the cooldowns and the forecasts, read from their files. `now` is in epoch seconds."""
     from ocwatchd.state import forecasts  # lazy import: not used by `cooldowns`
 
     found = read_entries(state_file("blacklist.json"))
@@ -55,7 +55,9 @@ def current_status(now: float) -> StatusView:
 
 
 def _sharing(now: float) -> list[str]:
-    """Return the reason why configured sharing does not work, as a list of one sentence; an empty list if it works."""
+    """Return a list with one sentence, the reason why the configured sharing does not work, or an empty list if it
+    works.
+    """
     path = state_file("share/status.json")
     if not exists(path):
         return []
@@ -69,7 +71,7 @@ def named_sessions(sessions: Sequence[dict[str, object]]) -> list[dict[str, obje
     """Return the sessions, with `title`, `directory`, `updated` and the current `model` added from OpenCode's store."""
     if not sessions:
         return []
-    from ocwatchd.opencode.sessions.names import models_now, session_names  # lazy import: 8 CPU ms
+    from ocwatchd.opencode.sessions.names import models_now, session_names  # lazy import: 8 ms of CPU time
 
     data = data_directory()
     names = {name.id: name for name in session_names(data)}
@@ -106,7 +108,7 @@ def cooldowns(as_json: bool = False) -> int:
 
 
 def cooldown_table(views: Sequence[CooldownView], now: float, width: int | None = None, *, whole: bool = False) -> str:
-    """Return the table of cooldowns, in the order of `views`; with `whole`, no text is cut."""
+    """Return the table of cooldowns, in the order of `views`. With `whole`, no text is truncated."""
     width = width or screen_width()
     rows = []
     for view in views:
@@ -135,7 +137,7 @@ def session_table(
 
 def _session_lines(sessions: Sequence[Mapping[str, object]], now: float) -> list[str]:
     """Return a heading and, for each session, its title, directory and id, followed by its model and latest event."""
-    from ocwatchd.cli.sessions import described  # lazy import: only a session needs it
+    from ocwatchd.cli.sessions import described  # lazy import: needed only if there is a session to show
     from ocwatchd.opencode.sessions.names import SessionName
 
     lines = [paint("SESSIONS", "bold")]
@@ -153,7 +155,9 @@ def _session_lines(sessions: Sequence[Mapping[str, object]], now: float) -> list
 
 
 def _what_follows(one: Mapping[str, object], now: float) -> str:
-    """Return when a parked turn will run again or its user will be notified; an empty string if no turn is parked."""
+    """Return a phrase that says when a parked turn will run again or its user will be notified. Return an empty string
+    if no turn is parked.
+    """
     if not one.get("until"):
         return ""
     then = "you are notified" if one.get("then") == "notify" else "runs again"
@@ -162,7 +166,7 @@ def _what_follows(one: Mapping[str, object], now: float) -> str:
 
 
 def _still_true(phrase: str, model: str) -> str:
-    """Return the phrase for the latest event of a session that now uses `model`.
+    """Return the phrase about the latest event of a session that now uses `model`.
 
     If the session was moved but is using the primary again, the phrase says that it returned.
     """

@@ -89,8 +89,8 @@ def statusline(form: str = "plain") -> int:
 
 
 def _fields(state: str, found: dict[str, Entry], sessions: list[dict[str, object]], now: float) -> dict[str, str]:
-    """Return the values of the template's fields; those without a value are empty. `model` is the model whose cooldown
-    ends first.
+    """Return the values of the template's fields. Fields without a value are empty strings. `model` is the model whose
+    cooldown ends first.
 
     The values are not escaped; the caller applies `SAFE`.
     """
@@ -211,7 +211,7 @@ def _tip(state: str, found: dict[str, Entry], now: float) -> str:
 
 
 def _document(fields: dict[str, str], left: float | None) -> dict[str, object]:
-    """Return the JSON document; fields without a value are null."""
+    """Return the JSON document. Fields without a value are null."""
     texts = {name: fields[name] or None for name in ("model", "kind", "target")}
     return {
         "state": fields["state"],

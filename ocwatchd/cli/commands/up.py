@@ -1,7 +1,7 @@
 """`ocwatch up`: set up the configuration, the companion plugin and the service, and start the daemon.
 
-On a terminal, it asks one question: which fallbacks to use. After 8 seconds without an answer, it uses all suggested
-ones, so it never hangs.
+On a terminal, it asks one question: which fallbacks to use. If the user does not answer within 8 seconds, it uses all
+suggested fallbacks, so it never hangs.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ def _configure(paths: Paths, report: Report, ask: bool) -> None:
 
 
 def _ask(start: Starter) -> tuple[str, ...]:
-    """Ask the user for fallbacks and return them in order. Return all of them if the user gives no valid answer."""
+    """Ask the user which of the suggested fallbacks to use, and return these in order. Return all of them if the user
+    gives no valid answer.
+    """
     say(escape(f"Fall back from {start.primary} to:"))
     for number, model in enumerate(start.targets, 1):
         say(escape(f"  {number}  {model}"))
@@ -209,7 +211,7 @@ def _tell_generation(report: Report) -> None:
 
 
 def _have_service(manager: Manager, service_status: ServiceStatus, report: Report) -> None:
-    """Install, enable and start the service; steps that are already done are skipped."""
+    """Install, enable and start the service. Steps that are already done are skipped."""
     as_it_should = service_status.enabled and service_status.state is FileState.CURRENT
     foreign = service_status.state is FileState.FOREIGN  # a unit that ocwatchd did not write is not changed
     if as_it_should or foreign:

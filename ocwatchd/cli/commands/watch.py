@@ -1,8 +1,8 @@
 """`ocwatch watch`: show sessions, cooldowns and events live, from the files that `status` and `history` read.
 
 A frame is a list of styled lines that fit the screen; it is a pure function of the displayed values. Only changed lines
-are drawn, over the old ones, to avoid flicker. While nothing happens, only the clock and the countdowns are sent: a few
-bytes a second over ssh.
+are drawn, over the old ones, to avoid flicker. While the state does not change, only the clock and the countdowns are
+sent, which takes a few bytes per second over ssh.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Screen:
     """A context manager for the alternate screen. On exit, the main screen and the cursor are restored."""
 
     def __init__(self) -> None:
-        """Start with nothing drawn."""
+        """Initially, the screen is empty."""
         self._shown: list[Line] = []
         self._size = (0, 0)
         self._styles = BRIGHTNESS if os.environ.get("NO_COLOR") else BRIGHTNESS | COLOURS
@@ -157,7 +157,7 @@ def frame(
 
 
 def _ahead(view: StatusView) -> list[Line]:
-    """Return the lines on the nearest forecast limit; an empty list if there is none."""
+    """Return the lines on the nearest forecast limit, or an empty list if there is none."""
     for one in view.known_limits[:1]:
         if one.get("hits_in_seconds") is not None:
             when = limit_in(one, view.now)
@@ -168,7 +168,8 @@ def _ahead(view: StatusView) -> list[Line]:
 
 
 def _block(table: str, room: int, selected: int | None = None) -> list[Line]:
-    """Return an empty line and a table, together at most `room` lines; the last line counts any rows that do not fit.
+    """Return an empty line and a table, together at most `room` lines. If rows do not fit, the last line contains their
+    number.
 
     The row with the index `selected` is highlighted and is always shown.
     """
@@ -187,7 +188,7 @@ def _events(events: Sequence[Entry], room: int, now: float, titles: Titles) -> l
 
 
 def event(line: Entry, now: float, titles: Titles) -> Line:
-    """Return the line of one event, with its time if it happened today; otherwise, with its date."""
+    """Return the line for one event, with the event's time if it occurred today, and with the date otherwise."""
     at = stamp(line.time, now)
     at = at if len(at) <= len("14:20:05") else clock(line.time, now)
     story = phrase(line, lambda at: clock(at, line.time)) + titles.ending(line)
@@ -253,7 +254,7 @@ def keys_in(raw: str) -> Iterator[str]:
 
 
 def moved(selected: int | None, key: str, number: int) -> int | None:
-    """Return the index selected after the key `j` or `k`; None if there are no items (`number` is 0)."""
+    """Return the index that is selected after the key `j` or `k`, or None if there are no items (`number` is 0)."""
     if not number:
         return None
     if selected is None:
@@ -308,10 +309,10 @@ def watch(every: float = 1.0) -> int:
 
 
 class StateReader:
-    """The reader of the displayed files. It reads the journal only when it has changed."""
+    """The reader of the displayed files. It reads the journal only when the journal has changed."""
 
     def __init__(self) -> None:
-        """Start without reading any file."""
+        """Initialize the reader. No file is read yet."""
         self._mark: tuple[int, int, int] | None = None
         self._told: tuple[Entry, ...] = ()
         self.titles = Titles()

@@ -1,1 +1,1 @@
-"""Output of text and JSON: escaping, tables, and the values from which both are made."""
+"""Output of text and JSON: escaping, tables, and the values from which text and JSON are made."""

@@ -18,7 +18,9 @@ WIDTH = 80
 """Width of the output, in columns, if neither COLUMNS nor a terminal defines one, as for files and pipes."""
 
 BESIDE_NAMES = 44
-"""Minimum width, in columns, of the other columns together. A name that would leave less is shortened in the middle."""
+"""Minimum total width, in characters, of all columns but the names. A name that would leave less is shortened in the
+middle.
+"""
 LEAST_PHRASE = 14
 """Minimum width, in columns, of a table's last column before names are shortened."""
 
@@ -54,10 +56,10 @@ STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
 
 def paint(text: str, style: str, stream: TextIO | None = None) -> str:
-    """Return the text in this style if `stream` is a terminal with colours. `style` consists of words in STYLES.
+    """Return the text in this style if `stream` is a terminal with colors. `style` consists of words in STYLES.
 
-    `stream` is standard output by default. NO_COLOR (https://no-color.org) turns colours off, and so does a TERM that
-    is empty, `dumb` or `unknown`.
+    `stream` is standard output by default. NO_COLOR (https://no-color.org) disables colors, and so does a TERM that is
+    empty, `dumb` or `unknown`.
     """
     output = stream or sys.stdout
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "") in ("", "dumb", "unknown")
@@ -173,7 +175,7 @@ def visible(text: str) -> str:
     """Return the text without the codes of `paint`."""
     if "\x1b[" not in text:
         return text
-    import re  # lazy import: only a terminal with colours needs it
+    import re  # lazy import: only a terminal with colors needs it
 
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 

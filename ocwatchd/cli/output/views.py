@@ -36,7 +36,7 @@ class CooldownView:
     session: str | None
     target: tuple[str, str | None] | None
     node: str | None = None
-    """The machine that reported the limit; None for this machine."""
+    """The name of the machine that reported the limit, or None for this machine."""
 
     def as_json(self) -> dict[str, object]:
         """Return this cooldown as an entry of the JSON contract."""

@@ -55,9 +55,9 @@ def _two(large: int, unit: str, small: int, part: str) -> str:
 WIDE = 1000.0
 """Width of a chart in SVG units, which the browser stretches to the available width."""
 ROWS = 12
-"""Maximum number of models with a row of their own."""
+"""Maximum number of models that have their own row."""
 COLOURS = 6
-"""Number of models with a colour of their own; all others share one."""
+"""Number of models that have their own color. All other models share one color."""
 BARS = 112
 """Maximum number of bars, so that each is at least 3 pixels wide on a phone."""
 BINS = (HOUR, 3 * HOUR, 6 * HOUR, 24 * HOUR, 7 * 24 * HOUR, 28 * 24 * HOUR)
@@ -305,7 +305,7 @@ def _head(found: Figures) -> str:
 
 
 def _plans(windows: Sequence[Mapping[str, object]]) -> str:
-    """Return the section on plan windows; an empty string if no plan window was reported."""
+    """Return the section on plan windows, or an empty string if no plan window was reported."""
     if not windows:
         return ""
     rows = "".join(
@@ -431,7 +431,9 @@ def _money(money: Spending) -> str:
 
 
 def _usage(money: Spending) -> str:
-    """Return the section on tokens and cost by day and model, and by session; an empty string if there is no usage."""
+    """Return the section on tokens and cost by day and model, and by session, or an empty string if there is no
+    usage.
+    """
     if not money.days:
         return ""
     days = "".join(
@@ -448,7 +450,7 @@ def _usage(money: Spending) -> str:
 
 
 def session_label(one: SessionUse) -> str:
-    """Return the title and directory of a session; its id if it has no title."""
+    """Return the title and directory of a session, or its id if it has no title."""
     if not one.title:
         return one.session
     return f"{one.title} in {short_directory(one.directory)}" if one.directory else one.title
@@ -525,12 +527,12 @@ def _some(seconds: float) -> str:
 
 
 def _about(seconds: float) -> str:
-    """Return an estimated length of time, marked as such; `–` for none."""
+    """Return an estimated duration, marked as an estimate, or `–` for None."""
     return f"about {lasting(seconds)}" if seconds else "–"
 
 
 def _typical(times: Sequence[float]) -> str:
-    """Return the median and the number of several times, a single time without a number, or `–` for none."""
+    """Return the median of the times and their number, or `–` if there are no times."""
     if not times:
         return "–"
     return f"{lasting(median(times))} ({'1 turn' if len(times) == 1 else f'median of {len(times)}'})"

@@ -47,7 +47,7 @@ class StreamActivity:
     """Tracks the busy sessions of all endpoints. Thread-safe."""
 
     def __init__(self, gaps: StreamGaps | None = None, elapsed: Callable[[], float] = time.monotonic) -> None:
-        """`gaps` contains the gaps that earlier runs of the daemon have measured."""
+        """`gaps` contains the gaps that earlier runs of the daemon measured."""
         self._gaps, self._elapsed = gaps or StreamGaps(), elapsed
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
         self._lock = threading.Lock()
@@ -85,7 +85,7 @@ class StreamActivity:
 
     def silent(self, patience: Callable[[str | None], float | None]) -> list[str]:
         """Return the sessions that have been silent for too long. A session that stays silent is returned again after
-        the same time.
+        each further period of the same length.
 
         `patience` returns the maximum silence of a model in seconds, or None if there is no limit.
         """
@@ -127,7 +127,7 @@ class StreamActivity:
         return stream
 
     def _see_rare(self, endpoint: Hashable, sent: bytes) -> None:
-        """Process an event that must be parsed. Each step of a turn has only a few of them."""
+        """Process an event that must be parsed. A step of a turn sends only a few such events."""
         try:
             event = mapping(parse_json(sent[sent.find(b"{") :]))
         except ValueError:

@@ -30,7 +30,7 @@ whose stream contained no event.
 """
 EMPTY_ANSWERS, EMPTY_WITHIN = 3, 30.0
 """A session is reported after EMPTY_ANSWERS empty answers within EMPTY_WITHIN seconds, and again after each further
-one. A step takes 0.05 to 2 s.
+empty answer. A step takes 0.05 to 2 s.
 """
 MAX_SESSIONS = 256
 """Maximum number of sessions per endpoint whose empty answers are counted."""
@@ -49,10 +49,11 @@ class EventListener:
         located: Callable[[str, Endpoint], None] | None = None,
         activity: StreamActivity | None = None,
     ) -> None:
-        """Start without listeners.
+        """Initially, there are no listeners.
 
         `report` is called with each finding, on the listener threads. Just before that, `located` is called with the
-        session and the endpoint that reported it. `progress` records how far the events of OpenCode 2 were read.
+        session and with the endpoint that reported the finding. `progress` records how far the events of OpenCode 2
+        were read.
 
         `modern` returns whether the log shows OpenCode 1.17 or newer. If so, the route is known to exist, and the long
         list of routes is not requested. `connect` returns an `Api` that keeps this list for later requests: on 1.0.185
@@ -126,7 +127,7 @@ class _Watch:
 
 
 def troubled(event: Json) -> str | None:
-    """Return the session of a refused attempt or a failed turn. Return None for other events."""
+    """Return the id of the session whose attempt was refused or whose turn failed. Return None for other events."""
     properties = mapping(event.get("properties"))
     status = mapping(properties.get("status"))
     if event.get("type") == "session.error" or status.get("type") == "retry":
@@ -142,12 +143,12 @@ class EmptyAnswers:
     """
 
     def __init__(self) -> None:
-        """Start without counts."""
+        """Initially, all counts are 0."""
         self._ended: OrderedDict[str, OrderedDict[str, float]] = OrderedDict()
 
     def count(self, event: Json, now: float) -> str | None:
-        """Return the session if this event is at least its EMPTY_ANSWERS-th empty answer within EMPTY_WITHIN seconds.
-        Otherwise return None.
+        """Return the session's id if this event is at least the EMPTY_ANSWERS-th empty answer of its session within
+        EMPTY_WITHIN seconds. Otherwise, return None.
         """
         info = mapping(mapping(event.get("properties")).get("info"))
         session, answer = text(info.get("sessionID")), message_of(info)

@@ -22,7 +22,7 @@ class Client(Protocol):
         ...
 
     def snapshot(self, session: str, stored: Session | None, clock: Clock) -> SessionSnapshot:
-        """Return the snapshot of one session. If `stored` is given, one request fewer is needed."""
+        """Return the snapshot of one session. Passing `stored` saves one request."""
         ...
 
     def waiting(self, directory: str, stored: Stored, clock: Clock) -> Iterator[SessionSnapshot]:

@@ -22,7 +22,7 @@ class Trouble(StrEnum):
 
     UNREACHABLE = "unreachable"  # no process listens, or the connection was lost
     TIMEOUT = "timeout"
-    FOREIGN = "not yours"  # another user listens at the address; nothing was sent
+    FOREIGN = "not yours"  # another user's process listens at the address; nothing was sent
     STATUS = "status"  # the endpoint responded with a status other than 2xx
     GARBAGE = "garbage"  # the response is not HTTP, not JSON, or unexpected JSON
     TOO_LARGE = "too large"
@@ -53,7 +53,7 @@ def bind_file(sock: socket.socket, path: str) -> None:
 
 @contextmanager
 def _short(path: str) -> Iterator[str]:
-    """Yield a path of the socket file that is short enough for the kernel. A long path is replaced by a path through a
+    """Yield a path of the socket file that is short enough for the kernel. A long path is replaced by one that uses a
     descriptor of the directory.
     """
     if len(os.fsencode(path)) <= _MAX_PATH:
@@ -85,7 +85,7 @@ class StreamHandle:
     """Lets another thread end a stream."""
 
     def __init__(self) -> None:
-        """Start without a connection."""
+        """Initially, the handle has no connection."""
         self._sock: socket.socket | None = None
         self._cut = False
         self._lock = threading.Lock()

@@ -2,14 +2,15 @@
 
 `AbortTrace` distinguishes OpenCode's clean-up of an aborted run from a user's stop, by the order of the events.
 
-Up to 1.3.2 an abort returns while the old run is still ending. In its last step, the old run cancels the session's
-current run, even if that is a new run that was started too early. This looks exactly like a stop by the user: the
-message ends in MessageAbortedError, with the same events. ocwatchd therefore waits for proof that the old run is over.
-After that, only the user can have stopped the new run.
+Up to 1.3.2, an abort returns while the old run is still terminating. In its last step, the old run cancels the
+session's current run, even if that is a new run that was started too early. This looks exactly like a stop by the user:
+the message has the error MessageAbortedError, and the events are the same. ocwatchd therefore waits for proof that the
+old run is over. After that, only the user can have stopped the new run.
 
-The proof is the status `idle` that follows after the old answer was closed (`message.updated` with `time.completed`).
-The events after an abort during a retry are: idle, error, idle, closed, idle on 1.1.65, 1.2.27 and 1.3.2; closed, idle
-on 1.14.41, 1.15.13 and 1.18.33, where the abort returns only then. 1.0.185 sends no idle after the answer was closed.
+The proof is the status `idle` that OpenCode sends after it has closed the old answer (`message.updated` with
+`time.completed`). The events after an abort during a retry are: idle, error, idle, closed, idle on 1.1.65, 1.2.27 and
+1.3.2; closed, idle on 1.14.41, 1.15.13 and 1.18.33, where the abort returns only after these events. 1.0.185 sends no
+idle after the answer was closed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Signal(StrEnum):
 
     CLOSED = "closed"  # an answer was finished or ended in an error
     PROMPT = "prompt"  # a prompt was added, or its model was changed
-    BUSY = "busy"  # a run is working, or is waiting for its next attempt
+    BUSY = "busy"  # a run is in progress, or is waiting for its next attempt
     IDLE = "idle"
 
 
@@ -47,7 +48,7 @@ class AbortTrace:
     """Interprets the session's events, in order, from before the abort to the end of the move."""
 
     def __init__(self) -> None:
-        """Start before the abort, without events."""
+        """Initially, the abort has not been sent, and no event has arrived."""
         self._phase, self._answer = _Phase.BEFORE, ""
         self._idles = 0
         self._certain = self._stopped = False
@@ -102,11 +103,11 @@ class AbortTrace:
         return self.closed and not self.over and self._idles != 1
 
     def abort(self, answer: str) -> None:
-        """Record that the run that is writing this answer is about to be aborted."""
+        """Record that ocwatchd is about to abort the run that is writing this answer."""
         self._phase, self._answer, self.ended = _Phase.STOPPING, answer, False
 
     def post(self) -> None:
-        """Record that the new run is about to be posted."""
+        """Record that ocwatchd is about to post the new run."""
         self._phase, self.ended, self._stopped = _Phase.STARTING, False, False
         # An old run that is not known to be over may still send its last `idle`, which is then no proof of a stop.
         self._certain = self.over
@@ -124,12 +125,12 @@ _SIGNALS = {"idle": Signal.IDLE, "busy": Signal.BUSY, "retry": Signal.BUSY}
 
 
 class SessionEvents:
-    """A context in which `trace` receives the session's events. After an error, the trace receives no further
-    events.
+    """A context manager that passes the session's events to `trace` during its block. After an error, the trace
+    receives no further events.
     """
 
     def __init__(self, api: Api, session: Session) -> None:
-        """No request is sent before the block begins."""
+        """No request is sent until the `with` block begins."""
         self._api, self._session = api, session
         self._handle = StreamHandle()
         self._connected = threading.Event()
@@ -138,7 +139,7 @@ class SessionEvents:
         self.trace = AbortTrace()
 
     def __enter__(self) -> Self:
-        """Start opening the stream."""
+        """Open the stream on a separate thread."""
         threading.Thread(target=self._follow, name=f"events {self._session.id}", daemon=True).start()
         return self
 

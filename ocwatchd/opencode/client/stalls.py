@@ -51,7 +51,7 @@ class Stalls:
             _bound(self._answered)
 
     def stalled_for(self, endpoint: Hashable) -> float:
-        """Return for how many seconds the pending requests to the endpoint have had no response; 0 if no request is
+        """Return for how many seconds the pending requests to the endpoint have had no response, or 0 if no request is
         pending.
         """
         with self._lock:

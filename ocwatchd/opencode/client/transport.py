@@ -38,7 +38,7 @@ def exchange(endpoint: Endpoint, request: Request, limit: float) -> bytes:
     """Send a request and return the body of the response.
 
     Raises:
-        EndpointError: No complete response with a 2xx status came within `limit` seconds.
+        EndpointError: No complete response with a 2xx status arrived within `limit` seconds.
     """
     from ocwatchd.opencode.client import wire  # lazy import: TLS and e-mail, 7 MiB
 

@@ -69,7 +69,7 @@ class Unanswered:
                 while sock.recv(_CHUNK) and time.monotonic() < end:
                     pass
         except OSError:
-            return  # no response came, or the peer closed the connection
+            return  # no response arrived, or the peer closed the connection
         finally:
             with self._lock:
                 self._kept[endpoint] -= 1
@@ -186,7 +186,7 @@ def exchange(endpoint: Endpoint, request: Request, limit: float) -> bytes:
     """Send a request and return the body of the response.
 
     Raises:
-        EndpointError: No complete response with a 2xx status came within `limit` seconds.
+        EndpointError: No complete response with a 2xx status arrived within `limit` seconds.
     """
     connection = _Connection(endpoint, limit)
     try:

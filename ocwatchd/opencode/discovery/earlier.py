@@ -95,7 +95,7 @@ def earlier_processes(
 
 
 def _earlier(running: Running, names: list[SessionName]) -> tuple[EarlierProcess, list[Relative]]:
-    """Return the description of a process, and its ancestors."""
+    """Return the description of a process and the list of its ancestors."""
     session = _session(running, names) if running.subcommand is None else None
     words = ["opencode", *([running.subcommand] if running.subcommand else []), *running.with_plugins()]
     if session is not None:

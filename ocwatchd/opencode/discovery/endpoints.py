@@ -3,6 +3,9 @@ processes.
 
 The module is long because all ways to find an endpoint share the checks of owner and home.
 
+A candidate is an address at which OpenCode may be listening. A probe, in this module, is one request that checks
+whether OpenCode is listening at a candidate.
+
 The home of a process is read from its environment, because two homes of one user must never be mixed up. psutil is
 imported only here and in `processes.py`, and only when processes are listed.
 """
@@ -37,21 +40,21 @@ if TYPE_CHECKING:
     import psutil
 
 PROBE_LIMIT, MAX_PROBE_LIMIT = 1.0, 5.0
-"""Timeout, in seconds, of the first probe, doubled with each failure up to the second value. `/path` takes 1 - 15 ms.
-In its first second, a server may not respond at all, and its very first response took 2.4 s (1.18.33).
+"""Timeout, in seconds, of the first probe. It is doubled after each failure, up to the second value. `/path` takes 1 -
+15 ms. In its first second, a server may not respond at all, and its very first response took 2.4 s (1.18.33).
 """
 
 RETRY_PROBE, MAX_RETRY_PROBE = 3.0, 30.0
-"""Delay, in seconds, before the next request to a listener that did not respond, doubled with each failure up to the
-second value. A listener whose response shows that it is another program gets no further requests.
+"""Delay, in seconds, before the next request to a listener that did not respond. It is doubled after each failure, up
+to the second value. A listener whose response shows that it is another program gets no further requests.
 """
 
 MAX_PROBES = 64
 """Maximum number of simultaneous probes, each on its own thread. Endpoints without failures go first."""
 
 SHARED = 0.1
-"""Time, in seconds, for which a result is reused. If four sessions hit a limit together, the result is needed four
-times within milliseconds.
+"""Time, in seconds, for which the result of a search is reused. If four sessions hit a limit together, the result is
+needed four times within milliseconds.
 """
 
 _NAME = "opencode"
@@ -84,9 +87,9 @@ class OpenCodeProcess:
     runs_once: bool = False
     """Whether this is an `opencode run`."""
     launched: bool = False
-    """Whether an `oc-smart` that is still running has started the process."""
+    """Whether the process was started by an `oc-smart` that is still running."""
     anew: bool = True
-    """Whether an `opencode run` begins a new session."""
+    """Whether the process, if it is an `opencode run`, begins a new session."""
     registers: bool = False
     """Whether this is OpenCode 2's background service, which writes its password to a file as soon as it is
     listening.
@@ -292,12 +295,12 @@ class EndpointFinder:
             self._changed()
 
     def hurry(self, endpoint: Endpoint) -> None:
-        """Probe this endpoint now, despite earlier failures, because a session is known to run there."""
+        """Probe this endpoint immediately, despite earlier failures, because a session is known to run there."""
         self._hurry(lambda known: (known.address, known.pid) == (endpoint.address, endpoint.pid))
 
     def hurry_process(self, pid: int | None, directory: str | None) -> None:
-        """Probe the endpoints of this process, and of processes in this directory, now, because a session is known to
-        run there.
+        """Immediately probe the endpoints of this process and of the processes in this directory, because a session is
+        known to run there.
 
         OpenCode does not respond during the first seconds of its start. Without this method, a session that hit a limit
         during these seconds waited for the next regular probe (4 to 5 s on 1.18.33).
@@ -369,13 +372,13 @@ class EndpointFinder:
             if process.generation != 2 or not process.listeners or process.pid in pids:
                 continue
             locked = self._auth_of(process) is None
-            # A service registers its password only when it is listening, and responds a moment later.
+            # A service registers its password only when it is listening, and starts to respond shortly afterwards.
             if time.time() - process.created > START_GRACE or (locked and not process.registers):
                 yield EndpointStatus(process.pid, process.listeners[0], 2, False, LOCKED if locked else SILENT)
 
     def _remember_runs(self, processes: Sequence[OpenCodeProcess]) -> None:
-        """Keep a record of each `opencode run` until RUNS_KEPT seconds after its end, because the session of a failed
-        run must not be moved.
+        """Keep a record of each `opencode run` until RUNS_KEPT seconds after the process has ended, because the session
+        of a failed run must not be moved.
         """
         now = time.time()
         alive = {(process.pid, process.created): process for process in processes}
@@ -439,7 +442,9 @@ class EndpointFinder:
             threading.Thread(target=self._prove, args=(endpoint, proof), name="probe", daemon=True).start()
 
     def _prove(self, endpoint: Endpoint, proof: _Proof) -> None:
-        """Probe whether OpenCode is listening here, and record the response. Other programs are ignored."""
+        """Check whether OpenCode is listening at this endpoint, and record the result. Other programs are not probed
+        again.
+        """
         limit = min(PROBE_LIMIT * 2.0 ** min(proof.failures, 10), MAX_PROBE_LIMIT)
         try:
             directory = None
@@ -494,7 +499,7 @@ V2_LIMIT = 3.0
 responded.
 """
 RUNS_KEPT = 3600.0
-"""Time, in seconds, for which an `opencode run` is remembered after its end."""
+"""Time, in seconds, for which the record of an `opencode run` is kept after the process has ended."""
 
 
 def generations(processes: Iterable[OpenCodeProcess]) -> list[OpenCodeProcess]:

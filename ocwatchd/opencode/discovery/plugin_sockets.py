@@ -27,24 +27,26 @@ MAX_ABOUT = 65_536
 
 
 def own_sockets(directory: Path | None) -> list[Path]:
-    """Return the socket files in a directory; empty if another user could have written there."""
+    """Return the socket files in a directory. The list is empty if another user could have written to the directory."""
     return [path for path in _files(directory, "*.sock") if _is_own_socket(path)]
 
 
 def rival_in(directory: Path | None, pid: int) -> str | None:
-    """Return why the companion plugin is inactive in this process, from its `PID.json`; None if it is active."""
+    """Return the reason why the companion plugin is inactive in this process, from the process's `PID.json`. Return
+    None if it is active.
+    """
     why = _about(directory, pid).get("standing_back")
     return why[:200] if isinstance(why, str) and why else None
 
 
 def plugin_in(directory: Path | None, pid: int) -> bool:
-    """Return whether the companion plugin is active in this process, from its `PID.json`."""
+    """Return whether the companion plugin is active in this process, according to the process's `PID.json`."""
     about = _about(directory, pid)
     return isinstance(about.get("plugin"), str) and not about.get("standing_back")
 
 
 def hooks_in(directory: Path | None, pid: int) -> tuple[str, ...]:
-    """Return the hooks of the companion plugin that this process has called, from its `PID.json`."""
+    """Return the hooks of the companion plugin that this process has called, according to the process's `PID.json`."""
     hooks = _about(directory, pid).get("hooks")
     return tuple(str(hook) for hook in hooks) if isinstance(hooks, list) else ()
 

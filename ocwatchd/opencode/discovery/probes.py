@@ -51,7 +51,9 @@ nearest process first.
 """
 
 FRESH = 1.0
-"""Time, in seconds, after a response during which a server is queried about another project without a ping first."""
+"""Time, in seconds, after a server's response. During this time, queries about other projects are sent to the server
+without a ping beforehand.
+"""
 
 MAX_ROUND = 6.0
 """Maximum duration, in seconds, of a probe. A single call may take 5 s."""
@@ -62,7 +64,7 @@ it is idle.
 """
 
 MAX_HOMES = 1000
-"""Maximum number of sessions for which the process that last worked on them is remembered."""
+"""Maximum number of sessions for which the process that last worked on the session is stored."""
 
 T = TypeVar("T")
 SnapshotsById = Mapping[str, SessionSnapshot]
@@ -94,7 +96,9 @@ class SessionProbe(Protocol):
         ...
 
     def stuck(self, report: Report | None = None) -> Findings:
-        """Return all stuck sessions. `report` is called with each of them once, before the method returns."""
+        """Return all stuck sessions. Before the method returns, `report` is called with them, exactly once for each
+        session.
+        """
         ...
 
 
@@ -112,14 +116,16 @@ class Prober:
         clock: Clock | None = None,
         hedge: float = HEDGE,
     ) -> None:
-        """`finder` and `store` use the same data directory. `connect` opens an endpoint, `hedge` replaces HEDGE."""
+        """`finder` and `store` use the same data directory. `connect` opens an endpoint. `hedge` is the time in seconds
+        that is used instead of HEDGE.
+        """
         self._finder, self._store, self._hedge = finder, store, hedge
         self._connect, self._clock = connect, clock or SystemClock()
         self._workers = Workers(MAX_ASKED, {}, MAX_PER_PROCESS)
         self._homes: OrderedDict[str, Endpoint] = OrderedDict()
         self._located: OrderedDict[str, tuple[Endpoint, float]] = OrderedDict()
-        """By session: the endpoint of its last event, and the event's arrival time (monotonic seconds), until the next
-        probe.
+        """The endpoint of each session's last event, and the event's arrival time (monotonic seconds), by session id.
+        The next probe of a session removes its entry.
         """
         self._unreliable: set[Hashable] = set()
         """Processes that did not respond to the last query. They may still respond to a ping."""
@@ -173,7 +179,7 @@ class Prober:
         """Return the snapshot from the endpoint that has just sent an event of the session. Return None if the session
         is idle there.
 
-        This avoids a walk over the process table, whose 15 ms of CPU time took 0.1 s at a load of 17.
+        This avoids a walk over the process table, which needs 15 ms of CPU time and took 0.1 s at a load of 17.
         """
         endpoint, at = self._located.pop(ident, (None, 0.0))
         if endpoint is None or time.monotonic() - at > FRESH or (now := self._finder.current(endpoint)) is None:

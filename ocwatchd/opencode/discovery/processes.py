@@ -24,7 +24,7 @@ STOPS: tuple[tuple[signal.Signals, float], ...] = (
     (signal.SIGTERM, 2.0),
     (signal.SIGHUP, 1.5),  # sent when a terminal is closed; it ends the TUI of 1.3.2 within 0.1 s
     (signal.SIGINT, 1.0),
-    (signal.SIGKILL, 5.0),  # nothing is lost, because all important data is in the store
+    (signal.SIGKILL, 5.0),  # no data is lost, because all important data is in the store
 )
 """Signals in the order in which they are sent, each with the time, in seconds, within which the process should end."""
 POLL = 0.03
@@ -34,7 +34,7 @@ _SUBCOMMANDS = frozenset(
     "serve web acp run attach auth agent mcp models upgrade uninstall stats export import github pr session debug"
     " generate completion db plugin plug account console login logout providers".split()
 )
-"""Subcommands of `opencode` that do not open a TUI (1.0 - 1.18). Any other first word is a project directory."""
+"""Subcommands of `opencode` that do not open a TUI (1.0 - 1.18). Any other first argument is a project directory."""
 
 _WITH_VALUE = frozenset(
     "-m --model -s --session --prompt --agent --port --hostname --log-level --cors --mdns-domain".split()
@@ -190,7 +190,7 @@ def _read(process: psutil.Process) -> Running | None:
 
 
 def _exact_start(pid: int) -> float | None:
-    """Return the start time of a process in epoch seconds; None if the system has no /proc.
+    """Return the start time of a process in epoch seconds, or None if the system has no /proc.
 
     psutil adds the ticks since boot to the boot time in whole seconds, so its result is up to a second early. It cannot
     distinguish two OpenCode processes that were started in quick succession.
@@ -244,7 +244,7 @@ def _kept(arguments: Sequence[str]) -> Iterator[str]:
         name, equals, _ = word.partition("=")
         valued = name in _WITH_VALUE and not equals
         value = next(words, None) if valued else None
-        # A bare word is the project directory, which is the working directory of the successor anyway.
+        # An argument that is not an option is the project directory, which is the successor's working directory anyway.
         if name in _SESSION_OPTIONS or not word.startswith("-"):
             continue
         yield word

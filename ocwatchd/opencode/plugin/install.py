@@ -86,7 +86,7 @@ def find_plugin(paths: Paths) -> PluginFile:
 
 
 def install(paths: Paths) -> tuple[PluginFile, PluginFile]:
-    """Install the plugin unless the installed one is current; return its state before and after.
+    """Install the plugin unless the installed one is current. Return its state before and after.
 
     Raises:
         PluginFault: A file of that name is not ours, or cannot be read or written.
@@ -111,7 +111,7 @@ def install(paths: Paths) -> tuple[PluginFile, PluginFile]:
 
 
 def uninstall(paths: Paths) -> list[Path]:
-    """Remove the plugin from all directories that OpenCode loads plugins from; return the removed files.
+    """Remove the plugin from all directories from which OpenCode loads plugins. Return the removed files.
 
     Raises:
         PluginFault: One of our files cannot be removed.
@@ -147,7 +147,8 @@ def _find_files(directory: Path) -> dict[str, PluginFile]:
 
 
 def _together(files: dict[str, PluginFile]) -> PluginFile:
-    """Return the state of the whole plugin: that of a foreign file, otherwise the main file's.
+    """Return the state of the whole plugin: the state of a foreign file if there is one, otherwise the state of the
+    main file.
 
     The main file is outdated if one of its parts is.
     """
@@ -160,7 +161,8 @@ def _together(files: dict[str, PluginFile]) -> PluginFile:
 
 
 def _put(path: Path, content: bytes, *, anew: bool) -> None:
-    """Write a file atomically. With `anew`, never replace an existing file, even one that has just appeared.
+    """Write a file atomically. With `anew`, never replace an existing file, not even one that was created in the
+    meantime.
 
     Raises:
         FileExistsError: A file exists, and `anew` is set.
@@ -184,7 +186,7 @@ def _put(path: Path, content: bytes, *, anew: bool) -> None:
 
 
 def _find_file(path: Path, name: str) -> PluginFile:
-    """Return the state of one file; `name` is that of the same file in this package."""
+    """Return the state of one file. `name` is the name of the corresponding file in this package."""
     new = shipped(name)
     wanted = version_of(new) or "?"
     content = _read(path)

@@ -17,7 +17,9 @@ the work is done.
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the descendants of a process, children before parents; empty if it has none or has ended."""
+    """Return the descendants of a process, children before parents. The list is empty if the process has none or has
+    ended.
+    """
     import psutil  # lazy import: a daemon that sees no OpenCode does not need it
 
     try:
@@ -27,7 +29,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def descends(pid: int, ancestors: frozenset[int], most: int = 4) -> bool:
-    """Return whether a process is one of `ancestors`, or at most `most` generations below one."""
+    """Return whether a process is one of `ancestors`, or descends from one of them by at most `most` generations."""
     import psutil  # lazy import: a daemon that sees no OpenCode does not need it
 
     try:

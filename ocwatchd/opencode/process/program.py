@@ -24,7 +24,9 @@ directories.
 """
 
 TEMPORARY = "tmp"
-"""Name of the directory for temporary files in a private HOME. The creator of the HOME creates it."""
+"""Name of the directory for temporary files in a private HOME. The code that creates the HOME must also create this
+directory.
+"""
 
 VERSION_LIMIT = 20.0
 """Timeout of `opencode --version` in seconds; it takes 0.3 - 1.2 s on an idle machine."""
@@ -42,7 +44,7 @@ class ProgramVersion:
 
 
 class NoAnswer(OpenCodeUnreachable):
-    """Raised if `opencode --version` did not end in time, so that the version is unknown."""
+    """Raised if `opencode --version` did not finish in time, so that the version is unknown."""
 
 
 def bare_environ(home: Path, directory: Path, environ: Mapping[str, str]) -> dict[str, str]:
@@ -135,7 +137,7 @@ def parse_version(output: str) -> ProgramVersion | None:
 
 
 def _run(command: list[str], directory: Path, environ: Mapping[str, str], limit: float) -> int | None:
-    """Run a command and return its exit code; None if it was killed after `limit` seconds.
+    """Run a command and return its exit code, or None if it was killed after `limit` seconds.
 
     The output is written to the file `output` in `directory`. A pipe is not used, because a child process could keep it
     open.
@@ -157,7 +159,7 @@ def _run(command: list[str], directory: Path, environ: Mapping[str, str], limit:
 
 
 def last_output(output: Path) -> str:
-    """Return the end of a program's output file as one line; empty if there is no output."""
+    """Return the last part of a program's output file as one line, or an empty string if there is no output."""
     try:
         data = output.read_bytes()
     except OSError:

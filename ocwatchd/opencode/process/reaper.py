@@ -23,7 +23,7 @@ _DONE = b"done\n"
 
 
 class Guardian:
-    """A context in which watched processes and their descendants are ended if this process dies.
+    """A context manager that ends the watched processes and their descendants if this process dies during the block.
 
     It forks, so it must be created before any thread is started.
     """
@@ -94,7 +94,7 @@ def _listen(reader: int) -> bytes:
 
 
 def _end(received: bytes) -> None:
-    """End every process that is still being watched according to these messages."""
+    """End every process that, according to these messages, is still being watched."""
     from ocwatchd.opencode.process.process_tree import descendants, end_all  # lazy import: rarely needed
 
     watched: dict[int, bytes] = {}

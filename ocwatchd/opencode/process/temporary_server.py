@@ -1,6 +1,7 @@
 """Run a temporary `opencode serve` with the program, home and project of a process that will be replaced.
 
-The server listens on loopback. Its random password exists only in its environment. It ends with the block.
+The server listens on loopback. Its random password exists only in its environment. It is stopped at the end of the
+block.
 """
 
 from __future__ import annotations

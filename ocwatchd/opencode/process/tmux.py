@@ -38,7 +38,7 @@ _SHELLS = frozenset(
 
 
 class TerminalFault(OcwatchError):
-    """The program could not be started in the terminal. The message is the reason."""
+    """Raised if the program could not be started in the terminal. The message contains the reason."""
 
 
 Run = Callable[[Sequence[str]], str]
@@ -104,7 +104,7 @@ class Pane:
                 self._tmux("set-option", "-p", *unset, "-t", self.ident, "remain-on-exit", *back)
 
     def withdraw(self) -> None:
-        """Do nothing: the end of `kept_open` restores the pane."""
+        """Do nothing, because `kept_open` restores the pane when its block ends."""
 
     def launch(self, again: Again, scratch: Path) -> None:
         """Start the program. `scratch` is a private directory for the start script.
@@ -118,7 +118,7 @@ class Pane:
             deliver(again.script, path)
 
     def start(self, directory: str, script: Path) -> None:
-        """Run `sh SCRIPT` in the pane, in a directory that the script itself changes to as well.
+        """Run `sh SCRIPT` in the pane, in this directory. The script itself also changes to the directory.
 
         The argument of `respawn-pane -c` is a format: `#(…)` in a directory's name would be executed (tmux 3.3a), and
         no escape works for all names (`##[` is not unescaped). For a name with `#`, only the script changes the

@@ -1,6 +1,6 @@
 """Query OpenCode's message stores in SQLite (from 1.2 on), read-only.
 
-A missing, locked, broken or unknown database yields nothing and raises no error, because any version of OpenCode may be
+A missing, locked, broken or unknown database yields no rows and raises no error, because any version of OpenCode may be
 installed. The file is opened for each query, because a permanent connection would prevent OpenCode from resetting its
 WAL. The module imports little, because it is used by commands that must start fast.
 """

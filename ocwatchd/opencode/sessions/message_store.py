@@ -54,7 +54,7 @@ class Store(Protocol):
     """The interface of a message store."""
 
     def session(self, ident: str) -> Session | None:
-        """Return one session; None if it is unknown."""
+        """Return one session, or None if it is unknown."""
         ...
 
     def recent(self, since: float) -> list[Session]:
@@ -86,7 +86,7 @@ class SessionStore:
         self._data = data
 
     def session(self, ident: str) -> Session | None:
-        """Return one session; None if no store has it."""
+        """Return one session, or None if no store has it."""
         return next((found for store in self._stores() if (found := store.session(ident))), None)
 
     def recent(self, since: float) -> list[Session]:
@@ -134,7 +134,7 @@ class SessionStore:
 
 
 def taken_over_by_v2(data: Path) -> Path | None:
-    """Return the database of OpenCode 1 in this data directory if OpenCode 2 has migrated it; otherwise None.
+    """Return the database of OpenCode 1 in this data directory if OpenCode 2 has migrated it; otherwise, return None.
 
     The migration drops the table `todo` and two others (0.0.0-next-16350, in the database of the channel `latest`).
     1.18 has both `todo` and OpenCode 2's table `session_message`; earlier versions have only `todo`.
@@ -167,7 +167,7 @@ class SqliteStore:
         self._path = path
 
     def session(self, ident: str) -> Session | None:
-        """Return one session; None if it is unknown."""
+        """Return one session, or None if it is unknown."""
         rows = self._rows("SELECT id, directory, parent_id, version, time_updated FROM session WHERE id = ?", ident)
         return next(iter(_sessions(rows)), None)
 
@@ -262,7 +262,7 @@ class JsonStore:
         self._storage = storage
 
     def session(self, ident: str) -> Session | None:
-        """Return one session; None if it is unknown."""
+        """Return one session, or None if it is unknown."""
         if not _is_plain(ident):
             return None
         paths = (project / f"{ident}.json" for project in self._projects())

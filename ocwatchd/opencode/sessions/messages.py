@@ -85,7 +85,7 @@ class Message:
     @property
     def cut(self) -> bool:
         """Whether this is only the beginning of an answer, because the response ended without a finish reason. OpenCode
-        repeats the request immediately and endlessly, with every such piece in the conversation (1.3.2, 1.18.33).
+        repeats the request immediately and endlessly, and adds each such fragment to the conversation (1.3.2, 1.18.33).
         """
         done = self.completed is not None and self.error is None
         return done and not self.user and self.spoke and not self.called and self.finish in _NO_REASON

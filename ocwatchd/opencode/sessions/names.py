@@ -64,8 +64,8 @@ def short_directory(directory: str) -> str:
 
 
 def name_among_several(data: str, ident: str) -> str:
-    """Return a name such as `“Fix the login form” in ~/shop` for a notice about a session; an empty string if no name
-    is needed.
+    """Return a name such as `“Fix the login form” in ~/shop` for a notice about a session, or an empty string if no
+    name is needed.
 
     No name is needed if the data directory contains no other session. The result is also empty if neither title nor
     directory is known.

@@ -16,12 +16,12 @@ from ocwatchd.opencode.client.v1.routes import Api
 from ocwatchd.opencode.sessions.messages import Message
 
 _FEW, _MANY = 4, 60
-"""Number of messages to fetch: at first, and if the first ones contain no answer. A message may have several megabytes,
-and the last prompt and the last answer are nearly always among the last four messages.
+"""Number of messages to fetch first, and number to fetch if these messages contain no answer. A message may have
+several megabytes, and the last prompt and the last answer are nearly always among the last four messages.
 """
 
 SOON = 60.0
-"""Maximum remaining wait, in seconds, with which a subagent in OpenCode's own retry still counts as working."""
+"""Maximum remaining wait, in seconds, of a subagent in OpenCode's own retry that still counts as working."""
 
 _IDLE = RetryStatus("idle")
 _STATES = {"busy": SessionState.BUSY, "retry": SessionState.RETRY}
@@ -40,7 +40,7 @@ def take_snapshot(
     `statuses`, if given, are used instead of a request. Without `questions`, none are requested and `asking` is False.
 
     Raises:
-        EndpointError: The endpoint does not answer, or does not know the session.
+        EndpointError: The endpoint does not respond, or does not know the session.
     """
     return take_detailed_snapshot(api, session, clock, statuses, questions=questions).snapshot
 
@@ -132,7 +132,9 @@ def turn(api: Api, session: Session) -> list[Message]:
 
 
 def _complete(api: Api, session: Session, last: list[Message]) -> list[Message]:
-    """Return these last messages, and fetch more if the last prompt or answer is not among them."""
+    """Return the session's last messages: `last`, or a longer list if the last prompt or the last answer is missing
+    from `last`.
+    """
     if len(last) == _FEW and not any(not message.user for message in last):
         last = api.messages(session.id, session.directory, _MANY)  # many prompts may be queued after the last answer
     answer = last_answer(last)
@@ -194,8 +196,8 @@ def snapshot_of(
 
 
 def needs_of(messages: Sequence[Message]) -> Needs:
-    """Return what the session needs from a model: room for the tokens up to the last counted answer and in later texts,
-    and support for the session's media.
+    """Return what the session requires of a model: a context window for the tokens up to the last counted answer and in
+    later texts, and support for the session's media.
     """
     counted = [index for index, message in enumerate(messages) if message.tokens]
     known, after = 0, messages
@@ -210,7 +212,7 @@ def needs_of(messages: Sequence[Message]) -> Needs:
 
 
 def _before(messages: Sequence[Message], answer: Message | None) -> tuple[ModelRef, ...]:
-    """Return the other models that produced earlier answers, the latest first."""
+    """Return the other models that produced earlier answers, the most recent first."""
     models = [message.model for message in reversed(messages) if not message.user and message is not answer]
     return tuple(dict.fromkeys(model for model in models if model and answer and model != answer.model))
 
@@ -234,7 +236,7 @@ def _answers(answer: Message, prompt: Message | None, messages: Sequence[Message
 
 
 def _empty_steps(messages: Sequence[Message]) -> int:
-    """Return how many consecutive answers of the last model, up to the end, are empty. A running answer is not
+    """Return the number of consecutive empty answers of the last model, ending with the latest. A running answer is not
     counted.
     """
     answers = [message for message in messages if not message.user]
@@ -247,7 +249,9 @@ def _empty_steps(messages: Sequence[Message]) -> int:
 
 
 def _cut_steps(messages: Sequence[Message]) -> int:
-    """Return how many consecutive last answers of the last model were cut off, not counting a running one."""
+    """Return the number of consecutive cut-off answers of the last model, ending with the latest. A running answer is
+    not counted.
+    """
     answers = [message for message in messages if not message.user]
     if answers and answers[-1].completed is None:
         del answers[-1]

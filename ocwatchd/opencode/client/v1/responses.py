@@ -42,7 +42,7 @@ class Place:
 
 
 def session_of(info: Json) -> Session | None:
-    """Parse a session from the API or a message store; None if id or directory is missing."""
+    """Parse a session from the API or a message store. Return None if the id or the directory is missing."""
     found, directory = text(info.get("id")), text(info.get("directory"))
     if not found or not directory:
         return None

@@ -49,10 +49,12 @@ every 10 - 30 s.
 """
 
 KNOWN_FOR, MAX_KNOWN = 21_600.0, 20_000
-"""Time, in seconds, for which names of models and agents are cached, and maximum number of names; a list has 5,000.
+"""Time, in seconds, for which names of models and agents are cached, and maximum number of cached names. One list has
+5,000.
 
-OpenCode 1 reads its configuration when it starts, so a name hardly ever disappears. If a name does, a run with it never
-begins, and `forget_names` is called. With a cache time of one minute, every real move had to wait for the whole list.
+OpenCode 1 reads its configuration when it starts, so a name hardly ever disappears. If a name does disappear, a run
+that uses the name never begins, and `forget_names` is called. With a cache time of one minute, every real move had to
+wait for the whole list.
 """
 
 _MAX_WORKING = 20
@@ -78,7 +80,7 @@ class Rerun:
     agent: str | None
     copied: Json
     only_address: bool = False
-    """Whether to write only model and agent into the message, without running it (1.0 to 1.18)."""
+    """Whether to write only the model and the agent into the message, without running it (1.0 to 1.18)."""
 
     def body(self) -> bytes:
         """Return the body of the request. Without `parts: []` OpenCode would duplicate the prompt's text."""
@@ -96,8 +98,8 @@ class Rerun:
 class Shown:
     """What OpenCode reports about one session: the statuses of its directory, its last messages, and its questions.
 
-    `seen` is when the statuses were read (epoch seconds). `messages` are in order, the oldest first. `asking` is
-    whether a permission or question of the session is open.
+    `seen` is when the statuses were read (epoch seconds). `messages` are in order, the oldest first. `asking` is True
+    if a permission request or a question of the session is open.
     """
 
     seen: float
@@ -110,14 +112,16 @@ class Api:
     """The API of one endpoint."""
 
     def __init__(self, endpoint: Endpoint, limit: float = CALL_LIMIT, sharing: Api | None = None) -> None:
-        """`limit` is the timeout per call, in seconds; the cache of names is shared with `sharing`.
+        """`limit` is the timeout of a call, in seconds. The cache of names is shared with the object `sharing`.
 
         No request is sent yet.
         """
         self.endpoint, self._limit = endpoint, limit
         self._routes: frozenset[str] | None = None
         self.names: dict[tuple[str | None, str], float] = sharing.names if sharing else {}
-        """By directory and name (`provider/model` or `@agent`): when OpenCode last reported it (monotonic s)."""
+        """The time at which OpenCode last reported each name (monotonic seconds), by directory and name
+        (`provider/model` or `@agent`).
+        """
 
     def path(self, limit: float | None = None) -> Place:
         """Return the home and the directory of the process. The call fails if the process is not OpenCode."""
@@ -138,7 +142,7 @@ class Api:
         return {session: status_of(entry) for session, entry in answer.items() if isinstance(entry, Mapping)}
 
     def _named(self, entries: Sequence[RetryStatus], directory: str | None) -> Mapping[str, RetryStatus]:
-        """Assign statuses without session ids, as sent by 1.0.98 to 1.0.162, to the sessions with an open last answer.
+        """Assign statuses without session ids, as sent by 1.0.98 to 1.0.162, to the sessions whose last answer is open.
 
         If the number of sessions whose answer is still empty equals the number of retries, these sessions are in retry.
         Otherwise all sessions count as busy, so that they are not moved.
@@ -152,7 +156,7 @@ class Api:
         return busy | dict(zip(silent, retrying, strict=True))
 
     def _working(self, directory: str | None) -> dict[str, Message]:
-        """Return the open answers by session, in the order in which they began."""
+        """Return the open answer of each session, in the order in which the answers began."""
         recent = self.sessions(directory)[:_MAX_WORKING]
         last = {found.id: self.messages(found.id, found.directory, 4) for found in recent}
         answers = {session: next((m for m in reversed(held) if not m.user), None) for session, held in last.items()}
@@ -262,7 +266,7 @@ class Api:
     def at_once(
         self, session: Session, limit: int, now: Callable[[], float], *, status: bool = True, questions: bool = True
     ) -> Shown:
-        """Return the status, messages and questions of a session, using simultaneous requests.
+        """Return the status, messages and questions of a session, fetched with simultaneous requests.
 
         `now` returns epoch seconds.
         """

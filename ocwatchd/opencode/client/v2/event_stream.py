@@ -22,13 +22,13 @@ from ocwatchd.opencode.client.v2.routes import Routes
 from ocwatchd.opencode.sessions.messages import text
 
 RECENT = 50
-"""Number of sessions, the most recently changed first, whose last answer is checked after a gap."""
+"""Number of sessions, the most recently changed first, whose last answer is checked after a gap in the stream."""
 MAX_GAP = 6 * 3600.0
 """Maximum age, in seconds, of missed failures that are read."""
 OVERLAP = 5.0
-"""Time, in seconds, by which a gap is extended into the past. Duplicates are recognized by their number."""
+"""Time, in seconds, by which a gap is extended into the past. Duplicate failures are recognized by their numbers."""
 FRESH = 60.0
-"""Maximum age, in seconds, of a missed failure that still counts as live."""
+"""Maximum age, in seconds, of a missed failure that is still treated as live, that is, as if it had just happened."""
 REOPEN = (0.5, 2.0, 5.0)
 """Delay, in seconds, before each attempt to reopen a broken stream. After the last attempt, the next search for
 endpoints reopens the stream.
@@ -53,7 +53,7 @@ class Progress:
         self._lock = threading.Lock()
 
     def after(self, session: str) -> int:
-        """Return the number of the last failure of the session that was handled; 0 if there is none."""
+        """Return the number of the last failure of the session that was handled, or 0 if there is none."""
         with self._lock:
             return self._numbers.get(session, 0)
 
@@ -156,8 +156,8 @@ class EventStream:
         return any(step.message.error is not None and (step.message.completed or 0.0) >= since for step in steps)
 
     def _missed(self, session: str, since: float, active: bool) -> list[Failure]:
-        """Return the session's failures since the time `since`. The last failure is live if no later step or turn has
-        begun.
+        """Return the session's failures since the time `since`. The last one is marked as live if no later step or turn
+        has begun, and if the session is active or the failure is less than FRESH seconds old.
         """
         reader, found, last = EventReader(), list[Failure](), False
         now = self._clock.now()

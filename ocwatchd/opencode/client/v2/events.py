@@ -19,8 +19,8 @@ from ocwatchd.opencode.sessions.messages import Json, mapping, seconds, text
 WANTED = tuple(f'"session.{name}'.encode() for name in ("step.", "retry.", "execution.", "model.selected"))
 """Strings that mark the events to parse. Other events, such as those with streamed text, are skipped."""
 SLACK = 0.25
-"""Maximum difference, in seconds, between a wait and OpenCode's own backoff. The event comes 2 ms after the refused
-attempt.
+"""Maximum difference, in seconds, between OpenCode's own backoff and a wait that is recognized as such. The event
+arrives 2 ms after the refused attempt.
 """
 MAX_COOLDOWN = 31 * 86400.0
 """Maximum length, in seconds, of a cooldown."""
@@ -32,8 +32,8 @@ News = Failure | Aborted
 
 @dataclass(slots=True)
 class _Running:
-    """The running step of a session. `failed`: the step's failure was reported, so the failure of the turn is not a new
-    one.
+    """The running step of a session. `failed` is True if the step's failure was reported, so that the failure of the
+    turn is not reported again.
     """
 
     answer: str | None = None
@@ -46,11 +46,11 @@ class EventReader:
     """Parses the events of one source, in order."""
 
     def __init__(self) -> None:
-        """Start without events."""
+        """Initially, no step is running."""
         self._running: OrderedDict[str, _Running] = OrderedDict()
 
     def feed(self, event: Json, *, live: bool) -> News | None:
-        """Return the finding in an event. Return None if the event is irrelevant. `live` means that the event has just
+        """Return the finding in an event, or None if the event is irrelevant. `live` is True if the event has just
         happened.
         """
         kind, data = text(event.get("type")) or "", mapping(event.get("data"))

@@ -27,11 +27,11 @@ CALL_LIMIT = 5.0
 (0.0.0-next-16350).
 """
 INTERRUPT_LIMIT = 15.0
-"""Timeout, in seconds, of an interrupt. The response comes after the turn has ended, which takes 0.05 s if the turn is
-only waiting.
+"""Timeout, in seconds, of an interrupt. The response arrives after the turn has ended, which takes 0.05 s if the turn
+is only waiting.
 """
 EVENT_IDLE = 90.0
-"""Time, in seconds, without a byte after which an event stream is abandoned. A heartbeat comes every 10 to 30 s."""
+"""Time, in seconds, without a byte after which an event stream is abandoned. A heartbeat arrives every 10 to 30 s."""
 LOG_IDLE = 10.0
 """Time, in seconds, without a byte after which reading a session's log is abandoned. OpenCode sends the log immediately
 and then closes the stream.
@@ -41,11 +41,11 @@ ABOUT = ("/api/health", "/api/info")
 QUEUE = ("pending", "inbox")
 """Routes of the prompts that wait to be added to a session, in the preview and in the releases."""
 OFFERED_KEPT, MAX_OFFERED = 60.0, 64
-"""Time, in seconds, for which the model names of a project are cached, and maximum number of cached lists."""
+"""Time, in seconds, for which the model names of a project are cached, and maximum number of cached lists of names."""
 _OFFERED: dict[object, tuple[float, frozenset[str]]] = {}
-"""By address, pid and project: when the models were last listed (monotonic s), and their names."""
+"""The cached model names, with the time at which they were listed (monotonic seconds), by address, pid and project."""
 _QUEUES: dict[object, str] = {}
-"""By address: the route of QUEUE that the endpoint has."""
+"""The route of QUEUE that each endpoint has, by address."""
 
 
 class Routes:

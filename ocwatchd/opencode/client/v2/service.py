@@ -77,7 +77,7 @@ def basic(password: str) -> str:
 
 
 def auth_in(environ: Mapping[str, str]) -> str | None:
-    """Return the Authorization value for a server with this environment; None without a password."""
+    """Return the Authorization value for a server with this environment, or None without a password."""
     password = next((value for name in PASSWORDS if (value := environ.get(name))), None)
     return basic(password) if password else None
 

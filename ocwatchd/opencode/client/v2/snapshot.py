@@ -17,7 +17,8 @@ from ocwatchd.opencode.sessions.messages import Json
 from ocwatchd.opencode.sessions.snapshots import needs_of
 
 _FEW, _MANY = 6, 80
-"""Number of messages to fetch: at first, and if the first ones contain no prompt. A turn has one message for each step.
+"""Number of messages to fetch first, and number to fetch if these messages contain no prompt. A turn has one message
+for each step.
 """
 RELEASED_DELAYS = (2.0, 4.0, 8.0, 10.0)
 """Delays, in seconds, before retries in the releases (2.0.7 and later, with jitter). In the preview they are 2, 4, 8
@@ -162,7 +163,7 @@ def _error(answer: Step | None, active: bool) -> ErrorDetails | None:
 
 
 def _before(steps: Sequence[Step], answer: Step | None) -> tuple[ModelRef, ...]:
-    """Return the other models that produced earlier answers, the latest first."""
+    """Return the other models that produced earlier answers, the most recent first."""
     if answer is None:
         return ()
     models = [step.message.model for step in reversed(steps) if not step.message.user and step is not answer]
