@@ -1,1 +1,1 @@
-"""Follow OpenCode's logs. No other package follows log files."""
+"""Follow OpenCode's logs. No other package reads growing log files."""

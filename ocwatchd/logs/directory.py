@@ -1,8 +1,8 @@
 """Follow all log files in several directories, including files that are created or replaced later.
 
 A directory may be missing at first, or be removed and re-created. Old files need neither open descriptors nor reads,
-even if there are thousands of them: each poll checks the newest of them, and some of the others in turn, with one stat
-call each.
+even if there are thousands of them. Each poll checks the newest closed files and a few of the other files in turn, with
+one stat call for each.
 """
 
 from __future__ import annotations
@@ -19,34 +19,36 @@ from ocwatchd.logs.log_file import HEAD, Identity, NewReading, head_of
 from ocwatchd.logs.tail import LogTail, Sighting, Window
 
 SUFFIX = ".log"
-"""Suffix of OpenCode's logs (older versions: `2026-11-22T103026.log`; newer: `opencode.log`). Other files are
+"""Suffix of OpenCode's logs (older versions: `2026-11-22T103026.log`; newer versions: `opencode.log`). Other files are
 ignored.
 """
 
 RESCAN = 30.0
-"""Seconds after which a directory is listed again even if its modification time is unchanged."""
+"""Time, in seconds, after which a directory is listed again even if its modification time is unchanged."""
 
 IDLE = 90.0
-"""Seconds after a file's last write until its descriptor is closed."""
+"""Time, in seconds, between a file's last write and the closing of its descriptor."""
 
 MAX_OPEN = 128
-"""Maximum number of open descriptors."""
+"""Maximum number of descriptors that are kept open."""
 
 MAX_GONE = 512
 """Maximum number of cursors that are kept for logs that no longer exist."""
 
 NEWEST, ROTATION = 48, 32
-"""Numbers of closed files that each poll checks with stat: the NEWEST latest files, and ROTATION of the others in
-turn.
+"""Numbers of closed files that each poll checks with stat: the NEWEST most recent files, and ROTATION of the other
+files in turn.
 """
 
 
 _STAT = struct.Struct("=qqQQ")
-"""Size, modification time (ns), device and inode. As separate integers, they would take four times as much memory."""
+"""A format for size, modification time (ns), device and inode. As separate integers, they would take four times as much
+memory.
+"""
 
 
 class _Sleeper:
-    """A closed file, which is checked only with stat. There may be thousands."""
+    """A closed file, which is checked only with stat. There may be thousands of such files."""
 
     __slots__ = ("_seen", "cursor", "path", "tail")
 
@@ -86,14 +88,17 @@ class _Listing:
         self.listed = float("-inf")
 
     def due(self, now: float) -> bool:
-        """Return whether the directory must be listed now. If so, record the listing, which the caller must then do."""
+        """Return whether the directory must be listed now. If it must, record the listing, which the caller must then
+        perform.
+        """
         try:
             seen = self.path.stat()
-        except (OSError, ValueError):  # ValueError: the configured path is invalid, such as a lone surrogate
+        # ValueError: the configured path is invalid, for example because it contains a lone surrogate
+        except (OSError, ValueError):
             self.state = None
             return False
         state = (seen.st_dev, seen.st_ino, seen.st_mtime_ns)
-        # A change just after the last listing, within the clock's resolution, does not change the modification time.
+        # A change directly after the last listing, within the clock's resolution, does not alter the modification time.
         settled = state == self.state and self.listed - seen.st_mtime > 1.0
         if settled and 0 <= now - self.listed < RESCAN:
             return False
@@ -113,8 +118,8 @@ class LogDirectories:
         window: Window | None = None,
         on_fault: Callable[[str, Exception], None] | None = None,
     ) -> None:
-        """Store the arguments; reading begins with the first poll. Files that exist by that time are read only as far
-        back as `window` allows.
+        """Store the arguments. Reading begins with the first poll. Of the files that exist at that time, only the part
+        that `window` allows is read.
 
         After an unexpected fault, `on_fault` is called with a description of the failed step and the exception. A file
         that could not be read is then followed from its end.
@@ -126,8 +131,8 @@ class LogDirectories:
         self._cursors = dict(cursors or {})
         self._heads = {cursor.head for cursor in self._cursors.values() if cursor.head_size == HEAD}
         """Digests of the first bytes of logs that an earlier run of the daemon has read."""
-        # The keys are strings, because hashing and parsing a thousand Paths in every poll costs more than all stat
-        # calls.
+        # The keys are strings, because hashing and parsing a thousand Paths in every poll would take longer than all
+        # stat calls.
         self._tails: dict[str, LogTail] = {}
         self._sleepers: dict[str, _Sleeper] = {}
         self._sleeping_cursors: dict[str, Cursor] = {}
@@ -141,8 +146,8 @@ class LogDirectories:
     # ---- polling
 
     def poll(self, now: float, hints: Iterable[str | Path] = ()) -> list[Sighting]:
-        """Return the events since the last poll. `hints` names changed files; without a hint, changes of closed files
-        may be found only in a later poll.
+        """Return the events since the last poll. `hints` contains changed files. Without a hint, a change of a closed
+        file may not be found until a later poll.
         """
         for listing in self._listings:
             try:
@@ -169,13 +174,13 @@ class LogDirectories:
         return sightings
 
     def _survive(self, where: str, fault: Exception) -> None:
-        """Report a fault and continue; without `on_fault`, raise the fault."""
+        """Report a fault and continue. If there is no `on_fault`, raise the fault."""
         if self._on_fault is None:
             raise fault
         self._on_fault(where, fault)
 
     def _skip(self, path: str, tail: LogTail) -> None:
-        """Skip to the end of a file that could not be read. Otherwise the same fault would recur in every poll."""
+        """Skip to the end of a file that could not be read. Otherwise, the same fault would recur in every poll."""
         tail.close()
         self._tails[path] = self._tail(path, None, past=False)
         try:
@@ -186,11 +191,11 @@ class LogDirectories:
 
     @property
     def behind(self) -> bool:
-        """Whether unread data is left, so that `poll` should be called again without waiting."""
+        """Whether unread data is left, in which case `poll` should be called again without waiting."""
         return any(tail.behind for tail in self._tails.values())
 
     def following(self) -> list[str]:
-        """Return each directory with its number of followed files, as text for the user."""
+        """Return a text for the user for each directory, with the number of files that are followed in it."""
         if not self._counted:
             counts = {str(listing.path): 0 for listing in self._listings}
             for path in (*self._tails, *self._sleepers):
@@ -210,11 +215,11 @@ class LogDirectories:
         return self._sleeping_cursors | {path: cursor for path, cursor in awake.items() if cursor is not None}
 
     def exchange_rules(self, rules: RuleSet) -> None:
-        """Use these rules for all data that is read from now on."""
+        """Use these rules for all data read from now on."""
         self._rules.rules = rules
 
     def prepare(self) -> None:
-        """Preload what the first limit needs (40 ms CPU, 1 MiB), once."""
+        """Preload what the first limit needs (40 ms of CPU time, 1 MiB of memory)."""
         self._rules.rules.prepare()
 
     def close(self) -> None:
@@ -222,7 +227,7 @@ class LogDirectories:
         for tail in self._tails.values():
             tail.close()
 
-    # ---- finding files
+    # ---- discovery of files
 
     def _list(self, directory: Path, now: float) -> None:
         present: set[str] = set()
@@ -342,8 +347,8 @@ class LogDirectories:
         return self._sleepers.pop(path)
 
     def _woken(self, sleeper: _Sleeper) -> LogTail:
-        """Return the tail of a file that was old when the daemon started, and is now being written to again. Reading
-        begins at the saved cursor, or else at the file's previous end.
+        """Return the tail of a file that was old when the daemon started and that is now being written to again.
+        Reading begins at the saved cursor or, without a cursor, at the file's previous end.
         """
         tail = self._tail(sleeper.path, sleeper.cursor, past=False)
         if sleeper.cursor is None:
@@ -375,7 +380,7 @@ class LogDirectories:
             self._counted = False
 
     def _remember(self, path: str, cursor: Cursor | None) -> None:
-        """Keep the cursor of a missing log, so that its events are not reported again if the log reappears."""
+        """Store the cursor of a missing log, so that its events are not reported again if the log reappears."""
         if cursor is not None:
             self._cursors[path] = cursor
             while len(self._cursors) > MAX_GONE:

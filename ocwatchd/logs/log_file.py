@@ -19,11 +19,13 @@ from ocwatchd.core.parsing.recent import Barrier, Recent
 from ocwatchd.core.parsing.record import first_time, last_time
 
 CHUNK = 128 << 10
-"""Bytes per read. 64 - 128 KiB were fastest: smaller reads need more calls, and larger ones exceed the CPU caches."""
+"""Number of bytes per read. 64 to 128 KiB were fastest: smaller reads need more calls, and larger reads exceed the CPU
+caches.
+"""
 
 MAX_EVENTS = 256
-"""Maximum number of events per `read`. Without this maximum, a burst of 100,000 limits was read for 20 s before the
-first of them reached the blacklist.
+"""Maximum number of events per `read`. Without this maximum, reading a burst of 100,000 limits took 20 s before the
+first of them was written to the blacklist.
 """
 
 FAR = 1 << 20
@@ -33,17 +35,18 @@ ends of old turns are not needed. The search takes about 0.6 s of CPU time per g
 """
 
 HEAD = BEFORE = 1024
-"""Numbers of bytes that identify content: HEAD bytes at the beginning of a file, to recognize copies, and BEFORE bytes
-in front of the cursor. 64 bytes would be too few, because the last 64 bytes of two refused attempts are the same.
+"""HEAD is the number of bytes at the beginning of a file by which copies are recognized. BEFORE is the number of bytes
+before the cursor by which its position is recognized. 64 bytes would not be enough, because the last 64 bytes of two
+refused attempts are the same.
 """
 
 MIN_FOUND, MIN_VARIETY = 64, 12
-"""Minimum length in bytes, and minimum number of distinct byte values, of data that is searched for in a shortened
+"""Minimum length, in bytes, and minimum number of distinct byte values of data that is searched for in a shortened
 file. Shorter or more uniform data could match anywhere in the file.
 """
 
 SEARCHED = 1 << 20
-"""Bytes per read when a shortened file is searched, backwards from its end."""
+"""Number of bytes per read when a shortened file is searched backward from its end."""
 
 MAX_SEARCHED = 256 << 20
 """Maximum number of bytes that are searched. This takes about 0.1 s for known bytes, and 2 s if only their digest is
@@ -54,14 +57,14 @@ MAX_COPIES = 8
 """Maximum number of files in a truncated log's directory that are searched for the log's unread part."""
 
 NewReading = Callable[[int, bool], Reading]
-"""Creates a Reading. The arguments are the offset, and whether the file is read from its beginning."""
+"""A function that creates a Reading. Its arguments are the offset, and whether the file is read from its beginning."""
 
 Identity = tuple[int, int]
-"""Device and inode."""
+"""Device and inode, which identify a file."""
 
 
 def identity(path: Path) -> Identity | None:
-    """Return the identity of the regular file at a path; None if there is no regular file.
+    """Return the identity of the regular file at a path, or None if there is no regular file.
 
     Raises:
         OSError: Access is denied.
@@ -74,7 +77,7 @@ def identity(path: Path) -> Identity | None:
 
 
 def files_of_inode(directory: Path, inode: int) -> list[Path]:
-    """Return all paths in the directory that have this inode; an empty list if the directory cannot be listed."""
+    """Return all paths in the directory with this inode, or an empty list if the directory cannot be listed."""
     try:
         with os.scandir(directory) as entries:
             return [Path(entry.path) for entry in entries if entry.inode() == inode]
@@ -83,7 +86,8 @@ def files_of_inode(directory: Path, inode: int) -> list[Path]:
 
 
 def copies_of(path: Path) -> list[Path]:
-    """Return files in the same directory that may be copies of this log, newest first, at most `MAX_COPIES`.
+    """Return the files in the same directory that may be copies of this log, newest first. At most `MAX_COPIES` files
+    are returned.
 
     logrotate's copytruncate creates `opencode.log.1`, `opencode.log-20261122` or, with an extension, `opencode.1.log`.
     """
@@ -97,7 +101,7 @@ def copies_of(path: Path) -> list[Path]:
 
 
 def head_of(path: str) -> bytes:
-    """Return the first HEAD bytes of a file; empty if it cannot be read."""
+    """Return the first HEAD bytes of a file, or no bytes if it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError:
@@ -134,9 +138,11 @@ class OpenLog:
         self.mtime = seen.st_mtime
         self.links = seen.st_nlink
         self.finished = False
-        """Whether the file is a copy that is no longer written."""
+        """Whether the file is a copy to which nothing is written any longer."""
         self.later = False
-        """Whether this file is newer than the content of the current log, so that the current log is read first."""
+        """Whether this file is newer than the content of the current log, in which case the current log is
+        read first.
+        """
         self._new_reading = new_reading
         self._recent = recent.fork() if recent is not None else Recent()
         self._only_news = False
@@ -151,11 +157,11 @@ class OpenLog:
         self._before = b""
         self._quiet_polls = 0
 
-    # ---- where to begin
+    # ---- start position
 
     def skip_to_end(self, look_back: int) -> None:
         """Begin at the first line that starts in the last `look_back` bytes. If `look_back` is 0, begin at the
-        unfinished line at the end.
+        unfinished line at the end of the file.
         """
         start = max(self.size - look_back, 0)
         if start == self.size:
@@ -165,8 +171,8 @@ class OpenLog:
             self._remember()
 
     def _line_start(self, start: int) -> int:
-        """Return the offset of the first line that starts at or after `start`. If there is none, return that of the
-        last line.
+        """Return the offset of the first line that starts at or after `start`, or the offset of the last line if there
+        is none.
         """
         at = start - 1
         while at < self.size:
@@ -180,29 +186,29 @@ class OpenLog:
         return self._last_line_start(start)
 
     def _last_line_start(self, start: int) -> int:
-        """Return the offset of the line that contains `start`; `start` itself if the line begins more than 128 KiB
-        before it.
+        """Return the offset of the line that contains `start`, or `start` itself if that line begins more than 128 KiB
+        earlier.
         """
         first = max(start - CHUNK, 0)
         cut = os.pread(self._fd, start - first, first).rfind(b"\n")
         return first + cut + 1 if cut >= 0 or first == 0 else start
 
     def skip_to(self, offset: int) -> None:
-        """Begin at the line that was unfinished when the file had `offset` bytes."""
+        """Begin at the line that was unfinished when the file contained `offset` bytes."""
         if 0 < offset <= self.size:
             self._begin(self._last_line_start(offset), whole=False)
             self._remember()
 
     def begin_behind(self, before: OpenLog, most: int) -> None:
-        """Begin to read this file, which has replaced `before`. It may contain only new lines, or also lines of
-        `before`.
+        """Begin to read this file, which has replaced `before`. It may contain only new lines, or lines of `before`
+        too.
         """
         self._before, self._recent = before._before, before._recent.fork()
         self.begin_anew(most, self._last_read())
 
     def begin_anew(self, most: int, place: int | None = None) -> None:
-        """Begin at the offset `place`, but at most `most` bytes before the end, and skip events that were already
-        reported. If `place` is None, `_behind_copy` determines it.
+        """Begin at the offset `place`, but at most `most` bytes before the end of the file, and skip events that were
+        already reported. If `place` is None, `_behind_copy` determines it.
         """
         begin = self._behind_copy() if place is None else place
         if self.size - begin > most:
@@ -215,7 +221,7 @@ class OpenLog:
         self.only_news()
 
     def only_news(self) -> None:
-        """From the next read on, skip events that have already been reported from this log.
+        """Skip events that have already been reported from this log, beginning with the next read.
 
         The filter is created by the next read, because other files with the same lines may be read before it.
         """
@@ -224,8 +230,8 @@ class OpenLog:
     def resume(self, cursor: Cursor, most: int, *, moved: bool = False) -> bool:
         """Resume at a saved cursor if this file contains the bytes before it. Return whether it does.
 
-        The file need not be the cursor's own file; it may be a copy. With `moved`, the bytes may be at another offset.
-        If more than `most` bytes follow, only the last `most` are read.
+        The file need not be the cursor's own file; it may be a copy. `moved`: whether the bytes may be at another
+        offset. If more than `most` bytes follow, only the last `most` bytes are read.
         """
         place = self._place_of(cursor, moved=moved)
         if place is None:
@@ -235,11 +241,13 @@ class OpenLog:
         else:
             self._begin(place, whole=place == 0)
             self._remember()
-        self._catching_up = None  # decided at the next read, by the number of unread bytes
+        self._catching_up = None  # the next read decides this by the number of unread bytes
         return True
 
     def _place_of(self, cursor: Cursor, *, moved: bool) -> int | None:
-        """Return the offset of a cursor in this file; None if the file does not contain the bytes before the cursor."""
+        """Return the offset of a cursor in this file, or None if the file does not contain the bytes before
+        the cursor.
+        """
         size = cursor.before_size
         if (cursor.device, cursor.inode) != self.identity and size < MIN_FOUND:
             return None
@@ -259,7 +267,9 @@ class OpenLog:
         return digest(os.pread(self._fd, size, offset - size)) if size <= offset else ""
 
     def _backwards(self, overlap: int) -> Iterator[tuple[bytes, int]]:
-        """Yield pieces of the file with their offsets, from the end backwards. Pieces overlap by `overlap` bytes."""
+        """Yield pieces of the file with their offsets, from the end of the file backward. Adjacent pieces overlap by
+        `overlap` bytes.
+        """
         end, last = self.size, max(self.size - MAX_SEARCHED, 0)
         while end > last:
             begin = max(end - SEARCHED, last)
@@ -269,7 +279,7 @@ class OpenLog:
     def cursor(self) -> Cursor:
         """Return the cursor at which to resume after a restart, at the start of the first unfinished line.
 
-        The cursor describes the bytes that were read. The file itself may have been truncated and refilled since.
+        The cursor describes the bytes that were read. The file itself may have been truncated and refilled since then.
         """
         offset = self.reading.position
         kept = len(self._before) - (self._at - offset)
@@ -281,8 +291,8 @@ class OpenLog:
         return Cursor(*place, *self._recent.as_values())
 
     def adopt(self, before: OpenLog) -> None:
-        """Take over the position and the parser of another OpenLog, which reads this file or the original of this
-        copy.
+        """Take over the position and the parser of another OpenLog, which reads either this file or the file of which
+        this is a copy.
         """
         self.reading = before.reading
         self._catching_up, self._barrier, self._only_news = before._catching_up, before._barrier, before._only_news
@@ -290,8 +300,8 @@ class OpenLog:
         self._recent = before._recent
 
     def knows(self, before: OpenLog) -> bool:
-        """Return whether this is the file of `before` or a copy of it, judged by the last bytes that `before` has
-        read.
+        """Return whether this is the file of `before` or a copy of it. The last bytes that `before` has read are
+        compared.
         """
         last, self._before = before._before, before._before
         here = os.pread(self._fd, len(last), before._at - len(last))
@@ -300,11 +310,11 @@ class OpenLog:
 
     @property
     def read_until(self) -> float:
-        """Time of the newest record that was read, in epoch seconds; minus infinity if it is unknown."""
+        """The timestamp of the newest record read so far, in epoch seconds; minus infinity if it is unknown."""
         return self._recent.until
 
     def begins(self) -> float | None:
-        """Return the time of the first record, in epoch seconds; None if the first 128 KiB contain no time.
+        """Return the time of the first record, in epoch seconds, or None if the first 128 KiB contain no time.
 
         Raises:
             OSError: The file can no longer be read.
@@ -312,10 +322,10 @@ class OpenLog:
         return first_time(os.pread(self._fd, CHUNK, 0))
 
     def begins_like(self, head: bytes) -> bool:
-        """Return whether this file begins with `head`, so that another file that begins with `head` is a copy."""
+        """Return whether this file begins with `head`. If it does, another file that begins with `head` is a copy."""
         return len(head) == HEAD and head == self._head
 
-    # ---- reading on
+    # ---- reading new data
 
     def read(self, most: int, now: float, on_loss: Callable[[], bool] | None = None) -> tuple[list[Seen], bool]:
         """Return the events in the data appended since the last read, and whether the end of the file was reached.
@@ -334,7 +344,7 @@ class OpenLog:
         if not self._grew_only():
             self._head = b""
             if self._found_again():
-                self.only_news()  # the program that shortens the file may not have finished
+                self.only_news()  # the program that is shortening the file may not have finished
             else:
                 ready = on_loss is None or on_loss()
                 self.begin_anew(MAX_SEARCHED)
@@ -375,14 +385,14 @@ class OpenLog:
         return news
 
     def _note_time(self) -> None:
-        """Record the time of the last record that was read."""
+        """Record the timestamp of the last record that was read."""
         time = last_time(self._before)
         if time is not None:
             self._recent.reached(time)
 
     def _pace(self) -> list[Seen]:
         """Search only for failures while more than FAR bytes are unread, and parse all lines after that. Return the
-        events of lines that the search has set aside.
+        events of the lines that the search had set aside.
         """
         far = self.size - self._at > FAR
         if far and self._catching_up is None:
@@ -392,12 +402,12 @@ class OpenLog:
         return follows
 
     def _at_end(self, *, grew: bool) -> list[Seen]:
-        """If the file has stopped growing, return the events that were waiting for another part of their record."""
+        """Return the events that were waiting for another part of their record, if the file has stopped growing."""
         self._remember_head()
         if grew:
             self._note_time()
         self._quiet_polls = 0 if grew else self._quiet_polls + 1
-        # A record is written in one piece, so a part that is still missing after two polls will never arrive.
+        # A record is written with a single call, so a part that is still missing after two polls will never arrive.
         return self.reading.release() if self._quiet_polls >= 2 and self.reading.waiting else []
 
     def _grew_only(self) -> bool:
@@ -415,7 +425,7 @@ class OpenLog:
         return bool(left)
 
     def _found_again(self) -> bool:
-        """Search a changed file for the last bytes read, and resume after them; return whether they were found."""
+        """Search a changed file for the last bytes read, and resume after them. Return whether they were found."""
         place = self._last_read()
         if place is None or place - self._at + self.reading.position < 0:
             return False
@@ -425,8 +435,8 @@ class OpenLog:
         return True
 
     def _last_read(self) -> int | None:
-        """Return the offset after the last bytes read. If the file contains only the end of these bytes, at its
-        beginning, return the offset after that end. Return None if it contains neither.
+        """Return the offset after the last bytes read. If only the last of these bytes are left, at the beginning of
+        the file, return the offset after them. Return None if neither is found.
         """
         last = self._before
         if not _distinctive(last):
@@ -435,14 +445,15 @@ class OpenLog:
             at = data.rfind(last)
             if at >= 0:
                 return begin + at + len(last)
-        start = os.pread(self._fd, len(last) - 1, 0)  # only the end of these bytes may be left
+        start = os.pread(self._fd, len(last) - 1, 0)  # perhaps only the last of these bytes are left
         for size in range(len(start), MIN_FOUND - 1, -1):
             if last.endswith(start[:size]) and _distinctive(start[:size]):
                 return size
         return None
 
     def _behind_copy(self) -> int:
-        """Return the offset at which to begin in an unknown file. It is 0, unless OpenCode 2 is shortening the file.
+        """Return the offset at which to begin in an unknown file. The offset is 0 unless OpenCode 2 is shortening the
+        file.
 
         OpenCode 2 shortens its log by copying the last half to the beginning and then truncating the file after the
         copy. Before the truncation, the file contains the same lines twice, and reading begins at the original lines.
@@ -457,7 +468,7 @@ class OpenLog:
         return 0
 
     def _remember(self) -> None:
-        """Record the bytes before the position, and the first bytes of the file."""
+        """Store the bytes before the position, and the first bytes of the file."""
         self._remember_head()
         size = min(BEFORE, self._at)
         self._before = os.pread(self._fd, size, self._at - size) if size else b""
@@ -475,7 +486,7 @@ class OpenLog:
 
 
 def _last_records(here: bytes, before: bytes) -> bytes:
-    """Return the longest common end of both that begins with a record that has a time; empty if there is none."""
+    """Return the longest common suffix of both that begins with a record with a time, or no bytes if there is none."""
     pairs = zip(reversed(here), reversed(before), strict=False)
     size = next((number for number, (ours, theirs) in enumerate(pairs) if ours != theirs), len(here))
     begin = before.find(b"\n", len(before) - size) + 1

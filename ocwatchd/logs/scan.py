@@ -14,7 +14,9 @@ from ocwatchd.core.parsing.detect import Seen
 from ocwatchd.core.parsing.reader import Reading
 
 CHUNK = 512 << 10
-"""Bytes per read. 1 MiB is not faster, and needs up to 8 MiB more memory for an old log. 128 KiB takes 10 % longer."""
+"""Number of bytes per read. 1 MiB is not faster, and needs up to 8 MiB more memory for an old log. 128 KiB takes 10 %
+longer.
+"""
 
 _XZ_MAGIC = b"\xfd7zXZ\x00"
 
@@ -38,7 +40,7 @@ def limits_from(
 ) -> Iterator[LimitEvent]:
     """Yield all refused attempts in an open stream, such as standard input.
 
-    With `mixed`, the stream may contain several concatenated logs.
+    `mixed`: whether the stream may contain several concatenated logs.
     """
     reading, stream = Reading(rules, file=file, mixed=mixed), plain(raw)
     while data := stream.read(chunk):
@@ -47,7 +49,9 @@ def limits_from(
 
 
 def plain(raw: BinaryIO) -> BinaryIO:
-    """Return the stream. If its content is compressed with xz, decompress it while it is read."""
+    """Return a stream with the uncompressed content. If the content of `raw` is compressed with xz, it is decompressed
+    while it is read.
+    """
     buffered = raw if hasattr(raw, "peek") else BufferedReader(cast("BufferedReader", raw))
     packed = buffered.peek(len(_XZ_MAGIC)).startswith(_XZ_MAGIC)
     return cast("BinaryIO", lzma.LZMAFile(buffered) if packed else buffered)

@@ -1,9 +1,9 @@
-"""Follow one log through renames, truncation, replacement and absence. No other code follows live logs.
+"""Follow one log even if it is renamed, truncated, replaced or missing. No other module follows live logs.
 
-A wake-up only triggers a poll; `poll` itself finds out what has changed. At the end of the file, it checks whether the
-path still leads to this file. If not, it reads the old file to its end before it opens the new one. It then reads both,
-because OpenCode continues to write to a renamed file. If a shortened, copied or rewritten file contains lines that were
-read before, their events are not reported again. The tail never blocks, and opens only regular files.
+A wake-up only triggers a poll, and `poll` itself finds out what has changed. At the end of the file, it checks whether
+the path still leads to this file. If not, it reads the old file to its end before it opens the new one. It then reads
+both, because OpenCode continues to write to a renamed file. If a shortened, copied or rewritten file contains lines
+that were read before, their events are not reported again. The tail never blocks, and opens only regular files.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from ocwatchd.core.parsing.record import first_time
 from ocwatchd.logs.log_file import Identity, NewReading, OpenLog, copies_of, files_of_inode, head_of, identity
 
 LOOK_BACK = 1 << 20
-"""Bytes at the end of a log that are read at the first start, to find the cooldowns that have not ended yet."""
+"""Number of bytes at the end of a log that are read at the first start, to find the cooldowns that have not
+ended yet.
+"""
 
 LOOK_BACK_SECONDS = 6 * 3600.0
-"""Maximum age, in seconds, of the events that are reported at the first start."""
+"""Maximum age, in seconds, of an event that is reported at the first start."""
 
 FRESH = 10.0
-"""Age, in seconds, above which an event counts as old when it is read. OpenCode writes records of the new format up to
-a second late.
+"""Age, in seconds, above which an event is treated as old when it is read. OpenCode writes records of the new format up
+to a second late.
 """
 
 RESUME_CAP = 256 << 20
@@ -35,23 +37,23 @@ before the end.
 """
 
 POLL_CAP = 16 << 20
-"""Bytes read per poll, so that a large log does not delay the heartbeat of the daemon's loop."""
+"""Maximum number of bytes read per poll, so that a large log does not delay the heartbeat of the daemon's loop."""
 
 REPLACED_KEPT = 8
 """Maximum number of replaced files that are watched for late writes."""
 
 REPLACED_IDLE = 6 * 3600.0
-"""Seconds without a write after which a replaced file is closed if it still has a name."""
+"""Time, in seconds, without a write after which a replaced file is closed if it still has a name."""
 
 UNLINKED_IDLE = 120.0
-"""Seconds without a write after which a replaced file is closed if it was deleted."""
+"""Time, in seconds, without a write after which a replaced file is closed if it was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """An event read from a log, and the file it was read from (`log`).
+    """An event read from a log, and the file from which it was read (`log`).
 
-    `live` is False if the event was read while catching up, or more than `FRESH` seconds after it happened.
+    `live` is False if the event was read while catching up, or more than `FRESH` seconds after it occurred.
     """
 
     seen: Seen
@@ -61,14 +63,18 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How far to look back, in bytes and in seconds, in a file that exists at the first start and has no cursor."""
+    """How much of a file is read, in bytes and in seconds before the present, if the file exists at the first start and
+    has no cursor.
+    """
 
     size: int = LOOK_BACK
     seconds: float = LOOK_BACK_SECONDS
 
 
 class LogTail:
-    """Follows one path. Each `poll` returns the events appended since the previous one; every byte is read once."""
+    """Follows one path. Each `poll` returns the events appended since the previous poll. Every byte is read exactly
+    once.
+    """
 
     def __init__(
         self,
@@ -78,22 +84,23 @@ class LogTail:
         cursor: Cursor | None = None,
         window: Window | None = None,
     ) -> None:
-        """Prepare to follow `path` from a saved `cursor`, or else from its beginning. Nothing is opened yet.
+        """Prepare to follow `path` from a saved `cursor` or, without a cursor, from its beginning. No file is opened
+        yet.
 
-        `window` limits how much of a file without a cursor is read; events found there count as old.
+        `window` limits how much of a file without a cursor is read. Events in that part are treated as old.
         """
         self.path = path
         self.found: Identity | None = None
         """The file that was found at the path but has not been opened yet."""
         self.problem: str | None = None
-        """Why the last poll could not read the file; None if it could."""
+        """The reason why the last poll could not read the file; None if it could."""
         # whether the last poll left unread data in the current file, or in a replaced one
         self._more = self._more_replaced = False
         self._new_reading = new_reading
         self._cursor = cursor
         self._window = window
         self._current: OpenLog | None = None
-        # After a restart with a cursor, events from the last seconds still count as new.
+        # After a restart with a cursor, events from the last seconds are still treated as new.
         self._catching_up = window is not None and cursor is None
         self._replaced: list[OpenLog] = []
         self._begin_at: tuple[Identity, int] | None = None
@@ -102,7 +109,7 @@ class LogTail:
         self._recent = Recent(cursor.until, cursor.since, cursor.told) if cursor else Recent()
 
     def begin_at(self, file: Identity, size: int, mtime: float) -> None:
-        """Begin at the offset `size` when the log is opened. If the log has become shorter or is no longer this `file`,
+        """Begin at the offset `size` when the log is opened. If the log is then shorter or is no longer this `file`,
         begin at its beginning.
 
         `mtime` is the file's modification time at that size, in epoch seconds. If older lines are read, only events
@@ -114,7 +121,9 @@ class LogTail:
     # ---- reading
 
     def poll(self, now: float) -> list[Sighting]:
-        """Return the events written since the last poll, in file order, those of replaced files first. Never raises."""
+        """Return the events written since the last poll. The order is that of the files, and events of replaced files
+        come first. Never raises.
+        """
         sightings: list[Sighting] = []
         self.problem = None
         log = self._current or self._opened(now)
@@ -127,7 +136,9 @@ class LogTail:
         return sightings
 
     def _opened(self, now: float) -> OpenLog | None:
-        """Open and return the file that the path leads to; None if there is none or it cannot be opened."""
+        """Open and return the file that the path leads to, or return None if there is no file or it cannot
+        be opened.
+        """
         try:
             here = identity(self.path)
             if here is None:
@@ -142,8 +153,8 @@ class LogTail:
         return log
 
     def _taken_back(self, here: Identity) -> OpenLog | None:
-        """If the path leads to a replaced file again, return that file, so that it is not read twice; otherwise
-        None.
+        """Return the replaced file that the path leads to again, so that it is not read twice, or None if the path
+        leads to another file.
         """
         for log in self._replaced:
             if log.identity == here:
@@ -180,8 +191,8 @@ class LogTail:
             log.skip_to_end(self._window.size if recent else 0)
 
     def _resume(self, log: OpenLog, cursor: Cursor, now: float) -> None:
-        """Resume at the cursor if `log` is the cursor's file or a copy of it. Otherwise follow the cursor's file before
-        this one.
+        """Resume at the cursor if `log` is the cursor's file or a copy of it. Otherwise, follow the cursor's file
+        before this one.
         """
         if log.resume(cursor, RESUME_CAP, moved=True):
             return
@@ -194,13 +205,14 @@ class LogTail:
             if rotated is not None:
                 self._follow_missed(rotated, rotated.identity, log.identity)
             log.begin_anew(RESUME_CAP)
-        elif self._window is not None:  # the cursor of an earlier release has no times, so all events count as old
+        # the cursor of an earlier release has no times, so all events are treated as old
+        elif self._window is not None:
             self._catching_up = True
             log.skip_to_end(self._window.size if now - log.mtime <= self._window.seconds else 0)
 
     def _follow_other(self, place: Cursor, names: list[Path]) -> OpenLog | None:
-        """Follow the first of these files that contains the bytes before the cursor, and return it; None if there is
-        none.
+        """Follow the first of these files that contains the bytes before the cursor, and return it, or None if there is
+        no such file.
 
         The cursor's file may have been renamed, or copied and then truncated, while no daemon was running.
         """
@@ -217,8 +229,8 @@ class LogTail:
         return None
 
     def _follow_parked(self, before: OpenLog, names: list[Path]) -> OpenLog | None:
-        """Follow the first of these files that is `before` or a copy of it, and return it; None if there is none. This
-        run of the daemon has read `before`.
+        """Follow the first of these files that is `before` or a copy of it, and return it, or None if there is no such
+        file. `before` was read by this run of the daemon.
         """
         for name in names:
             try:
@@ -236,9 +248,9 @@ class LogTail:
     def _follow_missed(self, before: OpenLog, rotated: Identity, *known: Identity) -> list[OpenLog]:
         """Follow the files that were the log for a while but were never read, and return them, oldest first.
 
-        Such files exist if the log was rotated twice between two polls. A rotated file counts as missed if its first
-        record is later than all records read from `before`, unless the file is one of the `known` files. Missed files
-        are returned only if `rotated`, the file that `before` has become, is among the rotated files. Otherwise nothing
+        Such files exist if the log was rotated twice between two polls. A rotated file was missed if its first record
+        is later than all records read from `before`, unless the file is one of the `known` files. Missed files are
+        returned only if `rotated`, the file that `before` has become, is among the rotated files. Otherwise, nothing
         proves that they were this log.
         """
         since = before.read_until
@@ -268,16 +280,14 @@ class LogTail:
         return missed
 
     def _lost(self, log: OpenLog, now: float, sightings: list[Sighting]) -> bool:
-        """Read the unread part of a truncated file from its copies. Return whether the copies were read to their
-        ends.
-        """
+        """Read the unread part of a truncated file from its copies. Return whether all copies were read completely."""
         copy = self._follow_parked(log, copies_of(self.path))
         if copy is not None:
             first = log.begins()
             missed = self._follow_missed(log, copy.identity, log.identity)
             for other in missed:
                 begins = other.begins()
-                # In this case, the truncated file was moved away, and `other` is a copy of its replacement.
+                # In this case, the truncated file was renamed, and `other` is a copy of its replacement.
                 other.later = first is not None and begins is not None and begins > first
             self._drain([copy, *(other for other in missed if not other.later)], now, sightings)
         return not self._more_replaced
@@ -285,7 +295,7 @@ class LogTail:
     def _read(self, log: OpenLog, now: float, sightings: list[Sighting]) -> None:
         try:
             found, at_end = log.read(POLL_CAP, now, lambda: self._lost(log, now, sightings))
-        except OSError as error:  # the descriptor is dead (ESTALE, EIO); the next poll reopens the file
+        except OSError as error:  # the descriptor is no longer usable (ESTALE, EIO); the next poll reopens the file
             self._trouble(error)
             self._parked_log = log
             self._current, self._more = None, False
@@ -305,7 +315,7 @@ class LogTail:
             self._drain(later, now, sightings)
 
     def _check_path(self, log: OpenLog, now: float, sightings: list[Sighting]) -> None:
-        """Check, at the end of the file, whether the path still leads to it."""
+        """Check, at the end of the file, whether the path still leads to this file."""
         try:
             here = identity(self.path)
         except OSError as error:  # no permission, or a circular symlink: keep reading the open file
@@ -328,7 +338,7 @@ class LogTail:
             self._read(replacement, now, sightings)
 
     def _drain(self, logs: list[OpenLog], now: float, sightings: list[Sighting]) -> None:
-        """Read replaced files one after another, so that a line that several of them contain is reported only once."""
+        """Read replaced files one after another, so that a line in several of them is reported only once."""
         for log in logs:
             if not self._more_replaced:
                 self._drain_one(log, now, sightings)
@@ -367,27 +377,27 @@ class LogTail:
 
     @property
     def mtime(self) -> float:
-        """Time of the file's last write, in epoch seconds; 0 if no file is open."""
+        """The time of the file's last write, in epoch seconds; 0 if no file is open."""
         return self._current.mtime if self._current is not None else 0.0
 
     @property
     def unlinked(self) -> bool:
-        """Whether the file was deleted and not replaced yet."""
+        """Whether the file was deleted and not yet replaced."""
         return self._current is not None and self._current.links == 0
 
     def begins_like(self, head: bytes) -> bool:
-        """Return whether a file that begins with these bytes is a copy of a file followed here."""
+        """Return whether a file that begins with these bytes is a copy of one of the followed files."""
         logs = (self._current, self._parked_log, *self._replaced)
         return any(log is not None and log.begins_like(head) for log in logs)
 
     def identities(self) -> set[Identity]:
-        """Return the files that are followed here, under whatever names they have now."""
+        """Return the identities of the followed files, whatever names they have now."""
         logs = {log.identity for log in self._replaced}
         here = self._current.identity if self._current is not None else self.found
         return logs | {here} if here else logs
 
     def cursor(self) -> Cursor | None:
-        """Return where to resume after a restart; None if that is unknown."""
+        """Return the cursor at which to resume after a restart, or None if the position is unknown."""
         if self._current is None:
             return self._parked or self._cursor
         try:
@@ -399,7 +409,7 @@ class LogTail:
 
     def park(self) -> bool:
         """Close the current file but keep its state, so that the next poll resumes there. Return whether the file was
-        closed. It stays open if it has unread data, or if a replaced file is still being followed.
+        closed. It remains open if it has unread data, or if a replaced file is still being followed.
         """
         if self._current is None or self._replaced or self.behind:
             return False
@@ -411,10 +421,10 @@ class LogTail:
         return True
 
     def _unpark(self, log: OpenLog, before: OpenLog) -> None:
-        """Resume the parked file `before`. If `log` is another file, follow `before` to its end first."""
+        """Resume reading the closed file `before`. If `log` is another file, follow `before` to its end first."""
         self._parked_log = self._parked = None
         if log.identity == before.identity:
-            log.adopt(before)  # OpenLog.read detects whether the file was changed meanwhile
+            log.adopt(before)  # OpenLog.read detects whether the file was changed in the meantime
             return
         names = files_of_inode(self.path.parent, before.identity[1])
         found = self._follow_parked(before, [*names, *copies_of(self.path)])

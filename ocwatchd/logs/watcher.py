@@ -1,8 +1,8 @@
 """Watch directories for changes, so that the daemon polls immediately. Only this module imports watchdog.
 
 Each directory has one watch. While the directory is missing, its nearest existing parent is watched instead. Events are
-only hints: watchdog stops silently when its directory is removed, delays events after a rename, and on macOS reports
-nothing while the writer keeps the file open. Therefore the daemon also polls at regular intervals.
+only hints, because watchdog stops silently when its directory is removed, delays events after a rename, and on macOS
+reports nothing while the writer keeps the file open. The daemon therefore polls at regular intervals too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from watchdog.observers.api import ObservedWatch
 
 RETRY = 60.0
-"""Seconds before a watch that the system has refused is tried again."""
+"""Time, in seconds, before a watch that the system has refused is requested again."""
 
 MAX_HINTS = 4096
 """Maximum number of changed files that are recorded between two polls."""
@@ -32,7 +32,7 @@ _LIMITS = {
 }
 
 Identity = tuple[int, int]
-"""Device and inode."""
+"""Device and inode, which identify a directory."""
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class Waker:
     """Watches several directories, and calls `wake` from its own thread whenever a log may have changed."""
 
     def __init__(self, directories: Sequence[Path], wake: Callable[[], None], say: Callable[[str], None]) -> None:
-        """Store the arguments; `start` begins to watch. `say` is called with a message whenever a watch is lost or
+        """Store the arguments. `start` begins to watch. `say` is called with a message whenever a watch is lost or
         restored.
         """
         self._places = [_Place(path) for path in directories]
@@ -62,7 +62,9 @@ class Waker:
         self._trouble: dict[Path, str] = {}
 
     def start(self) -> None:
-        """Start watching. If the system has no file-system events, report this with `say`, and raise nothing."""
+        """Start watching. If the system provides no file-system events, report this with `say` instead of raising an
+        exception.
+        """
         try:
             self._observer = self._new_observer()
             self._observer.start()
@@ -74,7 +76,7 @@ class Waker:
         self.check(0.0)
 
     def _new_observer(self) -> Any:
-        from watchdog.observers import Observer  # lazy import: 6 MiB and 40 ms
+        from watchdog.observers import Observer  # lazy import: takes 6 MiB and 40 ms
 
         observer = Observer()
         observer.daemon = True
@@ -151,7 +153,7 @@ class Waker:
             self._say(f"watching {what} again")
 
     def stop(self) -> None:
-        """Stop watching and end the thread."""
+        """Stop watching, and stop the thread."""
         observer, self._observer = self._observer, None
         if observer is not None:
             observer.stop()
@@ -175,12 +177,12 @@ class _Handler:
 
 
 def _worth_waking(*, files: bool) -> list[type[FileSystemEvent]]:
-    """Return the events to watch for. In a directory of logs (`files`), these are changes of files; in a parent
-    directory, they are new directories.
+    """Return the types of events to watch for. In a directory of logs (`files`), these are changes of files. In a
+    parent directory, they are new directories.
 
-    Events that our own polling causes (opened, closed) are excluded, because they would wake the daemon twice a second.
-    Renames of files are excluded, because watchdog delays all events after a rename by 500 ms. The next poll finds a
-    renamed file, and writes to it or to its successor are reported immediately.
+    Events caused by ocwatchd's own polling (opened, closed) are excluded, because they would wake the daemon twice a
+    second. Renames of files are excluded, because watchdog delays all events after a rename by 500 ms. The next poll
+    finds a renamed file, and writes to it or to its successor are reported immediately.
     """
     from watchdog import events  # lazy import: polling without watches does not need it
 
@@ -190,7 +192,9 @@ def _worth_waking(*, files: bool) -> list[type[FileSystemEvent]]:
 
 
 def _nearest(path: Path) -> tuple[Path, Identity | None]:
-    """Return the directory, or its nearest existing parent, with device and inode."""
+    """Return the directory or, if it does not exist, its nearest existing parent. The result includes device and inode,
+    or None if the parent cannot be examined.
+    """
     candidate = path
     while True:
         with contextlib.suppress(OSError, ValueError):

@@ -1,1 +1,3 @@
-"""Decides what to do about a limited session. `Engine.handle(message, now)` only returns effects; it performs none."""
+"""The engine, which decides what to do about a limited session. `Engine.handle(message, now)` only returns effects; it
+performs none.
+"""

@@ -1,5 +1,5 @@
-"""Decide whether a turn is limited and what to do about it, from what an endpoint shows of the session and from the
-log.
+"""Decide whether a turn is limited and what to do about it. The evidence comes from the log and from what an endpoint
+shows of the session.
 
 A retry status alone proves nothing, because OpenCode 1.18.14 and later retry a 400 that merely quotes a limit. A
 Retry-After that OpenCode honors does prove a limit: the time of the next attempt then does not fit OpenCode's own
@@ -40,31 +40,35 @@ from ocwatchd.core.text.redact import reason_of
 
 EXACT_SLACK = 0.25
 """Maximum time, in seconds, between a failure's log line (with a timestamp in milliseconds) and the status that follows
-it; measured: less than 0.05.
+it. Measured: less than 0.05.
 """
 SEEN_SLACK = 0.5
-"""Tolerance, in seconds, for a wait that is measured from the probe because the time of the failure is unknown."""
+"""Tolerance, in seconds, for the length of a wait that is counted from the probe because the time of the failure is
+unknown.
+"""
 FACT_AGE = 1.9
-"""Maximum age, in seconds, of a report about a refusal. An older report may be about the previous refusal: OpenCode's
-own retries are 2 s apart, and the log is up to 1 s late.
+"""Maximum age, in seconds, at which a report about a refusal is used. An older report may be about the previous
+refusal: OpenCode's own retries are 2 s apart, and the log is up to 1 s late.
 """
 FIRST_AGE = 10.0
-"""Maximum age, in seconds, of a report about a turn's first refusal, which cannot be confused with a previous one;
-reports were up to 2 s late on a loaded machine.
+"""Maximum age, in seconds, at which a report about a turn's first refusal is used. Such a report cannot be about a
+previous refusal. Reports were up to 2 s late on a loaded machine.
 """
 ANSWERED = 200
 """HTTP status of a response that OpenCode treats as an answer."""
 ANSWER_AGE = 30.0
-"""Lifetime, in seconds, of the plugin's report of a response that is not an answer; each step causes a new report."""
+"""Time, in seconds, for which the plugin's report of a response that is not an answer is used. Each step causes a new
+report.
+"""
 LONGEST = 31 * 86400.0
-"""Maximum plausible cooldown, in seconds; a longer one is shortened to this value."""
+"""Maximum plausible cooldown, in seconds. A longer cooldown is shortened to this value."""
 
 
 def honoured_until(snapshot: SessionSnapshot, failed_at: float | None) -> Hint | None:
-    """Return the reset time implied by the time of OpenCode's next attempt; None if that time fits OpenCode's own
-    backoff.
+    """Return the reset time implied by the time of OpenCode's next attempt; return None if that time fits OpenCode's
+    own backoff.
 
-    `failed_at` is the timestamp of the failure if a log with timestamps in milliseconds contains it, otherwise None.
+    `failed_at` is the timestamp of the failure if a log with timestamps in milliseconds contains it, or None.
     """
     if snapshot.state is not SessionState.RETRY or snapshot.next_at is None or snapshot.next_at <= snapshot.seen:
         return None
@@ -85,15 +89,15 @@ def honoured_until(snapshot: SessionSnapshot, failed_at: float | None) -> Hint |
 
 
 def moment_of(snapshot: SessionSnapshot, *reported: float | None) -> float | None:
-    """Return when the refused attempt in the snapshot happened: the first time in `reported` that cannot belong to the
-    previous attempt.
+    """Return when the refused attempt in the snapshot happened: the first of the `reported` times that cannot belong to
+    the previous attempt, or None. Times are epoch seconds.
     """
     age = FIRST_AGE if snapshot.attempt == 1 else FACT_AGE
     return next((time for time in reported if time is not None and snapshot.seen - time < age), None)
 
 
 def fact_about(snapshot: SessionSnapshot, fact: TroubleReported | None) -> TroubleReported | None:
-    """Return the plugin's report if it concerns the refused attempt in the snapshot.
+    """Return the plugin's report if it is recent enough to be about the refused attempt in the snapshot, or None.
 
     OpenCode's own retries are 2 s apart.
     """
@@ -103,7 +107,7 @@ def fact_about(snapshot: SessionSnapshot, fact: TroubleReported | None) -> Troub
 
 
 def header_hint(fact: TroubleReported | None) -> Hint | None:
-    """Return the reset time according to the Retry-After header that the plugin reported."""
+    """Return the reset time from the Retry-After header that the plugin reported, or None."""
     return from_headers(fact.facts.headers, fact.time) if fact is not None and fact.facts is not None else None
 
 
@@ -115,7 +119,7 @@ def judge(
     *,
     looping: bool = False,
 ) -> LimitEvent | None:
-    """Return the refused attempt that the endpoint shows, as an event; None if there is no such attempt.
+    """Return the refused attempt that the endpoint shows, as an event, or None if there is no such attempt.
 
     The verdict is SURE if the message, or the status that the plugin saw, proves a limit. The verdict is also SURE if
     the message names no other cause and OpenCode honors a Retry-After: either a time in the future (`reported`), or a
@@ -158,8 +162,8 @@ def refusal_of(failure: Failure, rules: RuleSet) -> LimitEvent:
 
 
 def verdict_of(facts: ErrorDetails, rules: RuleSet) -> Verdict:
-    """Return the verdict of the rules; if no rule matches, return the verdict of OpenCode's own error type, unless the
-    status contradicts it.
+    """Return the verdict of the rules. If no rule matches, use the kind that OpenCode itself assigned to the error,
+    unless the status contradicts it.
     """
     verdict = rules.classify(facts)
     if verdict.certainty is Certainty.UNKNOWN and facts.typed is not None and facts.status in (None, 200, 429):
@@ -170,10 +174,10 @@ def verdict_of(facts: ErrorDetails, rules: RuleSet) -> Verdict:
 
 
 def _honoured(verdict: Verdict, reported: Hint | None, looping: bool = False) -> Verdict:
-    """Turn an inconclusive verdict into a proven limit if OpenCode is waiting for a time that the provider reported
-    (`reported`).
+    """Return an inconclusive verdict as a proven limit if OpenCode is waiting for a time that the provider reported
+    (`reported`); otherwise, return it unchanged.
 
-    OpenCode's retries without a pause (`looping`) also prove a limit: the time that the provider reported has then
+    OpenCode's retries without a pause (`looping`) prove a limit too: the time that the provider reported has then
     passed.
     """
     if verdict.certainty not in (Certainty.DOUBTFUL, Certainty.UNKNOWN) or not (reported or looping):
@@ -188,7 +192,9 @@ def _honoured(verdict: Verdict, reported: Hint | None, looping: bool = False) ->
 
 
 def instead_of_answer(snapshot: SessionSnapshot, fact: TroubleReported | None) -> ErrorDetails | None:
-    """Return the response that the plugin saw in place of an answer, if the report is recent and about this model."""
+    """Return the response that the plugin received in place of an answer, if the report is recent and about this model,
+    or None.
+    """
     if fact is None or fact.facts is None or fact.facts.status != ANSWERED:
         return None
     recent = snapshot.seen - fact.time < ANSWER_AGE and fact.model in (None, str(snapshot.model))
@@ -197,7 +203,7 @@ def instead_of_answer(snapshot: SessionSnapshot, fact: TroubleReported | None) -
 
 
 def event_of(snapshot: SessionSnapshot, facts: ErrorDetails, verdict: Verdict, hint: Hint | None) -> LimitEvent:
-    """Return the refused attempt of this turn as an event."""
+    """Return the refused attempt of the snapshot's turn as an event."""
     model = snapshot.model
     return LimitEvent(
         time=(snapshot.answer_ended or snapshot.seen) if snapshot.state is SessionState.ERROR else snapshot.seen,
@@ -214,15 +220,15 @@ def event_of(snapshot: SessionSnapshot, facts: ErrorDetails, verdict: Verdict, h
 
 
 JUST_AFTER = 0.001
-"""Minimum time, in seconds, from a refusal to OpenCode's next attempt."""
+"""Minimum time, in seconds, between a refusal and OpenCode's next attempt."""
 FRESH = 60.0
-"""Maximum age, in seconds, of a failed turn whose session is still moved."""
+"""Maximum age, in seconds, of a failed turn for its session to be moved."""
 MAX_DOUBTFUL = 500
 """Maximum number of different messages of inconclusive retries that one run of the daemon writes to the journal."""
 
 
 FROZEN_WAIT, FROZEN_ATTEMPTS = 600.0, 8
-"""The user is notified if OpenCode's own retry waits longer than the first value, in seconds, or if its number of
+"""The user is notified if OpenCode's own retry waits longer than the first value, in seconds, or if the number of
 consecutive attempts reaches the second. Versions up to 1.3 retry a refused connection indefinitely, and all versions
 obey a Retry-After of weeks.
 """
@@ -243,7 +249,7 @@ def frozen(snapshot: SessionSnapshot, now: float) -> str | None:
 
 
 class Assessor:
-    """Classifies the state of one session at a time."""
+    """Decides what follows from the state of a session, for one session at a time."""
 
     def __init__(
         self,
@@ -253,15 +259,15 @@ class Assessor:
         stalls: StallJudge,
         failures: FailureJudge,
     ) -> None:
-        """`registrar` records the limits that are found; `decider` decides what follows; `stalls` judges silent
-        answers, and `failures` judges failures without a limit.
+        """Store the parts of the engine that are used. `registrar` records the limits that are found, and `decider`
+        decides what follows. `stalls` handles silent answers, and `failures` handles failures without a limit.
         """
         self._context, self._registrar, self._decider = context, registrar, decider
         self._stalls, self._failures = stalls, failures
         self._unknown_words: set[str] = set()
 
     def assess(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> list[Effect]:
-        """Return the effects of a snapshot of this session."""
+        """Return the effects that result from a snapshot of this session."""
         pending = tracked.take_limit()
         tracked.begin_message(snapshot.user_message)
         closed = [*self._decider.found_after(tracked, snapshot), *self._decider.after_switch(tracked, snapshot)]
@@ -307,14 +313,15 @@ class Assessor:
         other = shown is not None and not waits and shown.verdict.certainty is Certainty.NO
         limited = limited or (tracked.turn is not None and not other)
         entry = self._context.ledger.cooling(snapshot.model, now)
-        if entry is not None and entry.paused:  # a pause keeps new prompts away, but proves nothing about this turn
+        # a pause keeps new prompts away from the model, but proves nothing about this turn
+        if entry is not None and entry.paused:
             entry = None
         if limited and entry is None:
             cleared = shown is not None and self._context.ledger.lifted_since(shown)
             further = self._decider.free_again(tracked, snapshot, cleared, now)
             if further is not None:
                 return effects + further
-        # A turn that waits for a retry on a model that is cooling down is stuck, regardless of the message; a failed
+        # A turn is stuck if it waits for a retry on a model that is cooling down, regardless of the message. A failed
         # turn must itself show a limit.
         if entry is None or not (limited or looping or waits):
             words = None if limited else rejected(snapshot, now, FRESH)
@@ -335,8 +342,8 @@ class Assessor:
         reported: Hint | None,
         now: float,
     ) -> tuple[list[Effect], bool]:
-        """Record a limit that the endpoint shows and the log does not. Return the effects, and whether this turn is
-        limited.
+        """Record a limit that the endpoint shows and the log does not contain. Return the effects, and whether this
+        turn is limited.
         """
         model = snapshot.model
         if model is None:
@@ -360,9 +367,9 @@ class Assessor:
         """Handle a turn in which OpenCode repeats a request without receiving an answer. The plugin may have received
         the responses.
 
-        A limit in one of these responses counts like a limit in any other error. Any other error, or a series of empty
-        answers, counts as a failure of the model. A web page does not, because it would replace the answers of every
-        provider.
+        A limit in one of these responses is handled like a limit in any other error. Any other error, or a series of
+        empty answers, counts as a failure of the model. A web page does not, because it would replace the answers of
+        every provider.
         """
         model, facts = snapshot.model, instead_of_answer(snapshot, tracked.fact)
         if model is None:
@@ -401,8 +408,8 @@ class Assessor:
         return effects + self._decider.decide(tracked, snapshot, entry, now)
 
     def _wait_for_evidence(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> list[Effect]:
-        """Check again after the next attempt, because the message proves nothing. Journal the message so that a rule
-        can be written for it.
+        """Schedule a check after the next attempt, because the message proves nothing. Journal the message so that a
+        rule can be written for it.
         """
         tracked.finish("")
         if snapshot.state is not SessionState.RETRY:
@@ -423,8 +430,8 @@ class Assessor:
     def _assess_progress(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, pending: LimitEvent | None, now: float
     ) -> list[Effect]:
-        """Handle a turn that is running or has ended successfully. An answer proves that its model is available
-        again.
+        """Handle a turn that is running or has ended successfully. An answer proves that its model is
+        available again.
         """
         if pending is not None and pending.ref == snapshot.model:
             # OpenCode retried before the probe, and the result is not known yet.
@@ -437,8 +444,8 @@ class Assessor:
             if snapshot.last_error is not None and now - (snapshot.answer_ended or 0.0) < FRESH:
                 tracked.wake_at(now + ENDING)
             return []
-        # The recorded start of an answer is its first attempt, which may have been refused; the time of the retry is
-        # more exact.
+        # The recorded start of an answer is the start of its first attempt, which may have been refused. The time of
+        # the retry is more exact.
         began = max(snapshot.answer_started or 0.0, tracked.retried_at)
         # The session may be on another model because another program moved it: `oc-smart` moves its own runs.
         same = tracked.entered is None or tracked.entered[0] == snapshot.model
@@ -457,13 +464,13 @@ def _stopped_unanswered(snapshot: SessionSnapshot) -> bool:
 
 
 def _stopped_since(tracked: TrackedSession, snapshot: SessionSnapshot) -> bool:
-    """Return whether the user stopped another answer after our move had stopped one."""
+    """Return whether the user stopped a later answer than the one that a move had stopped."""
     return snapshot.aborted and tracked.stopped_answer is not None and snapshot.answer != tracked.stopped_answer
 
 
 def _exact_time(event: LimitEvent | None, model: ModelRef) -> float | None:
-    """Return the timestamp of the failure if it is exact to the millisecond. A time in whole seconds comes from the log
-    format before 1.17 and is not exact.
+    """Return the failure's timestamp if it is exact to the millisecond, or None. A time in whole seconds comes from the
+    log format before 1.17 and is not exact.
     """
     if event is None or event.ref != model or event.time == int(event.time):
         return None

@@ -1,5 +1,5 @@
-"""Change cooldowns, and return the changes as effects: limits, exact reset times, answers that end a cooldown,
-forecasts and targets.
+"""Change cooldowns, and return the changes as effects. Causes are limits, exact reset times, answers that end a
+cooldown, forecasts and new targets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ocwatchd.core.fallback.targets import Targets
 from ocwatchd.core.forecast.prevention import Threat
 
 TARGETS_PER_SECOND = 500
-"""Maximum average number of cooldowns per second for which targets are chosen again."""
+"""Maximum average number of cooldowns, per second, for which targets are chosen again."""
 MAX_SESSIONS = 500
 """Maximum number of sessions for which the latest refusals are stored."""
 
@@ -28,15 +28,15 @@ class CooldownChanges:
     """The only code that changes the engine's cooldowns."""
 
     def __init__(self, context: EngineContext) -> None:
-        """`context` contains the known cooldowns."""
+        """Store the context, which contains the known cooldowns."""
         self._context = context
         self._foreseen: dict[ModelRef, float] = {}
         self._seen, self._next_end, self._kept = -1, 0.0, 0.0
         self._lately: dict[tuple[ModelRef | None, str | None], tuple[float, ...]] = {}
 
     def enter(self, event: LimitEvent, live: bool, now: float) -> list[Effect]:
-        """Record a proven limit. An old limit that is already over is not written to the blacklist, and only the first
-        few of a rapid series of limits are journaled.
+        """Record a proven limit. An old limit that has already ended is not written to the blacklist. Of a rapid series
+        of limits, only the first few are journaled.
         """
         if event.ref is None:
             return []
@@ -60,8 +60,8 @@ class CooldownChanges:
         return [SaveBlacklist(changed=(entry,))]
 
     def _one_of_many(self, event: LimitEvent) -> bool:
-        """Return whether this limit is one of a rapid series in its session. The blacklist counts all of them, but the
-        journal contains only the first few.
+        """Return whether this limit is part of a rapid series in its session, beyond the first few. The blacklist
+        counts all limits of a series, but the journal contains only the first few.
         """
         key = event.ref, event.session
         times = self._lately.pop(key, ())
@@ -73,14 +73,14 @@ class CooldownChanges:
     def aim_anew(self, now: float) -> list[Effect]:
         """Choose new targets for all cooldowns after the chains have been edited.
 
-        A provider's cooldown took its target from the refused model's chain, but that model is no longer known. If the
-        provider itself has no chain, the target does not change.
+        The target of a provider's cooldown came from the refused model's chain, but that model is no longer known. If
+        the provider itself has no chain, the target therefore does not change.
         """
         entries = self._targets(now).keep([entry.model for entry in self._context.ledger.entries()])
         return [SaveBlacklist(changed=tuple(entries))] if entries else []
 
     def keep_targets(self, now: float) -> list[Effect]:
-        """Change the targets of cooldowns if a fallback was limited or has become available."""
+        """Update the targets of cooldowns after a fallback was limited or has become available."""
         ledger = self._context.ledger
         if ledger.changes == self._seen and now < self._next_end:
             return []
@@ -93,8 +93,8 @@ class CooldownChanges:
         return [SaveBlacklist(changed=tuple(entries))] if entries else []
 
     def take_over(self, entries: Iterable[Cooldown], at: float) -> list[Effect]:
-        """Apply changes that another program made to the blacklist at the time `at`; models refused after they were
-        cleared are recorded again.
+        """Apply the changes that another program made to the blacklist at the time `at` (epoch seconds). Models that
+        were refused after they had been cleared are recorded again.
         """
         again = self._context.ledger.replace_all(entries, at)
         return [SaveBlacklist(changed=again)] if again else []
@@ -113,13 +113,15 @@ class CooldownChanges:
         self, session: str, model: ModelRef, hint: Hint | None, now: float, kind: LimitKind | None = None
     ) -> list[Effect]:
         """Set the exact reset time of a limit that was already recorded. `kind` is the kind of the limit to which the
-        time applies.
+        reset time applies, if known.
         """
         entry = self._context.ledger.refine(model, hint.until, hint.reset_source, now, kind) if hint else None
         return [SaveBlacklist(changed=(entry,)), notes.refined(session, entry, hint.source)] if entry and hint else []
 
     def answered(self, snapshot: SessionSnapshot, began: float) -> list[Effect]:
-        """End the cooldown of a model whose turn ended successfully. The answer was requested at `began` or later."""
+        """End the cooldown of a model whose turn ended successfully, if the answer was requested at `began` (epoch
+        seconds) or later.
+        """
         if snapshot.state is not SessionState.IDLE or snapshot.model is None or not snapshot.answer_completed:
             return []
         if snapshot.answer_ended is None or snapshot.answer_ended < began:
@@ -130,7 +132,8 @@ class CooldownChanges:
     def foresee(self, threats: Mapping[str, Threat], now: float) -> list[Effect]:
         """Record forecasts, so that the next prompts go to another model if one is available.
 
-        A model that is already cooling down keeps its cooldown. Another model in `threats` is not used as a fallback.
+        The cooldown of a model that is already cooling down does not change. No model in `threats` is used as a
+        fallback for another.
         """
         effects: list[Effect] = []
         threatened = [ModelRef.parse(name) for name in threats]
@@ -163,7 +166,9 @@ class CooldownChanges:
         return effects
 
     def spend(self, news: Spent, now: float) -> list[Effect]:
-        """Choose new fallbacks for models that are cooling down when the budget is spent or a new day begins."""
+        """Choose new fallbacks for models that are cooling down if the day's budget has been spent or a new day has
+        begun.
+        """
         self._context.spend(news.dollars, news.prices)
         day_budget = self._context.day_budget
         if day_budget.over == self._context.over_notified:

@@ -4,7 +4,8 @@ The module is long because the decisions about a limited turn are mutually exclu
 makes that visible. A move is claimed before it is made.
 
 The decisions whether to wait and where to move are pure functions of the known state. If a probe does not show the
-session, the probe is journaled and repeated, soon at first, because a daemon that reports nothing would look inactive.
+session, the probe is journaled and repeated, soon at first, because a daemon that reports nothing would appear to be
+inactive.
 """
 
 from __future__ import annotations
@@ -66,26 +67,27 @@ RECHECK = 3.0
 turn is still running.
 """
 ENDING = 0.3
-"""Time, in seconds, allowed for OpenCode to end a turn after its answer has failed. Measured on 1.18.33 with twelve
+"""Time, in seconds, that OpenCode needs to end a turn after its answer has failed. Measured on 1.18.33 with twelve
 simultaneous sessions: up to 0.1 s.
 """
 BACKGROUND_RECHECK = 2.0
-"""Interval, in seconds, between probes of a limited session whose subagents are working in the background: no event
+"""Interval, in seconds, between probes of a limited session with subagents that are working in the background. No event
 reports that they have ended.
 """
 
 RUN_RECHECK = 30.0
-"""Interval, in seconds, between probes of a limited `opencode run`: no event reports that it has ended or that
+"""Interval, in seconds, between probes of a limited `opencode run`. No event reports that it has ended or that
 `oc-smart` has moved it.
 """
 
 MAX_RUN_AGAIN = 1000
-"""Maximum number of stored prompts that were run again because of a subagent."""
+"""Maximum number of stored prompts that were run again because of a limited subagent."""
 
 RIVAL_PATIENCE = 10.0
 """Time, in seconds, that is allowed for another fallback plugin to handle a turn. Five published plugins moved the
-sessions whose limits they recognize after 0.4 to 0.9 s. Two simultaneous moves would stop each other's runs. If the
-other plugin has not moved a session within this time, it does not recognize the limit.
+sessions whose limits they recognize after 0.4 to 0.9 s. If ocwatchd moved a session at the same time, the two moves
+would stop each other's runs. If the other plugin has not moved a session within this time, it does not recognize the
+limit.
 """
 
 
@@ -97,7 +99,9 @@ class Decider:
     """Decides what to do with limited turns."""
 
     def __init__(self, context: EngineContext, claim_id: Callable[[], str], firsts: FirstRuns) -> None:
-        """`claim_id` returns a new name for each move. `firsts` decides which parked session of a model runs first."""
+        """Store the parts of the engine that are used. `claim_id` returns a new name for each move, and `firsts`
+        decides which parked session of a model runs first.
+        """
         self._context, self._claim_id, self._firsts = context, claim_id, firsts
         self._exhausted: dict[frozenset[ModelRef], float] = {}
         self._run_again: set[tuple[str, str | None]] = set()
@@ -110,13 +114,13 @@ class Decider:
         self._parents = {snapshot.session: snapshot for snapshot in snapshots}
 
     def forget_exhausted(self, now: float | None = None) -> None:
-        """Allow another notice about the chains in which a model is available again at `now` (None: about
-        all chains).
+        """Allow another notice about the chains in which a model is available again at `now` (epoch seconds; None:
+        about all chains).
         """
         self._exhausted = {key: end for key, end in self._exhausted.items() if now is not None and end > now}
 
     def decide(self, tracked: TrackedSession, snapshot: SessionSnapshot, entry: Cooldown, now: float) -> list[Effect]:
-        """Decide what to do with a turn whose model is cooling down. `entry` is the cooldown."""
+        """Return the effects for a turn whose model is cooling down. `entry` is the cooldown."""
         if self._context.policy.mode is Mode.OFF:
             return []
         tracked.limited(LimitedTurn.of(snapshot))
@@ -142,11 +146,11 @@ class Decider:
     def free_again(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, since_cleared: bool, now: float
     ) -> list[Effect] | None:
-        """Handle a limited turn whose model is no longer cooling down. If OpenCode does not retry soon, the turn is run
+        """Handle a limited turn whose model is no longer cooling down. If OpenCode will not retry soon, the turn is run
         again on that model.
 
-        OpenCode 1.18.17 and later gives up after 73 s, and a Retry-After of hours stays in force after the model was
-        cleared. Return None if the failed turn is not known to be limited, or if the decision is the user's.
+        OpenCode 1.18.17 and later gives up after 73 s, and a Retry-After of hours remains in force after the model was
+        cleared. Return None if the failed turn is not known to be limited, or if the user decides about moves.
         """
         waits, auto = snapshot.state is SessionState.RETRY, self._context.policy.mode is Mode.AUTO
         soon = snapshot.next_at is not None and snapshot.next_at - now <= self._patience(snapshot)
@@ -157,7 +161,8 @@ class Decider:
             return self.let_wait(tracked, snapshot, "the limit has just ended", now)
         if snapshot.model is not None and snapshot.seen < self._context.ledger.cleared_at(snapshot.model):
             effects = self.let_wait(tracked, snapshot, "the limit has just ended", now)
-            tracked.wake_at(now + ENDING)  # the snapshot was taken before the user cleared its model
+            # the snapshot was taken before the user cleared the cooldown of the session's model
+            tracked.wake_at(now + ENDING)
             return effects
         failed = (snapshot.state is SessionState.ERROR and (snapshot.parent is None or child)) or (
             tracked.parked and unanswered_since_its_process_ended(tracked, snapshot)
@@ -201,8 +206,8 @@ class Decider:
     def _waits_on(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, model: ModelRef, now: float
     ) -> list[Effect] | None:
-        """Return the effects for a parked turn that must not run yet although `model` is available, or None if the turn
-        may run.
+        """Return the effects for a parked turn that must wait for another session's run although `model` is available,
+        or None if the turn may run.
         """
         if self._context.policy.when_exhausted is WhenExhausted.NOTIFY and tracked.doing in (
             Doing.STUCK,
@@ -244,7 +249,7 @@ class Decider:
         """Handle a fallback that failed after the session was moved to it: use the next fallback, or return to the
         origin.
 
-        The list is empty if the session does not use this model as a fallback.
+        The list of effects is empty if the session does not use this model as a fallback.
         """
         model, origin = snapshot.model, self._put_here_from(tracked, snapshot, now)
         if model is None or origin is None or self._context.policy.mode is not Mode.AUTO:
@@ -258,7 +263,9 @@ class Decider:
         return [note, *self.move(tracked, snapshot, f"the model failed in this session: {words}", now)]
 
     def unanswered(self, tracked: TrackedSession, snapshot: SessionSnapshot, words: str, now: float) -> list[Effect]:
-        """Move the session from a model that sends no answer to the next fallback. No limit of the model is known."""
+        """Move the session from a model that sends no answer to the next fallback. This model is not known to be
+        limited.
+        """
         model = snapshot.model
         if model is None or self._context.policy.mode is not Mode.AUTO:
             return self._tell_unanswered(tracked, snapshot, words, now)
@@ -272,8 +279,8 @@ class Decider:
     def answered_by_page(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, words: str, now: float
     ) -> list[Effect]:
-        """Leave the session on its model, because a web page responds in place of the provider. The page would also
-        replace the responses of every other model.
+        """Leave the session on its model, because a web page arrives in place of the provider's response. The page
+        would replace the responses of every other model too.
         """
         return self._tell_unanswered(
             tracked, snapshot, f"{words}; they come from a web page in place of the provider", now
@@ -290,7 +297,7 @@ class Decider:
         return left + (notes.answers_nothing(snapshot, why) if left else [])
 
     def _put_here_from(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> ModelRef | None:
-        """Return the model that the session's present model replaces, or None if there is none. A recorded move counts
+        """Return the model that the session's present model replaces, or None if there is none. A recorded move is used
         only if it was made for this prompt or if the replaced model is still cooling down.
         """
         moved = tracked.origin if tracked.landed == snapshot.model else None
@@ -338,22 +345,22 @@ class Decider:
         return None
 
     def let_wait(self, tracked: TrackedSession, snapshot: SessionSnapshot, why: str, now: float) -> list[Effect]:
-        """Leave the turn to OpenCode's own retry, and check the result."""
+        """Leave the turn to OpenCode's own retry, and schedule a check of the result."""
         tracked.wait(max(now, snapshot.next_at or now), RECHECK, now, f"waits for OpenCode's own retry: {why}")
         return [notes.wait(snapshot, why)]
 
     def _leave(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, why: str, now: float | None = None
     ) -> list[Effect]:
-        """Leave the turn unchanged. If `now` is given, schedule probes until the obstacle to the move is gone, because
-        no event reports that.
+        """Leave the turn unchanged. If `now` is given, schedule probes until nothing prevents the move any longer,
+        because no event reports that.
         """
         return [notes.left(snapshot, why)] if tracked.leave(why, now) else []
 
     def _wait_for_background(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, moved: SessionSnapshot, now: float
     ) -> list[Effect]:
-        """Postpone the move of `moved` until its subagents in the background have ended, because the move would stop
+        """Postpone the move of `moved` until its subagents in the background have ended, because a move would stop
         them.
         """
         effects = self._leave(
@@ -365,7 +372,7 @@ class Decider:
         return effects + (notes.held_by_background(moved, tracked.phrase) if effects else [])
 
     def stopped(self, tracked: TrackedSession) -> list[Effect]:
-        """Handle a turn that its user stopped: take no further action."""
+        """Take no further action for a turn that its user has stopped."""
         return [notes.stopped(tracked.session)] if tracked.stop() else []
 
     def _move_parent(self, tracked: TrackedSession, snapshot: SessionSnapshot, why: str, now: float) -> list[Effect]:
@@ -373,8 +380,9 @@ class Decider:
 
         A moved subagent could no longer deliver its answer to the parent (measured on 1.0 to 1.18), so a subagent that
         does not use its parent's model is not moved itself. If the companion plugin prevents limits, the parent's
-        message is run again on the parent's model, once, and the next subagent's prompt goes to the fallback. Without
-        the plugin the next subagent would hit the limit again, so the subagent is stopped and its parent continues.
+        message is run again on the parent's model (only one time for each message), and the next subagent's prompt goes
+        to the fallback. Without the plugin the next subagent would hit the limit again, so the subagent is stopped and
+        its parent continues.
         """
         parent = self._parents.get(snapshot.parent or "")
         if parent is None or parent.state is not SessionState.BUSY:
@@ -389,8 +397,8 @@ class Decider:
         return [*notes.freed(snapshot), Free(snapshot)]
 
     def _sends_another(self, snapshot: SessionSnapshot, parent: SessionSnapshot, now: float) -> bool:
-        """Return whether the plugin will send the parent's next subagent to another model. The result is True only once
-        for each prompt of the parent.
+        """Return whether the plugin will send the parent's next subagent to another model. The result is False if the
+        parent's prompt was already run again for this reason.
         """
         asked, model = (parent.session, parent.user_message), snapshot.model
         entry = self._context.ledger.cooling(model, now) if model else None
@@ -430,8 +438,8 @@ class Decider:
         *,
         cause: Cause | None = None,
     ) -> list[Effect]:
-        """Claim and make a move. If `parent` is given, it is moved in place of its subagent, which the snapshot shows.
-        `cause` is the reason for the move if that reason is not a limit.
+        """Claim and make a move. The snapshot shows the limited session. If it is a subagent, `parent` may be given and
+        is moved in its place. `cause` is the reason for the move if that reason is not a limit.
         """
         model = snapshot.model or snapshot.prompt_model
         if model is None:
@@ -473,7 +481,7 @@ class Decider:
         return [notes.claim(claim, order, snapshot, why, cooldown, tried, origin, resumes), Move(claim, order)]
 
     def has_fallback(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> bool:
-        """Return whether another model is available for this session."""
+        """Return whether another model is available for this session at `now`."""
         model = snapshot.model or snapshot.prompt_model
         if model is not None:
             tracked.begins_on(model, snapshot.agent)
@@ -488,8 +496,8 @@ class Decider:
         cause: Cause,
         parent: SessionSnapshot | None = None,
     ) -> list[Effect]:
-        """Run a turn again on its own model, which has failed, and claim that run. If `parent` is given, it is run
-        again in place of its subagent.
+        """Claim another run of a turn on its own model, which has failed, and make it. If `parent` is given, its turn
+        is run again in place of its subagent's.
         """
         model, moved = snapshot.model, parent or snapshot
         if model is None:
@@ -510,7 +518,8 @@ class Decider:
         """Run the parent of a stalled subagent again. If the subagent's model has failed for this prompt, move the
         parent instead.
 
-        If that model has failed but the parent uses a different one, the subagent is stopped, and its parent continues.
+        If that model has failed but the parent uses a different model, the subagent is stopped, and its parent
+        continues.
         """
         parent = self._parents.get(snapshot.parent or "")
         if parent is None or parent.state is not SessionState.BUSY:
@@ -530,10 +539,10 @@ class Decider:
         return left + (notes.answers_nothing(snapshot, why) if left else [])
 
     def _choice(self, tracked: TrackedSession, moved: SessionSnapshot, model: ModelRef, now: float) -> Choice:
-        """Choose a target from the chain of the session's origin, even if prevention skipped the origin.
+        """Return a target from the chain of the session's origin, even if prevention skipped the origin.
 
         If a different model was selected for the session while it was waiting, that model comes first, regardless of
-        who selected it.
+        whether the user or a program selected it.
         """
         chosen = moved.prompt_model if moved.switchable else None
         if chosen not in (None, model) and chosen not in tracked.failed_targets and moved.state is SessionState.RETRY:
@@ -546,18 +555,19 @@ class Decider:
         )  # fmt: skip
 
     def _asker(self, tracked: TrackedSession, moved: SessionSnapshot) -> str | None:
-        """Return the agent whose chain applies: the session's own agent, even while the session is running under a
+        """Return the agent whose chain applies. This is the session's own agent, even while the session uses a
         fallback's agent.
         """
         carried = moved.model is not None and moved.agent == agent_for(moved.model, self._context.policy)
         return tracked.origin_agent if carried and tracked.origin_agent else moved.agent
 
     def _stuck(self, tracked: TrackedSession, snapshot: SessionSnapshot, choice: Exhausted, now: float) -> list[Effect]:
-        """Handle an exhausted chain: send one notice, let OpenCode's own retry continue, and probe when the first model
-        is available again.
+        """Handle a chain without an available model: send one notice, let OpenCode's own retry continue, and schedule a
+        probe for the time at which the first model is available again.
         """
         soonest, own = choice.soonest, self._own_return(tracked, snapshot, now)
-        # OpenCode itself retries on the session's own model, unless it gives up before that time (`own`).
+        # OpenCode itself retries on the session's own model, but it may give up before that model is available again
+        # (`own`).
         returns = [soonest] if soonest and soonest[0] != snapshot.model else []
         returns += [(snapshot.model, own)] if snapshot.model and own is not None else []
         first, until = min(returns, key=lambda each: each[1], default=(None, None))
@@ -589,8 +599,8 @@ class Decider:
         return parked + notes.exhausted(snapshot, choice, why, now, tried)  # the renderer adds the time
 
     def _own_return(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> float | None:
-        """Return when the session's own model may be used again; None if that time is unknown or the model has failed
-        in this session.
+        """Return when the session's own model may be used again, in epoch seconds, or None if that time is unknown or
+        the model has failed in this session.
         """
         if snapshot.model is None or snapshot.model in tracked.failed_targets or not self._context.resumes:
             return None
@@ -598,13 +608,13 @@ class Decider:
         return entry.until if entry is not None else None
 
     def _resumed_too_often(self, tracked: TrackedSession, snapshot: SessionSnapshot) -> bool:
-        """Return whether the prompt has been parked and run again too often to be parked once more."""
+        """Return whether the prompt has been parked and run again so often that it must not be parked again."""
         policy = self._context.policy
         waits = self._context.resumes and policy.when_exhausted is WhenExhausted.WAIT and snapshot.parent is None
         return waits and tracked.resumed(snapshot.user_message) >= policy.max_resumes
 
     def _give_up(self, tracked: TrackedSession, snapshot: SessionSnapshot) -> list[Effect]:
-        """Leave the turn to its user, because it was run again too often and is limited again."""
+        """Leave the turn to its user, because it was run again too many times and is limited again."""
         times = tracked.resumed(snapshot.user_message)
         why = f"limited again after {times} runs in a row; ocwatchd will not run it again (maxResumes)"
         unparked = self._unparked(tracked, snapshot, "it was run again too often (maxResumes)")
@@ -619,7 +629,7 @@ class Decider:
         until: float | None,
         now: float,
     ) -> list[Effect]:
-        """Record that the session is waiting for the model `first`, so that a later run of the daemon continues the
+        """Record that the session is waiting for the model `first`, so that a later run of the daemon can continue the
         turn.
         """
         if tracked.turn is None or snapshot.parent is not None or not self._context.resumes:
@@ -633,28 +643,30 @@ class Decider:
         return [notes.parked(snapshot, parked, resumes, then)]
 
     def unpark(self, tracked: TrackedSession, snapshot: SessionSnapshot) -> list[Effect]:
-        """Forget the limited turn, because the session is no longer waiting with that turn."""
+        """Discard the limited turn, because the session no longer waits with that turn."""
         return [notes.unparked(snapshot)] if tracked.drop_turn() else []
 
     def _unparked(self, tracked: TrackedSession, snapshot: SessionSnapshot, why: str) -> list[Effect]:
-        """Record that the turn will not be run again automatically. The turn is kept in case its model is cleared."""
+        """Record that the turn will not be run again automatically. The turn remains stored in case its model is
+        cleared.
+        """
         return [notes.unparked(snapshot, why)] if tracked.unpark() else []
 
     def _fails(self, model: ModelRef, tracked: TrackedSession, now: float) -> bool:
-        """Return whether a model is available but has failed for this prompt."""
+        """Return whether this model is available but has failed for this prompt."""
         return model in tracked.failed_targets and self._context.ledger.cooling(model, now) is None
 
     def switched(self, tracked: TrackedSession, end: MoveEnded, now: float) -> list[Effect]:
-        """Schedule a probe after the next attempt: the session's model was switched, and OpenCode has not sent a
-        request to the new model yet.
+        """Schedule a probe for the time after OpenCode's next attempt. The session's model was switched, and OpenCode
+        has not yet sent a request to the new model.
         """
         snapshot = end.outcome.snapshot
         tracked.wait_for_switched(end, max(now, (snapshot.next_at if snapshot else None) or now), RECHECK)
         return [] if end.order.chosen else self._remember(tracked, tracked.session, end.order.target)
 
     def _already_switched(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> ModelRef | None:
-        """Return the available model that OpenCode's next attempt will use anyway, because ocwatchd switched the
-        session to it.
+        """Return the available model that OpenCode's next attempt will use anyway, because ocwatchd has switched the
+        session to it, or None.
         """
         target = tracked.switched.order.target.model if tracked.switched else None
         waits = snapshot.state is SessionState.RETRY and (snapshot.next_at or now) > now
@@ -663,7 +675,9 @@ class Decider:
         return target if self._context.ledger.cooling(target, now) is None else None
 
     def after_switch(self, tracked: TrackedSession, snapshot: SessionSnapshot) -> list[Effect]:
-        """Report a move if the model that the session was switched to during a wait is now receiving a request."""
+        """Report a move if OpenCode is now sending a request to the model that the session was switched to during a
+        wait.
+        """
         end = tracked.switched
         if end is None or snapshot.model != end.order.target.model:
             return []
@@ -674,7 +688,7 @@ class Decider:
         return self.landed(tracked, MoveEnded(end.claim, end.order, outcome))
 
     def after_failure(self, tracked: TrackedSession, end: MoveEnded, now: float) -> list[Effect]:
-        """Handle a move that could not be made: try the next target, or probe again."""
+        """Handle a move that could not be made: try the next target, or schedule another probe."""
         target, outcome = end.order.target.model, end.outcome
         tracked.explain(f"could not be moved to {target}: {outcome.why}")
         if tracked.moves_within_hour(now) >= self._context.policy.moves_per_hour:
@@ -695,17 +709,19 @@ class Decider:
         return []
 
     def landed(self, tracked: TrackedSession, end: MoveEnded) -> list[Effect]:
-        """Report a move whose target has started to answer, and record that the session must be returned later."""
+        """Report a move whose target has started to answer, and record that the session must later be returned."""
         order, snapshot = end.order, end.outcome.snapshot
         tracked.lands(order)
         moved = snapshot.session if snapshot else order.session
         # The origin is stored before the claim is closed, so that the next run of the daemon can continue if this run
-        # is killed in between.
+        # is killed before the claim is closed.
         kept = [Remember(moved)] if order.chosen else self._remember(tracked, moved, order.target)
         return [*kept, notes.ended(end), notes.moved(end)]
 
     def found_after(self, tracked: TrackedSession, snapshot: SessionSnapshot) -> list[Effect]:
-        """Finish moves that an earlier run began and did not finish, according to what an endpoint shows now."""
+        """Finish the moves that an earlier run began and did not finish. Their results are derived from what an
+        endpoint shows now.
+        """
         effects: list[Effect] = []
         for claim in tracked.take_claims():
             note = notes.found_after(snapshot, claim)
@@ -717,9 +733,7 @@ class Decider:
         return effects
 
     def _remember(self, tracked: TrackedSession, session: str, target: Target) -> list[Effect]:
-        """Return the effect that records either that the session must return to its primary later or that it has
-        returned.
-        """
+        """Return the effect of recording that the session must later return to its primary, or that it has returned."""
         if not self._context.policy.return_to_primary or tracked.origin is None:
             return []
         if target.model == tracked.origin:
@@ -728,8 +742,8 @@ class Decider:
 
 
 def unanswered_since_its_process_ended(tracked: TrackedSession, snapshot: SessionSnapshot) -> bool:
-    """Return whether OpenCode was stopped while the turn was waiting for a retry: nothing is running, and there is no
-    answer.
+    """Return whether OpenCode was stopped while the turn was waiting for a retry. In that case, nothing is running, and
+    there is no answer.
     """
     turn = tracked.turn
     if turn is None or not turn.elsewhere(snapshot) or snapshot.state is not SessionState.IDLE:
@@ -738,11 +752,11 @@ def unanswered_since_its_process_ended(tracked: TrackedSession, snapshot: Sessio
 
 
 GONE_TIMEOUT = 600.0
-"""Timeout, in seconds, after which a parked session is dropped if no OpenCode process shows it; long enough to restart
-OpenCode.
+"""Time, in seconds, after which a parked session is dropped if no OpenCode process shows it. It is long enough to
+restart OpenCode.
 """
 MISSES = 3
-"""Number of consecutive probes without the session after which the session counts as unreachable."""
+"""Number of consecutive probes without the session after which it is considered unreachable."""
 
 
 def _gone(tracked: TrackedSession) -> list[Effect]:
@@ -752,17 +766,17 @@ def _gone(tracked: TrackedSession) -> list[Effect]:
 
 
 def not_shown(tracked: TrackedSession, answer: Probed, now: float) -> list[Effect]:
-    """Probe again, or report the session as unreachable, because no endpoint showed the session."""
+    """Schedule another probe, or report the session as unreachable, because no endpoint showed it."""
     if tracked.miss() < MISSES and tracked.in_trouble:
-        # the machine may be slow, or OpenCode may be starting, so one missed response does not prove that the endpoint
-        # is gone
+        # The machine may be slow, or OpenCode may be starting, so one missed response does not prove that the endpoint
+        # no longer exists.
         tracked.wake_at(now + RECHECK)
         model = tracked.pending.ref if tracked.pending else None
         again = _unanswered(tracked.session, model, f"{_why(answer)}; ocwatchd tries again")
         return [again] if tracked.misses == 1 else []
     pending, patience = tracked.drop_limit(), tracked.patience
     effects = _give_up(tracked, pending, answer)
-    if answer.failing:  # the session may be behind one of these endpoints, which may recover
+    if answer.failing:  # one of these endpoints may have the session, and may recover
         tracked.probe_later(now, patience)
     elif tracked.parked and (now < (tracked.resumes_at or 0.0) or tracked.gone_for(now) < GONE_TIMEOUT):
         tracked.probe_later(now, patience)  # OpenCode may be started again
@@ -773,7 +787,7 @@ def not_shown(tracked: TrackedSession, answer: Probed, now: float) -> list[Effec
 
 
 def may_run_elsewhere(tracked: TrackedSession, snapshot: SessionSnapshot) -> bool:
-    """Return whether the turn may be running behind an endpoint that is not open yet: the turn was refused, but this
+    """Return whether the turn may be running behind an endpoint that is not open yet. The turn was refused, but this
     endpoint shows the session as idle and without an answer.
 
     OpenCode 1.14 and 1.15 keep two sets of sessions in one process, and each endpoint shows the turns of only one set.
@@ -806,7 +820,7 @@ def _why(answer: Probed) -> str:
 
 
 def _unanswered(session: str, model: ModelRef | None, why: str) -> Note:
-    """Return the note that no endpoint showed a session in trouble, and that the probe is repeated."""
+    """Return the note that no endpoint showed a session with a problem, and that the probe is repeated."""
     return Note("unanswered", {"session": session, "model": str(model) if model else None, "why": why})
 
 

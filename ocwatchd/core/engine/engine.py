@@ -1,18 +1,18 @@
-"""The engine: `Engine.handle(message, now)` returns what to do. There is no I/O, so every policy can be tested with
+"""The engine: `Engine.handle(message, now)` returns what to do. It uses no I/O, so every policy can be tested with
 plain values.
 
 The module is long because one class handles every message and owns the state for clock corrections and returns.
 
-First, a limit is recorded and the blacklist is saved. Then an endpoint is queried, because the log alone shows neither
-OpenCode's next attempt nor whether the turn is still stuck. Only a session that is in trouble according to an endpoint
-is moved.
+When a limit is found, it is first recorded, and the blacklist is saved. Then an endpoint is queried, because the log
+alone shows neither OpenCode's next attempt nor whether the turn is still stuck. A session is moved only if an endpoint
+shows that it is waiting for its model or has failed.
 
-`Timestamps` corrects times in messages that were recorded while the clock was wrong, before any decision depends on
-them.
+`Timestamps` corrects timestamps in messages that were recorded while the clock was wrong, before any decision depends
+on them.
 
 `Returns` tracks moved sessions and returns them when the model from which they were moved is available again. In
 OpenCode 1, the companion plugin returns prompts that do not name a model. In OpenCode 2, a session has its own model,
-which stays until the user chooses another model, so the session is switched back between two turns.
+which does not change until the user chooses another model, so the session is switched back between two turns.
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ from ocwatchd.core.engine.session import (
 from ocwatchd.core.policy import Mode, Policy
 
 REPEATED = 1.0
-"""Maximum time, in seconds, between an event of OpenCode 2 and the log line about the same refused attempt; measured:
+"""Maximum time, in seconds, between an event of OpenCode 2 and the log line about the same refused attempt. Measured:
 0.0 to 0.5.
 """
 PATIENCE, LONGEST = 2.0, 60.0
 """First and longest wait, in seconds, before another attempt to return a busy session. The wait doubles each time."""
 MAX_SESSIONS = 500
-"""Maximum number of moved sessions that are tracked; the oldest are dropped first."""
+"""Maximum number of moved sessions that are tracked. The oldest sessions are dropped first."""
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ class Returns:
     """Tracks sessions that were moved from the model chosen for them, until they are returned."""
 
     def __init__(self) -> None:
-        """Start without moved sessions."""
+        """Initialize the object; no session has been moved yet."""
         self._away: dict[str, _Away] = {}
 
     def note(self, effects: Iterable[Effect]) -> None:
@@ -114,7 +114,7 @@ class Returns:
             del self._away[next(iter(self._away))]
 
     def due(self, ledger: Ledger, now: float) -> list[Effect]:
-        """Return the effects for sessions that must be returned now."""
+        """Return the effects for sessions that must now be returned."""
         found: list[Effect] = []
         for session, away in self._away.items():
             if away.asked or now < away.due or ledger.limited(away.origin.model, now) is not None:
@@ -124,7 +124,7 @@ class Returns:
         return found
 
     def ended(self, news: SessionReturned, now: float) -> list[Effect]:
-        """Return the effects after an attempt to return a session."""
+        """Return the effects that follow an attempt to return a session."""
         away = self._away.get(news.session)
         if away is None or away.target != news.target:
             return []
@@ -153,7 +153,7 @@ class Timestamps:
     """Stores the periods in which the clock was wrong, while messages from those periods may still arrive."""
 
     def __init__(self) -> None:
-        """Start without corrections."""
+        """Initialize the object; the clock has not been corrected yet."""
         self._steps: list[Step] = []
 
     def add(self, step: Step, now: float) -> None:
@@ -161,7 +161,7 @@ class Timestamps:
         self._steps = [one for one in (*self._steps, step) if one.holds(now)]
 
     def corrected(self, message: Message, now: float) -> Message:
-        """Return the message with its times corrected.
+        """Return the message with corrected timestamps.
 
         If the timestamp of a limit is in the future, the present time replaces it, because the clock was set back after
         the limit was logged.
@@ -225,9 +225,9 @@ class Engine:
         resumes: bool = True,
         strict: bool = True,
     ) -> None:
-        """`claim_id` returns a new name for each move. `resumes`: whether the engine runs a turn again when its model
-        is available again; `oc-smart` runs its own turns again. `strict`: whether an event that the table of
-        transitions does not contain raises an exception.
+        """Initialize the engine. `claim_id` returns a new name for each move. `resumes`: whether the engine runs a turn
+        again when its model is available again (`oc-smart` runs its own turns again). `strict`: whether an event that
+        the table of transitions does not contain raises an exception.
         """
         self._strict = strict
         self.context = EngineContext(policy, rules, ledger, resumes=resumes)
@@ -241,12 +241,14 @@ class Engine:
         self._assessor = Assessor(self.context, self._registrar, self._decider, stalls, failures)
         self._asked_for: set[ModelRef] = set()
         self._cleared: tuple[set[ModelRef], float] = set(), 0.0
-        """The models that other programs last removed from the blacklist, and when the engine noticed."""
+        """The models that other programs most recently removed from the blacklist, and when the engine noticed the
+        removal.
+        """
         self._timestamps = Timestamps()
         self._evenness = Evenness()
         self._unseen: dict[ModelRef, tuple[float, float]] = {}
-        """Models with a limited session that no endpoint showed while an endpoint was failing, each with the time of
-        the next probe and the pause after it.
+        """Models with a limited session that no endpoint showed while an endpoint was failing. Each is stored with the
+        time of the next probe and the pause after that probe.
         """
         self.returns = Returns()
         self.questions = Questions(self.context, self._registrar, self._decider, self.tracked_sessions)
@@ -329,7 +331,7 @@ class Engine:
                 return self._registrar.clock_set(step)
 
     def next_wake(self) -> float | None:
-        """Return when the next `Tick` is needed, in epoch seconds; None if no deadline is set."""
+        """Return when the next `Tick` is needed, in epoch seconds, or None if no deadline is set."""
         wakes = [
             self.tracked_sessions.next_wake(),
             self.questions.next_due(),
@@ -355,7 +357,7 @@ class Engine:
             return self._reported_again(tracked, event, live)
         known = news.counted or self.ledger.lifted_since(event)
         effects = self._registrar.enter(event, live, now) if sure and not known else []
-        # A title or summary request never moves a session, and neither does an old refusal.
+        # A request for a title or summary never moves a session, and neither does an old refusal.
         if not live or event.small:
             if tracked is not None and sure:
                 tracked.count(event.ref)
@@ -374,7 +376,7 @@ class Engine:
         return known is not None and any(abs(event.time - time) < REPEATED for time in known.refusals)
 
     def _probe_late(self, event: LimitEvent, now: float) -> list[Effect]:
-        """Probe the session of a limit that still applies but was read late: the session may wait for hours without
+        """Probe the session of a limit that still applies but was read late. The session may wait for hours without
         another event.
         """
         if event.ref is None or self.ledger.cooling(event.ref, now) is None:
@@ -391,8 +393,8 @@ class Engine:
         return self._probe(tracked)
 
     def _already_shown(self, tracked: TrackedSession, event: LimitEvent) -> bool:
-        """Return whether this late log line reports a refused attempt that an endpoint has already shown, and is
-        therefore not a second strike.
+        """Return whether this late log line reports a refused attempt that an endpoint has already shown. Such a line
+        is not a second strike.
         """
         if event.ref is None or event.time > tracked.shown_at.get(event.ref, 0.0):
             return False
@@ -417,7 +419,7 @@ class Engine:
 
     def _aborted(self, news: Aborted) -> list[Effect]:
         tracked = self.tracked_sessions.known(news.session)
-        # OpenCode logs our own abort like a user's, and up to a second late, when the move has already ended.
+        # OpenCode logs ocwatchd's own abort like a user's, up to a second late, when the move may already have ended.
         if tracked is not None and not tracked.moving and not tracked.is_our_abort(news):
             return self._decider.stopped(tracked)
         return []
@@ -442,8 +444,8 @@ class Engine:
         return [Probe(None, model)]
 
     def _ask_again_later(self, model: ModelRef, failing: int, now: float) -> None:
-        """Schedule another probe if an endpoint failed: it may have the session, and a limit that lasts for hours is
-        logged only once.
+        """Schedule another probe if an endpoint failed, because the endpoint may have the session, and a limit that
+        lasts for hours is logged only once.
         """
         _, pause = self._unseen.pop(model, (0.0, RECHECK))
         if failing and self.ledger.cooling(model, now) is not None:
@@ -470,7 +472,7 @@ class Engine:
         return effects + (self._probe(tracked) if again else [])
 
     def _found(self, snapshot: SessionSnapshot, model: ModelRef | None, now: float) -> list[Effect]:
-        """Handle a session in trouble that no log line named."""
+        """Handle a session that an endpoint showed to be waiting or failed and that no log line named."""
         if model is not None and snapshot.model != model:
             return []
         tracked = self.tracked_sessions.of(snapshot.session, now)
@@ -482,7 +484,7 @@ class Engine:
             tracked.count(snapshot.model)
         return self._assessor.assess(tracked, snapshot, now)
 
-    # ---- a move has ended
+    # ---- the end of a move
 
     def _move_ended(self, end: MoveEnded, now: float) -> list[Effect]:
         tracked = self.tracked_sessions.of(end.order.session, now)
@@ -517,7 +519,8 @@ class Engine:
                 return effects + self._decider.after_failure(tracked, end, now)
             case MoveResult.REFUSED | MoveResult.USER_TOOK_OVER:
                 tracked.explain(outcome.why)
-                if outcome.result is MoveResult.REFUSED:  # the obstacle may disappear at any moment, without an event
+                # the cause of the refusal may disappear at any moment, and no event reports that
+                if outcome.result is MoveResult.REFUSED:
                     tracked.probe_later(now)
                     if order.snapshot.switchable and order.until is not None:
                         tracked.wake_at(max(tracked.wake or now, after_return(order.until)))
@@ -528,7 +531,7 @@ class Engine:
     def _target_limited(
         self, tracked: TrackedSession, end: MoveEnded, snapshot: SessionSnapshot | None, now: float
     ) -> list[Effect]:
-        """Handle a target that is also limited: record its limit and choose the next target."""
+        """Handle a target that is limited too: record its limit and choose the next target."""
         tracked.put_on(end.order.target.model)
         tracked.drop_turn()
         if snapshot is None:
@@ -544,9 +547,9 @@ class Engine:
         return error is not None and self.context.rules.classify(error).certainty is Certainty.SURE
 
     def probe_session(self, session: str, now: float, *, missed: bool = False) -> list[Effect]:
-        """Probe a session whose refusal an earlier run read without reacting to it.
+        """Probe a session that an earlier run saw refused without reacting to it.
 
-        `missed`: whether that run already journaled that no endpoint showed the session. If so, it is not journaled
+        `missed`: whether that run already journaled that no endpoint showed the session. If so, this is not journaled
         again.
         """
         tracked = self.tracked_sessions.of(session, now)
@@ -554,18 +557,18 @@ class Engine:
         return self._probe(tracked)
 
     def remember(self, refused: Mapping[str, ModelRef], shown: Iterable[Shown], now: float) -> None:
-        """Store the refusals that an earlier run recorded, by session, and the refusals that endpoints showed during
+        """Store the refusals that an earlier run recorded (by session) and the refusals that endpoints showed during
         that run.
         """
         for session, model in refused.items():
-            # without a cooldown the limit has ended, or the daemon was killed before saving it
+            # without a cooldown, the limit has ended, or the daemon was killed before it could save the limit
             if self.ledger.cooling(model, now) is not None:
                 self.tracked_sessions.remember(session, model)
         for one in shown:
             self._remember(one, self.tracked_sessions.of(one.session, now))
 
     def remember_origins(self, claims: Mapping[str, Claim]) -> None:
-        """Store the last move of each session in an earlier run. If the session's fallback is limited, the chain of the
+        """Store the last move of each session in an earlier run. If a session's fallback is limited, the chain of the
         session's origin applies.
         """
         self.tracked_sessions.remember_origins(claims)
@@ -584,7 +587,7 @@ class Engine:
 
         The turn is run immediately if its time has passed, or if its model was cleared in the meantime. If the cooldown
         is missing for another reason, it was lost, and the turn waits until its scheduled time. If the cooldown ends
-        earlier than the journal records, the clock was set back after the turn was parked.
+        earlier than recorded in the journal, the clock was set back after the turn was parked.
         """
         tracked = self.tracked_sessions.of(session, now)
         waited_for = self.ledger.cooling(parked.waits_for or parked.turn.model, now)
@@ -600,12 +603,14 @@ class Engine:
         return self._probe(tracked) if due and self._firsts.may_probe(tracked, now) else []
 
     def resume(self, session: str, claims: tuple[Claim, ...], now: float) -> list[Effect]:
-        """Check moves that an earlier run claimed and did not finish: the turn may still be stopped."""
+        """Probe the session because an earlier run claimed moves of it and did not finish them. The turn may still be
+        stopped.
+        """
         tracked = self.tracked_sessions.of(session, now)
         tracked.resume(claims, now)
         return self._probe(tracked)
 
-    # ---- deadlines and changes from outside
+    # ---- deadlines and external changes
 
     def _tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -627,7 +632,7 @@ class Engine:
         return self.context.policy.return_to_primary and self.context.policy.mode is Mode.AUTO
 
     def _wake_stuck(self) -> list[Effect]:
-        """Check stuck sessions again, because a model may be available now."""
+        """Probe stuck sessions again, because a model may be available now."""
         self._decider.forget_exhausted()
         return self._probe_all(tracked for tracked in self.tracked_sessions.all() if tracked.doing is Doing.STUCK)
 
@@ -658,7 +663,7 @@ class Engine:
         return bool(models & {model, model.whole_provider}) and self.ledger.cooling(model, now) is None
 
     def _configured(self, now: float) -> list[Effect]:
-        """Check all waiting, stuck and offered sessions again, because another policy is in force."""
+        """Probe all waiting, stuck and offered sessions again, because the policy has changed."""
         self._decider.forget_exhausted()
         halted = (Doing.WAITING, Doing.STUCK, Doing.OFFERED, Doing.LEFT)
         anew = self._registrar.aim_anew(now)

@@ -1,4 +1,4 @@
-"""Decide from snapshots whether a session may be moved and whether a move has worked. Pure.
+"""Decide from snapshots whether a session may be moved and whether a move has worked. Pure functions.
 
 A fallback can break the session that was moved to it, because it may reject what other models produced: Anthropic's
 thinking mode requires a thinking block before each tool call in the running turn, and Gemini 3 requires a signature on
@@ -22,7 +22,7 @@ from ocwatchd.core.text.redact import reason_of
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """The result of a move, with the reason."""
+    """The result of a move, with the reason for it."""
 
     result: MoveResult
     why: str
@@ -31,8 +31,8 @@ class Ruling:
 def forbidden(
     order: Order, now: SessionSnapshot, retrying: frozenset[str] = frozenset(), busy: frozenset[str] = frozenset()
 ) -> Ruling | None:
-    """Return why the session must not be moved now, or None if it may be moved. `retrying` and `busy` contain the
-    sessions in its directory that are in these states.
+    """Return why the session must not be moved now, or None if it may be moved. `retrying` and `busy` contain the ids
+    of those sessions in its directory that are waiting for a retry or are busy.
     """
     if now.endpoint.run:
         return Ruling(MoveResult.REFUSED, "`opencode run` would end without an answer")
@@ -40,10 +40,11 @@ def forbidden(
         return Ruling(MoveResult.USER_TOOK_OVER, "the turn was stopped")
     if now.user_message is None:
         return Ruling(MoveResult.REFUSED, "the session has no prompt")
-    # A prompt queued behind the stuck one is moved with it; a prompt that replaced it is the user's decision.
+    # A prompt that is queued behind the stuck prompt is moved with it. A prompt that replaced the stuck prompt is the
+    # user's decision.
     if now.user_message != order.snapshot.user_message and not now.queued:
         return Ruling(MoveResult.USER_TOOK_OVER, "there is a new prompt")
-    if now.parent in busy:  # an abort of the subagent would look like a canceled task to the parent
+    if now.parent in busy:  # if the subagent were aborted, its parent would see a canceled task
         return Ruling(MoveResult.REFUSED, "its parent waits for it, so the parent has to be moved")
     if now.asking:
         return Ruling(MoveResult.REFUSED, "a question to the user is open")
@@ -57,8 +58,8 @@ def forbidden(
 def _parent_forbidden(child: str, now: SessionSnapshot, retrying: frozenset[str]) -> Ruling | None:
     if child not in retrying:
         return Ruling(MoveResult.ALREADY, "the subagent is working again")
-    # In `run`, 1.3.2 sometimes does not name the subagent in its call. A single call without a name is this subagent's
-    # call.
+    # In an `opencode run`, 1.3.2 sometimes does not name the subagent in the task call. If there is only one call and
+    # it names no session, it is this subagent's call.
     if [(tool.tool, tool.child) for tool in now.running] == [("task", None)]:
         return _background_forbidden(replace(now, background=tuple(b for b in now.background if b != child)))
     if any(tool.child not in retrying for tool in now.running):
@@ -67,8 +68,8 @@ def _parent_forbidden(child: str, now: SessionSnapshot, retrying: frozenset[str]
 
 
 def _background_forbidden(now: SessionSnapshot) -> Ruling | None:
-    """Return why a session with subagents in the background must not be moved. A failed turn may be moved, because it
-    is only run again, not aborted.
+    """Return why a session with subagents in the background must not be moved. If the turn has failed, return None,
+    because the turn is not aborted but only run again.
     """
     if loses_background(now):
         return Ruling(MoveResult.REFUSED, in_background(now.background))
@@ -81,7 +82,7 @@ def loses_background(snapshot: SessionSnapshot) -> bool:
 
 
 def work_in_progress(snapshot: SessionSnapshot) -> bool:
-    """Return whether a tool is running or a question is open: a move would destroy that work, unless it only switches
+    """Return whether a tool is running or a question is open. A move would destroy that work, unless it only switches
     the model.
     """
     return (snapshot.tool_running or snapshot.asking) and not snapshot.switchable
@@ -101,7 +102,7 @@ def _state_forbidden(order: Order, now: SessionSnapshot) -> Ruling | None:
     if now.state is SessionState.BUSY and not (order.looping and silent(now)):
         return Ruling(MoveResult.ALREADY, f"{now.model} is working on it")
     if now.state is SessionState.IDLE and order.own_abort and (now.queued or not now.answer_completed):
-        return None  # we ended the process, which left an unfinished answer or none at all
+        return None  # ocwatchd has stopped the process, so the answer is unfinished or missing
     if now.state is SessionState.IDLE:
         why = (
             "the prompt is answered" if now.answer_completed and not now.queued else "no turn is waiting or has failed"
@@ -117,8 +118,8 @@ def _state_forbidden(order: Order, now: SessionSnapshot) -> Ruling | None:
 def _stalled_forbidden(order: Order, now: SessionSnapshot) -> Ruling | None:
     """Return why a session whose answer has stalled must not be moved now.
 
-    The caller checks that the answer is still silent. A tool call that the model is still writing does not run a tool
-    yet.
+    Return None if it may be moved. The caller checks that the answer is still silent. While the model is still writing
+    a tool call, no tool is running.
     """
     if now.tool_executing:
         return Ruling(MoveResult.REFUSED, f"tool {now.running[0].tool} is running")
@@ -128,7 +129,7 @@ def _stalled_forbidden(order: Order, now: SessionSnapshot) -> Ruling | None:
 
 
 CUT_STEPS = 3
-"""Number of consecutive cut-off answers that count as a stall."""
+"""Number of consecutive cut-off answers that are treated as a stall."""
 
 
 def may_have_stalled(snapshot: SessionSnapshot) -> bool:
@@ -141,7 +142,8 @@ def may_have_stalled(snapshot: SessionSnapshot) -> bool:
 
 
 EMPTY_STEPS = 3
-"""Number of consecutive empty answers that count as a failure, because OpenCode would repeat the request indefinitely.
+"""Number of consecutive empty answers that are treated as a failure, because OpenCode would repeat the request
+indefinitely.
 """
 
 
@@ -154,7 +156,7 @@ def silent(snapshot: SessionSnapshot) -> bool:
 
 
 def outcome(now: SessionSnapshot, target: ModelRef, answer: str) -> Ruling | None:
-    """Return the result of a move whose first message is `answer`; None while it is undecided."""
+    """Return the result of a move whose first message is `answer` (an id), or None while the result is unknown."""
     if now.empty_steps:
         why = f"{now.model} has sent {now.empty_steps} empty answers in a row"
         return Ruling(MoveResult.FAILED, why) if now.empty_steps >= EMPTY_STEPS else None
@@ -179,9 +181,7 @@ or an error in a tool itself, does not count against a model.
 
 
 def rejected(snapshot: SessionSnapshot, now: float, fresh: float) -> str | None:
-    """Return the error message if a failure of the model ended the turn within the last `fresh` seconds; None
-    otherwise.
-    """
+    """Return the error message if a failure of the model ended the turn within the last `fresh` seconds, or None."""
     error = snapshot.last_error
     if snapshot.state is not SessionState.ERROR or error is None or error.name not in OF_THE_MODEL:
         return None
@@ -191,10 +191,11 @@ def rejected(snapshot: SessionSnapshot, now: float, fresh: float) -> str | None:
 
 
 def replaced_model(snapshot: SessionSnapshot, policy: Policy, ledger: Ledger, now: float) -> ModelRef | None:
-    """Return the limited model that the session used before, if the session's present model is one of its fallbacks.
+    """Return the limited model that the session used before, if the session's present model is one of that model's
+    fallbacks, or None.
 
-    Usually prevention has replaced the model. The user may also have chosen the fallback by hand, but that choice has
-    just failed.
+    Usually prevention has replaced the model. The user may have chosen the fallback instead, but that choice has just
+    failed.
     """
     for model in snapshot.before:
         limited = ledger.limited(model, now) is not None

@@ -1,4 +1,4 @@
-"""Journal lines and notices about the engine's decisions: their fields and their wording."""
+"""Create the journal lines and notices about the engine's decisions: their fields and their wording."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ocwatchd.core.policy import Mode, WhenExhausted
 from ocwatchd.core.text.redact import reason_of
 
 WORDS = 200
-"""Maximum number of characters that are kept of OpenCode's message for a retry or an error."""
+"""Maximum number of characters of OpenCode's message about a retry or an error that are stored."""
 
 
 def limit(event: LimitEvent, entry: Cooldown, live: bool) -> Note:
@@ -42,7 +42,7 @@ def limit(event: LimitEvent, entry: Cooldown, live: bool) -> Note:
 
 
 def _evidence(event: LimitEvent, entry: Cooldown) -> dict[str, object]:
-    """Return the evidence for the limit: how it was recognized, and how its reset time is known."""
+    """Return the evidence for the limit: how it was recognized, and the source of its reset time."""
     hint = event.hint
     reported = hint and {
         "source": hint.source,
@@ -63,7 +63,7 @@ def _evidence(event: LimitEvent, entry: Cooldown) -> dict[str, object]:
 
 
 def refined(session: str, entry: Cooldown, source: str) -> Note:
-    """Return the note that the reset time of a known cooldown became more exact."""
+    """Return the note that the reset time of a known cooldown is now known more exactly."""
     fields: dict[str, object] = {
         "session": session,
         "model": str(entry.model),
@@ -107,7 +107,7 @@ def eased(model: ModelRef) -> Note:
 
 
 def budget(day_budget: DayBudget, now: float) -> list[Effect]:
-    """Return the effects after a day's budget was spent, or is available again."""
+    """Return the effects for a day's budget that was spent, or that is available again."""
     fields: dict[str, object] = {
         "budget": day_budget.budget,
         "spent": round(day_budget.spent, 6),
@@ -137,8 +137,8 @@ def stopped(session: str) -> Note:
 
 
 def unexpected(fault: UnexpectedEvent) -> Note:
-    """Return the note about an event that the table of transitions does not contain, which is a bug. The event was
-    ignored.
+    """Return the note about an event that the table of transitions does not contain. The event was ignored, and is a
+    sign of a bug.
     """
     why = f"{fault.event.value}; this event was ignored"
     return Note("unexpected", {"session": fault.session, "state": fault.state.value, "why": why})
@@ -157,7 +157,9 @@ def doubtful(snapshot: SessionSnapshot, words: str) -> Note:
 
 
 def frozen(snapshot: SessionSnapshot, why: str) -> list[Effect]:
-    """Return the effects for a session whose OpenCode retries will not end soon, although no limit is known."""
+    """Return the effects for a session in which OpenCode's own retries will not end soon, although no limit
+    is known.
+    """
     text = f"{why}. To move the session: ocwatch redirect {quote(snapshot.session)}"
     note = Note("frozen", _about(snapshot) | {"attempt": snapshot.attempt, "why": why})
     return [note, _tell(snapshot, f"frozen:{snapshot.session}:{snapshot.answer}", "A session is frozen", text)]
@@ -187,7 +189,7 @@ def rejected(snapshot: SessionSnapshot, words: str) -> Note:
 
 
 def freed(snapshot: SessionSnapshot) -> list[Effect]:
-    """Return the effects of stopping a limited subagent; its parent sees a canceled task."""
+    """Return the effects of stopping a limited subagent. Its parent sees a canceled task."""
     text = "a subagent that uses it was stopped, and the session that was waiting for it continues without its result"
     matter = f"freed:{snapshot.session}:{snapshot.user_message}"
     note = Note("freed", _about(snapshot) | {"parent": snapshot.parent})
@@ -207,9 +209,9 @@ def claim(
     """Return the claim of a move. It is on disk before the move begins, so that the next run of the daemon can finish
     it.
 
-    `why`: why the `stuck` session is moved instead of left to wait. `cooldown`: the cooldown that causes the move.
-    `considered`: the targets that were considered. `origin`: the primary to which the session returns. `resumes`: how
-    often the prompt has been run again after being parked, including this run.
+    `why`: the reason for moving the `stuck` session instead of letting it wait. `cooldown`: the cooldown that causes
+    the move. `considered`: the targets that were considered. `origin`: the primary to which the session returns.
+    `resumes`: the number of times that the prompt has been run again after being parked, including this run.
     """
     fields: dict[str, object] = {
         "session": order.session,
@@ -233,8 +235,8 @@ def claim(
 
 
 def found_after(snapshot: SessionSnapshot, claim: Claim) -> Note:
-    """Return the note on a move that an earlier run of the daemon did not finish; its result is what OpenCode shows
-    now.
+    """Return the note about a move that an earlier run of the daemon did not finish. The result is derived from what
+    OpenCode shows now.
     """
     landed = (
         snapshot.model == claim.target.model
@@ -253,7 +255,7 @@ def found_after(snapshot: SessionSnapshot, claim: Claim) -> Note:
 
 
 def ended(end: MoveEnded) -> Note:
-    """Return the note on the result of a move."""
+    """Return the note about the result of a move."""
     order, outcome = end.order, end.outcome
     fields: dict[str, object] = {
         "claim": end.claim,
@@ -300,7 +302,7 @@ def too_many_moves(snapshot: SessionSnapshot, why: str) -> list[Effect]:
 
 
 def answers_nothing(snapshot: SessionSnapshot, why: str) -> list[Effect]:
-    """Return the notice that a turn has no answer and would continue indefinitely."""
+    """Return the notice about a turn that receives no answer and would continue indefinitely."""
     matter = f"nothing:{snapshot.session}:{snapshot.user_message}"
     return [_tell(snapshot, matter, f"{snapshot.model} does not answer", why)]
 
@@ -308,8 +310,8 @@ def answers_nothing(snapshot: SessionSnapshot, why: str) -> list[Effect]:
 def parked(snapshot: SessionSnapshot, parked: ParkedTurn, resumes: int, then: WhenExhausted) -> Note:
     """Return the note that the session is waiting because all its models are cooling down.
 
-    `resumes`: how often its prompt has already been run again after being parked. The note is durable: a daemon that is
-    started later runs the turn again.
+    `resumes`: the number of times that its prompt has already been run again after being parked. The note is durable,
+    so that a later run of the daemon can run the turn again.
     """
     fields = parked_fields(parked)
     fields |= {"message": snapshot.user_message, "resumes": resumes, "then": then.value}
@@ -351,7 +353,9 @@ def free_again(snapshot: SessionSnapshot, model: ModelRef) -> list[Effect]:
 
 
 def resumed_too_often(snapshot: SessionSnapshot, times: int) -> list[Effect]:
-    """Return the notice that a turn is no longer run again, because it was run again `times` times in a row."""
+    """Return the notice that a turn is no longer run again, because it was already run again the given number of
+    `times`.
+    """
     text = (
         f"The turn was run again {times} times in a row and is limited again. "
         "ocwatchd will not run it again (maxResumes)"
@@ -373,15 +377,15 @@ def exhausted(
     now: float,
     considered: list[dict[str, object]] | None = None,
 ) -> list[Effect]:
-    """Return the effects of a chain without an available model. The notice contains the earliest reset time."""
+    """Return the effects for a chain without an available model. The notice contains the earliest reset time."""
     at = choice.soonest[1] if choice.soonest else None
-    # The id differs each time, because the engine itself records, for each chain, whether it has notified the user.
+    # The id differs each time, because the engine itself records for which chains it has notified the user.
     notice = _tell(snapshot, f"exhausted:{snapshot.session}:{now}", "Every model is limited", why, at)
     return [Note("exhausted", _about(snapshot) | {"why": why, "until": at, "considered": considered}), notice]
 
 
 def moved(end: MoveEnded) -> Tell:
-    """Return the notice about a move. It is sent only after the target has started to answer."""
+    """Return the notice about a move. It must be sent only after the target has started to answer."""
     order = end.order
     trouble = "has stalled" if order.stalled else "has failed in this session" if order.failing else "is limited"
     title, text = "Moved to another model", f"{order.origin} {trouble}: {order.target.model} continues"
@@ -403,7 +407,7 @@ def _about(snapshot: SessionSnapshot) -> dict[str, object]:
 
 
 def _shown(snapshot: SessionSnapshot) -> dict[str, object]:
-    """Return what OpenCode showed when this was decided."""
+    """Return, for the journal, what OpenCode showed at the time of the decision."""
     return {
         "at": snapshot.seen,
         "state": snapshot.state.value,

@@ -26,23 +26,23 @@ class Refused:
     """A refused attempt in the log. `live` is False for an old attempt, which may start a cooldown but never moves a
     session.
 
-    `counted`: whether the blacklist already counts the attempt, because an earlier run of the daemon read this line.
+    `counted`: whether the blacklist already includes the attempt, because an earlier run of the daemon read this line.
     """
 
     event: LimitEvent
     live: bool
     counted: bool = False
     late: bool = False
-    """The limit is treated as old only because it was read late: the daemon ran when it was written, but was stopped or
-    overloaded.
+    """Whether the limit is treated as old only because it was read late. The daemon was running when the line was
+    written, but was stopped or overloaded.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A refused attempt, or a failed turn, as OpenCode's events reported it, before classification.
+    """A refused attempt, or a failed turn, as reported by OpenCode's events and not yet classified.
 
-    `number` is the event's position in the durable log of its session. `final`: whether OpenCode has given up and does
+    `number` is the event's position in the durable log of its session. `final`: whether OpenCode has given up and will
     not retry. `hint`: the reset time implied by OpenCode's wait before its next attempt, if that wait is not its own
     backoff.
     """
@@ -62,8 +62,8 @@ class Failure:
 class Asked:
     """A query from OpenCode 2's `retry` hook about a refused attempt. It precedes every other report of that attempt.
 
-    `number` identifies the query. `attempt` is the number of attempts so far, from 1. `delay` is the time, in seconds,
-    after which OpenCode would retry; None if OpenCode would end the turn.
+    `number` identifies the query. `attempt` is the number of attempts so far, counted from 1. `delay` is the time, in
+    seconds, after which OpenCode would retry; None if OpenCode would end the turn.
     """
 
     number: int
@@ -77,8 +77,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Acted:
-    """The hook has carried out the decision or failed to do so (`why` is the reason), or the plugin has
-    disconnected.
+    """The result of a decision: the hook has carried it out, has failed to do so (`why` is the reason), or the plugin
+    has disconnected.
     """
 
     number: int
@@ -88,8 +88,8 @@ class Acted:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The plugin reports the result of a move that it made: whether the fallback answers (`answers`), and if not, the
-    reason (`why`).
+    """The plugin's report on a move that it made: whether the fallback answers (`answers`), and the reason if it does
+    not (`why`).
     """
 
     number: int
@@ -99,7 +99,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """The log reports that a session was aborted, by a user or by us."""
+    """A log line that reports that a session was aborted, by a user or by ocwatchd."""
 
     session: str
     time: float
@@ -109,15 +109,17 @@ class Aborted:
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """The log reports that another program (`ocwatch redirect` or `oc-smart`) aborted a session in order to move it."""
+    """A log line that reports that another program (`ocwatch redirect` or `oc-smart`) aborted a session in order to
+    move it.
+    """
 
     session: str
 
 
 @dataclass(frozen=True, slots=True)
 class TroubleReported:
-    """A session is waiting for a retry or has failed, as reported by an endpoint's event stream or the companion
-    plugin.
+    """A report from an endpoint's event stream or the companion plugin that a session is waiting for a retry or has
+    failed.
 
     `time` is when the report arrived (epoch seconds), within moments of the failure. The plugin also reports the
     `model` (`provider/model`) and, in `facts`, the status and Retry-After, or a response with status 200 that is not an
@@ -132,9 +134,9 @@ class TroubleReported:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredNothing:
-    """A session's turn receives one empty answer after another, as reported by an event stream (`time`: epoch seconds).
+    """An event stream's report that a session's turn receives one empty answer after another (`time`: epoch seconds).
 
-    An error in the body of a response with status 200 has this effect; OpenCode neither logs nor stores it.
+    An error in the body of a response with status 200 has this effect. OpenCode neither logs nor stores such an error.
     """
 
     session: str
@@ -143,7 +145,9 @@ class AnsweredNothing:
 
 @dataclass(frozen=True, slots=True)
 class FellSilent:
-    """An event stream has reported nothing about a session's running answer for as long as its model may be silent."""
+    """A report that an event stream has contained nothing about a session's running answer for as long as its model may
+    be silent.
+    """
 
     session: str
 
@@ -157,8 +161,8 @@ class GapsLearnt:
 
 @dataclass(frozen=True, slots=True)
 class Prevented:
-    """The companion plugin has skipped fallbacks that cannot run the session of a prompt. `passed` contains each of
-    them with the reason.
+    """The companion plugin's report that it skipped fallbacks that cannot run the session of a prompt. `passed`
+    contains each of them with the reason.
 
     `model` is the limited model. The prompt was sent to `target`, or to `model` if `target` is None. `time` is in epoch
     seconds.
@@ -173,12 +177,13 @@ class Prevented:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """The result of a Probe. If the Probe named no session, the result contains every session in trouble.
+    """The result of a Probe. If the Probe named no session, the result contains every session that is waiting for its
+    model or has failed.
 
     `parents` contains the sessions whose subagents are among these sessions. `endpoints` is the number of endpoints
-    that responded; 0 means that no OpenCode process can be reached. `failing` is the number of endpoints that exist but
-    did not respond properly. `offers` contains the capacities of models, if an endpoint reported them. `more`: whether
-    further results of the same Probe follow.
+    that responded; 0 means that ocwatchd cannot reach any OpenCode process. `failing` is the number of endpoints that
+    exist but did not respond properly. `offers` contains the capacities of models, if an endpoint reported them.
+    `more`: whether further results of the same Probe follow.
     """
 
     session: str | None
@@ -211,8 +216,8 @@ class SessionReturned:
 
 @dataclass(frozen=True, slots=True)
 class BlacklistChanged:
-    """Another program wrote the blacklist file at the time `at` (epoch seconds): a user blocked or cleared a model, or
-    another machine shared a cooldown.
+    """A change of the blacklist file by another program at the time `at` (epoch seconds). For example, a user blocked
+    or cleared a model, or another machine shared a cooldown.
     """
 
     entries: tuple[Cooldown, ...]
@@ -221,7 +226,7 @@ class BlacklistChanged:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A user edited the configuration."""
+    """An edit of the configuration by a user."""
 
     policy: Policy
     rules: RuleSet
@@ -229,7 +234,7 @@ class Configured:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """The load of the pools' members: the number of sessions by model, as measured at `at` (epoch seconds)."""
+    """The load of the pools' members as measured at `at` (epoch seconds): the number of sessions by model."""
 
     loads: Mapping[str, float]
     models: tuple[str, ...]
@@ -245,7 +250,7 @@ class Learnt:
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """Limits that the next prompts would hit, by model, and models that are no longer close to a limit (`calm`)."""
+    """Limits that the next prompts would reach, by model, and models that are no longer close to a limit (`calm`)."""
 
     threats: Mapping[str, Threat]
     calm: tuple[str, ...] = ()
@@ -261,12 +266,12 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A message without content, upon which the engine checks its deadlines."""
+    """A message without content. When it arrives, the engine checks its deadlines."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClockSet:
-    """The wall clock was set ahead or back."""
+    """A step of the wall clock, ahead or back."""
 
     step: Step
 
@@ -301,7 +306,7 @@ Message = (
 
 @dataclass(frozen=True, slots=True)
 class SaveBlacklist:
-    """Write these changes to the blacklist file; changes that other programs made in the meantime stay."""
+    """Write these changes to the blacklist file. Changes that other programs made in the meantime remain."""
 
     changed: tuple[Cooldown, ...] = ()
     removed: tuple[ModelRef, ...] = ()
@@ -309,7 +314,7 @@ class SaveBlacklist:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A recorded refusal that an endpoint showed; saved with the blacklist so that it is not counted again.
+    """A recorded refusal that an endpoint showed. It is saved with the blacklist so that it is not counted again.
 
     `message` and `attempt` distinguish the refusal from others, and `time` (epoch seconds) distinguishes it from later
     log lines.
@@ -324,8 +329,8 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Query the endpoints about one session or, if `session` is None, about every session that is in trouble with
-    `model`.
+    """Query the endpoints about one session or, if `session` is None, about every session that is waiting for `model`
+    or has failed on it.
     """
 
     session: str | None
@@ -351,7 +356,7 @@ class WhatNext(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The decision about the query with this number. A HOLD is followed by a second decision."""
+    """The response to the query with this number. A HOLD is followed by a second response."""
 
     number: int
     verdict: WhatNext
@@ -361,8 +366,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Remember:
-    """Remember that a session was moved from `origin` to `target`, so that it is returned later. If both are None, the
-    session has returned.
+    """Record that a session was moved from `origin` to `target`, so that it can be returned later. If both are None,
+    the session has returned.
     """
 
     session: str
@@ -372,8 +377,8 @@ class Remember:
 
 @dataclass(frozen=True, slots=True)
 class ReturnSession:
-    """Switch a session that ocwatchd moved to `target` back to `origin`, unless the user has chosen another model
-    since.
+    """Switch a session that ocwatchd moved to `target` back to `origin`, unless the user has chosen another model in
+    the meantime.
     """
 
     session: str
@@ -383,14 +388,15 @@ class ReturnSession:
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """Stop a limited subagent, so that the session that waits for it continues without its answer."""
+    """Stop a limited subagent, so that the session waiting for it continues without its answer."""
 
     snapshot: SessionSnapshot
 
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """A notice to the user: a desktop notification, and a toast if an endpoint is known. It is shown once per `matter`.
+    """A notice to the user: a desktop notification, and a toast if an endpoint is known. Each `matter` is shown only
+    one time.
 
     `at` is a time (epoch seconds) that the renderer adds to the text.
     """
@@ -406,7 +412,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A line for the journal and for standard error. A `durable` line is on disk before the next effect begins."""
+    """A line for the journal and for standard error. A `durable` line is on disk before the next effect is executed."""
 
     what: str
     fields: dict[str, object] = field(default_factory=dict)

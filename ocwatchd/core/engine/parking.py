@@ -1,7 +1,8 @@
-"""Schedule the runs of parked sessions: one session runs first, and the others follow, spread over a few seconds. Pure.
+"""Schedule the runs of parked sessions. One session runs first, and the others follow, spread over a few seconds. Pure
+functions and classes.
 
-A plan's usage window (the period for which its quota applies) ends for all sessions of its model at the same moment. If
-all of them sent a request at that moment, they would hit the next limit together, or would all be refused because the
+A plan's usage window (the period for which its quota applies) ends for all sessions of its model simultaneously. If all
+of them then sent a request immediately, they would reach the next limit together, or would all be refused because the
 window has not quite ended.
 """
 
@@ -15,55 +16,55 @@ from ocwatchd.core.domain.types import ModelRef
 from ocwatchd.core.engine.session import Doing, State, TrackedSession, TrackedSessions
 
 AFTER_RETURN = 0.05
-"""Time, in seconds, between a model's reset time and the check of a stuck session, so that the check is never too
-early.
+"""Time, in seconds, between a model's reset time and the check of a stuck session. It ensures that the check is never
+too early.
 """
 WHOLE_SECOND = 1.0
-"""Maximum error, in seconds, of a reset time in whole seconds. It may be too early by this much, because it was
-computed from a log line with a timestamp in whole seconds (the log format before 1.17).
+"""Maximum error, in seconds, of a reset time in whole seconds. Such a time was computed from a log line with a
+timestamp in whole seconds (the log format before 1.17), and may be too early by this much.
 """
 JITTER, MAX_JITTER = 0.01, 5.0
 """Maximum delay of a parked session's run, as a fraction of its wait and in seconds; the smaller of the two applies."""
 SPACING, MAX_SPREAD = 0.2, 30.0
-"""Average time, in seconds, between the runs of two sessions after the first session was answered, and the maximum time
-for all of them.
+"""Average time, in seconds, between the runs of two sessions after the first session received an answer, and the
+maximum time for all runs.
 """
 HELD_RECHECK = 30.0
-"""Time, in seconds, after which a session that is waiting for the first one is checked again, regardless of the first
-session's result.
+"""Time, in seconds, after which a session that is waiting for the first session is checked again, regardless of the
+first session's result.
 """
 FIRST_TIMEOUT = 120.0
 """Timeout, in seconds, after which a first session without a result no longer delays the other sessions."""
 
 
 def after_return(until: float) -> float:
-    """Return when to check a session that is waiting for the reset time `until`, in epoch seconds."""
+    """Return when to check a session that is waiting for the reset time `until`. Both times are epoch seconds."""
     return until + AFTER_RETURN + (WHOLE_SECOND if until == int(until) else 0.0)
 
 
 def share_of(session: str) -> float:
-    """Return a number in [0, 1) that depends only on the session's id, so that a restart of the daemon does not change
-    it.
+    """Return a number in [0, 1) that depends only on the session's id, so that it is the same after a restart of the
+    daemon.
     """
     return crc32(session.encode()) / 2**32
 
 
 def run_at(session: str, until: float, now: float) -> float:
-    """Return when to run a session again, in epoch seconds. The session starts to wait at `now`, and the cooldown ends
-    at `until`.
+    """Return when to run a session again. The session starts to wait at `now`, and the cooldown ends at `until`. All
+    times are epoch seconds.
     """
     return after_return(until) + share_of(session) * min(JITTER * max(until - now, 0.0), MAX_JITTER)
 
 
 class FirstRuns:
-    """Runs one parked session of each model first, and the others after the model has answered it.
+    """Runs one parked session of each model first, and the other sessions after the model has answered it.
 
-    If the first session is refused again, the others wait for the new reset time. If it ends in another way, the next
-    session becomes the first.
+    If the first session is refused again, the other sessions wait for the new reset time. If it finishes in another
+    way, the next session becomes the first.
     """
 
     def __init__(self, sessions: TrackedSessions) -> None:
-        """`sessions` contains all tracked sessions."""
+        """Store the collection of all tracked sessions."""
         self._sessions = sessions
         self._first: dict[ModelRef, tuple[str, float]] = {}
         """The session that runs first and the time at which it began, by model."""
@@ -82,15 +83,15 @@ class FirstRuns:
         return True
 
     def begins(self, tracked: TrackedSession, model: ModelRef, now: float) -> None:
-        """Record that a parked session is about to run on `model`. It becomes the first session, unless there is one
-        already.
+        """Record that a parked session is about to run on `model`. It becomes the first session of this model unless
+        there already is one.
         """
         first = self._first.get(model)
         if tracked.parked and (first is None or not self._runs(*first, now)):
             self._first[model] = tracked.session, now
 
     def may_probe(self, tracked: TrackedSession, now: float) -> bool:
-        """Return whether a session whose check is due may be checked now. If not, schedule its next check."""
+        """Return whether a session whose check is due may be checked now. If it may not, schedule its next check."""
         model = tracked.waits_for
         if model is None or not tracked.parked or tracked.doing is not Doing.STUCK:
             return True
@@ -101,7 +102,7 @@ class FirstRuns:
         return True
 
     def settle(self, ledger: Ledger, now: float) -> None:
-        """Schedule the sessions that were waiting for a first session that has now ended."""
+        """Schedule the parked sessions that were held back for a first session whose result is now known."""
         for model, (session, at) in list(self._first.items()):
             tracked = self._sessions.known(session)
             if tracked is not None and tracked.state is State.MOVED and tracked.landed == model:
@@ -112,7 +113,7 @@ class FirstRuns:
             self._release(model, ledger, now)
 
     def _runs(self, session: str, since: float, now: float) -> bool:
-        """Return whether the result of this first session is still open."""
+        """Return whether this first session, which began at `since`, has no result yet."""
         tracked = self._sessions.known(session)
         if tracked is None or not 0 <= now - since < FIRST_TIMEOUT:
             return False
@@ -129,6 +130,6 @@ class FirstRuns:
                 tracked.wait_until(None if entry.until is None else run_at(tracked.session, entry.until, now))
 
     def clock_set(self, step: Step) -> None:
-        """Correct times that were recorded before the clock was set."""
+        """Adjust times that were recorded before the clock was set."""
         self._answered = {model: step.remembered(at) for model, at in self._answered.items()}
         self._first = {model: (session, step.remembered(at)) for model, (session, at) in self._first.items()}

@@ -1,9 +1,9 @@
 """Decide what to do with refused attempts in OpenCode 2, whose `retry` hook queries ocwatchd before OpenCode continues.
-Pure.
+The module is pure.
 
 After a move, the same step continues on the fallback. Nothing is stopped, so a session can be moved regardless of its
-other activity. The hook can also hold the attempt until a model is available. Only this module ends a hold, because
-OpenCode offers no other way to shorten the wait.
+other activity. The hook can also hold the attempt, that is, keep OpenCode waiting until a model is available. Only this
+module ends a hold, because OpenCode offers no other way to shorten the wait.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from ocwatchd.core.policy import Mode, WhenExhausted
 
 SAME = 1.5
 """Maximum time, in seconds, between a query from the hook and OpenCode's own event about the same refusal. OpenCode
-publishes the event when the hook has returned, and retries after 2 s at the earliest.
+publishes the event when the hook has returned, and does not retry until at least 2 s later.
 """
 AFTER_RETURN = 0.05
-"""Time, in seconds, between the end of a model's cooldown and the moment at which a held attempt continues."""
+"""Time, in seconds, between the end of a model's cooldown and the continuation of a held attempt."""
 MAX_MADE = 500
-"""Maximum number of stored moves for which the plugin has not reported a result yet."""
+"""Maximum number of stored moves for which the plugin has not yet reported a result."""
 MAX_HELD = 200
-"""Maximum number of attempts that are held at the same time; further attempts are left to OpenCode."""
+"""Maximum number of attempts that are held simultaneously. Further attempts are left to OpenCode."""
 
 
 @dataclass(slots=True)
@@ -65,12 +65,12 @@ class Questions:
     def __init__(
         self, context: EngineContext, registrar: CooldownChanges, decider: Decider, sessions: TrackedSessions
     ) -> None:
-        """Start without open queries."""
+        """Initialize the object; no query has arrived yet."""
         self._context, self._registrar, self._decider, self._sessions = context, registrar, decider, sessions
         self._open: dict[int, _OpenQuestion] = {}
         self._decided: dict[tuple[str, ModelRef], float] = {}
         self._made: dict[int, MoveEnded] = {}
-        """Moves that the plugin has made, until it reports whether the fallback answers."""
+        """Moves that the plugin has made. They are stored until it reports whether the fallback answers."""
 
     def asked(self, question: Asked, now: float) -> list[Effect]:
         """Return the response to a query, preceded by the notes that must be written before it is sent."""
@@ -95,7 +95,7 @@ class Questions:
         return [*effects, *decided, *([] if answered else untouched)]
 
     def _decide(self, opened: _OpenQuestion, tracked: TrackedSession, entry: Cooldown, now: float) -> list[Effect]:
-        """Hold the attempt or move the session. Return an empty list to leave the attempt to OpenCode."""
+        """Hold the attempt or move the session. Return an empty list if the attempt is left to OpenCode."""
         snapshot = _snapshot(opened, now)
         wait, why = worth_waiting(self._context.policy, snapshot, entry, now, tracked.waiting_since)
         reported = entry.reset_source is not ResetSource.ESTIMATE
@@ -171,18 +171,20 @@ class Questions:
         return any(opened.asked.failure.session == session and opened.model == model for opened in self._open.values())
 
     def next_due(self) -> float | None:
-        """Return when the next held attempt continues, in epoch seconds; None if no attempt is held."""
+        """Return when the next held attempt continues, in epoch seconds, or None if no attempt is held."""
         return min((opened.until for opened in self._open.values() if opened.until is not None), default=None)
 
     def decided(self, failure: Failure, now: float) -> bool:
-        """Return whether this failure, which OpenCode's events report, was already handled in response to the hook."""
+        """Return whether this failure, which OpenCode's events report, was already handled in response to the hook's
+        query.
+        """
         if failure.model is None or failure.final:
             return False
         at = self._decided.get((failure.session, failure.model))
         return at is not None and (now - at < SAME or self._holds(failure.session, failure.model))
 
     def acted(self, news: Acted, now: float) -> MoveEnded | None:
-        """Handle the plugin's report that it has carried out the decision or has failed to, or the loss of the
+        """Handle the plugin's report that it has carried out the decision or has failed to do so, or the loss of the
         connection. Return the result of the move, or None if no move was decided.
         """
         opened = self._open.pop(news.number, None)
@@ -207,8 +209,7 @@ class Questions:
         return end
 
     def verified(self, news: Verified, now: float) -> MoveEnded | None:
-        """Return the result of a move that the plugin made, as reported by the plugin; None if the result is already
-        known.
+        """Return the plugin's result for a move that it made, or None if the result is already known.
 
         If no endpoint shows the session, for example because the server's password is unknown, there is no other report
         of the result.
@@ -227,21 +228,21 @@ class Questions:
         )
 
     def not_made(self, end: MoveEnded, now: float) -> None:
-        """Probe the session after a move that the plugin did not make, or after a response that came too late."""
+        """Probe the session after a move that the plugin did not make, or after a response that arrived too late."""
         tracked, model = self._sessions.of(end.order.session, now), end.order.origin
         if end.outcome.result is MoveResult.REFUSED and model is not None:
             _probe_soon(tracked, model, now)
 
     def clock_set(self, step: Step) -> None:
-        """Correct times that were recorded before the clock was set."""
+        """Adjust times that were recorded before the clock was set."""
         for opened in self._open.values():
             opened.until = None if opened.until is None else step.due(opened.until)
         self._decided = {key: step.remembered(at) for key, at in self._decided.items()}
 
 
 def _probe_soon(tracked: TrackedSession, model: ModelRef, now: float) -> None:
-    """Schedule a probe for the time when OpenCode has begun to wait or has ended the turn, and record that the refusal
-    is already counted.
+    """Schedule a probe for the time when OpenCode has begun to wait or has ended the turn. Record that the refusal is
+    already counted.
     """
     tracked.count(model)
     tracked.wake_at(now + ENDING)

@@ -2,7 +2,7 @@
 own model first, and then moved to a fallback.
 
 Only silence shows that a stream has stalled: OpenCode waits for the next byte, on 1.0 to 1.18 for minutes or hours.
-Silence counts only if nothing but the model can end it, and only if two probes show it.
+Silence is treated as a stall only if nothing but the model can end it, and only if two probes show it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ MAX_SAME = 3
 
 
 class StallJudge:
-    """Decides what to do with a silent session."""
+    """Decides what to do with a session whose model sends nothing."""
 
     def __init__(self, context: EngineContext, registrar: CooldownChanges, decider: Decider) -> None:
-        """`registrar` records the cooldown of a stalled model; `decider` makes the moves."""
+        """Store the parts of the engine that are used. `registrar` records the cooldown of a stalled model, and
+        `decider` makes the moves.
+        """
         self._context, self._registrar, self._decider = context, registrar, decider
 
     def assess(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> list[Effect] | None:
@@ -45,9 +47,9 @@ class StallJudge:
         return self._stalled(tracked, snapshot, model, now)
 
     def assess_cut(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> list[Effect] | None:
-        """Return the effects if the session's consecutive answers are cut off, or None if they are not.
+        """Return the effects if the session's consecutive answers are all cut off, or None if they are not.
 
-        OpenCode itself has already repeated the request to the session's own model several times.
+        In this case, OpenCode itself has already repeated the request to the session's own model several times.
         """
         model, policy = snapshot.model, self._context.policy
         if snapshot.cut_steps < CUT_STEPS or model is None or not may_have_stalled(snapshot):
@@ -109,9 +111,7 @@ _BY_STATUS = {401: Cause.AUTH, 403: Cause.AUTH, 404: Cause.NOT_FOUND}
 
 
 def cause_of(event: LimitEvent) -> Cause | None:
-    """Return the cause for which a failed attempt may be moved, or None for an error that other models would also
-    return.
-    """
+    """Return the cause for which a failed attempt may be moved, or None if other models would return the same error."""
     verdict, status = event.verdict, event.status
     if verdict.certainty is Certainty.SURE:
         return Cause.OVERLOAD if verdict.kind is LimitKind.OVERLOADED else Cause.LIMIT
@@ -126,14 +126,16 @@ class FailureJudge:
     """Decides what to do with a turn that failed without a limit, for the causes that `moveOn` names."""
 
     def __init__(self, context: EngineContext, registrar: CooldownChanges, decider: Decider) -> None:
-        """`registrar` records the cooldown of a failing model; `decider` makes the moves."""
+        """Store the parts of the engine that are used. `registrar` records the cooldown of a failing model, and
+        `decider` makes the moves.
+        """
         self._context, self._registrar, self._decider = context, registrar, decider
 
     def assess(self, tracked: TrackedSession, snapshot: SessionSnapshot, shown: LimitEvent, now: float) -> list[Effect]:
         """Return the effects for a failure that is not a limit. The list is empty if the turn is left to OpenCode.
 
-        A single failure does not move a turn: the second attempt is OpenCode's own retry, or another run that ocwatchd
-        starts.
+        A single failure does not move a turn. The second attempt is either OpenCode's own retry or another run that
+        ocwatchd starts.
         """
         cause, model, policy = cause_of(shown), snapshot.model, self._context.policy
         waits = snapshot.state is SessionState.RETRY

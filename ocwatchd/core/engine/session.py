@@ -1,8 +1,8 @@
-"""The state machine of a session: states, events, and the only code that changes a session's record.
+"""The state machine of a session: its states and events, and the only code that changes a session's record.
 
-`python -m ocwatchd.core.engine.session` prints the table as a diagram. The number of tracked sessions is bounded, and a
-session without news is forgotten after `FORGET_AFTER` seconds. The file is long because a state machine belongs in one
-file.
+`python -m ocwatchd.core.engine.session` prints the table of transitions as a diagram. The number of tracked sessions is
+bounded, and a session is no longer tracked after `FORGET_AFTER` seconds without a new message. The file is long because
+a state machine is easier to check in a single file.
 """
 
 from __future__ import annotations
@@ -29,20 +29,22 @@ from ocwatchd.core.policy import Mode, Policy
 from ocwatchd.core.policy import Order as TargetOrder
 
 FORGET_AFTER = 6 * 3600.0
-"""A session is forgotten after this many seconds without news."""
+"""Time, in seconds, without a new message after which a session is no longer tracked."""
 MAX_TRACKED = 1000
-"""Maximum number of tracked sessions; the session with the oldest news is forgotten first."""
+"""Maximum number of tracked sessions. The session whose last message is the oldest is dropped first."""
 MAX_COUNTED = 20_000
-"""Maximum number of untracked sessions for which the model of the last recorded refusal is kept, at 0.2 kB each."""
+"""Maximum number of untracked sessions for which the model of the last recorded refusal is stored. Each
+takes 0.2 kB.
+"""
 HOUR = 3600.0
 LONGEST_RECHECK = 60.0
-"""Maximum interval, in seconds, between probes of a session without news."""
+"""Maximum interval, in seconds, between probes of a session about which no new message arrives."""
 LOOP_REFUSALS, LOOP_WITHIN = 8, 6.0
-"""Number of refusals, and the period in seconds within which they prove a retry loop. OpenCode's own backoff allows at
-most two refusals in that period.
+"""Number of refusals that prove a retry loop, and the period, in seconds, within which they must occur. OpenCode's own
+backoff allows at most two refusals in that period.
 """
 FIRST_PATIENCE = 3.0
-"""Initial wait, in seconds, of `TrackedSession.probe_later`, which doubles the wait each time before using it."""
+"""Initial wait, in seconds, of `TrackedSession.probe_later`. Each call doubles the wait before using it."""
 LOG_CLOCK = 1.5
 """Maximum difference, in seconds, between a move and the timestamp of its abort in the log: the log format before 1.17
 has timestamps in whole seconds.
@@ -50,14 +52,14 @@ has timestamps in whole seconds.
 
 
 Attempt = tuple[ModelRef, str | None, int]
-"""A refused attempt: its model, the id of its user message, and its attempt number."""
+"""A refused attempt: its model, the id of its user message, and the number of the attempt."""
 
 
 class Doing(StrEnum):
     """ocwatchd's current action for a session, as `status` and the heartbeat show it."""
 
     NOTHING = "nothing"
-    WAITING = "waiting"  # left to OpenCode's own retry
+    WAITING = "waiting"  # the turn is left to OpenCode's own retry
     MOVING = "moving"
     STUCK = "stuck"  # every possible target is cooling down
     OFFERED = "offered"  # the user decides (mode ask or notify)
@@ -77,7 +79,7 @@ class State(StrEnum):
     OFFERED = "offered"  # the user decides (mode ask or notify)
     LEFT = "left"  # a guard or the cap on moves forbids the move
     STOPPED = "stopped"  # the user has stopped the turn
-    UNREACHABLE = "unreachable"  # the session is limited, and no endpoint shows it
+    UNREACHABLE = "unreachable"  # the session is limited, but no endpoint shows it
 
 
 class Probing(StrEnum):
@@ -85,12 +87,12 @@ class Probing(StrEnum):
 
     UNASKED = "not being probed"
     ASKED = "being probed"
-    ASKED_AGAIN = "being probed, and to be probed again"  # news arrived in the meantime
-    WANTED = "to be probed after the move"  # news arrived during a move
+    ASKED_AGAIN = "being probed, and to be probed again"  # another message arrived during the probe
+    WANTED = "to be probed after the move"  # a message arrived during a move
 
 
 class Parking(StrEnum):
-    """Whether the journal records that the session is waiting for a model. A later run of the daemon then resumes the
+    """Whether the journal records that the session is waiting for a model. If so, a later run of the daemon resumes the
     wait.
     """
 
@@ -129,11 +131,11 @@ class Event(StrEnum):
 
 
 Part = State | Probing | Parking
-"""The three parts of a session's state, which change independently of each other."""
+"""The three parts of a session's state. They change independently of each other."""
 
 _UNCLAIMED = tuple(state for state in State if state is not State.MOVING)
 _NOTED = (State.MOVED, State.OFFERED, State.LEFT, State.STOPPED, State.UNREACHABLE)
-"""States that end with the next prompt."""
+"""States that the next prompt ends."""
 
 TRANSITIONS: Mapping[tuple[Part, Event], Part] = {
     # Only the end of a claimed move may change this state.
@@ -168,7 +170,7 @@ TRANSITIONS: Mapping[tuple[Part, Event], Part] = {
     **{(parking, Event.PARKED): Parking.PARKED for parking in Parking},
     **{(parking, Event.UNPARKED): Parking.UNPARKED for parking in Parking},
 }
-"""The next state for each event and state. Nothing else changes a state."""
+"""The next state for each state and event. A state can change only as listed here."""
 
 _SHOWN_AS = {
     State.WAITING: Doing.WAITING,
@@ -197,13 +199,13 @@ def diagram() -> str:
 
 
 class UnexpectedEvent(Exception):
-    """Raised for an event that `TRANSITIONS` does not contain for the session's state: a bug in the engine.
+    """Raised for an event that `TRANSITIONS` does not contain for the session's state. This is a bug in the engine.
 
-    The session is unchanged.
+    The session's state is not changed.
     """
 
     def __init__(self, session: str, state: Part, event: Event) -> None:
-        """Name the session, its state and the event."""
+        """Store the session, its state and the event in the exception."""
         super().__init__(f"{session} is {state.value}: {event.value}")
         self.session, self.state, self.event = session, state, event
 
@@ -213,7 +215,7 @@ class LimitedTurn:
     """A turn that is known to be limited, regardless of when it was refused.
 
     `answer` is the id of the turn's last message. OpenCode keeps that message through all its retries and when it gives
-    up (1.0 to 1.18); a new prompt or another run begins another message. `pid` identifies the process in which the turn
+    up (1.0 to 1.18). A new prompt or another run begins another message. `pid` identifies the process in which the turn
     ran.
     """
 
@@ -231,7 +233,7 @@ class LimitedTurn:
         return cls(snapshot.model, snapshot.answer, snapshot.endpoint.pid)
 
     def waits_in(self, snapshot: SessionSnapshot) -> bool:
-        """Return whether this turn is still waiting: it was not stopped, continued or closed.
+        """Return whether this turn is still waiting, that is, whether it was not stopped, continued or closed.
 
         The turn may be waiting in a different process than before, if that process is a server or a terminal in which
         the session was opened.
@@ -267,9 +269,9 @@ class TrackedSession:
 
     Every change of state is in `TRANSITIONS`. All times are epoch seconds.
 
-    `pending` is the newest limit that has not been assessed yet. `origin` and `origin_agent` are the model and agent
-    from which the session was first moved. `entered` is the last limit recorded (model, user message, attempt), so that
-    no limit is recorded twice.
+    `pending` is the newest limit that has not been assessed yet. `origin` and `origin_agent` are the model and the
+    agent from which the session was first moved. `entered` is the last limit recorded (model, user message, attempt),
+    so that no limit is recorded twice.
 
     `shown_at` maps each model to the time at which an endpoint last showed a limit that the log had not reported yet.
     The log line about that limit then does not count as a second limit. `counted` is the model of a limit that an
@@ -291,13 +293,13 @@ class TrackedSession:
     parked (since `parked_at`). `parked_until` is when the first model, `waits_for`, is available again. The turn is run
     again at `resumes_at`, but never before `not_before`, which is set if the cooldown was lost. `resumes` contains the
     id of a prompt and the number of times that it was run again after being parked. `gone_since` is the time of the
-    first probe in which no OpenCode process showed the session. `stranded`: whether one of our moves stopped the turn
-    and did not finish, so that nothing is running. `stopped_answer` is the id of the answer that the move stopped, if
-    known. `open_claims` contains the moves of an earlier run for which the journal contains no result. `switched` is a
-    move whose new model has not received a request yet. `silence` contains the id of the answer that a probe showed to
-    be silent, and the length of the silence in seconds. `failures` counts, by model, how often this prompt has stalled
-    or has failed without a limit. `frozen` is the id of the last answer for which the user was notified that OpenCode's
-    own retries will not end soon.
+    first probe in which no OpenCode process showed the session. `stranded`: whether one of ocwatchd's moves stopped the
+    turn and did not finish, so that nothing is running. `stopped_answer` is the id of the answer that the move stopped,
+    if known. `open_claims` contains the moves of an earlier run for which the journal contains no result. `switched` is
+    a move whose new model has not received a request yet. `silence` contains the id of the answer that a probe showed
+    to be silent, and the length of the silence in seconds. `failures` counts, by model, the number of times that this
+    prompt has stalled or has failed without a limit. `frozen` is the id of the last answer for which the user was
+    notified that OpenCode's own retries will not end soon.
     """
 
     session: str
@@ -346,7 +348,7 @@ class TrackedSession:
     frozen: str | None = None
     touched: float = 0.0
 
-    # ---- the present state
+    # ---- the current state
 
     @property
     def doing(self) -> Doing:
@@ -381,18 +383,20 @@ class TrackedSession:
         return max(self.parked_at, self.parked_until or 0.0)
 
     def resumed(self, user_message: str | None) -> int:
-        """Return how often this prompt was run again after being parked."""
+        """Return the number of times that this prompt was run again after being parked."""
         return self.resumes[1] if self.resumes[0] == user_message else 0
 
     @property
     def idle(self) -> bool:
-        """Return whether nothing is under way or expected for this session, so that it may be forgotten."""
+        """Return whether no activity is under way or expected for this session, so that it need not be tracked any
+        longer.
+        """
         expects = self.being_probed or self.wake is not None or self.pending is not None or self.parked
         return self.doing is Doing.NOTHING and not (expects or self.stranded or self.open_claims)
 
     @property
     def in_trouble(self) -> bool:
-        """Return whether a problem is known, possibly from an earlier run, that no endpoint has shown yet."""
+        """Return whether a problem is recorded, possibly by an earlier run, that no endpoint has shown yet."""
         known = (self.pending, self.reported_at, self.counted)
         return any(what is not None for what in known) or self.stranded or self.parked
 
@@ -405,10 +409,10 @@ class TrackedSession:
         return counted or now - self.looped < LOOP_WITHIN
 
     def is_our_abort(self, news: Aborted) -> bool:
-        """Return whether our own last move caused this abort. The timestamps of aborts in a log are coarse.
+        """Return whether ocwatchd's own last move caused this abort. The timestamps of aborts in a log are coarse.
 
         OpenCode logs an abort up to a second late, so this run may read the abort of a move that an earlier run left
-        unfinished. Every abort before that move was resumed therefore counts as ours.
+        unfinished. Every abort before that move was resumed is therefore attributed to ocwatchd.
         """
         slack = 0.0 if news.exact else LOG_CLOCK
         if self.stranded and not self.moves:
@@ -424,7 +428,7 @@ class TrackedSession:
     # ---- reports of limits, without a change of state
 
     def note_limit(self, event: LimitEvent | None) -> None:
-        """Keep the newest limit until it is assessed."""
+        """Store the newest limit until it is assessed."""
         self.pending = event
 
     def note_refusal(self, time: float) -> None:
@@ -433,7 +437,7 @@ class TrackedSession:
 
     def note_report(self, news: TroubleReported, answered: int) -> None:
         """Record a report from an event stream or the plugin. `answered` is the HTTP status of a response that is not a
-        refusal. Retries that an event stream reports are also counted, because the log format before 1.17 does not name
+        refusal. Retries that an event stream reports are counted too, because the log format before 1.17 does not name
         the session if two sessions are busy.
         """
         if news.facts is not None:
@@ -455,11 +459,11 @@ class TrackedSession:
         self.looped = seen
 
     def count(self, model: ModelRef | None) -> None:
-        """Record that the limit of this model has already been counted and that no endpoint has shown it since."""
+        """Record that a limit of this model has already been counted but has not been shown by an endpoint since."""
         self.counted = model
 
     def counted_as(self, attempt: Attempt) -> None:
-        """Record that an endpoint shows this attempt.
+        """Record that an endpoint now shows this attempt.
 
         If the limit of the model was already counted, this attempt is that limit.
         """
@@ -468,7 +472,7 @@ class TrackedSession:
         self.counted = None
 
     def enter(self, attempt: Attempt, seen: float | None = None) -> None:
-        """Remember that this limit was recorded.
+        """Store this attempt as the last one for which a limit was recorded.
 
         `seen`: when an endpoint first showed the limit (epoch seconds; None: no endpoint has shown it).
         """
@@ -485,7 +489,7 @@ class TrackedSession:
         self.shown_at = {known: until for known, until in self.shown_at.items() if known != model}
 
     def take_limit(self) -> LimitEvent | None:
-        """Return the limit to assess and clear it, because an endpoint now shows the session."""
+        """Return the limit to assess and clear the stored limit, because an endpoint now shows the session."""
         pending, self.pending, self.misses = self.pending, None, 0
         self.gone_since = None
         return pending
@@ -496,7 +500,7 @@ class TrackedSession:
         return reported_at
 
     def drop_limit(self) -> LimitEvent | None:
-        """Return the limit that no endpoint has shown, and stop waiting for an endpoint.
+        """Return the limit that no endpoint has shown, clear it, and stop waiting for an endpoint.
 
         The limit is already recorded, so it must not be counted again if an endpoint shows it later.
         """
@@ -513,12 +517,12 @@ class TrackedSession:
         return self.misses
 
     def gone_for(self, now: float) -> float:
-        """Return for how many seconds no OpenCode process has shown the session."""
+        """Return the time, in seconds, for which no OpenCode process has shown the session."""
         self.gone_since = now if self.gone_since is None else self.gone_since
         return now - self.gone_since
 
     def missed(self, times: int) -> None:
-        """Set the number of consecutive probes in an earlier run in which no endpoint showed the session."""
+        """Set the number of consecutive probes, counted in an earlier run, in which no endpoint showed the session."""
         self.misses = times
 
     # ---- origin and targets
@@ -540,7 +544,7 @@ class TrackedSession:
         self._begin_attempts(model)
 
     def _begin_attempts(self, model: ModelRef) -> None:
-        """Start counting the attempts on this model again, because the prompt was run again on it."""
+        """Reset the count of attempts on this model, because the prompt was run again on it."""
         if self.entered is not None and self.entered[0] == model:
             self.entered = None
 
@@ -549,28 +553,28 @@ class TrackedSession:
         self.failed_targets |= {target}
 
     def rival_until(self, user_message: str | None, model: ModelRef | None, now: float, patience: float) -> float:
-        """Return the deadline (epoch seconds) for another fallback plugin to handle this turn: `patience` seconds after
-        the first call for the turn.
+        """Return the deadline (epoch seconds) by which another fallback plugin must have handled this turn. It is
+        `patience` seconds after the first call for the turn.
         """
         if self.left_to_rival is None or self.left_to_rival[:2] != (user_message, model):
             self.left_to_rival = user_message, model, now + patience
         return self.left_to_rival[2]
 
-    # ---- the next probe, and the phrase in `status`
+    # ---- the next probe, and the phrase shown by `status`
 
     def wake_at(self, when: float | None) -> None:
         """Set the time of the next probe (epoch seconds; None: no probe is scheduled)."""
         self.wake = when
 
     def probe_later(self, now: float, patience: float | None = None) -> None:
-        """Schedule the next probe, after twice the previous wait. `patience` is that wait in seconds (None: the
-        recorded wait).
+        """Double the stored wait, and schedule the next probe after that time. `patience` is the wait to double, in
+        seconds (None: the stored wait).
         """
         self.patience = min((self.patience if patience is None else patience) * 2, LONGEST_RECHECK)
         self.wake = now + self.patience
 
     def explain(self, phrase: str) -> None:
-        """Set the phrase that `status` shows beside the session."""
+        """Set the phrase that `status` shows next to the session."""
         self.phrase = phrase
 
     def wait_since(self, now: float) -> None:
@@ -582,7 +586,7 @@ class TrackedSession:
     def probe(self) -> bool:
         """Return whether to probe OpenCode now.
 
-        If a probe or a move is under way, another probe follows when it ends.
+        If a probe or a move is under way, return False; another probe will follow when it has ended.
         """
         if self.being_probed or self.moving:
             self._go_probing(Event.NEWS)
@@ -592,13 +596,13 @@ class TrackedSession:
         return True
 
     def probed(self) -> bool:
-        """Record that the probe has ended. Return whether to probe again because news arrived in the meantime."""
+        """Record that the probe has ended. Return whether to probe again because a message arrived in the meantime."""
         again = self.probing in (Probing.ASKED_AGAIN, Probing.WANTED)
         self._go_probing(Event.ANSWERED)
         return again
 
     def begin_message(self, user_message: str | None) -> None:
-        """Record the prompt of the turn. A new prompt resets what was recorded about the previous one."""
+        """Record the prompt of the turn. A new prompt resets what was recorded about the previous prompt."""
         if user_message != self.user_message:
             self._go(Event.NEW_PROMPT)
             self.user_message = user_message
@@ -616,16 +620,16 @@ class TrackedSession:
         return before is not None and before[0] == answer and before[1] < seconds
 
     def failures_on(self, model: ModelRef) -> int:
-        """Return how often this prompt has stalled, or failed without a limit, on the model."""
+        """Return the number of times that this prompt has stalled, or has failed without a limit, on the model."""
         return self.failures.get(model, 0)
 
     def count_failure(self, model: ModelRef) -> None:
-        """Count one more stall, or failure other than a limit, of this prompt on the model."""
+        """Count another stall, or another failure without a limit, of this prompt on the model."""
         self.failures = {**self.failures, model: self.failures_on(model) + 1}
         self.silence = None
 
     def note_frozen(self, answer: str | None) -> bool:
-        """Record that OpenCode's own retries of this answer (an id) will not end soon. Return False if that is already
+        """Record that OpenCode's own retries of this answer (an id) will not end soon. Return False if this was already
         recorded.
         """
         known, self.frozen = self.frozen is not None and self.frozen == answer, answer
@@ -638,7 +642,9 @@ class TrackedSession:
         self.turn = turn
 
     def wait(self, asks_at: float, probe_after: float, now: float, phrase: str) -> None:
-        """Wait for OpenCode's own retry at `asks_at`, and schedule a probe `probe_after` seconds after it."""
+        """Record that the turn is left to OpenCode's own retry at `asks_at`, and schedule a probe `probe_after` seconds
+        after that time.
+        """
         self._go(Event.LEFT_TO_RETRY)
         self.retried_at = asks_at
         self.wake = asks_at + probe_after
@@ -646,7 +652,7 @@ class TrackedSession:
         self.phrase = phrase
 
     def asked_again(self, after: float) -> None:
-        """Record that OpenCode sent its next request before our probe, at some time after `after` (epoch seconds)."""
+        """Record that OpenCode sent its next request before the probe, at some time after `after` (epoch seconds)."""
         self._go(Event.ASKED_AGAIN)
         self.retried_at = after
 
@@ -656,18 +662,20 @@ class TrackedSession:
         self.wake, self.retried_at = None, until
 
     def claim(self, phrase: str, now: float) -> None:
-        """Begin a move. The caller writes the claim to the journal before the move is made."""
+        """Record that a move begins. The caller writes the claim to the journal before the move is made."""
         self._go(Event.CLAIMED)
         self.wake, self.phrase = None, phrase
         self.moves = (*self.moves, now)
 
     def run_again(self) -> None:
-        """Begin a move that `oc-smart` makes after its run has ended. It does not count toward the cap on moves."""
+        """Record the beginning of a move that `oc-smart` makes after its run has ended. It does not count toward the
+        cap on moves.
+        """
         self._go(Event.CLAIMED)
 
     def move_ended(self, outcome: MoveOutcome, stopped: str | None, now: float) -> bool:
         """Record the result of a move. `stopped` is the id of the answer that the move was meant to stop. Return
-        whether news arrived in the meantime.
+        whether a message arrived in the meantime.
         """
         self._go(_ENDS.get(outcome.result, Event.MOVE_FAILED))
         return self._end(outcome, stopped, now)
@@ -675,7 +683,7 @@ class TrackedSession:
     def switch_ended(self, end: MoveEnded, now: float) -> bool:
         """Record whether the model to which the session was switched has answered, according to the plugin.
 
-        Return whether news arrived in the meantime.
+        Return whether a message arrived in the meantime.
         """
         worked = end.outcome.result is MoveResult.MOVED
         self._go(Event.SWITCH_WORKED if worked else Event.SWITCH_FAILED)
@@ -694,8 +702,8 @@ class TrackedSession:
         return again
 
     def wait_for_switched(self, end: MoveEnded, asks_at: float, probe_after: float) -> None:
-        """Schedule a probe for `probe_after` seconds after OpenCode's next request, to check whether the new model
-        answers.
+        """Store a switch of the model, and schedule a probe for `probe_after` seconds after OpenCode's next request (at
+        `asks_at`, in epoch seconds), to check whether the new model answers.
         """
         self.switched = end
         self.landed, self.landed_for = end.order.target.model, end.order.snapshot.user_message
@@ -710,7 +718,7 @@ class TrackedSession:
         """Record that the target of a move has started to answer."""
         self.landed, self.landed_for = order.target.model, order.snapshot.user_message
         if self.pending is not None and self.pending.ref == order.origin:
-            self.pending = None  # this limit is from before the move; its log line was late
+            self.pending = None  # this limit was hit before the move; its log line was late
         self._begin_attempts(order.target.model)
         self.drop_turn()
         again = order.origin == order.target.model
@@ -724,7 +732,7 @@ class TrackedSession:
         self.wake, self.phrase = wake, phrase
 
     def park(self, parked: ParkedTurn) -> bool:
-        """Park the session. Return whether the parked turn is new and must be journaled. If it is known, its recorded
+        """Park the session. Return whether the parked turn is new and must be journaled. If it is already recorded, its
         times do not change.
         """
         known = self.parked and (self.parked_until, self.parked_turn) == (parked.until, parked.turn)
@@ -741,29 +749,31 @@ class TrackedSession:
         return parked
 
     def wait_until(self, resumes_at: float | None) -> None:
-        """Wait longer, because the model refused another session.
+        """Postpone the run of the parked turn, because the model refused another session.
 
         `resumes_at` is in epoch seconds (None: until the model is cleared).
         """
         self.wake = self.resumes_at = resumes_at
 
     def run_parked(self, user_message: str | None) -> int:
-        """Count another run of the parked turn. Return how often this prompt was run again, including this run."""
+        """Count another run of the parked turn. Return the number of times that this prompt was run again, including
+        this run.
+        """
         self.resumes = user_message, self.resumed(user_message) + 1
         return self.resumes[1]
 
     def recall_resumes(self, resumes: tuple[str | None, int]) -> None:
-        """Restore how often an earlier run of the daemon has run this prompt (id) again."""
+        """Restore the number of times that an earlier run of the daemon ran this prompt (an id) again."""
         self.resumes = resumes
 
     def allow(self) -> None:
-        """Record that the user has cleared a model: a parked turn may be run at any time, and its earlier runs no
-        longer count.
+        """Record that the user has cleared a model: a parked turn may be run at any time, and its earlier runs are no
+        longer counted.
         """
         self.not_before, self.resumes = 0.0, (None, 0)
 
     def drop_turn(self) -> bool:
-        """Forget the limited turn, because the session is no longer waiting with that turn.
+        """Discard the limited turn, because the session no longer waits with that turn.
 
         Return whether the session was parked.
         """
@@ -781,7 +791,7 @@ class TrackedSession:
     def leave(self, why: str, now: float | None = None) -> bool:
         """Leave the turn unchanged.
 
-        If `now` is given, schedule probes until the obstacle to the move is gone, because no event reports that.
+        If `now` is given, schedule probes until nothing prevents the move any longer, because no event reports that.
 
         Return False if the turn was already left unchanged for the same reason.
         """
@@ -792,11 +802,13 @@ class TrackedSession:
         return not known
 
     def finish(self, phrase: str) -> None:
-        """Take no further action for this session; `status` shows `phrase` beside it."""
+        """Record that no further action is needed for this session. `status` shows `phrase` next to it."""
         self._finish(Event.ENDED, phrase)
 
     def stop(self) -> bool:
-        """Take no further action because the user stopped the turn. Return whether any action was under way."""
+        """Record that no further action is needed because the user stopped the turn. Return whether any action was
+        under way.
+        """
         waited = self.pending is not None or self.stranded or self.doing is not Doing.NOTHING
         self._finish(Event.USER_STOPPED, "stopped by its user")
         self.pending, self.stranded = None, False
@@ -804,16 +816,16 @@ class TrackedSession:
         return waited
 
     def moved_by_hand(self) -> None:
-        """Take no further action because the user has moved the session with a command."""
+        """Record that no further action is needed because the user has moved the session with a command."""
         self.finish("moved by hand")
         self.pending = None
 
     def lose(self, phrase: str) -> None:
-        """Give up on the session: it is limited, and no endpoint shows it."""
+        """Record that the session is limited but unreachable, because no endpoint shows it."""
         self._finish(Event.LOST, phrase)
 
     def runs_elsewhere(self, why: str, probe_at: float) -> None:
-        """Record that there was nothing to move, because the same prompt is already running."""
+        """Record that no move was needed, because the same prompt is already running."""
         self.finish(why)
         self.wake = probe_at
         self._go_parking(Event.UNPARKED)
@@ -851,19 +863,19 @@ class TrackedSession:
             self.landed = claim.target.model
 
     def was_moved(self, claim: Claim, user_message: str | None) -> None:
-        """Record that a move of an earlier run put the session on its target, although the journal lacks the result of
-        that move.
+        """Record that a move of an earlier run put the session on its target, although the journal does not contain the
+        result of that move.
         """
         self.recall_origin(claim)
         self.landed_for = user_message
 
     def take_claims(self) -> tuple[Claim, ...]:
-        """Return the unfinished moves of an earlier run and clear them, because the caller closes them."""
+        """Return the unfinished moves of an earlier run and clear them. The caller must close them."""
         claims, self.open_claims = self.open_claims, ()
         return claims
 
     def clock_set(self, step: Step) -> None:
-        """Correct times that were recorded before the clock was set."""
+        """Adjust times that were recorded before the clock was set."""
         self.wake = None if self.wake is None else step.due(self.wake)
         self.parked_until = None if self.parked_until is None else step.due(self.parked_until)
         self.resumes_at = None if self.resumes_at is None else step.due(self.resumes_at)
@@ -880,7 +892,7 @@ class TrackedSession:
         if self.left_to_rival is not None:
             self.left_to_rival = *self.left_to_rival[:2], step.due(self.left_to_rival[2])
 
-    # ---- the table
+    # ---- applying the table of transitions
 
     def _finish(self, event: Event, phrase: str) -> None:
         self._go(event)
@@ -913,25 +925,25 @@ _ENDS = {
     MoveResult.SWITCHED: Event.MODEL_SWITCHED,
     MoveResult.USER_TOOK_OVER: Event.TAKEN_OVER,
 }
-"""The event for each result of a move; after any other result the session is checked again."""
+"""The event for each result of a move. After any other result, the session is checked again."""
 
 
 class TrackedSessions:
-    """All tracked sessions: the sessions that may need an action."""
+    """All tracked sessions, that is, all sessions that may need an action."""
 
     def __init__(self) -> None:
-        """Start without sessions."""
+        """Initialize the collection; no session is tracked yet."""
         self._tracked_sessions: dict[str, TrackedSession] = {}
         self._counted: dict[str, ModelRef] = {}
         self._origins: dict[str, Claim] = {}
-        """The last move of each session that an earlier run moved, until the session is tracked."""
+        """The last move of each session that an earlier run moved. It is stored until the session is tracked."""
         self._resumes: dict[str, tuple[str | None, int]] = {}
-        """The id of a prompt and the number of times that an earlier run ran it again, by session, until the session is
-        tracked.
+        """The id of a prompt and the number of times that an earlier run ran it again, by session. They are stored
+        until the session is tracked.
         """
 
     def of(self, session: str, now: float) -> TrackedSession:
-        """Return the tracked session, starting to track it if necessary."""
+        """Return the session's record. Start to track the session if necessary."""
         tracked = self._tracked_sessions.get(session)
         if tracked is None:
             tracked = self._tracked_sessions[session] = TrackedSession(
@@ -947,18 +959,18 @@ class TrackedSessions:
         return tracked
 
     def remember_origins(self, claims: Mapping[str, Claim]) -> None:
-        """Keep each session's last move in an earlier run until the session is tracked."""
+        """Store each session's last move in an earlier run until the session is tracked."""
         self._origins |= claims
 
     def remember_resumes(self, resumes: Mapping[str, tuple[str | None, int]]) -> None:
-        """Keep each session's prompt, with the number of times that an earlier run ran it again, until the session is
+        """Store each session's prompt and the number of times that an earlier run ran it again, until the session is
         tracked.
         """
         self._resumes |= resumes
 
     def _make_room(self, newest: TrackedSession) -> None:
-        """Forget idle sessions beyond `MAX_TRACKED`, oldest first. During a burst of limits, no session may be idle for
-        a while.
+        """Stop tracking idle sessions beyond `MAX_TRACKED`, oldest first. During a burst of limits, it may take a while
+        until any session is idle.
         """
         surplus = len(self._tracked_sessions) - MAX_TRACKED
         if surplus > 0:
@@ -969,7 +981,7 @@ class TrackedSessions:
                     self.remember(tracked.session, tracked.counted)
 
     def remember(self, session: str, counted: ModelRef) -> None:
-        """Record that a refused attempt of this session is already counted, so that a later report of it is not counted
+        """Record that a refused attempt of this session is already counted, so that a later report does not count it
         again.
         """
         tracked = self._tracked_sessions.get(session)
@@ -981,31 +993,31 @@ class TrackedSessions:
             del self._counted[next(iter(self._counted))]
 
     def known(self, session: str) -> TrackedSession | None:
-        """Return the tracked session; None if it is not tracked."""
+        """Return the session's record, or None if it is not tracked."""
         return self._tracked_sessions.get(session)
 
     def all(self) -> tuple[TrackedSession, ...]:
-        """Return every tracked session."""
+        """Return the records of all tracked sessions."""
         return tuple(self._tracked_sessions.values())
 
     def due(self, now: float) -> list[TrackedSession]:
-        """Return the sessions whose next probe is due, in the order of their times."""
+        """Return the sessions whose next probe is due, in the order of their scheduled times."""
         due = [(at, tracked) for tracked in self._tracked_sessions.values() if (at := tracked.wake) is not None]
         return [tracked for at, tracked in sorted(due, key=lambda each: each[0]) if at <= now]
 
     def next_wake(self) -> float | None:
-        """Return the time of the earliest scheduled probe (epoch seconds)."""
+        """Return the time of the earliest scheduled probe (epoch seconds), or None if no probe is scheduled."""
         return min(
             (tracked.wake for tracked in self._tracked_sessions.values() if tracked.wake is not None), default=None
         )
 
     def clock_set(self, step: Step) -> None:
-        """Correct times that were recorded before the clock was set."""
+        """Adjust times that were recorded before the clock was set."""
         for tracked in self._tracked_sessions.values():
             tracked.clock_set(step)
 
     def forget_old(self, now: float) -> None:
-        """Forget sessions that have had no news for `FORGET_AFTER` seconds."""
+        """Stop tracking sessions about which no message has arrived for `FORGET_AFTER` seconds."""
         for tracked in self.all():
             if now - tracked.touched > FORGET_AFTER and not tracked.moving and not tracked.parked:
                 del self._tracked_sessions[tracked.session]
@@ -1023,7 +1035,7 @@ class EngineContext:
     """The capacities of models, as last reported by an endpoint."""
     known: Experiences = field(default_factory=dict)
     spent: float = 0.0
-    """US dollars spent today."""
+    """Amount spent today, in US dollars."""
     prices: Mapping[str, Price] = field(default_factory=dict)
     resumes: bool = True
     """Whether the engine runs a turn again when its own model is available again. `oc-smart` runs its own turns again.
@@ -1035,11 +1047,11 @@ class EngineContext:
 
     @property
     def day_budget(self) -> DayBudget:
-        """Return today's budget and how much of it is spent."""
+        """Return today's budget and the amount spent so far."""
         return DayBudget(self.policy.budget, self.spent, self.prices)
 
     def configure(self, policy: Policy, rules: RuleSet) -> None:
-        """Apply an edited configuration."""
+        """Replace the policy and the rules with those of an edited configuration."""
         self.policy, self.rules = policy, rules
 
     def learn(self, known: Experiences) -> None:
@@ -1063,8 +1075,8 @@ class EngineContext:
         self.gaps = gaps
 
     def stall_after(self, model: str | None) -> float | None:
-        """Return after how many seconds of silence an answer of this model has stalled; None if stalls are not
-        detected.
+        """Return the number of seconds of silence after which an answer of this model counts as stalled, or None if
+        stalls are not detected.
         """
         stall = self.policy.stall
         if not stall.enabled or Cause.STALL not in self.policy.move_on or self.policy.mode is Mode.OFF:
@@ -1073,7 +1085,7 @@ class EngineContext:
 
     def outlook(self, snapshot: SessionSnapshot | None, now: float) -> Outlook:
         """Return the information on which the choice of a fallback is based, for the session in the snapshot (None: for
-        no particular session).
+        any session).
         """
         known = self.known if self.policy.order is TargetOrder.LEARNT else {}
         if snapshot is None:

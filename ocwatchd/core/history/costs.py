@@ -1,7 +1,8 @@
-"""Compute the cost of moved turns, and the estimated cost of the same turns on the limited model. Pure.
+"""Compute the cost of moved turns, and the estimated cost of the same turns on the limited model. Pure functions and
+classes.
 
-The cost of an answer is OpenCode's own figure, stored with it. The cost with another model is an estimate: the same
-tokens at that model's prices, although that model would have used a different number of tokens.
+The cost of an answer is OpenCode's own figure, stored with the answer. The cost with another model is an estimate: the
+same tokens at that model's prices, although that model would have used a different number of tokens.
 """
 
 from __future__ import annotations
@@ -31,23 +32,23 @@ class Paid:
 
 @dataclass(slots=True)
 class Used:
-    """The total usage of several answers: tokens by type, and US dollars at OpenCode's own prices."""
+    """The total usage of several answers: the number of tokens by type, and US dollars at OpenCode's own prices."""
 
     answers: int = 0
     input: int = 0
     output: int = 0
-    """Includes tokens for reasoning."""
+    """Output tokens, including tokens for reasoning."""
     cached: int = 0
     """Tokens read from or written to the provider's cache."""
     dollars: float = 0.0
 
     @property
     def tokens(self) -> int:
-        """All tokens."""
+        """The total number of tokens of all types."""
         return self.input + self.output + self.cached
 
     def add(self, answer: Paid) -> None:
-        """Count one more answer."""
+        """Add the usage of one more answer."""
         tokens = answer.tokens
         self.answers += 1
         self.input += tokens.input
@@ -58,7 +59,7 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class SessionUse:
-    """The usage of one session; `title` and `directory` are empty if unknown."""
+    """The usage of one session. `title` and `directory` are empty if unknown."""
 
     session: str
     title: str
@@ -83,16 +84,18 @@ class Moved:
 
     @property
     def saved(self) -> float | None:
-        """The estimated cost minus the paid cost, negative if the move cost more; None if nothing can be compared."""
+        """The estimated cost minus the paid cost, in US dollars; None if no cost can be compared. It is negative if the
+        moves cost more.
+        """
         return self.instead - self.compared if self.turns > self.unpriced else None
 
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """US dollars: everything that was spent in the window, and the moved turns by target, most expensive first.
+    """Spending in US dollars: the total in the window, and the moved turns by target, most expensive first.
 
-    `days` contains the usage by local day and model, latest day first. `sessions` contains the usage by session, most
-    expensive first, then by tokens.
+    `days` contains the usage by local day and model, latest day first. `sessions` contains the usage by session, sorted
+    by cost and then by number of tokens, highest first.
     """
 
     total: float = 0.0
@@ -102,17 +105,17 @@ class Spending:
 
     @property
     def dollars(self) -> float:
-        """The cost of all moved turns."""
+        """The cost of all moved turns, in US dollars."""
         return sum(one.dollars for one in self.moved)
 
     @property
     def instead(self) -> float:
-        """The estimated cost of the comparable turns on their primaries."""
+        """The estimated cost, in US dollars, of the comparable turns on their primaries."""
         return sum(one.instead for one in self.moved)
 
     @property
     def saved(self) -> float | None:
-        """The sum over all targets; None if nothing can be compared."""
+        """The savings of all targets together, in US dollars; None if no cost can be compared."""
         known = [one.saved for one in self.moved if one.saved is not None]
         return sum(known) if known else None
 
@@ -125,8 +128,8 @@ def spending(
     now: float,
     names: Mapping[str, tuple[str, str]] | None = None,
 ) -> Spending:
-    """Return the spending from `since` to `now`, the period of `answers`. `names`: title and directory of sessions by
-    id.
+    """Return the spending from `since` to `now` (epoch seconds), the period of `answers`. `names`: title and directory
+    of sessions, by session id.
     """
     moves = {move.claim.text("message"): move for move in _moves(entries, since, now)}
     total, turns = 0.0, defaultdict[str, dict[str, tuple[float, float | None]]](dict)

@@ -1,8 +1,9 @@
-"""Group the journal's lines into episodes, each about one limited turn and its end. Pure.
+"""Group the journal's lines into episodes. Each episode is about one limited turn, up to its end. Pure functions and
+classes.
 
 An episode covers one session from its first limit until its turn continues. A line that concerns no turn (a user's
-block, a title request) is a separate episode. Journals of earlier releases, which contain less about each decision, are
-supported.
+block, a title request) is a separate episode. Journals of earlier releases, which contain fewer details of each
+decision, are supported.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ GIVEN_UP = frozenset(("stopped", "user_took_over", "freed"))
 """Events after which the user no longer waits for the turn."""
 CLOSING = GOES_ON | GIVEN_UP
 OUT_OF_SIGHT = frozenset(("unparked", "unreachable"))
-"""Events after which it is unknown whether the turn is still waiting: its OpenCode process has ended, or cannot be
-reached.
+"""Events after which it is unknown whether the turn is still waiting, because its OpenCode process has ended or is
+unreachable.
 """
 RESULTS = frozenset(("moved", "already", "target_limited", "refused", "user_took_over", "failed"))
 """The possible results of a claimed move."""
 ANOTHER = 600.0
-"""A limit begins a new episode if it comes more than this many seconds after the last line and after every known end of
-a wait.
+"""A limit begins a new episode if it occurs more than this many seconds after the last line and after every known end
+of a wait.
 """
 AFTERWARDS = 60.0
-"""Time, in seconds, after the end of an episode within which further lines are still added to it."""
+"""Time, in seconds, after an episode has ended during which further lines are still added to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Move:
 
     @property
     def target(self) -> str:
-        """The model to which the turn was moved."""
+        """The model to which the turn was to be moved."""
         return self.claim.text("target") or "?"
 
     @property
@@ -54,12 +55,12 @@ class Move:
 
     @property
     def result(self) -> str:
-        """One of `RESULTS`; `unfinished` if the journal does not contain the result."""
+        """The result of the move: one of `RESULTS`, or `unfinished` if the journal does not contain the result."""
         return self.end.what if self.end else "unfinished"
 
     @property
     def seconds(self) -> float | None:
-        """Seconds from the claim to the target's message; None if the move failed."""
+        """Time, in seconds, from the claim to the target's message; None if the move failed."""
         if self.end is None or self.end.what != "moved":
             return None
         found = self.end.number("seconds")
@@ -67,33 +68,33 @@ class Move:
 
     @property
     def first_token(self) -> float | None:
-        """Seconds from the start of the target's run to the beginning of its answer."""
+        """Time, in seconds, from the start of the target's run to the beginning of its answer; None if unknown."""
         found = self.end.number("first_token_seconds") if self.end else None
         return found if found is not None and found >= 0 else None
 
     @property
     def landed(self) -> float | None:
-        """When the target's message began."""
+        """When the target's message began, in epoch seconds; None if unknown."""
         seconds = self.seconds
         return None if seconds is None or self.end is None else min(self.claim.time + seconds, self.end.time)
 
 
 def is_again(entry: Entry) -> bool:
-    """Return whether this line is about a turn that was run again on its own model."""
+    """Return whether this line is about a turn that ran again on its own model."""
     return entry.what in ("claim", "moved") and entry.model is not None and entry.text("target") == entry.model
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """The lines about one session's limited turn, or one line that concerns no turn. `lines` is never empty, oldest
-    first.
+    """The lines about one session's limited turn, or one line that concerns no turn. `lines` is never empty, and the
+    oldest line is first.
     """
 
     lines: tuple[Entry, ...]
 
     @property
     def id(self) -> str:
-        """The short id of the episode's first line, by which a user names the episode."""
+        """The short id of the episode's first line. A user names the episode with this id."""
         return self.lines[0].short
 
     @property
@@ -108,7 +109,7 @@ class Episode:
 
     @property
     def limits(self) -> tuple[Entry, ...]:
-        """The lines about limits."""
+        """The lines that report limits."""
         return tuple(line for line in self.lines if line.what == "limit")
 
     @property
@@ -118,12 +119,12 @@ class Episode:
 
     @property
     def began(self) -> float:
-        """When the first limit happened, in epoch seconds."""
+        """When the first limit was hit, in epoch seconds."""
         return min(line.refused_at if line.what == "limit" else line.time for line in self.lines)
 
     @property
     def closing(self) -> Entry | None:
-        """The line that ended the episode; None while it is open."""
+        """The line that ended the episode; None while the episode is open."""
         return next((line for line in reversed(self.lines) if line.what in CLOSING), None)
 
     @property
@@ -149,7 +150,7 @@ class Episode:
 
     @property
     def out_of_sight(self) -> bool:
-        """Whether the last line shows that the session's OpenCode process has ended or cannot be reached."""
+        """Whether the last line shows that the session's OpenCode process has ended or is unreachable."""
         last = self.lines[-1]
         run_ended = last.what == "left" and (last.text("why") or "").startswith("its `opencode run` has ended")
         return run_ended or last.what in OUT_OF_SIGHT
@@ -158,15 +159,15 @@ class Episode:
     def known_end(self) -> float:
         """The latest end of a wait in any line, or the last line's time if that is later, in epoch seconds.
 
-        If the session's OpenCode process has ended or cannot be reached, it is the last line's time.
+        If the session's OpenCode process has ended or is unreachable, the value is the last line's time.
         """
         if self.out_of_sight:
             return self.lines[-1].time
         return max([self.lines[-1].time, *(end for line in self.lines for end in _ends(line))])
 
     def recovered(self, now: float) -> float:
-        """Return when the turn continued or was given up; for an open turn, return the end of its lost time as known at
-        `now`.
+        """Return when the turn continued or was given up, in epoch seconds. For an open turn, return the end of its
+        lost time as far as it is known at `now`.
         """
         closing = self.closing
         if closing is None:
@@ -178,10 +179,10 @@ class Episode:
         return asked if asked is not None and self.began < asked <= closing.time else max(closing.time, self.began)
 
     def waited_until(self) -> float | None:
-        """Return the end of the wait that a move avoided: the later of OpenCode's next attempt and the reported reset
-        time.
+        """Return the end of the wait that a move avoided, in epoch seconds: the later of OpenCode's next attempt and
+        the reported reset time.
 
-        None if the turn was not moved, or if the only known end is our own estimate.
+        Return None if the turn was not moved, or if the only known end is ocwatchd's own estimate.
         """
         moved = [move.claim for move in self.moves if move.result == "moved"]
         if not moved:
@@ -208,7 +209,7 @@ def episodes(entries: Iterable[Entry]) -> tuple[Episode, ...]:
 
 
 class _OpenEpisode:
-    """An episode whose lines are still being read. Values that are needed for every line are kept up to date."""
+    """An episode whose lines are still being read. Values needed for every new line are kept up to date."""
 
     def __init__(self) -> None:
         self.lines: list[Entry] = []
@@ -236,8 +237,8 @@ def _cooldown_until(claim: Entry) -> float | None:
 
 
 def _reported_ends(lines: Sequence[Entry], claim: Entry) -> list[float]:
-    """Return the reset times of the claim's model in the lines before the claim. Journals of earlier releases contain
-    no other reset times.
+    """Return the reset times, in epoch seconds, of the claim's model in the lines before the claim. Journals of earlier
+    releases contain no other reset times.
     """
     before = [line for line in lines if line.what in ("limit", "told") and line.time <= claim.time]
     return [end for line in before if line.model == claim.model and (end := line.reported_until) is not None]

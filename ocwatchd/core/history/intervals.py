@@ -1,4 +1,6 @@
-"""Calculate with time spans that may overlap, and find the cooldowns of each model over time. Pure."""
+"""Calculate with time spans that may overlap, and find the cooldowns of each model over time. Pure functions and
+classes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ Span = tuple[float, float]
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:
-    """Return the union of the spans as ordered spans that neither overlap nor touch; empty spans are dropped."""
+    """Return the union of the spans as a sorted list of spans that neither overlap nor touch. Empty spans
+    are dropped.
+    """
     out: list[Span] = []
     for begin, end in sorted(span for span in spans if span[0] < span[1]):
         if out and begin <= out[-1][1]:
@@ -41,7 +45,7 @@ def clipped(spans: Iterable[Span], begin: float, end: float) -> list[Span]:
 
 
 def length(spans: Iterable[Span]) -> float:
-    """Return the total length in seconds, counting overlaps once."""
+    """Return the total length in seconds. Overlapping parts are counted only once."""
     return sum(end - begin for begin, end in merged(spans))
 
 
@@ -65,19 +69,21 @@ class CooldownSpan:
     why: str | None = None
 
     def end(self, now: float) -> float:
-        """Return when the cooldown ended; `now` for a cooldown that lasts until a user clears it."""
+        """Return when the cooldown ended, in epoch seconds, or `now` for a cooldown that lasts until a user
+        clears it.
+        """
         if self.ended is not None:
             return self.ended
         return now if self.until is None else self.until
 
     def over(self, now: float) -> str | None:
-        """Return how the cooldown ended: `answered`, `cleared` or `time`; None if it has not ended."""
+        """Return how the cooldown ended: `answered`, `cleared` or `time`, or None if it has not ended at `now`."""
         if self.why is not None:
             return self.why
         return "time" if self.until is not None and self.until <= now else None
 
     def lasts(self, at: float) -> bool:
-        """Return whether the cooldown has not ended at this time, according to the lines read so far."""
+        """Return whether the cooldown has not ended at `at`, according to the lines read so far."""
         return self.ended is None and (self.until is None or at < self.until)
 
 

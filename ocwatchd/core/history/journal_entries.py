@@ -1,4 +1,6 @@
-"""Convert journal lines to checked values. The fields have the correct types even if the file is damaged. Pure."""
+"""Convert journal lines to checked values. The fields have the correct types even if the file is damaged. Pure
+functions and classes.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +9,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 SHORT = 6
-"""Number of characters of an id that are shown. In a journal of 30,000 lines, one line in five hundred shares them with
-another line.
+"""Number of characters of an id that are shown. In a journal of 30,000 lines, one line in five hundred has the same
+short id as another line.
 """
 STAMP = 13
 """Length of the first part of an id, which contains the time in milliseconds, in hexadecimal."""
 SAME_REFUSAL = 2.5
-"""Maximum difference, in seconds, between the times that the daemon and `oc-smart` record for one limit: the log format
+"""Maximum difference, in seconds, between the times that the daemon and `oc-smart` record for one limit. The log format
 before 1.17 has timestamps in whole seconds.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the journal. `time` is in epoch seconds; `raw` is the whole line."""
+    """One line of the journal. `time` is in epoch seconds. `raw` is the whole line as parsed JSON."""
 
     id: str
     time: float
@@ -31,20 +33,20 @@ class Entry:
 
     @property
     def short(self) -> str:
-        """The short form of `id`, which a user types."""
+        """The short form of `id`, which users type."""
         return short(self.id)
 
     def text(self, *path: str) -> str | None:
-        """Return the text at this path; None if there is no text."""
+        """Return the text at this path of keys, or None if there is no text."""
         value = self._at(path)
         return value if isinstance(value, str) and value else None
 
     def moment(self, *path: str) -> float | None:
-        """Return the time at this path in epoch seconds; None if there is no time."""
+        """Return the time at this path of keys, in epoch seconds, or None if there is no time."""
         return moment(self._at(path))
 
     def number(self, *path: str) -> float | None:
-        """Return the finite number at this path; None if there is no such number."""
+        """Return the finite number at this path of keys, or None if there is no such number."""
         value = self._at(path)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e15 < value < 1e15:
             return None
@@ -55,7 +57,7 @@ class Entry:
         return self.raw.get(name) is True
 
     def rows(self, name: str) -> tuple[Mapping[str, object], ...]:
-        """Return the objects in the list of this name."""
+        """Return the objects in the list with this name."""
         value = self.raw.get(name)
         return tuple(row for row in value if isinstance(row, dict)) if isinstance(value, list) else ()
 
@@ -67,28 +69,28 @@ class Entry:
 
     @property
     def refused_at(self) -> float:
-        """When the limit in this line happened. The line itself may be a second late, or hours late if a log was read
-        late.
+        """When the limit in this line was hit, in epoch seconds. The line may have been written a second later, or
+        hours later if a log was read late.
         """
         at = self.moment("evidence", "at")
         return self.time if at is None or at > self.time else at
 
     @property
     def key(self) -> str | None:
-        """The name under which the blacklist lists this limit: the model, or `provider/*`."""
+        """The name under which the blacklist lists this limit: the model or `provider/*`; None if unknown."""
         if self.text("scope") == "provider" and self.model and self.what == "limit":
             return self.text("evidence", "entry") or f"{self.model.partition('/')[0]}/*"
         return self.model
 
     @property
     def reported_until(self) -> float | None:
-        """The reported reset time in epoch seconds; None if it is our own estimate or unknown."""
+        """The reported reset time in epoch seconds; None if it is ocwatchd's own estimate or unknown."""
         return None if self.text("reset_source") in (None, "estimate") else self.moment("until")
 
     @property
     def counts(self) -> bool:
-        """Whether this limit stopped a turn: it was not a request for a title or summary, and not read late from a
-        log.
+        """Whether this limit stopped a turn. A request for a title or summary stops no turn, and neither does a limit
+        that was read late from a log.
         """
         return self.session is not None and not self.flag("small") and not self.flag("history")
 
@@ -109,14 +111,16 @@ def read(raw: Iterable[Mapping[str, object]]) -> tuple[Entry, ...]:
 
 
 def short(ident: str) -> str:
-    """Return the short form of an id: the beginning of its random part, because ids of one moment share their first
-    part.
+    """Return the short form of an id. It is taken from the id's random part, because ids created at the same moment
+    share their first part.
     """
     return ident[STAMP : STAMP + SHORT] or ident
 
 
 def moment(value: object) -> float | None:
-    """Return the epoch seconds of an RFC 3339 time, in UTC if it has no zone; None if the value is not such a time."""
+    """Return an RFC 3339 time in epoch seconds, or None if the value is not such a time. A time without a zone is in
+    UTC.
+    """
     if not isinstance(value, str) or len(value) > 64:
         return None
     try:

@@ -1,6 +1,7 @@
-"""Compute figures from the journal: limits, time lost and saved, the results of each fallback, and cooldowns. Pure.
+"""Compute figures from the journal: limits, time lost and saved, the results of each fallback, and cooldowns. Pure
+functions and classes.
 
-Each value documents how it is counted, so that it can be checked.
+The description of each value explains how it is counted, so that it can be checked.
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ from ocwatchd.core.history.journal_entries import Entry
 
 HOUR = 3600.0
 TRIED = frozenset(("moved", "target_limited", "failed"))
-"""Results that depend on the target; a move that a precondition or a user prevented does not count."""
+"""Results that depend on the target. If a precondition or a user prevented a move, the result does not depend on the
+target.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of waiting, summed over sessions: two sessions that wait at the same time count twice, and one session's
-    waits never overlap.
+    """Times of waiting, in seconds, summed over all sessions. If two sessions wait simultaneously, both waits are
+    counted. The waits of one session never overlap.
 
-    `lost`: from a turn's first limit until the turn continued or was given up, or until the window's end. `saved`: from
-    the moment when a moved turn continued until the reported end of the wait (the later of OpenCode's next attempt and
-    the provider's reset time), or until its model answered or was cleared, if that came first; never beyond the
-    window's end. `to_come`: the part of these waits beyond the window's end. `uncounted`: the number of moved turns
-    whose wait had no reported end.
+    `lost`: from a turn's first limit until the turn continued or was given up, or until the end of the window. `saved`:
+    from the moment when a moved turn continued until the reported end of the wait (the later of OpenCode's next attempt
+    and the provider's reset time), or until its model answered or was cleared, if that was earlier, but never beyond
+    the end of the window. `to_come`: the part of these waits beyond the end of the window. `uncounted`: the number of
+    moved turns whose wait had no reported end.
     """
 
     lost: float
@@ -57,28 +60,30 @@ class Fallback:
 
     @property
     def rate(self) -> float | None:
-        """Successes divided by tries, from 0 to 1; None if there are no tries."""
+        """The number of successes divided by the number of tries, from 0 to 1; None if there are no tries."""
         return self.moved / self.tried if self.tried else None
 
     @property
     def median(self) -> float | None:
-        """Median time to recovery, in seconds."""
+        """The median time to recovery, in seconds; None if there are no times."""
         return median(self.recovery) if self.recovery else None
 
     @property
     def median_first_token(self) -> float | None:
-        """Median time, in seconds, to the beginning of the answer."""
+        """The median time to the beginning of the answer, in seconds; None if there are no times."""
         return median(self.first_tokens) if self.first_tokens else None
 
     @property
     def worst(self) -> float | None:
-        """Longest time to recovery, in seconds."""
+        """The longest time to recovery, in seconds; None if there are no times."""
         return self.recovery[-1] if self.recovery else None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFigures:
-    """One model (or `provider/*`) that was limited. `cooling` is in seconds, within the window."""
+    """The figures of one model (or `provider/*`) that was limited. `cooling` is the time, in seconds, that it was
+    cooling down in the window.
+    """
 
     model: str
     limits: int
@@ -109,8 +114,8 @@ class Figures:
 
 
 def figures(entries: Sequence[Entry], since: float, now: float) -> Figures:
-    """Return the figures from `since` to `now`. Earlier entries are needed for turns and cooldowns that began before
-    `since`.
+    """Return the figures from `since` to `now`. Earlier entries are needed for the turns and cooldowns that began
+    before `since`.
     """
     entries = [entry for entry in entries if entry.time <= now]
     turns = [episode for episode in episodes(entries) if episode.turn and _touches(episode, since, now)]
@@ -137,7 +142,7 @@ def figures(entries: Sequence[Entry], since: float, now: float) -> Figures:
 
 
 def cost(turns: Iterable[Episode], cooldowns: Iterable[CooldownSpan], since: float, now: float) -> Cost:
-    """Return the time lost through limits and saved by moves, from `since` to `now`."""
+    """Return the time lost because of limits and the time saved by moves, from `since` to `now` (epoch seconds)."""
     lifted: dict[str, list[float]] = {}
     for cooldown in cooldowns:
         if cooldown.ended is not None:
@@ -163,7 +168,7 @@ def cost(turns: Iterable[Episode], cooldowns: Iterable[CooldownSpan], since: flo
 
 
 def _no_later(end: float, went_on: float, lifted: Iterable[float]) -> float:
-    """Return `end`, or the time when the model worked again if that was earlier."""
+    """Return `end`, or the time when the model worked again if that was earlier, in epoch seconds."""
     return min([end, *(at for at in lifted if at > went_on)])
 
 
@@ -194,7 +199,7 @@ def _models(
 def _model(
     name: str, kinds: Counter[str], turns: Sequence[Episode], own: Sequence[CooldownSpan], since: float, now: float
 ) -> ModelFigures:
-    """Return the figures of one model: `turns` and `own` are its episodes and cooldowns."""
+    """Return the figures of one model. `turns` and `own` are its episodes and its cooldowns."""
     return ModelFigures(
         model=name,
         limits=kinds.total(),

@@ -1,4 +1,4 @@
-"""Describe a journal line with a word and a short phrase, for `history`, `explain` and `watch`. Pure."""
+"""Describe a journal line with a word and a short phrase, for `history`, `explain` and `watch`. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ocwatchd.core.history.decisions import is_again
 from ocwatchd.core.history.journal_entries import Entry
 
 Clock = Callable[[float], str]
-"""Formats a time (epoch seconds)."""
+"""A function that formats a time (epoch seconds) as text."""
 
 WORDS = {
     "limit": "limited",
@@ -50,14 +50,14 @@ WORDS = {
     "started": "started",
     "ended": "ended",
 }
-"""The word for each event in the listing. Any other event keeps its own name."""
+"""The word for each event in a listing. Any other event is shown with its own name."""
 
 NO_STORY = frozenset(("claim",))
-"""Events that are no longer listed after their outcome is known."""
+"""Events that are no longer listed when their outcome is known."""
 
 
 def word(entry: Entry) -> str:
-    """Return one or two words for the event."""
+    """Return one or two words that describe the event."""
     if entry.what == "moved" and is_again(entry):
         return "runs again"
     return WORDS.get(entry.what, entry.what.replace("_", " "))
@@ -129,8 +129,8 @@ def phrase(entry: Entry, clock: Clock) -> str:
 
 
 def _parked(entry: Entry, model: str, clock: Clock) -> str:
-    """Return the phrase for a parked turn. Journals of earlier releases do not name the model that is available
-    first.
+    """Return the phrase for a parked turn. Journals of earlier releases do not name the first model that will be
+    available.
     """
     first, number = entry.text("waits_for"), entry.number("resumes") or 0
     if first is None:
@@ -142,7 +142,7 @@ def _parked(entry: Entry, model: str, clock: Clock) -> str:
 
 
 def until(entry: Entry, clock: Clock) -> str:
-    """Return `until 14:20`, or `until cleared` if there is no end."""
+    """Return a phrase such as `until 14:20`, or `until cleared` if the cooldown has no end."""
     end = entry.moment("until")
     return "until cleared" if end is None else f"until {clock(end)}"
 
