@@ -1,4 +1,4 @@
-"""The rules for classifying errors: the built-in rules and the user's own."""
+"""The rules for classifying errors: the built-in rules, and the patterns that the user has configured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ocwatchd.config.reader import read_document
 from ocwatchd.core.classify.rules import RuleSet
 
 if TYPE_CHECKING:
-    # its imports take 20 ms of CPU time, and using the rules does not need it
+    # importing it takes 20 ms of CPU time, and using the rules does not need it
     from ocwatchd.config.model import Config
 
 _FILE = Path(__file__).parents[1] / "rules" / "builtin.json"
@@ -25,17 +25,17 @@ def builtin() -> RuleSet:
 
 
 def rules_for(config: Config) -> RuleSet:
-    """Return the built-in rules combined with the configured `errorPatterns`."""
+    """Return the built-in rules together with the configured `errorPatterns`."""
     return builtin().with_user_patterns(config.error_patterns)
 
 
 def rules_of(file: str) -> RuleSet:
     """Return the rules for this configuration file.
 
-    A file without `errorPatterns` is parsed but not checked further, because nothing else in it is needed.
+    A file without `errorPatterns` is parsed but not checked further, because its other settings are not needed.
 
     Raises:
-        ConfigError: the file cannot be read, or it has `errorPatterns` and is not valid.
+        ConfigError: The file cannot be read, or it has `errorPatterns` and is not valid.
     """
     settings = read_document(file).data.get(ROOT)
     if not isinstance(settings, dict) or not settings.get("errorPatterns"):

@@ -1,6 +1,6 @@
 """Find gaps in a valid configuration: models in use without a fallback, and models that do not exist.
 
-When a model without a usable fallback is limited, its sessions cannot be moved. The heartbeat contains both lists, so
+If a model without a usable fallback is limited, its sessions cannot be moved. The heartbeat contains both lists, so
 that `status` can report them without reading OpenCode's files.
 """
 
@@ -32,7 +32,7 @@ READ_TIMEOUT = 30.0
 def models_in_use(setup: Setup, recent: Iterable[str] = (), chains: Chains = NO_CHAINS) -> tuple[str, ...]:
     """Return OpenCode's default model, the models of agents that are not subagents, and the `recent` models.
 
-    The model of an agent that has its own chain in `chains` is left out, because the agent needs no other fallback.
+    The model of an agent that has its own chain in `chains` is omitted, because the agent needs no other fallback.
     """
     agents = (agent for agent in setup.agents if agent.leads and agent.model)
     led = (agent.model for agent in agents if not agent_chain(agent.name, agent.model or "", chains))
@@ -41,7 +41,7 @@ def models_in_use(setup: Setup, recent: Iterable[str] = (), chains: Chains = NO_
 
 
 def without_fallback(used: Iterable[str], names: Names) -> list[str]:
-    """Return the models in use that have no fallback. Models that are fallbacks themselves need none."""
+    """Return those models in use that have no fallback. A model that is itself a fallback needs none."""
     chains = normalise(names.chains, names.aliases)
     pools = {name: pool.members for name, pool in names.pools.items()}
     targets = {target for chain in chains.values() for target in chain}
@@ -51,7 +51,7 @@ def without_fallback(used: Iterable[str], names: Names) -> list[str]:
 def uncovered(paths: Paths, environ: Mapping[str, str] | None = None) -> list[str]:
     """Return the models used in this home that have no fallback.
 
-    The list is empty if a configuration cannot be read; other checks report this error.
+    The list is empty if a configuration cannot be read. Other checks report that error.
     """
     try:
         setup = read_setup(paths, os.environ if environ is None else environ)
@@ -63,7 +63,7 @@ def uncovered(paths: Paths, environ: Mapping[str, str] | None = None) -> list[st
 
 
 def named_models(names: Names) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield each model in the configuration once, as a pair: the path of keys below `rateLimit`, and the model."""
+    """Yield each configured model once, as a pair of the path of keys below `rateLimit` and the model."""
     seen = set[str]()
     chains = [((CHAIN, key), name) for key, chain in names.chains.items() for name in models_in({key: chain})]
     members = [((POOLS, key), member) for key, pool in names.pools.items() for member in pool.members]
@@ -84,12 +84,13 @@ def unknown_models(
     projects: Iterable[str] = (),
     catalogue_of: Callable[[Paths, Collection[str]], Mapping[str, frozenset[str]]] = _whole_catalogue,
 ) -> list[str]:
-    """Return our configuration's models that OpenCode does not offer, according to the rules of `config check`.
+    """Return the models in ocwatchd's configuration that OpenCode does not offer, according to the rules of `config
+    check`.
 
-    `projects` contains directories whose OpenCode configuration may also define models. `catalogue_of` returns
-    OpenCode's cached list, with the names of all providers but the models of only the given ones. It is called only if
-    a name is in no OpenCode configuration. The result is empty if our configuration cannot be read; other checks report
-    this error.
+    `projects` contains directories whose OpenCode configuration may define further models. `catalogue_of` returns
+    OpenCode's cached list, with the names of all providers but the models of only the given providers. It is called
+    only if a name is in no OpenCode configuration. The result is empty if ocwatchd's configuration cannot be read.
+    Other checks report that error.
     """
     environ = os.environ if environ is None else environ
     try:
@@ -106,12 +107,15 @@ def unknown_models(
 
 
 class ConfigurationGaps:
-    """Repeated checks for models in use without a fallback, and for configured models that OpenCode does not offer."""
+    """Repeatedly checks for models in use without a fallback, and for configured models that OpenCode does
+    not offer.
+    """
 
     def __init__(
         self, paths: Paths, submit: Callable[[str, Callable[[], None]], None], projects: Callable[[], Iterable[str]]
     ) -> None:
-        """Start without results. `submit` runs slow work on another thread; its first argument names the work.
+        """Initialize the checks; there are no results yet. `submit` runs slow work on another thread; its first
+        argument names the work.
 
         `projects` returns directories whose OpenCode configuration may define models.
         """
@@ -124,15 +128,17 @@ class ConfigurationGaps:
         self._uncovered, self._checked_at = (float("-inf"), []), float("-inf")
 
     def without_fallback(self, now: float) -> list[str]:
-        """Return the models in use that have no fallback. The result is at most CHECK_INTERVAL seconds old."""
+        """Return those models in use that have no fallback. The result is at most CHECK_INTERVAL seconds old."""
         if abs(now - self._uncovered[0]) >= CHECK_INTERVAL:
             self._uncovered = now, uncovered(self._paths)
         return self._uncovered[1]
 
     def unknown_models(self, now: float) -> list[str]:
-        """Return the configured models that OpenCode did not offer at the last check, and start a check if one is due.
+        """Return the configured models that OpenCode did not offer at the last check, and start another check if one is
+        due.
 
-        After a check with findings, the next one is due CHECK_INTERVAL seconds later; otherwise, when a file changes.
+        If the last check found such models, the next check is due after CHECK_INTERVAL seconds; otherwise, it is due
+        when a file changes.
         """
         if abs(now - self._checked_at) >= CHECK_INTERVAL:
             files = _changed(self._paths.config_file), _changed(catalogue_file(self._paths))
@@ -147,7 +153,7 @@ class ConfigurationGaps:
 
 
 def _changed(path: Path) -> int:
-    """Return when the file was changed, in nanoseconds; -1 if it does not exist."""
+    """Return when the file was changed, in nanoseconds, or -1 if it does not exist."""
     try:
         return path.stat().st_mtime_ns
     except OSError:
@@ -157,11 +163,11 @@ def _changed(path: Path) -> int:
 def _read_elsewhere(paths: Paths, providers: Collection[str]) -> Mapping[str, frozenset[str]]:
     """Return the models of these providers in OpenCode's cached list, and the names of all others, without models.
 
-    Another process reads the list: reading its 2 MB here would enlarge this process by 9 to 24 MB for good (Python
-    3.11).
+    The list is read by another process, because reading its 2 MB in this process would permanently increase the memory
+    use by 9 to 24 MB (Python 3.11).
 
     Raises:
-        OSError, ValueError: the process could not read the list.
+        OSError, ValueError: The process could not read the list.
     """
     import json  # lazy import: `config check` does not need this module
     import subprocess

@@ -1,4 +1,5 @@
-"""The table of all keys of rate-limit-config.json, with the values, unit, default and meaning of each.
+"""The table of all keys of rate-limit-config.json. It contains the valid values, the unit, the default and the meaning
+of each key.
 
 The reader, the warnings, `config show`, the JSON Schema and the table in docs/configuration.md are all derived from
 `KEYS`. The defaults come from the classes that the keys fill (`core.policy`), converted to the units of the file.
@@ -28,7 +29,7 @@ from ocwatchd.core.policy import (
 )
 
 LARGEST = 10**15
-"""Upper bound of every number. A larger number is a typing error, and would overflow later."""
+"""Upper bound of every number. A larger number is a typo, and would cause an overflow later."""
 
 PER_MODEL = "perModel"
 FORECAST, LIMITS = "forecast", "limits"
@@ -67,7 +68,7 @@ class Key:
     `about` is its help text. `pattern` (valid in Python and ECMAScript) must match the text, or each text in a list,
     and `wanted` describes a valid text. `least` and `most` are the minimum and maximum of a number. `inner` contains
     the keys of a section or of each model. `formerly` is an earlier name of the key; it is still accepted, with a
-    warning. If `shown` is set, a bug report contains the key's text, redacted; texts of other keys are left out.
+    warning. If `shown` is set, a bug report contains the key's text, redacted. The texts of other keys are omitted.
     """
 
     name: str
@@ -173,7 +174,8 @@ KEYS = (
         Key("after", Kind.PATIENCE, "How long a model may send nothing before its answer counts as stalled. auto: four "
             "times the longest gap in its earlier complete answers, between 1 and 15 minutes; 5 minutes if there are "
             "none. false: never.", AUTO, "milliseconds"),
-        Key("retrySame", Kind.WHOLE, "How often a stalled turn is run again with the same model before it is moved.",
+        Key("retrySame", Kind.WHOLE, "Number of times a stalled turn is run again on the same model before it is "
+            "moved.",
             _STALL.retry_same),
     ),
     Key("moveOn", Kind.CHOICES, "The causes for which a turn is moved. limit, overload: the model is limited. stall: "
@@ -181,7 +183,8 @@ KEYS = (
         "(401, 403) must occur again within the turn; the model is then avoided for at most a minute.",
         [cause.value for cause in Cause if cause in _POLICY.move_on], choices=tuple(cause.value for cause in Cause)),
     _section(
-        "sameModelFirst", "How often the same model is tried again before a turn is moved for a cause in `moveOn`.",
+        "sameModelFirst",
+        "Number of times the same model is tried again before a turn is moved for a cause in `moveOn`.",
         *(Key(cause.value, Kind.WHOLE, f"After {about}.", SAME_FIRST) for cause, about in (
             (Cause.SERVER_ERROR, "a server error at the provider"), (Cause.NOT_FOUND, "an unknown model"),
             (Cause.AUTH, "a refused login"))),
@@ -203,15 +206,15 @@ KEYS = (
     _section(
         FORECAST, "What to do about limits that will soon be reached.",
         Key("prevent", Kind.FLAG, "Whether new prompts go to a fallback shortly before a known limit is reached. A "
-            "limit is known from headers or from `limits`, or it was learnt. Running turns are not moved.",
+            "limit is known from headers or from `limits`, or it was learned. Running turns are not moved.",
             _FORESIGHT.prevent),
         Key("ahead", Kind.NUMBER, "Time before a limit at which `prevent` takes effect, assuming that usage "
             "continues at its present rate.", _ms(_FORESIGHT.ahead), "milliseconds"),
-        Key("leaveAt", Kind.NUMBER, "With `prevent`: the percentage of a plan window from which new prompts go to "
+        Key("leaveAt", Kind.NUMBER, "With `prevent`: when this percentage of a plan window is used, new prompts go to "
             "another provider. By default, plan windows are only shown.", unit="percent", least=1, most=100),
         Key("command", Kind.TEXTS, "A program and its arguments that prints plan windows as JSON. It runs every 5 "
             "minutes, for 30 s at most.", [],
-            pattern=r"^[^\u0000]*$(?!\n)", wanted="a program or an argument in quotes"),
+            pattern=r"^[^\u0000]*$(?!\n)", wanted="a string: the program or one of its arguments"),
         Key(LIMITS, Kind.LIMITS, "Limits that you know: `tokens` or `requests` (or both) within `window`.", {},
             inner=LIMIT_KEYS),
     ),
@@ -236,7 +239,7 @@ KEYS = (
         Key("toast", Kind.FLAG, "Whether to show toasts in OpenCode.", True),
         Key("command", Kind.TEXTS, "A program and its arguments to run for each notice. The program receives the "
             "notice as JSON on standard input.", [],
-            pattern=r"^[^\u0000]*$(?!\n)", wanted="a program or an argument in quotes"),
+            pattern=r"^[^\u0000]*$(?!\n)", wanted="a string: the program or one of its arguments"),
         Key("ntfy", Kind.TEXT, "The address of an ntfy topic to which each notice is published. Anyone who knows it "
             "can read the notices, so choose a name that is hard to guess.",
             pattern=r"^https?://([^/@\s]+@)?[^/@\s]+(/[^/\s?#]+)+/?(\?[^\s#]*)?$(?!\n)",
@@ -274,7 +277,7 @@ KEYS = (
 
 
 def settings(keys: tuple[Key, ...] = KEYS, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Key]]:
-    """Yield the path of names inside `rateLimit`, and the key, for every key that is not a section."""
+    """Yield every key that is not a section, together with the path of names that leads to it inside `rateLimit`."""
     for key in keys:
         path = (*above, key.name)
         if key.kind is Kind.SECTION:

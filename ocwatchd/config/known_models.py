@@ -1,6 +1,6 @@
-"""Find models that are not in OpenCode's configuration: those of logged-in providers, and recently used ones.
+"""Find models that are not in OpenCode's configuration: the models of logged-in providers, and recently used models.
 
-Only names, prices and dates are read; from `auth.json`, only the names of providers.
+Only names, prices and dates are read. From `auth.json`, only the names of providers are read.
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ from ocwatchd.ownership import read_followed
 from ocwatchd.paths import Paths
 
 CATALOGUE_CAP = 32 << 20
-"""Maximum size of OpenCode's cached list of models, in bytes; it had 2 MB in November 2026."""
+"""Maximum size, in bytes, of OpenCode's cached list of models. In November 2026, the list had 2 MB."""
 STATE_CAP = 1 << 20
 """Maximum size of OpenCode's state files, in bytes."""
 MAX_RECENT = 3
-"""Maximum number of models from OpenCode's recent list that count as in use. The list keeps every model ever chosen."""
+"""Maximum number of models from OpenCode's recent list that are considered to be in use. The list contains every model
+that was ever chosen.
+"""
 
 _SMALL = re.compile(
     r"(?:^|[-_. ])(?:mini|nano|lite|flash|haiku|tiny|small|instant|air|fast|spark)(?=$|[-_. \d])", re.IGNORECASE
 )
 
 Catalogue = Mapping[str, Mapping[str, Mapping[str, object]]]
-"""Each model's properties, by provider and model; empty if only the model's name is known."""
+"""The properties of each model, by provider and model; empty if only the model's name is known."""
 
 
 def recent_models(paths: Paths, most: int | None = MAX_RECENT) -> tuple[str, ...]:
-    """Return at most `most` models that the user chose last in OpenCode's TUI, the latest first."""
+    """Return the models that the user chose most recently in OpenCode's TUI, the latest first, at most `most` of them
+    (None: all).
+    """
     listed = _json(paths.opencode_state / "model.json", STATE_CAP).get("recent")
     found = []
     for entry in listed if isinstance(listed, list) else []:
@@ -45,7 +49,7 @@ def recent_models(paths: Paths, most: int | None = MAX_RECENT) -> tuple[str, ...
 
 
 def logged_in_providers(paths: Paths) -> tuple[str, ...]:
-    """Return the providers to which the user has logged in in OpenCode."""
+    """Return the providers to which the user has logged in with OpenCode."""
     return tuple(
         name for name, value in _json(paths.opencode_data / "auth.json", STATE_CAP).items() if isinstance(value, dict)
     )
@@ -57,12 +61,12 @@ def catalogue_file(paths: Paths) -> Path:
 
 
 def cached_catalogue(paths: Paths) -> Catalogue:
-    """Return OpenCode's cached list of all providers' models; an empty catalogue if there is no list."""
+    """Return OpenCode's cached list of all providers' models, or an empty catalog if there is no list."""
     return _read_catalogue(catalogue_file(paths))
 
 
 def print_catalogue() -> None:
-    """Print, as JSON, the models of some providers in a cached list, and the names of the others without their models.
+    """Print, as JSON, the models of some providers in a cached list, and only the names of the other providers.
 
     The process's arguments are the path of the list and the providers.
     """
@@ -83,7 +87,7 @@ def _read_catalogue(path: object) -> Catalogue:
 
 
 def listed_catalogue(lines: Iterable[str]) -> Catalogue:
-    """Return a catalogue of names from the output of `opencode models` (`provider/model`, one per line)."""
+    """Return a catalog of model names from the output of `opencode models` (`provider/model`, one per line)."""
     found: dict[str, dict[str, Mapping[str, object]]] = {}
     for line in lines:
         if is_model(line.strip()):
@@ -95,10 +99,11 @@ def listed_catalogue(lines: Iterable[str]) -> Catalogue:
 def further_offers(
     setup: Setup, logged_in: Iterable[str], recent: Iterable[str], catalogue: Catalogue
 ) -> Iterator[Offer]:
-    """Yield possible fallbacks that are not in OpenCode's configuration.
+    """Yield models that could be fallbacks but are not in OpenCode's configuration.
 
     These are the recent models and, for each logged-in provider, the model most similar to the primary: the same model,
-    a model of the same family, or the newest of about the same price. Providers with configured models are skipped.
+    a model of the same family, or the newest model of about the same price. Providers with configured models are
+    skipped.
     """
     primary = setup.model
     configured = {offer.name.partition("/")[0] for offer in setup.offers}
@@ -137,7 +142,7 @@ def _most_like(primary: str, provider: str, catalogue: Catalogue) -> str | None:
 
 
 def _price_distance(one: Mapping[str, object], other: Mapping[str, object]) -> int:
-    """Return the base-2 logarithm, rounded, of the ratio of two models' output prices; 0 if a price is unknown."""
+    """Return the base-2 logarithm, rounded, of the ratio of two models' output prices, or 0 if a price is unknown."""
     prices = [cost.get("output") if isinstance(cost := about.get("cost"), dict) else None for about in (one, other)]
     first, second = prices
     if not (isinstance(first, int | float) and isinstance(second, int | float) and first > 0 and second > 0):
@@ -150,7 +155,7 @@ def _descending(date: object) -> tuple[int, ...]:
 
 
 def _descending_version(name: str) -> tuple[float, ...]:
-    """Return a key that sorts names by version, highest first. A name without a number comes last."""
+    """Return a sort key that orders names by version, highest first. A name without a number comes last."""
     return tuple(-float(part) for part in re.findall(r"\d+(?:\.\d+)?", name)[:3] if len(part) < 6) or (0.0,)
 
 

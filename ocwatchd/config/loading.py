@@ -1,10 +1,10 @@
-"""Load rate-limit-config.json as values (`load`), and find everything that is wrong with it (`examine`).
+"""Load rate-limit-config.json as values (`load`), and find all faults in it (`examine`).
 
 `read_values` reads and checks the values of the keys in `keys`, and `read_limits` those of `forecast.limits`, in the
-units of the file; their errors say which values are valid. `LiveConfig` is the configuration of a running daemon: it
-applies edits, and keeps the last valid configuration after a faulty edit.
+units of the file. Their error messages say which values are valid. `LiveConfig` is the configuration of a running
+daemon. It applies edits, and keeps the last valid configuration after a faulty edit.
 
-This module is long because all of these check values against the same table of keys.
+This module is long because all of these functions check values against the same table of keys.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ from ocwatchd.errors import ConfigError
 from ocwatchd.paths import Paths
 
 if TYPE_CHECKING:
-    # needed only for types: the import takes 10 ms of CPU time, and `config check` does not need it
+    # for type checkers only: the import takes 10 ms of CPU time, and `config check` does not need it
     from ocwatchd.core.forecast.model import Bound
 
 Limit = dict[str, float]
-"""The values of one limit, by the names in `LIMIT_KEYS`."""
+"""The values of one limit. The names are those in `LIMIT_KEYS`."""
 
 
 def read_limits(document: Document, names: Mapping[str, object], report: Report) -> dict[str, list[Limit]]:
-    """Return the values of `forecast.limits` by model, alias or pool, as written. Faulty limits are left out.
+    """Return the values of `forecast.limits` by model, alias or pool, as written. Faulty limits are omitted.
 
     Raises:
-        ConfigError: a limit is faulty, and `report` raises.
+        ConfigError: A limit is faulty, and `report` raises.
     """
     found: dict[str, list[Limit]] = {}
     for name, value in section(document, ROOT, FORECAST, LIMITS, report=report).items():
@@ -90,7 +90,9 @@ def read_limits(document: Document, names: Mapping[str, object], report: Report)
 
 
 def bounds(limits: Mapping[str, list[Limit]], aliases: Mapping[str, str], pools: Pools) -> dict[str, tuple[Bound, ...]]:
-    """Return the limits by model. A pool's limits apply to each member, because the members are separate accounts."""
+    """Return the limits by model. A pool's limits apply to each of its members, because the members are separate
+    accounts.
+    """
     found: dict[str, tuple[Bound, ...]] = {}
     for name, items in limits.items():
         known = tuple(bound for item in items for bound in _bounds(item))
@@ -123,7 +125,7 @@ def _fault(item: object) -> str | None:
 
 
 Values = dict[str, object]
-"""The settings by dotted key inside `rateLimit`, except for the keys that `names` reads."""
+"""The settings by dotted key inside `rateLimit`, except for the keys that the module `names` reads."""
 
 
 def read_values(
@@ -134,7 +136,7 @@ def read_values(
     `known` contains all names that the user defined.
 
     Raises:
-        ConfigError: a value is faulty, and `report` raises.
+        ConfigError: A value is faulty, and `report` raises.
     """
     section(document, ROOT, report=report)
     for key in KEYS:
@@ -166,7 +168,9 @@ def _per_model(document: Document, aliases: Mapping[str, str], general: Values, 
 
 
 def unknown(document: Document) -> list[ConfigError]:
-    """Return a fault for each unknown key. Most are typos, so each fault suggests the most similar known key."""
+    """Return a fault for each unknown key. Most unknown keys are typos, so each fault suggests the most similar known
+    key.
+    """
     places: dict[tuple[str, ...], Iterable[Key]] = {(): (), (ROOT,): KEYS}
     places.update({(ROOT, key.name): key.inner for key in KEYS if key.kind is Kind.SECTION})
     for named, own in ((PER_MODEL, RETRY_KEYS), (POOLS, POOL_KEYS)):
@@ -197,7 +201,7 @@ def _silent(_: ConfigError) -> None:
 def _nearest(name: str, keys: tuple[str, ...], known: tuple[str, ...]) -> str:
     if not keys and any(name == key.name for key in KEYS):
         return f'; it belongs inside "{ROOT}"'
-    from difflib import get_close_matches  # lazy import: needed only for a typing error
+    from difflib import get_close_matches  # lazy import: needed only for a typo
 
     close = get_close_matches(name, known, 1, 0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; the known keys are {', '.join(known)}"
@@ -222,7 +226,7 @@ def _value(document: Document, keys: tuple[str, ...], key: Key, default: object,
 
 
 Complaint = tuple[tuple[int, ...], str]
-"""The index of the faulty item (an empty tuple if the value is not a list), and the message."""
+"""The index of the faulty item (an empty tuple if the value is not a list), and the error message."""
 
 
 def _flag(_: Key, value: object) -> Complaint | None:
@@ -305,8 +309,9 @@ _CHECKS: Mapping[Kind, Callable[[Key, object], Complaint | None]] = {
 class Examined:
     """The contents of a configuration file, in the units of the file, and its faults.
 
-    `errors` make the file unusable. `circles` are circular chains, which are cut where they close. `slips` are
-    warnings, such as settings without effect.
+    `errors` contains the faults that make the file unusable. `circles` contains a fault for each circular chain; such a
+    chain is followed only up to its first repeated name. `slips` contains warnings, for example about settings without
+    effect.
     """
 
     values: Values
@@ -317,7 +322,7 @@ class Examined:
 
 
 def examine(document: Document) -> Examined:
-    """Return the contents and all faults of a document. Never raises."""
+    """Return the contents and all faults of a document. The function never raises."""
     errors: list[ConfigError] = []
     names = read_names(document, errors.append)
     values = read_values(document, names.aliases, names.known, errors.append)
@@ -331,10 +336,11 @@ def examine(document: Document) -> Examined:
 
 
 def load(paths: Paths, file: Path | None = None) -> Config:
-    """Return the configuration in `file`, by default the user's. If it is missing or empty, return the defaults.
+    """Return the configuration in `file` (by default, the user's file). If the file is missing or empty, return the
+    defaults.
 
     Raises:
-        ConfigError: the file cannot be used; the message names the file, line and key, and says what is valid.
+        ConfigError: The file cannot be used. The message names the file, line and key, and says what is valid.
     """
     document = read_document(file or paths.config_file)
     examined = examine(document)
@@ -451,7 +457,7 @@ def _circles(document: Document, names: Names) -> list[ConfigError]:
 
 
 def _repeated(document: Document) -> list[ConfigError]:
-    """Return a fault for each repeated key: JSON uses the last occurrence and silently drops the others."""
+    """Return a fault for each repeated key. JSON uses the last occurrence of a key and silently drops the others."""
     if not document.exists:
         return []
     twice = document.positions().repeated
@@ -459,7 +465,9 @@ def _repeated(document: Document) -> list[ConfigError]:
 
 
 def _providers(document: Document, names: Names, values: Values) -> list[ConfigError]:
-    """Return a fault for each setting of a whole provider that has no effect because it is looked up by model only."""
+    """Return a fault for each setting of a whole provider that has no effect because only settings of models are looked
+    up.
+    """
     per_model = values[PER_MODEL]
     places = [(AGENTS, name) for name in names.agents]
     places += [(PER_MODEL, name) for name in (per_model if isinstance(per_model, dict) else {})]
@@ -477,7 +485,7 @@ def _literal(document: Document, values: Values) -> list[ConfigError]:
     found: list[ConfigError] = []
     if not patterns:
         return found
-    from ocwatchd.core.classify.user_patterns import UserPattern  # lazy import: 5 CPU ms, and few users have patterns
+    from ocwatchd.core.classify.user_patterns import UserPattern  # lazy import: 5 ms of CPU time, and rarely needed
 
     for index, text in enumerate(patterns if isinstance(patterns, list) else []):
         refused = UserPattern.of(text).refused
@@ -490,7 +498,7 @@ def _literal(document: Document, values: Values) -> list[ConfigError]:
 SETTLED = 0.3
 """Minimum time, in seconds, without a further change before an edit is read.
 
-Editors first truncate the file or rename it, and an empty or missing file is also a valid configuration.
+Editors first truncate or rename the file, and an empty or missing file is a valid configuration too.
 """
 
 Mark = tuple[int, ...] | None
@@ -500,27 +508,28 @@ Mark = tuple[int, ...] | None
 class LiveConfig:
     """The configuration of a running daemon. It applies edits of the file.
 
-    `look` may be called often: it costs one `stat` call, and reads an edit `SETTLED` seconds after the last change.
+    `look` may be called often. It takes one `stat` call, and reads an edit `SETTLED` seconds after the last change.
     """
 
     def __init__(self, paths: Paths, config: Config, now: float) -> None:
-        """Start with `config`, which was read from `paths` at `now` (epoch seconds)."""
+        """Store `config`, which was read from `paths` at `now` (epoch seconds), as the first configuration."""
         self.config = config
         self.loaded = now
         self.problem: str | None = None
         """The reason why the file cannot be used; None if there is no problem."""
         self._paths, self._logs, self._file = paths, config.logs, paths.config_file
-        self._mark: Mark = ()  # matches no file, so the first check also finds an edit made during the start
+        self._mark: Mark = ()  # matches no file, so that the first check finds an edit made during the start too
         self._seen: Mark = ()
         self._since = now
 
     @property
     def due(self) -> float | None:
-        """When the last edit will have settled (epoch seconds); None if no edit is pending."""
+        """When the last edit will be read, in epoch seconds; None if no edit is pending."""
         return None if self._seen == self._mark else self._since + SETTLED
 
     def look(self, now: float) -> Config | ConfigError | None:
-        """Return a changed or repaired configuration, or the error in a faulty one; None if nothing is new.
+        """Return the new configuration after an edit, or the error if the edit is faulty, or None if there is no new
+        edit.
 
         Each change is returned only once.
         """
@@ -542,7 +551,7 @@ class LiveConfig:
         return found
 
     def health(self) -> list[str]:
-        """Return sentences for the user about problems with the configuration; an empty list if there are none."""
+        """Return sentences for the user about problems with the configuration, or an empty list if there are none."""
         found = [f"{self.problem}; until this is fixed, the last valid configuration is used"] if self.problem else []
         if self.config.logs != self._logs:
             found.append("`logs` in the configuration was edited: restart ocwatchd to apply the change")
@@ -553,7 +562,7 @@ class LiveConfig:
         return {"file": str(self._paths.config_file), "loaded": rfc3339(self.loaded), "problem": self.problem}
 
     def _now(self) -> Mark:
-        """Return the file's current mark. A symlink is followed, because many users link their dotfiles."""
+        """Return the file's current mark. Symbolic links are followed, because many users link their dotfiles."""
         try:
             seen = self._file.stat()
         except FileNotFoundError:

@@ -14,7 +14,7 @@ LOOK_BACK = 6 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """The log directories to read in addition to OpenCode's own, and how far back to read at the first start.
+    """The log directories to read in addition to OpenCode's own, and how much of older logs to read at the first start.
 
     `look_back_bytes` applies to each file. Files last written more than `look_back` seconds ago are not read.
     """
@@ -26,10 +26,10 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class NoticeSettings:
-    """The settings for notifying the user. `command` is a program with arguments; it receives the notice as JSON on its
-    stdin.
+    """The settings for notifying the user. `command` is a program with arguments. It receives each notice as JSON on
+    its standard input.
 
-    `ntfy` is the address of a topic. `quiet` is a pair (start, end), in minutes after local midnight; between them,
+    `ntfy` is the address of a topic. `quiet` is a pair (start, end), in minutes after local midnight. During this time,
     only toasts are shown.
     """
 
@@ -49,10 +49,11 @@ class NoticeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ShareSettings:
-    """The settings for sharing cooldowns: over the server at `url` or in `folder`; with neither, nothing is shared.
+    """The settings for sharing cooldowns, over the server at `url` or in `folder`. If neither is set, nothing is
+    shared.
 
-    `accounts` maps each provider to the account's name. `node` is the name of this machine; if None, the host name is
-    used.
+    `accounts` maps each provider to the account's name. `node` is the name of this machine; if it is None, the host
+    name is used.
     """
 
     url: str | None = None
@@ -73,8 +74,8 @@ class ShareSettings:
 class Config:
     """Everything that a user can configure. The defaults apply if there is no file.
 
-    `endpoints` contains base URLs on loopback to use in addition to those that ocwatchd finds. `warnings` contains
-    sentences for the user. `source` is the file; None if it does not exist.
+    `endpoints` contains the base URLs of OpenCode servers on loopback to use in addition to those that ocwatchd finds.
+    `warnings` contains sentences for the user. `source` is the file; None if it does not exist.
     """
 
     policy: Policy = field(default_factory=Policy)

@@ -1,4 +1,4 @@
-"""Read and check the settings that name models: chains, aliases, pools and agents. Fast to import."""
+"""Read and check the settings that name models: chains, aliases, pools and agents. The module is fast to import."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = "rateLimit"
 CHAIN, ALIASES, AGENTS, POOLS = "fallbackChain", "models", "agents", "pools"
 
 Report = Callable[[ConfigError], None]
-"""A function that either raises a fault or collects it so that the check continues."""
+"""A function that either raises a fault or stores it so that the check continues."""
 
 
 class Names:
@@ -36,7 +36,7 @@ class Names:
         agents: dict[str, str],
         pools: dict[str, Pool] | None = None,
     ) -> None:
-        """Store the names."""
+        """Store the names from the configuration."""
         self.chains = chains
         self.aliases = aliases
         self.agents = agents
@@ -93,10 +93,10 @@ def _pools(document: Document, aliases: Mapping[str, str], report: Report) -> di
 
 
 def section(document: Document, *keys: str, report: Report = fail) -> Mapping[str, object]:
-    """Return the object under `keys`; an empty one if there is none.
+    """Return the object under `keys`, or an empty object if there is none.
 
     Raises:
-        ConfigError: the value is not an object, and `report` raises.
+        ConfigError: The value is not an object, and `report` raises.
     """
     value: object = document.data
     for depth, key in enumerate(keys, start=1):
@@ -104,14 +104,14 @@ def section(document: Document, *keys: str, report: Report = fail) -> Mapping[st
         if value is None:
             return {}
         if not isinstance(value, dict):
-            if depth == len(keys):  # a parent with the wrong type is reported by the code that reads the parent
+            if depth == len(keys):  # the code that reads the parent reports a parent of the wrong type
                 report(document.fault(keys, "must be an object, { … }"))
             return {}
     return value if isinstance(value, dict) else {}
 
 
 def remarks(key: str) -> bool:
-    """Return whether a key is a comment (`//…`, `#…`) or `$schema` rather than a setting."""
+    """Return whether a key is a comment (`//…`, `#…`) or `$schema`, and not a setting."""
     return key.startswith(("//", "$", "#"))
 
 
@@ -123,9 +123,9 @@ def is_model(name: str) -> bool:
 def check_name(
     document: Document, keys: tuple[str | int, ...], name: str, aliases: Mapping[str, object], report: Report = fail
 ) -> bool:
-    """Return whether `name` is a model or in `aliases`, which may also contain pools.
+    """Return whether `name` is a model or is in `aliases`, which may contain pools too.
 
-    Report any other name, with a similar name or all known names.
+    Report any other name. The message proposes a similar name or lists all known names.
     """
     if is_model(name) or name in aliases:
         return True
@@ -137,7 +137,7 @@ def check_name(
 
 def known(name: str, aliases: Mapping[str, object]) -> str:
     """Return a clause that proposes a similar name, or lists all known names if none is similar."""
-    from difflib import get_close_matches  # lazy import: needed only for a typing error
+    from difflib import get_close_matches  # lazy import: needed only for a typo
 
     close = get_close_matches(name, list(aliases), 1, 0.6)
     return f"did you mean {close[0]!r}?" if close else ", ".join(sorted(aliases)) or "there are none"

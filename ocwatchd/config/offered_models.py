@@ -1,4 +1,4 @@
-"""Find the models that OpenCode offers according to files on this machine, and judge whether a model exists.
+"""Find the models that OpenCode offers according to files on this machine, and decide whether a model exists.
 
 The files are OpenCode's configuration, its cached list of all models, and the names of logged-in providers. No process
 is started, and the network is not used. If a model might exist, the answer is `UNSURE`, never `NO`.
@@ -22,9 +22,9 @@ from ocwatchd.errors import ConfigError
 from ocwatchd.paths import Paths
 
 NEAR = 0.6
-"""Minimum similarity, from 0 to 1, between a misspelt name and a name that is proposed instead."""
+"""Minimum similarity, from 0 to 1, between a misspelled name and a name that is proposed in its place."""
 MAX_NEAR = 3
-"""Maximum number of names that are proposed."""
+"""Maximum number of names that are proposed for a misspelled name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Offered:
     """The models that OpenCode offers on this machine, by provider and source."""
 
     by_endpoints: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """The models reported by running OpenCode processes; each list is complete for its project."""
+    """The models reported by running OpenCode processes. Each list is complete for the project of its process."""
     configured: Mapping[str, frozenset[str]] = field(default_factory=dict)
     catalogue: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """OpenCode's cached list of models, by provider. If a configured provider is also in this list, OpenCode offers the
@@ -42,19 +42,19 @@ class Offered:
     """Age of the cached list in seconds; None if there is none."""
     signed_in: frozenset[str] = frozenset()
     enabled: frozenset[str] | None = None
-    """The providers that OpenCode may use; None means all that are not disabled."""
+    """The providers that OpenCode may use; None means all providers that are not disabled."""
     disabled: frozenset[str] = frozenset()
 
 
 CATALOGUE_FRESH = 7 * 86400.0
-"""Age, in seconds, of OpenCode's cached list up to which a model missing from it is considered nonexistent.
+"""Maximum age, in seconds, at which OpenCode's cached list proves that a model missing from it does not exist.
 
 OpenCode renews the list at every start.
 """
 
 
 class Answer(StrEnum):
-    """Whether a model or provider exists."""
+    """The answer to the question whether a model or provider exists."""
 
     YES = "yes"
     NO = "no"
@@ -63,14 +63,16 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The answer whether a model or provider exists, and the reason as a clause: `zai offers no model of that name`."""
+    """The answer to the question whether a model or provider exists, and the reason as a clause: `zai offers no model
+    of that name`.
+    """
 
     answer: Answer
     why: str = ""
 
 
 def judge(model: str, offered: Offered) -> Judgement:
-    """Return whether OpenCode can use this `provider/model`, with the reason if it cannot."""
+    """Return whether OpenCode can use this `provider/model`. If it cannot, the result contains the reason."""
     provider, _, name = model.partition("/")
     if offered.enabled is not None and provider not in offered.enabled:
         return Judgement(Answer.NO, f"{provider} is not among the enabled_providers in opencode.json")
@@ -84,19 +86,19 @@ def judge(model: str, offered: Offered) -> Judgement:
         return Judgement(Answer.NO, f"{missing}, according to a running OpenCode process")
     if provider in offered.catalogue:
         return _by_catalogue(missing, offered.catalogue_age)
-    if provider in WELL_KNOWN:  # the model comes from OpenCode's own catalogue, which is not available here
-        return Judgement(Answer.UNSURE, f"no list of the models of {provider} is available")
+    if provider in WELL_KNOWN:  # the model comes from OpenCode's own catalog, which is not available here
+        return Judgement(Answer.UNSURE, f"no model list for {provider} is available")
     if offered.configured.get(provider):
         return Judgement(Answer.NO, f"{missing} in opencode.json")
     if provider in offered.configured or provider in offered.signed_in:
-        return Judgement(Answer.UNSURE, f"no list of the models of {provider} is available")
+        return Judgement(Answer.UNSURE, f"no model list for {provider} is available")
     if not any(lists):
         return Judgement(Answer.UNSURE, "no list of models is available")
     return Judgement(Answer.NO, f"there is no provider {provider}")
 
 
 def judge_provider(provider: str, offered: Offered) -> Judgement:
-    """Return whether OpenCode knows this provider, with the reason if it does not."""
+    """Return whether OpenCode has this provider. If it does not, the result contains the reason."""
     lists = (offered.by_endpoints, offered.configured, offered.catalogue)
     if any(provider in known for known in lists) or provider in offered.signed_in or provider in WELL_KNOWN:
         return Judgement(Answer.YES)
@@ -120,8 +122,8 @@ def read_offered(
 ) -> Offered:
     """Return the models that OpenCode offers. `configs` contains the merged configuration of each project.
 
-    Without `configs`, read the global configuration and those of the working directory and of `projects` (directories).
-    Without `catalogue`, read OpenCode's cached list. An unreadable configuration is skipped.
+    Without `configs`, read the global configuration and the configurations of the working directory and of the
+    directories in `projects`. Without `catalogue`, read OpenCode's cached list. An unreadable configuration is skipped.
     """
     if configs is None:
         configs = _configs(paths, os.environ if environ is None else environ, projects)
@@ -160,7 +162,7 @@ def _configs(paths: Paths, environ: Mapping[str, str], projects: Iterable[str]) 
 
 
 def _enabled(configs: list[Mapping[str, object]]) -> frozenset[str] | None:
-    """Return the providers that any of the projects may use; None if one of the projects does not restrict them."""
+    """Return the providers that any of the projects may use, or None if one of the projects does not restrict them."""
     if not configs or not all(isinstance(config.get("enabled_providers"), list) for config in configs):
         return None
     return frozenset[str]().union(*(_listed(config, "enabled_providers") for config in configs))
@@ -178,9 +180,10 @@ def _listed(config: Mapping[str, object], key: str) -> frozenset[str]:
 
 
 def named_by_opencode(paths: Paths) -> frozenset[str]:
-    """Return the models that OpenCode is set up to use: its default, the agents' models, and recently used models.
+    """Return the models that OpenCode is configured to use: its default model, the agents' models, and recently used
+    models.
 
-    They count as known, because an OpenCode plugin may add models that are in none of the lists on this machine.
+    They are considered known, because an OpenCode plugin may add models that are in none of the lists on this machine.
     """
     found = set(recent_models(paths, None))
     with suppress(ConfigError):
@@ -190,11 +193,11 @@ def named_by_opencode(paths: Paths) -> frozenset[str]:
 
 
 def nearest(model: str, offered: Offered, further: Iterable[str] = ()) -> list[str]:
-    """Return up to `MAX_NEAR` known models whose names are most similar to `model`; models that can be used come first.
+    """Return up to `MAX_NEAR` known models whose names are most similar to `model`. Models that can be used come first.
 
     `further` contains names known from other sources, such as the user's own chains.
     """
-    from difflib import get_close_matches  # lazy import: only a misspelt name needs it
+    from difflib import get_close_matches  # lazy import: needed only for a misspelled name
 
     lists = (offered.by_endpoints, offered.configured)
     certain = {f"{provider}/{name}" for known in lists for provider, names in known.items() for name in names}

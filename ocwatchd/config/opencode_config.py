@@ -1,4 +1,5 @@
-"""Read the user's OpenCode configuration as OpenCode does: later files take precedence, and `{env:X}` is replaced.
+"""Read the user's OpenCode configuration in the same way as OpenCode: later files take precedence, and `{env:X}` is
+replaced.
 
 OpenCode 2 renames some keys but still reads the old names, even mixed in one file. Here each file is converted to the
 form of OpenCode 1, which the rest of this package uses.
@@ -16,10 +17,10 @@ from ocwatchd.config.reader import parse, read_text
 from ocwatchd.errors import ConfigError
 
 FILE_NAMES = ("config.json", "opencode.json", "opencode.jsonc")
-"""The files in the global directory; later ones take precedence (seen in the source of 1.18.33)."""
+"""The configuration files in the global directory. Later files take precedence (according to the source of 1.18.33)."""
 
 PROJECT_NAMES = (".opencode/opencode.jsonc", ".opencode/opencode.json", "opencode.jsonc", "opencode.json")
-"""The files in a project's directories, in descending precedence."""
+"""The configuration files in a project's directories, in descending precedence."""
 
 DEFAULT_AGENT = "build"
 
@@ -29,14 +30,16 @@ _REFERENCE = r"\{(env|file):([^{}]*)\}"
 
 
 def global_files(directories: Iterable[str], environ: Mapping[str, str]) -> list[str]:
-    """Return the configuration files that apply to every project, in ascending precedence."""
+    """Return the configuration files that apply to every project, in ascending order of precedence."""
     files = [os.path.join(directory, name) for directory in directories for name in FILE_NAMES]
     extra = environ.get("OPENCODE_CONFIG", "")
     return [*files, extra] if extra else files
 
 
 def project_files(directory: str) -> list[str]:
-    """Return the files of the project that contains `directory`, up to the top of its repository, outermost first."""
+    """Return the configuration files of the project that contains `directory`, up to the top of its repository,
+    outermost first.
+    """
     found: list[str] = []
     while True:
         found += [os.path.join(directory, name) for name in PROJECT_NAMES]
@@ -50,7 +53,7 @@ def merged(files: Iterable[str], environ: Mapping[str, str]) -> dict[str, object
     """Return the configuration merged from all files that exist, and from OPENCODE_CONFIG_CONTENT.
 
     Raises:
-        ConfigError: a file, or OPENCODE_CONFIG_CONTENT, cannot be read.
+        ConfigError: A file, or OPENCODE_CONFIG_CONTENT, cannot be read.
     """
     whole: dict[str, object] = {}
     for name in files:
@@ -64,14 +67,16 @@ def merged(files: Iterable[str], environ: Mapping[str, str]) -> dict[str, object
 
 
 def default_model(config: Mapping[str, object], environ: Mapping[str, str]) -> str | None:
-    """Return the model that a new session uses: the default agent's, or the global one; None if none is configured."""
+    """Return the model that a new session uses, or None if none is configured. It is the default agent's model or, if
+    that agent has none, the global model.
+    """
     agent = text_of(config, "default_agent", environ) or DEFAULT_AGENT
     own = text_of(object_in(object_in(config, "agent"), agent), "model", environ)
     return own or text_of(config, "model", environ)
 
 
 def defined_agents(config: Mapping[str, object]) -> Iterator[tuple[str, Mapping[str, object], bool]]:
-    """Yield the name and definition of each enabled agent, and whether it is more than a subagent.
+    """Yield the name and definition of each enabled agent, and whether it can be more than a subagent.
 
     An agent may be yielded twice, because `mode` is the older name of `agent`. Entries in `agent` come last and replace
     those in `mode`.
@@ -83,13 +88,13 @@ def defined_agents(config: Mapping[str, object]) -> Iterator[tuple[str, Mapping[
 
 
 def object_in(value: Mapping[str, object], key: str) -> Mapping[str, object]:
-    """Return the object under `key`; an empty one if there is none."""
+    """Return the object under `key`, or an empty object if there is none."""
     inner = value.get(key)
     return inner if isinstance(inner, dict) else {}
 
 
 def text_of(value: Mapping[str, object], key: str, environ: Mapping[str, str]) -> str | None:
-    """Return the text under `key` with references replaced; None if it is missing or empty."""
+    """Return the text under `key` with references replaced, or None if it is missing or empty."""
     text = value.get(key)
     if not isinstance(text, str):
         return None
@@ -103,7 +108,7 @@ def _object(text: str, name: str, environ: Mapping[str, str]) -> dict[str, objec
     try:
         value = parse(text, name)
     except ConfigError:
-        # OpenCode replaces references before it parses the file, so they may stand outside of quotes, as in {"port":
+        # OpenCode replaces references before it parses the file, so they may occur outside quotes, as in {"port":
         # {env:PORT}}.
         filled = re.sub(_BARE, lambda found: _bare(found, environ), text, flags=re.DOTALL)
         if filled == text:
@@ -113,7 +118,7 @@ def _object(text: str, name: str, environ: Mapping[str, str]) -> dict[str, objec
 
 
 def in_older_shape(config: Mapping[str, object]) -> dict[str, object]:
-    """Return one file's content with OpenCode 2's keys copied to the corresponding OpenCode 1 keys.
+    """Return one file's content with OpenCode 2's keys copied to the corresponding keys of OpenCode 1.
 
     `providers` is copied to `provider`, `agents` to `agent`, the model of the agent `title` to `small_model`, and a
     provider's `settings` and `package` to `options` and `npm`. Policies on `provider.use` become the lists of enabled
@@ -122,7 +127,7 @@ def in_older_shape(config: Mapping[str, object]) -> dict[str, object]:
     found = dict(config)
     providers = {name: _provider(value) for name, value in object_in(config, "providers").items()}
     agents = dict(object_in(config, "agents"))
-    title = agents.pop("title", None)  # sessions do not use this agent; OpenCode 1 has `small_model` for it
+    title = agents.pop("title", None)  # sessions do not use this agent; in OpenCode 1, `small_model` has its function
     if isinstance(title, dict) and "model" in title:
         found.setdefault("small_model", title["model"])
     for key, newer in (("provider", providers), ("agent", agents)):

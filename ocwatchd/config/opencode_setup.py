@@ -1,4 +1,4 @@
-"""Read the models and agents of the user's OpenCode: models of configured providers, and agents from JSON and
+"""Read the models and agents of the user's OpenCode: the models of configured providers, and agents from JSON and
 Markdown.
 """
 
@@ -31,7 +31,9 @@ NO_CHAT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent defined by the user. `leads` is False for a pure subagent (`"mode": "subagent"`)."""
+    """An agent defined by the user. `leads` is False for an agent that can only be a subagent (`"mode":
+    "subagent"`).
+    """
 
     name: str
     model: str | None
@@ -49,7 +51,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The parts of OpenCode's configuration that matter for fallbacks, without API keys, headers and addresses."""
+    """The parts of OpenCode's configuration that are relevant to fallbacks, without API keys, headers and addresses."""
 
     model: str | None
     small_model: str | None
@@ -95,7 +97,7 @@ def config_directories(paths: Paths, environ: Mapping[str, str]) -> tuple[Path, 
 
 
 def agent_names(paths: Paths) -> tuple[str, ...]:
-    """Return the names of the user's agents; an empty tuple if OpenCode's configuration cannot be read."""
+    """Return the names of the user's agents, or an empty tuple if OpenCode's configuration cannot be read."""
     try:
         return tuple(agent.name for agent in read_setup(paths).agents)
     except ConfigError:
@@ -133,7 +135,7 @@ def _markdown_agent(file: Path, name: str) -> Agent | None:
 
 
 def front_matter(text: str) -> dict[str, str]:
-    """Return the top-level scalars in YAML front matter.
+    """Return the top-level scalar values in YAML front matter.
 
     Nested values are skipped. The lines of block scalars are joined with spaces.
     """
@@ -179,7 +181,7 @@ def _offers(config: Mapping[str, object], environ: Mapping[str, str]) -> Iterato
 
 
 def _is_local(provider: str, base_url: str | None) -> bool:
-    """Return whether a provider runs on this machine, judging by its address, or by its name if it has no address."""
+    """Return whether a provider runs on this machine, based on its address or, if it has no address, on its name."""
     if base_url is not None:
         return bool(_LOOPBACK.match(base_url))
     return provider.lower() in LOCAL_PROVIDERS

@@ -1,4 +1,4 @@
-"""Read and check the pools in the configuration. Fast to import, like `names`, which uses this module."""
+"""Read and check the pools in the configuration. The module is fast to import, like `names`, which uses it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Checks:
     __slots__ = ("aliases", "is_model", "report")
 
     def __init__(self, aliases: Mapping[str, str], is_model: Callable[[str], bool], report: Report) -> None:
-        """Store the values. `report` stores or raises a fault."""
+        """Store the values. `report` raises or stores a fault."""
         self.aliases, self.is_model, self.report = aliases, is_model, report
 
 
@@ -33,7 +33,7 @@ def read_pool(document: Document, keys: Keys, value: object, checks: Checks) -> 
     """Return the pool under `keys`, or None if a fault makes it unusable.
 
     Raises:
-        ConfigError: the pool is faulty, and `checks.report` raises.
+        ConfigError: The pool is faulty, and `checks.report` raises.
     """
     report = checks.report
     name = str(keys[-1])

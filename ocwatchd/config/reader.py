@@ -1,7 +1,7 @@
 """Read JSON with comments, and find the line of each key, so that every message can name the file, line and key.
 
-Comments and trailing commas are replaced by spaces to keep line numbers correct. json5 (0.17) needs 0.26 s for a
-configuration of 33 kB, so it parses only texts that are still not JSON afterwards.
+Comments and trailing commas are replaced by spaces, so that line numbers stay correct. The library json5 (0.17) takes
+0.26 s for a configuration of 33 kB, so it parses only texts that are still not JSON after that.
 """
 
 from __future__ import annotations
@@ -16,28 +16,30 @@ from collections.abc import Iterator, Sequence
 from ocwatchd.errors import ConfigError
 
 SIZE_CAP = 4 << 20
-"""Maximum size of a configuration in bytes; real ones have a few kB."""
+"""Maximum size, in bytes, of a configuration. Real configurations have a few kB."""
 
 _STRING = r'"(?:\\.|[^"\\])*"'
-# Compiled only if a file is not plain JSON: compiling takes 1 ms of the 25 ms of CPU time that `ocwatch pick` may take.
+# Compiled only if a file is not plain JSON: compiling takes 1 ms of the 25 ms of CPU time that `ocwatch pick` may use.
 _COMMENTS = _STRING + r"|//[^\n]*|/\*.*?\*/"
 _TRAILING_COMMAS = _STRING + r"|,(?=\s*[}\]])"
 
 
 class Fault(ConfigError):
-    """An error or warning about a configuration file. An unknown `line` is None; an unknown `key` is empty."""
+    """An error or warning about a configuration file. `line` is None if unknown, and `key` is empty if unknown."""
 
     def __init__(
         self, path: str, message: str, line: int | None = None, key: str = "", column: int | None = None
     ) -> None:
-        """Store the values, and build the message in the form `file, line 7: rateLimit.mode: message`."""
+        """Store the values, and compose the message in the form `file, line 7: rateLimit.mode: message`."""
         self.path, self.message, self.line, self.key = path, message, line, key
         place = "".join((path, f", line {line}" if line else "", f", column {column}" if column else ""))
         super().__init__(": ".join(part for part in (place, key, message) if part))
 
 
 class Document:
-    """The content of a configuration file as an object and as text. A missing or empty file is an empty object."""
+    """The content of a configuration file as an object and as text. The object is empty if the file is missing or
+    empty.
+    """
 
     __slots__ = ("_positions", "data", "exists", "path", "text")
 
@@ -69,13 +71,14 @@ def read_document(path: str | os.PathLike[str]) -> Document:
     """Read a configuration file.
 
     Raises:
-        ConfigError: the file exists but cannot be read, or does not contain a JSON object.
+        ConfigError: The file exists but cannot be read, or does not contain a JSON object.
     """
     name = os.fspath(path)
     text = read_text(name)
     if text is None:
         return Document(name)
-    # A file that begins with an object is not searched for comments: compiling two expressions takes 2 ms of CPU time.
+    # A file that begins with an object is not searched for comments, because compiling two expressions takes 2 ms of
+    # CPU time.
     written = text.lstrip().startswith("{") or blank_comments(text).strip()
     data = parse(text, name) if written else {}
     if not isinstance(data, dict):
@@ -84,13 +87,13 @@ def read_document(path: str | os.PathLike[str]) -> Document:
 
 
 def read_text(name: str) -> str | None:
-    """Return the text of a configuration file; None if there is no file.
+    """Return the text of a configuration file, or None if there is no file.
 
     Raises:
-        ConfigError: the file cannot be read, is not a plain file, is too long, or is not UTF-8.
+        ConfigError: The file cannot be read, is not a plain file, is too long, or is not UTF-8.
     """
     try:
-        # a symlink is followed, because many users link their dotfiles
+        # symbolic links are followed, because many users link their dotfiles
         fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -114,7 +117,7 @@ def parse(text: str, name: str) -> object:
     """Return the value in `text`: JSON, JSON with comments and trailing commas, or JSON5.
 
     Raises:
-        ConfigError: the text is none of these; the message names the file and the line.
+        ConfigError: The text is none of these. The message names the file and the line.
     """
     try:
         return json.loads(text)
@@ -156,16 +159,16 @@ _WORD = re.compile(r'"(?:\\.|[^"\\])*"|' r"'(?:\\.|[^'\\])*'|[{}\[\]:,]|[^\s{}\[
 
 
 class Positions:
-    """The line of each key in a text without comments. Unquoted and single-quoted keys (JSON5) are recognised, too.
+    """The line of each key in a text without comments. Unquoted and single-quoted keys (JSON5) are recognized too.
 
-    `repeated` contains the path and line of each key that occurs twice in one object. The line is that of the second
-    occurrence, whose value is used.
+    `repeated` contains the path and line of each key that occurs twice in one object. The line is the line of the
+    second occurrence, because JSON uses that value.
     """
 
     __slots__ = ("_lines", "repeated")
 
     def __init__(self, text: str) -> None:
-        """Find the keys in `text`. Never raises. In invalid JSON, keys are found up to the fault."""
+        """Find the keys in `text`. The method never raises. In invalid JSON, keys are found up to the fault."""
         self._lines: dict[Path, int] = {}
         self.repeated: list[tuple[Path, int]] = []
         for path, line in _places(text):
@@ -174,7 +177,9 @@ class Positions:
             self._lines[path] = line
 
     def line(self, path: Path) -> int | None:
-        """Return the line of a key or list item; for an unknown path, the line of its nearest known parent."""
+        """Return the line of a key or list item. If the path is unknown, return the line of its nearest known parent,
+        or None.
+        """
         while path:
             if path in self._lines:
                 return self._lines[path]
@@ -185,10 +190,11 @@ class Positions:
 def _places(text: str) -> Iterator[tuple[Path, int]]:
     """Yield the path and line of each key and list item.
 
-    This does not recurse, because a hostile file may be nested very deeply.
+    The function is not recursive, because a hostile file may be nested very deeply.
     """
     above: list[str | int] = []
-    # For each open bracket: whether it begins an object. `above` contains the current key or index within each bracket.
+    # The stacks contain a value for each open bracket: `objects` whether it begins an object, and `above` the current
+    # key or index in it.
     objects: list[bool] = []
     key_follows = False
     line, counted = 1, 0

@@ -1,7 +1,7 @@
 """Generate the JSON Schema of rate-limit-config.json (draft 7) from `keys`, for editors.
 
-The generated file is shipped beside this module. After a change to `keys`, redirect the output of `ocwatch config
-schema` into that file; a test compares the two.
+The generated file is shipped in the same directory as this module. After a change to `keys`, redirect the output of
+`ocwatch config schema` to that file. A test compares the two.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ocwatchd.config.names import ROOT
 Schema = dict[str, Any]
 
 FILE = Path(__file__).with_name("rate-limit-config.schema.json")
-"""The shipped schema."""
+"""The path of the shipped schema."""
 
 REMARK = r"^(//|\$|#)"
 _BEFORE = r"(?!\s)(?!.*\s$)(?!\*$)"
@@ -34,7 +34,8 @@ _SINGLE = {**_NAME, "pattern": rf"^{_BEFORE}(?!.*/\*$)[^/]+(/.+)?$"}
 
 
 def uri(copy: Path | None = None) -> str:
-    """Return the `$schema` value for a configuration: the URI of `copy`, or of the shipped file if there is no copy.
+    """Return the `$schema` value for a configuration. It is the URI of `copy` or, if there is no copy, of the shipped
+    file.
 
     A copy is preferable, because the shipped file is in a virtual environment that may be removed.
     """
@@ -42,7 +43,7 @@ def uri(copy: Path | None = None) -> str:
 
 
 def schema() -> Schema:
-    """Return the whole schema. It forbids unknown keys, so that editors mark them; the reader accepts them."""
+    """Return the whole schema. It forbids unknown keys, so that editors mark them, although the reader accepts them."""
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "rate-limit-config.json",

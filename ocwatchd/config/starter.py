@@ -1,6 +1,6 @@
 """Derive a new user's first configuration from the user's OpenCode configuration.
 
-Its comments are keys that begin with `//`, so that jq and other JSON parsers can read the file, too.
+Its comments are keys that begin with `//`, so that jq and other JSON parsers can read the file too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SAME_NAME, SAME_LINE, SAME_FAMILY, OTHER = range(4)
 
 @dataclass(frozen=True, slots=True)
 class Starter:
-    """A first configuration and a note for the user. `primary` is None if OpenCode has no default model."""
+    """A first configuration, and a note about it for the user. `primary` is None if OpenCode has no default model."""
 
     text: str
     primary: str | None
@@ -33,15 +33,17 @@ class Starter:
 
 
 def starter(config: Mapping[str, object], agents: tuple[Agent, ...] = ()) -> str:
-    """Return the text of a first configuration for a merged OpenCode configuration and the agents in Markdown files."""
+    """Return the text of a first configuration for a merged OpenCode configuration and the agents from
+    Markdown files.
+    """
     return starter_for(setup_of(config, agents)).text
 
 
 def starter_for(setup: Setup, chosen: tuple[str, ...] | None = None, schema: Path | None = None) -> Starter:
     """Return a first configuration for the models and agents in the user's OpenCode setup.
 
-    `chosen` contains the fallbacks that the user wants, in order; by default, all that are found. `schema` is the copy
-    of the JSON schema to which the configuration refers.
+    `chosen` contains the fallbacks that the user wants, in order; by default, all fallbacks that are found are used.
+    `schema` is the copy of the JSON schema to which the configuration refers.
     """
     primary = setup.model if setup.model and is_model(setup.model) else None
     carriers = _fallback_agents(setup, primary)
@@ -84,7 +86,9 @@ def _remark(primary: str | None, targets: tuple[str, ...]) -> str:
 
 
 def _fallback_agents(setup: Setup, primary: str | None) -> tuple[Agent, ...]:
-    """Return agents with their own model: those with `fallback` in the name, then those with it in the description."""
+    """Return the agents with their own model that seem to be fallbacks. Agents with `fallback` in the name come before
+    those with it in the description.
+    """
     usable = [a for a in setup.agents if a.model and is_model(a.model) and a.model != primary]
     by_name = [agent for agent in usable if _FALLBACK.search(agent.name)]
     by_text = [agent for agent in usable if agent not in by_name and _FALLBACK.search(agent.description)]
@@ -93,27 +97,30 @@ def _fallback_agents(setup: Setup, primary: str | None) -> tuple[Agent, ...]:
 
 def _targets(primary: str, setup: Setup, carriers: tuple[Agent, ...]) -> tuple[str, ...]:
     others = [offer for offer in setup.offers if offer.name != primary]
-    # the sort is stable: models of equal rank keep the order of the file
+    # the sort is stable, so that models of equal rank keep the order of the file
     ranked = sorted(others, key=lambda offer: _rank(primary, offer, setup.small_model))
     return tuple(dict.fromkeys([*(agent.model for agent in carriers if agent.model), *(o.name for o in ranked)]))
 
 
 def _rank(primary: str, offer: Offer, small: str | None) -> tuple[bool, int, bool, bool]:
-    """Return a sort key for fallbacks: models most like the primary come first, and local models last.
+    """Return a sort key for possible fallbacks. The models most similar to the primary come first, and local models
+    come last.
 
     Among unrelated models, the model for titles and the models of the primary's own provider come last.
     """
     own = offer.name.partition("/")[0] == primary.partition("/")[0]
     near = kinship(primary, offer.name)
-    if own:  # a limit often applies to all models of an account, so a sibling is no better than an unrelated model
+    # a limit often applies to all models of an account, so another model of that account is no better than an unrelated
+    # model
+    if own:
         near = OTHER
     return offer.local, near, offer.name == small, own
 
 
 def kinship(one: str, other: str) -> int:
-    """Return how closely two models are related, judging by their names.
+    """Return how closely two models are related, based on their names.
 
-    The values, from the closest, are SAME_NAME, SAME_LINE, SAME_FAMILY and OTHER.
+    The values, from the closest relation, are SAME_NAME, SAME_LINE, SAME_FAMILY and OTHER.
     """
     first, second = _name_words(one), _name_words(other)
     if first == second:

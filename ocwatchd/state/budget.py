@@ -27,8 +27,8 @@ class Budget:
 
 
 def over_budget(path: str | os.PathLike[str], now: float) -> dict[str, str]:
-    """Return the models that must not be used as fallbacks today, each with the reason; an empty dict while part of the
-    budget is left.
+    """Return the models that must not be used as fallbacks today, each with the reason, or an empty dict if the budget
+    is not spent.
     """
     left = read(path, now)
     if left is None:
@@ -38,7 +38,7 @@ def over_budget(path: str | os.PathLike[str], now: float) -> dict[str, str]:
 
 
 def read(path: str | os.PathLike[str], now: float) -> Budget | None:
-    """Return today's budget; None if the file is missing, invalid or from another day. Never raises."""
+    """Return today's budget, or None if the file is missing, invalid or from another day. Never raises."""
     try:
         raw = json.loads(read_plain(path))
         if raw["version"] != VERSION or now >= moment(raw["until"], "until"):

@@ -1,6 +1,7 @@
 """Read and write the daemon's read positions: cursors.json for logs, event-progress.json for OpenCode 2's events.
 
-A lost or damaged file is replaced. The loss only means that a limited part of the logs or events is read again.
+A lost or damaged file is replaced. The only effect of the loss is that a limited part of the logs or events is read
+again.
 
 The module also stores stream-gaps.json. For each model, it contains the longest gap within each of the last successful
 answers, as measured in event streams.
@@ -22,11 +23,13 @@ from ocwatchd.state.safe_read import write_unsynced
 
 VERSION = 1
 SIZE_CAP = 16 << 20
-"""Maximum size of cursors.json in bytes. The cursors of 5,000 logs take about 1.5 MB."""
+"""Maximum size, in bytes, of cursors.json. The cursors of 5,000 logs take about 1.5 MB."""
 
 
 def load(path: Path) -> tuple[dict[str, Cursor], str | None]:
-    """Return the saved cursors by log path, and a sentence for the user if the file is damaged, otherwise None."""
+    """Return the saved cursors by log path, and a sentence for the user if the file is damaged, or None if
+    it is not.
+    """
     try:
         document = json.loads(read_plain(path, SIZE_CAP))
     except FileNotFoundError:
@@ -43,7 +46,8 @@ def load(path: Path) -> tuple[dict[str, Cursor], str | None]:
 def save(path: Path, cursors: Mapping[str, Cursor]) -> None:
     """Replace the file durably, with mode 0600. Names that are not UTF-8 are kept as escaped surrogates.
 
-    Raises: OSError: The file could not be written and was not changed.
+    Raises:
+        OSError: The file could not be written and was not changed.
     """
     files = {name: cursor.as_json() for name, cursor in cursors.items()}
     write_atomic(path, json.dumps({"version": VERSION, "files": files}).encode())
@@ -53,8 +57,8 @@ EVENTS_VERSION = 1
 
 
 def load_event_numbers(path: Path) -> tuple[dict[str, int], float | None]:
-    """Return the number of each session's last failure, and the time of the last read, in epoch seconds. If the file
-    cannot be used, return no numbers, and None as the time.
+    """Return the number of each session's last failure, and the time of the last read in epoch seconds. If the file
+    cannot be used, return no numbers and None as the time.
     """
     try:
         document = orjson.loads(read_plain(path))
@@ -71,7 +75,8 @@ def load_event_numbers(path: Path) -> tuple[dict[str, int], float | None]:
 def save_event_numbers(path: Path, numbers: Mapping[str, int], read_at: float | None) -> None:
     """Replace the file durably, with mode 0600.
 
-    Raises: OSError: The file could not be written and was not changed.
+    Raises:
+        OSError: The file could not be written and was not changed.
     """
     document = {
         "version": EVENTS_VERSION,
@@ -85,7 +90,7 @@ GAPS_VERSION = 1
 
 
 def load_gaps(path: Path) -> StreamGaps:
-    """Return the gaps that earlier runs have measured; no gaps if the file cannot be read. Never raises."""
+    """Return the gaps that earlier runs have measured, or no gaps if the file cannot be read. Never raises."""
     try:
         raw = orjson.loads(read_plain(path))
         told = raw["gaps"].items() if raw["version"] == GAPS_VERSION else ()

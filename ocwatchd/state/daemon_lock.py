@@ -15,14 +15,14 @@ from ocwatchd.ownership import open_plain, try_lock
 from ocwatchd.state.heartbeat import read
 
 PROBE = 0.02
-"""Seconds between attempts to take the lock. One attempt is not enough, because `holder` briefly takes the lock (for
-microseconds) to check whether it is free.
+"""Time, in seconds, between attempts to take the lock. One attempt is not enough, because `holder` takes the lock for
+some microseconds to check whether it is free.
 """
 TRIES = 5
 
 
 class AlreadyRunning(OcwatchError):
-    """Another daemon already runs for this state directory."""
+    """Raised if another daemon is already running for this state directory."""
 
 
 @contextmanager
@@ -30,8 +30,10 @@ def hold(path: Path) -> Iterator[None]:
     """Hold the lock during the block, so that this process is the only daemon. The kernel releases the lock if the
     process dies.
 
-    Raises: AlreadyRunning: Another process holds the lock. NotAFile: The lock file is not a plain file of ours.
-    OSError: The lock cannot be created.
+    Raises:
+        AlreadyRunning: Another process holds the lock.
+        NotAFile: The lock file is not a plain file of this user.
+        OSError: The lock cannot be created.
     """
     fd = open_plain(path, os.O_RDWR | os.O_CREAT)
     try:
@@ -48,9 +50,12 @@ def hold(path: Path) -> Iterator[None]:
 
 
 def holder(path: Path, heartbeat: Path) -> int | None:
-    """Return the pid of the running daemon; 0 if a daemon runs but its pid is uncertain; None if no daemon runs.
+    """Return the pid of the running daemon, 0 if a daemon is running but its pid is uncertain, or None if no daemon is
+    running.
 
-    Raises: NotAFile: The lock file is not a plain file of ours. OSError: The lock file exists but cannot be opened.
+    Raises:
+        NotAFile: The lock file is not a plain file of this user.
+        OSError: The lock file exists but cannot be opened.
     """
     try:
         fd = open_plain(path)
@@ -66,11 +71,11 @@ def holder(path: Path, heartbeat: Path) -> int | None:
 
 
 def _has_open(pid: int, fd: int, beating: int) -> bool:
-    """Return whether the process has the lock file open. The pid in the file may be that of a killed daemon, and may
-    belong to another process by now.
+    """Return whether the process has the lock file open. The pid in the file may be that of a killed daemon, and
+    another process may now have this pid.
     """
     lock, own = os.fstat(fd), Path(f"/proc/{pid}/fd")
-    if not Path("/proc/self/fd").exists():  # macOS: compare with the pid in the heartbeat
+    if not Path("/proc/self/fd").exists():  # macOS has no /proc, so compare with the pid in the heartbeat
         return pid == beating
     with suppress(OSError):
         for entry in own.iterdir():

@@ -1,7 +1,7 @@
-"""Write ocwatchd's own files atomically and durably, with one writer at a time. Only this user can read them.
+"""Write ocwatchd's own files atomically and durably, with one writer at a time. Only this user can read the files.
 
 A write creates a temporary file, flushes it to disk, renames it, and flushes the directory. This took 0.5 ms in the
-median, and 10 ms at the 99th percentile. If the process is killed during a write, the old content stays, and the
+median, and 10 ms at the 99th percentile. If the process is killed during a write, the old content is unchanged, and the
 temporary file may remain.
 """
 
@@ -43,7 +43,7 @@ writer is stuck.
 LOCK_POLL = 0.005
 _TEMP_SUFFIX = ".tmp"
 _DESCRIPTOR = re.compile(r"(?:/proc/(?P<pid>\d+)/(?:task/\d+/)?|/dev/)fd/(?P<number>\d+)")
-"""Matches the targets of `/dev/stdout`, `/dev/fd/N` and a shell's `>(…)`. On Linux they begin with /proc."""
+"""A pattern for the targets of `/dev/stdout`, `/dev/fd/N` and a shell's `>(…)`. On Linux they begin with /proc."""
 STDOUT = 1
 MAX_LINKS = 40
 """Maximum number of symbolic links that are followed for one path, as in the kernel."""
@@ -53,11 +53,12 @@ def make_private_dir(path: Path) -> None:
     """Create a private directory and its missing parents with mode 0700. An existing directory must belong to this
     user; its mode is changed to 0700.
 
-    Raises: StateError: The directory belongs to another user, cannot be reached, or is not a directory. OSError: It
-    cannot be created.
+    Raises:
+        StateError: The directory belongs to another user, is not accessible, or is not a directory.
+        OSError: The directory cannot be created.
     """
     check_directory(path)
-    make_directories(path)  # mkdir(parents=True) would create the parents with modes from the umask
+    make_directories(path)  # mkdir(parents=True) would create the parents with modes that depend on the umask
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
@@ -66,7 +67,8 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
     The umask applies to `mode`. If root writes the file, the file is given to the owner of the replaced file, or else
     to the owner of the directory.
 
-    Raises: OSError: The file could not be written; `path` was not changed.
+    Raises:
+        OSError: The file could not be written; `path` was not changed.
     """
     make_directories(path.parent)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}{_TEMP_SUFFIX}")
@@ -86,20 +88,22 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 def write_named(path: Path, data: bytes, mode: int = 0o600) -> bool:
-    """Write to a path that the user named, which may be any kind of file. Return whether it is our standard output.
+    """Write to a path that the user named, which may be any kind of file. Return whether it is this process's standard
+    output.
 
     A regular file, or a link to one, is replaced as by `write_atomic`. Any other file (a FIFO, /dev/stdout, a device)
     is opened and written to, because a rename by root would replace /dev/null for the whole machine. Opening a FIFO
     blocks until there is a reader.
 
-    Raises: OSError: The path cannot be written.
+    Raises:
+        OSError: The path cannot be written.
     """
     own = _own_descriptor(path)
     if own is None and not is_special(path):
         write_atomic(path, data, mode)
         return False
-    # Our own descriptor is duplicated. If it leads to a file, opening it again would overwrite the file from its
-    # beginning.
+    # The process's own descriptor is duplicated. If it leads to a file, opening it again would overwrite the file from
+    # its beginning.
     fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC) if own is None else os.dup(own)
     try:
         if own == STDOUT and sys.stdout is not None:
@@ -119,7 +123,7 @@ def is_special(path: Path) -> bool:
 
 
 def _own_descriptor(path: Path) -> int | None:
-    """Return the descriptor of this process that `path` leads to; None if it leads to none."""
+    """Return the descriptor of this process that `path` leads to, or None if it leads to no descriptor."""
     for _ in range(MAX_LINKS):
         path = Path(os.path.realpath(path.parent), path.name)
         found = _DESCRIPTOR.fullmatch(str(path))
@@ -135,8 +139,9 @@ def _own_descriptor(path: Path) -> int | None:
 def write_new(path: Path, data: bytes) -> None:
     """Write a new file durably, as `write_atomic` does.
 
-    Raises: FileExistsError: The path exists, possibly as a dangling symbolic link; it was not changed. OSError: The
-    file could not be written.
+    Raises:
+        FileExistsError: The path exists, possibly as a dangling symbolic link; it was not changed.
+        OSError: The file could not be written.
     """
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}{_TEMP_SUFFIX}")
     write_atomic(temporary, data)
@@ -167,8 +172,8 @@ def sync_dir(directory: Path) -> None:
 
 
 def sweep_leftovers(path: Path) -> None:
-    """Remove the temporary files of killed writers of `path`. Call this only while holding `locked(path)`; otherwise
-    the file of a running writer could be removed as well.
+    """Remove the temporary files of killed writers of `path`. Call this function only while holding `locked(path)`,
+    because otherwise the file of a running writer could be removed.
     """
     prefix = f".{path.name}."
     with os.scandir(path.parent) as entries:
@@ -181,10 +186,11 @@ def sweep_leftovers(path: Path) -> None:
 def locked(path: Path, patience: float = LOCK_PATIENCE) -> Iterator[None]:
     """Hold the write lock of `path` during the block. It excludes other processes and other threads.
 
-    The lock is a flock on `path` + `.lock`; `path` is in our state directory.
+    The lock is a flock on `path` + `.lock`; `path` is in ocwatchd's state directory.
 
-    Raises: StateError: The lock was not free within `patience` seconds, or the directory is not ours. OSError: The lock
-    file cannot be created.
+    Raises:
+        StateError: The lock was not free within `patience` seconds, or the directory does not belong to this user.
+        OSError: The lock file cannot be created.
     """
     make_private_dir(path.parent)
     name = path.with_name(path.name + ".lock")
@@ -197,7 +203,7 @@ def locked(path: Path, patience: float = LOCK_PATIENCE) -> Iterator[None]:
 
 
 def _wait_for_lock(fd: int, name: Path, deadline: float) -> None:
-    """Take the lock by polling, so that a stuck writer does not block us forever."""
+    """Take the lock by polling, so that a stuck writer does not block this process forever."""
     while not try_lock(fd):
         if time.monotonic() >= deadline:
             raise StateError(f"{name}: another process has held this lock for too long; find that process and end it")

@@ -1,6 +1,7 @@
-"""Read and write forecasts.json, the daemon's latest forecasts of limits, for the fast commands `status` and `watch`.
+"""Read and write forecasts.json, which contains the daemon's latest forecasts of limits, for the fast commands `status`
+and `watch`.
 
-`ocwatch forecast` computes forecasts anew.
+`ocwatch forecast` does not use the file, but computes new forecasts.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 FRESH = 180.0
-"""Seconds after which the file is out of date. The daemon writes it every minute while models are used."""
+"""Age, in seconds, above which the file is out of date. The daemon writes it every minute while models are used."""
 
 
 MAX_PERCENT = 10_000.0
@@ -29,10 +30,10 @@ MAX_PERCENT = 10_000.0
 
 
 def as_json(one: Forecast) -> dict[str, object]:
-    """Return a model's forecast in the form of the JSON contract, without `hits_in_seconds`, which `timed` adds when
-    the file is read.
+    """Return a model's forecast in the form of the JSON contract, without `hits_in_seconds`. `timed` adds that field
+    when the file is read.
     """
-    from ocwatchd.clock import rfc3339  # lazy import: datetime costs status 2 CPU ms
+    from ocwatchd.clock import rfc3339  # lazy import: 2 ms of CPU time for datetime
 
     return {
         "model": one.model,
@@ -53,7 +54,7 @@ def window_as_json(one: PlanWindow) -> dict[str, object]:
     """Return one plan window (a period in which a provider's plan has its own quota) in the form of the JSON
     contract.
     """
-    from ocwatchd.clock import rfc3339  # lazy import: datetime costs status 2 CPU ms
+    from ocwatchd.clock import rfc3339  # lazy import: 2 ms of CPU time for datetime
 
     return {
         "provider": one.provider,
@@ -67,7 +68,9 @@ def window_as_json(one: PlanWindow) -> dict[str, object]:
 
 
 def timed(raw: Mapping[str, object], now: float) -> dict[str, object]:
-    """Return the forecast with `hits_in_seconds`, the time until the limit in seconds; None if no limit is expected."""
+    """Return the forecast with the additional field `hits_in_seconds`: the time until the limit in seconds, or None if
+    no limit is expected.
+    """
     hits = raw.get("hits")
     return {**raw, "hits_in_seconds": None if hits is None else round(max(moment(hits, "hits") - now, 0.0), 3)}
 
@@ -80,17 +83,18 @@ def write(
 ) -> None:
     """Replace the file without fsync, because after a power failure it would be out of date anyway.
 
-    Raises: OSError: The file could not be written.
+    Raises:
+        OSError: The file could not be written.
     """
-    from ocwatchd.clock import rfc3339  # lazy import: datetime costs status 2 CPU ms
+    from ocwatchd.clock import rfc3339  # lazy import: 2 ms of CPU time for datetime
 
     document = {"version": VERSION, "time": rfc3339(now), "forecasts": list(forecasts), "plan_windows": [*plan_windows]}
     write_unsynced(path, json.dumps(document).encode())
 
 
 def read(path: str | os.PathLike[str], now: float) -> list[dict[str, object]]:
-    """Return the forecasts, nearest limit first; an empty list if the file is out of date or
-    unreadable. Never raises.
+    """Return the forecasts, nearest limit first, or an empty list if the file is out of date or unreadable. Never
+    raises.
     """
     try:
         rows = _current(path, now)["forecasts"]
@@ -100,7 +104,7 @@ def read(path: str | os.PathLike[str], now: float) -> list[dict[str, object]]:
 
 
 def read_plan_windows(path: str | os.PathLike[str], now: float) -> list[dict[str, object]]:
-    """Return the current windows of providers' plans; an empty list if the file is out of date or unreadable. Never
+    """Return the current windows of providers' plans, or an empty list if the file is out of date or unreadable. Never
     raises.
     """
     try:

@@ -1,7 +1,7 @@
 """Write and read daemon.json, the heartbeat of the daemon's main loop.
 
-A running process alone proves little, because its loop may be stuck. The daemon is `up` if the process runs and the
-heartbeat is fresh.
+A running process alone proves little, because its loop may be stuck. The daemon is `up` if the process is running and
+the heartbeat is fresh.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from ocwatchd.state.safe_read import StateError, read_plain, write_unsynced
 
 TYPE_CHECKING = False  # defined here because typing is costly to import
 if TYPE_CHECKING:
-    from pathlib import Path  # only for types; the import costs 5 CPU ms
+    from pathlib import Path  # for type checkers only: the import takes 5 ms of CPU time
 
     from ocwatchd.paths import Paths
 
 VERSION = 1
 FRESH = 10.0
-"""Seconds after which a heartbeat is stale. The loop writes one every two seconds."""
+"""Age, in seconds, above which a heartbeat is stale. The loop writes one every two seconds."""
 
 
 class State:
-    """The states of the daemon as other processes see it; the values are part of the JSON contract."""
+    """The states of the daemon as other processes see it. The values are part of the JSON contract."""
 
     UP = "up"
-    STALLED = "deaf"  # the process runs, but its loop writes no heartbeat
+    STALLED = "deaf"  # the process is running, but its loop writes no heartbeat
     DOWN = "down"
 
 
@@ -48,13 +48,15 @@ def write(
 ) -> None:
     """Replace the heartbeat atomically but without fsync, because it is worthless after a power failure.
 
-    `sessions` are `{"session", "phrase", …}`. `health` contains the faults as phrases for the user; an empty list means
-    that there are none. `configuration` is `{"file", "loaded", "problem"}`. `endpoints` are `{"pid", "address",
-    "generation", "plugin", "trouble"}`, one for each OpenCode process that has an endpoint or whose sessions cannot be
-    served. `without_fallback` are the models in use that have no fallback. `unknown_models` are the models that the
-    configuration names but OpenCode does not offer. `code` is the `code_mark` of the daemon's program.
+    `sessions` contains objects with the keys `session`, `phrase` and others. `health` contains the faults as phrases
+    for the user; an empty list means that there are none. `configuration` has the keys `file`, `loaded` and `problem`.
+    `endpoints` contains an object with the keys `pid`, `address`, `generation`, `plugin` and `trouble` for each
+    OpenCode process that has an endpoint or whose sessions cannot be served. `without_fallback` contains the models in
+    use that have no fallback. `unknown_models` contains the configured models that OpenCode does not offer. `code` is
+    the `code_mark` of the daemon's program.
 
-    Raises: OSError: The file could not be written.
+    Raises:
+        OSError: The file could not be written.
     """
     document = {
         "version": VERSION,
@@ -91,7 +93,7 @@ class Heartbeat:
     )
 
     def __init__(self, raw: Mapping[str, object]) -> None:
-        """Store the fields that have the right type. All other fields count as missing."""
+        """Store the fields that have the right type. All other fields are treated as missing."""
         pid = raw.get("pid")
         self.pid = pid if isinstance(pid, int) and not isinstance(pid, bool) and 0 < pid < 1 << 31 else 0
         self.started = _epoch(raw.get("started"))
@@ -108,7 +110,7 @@ class Heartbeat:
         self.unknown_models = [str(item) for item in _items(raw, "unknown_models")]
 
     def state(self, now: float) -> str:
-        """Return the daemon's state (a value of `State`), from the process table and the age of the heartbeat."""
+        """Return the daemon's state (a value of `State`), based on the process table and the age of the heartbeat."""
         if not self.pid or not alive(self.pid):
             return State.DOWN
         fresh = self.beat is not None and abs(now - self.beat) < FRESH
@@ -119,7 +121,7 @@ def code_mark() -> str:
     """Return a checksum of the installed program. It changes with an upgrade, and differs between virtual
     environments.
     """
-    import zlib  # lazy import: only the daemon's start and `up` need it
+    import zlib  # lazy import: needed only by the daemon's start and `up`
 
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 (as below)
     found = zlib.crc32(package.encode())
@@ -136,7 +138,7 @@ def remember_program(paths: Paths) -> None:
     """Record the location of this program, so that the companion plugin becomes inactive if the program is removed
     without `ocwatch down`.
 
-    Errors are ignored, because the plugin stays active without the record.
+    Errors are ignored, because the plugin remains active without the record.
     """
     from contextlib import suppress  # lazy import: commands that read the heartbeat must start fast
 
@@ -149,7 +151,9 @@ def remember_program(paths: Paths) -> None:
 
 
 def running(endpoints: Iterable[Mapping[str, object]]) -> list[Mapping[str, object]]:
-    """Return the endpoints whose process still runs. The daemon may not have noticed the end of a process yet."""
+    """Return the endpoints whose process is still running. The daemon may not yet have noticed that a process has
+    ended.
+    """
     pids = [(one, one.get("pid")) for one in endpoints]
     return [one for one, pid in pids if not isinstance(pid, int) or alive(pid)]
 
@@ -162,7 +166,7 @@ def unserved(endpoints: Iterable[Mapping[str, object]]) -> list[str]:
 
 
 def read(path: str | os.PathLike[str]) -> Heartbeat:
-    """Return the last heartbeat; an empty one if it is missing or unreadable. Never raises."""
+    """Return the last heartbeat, or an empty heartbeat if the file is missing or unreadable. Never raises."""
     try:
         raw = json.loads(read_plain(path))
     except (OSError, StateError, ValueError, RecursionError):
@@ -171,7 +175,7 @@ def read(path: str | os.PathLike[str]) -> Heartbeat:
 
 
 def alive(pid: int) -> bool:
-    """Return whether the process runs. A zombie does not count as running."""
+    """Return whether the process is running. A zombie is not considered running."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -184,7 +188,7 @@ def alive(pid: int) -> bool:
 def _is_zombie(pid: int) -> bool:
     """Return whether the process has ended but was not reaped, which happens in containers without an init process."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 (a Path costs 5 CPU ms)
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 (pathlib takes 5 ms of CPU time)
             return file.read().rpartition(b")")[2].split()[:1] == [b"Z"]
     except OSError:  # macOS has no /proc
         return False

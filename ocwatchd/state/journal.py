@@ -1,9 +1,9 @@
 """Write and read journal.jsonl, which records what ocwatchd observed, decided and did. Each line is a JSON object.
 
-Lines are only appended, and only under the journal's lock, so lines of two processes never mix. A crash can leave an
-incomplete last line. The next append then begins a new line, and readers skip lines that are not entries. A `durable`
-entry is on disk when `append` returns. A power failure may lose other entries of the last seconds. Two files are kept,
-the current one and the previous one, each with at most `max_bytes` bytes.
+Lines are only appended, and only under the journal's lock, so the lines of two processes never mix. A crash can leave
+an incomplete last line. The next append then begins a new line, and readers skip lines that are not entries. A
+`durable` entry is on disk when `append` returns. A power failure may destroy other entries of the last seconds. Two
+files are kept, the current one and the previous one, each with at most `max_bytes` bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ocwatchd.state.files import NotAFile, StateError, locked, read_plain, sync_
 
 VERSION = 1
 MAX_BYTES = 4 << 20
-"""Maximum size of one file in bytes. It has room for about 7,000 entries of 570 bytes (450 in generated busy weeks),
+"""Maximum size, in bytes, of one file. It is enough for about 7,000 entries of 570 bytes (450 in generated busy weeks),
 which is months of use.
 """
 
@@ -28,7 +28,7 @@ TEXT_CAP = 500
 
 LINE_CAP = 16 << 10
 TIMES = frozenset(("at", "began", "next", "resumes_at", "until"))
-"""Names of fields with times. The caller passes epoch seconds (float), and the journal contains RFC 3339."""
+"""Names of fields that contain times. The caller passes epoch seconds (float), and the journal contains RFC 3339."""
 
 SECRETS = frozenset(
     (
@@ -44,7 +44,7 @@ SECRETS = frozenset(
         "body",
     )
 )
-"""Names of fields that are never written, so that prompts, keys and headers stay out of our files."""
+"""Names of fields that are never written, so that prompts, keys and headers are never stored in ocwatchd's files."""
 
 
 SAID = frozenset(("reason", "why", "words"))
@@ -54,12 +54,12 @@ the request.
 
 
 class Journal:
-    """The journal of one state directory. Threads and processes may share the file; an instance keeps no descriptor
+    """The journal of one state directory. Threads and processes may share the file. An instance keeps no descriptor
     open.
     """
 
     def __init__(self, path: Path, clock: Clock | None = None, max_bytes: int = MAX_BYTES) -> None:
-        """Use the journal at `path`. The first append creates the file."""
+        """Store the path of the journal and the settings. The first append creates the file."""
         self._path = path
         self._clock = clock or SystemClock()
         self._max_bytes = max_bytes
@@ -70,8 +70,8 @@ class Journal:
         return self._path.with_name(self._path.name + ".1")
 
     def line(self, entry: Mapping[str, object]) -> bytes:
-        """Return the line for an entry: `plain(entry)` with `version`, a new `id`, and the current `time` if the entry
-        has none.
+        """Return the line for an entry. It contains the fields of `plain(entry)`, `version`, a new `id`, and the
+        current `time` if the entry has none.
 
         `entry` should have the field `what`.
         """
@@ -82,14 +82,16 @@ class Journal:
     def append(self, entry: Mapping[str, object], durable: bool = False) -> None:
         """Write one entry.
 
-        Raises: StateError: The entry could not be written.
+        Raises:
+            StateError: The entry could not be written.
         """
         self.write([self.line(entry)], durable)
 
     def write(self, lines: Sequence[bytes], durable: bool = False) -> None:
         """Write lines that `line` has returned. It is safe to write a line twice, because readers ignore repeated ids.
 
-        Raises: StateError: Not all lines could be written.
+        Raises:
+            StateError: Not all lines could be written.
         """
         data = b"".join(lines)
         try:
@@ -102,13 +104,14 @@ class Journal:
             raise StateError(f"the journal cannot be written: {error}") from error
 
     def read(self, since: float | None = None) -> Iterator[dict[str, object]]:
-        """Yield the entries, oldest first; with `since` (epoch seconds), only those whose `time` is not earlier.
+        """Yield the entries, oldest first. If `since` (epoch seconds) is given, entries with an earlier `time` are
+        omitted.
 
         Lines that are not entries (incomplete or foreign) are skipped. A missing or unreadable file is treated as
         empty.
         """
         cap = 2 * self._max_bytes + LINE_CAP
-        # the current file is read first, so that a rotation in between repeats lines instead of losing them
+        # the current file is read first, so that a rotation between the two reads repeats lines instead of losing them
         current = _lines_of(self._path, cap)
         seen: set[object] = set()
         for line in (*_lines_of(self.older, cap), *current):
@@ -149,8 +152,8 @@ def _line(entry: Mapping[str, object]) -> bytes:
 
 
 def plain(value: Mapping[str, object], depth: int = 0) -> dict[str, object]:
-    """Return the fields as they are written: texts are capped, times are RFC 3339, and fields with secrets are
-    dropped.
+    """Return the fields in the form in which they are written: texts are truncated, times are RFC 3339, and fields with
+    secrets are omitted.
     """
     return {str(key): _field(str(key), item, depth) for key, item in value.items() if str(key).lower() not in SECRETS}
 

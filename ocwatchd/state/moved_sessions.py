@@ -1,8 +1,8 @@
 """Read and write moved.json, which lists the sessions that were moved over the API, with their primaries.
 
-OpenCode continues a session with its last model, so a prompt that names no model would stay on the fallback. The
-companion plugin sends such prompts back to the primary as soon as the primary is available. Without this file, the
-plugin does not change them.
+OpenCode continues a session with its last model, so a prompt that names no model would be sent to the fallback again.
+The companion plugin sends such prompts back to the primary as soon as the primary is available. Without this file, the
+plugin does not change such prompts.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ocwatchd.state.files import StateError, locked, read_plain, sweep_leftovers
 
 VERSION = 1
 KEPT = 7 * 86_400.0
-"""Seconds for which a session is kept after its move."""
+"""Time, in seconds, for which a session is kept after its move."""
 WRONG = 365 * 86_400.0
-"""Maximum plausible age of the last move, in seconds. If it seems older, the clock is probably wrong."""
+"""Maximum plausible age, in seconds, of the last move. If it seems older, the clock is probably wrong."""
 MOST = 500
-"""Maximum number of sessions kept; the oldest are dropped first."""
+"""Maximum number of sessions that are kept. The oldest are dropped first."""
 
 
 def remember(path: Path, news: Remember, now: float) -> None:
@@ -46,7 +46,7 @@ def remember(path: Path, news: Remember, now: float) -> None:
 
 
 def origin_of(path: Path, session: str, model: ModelRef | None) -> ModelRef | None:
-    """Return the primary of a session that was last moved to `model`; None if it is unknown."""
+    """Return the primary of a session that was last moved to `model`, or None if it is unknown."""
     try:
         entry = _sessions(path).get(session, {})
     except (OSError, StateError):
@@ -72,7 +72,7 @@ def _kept(sessions: dict[str, Mapping[str, object]], now: float) -> dict[str, Ma
 
 
 def recall(path: Path, now: float) -> list[Remember]:
-    """Return the sessions that were moved in the last KEPT seconds; an empty list if the file cannot be read."""
+    """Return the sessions that were moved in the last KEPT seconds, or an empty list if the file cannot be read."""
     try:
         entries = _sessions(path)
     except (OSError, StateError):
@@ -96,9 +96,11 @@ def _read(value: object) -> Target | None:
 
 
 def _sessions(path: Path) -> dict[str, Mapping[str, object]]:
-    """Return the sessions in the file; an empty dict if the file is missing or damaged.
+    """Return the sessions in the file, or an empty dict if the file is missing or damaged.
 
-    Raises: StateError: A newer version wrote the file. OSError: The file cannot be read.
+    Raises:
+        StateError: A newer version wrote the file.
+        OSError: The file cannot be read.
     """
     try:
         document = json.loads(read_plain(path))

@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from ocwatchd.core.engine.messages import Prevented, TroubleReported
 
 MOST, LONGEST = 20, 300
-"""Maximum number of skipped fallbacks that are read from one line, and maximum length, in characters, of a name or
+"""Maximum number of skipped fallbacks that are read from one line, and maximum length, in characters, of a name or a
 reason.
 """
 LONGEST_BODY = 4_000
-"""Maximum number of characters of an error's body that are used. The plugin writes at most 2,000."""
+"""Maximum number of characters of an error's response body that are used. The plugin writes at most 2,000."""
 READ_CAP = 4 << 20
 """Maximum number of bytes per read. The plugin limits a file to 1 MiB."""
 KEPT = 86_400.0
-"""Seconds for which a file is kept after its last line. After that time, its process has ended or meets no more
-limits.
+"""Time, in seconds, for which a file is kept after its last line was written. After that time, its process has ended or
+has hit no more limits.
 """
 HEADERS = {"retry_after": "retry-after", "retry_after_ms": "retry-after-ms"}
 
@@ -54,10 +54,10 @@ class _Place:
 
 
 class PluginReports:
-    """Follows the fact files of one directory. Lines that cannot be parsed are skipped."""
+    """Follows the report files of one directory. Lines that cannot be parsed are skipped."""
 
     def __init__(self, directory: Path, reported: Callable[[str, int], None] | None = None) -> None:
-        """Start at the current ends of the files.
+        """Begin at the current end of each file.
 
         Before `poll` returns a refused attempt, `reported` is called with its session and the pid of its OpenCode
         process.
@@ -121,7 +121,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _lines_from(fd: int, offset: int) -> bytes:
-    """Return the complete lines from `offset` on. The last line of the file may still be incomplete."""
+    """Return the complete lines from `offset` on. The last line of the file may be incomplete, and is then omitted."""
     data = os.pread(fd, READ_CAP, offset)
     return data[: data.rfind(b"\n") + 1]
 
@@ -149,7 +149,7 @@ def fact(line: bytes) -> TroubleReported | None:
     provider, model = raw.get("provider"), raw.get("model")
     known = isinstance(provider, str) and isinstance(model, str)
     details = ErrorDetails(status=status, headers=headers)
-    if isinstance(raw.get("body"), str):  # an error in the body of an answer with a success status
+    if isinstance(raw.get("body"), str):  # the error was in the body of a response with a success status
         details = replace(details_from_body(raw["body"][:LONGEST_BODY], headers=headers), status=status)
     elif raw.get("page") is True:
         details = replace(details, name=WEB_PAGE)
@@ -179,14 +179,14 @@ def prevented(line: bytes) -> Prevented | None:
 
 VERSION = 1
 MAX_FILES = 500
-"""Maximum number of files that are read. There is one for each model that was ever used."""
+"""Maximum number of files that are read. There is one file for each model that was ever used."""
 OLD = 86_400.0
-"""Seconds after which recorded headers are ignored."""
+"""Age, in seconds, above which recorded headers are ignored."""
 
 
 def read_allowances(directory: Path, now: float) -> dict[str, tuple[Allowance, ...]]:
-    """Return the allowances that providers reported, by model. Unreadable files and those older
-    than a day are skipped.
+    """Return the allowances that providers reported, by model. Unreadable files and files older than a day
+    are skipped.
     """
     found = {model: allowances_of(headers, at) for model, headers, at in _recorded(directory, now)}
     return {model: told for model, told in found.items() if told}
@@ -195,7 +195,7 @@ def read_allowances(directory: Path, now: float) -> dict[str, tuple[Allowance, .
 def read_plan_windows(directory: Path, now: float) -> tuple[PlanWindow, ...]:
     """Return the current windows of providers' plans (periods with their own quota), sorted by provider and length.
 
-    For each window, the latest report counts, whether it came from headers or from `forecast.command`.
+    For each window, the latest report is used, whether it came from headers or from `forecast.command`.
     """
     reported = list(quota_command.windows(directory, now, OLD))
     for model, headers, at in _recorded(directory, now):

@@ -17,7 +17,7 @@ from ocwatchd.state.files import StateError, locked, read_plain, sweep_leftovers
 from ocwatchd.state.safe_read import write_unsynced
 
 if TYPE_CHECKING:
-    from ocwatchd.core.engine.session import EngineContext  # only for types; the import costs 30 CPU ms
+    from ocwatchd.core.engine.session import EngineContext  # for type checkers only: takes 30 ms of CPU time
     from ocwatchd.paths import Paths
 
 VERSION = 1
@@ -26,7 +26,7 @@ _PARTS = Price.__slots__
 
 
 def read(path: Path) -> dict[str, Price]:
-    """Return the prices by `provider/model`; an empty dict if the file cannot be read. Never raises."""
+    """Return the prices by `provider/model`, or an empty dict if the file cannot be read. Never raises."""
     try:
         raw = orjson.loads(read_plain(path))
         reported = raw["prices"].items() if raw["version"] == VERSION else ()
@@ -44,13 +44,10 @@ def outdated(path: Path, now: float) -> bool:
 
 
 def remember(path: Path, reported: Mapping[str, Price], now: float) -> None:
-    """Record the reported prices, and keep those of other models.
-
-    Raises: OSError, StateError: The file could not be written.
-    """
+    """Record the reported prices. The prices of other models are kept."""
     if not reported or (not outdated(path, now) and reported.items() <= read(path).items()):
         return
-    with locked(path):  # several probes can end at the same moment, and `oc-smart` writes too
+    with locked(path):  # several probes can end simultaneously, and `oc-smart` writes too
         sweep_leftovers(path)
         known = read(path)
         prices = {name: _plain(price) for name, price in sorted((known | dict(reported)).items())}
@@ -58,20 +55,22 @@ def remember(path: Path, reported: Mapping[str, Price], now: float) -> None:
 
 
 def keep(path: Path, offers: Mapping[str, Capacity] | None, now: float) -> None:
-    """Record the prices in an endpoint's offers. Errors are ignored, because prices are reported again."""
+    """Record the prices in an endpoint's offers. Errors are ignored, because prices will be reported again."""
     reported = {name: offer.price for name, offer in (offers or {}).items() if offer.price is not None}
     with suppress(OSError, StateError):
         remember(path, reported, now)
 
 
 def day_budget(prices: Path, left: Path, limit: float | None, now: float) -> DayBudget:
-    """Return today's budget from the files `prices` and `left`. `limit` is the configured budget in US dollars."""
+    """Return today's budget from the files `prices` and `left`. `limit` is the configured budget in US dollars (None:
+    no budget).
+    """
     reported = budget.read(left, now) if limit is not None else None
     return DayBudget(limit, reported.spent if reported else 0.0, read(prices) if limit is not None else {})
 
 
 def recall(context: EngineContext, paths: Paths, now: float) -> None:
-    """Initialize a new engine with today's spending from the files. The value applies until the spending is counted
+    """Initialize a new engine with today's spending from the files. This value is used until the spending is counted
     again.
     """
     left = budget.read(paths.budget, now)
@@ -81,9 +80,10 @@ def recall(context: EngineContext, paths: Paths, now: float) -> None:
 
 
 def write_budget(path: Path, money: DayBudget, until: float, now: float) -> None:
-    """Write today's budget and spending; without a budget, remove the file.
+    """Write today's budget and spending. If there is no budget, remove the file.
 
-    Raises: OSError: The file could not be written.
+    Raises:
+        OSError: The file could not be written.
     """
     if money.budget is None:
         path.unlink(missing_ok=True)

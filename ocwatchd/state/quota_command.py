@@ -20,24 +20,24 @@ from ocwatchd.core.forecast.plan_windows import MAX_PERCENT, PlanWindow, length_
 from ocwatchd.state.safe_read import StateError, read_plain, write_unsynced
 
 NAME = "command.json"
-"""Name of the result file. It differs from the names of models' files, which contain `%2F`."""
+"""Name of the file with the result. It differs from the names of the models' files, which contain `%2F`."""
 VERSION = 1
 POLL_INTERVAL = 300.0
-"""Minimum number of seconds between two runs, also across restarts of the daemon."""
+"""Minimum time, in seconds, between two runs of the program, including runs by an earlier daemon."""
 TIMEOUT = 30.0
-"""Seconds after which the program is ended."""
+"""Time, in seconds, after which the program is stopped."""
 MAX_OUTPUT = 256 << 10
-"""Maximum size of the program's output in bytes."""
+"""Maximum size, in bytes, of the program's output."""
 MAX_WINDOWS, MAX_NAME = 50, 60
-"""Maximum number of windows, and maximum length of the names of providers and windows."""
+"""Maximum number of windows, and maximum length, in characters, of the names of providers and windows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """The result of the last run. Times are in epoch seconds.
 
-    `windows` come from the last successful run, at the time `succeeded`. `problem` is the reason why the last run
-    failed; None if it did not fail.
+    `windows` contains the windows that the last successful run reported, and `succeeded` is the time of that run.
+    `problem` is the reason why the last run failed; None if it did not fail.
     """
 
     asked: float
@@ -55,7 +55,7 @@ def parse(text: bytes, now: float) -> tuple[PlanWindow, ...]:
     """Return the windows that a program has printed. docs/forecast.md documents the format.
 
     Raises:
-        ValueError: The text does not have this format. The message names the fault without quoting the text.
+        ValueError: The text does not have this format. The message describes the fault without quoting the text.
     """
     try:
         raw = json.loads(text)
@@ -88,7 +88,7 @@ def _window(row: object, number: int, now: float) -> PlanWindow:
 
 
 def run(command: Sequence[str], directory: Path, now: float) -> Result:
-    """Run the program. Store its result, and return it.
+    """Run the program, store its result and return the result.
 
     Raises:
         OSError: The result could not be written.
@@ -142,7 +142,7 @@ def _write(directory: Path, result: Result) -> None:
 
 
 def read(directory: Path) -> Result | None:
-    """Return the result of the last run; None if there is none or it cannot be read. Never raises."""
+    """Return the result of the last run, or None if there is none or it cannot be read. Never raises."""
     try:
         raw = json.loads(read_plain(directory / NAME))
         asked, succeeded = from_rfc3339(raw["asked"]), raw["succeeded"]
@@ -157,7 +157,7 @@ def read(directory: Path) -> Result | None:
 
 
 def forget(directory: Path) -> None:
-    """Remove the result, after the command was removed from the configuration."""
+    """Remove the result. This is needed after the command was removed from the configuration."""
     with suppress(OSError):
         (directory / NAME).unlink()
 

@@ -14,20 +14,22 @@ from ocwatchd.ownership import open_followed
 from ocwatchd.state.safe_read import StateError, read_plain
 
 PATIENCE = 10.0
-"""Seconds for which a line may stay unread. The daemon polls every second and saves its cursors every two."""
+"""Maximum time, in seconds, for which a line may stay unread. The daemon polls every second and saves its cursors every
+two seconds.
+"""
 SEARCHED_BYTES = 1 << 16
-"""Number of unread bytes that are searched for the end of a line. An unfinished line is left unread intentionally."""
+"""Number of unread bytes in which the end of a line is searched for. The daemon leaves an unfinished line unread."""
 RECENT = 86_400.0
-"""A log that was last written more than this number of seconds ago is not checked, because its lines were already old
+"""Maximum time, in seconds, since the last write to a log that is checked. The lines of other logs were already old
 when the daemon started.
 """
 
 
 def unread_log(logs: str, cursors: str, started: float | None, now: float) -> str | None:
-    """If a log in the directory `logs` has unread lines, return a sentence about it, otherwise None.
+    """Return a sentence about a log in the directory `logs` with unread lines, or None if there is no such log.
 
-    `cursors` is the path of the daemon's cursors. `started` is the daemon's start in epoch seconds; earlier lines do
-    not count.
+    `cursors` is the path of the daemon's cursors. `started` is the daemon's start in epoch seconds. Lines from before
+    the start are ignored.
     """
     read = _offsets(cursors)
     saved = _mtime(cursors)

@@ -1,9 +1,9 @@
 """Let `ocwatch restart` ask a terminal's launcher to start OpenCode again, by means of a locked request file.
 
-The file is `relaunch-PID` in the state directory, where PID is the launcher's. The author of the request creates and
-locks the file, and then stops OpenCode. When OpenCode has ended, the launcher finds the file, waits for the lock, and
-carries out the request. With this design, the launcher need not listen for requests, and an author that dies cannot
-block a terminal forever.
+The file is `relaunch-PID` in the state directory, where PID is the launcher's. The process that makes the request
+creates and locks the file, and then stops OpenCode. When OpenCode has ended, the launcher finds the file, waits for the
+lock, and carries out the request. With this design, the launcher need not listen for requests, and a process that dies
+cannot block a terminal forever.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ def path_for(state_dir: str, launcher: int) -> str:
 
 
 class Asking:
-    """A request whose file its author keeps locked.
+    """A request that this process makes. Its file is locked until `go` or `close` is called.
 
-    The launcher waits until `go` or `close` releases the lock.
+    The launcher waits until the lock is released.
     """
 
     def __init__(self, path: str, request: Mapping[str, object]) -> None:
         """Create and lock the request file. Its directory must exist and be private.
 
-        Raises: OcwatchError: Another request is under way, or the path is not a plain file of ours. OSError: The file
-        cannot be written.
+        Raises:
+            OcwatchError: Another request is under way, or the path is not a plain file of this user.
+            OSError: The file cannot be written.
         """
         self._path, self._request = path, request
         self._fd = open_plain(path, os.O_RDWR | os.O_CREAT)
@@ -51,7 +52,7 @@ class Asking:
         os.pwrite(self._fd, data, 0)
 
     def go(self, limit: float) -> bool:
-        """Release the request, so that the launcher starts OpenCode. Return whether the launcher took the request
+        """Release the request, so that the launcher starts OpenCode. Return whether the launcher accepted the request
         within `limit` seconds.
         """
         self._write(_GO)
@@ -70,7 +71,7 @@ class Asking:
         self.close()
 
     def close(self) -> None:
-        """Release the lock. Further calls do nothing."""
+        """Release the lock. Further calls have no effect."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -81,12 +82,12 @@ class Asking:
 
 
 def awaited(path: str, waiting: Callable[[], None], give_up: Callable[[], bool]) -> Mapping[str, object] | None:
-    """Return the request to start OpenCode again; None if there is none. The launcher calls this after OpenCode has
-    ended.
+    """Return the request to start OpenCode again, or None if there is none. The launcher calls this function after
+    OpenCode has ended.
 
-    If the author still holds the lock, `waiting` is called once, and this function waits until the lock is released or
-    `give_up` returns True. A request that is unlocked but was never released by `go` is removed and ignored, because
-    its author died before it stopped OpenCode.
+    If another process still holds the lock, `waiting` is called once, and this function waits until the lock is
+    released or `give_up` returns True. A request that is unlocked but was never released by `go` is removed and
+    ignored, because the process that made it died before it stopped OpenCode.
     """
     try:
         fd = open_plain(path, os.O_RDWR)
@@ -94,7 +95,7 @@ def awaited(path: str, waiting: Callable[[], None], give_up: Callable[[], bool])
         return None
     try:
         held = _wait(fd, waiting, give_up)
-        if held is None or not os.fstat(fd).st_nlink:  # the launcher gave up, or the author withdrew the request
+        if held is None or not os.fstat(fd).st_nlink:  # the launcher gave up, or the request was withdrawn
             return None
         os.unlink(path)
         request = json.loads(os.pread(fd, _CAP, 0))
@@ -106,7 +107,9 @@ def awaited(path: str, waiting: Callable[[], None], give_up: Callable[[], bool])
 
 
 def _wait(fd: int, waiting: Callable[[], None], give_up: Callable[[], bool]) -> bool | None:
-    """Wait for the lock of the request. Return whether the author held the lock; None if `give_up` returned True."""
+    """Wait for the lock of the request. Return whether another process held the lock, or None if `give_up` returned
+    True.
+    """
     held = False
     while not give_up():
         if try_lock(fd):

@@ -1,5 +1,5 @@
-"""Read and replace state files safely. Fast commands import only this module: it avoids pathlib, which costs 5
-CPU ms.
+"""Read and replace state files safely. Fast commands import only this module, because it does not import pathlib, which
+takes 5 ms of CPU time.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from ocwatchd.ownership import check_directory, give, open_plain
 __all__ = ["READ_CAP", "NotAFile", "StateError", "read_plain", "replace_unsynced", "write_unsynced"]
 
 READ_CAP = 8 << 20
-"""Maximum size, in bytes, of a state file that is read. ocwatchd's own files have a few kB, so a larger file is foreign
-or hostile.
+"""Maximum size, in bytes, of a state file that is read. ocwatchd's own files have a few kB, so a larger file was
+written by another program or is hostile.
 """
 
 
 def read_plain(path: str | os.PathLike[str], cap: int = READ_CAP) -> bytes:
-    """Return the content of one of our plain files. Symbolic links are not followed, and a pipe does not block.
+    """Return the content of a plain file of this user. Symbolic links are not followed, and opening a pipe does not
+    block.
 
-    Raises: FileNotFoundError: The file does not exist. NotAFile: The path is not a plain file, belongs to another user,
-    or has more than `cap` bytes. OSError: The file cannot be read.
+    Raises:
+        FileNotFoundError: The file does not exist.
+        NotAFile: The path is not a plain file, belongs to another user, or has more than `cap` bytes.
+        OSError: The file cannot be read.
     """
     fd = open_plain(path)
     try:
@@ -44,10 +47,11 @@ def _read_all(fd: int, cap: int) -> bytes:
 
 
 def write_unsynced(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replace a file of our state directory atomically but without fsync, for content that is worthless after a power
-    failure.
+    """Replace a file in ocwatchd's state directory atomically but without fsync, for content that is worthless after a
+    power failure.
 
-    Raises: OSError: The file could not be written, or the directory is not ours.
+    Raises:
+        OSError: The file could not be written, or the directory does not belong to this user.
     """
     try:
         check_directory(os.path.dirname(os.fspath(path)))
@@ -59,7 +63,8 @@ def write_unsynced(path: str | os.PathLike[str], data: bytes) -> None:
 def replace_unsynced(path: str | os.PathLike[str], data: bytes) -> None:
     """Replace a file in any directory atomically but without fsync.
 
-    Raises: OSError: The file could not be written.
+    Raises:
+        OSError: The file could not be written.
     """
     directory, name = os.path.split(os.fspath(path))
     temporary = f"{directory}/.{name}.{os.urandom(4).hex()}.tmp"

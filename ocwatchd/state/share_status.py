@@ -1,5 +1,5 @@
-"""Write and read share/status.json, the state of `ocwatch share`. The module imports nothing costly, because `ocwatch
-status` needs it.
+"""Write and read share/status.json, the state of `ocwatch share`. The module has no costly imports, because `ocwatch
+status` uses it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 VERSION = 1
 NAME = "status.json"
 BEAT = 20.0
-"""Seconds between two writes of an unchanged status."""
+"""Time, in seconds, between two writes of an unchanged status."""
 FRESH = 3 * BEAT
-"""Seconds without a write after which the share process counts as stopped."""
+"""Time, in seconds, without a write after which the share process is considered stopped."""
 
 
 class Link:
-    """The states of the connection; the values are part of the JSON contract."""
+    """The states of the connection. The values are part of the JSON contract."""
 
     CONNECTED = "connected"
-    CONNECTING = "connecting"  # the server or folder was not reached yet
+    CONNECTING = "connecting"  # the server or folder has not been reached yet
     GONE = "gone"
     SKEWED = "skewed"  # connected, but one of the two clocks is wrong
     STOPPED = "stopped"  # no share process is running; this value is never written
@@ -36,13 +36,14 @@ class Link:
 def write(path: Path, document: Mapping[str, object]) -> None:
     """Replace the file atomically but without fsync, because it is worthless after a power failure.
 
-    Raises: OSError: The file could not be written.
+    Raises:
+        OSError: The file could not be written.
     """
     write_unsynced(path, json.dumps({"version": VERSION, **document}).encode())
 
 
 def read(path: str | os.PathLike[str], now: float) -> dict[str, object] | None:
-    """Return the last status; None if the share process never ran or ended normally. Never raises.
+    """Return the last status, or None if the share process never ran or ended normally. Never raises.
 
     `state` is `Link.STOPPED` if the process that wrote the status has ended, or has not written for `FRESH` seconds.
     """
@@ -60,7 +61,7 @@ def read(path: str | os.PathLike[str], now: float) -> dict[str, object] | None:
 
 
 def health(document: Mapping[str, object] | None) -> str | None:
-    """Return a sentence about the fault if sharing does not work; None if it works or was not started."""
+    """Return a sentence about the fault if sharing does not work, or None if it works or was not started."""
     if document is None:
         return None
     since, why, place = (document.get(name) for name in ("since", "why", "place"))

@@ -1,4 +1,5 @@
-"""Read and write the files of `ocwatch share`: known.json contains the shared cooldowns, clears.json the user's clears.
+"""Read and write the files of `ocwatch share`: known.json contains the shared cooldowns, and clears.json the user's
+clears.
 
 Only the share process writes `known.json`. `ocwatch clear` writes `clears.json`, because the blacklist does not show
 why a cooldown was removed. Other machines must distinguish a user's clear from a cooldown that ended because the model
@@ -27,7 +28,7 @@ _T = TypeVar("_T")
 VERSION = 1
 KNOWN, CLEARS = "known.json", "clears.json"
 MAX_CLEARS = 64
-"""Maximum number of clears that are kept for the share process; the oldest are dropped first."""
+"""Maximum number of clears that are kept for the share process. The oldest are dropped first."""
 EVERYTHING = "*"
 """The name in `clears.json` that stands for `ocwatch clear --all`."""
 
@@ -43,7 +44,7 @@ class Stored:
 
 
 def load(directory: Path) -> Stored:
-    """Return the saved state, without the parts that cannot be read. Never raises."""
+    """Return the saved state. Parts that cannot be read are replaced by defaults. Never raises."""
     try:
         document = orjson.loads(read_plain(directory / KNOWN))
     except (OSError, StateError, ValueError):
@@ -62,8 +63,9 @@ def load(directory: Path) -> Stored:
 def save(directory: Path, stored: Stored) -> None:
     """Save the state durably, with mode 0600.
 
-    Raises: StateError: The directory belongs to another user. OSError: The file could not be written and was not
-    changed.
+    Raises:
+        StateError: The directory belongs to another user.
+        OSError: The file could not be written and was not changed.
     """
     make_private_dir(directory)
     seen = {
@@ -84,7 +86,8 @@ def note_clear(directory: Path, names: Iterable[str], now: float) -> None:
 
     Nothing is recorded if cooldowns were never shared.
 
-    Raises: StateError: The file cannot be written.
+    Raises:
+        StateError: The file cannot be written.
     """
     if not directory.is_dir():
         return
@@ -98,7 +101,7 @@ def note_clear(directory: Path, names: Iterable[str], now: float) -> None:
 
 
 def clears(directory: Path) -> list[tuple[str, float]]:
-    """Return the user's recent clears: model (or `EVERYTHING`) and time in epoch seconds. Never raises."""
+    """Return the user's recent clears, each as a model (or `EVERYTHING`) and a time in epoch seconds. Never raises."""
     try:
         document = orjson.loads(read_plain(directory / CLEARS))
     except (OSError, StateError, ValueError):
@@ -107,8 +110,8 @@ def clears(directory: Path) -> list[tuple[str, float]]:
 
 
 def new_node(host: str | None = None) -> str:
-    """Return a label for this machine: the beginning of its host name, and three random characters
-    that make it unique.
+    """Return a label for this machine. It consists of the beginning of the host name and three random characters that
+    make it unique.
     """
     name = re.sub(r"[^a-z0-9]+", "-", (host if host is not None else socket.gethostname()).partition(".")[0].lower())
     suffix = "".join("0123456789abcdefghjkmnpqrstvwxyz"[byte % 32] for byte in os.urandom(3))

@@ -248,7 +248,7 @@ class Ledger:
         """
         ref, kind, scope = event.ref, event.verdict.kind, event.verdict.scope
         if ref is None or kind is None or scope is None:
-            raise ValueError("only a sure limit of a known model can be recorded")
+            raise ValueError("only a definite limit of a known model can be recorded")
         key = _key_of(event, ref)
         old = self._entries.get(key)
         if old is not None and old.unmet:

@@ -1,4 +1,4 @@
-"""The rules for a valid model name from any source: a log, an endpoint, the configuration or one of our files.
+"""The rules for a valid model name from any source: a log, an endpoint, the configuration or a file of ocwatchd.
 
 Readers and writers use the same rules, so `blacklist.json` never contains a name that its readers would refuse. This
 module imports nothing, because commands that scripts call often load it.

@@ -1,9 +1,9 @@
-"""Record in the blacklist which refused attempts were counted, so that no attempt counts as two strikes.
+"""Record in the blacklist which refused attempts were counted, so that no attempt is counted as two strikes.
 
 After the daemon was killed, its next run reads some log lines again, because cursors are saved only every two seconds,
-and endpoints show the same attempts again. Counted attempts are therefore marked in the same file as the cooldowns, and
-both are written together. A repeated attempt is recognized by its mark, and an attempt that was never written is
-counted. For a log, the mark is a position; for an endpoint, it is the shown attempt.
+and endpoints show the same attempts again. Counted attempts are therefore marked in the file that contains the
+cooldowns, and both are written together. A repeated attempt is recognized by its mark. An attempt that was not written
+before the daemon was killed is counted. For a log, the mark is a position; for an endpoint, it is the shown attempt.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from ocwatchd.core.domain.types import LimitEvent, ModelRef
 from ocwatchd.core.engine.messages import Shown
 
 KEPT = 60.0
-"""Seconds for which a mark is kept. Cursors are saved every 2 s, and a log is at most 1 s late."""
+"""Time, in seconds, for which a mark is kept. Cursors are saved every 2 s, and a log is at most 1 s late."""
 MOST = 64
-"""Maximum number of marks of each kind. Before OpenCode 1.17, each process has its own log."""
+"""Maximum number of marks of each kind. In OpenCode before 1.17, each process has its own log."""
 GRAIN = 0.001
 """Precision of written times, in seconds."""
 
 Identity = tuple[int, int]
-"""Device and inode of a log."""
+"""Device and inode, which identify a log."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """A position in a log. Attempts up to `offset` with times up to `time` were counted. `made` is when the mark was
-    made.
+    """A position in a log. Attempts up to `offset` with timestamps up to `time` were counted. `made` is when the mark
+    was made, in epoch seconds.
     """
 
     offset: int
@@ -44,19 +44,19 @@ class Counted:
     """
 
     def __init__(self, value: object = None, now: float = 0.0) -> None:
-        """Read the marks from the field `counted` of the blacklist, which may have any shape. `now` is in epoch
-        seconds.
+        """Read the marks from the blacklist's field `counted`, which may contain any value. `now` is in
+        epoch seconds.
         """
         self._logs = {name: _Mark(offset, time, now) for name, offset, time in _logs(value)}
         self._endpoints = {shown.session: (shown, now) for shown in _endpoints(value)}
         self._before = dict(self._logs)
-        """Marks of earlier runs. A log's mark is removed when a newer attempt is read from the log."""
+        """Marks of earlier runs. A log's mark is removed as soon as a newer attempt is read from that log."""
 
     def again(self, log: Identity | str | None, event: LimitEvent, now: float) -> bool:
-        """Return whether an earlier run has counted this attempt; otherwise mark it as counted.
+        """Return whether an earlier run has counted this attempt. If not, mark it as counted.
 
         `log` is a log file, or the session whose durable log (OpenCode 2) contains the attempt. If a file was truncated
-        or its inode was reused, its attempts have later times than the mark, so they are counted.
+        or its inode was reused, its attempts have later timestamps than the mark, so they are counted.
         """
         known_at = event.offset if event.known_at is None else event.known_at
         if log is None or known_at is None:
@@ -78,7 +78,7 @@ class Counted:
         _bound(self._endpoints, [session for session, (_, made) in self._endpoints.items() if now - made > KEPT])
 
     def shown(self) -> list[Shown]:
-        """Return the attempts that endpoints have shown, in the previous run and in this one."""
+        """Return the attempts that endpoints have shown in the previous run and in this run."""
         return [shown for shown, _ in self._endpoints.values()]
 
     def as_json(self) -> dict[str, object]:

@@ -1,11 +1,11 @@
 """Build the fields of blacklist.json about fallbacks and pools, from which readers choose a model for their session.
 
-`fallbacks`: all fallbacks of each listed model, nearest first. `agent_chains`: the chains of individual agents, which
-take precedence and do not depend on the listed models. `capabilities`: what each model accepts, from OpenCode's
-provider list. The companion plugin, `ocwatch pick` and `oc-smart` read them.
+`fallbacks` contains all fallbacks of each listed model, nearest first. `agent_chains` contains the chains of individual
+agents, which take precedence and do not depend on the listed models. `capabilities` contains the capabilities of each
+model, from OpenCode's provider list. The companion plugin, `ocwatch pick` and `oc-smart` read these fields.
 
-`pools`: the members of each pool and their load, from which readers can choose a member for a new session. Loads become
-outdated, so the field is valid only until `until`. A running daemon renews it.
+`pools` contains the members of each pool and their load, from which readers can choose a member for a new session.
+Loads become outdated, so the field is valid only until `until`. A running daemon renews it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def document(
     """Return the fields `fallbacks`, `agent_chains` and `capabilities`.
 
     `fallbacks` contains the `listed` models and the configured models that their entries cover. `outlook` must not be
-    specific to one session. `known` contains rows that were made earlier with the same policy and outlook. New rows are
-    added to it.
+    specific to one session. `known` contains rows that were computed earlier with the same policy and outlook. New rows
+    are added to it.
     """
     known = {} if known is None else known
     found = {}
@@ -53,7 +53,7 @@ def document(
 
 
 def _covered(listed: Iterable[ModelRef], policy: Policy) -> Iterable[ModelRef]:
-    """Return the listed models, and the configured models of a listed provider or free tier."""
+    """Return the listed models, and the configured models that the entry of a listed provider or free tier covers."""
     found: dict[ModelRef, None] = {}
     for model in listed:
         found[model] = None
@@ -77,7 +77,7 @@ def _capacity(capacity: Capacity) -> dict[str, object]:
 
 
 def capabilities_in(raw: Mapping[str, object]) -> dict[str, Capacity]:
-    """Return the capacities from the field `capabilities` of a blacklist. Unreadable rows are left out."""
+    """Return the capacities from the field `capabilities` of a blacklist. Unreadable rows are omitted."""
     listed = raw.get("capabilities")
     rows = listed.items() if isinstance(listed, dict) else ()
     return {name: _read(row) for name, row in rows if isinstance(row, dict)}
@@ -87,7 +87,7 @@ def _read(row: Mapping[str, object]) -> Capacity:
     context, output = (_count(row.get(name)) for name in ("context", "output"))
     inputs = row.get("inputs")
     kinds = frozenset(kind for kind in inputs if isinstance(kind, str)) if isinstance(inputs, list) else frozenset()
-    # without a readable list, the model accepts everything
+    # without a readable list, assume that the model accepts everything
     return Capacity(context, output, kinds if isinstance(inputs, list) else EVERYTHING, row.get("tools") is not False)
 
 
@@ -99,12 +99,12 @@ def _count(value: object) -> int:
 
 
 LASTS = 60.0
-"""Seconds for which the field `pools` is valid after the daemon has written it."""
+"""Time, in seconds, for which the field `pools` is valid after the daemon has written it."""
 
 
 def pools_document(policy: Policy, loads: Mapping[str, float], measured: float | None, now: float) -> dict[str, object]:
-    """Return the field `pools`: for each pool `strategy`, `spread`, `members` (`model`, `agent`, `weight`, `load`),
-    `measured` and `until`.
+    """Return the field `pools`. It contains `strategy`, `spread`, `members` (`model`, `agent`, `weight`, `load`),
+    `measured` and `until` for each pool.
     """
     return {
         name: {

@@ -1,7 +1,7 @@
 """Read and check blacklist.json, with built-in types only, for commands that must start fast.
 
 Any program may write the file, so it may contain anything. An invalid entry is skipped and reported. An unknown value
-of kind, scope or reset_source is kept, so that entries of a newer version stay valid.
+of `kind`, `scope` or `reset_source` is kept, so that entries of a newer version stay valid.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from ocwatchd.ownership import is_ours, repair, user_name
 from ocwatchd.state.safe_read import NotAFile, read_plain
 
 VERSION = 1
-"""The version of blacklist.json that we write. A file of a newer version is read if possible, and never overwritten."""
+"""The version of blacklist.json that ocwatchd writes. A file of a newer version is read if possible, and never
+overwritten.
+"""
 
 LATEST = 250_000_000_000.0
-"""The latest accepted time, in epoch seconds (year 9892). Later times could not be written in every time zone."""
+"""The latest accepted time, in epoch seconds (in the year 9892). Later times could not be written in every
+time zone.
+"""
 
 FAR_AHEAD = 2 * 86_400.0
-"""Maximum time, in seconds, by which the beginning of an entry can plausibly be in the future. An entry that begins
-later was made with a wrong clock and is ignored.
+"""Maximum time, in seconds, by which the beginning of an entry may plausibly be in the future. If an entry begins
+later, it was made with a wrong clock, and is ignored.
 """
 
 REASON_CAP = 300
@@ -58,7 +62,8 @@ class Entry:
     def __init__(self, key: str, value: dict[str, object]) -> None:
         """Check the JSON value of an entry, and fill in defaults.
 
-        Raises: ValueError: `until` is missing or invalid, or a field has the wrong type.
+        Raises:
+            ValueError: `until` is missing or invalid, or a field has the wrong type.
         """
         if "until" not in value:
             raise ValueError("no `until`")
@@ -78,23 +83,23 @@ class Entry:
         self.node = _text(value, "node", NAME_CAP)
 
     def active(self, now: float) -> bool:
-        """Return whether the entry applies at `now`. At its end time it no longer applies.
+        """Return whether the entry applies at `now`. At its end time, it no longer applies.
 
-        An entry that begins days from now does not apply: it was made while the clock was wrong, and a daemon will
+        An entry that begins days from now does not apply, because it was made while the clock was wrong. A daemon will
         correct it. An entry without an end always applies.
         """
         return now < self.end and not now + FAR_AHEAD < self.since < self.end < float("inf")
 
     def target_for(self, model: str) -> tuple[str, str | None, str | None] | None:
-        """Return the target of prompts for `model` as (model, agent, pool); None if there is none. The entry must cover
-        `model`.
+        """Return the target of prompts for `model` as (model, agent, pool), or None if there is none. The entry must
+        cover `model`.
         """
         own = self.targets.get(model)
         return own or ((*self.target, self.pool) if self.target else None)
 
     @property
     def end(self) -> float:
-        """The end in epoch seconds; infinity if only a user ends the entry."""
+        """The entry's end in epoch seconds; infinity if only a user ends the entry."""
         return float("inf") if self.until is None else self.until
 
 
@@ -102,14 +107,14 @@ class Contents:
     """The content of the file.
 
     `entries` contains the valid entries by key. `raw` is the JSON object as read, from which the file is rewritten
-    without losing unknown fields. `problem` says why the whole file is unusable. `closed` is True if the file cannot be
-    opened but may be valid. `skipped` contains a phrase for each invalid entry.
+    without losing unknown fields. `problem` is the reason why the whole file is unusable. `closed`: whether the file
+    cannot be opened but may be valid. `skipped` contains a phrase for each invalid entry.
     """
 
     __slots__ = ("closed", "entries", "exists", "problem", "raw", "skipped", "version")
 
     def __init__(self) -> None:
-        """Create the content of a missing file."""
+        """Initialize the object with the content of a missing file."""
         self.entries: dict[str, Entry] = {}
         self.raw: dict[str, object] = {}
         self.version = VERSION
@@ -154,8 +159,8 @@ def read_entries(path: str | os.PathLike[str]) -> Contents:
 
 
 def _whose(path: str | os.PathLike[str]) -> str:
-    """Return a phrase that names the owner of a file that cannot be opened, and the remedy; empty if the file is
-    ours.
+    """Return a phrase that names the owner of a file that cannot be opened, and the remedy. The phrase is empty if the
+    file belongs to this user.
     """
     try:
         owner = os.lstat(path).st_uid
@@ -197,7 +202,8 @@ def _no_constant(name: str) -> float:
 def check_entry(key: str, value: object) -> Entry:
     """Check one entry of the file and return it.
 
-    Raises: ValueError: The key is not the name of a model, or the entry is invalid.
+    Raises:
+        ValueError: The key is not the name of a model, or the entry is invalid.
     """
     check_key(key)
     if not isinstance(value, dict):
@@ -208,7 +214,8 @@ def check_entry(key: str, value: object) -> Entry:
 def check_key(key: str) -> None:
     """Check that a key has the form `provider/model` or `provider/*`.
 
-    Raises: ValueError: The key has another form, contains control characters, or is too long.
+    Raises:
+        ValueError: The key has another form, contains control characters, or is too long.
     """
     if not is_name(key):
         raise ValueError("not a model name of the form provider/model")
@@ -217,13 +224,14 @@ def check_key(key: str) -> None:
 def moment(value: object, name: str) -> float:
     """Return the epoch seconds of the RFC 3339 time in the field `name`. A time without a zone is UTC.
 
-    Raises: ValueError: The value is not a valid time.
+    Raises:
+        ValueError: The value is not a valid time.
     """
     if not isinstance(value, str) or len(value) > 64:
         raise ValueError(f"`{name}` is not a time")
     epoch = _our_own(value)
     if epoch is None:
-        from datetime import UTC, datetime  # lazy import: 2 of the 25 CPU ms that `pick` may take
+        from datetime import UTC, datetime  # lazy import: 2 of the 25 ms of CPU time that `pick` has
 
         try:
             moment = datetime.fromisoformat(value)
@@ -236,7 +244,7 @@ def moment(value: object, name: str) -> float:
 
 
 def _our_own(text: str) -> float | None:
-    """Parse a time in the form that `clock.rfc3339` writes, and return its epoch seconds; None for any other form."""
+    """Return the epoch seconds of a time in the form that `clock.rfc3339` writes, or None if it has another form."""
     fields = text[:4], text[5:7], text[8:10], text[11:13], text[14:16], text[17:19], text[20:23]
     if len(text) != 24 or "{}-{}-{}T{}:{}:{}.{}Z".format(*fields) != text or not text.isascii():
         return None
@@ -285,7 +293,7 @@ def _target(value: object) -> tuple[str, str | None] | None:
 
 
 def _targets(value: object) -> dict[str, tuple[str, str | None, str | None]]:
-    """Return the targets of individual models that the entry covers, without invalid targets."""
+    """Return the targets of individual models that the entry covers. Invalid targets are omitted."""
     found: dict[str, tuple[str, str | None, str | None]] = {}
     for model, row in value.items() if isinstance(value, dict) else ():
         try:
@@ -298,13 +306,15 @@ def _targets(value: object) -> dict[str, tuple[str, str | None, str | None]]:
 
 
 def _pool(target: object) -> str | None:
-    """Return the name of the target's pool; None if there is no valid name."""
+    """Return the name of the target's pool, or None if there is no valid name."""
     name = target.get("pool") if isinstance(target, dict) else None
     return name if isinstance(name, str) and 0 < len(name) <= NAME_CAP else None
 
 
 def loads_in(found: Contents) -> dict[str, float]:
-    """Return the load of each pool member by model, in sessions, as the daemon last wrote it."""
+    """Return the load of each pool member as the daemon last wrote it. The keys are models, and the values are in
+    sessions.
+    """
     loads: dict[str, float] = {}
     pools = found.raw.get("pools")
     for pool in pools.values() if isinstance(pools, dict) else ():

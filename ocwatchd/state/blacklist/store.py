@@ -1,12 +1,12 @@
 """Read blacklist.json without a lock, and change it with `update`.
 
 `update` takes the lock, reads the file again, applies a function and writes the whole file, so that no other writer's
-change is lost. Unknown fields and unreadable entries are kept. A file that is not a blacklist at all is renamed to
+change is lost. Unknown fields and unreadable entries are kept. A file that does not contain a blacklist is renamed to
 `blacklist.json.corrupt-TIME`.
 
-Readers accept every file that is written here. An entry that they would reject is left out and reported, and the file
-is at most half as large as they accept. Old entries are dropped only after the clock has run without jumps for a while,
-because a clock can be wrong for a moment.
+Readers accept every file that this module writes. An entry that they would reject is omitted and reported, and the file
+is at most half as large as the maximum that they accept. Old entries are dropped only after the clock has run without
+jumps for a while, because a clock can be wrong for a moment.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ KNOWN_FIELDS = frozenset(
 )
 
 MAX_BYTES = READ_CAP // 2
-"""Maximum size in bytes of the written file. Readers accept twice as much; 2,000 entries with targets have 1 MB."""
+"""Maximum size, in bytes, of the written file. Readers accept twice as much. 2,000 entries with targets take 1 MB."""
 SETTLED = 60.0
-"""Seconds for which the clock must have run without jumps before ended entries are dropped."""
+"""Time, in seconds, for which the clock must have run without jumps before ended entries are dropped."""
 MAX_PAUSE = 3600.0
 """Maximum time between two writes, in seconds. After a longer pause, it is unknown whether the clock has jumped."""
 
@@ -69,35 +69,37 @@ _Word = TypeVar("_Word", bound=StrEnum)
 
 
 class NewerBlacklist(StateError):
-    """A newer version of ocwatchd wrote the file, so it is read but never overwritten."""
+    """Raised if a newer version of ocwatchd wrote the file. Such a file is read but never overwritten."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The content of the file at one moment. `problems` are sentences for the user; every write changes `signature`."""
+    """The content of the file at one moment. `problems` contains sentences for the user. Every write changes
+    `signature`.
+    """
 
     cooldowns: Mapping[ModelRef, Cooldown]
     problems: tuple[str, ...] = ()
     moved_aside: Path | None = None
     signature: Signature | None = None
     loads: Mapping[str, float] = field(default_factory=dict)
-    """The load of each pool member by model, in sessions, as the daemon last wrote it."""
+    """The load of each pool member as the daemon last wrote it, in sessions, by model."""
     counted: object = None
     """The field `counted`, unchecked (see `state.blacklist.counted`)."""
     removed: tuple[str, ...] = ()
     """Keys of unreadable entries that were removed."""
     sound: bool = True
-    """False if the file is missing or damaged. In that case, a missing entry does not mean that the model is
+    """Whether the file exists and is undamaged. If it is False, a missing entry does not mean that the model is
     available.
     """
 
     def entries(self) -> tuple[Cooldown, ...]:
-        """Return all cooldowns, including ended cooldowns that still count for strikes."""
+        """Return all cooldowns, including ended cooldowns that still affect the count of strikes."""
         return tuple(self.cooldowns.values())
 
 
 def signature(path: Path) -> Signature | None:
-    """Return a value that changes with every write of the file, at the cost of one stat; None if there is no file."""
+    """Return a value that changes with every write of the file, or None if there is no file. It takes one stat call."""
     try:
         info = path.stat(follow_symlinks=False)
     except OSError:
@@ -106,10 +108,10 @@ def signature(path: Path) -> Signature | None:
 
 
 def read(path: Path) -> Snapshot:
-    """Return the file's content. A missing or damaged file is read as empty; damage is reported in `problems`. Never
-    raises.
+    """Return the file's content. A missing or damaged file is read as empty, and damage is reported in `problems`.
+    Never raises.
     """
-    mark = signature(path)  # taken before reading, so that a write in between counts as a change
+    mark = signature(path)  # taken before reading, so that a write during the reading is noticed later
     found = read_entries(path)
     counted = found.raw.get("counted")
     sound = found.exists and found.problem is None
@@ -132,11 +134,12 @@ def update(
     `change` receives a new dict, which it may modify and return. The file is written only if the cooldowns or `fields`
     have changed. Stale entries (see `stale`) are dropped if the clock has run without jumps for a while. `fields`
     replaces other fields of the file (see `fallback_data`). `counted` replaces the counted attempts (see the module
-    `counted`); None keeps them. A change of `counted` alone does not cause a write. With `whole`, entries that cannot
-    be read are removed as well.
+    `counted`); None keeps them. A change of `counted` alone does not cause a write. `whole`: whether to remove entries
+    that cannot be read.
 
-    Raises: NewerBlacklist: A newer version wrote the file, which was not changed. StateError: The file cannot be read
-    or written, and was not changed.
+    Raises:
+        NewerBlacklist: A newer version wrote the file, which was not changed.
+        StateError: The file cannot be read or written, and was not changed.
     """
     try:
         with locked(path):
@@ -181,15 +184,17 @@ def _update(
 
 
 def stale(cooldown: Cooldown, now: float) -> bool:
-    """Return whether the entry ended more than STRIKE_WINDOW seconds ago, so that it no longer counts for strikes."""
+    """Return whether the entry ended more than STRIKE_WINDOW seconds ago, so that it no longer affects the count of
+    strikes.
+    """
     return cooldown.until is not None and now >= cooldown.until + STRIKE_WINDOW
 
 
 def _steady_since(raw: Mapping[str, object], now: float) -> float:
     """Return the time since which, according to the file, the clock has run without jumps, in epoch seconds.
 
-    A clock can be years ahead for a moment (RTC, resumed virtual machine). Entries that seem to have ended only because
-    of that must not be dropped.
+    A clock can be years ahead for a moment (RTC, resumed virtual machine). Entries that seem to have ended only for
+    this reason must not be dropped.
     """
     updated, steady = _time_in(raw, "updated"), _time_in(raw, "steady_since")
     if updated is None or not 0 <= now - updated <= MAX_PAUSE:
@@ -207,8 +212,8 @@ def _time_in(raw: Mapping[str, object], name: str) -> float | None:
 def _rows(found: Contents, before: Cooldowns, after: Cooldowns, whole: bool) -> tuple[dict[str, object], list[str]]:
     """Return the entries as JSON values, and a phrase for each entry that readers would reject.
 
-    Rejected entries are left out, or keep their old form. Unchanged entries are kept verbatim, and so are unreadable
-    ones unless `whole` is True.
+    Rejected entries are omitted, or keep their old form. Unchanged entries are kept verbatim, and so are unreadable
+    entries unless `whole` is True.
     """
     old = _raw_entries(found)
     rows: dict[str, object] = {} if whole else {key: value for key, value in old.items() if key not in found.entries}
@@ -232,9 +237,9 @@ def _rows(found: Contents, before: Cooldowns, after: Cooldowns, whole: bool) -> 
 
 
 def _fitting(document: dict[str, object], now: float) -> tuple[bytes, list[str]]:
-    """Return the file's content, reduced to at most `MAX_BYTES`, and a phrase for each entry that was left out.
+    """Return the file's content, reduced to at most `MAX_BYTES`, and a phrase for each entry that was omitted.
 
-    Unknown fields are left out first, then unreadable entries, then the entries that end soonest.
+    Unknown fields are omitted first, then unreadable entries, and then the entries that end soonest.
     """
     data = _encode(document)
     if len(data) <= MAX_BYTES:
@@ -270,8 +275,9 @@ def _end_of_row(key: str, row: object, now: float) -> float:
 def _encode(document: Mapping[str, object]) -> bytes:
     """Return the document as bytes, with a line for each field and each entry, so that users can read it and `diff` it.
 
-    For 2,000 entries this takes 0.05 s; `json.dumps` with `indent` takes 1.5 s, because it uses the encoder written in
-    Python. The output is ASCII with escapes, because a lone surrogate from a hostile file cannot be written as UTF-8.
+    For 2,000 entries, this function takes 0.05 s, whereas `json.dumps` with `indent` takes 1.5 s, because it uses the
+    encoder written in Python. The output is ASCII with escapes, because a lone surrogate from a hostile file cannot be
+    written as UTF-8.
     """
     return ("{\n" + ",\n".join(map(_field, document, document.values())) + "\n}\n").encode()
 
@@ -327,7 +333,9 @@ def _cooldowns(found: Contents) -> Cooldowns:
 
 
 def _cooldown(key: str, entry: Entry, raw: object) -> Cooldown:
-    """Return an entry as a `Cooldown`. Unknown values get a safe default; the file keeps the original value."""
+    """Return an entry of the file as a `Cooldown`. Unknown values are replaced by a safe default; the file keeps the
+    original value.
+    """
     return Cooldown(
         model=ModelRef.parse(key),
         kind=_known(LimitKind, entry.kind, LimitKind.RATE_LIMIT),
@@ -368,7 +376,7 @@ def _problems(path: Path, found: Contents, aside: Path | None = None) -> tuple[s
 
 
 def _move_aside(path: Path, now: float) -> Path:
-    """Rename the damaged file to an unused name, and return the new path."""
+    """Rename the damaged file to a name that is not in use, and return the new path."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     names = (
         path.with_name(f"{path.name}.corrupt-{stamp}{suffix}") for suffix in ("", *(f"-{n}" for n in range(1, 1000)))

@@ -10,31 +10,31 @@ from ocwatchd.core.domain.types import ModelRef
 from ocwatchd.state.blacklist import store as blacklist
 
 Changes = Mapping[ModelRef, Cooldown | None]
-"""Changes by model: the entry to write, or None to remove it."""
+"""Changes by model: the entry to write, or None to remove the model's entry."""
 
 
 class SharedBlacklist:
-    """The blacklist at `path`, with the content that we last read.
+    """The blacklist at `path`, together with the content that this object last read.
 
-    If another writer has changed an entry since that read, our change of the entry is dropped. Otherwise a change could
-    undo a user's clear or block: the daemon reads the file only twice a second, and updates an entry whenever an
-    endpoint or a late log line provides more details. Two changes that result from the same limit are merged. For
-    example, ten runs that are refused at the same moment count as ten strikes, with the best known reset time.
+    If another writer has changed an entry since that read, this object's change of the entry is dropped. Otherwise, a
+    change could undo a user's clear or block: the daemon reads the file only twice a second, and updates an entry
+    whenever an endpoint or a late log line provides more details. Two changes that result from the same limit are
+    merged. For example, ten runs that are refused simultaneously count as ten strikes, with the best known reset time.
     """
 
     def __init__(self, path: Path, known: blacklist.Snapshot | None = None) -> None:
-        """`known` is the content if it was already read. Without `known`, the first call of `news` returns the
-        content.
+        """Store the path. `known` is the content of the file if it was already read. Without `known`, the first call of
+        `news` returns the content.
         """
         self._path = path
         self._seen: Mapping[ModelRef, Cooldown] = {}
         self._mark: blacklist.Signature | None = None
         self._missed: float | None = None
-        """When another program changed the file, if our last write has included its change before `news` returned it;
-        otherwise None.
+        """When another program changed the file, in epoch seconds, if this object's last write has included that change
+        before `news` returned it; otherwise None.
         """
         self.written = 0.0
-        """When another program wrote the content that `news` returned last, in epoch seconds."""
+        """When another program wrote the content that `news` last returned, in epoch seconds."""
         if known is not None:
             self._know(known)
 
@@ -46,13 +46,14 @@ class SharedBlacklist:
         self._mark = None
 
     def untouched(self, model: ModelRef, entries: Mapping[ModelRef, Cooldown], now: float) -> bool:
-        """Return whether the model's entry in `entries` is the same as when we last read the file."""
+        """Return whether the model's entry in `entries` is the same as when this object last read the file."""
         return _same(_counting(self._seen, model, now), _counting(entries, model, now))
 
     def news(self, now: float) -> blacklist.Snapshot | None:
-        """Return the file's content if another writer has changed it since our last read or write; otherwise None.
+        """Return the file's content if another writer has changed it since this object's last read or write; otherwise,
+        return None.
 
-        An unchanged file costs one stat.
+        If the file is unchanged, the call takes one stat call.
         """
         if self._missed is None and blacklist.signature(self._path) == self._mark:
             return None
@@ -65,17 +66,18 @@ class SharedBlacklist:
     def write(
         self, changes: Changes, now: float, fields: Mapping[str, object], counted: Mapping[str, object] | None
     ) -> blacklist.Snapshot:
-        """Write our changes, except to entries that another writer has changed, and return the file's content.
+        """Write the changes, except to entries that another writer has changed, and return the file's content.
 
-        `fields` and `counted` are as for `blacklist.update`. The next `news` still returns the changes of other
+        `fields` and `counted` are as for `blacklist.update`. The next call of `news` still returns the changes of other
         writers.
 
-        Raises: StateError: The file cannot be read or written, and was not changed.
+        Raises:
+            StateError: The file cannot be read or written, and was not changed.
         """
         ours, missed = changes, self._missed
 
         def merge(entries: blacklist.Cooldowns) -> blacklist.Cooldowns:
-            nonlocal ours, missed  # under the blacklist's lock, so the file cannot change before our write
+            nonlocal ours, missed  # under the blacklist's lock, so the file cannot change before the write
             mark = blacklist.signature(self._path)
             if mark != self._mark:
                 missed = _time(mark, now)
@@ -107,23 +109,23 @@ def _changed(entries: Mapping[ModelRef, Cooldown], changes: Changes) -> blacklis
 
 
 def _counting(entries: Mapping[ModelRef, Cooldown], model: ModelRef, now: float) -> Cooldown | None:
-    """Return the model's entry; None if there is none or it is stale. Any writer may drop a stale entry, so its absence
-    does not mean that a user has cleared it.
+    """Return the model's entry, or None if there is none or it is stale. Any writer may drop a stale entry, so a
+    missing entry does not mean that a user has cleared it.
     """
     entry = entries.get(model)
     return None if entry is None or blacklist.stale(entry, now) else entry
 
 
 def _time(mark: blacklist.Signature | None, now: float) -> float:
-    """Return the modification time of the file; `now` if there is no file. The field `updated` is not used, because a
-    text editor does not change it.
+    """Return the modification time of the file in epoch seconds, or `now` if there is no file. The field `updated` is
+    not used, because a text editor does not change it.
     """
     return mark[1] / 1e9 if mark else now
 
 
 def _same(one: Cooldown | None, other: Cooldown | None) -> bool:
-    """Return whether both entries are the same in the file, where times have a precision of milliseconds. None means
-    that there is no entry.
+    """Return whether both entries are the same in the file, where times have a precision of milliseconds. None stands
+    for a missing entry.
     """
     return one == other or (
         one is not None and other is not None and blacklist.to_json(one) == blacklist.to_json(other)
