@@ -73,7 +73,7 @@ def check_directory(path: str | os.PathLike[str]) -> None:
     A symbolic link is followed only if it belongs to us or to root.
 
     Raises:
-        StateError: the path belongs to another user, cannot be reached, or is not a directory.
+        StateError: The path belongs to another user, cannot be reached, or is not a directory.
     """
     path = os.fspath(path)
     try:
@@ -157,7 +157,7 @@ def make_directories(path: str | os.PathLike[str], mode: int = 0o700) -> None:
     If run by root, give each new directory to the owner of its parent. Existing directories are not changed.
 
     Raises:
-        OSError: a directory cannot be created.
+        OSError: A directory cannot be created.
     """
     path = os.fspath(path)
     missing = []
@@ -188,9 +188,9 @@ def open_plain(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
     With `os.O_CREAT`, create a missing file with mode 0600; if run by root, give it to the owner of its directory.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        NotAFile: the path is a link, a directory, a pipe, or another user's file.
-        OSError: the file cannot be opened.
+        FileNotFoundError: The file does not exist.
+        NotAFile: The path is a link, a directory, a pipe, or another user's file.
+        OSError: The file cannot be opened.
     """
     try:
         fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
@@ -221,7 +221,7 @@ def try_lock(fd: int, *, shared: bool = False) -> bool:
     The lock is released when the descriptor is closed or the process ends for any reason.
 
     Raises:
-        OSError: the file system does not support locks.
+        OSError: The file system does not support locks.
     """
     import fcntl  # lazy import: `pick` and `statusline` lock nothing
 
@@ -238,9 +238,9 @@ def open_followed(path: str | os.PathLike[str]) -> int:
     Links are followed. The call never blocks, even if the path is a pipe.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        IsADirectoryError: the path is not a plain file.
-        OSError: the file cannot be opened.
+        FileNotFoundError: The file does not exist.
+        IsADirectoryError: The path is not a plain file.
+        OSError: The file cannot be opened.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -253,7 +253,7 @@ def read_followed(path: str | os.PathLike[str], cap: int) -> bytes:
     """Return at most the first `cap` bytes of a file that `open_followed` opens.
 
     Raises:
-        OSError: the file cannot be opened (see `open_followed`) or read.
+        OSError: The file cannot be opened (see `open_followed`) or read.
     """
     with open(open_followed(path), "rb") as file:
         return file.read(cap)
@@ -265,7 +265,7 @@ def give(fd: int, directory: str | os.PathLike[str], replaced: str | os.PathLike
     Otherwise, a command under `sudo` would leave files that their user can no longer change.
 
     Raises:
-        OSError: the owner cannot be changed.
+        OSError: The owner cannot be changed.
     """
     if os.geteuid() != 0:
         return
@@ -285,7 +285,7 @@ def give_socket(path: str | os.PathLike[str]) -> None:
     """If run by root, give a new socket to the owner of its directory.
 
     Raises:
-        OSError: the owner cannot be changed.
+        OSError: The owner cannot be changed.
     """
     owner = os.stat(os.path.dirname(path) or ".")
     if os.geteuid() == 0 and owner.st_uid != 0:
@@ -296,7 +296,7 @@ def give_tree(path: str | os.PathLike[str], directory: str | os.PathLike[str]) -
     """If run by root, give a directory tree to the owner of `directory`, which will contain it.
 
     Raises:
-        OSError: the owner cannot be changed.
+        OSError: The owner cannot be changed.
     """
     owner = os.stat(directory)
     if os.geteuid() != 0 or owner.st_uid == 0:

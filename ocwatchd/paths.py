@@ -54,7 +54,7 @@ def state_file(name: str, environ: Mapping[str, str] = os.environ) -> str:
 
     Raises:
         HomeUnknown: HOME names no directory.
-        StateError: the directory belongs to another user.
+        StateError: The directory belongs to another user.
     """
     directory = f"{base('XDG_STATE_HOME', '.local/state', environ)}/ocwatchd"
     check_directory(directory)

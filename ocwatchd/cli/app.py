@@ -40,7 +40,7 @@ def run_app(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code.
 
     Raises:
-        UsageError: the command or option does not exist, or an argument is missing.
+        UsageError: The command or option does not exist, or an argument is missing.
     """
     try:
         code = app(list(arguments), prog_name="ocwatch", standalone_mode=False)
@@ -224,7 +224,8 @@ def restart(
 @app.command()
 def classify(
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="FILE...", help="OpenCode logs, also xz; - is standard input.")
+        list[str] | None,
+        typer.Argument(metavar="FILE...", help="OpenCode logs, plain or xz-compressed; - is standard input."),
     ] = None,
     text: Annotated[str | None, typer.Option(metavar="TEXT", help="A provider's message or a log line.")] = None,
     messages: Annotated[str | None, typer.Option(metavar="FILE", help='A JSON Lines file of {"text": …}.')] = None,

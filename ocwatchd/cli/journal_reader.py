@@ -23,7 +23,7 @@ def entries() -> tuple[Entry, ...]:
 
 
 def with_returns(told: Sequence[Entry], now: float) -> list[Entry]:
-    """Return the entries, oldest first, with an entry `free` added where a cooldown ran out.
+    """Return the entries, oldest first, with an additional entry `free` for each cooldown that has run out.
 
     The journal does not record when a cooldown runs out.
     """
@@ -43,12 +43,12 @@ def decisions(told: Sequence[Entry]) -> dict[str, str]:
 def find(told: Sequence[Entry], wanted: str | None) -> Episode:
     """Return the decision that the user means, or the latest decision if `wanted` is None.
 
-    `wanted` is the id of a journal entry or of a move, a session (its id, the end of its id, or its title), or a
+    `wanted` is the id of a journal entry or of a move, a session (its id, a suffix of its id, or its title), or a
     model.
 
     Raises:
-        UsageError: no decision matches, or several do.
-        OcwatchError: the journal is empty.
+        UsageError: No decision matches, or several do.
+        OcwatchError: The journal is empty.
     """
     known = episodes(told)
     if not known:
@@ -88,7 +88,9 @@ def _names(session: str) -> tuple[str, str]:
 
 
 def _has(episode: Episode, wanted: str) -> bool:
-    """Return whether the decision contains an entry or a move with this id. An entry's short id also counts."""
+    """Return whether the decision contains an entry or a move with this id. The short id of an entry is also
+    accepted.
+    """
     return any(
         wanted in (line.id, line.text("claim")) or line.short == wanted or line.id[13:].startswith(wanted)
         for line in episode.lines

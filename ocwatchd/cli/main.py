@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def quick(arguments: Sequence[str]) -> Callable[[], int] | None:
-    """Return a function that runs a simple command line, or None if typer has to parse the line or report an error."""
+    """Return a function that runs a simple command line, or None if typer must parse the line or report an error."""
     command, *rest = arguments or ("",)
     if command == "run" and rest[:1] not in (["--help"], ["-h"]):
         return lambda: _launch(rest[1:] if rest[:1] == ["--"] else rest)
@@ -91,7 +91,7 @@ def quick(arguments: Sequence[str]) -> Callable[[], int] | None:
 
 
 def _cooldown_change(command: str, rest: Sequence[str]) -> Callable[[], int] | None:
-    """Return a function that runs `block` or `clear`, or None if typer has to parse the words or report an error."""
+    """Return a function that runs `block` or `clear`, or None if typer must parse the words or report an error."""
     flags, values, names = set[str](), dict[str, str](), list[str]()
     valued, known = (
         ({"--for", "--until"}, {"--json", "--force"}) if command == "block" else (set(), {"--json", "--all", "--force"})

@@ -57,7 +57,7 @@ def whole_id(part: str, known: Sequence[SessionName] | None = None) -> str:
     that its store does not contain.
 
     Raises:
-        UsageError: several sessions match; the message lists them.
+        UsageError: Several sessions match; the message lists them.
     """
     found = matching(part, known_sessions() if known is None else known)
     if len(found) > 1:

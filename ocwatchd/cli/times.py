@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from ocwatchd.errors import UsageError
 
 LONGEST = 10 * 366 * 86400.0
-"""Maximum duration, in seconds, of a block with an end. Without --for and --until, a block has no end."""
+"""Maximum duration, in seconds, of a block with --for or --until. Without these options, a block has no end time."""
 
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(seconds?|sec|s|minutes?|min|m|hours?|h|days?|d|weeks?|w)", re.IGNORECASE)
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -19,7 +19,7 @@ def seconds_of(text: str) -> float:
     """Return a duration in seconds: `90s`, `15m`, `1h30m`, `2 days`.
 
     Raises:
-        UsageError: the text is not a duration, or the duration is zero or more than ten years.
+        UsageError: The text is not a duration, or the duration is zero or more than ten years.
     """
     parts = _PART.findall(text)
     if not parts or _PART.sub("", text).strip():
@@ -34,7 +34,7 @@ def moment_of(text: str, now: float) -> float:
     """Return a future time in epoch seconds: `14:20` (the next one), `2026-11-22 14:20` (local), or RFC 3339.
 
     Raises:
-        UsageError: the text is not a time, or the time is in the past or more than ten years ahead.
+        UsageError: The text is not a time, or the time is in the past or more than ten years ahead.
     """
     found = _clock(text.strip(), now) or _calendar(text.strip())
     if found is None:
@@ -48,7 +48,7 @@ def since_of(text: str, now: float) -> float:
     """Return a past time in epoch seconds: `2h` (ago), `14:20` (the last one), `2026-11-22 14:20` (local), or RFC 3339.
 
     Raises:
-        UsageError: the text is not a time, or the time is in the future.
+        UsageError: The text is not a time, or the time is in the future.
     """
     if _PART.search(text) and not _PART.sub("", text).strip():
         return now - seconds_of(text)

@@ -1,7 +1,7 @@
 """Write cooldowns to the blacklist: immediately for the first few limits of a burst, then at a limited rate.
 
 The journal is written before the blacklist, so that a killed daemon does not count a strike twice. If the blacklist
-cannot be written, the fault is reported once, and the cooldowns stay in memory until writing succeeds.
+cannot be written, the fault is reported once, and the cooldowns are kept in memory until a write succeeds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Pace:
     """When the full burst is available again, in epoch seconds."""
 
     def due(self, now: float) -> float:
-        """Return when the next action may begin, in epoch seconds. A time up to `now` means immediately."""
+        """Return when the next action may begin, in epoch seconds. If this time is not later than `now`, the action may
+        begin immediately.
+        """
         due = self._full_again - (self.burst - 1) * self.every
         return due if due - now <= self.every else now  # a larger difference means that the clock was set back
 
@@ -43,8 +45,8 @@ class Pace:
 SAVES = Pace(every=1 / 16, burst=4)
 """Rate limit for writing the blacklist: at most 20 writes in any second.
 
-Each write costs an fsync, at worst 10 ms in measurements, and a negative Retry-After made OpenCode 1.1.65 send 371
-requests in 1.5 s. A new limit takes two writes: the entry, then its fallbacks.
+Each write includes an fsync, which took up to 10 ms in measurements. A negative Retry-After made OpenCode 1.1.65 send
+371 requests in 1.5 s. A new limit needs two writes: one for the entry, and one for its fallbacks.
 """
 
 
@@ -59,8 +61,8 @@ class BlacklistWriter:
         counted: Counted | None = None,
         before: Callable[[], None] = lambda: None,
     ) -> None:
-        """Write to `shared`, storing `counted` beside the entries. `before` is called before each write; it flushes the
-        journal.
+        """Write to `shared`, and store `counted` next to the entries. `before` is called before each write; it flushes
+        the journal.
         """
         self._shared, self._clock, self._health = shared, clock, health
         self._counted, self._before = counted, before
@@ -95,7 +97,7 @@ class BlacklistWriter:
         self.save()
 
     def save(self, at_once: bool = False) -> None:
-        """Write the unsaved changes, preserving what other programs have written in the meantime.
+        """Write the unsaved changes, and preserve the changes that other programs have made in the meantime.
 
         During a burst of limits, the rate limit can leave changes unwritten. In that case, call this method again at
         the time `due`.

@@ -1,7 +1,7 @@
-"""Decide for the companion plugin, over a local socket, what to do about refused attempts (OpenCode 2's `retry` hook).
+"""Answer the companion plugin's questions about refused attempts (OpenCode 2's `retry` hook) over a local socket.
 
 Each connection carries one request and one response. After the response `hold`, a second response follows. The plugin
-then reports what it did, or disconnects. After a move, it also reports whether the fallback has begun to answer. If no
+then reports its action, or disconnects. After a move, it also reports whether the fallback has begun to answer. If no
 response arrives within 300 ms, the plugin continues as it would without ocwatchd.
 """
 
@@ -72,8 +72,8 @@ class Decisions:
         A socket left over from an earlier run is replaced, because only one daemon runs.
 
         Raises:
-            OSError: the socket cannot be created.
-            StateError: the directory belongs to another user.
+            OSError: The socket cannot be created.
+            StateError: The directory belongs to another user.
         """
         make_private_dir(self._path.parent)
         self._path.unlink(missing_ok=True)
@@ -227,8 +227,8 @@ def _parsed(line: bytes) -> Json:
 
 
 def _is_own(line: socket.socket) -> bool:
-    """Return whether the peer process belongs to this user or root. Outside Linux, return True: the directory's mode
-    protects the socket.
+    """Return whether the peer process belongs to this user or root. On systems other than Linux, return True, because
+    the directory's mode protects the socket.
     """
     if sys.platform != "linux":
         return True

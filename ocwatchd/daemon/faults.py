@@ -107,7 +107,7 @@ class FileHealth:
         self._faults: dict[str, str] = {}
 
     def fail(self, matter: str, why: str) -> None:
-        """Report that a file cannot be written, unless this is already known. The content stays in memory."""
+        """Report that a file cannot be written, unless this is already known. The content is kept in memory."""
         if self.note(matter, why):
             self.say(f"{why}; ocwatchd keeps the data in memory and tries again")
 

@@ -106,7 +106,9 @@ def learnt(store: SessionStore, journal: Journal, now: float) -> dict[str, Bound
 def standings(
     used: Iterable[Use], paths: Paths, bounds: Mapping[str, Bound], policy: Policy, now: float
 ) -> list[Standing]:
-    """Return the standing of every model that was used recently or whose provider has reported an allowance."""
+    """Return the known usage and limits of every model that was used recently or whose provider has reported an
+    allowance.
+    """
     reported = read_allowances(paths.allowances, now)
     by_model: defaultdict[str, list[Use]] = defaultdict(list)
     for use in sorted(used, key=lambda use: use.time):
@@ -223,8 +225,8 @@ class Forecaster:
     def _threats(self, found: list[Standing], policy: Policy, now: float) -> tuple[dict[str, Threat], tuple[str, ...]]:
         """Return the threats by model, and the models without a threat.
 
-        A threat comes from a model's usage or from its provider's plan windows; of two threats, the longer one is
-        returned.
+        A threat comes from a model's usage or from its provider's plan windows. If there are two threats, the longer
+        one is returned.
         """
         ahead, leave_at = policy.prevention.ahead, policy.prevention.leave_at
         used = {one.model: one for one in found}

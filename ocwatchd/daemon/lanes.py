@@ -1,7 +1,7 @@
 """Run the daemon's blocking work on worker threads. Results are posted to the daemon's queue.
 
-The work is divided into lanes: groups of threads with a limit of their own, so that slow work in one lane does not
-delay the others.
+The work is divided into lanes: groups of threads, each with its own maximum size, so that slow work in one lane does
+not delay the other lanes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class WorkerLanes:
         self.submit(FILES, "measuring", lambda: self._post(work()))
 
     def close(self) -> None:
-        """Start no new work, and give running moves time to finish: an interrupted move leaves its turn stopped."""
+        """Start no new work, and give running moves time to finish, because an interrupted move would leave its turn
+        stopped.
+        """
         self._workers.close(LAST_MOVES, lambda lane: not isinstance(lane, str))
 
     def _guarded(self, what: str, work: Callable[[], None], failed: Callable[[Exception], Message] | None) -> None:

@@ -1,8 +1,8 @@
 """The main loop of the daemon: one thread that owns the engine, reads the logs, and takes messages from one queue.
 
-Blocking work runs on other threads and posts its results to the queue. Lost wake-ups, suspend and clock changes do no
-harm: logs are also polled every second, waits are capped, and deadlines are wall time. Only the loop writes the
-heartbeat, so that a stuck loop is detected.
+Blocking work runs on other threads and posts its results to the queue. Lost wake-ups, a suspended machine and clock
+changes do no harm: logs are also polled every second, waits are capped, and deadlines are wall-clock times. Only the
+loop writes the heartbeat, so that a stuck loop is detected.
 
 The module is long because the daemon's construction, the steps of the loop and the shutdown belong together.
 """
@@ -149,7 +149,7 @@ class Daemon:
         """Run until SIGTERM, SIGINT or `stop`.
 
         Raises:
-            AlreadyRunning: another daemon is running with this state directory.
+            AlreadyRunning: Another daemon is running with this state directory.
         """
         own_log.set_up(self._level)
         make_private_dir(self._paths.state_dir)
@@ -530,8 +530,8 @@ class Loop:
             self._handle(message)
 
     def _message(self, sighting: Sighting) -> Message | None:
-        """Return the engine's message for a new log record, or None for the beginning or end of a turn, which only the
-        log reader needs.
+        """Return the engine's message for a new log record, or None for a record of the beginning or end of a turn,
+        which only the log reader needs.
         """
         match sighting.seen:
             case LimitEvent() as event:
@@ -543,7 +543,7 @@ class Loop:
                 return None
 
     def _take_messages(self) -> None:
-        """Wait for a message until the next deadline at most, and handle all messages that have arrived."""
+        """Wait for a message, at most until the next deadline, and handle all messages that have arrived."""
         due = [at for at in (self._engine.next_wake(), self._writer.due, self._live.due) if at is not None]
         patience = min([BLACKLIST_INTERVAL, *(max(moment - self._clock.now(), 0.0) for moment in due)])
         with contextlib.suppress(queue.Empty):
@@ -663,8 +663,8 @@ def run(paths: Paths | None = None, level: str | None = None) -> None:
     """Run the daemon in the foreground until it is stopped. `level` is the log level, by default that of OCWATCHD_LOG.
 
     Raises:
-        ConfigError: the configuration cannot be used.
-        AlreadyRunning: another daemon is running for this home.
+        ConfigError: The configuration cannot be used.
+        AlreadyRunning: Another daemon is running for this home.
     """
     paths = paths or Paths.from_env()
     Daemon(paths, load(paths), service_notifier=ServiceNotifier(os.environ), level=level).run()

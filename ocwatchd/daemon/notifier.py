@@ -49,7 +49,7 @@ class Notifier:
 
         `say` prints a line to standard error. `run_elsewhere` runs work that waits for an endpoint in a separate lane,
         because a toast in a hung OpenCode must not delay other notices. `name_of` returns the name of a session by its
-        id, or an empty string if the user has no other session to confuse it with.
+        id, or an empty string if the user has only one session.
         """
         self._name_of = name_of
         self._settings = settings or NoticeSettings()
@@ -84,7 +84,9 @@ class Notifier:
             self._report("ntfy", _fault_of("ntfy", PUBLISH, json.dumps(event).encode()))
 
     def _worded(self, notice: Tell) -> str:
-        """Return the text with its time, after the name of the session if the user has several."""
+        """Return the text of a notice with its time. If the user has several sessions, the session's name precedes the
+        text.
+        """
         text = notice.text
         if notice.at is not None:
             text = f"{text} until {when(notice.at, time.time())}".strip()
@@ -124,7 +126,7 @@ def _fault_of(name: str, command: tuple[str, ...], event: bytes) -> str | None:
         return f"{name}: {error.strerror or error}"
     if not done.returncode:
         return None
-    # The output of the user's command is not printed, because it may contain what a bug report must not.
+    # The output of the user's command is not printed, because it may contain data that must not appear in a bug report.
     last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] if command is PUBLISH else ""
     return f"the notice was not published: {last}" if last else f"{name} ended with {done.returncode}"
 

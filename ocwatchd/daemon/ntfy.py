@@ -1,7 +1,7 @@
 """Publish one notice on an ntfy server: `python -m ocwatchd.daemon.ntfy`, with the notice as JSON on standard input.
 
-This runs in a process of its own, so that the daemon itself still connects to loopback addresses only and does not
-load TLS (about 10 MiB). The address arrives on standard input, because every user can read a command line.
+This runs in a separate process, so that the daemon itself connects only to loopback addresses and does not load TLS
+(about 10 MiB). The address arrives on standard input, because every user can read a command line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Publication(NamedTuple):
 def publication(address: str, title: str, text: str) -> Publication:
     """Return the request that publishes `text` to the topic `address` (`https://ntfy.sh/TOPIC`).
 
-    The body is JSON for the server's root, because a title in a header would have to be ASCII
+    The body is JSON for the server's root, because a title in a header could only contain ASCII
     (https://docs.ntfy.sh/publish/#publish-as-json). A user and password in the address become a header.
     """
     parts = urllib.parse.urlsplit(address)
@@ -67,7 +67,7 @@ def main() -> int:
     except urllib.error.HTTPError as error:
         sys.stderr.write(f"the server answered {error.code}\n")
     except (OSError, ValueError) as error:
-        # Only the reason: the text of the error may contain the address, whose topic is a secret.
+        # Only the reason is printed, because the text of the error may contain the address, whose topic is a secret.
         reason = getattr(error, "reason", error)
         sys.stderr.write(f"{getattr(reason, 'strerror', None) or type(reason).__name__}\n")
     return 1

@@ -168,8 +168,8 @@ class OpenCodeWork:
         self._post(MoveEnded(effect.claim, effect.order, mover.move(effect.order)))
 
     def _give_back(self, effect: ReturnSession) -> None:
-        """Return a session to its primary. Try each running OpenCode 2 server, because it is unknown which one has an
-        idle session.
+        """Return a session to its primary. Try each running OpenCode 2 server, because it is unknown which server has
+        an idle session.
         """
         result = ReturnResult.UNKNOWN
         for endpoint in self._finder.find().open:

@@ -56,7 +56,7 @@ class PreviousRun:
     """The last claim of each session, whatever its result."""
     parked: Mapping[str, ParkedTurn] = field(default_factory=dict)
     resumes: Mapping[str, tuple[str | None, int]] = field(default_factory=dict)
-    """The id of a prompt that was run again after it was parked, and the number of these runs, by session."""
+    """The id of the prompt that was run again after it was parked, and the number of its reruns, by session."""
 
 
 NOTHING_BEFORE = PreviousRun({}, {}, (), frozenset(), {}, frozenset())
@@ -66,10 +66,11 @@ NOTHING_BEFORE = PreviousRun({}, {}, (), frozenset(), {}, frozenset())
 def previous_run(
     entries: Iterable[Entry], since: float, cursors: Mapping[str, Cursor], beat: float | None = None
 ) -> PreviousRun:
-    """Return what these journal entries (oldest first) show about the time from `since` (epoch seconds).
+    """Return the state of the previous run from these journal entries (oldest first), as far back as `since` (epoch
+    seconds).
 
-    Recorded limits, cleared models and parked turns count at any age, because a plan's limit can last for days. `beat`
-    is the last heartbeat of the previous run, in epoch seconds.
+    Recorded limits, cleared models and parked turns are included at any age, because a plan's limit can last for days.
+    `beat` is the last heartbeat of the previous run, in epoch seconds.
     """
     claims: dict[str, tuple[str, Claim]] = {}
     refused: dict[str, ModelRef] = {}
@@ -186,10 +187,11 @@ class _RunningTime:
 
 
 def _waits(shown: object) -> bool:
-    """Return whether the session was last seen in a retry or a failure. In that case, a probe finds the session as a
-    stuck one.
+    """Return whether the session was last seen in a retry or a failure. In that case, a probe reports the session as
+    stuck.
 
-    A turn aborted by our move looks like one that the user has stopped, so it must be resumed as ours.
+    A turn that our move has aborted looks like a turn that the user has stopped. The daemon must therefore resume it as
+    an unfinished move.
     """
     if not isinstance(shown, Mapping) or shown.get("aborted") is True:
         return False

@@ -42,8 +42,8 @@ ASK = 600.0
 session requests them in any case.
 """
 OPEN = 600.0
-"""Maximum age, in seconds, of an unfinished answer that counts as a running session. Older ones were left by a dead
-process.
+"""Maximum age, in seconds, of an unfinished answer that counts as a running session. Older unfinished answers were left
+behind by a dead process.
 """
 
 
@@ -153,7 +153,8 @@ def _by_use(rows: list[tuple[Answer, str]], now: float) -> dict[str, float]:
         used[model] += row.message.tokens.spent if row.message.tokens else 0
     loads: defaultdict[str, float] = defaultdict(float, relative(used, len({row.session for row, _ in rows})))
     for row, model in rows:
-        # The cost of an unfinished answer is unknown. Counting it as a whole session spreads a burst over all members.
+        # The cost of an unfinished answer is unknown. It is counted as a whole session, so that a burst of sessions is
+        # spread over all members.
         loads[model] += row.message.completed is None and now - (row.message.created or 0.0) < OPEN
     return dict(loads)
 

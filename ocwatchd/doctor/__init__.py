@@ -1,1 +1,1 @@
-"""Check an installation. All facts are gathered first, and the checks use nothing else."""
+"""Check an installation. All facts are gathered first, and the checks use only these facts."""

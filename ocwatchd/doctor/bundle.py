@@ -54,7 +54,9 @@ _PROGRAMS = frozenset("curl wget sh bash zsh fish python python3 node notify-sen
 
 
 def redacted(value: object, home: str, field: str = "") -> object:
-    """Return `value` without secrets, and with `~` for the home directory. A secret field keeps only its name."""
+    """Return `value` without secrets, and with `~` for the home directory. For a secret field, only the name is
+    kept.
+    """
     if isinstance(value, Mapping):
         return {redacted_text(str(key), home): _item(str(key), item, field, home) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -153,7 +155,7 @@ def write_bundle(path: Path, paths: Paths, facts: Facts, checks: Sequence[Check]
     An ordinary file is replaced as a whole. A special file, such as a pipe, is not replaced but written to.
 
     Raises:
-        OcwatchError: the archive cannot be written.
+        OcwatchError: The archive cannot be written.
     """
     home = str(paths.home)
     documents: dict[str, object] = {
@@ -189,7 +191,9 @@ def versions(facts: Facts) -> dict[str, object]:
 
 
 def _config(paths: Paths, home: str) -> tuple[object, frozenset[str]]:
-    """Return our redacted configuration, and its private texts, to be removed from other files that quote them."""
+    """Return our redacted configuration, and its private texts, which must be removed from other files that quote
+    them.
+    """
     try:
         values = object_in(read_document(paths.config_file).data, "rateLimit")
     except ConfigError as fault:

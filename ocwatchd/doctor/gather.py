@@ -187,7 +187,7 @@ def _config(paths: Paths) -> tuple[Configured, tuple[Path, ...], tuple[str, ...]
     pools = {name: pool.members for name, pool in names.pools.items()}
     chains = opened(normalise(names.chains, names.aliases), pools)
     agents = {resolve(model, names.aliases): agent for model, agent in names.agents.items()}
-    # circular chains have a check of their own
+    # a separate check reports circular chains
     warnings = tuple(text for text in config.warnings if "circular chain" not in text)
     named = tuple(model for _, model in named_models(names))
     asks = bool(config.policy.prevention.command)
@@ -200,7 +200,7 @@ def _opencode(
 ) -> tuple[str | None, tuple[str, ...], list[dict[str, object]], frozenset[str]]:
     """Return the fault in OpenCode's configuration, the models in use, the merged configurations, and agent names.
 
-    The first merged configuration is the global one; the others belong to the projects.
+    The first merged configuration is the global configuration. All others belong to projects.
     """
     files = global_files(map(str, config_directories(paths, environ)), environ)
     try:
@@ -285,7 +285,7 @@ def _daemon(paths: Paths, beat: heartbeat.Heartbeat, now: float) -> Daemon:
 
 
 def _waiting(sessions: Iterable[Mapping[str, object]]) -> Iterator[tuple[str, str, str]]:
-    """Yield the sessions whose phrase ends with a command for their user."""
+    """Yield the waiting sessions whose phrase contains a command for the user."""
     for one in sessions:
         phrase, marked, command = str(one.get("phrase", "")).rpartition(": ocwatch ")
         if marked:

@@ -19,7 +19,7 @@ MAX_AHEAD = 120.0
 is assumed to have been set back.
 """
 MAX_JOURNAL = 64 << 20
-"""Size of the journal, in bytes, above which it is reported; the daemon limits it to 8 MiB."""
+"""Size of the journal, in bytes, above which the journal is reported. The daemon limits it to 8 MiB."""
 MIN_FREE = 16 << 20
 """Minimum free disk space, in bytes, that passes the check."""
 DECISIVE = frozenset(("prompt", "retry"))

@@ -43,18 +43,18 @@ class Running:
     generation: int = 1
     listens: bool = False
     place: str = ""
-    """The terminal, directory and session of a process without the companion plugin; empty if the plugin is loaded."""
+    """The terminal, directory and session of a process without the companion plugin. Empty if the plugin is loaded."""
     why: str = ""
-    """The reason why the plugin is not loaded, as a clause: `was started …`; empty if it is loaded."""
+    """The reason why the plugin is not loaded, as a clause such as `was started …`. Empty if it is loaded."""
     remedy: str = ""
-    """How to restart a process without the plugin; empty if the plugin is loaded."""
+    """Instructions for restarting a process without the plugin. Empty if the plugin is loaded."""
     hooks: tuple[str, ...] = ()
     """The companion plugin's hooks that this process, an OpenCode 2, has called."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogDirectory:
-    """A log directory that is read. `newest` is when its last line was written, in epoch seconds."""
+    """A log directory that is read. `newest` is the time at which its last line was written, in epoch seconds."""
 
     path: str
     files: int | None

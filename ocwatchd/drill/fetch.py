@@ -56,7 +56,7 @@ def fetch(version: str, cache: Path, environ: Mapping[str, str]) -> Path:
     """Return the program of this version or tag (such as `latest`), from the cache if it contains the version.
 
     Raises:
-        UsageError: the text is not a version.
+        UsageError: The text is not a version.
         FetchFailed: OpenCode cannot be fetched.
     """
     if not _VERSION.fullmatch(version):
@@ -98,7 +98,7 @@ def registry_of(environ: Mapping[str, str]) -> str:
     """Return the registry configured for npm, from npm's environment variable or the user's `.npmrc`.
 
     Raises:
-        FetchFailed: no registry is configured.
+        FetchFailed: No registry is configured.
     """
     named = environ.get("npm_config_registry") or environ.get("NPM_CONFIG_REGISTRY")
     if not named:

@@ -60,8 +60,8 @@ class DrillHome:
         """Create and fill the home for OpenCode 1 or 2.
 
         Raises:
-            OSError: a file cannot be written.
-            PluginFault: the plugin cannot be installed.
+            OSError: A file cannot be written.
+            PluginFault: The plugin cannot be installed.
         """
         for directory in (self.project, self.bin, self.root / TEMPORARY, self.paths.opencode_config):
             directory.mkdir(parents=True)
@@ -132,7 +132,7 @@ def private_home(keep: bool = False) -> Iterator[DrillHome]:
     """Create a home in the temporary directory, and remove it at the end of the context unless `keep` is set.
 
     Raises:
-        OSError: the home cannot be created.
+        OSError: The home cannot be created.
     """
     usual = os.path.realpath(tempfile.gettempdir())
     base = usual if len(usual) <= LONGEST_TEMPORARY else os.path.realpath("/tmp")  # noqa: S108 (macOS: 49 characters)

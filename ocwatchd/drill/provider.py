@@ -66,14 +66,14 @@ class DrillProvider:
         return self._free_at
 
     def __enter__(self) -> Self:
-        """Start answering."""
+        """Start to answer requests."""
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop answering."""
+        """Stop answering requests."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing."""
+        """Suppress the server's log lines."""
 
     def do_CONNECT(self) -> None:
         """Refuse a connection to another host."""

@@ -92,7 +92,7 @@ class Scene:
 
         Raises:
             StepFailed: OpenCode does not create a session.
-            EndpointError: the endpoint does not respond.
+            EndpointError: The endpoint does not respond.
         """
         session = self.user.new_session()
         if session is None:
@@ -103,7 +103,7 @@ class Scene:
         """Send a prompt in the session, and return the time at which it was sent, in epoch seconds.
 
         Raises:
-            EndpointError: the endpoint does not answer.
+            EndpointError: The endpoint does not answer.
         """
         sent = time.time()
         self.user.prompt(self.session, PROMPT.format(which))
@@ -114,7 +114,7 @@ class Scene:
 
         Raises:
             StepFailed: OpenCode creates no session.
-            EndpointError: the endpoint does not answer.
+            EndpointError: The endpoint does not answer.
         """
         if self.poll(lambda: self.user.is_idle(self.session), IDLE_TIMEOUT):
             time.sleep(AFTER_TURN)
@@ -163,7 +163,7 @@ BUDGET = 150.0
 
 After a slow start, the limit and the drill last longer: when a start took 45 s, the last step had only 5 s left.
 """
-OVER = "; the drill has used up its time. If this machine is busy, try again"
+OVER = "; the drill timed out. If this machine is busy, try again later"
 START_TIMEOUT, STEP_TIMEOUT = 60.0, 30.0
 """Timeouts, in seconds, for OpenCode's cold start (3 s on an idle machine) and a later step (1 s).
 
@@ -180,8 +180,8 @@ fallback in advance, must fit into this time.
 BUNDLED_SINCE = (1, 0, 142)
 """First version that passes the drill. Versions up to 1.0.98 install `@ai-sdk/…` from npm at run time."""
 RETURN_TIMEOUT = 5.0
-"""Timeout, in seconds, for the daemon to return an OpenCode 2 session to the primary. Prompts in OpenCode 2 name no
-model.
+"""Timeout, in seconds, for the daemon to return an OpenCode 2 session to the primary. Prompts in OpenCode 2 do not name
+a model.
 """
 CALL_TIMEOUT = 10.0
 """Timeout, in seconds, for a request by the simulated user."""
@@ -189,7 +189,7 @@ TITLES = {
     "opencode": "OpenCode runs",
     "start": "OpenCode and the daemon start",
     "door": "the plugin opens its endpoint",
-    "detection": "the limit is recognised",
+    "detection": "the limit is recognized",
     "log": "OpenCode's log contains the limit",
     "cooldown": "the reset time is known",
     "move": "the session is moved through the endpoint",
@@ -234,7 +234,7 @@ class Drill:
     """One drill with one OpenCode program in one home."""
 
     def __init__(self, program: Path, home: DrillHome, environ: Mapping[str, str], budget: float = BUDGET) -> None:
-        """Store the values. `run` starts the processes."""
+        """Store the arguments. `run` starts the processes."""
         self._program, self._environ = program, environ
         self._scene = Scene(home, budget)
         self.provider = DrillProvider()
@@ -244,9 +244,9 @@ class Drill:
         self._step_timeout = STEP_TIMEOUT
 
     def run(self) -> Generator[Step, None, None]:
-        """Yield each step as it ends.
+        """Yield each step as soon as it has finished.
 
-        All processes of the drill have ended when the iterator ends or is closed.
+        All processes of the drill have exited when the iterator is exhausted or closed.
         """
         steps: tuple[tuple[str, Work], ...] = (
             ("opencode", self._version),
@@ -353,7 +353,7 @@ class Drill:
         if not refused:
             raise StepFailed("a request from OpenCode to the drill's provider", "no request", KEEP, fatal=True)
         if self._scene.poll(self._scene.entry, self._step_timeout) is None:
-            remedy = f"ocwatchd does not recognise how this OpenCode version reports limits: {KEEP}"
+            remedy = f"ocwatchd does not recognize how this OpenCode version reports limits: {KEEP}"
             raise StepFailed(f"{PRIMARY} on the blacklist", "no entry, although it was refused (429)", remedy)
         return f"{PRIMARY} was refused (429) and is on the blacklist", time.time() - refused[0].time
 
@@ -363,7 +363,7 @@ class Drill:
         seen = self._scene.poll(lambda: user.limit_on_record(self._scene.session), LOG_TIMEOUT)
         if seen is None:
             logs = ", ".join(sorted(path.name for path in self._scene.home.paths.log_dir.glob("*"))) or "none"
-            advice = f"limits of sessions without an endpoint are not recognised: upgrade ocwatchd, or {KEEP}"
+            advice = f"limits of sessions without an endpoint are not recognized: upgrade ocwatchd, or {KEEP}"
             raise StepFailed(user.record_says, f"no limit; logs: {logs}", advice)
         return seen, time.time() - refused
 

@@ -39,9 +39,9 @@ class User(Protocol):
     """A simulated OpenCode user. Every method raises EndpointError if the endpoint does not respond."""
 
     way_in_is: str
-    """The text that the step "door" prints as its expectation: what the plugin should have done."""
+    """The text that the step "door" prints as its expectation: the action that the plugin should have taken."""
     way_in_seen: str
-    """What the step "door" reports if it passes."""
+    """The text that the step "door" reports if it passes."""
     record_says: str
     """The text that the step "log" prints as its expectation for OpenCode's own record."""
 
@@ -50,8 +50,8 @@ class User(Protocol):
         ...
 
     def way_in(self) -> Endpoint | None:
-        """Return the endpoint for the later steps as soon as the plugin is active in OpenCode; before that, return
-        None.
+        """Return the endpoint for the later steps if the plugin is active in OpenCode. Return None if it is not active
+        yet.
         """
         ...
 
@@ -99,7 +99,7 @@ class UserOfV1:
 
     way_in_is = "a socket of the plugin that answers like OpenCode itself"
     way_in_seen = "its socket answers like OpenCode's own API"
-    record_says = "a limit in OpenCode's log that the rules recognise"
+    record_says = "a limit in OpenCode's log that the rules recognize"
 
     def __init__(self, home: DrillHome, endpoint: Endpoint, limit: float) -> None:
         """Store the values. `limit` is the timeout of a call in seconds."""
@@ -137,7 +137,7 @@ class UserOfV1:
         self._post(f"/session/{session}/prompt_async", body)
 
     def insist(self, session: str) -> None:
-        """No action is necessary: each prompt names the primary."""
+        """Do nothing, because each prompt names the primary."""
 
     def has_returned(self, session: str) -> bool:
         """Return True, because each prompt names the primary."""
@@ -175,7 +175,7 @@ class UserOfV2:
 
     way_in_is = "the plugin loaded in OpenCode, and an endpoint that the daemon serves"
     way_in_seen = "OpenCode has loaded the plugin, and the daemon follows OpenCode's events"
-    record_says = "a limit in the session's durable record that the rules recognise"
+    record_says = "a limit in the session's durable record that the rules recognize"
 
     def __init__(self, home: DrillHome, endpoint: Endpoint, limit: float) -> None:
         """Store the values. `limit` is the timeout of a call in seconds."""
@@ -187,8 +187,8 @@ class UserOfV2:
         self._api.plugins(str(self._home.project))
 
     def way_in(self) -> Endpoint | None:
-        """Return OpenCode's own endpoint as soon as the daemon serves it and the plugin is loaded; before that, return
-        None.
+        """Return OpenCode's own endpoint if the daemon serves it and the plugin is loaded. Return None if either
+        condition is not met yet.
         """
         return self.endpoint if self._loaded() and self._served() else None
 

@@ -1,4 +1,6 @@
-"""Follow a session after its first move: print its output, answer its questions as `run` does, and detect its end."""
+"""Follow a session after its first move: print its output, answer its questions as `run` does, and detect when its turn
+has ended.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ from ocwatchd.opencode.client.v1.routes import Api
 from ocwatchd.opencode.sessions.snapshots import take_snapshot
 
 SETTLED = 3.0
-"""Time, in seconds, after which an error counts as the end of the turn. Until then, the engine may still move the
-session.
+"""Time, in seconds, for which a turn must have been in an error before it is treated as over. The engine may move the
+session during this time.
 """
 MAX_FAULTS = 20
 """Number of consecutive failed requests after which the server is considered dead."""
@@ -31,7 +33,7 @@ class Polled(Protocol):
         """Print new output.
 
         Raises:
-            EndpointError: the endpoint does not respond.
+            EndpointError: The endpoint does not respond.
         """
         ...
 
@@ -53,7 +55,7 @@ class Served(ABC):
         """Print new output and answer questions. Return the current snapshot, or None if the server did not respond.
 
         Raises:
-            EndpointError: the server has failed so often that it is considered dead.
+            EndpointError: The server has failed so often that it is considered dead.
         """
         try:
             self._printer.poll()

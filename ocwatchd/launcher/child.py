@@ -33,7 +33,7 @@ class Child:
         """Start the process. `stdout` is the descriptor for its standard output; None means our own standard output.
 
         Raises:
-            OSError: the process cannot be started.
+            OSError: The process cannot be started.
         """
         reset = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these signals, and a child process would inherit this
         moved = [(os.POSIX_SPAWN_DUP2, stdout, 1)] if stdout is not None else []
@@ -91,7 +91,7 @@ def watch(
     output: Output,
     interval: float = CHECK_INTERVAL,
 ) -> bool:
-    """Wait until the child ends, a signal arrives, or there is a sign of a limit. Return whether there is a sign of a
+    """Wait until the child exits, a signal arrives, or there is a sign of a limit. Return whether there is a sign of a
     limit.
     """
     checked_at = 0.0

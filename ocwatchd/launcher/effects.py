@@ -67,7 +67,7 @@ class YieldingWriter:
 
     def _leave_to_others(self, now: float) -> None:
         """Discard the changes to models whose entries another program has written in the meantime; the daemon handles
-        those.
+        these models.
 
         If such an entry disappears later, a user has cleared it.
         """

@@ -38,14 +38,16 @@ the cache file of the programs' generations.
 PLUGIN_DIRECTORIES = ("plugin", "plugins")
 
 PATIENCE = 30.0
-"""Maximum time, in seconds, for which a start waits until a cooldown ends: the default of `maxDelay`."""
+"""Maximum time, in seconds, for which a start waits for a cooldown to end. This is the default of `maxDelay`."""
 JITTER, MAX_JITTER = 0.01, 5.0
-"""Maximum delay of a start after a wait, as a fraction of the wait and in seconds. It keeps several starts from
+"""Maximum delay of a start after a wait, as a fraction of the wait and in seconds. It prevents several starts from
 coinciding.
 """
 
 LAUNCHER = "OCWATCHD_LAUNCHER"
-"""Environment variable with which our children carry our process id. The daemon leaves their sessions to us."""
+"""Environment variable that contains our process id in our children. The daemon leaves the children's sessions to
+us.
+"""
 
 
 class Launch:
@@ -92,7 +94,7 @@ class Launch:
         debug(f"OpenCode {self._generation}; models replaced before the start: {len(plan.story)}")
         if self._generation != 1:
             # The environment of a client is not changed: the service shared by all clients could inherit it as its
-            # configuration until it ends (0.0.0-next-16350).
+            # configuration until it exits (0.0.0-next-16350).
             return self._supervised() if running and self._movable(running) else None
         if self._movable(running):
             self._add_plugin()
@@ -183,7 +185,9 @@ class Launch:
         return ExitCode.OPENCODE_UNREACHABLE
 
     def _supervised(self) -> int:
-        """Start `run` as a child and watch it. Return its exit code, or that of its prompt on another model."""
+        """Start `run` as a child and watch it. Return its exit code, or the exit code of its prompt on another
+        model.
+        """
         from ocwatchd.launcher.attached_watch import Attached  # lazy import: a terminal does not need it
         from ocwatchd.launcher.signals import Signals
         from ocwatchd.launcher.stdout import Output
@@ -217,7 +221,7 @@ class Launch:
     def _watched(
         self, child: Child, signals: Signals, trouble_signs: TroubleSigns | Attached, guardian: Guardian, output: Output
     ) -> int:
-        """Watch the child until its end. Return its exit code, or that of its prompt on another model."""
+        """Watch the child until it exits. Return its exit code, or the exit code of its prompt on another model."""
         from ocwatchd.launcher.child import stopped, watch
 
         while watch(child, signals, trouble_signs, output):
@@ -309,8 +313,8 @@ class Launch:
         return Transform(self._names, cooldowns, config, agents, os.environ), last_model(messages)
 
     def _wait(self, models: list[str]) -> bool:
-        """Wait until the first of these models is available, if that is soon or --wait was given. Return whether one is
-        available.
+        """Wait until the first of these models is available, if the wait is short or --wait was given. Return whether a
+        model is available.
         """
         ends = [(entry.end, model) for model in models if (entry := self._cooldowns.blocking(model))]
         known = [(end, model) for end, model in ends if end != float("inf")]
@@ -323,7 +327,7 @@ class Launch:
             say(f"every model is cooling down; {model} will be available first: it is limited {until_words(end)}")
             return False
         say(f"every model is cooling down; waiting for {model}, limited {until_words(end)}")
-        # Launches that are waiting for the same model must not all use it at the same moment.
+        # Launches that are waiting for the same model must not all use it at the same time.
         end += os.getpid() % 100 / 100 * min(max(remaining, 0.0) * JITTER, MAX_JITTER)
         while (remaining := end - time.time()) > 0:
             time.sleep(min(remaining, 5.0))  # short steps, because the system may be suspended or its clock set

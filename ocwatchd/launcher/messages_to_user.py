@@ -9,7 +9,9 @@ import sys
 
 
 def say(text: str) -> None:
-    """Print a message on standard error, without control characters; on a terminal, wrap it between words."""
+    """Print a message on standard error, without control characters. On a terminal, the message is wrapped between
+    words.
+    """
     line = f"oc-smart: {printable(text)}"
     try:
         print(_broken(line, os.get_terminal_size(2).columns) if os.isatty(2) else line, file=sys.stderr, flush=True)

@@ -51,7 +51,7 @@ class Printer:
     ) -> None:
         """Mark the present content as printed, except for messages that began at or after `since` (epoch seconds).
 
-        The remaining parts of an unfinished answer are printed when the answer ends without an error.
+        The remaining parts of an unfinished answer are printed when the answer finishes without an error.
         """
         self._api, self._session, self._json = api, session, as_json
         self._out, self._err, self._now = out or sys.stdout, err or sys.stderr, now

@@ -1,7 +1,7 @@
 """Watch and move the session of an `opencode run` of OpenCode 2, which is a client of a server.
 
-A limited turn is moved by only switching its model if that is quick, or if the server ends with the client, as with
-`--standalone`. Otherwise, the turn must be interrupted, which would make the client exit without an answer. The
+A limited turn is moved by only switching its model if that is quick, or if the server exits together with the client,
+as with `--standalone`. Otherwise, the turn must be interrupted, which would make the client exit without an answer. The
 launcher therefore ends the client first, continues the turn in the server, and prints the answer as the client would
 (0.0.0-next-16350).
 """
@@ -98,7 +98,7 @@ class RunService:
         the session with this id.
 
         Raises:
-            EndpointError: the server does not answer.
+            EndpointError: The server does not answer.
         """
         session = self._find()
         if session is None or self.endpoint is None:
@@ -223,7 +223,7 @@ class ClientPrinter:
         """Mark the complete messages as printed.
 
         Raises:
-            EndpointError: the endpoint does not answer.
+            EndpointError: The endpoint does not answer.
         """
         self._api, self._session, self._json = Routes(endpoint), session, as_json
         self._out, self._err = out, err or sys.stderr
@@ -233,7 +233,7 @@ class ClientPrinter:
         """Print the answers completed since the last call.
 
         Raises:
-            EndpointError: the endpoint does not answer.
+            EndpointError: The endpoint does not answer.
         """
         for raw in self._api.messages(self._session, FEW):
             ident = text(raw.get("id"))

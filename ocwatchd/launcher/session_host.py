@@ -1,11 +1,11 @@
 """Hosts of the session of a watched `run`, and the mover of that session.
 
-A session runs in the child and later in a private server; a client's session stays in the client's server. The hosts
-differ in the endpoint that is probed and in the server that continues the session; the engine is the same.
+A session runs in the child and later in a private server, but a client's session remains in the client's server. The
+hosts differ in the endpoint that is probed and in the server that continues the session; the engine is the same.
 
-An abort would make `run` end with code 0 and no answer (1.0 to 1.18). The first move therefore ends the process, and a
-server continues with the same prompt: a private server or, for a client (`--attach`), the session's own server. All
-later moves use that server, too.
+An abort would make `run` exit with code 0 and without an answer (1.0 to 1.18). The first move therefore ends the
+process, and a server continues with the same prompt: a private server or, for a client (`--attach`), the session's own
+server. All later moves use that server, too.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Run:
 
     `environ` contains the variables set in addition to our own environment. `asked` is the model that the user
     requested. `began` is the start time in epoch seconds. `server` is the server to which an OpenCode 1 client is
-    attached; `service` is that of an OpenCode 2 client.
+    attached. `service` is the server of an OpenCode 2 client.
     """
 
     child: Child
@@ -75,7 +75,7 @@ class OwnProcesses:
     """The OpenCode processes that this launcher started: the child and the private server."""
 
     def __init__(self, child: int) -> None:
-        """Store the child's pid, which counts as ours even after the child has ended."""
+        """Store the child's pid, which is treated as ours even after the child has exited."""
         self._child, self._table = child, ProcessTable()
 
     def __call__(self) -> Iterable[OpenCodeProcess]:
@@ -158,7 +158,7 @@ class SessionHost(Protocol):
         """Return a context manager for the server in which the session continues after the child has ended.
 
         Raises:
-            OpenCodeUnreachable: on entering, if the server does not start.
+            OpenCodeUnreachable: On entering, if the server does not start.
         """
         ...
 
@@ -186,8 +186,8 @@ class SessionHost(Protocol):
 
 
 class OwnSessionHost:
-    """Host of a session in a child that has a server of its own. A private server with the same environment replaces it
-    after a move.
+    """Host of a session in a child that contains its own server. After a move, a private server with the same
+    environment replaces the child.
     """
 
     def __init__(self, run: Run, paths: Paths, clock: Clock, started: Callable[[int], None]) -> None:
@@ -210,7 +210,7 @@ class OwnSessionHost:
         return private_server(Path(run.program), directory, environ, self._started, options, gate=self._gate())
 
     def order(self, order: Order) -> Order:
-        """Return the order for a turn that is no longer running, because it ended with the child."""
+        """Return the order for a turn that is no longer running, because it ended when the child exited."""
         return replace(order, own_abort=True, child=None, looping=False)
 
     def failed(self, known: Sequence[str], /) -> SessionSnapshot | None:
@@ -226,7 +226,7 @@ class OwnSessionHost:
         """Do nothing, because the turn ends with its process."""
 
     def close(self) -> None:
-        """Start no more servers."""
+        """Prevent further servers from being started."""
         with self._lock:
             self._closed = True
 
@@ -242,7 +242,7 @@ class OwnSessionHost:
 
 
 class ServerSessionHost:
-    """Host of an OpenCode 1 client's session (`--attach`), which stays in its server."""
+    """Host of an OpenCode 1 client's session (`--attach`), which remains in the client's server."""
 
     def __init__(self, server: AttachedServer, paths: Paths) -> None:
         """`server` is the client's server. Its `session` must be set."""
@@ -298,7 +298,7 @@ class _OneSession:
 
 
 class ServiceSessionHost:
-    """Host of an OpenCode 2 client's session, which stays in its server."""
+    """Host of an OpenCode 2 client's session, which remains in the client's server."""
 
     def __init__(self, service: RunService, paths: Paths) -> None:
         """`service` is the client's OpenCode 2 server. Its `session` must be set."""

@@ -1,4 +1,4 @@
-"""Record the signals that end a launch, and wait for a signal and for the end of a child at the same time."""
+"""Record the signals that end a launch, and wait until a signal arrives or a child exits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Signals:
-    """Handlers for the signals that end us. `wait` returns when one arrives or a child ends; `close` removes the
-    handlers.
+    """Handlers for the signals that terminate this process. `wait` returns when a signal arrives or a child exits, and
+    `close` removes the handlers.
     """
 
     def __init__(self) -> None:

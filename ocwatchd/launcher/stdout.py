@@ -1,7 +1,8 @@
 """Hold back the standard output of a `run`, so that a run that exits with code 75 prints nothing.
 
-Output to a pipe is held and written at the end, which makes no difference to a `$(…)`. A file is truncated to its old
-length. Output to a terminal and `--format json` is passed through immediately and cannot be withdrawn.
+Output to a pipe is held and written when the run has finished, which makes no difference to a `$(…)`. A file is
+truncated to its old length. Output to a terminal and `--format json` is passed through immediately and cannot be
+withdrawn.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Output:
                 part = os.read(self.reader, _PART)
             except BlockingIOError:
                 return
-            # If the output has ended or our own reader has closed its end, the child must receive a SIGPIPE, too.
+            # If the output has ended or the reader of our output has closed the pipe, the child must receive a SIGPIPE,
+            # too.
             if not part or not self._keep(part):
                 self._close()
 

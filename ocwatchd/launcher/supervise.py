@@ -1,8 +1,8 @@
 """Supervise one `opencode run` from the first sign of a limit until its prompt is answered.
 
-The engine is the daemon's, but its input comes from the child's endpoint, and its effects are different. If all models
-are cooling down, the supervisor waits for the model that will be available first. After an internal fault, the child
-runs unwatched.
+The engine is the same as the daemon's, but its input comes from the child's endpoint, and its effects are different. If
+all models are cooling down, the supervisor waits for the model that will be available first. After an internal fault,
+the child runs unwatched.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ from ocwatchd.state.journal import Journal
 
 
 def soonest(ledger: Ledger, models: Iterable[ModelRef], now: float) -> Cooldown | None:
-    """Return the cooldown that ends first among these models, or None if a user has to end all of them.
+    """Return the cooldown of these models that ends first, or None if none of them ends before a user clears it.
 
     An available model is treated as one whose cooldown ends now. The result names the model even if its whole provider
     is cooling down.
@@ -95,8 +95,8 @@ def spread(entry: Cooldown, policy: Policy, attempt: int, draw: float) -> float:
     """Return the time, in seconds, to add to a reset time. It is 0 for a reported reset time, and a random backoff for
     an estimated one.
 
-    The backoff keeps processes that wait for the same model from using it at the same moment, or too often. `attempt`
-    counts from 1; `draw` is a uniform random number in [0, 1).
+    The backoff keeps processes that wait for the same model from using it at the same time, or too frequently.
+    `attempt` counts from 1; `draw` is a uniform random number in [0, 1).
     """
     if entry.reset_source is not ResetSource.ESTIMATE:
         return 0.0
@@ -117,7 +117,7 @@ POLL = 0.1
 AGAIN = 2.0
 """Delay, in seconds, before a session that could not be moved is checked again."""
 MAX_STRANDED = 3
-"""Number of failed moves after which the supervisor gives up. The prompt stays in OpenCode's message store."""
+"""Number of failed moves after which the supervisor gives up. The prompt is still in OpenCode's message store."""
 
 
 class Supervisor:
@@ -127,7 +127,7 @@ class Supervisor:
         """Store the arguments. `guardian` watches each started process; `say` prints a line for the user.
 
         Raises:
-            ConfigError: the configuration cannot be used.
+            ConfigError: The configuration cannot be used.
         """
         child = run.child
         self._run, self._guardian, self._say = run, guardian, say
@@ -143,8 +143,8 @@ class Supervisor:
         context, now = self._engine.context, self._clock.now()
         context.fill.measure(known.loads, (), now)
         prices.recall(context, self._paths, now)
-        # SimpleQueue cannot be used: on Python 3.11, its `get` waits forever if a signal (the end of a child) arrives
-        # just before the timeout.
+        # SimpleQueue cannot be used: on Python 3.11, its `get` waits forever if a signal (such as SIGCHLD) arrives just
+        # before the timeout.
         self._queue: queue.Queue[Message | Failure] = queue.Queue()
         self._mover: RunMover | ClientMover
         if run.service:
@@ -382,8 +382,8 @@ class Supervisor:
         return code if code is not None and code != 0 and self._mover.endpoint is None else -number
 
     def _close(self) -> None:
-        """End all started processes. The private server is in a process session of its own, so a signal to our group
-        does not end it.
+        """End all started processes. The private server is in a separate process session, so a signal to our group does
+        not terminate it.
         """
         self._session_host.close()
         with suppress(Exception):

@@ -1,7 +1,7 @@
 """Run OpenCode's terminal interface as a child process that can be started again in the same terminal.
 
 The child shares our process group, terminal and descriptors, so the kernel sends it keys, Ctrl-Z and window size
-changes as usual. The launcher sleeps in `waitpid`, forwards signals that only the launcher received, and stops or ends
+changes as usual. The launcher sleeps in `waitpid`, forwards signals that only the launcher received, and stops or exits
 when the child does.
 """
 
@@ -18,8 +18,8 @@ from ocwatchd.opencode.process.reaper import Guardian
 from ocwatchd.state.relaunch_requests import awaited
 
 TERMINAL = "OCWATCHD_TERMINAL"
-"""Environment variable with which OpenCode carries the launcher's process id. `ocwatch restart` sends its request to
-that process.
+"""Environment variable that contains the launcher's process id in OpenCode. `ocwatch restart` sends its request to that
+process.
 """
 
 PASSED_ON = (
@@ -138,5 +138,5 @@ class Terminal:
                 os.kill(self._pid, number)
 
     def _told_to_leave(self) -> bool:
-        """Return whether a signal such as Ctrl-C arrived while no child was running. The launcher then ends."""
+        """Return whether a signal such as Ctrl-C arrived while no child was running. The launcher then exits."""
         return self._got != 0

@@ -49,13 +49,13 @@ class Plan:
     """The changes for one launch.
 
     `words` contains OpenCode's arguments, `environ` the variables to set, and `story` the lines for standard error. If
-    this launch's model and all its fallbacks are cooling down, `exhausted` contains them, nearest first.
+    this launch's model and all its fallbacks are cooling down, `exhausted` contains them, the launch's own model first.
     """
 
     __slots__ = ("environ", "exhausted", "story", "words")
 
     def __init__(self, words: Sequence[str]) -> None:
-        """Begin with unchanged arguments."""
+        """Initialize a plan without changes. `words` contains OpenCode's arguments."""
         self.words = list(words)
         self.environ: dict[str, str] = {}
         self.story: list[str] = []
@@ -213,7 +213,7 @@ class Transform:
     def _carrier(self, arguments: Arguments, carrier: str | None) -> str | None:
         """Return the agent to use with the fallback, or None if the launch keeps its agent.
 
-        An agent with fewer permissions is kept. So is the agent of a continued session, because it is unknown.
+        An agent with fewer permissions is kept. The agent of a continued session is also kept, because it is unknown.
         """
         own = self.agent(arguments)
         unknown = arguments.continues and arguments.agent is None
@@ -256,8 +256,8 @@ def merge_content(inline: str, content: Mapping[str, object]) -> str | None:
 
 
 def _merge(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, object]:
-    """Merge two configurations: objects recursively, and lists by appending; other values of `other` replace those of
-    `one`.
+    """Merge two configurations. Objects are merged recursively, and lists are appended. All other values of `other`
+    replace the values of `one`.
     """
     merged = dict(one)
     for key, value in other.items():
@@ -291,7 +291,7 @@ def agents_of(
 
 
 def until_words(end: float) -> str:
-    """Return the end of a cooldown in words: `until 14:20 (in 3m 20s)` in local time, or `until you clear it`."""
+    """Return a phrase for the end of a cooldown: `until 14:20 (in 3m 20s)` in local time, or `until you clear it`."""
     if end == float("inf"):
         return "until you clear it"
     import time  # lazy import: only a limit needs it

@@ -47,7 +47,7 @@ class Offers(Protocol):
 def unknown_target(offers: Offers, target: Target, directory: str | None) -> Ruling | None:
     """Return the reason why the target cannot be used, or None if it can be used.
 
-    OpenCode 1 accepts a prompt with an unknown model or agent but never runs it; in OpenCode 2, the turn ends.
+    OpenCode 1 accepts a prompt with an unknown model or agent but never runs the prompt. In OpenCode 2, the turn fails.
     """
     if not offers.knows(target.model, directory):
         return Ruling(MoveResult.FAILED, f"OpenCode does not know the model {target.model}")
@@ -71,7 +71,7 @@ class MoveTime:
         elapsed: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> MoveTime:
-        """Return a `MoveTime` with the given functions; the defaults are those of the machine."""
+        """Return a `MoveTime` with the given functions. The defaults are the machine's clock and `time.sleep`."""
         return cls(clock or SystemClock(), elapsed, sleep)
 
 
@@ -102,7 +102,7 @@ class OneAtATime:
 
     @contextmanager
     def alone(self, session: str) -> Iterator[bool]:
-        """Yield True if this thread may move the session during the block; False if another thread is moving it."""
+        """Yield True if this thread may move the session during the block, or False if another thread is moving it."""
         with self._lock:
             free = session not in self._moving
             self._moving.add(session)

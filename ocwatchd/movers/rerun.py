@@ -65,24 +65,24 @@ to send the request to the model, plus 30 ms if it must respond to one of our re
 """
 
 POSTS = 3
-"""Maximum number of attempts to start the new run. A request can be lost, and the run with it."""
+"""Maximum number of attempts to start the new run. If a request is lost, the run does not start."""
 
 APPEAR_LIMIT = 4.0
 """Timeout, in seconds, for the message of an accepted run to appear; this takes 0.05 - 0.3 s on an idle machine."""
 
 STOP_LIMIT = 1.0
-"""Time, in seconds, after which a stopped run counts as over if its message has not appeared. On a busy machine, such a
-run still began up to 0.1 s after the stop (1.18.33).
+"""Time, in seconds, after which a stopped run is treated as over if its message has not appeared. On a busy machine,
+such a run still began up to 0.1 s after the stop (1.18.33).
 """
 
 BUSY_LIMIT = 30.0
 """Timeout, in seconds, for the message of an accepted run to appear while the session reports that it is busy. A slow
-disk or plugin can delay it.
+disk or plugin can delay the message.
 """
 
 SPEAK_LIMIT = 10.0
 """Timeout, in seconds, for the target to answer or refuse the request. A limit is usually reported within a second. A
-slower model is assumed to work; a later limit is a new one, which the log reports.
+slower model is assumed to work. If it is limited later, the log contains a new limit.
 """
 
 VERIFY_POLL, SLOWER = 0.05, 0.1
@@ -154,7 +154,7 @@ class _Attempt:
         self._touched = order.own_abort
         self._posts = 0
         self._running: float | None = None
-        """When the event stream showed the new run, in seconds on the clock of `MoveTime.elapsed`."""
+        """The time at which the event stream showed the new run, in seconds on the clock of `MoveTime.elapsed`."""
         self._events = SessionEvents(api, self._session)
         self._trace = self._events.trace
 
@@ -242,7 +242,7 @@ class _Attempt:
 
     @property
     def _cut(self) -> bool:
-        """Whether the turn's answers are cut off one after another."""
+        """Whether several consecutive answers of the turn were cut off."""
         return self._order.snapshot.cut_steps >= CUT_STEPS
 
     def _drop_pieces(self, messages: Sequence[Message], snapshot: SessionSnapshot) -> None:
@@ -289,10 +289,10 @@ class _Attempt:
         raise _Ended(Ruling(MoveResult.FAILED, why), self._order.snapshot, stranded=True)
 
     def _prompt_to_run(self, messages: Sequence[Message]) -> Message | None:
-        """Return the last prompt, or None if an earlier post already made it run.
+        """Return the last prompt, or None if an earlier post has already started a run of it.
 
         Raises:
-            _Ended: the user has started something else, which takes priority, or there is no prompt.
+            _Ended: The user has started something else, which takes priority, or there is no prompt.
         """
         prompt = last_prompt(messages)
         status = self._patiently(self._status)
@@ -325,7 +325,8 @@ class _Attempt:
     def _new_answer(self, before: Sequence[Message]) -> Message | None:
         """Wait for the first answer that is not in `before`, and return it. Return None if the run has not begun.
 
-        A later answer would be wrong: even if a later step fails, the first answer has proved that the target works.
+        A later answer must not be returned, because the first answer proves that the target works even if a later step
+        fails.
         """
         old = {message.id for message in before}
         began = self._time.elapsed()
@@ -356,7 +357,7 @@ class _Attempt:
             self._time.sleep(EVENT_POLL)
 
     def _pause(self, waited: float) -> None:
-        """Wait before the next request. An event for the session ends the wait early."""
+        """Wait before the next request. Stop waiting early if an event for the session arrives."""
         pause = max(VERIFY_POLL, SLOWER * waited)
         if not self._events.live:
             self._time.sleep(pause)
@@ -366,7 +367,7 @@ class _Attempt:
             self._time.sleep(VERIFY_POLL / 2)
 
     def _respect_a_stop(self) -> None:
-        """Abort the new run if the user stopped it just as it began, because OpenCode ignores a stop at that moment."""
+        """Abort the new run if the user stopped it just as it began, because OpenCode ignores a stop at that time."""
         if self._trace.overruled:
             self._patiently(lambda: self._api.abort(self._session.id, self._session.directory))
             raise _Ended(Ruling(MoveResult.USER_TOOK_OVER, "the new run was stopped"), self._order.snapshot)

@@ -4,7 +4,7 @@ First, a private server of the same program and home must respond, offer the tar
 tool. Only then is the OpenCode process ended. The server writes the target into the prompt without running it, so that
 the new TUI opens the session on the target. The prompt then runs in that TUI, through the companion plugin's endpoint,
 so that the user sees the answer appear and can answer questions. Without a usable terminal, the private server runs the
-prompt to its end.
+prompt until it is answered.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Terminal(Protocol):
         """Keep the terminal open during the block even if its process ends.
 
         Raises:
-            OcwatchError: this is not possible; nothing was changed.
-            OSError: as for OcwatchError.
+            OcwatchError: This is not possible; nothing was changed.
+            OSError: As for OcwatchError.
         """
         ...
 
@@ -76,8 +76,8 @@ class Terminal(Protocol):
         """Start the program.
 
         Raises:
-            OcwatchError: the program cannot be started.
-            OSError: as for OcwatchError.
+            OcwatchError: The program cannot be started.
+            OSError: As for OcwatchError.
         """
         ...
 
@@ -116,10 +116,10 @@ class StrandedSession:
         return f"cd {shlex.quote(self.snapshot.directory)} && {shlex.join(words)}"
 
     def again(self, plugin: Path | None) -> Again:
-        """Return the command that reopens the session with the same program, options and environment, and this plugin.
+        """Return the command that reopens the session with this plugin and the same program, options and environment.
 
         Raises:
-            OcwatchError: the environment contains a configuration that cannot be read.
+            OcwatchError: The environment contains a configuration that cannot be read.
         """
         process = self.process
         environ = _with_plugin(process.environ, plugin)
@@ -163,7 +163,7 @@ class Restart:
         """Restart OpenCode and run the prompt on the target. If the outcome is not `stranded`, nothing was changed.
 
         Raises:
-            OpenCodeUnreachable: the private server cannot be started; nothing was changed.
+            OpenCodeUnreachable: The private server cannot be started; nothing was changed.
         """
         endpoint = self._endpoint or self._restart(order.target)
         if isinstance(endpoint, MoveOutcome):
@@ -301,7 +301,8 @@ class Restart:
         """
         deadline = time.monotonic() + ENDPOINT_TIMEOUT
         while time.monotonic() < deadline:
-            # A new finder each time: the same finder would wait 3 s after a failed probe in the first second.
+            # A new finder is used each time, because the same finder would wait 3 s after a failed probe in the first
+            # second.
             finder = EndpointFinder(self._paths.opencode_data, sockets=self._paths.endpoints, environ=os.environ)
             for endpoint in finder.find().open:
                 process = inspect(endpoint.pid) if endpoint.pid else None
@@ -315,7 +316,7 @@ def _with_plugin(environ: Mapping[str, str], plugin: Path | None) -> Mapping[str
     """Return the environment with this plugin added to the plugins that OpenCode loads (1.0 - 1.18).
 
     Raises:
-        OcwatchError: the environment contains a configuration that cannot be read.
+        OcwatchError: The environment contains a configuration that cannot be read.
     """
     if plugin is None:
         return environ
@@ -349,12 +350,11 @@ class Supervised:
 
     @contextmanager
     def kept_open(self, again: Again) -> Iterator[None]:
-        """Keep the launcher running when OpenCode exits. The launcher starts `again` at the end of the block at the
-        latest.
+        """Keep the launcher running when OpenCode exits. The launcher starts `again` when the block ends, or earlier.
 
         Raises:
-            OcwatchError: the request cannot be written; nothing was changed.
-            OSError: as for OcwatchError.
+            OcwatchError: The request cannot be written; nothing was changed.
+            OSError: As for OcwatchError.
         """
         make_private_dir(self.state_dir)
         request = {"words": again.words, "directory": again.directory, "plugin": again.plugin is not None}
@@ -373,7 +373,7 @@ class Supervised:
         """Make the launcher start the program.
 
         Raises:
-            TerminalFault: the launcher does not react.
+            TerminalFault: The launcher does not react.
         """
         with suppress(ProcessLookupError):
             os.kill(self.launcher, signal.SIGCONT)  # the launcher was stopped together with its child

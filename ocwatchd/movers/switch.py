@@ -174,7 +174,7 @@ class _Attempt:
         return self._verify(turn, frozenset(), left)
 
     def _working_child(self, turn: Turn) -> str | None:
-        """Return the reason if a busy subagent forbids an interrupt; otherwise, return None.
+        """Return the reason if a busy subagent prevents an interrupt; otherwise, return None.
 
         Subagents are requested only if another session is active.
         """
@@ -184,7 +184,7 @@ class _Attempt:
         return None
 
     def _check_idle(self) -> None:
-        """Check that the session is still idle. New work comes from the user and must not be changed."""
+        """Check that the session is still idle. Any new work was started by the user and must not be changed."""
         if self._session in self._api.active():
             self._end(
                 MoveResult.USER_TOOK_OVER, "the session is already working on something else", self._probe().snapshot

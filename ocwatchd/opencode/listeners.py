@@ -1,7 +1,8 @@
 """Find out which user's process is listening at a TCP port of this machine before anything is sent to the port.
 
-A process that receives a server password, a prompt or a session's text must belong to this user. The port number proves
-nothing: while OpenCode is not running, any user can listen there, and `localhost` may resolve to two addresses.
+A process that receives a server password, a prompt or a session's text must belong to this user. The port number alone
+is not sufficient: while OpenCode is not running, any user can listen there, and `localhost` may resolve to two
+addresses.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def unchanged(place: Place) -> bool:
     """Return whether the same sockets are still listening at this address.
 
     If they are listening both before and after a connection is made, the connection leads to one of them: at any time,
-    a port has listeners of only one user, and a connection that is not accepted yet ends with its listener.
+    a port has listeners of only one user, and a connection that is not accepted yet is closed together with its
+    listener.
     """
     return _own(listeners(place.address[1]), place.address) == place.listeners
 
@@ -231,14 +233,16 @@ def _address(text: bytes) -> IpAddress:
 # ---- other systems
 
 _holders: dict[int, int] = {}
-"""By port: the pid that last held it, which is checked first, because checking all processes takes up to 0.3 s."""
+"""The pid of the process that last listened at each port. It is checked first, because checking all processes takes up
+to 0.3 s.
+"""
 
 
 def of_own_processes(port: int) -> list[Listener]:
     """Return this user's listeners at a port, from the lists of sockets of this user's processes.
 
-    macOS lists the sockets of other users only to root. However, two users cannot share a port of one address family on
-    macOS, so if this user listens at the port, no other user does.
+    On macOS, only root can list the sockets of other users. However, two users cannot share a port of one address
+    family on macOS, so if this user listens at the port, no other user does.
     """
     import psutil  # lazy import: a daemon that sees no OpenCode does not need it
 

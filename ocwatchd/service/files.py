@@ -10,7 +10,7 @@ from ocwatchd.service.values import FileState, ServiceFault
 from ocwatchd.state.files import StateError, make_private_dir, read_plain, write_atomic
 
 LOG_CAP = 4 << 20
-"""Maximum size, in bytes, of a log file when the service starts; a larger one is renamed to `.1`."""
+"""Maximum size, in bytes, of a log file when the service starts. A larger file is renamed to `.1`."""
 
 
 def standing(path: Path, ours: Callable[[bytes], bool], current: Callable[[bytes], bool]) -> FileState:
@@ -32,7 +32,7 @@ def put(path: Path, content: bytes) -> bool:
     """Write the content unless the file already contains it. Return whether the file was changed.
 
     Raises:
-        ServiceFault: the file cannot be written.
+        ServiceFault: The file cannot be written.
     """
     try:
         with suppress(FileNotFoundError, StateError):  # anything that is not a regular file of ours is replaced
@@ -45,10 +45,10 @@ def put(path: Path, content: bytes) -> bool:
 
 
 def remove(files: Sequence[Path], directories: Sequence[Path]) -> list[Path]:
-    """Remove these files, and then those of the directories that are empty. Return the removed files.
+    """Remove these files, and then those of the given directories that are empty. Return the removed files.
 
     Raises:
-        ServiceFault: a file cannot be removed.
+        ServiceFault: A file cannot be removed.
     """
     gone = []
     for path in files:

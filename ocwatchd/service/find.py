@@ -63,7 +63,7 @@ def stray_daemon(paths: Paths, status: ServiceStatus) -> int | None:
     is no such daemon.
 
     Raises:
-        OSError: the daemon's lock cannot be read.
+        OSError: The daemon's lock cannot be read.
     """
     holder = daemonlock.holder(paths.daemon_lock, paths.heartbeat)
     return None if holder == status.pid or (holder == 0 and status.running) else holder

@@ -21,7 +21,8 @@ from ocwatchd.service.values import DAEMON, SHARE, FileState, Log, Service, Serv
 BOOT_TRIES, BOOT_PAUSE = 5, 1.0
 """Maximum number of attempts to load a job, and the interval between them in seconds.
 
-`bootout` returns before the job has been removed; until then, `bootstrap` fails with 5 (Input/output error).
+`bootout` returns before the job has been removed. Until the job has been removed, `bootstrap` fails with 5
+(Input/output error).
 """
 
 _PID = re.compile(r"^\s*pid = (\d+)$", re.MULTILINE)
@@ -69,7 +70,7 @@ class Launchd:
         return [self._file] if files.put(self._file, self._wanted()) else []
 
     def start(self) -> None:
-        """Start the job by loading its property list again, because a loaded job keeps the old one."""
+        """Start the job by loading its property list again, because a loaded job keeps the old property list."""
         files.ready_log(self._service.log(self._paths))
         self._boot_out()
         for attempt in range(BOOT_TRIES):

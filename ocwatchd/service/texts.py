@@ -25,7 +25,9 @@ CARRIED = (
     "TZ",
     "LANG",
 )
-"""Environment variables that the service needs. All others are left out, because environments contain keys."""
+"""Environment variables that the service needs. All other variables are left out, because environments may contain
+keys.
+"""
 
 MARKER = "# Installed by `ocwatch"
 _PATH_LINE = re.compile(r'^Environment="PATH=.*\n', re.MULTILINE)
@@ -58,7 +60,7 @@ def unit(environ: Mapping[str, str], command: Sequence[str], log: Path | None, s
     """Return the text of a service's unit. `log` is the file for standard error, or None for the journal.
 
     Raises:
-        ServiceFault: a path or variable cannot be written in a unit.
+        ServiceFault: A path or variable cannot be written in a unit.
     """
     settings = [f"Environment={word(f'{name}={value}')}" for name, value in carried(environ).items()]
     if log is not None:
@@ -73,7 +75,7 @@ def sandbox(paths: Paths) -> str:
     """Return the text of ocwatchd.service.d/sandbox.conf.
 
     Raises:
-        ServiceFault: a path cannot be written in a unit.
+        ServiceFault: A path cannot be written in a unit.
     """
     # OpenCode's data must be writable, too: a reader of an SQLite database in WAL mode writes its shared-memory file.
     places = " ".join(word(f"-{place}") for place in (paths.state_dir, paths.opencode_data))
@@ -84,7 +86,7 @@ def plist(environ: Mapping[str, str], command: Sequence[str], log: Path, service
     """Return the content of a service's property list.
 
     Raises:
-        ServiceFault: a path or variable cannot be written in a property list.
+        ServiceFault: A path or variable cannot be written in a property list.
     """
     own = {
         "ProgramArguments": list(command),
@@ -101,7 +103,7 @@ def word(text: str) -> str:
     """Return the text quoted as one word of a unit, with specifiers and escapes taken literally.
 
     Raises:
-        ServiceFault: the text contains control characters or invalid UTF-8.
+        ServiceFault: The text contains control characters or invalid UTF-8.
     """
     return '"' + plain(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
@@ -110,7 +112,7 @@ def plain(text: str) -> str:
     """Return the text escaped for use as the rest of a line in a unit, with specifiers taken literally.
 
     Raises:
-        ServiceFault: the text contains control characters or invalid UTF-8.
+        ServiceFault: The text contains control characters or invalid UTF-8.
     """
     if not text.isprintable():
         raise ServiceFault(

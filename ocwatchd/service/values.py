@@ -87,11 +87,12 @@ class Manager(Protocol):
     name: str
 
     def status(self) -> ServiceStatus:
-        """Return the status of the service. Change nothing."""
+        """Return the status of the service without changing it."""
         ...
 
     def install(self, sandbox: bool | None = None, /) -> list[Path]:
-        """Write the service's files and enable its start at login. Return the changed files. Start and stop nothing.
+        """Write the service's files and enable its start at login. Return the changed files. The service is neither
+        started nor stopped.
 
         `sandbox` selects whether to use the sandbox, which needs namespaces. None keeps the present setting.
         """
@@ -115,7 +116,7 @@ class Manager(Protocol):
 
 
 IN_FOREGROUND = "Run the daemon in the foreground: ocwatch up"
-"""The next step where there is no service manager."""
+"""Advice to the user if there is no service manager."""
 
 
 class NoManager:

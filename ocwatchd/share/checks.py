@@ -52,7 +52,8 @@ class Finding:
 def round_trip(settings: ShareSettings) -> RoundTrip:
     """Share a cooldown of a test account, wait until it is received, and remove it.
 
-    Raises: ShareFault: A step failed.
+    Raises:
+        ShareFault: A step failed.
     """
     if settings.folder is not None:
         return _through_folder(settings)

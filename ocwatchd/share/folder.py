@@ -38,7 +38,7 @@ _Mark = tuple[int, int, int]
 
 
 class FolderShare:
-    """The transport through a team's folder. Each machine uses its own clock for the times in records."""
+    """The transport that uses a team's folder. Each machine uses its own clock for the times in records."""
 
     kind = "folder"
 
@@ -63,7 +63,9 @@ class FolderShare:
         self._write()
 
     def take(self) -> list[bytes]:
-        """Return the lines of other machines' files that have changed, and repeat a failed write of our own."""
+        """Return the lines of other machines' files that have changed. If the last write of our own file failed, repeat
+        it.
+        """
         if self._unwritten_since is not None and abs(self._clock.now() - self._unwritten_since) >= RETRY:
             self._write()
         if abs(self._clock.now() - self._forgot) >= READ_AGAIN:
@@ -83,7 +85,7 @@ class FolderShare:
         return lines
 
     def server_time(self) -> ServerTime | None:
-        """Return our own clock, because a folder has no clock."""
+        """Return this machine's clock, because a folder has no clock."""
         return ServerTime()
 
     def condition(self) -> Condition:
@@ -91,7 +93,7 @@ class FolderShare:
         return self._condition
 
     def stop(self) -> None:
-        """Do nothing, because no thread runs."""
+        """Do nothing, because this transport has no thread."""
 
     def _news(self, path: Path) -> list[bytes]:
         """Return the lines of another machine's file if the file has changed. An unreadable file is read again by the

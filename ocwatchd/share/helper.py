@@ -2,8 +2,8 @@
 other machines into the blacklist.
 
 The process communicates with the daemon only through `blacklist.json`, as `ocwatch block` and `ocwatch clear` do.
-Shared cooldowns therefore apply to all readers of the blacklist, even if no daemon runs, and the daemon never waits for
-this process.
+Shared cooldowns therefore apply to all readers of the blacklist, even if no daemon is running, and the daemon never
+waits for this process.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class AlreadySharing(OcwatchError):
 
 
 def say(line: str) -> None:
-    """Print one line with its time to standard error."""
+    """Print a line on standard error, preceded by the current time."""
     shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
     with contextlib.suppress(OSError, ValueError):
         print(f"{rfc3339(time.time())} {shown}", file=sys.stderr, flush=True)
@@ -80,8 +80,9 @@ def transport_for(
 ) -> Transport:
     """Return the configured transport.
 
-    Raises: NotConfigured: The configuration names neither a server nor a folder, or the client for the server is not
-    installed.
+    Raises:
+        NotConfigured: The configuration names neither a server nor a folder, or the client for the server is not
+            installed.
     """
     if settings.folder is not None:
         return FolderShare(settings.folder, node, known, clock)
@@ -120,7 +121,8 @@ class Helper:
 
         Raises:
             NotConfigured: Sharing is not configured, or the client for the server is not installed.
-            AlreadySharing: Another share process runs. StateError: Our files cannot be used.
+            AlreadySharing: Another share process is running.
+            StateError: Our files cannot be used.
         """
         directory = self._paths.share
         make_private_dir(directory)
@@ -179,7 +181,7 @@ class Helper:
         return max(left, 0.001)
 
     def _step(self, now: float) -> bool:
-        """Do all work that is due. Return whether there was any."""
+        """Do all work that is due. Return whether any work was due."""
         self._reconfigure(now)
         came = self._take_in(now)
         clock = self._transport.server_time()
@@ -261,8 +263,8 @@ class Helper:
             self._due = self._knowledge.next_change(entries, now)
 
     def _enter(self, changes: Changes, seen: blacklist.Cooldowns | object, now: float) -> None:
-        """Write the changes into the blacklist. If another program has just changed it, write nothing: the next step
-        plans the changes again.
+        """Write the changes into the blacklist. If another program has just changed it, write nothing, because the next
+        step plans the changes again.
         """
         policy = self._config.policy
         budget = prices.day_budget(self._paths.prices, self._paths.budget, policy.budget, now)
@@ -307,9 +309,10 @@ class Helper:
     def _restart(self, now: float) -> None:
         """Apply a changed configuration of sharing, by closing the transport and starting again.
 
-        The shared cooldowns in the blacklist stay until they end.
+        The shared cooldowns in the blacklist are kept until they end.
 
-        Raises: NotConfigured: Sharing was turned off.
+        Raises:
+            NotConfigured: Sharing was turned off.
         """
         say("the configuration has changed")
         self._transport.stop()
@@ -408,8 +411,9 @@ class Helper:
 def run(paths: Paths | None = None) -> None:
     """Run the share process in the foreground until it is stopped.
 
-    Raises: ConfigError: The configuration cannot be used, or sharing is not configured. AlreadySharing: Another share
-    process runs.
+    Raises:
+        ConfigError: The configuration cannot be used, or sharing is not configured.
+        AlreadySharing: Another share process is running.
     """
     paths = paths or Paths.from_env()
     config = load(paths)

@@ -45,7 +45,7 @@ class Transport(Protocol):
         """Start the transport."""
 
     def offer(self, records: Iterable[Record]) -> None:
-        """Send these records to the other machines, now or as soon as they can be reached."""
+        """Send these records to the other machines, immediately or as soon as the machines can be reached."""
 
     def take(self) -> list[bytes]:
         """Return the lines received since the last call. The lines are unchecked."""

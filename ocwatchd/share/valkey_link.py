@@ -108,7 +108,8 @@ def secret(settings: ShareSettings) -> str | None:
     """Return the password for the server, from the configured file or from systemd. Return None if there is no
     password.
 
-    Raises: SecretFault: The file cannot be read, is empty, or other users may read it.
+    Raises:
+        SecretFault: The file cannot be read, is empty, or is readable by other users.
     """
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
     credential = Path(directory, CREDENTIAL) if directory else None
@@ -138,7 +139,9 @@ def connect(settings: ShareSettings) -> Any:
 
     The client does not send its own name and version to the server, as it would by default.
 
-    Raises: SecretFault: The password cannot be read. OSError: The file with the certificate authorities cannot be read.
+    Raises:
+        SecretFault: The password cannot be read.
+        OSError: The file with the certificate authorities cannot be read.
     """
     url = urlsplit(settings.url or "")
     options: dict[str, Any] = {
@@ -182,13 +185,13 @@ def evaluate(client: Any, names: tuple[str, str], how: str, lines: list[bytes]) 
 
 
 def reason(fault: BaseException) -> str:
-    """Return the message of an exception in one short line."""
+    """Return the message of an exception as one short line."""
     text = " ".join(str(fault).split()).rstrip(".") or type(fault).__name__
     return text[:200]
 
 
 class ValkeyLink:
-    """The transport through a server. It reconnects until `stop` is called."""
+    """The transport that uses a server. It reconnects until `stop` is called."""
 
     kind = "server"
 
@@ -230,8 +233,8 @@ class ValkeyLink:
         return lines
 
     def server_time(self) -> ServerTime | None:
-        """Return the server's clock as last measured, or None before the first connect. The result stays correct if our
-        clock is changed.
+        """Return the server's clock as last measured, or None before the first connect. The result is correct even
+        after our clock has been changed.
         """
         if self._since_boot is None:
             return None

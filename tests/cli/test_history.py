@@ -139,7 +139,7 @@ def test_explain_tells_evidence_rule_hint_door_choice_and_outcome(moved: Cli) ->
         "why move 7200 s to wait, maxDelay is 30 s",
         "choice - p/b: cooling down (rate_limit) until ", "-> p/c: available",
         "MOVED p/a -> p/c",
-        "s: the turn waited this long, from its first limit until the wait was over saved about ",
+        "s: the time that the turn waited, counted from its first limit saved about ",
     ):  # fmt: skip
         assert part in text
 

@@ -39,8 +39,8 @@ def block(
     `force` accepts a model that OpenCode does not offer.
 
     Raises:
-        UsageError: the model or the time is not valid, or both times are given.
-        StateError: the blacklist cannot be written.
+        UsageError: The model or the time is not valid, or both times are given.
+        StateError: The blacklist cannot be written.
     """
     now = time.time()
     if lasting is not None and until is not None:
@@ -81,8 +81,8 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
     `force` accepts a model that OpenCode does not offer.
 
     Raises:
-        UsageError: neither or both of `model` and `everything` are given, or the model does not exist.
-        StateError: the blacklist cannot be written.
+        UsageError: Neither or both of `model` and `everything` are given, or the model does not exist.
+        StateError: The blacklist cannot be written.
     """
     now = time.time()
     if (model is None) == (not everything):
@@ -138,7 +138,7 @@ def named_all(model: str) -> tuple[ModelRef, ...]:
     """Return the models that the user named: one model, or all members of a pool.
 
     Raises:
-        UsageError: the name is neither a model nor configured.
+        UsageError: The name is neither a model nor configured.
     """
     name = model.strip()
     if not is_model(name):
@@ -153,7 +153,7 @@ def named(model: str) -> ModelRef:
     """Return the model that the user named: `provider/model`, `provider/*`, or an alias from the configuration.
 
     Raises:
-        UsageError: the name is none of these.
+        UsageError: The name is none of these.
     """
     name = model.strip()
     if not is_model(name):

@@ -1,4 +1,4 @@
-"""`ocwatch classify`: print which rules match a log, a text or a list of texts, and why. Nothing is changed."""
+"""`ocwatch classify`: print the rules that match a log, a text or a list of texts, with reasons. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def classify(
     """Print the limits in log files, in one text, or in a JSON Lines file of texts, and return 0.
 
     Raises:
-        UsageError: no input, or more than one kind of input, is given.
-        OcwatchError: a file cannot be read.
-        ConfigError: the configuration, whose `errorPatterns` are applied, cannot be read or used.
+        UsageError: No input, or more than one kind of input, is given.
+        OcwatchError: A file cannot be read.
+        ConfigError: The configuration, whose `errorPatterns` are applied, cannot be read or used.
     """
     if sum((bool(files), text is not None, messages is not None)) != 1:
         raise UsageError("give either log files (- is standard input), --text TEXT, or --messages FILE.jsonl")
@@ -70,7 +70,7 @@ def log_events(name: str, rules: RuleSet) -> Iterator[LimitEvent]:
     """Yield the events of one log file; `-` is standard input, and xz is decompressed.
 
     Raises:
-        OcwatchError: the file cannot be read.
+        OcwatchError: The file cannot be read.
     """
     try:
         with _opened(name) as stream:
@@ -121,7 +121,7 @@ def _message(place: str, line: bytes) -> tuple[str, float, str | None, int | Non
     """Return the text, time, provider and status of one input object.
 
     Raises:
-        UsageError: the line is not an object of this form. The command stops, because each line must have a result.
+        UsageError: The line is not an object of this form. The command stops, because each line must have a result.
     """
     try:
         value = json.loads(line)
@@ -159,7 +159,9 @@ def message_event(text: str, when: float, provider: str | None, status: int | No
 
 
 def event_json(event: LimitEvent) -> dict[str, object]:
-    """Return an event as an object of the JSON contract. `kind` is null unless `certainty` is that of a limit."""
+    """Return an event as an object of the JSON contract. `kind` is null unless `certainty` shows that the event is a
+    limit.
+    """
     verdict, hint = event.verdict, event.hint
     sure = verdict.certainty is Certainty.SURE
     return {

@@ -127,8 +127,8 @@ def completion(shell: str | None, app: typer.Typer, install: bool = False) -> in
     `shell` defaults to the shell in SHELL.
 
     Raises:
-        UsageError: the shell is not bash, zsh or fish.
-        OcwatchError: the file cannot be written.
+        UsageError: The shell is not bash, zsh or fish.
+        OcwatchError: The file cannot be written.
     """
     scripts = {"bash": bash, "zsh": zsh, "fish": fish}
     name = shell or os.environ.get("SHELL", "").rpartition("/")[2]

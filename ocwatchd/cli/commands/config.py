@@ -100,7 +100,9 @@ class Place:
 
 
 def findings(name: str) -> tuple[list[Finding], bool]:
-    """Return the errors and warnings of this file, in the order of its lines, and whether the file exists."""
+    """Return the errors and warnings of this file, in the order of its lines, and a flag that is True if the file
+    exists.
+    """
     try:
         document = read_document(name)
     except ConfigError as fault:
@@ -183,11 +185,12 @@ def _variable(environ: Mapping[str, str], *names: str) -> str:
 
 
 def init(write: bool = False, force: bool = False, as_json: bool = False) -> int:
-    """Print a first configuration derived from the user's OpenCode setup; with `write`, also write it to the file.
+    """Print a first configuration that is derived from the user's OpenCode setup. With `write`, also write it to the
+    file.
 
     Raises:
         UsageError: `force` is given without `write`.
-        OcwatchError: a configuration exists and `force` is not given, or the file cannot be written.
+        OcwatchError: A configuration exists and `force` is not given, or the file cannot be written.
     """
     if force and not write:
         raise UsageError("--force works only together with --write")
@@ -293,7 +296,7 @@ def check(file: str | None = None, as_json: bool = False) -> int:
     """Print the errors and warnings of a configuration, and return 4 if there is an error, otherwise 0.
 
     Raises:
-        UsageError: the named file does not exist.
+        UsageError: The named file does not exist.
     """
     name = file or str(Paths.from_env().config_file)
     if file is not None and not os.path.lexists(file):
@@ -382,7 +385,7 @@ def show(as_json: bool = False) -> int:
     """Print the values in force and the source of each: a default, the file, or the environment.
 
     Raises:
-        ConfigError: the configuration cannot be used.
+        ConfigError: The configuration cannot be used.
     """
     paths = Paths.from_env()
     document = read_document(paths.config_file)

@@ -1,4 +1,4 @@
-"""`ocwatch doctor`: print the problems of this installation, and what to do about each."""
+"""`ocwatch doctor`: print the problems of this installation and the remedy for each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def doctor(as_json: bool = False, bundle: str | None = None) -> int:
     `bundle` is the path of an archive for a bug report, or None if the user did not request an archive.
 
     Raises:
-        OcwatchError: the archive cannot be written.
+        OcwatchError: The archive cannot be written.
     """
     if bundle and not Path(bundle).absolute().parent.is_dir():  # most likely a typo
         raise OcwatchError(f"{bundle} cannot be written, because its directory does not exist")

@@ -29,12 +29,12 @@ POLL_INTERVAL = 0.05
 
 
 def down(*, purge: bool = False, dry_run: bool = False, as_json: bool = False) -> int:
-    """Stop the daemon, remove the service and the plugin, and print what was done. Return 0.
+    """Stop the daemon, remove the service and the plugin, and print each step. Return 0.
 
     `purge` also removes our state directory, and the configuration if it has not changed since `ocwatch up` wrote it.
 
     Raises:
-        OcwatchError: something could not be stopped or removed; the message says what.
+        OcwatchError: A component could not be stopped or removed. The message names it.
     """
     paths, report = Paths.from_env(), Report(dry_run=dry_run, as_json=as_json)
     manager = manager_for(paths)
@@ -100,7 +100,7 @@ def end_daemon(paths: Paths, pid: int) -> None:
     """Stop the daemon, and return when it has exited.
 
     Raises:
-        OcwatchError: the daemon is still running after SIGKILL.
+        OcwatchError: The daemon is still running after SIGKILL.
     """
     for number, seconds in END_SIGNALS:
         with suppress(ProcessLookupError):

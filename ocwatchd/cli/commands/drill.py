@@ -48,8 +48,8 @@ def drill(options: DrillOptions) -> int:
     """Run the drill, and return 0 if every step passed, otherwise 1.
 
     Raises:
-        UsageError: a version was given without --fetch.
-        OpenCodeUnreachable: no OpenCode is installed, and --fetch was not given.
+        UsageError: A version was given without --fetch.
+        OpenCodeUnreachable: No OpenCode is installed, and --fetch was not given.
         FetchFailed: OpenCode could not be fetched.
     """
     began = time.monotonic()

@@ -50,7 +50,7 @@ def forecast(json: bool = False) -> int:
     """Print how close each recently used model is to its limit.
 
     Raises:
-        ConfigError: the configuration, which may contain limits, cannot be read.
+        ConfigError: The configuration, which may contain limits, cannot be read.
     """
     now, paths = time.time(), Paths.from_env()
     policy, store = load(paths).policy, SessionStore(paths.opencode_data)

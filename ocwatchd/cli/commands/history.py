@@ -158,7 +158,7 @@ def _whole(part: str, told: Sequence[Entry]) -> str:
     If several sessions match, those in the journal take precedence.
 
     Raises:
-        UsageError: no session matches, or several do; the message lists the candidates or similar sessions.
+        UsageError: No session matches, or several do; the message lists the candidates or similar sessions.
     """
     known = known_sessions()
     ids = {one.id for one in known}
@@ -241,8 +241,8 @@ def explain(wanted: str | None = None, as_json: bool = False) -> int:
     decision of all.
 
     Raises:
-        UsageError: no decision matches, or several do.
-        OcwatchError: the journal is empty.
+        UsageError: No decision matches, or several do.
+        OcwatchError: The journal is empty.
     """
     from ocwatchd.core.history.metrics import cost  # lazy import: `history` does not need it
 
@@ -381,7 +381,7 @@ def _cost_rows(episode: Episode, lost: float, saved: float, to_come: float, now:
     unsettled = "until its OpenCode process was last seen" if episode.out_of_sight else "so far"
     waited = f"the turn has waited since its first limit, {unsettled}"
     if episode.closing is not None:
-        waited = "the turn waited this long, from its first limit until the wait was over"
+        waited = "the time that the turn waited, counted from its first limit"
     yield "lost", f"{exactly(lost)}: {waited}"
     end = episode.waited_until()
     if end is not None:

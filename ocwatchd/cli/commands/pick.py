@@ -30,9 +30,9 @@ def pick(
     `agent` is tried first. `force` accepts a model that OpenCode does not offer.
 
     Raises:
-        AllCooling: the model and all its fallbacks are cooling down; the message says until when.
-        UsageError: the model does not exist, or `model` is None and OpenCode has no default model.
-        ConfigError: a configuration cannot be read.
+        AllCooling: The model and all its fallbacks are cooling down; the message says until when.
+        UsageError: The model does not exist, or `model` is None and OpenCode has no default model.
+        ConfigError: A configuration cannot be read.
     """
     now = time.time()
     names = read_names(read_document(config_file()))

@@ -17,7 +17,7 @@ def install(as_json: bool = False) -> int:
     """Install or update the plugin.
 
     Raises:
-        PluginFault: the file of that name is not ours, or it cannot be written.
+        PluginFault: The file of that name is not ours, or it cannot be written.
     """
     paths = Paths.from_env()
     before, after = plugin_file.install(paths)
@@ -36,7 +36,7 @@ def uninstall(as_json: bool = False) -> int:
     """Remove the plugin if it is installed. A file of the same name that is not ours is kept.
 
     Raises:
-        PluginFault: the plugin cannot be removed.
+        PluginFault: The plugin cannot be removed.
     """
     paths = Paths.from_env()
     removed = plugin_file.uninstall(paths)
@@ -59,7 +59,7 @@ def status(as_json: bool = False) -> int:
     """Print whether the plugin is installed and whether its version matches this ocwatchd.
 
     Raises:
-        PluginFault: the plugin's file cannot be read.
+        PluginFault: The plugin's file cannot be read.
     """
     found = plugin_file.find_plugin(Paths.from_env())
     if as_json:

@@ -62,7 +62,7 @@ DONE = (MoveResult.MOVED, MoveResult.ALREADY, MoveResult.SWITCHED)
 
 @dataclass(frozen=True, slots=True)
 class MoveOptions:
-    """The arguments of `redirect` or `restart`. A value of None lets ocwatch choose."""
+    """The arguments of `redirect` or `restart`. If a value is None, ocwatch chooses it."""
 
     session: str | None = None
     to: str | None = None
@@ -116,8 +116,8 @@ def the_only(limited: Sequence[SessionSnapshot], if_none: str) -> SessionSnapsho
     """Return the only limited session.
 
     Raises:
-        UsageError: several sessions are limited; the message lists them.
-        OcwatchError: no session is limited; the message is `if_none`.
+        UsageError: Several sessions are limited; the message lists them.
+        OcwatchError: No session is limited; the message is `if_none`.
     """
     if not limited:
         raise OcwatchError(if_none)
@@ -137,7 +137,7 @@ def stranded_sessions(unreached: Unreached, ledger: Ledger, config: Config) -> l
     A parent that only waits for a limited subagent is left out.
     """
     found = [one for one in unreached.unsettled(time.time()) if _waits_limited(one, ledger, config)]
-    # A parent and its subagent are one problem, and only the subagent shows which model is limited.
+    # A parent and its subagent have the same problem, and only the subagent shows which model is limited.
     parents = {one.parent for one in found}
     return [one for one in found if one.session not in parents]
 
@@ -213,8 +213,8 @@ def choose_target(
     the parent's turn.
 
     Raises:
-        UsageError: the model has no fallback, or the named model does not exist.
-        AllCooling: all fallbacks are cooling down.
+        UsageError: The model has no fallback, or the named model does not exist.
+        AllCooling: All fallbacks are cooling down.
     """
     limited, agent = job.stuck.model, job.moved.agent
     if options.to is not None:
@@ -246,7 +246,7 @@ def _pool_of(options: MoveOptions, config: Config) -> Pool | None:
 
 
 def _member(pool: Pool, job: Job, config: Config, ledger: Ledger, tried: Collection[ModelRef]) -> ModelRef:
-    """Return the session's current member of the pool, or the next available one. Paid members come last."""
+    """Return the session's current member of the pool, or the next available member. Paid members are tried last."""
     away = {*tried, *([job.stuck.model] if job.stuck.model else [])}
     choice = member(pool, config.policy, ledger, away, time.time(), job.outlook)
     if isinstance(choice, Chosen):
@@ -376,10 +376,10 @@ def redirect(options: MoveOptions) -> int:
     """Move one limited session to another model now, and return the exit code.
 
     Raises:
-        UsageError: the session or model does not exist, or none is named and several sessions are limited.
-        OpenCodeUnreachable: no running OpenCode process responds.
-        AllCooling: all fallbacks are cooling down.
-        OcwatchError: no session is limited.
+        UsageError: The session or model does not exist, or none is named and several sessions are limited.
+        OpenCodeUnreachable: No running OpenCode process responds.
+        AllCooling: All fallbacks are cooling down.
+        OcwatchError: No session is limited.
     """
     paths = Paths.from_env()
     config = load(paths)
@@ -432,7 +432,7 @@ def _refuse_useless(options: MoveOptions, job: Job, config: Config, ledger: Ledg
     """Check that the named target is not the session's own model and is not cooling down.
 
     Raises:
-        UsageError: the check fails, and `force` is not given.
+        UsageError: The check fails, and `force` is not given.
     """
     if options.to is None or options.force or options.to.strip() in config.policy.pools:
         return
@@ -458,8 +458,8 @@ def _named(prober: Prober, part: str) -> SessionSnapshot:
     """Return the session that the user named.
 
     Raises:
-        UsageError: no session has this name, or several sessions do.
-        OpenCodeUnreachable: the session may exist, but no OpenCode process that is running it can be reached.
+        UsageError: No session has this name, or several sessions do.
+        OpenCodeUnreachable: The session may exist, but no OpenCode process that is running it can be reached.
     """
     known = known_sessions()
     session = whole_id(part, known)
@@ -485,7 +485,9 @@ def _only_limited(found: Findings, ledger: Ledger, config: Config) -> SessionSna
 
 
 def _limited(snapshot: SessionSnapshot, ledger: Ledger, config: Config) -> bool:
-    """Return whether the session is limited. Any retry counts; a failure counts only if a limit caused it."""
+    """Return whether the session is limited. A session in a retry is always limited. A failed session is limited only
+    if a limit caused the failure.
+    """
     return snapshot.state is SessionState.RETRY or failed_by_limit(snapshot, ledger, config)
 
 

@@ -52,7 +52,7 @@ def report(
 
     Raises:
         UsageError: `since` is not a time, `form` is not a format, or `open_page` is used with another format.
-        OcwatchError: the file cannot be written.
+        OcwatchError: The file cannot be written.
     """
     if open_page and (as_json or out == "-" or form not in (None, "html")):
         raise UsageError("--open shows the HTML page, so it cannot be used with another format or standard output")
@@ -86,7 +86,7 @@ def _cached_page() -> Path:
     """Return the default path of the page. It is in our cache, not in the user's project.
 
     Raises:
-        OcwatchError: the directory cannot be created.
+        OcwatchError: The directory cannot be created.
     """
     directory = Paths.from_env().cache_dir
     try:

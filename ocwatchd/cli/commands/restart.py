@@ -54,10 +54,9 @@ def restart(options: MoveOptions, restart_options: RestartOptions) -> int:
     """Restart the OpenCode process of a limited session, and run its prompt on another model. Return the exit code.
 
     Raises:
-        UsageError: the session or model does not exist, or there are several candidates.
-        OpenCodeUnreachable: no process is running the session, or a new one does not start; nothing was changed.
-        AllCooling: all fallbacks are cooling down.
-        OcwatchError: no session is limited.
+        UsageError: The session or model does not exist, or there are several candidates. OpenCodeUnreachable: No
+        process is running the session, or the new process does not start. Nothing was changed. AllCooling: All
+        fallbacks are cooling down. OcwatchError: No session is limited.
     """
     paths = Paths.from_env()
     config, cooldowns = load(paths), blacklist.read(paths.blacklist)

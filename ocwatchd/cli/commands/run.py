@@ -54,7 +54,7 @@ def launch(given: Sequence[str], own: str) -> NoReturn:
     `own` is the path of this script, which must not be started in place of OpenCode.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # so that Ctrl-C ends this process without a traceback, as it ends OpenCode
+        # With the default handler, Ctrl-C terminates this process without a traceback, as it terminates OpenCode.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     if os.environ.get("OCWATCHD_LOG"):
         from ocwatchd import own_log  # lazy import: `logging` costs 5 ms of CPU time

@@ -41,8 +41,8 @@ def install(sandbox: bool | None, start: bool, as_json: bool = False) -> int:
     """Install or update the service, and with `start` start it.
 
     Raises:
-        ConfigError: our configuration cannot be used, so the service would not start.
-        ServiceFault: the service manager fails.
+        ConfigError: Our configuration cannot be used, so the service would not start.
+        ServiceFault: The service manager fails.
     """
     paths = Paths.from_env()
     load(paths)
@@ -74,7 +74,7 @@ def uninstall(as_json: bool = False) -> int:
     """Stop the service and remove its files, if it is installed.
 
     Raises:
-        ServiceFault: the service manager fails.
+        ServiceFault: The service manager fails.
     """
     manager = manager_for(Paths.from_env())
     before = manager.status()
@@ -95,8 +95,8 @@ def start(as_json: bool = False) -> int:
     """Start the service. Return 0 even if it is already running.
 
     Raises:
-        ConfigError: our configuration cannot be used.
-        ServiceFault: the service is not installed, another daemon is running, or the service manager fails.
+        ConfigError: Our configuration cannot be used.
+        ServiceFault: The service is not installed, another daemon is running, or the service manager fails.
     """
     paths = Paths.from_env()
     load(paths)
@@ -114,7 +114,7 @@ def stop(as_json: bool = False) -> int:
     """Stop the service until the next login. Return 0 even if it is not running.
 
     Raises:
-        ServiceFault: the service is not installed, or the service manager fails.
+        ServiceFault: The service is not installed, or the service manager fails.
     """
     manager = manager_for(Paths.from_env())
     _installed(manager)
@@ -126,7 +126,7 @@ def status(as_json: bool = False) -> int:
     """Print the state of the service. Return 0 if it is running, otherwise 3.
 
     Raises:
-        ServiceFault: the service manager does not respond.
+        ServiceFault: The service manager does not respond.
     """
     service_status = manager_for(Paths.from_env()).status()
     _told(service_status, as_json)
@@ -138,7 +138,7 @@ def logs(lines: int, follow: bool, as_json: bool = False) -> int:
 
     Raises:
         UsageError: `follow` and `as_json` are both given.
-        ServiceFault: no service is installed, or its log cannot be read.
+        ServiceFault: No service is installed, or its log cannot be read.
     """
     if follow and as_json:
         raise UsageError("use either --follow or --json: a JSON document cannot be endless")
@@ -235,7 +235,7 @@ def _print_status(service_status: ServiceStatus) -> None:
 
 
 def linger_remark(service_status: ServiceStatus) -> str | None:
-    """Return a warning if the service ends, or may end, when the user logs out; otherwise, return None."""
+    """Return a warning if the service stops, or may stop, when the user logs out; otherwise, return None."""
     if service_status.manager != "systemd" or service_status.lingers:
         return None
     return f"# {LINGER if service_status.lingers is False else LINGER_UNKNOWN}"

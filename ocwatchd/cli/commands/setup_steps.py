@@ -1,4 +1,6 @@
-"""Print the steps of `up` and `down`: line by line, as a plan (dry run), or as one JSON document at the end."""
+"""Print the steps of `up` and `down`: line by line, as a plan (dry run), or as one JSON document after the last
+step.
+"""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ def serve() -> int:
     """Share cooldowns in the foreground until stopped.
 
     Raises:
-        ConfigError: the configuration cannot be used, or sharing is not configured.
-        AlreadySharing: another `ocwatch share` is running.
+        ConfigError: The configuration cannot be used, or sharing is not configured.
+        AlreadySharing: Another `ocwatch share` is running.
     """
     run(Paths.from_env())
     return ExitCode.DONE
@@ -60,8 +60,8 @@ def install(as_json: bool = False) -> int:
     """Install the service that runs `ocwatch share`, and start it.
 
     Raises:
-        ConfigError: the configuration cannot be used, or sharing is not configured.
-        ServiceFault: the service manager fails.
+        ConfigError: The configuration cannot be used, or sharing is not configured.
+        ServiceFault: The service manager fails.
     """
     paths = Paths.from_env()
     if not load(paths).share.wanted:
@@ -85,7 +85,7 @@ def uninstall(as_json: bool = False) -> int:
     force.
 
     Raises:
-        ServiceFault: the service manager fails.
+        ServiceFault: The service manager fails.
     """
     gone = manager_for(Paths.from_env(), service=SHARE).uninstall()
     if as_json:
@@ -103,8 +103,8 @@ def try_it(as_json: bool = False) -> int:
     times.
 
     Raises:
-        NotConfigured: sharing is not configured.
-        ShareFault: the cooldown could not be sent or was not received.
+        NotConfigured: Sharing is not configured.
+        ShareFault: The cooldown could not be sent or was not received.
     """
     settings = load(Paths.from_env()).share
     if not settings.wanted:

@@ -20,7 +20,7 @@ from ocwatchd.time_words import clock, span, when
 WHY = {"manual": "blocked by you", "forecast": "about to be limited"}
 """The reason to show, by reset source. For any other source, the kind of limit is shown."""
 BESIDE_REASON, LEAST_REASON = 58, 12
-"""Width, in characters, of the other columns of the cooldown table, and the minimum width of REASON."""
+"""Width, in characters, of all columns of the cooldown table except REASON, and the minimum width of REASON."""
 HEADLINE = {State.UP: "green", State.STALLED: "yellow", State.DOWN: "red"}
 """The style of the first line, by the daemon's state."""
 
@@ -177,7 +177,9 @@ def _still_true(phrase: str, model: str) -> str:
 
 
 def forecast_table(ahead: Sequence[Mapping[str, object]], now: float) -> str:
-    """Return the table of forecasts: when each limit will be reached, the usage so far, and how this is known."""
+    """Return the table of forecasts: the time at which each limit will be reached, the usage so far, and the source of
+    the forecast.
+    """
     rows = [(str(one["model"]), limit_in(one, now), f"{used_of(one)} ({one.get('label')})") for one in ahead]
     return table(("MODEL", "LIMIT AT", "FORECAST"), rows, whole=True)
 
@@ -195,7 +197,9 @@ def plan_table(windows: Sequence[Mapping[str, object]], now: float) -> str:
 
 
 def _at(time_of: object, now: float) -> str:
-    """Return a time of the JSON contract as `15:40 (in 12m)`; `now` if it has passed, `-` if it is missing."""
+    """Return a time of the JSON contract as `15:40 (in 12m)`. Return `now` if the time has passed, and `-` if it is
+    missing.
+    """
     if time_of is None:
         return "-"
     end = moment(time_of, "time")
@@ -203,7 +207,9 @@ def _at(time_of: object, now: float) -> str:
 
 
 def limit_in(one: Mapping[str, object], now: float) -> str:
-    """Return when the limit will be reached, as `20:12 (in 10m)` or `now`; `-` if no limit is forecast."""
+    """Return the time at which the limit will be reached, as `20:12 (in 10m)` or `now`. Return `-` if no limit is
+    forecast.
+    """
     left = one.get("hits_in_seconds")
     if not isinstance(left, int | float):
         return "-"

@@ -36,7 +36,7 @@ TMUX = {
 DAEMON: dict[str, str] = {State.DOWN: "down", State.STALLED: "stalled"}
 """The word shown for each state in which the daemon cannot act."""
 NEARLY_USED_UP = 80.0
-"""Minimum usage, in percent, at which the line shows a plan window."""
+"""Minimum usage of a plan window, in percent, from which the line shows the plan window."""
 UNSERVED = "unserved"
 """State: the daemon is up, but cannot move the sessions of a running OpenCode process."""
 NO_FALLBACK = "no-fallback"

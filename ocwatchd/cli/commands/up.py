@@ -56,17 +56,17 @@ def up(
     yes: bool = False,
     as_json: bool = False,
 ) -> int:
-    """Set everything up, start the daemon, and print what was done. Parts that are already set up are not changed.
+    """Set up all components, start the daemon, and print each step. Components that are already set up are not changed.
 
     The daemon becomes a service. Without a service manager for this user, it runs in the foreground, or with `detach`
     in the background. A daemon of another version is restarted. On a terminal, `up` asks which fallbacks a first
     configuration should contain, unless `yes` is given.
 
     Raises:
-        ConfigError: our configuration exists and cannot be used.
-        ServiceFault: the service cannot be installed or started.
+        ConfigError: Our configuration exists and cannot be used.
+        ServiceFault: The service cannot be installed or started.
         UsageError: `foreground` and `detach` are both given.
-        OcwatchError: the daemon cannot start.
+        OcwatchError: The daemon cannot start.
     """
     if foreground and detach:
         raise UsageError("use either --foreground or --detach, not both")
@@ -103,7 +103,9 @@ def up(
 
 
 def _configure(paths: Paths, report: Report, ask: bool) -> None:
-    """Write and print a first configuration, derived from the user's OpenCode setup. An existing one is kept."""
+    """Write and print a first configuration, derived from the user's OpenCode setup. An existing configuration is
+    kept.
+    """
     path = paths.config_file
     if not report.dry_run:
         write_schema(paths)
@@ -137,7 +139,7 @@ def _ask(start: Starter) -> tuple[str, ...]:
     say(escape(f"Fall back from {start.primary} to:"))
     for number, model in enumerate(start.targets, 1):
         say(escape(f"  {number}  {model}"))
-    say(f"(Without an answer within {ASK_TIMEOUT:g} s, all of them are used in this order.)")
+    say(f"(If you do not answer within {ASK_TIMEOUT:g} s, all of them are used in this order.)")
     print("Numbers in the order you want, or Enter for all in this order: ", end="", flush=True)
     answer = ""
     if select.select([sys.stdin], [], [], ASK_TIMEOUT)[0]:

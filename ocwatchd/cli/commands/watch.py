@@ -1,8 +1,8 @@
 """`ocwatch watch`: show sessions, cooldowns and events live, from the files that `status` and `history` read.
 
 A frame is a list of styled lines that fit the screen; it is a pure function of the displayed values. Only changed lines
-are drawn, over the old ones, to avoid flicker. While the state does not change, only the clock and the countdowns are
-sent, which takes a few bytes per second over ssh.
+are drawn, over the previous lines, to avoid flicker. While the state does not change, only the clock and the countdowns
+are sent, which takes a few bytes per second over ssh.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Line:
 
 
 def terminal_size() -> tuple[int, int]:
-    """Return the width and height of the terminal behind standard output; 80 and 24 if they are not known.
+    """Return the width and height of the terminal behind standard output, or 80 and 24 if they are unknown.
 
     COLUMNS and LINES take precedence.
     """
@@ -286,7 +286,8 @@ FASTEST, SLOWEST = 0.2, 60.0
 
 
 def watch(every: float = 1.0) -> int:
-    """Show the current state until `q` or Ctrl-C, updated every `every` seconds. Without a terminal, print one frame.
+    """Show the current state until the user presses `q` or Ctrl-C, and update it every `every` seconds. Without a
+    terminal, print one frame.
 
     Raises:
         UsageError: `every` is out of range.
@@ -322,7 +323,7 @@ class StateReader:
         return current_status(now)
 
     def events(self, now: float) -> list[Entry]:
-        """Return the latest entries of the journal and the ends of cooldowns, oldest first."""
+        """Return the latest entries of the journal and an entry for each cooldown that has run out, oldest first."""
         try:
             info = os.stat(state_file("journal.jsonl"))
             mark = (info.st_ino, info.st_size, info.st_mtime_ns)
@@ -376,7 +377,7 @@ def _drawn_until_a_command(
 
 
 def _run(words: list[str]) -> None:
-    """Run an ocwatch command, or print the list of keys, and wait for Enter, q or Esc."""
+    """Run an ocwatch command, or print the list of keys. Then wait for Enter, q or Esc."""
     if words == ["help"]:
         say(HELP)
     else:

@@ -84,7 +84,7 @@ def symbol(severity: str) -> str:
 
 
 def say_json(document: Mapping[str, object]) -> None:
-    """Print one JSON document in ASCII: every locale can encode it, and it contains no terminal codes."""
+    """Print one JSON document in ASCII, which every locale can encode and which contains no terminal codes."""
     print(json.dumps({"version": 1, **document}, indent=2))
 
 
@@ -108,7 +108,7 @@ def table(
 ) -> str:
     """Return a table of at most `width` columns of text.
 
-    If a row is too long, the name in the first column is shortened, and the phrase in the last column is cut, or
+    If a row is too long, the name in the first column is shortened, and the phrase in the last column is truncated, or
     wrapped if `whole` is set.
     """
     width = width or screen_width()
@@ -151,7 +151,7 @@ def hanging(head: str, text: str, indent: str, width: int | None = None) -> Iter
 
 
 def fit(text: str, width: int) -> str:
-    """Return `text`, cut at the end to at most `width` columns."""
+    """Return `text`, truncated to at most `width` columns."""
     if columns(text) <= width:
         return text
     cut = text

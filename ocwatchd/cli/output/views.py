@@ -21,7 +21,9 @@ REMEDY = {
 
 @dataclass(frozen=True)
 class CooldownView:
-    """A cooldown for display. Times are in epoch seconds. If `until` is None, a user has to clear the cooldown."""
+    """A cooldown for display. Times are in epoch seconds. If `until` is None, the cooldown lasts until a user clears
+    it.
+    """
 
     model: str
     kind: str
@@ -119,7 +121,7 @@ class StatusView:
 
 
 def cooldown_views(found: Contents, now: float) -> tuple[CooldownView, ...]:
-    """Return the cooldowns that are active at `now`, sorted by their end."""
+    """Return the cooldowns that are active at `now`, sorted by end time."""
     return tuple(cooldown_view(key, entry, now) for key, entry in found.active(now).items())
 
 

@@ -163,7 +163,7 @@ def _lines(found: Figures, up: bool, cooling: Mapping[str, Entry]) -> Iterator[s
     yield from _metric("lost_seconds", "Total waiting time of limited turns.", [({}, found.cost.lost)])
     yield from _metric(
         "saved_seconds",
-        "Time that moved turns would have waited, as far as the reset time was known.",
+        "Time that moved turns would have waited; only turns with a known reset time are counted.",
         [({}, found.cost.saved)],
     )
     yield from _metric(

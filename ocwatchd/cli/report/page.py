@@ -1,4 +1,4 @@
-"""The report as a self-contained HTML page, light and dark, without scripts or external resources.
+"""The report as a self-contained HTML page with a light and a dark theme, without scripts or external resources.
 
 Charts are inline SVG that the browser stretches. Their labels are HTML beside the SVG, so that text never shrinks. The
 shapes have classes, which `page.css` styles.
@@ -32,7 +32,7 @@ def text(value: object) -> str:
 
 
 def lasting(seconds: float | None) -> str:
-    """Return a duration as text: `0.6 s`, `45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`; `–` for None."""
+    """Return a duration as text, such as `0.6 s`, `45 s`, `12 min`, `3 h 20 min` or `2 d 4 h`. Return `–` for None."""
     if seconds is None:
         return "–"
     if seconds < 9.95:

@@ -60,7 +60,7 @@ class StreamActivity:
                 self._begin(session, endpoint)
 
     def lost(self, endpoint: Hashable) -> None:
-        """Drop the sessions of an endpoint whose event stream has ended, because their silence proves nothing."""
+        """Drop the sessions of an endpoint whose event stream has ended, because their silence is not conclusive."""
         with self._lock:
             for session in [session for session, stream in self._streams.items() if stream.endpoint == endpoint]:
                 del self._streams[session]

@@ -25,11 +25,11 @@ class ClientV2:
     """A client of one OpenCode 2 endpoint."""
 
     def __init__(self, endpoint: Endpoint, limit: float | None = None) -> None:
-        """`limit` is the timeout of a call, in seconds; None for the default. No request is sent yet."""
+        """`limit` is the timeout of a call, in seconds, or None for the default. No request is sent yet."""
         self._api = Routes(endpoint) if limit is None else Routes(endpoint, limit)
 
     def ping(self, limit: float) -> None:
-        """Check that the endpoint answers."""
+        """Check that the endpoint responds."""
         self._api.about(limit)
 
     def snapshot(self, session: str, stored: Session | None, clock: Clock) -> SessionSnapshot:
@@ -83,7 +83,7 @@ class ClientV1:
         self._api = api
 
     def ping(self, limit: float) -> None:
-        """Check that the endpoint answers."""
+        """Check that the endpoint responds."""
         self._api.path(limit)
 
     def snapshot(self, session: str, stored: Session | None, clock: Clock) -> SessionSnapshot:

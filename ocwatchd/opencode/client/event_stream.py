@@ -69,8 +69,8 @@ class EventListener:
         self._lock = threading.Lock()
 
     def listen(self, endpoints: Iterable[Endpoint]) -> None:
-        """Follow these endpoints in addition to the current ones. A listener ends when its stream ends; the next call
-        starts a new one.
+        """Follow these endpoints in addition to the current ones. A listener stops when its stream has ended. The next
+        call starts a new listener.
         """
         for endpoint in endpoints:
             with self._lock:

@@ -45,7 +45,7 @@ class _Phase(Enum):
 
 
 class AbortTrace:
-    """Interprets the session's events, in order, from before the abort to the end of the move."""
+    """Interprets the session's events, in order, from before the abort until the move is finished."""
 
     def __init__(self) -> None:
         """Initially, the abort has not been sent, and no event has arrived."""

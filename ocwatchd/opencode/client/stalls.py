@@ -34,7 +34,9 @@ class Stalls:
             _bound(self._owing)
 
     def ended(self, endpoint: Hashable, *, answered: bool) -> None:
-        """Record the end of a request. A refused connection or an error counts as `answered`; a timeout does not."""
+        """Record that a request has finished. `answered` is True for a response, a refused connection or an error, and
+        False for a timeout.
+        """
         with self._lock:
             self._asked[endpoint] -= 1
             waiting = self._asked[endpoint] > 0

@@ -30,10 +30,10 @@ ANSWER_TIMEOUT = 60.0
 """
 MAX_PER_ENDPOINT, MAX_KEPT = 8, 64
 """Maximum numbers of connections of abandoned requests, per endpoint and in total. Further connections are closed
-immediately, because the first one already keeps alive the work that the others are waiting for.
+immediately, because the first connection already keeps alive the work for which all of them are waiting.
 """
 BODY_TIMEOUT = 1.0
-"""Time, in seconds, for reading a response after its first byte: closing the connection earlier would abort the
+"""Time, in seconds, for reading a response after its first byte. Closing the connection earlier would abort the
 request.
 """
 _CHUNK = 64 * 1024
@@ -85,7 +85,7 @@ MAX_LINE = 1024 * 1024
 few hundred bytes.
 """
 MAX_STREAMED, WINDOW = 256 * 1024 * 1024, 10.0
-"""Maximum number of bytes from a stream within WINDOW seconds. OpenCode never sends so much, and reading more would
+"""Maximum number of bytes from a stream within WINDOW seconds. OpenCode never sends that much, and reading more would
 keep a processor busy.
 """
 LINE_COST = 256
@@ -109,7 +109,7 @@ class _DeadlineSocket(socket.socket):
     """A socket whose reads and writes share one deadline."""
 
     deadline: float | None = None
-    """Monotonic seconds; None for no deadline."""
+    """The deadline in monotonic seconds, or None for no deadline."""
 
     def _arm(self) -> None:
         if self.deadline is not None:

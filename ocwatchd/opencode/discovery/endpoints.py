@@ -95,11 +95,11 @@ class OpenCodeProcess:
     listening.
     """
     generation: int = 1
-    """2 for OpenCode 2; 1 for OpenCode 1, or if the generation is unknown."""
+    """OpenCode's generation: 2 for OpenCode 2, and 1 for OpenCode 1 or if the generation is unknown."""
     executable: tuple[int, int] | None = None
-    """Device and inode number of the process's program; None if the system does not report them."""
+    """Device and inode number of the process's program, or None if the system does not report them."""
     opened: str | None = None
-    """The session that the process was started with (`-s`); None if no session was given."""
+    """The session that the process was started with (`-s`), or None if no session was given."""
     connected: tuple[TcpAddress, ...] = ()
     """Addresses on this machine that the process is connected to."""
 
@@ -108,7 +108,7 @@ class OpenCodeProcess:
 class EndpointStatus:
     """The status of one OpenCode process: its generation, and whether the companion plugin is active in it.
 
-    `trouble` is the reason why its sessions cannot be moved; None if they can be moved.
+    `trouble` is the reason why the process's sessions cannot be moved, or None if they can be moved.
     """
 
     pid: int | None
@@ -129,8 +129,8 @@ class Endpoints:
     """The result of a search for endpoints. `open` contains one endpoint per process.
 
     `troubles` contains messages for `ocwatch doctor`, for example about endpoints that need a password or hang.
-    `failing` is the number of endpoints that exist but do not respond correctly, `pending` the number of those whose
-    first response is awaited.
+    `failing` is the number of endpoints that exist but do not respond correctly, and `pending` is the number of
+    endpoints whose first response is awaited.
 
     `second` contains further endpoints of the same processes. `opencode serve` 1.14.48 and 1.15.13 have two sets of
     sessions: a session prompted through the port looks idle through the plugin's endpoint. With 1.18.33, both endpoints
@@ -171,7 +171,9 @@ class _Proof:
     trouble: str | None = None
 
     def fail(self, now: float, trouble: str | None, forever: bool = False) -> None:
-        """Skip this endpoint for a while, longer after each failure, because it did not respond as OpenCode does."""
+        """Skip this endpoint for a time that increases with each failure, because the endpoint did not respond as
+        OpenCode does.
+        """
         pause = min(RETRY_PROBE * 2.0 ** min(self.failures, 10), MAX_RETRY_PROBE)
         self.again = float("inf") if forever else now + pause
         self.proven, self.awaited, self.trouble = False, False, trouble
@@ -182,7 +184,7 @@ class EndpointFinder:
     """Finds endpoints and keeps track of which are proven. A repeated search takes 27 µs per running process.
 
     Each candidate is probed on its own thread, with one request at a time, so that a hanging endpoint does not delay
-    others.
+    other endpoints.
     """
 
     def __init__(
@@ -555,8 +557,8 @@ _GENERATIONS: dict[tuple[int, int], int] = {}
 
 
 def _one_each(found: Sequence[Endpoint], served: Iterable[OpenCodeProcess]) -> tuple[Endpoint, ...]:
-    """Return one endpoint per process, the first that was found. With two endpoints, each session would be handled
-    twice.
+    """Return one endpoint per process, the first that was found. If two endpoints were returned, each session would be
+    handled twice.
     """
     owners: dict[object, int] = {address: process.pid for process in served for address in process.listeners}
     kept: dict[object, Endpoint] = {}
@@ -624,7 +626,7 @@ class ProcessTable:
     """Lists the OpenCode processes of this user. Properties that cannot change are read once per process."""
 
     def __init__(self) -> None:
-        """Start empty; the process table is read by the first call."""
+        """Initially, the table is empty. The first call reads the process table."""
         self._known: dict[tuple[int, float], OpenCodeProcess] = {}
 
     def __call__(self) -> list[OpenCodeProcess]:

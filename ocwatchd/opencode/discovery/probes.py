@@ -59,7 +59,7 @@ MAX_ROUND = 6.0
 """Maximum duration, in seconds, of a probe. A single call may take 5 s."""
 
 MAX_ASKED, MAX_PER_PROCESS = 256, 4
-"""Maximum numbers of simultaneous queries, in total and to one process. Each query has its own thread, which ends when
+"""Maximum numbers of simultaneous queries, in total and to one process. Each query has its own thread, which exits when
 it is idle.
 """
 
@@ -74,8 +74,8 @@ SnapshotsById = Mapping[str, SessionSnapshot]
 class Findings:
     """The result of a probe.
 
-    `endpoints` is the number of endpoints that responded, `failing` the number of those that did not. `troubles`
-    contains messages about the latter.
+    `endpoints` is the number of endpoints that responded, and `failing` is the number of endpoints that did not.
+    `troubles` contains messages about the failing endpoints.
     """
 
     snapshots: tuple[SessionSnapshot, ...]
@@ -145,10 +145,11 @@ class Prober:
             self._finder.hurry_process(pid, None)
 
     def session(self, ident: str) -> Findings:
-        """Return the session's snapshot from the process that is working on the session, otherwise from the nearest
+        """Return the session's snapshot from the process that is working on the session, or else from the nearest
         process that knows it.
 
-        The order is: the process that worked on the session last, processes of its project, servers of many projects.
+        The processes are queried in this order: the process that worked on the session last, processes of the session's
+        project, and servers of many projects.
         """
         if (snapshot := self._at_located(ident)) is not None:
             return Findings((snapshot,), 1)

@@ -73,7 +73,7 @@ class Running:
     above: tuple[Relative, ...] = ()
     """Ancestors, the parent first."""
     exact_start: float | None = None
-    """Start time in epoch seconds, accurate to a few ms; None if only `created` is known."""
+    """Start time in epoch seconds, accurate to a few ms, or None if only `created` is known."""
 
     @property
     def started(self) -> float:
@@ -82,13 +82,13 @@ class Running:
 
     @property
     def subcommand(self) -> str | None:
-        """The subcommand, such as `serve` or `run`; None for a TUI."""
+        """The subcommand, such as `serve` or `run`, or None for a TUI."""
         word = next(_positional(self.arguments), None)
         return word if word in _SUBCOMMANDS else None
 
     @property
     def session(self) -> str | None:
-        """The session id on the command line; None if no session was given."""
+        """The session id on the command line, or None if no session was given."""
         return option(self.arguments, "-s", "--session")
 
     @property
@@ -111,7 +111,7 @@ class Running:
         return list(_kept(self.arguments))
 
     def alive(self) -> bool:
-        """Return whether this process is still running. A new process with the same pid does not count."""
+        """Return whether this process is still running. A new process with the same pid is not this process."""
         import psutil  # lazy import: a daemon that sees no OpenCode does not need it
 
         try:
@@ -149,9 +149,9 @@ def inspect(pid: int) -> Running | None:
 
 
 def holds(running: Running, log_dir: Path, session: str) -> bool:
-    """Return whether the process has an open log of its own that names the session.
+    """Return whether the process has its own log open and this log names the session.
 
-    Up to 1.15 each process has its own log. The log that all processes share (1.17 and later) does not count.
+    Up to 1.15 each process has its own log. The log that all processes share (1.17 and later) is ignored.
     """
     import psutil  # lazy import: a daemon that sees no OpenCode does not need it
 
@@ -204,7 +204,9 @@ def _exact_start(pid: int) -> float | None:
 
 
 def _program(path: str, environ: Mapping[str, str]) -> Path | None:
-    """Return the program to start again: the process's own, or `opencode` from PATH if an upgrade has removed it."""
+    """Return the program to start again: the process's own program, or `opencode` from PATH if an upgrade has removed
+    that program.
+    """
     if path and os.access(path, os.X_OK):
         return Path(path)
     import shutil  # lazy import: rarely needed

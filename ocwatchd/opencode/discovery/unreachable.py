@@ -26,7 +26,9 @@ from ocwatchd.ownership import open_followed
 
 _LINE = re.compile(rb"timestamp=(?P<time>\S+) level=(?P<level>\S+) run=(?P<run>[0-9a-zA-Z_-]{4,64}) ")
 _FROM_THE_START = (b"INFO", b"DEBUG")
-"""Levels that a process logs from its start on. If only warnings are logged, its first line comes later."""
+"""Log levels of the lines that a process writes from its start on. If a process logs only warnings, its first line
+appears later.
+"""
 
 
 def run_began(log_dir: Path, session: str) -> float | None:
@@ -95,7 +97,7 @@ class Unreached:
         return self._snapshot(session, now) if session else None
 
     def unsettled(self, now: float) -> list[SessionSnapshot]:
-        """Return sessions whose last answer is open or has failed recently, in directories where OpenCode is
+        """Return sessions whose last answer is open or has failed recently, in directories in which OpenCode is
         running.
         """
         places = [process.directory for process in self._served]

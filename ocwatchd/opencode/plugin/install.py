@@ -43,7 +43,7 @@ class PluginState(StrEnum):
 
 
 class PluginFault(OcwatchError):
-    """The plugin cannot be read, installed or removed. The message contains the reason and what to do."""
+    """Raised if the plugin cannot be read, installed or removed. The message contains the reason and the next step."""
 
 
 @dataclass(frozen=True, slots=True)

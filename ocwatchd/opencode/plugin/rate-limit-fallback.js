@@ -9,9 +9,9 @@
 // (1.0 - 1.18; 2 skips a directory without `server`, `index`, `tui` or `rpc`). Each part works without the others:
 //
 // door.js:    opens a unix socket per process, through which the ocwatchd daemon reaches this OpenCode, TUI included.
-// origin.js:  remembers which model a session's prompts came from, and decides whether they return to it.
+// origin.js:  records from which model a session's prompts were moved, and decides whether they return to it.
 // selection.js: chooses the fallback. Without this part, the target in the blacklist entry is used.
-// floor.js:   skips fallbacks that cannot take the session.
+// floor.js:   skips fallbacks that cannot continue the session.
 // pools.js:   assigns a new session that names a pool's first member to the member whose turn it is.
 // answers.js: records status and Retry-After of refused model requests, and the providers' rate-limit headers.
 //
@@ -166,7 +166,7 @@ async function load(name) {
 }
 
 /**
- * Close the endpoint with the last project. OpenCode may be ending without an exit event, or it may only be reloading.
+ * Close the endpoint with the last project. OpenCode may be exiting without an exit event, or it may only be reloading.
  */
 function closeProject(directory, config) {
   shared.projects.delete(directory)
@@ -217,7 +217,7 @@ async function prevent({ message, parts: prompt }, session, client) {
 
 // ---- the blacklist
 
-/** Return the blacklist entries that cover this model now, sorted by their ends, the latest first. */
+/** Return the blacklist entries that cover this model now, sorted by end time, the latest first. */
 function blocking(model) {
   const now = Date.now()
   const { entries, tiers } = read(blacklist, understand) ?? { entries: new Map(), tiers: [] }
@@ -457,7 +457,7 @@ function privateDirectory(path) {
   }
 }
 
-/** Create a directory and its missing parents. What root creates is given to the owner of the parent directory. */
+/** Create a directory and its missing parents. Directories that root creates are given to the parent's owner. */
 function makeDirectory(path) {
   if (statOf(path)) return
   makeDirectory(dirname(path))

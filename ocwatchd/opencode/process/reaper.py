@@ -1,10 +1,10 @@
 """Prevent orphans: if this process is killed, a small guardian process ends the processes that this process has
 started.
 
-The guardian is a fork in its own session. It reads from a pipe, and only this process has the other end open. When this
-process ends for any reason, the kernel closes that end, and the guardian notices (Linux and macOS). `PR_SET_PDEATHSIG`
-would not be enough: it would end the npm package's `opencode`, which is a script, but not the real program below it.
-Modules are imported only when needed.
+The guardian is a fork in its own session. It reads from a pipe, and only this process has the write end open. When this
+process terminates for any reason, the kernel closes that end, and the guardian detects this (Linux and macOS).
+`PR_SET_PDEATHSIG` would not be enough: it would end the npm package's `opencode`, which is a script, but not the real
+program below it. Modules are imported only when needed.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def run(command: Sequence[str]) -> str:
 class Again:
     """The command that starts OpenCode again.
 
-    `plugin` is the companion plugin's file if it is loaded only for this process; otherwise None.
+    `plugin` is the companion plugin's file if it is loaded only for this process; otherwise, it is None.
     """
 
     program: Path
@@ -73,7 +73,9 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Pane:
-    """A tmux pane. `shell` is the shell that OpenCode was typed into; None if OpenCode is the pane's own process."""
+    """A tmux pane. `shell` is the shell into which OpenCode was typed, or None if OpenCode is the pane's own
+    process.
+    """
 
     server: str
     ident: str
@@ -136,7 +138,7 @@ class Pane:
             raise TerminalFault(f"{self}: {line!a} cannot be typed")
         self._wait_for_shell()
         self._tmux("send-keys", "-R", "-t", self.ident)  # resets terminal modes that a killed TUI has left set
-        self._tmux("send-keys", "-t", self.ident, "C-c")  # clears input that was typed while OpenCode was ending
+        self._tmux("send-keys", "-t", self.ident, "C-c")  # clears input that was typed while OpenCode was exiting
         # most shells keep a line with a leading space out of their history
         self._tmux("send-keys", "-t", self.ident, "-l", f" {line}")
         self._tmux("send-keys", "-t", self.ident, "Enter")

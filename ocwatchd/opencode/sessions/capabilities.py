@@ -21,7 +21,7 @@ KEPT = 60.0
 configuration.
 """
 LATER = 5.0
-"""Delay, in seconds, before an outdated list is fetched again: lists are needed just before a session is moved, and
+"""Delay, in seconds, before an outdated list is fetched again. Lists are needed just before a session is moved, and
 fetching them immediately would delay the move.
 """
 MAX_LISTS = 64
@@ -38,8 +38,8 @@ class Offers:
     """A cache of the capabilities of models, by endpoint and directory. Thread-safe."""
 
     def __init__(self, patience: float = CALL_TIMEOUT, wait: float = WAIT, later: float = LATER) -> None:
-        """`patience` is the timeout of a request, `wait` is how long a caller waits for the response, and `later` is
-        the delay before an outdated list is fetched again, all in seconds.
+        """`patience` is the timeout of a request, `wait` is the time for which a caller waits for the response, and
+        `later` is the delay before an outdated list is fetched again, all in seconds.
         """
         self._patience, self._wait, self._later = patience, wait, later
         self._known: dict[tuple[Endpoint, str], tuple[float, dict[str, Capacity]]] = {}

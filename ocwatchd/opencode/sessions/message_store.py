@@ -1,7 +1,7 @@
 """Read OpenCode's message stores: SQLite from 1.2 on, JSON files before. Nothing is ever written.
 
-If a file, table or column is missing, or a database is locked or broken, the result is empty and no error is raised. An
-endpoint, if there is one, always provides better information.
+If a file, table or column is missing, or a database is locked or broken, the result is empty and no error is raised. If
+the session has an endpoint, the endpoint always provides better information.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FEW_MESSAGES = 4
 MAX_ANSWERS = 50_000
 """Maximum number of answers that `answers` returns. Ten busy sessions produce a few thousand answers a day."""
 _FILE_CAP = 16 * 1024 * 1024
-"""Maximum size of a JSON file in bytes; a larger file counts as empty."""
+"""Maximum size of a JSON file in bytes. A larger file is treated as empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +275,7 @@ class JsonStore:
         return [found for path in paths if (found := session_of(_file(path)))]
 
     def messages(self, session: str, limit: int = FEW_MESSAGES) -> list[Message]:
-        """Return the last messages, oldest first. File names ascend with time."""
+        """Return the last messages, oldest first. The file names sort in chronological order."""
         if not _is_plain(session):
             return []
         paths = sorted(_listed(self._storage / "message" / session, "msg_*.json"))[-limit:]

@@ -38,7 +38,7 @@ class Message:
     id: str
     role: str
     parent: str | None = None
-    """The prompt that an answer belongs to."""
+    """The id of the prompt to which an answer belongs."""
     model: ModelRef | None = None
     agent: str | None = None
     created: float | None = None
@@ -57,9 +57,9 @@ class Message:
     summary: bool = False
     """Whether this answer is a summary of the session, and not a part of the turn."""
     tokens: Tokens | None = None
-    """The tokens of an answer; None if they have not been counted yet."""
+    """The tokens of an answer, or None if they have not been counted yet."""
     cost: float = 0.0
-    """Cost of an answer in US dollars, at OpenCode's own prices; 0 if the price is unknown."""
+    """Cost of an answer in US dollars, at OpenCode's own prices, or 0 if the price is unknown."""
     length: int = 0
     """Number of characters of the message's texts."""
     media: frozenset[str] = frozenset()
@@ -76,8 +76,8 @@ class Message:
 
     @property
     def empty(self) -> bool:
-        """Whether this is a completed answer without content. OpenCode repeats the request after such an answer,
-        endlessly.
+        """Whether this is a completed answer without content. OpenCode endlessly repeats the request after such an
+        answer.
         """
         done = self.completed is not None and self.error is None
         return done and not self.user and not self.spoke and self.finish in _NO_REASON

@@ -29,7 +29,9 @@ UNTITLED = "New session - "
 
 
 class SessionName:
-    """A session with its title. `title` is empty if the session has none yet; `updated` (epoch seconds) may be None."""
+    """A session with its title. `title` is empty if the session has no title yet. `updated` is in epoch seconds, or
+    None if unknown.
+    """
 
     __slots__ = ("directory", "id", "parent", "title", "updated")
 

@@ -80,7 +80,7 @@ def _in_background(
 ) -> tuple[str, ...]:
     """Return the session's direct and indirect subagents that are working although no running tool call waits for them.
 
-    A subagent with a long wait in its own retry does not count, because an abort would not destroy any of its work.
+    Subagents with a long wait in their own retry are excluded, because an abort would not destroy any of their work.
     """
     if now.state not in (SessionState.BUSY, SessionState.RETRY):
         return ()  # a move would not abort this session
@@ -105,8 +105,8 @@ def unfinished_children(api: Api, session: Session, since: float, known: str | N
     """Return the session's direct and indirect subagents whose last answer is open and began after `since`.
 
     This is for a process that cannot be queried itself. The response comes from another process with the same home,
-    which cannot distinguish working subagents from waiting ones. `since` is in epoch seconds; the subagent `known` does
-    not count.
+    which cannot distinguish working subagents from waiting ones. `since` is in epoch seconds. The subagent `known` is
+    excluded.
 
     Raises:
         EndpointError: As for `take_snapshot`.

@@ -98,8 +98,8 @@ class Rerun:
 class Shown:
     """What OpenCode reports about one session: the statuses of its directory, its last messages, and its questions.
 
-    `seen` is when the statuses were read (epoch seconds). `messages` are in order, the oldest first. `asking` is True
-    if a permission request or a question of the session is open.
+    `seen` is the time at which the statuses were read (epoch seconds). `messages` are in order, the oldest first.
+    `asking` is True if a permission request or a question of the session is open.
     """
 
     seen: float
@@ -145,7 +145,7 @@ class Api:
         """Assign statuses without session ids, as sent by 1.0.98 to 1.0.162, to the sessions whose last answer is open.
 
         If the number of sessions whose answer is still empty equals the number of retries, these sessions are in retry.
-        Otherwise all sessions count as busy, so that they are not moved.
+        Otherwise, all sessions are treated as busy, so that they are not moved.
         """
         working = self._working(directory) if entries else {}
         silent = [session for session, answer in working.items() if not answer.began]

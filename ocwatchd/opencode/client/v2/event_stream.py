@@ -38,7 +38,7 @@ MAX_CURSORS = 2000
 
 
 class Progress:
-    """Records how far the events have been read: the number of each session's last failure, and the time of the last
+    """Records the read position in the events: the number of each session's last failure, and the time of the last
     read.
 
     A failure is recorded only after the daemon has handled it (`done`), so that none is lost if the daemon is killed.
@@ -46,7 +46,7 @@ class Progress:
     """
 
     def __init__(self, numbers: Mapping[str, int] | None = None, read_at: float | None = None) -> None:
-        """Start with the values that an earlier run has saved. `read_at` is in epoch seconds."""
+        """Initialize the object with the values that an earlier run has saved. `read_at` is in epoch seconds."""
         self._numbers = dict(numbers or {})
         self._read_at = read_at
         self._streams = 0

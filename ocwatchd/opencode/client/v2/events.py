@@ -94,7 +94,7 @@ def hint_of(attempt: int, at: float, time: float) -> Hint | None:
     """Return the reset time that is implied by OpenCode's next attempt, at `at`. Return None if the wait is OpenCode's
     own backoff.
 
-    `time` is when the attempt was refused. Both are epoch seconds.
+    `time` is the time at which the attempt was refused. Both are in epoch seconds.
     """
     if is_own_delay(attempt, at - time, SLACK):
         return None

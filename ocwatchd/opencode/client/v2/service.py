@@ -38,7 +38,7 @@ class Service:
 
     @property
     def auth(self) -> str | None:
-        """The value of the Authorization header; None without a password."""
+        """The value of the Authorization header, or None if there is no password."""
         return basic(self.password) if self.password else None
 
 
@@ -60,7 +60,7 @@ def registered(state: Path) -> tuple[list[Service], list[str]]:
 
 
 def registrations(state: Path) -> frozenset[tuple[str, int, int]]:
-    """Return the name, inode and modification time of each registration. They change when a service starts or ends."""
+    """Return the name, inode and modification time of each registration. They change when a service starts or exits."""
     try:
         with os.scandir(state) as entries:
             found = [
@@ -77,7 +77,7 @@ def basic(password: str) -> str:
 
 
 def auth_in(environ: Mapping[str, str]) -> str | None:
-    """Return the Authorization value for a server with this environment, or None without a password."""
+    """Return the Authorization value for a server with this environment, or None if the server has no password."""
     password = next((value for name in PASSWORDS if (value := environ.get(name))), None)
     return basic(password) if password else None
 
@@ -90,8 +90,8 @@ def _read_private(path: Path) -> bytes:
     """Return the content of a file that only this user can read or write.
 
     Raises:
-        OSError: The file cannot be opened.
-        ValueError: It is not a regular file, belongs to another user, or is accessible to others.
+        OSError: The file cannot be opened. ValueError: It is not a regular file, belongs to another user, or is
+        accessible to other users.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

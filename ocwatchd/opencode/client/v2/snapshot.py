@@ -42,7 +42,7 @@ class Turn:
 
     @property
     def prompt(self) -> Json | None:
-        """The user's last message; None if it was not fetched."""
+        """The user's last message, or None if it was not fetched."""
         return next((entry for entry in reversed(self.raw) if entry.get("type") == "user"), None)
 
     @property

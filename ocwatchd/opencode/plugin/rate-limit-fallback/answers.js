@@ -88,7 +88,7 @@ export function part({ shared, state, attempt, append, replace, statOf, privateD
 
   /**
    * Record a response with a success status that contains an error instead of an answer. Only a response that is not a
-   * stream is copied and read, and always to its end: cancelling a copy ended the answer itself (Bun of 1.3.2 and
+   * stream is copied and read, and always to its end: canceling a copy ended the answer itself (Bun of 1.3.2 and
    * 1.18.33).
    */
   function checkAnswer(about, response) {

@@ -16,8 +16,8 @@ export function part({ state, untrusted, isOurs, note }) {
   const path = join(state, "decisions.sock")
 
   /**
-   * Resolve to the daemon's answer, `{verdict, model?, agent?, until?, later, done}`, or to undefined if none comes in
-   * time.
+   * Resolve to the daemon's answer, `{verdict, model?, agent?, until?, later, done}`, or to undefined if no
+   * answer arrives in time.
    *
    * After the verdict "hold", `later` resolves to the verdict that ends the hold, or to undefined if the connection
    * closes before that. `done(report)` reports what was done and closes the connection, unless the report announces

@@ -50,7 +50,7 @@ export function part({ shared, endpoints, ownFile, describe, privateDirectory, s
   return { inMainThread, open, close }
 }
 
-/** Pass a request to OpenCode as if it had come over TCP, with the server's password if it has one. */
+/** Pass a request to OpenCode as if it had arrived over TCP, with the server's password if it has one. */
 async function pass(request, inner, baseUrl, own) {
   const { pathname, search } = new URL(request.url)
   const headers = new Headers(request.headers)

@@ -1,6 +1,6 @@
 // ocwatchd companion plugin, version 1
 //
-// Skips fallbacks that cannot take the session: its context would overflow the model's window, or the model does not
+// Skips fallbacks that cannot continue the session: its context would overflow the model's window, or the model does not
 // support its content. The daemon's moves use the same rules (core/domain/capability.py,
 // opencode/sessions/snapshots.py). The capabilities of models come from the blacklist, the content of the session from
 // OpenCode. A model whose capabilities are unknown is not skipped.
