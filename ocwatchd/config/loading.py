@@ -330,6 +330,7 @@ def examine(document: Document) -> Examined:
         *unknown(document),
         *_repeated(document),
         *_providers(document, names, values),
+        *_without_prevention(document, values),
         *_literal(document, values),
     )
     return Examined(values, names, tuple(errors), tuple(_circles(document, names)), slips)
@@ -477,6 +478,13 @@ def _providers(document: Document, names: Names, values: Values) -> list[ConfigE
         for section, name in places
         if resolve(name, names.aliases).endswith("/*")
     ]
+
+
+def _without_prevention(document: Document, values: Values) -> list[ConfigError]:
+    """Return a fault for `forecast.leaveAt` without `forecast.prevent`: plan windows are then only shown."""
+    if values[f"{FORECAST}.leaveAt"] is None or values[f"{FORECAST}.prevent"]:
+        return []
+    return [document.fault((ROOT, FORECAST, "leaveAt"), 'has no effect without `"prevent": true` beside it')]
 
 
 def _literal(document: Document, values: Values) -> list[ConfigError]:

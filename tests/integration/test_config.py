@@ -166,6 +166,8 @@ def test_bytes_that_are_no_text_and_files_that_are_none(paths: Paths) -> None:
         ({"rateLimit": {"zzz": 1}}, ["zzz", "the known keys are"]),
         ({"rateLimit": {"perModel": {"p/*": {}}}}, ["perModel.p/*", "whole provider"]),
         ({"rateLimit": {"models": {"x": "p/*"}, "agents": {"x": "build"}}}, ["agents.x", "whole provider"]),
+        ({"rateLimit": {"forecast": {"leaveAt": 95}}}, ["forecast.leaveAt", "no effect", '"prevent": true']),
+        ({"rateLimit": {"forecast": {"leaveAt": 95, "prevent": False}}}, ["forecast.leaveAt", "no effect"]),
         ('{"rateLimit": {"mode": "ask",\n "mode": "off"}}', ["line 2", "rateLimit.mode", "twice"]),
         ({"rateLimit": {"fallbackChain": {"p/a": "q/b", "q/b": "p/a"}}}, ["circular", "p/a -> q/b -> p/a"]),
         (
@@ -177,6 +179,10 @@ def test_bytes_that_are_no_text_and_files_that_are_none(paths: Paths) -> None:
 def test_slips_are_warnings(paths: Paths, text: object, words: list[str]) -> None:
     (warning,) = configured(paths, text).warnings
     assert [word for word in words if word not in warning] == []
+
+
+def test_leaving_a_plan_with_prevention_is_no_slip(paths: Paths) -> None:
+    assert configured(paths, {"rateLimit": {"forecast": {"leaveAt": 95, "prevent": True}}}).warnings == ()
 
 
 def test_an_alias_that_is_an_agent_names_both(paths: Paths) -> None:
