@@ -186,6 +186,11 @@ class Paths:
         return self.state_dir / "allowances"
 
     @property
+    def keep_alives(self) -> Path:
+        """The times of the latest keep-alives in silent streams, with one file per OpenCode process."""
+        return self.state_dir / "keep-alives"
+
+    @property
     def forecasts(self) -> Path:
         """The daemon's latest forecasts of limits."""
         return self.state_dir / "forecasts.json"

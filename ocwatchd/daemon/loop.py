@@ -87,7 +87,7 @@ from ocwatchd.state.blacklist.counted import Counted
 from ocwatchd.state.blacklist.sync import SharedBlacklist
 from ocwatchd.state.files import StateError, make_private_dir, sweep_leftovers
 from ocwatchd.state.journal import Journal
-from ocwatchd.state.plugin_reports import PluginReports
+from ocwatchd.state.plugin_reports import PluginReports, keep_alive_age, remove_old
 
 POLL_INTERVAL = 1.0
 """Interval, in seconds, at which the logs are read even without a wake-up, because file-system watches can fail
@@ -246,7 +246,7 @@ class Loop:
         store = SessionStore(paths.opencode_data)
         prober = Prober(self._finder, store, clock=clock)
         modern = (paths.log_dir / "opencode.log").exists
-        self._activity = StreamActivity(cursors.load_gaps(paths.stream_gaps))
+        self._activity = StreamActivity(cursors.load_gaps(paths.stream_gaps), keep_alive=self._keep_alive_age)
         self._gaps_saved = self._activity.learnt()
         self._engine.context.learn_gaps(self._activity.gaps().longest())
         listener = EventListener(
@@ -314,6 +314,7 @@ class Loop:
             self._open_decisions()
         with self._faults.survived("removing old reports"):
             self._facts.tidy(self._clock.now())
+            remove_old(self._paths.keep_alives.glob("*.json"), self._clock.now())
         self._resume(self._cursors_before)
 
     def _open_decisions(self) -> None:
@@ -397,6 +398,14 @@ class Loop:
             self._handle(GapsLearnt(gaps.longest()))
             with contextlib.suppress(OSError, StateError):  # a lost file does no harm: the gaps are measured again
                 cursors.save_gaps(self._paths.stream_gaps, gaps, self._clock.now())
+
+    def _keep_alive_age(self, session: str) -> float | None:
+        """Return how many seconds ago a keep-alive was sent to the session. Return None if there is none, or if
+        `stall.after` is a number: that time is not extended.
+        """
+        if self._engine.context.policy.stall.after is not None:
+            return None
+        return keep_alive_age(self._paths.keep_alives, session, self._clock.now())
 
     def _check_blacklist(self) -> None:
         news = self._writer.news()

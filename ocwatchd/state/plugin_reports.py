@@ -4,16 +4,18 @@ For each refused attempt, the plugin records the status and Retry-After, which O
 OpenCode process has its own file, `facts/PID.jsonl`. Records that were written before this program began to follow the
 file are outdated, and are skipped. The plugin renames a file that has become too large, and begins a new one.
 
-Each model has a small file with the rate-limit headers of its latest answer.
+Each model has a small file with the rate-limit headers of its latest answer. Each OpenCode process has one with the
+times at which providers last sent a keep-alive into a stream that was silent otherwise, by session.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,12 +81,7 @@ class PluginReports:
 
     def tidy(self, now: float) -> None:
         """Remove files that were last written more than `KEPT` seconds ago."""
-        for path in (*self._files(), *self._directory.glob("*.jsonl.1")):
-            try:
-                if now - path.stat().st_mtime > KEPT:
-                    path.unlink()
-            except OSError:
-                continue
+        remove_old((*self._files(), *self._directory.glob("*.jsonl.1")), now)
 
     def _files(self) -> list[Path]:
         try:
@@ -109,6 +106,16 @@ class PluginReports:
                 yield refused
             elif (passed_over := prevented(line)) is not None:
                 yield passed_over
+
+
+def remove_old(paths: Iterable[Path], now: float) -> None:
+    """Remove those of these files that were last written more than `KEPT` seconds ago."""
+    for path in paths:
+        try:
+            if now - path.stat().st_mtime > KEPT:
+                path.unlink()
+        except OSError:
+            continue
 
 
 @contextmanager
@@ -190,6 +197,20 @@ def read_allowances(directory: Path, now: float) -> dict[str, tuple[Allowance, .
     """
     found = {model: allowances_of(headers, at) for model, headers, at in _recorded(directory, now)}
     return {model: told for model, told in found.items() if told}
+
+
+def keep_alive_age(directory: Path, session: str, now: float) -> float | None:
+    """Return how many seconds ago the provider sent the latest recorded keep-alive to this session. Return None if none
+    is recorded.
+    """
+    times = []
+    for path in islice(directory.glob("*.json"), MAX_FILES):
+        with suppress(OSError, ValueError, StateError, KeyError, TypeError, AttributeError):
+            raw = orjson.loads(read_plain(path))
+            if raw["version"] == VERSION and session in raw["sessions"]:
+                times.append(from_rfc3339(str(raw["sessions"][session])))
+    latest = max((at for at in times if at is not None), default=None)
+    return None if latest is None else max(now - latest, 0.0)
 
 
 def read_plan_windows(directory: Path, now: float) -> tuple[PlanWindow, ...]:

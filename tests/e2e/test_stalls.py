@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from tests.support.daemon import Daemon, epoch, settle
+from ocwatchd.core.domain.streams import StreamGaps
+from ocwatchd.state import cursors
+from tests.support.daemon import Daemon, epoch, ocwatch, settle
 from tests.support.opencode import MIDDLE, NEWEST, Home, Serve
 from tests.support.processes import wait_until
-from tests.support.provider import Cut, Hang, Provider, Request, Shape, Stall, after_tool, bash, ok, slow, tool
+from tests.support.provider import Cut, Hang, Ok, Provider, Request, Shape, Stall, after_tool, bash, ok, slow, tool
 
 pytestmark = pytest.mark.e2e
 
-PRIMARY, FALLBACK = "mock/primary", "mock2/fallback"
+PRIMARY, SECOND, FALLBACK = "mock/primary", "mock/second", "mock2/fallback"
 AFTER = 4.0
 """Seconds of silence after which an answer has stalled in these tests."""
 SETTINGS = {"after": AFTER * 1000}
@@ -119,6 +123,26 @@ def test_an_answer_that_stalled_before_the_daemon_began_is_rescued(home: Home, p
         settle(1)
         with Daemon(home, stall=SETTINGS):
             serve.wait_answer(session, "after all", timeout=40)
+
+
+def test_keep_alives_are_signs_of_life_as_long_as_the_time_is_learnt(home: Home, provider: Provider) -> None:
+    """Both models have earned a minute. The first one thinks for longer, unseen, and the second one has stalled."""
+    assert ocwatch(home, "plugin", "install").returncode == 0
+    provider.script(PRIMARY, Ok("after long thought", keep_alive=80.0))
+    provider.script(SECOND, Stall(Shape.NO_BODY), ok("the second time"))
+    with Serve(NEWEST, home) as serve:
+        gaps = StreamGaps({PRIMARY: [1.0], SECOND: [1.0]})
+        daemon = Daemon(home)
+        cursors.save_gaps(daemon.state / "stream-gaps.json", gaps, time.time())
+        with daemon:
+            thinks, stalls = serve.create_session(), serve.create_session()
+            serve.prompt_async(thinks, PROMPT, model=PRIMARY)
+            serve.prompt_async(stalls, PROMPT, model=SECOND)
+            serve.wait_answer(stalls, "the second time", timeout=120)
+            serve.wait_answer(thinks, "after long thought", timeout=120)
+            assert [entry["session"] for entry in daemon.journal("stalled")] == [stalls]
+            assert len(provider.requests(PRIMARY)) == 1
+            assert not (daemon.state / "plugin-errors.log").exists()
 
 
 @pytest.mark.parametrize("version", [NEWEST, MIDDLE])

@@ -2,8 +2,10 @@ import json
 import os
 import threading
 
+import pytest
+
 from ocwatchd.core.domain.types import WEB_PAGE
-from ocwatchd.state.plugin_reports import KEPT, PluginReports, fact, prevented
+from ocwatchd.state.plugin_reports import KEPT, PluginReports, fact, keep_alive_age, prevented, remove_old
 
 LINE = {
     "version": 1,
@@ -140,3 +142,31 @@ def test_files_that_are_set_aside_while_it_begins_are_no_fault(tmp_path):
         ended.set()
         for writer in writers:
             writer.join()
+
+
+def test_the_latest_keep_alive_of_a_session_counts(tmp_path):
+    assert keep_alive_age(tmp_path / "none", "ses_1", 0.0) is None
+    for pid, at in ((7, "2026-11-22T12:00:00Z"), (8, "2026-11-22T12:00:20Z"), (9, "soon")):
+        (tmp_path / f"{pid}.json").write_text(json.dumps({"version": 1, "sessions": {"ses_1": at, "ses_2": None}}))
+    now = 1795348830.0
+    assert keep_alive_age(tmp_path, "ses_1", now) == 10.0
+    assert keep_alive_age(tmp_path, "ses_1", now - 60) == 0.0
+    assert (keep_alive_age(tmp_path, "ses_2", now), keep_alive_age(tmp_path, "ses_3", now)) == (None, None)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 2, "sessions": {"ses_1": "2026-11-22T12:00:00Z"}}',
+    '{"version": 1, "sessions": ["ses_1"]}', '{"version": 1, "sessions": null}'])  # fmt: skip
+def test_a_file_of_keep_alives_that_cannot_be_used_is_as_none(tmp_path, content):
+    (tmp_path / "7.json").write_text(content)
+    (tmp_path / "8.json").mkdir()
+    (tmp_path / "9.json").symlink_to("9.json")
+    assert keep_alive_age(tmp_path, "ses_1", 1795348830.0) is None
+
+
+def test_files_of_processes_that_have_ended_are_removed(tmp_path):
+    old, new = tmp_path / "7.json", tmp_path / "8.json"
+    for path, at in ((old, 1000.0), (new, 2000.0)):
+        path.write_text("{}")
+        os.utime(path, (at, at))
+    remove_old(tmp_path.glob("*.json"), 1500.0 + KEPT)
+    assert list(tmp_path.iterdir()) == [new]

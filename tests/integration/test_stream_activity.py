@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ocwatchd.core.domain.snapshot import Endpoint, RunningTool, SessionSnapshot, SessionState, TcpAddress
-from ocwatchd.core.domain.streams import StreamGaps
+from ocwatchd.core.domain.streams import MAX_PATIENCE, StreamGaps
 from ocwatchd.core.domain.types import ModelRef
 from ocwatchd.core.engine.messages import FellSilent, GapsLearnt, Move, Probe, Probed, Tick
 from ocwatchd.opencode.client.activity import MAX_STREAMS, StreamActivity
@@ -172,6 +172,42 @@ def test_nothing_is_learnt_from_an_answer_that_failed(clock: Clock, activity: St
 def test_a_file_that_cannot_be_used_is_as_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "gaps.json").write_bytes(content)
     assert cursors.load_gaps(tmp_path / "gaps.json").longest() == {}
+
+
+class KeepAlives:
+    """A provider that sends a keep-alive every 15 s, until `end`."""
+
+    def __init__(self, clock: Clock, end: float) -> None:
+        self.clock, self.end, self.asked = clock, end, 0
+
+    def __call__(self, session: str) -> float:
+        self.asked += 1
+        return max(self.clock.time - self.end, self.clock.time % 15.0)
+
+
+@pytest.mark.parametrize(("ends", "wanted"), [(0.0, 120.0), (300.0, 420.0), (5000.0, MAX_PATIENCE)])
+def test_keep_alives_end_the_silence_but_not_for_ever(ends: float, wanted: float, clock: Clock) -> None:
+    stream, begin = Stream(), clock.time
+    provider = KeepAlives(clock, begin + ends)
+    activity = StreamActivity(elapsed=clock, keep_alive=provider)
+    feed(activity, stream.status("busy"), stream.answer(), stream.text())
+    while not activity.silent(lambda _: 120.0):
+        assert clock.time < begin + 1000
+        clock.time += 0.25
+    assert clock.time - begin == pytest.approx(wanted, abs=0.5)
+    assert provider.asked < 20, "only when the silence could be too long"
+    assert activity.silence("ses_1") == pytest.approx(wanted if ends > 900 else 120.0, abs=0.5)
+    feed(activity, stream.text())
+    assert activity.silence("ses_1") == 0
+
+
+def test_keep_alives_do_not_shorten_what_is_learnt(clock: Clock) -> None:
+    stream, activity = Stream(), StreamActivity(elapsed=clock, keep_alive=lambda _: 5.0)
+    feed(activity, stream.status("busy"), stream.answer(), stream.text())
+    clock.time += 200
+    assert activity.silence("ses_1") == 5
+    feed(activity, stream.text(), stream.answer("stop"))
+    assert activity.gaps().longest() == {"p/a": 200.0}
 
 
 def test_memory_is_bounded(activity: StreamActivity) -> None:

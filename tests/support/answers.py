@@ -16,7 +16,8 @@ SESSION_HEADERS = ("x-session-id", "x-session-affinity", "x-opencode-session", "
 class Ok:
     """An answer of text, after a `thought`. With `seconds`, it is streamed in `pieces` over that time.
 
-    `used`: tokens of the prompt, as a provider of chat completions counts them.
+    `used`: tokens of the prompt, as a provider of chat completions counts them. `keep_alive`: seconds before the text
+    during which only keep-alive comments are sent, one a second.
     """
 
     text: str | None = None
@@ -25,6 +26,7 @@ class Ok:
     headers: Mapping[str, str] = field(default_factory=dict)
     thought: str = ""
     used: int = 100
+    keep_alive: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

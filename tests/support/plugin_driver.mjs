@@ -30,6 +30,9 @@ const inner = async (request) => {
   return Response.json({ path: new URL(request.url).pathname })
 }
 const answers = []
+let ahead = 0 // ms by which the plugin's clock is ahead
+const { now } = Date
+Date.now = () => now() + ahead
 globalThis.fetch = Object.assign(async () => answers.shift(), { preconnect: () => "kept" })
 
 const config = { fetch: inner, baseUrl: "http://localhost:4096/", headers: { Authorization: "Basic c2VjcmV0" } }
@@ -69,6 +72,32 @@ const actions = {
     const body = await response.text()
     await Bun.sleep(0) // readers of the cloned response have reached its end
     return { status: response.status, body, preconnect: fetch.preconnect() }
+  },
+  // a streamed answer, as the SDKs read it: each piece comes `after` ms of the plugin's clock; `cancel` stops after that many
+  stream: async ({ url, init, headers, pieces, fails, cancel = Infinity }) => {
+    let cancelled
+    const left = [...pieces]
+    const pull = (controller) => {
+      const [after, text] = left.shift() ?? []
+      ahead += after ?? 0
+      if (text !== undefined) controller.enqueue(new TextEncoder().encode(text))
+      else if (fails) controller.error(new Error(fails))
+      else controller.close()
+    }
+    const source = new ReadableStream({ pull, cancel: (why) => void (cancelled = why) }, { highWaterMark: 0 })
+    answers.push(new Response(source, { status: 200, headers }))
+    const response = await fetch(url, init)
+    if (!response.body || response.bodyUsed) throw new Error("the body is used before it is read")
+    const read = []
+    try {
+      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader()
+      for (let part; read.length < cancel && !(part = await reader.read()).done; ) read.push(part.value)
+      if (read.length >= cancel) await reader.cancel("enough")
+      for (let round = 0; read.length >= cancel && !cancelled && round < 200; round++) await Bun.sleep(10) // through the decoder
+    } catch (fault) {
+      return { read, failed: fault.message }
+    }
+    return { read, cancelled }
   },
   through: async ({ socket, path, init }) => {
     const own = `${socket}/${process.pid}.sock`

@@ -162,6 +162,9 @@ class Handler(BaseHTTPRequestHandler):
         if use:
             self._send(*(sse(e) for e in tool_events(reply, use)))
         elif isinstance(answer, Ok):
+            for _ in range(round(answer.keep_alive)):
+                self._send(b": keep-alive\n\n")
+                self._pause(1.0)
             self._text(reply, text, answer)
         else:
             self._send(*(sse(e) for e in text_events(reply, [text])))

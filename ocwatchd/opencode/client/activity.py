@@ -3,6 +3,9 @@
 Every event about a part of a message (text, reasoning, a tool's state) or about an answer ends the silence. Streamed
 text causes hundreds of events per second. They are not parsed: the session id is found in their bytes, which takes 1
 µs. Times are monotonic, so neither a suspended machine nor a changed clock makes a session appear silent.
+
+Events do not show a provider's keep-alives. The companion plugin records them, and they end the silence, too, but not
+for ever: a gateway may send them by a timer of its own while its model has failed.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
-from ocwatchd.core.domain.streams import StreamGaps
+from ocwatchd.core.domain.streams import MAX_PATIENCE, MIN_PATIENCE, StreamGaps
 from ocwatchd.core.text.parse_json import parse_json
 from ocwatchd.opencode.sessions.messages import Json, mapping, message_of, text
 
@@ -39,16 +42,25 @@ class _Stream:
     """Longest gap between two events of this answer so far, in seconds."""
     counts: bool = False
     """Whether the gap after the last event is attributed to the model: an answer has begun, and no tool is running."""
-    reported: float = float("-inf")
-    """When `silent` last returned the session (monotonic seconds)."""
+    checked: float = float("-inf")
+    """When `silent` last returned the session, or when its last keep-alive was sent (monotonic seconds)."""
 
 
 class StreamActivity:
     """Tracks the busy sessions of all endpoints. Thread-safe."""
 
-    def __init__(self, gaps: StreamGaps | None = None, elapsed: Callable[[], float] = time.monotonic) -> None:
-        """`gaps` contains the gaps that earlier runs of the daemon measured."""
-        self._gaps, self._elapsed = gaps or StreamGaps(), elapsed
+    def __init__(
+        self,
+        gaps: StreamGaps | None = None,
+        elapsed: Callable[[], float] = time.monotonic,
+        keep_alive: Callable[[str], float | None] = lambda _: None,
+    ) -> None:
+        """`gaps` contains the gaps that earlier runs of the daemon measured.
+
+        `keep_alive` returns how many seconds ago the provider sent the last keep-alive to a session; None if that is
+        unknown or does not count.
+        """
+        self._gaps, self._elapsed, self._keep_alive = gaps or StreamGaps(), elapsed, keep_alive
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
         self._lock = threading.Lock()
         self._learnt = 0
@@ -81,7 +93,7 @@ class StreamActivity:
         """
         with self._lock:
             stream = self._streams.get(session)
-            return None if stream is None else self._elapsed() - stream.last
+            return None if stream is None else self._silence(session, stream)
 
     def silent(self, patience: Callable[[str | None], float | None]) -> list[str]:
         """Return the sessions that have been silent for too long. A session that stays silent is returned again after
@@ -93,9 +105,13 @@ class StreamActivity:
             now, found = self._elapsed(), []
             for session, stream in self._streams.items():
                 limit = patience(stream.model)
-                if limit is None or now - max(stream.last, stream.reported) < limit:
+                if limit is None or now - max(stream.last, stream.checked) < limit:
                     continue
-                stream.reported = now
+                silence = self._silence(session, stream)
+                if silence < limit:  # check again when the keep-alives may have ended, or have lasted too long
+                    stream.checked = min(now - silence, stream.last + MAX_PATIENCE - limit)
+                    continue
+                stream.checked = now
                 found.append(session)
             return found
 
@@ -109,6 +125,13 @@ class StreamActivity:
             return StreamGaps(self._gaps.all())
 
     # ---- with the lock held
+
+    def _silence(self, session: str, stream: _Stream) -> float:
+        silence = self._elapsed() - stream.last
+        if not MIN_PATIENCE <= silence < MAX_PATIENCE:
+            return silence
+        age = self._keep_alive(session)
+        return silence if age is None else min(silence, age)
 
     def _begin(self, session: str, endpoint: Hashable) -> _Stream:
         stream = self._streams.pop(session, None) or _Stream(endpoint, self._elapsed())

@@ -238,3 +238,89 @@ def test_the_windows_of_plans_are_noted_and_nothing_that_could_be_a_key(bun: Bun
     bun.play(announced("ses_1"), asked(status=200, answer=wanted | kept_out))
     (path,) = (bun.state / "allowances").iterdir()
     assert json.loads(path.read_text())["headers"] == wanted
+
+
+KEPT = ": OPENROUTER PROCESSING\n\n"
+PING = 'event: ping\ndata: {"type": "ping"}\n\n'
+TEXT = 'data: {"choices": [{"delta": {"content": "word"}}]}\n\n'
+
+
+def streamed(*pieces: tuple[int, str], session: str = "ses_1", **more: Any) -> dict[str, Any]:
+    """Return a streamed answer, whose pieces come after so many seconds each."""
+    step = asked(answer=SSE, x_session_id=session)
+    timed = [(seconds * 1000, text) for seconds, text in pieces]
+    return {**step, "act": "stream", "pieces": timed, **more}
+
+
+def kept_alive(bun: Bun) -> dict[str, str]:
+    """Return the recorded times by session."""
+    files = list(bun.state.glob("keep-alives/*.json"))
+    assert {path.stat().st_mode & 0o777 for path in files} <= {0o600}
+    found: dict[str, str] = {}
+    for path in files:
+        document = json.loads(path.read_text())
+        assert document["version"] == 1
+        found |= document["sessions"]
+    return found
+
+
+@pytest.mark.parametrize("piece", [KEPT, ":\n\n", "\r\n", PING, PING.replace("\n", "\r\n"), KEPT + KEPT])
+def test_keep_alives_of_a_silent_stream_are_recorded(bun: Bun, piece: str) -> None:
+    _, read = bun.play(announced("ses_1"), streamed((0, TEXT), (6, piece), (6, piece), (6, TEXT)))
+    assert read == {"read": [TEXT, piece, piece, TEXT]}
+    (at,) = kept_alive(bun).values()
+    assert 11 < datetime.fromisoformat(at).timestamp() - datetime.now(UTC).timestamp() < 12.5
+    assert bun.errors() == ""
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [(6, KEPT), (3, KEPT)],
+        [(6, KEPT), (6, TEXT), (6, KEPT), (6, TEXT)],  # events of the answer between them
+        [(20, "x"), (20, TEXT), (20, KEPT + TEXT), (20, PING.replace("ping", "message"))],
+        [(20, 'data: {"choices": []}\n\n'), (20, "data: : keep-alive\n\n"), (20, KEPT * 20)],
+    ],
+)
+def test_what_is_no_keep_alive_of_a_silent_stream_is_not(newest: Bun, pieces: list[tuple[int, str]]) -> None:
+    _, read = newest.play(announced("ses_1"), streamed(*pieces))
+    assert read["read"] == [text for _, text in pieces]
+    assert not (newest.state / "keep-alives").exists()
+
+
+def test_keep_alives_are_recorded_by_session_and_seldom(newest: Bun) -> None:
+    often = [(1, KEPT)] * 25
+    newest.play(
+        announced("ses_1"),
+        announced("ses_2", C),
+        streamed(*often),
+        streamed(*often[:12], session="ses_2"),
+        streamed((400, KEPT), session="ses_3"),
+    )
+    assert list(kept_alive(newest)) == ["ses_3"], "the others are older than five minutes"
+
+
+def test_a_title_and_an_answer_that_is_no_stream_are_not_watched(newest: Bun) -> None:
+    newest.play(
+        announced("ses_1", agent={"name": "title"}),
+        streamed((20, KEPT)),
+        announced("ses_2", C),
+        {**streamed((20, KEPT), session="ses_2"), "headers": JSON},
+    )
+    assert not (newest.state / "keep-alives").exists()
+
+
+def test_a_watched_stream_fails_and_ends_as_without_the_plugin(bun: Bun) -> None:
+    _, failed, stopped = bun.play(
+        announced("ses_1"), streamed((0, TEXT), fails="reset by peer"), streamed((0, TEXT), (0, TEXT), cancel=1)
+    )
+    assert failed == {"read": [TEXT], "failed": "reset by peer"}
+    assert stopped == {"read": [TEXT], "cancelled": "enough"}
+
+
+def test_keep_alives_that_cannot_be_recorded_do_not_harm_the_answer(newest: Bun) -> None:
+    newest.state.mkdir(parents=True)
+    (newest.state / "keep-alives").write_text("in the way of a directory")
+    _, read = newest.play(announced("ses_1"), streamed((20, KEPT), (1, TEXT)))
+    assert read["read"] == [KEPT, TEXT]
+    assert "stream: " in newest.errors()

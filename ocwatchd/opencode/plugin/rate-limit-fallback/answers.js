@@ -4,6 +4,9 @@
 // Retry-After and the rate-limit headers are kept. A body is kept only if it is an error that was sent with a success
 // status instead of an answer. OpenCode neither logs nor stores such an error, and repeats the request immediately and
 // endlessly.
+//
+// It also records in keep-alives/PID.json when a provider last sent a keep-alive into a stream that is silent otherwise.
+// OpenCode's events do not show keep-alives, so the daemon would take such a stream for stalled.
 
 import { join } from "node:path"
 
@@ -27,14 +30,21 @@ const LIMITED = [429, 503, 529] // statuses after which the daemon may start a c
 const DECIDES_WITHIN = 2000
 const CHECK_INTERVAL = 10 // ms; a check is one stat
 const BEATS_WITHIN = 10e3 // ms; a heartbeat older than this means that no daemon runs
+const QUIET = 10e3 // ms without an event of the answer before a keep-alive is recorded, and between two records
+const KEEP_ALIVE_CAP = 300 // bytes; a longer piece of a stream is more than a keep-alive
+const KEPT_ALIVE = 300e3 // ms after which a session's last keep-alive is dropped from the file
+// comments, and the events that an SDK drops: `ping` of Anthropic, `keepalive` of OpenAI
+const KEEP_ALIVE = /^(?:(?::[^\n]*|event: ?(?:ping|keepalive)|data: ?\{"type": ?"(?:ping|keepalive)"[^\n]*)?\r?\n)+$/
 const SESSION_HEADERS = ["x-session-id", "x-session-affinity", "x-opencode-session"]
 
 export function part({ shared, state, attempt, append, replace, statOf, privateDirectory }) {
   const facts = join(state, "facts")
   const allowances = join(state, "allowances")
+  const keepAlives = join(state, "keep-alives")
   shared.announced ??= [] // model requests that OpenCode is about to make
   shared.allowed ??= new Map() // path in allowances/ -> when it was last written
   shared.refused ??= new Map() // model -> time of its last refused attempt
+  shared.keptAlive ??= new Map() // session -> time of the last recorded keep-alive
 
   /** Store the session of a model request that OpenCode is about to make, until `fetch` receives the request. */
   function announce({ sessionID, agent, model, provider }) {
@@ -64,6 +74,7 @@ export function part({ shared, state, attempt, append, replace, statOf, privateD
       if (about && response?.status >= 400) attempt("facts", () => record(about, response))
       else if (about && response?.ok) attempt("answer", () => checkAnswer(about, response))
       if (about && response) attempt("allowances", () => noteAllowance(about, response))
+      if (about?.session && !about.small && response?.ok) attempt("stream", () => observe(about.session, response))
       return response
     }
     globalThis.fetch = Object.assign(watched, inner)
@@ -137,6 +148,33 @@ export function part({ shared, state, attempt, append, replace, statOf, privateD
   }
 
   /**
+   * Watch a streamed answer for keep-alives while OpenCode reads it. The body is replaced only when OpenCode first uses
+   * it, and every piece of it is passed on unchanged.
+   */
+  function observe(session, response) {
+    if (!STREAM.test(response.headers.get("content-type") ?? "")) return
+    const { get } = Object.getOwnPropertyDescriptor(Response.prototype, "body")
+    let last = Date.now() // time of the last piece that was more than a keep-alive, or of the last record
+    const see = (piece) => {
+      const now = Date.now()
+      if (!isKeepAlive(piece)) last = now
+      else if (now - last >= QUIET) noteKeepAlive(session, (last = now))
+    }
+    let body
+    const observed = () => (body ??= passedOn(get.call(response), (piece) => attempt("stream", () => see(piece))))
+    Object.defineProperty(response, "body", { configurable: true, enumerable: true, get: observed })
+  }
+
+  /** Write the times of the latest keep-alives of this process. */
+  function noteKeepAlive(session, now) {
+    const latest = [...shared.keptAlive.set(session, now)].filter(([, at]) => now - at < KEPT_ALIVE)
+    shared.keptAlive = new Map(latest)
+    privateDirectory(keepAlives)
+    const sessions = Object.fromEntries(latest.map(([name, at]) => [name, new Date(at).toISOString()]))
+    replace(join(keepAlives, `${process.pid}.json`), JSON.stringify({ version: 1, sessions }) + "\n")
+  }
+
+  /**
    * Wait until the daemon has started the cooldown of a model that was refused a moment ago, so that the prompt goes to
    * the fallback without being refused first. Waits at most DECIDES_WITHIN, and only while a daemon is running.
    */
@@ -151,6 +189,22 @@ export function part({ shared, state, attempt, append, replace, statOf, privateD
 
   return { announce, watch, waitForCooldown }
 }
+
+/** Return a stream with the same pieces, each of which `see` receives when it is read. Nothing is read in advance. */
+function passedOn(body, see) {
+  if (!body) return body
+  let reader
+  const pull = async (controller) => {
+    reader ??= body.getReader()
+    const { done, value } = await reader.read()
+    if (done) return controller.close()
+    see(value)
+    controller.enqueue(value)
+  }
+  return new ReadableStream({ pull, cancel: (why) => (reader ?? body).cancel(why) }, { highWaterMark: 0 })
+}
+
+const isKeepAlive = (piece) => piece.length <= KEEP_ALIVE_CAP && KEEP_ALIVE.test(new TextDecoder().decode(piece))
 
 /** Return {body} for an error, {page} for a web page; undefined for an answer, or if the text is unclear. */
 function oddity(text) {
