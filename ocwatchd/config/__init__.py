@@ -7,7 +7,7 @@ them. This package's names are imported on first use, because fast commands need
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # defined here because importing it from `typing` costs 5 ms of CPU time
+TYPE_CHECKING = False  # defined here because importing it from `typing` takes 5 ms of CPU time
 if TYPE_CHECKING:
     from ocwatchd.config.loading import load
     from ocwatchd.config.model import Config, LogSettings

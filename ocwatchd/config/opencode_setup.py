@@ -87,8 +87,8 @@ def setup_of(
 
 
 def config_directories(paths: Paths, environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """Return OpenCode's global configuration directory and, if OPENCODE_CONFIG_DIR is set, the additional directory it
-    names.
+    """Return OpenCode's global configuration directory and, if OPENCODE_CONFIG_DIR is set, the additional directory
+    that it names.
     """
     usual = Path(config_home(environ, str(paths.home))) / "opencode"
     if "OPENCODE_CONFIG_DIR" not in environ:

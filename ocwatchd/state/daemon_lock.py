@@ -1,5 +1,5 @@
-"""Ensure that at most one daemon runs per state directory. The daemon holds a kernel lock on daemon.lock, which
-contains its pid.
+"""Ensure that at most one daemon runs for each state directory. The daemon holds a kernel lock on daemon.lock, which
+contains the daemon's pid.
 """
 
 from __future__ import annotations

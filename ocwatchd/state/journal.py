@@ -76,7 +76,7 @@ class Journal:
         `entry` should have the field `what`.
         """
         now = self._clock.now()
-        ident = f"{int(now * 1000):013x}{os.urandom(4).hex()}"  # the ids sort by time
+        ident = f"{int(now * 1000):013x}{os.urandom(4).hex()}"  # sorting the ids sorts the entries by time
         return _line({"version": VERSION, "id": ident, "time": rfc3339(now), **plain(entry)})
 
     def append(self, entry: Mapping[str, object], durable: bool = False) -> None:

@@ -117,7 +117,7 @@ class Rule:
         )
 
     def matches_pattern(self, text: str, lowered: str) -> bool:
-        """Return whether one of the expressions matches the start of a text."""
+        """Return whether one of the rule's expressions matches the start of a text."""
         if self.needs and not self.is_possible(lowered):
             return False
         return bool(self.regex) and _compiled(self.regex).search(text, 0, PATTERN_CAP) is not None
@@ -565,7 +565,9 @@ def _with_body(key: _Key) -> tuple[str, tuple[str, ...], int | None]:
 
 
 def _is_open(verdict: Verdict, found: _Found, status: int | None) -> bool:
-    """Return whether no rule is certain about the words, and the status does not rule out a limit."""
+    """Return whether the verdict is still undecided, because no rule is certain about the words, and the status does
+    not rule out a limit.
+    """
     if status is not None and 400 <= status < 500 and status != 403:
         return False
     if found.no(Weight.DOUBT) or found.no(Weight.QUOTES) or found.no(Weight.SUPPOSED):

@@ -45,7 +45,7 @@ class UserPattern:
     def of(cls, text: str) -> UserPattern:
         """Interpret a pattern as a status number, a literal text or an expression, whichever is most likely.
 
-        Never raises, and never returns a pattern that could hang.
+        Never raises, and never returns a pattern that could take very long to match.
         """
         text = text.strip()[:TEXT_CAP]
         if re.fullmatch(r"[1-5]\d\d", text):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def delay(attempt: int, base: float, maximum: float, jitter: float = 0.0, draw: float = 0.5) -> float:
-    """Return the seconds before attempt `attempt + 1`: base * 2**(attempt - 1), capped at `maximum`, spread by ±
-    `jitter`.
+    """Return the delay, in seconds, before attempt `attempt + 1`: base * 2**(attempt - 1), capped at `maximum`, with a
+    random spread of ± `jitter`.
 
     `attempt` counts from 1. `jitter` is a fraction (0.1 = ± 10 %) and `draw` a uniform number in [0, 1) from the
     caller, so that the function stays deterministic. The result never exceeds `maximum`, even with jitter.

@@ -17,8 +17,8 @@ CHARS_PER_TOKEN = 4
 class Capacity:
     """What a model supports, from OpenCode's provider list. `context` and `output` are in tokens, 0 if unknown.
 
-    `inputs` are the kinds of input besides text: `image`, `pdf`, `audio`, `video`. `tools`: the model can call tools.
-    `price` is None if the list contains no price.
+    `inputs` are the kinds of input besides text: `image`, `pdf`, `audio`, `video`. `tools`: whether the model can call
+    tools. `price` is None if the list contains no price.
     """
 
     context: int = 0
@@ -44,7 +44,7 @@ NOTHING = Needs()
 
 
 def unfit(needs: Needs, capacity: Capacity | None) -> str | None:
-    """Return why the model cannot take over the session; None if it can, or if its capacity is unknown."""
+    """Return why the model cannot take over the session, or None if it can or if its capacity is unknown."""
     if capacity is None:
         return None
     room = min(capacity.output, capacity.context // ROOM)

@@ -34,7 +34,7 @@ NO_POOLS: Members = {}
 
 
 def normalise(chains: Chains, aliases: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Return the chains with every alias replaced by its model; if two keys name one model, their chains are joined in
+    """Return the chains with every alias replaced by its model. If two keys name one model, their chains are joined in
     order.
     """
     plain: dict[str, tuple[str, ...]] = {}
@@ -200,7 +200,7 @@ def find_cycles(chains: Chains) -> list[tuple[str, ...]]:
 def _on_cycles(chains: Chains) -> list[str]:
     """Return the names that lie on a cycle or between two cycles, in the order written.
 
-    Names that only lead out of all cycles, or into one, are left out. Takes linear time.
+    Names that only lead out of all cycles, or into one, are omitted. The function takes linear time.
     """
     left = dict.fromkeys(chains)
     for follows in (chains, _reversed(chains)):
@@ -227,8 +227,8 @@ def _reversed(chains: Chains) -> dict[str, list[str]]:
 
 
 def _shortest_cycle(start: str, chains: Chains) -> tuple[str, ...]:
-    """Return the shortest path from `start` to itself; empty if there is none. It is a breadth-first search that takes
-    linear time.
+    """Return the shortest path from `start` to itself, or an empty tuple if there is none. The breadth-first search
+    takes linear time.
     """
     came_from: dict[str, str] = {}
     waiting = [start]
@@ -273,7 +273,7 @@ def not_offered(models: Collection[str]) -> str:
 class Fallbacks:
     """The configured fallbacks.
 
-    `chains` contain only models and pools; `agents` maps a model to the agent to use with it; `models` maps a provider
+    `chains` contains only models and pools. `agents` maps a model to the agent to use with it. `models` maps a provider
     to the names of its configured models.
     """
 
@@ -304,9 +304,9 @@ def carriers(
 ) -> dict[str, str]:
     """Return the agent to use with each model.
 
-    The keys of `agents` are models, aliases or pools; the more specific key wins. An alias that is also the name of one
-    of OpenCode's agents names both the model and its agent. If two aliases apply to one model, the first one in the
-    configuration counts.
+    The keys of `agents` are models, aliases or pools; the more specific key takes precedence. An alias that is also the
+    name of one of OpenCode's agents names both the model and its agent. If two aliases apply to one model, the first
+    one in the configuration is used.
     """
     written = [(resolve(name, aliases), name, agent) for name, agent in agents.items()]
     written.sort(key=lambda row: row[0] != row[1])  # the model's own name takes precedence over its aliases

@@ -79,7 +79,7 @@ class Cooldown:
         return self.targets.get(model, self.target)
 
     def active(self, now: float) -> bool:
-        """Return whether the model is still cooling down. At the reset time itself, it is not."""
+        """Return whether the model is still cooling down at `now`. At the reset time itself, it no longer is."""
         return self.until is None or now < self.until
 
     @property
@@ -553,8 +553,8 @@ GRAIN = 0.001
 def joined(before: Cooldown | None, ours: Cooldown, theirs: Cooldown) -> Cooldown:
     """Merge the entries that two writers made for one model. Return `theirs` unchanged if it is about another limit.
 
-    `before` is the entry that both writers started from. `theirs` may be a user's block, or an entry made after a clear
-    that the writer of `ours` had not read.
+    `before` is the entry from which both writers started. `theirs` may be a user's block, or an entry made after a
+    clear that the writer of `ours` had not read.
     """
     known, since = (before.strikes, before.since) if before else (0, theirs.since)
     if theirs.unmet and not ours.unmet:

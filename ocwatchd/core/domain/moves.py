@@ -14,10 +14,11 @@ class Order:
     """An order to make a move. `snapshot` is the state of the session on which the decision was based.
 
     `child` is a subagent that is stuck while its parent (`snapshot`) is waiting for it; in that case the parent is
-    moved. `own_abort`: whether one of our earlier moves stopped the answer shown in `snapshot` and did not finish,
-    which means that the user did not abort the answer. `looping`: whether OpenCode repeats the request to the limited
-    model without a pause, so that a snapshot may show the session as busy or as waiting. `limited` is the limited
-    model, if it is not the snapshot's model. `failing`: whether that model failed for a reason other than a limit.
+    moved. `own_abort`: whether one of ocwatchd's earlier moves stopped the answer shown in `snapshot` and did not
+    finish, which means that the user did not abort the answer. `looping`: whether OpenCode repeats the request to the
+    limited model without a pause, so that a snapshot may show the session as busy or as waiting. `limited` is the
+    limited model, if it is not the snapshot's model. `failing`: whether that model failed for a reason other than a
+    limit.
     """
 
     snapshot: SessionSnapshot
@@ -36,7 +37,7 @@ class Order:
 
     @property
     def stalled(self) -> bool:
-        """Whether the running answer has stalled. A snapshot then shows the session as busy."""
+        """Whether the running answer has stalled. If it has, a snapshot shows the session as busy."""
         return self.cause is Cause.STALL
 
     @property

@@ -71,7 +71,7 @@ Pools = Mapping[str, Pool]
 def order(pool: Pool, session: str, loads: Mapping[str, float]) -> tuple[str, ...]:
     """Return the members in the order in which this session uses them. `loads`: load by member, in sessions.
 
-    Members with the same load are ordered by a draw from the session's id, each in proportion to its weight.
+    Members with the same load are ordered by a draw that depends only on the session's id and on the members' weights.
     """
     if not pool.spreads:
         return pool.members
@@ -83,7 +83,7 @@ def order(pool: Pool, session: str, loads: Mapping[str, float]) -> tuple[str, ..
 
 
 def arranged(pools: Pools, session: str, loads: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
-    """Return every pool's members in the order in which this session uses them."""
+    """Return the members of every pool in the order in which this session uses them."""
     return {name: order(pool, session, loads) for name, pool in pools.items()}
 
 

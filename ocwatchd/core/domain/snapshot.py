@@ -14,7 +14,7 @@ ABORTED = "MessageAbortedError"
 
 @dataclass(frozen=True, slots=True)
 class TcpAddress:
-    """A port on loopback: `opencode serve`, `opencode web`, `--port N`, the TUI of 1.0."""
+    """A TCP port on loopback, as opened by `opencode serve`, `opencode web`, `--port N` and the TUI of 1.0."""
 
     host: str
     port: int
@@ -75,7 +75,7 @@ class Endpoint:
     directory: str | None = None
     auth: str | None = field(default=None, repr=False)
     many: bool = False
-    """Whether this is a server for several project directories (`serve`, `web`) and not one terminal."""
+    """Whether this is a server for several project directories (`serve`, `web`) instead of a single terminal."""
     run: bool = False
     """Whether this is an `opencode run` process. If its turn is stopped, it exits without an answer and with code 0
     (1.0 - 1.18).
@@ -85,7 +85,7 @@ class Endpoint:
     generation: int = 1
     """The generation of OpenCode, 1 or 2, which determines the API."""
     opened: str | None = None
-    """The session that the terminal was opened on (`-s`); None if no session was named."""
+    """The session with which the terminal was opened (`-s`); None if no session was named."""
     launched: bool = False
     """Whether a running `oc-smart` has started the process. `oc-smart` then handles the limits of the
     process's turns.
@@ -204,7 +204,7 @@ class SessionSnapshot:
     def stuck(self) -> bool:
         """Whether the session is waiting for a model or has given up on it.
 
-        Only in these states may the session be moved.
+        The session may be moved only in these states.
         """
         return self.state is SessionState.RETRY or (self.state is SessionState.ERROR and not self.aborted)
 
@@ -215,10 +215,10 @@ class SessionSnapshot:
 
     @property
     def tool_running(self) -> bool:
-        """Whether a tool call is running, which an abort would destroy."""
+        """Whether a tool call is running. An abort would destroy its work."""
         return bool(self.running)
 
     @property
     def tool_executing(self) -> bool:
-        """Whether a tool call is running that the model has finished writing."""
+        """Whether a tool call that the model has finished writing is running."""
         return any(not tool.pending for tool in self.running)

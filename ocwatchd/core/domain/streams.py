@@ -40,7 +40,7 @@ class StreamGaps:
     """The longest gap in each of the most recent good answers, in seconds, by model."""
 
     def __init__(self, known: Mapping[str, Iterable[float]] | None = None) -> None:
-        """Start with the gaps that an earlier run recorded."""
+        """Initialize the object with the gaps that an earlier run recorded."""
         self._gaps: dict[str, deque[float]] = {
             model: deque(gaps, KEPT) for model, gaps in list((known or {}).items())[-MAX_MODELS:]
         }

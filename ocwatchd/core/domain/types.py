@@ -113,8 +113,9 @@ class ErrorDetails:
     when the error is read.
 
     `headers` has lower-case names. `codes` are the machine-readable codes in the error body (`error.type`,
-    `error.code`, `error.status`), outermost first, unchanged. `body` is the response's text, capped. `status_read`: the
-    status was found in the text, which may quote another service, so it may not be the response's own.
+    `error.code`, `error.status`), outermost first, unchanged. `body` is the response's text, truncated if it is long.
+    `status_read`: whether the status was found in the text, which may quote another service, so that it may not be the
+    response's own status.
     """
 
     message: str = ""

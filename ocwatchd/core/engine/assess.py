@@ -121,9 +121,9 @@ def judge(
 ) -> LimitEvent | None:
     """Return the refused attempt that the endpoint shows, as an event, or None if there is no such attempt.
 
-    The verdict is SURE if the message, or the status that the plugin saw, proves a limit. The verdict is also SURE if
-    the message names no other cause and OpenCode honors a Retry-After: either a time in the future (`reported`), or a
-    time in the past, which makes OpenCode retry without a pause (`looping`).
+    The verdict is SURE if the message, or the status that the plugin reported, proves a limit. The verdict is also SURE
+    if the message names no other cause and OpenCode honors a Retry-After: either a time in the future (`reported`), or
+    a time in the past, which makes OpenCode retry without a pause (`looping`).
     """
     if snapshot.state is SessionState.ERROR and snapshot.last_error is not None:
         facts = snapshot.last_error
@@ -222,7 +222,7 @@ def event_of(snapshot: SessionSnapshot, facts: ErrorDetails, verdict: Verdict, h
 JUST_AFTER = 0.001
 """Minimum time, in seconds, between a refusal and OpenCode's next attempt."""
 FRESH = 60.0
-"""Maximum age, in seconds, of a failed turn for its session to be moved."""
+"""Maximum age, in seconds, at which a failed turn is still moved."""
 MAX_DOUBTFUL = 500
 """Maximum number of different messages of inconclusive retries that one run of the daemon writes to the journal."""
 

@@ -3,9 +3,9 @@
 The module is long because the decisions about a limited turn are mutually exclusive, and keeping them side by side
 makes that visible. A move is claimed before it is made.
 
-The decisions whether to wait and where to move are pure functions of the known state. If a probe does not show the
-session, the probe is journaled and repeated, soon at first, because a daemon that reports nothing would appear to be
-inactive.
+The decisions about whether to wait and where to move are pure functions of the known state. If a probe does not show
+the session, the failed probe is journaled and repeated, at short intervals at first, because a daemon that reports
+nothing would appear to be inactive.
 """
 
 from __future__ import annotations
@@ -496,8 +496,8 @@ class Decider:
         cause: Cause,
         parent: SessionSnapshot | None = None,
     ) -> list[Effect]:
-        """Claim another run of a turn on its own model, which has failed, and make it. If `parent` is given, its turn
-        is run again in place of its subagent's.
+        """Claim and make another run of a turn on its own model, which has failed. If `parent` is given, its turn is
+        run again in place of its subagent's.
         """
         model, moved = snapshot.model, parent or snapshot
         if model is None:
@@ -756,7 +756,7 @@ GONE_TIMEOUT = 600.0
 restart OpenCode.
 """
 MISSES = 3
-"""Number of consecutive probes without the session after which it is considered unreachable."""
+"""Number of consecutive probes without the session after which the session is considered unreachable."""
 
 
 def _gone(tracked: TrackedSession) -> list[Effect]:

@@ -150,7 +150,7 @@ class Returns:
 
 
 class Timestamps:
-    """Stores the periods in which the clock was wrong, while messages from those periods may still arrive."""
+    """Stores the periods in which the clock was wrong, until messages from those periods can no longer arrive."""
 
     def __init__(self) -> None:
         """Initialize the object; the clock has not been corrected yet."""
@@ -547,7 +547,7 @@ class Engine:
         return error is not None and self.context.rules.classify(error).certainty is Certainty.SURE
 
     def probe_session(self, session: str, now: float, *, missed: bool = False) -> list[Effect]:
-        """Probe a session that an earlier run saw refused without reacting to it.
+        """Probe a session whose refusal an earlier run read without reacting to it.
 
         `missed`: whether that run already journaled that no endpoint showed the session. If so, this is not journaled
         again.

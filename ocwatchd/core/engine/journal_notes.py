@@ -17,7 +17,7 @@ from ocwatchd.core.policy import Mode, WhenExhausted
 from ocwatchd.core.text.redact import reason_of
 
 WORDS = 200
-"""Maximum number of characters of OpenCode's message about a retry or an error that are stored."""
+"""Maximum number of characters that are stored of OpenCode's message about a retry or an error."""
 
 
 def limit(event: LimitEvent, entry: Cooldown, live: bool) -> Note:

@@ -99,7 +99,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """A log line that reports that a session was aborted, by a user or by ocwatchd."""
+    """A report from the log that a session was aborted, by a user or by ocwatchd."""
 
     session: str
     time: float
@@ -109,8 +109,8 @@ class Aborted:
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """A log line that reports that another program (`ocwatch redirect` or `oc-smart`) aborted a session in order to
-    move it.
+    """A report from the log that another program (`ocwatch redirect` or `oc-smart`) aborted a session in order to move
+    it.
     """
 
     session: str
@@ -395,8 +395,8 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """A notice to the user: a desktop notification, and a toast if an endpoint is known. Each `matter` is shown only
-    one time.
+    """A notice to the user: a desktop notification, and a toast if an endpoint is known. Only one notice about the same
+    `matter` is shown.
 
     `at` is a time (epoch seconds) that the renderer adds to the text.
     """

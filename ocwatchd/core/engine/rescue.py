@@ -1,8 +1,8 @@
 """Decide what to do with a turn whose model has stopped sending or fails without a limit. The turn is run again on its
 own model first, and then moved to a fallback.
 
-Only silence shows that a stream has stalled: OpenCode waits for the next byte, on 1.0 to 1.18 for minutes or hours.
-Silence is treated as a stall only if nothing but the model can end it, and only if two probes show it.
+The only sign that a stream has stalled is silence, because OpenCode waits for the next byte, for minutes or hours on
+1.0 to 1.18. Silence is treated as a stall only if nothing but the model can end it, and only if two probes show it.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ Part = State | Probing | Parking
 
 _UNCLAIMED = tuple(state for state in State if state is not State.MOVING)
 _NOTED = (State.MOVED, State.OFFERED, State.LEFT, State.STOPPED, State.UNREACHABLE)
-"""States that the next prompt ends."""
+"""States that end when the next prompt is sent."""
 
 TRANSITIONS: Mapping[tuple[Part, Event], Part] = {
     # Only the end of a claimed move may change this state.
@@ -281,8 +281,8 @@ class TrackedSession:
     `landed` is the model to which the session was last moved, and `landed_for` is the user message that was run again
     on it. `refusals` contains the times of the latest refusals in the log, and `retries` contains the times of the
     latest retries in an event stream. Either series can prove a retry loop without pauses. A snapshot with many
-    attempts can also prove one; `looped` is the time of the last snapshot that did. `moves` contains the start of each
-    move; `moved_until` is the end of the last one.
+    attempts can prove such a loop too; `looped` is the time of the last snapshot that did. `moves` contains the start
+    of each move; `moved_until` is the end of the last one.
 
     `misses` counts consecutive probes in which no endpoint showed the session. `wake` is the time of the next probe.
     `retried_at`: OpenCode sent its next request at this time or later, so an answer proves that the model worked then.

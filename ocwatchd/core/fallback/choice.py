@@ -29,10 +29,11 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """No fallback is available. `models` contains the limited model and all its fallbacks, nearest first.
+    """The result of a choice if no fallback is available. `models` contains the limited model and all its fallbacks,
+    nearest first.
 
-    `soonest` is the first of `models` to become available, with the time (epoch seconds); None if unknown or not
-    requested. `unfit` contains the models that are not cooling down but cannot be used, with the reasons.
+    `soonest` is the model among them that will be available first, with the time (epoch seconds); None if unknown or
+    not requested. `unfit` contains the models that are not cooling down but cannot be used, with the reasons.
     """
 
     models: tuple[ModelRef, ...]
@@ -52,9 +53,9 @@ Blocking = Callable[[ModelRef], bool]
 def candidates(
     model: ModelRef, policy: Policy, outlook: Outlook = UNKNOWN, agent: str | None = None
 ) -> Iterator[ModelRef]:
-    """Yield every configured fallback of `model`, nearest first; names that are not models are skipped.
+    """Yield every configured fallback of `model`, nearest first. Names that are not models are skipped.
 
-    The fallbacks in `agent`'s own chain come first; without an agent, agents' chains are ignored.
+    The fallbacks in `agent`'s own chain come first. If no agent is given, agents' chains are ignored.
     """
     chains, pools = _written(policy, outlook)
     own = agent_chain(agent, str(model), chains, pools)

@@ -41,7 +41,7 @@ EXCEEDED = 1.05
 
 
 class Label(StrEnum):
-    """How the limit is known."""
+    """How the limit in a forecast is known."""
 
     EXACT = "exact"
     CONFIGURED = "configured"

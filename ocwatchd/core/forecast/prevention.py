@@ -80,8 +80,8 @@ class Threat:
 
 
 def nearest(standing: Standing, now: float) -> Forecast:
-    """Return the forecast for the configured or reported limit that is reached first. If there is neither, return the
-    forecast for the learned limit.
+    """Return the forecast for the configured or reported limit that will be reached first. If there is no such limit,
+    return the forecast for the learned limit.
     """
     known = [foresee(standing.model, standing.history, bound, now) for bound in standing.configured]
     exact = foresee_allowances(standing.model, standing.history, standing.allowances, now)

@@ -18,7 +18,7 @@ from ocwatchd.core.history.journal_entries import Entry
 
 @dataclass(frozen=True, slots=True)
 class Paid:
-    """One answer: the prompt that it answers, the model, the tokens, the cost in US dollars, its session and its local
+    """One answer: the prompt that it answers, the model, the tokens, the cost in US dollars, the session and the local
     day (`2026-11-30`; empty if the time is not known).
     """
 

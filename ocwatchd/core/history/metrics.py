@@ -94,10 +94,10 @@ class ModelFigures:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All figures from `since` to `now`, epoch seconds.
+    """All figures from `since` to `now` (epoch seconds).
 
     `begins` is the time of the journal's first line, if that is later than `since`. `outcomes` counts the turns by
-    outcome. `hours` counts the limits by hour (given as its beginning) and model.
+    outcome. `hours` counts the limits by hour (identified by its beginning) and model.
     """
 
     since: float

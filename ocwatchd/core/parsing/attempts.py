@@ -181,7 +181,7 @@ def by_elimination(record: LogRecord, streams: Streams, providers: Providers, al
         if not providers.speaks(alone.provider or "", shape):
             return Who(session=alone.session)
         return Who(alone.provider, alone.model, alone.session)
-    # Requests for titles use the SDK's own retries, whose errors look different, so they are suspected last.
+    # Requests for titles use the SDK's own retries, whose errors look different, so they are considered last.
     for test in (
         lambda s: providers.speaks(s.provider or "", shape),
         lambda s: not s.small,
@@ -428,7 +428,7 @@ class Attempts:
             self.streams.end(stream)
 
     def _may_ask(self, record: LogRecord, who: Who) -> bool:
-        """Return whether the session can have sent a request to this model.
+        """Return whether the session could have sent a request to this model.
 
         Two processes that start in the same second share a log file in the old format and overwrite each other's
         records. A different model then means a different session.

@@ -43,10 +43,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """One relevant record. `time` is epoch seconds (whole seconds in the old dialects).
+    """One relevant record. `time` is in epoch seconds (whole seconds in the old dialects).
 
     `provider`, `model`, `session`, `agent`, `small` are the record's own tags. `url`, `asked` (the requested model) and
-    `cache_key` (a session, with some providers) belong to the failed request itself and are reliable, unlike the old
+    `cache_key` (a session, for some providers) come from the failed request itself and are reliable, unlike the old
     dialects' tags.
     """
 
@@ -76,7 +76,9 @@ NEW_ERRORS = (b" level=ERROR ",)
 NEW_STARTS = (b" message=stream ",)
 NEW_TURNS = (b" message=cancel ", b" message=created ", b'message="exiting loop"', b" message=loop ")
 OLD = (b"service=session", b" providerID=")
-"""Literals that occur in every relevant record. The old pair also covers `service=llm providerID=`."""
+"""The literals above and these are the ones to search for: every relevant record contains at least one of them. The two
+literals in `OLD` cover the formats before 1.17; the second also covers `service=llm providerID=`.
+"""
 
 
 def wanted_literals(chunk: bytes, new: bool | None = None, *, starts: bool, turns: bool) -> tuple[bytes, ...]:
@@ -98,7 +100,7 @@ _OLD_LEVELS = (b"INFO  2", b"ERROR 2", b"WARN  2", b"DEBUG 2")
 
 
 def looks_new(chunk: bytes, at: int = 0) -> bool | None:
-    """Return whether the line that begins at `at` has the new format; None if that is unclear."""
+    """Return whether the line that begins at `at` has the new format, or None if this is unclear."""
     if chunk.startswith(b"timestamp=", at):
         return True
     return False if chunk.startswith(_OLD_LEVELS, at) else None
@@ -111,8 +113,8 @@ _seconds: dict[bytes, float] = {}
 
 
 def old_header(data: bytes, start: int = 0) -> tuple[float, int] | None:
-    """Return the time (epoch seconds) of the old record's header at `start`, and the offset of its text; None if there
-    is no header.
+    """Return the time (epoch seconds) of the old record's header at `start`, and the offset of its text, or None if
+    there is no header.
     """
     match = _HEADER.match(data, start)
     if not match:
@@ -146,22 +148,22 @@ _TIME = re.compile(
 
 
 def first_time(data: bytes) -> float | None:
-    """Return the time (epoch seconds) of the first record that begins in these bytes of a log; None if no record begins
-    there.
+    """Return the time (epoch seconds) of the first record that begins in these bytes of a log, or None if no record
+    begins in them.
     """
     match = _TIME.search(data)
     return None if match is None else epoch(match[1])
 
 
 def last_time(data: bytes) -> float | None:
-    """Return the time (epoch seconds) of the last record that begins in these bytes of a log; None if no record begins
-    there.
+    """Return the time (epoch seconds) of the last record that begins in these bytes of a log, or None if no record
+    begins in them.
     """
     found = _TIME.findall(data)
     return epoch(found[-1]) if found else None
 
 
-# ---- records of several lines (old dialects: values are neither quoted nor escaped)
+# ---- multi-line records (old dialects: values are neither quoted nor escaped)
 
 _CREATED = re.compile(rb"service=session (?:session=\S+ )?id=ses_")
 _CREATED_END = re.compile(rb' time=\{"created":(\d{10,14})[^{}\n]{0,120}\} created(?=\r?\n|\r?$)')

@@ -31,8 +31,8 @@ MAX_RECORDS = 2000
 def merged(one: Record, other: Record) -> Record:
     """Merge two records of one model.
 
-    The higher epoch wins. Within an epoch the later end wins, with its kind, scope and reset source; the incidents of
-    both are combined, and the later `since` wins.
+    The record with the higher epoch is used. If both have the same epoch, the later end is used, with its kind, scope
+    and reset source. The incidents of both are combined, and the later `since` is used.
 
     Raises:
         ValueError: The records are about different models.

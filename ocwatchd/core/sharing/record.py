@@ -21,7 +21,7 @@ MAX_BYTES = 300
 """Maximum length of a record in bytes. A longer record is counted and skipped."""
 MAX_INCIDENTS = 16
 LARGEST = 999_999_999
-"""The largest epoch and the largest incident counter; nine digits."""
+"""The maximum of epochs and of incident counters; it has nine digits."""
 FIXED_BYTES = len("1") + len(str(LARGEST)) + 13 + 10 + 9 + 11 + 13 + (FIELDS - 1)
 """Maximum number of bytes for everything except account, model and incidents: version, epoch, two times in
 milliseconds, the longest values of kind, scope and reset source, and the tabs.

@@ -93,7 +93,9 @@ def clip(text: str) -> str:
 
 
 def fold(text: str) -> str:
-    """Return the text with one form for equivalent letters: case, width, accents, traditional Chinese, apostrophes."""
+    """Return the text with equivalent characters unified: letter case, width, accents, traditional Chinese,
+    apostrophes.
+    """
     if text.isascii():
         return text.lower()
     text = unicodedata.normalize("NFKC", text.translate(_MARKS))
@@ -123,7 +125,7 @@ def without_links(text: str) -> str:
 
 
 def read(text: str) -> Words:
-    """Split a message into its sender's own words and its quotations, both in plain form. Never raises."""
+    """Return a message split into the sender's own words and the quoted words, both in plain form. Never raises."""
     raw = clip(text)
     bare = without_links(raw if raw.isascii() else raw.translate(_MARKS))
     said, quoted = _split_quotes(bare)

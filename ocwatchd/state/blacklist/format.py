@@ -124,7 +124,7 @@ class Contents:
         self.skipped: list[str] = []
 
     def problems(self) -> list[str]:
-        """Return the faults of the file, as sentences for the user."""
+        """Return the faults of the file as sentences for the user."""
         found = []
         if self.closed:
             found.append(f"blacklist.json {self.problem}; until that is fixed, cooldowns are ignored")

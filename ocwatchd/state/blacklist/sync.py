@@ -42,7 +42,7 @@ class SharedBlacklist:
         self._seen, self._mark, self._missed = snapshot.cooldowns, snapshot.signature, None
 
     def forget(self) -> None:
-        """Make the next `news` return the file even if it has not changed."""
+        """Cause the next call of `news` to return the file's content even if the file has not changed."""
         self._mark = None
 
     def untouched(self, model: ModelRef, entries: Mapping[ModelRef, Cooldown], now: float) -> bool:
