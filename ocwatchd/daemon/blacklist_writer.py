@@ -27,11 +27,11 @@ class Pace:
     """Minimum time, in seconds, from the end of one action to the next, once the burst is used up."""
     burst: int
     _full_again: float = float("-inf")
-    """When the full burst is available again, in epoch seconds."""
+    """The time at which the full burst is available again, in epoch seconds."""
 
     def due(self, now: float) -> float:
-        """Return when the next action may begin, in epoch seconds. If this time is not later than `now`, the action may
-        begin immediately.
+        """Return the time at which the next action may begin, in epoch seconds. If this time is not later than `now`,
+        the action may begin immediately.
         """
         due = self._full_again - (self.burst - 1) * self.every
         return due if due - now <= self.every else now  # a larger difference means that the clock was set back

@@ -603,8 +603,8 @@ class Loop:
         self._service_notifier.report_status("; ".join([_cooling(self._engine.ledger.entries(), now), *health]))
 
     def _save_cursors(self) -> None:
-        """Save the cursors as soon as the blacklist contains everything read before them. A killed daemon then loses no
-        refused attempt.
+        """Save the cursors as soon as the blacklist contains the limits that were read before them. A killed daemon
+        therefore loses no refused attempt.
 
         A refused attempt that is read twice is recognized. Saving is not urgent: after the loss of a cursor, only a
         limited part of the log is read again.

@@ -26,7 +26,7 @@ from ocwatchd.state.blacklist import fallback_data as fallbacks
 from ocwatchd.state.journal import Journal
 
 WINDOW = 3600.0
-"""Maximum age, in seconds, of the answers that count as usage."""
+"""Maximum age, in seconds, of the answers that are counted as usage."""
 PAUSE = 3.0
 """Minimum interval, in seconds, between measurements while OpenCode is writing. Reading an hour of answers from ten
 sessions takes about 20 ms.
@@ -42,8 +42,8 @@ ASK = 600.0
 session requests them in any case.
 """
 OPEN = 600.0
-"""Maximum age, in seconds, of an unfinished answer that counts as a running session. Older unfinished answers were left
-behind by a dead process.
+"""Maximum age, in seconds, of an unfinished answer that is treated as a running session. Older unfinished answers were
+left behind by a dead process.
 """
 
 

@@ -119,7 +119,7 @@ class Plugin:
     shipped: str = ""
     trouble: str | None = None
     last_error: str | None = None
-    """The last line of plugin-errors.log if that file was written within the last day."""
+    """The last line of plugin-errors.log if that file was written within the last day; otherwise, None."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ class UserOfV1:
         return True
 
     def is_idle(self, session: str) -> bool:
-        """Return whether the session is idle, i.e. not among the busy sessions."""
+        """Return whether the session is idle, that is, not among the busy sessions."""
         return session not in Api(self.endpoint).status(str(self._home.project))
 
     def prompts(self, session: str) -> int:
@@ -223,7 +223,7 @@ class UserOfV2:
         return str(self._api.session(session).model) == PRIMARY
 
     def is_idle(self, session: str) -> bool:
-        """Return whether the session is idle, i.e. not among the busy sessions."""
+        """Return whether the session is idle, that is, not among the busy sessions."""
         return session not in self._api.active()
 
     def prompts(self, session: str) -> int:
@@ -246,6 +246,8 @@ class UserOfV2:
 
 
 def user_of(home: DrillHome, endpoint: Endpoint, limit: float) -> User:
-    """Return a simulated user of the OpenCode process at this endpoint. `limit` is the timeout of a call in seconds."""
+    """Return a simulated user for the OpenCode process at this endpoint. `limit` is the timeout of a call in
+    seconds.
+    """
     kind = UserOfV2 if endpoint.generation == 2 else UserOfV1
     return kind(home, endpoint, limit)

@@ -69,7 +69,9 @@ class AttachedServer:
         return self._asked(self._in_error)
 
     def claimed(self) -> float | None:
-        """Return when the daemon claimed a move of our session, in epoch seconds, or None if there is no claim."""
+        """Return the time of the daemon's claim of a move of our session, in epoch seconds, or None if there is no
+        claim.
+        """
         if not self._asked(lambda: self._find() is not None):
             return None
         claim = next(iter(self._entries("claim", "moved")), None)
@@ -204,7 +206,7 @@ def contains_prompt(arguments: Arguments, parts: Iterable[Json]) -> bool:
 def follow(server: AttachedServer, since: float, out: Writer, signals: Signals, say: Callable[[str], None]) -> int:
     """Print the answer of a turn that the daemon moved, and return its exit code.
 
-    `since` is when the daemon claimed the move, in epoch seconds.
+    `since` is the time of the daemon's claim of the move, in epoch seconds.
     """
     assert server.endpoint is not None
     assert server.session is not None

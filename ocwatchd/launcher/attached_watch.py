@@ -77,7 +77,9 @@ class Attached:
         return asked is not None and asked.in_error()
 
     def moved(self) -> float | None:
-        """Return when the daemon claimed a move of our session, in epoch seconds, or None if there is no claim."""
+        """Return the time of the daemon's claim of a move of our session, in epoch seconds, or None if there is no
+        claim.
+        """
         journal = f"{self._state}/journal.jsonl"
         if not os.path.exists(journal) or os.stat(journal).st_mtime < self.began:
             return None

@@ -19,7 +19,7 @@ def mark(child: bool) -> dict[str, str]:
 def in_a_circle(environ: Mapping[str, str]) -> bool:
     """Return whether a launcher has started this launcher instead of OpenCode.
 
-    A launcher that was started by one of OpenCode's tools does not count.
+    Return False for a launcher that was started by one of OpenCode's tools.
     """
     return environ.get(MARK) in (f"{os.getpid()}", f"above {os.getppid()}")
 

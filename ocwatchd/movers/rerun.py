@@ -91,8 +91,8 @@ simultaneous moves with twenty checks per second each left OpenCode no time to c
 """
 LISTENING_POLL = 0.25
 """Minimum interval, in seconds, between requests while the event stream is open and has no event for this session.
-Events report everything except the first text of an answer. At a load of 17, requests every VERIFY_POLL seconds delayed
-the new run itself.
+Events report all changes except the first text of an answer. At a load of 17, requests every VERIFY_POLL seconds
+delayed the new run itself.
 """
 MAX_PIECES = 60
 """Number of last messages among which cut-off answers are deleted."""

@@ -57,7 +57,7 @@ from ocwatchd.time_words import when
 
 ANSWERED = "the last prompt is answered"
 DONE = (MoveResult.MOVED, MoveResult.ALREADY, MoveResult.SWITCHED)
-"""The results that count as success (exit code 0)."""
+"""The results that are reported as success (exit code 0)."""
 
 
 @dataclass(frozen=True, slots=True)

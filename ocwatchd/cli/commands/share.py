@@ -122,7 +122,7 @@ def try_it(as_json: bool = False) -> int:
 
 
 def doctor(as_json: bool = False) -> int:
-    """Check everything that sharing needs, print the findings, and return 1 if there is an error, otherwise 0."""
+    """Check all requirements of sharing, print the findings, and return 1 if there is an error, otherwise 0."""
     now, paths = time.time(), Paths.from_env()
     settings = load(paths).share
     findings = list(examine(settings, share_status.read(paths.share / share_status.NAME, now), now))

@@ -23,7 +23,9 @@ FORMATS = ("plain", "tmux", "waybar", "starship", "json")
 NAME = 24
 """Maximum width of a model's name, in columns; longer names are shortened in the middle."""
 SAFE = {"tmux": tmux, "waybar": pango, "json": escape}
-"""The escape function of each format. Other formats use `neutral`, because the displaying program is unknown."""
+"""The escape function of each format. Other formats use `neutral`, because the program that displays the line is
+unknown.
+"""
 TMUX = {
     "ok": "",
     "cooling": "#[fg=yellow]",

@@ -43,7 +43,7 @@ class _Stream:
     counts: bool = False
     """Whether the gap after the last event is attributed to the model: an answer has begun, and no tool is running."""
     checked: float = float("-inf")
-    """When `silent` last returned the session, or when its last keep-alive was sent (monotonic seconds)."""
+    """The time at which `silent` last returned the session, or at which its last keep-alive was sent (monotonic s)."""
 
 
 class StreamActivity:
@@ -88,8 +88,8 @@ class StreamActivity:
             self._see_rare(endpoint, sent)
 
     def silence(self, session: str) -> float | None:
-        """Return for how many seconds a busy session has been silent. Return None if the session is not known to be
-        busy.
+        """Return the number of seconds for which a busy session has been silent. Return None if the session is not
+        known to be busy.
         """
         with self._lock:
             stream = self._streams.get(session)

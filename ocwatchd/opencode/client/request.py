@@ -18,7 +18,7 @@ _MAX_PATH = 103
 
 
 class Trouble(StrEnum):
-    """Why a request to an endpoint failed."""
+    """The reason why a request to an endpoint failed."""
 
     UNREACHABLE = "unreachable"  # no process listens, or the connection was lost
     TIMEOUT = "timeout"

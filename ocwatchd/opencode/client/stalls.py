@@ -53,8 +53,8 @@ class Stalls:
             _bound(self._answered)
 
     def stalled_for(self, endpoint: Hashable) -> float:
-        """Return for how many seconds the pending requests to the endpoint have had no response, or 0 if no request is
-        pending.
+        """Return the number of seconds for which the pending requests to the endpoint have had no response, or 0 if no
+        request is pending.
         """
         with self._lock:
             since = self._owing.get(endpoint)

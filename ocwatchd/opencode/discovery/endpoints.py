@@ -216,7 +216,7 @@ class EndpointFinder:
         self._proofs: dict[_Key, _Proof] = {}
         self._state = state
         self._newer: set[tuple[int, float]] = set()
-        """Processes, by pid and start time, that responded like OpenCode 2. Guarded by `_news`."""
+        """The pid and start time of each process that responded like OpenCode 2. Guarded by `_news`."""
         self._runs: dict[tuple[int, float], RunClient] = {}
 
     def set_urls(self, urls: Sequence[str]) -> None:

@@ -64,7 +64,7 @@ def _about(directory: Path | None, pid: int) -> dict[str, object]:
 def clear_stale(directory: Path) -> None:
     """Remove the files `PID.sock` and `PID.json` of dead processes.
 
-    A process counts as dead if its pid does not exist and its socket has no listener. The pid alone is not enough,
+    A process is considered dead if its pid does not exist and its socket has no listener. The pid alone is not enough,
     because the process may be running in a container.
     """
     for pid in {path.stem for path in _files(directory, "[0-9]*.*") if path.stem.isdecimal()}:

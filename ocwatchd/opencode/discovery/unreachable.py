@@ -52,7 +52,7 @@ def run_began(log_dir: Path, session: str) -> float | None:
 
 
 def _line_at(log: mmap.mmap, position: int) -> re.Match[bytes] | None:
-    """Return the match at the start of the line at this position. Text quoted inside a line does not count."""
+    """Return the match at the start of the line at this position. Text quoted inside a line is ignored."""
     return _LINE.match(log, log.rfind(b"\n", 0, position) + 1) if position >= 0 else None
 
 

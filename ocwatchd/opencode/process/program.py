@@ -54,7 +54,7 @@ def bare_environ(home: Path, directory: Path, environ: Mapping[str, str]) -> dic
         "HOME": str(home),
         # OpenCode unpacks libraries into this directory and does not remove them (1.3, 1.18).
         "TMPDIR": str(home / TEMPORARY),
-        # OpenCode uses PWD as the project directory, even if the working directory is another one.
+        # OpenCode uses PWD as the project directory, even if it differs from the working directory.
         "PWD": str(directory),
         "OPENCODE_DISABLE_MODELS_FETCH": "1",
         "OPENCODE_DISABLE_AUTOUPDATE": "1",

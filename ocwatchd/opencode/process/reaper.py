@@ -76,7 +76,7 @@ def _guard(reader: int) -> NoReturn:
 
 
 def _listen(reader: int) -> bytes:
-    """Return everything that was written to the pipe until its other end was closed."""
+    """Return all data that was written to the pipe until its other end was closed."""
     os.setsid()  # Ctrl-C and a hang-up of the terminal must not end the guardian
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)

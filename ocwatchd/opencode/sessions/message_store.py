@@ -74,7 +74,7 @@ class Store(Protocol):
         ...
 
     def mark(self) -> float:
-        """Return when the store was last changed (epoch seconds), by its files' modification times."""
+        """Return the time of the store's last change (epoch seconds), from its files' modification times."""
         ...
 
 
@@ -103,7 +103,7 @@ class SessionStore:
         return (answer for store in self._stores() for answer in store.answers(since))
 
     def mark(self) -> float:
-        """Return when any of the stores was last changed (epoch seconds)."""
+        """Return the time of the last change to any of the stores (epoch seconds)."""
         return max((store.mark() for store in self._stores()), default=0.0)
 
     def unsettled(self, since: float) -> list[Unsettled]:
@@ -226,7 +226,7 @@ class SqliteStore:
         return frozenset(str(row["name"]) for row in rows)
 
     def mark(self) -> float:
-        """Return when the database or its WAL file was last changed."""
+        """Return the time of the last change to the database or its WAL file (epoch seconds)."""
         return max(_changed(self._path), _changed(self._path.with_name(f"{self._path.name}-wal")))
 
     def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
@@ -300,7 +300,7 @@ class JsonStore:
         return found
 
     def mark(self) -> float:
-        """Return when a message was last added to any session."""
+        """Return the time at which a message was last added to any session (epoch seconds)."""
         return max((_changed(path) for path in _listed(self._storage / "message", "*")), default=0.0)
 
     def _projects(self) -> list[Path]:

@@ -1,6 +1,6 @@
 """Parse OpenCode 1's messages and errors, from the API and from message stores.
 
-A field of an unexpected type counts as missing. Prompts and tool output are never kept.
+A field of an unexpected type is treated as missing. Prompts and tool output are never kept.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ several megabytes, and the last prompt and the last answer are nearly always amo
 """
 
 SOON = 60.0
-"""Maximum remaining wait, in seconds, of a subagent in OpenCode's own retry that still counts as working."""
+"""Maximum remaining wait, in seconds, of a subagent in OpenCode's own retry that is still treated as working."""
 
 _IDLE = RetryStatus("idle")
 _STATES = {"busy": SessionState.BUSY, "retry": SessionState.RETRY}

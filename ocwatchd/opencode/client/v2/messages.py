@@ -1,4 +1,4 @@
-"""Parse OpenCode 2's sessions and messages. A field of an unexpected type counts as missing.
+"""Parse OpenCode 2's sessions and messages. A field of an unexpected type is treated as missing.
 
 Only the lengths of texts are kept. Code that sends a prompt again keeps the prompt's text itself.
 """

@@ -52,7 +52,9 @@ class Turn:
 
     @property
     def only_answers_prompt(self) -> bool:
-        """Whether only answers followed the user's last message, and neither a synthetic message nor a skill."""
+        """Whether all messages after the user's last message are answers. Synthetic messages and skills are not
+        answers.
+        """
         return not any(step.message.user for step in self._since_prompt())
 
     def _since_prompt(self) -> Sequence[Step]:
