@@ -400,8 +400,8 @@ class Loop:
                 cursors.save_gaps(self._paths.stream_gaps, gaps, self._clock.now())
 
     def _keep_alive_age(self, session: str) -> float | None:
-        """Return how many seconds ago a keep-alive was sent to the session. Return None if there is none, or if
-        `stall.after` is a number: that time is not extended.
+        """Return the number of seconds since the last keep-alive was sent to the session. Return None if there was no
+        keep-alive, or if `stall.after` is a number, because keep-alives do not extend that time.
         """
         if self._engine.context.policy.stall.after is not None:
             return None

@@ -185,7 +185,7 @@ def restart_instead(
 def _way_on(snapshot: SessionSnapshot, unloaded: Sequence[EarlierProcess]) -> str:
     """Return the user's options for a session whose OpenCode process has no endpoint.
 
-    A process started with `--pure` does not load plugins after a restart either.
+    A process that was started with `--pure` does not load plugins after a restart either.
     """
     here = os.path.realpath(snapshot.directory)
     same = [process for process in unloaded if os.path.realpath(process.directory) == here]

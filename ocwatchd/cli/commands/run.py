@@ -135,8 +135,8 @@ def _become(found: str, words: Sequence[str], environ: Mapping[str, str]) -> NoR
 
 
 def _end(code: int) -> NoReturn:
-    """End the process with this exit code. A negative code is the number of the signal that ended OpenCode; end this
-    process with the same signal.
+    """End the process with this exit code. A negative code is the negated number of the signal that ended OpenCode; end
+    this process with the same signal.
     """
     sys.stdout.flush()
     if code < 0:

@@ -4,8 +4,8 @@ Every event about a part of a message (text, reasoning, a tool's state) or about
 text causes hundreds of events per second. They are not parsed: the session id is found in their bytes, which takes 1
 µs. Times are monotonic, so neither a suspended machine nor a changed clock makes a session appear silent.
 
-Events do not show a provider's keep-alives. The companion plugin records them, and they end the silence, too, but not
-for ever: a gateway may send them by a timer of its own while its model has failed.
+Events do not show a provider's keep-alives. The companion plugin records keep-alives, and they end the silence, too,
+but only for a limited time, because a gateway may send them from its own timer although its model has failed.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class StreamActivity:
     ) -> None:
         """`gaps` contains the gaps that earlier runs of the daemon measured.
 
-        `keep_alive` returns how many seconds ago the provider sent the last keep-alive to a session; None if that is
-        unknown or does not count.
+        `keep_alive` returns the number of seconds since the provider sent the last keep-alive to a session, or None if
+        the number is unknown or keep-alives must be ignored.
         """
         self._gaps, self._elapsed, self._keep_alive = gaps or StreamGaps(), elapsed, keep_alive
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
@@ -108,7 +108,7 @@ class StreamActivity:
                 if limit is None or now - max(stream.last, stream.checked) < limit:
                     continue
                 silence = self._silence(session, stream)
-                if silence < limit:  # check again when the keep-alives may have ended, or have lasted too long
+                if silence < limit:  # check again when the keep-alives may have stopped or have lasted too long
                     stream.checked = min(now - silence, stream.last + MAX_PATIENCE - limit)
                     continue
                 stream.checked = now

@@ -5,8 +5,8 @@
 // status instead of an answer. OpenCode neither logs nor stores such an error, and repeats the request immediately and
 // endlessly.
 //
-// It also records in keep-alives/PID.json when a provider last sent a keep-alive into a stream that is silent otherwise.
-// OpenCode's events do not show keep-alives, so the daemon would take such a stream for stalled.
+// It also records in keep-alives/PID.json when a provider last sent a keep-alive in an otherwise silent stream.
+// OpenCode's events do not show keep-alives, so the daemon would treat such a stream as stalled.
 
 import { join } from "node:path"
 
