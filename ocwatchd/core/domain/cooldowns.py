@@ -503,7 +503,7 @@ def stronger(old: Cooldown, new: Cooldown) -> Cooldown:
     """Return `new` merged with `old`, which is still active.
 
     The entry with the later known end also determines kind, scope, rule and reason. A billing limit that lasts until a
-    user acts is not replaced by a later quota limit. For two limits of the same kind the newest rule and reason are
+    user acts is not replaced by a later quota limit. For two limits of the same kind, the newest rule and reason are
     kept, but a user's block keeps its own. A forecast or another machine's report never hides a limit that this machine
     has hit.
     """

@@ -259,8 +259,9 @@ class Assessor:
         stalls: StallJudge,
         failures: FailureJudge,
     ) -> None:
-        """Store the parts of the engine that are used. `registrar` records the limits that are found, and `decider`
-        decides what follows. `stalls` handles silent answers, and `failures` handles failures without a limit.
+        """Store the parts of the engine that this object uses. `registrar` records the limits that are found, and
+        `decider` decides what follows. `stalls` handles silent answers, and `failures` handles failures without a
+        limit.
         """
         self._context, self._registrar, self._decider = context, registrar, decider
         self._stalls, self._failures = stalls, failures

@@ -99,8 +99,8 @@ class Decider:
     """Decides what to do with limited turns."""
 
     def __init__(self, context: EngineContext, claim_id: Callable[[], str], firsts: FirstRuns) -> None:
-        """Store the parts of the engine that are used. `claim_id` returns a new name for each move, and `firsts`
-        decides which parked session of a model runs first.
+        """Store the parts of the engine that this object uses. `claim_id` returns a new name for each move, and
+        `firsts` decides which parked session of a model runs first.
         """
         self._context, self._claim_id, self._firsts = context, claim_id, firsts
         self._exhausted: dict[frozenset[ModelRef], float] = {}
@@ -380,8 +380,8 @@ class Decider:
 
         A moved subagent could no longer deliver its answer to the parent (measured on 1.0 to 1.18), so a subagent that
         does not use its parent's model is not moved itself. If the companion plugin prevents limits, the parent's
-        message is run again on the parent's model (only one time for each message), and the next subagent's prompt goes
-        to the fallback. Without the plugin the next subagent would hit the limit again, so the subagent is stopped and
+        message is run again on the parent's model (only once for each message), and the next subagent's prompt goes to
+        the fallback. Without the plugin, the next subagent would hit the limit again, so the subagent is stopped and
         its parent continues.
         """
         parent = self._parents.get(snapshot.parent or "")
@@ -643,7 +643,7 @@ class Decider:
         return [notes.parked(snapshot, parked, resumes, then)]
 
     def unpark(self, tracked: TrackedSession, snapshot: SessionSnapshot) -> list[Effect]:
-        """Discard the limited turn, because the session no longer waits with that turn."""
+        """Discard the stored limited turn, because the session is no longer waiting in that turn."""
         return [notes.unparked(snapshot)] if tracked.drop_turn() else []
 
     def _unparked(self, tracked: TrackedSession, snapshot: SessionSnapshot, why: str) -> list[Effect]:
@@ -820,7 +820,7 @@ def _why(answer: Probed) -> str:
 
 
 def _unanswered(session: str, model: ModelRef | None, why: str) -> Note:
-    """Return the note that no endpoint showed a session with a problem, and that the probe is repeated."""
+    """Return a note saying that no endpoint showed a session with a problem, and that the probe is repeated."""
     return Note("unanswered", {"session": session, "model": str(model) if model else None, "why": why})
 
 

@@ -21,7 +21,7 @@ WORDS = 200
 
 
 def limit(event: LimitEvent, entry: Cooldown, live: bool) -> Note:
-    """Return the note that a refused attempt was written to the blacklist."""
+    """Return a note saying that a refused attempt was written to the blacklist."""
     fields: dict[str, object] = {
         "model": str(event.ref),
         "session": event.session,
@@ -63,7 +63,7 @@ def _evidence(event: LimitEvent, entry: Cooldown) -> dict[str, object]:
 
 
 def refined(session: str, entry: Cooldown, source: str) -> Note:
-    """Return the note that the reset time of a known cooldown is now known more exactly."""
+    """Return a note saying that the reset time of a known cooldown is now known more exactly."""
     fields: dict[str, object] = {
         "session": session,
         "model": str(entry.model),
@@ -75,7 +75,7 @@ def refined(session: str, entry: Cooldown, source: str) -> Note:
 
 
 def foreseen(entry: Cooldown, threat: Threat, considered: list[dict[str, object]]) -> Note:
-    """Return the note that new prompts go to a fallback because the model is about to be limited."""
+    """Return a note saying that new prompts go to a fallback because the model is about to be limited."""
     found = threat.forecast
     fields: dict[str, object] = {
         "model": str(entry.model),
@@ -100,8 +100,8 @@ def foreseen(entry: Cooldown, threat: Threat, considered: list[dict[str, object]
 
 
 def eased(model: ModelRef) -> Note:
-    """Return the note that a forecast was removed, because the model is no longer close to a limit or forecasts were
-    disabled.
+    """Return a note saying that a forecast was removed, because the model is no longer close to a limit or forecasts
+    were disabled.
     """
     return Note("eased", {"model": str(model)})
 
@@ -120,19 +120,19 @@ def budget(day_budget: DayBudget, now: float) -> list[Effect]:
 
 
 def answered(snapshot: SessionSnapshot, entry: Cooldown, began: float) -> Note:
-    """Return the note that a model answered although it was cooling down. `began` is the earliest possible start of the
-    request (epoch seconds).
+    """Return a note saying that a model answered although it was cooling down. `began` is the earliest possible start
+    of the request (epoch seconds).
     """
     return Note("answered", _about(snapshot) | {"model": str(entry.model), "began": began})
 
 
 def went_on(snapshot: SessionSnapshot, began: float) -> Note:
-    """Return the note that a waiting session continues with its own model, whose cooldown is over."""
+    """Return a note saying that a waiting session continues with its own model, whose cooldown is over."""
     return Note("went_on", _about(snapshot) | {"began": began})
 
 
 def stopped(session: str) -> Note:
-    """Return the note that the user stopped a limited turn."""
+    """Return a note saying that the user stopped a limited turn."""
     return Note("stopped", {"session": session, "why": "by its user"})
 
 
@@ -145,7 +145,7 @@ def unexpected(fault: UnexpectedEvent) -> Note:
 
 
 def wait(snapshot: SessionSnapshot, why: str) -> Note:
-    """Return the note that the turn is waiting for OpenCode's own retry."""
+    """Return a note saying that the turn is waiting for OpenCode's own retry."""
     return Note("wait", _about(snapshot) | {"attempt": snapshot.attempt, "why": why})
 
 
@@ -166,12 +166,12 @@ def frozen(snapshot: SessionSnapshot, why: str) -> list[Effect]:
 
 
 def left(snapshot: SessionSnapshot, why: str) -> Note:
-    """Return the note that a limited session is not moved."""
+    """Return a note saying that a limited session is not moved."""
     return Note("left", _about(snapshot) | {"why": why})
 
 
 def prevented(news: Prevented) -> Note:
-    """Return the note that a new prompt did not go to the fallback named in the blacklist."""
+    """Return a note saying that a new prompt did not go to the fallback named in the blacklist."""
     chosen = [{"model": news.target, "why": "available", "chosen": True}] if news.target else []
     fields: dict[str, object] = {
         "session": news.session,
@@ -184,7 +184,7 @@ def prevented(news: Prevented) -> Note:
 
 
 def rejected(snapshot: SessionSnapshot, words: str) -> Note:
-    """Return the note that a fallback failed in the session that was moved to it."""
+    """Return a note saying that a fallback failed in the session that was moved to it."""
     return Note("rejected", _about(snapshot) | {"why": words})
 
 
@@ -285,7 +285,7 @@ def offer(snapshot: SessionSnapshot, entry: Cooldown, mode: Mode) -> list[Effect
 
 
 def stalled(snapshot: SessionSnapshot, why: str) -> Note:
-    """Return the note that a model has stopped sending in the middle of a turn."""
+    """Return a note saying that a model has stopped sending in the middle of a turn."""
     return Note("stalled", _about(snapshot) | {"seconds": round(snapshot.silence or 0.0, 1), "why": why})
 
 
@@ -308,7 +308,7 @@ def answers_nothing(snapshot: SessionSnapshot, why: str) -> list[Effect]:
 
 
 def parked(snapshot: SessionSnapshot, parked: ParkedTurn, resumes: int, then: WhenExhausted) -> Note:
-    """Return the note that the session is waiting because all its models are cooling down.
+    """Return a note saying that the session is waiting because all its models are cooling down.
 
     `resumes`: the number of times that its prompt has already been run again after being parked. The note is durable,
     so that a later run of the daemon can run the turn again.
@@ -333,7 +333,7 @@ def parked_fields(parked: ParkedTurn) -> dict[str, object]:
 
 
 def unparked(snapshot: SessionSnapshot, why: str = "its turn has ended or was replaced by another one") -> Note:
-    """Return the note that a parked session is not run again."""
+    """Return a note saying that a parked session is not run again."""
     return Note("unparked", _about(snapshot) | {"why": why})
 
 
@@ -353,7 +353,7 @@ def free_again(snapshot: SessionSnapshot, model: ModelRef) -> list[Effect]:
 
 
 def resumed_too_often(snapshot: SessionSnapshot, times: int) -> list[Effect]:
-    """Return the notice that a turn is no longer run again, because it was already run again the given number of
+    """Return a notice saying that a turn is no longer run again, because it was already run again the given number of
     `times`.
     """
     text = (
@@ -365,7 +365,7 @@ def resumed_too_often(snapshot: SessionSnapshot, times: int) -> list[Effect]:
 
 
 def held_by_background(snapshot: SessionSnapshot, why: str) -> list[Effect]:
-    """Return the notice that a limited session is moved later, after its subagents have ended."""
+    """Return a notice saying that a limited session is moved later, after its subagents have ended."""
     matter = f"background:{snapshot.session}:{snapshot.user_message}"
     return [_tell(snapshot, matter, f"{snapshot.model} is limited", why.partition(", but ")[2])]
 

@@ -26,7 +26,7 @@ class StallJudge:
     """Decides what to do with a session whose model sends nothing."""
 
     def __init__(self, context: EngineContext, registrar: CooldownChanges, decider: Decider) -> None:
-        """Store the parts of the engine that are used. `registrar` records the cooldown of a stalled model, and
+        """Store the parts of the engine that this object uses. `registrar` records the cooldown of a stalled model, and
         `decider` makes the moves.
         """
         self._context, self._registrar, self._decider = context, registrar, decider
@@ -126,7 +126,7 @@ class FailureJudge:
     """Decides what to do with a turn that failed without a limit, for the causes that `moveOn` names."""
 
     def __init__(self, context: EngineContext, registrar: CooldownChanges, decider: Decider) -> None:
-        """Store the parts of the engine that are used. `registrar` records the cooldown of a failing model, and
+        """Store the parts of the engine that this object uses. `registrar` records the cooldown of a failing model, and
         `decider` makes the moves.
         """
         self._context, self._registrar, self._decider = context, registrar, decider

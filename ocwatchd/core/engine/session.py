@@ -773,7 +773,7 @@ class TrackedSession:
         self.not_before, self.resumes = 0.0, (None, 0)
 
     def drop_turn(self) -> bool:
-        """Discard the limited turn, because the session no longer waits with that turn.
+        """Discard the stored limited turn, because the session is no longer waiting in that turn.
 
         Return whether the session was parked.
         """

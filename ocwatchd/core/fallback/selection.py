@@ -39,7 +39,7 @@ def _no_targets(_: str) -> tuple[Listed, ...]:
 
 
 class Situation:
-    """The values that a choice depends on, as functions of a model's name.
+    """The values on which a choice depends, as functions of a model's name.
 
     `pools` contains the members of each pool in the order in which this session uses them. `blocked` returns whether
     the model must not be used or is about to be limited, and `limited` whether it must not be used. `unfit` and
@@ -125,8 +125,8 @@ class Selection:
 def select(asked: str, situation: Situation, tried: Collection[str] = ()) -> Selection:
     """Return the model to use now in place of `asked`, or `asked` itself if it is available.
 
-    `asked` is a model or a pool. `tried` contains models that must not be used in any case; if it contains `asked`,
-    that model is limited at this moment. A model that was requested by name is used regardless of its cost, but a
+    `asked` is a model or a pool. `tried` contains models that must not be used in any case. If it contains `asked`, the
+    model `asked` itself is limited at present. A model that was requested by name is used regardless of its cost, but a
     pool's paid members come after its other members.
     """
     is_pool = asked in situation.pools

@@ -1,1 +1,1 @@
-"""The journal as data: decisions, figures, cooldown intervals, costs and the wording of these."""
+"""The journal as data: decisions, figures, cooldown intervals and costs, and their wording."""

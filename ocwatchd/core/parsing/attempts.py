@@ -49,7 +49,7 @@ class Stream:
     tags: Tags = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Compute the key and the tags only one time, because every stream start that is read needs them."""
+        """Compute the key and the tags only once, because every stream start that is read needs them."""
         object.__setattr__(self, "key", (self.session, self.agent, self.small))
         object.__setattr__(self, "tags", (self.provider, self.model, self.session, self.agent, self.small))
 

@@ -235,8 +235,8 @@ def _service_session(line: Line, when: float, text: bytes) -> LogRecord | None:
 
 
 def _service_prompt(line: Line, when: float, text: bytes) -> LogRecord | None:
-    """Parse a record of the prompt loop. In 1.0.0 - 1.0.152 the loop logged failures (the first versions with a session
-    tag); later versions log only steps.
+    """Parse a record of the prompt loop. In 1.0.0 - 1.0.152, the loop logged failures (the first versions with a
+    session tag); later versions log only steps.
     """
     dialect = Dialect.PROMPT if text.startswith(b"service=session.prompt session=") else Dialect.BARE
     if text.endswith(b"} stream error"):

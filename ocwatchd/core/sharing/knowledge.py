@@ -294,7 +294,9 @@ def reporter(record: Record, own: str) -> str:
 
 
 def _private(entry: Cooldown) -> bool:
-    """Return whether an entry is not shared: a user's block, a forecast, or a limit that other machines reported."""
+    """Return whether an entry must not be shared, because it is a user's block, a forecast, or a limit that other
+    machines reported.
+    """
     return entry.unmet or entry.reset_source is ResetSource.MANUAL
 
 

@@ -44,8 +44,8 @@ FREE = 0
 KINDS = (LimitKind.OVERLOADED, LimitKind.RATE_LIMIT, LimitKind.QUOTA, LimitKind.BILLING)
 SCOPES = (Scope.MODEL, Scope.FREE_TIER, Scope.PROVIDER)
 SOURCES = (ResetSource.ESTIMATE, ResetSource.TEXT, ResetSource.STATUS, ResetSource.RETRY_AFTER, ResetSource.MANUAL)
-"""Reset sources in ascending order of precedence. If two records have the same epoch and end, the later reset source
-wins.
+"""Reset sources in ascending order of precedence. If two records have the same epoch and end, the source later in this
+tuple is used.
 """
 
 NODE = re.compile(r"[a-z0-9][a-z0-9-]{0,11}")

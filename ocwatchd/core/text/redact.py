@@ -1,10 +1,10 @@
 """Redact secrets in untrusted text: keys, passwords, addresses, home directories. Pure functions.
 
-The redaction uses an allow-list. It reads a text one time, word by word, and a word passes if it looks like text that
-people and models write: words, short numbers, names of models, versions, times, the ids of OpenCode's own objects, and
-addresses of well-known hosts. Any long and random word is hidden, so the format of a key need not be known. The list of
-known forms of keys (`_KEYS`) is needed only for keys whose parts look harmless. The value of any field called a
-password, key, token or cookie is hidden, regardless of its form.
+The redaction uses an allow-list. It reads a text in a single pass, word by word, and a word passes if it looks like
+text that people and models write: words, short numbers, names of models, versions, times, the ids of OpenCode's own
+objects, and addresses of well-known hosts. Any long and random word is hidden, so the format of a key need not be
+known. The list of known forms of keys (`_KEYS`) is needed only for keys whose parts look harmless. The value of any
+field called a password, key, token or cookie is hidden, regardless of its form.
 
 Redaction takes time linear in the length of the text, because every expression is a character class or examines a piece
 of limited length.
@@ -137,7 +137,7 @@ _BEGIN, _FINISH = "-----BEGIN ", "-----END "
 def redact(text: str, home: str | None = None, mark: str = HIDDEN) -> str:
     """Return `text` with every part hidden that does not look harmless.
 
-    Pass the user's `home` if the text is going to leave this machine. That directory is then written `~`, and other
+    Pass the user's `home` if the text is going to leave this machine. That directory is then written as `~`, and other
     users' homes, network addresses and the paths of all but public hosts are hidden (the path of a webhook or an ntfy
     topic is its key).
     """
