@@ -78,7 +78,7 @@ def _pools(document: Document, aliases: Mapping[str, str], report: Report) -> di
     written = section(document, ROOT, POOLS, report=report)
     if not written:
         return found
-    from ocwatchd.config.pool_settings import (  # lazy import: `pick` and the launcher import only what is configured
+    from ocwatchd.config.pool_settings import (  # lazy import: `pick` and the launcher need it only for pools
         Checks,
         read_pool,
     )

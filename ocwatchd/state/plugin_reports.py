@@ -109,7 +109,7 @@ class PluginReports:
 
 
 def remove_old(paths: Iterable[Path], now: float) -> None:
-    """Remove those of these files that were last written more than `KEPT` seconds ago."""
+    """Remove those of the given files that were last written more than `KEPT` seconds ago."""
     for path in paths:
         try:
             if now - path.stat().st_mtime > KEPT:
@@ -200,8 +200,8 @@ def read_allowances(directory: Path, now: float) -> dict[str, tuple[Allowance, .
 
 
 def keep_alive_age(directory: Path, session: str, now: float) -> float | None:
-    """Return how many seconds ago the provider sent the latest recorded keep-alive to this session. Return None if none
-    is recorded.
+    """Return the age, in seconds, of the latest recorded keep-alive that the provider sent to this session, or None if
+    none is recorded.
     """
     times = []
     for path in islice(directory.glob("*.json"), MAX_FILES):

@@ -257,7 +257,8 @@ def moments(text: str, now: float, local: tzinfo = UTC) -> Iterator[Moment]:
                 dated = True
                 yield moment
         except (ValueError, OverflowError, OSError):
-            # not a calendar date, such as 31 February or a date in the year 0, because texts contain any number
+            # not a calendar date (for example, 31 February or a date in the year 0): texts may contain arbitrary
+            # numbers
             continue
         if dated:
             return  # a time of day next to a date was already read as part of that date

@@ -154,7 +154,7 @@ class Certainty(StrEnum):
     SURE = "sure"  # the text reports a limit
     DOUBTFUL = "doubtful"  # the text may only quote a limit, so a second source decides
     UNKNOWN = "unknown"  # no rule matches
-    NO = "no"  # the text reports another, known problem
+    NO = "no"  # the text reports a known problem other than a limit
 
 
 @dataclass(frozen=True, slots=True)

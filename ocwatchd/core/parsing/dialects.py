@@ -84,7 +84,7 @@ def payload_of(error: object) -> Payload:
     if "statusCode" in error or "requestBodyValues" in error:
         return _whole_api_error(error)
     if str(error.get("name", "")).startswith(_SDK_NAMES) or not error:
-        # Errors such as AI_JSONParseError contain part of the answer, and never the provider's own words.
+        # Errors such as AI_JSONParseError contain part of the answer, but never the provider's own words.
         return Payload(ErrorDetails(name=_text(error.get("name"))))
     if not _SPOKEN & error.keys():
         return Payload(ErrorDetails())  # an error in OpenCode itself contains "line", "column" and "sourceURL"

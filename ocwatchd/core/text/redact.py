@@ -187,7 +187,7 @@ class _Named:
         if core.lower() in _STATES or not core.strip("*") or (self.name.startswith("-") and core.startswith("-")):
             return False
         password = _PASSWORDS().search(self.name) is not None
-        if core.isdecimal() and len(core) < 10:  # `token limit: 5000` is a count, a PIN is not
+        if core.isdecimal() and len(core) < 10:  # `token limit: 5000` is a count, but a PIN is not
             return password and self.sign >= _Sign.SAID
         if self.sign is _Sign.GIVEN or (self.sign is _Sign.SAID and password):
             return True
