@@ -70,18 +70,6 @@ def test_a_service_that_has_ended_is_not_held_against_anybody(home2: Home2) -> N
         wait_until(lambda: not daemon.heartbeat().get("endpoints"), 30, why="the daemon to see its end")
 
 
-@pytest.mark.parametrize("variable", ["OPENCODE_PASSWORD", "OPENCODE_SERVER_PASSWORD"])
-def test_a_serve_with_a_password_in_its_environment_is_served(home2: Home2, provider: Provider, variable: str) -> None:
-    provider.script(PRIMARY, limited(3600))
-    with Serve2(home2, variable=variable) as serve, Daemon(home2, WHOLE_CHAIN) as daemon:
-        (endpoint,) = wait_until(lambda: daemon.heartbeat().get("endpoints"), 30, why="the daemon to find it")
-        assert (endpoint["pid"], endpoint["generation"], endpoint["trouble"]) == (serve.pid, 2, None)
-        session = serve.create_session()
-        serve.prompt(session, "Hello")
-        serve.wait_answer(session, "answer of mock2/fallback")
-        daemon.wait_journal("moved")
-
-
 def test_a_serve_whose_password_nobody_knows_is_said_everywhere(home2: Home2) -> None:
     with Serve2(home2, password=None) as serve, Daemon(home2, WHOLE_CHAIN) as daemon:
         (endpoint,) = wait_until(lambda: daemon.heartbeat().get("endpoints"), 30, why="the daemon to find it")

@@ -8,74 +8,29 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon, epoch, settle
-from tests.support.opencode2 import Home2, Service2, run2
+from tests.support.clients2 import RUN, TERMINAL, client, watched
+from tests.support.daemon import epoch, settle
+from tests.support.opencode2 import Home2
 from tests.support.processes import wait_until
 from tests.support.provider import Answer, Provider, Request, after_tool, error, limited, ok, tool
 from tests.support.reaper import sweep
-from tests.support.tui import Tui
 
 pytestmark = pytest.mark.e2e
 PRIMARY, FALLBACK, THIRD = "mock/primary", "mock2/fallback", "mock3/third"
 ANSWER = "answer of mock2/fallback"
-Send = Callable[[str], None]
 
 
-@contextmanager
-def place(way: str, home: Home2, service: Service2, provider: Provider) -> Iterator[Send]:
-    """A way to send prompts, which returns when the fallback has answered. In `run` each prompt has its own session."""
-    if way == "service":
-        session = service.create_session()
-
-        def send(text: str) -> None:
-            seen = len(provider.requests())
-            service.prompt(session, text)
-            wait_until(lambda: len(provider.requests()) > seen and session not in service.active(), 60)
-            service.wait_answer(session, ANSWER)
-
-        yield send
-    elif way == "terminal":
-        with Tui("2", home, program=(str(home.bin / "opencode"),)) as tui:
-            tui.wait_screen("primary")
-
-            def say(text: str) -> None:
-                seen, answers = len(provider.requests()), tui.screen().count(ANSWER)
-                tui.say(text)
-                # The preview's terminal ignores a key that is pressed while it still connects.
-                wait_until(lambda: len(provider.requests()) > seen or tui.keys("Enter"), 60, 1.0, "the prompt")
-                wait_until(lambda: tui.screen().count(ANSWER) > answers, 90, 0.2, "the answer on the screen")
-
-            yield say
-    else:
-
-        def run(text: str) -> None:
-            process = run2(home, text)
-            out, err = process.communicate(timeout=120)
-            assert (process.returncode, ANSWER in out) == (0, True), err
-
-        yield run
-
-
-@contextmanager
-def watched(home: Home2, **settings: object) -> Iterator[tuple[Service2, Daemon]]:
-    with Service2(home) as service, Daemon(home, **settings) as daemon:
-        wait_until(lambda: daemon.heartbeat().get("endpoints"), 30, why="the daemon to find the service")
-        yield service, daemon
-
-
-@pytest.mark.parametrize("way", ["service", "terminal", "run"])
+@pytest.mark.parametrize("way", ["service", TERMINAL, RUN])
 def test_the_first_prompt_and_the_next(way: str, home2: Home2, provider: Provider) -> None:
     # A `run` is moved at OpenCode's own next attempt, so that has to be near.
-    provider.script(PRIMARY, limited() if way == "run" else limited(3600))
-    with watched(home2, retry={"enabled": False}) as (service, daemon), place(way, home2, service, provider) as send:
-        send("The first prompt")
+    provider.script(PRIMARY, limited() if way == RUN else limited(3600))
+    with watched(home2, retry={"enabled": False}) as (service, daemon), client(way, home2, provider, service) as user:
+        user.ask("The first prompt", ANSWER)
         daemon.wait_journal("moved")
         (refused,) = provider.requests(PRIMARY)
         (asked,) = provider.requests(FALLBACK)
@@ -83,12 +38,12 @@ def test_the_first_prompt_and_the_next(way: str, home2: Home2, provider: Provide
         session = daemon.journal("moved")[0]["session"]
         assert len(service.user_messages(session)) == 1
 
-        send("The second prompt")
+        user.ask("The second prompt", ANSWER, new=way == RUN)
         said = [request for request in provider.requests(FALLBACK) if request.count("The second prompt")]
         assert [request.count("The second prompt") for request in said] == [1]
         most = 0 if way == "service" else 1  # a terminal and `run` name the primary again
         assert len(provider.requests(PRIMARY)) - 1 <= most
-        if way != "run":
+        if way != RUN:
             assert [message["text"] for message in service.user_messages(session)] == [
                 "The first prompt",
                 "The second prompt",
@@ -96,13 +51,13 @@ def test_the_first_prompt_and_the_next(way: str, home2: Home2, provider: Provide
         assert len(daemon.journal("limit")) <= 2
 
 
-@pytest.mark.parametrize("way", ["terminal", "run"])
+@pytest.mark.parametrize("way", [TERMINAL, RUN])
 def test_a_finished_tool_is_kept(way: str, home2: Home2, provider: Provider) -> None:
     mark = home2.root / "ran"
     call = tool("shell", command=f"echo ran >> {mark}", description="Leaves a mark")
-    provider.script(PRIMARY, after_tool(call, limited() if way == "run" else limited(3600)))
-    with watched(home2, retry={"enabled": False}) as (service, daemon), place(way, home2, service, provider) as send:
-        send("Use the tool")
+    provider.script(PRIMARY, after_tool(call, limited() if way == RUN else limited(3600)))
+    with watched(home2, retry={"enabled": False}) as (service, daemon), client(way, home2, provider, service) as user:
+        user.ask("Use the tool", ANSWER)
         daemon.wait_journal("moved")
         assert mark.read_text() == "ran\n"
         (asked,) = provider.requests(FALLBACK)

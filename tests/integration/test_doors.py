@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from ocwatchd.core.domain.snapshot import Endpoint, TcpAddress, UnixAddress
+from ocwatchd.opencode.client.v2.service import auth_in
 from ocwatchd.opencode.discovery.endpoints import EndpointFinder, OpenCodeProcess, ProcessTable, basic_auth
 from ocwatchd.opencode.discovery.plugin_sockets import clear_stale, sockets_of
 from tests.conftest import Count
@@ -77,6 +78,44 @@ def test_the_password_of_the_process_goes_before_ours(tmp_path: Path) -> None:
             assert found.auth in (theirs, basic_auth(ours))
     assert b"authorization: Basic bWU6dGhlaXJz" in requests[0]
     assert b"authorization: Basic b3BlbmNvZGU6b3Vycw==" in requests[1]
+
+
+SHELL = {
+    "OPENCODE_PASSWORD": "of OpenCode 2", "OPENCODE_SERVER_PASSWORD": "of OpenCode 1", "OPENCODE_SERVER_USERNAME": "me",
+}  # fmt: skip
+"""Variables of a user who has both generations. OpenCode 2 prefers the first, and its user name is fixed."""
+
+
+def test_each_generation_gets_the_password_that_it_would_use(tmp_path: Path) -> None:
+    health = answer({"healthy": True, "version": "2.0.26", "pid": 7})
+
+    def play(connection: socket.socket, line: str, request: bytes) -> None:
+        right = f"authorization: {auth_in(SHELL)}".encode() in request
+        connection.sendall(health if right else answer(b"", 401))
+
+    with listening(play) as endpoint:
+        theirs = {"auth": basic_auth(SHELL), "auth_v2": auth_in(SHELL)}
+        (found,) = finder(tmp_path, process(tmp_path, endpoint, generation=2, **theirs)).find().open
+        assert (found.auth, found.generation) == (auth_in(SHELL), 2)
+        # A release is called `opencode`, as OpenCode 1 is, so it is known by its answer.
+        (found,) = finder(tmp_path, process(tmp_path, endpoint, **theirs)).find().open
+        assert (found.auth, found.generation) == (auth_in(SHELL), 2)
+    with listening(OPENCODE) as endpoint:
+        (found,) = finder(tmp_path, process(tmp_path, endpoint, **theirs)).find().open
+        assert (found.auth, found.generation) == (basic_auth(SHELL), 1)
+
+
+@pytest.mark.parametrize(("registers", "why"), [(False, "rejects the password"), (True, "a generated password")])
+def test_an_opencode_2_that_rejects_the_password_is_named_with_the_reason(
+    registers: bool, why: str, tmp_path: Path
+) -> None:
+    """The background service ignores the variables, so their password is not tried."""
+    with listening(says(answer(b"", 401))) as endpoint:
+        one = process(tmp_path, endpoint, generation=2, auth_v2=auth_in(SHELL), registers=registers)
+        found = finder(tmp_path, one).find()
+    assert found.open == ()
+    (status,) = found.statuses
+    assert (status.pid, why in (status.trouble or "")) == (7, True)
 
 
 def test_a_locked_door_says_what_to_do(tmp_path: Path) -> None:
@@ -330,7 +369,7 @@ def program(name: str, cwd: Path, environ: dict[str, str], *hosts: str) -> Itera
 
 def test_processes_are_told_by_name_environment_and_listeners(tmp_path: Path) -> None:
     first, second = {"HOME": str(tmp_path / "a")}, {"HOME": "/x", "XDG_DATA_HOME": str(tmp_path / "data")}
-    locked = second | {"OPENCODE_SERVER_PASSWORD": "x"}
+    locked = second | SHELL
     with (
         program("opencode", tmp_path / "p1", first, "127.0.0.1", "0.0.0.0") as (one, ports),
         program(".opencode", tmp_path / "p2", locked) as (two, _),
@@ -346,7 +385,7 @@ def test_processes_are_told_by_name_environment_and_listeners(tmp_path: Path) ->
             assert {address.port for address in seen[one].listeners} == set(ports)
             assert {address.host for address in seen[one].listeners} == {"127.0.0.1"}
             assert (seen[two].data, seen[two].listeners) == (tmp_path / "data/opencode", ())
-            assert seen[two].auth == basic_auth(locked)
+            assert (seen[two].auth, seen[two].auth_v2) == (basic_auth(locked), auth_in(locked))
     assert not {one, two} & {found.pid for found in table()}
 
 

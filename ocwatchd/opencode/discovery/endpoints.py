@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +81,7 @@ class OpenCodeProcess:
     directory: str | None
     data: Path | None
     auth: str | None = field(repr=False)
+    """The Authorization value that OpenCode 1 would expect with the process's environment."""
     serves_many: bool
     """Whether this is a server for several project directories, not for one terminal."""
     listeners: tuple[TcpAddress, ...] = ()
@@ -102,6 +103,11 @@ class OpenCodeProcess:
     """The session that the process was started with (`-s`), or None if no session was given."""
     connected: tuple[TcpAddress, ...] = ()
     """Addresses on this machine that the process is connected to."""
+    auth_v2: str | None = field(default=None, repr=False)
+    """The Authorization value that OpenCode 2 would expect with the process's environment. It differs from `auth`:
+    OpenCode 2 prefers another variable and has a fixed user name. A `--standalone` server gets its own password in
+    that variable beside the one for OpenCode 1 that its user may have exported.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +175,16 @@ class _Proof:
     failures: int = 0
     again: float = 0.0
     trouble: str | None = None
+    rejected: bool = False
+    """Whether the latest response was that the password is wrong."""
 
-    def fail(self, now: float, trouble: str | None, forever: bool = False) -> None:
+    def fail(self, now: float, trouble: str | None, forever: bool = False, *, rejected: bool = False) -> None:
         """Skip this endpoint for a time that increases with each failure, because the endpoint did not respond as
         OpenCode does.
         """
         pause = min(RETRY_PROBE * 2.0 ** min(self.failures, 10), MAX_RETRY_PROBE)
         self.again = float("inf") if forever else now + pause
-        self.proven, self.awaited, self.trouble = False, False, trouble
+        self.proven, self.awaited, self.trouble, self.rejected = False, False, trouble, rejected
         self.failures += 1
 
 
@@ -293,7 +301,7 @@ class EndpointFinder:
         with self._news:
             for key, proof in self._proofs.items():
                 if key[0] == (endpoint.address, endpoint.pid) and proof.proven:
-                    proof.fail(self._elapsed(), _advice(endpoint, fault))
+                    proof.fail(self._elapsed(), _advice(endpoint, fault), rejected=fault.status == 401)
             self._changed()
 
     def hurry(self, endpoint: Endpoint) -> None:
@@ -350,6 +358,7 @@ class EndpointFinder:
             found = [replace(endpoint, directory=proof.directory) for endpoint, proof in known if proof.proven]
             failing = [proof.trouble for _, proof in known if proof.trouble and not proof.proven]
             pending = sum(proof.awaited and not proof.proven for _, proof in known)
+            rejecting = {endpoint.pid for endpoint, proof in known if proof.rejected and not proof.proven}
             young = {process.pid: process for process in running if time.time() - process.created < START_GRACE}
             unproven = {endpoint.pid for endpoint, proof in known if not proof.proven and proof.again < float("inf")}
             registering = any(process.registers and self._auth_of(process) is None for process in young.values())
@@ -357,7 +366,8 @@ class EndpointFinder:
             seen = self._changes
         first = _one_each(found, running)
         second = tuple(endpoint for endpoint in found if endpoint not in first and endpoint.pid is not None)
-        statuses = (*(self._status(endpoint, running) for endpoint in first), *self._unserved(running, first))
+        served = (self._status(endpoint, running) for endpoint in first)
+        statuses = (*served, *self._unserved(running, first, rejecting))
         return Endpoints(first, (*misnamed, *failing), len(failing), second, statuses, pending, starting, seen)
 
     def _status(self, endpoint: Endpoint, running: Sequence[OpenCodeProcess]) -> EndpointStatus:
@@ -365,18 +375,23 @@ class EndpointFinder:
         active = pid is not None and plugin_in(self._sockets, pid)
         return EndpointStatus(pid, endpoint.address, endpoint.generation, active)
 
-    def _unserved(self, running: Sequence[OpenCodeProcess], reached: Sequence[Endpoint]) -> Iterator[EndpointStatus]:
-        """Yield the OpenCode 2 servers without a working endpoint. `ocwatch doctor` itself lists those of
-        OpenCode 1.
+    def _unserved(
+        self, running: Sequence[OpenCodeProcess], reached: Sequence[Endpoint], rejecting: Set[int | None]
+    ) -> Iterator[EndpointStatus]:
+        """Yield the OpenCode 2 servers without a working endpoint. `ocwatch doctor` itself lists those of OpenCode 1.
+
+        `rejecting` contains the pids of the servers that have rejected the password.
         """
         pids = {endpoint.pid for endpoint in reached}
         for process in running:
             if process.generation != 2 or not process.listeners or process.pid in pids:
                 continue
             locked = self._auth_of(process) is None
+            rejected = process.pid in rejecting
             # A service registers its password only when it is listening, and starts to respond shortly afterwards.
-            if time.time() - process.created > START_GRACE or (locked and not process.registers):
-                yield EndpointStatus(process.pid, process.listeners[0], 2, False, LOCKED if locked else SILENT)
+            if time.time() - process.created > START_GRACE or ((locked or rejected) and not process.registers):
+                trouble = LOCKED if locked else REJECTED if rejected else SILENT
+                yield EndpointStatus(process.pid, process.listeners[0], 2, False, trouble)
 
     def _remember_runs(self, processes: Sequence[OpenCodeProcess]) -> None:
         """Keep a record of each `opencode run` until RUNS_KEPT seconds after the process has ended, because the session
@@ -408,7 +423,10 @@ class EndpointFinder:
         services = registered(self._state)[0] if self._state is not None else []
         own = (each for each in services if each.pid == process.pid and each.address in process.listeners)
         service = next(own, None)
-        return (service.auth if service else None) or process.auth
+        if service is not None and service.auth:
+            return service.auth
+        # The background service ignores the variables (0.0.0-next-16350): its password is only in the registration.
+        return None if process.registers else process.auth_v2
 
     def _of_processes(self, served: Sequence[OpenCodeProcess]) -> Iterator[Endpoint]:
         for process in served:
@@ -455,14 +473,17 @@ class EndpointFinder:
             else:
                 directory = Api(endpoint).path(limit).directory
         except EndpointError as fault:
-            newer = endpoint.generation == 1 and fault.status in (401, 404) and answers_as_v2(endpoint)
+            with self._news:
+                process = next((each for each in self._running if each.pid == endpoint.pid), None)
+            own = replace(endpoint, auth=process.auth_v2 or endpoint.auth) if process is not None else endpoint
+            newer = endpoint.generation == 1 and fault.status in (401, 404) and answers_as_v2(own)
             forever = newer or fault.trouble is Trouble.GARBAGE or fault.status in (404, 405)
             with self._news:
-                created = next((each.created for each in self._running if each.pid == endpoint.pid), None)
-                if newer and endpoint.pid is not None and created is not None:
-                    self._newer.add((endpoint.pid, created))
+                if newer and process is not None:
+                    self._newer.add((process.pid, process.created))
                     self._rescan = True
-                proof.fail(self._elapsed(), None if forever else _advice(endpoint, fault), forever)
+                advice = None if forever else _advice(endpoint, fault)
+                proof.fail(self._elapsed(), advice, forever, rejected=fault.status == 401)
         except Exception as fault:  # a bug in ocwatchd must not cause probes without pauses
             with self._news:
                 proof.fail(self._elapsed(), f"{endpoint}: {fault!r}")
@@ -487,6 +508,10 @@ def _due(proof: _Proof, now: float) -> bool:
 
 LOCKED = (
     "it uses a generated password that ocwatchd cannot read: start it with OPENCODE_PASSWORD set, or use OpenCode's "
+    "background service"
+)
+REJECTED = (
+    "it rejects the password that ocwatchd found for it: start it again with OPENCODE_PASSWORD set, or use OpenCode's "
     "background service"
 )
 SILENT = "it does not respond like OpenCode 2"
@@ -671,7 +696,8 @@ def _read(process: psutil.Process) -> OpenCodeProcess | None:
             created=process.create_time(),
             directory=process.cwd() or None,
             data=opencode_data_of(environ),
-            auth=basic_auth(environ) or auth_in(environ),
+            auth=basic_auth(environ),
+            auth_v2=auth_in(environ),
             serves_many=not _MANY_PROJECTS.isdisjoint(arguments[:2]),
             # `oc-smart` itself moves the sessions that it has started, so they are treated like those of a `run`.
             runs_once="run" in arguments[:2] or launched,
