@@ -153,6 +153,16 @@ def test_sentences_break_between_words_on_a_terminal_and_nowhere_in_a_pipe(cli: 
     assert " ".join(lines) == sentence
 
 
+def test_a_command_on_a_line_of_its_own_is_not_broken(cli: Cli) -> None:
+    typed = "    cd '/home/somebody/projects/a long name' && opencode --log-level DEBUG -s ses_1"
+    program = f"from ocwatchd.cli.output.render import tell; tell({'Type this: ' * 9 + chr(10) + typed!r})"
+    with Pty([sys.executable, "-c", program], cli.env, cli.paths.home, size=(60, 24)) as terminal:
+        assert terminal.end() == 0
+        *prose, last = terminal.shown.decode().split("\r\n")[:-1]
+    assert last == typed
+    assert len(prose) == 2
+
+
 def test_a_state_directory_that_cannot_be_made_is_one_message(cli: Cli) -> None:
     env = {**cli.env, "XDG_STATE_HOME": "/dev/null/state"}
     daemon = [sys.executable, "-m", "ocwatchd"]

@@ -83,7 +83,7 @@ def test_by_hand(serve: Serve, provider: Provider) -> None:
     assert claim["considered"][-1]["model"] == FALLBACK
 
     serve.wait_status(first, "idle")
-    said = " is not moved: the last prompt is answered\n"
+    said = " is not moved: the last prompt is answered.\n"
     assert redirect(first, "--dry-run").endswith(said)
     assert redirect(first).endswith(said)
     document = json.loads(redirect(first, "--json"))
@@ -101,7 +101,7 @@ def test_by_hand(serve: Serve, provider: Provider) -> None:
     assert "Did you mean" in redirect(f"{second[:-3]}xyz", "--dry-run", code=2)
     assert second in redirect(second[8:-4], "--to", "mock2/nonsense", "--force", "--dry-run")
     done = redirect("--to", "spare", "--force")
-    assert done.startswith("moved ")
+    assert done.startswith("Moved ")
     assert second in done
     assert f": {PRIMARY} -> {THIRD}" in done
     serve.wait_answer(second, "third")

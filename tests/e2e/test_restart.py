@@ -162,7 +162,7 @@ def test_a_hung_one_outside_tmux_is_ended_only_when_asked(limited_home: Home, pr
             assert tui.alive
             done = ocwatch(home, "restart", "--yes")
         assert done.returncode == 0, done
-        assert "To reopen the session, type: cd " in done.stdout
+        assert "To reopen the session, type:\n    cd " in done.stdout
         assert opencodes(home) == []
     assert len(users(home)) == 1
     (asked,) = provider.requests(THIRD)

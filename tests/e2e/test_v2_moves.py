@@ -291,7 +291,7 @@ def test_a_session_is_moved_by_hand_and_the_daemon_takes_that_for_no_stop(home2:
         service.prompt(session, "Hello")
         daemon.wait_journal("offered")
         done = daemon.ocwatch("redirect", session, "--to", "mock3/third")
-        assert (done.returncode, "moved" in done.stdout) == (0, True), done.stderr
+        assert (done.returncode, "Moved" in done.stdout) == (0, True), done.stderr
         service.wait_answer(session, "answer of mock3/third")
         assert len(service.user_messages(session)) == 1
         assert daemon.journal("stopped") == []

@@ -17,7 +17,7 @@ from uuid import uuid4
 from ocwatchd.cli.commands.block import known_names, named
 from ocwatchd.cli.model_check import refuse_unknown
 from ocwatchd.cli.output.escape import escape
-from ocwatchd.cli.output.render import iso, say, say_json
+from ocwatchd.cli.output.render import iso, say_json, tell
 from ocwatchd.cli.sessions import described, known_sessions, named_session, no_such, whole_id
 from ocwatchd.clock import SystemClock
 from ocwatchd.config import Config, load
@@ -334,7 +334,9 @@ def _ended(journal: Journal, end: MoveEnded) -> None:
     journal.append({"what": note.what, **note.fields}, durable=True)
 
 
-def tell(options: MoveOptions, job: Job, target: Target | None, outcome: MoveOutcome | None, **more: object) -> int:
+def report_move(
+    options: MoveOptions, job: Job, target: Target | None, outcome: MoveOutcome | None, **more: object
+) -> int:
     """Print the result of the move, and return the exit code. Without an `outcome`, print what would be done.
 
     `target` is None if there is nothing to move. `more` is added to the JSON document only.
@@ -349,27 +351,27 @@ def tell(options: MoveOptions, job: Job, target: Target | None, outcome: MoveOut
             "elapsed_seconds": round(outcome.seconds, 3) if outcome and outcome.seconds is not None else None, **more,
         })  # fmt: skip
     else:
-        say(escape(_text(job, target, outcome)))
+        tell(escape(_text(job, target, outcome)))
     return ExitCode.DONE if done else ExitCode.FAILED
 
 
 def _text(job: Job, target: Target | None, outcome: MoveOutcome | None) -> str:
     name = next((name for name in known_sessions() if name.id == job.moved.session), None)
     if target is None:
-        return f"{named_session(job.moved.session, name)} is not moved: {ANSWERED}"
+        return f"{named_session(job.moved.session, name)} is not moved: {ANSWERED}."
     agent = f" with agent {target.agent}" if target.agent else ""
     way = f"{named_session(job.moved.session, name)}: {job.stuck.model} -> {target.model}{agent}"
     if outcome is None:
         until = (
-            f"; without a move, OpenCode would retry at {when(job.stuck.next_at, time.time())}"
+            f" Without a move, OpenCode would retry at {when(job.stuck.next_at, time.time())}."
             if job.stuck.next_at
             else ""
         )
-        return f"would move {way}{until}"
+        return f"Would move {way}.{until}"
     why = f" ({outcome.why})" if outcome.why else ""
     if outcome.result is MoveResult.MOVED:
-        return f"moved {way} in {outcome.seconds:.1f} s{why}"
-    return f"{way}: {outcome.result.value.replace('_', ' ')}{why}"
+        return f"Moved {way} in {outcome.seconds:.1f} s{why}."
+    return f"{way}: {outcome.result.value.replace('_', ' ')}{why}."
 
 
 def redirect(options: MoveOptions) -> int:
@@ -410,11 +412,11 @@ def redirect(options: MoveOptions) -> int:
     job = replace(job, loads=cooldowns.loads, offers=offers, day_budget=day_budget, origin=origin)
     _refuse_useless(options, job, config, ledger)
     if _is_answered(job):
-        return tell(options, job, None, MoveOutcome(MoveResult.ALREADY, ANSWERED, job.moved))
+        return report_move(options, job, None, MoveOutcome(MoveResult.ALREADY, ANSWERED, job.moved))
     if options.dry_run:
-        return tell(options, job, choose_target(options, job, config, ledger, ()), None)
+        return report_move(options, job, choose_target(options, job, config, ledger, ()), None)
     mover: Mover = SwitchModel() if job.moved.endpoint.generation == 2 else RerunOverApi()
-    return tell(options, job, *move_down_the_chain(paths, mover, job, options, config, ledger))
+    return report_move(options, job, *move_down_the_chain(paths, mover, job, options, config, ledger))
 
 
 def _is_answered(job: Job) -> bool:

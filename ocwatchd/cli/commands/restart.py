@@ -13,14 +13,14 @@ from ocwatchd.cli.commands.redirect import (
     MoveOptions,
     choose_target,
     move_down_the_chain,
+    report_move,
     stranded_sessions,
-    tell,
     the_only,
     unreached_of,
     unserved_instead,
 )
 from ocwatchd.cli.output.escape import escape
-from ocwatchd.cli.output.render import say, warn
+from ocwatchd.cli.output.render import COMMAND_INDENT, tell, warn
 from ocwatchd.cli.sessions import known_sessions, named_session, no_such, whole_id
 from ocwatchd.config import Config, load
 from ocwatchd.core.domain.cooldowns import Ledger
@@ -78,7 +78,7 @@ def restart(options: MoveOptions, restart_options: RestartOptions) -> int:
     _check_comes_back(stranded)
     target = choose_target(options, job, config, ledger, ())
     if options.dry_run:
-        return _say_plan(options, stranded, tell(options, job, target, None, **_about(stranded)))
+        return _say_plan(options, stranded, report_move(options, job, target, None, **_about(stranded)))
     if not restart_options.yes:
         _check_harmless(unreached, stranded)
     with Restart(paths, stranded, _plugin(paths), _progress) as mover:
@@ -86,7 +86,7 @@ def restart(options: MoveOptions, restart_options: RestartOptions) -> int:
         trouble = mover.finish() if outcome.result is MoveResult.MOVED else None
         if trouble is not None:
             outcome = replace(outcome, result=MoveResult.FAILED, why=trouble)
-    return _report(options, stranded, tell(options, job, target, outcome, **_about(stranded)))
+    return _report(options, stranded, report_move(options, job, target, outcome, **_about(stranded)))
 
 
 def _job(unreached: Unreached, session: str | None, ledger: Ledger, config: Config) -> Job:
@@ -119,7 +119,8 @@ def _check_comes_back(stranded: StrandedSession) -> None:
     if stranded.unreachable_again:
         raise OcwatchError(
             f"OpenCode (process {process.pid}) {PURE_WHY}, so it cannot be reached after a restart either. Nothing was "
-            f"changed. Quit it, start it without --pure, and send the prompt again:\n  {stranded.by_hand()}"
+            "changed. Quit it, start it without --pure, and send the prompt again:\n"
+            f"{COMMAND_INDENT}{stranded.by_hand()}"
         )
 
 
@@ -148,8 +149,8 @@ def _check_harmless(unreached: Unreached, stranded: StrandedSession) -> None:
     if stranded.terminal is None:
         raise OcwatchError(
             f"OpenCode (process {stranded.process.pid}) is running neither under oc-smart nor in tmux, so you would "
-            f"have to start it again yourself. To stop it:\n  {again}\n"
-            f"Then, in its terminal, reopen the session:\n  {stranded.by_hand()}"
+            f"have to start it again yourself. To stop it:\n{COMMAND_INDENT}{again}\n"
+            f"Then, in its terminal, reopen the session:\n{COMMAND_INDENT}{stranded.by_hand()}"
         )
     related = [stranded.child] if stranded.child else []
     others = unreached.others(snapshot, stranded.process, time.time(), related)
@@ -185,13 +186,22 @@ def _about(stranded: StrandedSession) -> dict[str, object]:
 
 def _say_plan(options: MoveOptions, stranded: StrandedSession, code: int) -> int:
     if not options.as_json:
-        where = f"start it again in {stranded.terminal}" if stranded.terminal else "ask you to start it again"
-        say(escape(f"would stop OpenCode (process {stranded.process.pid}) and {where}: {stranded.by_hand()}"))
+        tell(planned(stranded))
     return code
+
+
+def planned(stranded: StrandedSession) -> str:
+    """Return what a restart would do to the process of the session, with the command on a line of its own."""
+    where = f"start it again in {stranded.terminal}" if stranded.terminal else "ask you to start it again"
+    return f"Would stop OpenCode (process {stranded.process.pid}) and {escape(where)}:\n{_command(stranded)}"
 
 
 def _report(options: MoveOptions, stranded: StrandedSession, code: int) -> int:
     """If ocwatch has no terminal for the session, print the command that reopens it. Return `code`."""
     if stranded.terminal is None and not options.as_json and code == ExitCode.DONE:
-        say(escape(f"To reopen the session, type: {stranded.by_hand()}"))
+        tell(f"To reopen the session, type:\n{_command(stranded)}")
     return code
+
+
+def _command(stranded: StrandedSession) -> str:
+    return f"{COMMAND_INDENT}{escape(stranded.by_hand())}"

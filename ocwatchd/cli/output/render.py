@@ -25,6 +25,10 @@ LEAST_PHRASE = 14
 """Minimum width, in columns, of a table's last column before names are shortened."""
 
 
+COMMAND_INDENT = "    "
+"""The indentation of a command within prose. Such a line is not wrapped, so that the command can be copied."""
+
+
 def say(text: str) -> None:
     """Print one or more lines on standard output. Characters that it cannot encode are escaped."""
     print(text)
@@ -41,13 +45,17 @@ def warn(text: str) -> None:
 
 
 def _flowing(text: str, stream: TextIO) -> str:
-    """Return the text, wrapped if `stream` is a terminal."""
+    """Return the text, wrapped if `stream` is a terminal. Commands that stand on lines of their own are not wrapped."""
     if stream is None or not stream.isatty():
         return text
     width = screen_width(stream)
     lines = text.split("\n")
     return "\n".join(
-        piece for line in lines for piece in (hanging("", line, "", width) if columns(line) > width else [line])
+        piece
+        for line in lines
+        for piece in (
+            hanging("", line, "", width) if columns(line) > width and not line.startswith(COMMAND_INDENT) else [line]
+        )
     )
 
 
