@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ocwatchd import __version__
 from ocwatchd.errors import ExitCode, UsageError
@@ -20,6 +21,16 @@ Force = Annotated[bool, typer.Option("--force", help="Accept a model that OpenCo
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")]
 
 
+class PlainUsage(TyperCommand):
+    """A command with a required argument. Its usage line names the argument without the braces of typer 0.28."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line after the name of the command."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+
+EXTRA_WORDS = re.compile(r"got unexpected extra arguments?(?:\(s\))? \((.*)\)", re.IGNORECASE)
+"""The phrase that click uses for arguments that a command does not take."""
 NUMBER_WORDS = re.compile(r"is not a valid int(?:eger)?(?: range)?")
 """Matches click's phrase for a value that is not an integer."""
 
@@ -62,6 +73,7 @@ def _usage_message(fault: Any) -> str:
     path = context.command_path if context is not None else "ocwatch"
     usage = f" {_ended(' '.join(context.get_usage().split()))}" if context is not None else ""
     message = NUMBER_WORDS.sub("is not a whole number", fault.format_message().strip())
+    message = EXTRA_WORDS.sub(r"unexpected argument: \1", message)
     return f"{_ended(message[:1].lower() + message[1:])}{usage} For help: {path} --help"
 
 
@@ -128,7 +140,7 @@ def pick(
     raise typer.Exit(command(model, json, session, force, agent))
 
 
-@app.command()
+@app.command(cls=PlainUsage)
 def block(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="provider/model, provider/*, alias or pool.")],
     lasting: Annotated[

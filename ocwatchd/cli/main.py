@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from ocwatchd.cli.output.escape import escape
 from ocwatchd.cli.output.render import screen_width, warn
-from ocwatchd.errors import ExitCode, OcwatchError
+from ocwatchd.errors import ExitCode, OcwatchError, UsageError
 
 HELP_WIDTH = 80
 """Width of the stored list of commands, in columns; typer renders a narrower list for a narrower terminal."""
@@ -110,6 +110,8 @@ def _cooldown_change(command: str, rest: Sequence[str]) -> Callable[[], int] | N
             return None
         else:
             names.append(word)
+    if command == "block" and len(names) == 2 and not values:
+        return lambda: _block_without_option(*names)
     if len(names) > 1 or (command == "block" and not names):
         return None
     from ocwatchd.cli.commands import block
@@ -118,6 +120,16 @@ def _cooldown_change(command: str, rest: Sequence[str]) -> Callable[[], int] | N
     if command == "block":
         return lambda: block.block(names[0], values.get("--for"), values.get("--until"), as_json, force)
     return lambda: block.clear(names[0] if names else None, "--all" in flags, as_json, force)
+
+
+def _block_without_option(model: str, end: str) -> int:
+    """Report a time that was typed without its option, as in `block MODEL 1h`."""
+    from shlex import quote
+
+    option = "--until" if ":" in end else "--for"
+    raise UsageError(
+        f"unexpected argument: {end}. To set a time, use: ocwatch block {quote(model)} {option} {quote(end)}"
+    )
 
 
 def _statusline(rest: Sequence[str]) -> Callable[[], int] | None:

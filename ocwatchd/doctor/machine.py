@@ -212,7 +212,7 @@ def service(facts: Facts) -> Iterator[Check]:
     found = facts.service
     if found.file is None:
         why = f"; {found.unserved}" if found.unserved else ""
-        seen = f"no service is installed, so the daemon ends with its terminal{why}"
+        seen = f"no service is installed, so nothing starts the daemon again after it ends{why}"
         yield Check("service", Severity.INFO, seen, UNIT if found.unserved is None else None)
     elif not found.there:
         seen = f"{found.file} starts {found.program}, which does not exist"

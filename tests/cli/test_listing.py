@@ -9,7 +9,8 @@ import sqlite3
 
 import pytest
 
-from ocwatchd.cli.output.render import columns
+from ocwatchd.cli.commands.status import session_table, status
+from ocwatchd.cli.output.render import columns, table
 from tests.cli.conftest import Cli, at, resting, store
 from tests.support.pty import Pty
 
@@ -245,6 +246,26 @@ def test_sessions_have_names_and_the_model_that_they_use_now(cli: Cli) -> None:
     assert lines[at_one + 1] == "  on mock/primary; returned from mock/fallback"
     assert lines[at_one + 3] == f"  on mock/fallback; {moved}"
     assert [entry["model"] for entry in cli.json("status")["sessions"]] == ["mock/primary", "mock/fallback"]
+    cli.heartbeat(sessions=[{"session": two, "phrase": "moving to mock/fallback"}])
+    assert "  moving to mock/fallback" in cli("status").stdout.splitlines()
+
+
+def test_a_session_in_the_table_is_recognized_by_its_title_and_has_no_outdated_model() -> None:
+    title = "Why does the login form lose its focus after each key"
+    moved = "moved from mock/primary to mock2/fallback"
+    on = {"session": "ses_1", "title": title, "phrase": moved}
+    _, row = session_table([{**on, "model": "mock2/fallback"}], 0.0, 80).split("\n")
+    assert row == "Why does the login form lose it…  mock2/fallback  moved from mock/primary"
+    _, row = session_table([{**on, "model": "mock/primary"}], 0.0, 80).split("\n")
+    assert row.endswith("  mock/primary  returned from mock2/fallback")
+
+
+def test_a_name_is_shortened_only_if_the_row_does_not_fit() -> None:
+    name = "Login form loses its focus in ~/projects/shop"
+    _, row = table(("SESSION", "TOKENS", "COST"), [(name, "110", "$0.00")], 80).split("\n")
+    assert row.startswith(f"{name}  110")
+    _, row = table(("SESSION", "TOKENS", "COST"), [(name * 2, "110", "$0.00")], 80).split("\n")
+    assert (len(row) <= 80, "…" in row) == (True, True)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +281,20 @@ def test_the_last_line_is_the_one_sensible_command(cli: Cli, phrase: str, step: 
     cli.register(**{"p/a": resting()})
     cli.heartbeat(sessions=[{"session": "ses_1", "phrase": phrase}])
     assert cli("status").stdout.splitlines()[-1].startswith(f"next: {step}")
+
+
+def test_up_replaces_the_last_line_only_if_there_is_nothing_else_to_do(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(cli.paths.home))
+    for name in [name for name in os.environ if name.startswith("XDG_")]:
+        monkeypatch.delenv(name)
+    cli.heartbeat()
+    assert status(instead="restart OpenCode") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "next: restart OpenCode"
+    cli.register(**{"p/a": resting()})
+    status(instead="restart OpenCode")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("next: ocwatch explain")
 
 
 def test_an_estimate_looks_like_one(cli: Cli) -> None:

@@ -54,6 +54,18 @@ def test_a_name_that_looks_like_a_slip_is_blocked_and_remarked_on(cli: Cli) -> N
         assert cli("block", name).stderr == ""
 
 
+def test_a_time_without_its_option_is_refused_with_the_command_that_works(cli: Cli) -> None:
+    for end, option in (("1h", "--for"), ("14:20", "--until")):
+        done = cli("block", "p/a", end)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.endswith(f"To set a time, use: ocwatch block p/a {option} {end}\n")
+    more = cli("block", "p/a", "q/b", "r/c").stderr
+    assert "unexpected argument: q/b r/c." in more
+    assert "Usage: ocwatch block [OPTIONS] MODEL. For help" in more
+    assert cli("block", "--help").stdout.startswith("Usage: ocwatch block [OPTIONS] MODEL\n")
+    assert not cli.paths.blacklist.exists()
+
+
 def test_block_until_a_time_until_cleared_and_a_whole_provider(cli: Cli) -> None:
     document = cli.json("block", "p/a", "--until", "2035-01-02T03:04:05+01:00")
     assert document["blocked"]["until"] == "2035-01-02T02:04:05.000Z"

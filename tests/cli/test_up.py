@@ -90,6 +90,10 @@ def test_dry_run_shows_it_and_does_nothing(cli: Cli) -> None:
     assert done.returncode == 0
     assert '"p/a"' in done.stdout
     assert "Would start the daemon in the foreground of this terminal" in done.stdout
+    assert "because systemd is " in done.stdout or "because launchctl is " in done.stdout
+    assert done.stdout.rstrip().endswith("To run it in the background instead: ocwatch up --detach")
+    asked = cli("up", "--dry-run", "--foreground").stdout.rstrip()
+    assert asked.endswith("because you asked for --foreground.")
     assert [path for path in cli.paths.home.rglob("*") if path.is_file()] == [
         cli.paths.opencode_config / "opencode.json"
     ]

@@ -180,7 +180,8 @@ def test_up_and_doctor_list_an_opencode_that_is_older_than_the_plugin(limited_ho
         assert [step["pid"] for step in steps if step["what"] == "opencode"] == [tui.pid]
         said = " ".join(ocwatch(limited_home, "up", "--dry-run").stdout.split())
         listed = re.search(
-            rf"# OpenCode {tui.pid} on (pts/\d+), in (\S+), session \S.*? then type: (.*?-s {session.id})", said
+            rf"OpenCode {tui.pid} \((pts/\d+), (\S+), session \S.*?\) was started .*? then type: (.*?-s {session.id})",
+            said,
         )
         assert listed, said
         checks = json.loads(ocwatch(limited_home, "doctor", "--json").stdout)["checks"]

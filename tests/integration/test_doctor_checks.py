@@ -151,7 +151,7 @@ CASES: list[tuple[Facts, str, str, str, str | None]] = [
     (facts(rivals=("x-fallback in opencode.json",)), "rival-plugin", "warning", "x-fallback in", "one of the two"),
     (SOUND, "service", "ok", "/unit", None),
     (facts(service=Service()), "service", "info", "no service is installed", "ocwatch service install"),
-    (facts(service=Service(unserved="no manager")), "service", "info", "its terminal; no manager", None),
+    (facts(service=Service(unserved="no manager")), "service", "info", "again after it ends; no manager", None),
     (facts(service=Service("/unit", "/gone", False)), "service", "error", "/gone, which does not exist", "install"),
     (facts(daemon=Daemon()), "service", "warning", "is not running", "ocwatch service start"),
     (SOUND, "config-file", "ok", "/c.json is valid", None),

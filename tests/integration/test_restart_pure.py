@@ -56,7 +56,7 @@ def test_a_pure_opencode_is_restarted_only_where_it_can_be_reached_again(
         return
     with pytest.raises(OcwatchError, match="runs with --pure, which loads no plugins") as refused:
         _check_comes_back(stranded)
-    assert str(refused.value).endswith(f"start it without --pure, and send the prompt again:\n  cd /a && {again}")
+    assert str(refused.value).endswith(f"start it without --pure, and send the prompt again:\n    cd /a && {again}")
 
 
 def test_who_runs_a_pure_opencode_is_told_to_start_it_without(tmp_path: Path) -> None:
@@ -65,6 +65,11 @@ def test_who_runs_a_pure_opencode_is_told_to_start_it_without(tmp_path: Path) ->
     table = [OpenCodeProcess(50, NOW - 100, str(tmp_path), tmp_path, None, serves_many=False)]
     (one,) = earlier_processes(paths, lambda: table, lambda _: process)
     assert one.why == "runs with --pure, which loads no plugins"
+    assert one.place == f"OpenCode 50 (pts/7, {tmp_path})"
+    assert (
+        replace(one, terminal=None, title="A title").place
+        == f"OpenCode 50 (no terminal, {tmp_path}, session “A title”)"
+    )
     assert one.remedy == f"quit it, then start it without --pure: cd {tmp_path} && opencode"
     stranded = replace(VIEW, directory=str(tmp_path))
     said = str(restart_instead(OcwatchError("none"), [stranded], [one]))

@@ -13,7 +13,7 @@ from types import FrameType
 
 from ocwatchd.cli.commands.installed import installed_opencode
 from ocwatchd.cli.output.escape import escape
-from ocwatchd.cli.output.render import say, say_json, screen_width, symbol, wrapped
+from ocwatchd.cli.output.render import say, say_json, screen_width, symbol, tell, wrapped
 from ocwatchd.drill.fetch import LATEST, fetch
 from ocwatchd.drill.home import private_home
 from ocwatchd.drill.steps import Drill, Step
@@ -70,7 +70,7 @@ def drill(options: DrillOptions) -> int:
     if options.as_json:
         say_json(asdict(result))
     else:
-        say(_verdict(result))
+        tell(_verdict(result))
     return ExitCode.DONE if result.passed else ExitCode.FAILED
 
 
@@ -78,7 +78,7 @@ def _run(running: Drill, program: Path, quiet: bool) -> list[Step]:
     """Run the steps and return them. Unless `quiet` is set, print each step as soon as it has finished."""
     steps: list[Step] = []
     if not quiet:
-        say(f"Drill with {escape(str(program))}, offline, in a private HOME.\n")
+        tell(f"Drill with {escape(str(program))}, offline, in a private HOME.\n")
     with closing(running.run()) as coming:
         for step in coming:
             steps.append(replace(step, seconds=round(step.seconds, 3)))

@@ -219,7 +219,7 @@ def _as_json(line: Entry, decision: str | None) -> dict[str, object]:
 Row = tuple[str, str]
 """A label and its text. A row with an empty label continues the row above it."""
 
-LABEL = 11
+LABEL = 12
 """Width of the labels, in columns."""
 OUTCOMES = {
     "moved": "moved to another model",

@@ -17,16 +17,22 @@ from ocwatchd.state.heartbeat import FRESH, Heartbeat, State
 from ocwatchd.state.read_progress import unread_log
 from ocwatchd.time_words import clock, span, when
 
+NOTHING = "nothing to do. To see everything work: ocwatch drill"
+"""The next step if there is none."""
 WHY = {"manual": "blocked by you", "forecast": "about to be limited"}
 """The reason to show, by reset source. For any other source, the kind of limit is shown."""
 BESIDE_REASON, LEAST_REASON = 58, 12
 """Width, in characters, of all columns of the cooldown table except REASON, and the minimum width of REASON."""
+BESIDE_TITLE, LEAST_TITLE = 48, 12
+"""Width, in columns, of all columns of the table of sessions except SESSION, and the minimum width of SESSION."""
 HEADLINE = {State.UP: "green", State.STALLED: "yellow", State.DOWN: "red"}
 """The style of the first line, by the daemon's state."""
 
 
-def status(as_json: bool = False) -> int:
+def status(as_json: bool = False, instead: str | None = None) -> int:
     """Print the daemon, cooldowns and sessions, and return the exit code.
+
+    `instead` is the next step to print if these contain nothing to do.
 
     Exit codes: 0 the daemon is running and reading logs; 3 it is down or stalled; 4 a model in use has no fallback, or
     OpenCode does not offer a configured model; 5 a running OpenCode process cannot be served.
@@ -35,7 +41,7 @@ def status(as_json: bool = False) -> int:
     if as_json:
         say_json(view.as_json())
     else:
-        tell(_status_text(view))
+        tell(_status_text(view, instead))
     if not view.up:
         return ExitCode.DAEMON_DOWN
     if view.unserved:
@@ -124,14 +130,16 @@ def session_table(
     sessions: Sequence[Mapping[str, object]], now: float, width: int | None = None, *, whole: bool = False
 ) -> str:
     """Return the table of sessions: title or id, current model, and latest event."""
-    rows = [
-        (
-            str(one.get("title") or one.get("session", "?")),
-            str(one.get("model") or "-"),
-            ": ".join(part for part in (_what_follows(one, now), str(one.get("phrase", ""))) if part),
-        )
-        for one in sessions
-    ]
+    width = width or screen_width()
+    rows = []
+    for one in sessions:
+        model, phrase = str(one.get("model") or ""), str(one.get("phrase") or "")
+        # unlike a model's name, a title is recognized by its beginning
+        title = fit(str(one.get("title") or one.get("session", "?")), max(width - BESIDE_TITLE, LEAST_TITLE))
+        happened = _still_true(phrase, model)
+        if model:  # the column before names the model
+            happened = happened.removesuffix(f" to {model}")
+        rows.append((title, model or "-", ": ".join(part for part in (_what_follows(one, now), happened) if part)))
     return table(("SESSION", "MODEL NOW", "WHAT HAPPENED LAST"), rows, width, whole=whole)
 
 
@@ -148,7 +156,8 @@ def _session_lines(sessions: Sequence[Mapping[str, object]], now: float) -> list
         name = SessionName(ident, title, directory, moment(updated, "updated") if updated else None)
         head = described(name, now)
         lines.append(escape(f"{head} ({ident})" if head else ident))
-        parts = (f"on {model}" if model else "", _still_true(phrase, model), _what_follows(one, now))
+        settled = model and phrase != f"moving to {model}"  # otherwise it is not yet proven that the model answers
+        parts = (f"on {model}" if settled else "", _still_true(phrase, model), _what_follows(one, now))
         happened = "; ".join(part for part in parts if part)
         lines += [f"  {line}" for line in hanging("", escape(happened), "", screen_width() - 2)]
     return lines
@@ -231,7 +240,7 @@ def _reason(view: CooldownView) -> str:
     return f"{why}, {view.strikes} strikes" if view.strikes > 1 else why
 
 
-def _status_text(view: StatusView) -> str:
+def _status_text(view: StatusView, instead: str | None = None) -> str:
     parts = [paint(headline(view), HEADLINE[view.state if not view.unserved else State.STALLED])]
     if view.cooldowns:
         title, *rows = cooldown_table(view.cooldowns, view.now, whole=True).split("\n")
@@ -255,7 +264,8 @@ def _status_text(view: StatusView) -> str:
         parts += map(_health_line, view.health)
     # a headline with "not running" already names this command
     if len(parts) > 1 or view.state != State.DOWN:
-        parts.append("\n" + paint(f"next: {next_step(view)}", "bold"))
+        step = next_step(view)
+        parts.append("\n" + paint(f"next: {instead if instead and step == NOTHING else step}", "bold"))
     return "\n".join(parts)
 
 
@@ -279,7 +289,7 @@ def next_step(view: StatusView) -> str:
         return "ocwatch doctor (see what to do)"
     if view.cooldowns:
         return "ocwatch explain (see why) or ocwatch watch (follow what happens)"
-    return "nothing to do. To see everything work: ocwatch drill"
+    return NOTHING
 
 
 def _health_line(line: str, cut: bool = True) -> str:

@@ -23,7 +23,7 @@ from ocwatchd.cli.commands.service import linger_remark
 from ocwatchd.cli.commands.setup_steps import Report, Step, shown
 from ocwatchd.cli.commands.status import status
 from ocwatchd.cli.output.escape import escape
-from ocwatchd.cli.output.render import say, tell
+from ocwatchd.cli.output.render import COMMAND_INDENT, say, tell
 from ocwatchd.config import load
 from ocwatchd.config.starter import Starter, starter_for
 from ocwatchd.errors import ExitCode, OpenCodeUnreachable, UsageError
@@ -38,6 +38,8 @@ from ocwatchd.state import heartbeat
 from ocwatchd.state.files import write_atomic, write_new
 
 ABOUT_2 = f"its sessions are moved through its own API. The differences are described in {DOCUMENTATION}/opencode2.md"
+ASKED = "you asked for --foreground"
+"""The reason why no service manager is used, if the user gave that option."""
 UP_LIMIT = 15.0
 """Timeout, in seconds, for the daemon's first heartbeat, which takes half a second on an idle machine."""
 POLL_INTERVAL = 0.05
@@ -76,7 +78,7 @@ def up(
     _install_plugin(paths, report)
     _tell_generation(report)
     earlier = _tell_earlier(paths, report)
-    manager = NoManager("you asked for --foreground") if foreground else manager_for(paths)
+    manager = NoManager(ASKED) if foreground else manager_for(paths)
     service_status = manager.status()
     running = stray_daemon(paths, service_status)
     outdated = running is not None and heartbeat.read(paths.heartbeat).code not in ("", heartbeat.code_mark())
@@ -155,8 +157,9 @@ def _tell_earlier(paths: Paths, report: Report) -> list[EarlierProcess]:
     """Report the OpenCode processes started without the companion plugin, and how to restart each."""
     earlier = earlier_processes(paths)
     for one in earlier:
-        text = f"# {one.place} {one.why}. To load the companion plugin: {one.remedy}"
-        report.add(Step("opencode", "found", pid=one.pid, text=escape(text)))
+        text = escape(f"{one.place} {one.why}. To load the companion plugin, {one.way}:")
+        command = f"{COMMAND_INDENT}{escape(one.again)}"
+        report.add(Step("opencode", "found", pid=one.pid, text=f"{text}\n{command}"))
     return earlier
 
 
@@ -247,7 +250,9 @@ def _have_service(manager: Manager, service_status: ServiceStatus, report: Repor
 def _serve(paths: Paths, report: Report, manager: NoManager) -> int:
     from ocwatchd.daemon import loop as daemon  # lazy import: not needed with a service
 
-    why = f"in the foreground of this terminal until you press Ctrl-C ({escape(manager.reason)})."
+    why = f"in the foreground of this terminal until you press Ctrl-C, because {escape(manager.reason)}."
+    if manager.reason != ASKED:
+        why += " To run it in the background instead: ocwatch up --detach"
     if report.dry_run:
         report.add(Step("daemon", "started", text=f"the daemon {why}"))
     else:
@@ -273,4 +278,4 @@ def _conclude(paths: Paths, report: Report, manager: str, earlier: Sequence[Earl
     report.end({"manager": manager, "state": state, "earlier": [one.as_json() for one in earlier]})
     if report.as_json or report.dry_run:
         return ExitCode.DONE if report.dry_run or state == heartbeat.State.UP else ExitCode.DAEMON_DOWN
-    return status()
+    return status(instead="restart the OpenCode processes named above, then try it: ocwatch drill" if earlier else None)

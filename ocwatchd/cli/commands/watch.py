@@ -379,7 +379,7 @@ def _drawn_until_a_command(
 def _run(words: list[str]) -> None:
     """Run an ocwatch command, or print the list of keys. Then wait for Enter, q or Esc."""
     if words == ["help"]:
-        say(HELP)
+        say(HELP.rstrip("\n"))
     else:
         say(f"$ {escape(shlex.join(['ocwatch', *words]))}")
         subprocess.run([sys.executable, "-P", "-m", "ocwatchd.cli", *words], check=False)

@@ -18,8 +18,8 @@ WIDTH = 80
 """Width of the output, in columns, if neither COLUMNS nor a terminal defines one, as for files and pipes."""
 
 BESIDE_NAMES = 44
-"""Minimum total width, in characters, of all columns but the names. A name that would leave less is shortened in the
-middle.
+"""Minimum total width, in characters, of all columns but the names, if they need it. A name that would leave less is
+shortened in the middle.
 """
 LEAST_PHRASE = 14
 """Minimum width, in columns, of a table's last column before names are shortened."""
@@ -122,7 +122,8 @@ def table(
     width = width or screen_width()
     cells = [list(titles), *(list(map(escape, row)) for row in rows)]
     between = sum(max(columns(row[index]) for row in cells) for index in range(1, len(titles) - 1)) + 2 * len(titles)
-    name = max(width - max(BESIDE_NAMES, between + LEAST_PHRASE), 12)
+    beside = min(BESIDE_NAMES, between + max(columns(row[-1]) for row in cells))
+    name = max(width - max(beside, between + LEAST_PHRASE), 12)
     cells = [[fit_middle(row[0], name), *row[1:]] for row in cells]
     widths = [max(columns(row[index]) for row in cells) for index in range(len(titles) - 1)]
     room = width - sum(widths) - 2 * len(widths)

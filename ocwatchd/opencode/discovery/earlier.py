@@ -42,9 +42,9 @@ class EarlierProcess:
     @property
     def place(self) -> str:
         """A phrase that names the process, its terminal, directory and session."""
-        where = f"on {self.terminal.removeprefix('/dev/')}" if self.terminal else "without a terminal"
+        where = self.terminal.removeprefix("/dev/") if self.terminal else "no terminal"
         titled = f", session “{self.title}”" if self.title else f", session {self.session}" if self.session else ""
-        return f"OpenCode {self.pid} {where}, in {self.directory}{titled}"
+        return f"OpenCode {self.pid} ({where}, {self.directory}{titled})"
 
     @property
     def why(self) -> str:
@@ -52,12 +52,15 @@ class EarlierProcess:
         return PURE_WHY if self.pure else "was started before the companion plugin was installed"
 
     @property
+    def way(self) -> str:
+        """The phrase that says how to restart the process; the command `again` follows it."""
+        stop = f"stop it (kill {self.pid})" if self.subcommand else "quit it"
+        return f"{stop}, then {'start it without --pure' if self.pure else 'type'}"
+
+    @property
     def remedy(self) -> str:
         """The sentence that says how to restart the process."""
-        stop = f"stop it (kill {self.pid})" if self.subcommand else "quit it"
-        if self.pure:
-            return f"{stop}, then start it without --pure: {self.again}"
-        return f"{stop}, then type: {self.again}"
+        return f"{self.way}: {self.again}"
 
     def as_json(self) -> dict[str, object]:
         """The entry of the JSON contract."""
