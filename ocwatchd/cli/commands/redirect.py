@@ -362,12 +362,8 @@ def _text(job: Job, target: Target | None, outcome: MoveOutcome | None) -> str:
     agent = f" with agent {target.agent}" if target.agent else ""
     way = f"{named_session(job.moved.session, name)}: {job.stuck.model} -> {target.model}{agent}"
     if outcome is None:
-        until = (
-            f" Without a move, OpenCode would retry at {when(job.stuck.next_at, time.time())}."
-            if job.stuck.next_at
-            else ""
-        )
-        return f"Would move {way}.{until}"
+        at = when(job.stuck.next_at, time.time()) if job.stuck.next_at else ""
+        return f"Would move {way}." + (f" Without a move, OpenCode would retry at {at}." if at else "")
     why = f" ({outcome.why})" if outcome.why else ""
     if outcome.result is MoveResult.MOVED:
         return f"Moved {way} in {outcome.seconds:.1f} s{why}."
