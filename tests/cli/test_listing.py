@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sqlite3
+import sys
 
 import pytest
 
@@ -294,7 +295,10 @@ def test_up_replaces_the_last_line_only_if_there_is_nothing_else_to_do(
     assert capsys.readouterr().out.splitlines()[-1] == "next: restart OpenCode"
     cli.register(**{"p/a": resting()})
     status(instead="restart OpenCode")
-    assert capsys.readouterr().out.splitlines()[-1].startswith("next: ocwatch explain")
+    assert capsys.readouterr().out.splitlines()[-1] == "next: restart OpenCode"
+    cli.heartbeat(health=["cannot read /logs/old.log"])
+    status(instead="restart OpenCode")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("next: ocwatch doctor")
 
 
 def test_an_estimate_looks_like_one(cli: Cli) -> None:
@@ -311,3 +315,8 @@ def test_colours_are_for_terminals(cli: Cli, env: dict[str, str], coloured: bool
     with Pty(cli.command("status"), {**cli.env, "TERM": "xterm", **env}, cli.paths.home) as terminal:
         terminal.end()
         assert (b"\x1b[31m" in terminal.shown) == coloured
+    program = "from ocwatchd.cli.output.render import symbol; print(symbol('warning'))"
+    for command, code in ((cli.command("cooldowns"), b"\x1b[1mMODEL"), ([sys.executable, "-c", program], b"\x1b[33m!")):
+        with Pty(command, {**cli.env, "TERM": "xterm", **env}, cli.paths.home) as terminal:
+            assert terminal.end() == 0
+            assert (code in terminal.shown) == coloured

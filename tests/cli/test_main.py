@@ -161,6 +161,12 @@ def test_a_command_on_a_line_of_its_own_is_not_broken(cli: Cli) -> None:
         *prose, last = terminal.shown.decode().split("\r\n")[:-1]
     assert last == typed
     assert len(prose) == 2
+    program = f"from ocwatchd.cli.output.render import tell; tell('Sessions:\\n  ' + {'a session ' * 9!r})"
+    with Pty([sys.executable, "-c", program], cli.env, cli.paths.home, size=(60, 24)) as terminal:
+        assert terminal.end() == 0
+        _, first, second = terminal.shown.decode().split("\r\n")[:-1]
+    assert first.startswith("  a session a")
+    assert second.startswith("    session")
 
 
 def test_a_state_directory_that_cannot_be_made_is_one_message(cli: Cli) -> None:

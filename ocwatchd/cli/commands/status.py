@@ -19,6 +19,8 @@ from ocwatchd.time_words import clock, span, when
 
 NOTHING = "nothing to do. To see everything work: ocwatch drill"
 """The next step if there is none."""
+LOOK = "ocwatch explain (see why) or ocwatch watch (follow what happens)"
+"""The next step if a model is cooling down, and everything else is as it should be."""
 WHY = {"manual": "blocked by you", "forecast": "about to be limited"}
 """The reason to show, by reset source. For any other source, the kind of limit is shown."""
 BESIDE_REASON, LEAST_REASON = 58, 12
@@ -32,7 +34,7 @@ HEADLINE = {State.UP: "green", State.STALLED: "yellow", State.DOWN: "red"}
 def status(as_json: bool = False, instead: str | None = None) -> int:
     """Print the daemon, cooldowns and sessions, and return the exit code.
 
-    `instead` is the next step to print if these contain nothing to do.
+    `instead` is the next step to print if these name no problem.
 
     Exit codes: 0 the daemon is running and reading logs; 3 it is down or stalled; 4 a model in use has no fallback, or
     OpenCode does not offer a configured model; 5 a running OpenCode process cannot be served.
@@ -109,7 +111,11 @@ def cooldowns(as_json: bool = False) -> int:
         return ExitCode.DONE
     for problem in problems:
         warn(escape(problem))
-    say(cooldown_table(views, now) if views else "No model is cooling down.")
+    if not views:
+        say("No model is cooling down.")
+        return ExitCode.DONE
+    title, *rows = cooldown_table(views, now).split("\n")
+    say("\n".join((paint(title, "bold"), *rows)))
     return ExitCode.DONE
 
 
@@ -265,7 +271,7 @@ def _status_text(view: StatusView, instead: str | None = None) -> str:
     # a headline with "not running" already names this command
     if len(parts) > 1 or view.state != State.DOWN:
         step = next_step(view)
-        parts.append("\n" + paint(f"next: {instead if instead and step == NOTHING else step}", "bold"))
+        parts.append("\n" + paint(f"next: {instead if instead and step in (NOTHING, LOOK) else step}", "bold"))
     return "\n".join(parts)
 
 
@@ -288,7 +294,7 @@ def next_step(view: StatusView) -> str:
     if view.unserved or view.health:
         return "ocwatch doctor (see what to do)"
     if view.cooldowns:
-        return "ocwatch explain (see why) or ocwatch watch (follow what happens)"
+        return LOOK
     return NOTHING
 
 

@@ -44,6 +44,12 @@ def warn(text: str) -> None:
     print(_flowing(f"ocwatch: {text}", sys.stderr), file=sys.stderr)
 
 
+def _indent_of(line: str) -> str:
+    """Return the indentation of what follows when the line is wrapped: below the text of an indented line."""
+    margin = len(line) - len(line.lstrip(" "))
+    return " " * (margin + 2) if margin else ""
+
+
 def _flowing(text: str, stream: TextIO) -> str:
     """Return the text, wrapped if `stream` is a terminal. Commands that stand on lines of their own are not wrapped."""
     if stream is None or not stream.isatty():
@@ -54,7 +60,9 @@ def _flowing(text: str, stream: TextIO) -> str:
         piece
         for line in lines
         for piece in (
-            hanging("", line, "", width) if columns(line) > width and not line.startswith(COMMAND_INDENT) else [line]
+            hanging("", line, _indent_of(line), width)
+            if columns(line) > width and not line.startswith(COMMAND_INDENT)
+            else [line]
         )
     )
 
@@ -81,14 +89,21 @@ SYMBOLS = {"ok": ("✓", "+"), "info": ("·", "-"), "warning": ("!", "!"), "erro
 """The symbol for each severity, and its ASCII replacement for outputs that cannot encode the symbol."""
 
 
+SEVERITY_STYLES = {"ok": "green", "info": "dim", "warning": "yellow", "error": "red"}
+"""The style of the symbol for each severity."""
+
+
 def symbol(severity: str) -> str:
-    """Return the symbol for a finding of this severity (`ok`, `info`, `warning`, `error`), one column wide."""
+    """Return the symbol for a finding of this severity (`ok`, `info`, `warning`, `error`), one column wide.
+
+    On a terminal it is coloured.
+    """
     shown, plain = SYMBOLS[severity]
     try:
         shown.encode(getattr(sys.stdout, "encoding", None) or "ascii")
     except (UnicodeEncodeError, LookupError):
-        return plain
-    return shown
+        shown = plain
+    return paint(shown, SEVERITY_STYLES[severity])
 
 
 def say_json(document: Mapping[str, object]) -> None:
