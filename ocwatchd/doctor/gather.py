@@ -253,6 +253,7 @@ def _running(
         place=earlier.place if earlier else "",
         why=earlier.why if earlier else "",
         remedy=earlier.remedy if earlier else "",
+        again=earlier.again if earlier else "",
         hooks=hooks_in(paths.endpoints, process.pid),
     )
 

@@ -140,7 +140,7 @@ def endpoints(facts: Facts) -> Iterator[Check]:
         seen = (
             f"{found.place or f'OpenCode {found.pid}{where}'} cannot be reached: its sessions cannot be moved in place"
         )
-        yield Check("doors", Severity.WARNING, seen, _way_in(found, facts))
+        yield Check("doors", Severity.WARNING, seen, _way_in(found, facts), found.again)
     for trouble in facts.endpoint_troubles:
         yield Check("doors", Severity.WARNING, trouble, "see the finding, or restart that OpenCode process")
 

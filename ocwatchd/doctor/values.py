@@ -27,6 +27,8 @@ class Check:
     severity: Severity
     seen: str
     remedy: str | None = None
+    command: str = ""
+    """The end of `remedy` if that is a command to copy, which must not be wrapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class Running:
     """The reason why the plugin is not loaded, as a clause such as `was started …`. Empty if it is loaded."""
     remedy: str = ""
     """Instructions for restarting a process without the plugin. Empty if the plugin is loaded."""
+    again: str = ""
+    """The command at the end of `remedy`."""
     hooks: tuple[str, ...] = ()
     """The companion plugin's hooks that this process, an OpenCode 2, has called."""
 

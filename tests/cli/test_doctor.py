@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ocwatchd.cli.commands.doctor import text_of
+from ocwatchd.doctor.checks import examine
+from ocwatchd.doctor.values import Facts, Plugin, Running
 from tests.cli.conftest import Cli, resting
 
 PROVIDERS = {
@@ -239,3 +243,14 @@ def test_an_archive_that_cannot_be_written_is_said(home: Cli) -> None:
     done = home("doctor", "--bundle", "/proc/report.tar.gz")
     assert done.returncode == 1
     assert "/proc/report.tar.gz cannot be written" in done.stderr
+
+
+def test_a_command_in_a_remedy_is_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    again = "cd /home/somebody/projects/shop && opencode --log-level DEBUG -s ses_1"
+    process = Running(7, "/p", why="was started before", remedy=f"quit it, then type: {again}", again=again)
+    facts = Facts(0.0, running=(process,), plugin=Plugin("current", "/plugin.js", "1", "1"))
+    (found,) = (check for check in examine(facts) if check.code == "doors")
+    assert text_of(found).splitlines()[-2:] == ["    -> it was started before: quit it, then type:", f"      {again}"]
+    assert found.remedy == f"it was started before: quit it, then type: {again}"
+    assert text_of(replace(found, remedy="see the finding")).endswith("-> see the finding")

@@ -49,7 +49,7 @@ def _show(facts: Facts, checks: Sequence[Check], as_json: bool, bundle: str | No
         say_json({"time": iso(facts.now), "checks": found, "endpoints": endpoints, "bundle": bundle})
     else:
         for check in checks:
-            say(_text(check))
+            say(text_of(check))
         say(f"\n{_summary(checks)}")
         if bundle:
             tell(
@@ -62,11 +62,17 @@ def _view(check: Check) -> dict[str, object]:
     return {"code": check.code, "severity": check.severity.value, "seen": check.seen, "remedy": check.remedy}
 
 
-def _text(check: Check) -> str:
+def text_of(check: Check) -> str:
+    """Return a finding with its remedy, wrapped to the width of the terminal."""
     width = screen_width()
     seen = wrapped(f"{check.code}: {escape(check.seen)}", INDENT, width)
     head = f"{symbol(check.severity.value)} {seen[INDENT:]}"
-    return f"{head}\n{wrapped(f'-> {escape(check.remedy)}', 2 * INDENT, width)}" if check.remedy else head
+    if not check.remedy:
+        return head
+    copied = bool(check.command) and check.remedy.endswith(check.command)
+    remedy = check.remedy.removesuffix(check.command)
+    command = f"\n{' ' * 3 * INDENT}{escape(check.command)}" if copied else ""
+    return f"{head}\n{wrapped(f'-> {escape(remedy)}', 2 * INDENT, width)}{command}"
 
 
 def _summary(checks: Sequence[Check]) -> str:
