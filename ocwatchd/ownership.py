@@ -57,7 +57,9 @@ def account(user: int) -> str:
 
 
 def repair(path: str, *, whole: bool = False) -> str:
-    """Return the `chown` command that gives a file or, with `whole`, a directory tree to the owner of HOME."""
+    """Return the `chown` command that gives a file to the owner of HOME or, if `whole` is set, a whole directory
+    tree.
+    """
     from shlex import quote  # lazy import: only for error messages
 
     owner = home_owner() if os.geteuid() == 0 else os.geteuid()
@@ -97,8 +99,8 @@ def check_directory(path: str | os.PathLike[str]) -> None:
 
 
 def _close(path: str) -> None:
-    """Set the mode of the directory to 0700 if it is still ours. Errors are ignored, because some file systems have no
-    modes.
+    """Set the mode of the directory to 0700, after a second check that it is ours. Errors are ignored, because some
+    file systems have no modes.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -114,7 +116,7 @@ def _close(path: str) -> None:
 
 
 def _anothers(path: str, user: int) -> str:
-    """Return the error message for another user's directory.
+    """Return the error message for a directory that belongs to another user.
 
     A directory of root in our own home was most likely created with `sudo`, so the message suggests `chown`. For any
     other owner, it does not, because ocwatchd would then trust the directory's content.

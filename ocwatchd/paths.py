@@ -67,7 +67,9 @@ def cache_file(name: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def opencode_directories(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return OpenCode's global configuration directories, lowest precedence first. The last one contains our own."""
+    """Return OpenCode's global configuration directories, lowest precedence first. The last one also contains our
+    configuration.
+    """
     usual = f"{config_home(environ)}/opencode"
     override = environ.get("OPENCODE_CONFIG_DIR", "")
     return [usual, override] if override and override != usual else [usual]
@@ -112,9 +114,11 @@ class Paths:
     def from_env(cls, *, checked: bool = True) -> Paths:
         """Derive all paths from HOME, the XDG variables and OPENCODE_CONFIG_DIR of this process.
 
+        If `checked` is False, the caller must check our state directory.
+
         Raises:
-            HomeUnknown: HOME names no directory. StateError: our state directory belongs to another user. If `checked`
-            is False, the caller must check this.
+            HomeUnknown: HOME names no directory.
+            StateError: Our state directory belongs to another user.
         """
         from pathlib import Path
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 _WEEK = 6 * 86400.0
-"""Maximum distance, in seconds, at which a weekday alone is unambiguous."""
+"""Maximum distance, in seconds, at which the weekday alone identifies the day."""
 
 
 def clock(epoch: float | None, now: float) -> str:

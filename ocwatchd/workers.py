@@ -20,7 +20,9 @@ limits kept 4 MiB of memory.
 
 
 class Workers:
-    """A pool of threads. `submit` never blocks. Work must not raise, because an exception would end its thread."""
+    """A pool of threads. `submit` never blocks. Submitted functions must not raise, because an exception would end the
+    thread.
+    """
 
     def __init__(
         self, most: int, lanes: Mapping[Hashable, int], per_lane: int, idle_timeout: float = IDLE_TIMEOUT

@@ -221,17 +221,17 @@ class OpenLog:
         self.only_news()
 
     def only_news(self) -> None:
-        """Skip events that have already been reported from this log, beginning with the next read.
+        """From the next read on, skip events that were already reported from this log.
 
-        The filter is created by the next read, because other files with the same lines may be read before it.
+        That read creates the filter, because other files with the same lines may be read in the meantime.
         """
         self._only_news = True
 
     def resume(self, cursor: Cursor, most: int, *, moved: bool = False) -> bool:
-        """Resume at a saved cursor if this file contains the bytes before it. Return whether it does.
+        """Resume at a saved cursor if this file contains the bytes that precede the cursor. Return whether it does.
 
-        The file need not be the cursor's own file; it may be a copy. `moved`: whether the bytes may be at another
-        offset. If more than `most` bytes follow, only the last `most` bytes are read.
+        The file may be a copy of the cursor's own file. `moved`: whether these bytes may be at another offset. If more
+        than `most` bytes are unread, only the last `most` bytes are read.
         """
         place = self._place_of(cursor, moved=moved)
         if place is None:
@@ -277,9 +277,9 @@ class OpenLog:
             end = begin
 
     def cursor(self) -> Cursor:
-        """Return the cursor at which to resume after a restart, at the start of the first unfinished line.
+        """Return the cursor for resuming after a restart. It points to the start of the first unfinished line.
 
-        The cursor describes the bytes that were read. The file itself may have been truncated and refilled since then.
+        The cursor describes the bytes that were read, even if the file has been truncated and refilled since then.
         """
         offset = self.reading.position
         kept = len(self._before) - (self._at - offset)
@@ -291,8 +291,8 @@ class OpenLog:
         return Cursor(*place, *self._recent.as_values())
 
     def adopt(self, before: OpenLog) -> None:
-        """Take over the position and the parser of another OpenLog, which reads either this file or the file of which
-        this is a copy.
+        """Take over the position and the parser of another OpenLog, whose file is this file or the original of this
+        copy.
         """
         self.reading = before.reading
         self._catching_up, self._barrier, self._only_news = before._catching_up, before._barrier, before._only_news
@@ -300,8 +300,8 @@ class OpenLog:
         self._recent = before._recent
 
     def knows(self, before: OpenLog) -> bool:
-        """Return whether this is the file of `before` or a copy of it. The last bytes that `before` has read are
-        compared.
+        """Return whether this is the file of `before` or a copy of it: whether it contains the last bytes that `before`
+        has read.
         """
         last, self._before = before._before, before._before
         here = os.pread(self._fd, len(last), before._at - len(last))
@@ -322,7 +322,7 @@ class OpenLog:
         return first_time(os.pread(self._fd, CHUNK, 0))
 
     def begins_like(self, head: bytes) -> bool:
-        """Return whether this file begins with `head`. If it does, another file that begins with `head` is a copy."""
+        """Return whether the first bytes of this file are `head`. Two files with the same first bytes are copies."""
         return len(head) == HEAD and head == self._head
 
     # ---- reading new data
@@ -332,7 +332,7 @@ class OpenLog:
 
         Reading stops after about `most` bytes or MAX_EVENTS events. `now` is in epoch seconds. If the file has changed
         and no longer contains the last bytes read, `on_loss` is called before the file is read from its beginning. If
-        `on_loss` returns False, the file is read only by the next call.
+        `on_loss` returns False, only the next call reads the file.
 
         Raises:
             OSError: The file can no longer be read.
@@ -391,8 +391,8 @@ class OpenLog:
             self._recent.reached(time)
 
     def _pace(self) -> list[Seen]:
-        """Search only for failures while more than FAR bytes are unread, and parse all lines after that. Return the
-        events of the lines that the search had set aside.
+        """Only search for failures while more than FAR bytes are unread; then begin to parse all lines. At this change,
+        return the events of the lines that the search had set aside.
         """
         far = self.size - self._at > FAR
         if far and self._catching_up is None:
@@ -435,8 +435,8 @@ class OpenLog:
         return True
 
     def _last_read(self) -> int | None:
-        """Return the offset after the last bytes read. If only the last of these bytes are left, at the beginning of
-        the file, return the offset after them. Return None if neither is found.
+        """Find the last bytes read in the file, and return the offset after them. If the file begins with only the end
+        of these bytes, return the offset after that part. Return None if neither is found.
         """
         last = self._before
         if not _distinctive(last):
@@ -452,7 +452,7 @@ class OpenLog:
         return None
 
     def _behind_copy(self) -> int:
-        """Return the offset at which to begin in an unknown file. The offset is 0 unless OpenCode 2 is shortening the
+        """Return the offset at which to begin in a file that was never read: 0 unless OpenCode 2 is shortening the
         file.
 
         OpenCode 2 shortens its log by copying the last half to the beginning and then truncating the file after the
@@ -486,7 +486,7 @@ class OpenLog:
 
 
 def _last_records(here: bytes, before: bytes) -> bytes:
-    """Return the longest common suffix of both that begins with a record with a time, or no bytes if there is none."""
+    """Return the longest common suffix that starts at the beginning of a line and contains a timestamp, or no bytes."""
     pairs = zip(reversed(here), reversed(before), strict=False)
     size = next((number for number, (ours, theirs) in enumerate(pairs) if ours != theirs), len(here))
     begin = before.find(b"\n", len(before) - size) + 1

@@ -22,7 +22,7 @@ _XZ_MAGIC = b"\xfd7zXZ\x00"
 
 
 def limits_in(path: Path, rules: RuleSet, *, file: str | None = None) -> Iterator[LimitEvent]:
-    """Yield all refused attempts in a file, in order: certain and doubtful limits, and errors without a matching rule.
+    """Yield all refused attempts in a file, in order: certain limits, doubtful limits, and errors that match no rule.
 
     `file` is the file name in the events (default: the path). A compressed file is recognized by its first bytes.
 

@@ -1,9 +1,10 @@
 """Follow one log even if it is renamed, truncated, replaced or missing. No other module follows live logs.
 
-A wake-up only triggers a poll, and `poll` itself finds out what has changed. At the end of the file, it checks whether
-the path still leads to this file. If not, it reads the old file to its end before it opens the new one. It then reads
-both, because OpenCode continues to write to a renamed file. If a shortened, copied or rewritten file contains lines
-that were read before, their events are not reported again. The tail never blocks, and opens only regular files.
+A wake-up only triggers a poll; `poll` itself finds out what has changed. At the end of the file, `poll` checks whether
+the path still leads to this file. If not, `poll` reads the old file to its end before it opens the new one. From then
+on, it reads both, because OpenCode continues to write to a renamed file. If a shortened, copied or rewritten file
+contains lines that were read before, their events are not reported again. The tail never blocks, and opens only regular
+files.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ REPLACED_KEPT = 8
 """Maximum number of replaced files that are watched for late writes."""
 
 REPLACED_IDLE = 6 * 3600.0
-"""Time, in seconds, without a write after which a replaced file is closed if it still has a name."""
+"""A replaced file that still has a name is closed after this many seconds without a write."""
 
 UNLINKED_IDLE = 120.0
-"""Time, in seconds, without a write after which a replaced file is closed if it was deleted."""
+"""A replaced file that was deleted is closed after this many seconds without a write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How much of a file is read, in bytes and in seconds before the present, if the file exists at the first start and
-    has no cursor.
+    """How far back a file is read if it exists at the first start and has no cursor: at most the last `size` bytes, and
+    only events of the last `seconds` seconds.
     """
 
     size: int = LOOK_BACK
@@ -87,7 +88,7 @@ class LogTail:
         """Prepare to follow `path` from a saved `cursor` or, without a cursor, from its beginning. No file is opened
         yet.
 
-        `window` limits how much of a file without a cursor is read. Events in that part are treated as old.
+        `window` limits how much of a file without a cursor is read. The events read there are treated as old.
         """
         self.path = path
         self.found: Identity | None = None
@@ -109,11 +110,11 @@ class LogTail:
         self._recent = Recent(cursor.until, cursor.since, cursor.told) if cursor else Recent()
 
     def begin_at(self, file: Identity, size: int, mtime: float) -> None:
-        """Begin at the offset `size` when the log is opened. If the log is then shorter or is no longer this `file`,
-        begin at its beginning.
+        """When the log is opened, begin at the offset `size`, or at the beginning if the log is then shorter or is not
+        `file`.
 
-        `mtime` is the file's modification time at that size, in epoch seconds. If older lines are read, only events
-        after that time are reported.
+        `mtime` is the modification time that the file had at that size, in epoch seconds. If lines before the offset
+        are read, only events after that time are reported.
         """
         self._begin_at = (file, size)
         self._recent.reached(mtime)
@@ -121,8 +122,8 @@ class LogTail:
     # ---- reading
 
     def poll(self, now: float) -> list[Sighting]:
-        """Return the events written since the last poll. The order is that of the files, and events of replaced files
-        come first. Never raises.
+        """Return the events written since the last poll, in the order of the lines. Events of replaced files come
+        first. Never raises.
         """
         sightings: list[Sighting] = []
         self.problem = None
@@ -153,8 +154,8 @@ class LogTail:
         return log
 
     def _taken_back(self, here: Identity) -> OpenLog | None:
-        """Return the replaced file that the path leads to again, so that it is not read twice, or None if the path
-        leads to another file.
+        """If the path leads to one of the replaced files again, return that file, so that it is not read twice.
+        Otherwise, return None.
         """
         for log in self._replaced:
             if log.identity == here:
@@ -280,7 +281,9 @@ class LogTail:
         return missed
 
     def _lost(self, log: OpenLog, now: float, sightings: list[Sighting]) -> bool:
-        """Read the unread part of a truncated file from its copies. Return whether all copies were read completely."""
+        """Read the lost part of a truncated file from the file's copies. Return whether all copies were read
+        completely.
+        """
         copy = self._follow_parked(log, copies_of(self.path))
         if copy is not None:
             first = log.begins()
@@ -409,7 +412,7 @@ class LogTail:
 
     def park(self) -> bool:
         """Close the current file but keep its state, so that the next poll resumes there. Return whether the file was
-        closed. It remains open if it has unread data, or if a replaced file is still being followed.
+        closed. The file stays open if it has unread data, or while a replaced file is still being followed.
         """
         if self._current is None or self._replaced or self.behind:
             return False

@@ -37,7 +37,7 @@ Identity = tuple[int, int]
 
 @dataclass(slots=True)
 class _Place:
-    """A directory to watch, and the directory that is currently watched for it."""
+    """A directory to watch, and the directory that is actually watched: itself or, while it is missing, a parent."""
 
     wanted: Path
     watched: Path | None = None
@@ -177,8 +177,8 @@ class _Handler:
 
 
 def _worth_waking(*, files: bool) -> list[type[FileSystemEvent]]:
-    """Return the types of events to watch for. In a directory of logs (`files`), these are changes of files. In a
-    parent directory, they are new directories.
+    """Return the types of events to watch for: changes of files in a directory of logs (if `files` is True), or new
+    directories in a parent directory.
 
     Events caused by ocwatchd's own polling (opened, closed) are excluded, because they would wake the daemon twice a
     second. Renames of files are excluded, because watchdog delays all events after a rename by 500 ms. The next poll
@@ -192,8 +192,8 @@ def _worth_waking(*, files: bool) -> list[type[FileSystemEvent]]:
 
 
 def _nearest(path: Path) -> tuple[Path, Identity | None]:
-    """Return the directory or, if it does not exist, its nearest existing parent. The result includes device and inode,
-    or None if the parent cannot be examined.
+    """Return the directory, or its nearest existing parent if the directory does not exist, together with the device
+    and inode. These are None if not even the root directory can be examined.
     """
     candidate = path
     while True:

@@ -28,7 +28,9 @@ class Mover(Protocol):
     name: str
 
     def move(self, order: Order) -> MoveOutcome:
-        """Check a new snapshot, move the session and return the outcome. Blocks for seconds; safe to call twice."""
+        """Check a new snapshot, move the session and return the outcome. May block for several seconds. It is safe to
+        call this twice.
+        """
         ...
 
 

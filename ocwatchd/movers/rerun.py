@@ -38,9 +38,9 @@ CLEANUP_LIMIT = 8.0
 CLEANUP_POLL = 0.02
 """Interval, in seconds, between checks whether the old run has closed its message, if there is no event stream."""
 EVENT_POLL = 0.002
-"""Interval, in seconds, between checks of received events, which need no request."""
+"""Interval, in seconds, between checks for received events. These checks send no request."""
 EVENTS_LATE = 0.3
-"""Time, in seconds, after an abort. From then on, the messages are requested even if an event stream is open."""
+"""Delay, in seconds, after an abort before messages are requested even though an event stream is open."""
 SETTLE = 0.2
 """Delay, in seconds, between the completion of the old run's last message and the new run, if no event can prove that
 the old run is over. Without this delay, the old run's clean-up canceled the new run in 2 of 6 moves on 1.1.65 and in 1
@@ -48,11 +48,13 @@ of 6 on 1.0.185.
 """
 
 END_LIMIT = 3.0
-"""Timeout, in seconds, from the closed message to the event that proves the end of the old run."""
+"""Timeout, in seconds, for the event that proves the end of the old run, from the time at which the run closed its
+message.
+"""
 
 RECENT = 1.0
-"""Maximum age, in seconds, of a snapshot that shows a retry. If the snapshot is older, open questions are requested
-again.
+"""Maximum age, in seconds, of a snapshot that shows a retry. If the snapshot is older, ocwatchd checks again for open
+questions.
 """
 
 START_QUIET = 0.3
@@ -60,12 +62,13 @@ START_QUIET = 0.3
 begun.
 """
 BEGIN_QUIET = 0.15
-"""Time, in seconds, during which no request is sent after the event stream has shown the new run. OpenCode takes 50 ms
-to send the request to the model, plus 30 ms if it must respond to one of our requests at the same time (1.18.33).
+"""Time, in seconds, during which no request is sent after the event stream has shown that the new run has begun.
+OpenCode takes 50 ms to send the request to the model, plus 30 ms if it must respond to one of our requests at the same
+time (1.18.33).
 """
 
 POSTS = 3
-"""Maximum number of attempts to start the new run. If a request is lost, the run does not start."""
+"""Maximum number of posts of the prompt. If a post is lost, the new run does not start."""
 
 APPEAR_LIMIT = 4.0
 """Timeout, in seconds, for the message of an accepted run to appear; this takes 0.05 - 0.3 s on an idle machine."""
@@ -95,7 +98,7 @@ Events report all changes except the first text of an answer. At a load of 17, r
 delayed the new run itself.
 """
 MAX_PIECES = 60
-"""Number of last messages among which cut-off answers are deleted."""
+"""Maximum number of recent messages that are searched for cut-off answers to delete."""
 PAUSES = (0.5, 1.0)
 """Delay, in seconds, before each repetition of a failed call. Giving up immediately would leave the turn stopped."""
 
@@ -186,7 +189,9 @@ class _Attempt:
         return self._run_target(found.messages)
 
     def _known_silent(self) -> bool:
-        """Return whether a recent snapshot shows a retry, during which no tool call can have an open question."""
+        """Return whether a recent snapshot shows that the session is waiting for a retry. No question can be open
+        during this wait.
+        """
         seen = self._order.snapshot
         lately = 0.0 <= self._time.clock.now() - seen.seen < RECENT
         return lately and seen.state is SessionState.RETRY and not seen.asking and self._order.child is None
@@ -242,7 +247,7 @@ class _Attempt:
 
     @property
     def _cut(self) -> bool:
-        """Whether several consecutive answers of the turn were cut off."""
+        """Whether the last answers of the turn, at least CUT_STEPS in a row, were cut off."""
         return self._order.snapshot.cut_steps >= CUT_STEPS
 
     def _drop_pieces(self, messages: Sequence[Message], snapshot: SessionSnapshot) -> None:
@@ -306,10 +311,11 @@ class _Attempt:
         raise _Ended(Ruling(MoveResult.USER_TOOK_OVER, "the session is already working on something else"), snapshot)
 
     def _post(self, prompt: Message) -> EndpointError | None:
-        """Post the prompt. Return the error if OpenCode did not confirm the prompt, because the run may nevertheless
-        have begun.
+        """Post the prompt. If OpenCode does not confirm the prompt, return the error instead of raising it, because the
+        run may have begun anyway.
 
-        A repetition is safe: OpenCode starts only one run for two posts, and none for a post of an answered prompt.
+        It is safe to repeat the post: OpenCode starts only one run for two posts, and none if the prompt is already
+        answered.
         """
         target = self._order.target
         rerun = Rerun(prompt.id, target.model, target.agent or prompt.agent, prompt.copied)

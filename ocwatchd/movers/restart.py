@@ -45,7 +45,7 @@ from ocwatchd.state.files import make_private_dir
 from ocwatchd.state.relaunch_requests import Asking, path_for
 
 ADDRESS_LIMIT = 5.0
-"""Timeout, in seconds, for the prompt to show the target written into it. This takes 0.02 s on 1.0 - 1.18."""
+"""Timeout, in seconds, for OpenCode to write the target into the prompt. This takes 0.02 s on 1.0 - 1.18."""
 ENDPOINT_TIMEOUT = 60.0
 """Timeout, in seconds, for the new TUI's endpoint to respond. This takes 2 - 4 s on an idle machine with two cores."""
 CLOCK_SLACK = 1.0
@@ -63,7 +63,7 @@ class Terminal(Protocol):
         """Keep the terminal open during the block even if its process ends.
 
         Raises:
-            OcwatchError: This is not possible; nothing was changed.
+            OcwatchError: The terminal cannot be kept open; nothing was changed.
             OSError: As for OcwatchError.
         """
         ...
@@ -198,7 +198,7 @@ class Restart:
         return Session(snapshot.session, snapshot.directory, snapshot.parent, snapshot.version)
 
     def _restart(self, target: Target) -> Endpoint | MoveOutcome:
-        """Restart OpenCode. Return the endpoint at which the prompt is to run, or the outcome if the restart failed."""
+        """Restart OpenCode. Return the endpoint at which to run the prompt or, if the restart failed, the outcome."""
         stranded, process = self._stranded, self._stranded.process
         guardian = self._held.enter_context(Guardian())
         server = private_server(process.exe, stranded.snapshot.directory, process.environ, guardian.watch)
@@ -221,8 +221,8 @@ class Restart:
     # ---- before anything is changed
 
     def _refusal(self, api: Api, target: Target) -> Ruling | None:
-        """Return the reason why the session must not be restarted, according to the private server, or None if it may
-        be restarted.
+        """Return the reason why the session must not be restarted, or None. The information comes from the private
+        server.
         """
         session, stranded = self._session, self._stranded
         unknown = unknown_target(api, target, session.directory)
@@ -332,8 +332,8 @@ def _with_plugin(environ: Mapping[str, str], plugin: Path | None) -> Mapping[str
 VARIABLE = "OCWATCHD_TERMINAL"
 """Environment variable that the launcher sets to its own pid."""
 NEAR = 3
-"""Maximum number of generations from an OpenCode process up to its launcher. This allows one or two wrappers, but
-excludes a tool that starts OpenCode again.
+"""Maximum distance, in generations of processes, from an OpenCode process up to its launcher. This allows for one or
+two wrappers, but excludes an OpenCode that was started by a tool inside OpenCode.
 """
 
 
@@ -350,7 +350,8 @@ class Supervised:
 
     @contextmanager
     def kept_open(self, again: Again) -> Iterator[None]:
-        """Keep the launcher running when OpenCode exits. The launcher starts `again` when the block ends, or earlier.
+        """Keep the launcher running when OpenCode exits. The launcher starts `again` when `launch` is called or, at the
+        latest, when the block ends.
 
         Raises:
             OcwatchError: The request cannot be written; nothing was changed.
@@ -386,7 +387,9 @@ class Supervised:
 
 
 def find_supervised(running: Running, state_dir: Path) -> Supervised | None:
-    """Return the terminal of the launcher that started this process, or None if no launcher is close enough."""
+    """Return the terminal of the launcher that started this process, or None if no launcher is within NEAR
+    generations.
+    """
     named = running.environ.get(VARIABLE, "")
     near = [relative.pid for relative in running.above[:NEAR]]
     return Supervised(int(named), state_dir) if named.isdecimal() and int(named) in near else None

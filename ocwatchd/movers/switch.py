@@ -37,8 +37,8 @@ from ocwatchd.opencode.client.v2.snapshot import Turn, turn_of
 NEAR = 2.6
 """Maximum remaining wait, in seconds, that is not interrupted. OpenCode's first retry follows after 2 s."""
 FREE_SLACK = 5.0
-"""Tolerance, in seconds. If the wait must not be interrupted, the session keeps its model when the reset time is at
-most this long after OpenCode's next attempt.
+"""Tolerance, in seconds, when the wait must not be interrupted: if the session's own model is available again at most
+this long after OpenCode's next attempt, the session keeps its model.
 """
 SPEAK_LIMIT = 10.0
 """Timeout, in seconds, for the target to answer or refuse, from the beginning of its step."""
@@ -174,9 +174,9 @@ class _Attempt:
         return self._verify(turn, frozenset(), left)
 
     def _working_child(self, turn: Turn) -> str | None:
-        """Return the reason if a busy subagent prevents an interrupt; otherwise, return None.
+        """Return the reason why a busy subagent forbids an interrupt, or None if no subagent is busy.
 
-        Subagents are requested only if another session is active.
+        The list of subagents is fetched only if another session is active.
         """
         others = turn.active - {self._session}
         if others and not others.isdisjoint(child.id for child in self._api.children(self._session)):
@@ -261,7 +261,7 @@ class _Attempt:
     def _ruling(
         self, snapshot: SessionSnapshot, known: frozenset[str], seen: float | None, waited: float
     ) -> Ruling | None:
-        """Return the result of the move that a snapshot proves, or None while the result is not known."""
+        """Return the result of the move if this snapshot proves one; otherwise, return None."""
         if seen is None:
             fresh = snapshot.answer is not None and snapshot.answer not in known
             if snapshot.aborted and (fresh or not known):
@@ -293,7 +293,7 @@ class _Attempt:
         return turn_of(self._api, self._session, self._time.clock, thorough=True)
 
     def _probe_turn(self, before: Turn) -> Turn:
-        """Return the turn without its open questions, with half as many requests as `_probe`."""
+        """Return the turn, but without its open questions. This takes half as many requests as `_probe`."""
         return turn_of(self._api, self._session, self._time.clock, known=replace(before.info, model=self._target))
 
     def _end(self, result: MoveResult, why: str, snapshot: SessionSnapshot) -> None:

@@ -73,7 +73,7 @@ class Systemd:
         """Write the unit and enable it.
 
         If `sandbox` is True, the sandbox drop-in, which needs namespaces, is also written. False removes it, and None
-        keeps the present state.
+        changes nothing.
         """
         if self._state(self._properties()) is FileState.FOREIGN:
             raise ServiceFault(

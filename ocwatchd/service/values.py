@@ -26,7 +26,7 @@ class Service:
     """One of our services: its systemd unit, its launchd label, and its command.
 
     `program` is the console script; installations without scripts run `module` instead. `words` contains the arguments.
-    Unit and label also name the templates.
+    The unit and the label also determine the names of the templates.
     """
 
     unit: str
@@ -94,7 +94,7 @@ class Manager(Protocol):
         """Write the service's files and enable its start at login. Return the changed files. The service is neither
         started nor stopped.
 
-        `sandbox` selects whether to use the sandbox, which needs namespaces. None keeps the present setting.
+        `sandbox` selects whether to use the sandbox, which needs namespaces. None changes nothing.
         """
         ...
 

@@ -16,8 +16,8 @@ from ocwatchd.opencode.sessions.message_store import Answer
 PAUSE = 3.0
 """Minimum interval, in seconds, between checks while OpenCode is writing; a check takes a few milliseconds."""
 LATER = 1.0
-"""Time, in seconds, after the beginning of a limit. Only an answer to a request that was made after this time proves
-that the limit is over.
+"""Delay, in seconds, after the beginning of a limit. An answer proves that the limit is over only if its request was
+made after this delay.
 """
 
 
@@ -34,7 +34,9 @@ class Store(Protocol):
 
 
 class Answers:
-    """Finds answers of models that were reported as limited, in the message store of one home."""
+    """Finds answers of models that were reported as limited. The answers are read from the message store of one
+    home.
+    """
 
     def __init__(self, store: Store) -> None:
         """Store the arguments. Nothing is read before `of` is called."""

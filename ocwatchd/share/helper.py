@@ -45,7 +45,7 @@ folder reports changes.
 LOCK_PATIENCE = 0.5
 """Time, in seconds, to wait for another share process to exit."""
 PAUSE_PER_WORK, MAX_OWED_PAUSE = 2.0, 0.5
-"""Seconds of pause that the process owes per second of work, and the number of owed seconds above which it pauses.
+"""Seconds of pause that become due per second of work, and the number of due seconds above which the process pauses.
 Single limits are therefore handled immediately, and a burst of limits does not keep a whole core busy.
 """
 SKIPPED_KEPT = 1000
@@ -205,8 +205,8 @@ class Helper:
         return changed
 
     def _look_for_answers(self, now: float, clock: ServerTime) -> bool:
-        """Report as available the models that have answered on this machine although other machines reported limits for
-        them. Return whether there were any such models.
+        """Find models that have answered on this machine although other machines reported limits for them, and report
+        to those machines that the models are available. Return whether there were any.
         """
         freed: list[Record] = []
         try:

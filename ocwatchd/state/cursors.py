@@ -27,9 +27,7 @@ SIZE_CAP = 16 << 20
 
 
 def load(path: Path) -> tuple[dict[str, Cursor], str | None]:
-    """Return the saved cursors by log path, and a sentence for the user if the file is damaged, or None if
-    it is not.
-    """
+    """Return the saved cursors by log path, and a sentence for the user if the file is damaged (otherwise None)."""
     try:
         document = json.loads(read_plain(path, SIZE_CAP))
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """Write ocwatchd's own files atomically and durably, with one writer at a time. Only this user can read the files.
 
-A write creates a temporary file, flushes it to disk, renames it, and flushes the directory. This took 0.5 ms in the
-median, and 10 ms at the 99th percentile. If the process is killed during a write, the old content is unchanged, and the
+A write creates a temporary file, flushes it to disk, renames it, and flushes the directory. The median duration was 0.5
+ms, and the 99th percentile 10 ms. If the process is killed during a write, the old content is unchanged, and the
 temporary file may remain.
 """
 

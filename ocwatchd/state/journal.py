@@ -19,8 +19,8 @@ from ocwatchd.state.files import NotAFile, StateError, locked, read_plain, sync_
 
 VERSION = 1
 MAX_BYTES = 4 << 20
-"""Maximum size, in bytes, of one file. It is enough for about 7,000 entries of 570 bytes (450 in generated busy weeks),
-which is months of use.
+"""Maximum size, in bytes, of one file. It is enough for about 7,000 entries of 570 bytes (450 bytes in generated busy
+weeks), or months of use.
 """
 
 TEXT_CAP = 500

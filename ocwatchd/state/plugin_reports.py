@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ocwatchd.core.engine.messages import Prevented, TroubleReported
 
 MOST, LONGEST = 20, 300
-"""Maximum number of skipped fallbacks that are read from one line, and maximum length, in characters, of a name or a
+"""Maximum number of skipped fallbacks that are read from one line. Maximum length, in characters, of a name or a
 reason.
 """
 LONGEST_BODY = 4_000
@@ -43,8 +43,8 @@ LONGEST_BODY = 4_000
 READ_CAP = 4 << 20
 """Maximum number of bytes per read. The plugin limits a file to 1 MiB."""
 KEPT = 86_400.0
-"""Time, in seconds, for which a file is kept after its last line was written. After that time, its process has ended or
-has hit no more limits.
+"""Time, in seconds, for which a file is kept after its last line was written. By then, its process has ended, or has
+not hit a limit for a long time.
 """
 HEADERS = {"retry_after": "retry-after", "retry_after_ms": "retry-after-ms"}
 

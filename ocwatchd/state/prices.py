@@ -62,16 +62,16 @@ def keep(path: Path, offers: Mapping[str, Capacity] | None, now: float) -> None:
 
 
 def day_budget(prices: Path, left: Path, limit: float | None, now: float) -> DayBudget:
-    """Return today's budget from the files `prices` and `left`. `limit` is the configured budget in US dollars (None:
-    no budget).
+    """Return today's budget: the configured `limit` in US dollars (None: no budget), the amount spent from the file
+    `left`, and the prices from the file `prices`.
     """
     reported = budget.read(left, now) if limit is not None else None
     return DayBudget(limit, reported.spent if reported else 0.0, read(prices) if limit is not None else {})
 
 
 def recall(context: EngineContext, paths: Paths, now: float) -> None:
-    """Initialize a new engine with today's spending from the files. This value is used until the spending is counted
-    again.
+    """Initialize a new engine with today's spending from the files. The engine uses this amount until it has counted
+    the spending again.
     """
     left = budget.read(paths.budget, now)
     if left is not None:

@@ -20,8 +20,8 @@ two seconds.
 SEARCHED_BYTES = 1 << 16
 """Number of unread bytes in which the end of a line is searched for. The daemon leaves an unfinished line unread."""
 RECENT = 86_400.0
-"""Maximum time, in seconds, since the last write to a log that is checked. The lines of other logs were already old
-when the daemon started.
+"""A log that was last written more than this many seconds ago is not checked. Its lines were already old when the
+daemon started.
 """
 
 

@@ -86,8 +86,8 @@ def awaited(path: str, waiting: Callable[[], None], give_up: Callable[[], bool])
     OpenCode has ended.
 
     If another process still holds the lock, `waiting` is called once, and this function waits until the lock is
-    released or `give_up` returns True. A request that is unlocked but was never released by `go` is removed and
-    ignored, because the process that made it died before it stopped OpenCode.
+    released or `give_up` returns True. If no process holds the lock at first, and `go` was never called, the request is
+    removed and ignored, because the process that made it died before it stopped OpenCode.
     """
     try:
         fd = open_plain(path, os.O_RDWR)
@@ -107,8 +107,8 @@ def awaited(path: str, waiting: Callable[[], None], give_up: Callable[[], bool])
 
 
 def _wait(fd: int, waiting: Callable[[], None], give_up: Callable[[], bool]) -> bool | None:
-    """Wait for the lock of the request. Return whether another process held the lock, or None if `give_up` returned
-    True.
+    """Wait for the lock of the request. Return whether another process held the lock at first, or None if `give_up`
+    returned True.
     """
     held = False
     while not give_up():

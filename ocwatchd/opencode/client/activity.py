@@ -4,8 +4,8 @@ Every event about a part of a message (text, reasoning, a tool's state) or about
 text causes hundreds of events per second. They are not parsed: the session id is found in their bytes, which takes 1
 µs. Times are monotonic, so neither a suspended machine nor a changed clock makes a session appear silent.
 
-Events do not show a provider's keep-alives. The companion plugin records keep-alives, and they end the silence, too,
-but only for a limited time, because a gateway may send them from its own timer although its model has failed.
+Events do not show a provider's keep-alives, but the companion plugin records them. Keep-alives also end the silence,
+but only for a limited time, because a gateway may continue to send them after its model has failed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Stream:
     counts: bool = False
     """Whether the gap after the last event is attributed to the model: an answer has begun, and no tool is running."""
     checked: float = float("-inf")
-    """The time at which `silent` last returned the session, or at which its last keep-alive was sent (monotonic s)."""
+    """When `silent` last returned the session, or when the session's last keep-alive was sent (monotonic seconds)."""
 
 
 class StreamActivity:
@@ -57,8 +57,8 @@ class StreamActivity:
     ) -> None:
         """`gaps` contains the gaps that earlier runs of the daemon measured.
 
-        `keep_alive` returns the number of seconds since the provider sent the last keep-alive to a session, or None if
-        the number is unknown or keep-alives must be ignored.
+        `keep_alive` returns the number of seconds since the provider last sent a keep-alive to a session, or None if
+        this is unknown or keep-alives must be ignored.
         """
         self._gaps, self._elapsed, self._keep_alive = gaps or StreamGaps(), elapsed, keep_alive
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
@@ -66,13 +66,17 @@ class StreamActivity:
         self._learnt = 0
 
     def connected(self, endpoint: Hashable, busy: Iterable[str]) -> None:
-        """Track the sessions that are already busy when an event stream opens. Their silence begins now."""
+        """Track the sessions that are already busy when an event stream opens. Their silence is measured from now
+        on.
+        """
         with self._lock:
             for session in busy:
                 self._begin(session, endpoint)
 
     def lost(self, endpoint: Hashable) -> None:
-        """Drop the sessions of an endpoint whose event stream has ended, because their silence is not conclusive."""
+        """Stop tracking the sessions of an endpoint whose event stream has ended, because it is unknown whether they
+        are still silent.
+        """
         with self._lock:
             for session in [session for session, stream in self._streams.items() if stream.endpoint == endpoint]:
                 del self._streams[session]

@@ -1,7 +1,7 @@
 """Open an endpoint with the client for its generation. No other module chooses between the generations' clients.
 
-`ClientV1` maps the routes of OpenCode 1 to the `Client` protocol. `ClientV2` does so for OpenCode 2, where one server
-serves all projects.
+`ClientV1` implements the `Client` protocol with the routes of OpenCode 1, and `ClientV2` with those of OpenCode 2,
+where one server serves all projects.
 """
 
 from __future__ import annotations

@@ -51,14 +51,13 @@ class EventListener:
     ) -> None:
         """Initially, there are no listeners.
 
-        `report` is called with each finding, on the listener threads. Just before that, `located` is called with the
-        session and with the endpoint that reported the finding. `progress` records how far the events of OpenCode 2
-        were read.
+        `report` is called with each finding, on the listener threads. `located` is called just before that, with the
+        session and the endpoint of the finding. `progress` records how far the events of OpenCode 2 were read.
 
-        `modern` returns whether the log shows OpenCode 1.17 or newer. If so, the route is known to exist, and the long
-        list of routes is not requested. `connect` returns an `Api` that keeps this list for later requests: on 1.0.185
-        it takes 0.5 s the first time, and a limited session should not wait for it. `activity` receives all events of
-        OpenCode 1.
+        `modern` returns whether the log shows OpenCode 1.17 or newer. If so, the event stream's route is known to
+        exist, and the long list of routes is not requested. `connect` returns an `Api` that keeps this list for later
+        requests: on 1.0.185 it takes 0.5 s the first time, and a limited session should not wait for it. `activity`
+        receives all events of OpenCode 1.
         """
         self._report, self._modern, self._connect, self._clock = report, modern, connect, clock or SystemClock()
         self._progress, self._located = progress or Progress(), located
@@ -109,8 +108,8 @@ class EventListener:
 
 
 class _Watch:
-    """Passes the lines of an event stream to `StreamActivity`. Before the first line, it also passes the sessions that
-    are already busy.
+    """Passes the lines of an event stream to `StreamActivity`. Before the first line, the sessions that are already
+    busy are passed.
     """
 
     def __init__(self, activity: StreamActivity, api: Api) -> None:
@@ -147,8 +146,8 @@ class EmptyAnswers:
         self._ended: OrderedDict[str, OrderedDict[str, float]] = OrderedDict()
 
     def count(self, event: Json, now: float) -> str | None:
-        """Return the session's id if this event is at least the EMPTY_ANSWERS-th empty answer of its session within
-        EMPTY_WITHIN seconds. Otherwise, return None.
+        """Return the session's id if this event reports an empty answer, and the session has had at least EMPTY_ANSWERS
+        of them within EMPTY_WITHIN seconds. Otherwise, return None.
         """
         info = mapping(mapping(event.get("properties")).get("info"))
         session, answer = text(info.get("sessionID")), message_of(info)

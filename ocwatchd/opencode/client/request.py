@@ -53,8 +53,8 @@ def bind_file(sock: socket.socket, path: str) -> None:
 
 @contextmanager
 def _short(path: str) -> Iterator[str]:
-    """Yield a path of the socket file that is short enough for the kernel. A long path is replaced by one that uses a
-    descriptor of the directory.
+    """Yield a path to the socket file that is short enough for the kernel. If the path is too long, the directory part
+    is replaced with a path through a descriptor of the directory.
     """
     if len(os.fsencode(path)) <= _MAX_PATH:
         yield path

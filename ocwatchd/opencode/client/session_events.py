@@ -55,16 +55,16 @@ class AbortTrace:
         self.seen = 0
         """Number of events so far."""
         self.changed = False
-        """Whether a prompt was added or a run became active before `post`, so that earlier answers are outdated."""
+        """Whether earlier answers are outdated, because a prompt was added or a run became active before `post`."""
         self.closed = False
         """Whether the answer of the aborted run is closed."""
         self.over = False
         """Whether the aborted run is over, so that it can no longer stop another run."""
         self.ended = False
-        """Whether a run ended without being aborted by us: the old run before our abort, or a later run."""
+        """Whether a run that we did not abort has ended: the old run before our abort, or a later run."""
         self.overruled = False
-        """Whether the new run continues although the user stopped it, because OpenCode ignores a stop that arrives just
-        as a run begins.
+        """Whether the new run continues although the user has stopped it. OpenCode ignores a stop that arrives just as
+        a run begins.
         """
 
     def see(self, signal: Signal, answer: str | None = None) -> None:
@@ -109,7 +109,7 @@ class AbortTrace:
     def post(self) -> None:
         """Record that ocwatchd is about to post the new run."""
         self._phase, self.ended, self._stopped = _Phase.STARTING, False, False
-        # An old run that is not known to be over may still send its last `idle`, which is then no proof of a stop.
+        # If the old run may still be in progress, an `idle` may be its last one, and does not prove a stop by the user.
         self._certain = self.over
 
 
@@ -118,15 +118,15 @@ OPEN_TIMEOUT = 1.0
 move continues without the stream.
 """
 IDLE = 30.0
-"""Time, in seconds, without a byte after which the stream is abandoned. A move takes at most 10 s."""
+"""An event stream that sends nothing for this many seconds is abandoned. A move takes at most 10 s."""
 WANTED = (b'"session.status"', b'"message.updated"', b'"server.connected"')
 """Strings that mark the events to parse; other events are skipped."""
 _SIGNALS = {"idle": Signal.IDLE, "busy": Signal.BUSY, "retry": Signal.BUSY}
 
 
 class SessionEvents:
-    """A context manager that passes the session's events to `trace` during its block. After an error, the trace
-    receives no further events.
+    """A context manager that passes the session's events to `trace` during its block. After an error, no more events
+    are passed.
     """
 
     def __init__(self, api: Api, session: Session) -> None:
@@ -187,7 +187,7 @@ def _ended_well(info: Json) -> bool:
 
     An abort closes the answer with an error, or without a finish reason (1.18.33).
 
-    A turn with repeated empty answers may finish one of them just before the abort. That does not prove that the abort
-    took effect.
+    If OpenCode keeps repeating an empty answer, one of these answers may finish just before the abort. Such an answer
+    does not prove that the abort took effect.
     """
     return text(info.get("finish")) is not None and not info.get("error")

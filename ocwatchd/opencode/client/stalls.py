@@ -1,4 +1,4 @@
-"""Track for how long each endpoint has not responded, so that callers do not wait for a stalled endpoint."""
+"""Track how long each endpoint has left requests unanswered, so that callers do not wait for a stalled endpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_REMEMBERED = 1024
 
 
 class Stalls:
-    """Records since when each endpoint with pending requests has not responded to any of them. Thread-safe.
+    """Records how long each endpoint has left all its pending requests unanswered. Thread-safe.
 
     A response to any request counts. An OpenCode process under load responds to some requests while others wait, but a
     stopped process (SIGSTOP, a blocked event loop) responds to none.
@@ -53,8 +53,8 @@ class Stalls:
             _bound(self._answered)
 
     def stalled_for(self, endpoint: Hashable) -> float:
-        """Return the number of seconds for which the pending requests to the endpoint have had no response, or 0 if no
-        request is pending.
+        """Return the number of seconds since the endpoint's last response, or since its first pending request if that
+        is later. Return 0 if no request is pending.
         """
         with self._lock:
             since = self._owing.get(endpoint)

@@ -4,8 +4,8 @@ This uses the standard library's HTTP client, and adds a deadline for the whole 
 applies to each read, so a response that arrives very slowly never times out) and a maximum size of the response.
 
 When a request is abandoned, its connection stays open until OpenCode has responded, because closing it would interrupt
-OpenCode's work. When a request for the providers of 1.14.48 was closed during a cold start, a prompt that was waiting
-for the same providers never ran.
+OpenCode's work. When a request for the list of providers was closed during a cold start of 1.14.48, a prompt that was
+waiting for the same providers never ran.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ANSWER_TIMEOUT = 60.0
 """
 MAX_PER_ENDPOINT, MAX_KEPT = 8, 64
 """Maximum numbers of connections of abandoned requests, per endpoint and in total. Further connections are closed
-immediately, because the first connection already keeps alive the work for which all of them are waiting.
+immediately: all of them wait for the same work, and the first connection is enough to keep OpenCode from canceling it.
 """
 BODY_TIMEOUT = 1.0
 """Time, in seconds, for reading a response after its first byte. Closing the connection earlier would abort the
@@ -89,7 +89,8 @@ MAX_STREAMED, WINDOW = 256 * 1024 * 1024, 10.0
 keep a processor busy.
 """
 LINE_COST = 256
-"""Number of bytes added to the size of each line, because the cost of short lines is higher than their length suggests.
+"""Number of bytes added to the size of each line when the bytes of a stream are counted, because even a short line
+takes time to process.
 """
 
 LARGE = 4 * 1024 * 1024

@@ -53,7 +53,7 @@ class EarlierProcess:
 
     @property
     def way(self) -> str:
-        """The phrase that says how to restart the process; the command `again` follows it."""
+        """The phrase that says how to restart the process. It is followed by the command `again`."""
         stop = f"stop it (kill {self.pid})" if self.subcommand else "quit it"
         return f"{stop}, then {'start it without --pure' if self.pure else 'type'}"
 
@@ -63,7 +63,7 @@ class EarlierProcess:
         return f"{self.way}: {self.again}"
 
     def as_json(self) -> dict[str, object]:
-        """The entry of the JSON contract."""
+        """This process as an object in the form of the JSON contract."""
         return {
             "pid": self.pid,
             "terminal": self.terminal,
@@ -79,7 +79,7 @@ def earlier_processes(
     processes: Callable[[], Iterable[OpenCodeProcess]] | None = None,
     inspect_process: Callable[[int], Running | None] = inspect,
 ) -> list[EarlierProcess]:
-    """Return the OpenCode 1 processes in this home that run without the companion plugin."""
+    """Return the OpenCode 1 processes that use this data directory and run without the companion plugin."""
     own = os.path.realpath(paths.opencode_data)
     earlier = []
     names: list[SessionName] | None = None

@@ -124,7 +124,7 @@ class EndpointStatus:
     trouble: str | None = None
 
     def as_json(self) -> dict[str, object]:
-        """Return the entry of the JSON contract."""
+        """Return this status as an object in the form of the JSON contract."""
         address = None if self.address is None else str(self.address)
         known = {"pid": self.pid, "address": address, "generation": self.generation, "plugin": self.plugin}
         return {**known, "trouble": self.trouble}
@@ -179,8 +179,8 @@ class _Proof:
     """Whether the latest response was that the password is wrong."""
 
     def fail(self, now: float, trouble: str | None, forever: bool = False, *, rejected: bool = False) -> None:
-        """Skip this endpoint for a time that increases with each failure, because the endpoint did not respond as
-        OpenCode does.
+        """Skip this endpoint, because it did not respond as OpenCode does. Each further failure extends the time before
+        the next probe.
         """
         pause = min(RETRY_PROBE * 2.0 ** min(self.failures, 10), MAX_RETRY_PROBE)
         self.again = float("inf") if forever else now + pause
@@ -189,7 +189,8 @@ class _Proof:
 
 
 class EndpointFinder:
-    """Finds endpoints and keeps track of which are proven. A repeated search takes 27 µs per running process.
+    """Finds endpoints, and keeps track of those at which OpenCode is proven to be listening. A repeated search takes 27
+    µs per running process.
 
     Each candidate is probed on its own thread, with one request at a time, so that a hanging endpoint does not delay
     other endpoints.
@@ -378,7 +379,8 @@ class EndpointFinder:
     def _unserved(
         self, running: Sequence[OpenCodeProcess], reached: Sequence[Endpoint], rejecting: Set[int | None]
     ) -> Iterator[EndpointStatus]:
-        """Yield the OpenCode 2 servers without a working endpoint. `ocwatch doctor` itself lists those of OpenCode 1.
+        """Yield the OpenCode 2 servers without a working endpoint. For OpenCode 1, `ocwatch doctor` finds such servers
+        on its own.
 
         `rejecting` contains the pids of the servers that have rejected the password.
         """
@@ -394,8 +396,8 @@ class EndpointFinder:
                 yield EndpointStatus(process.pid, process.listeners[0], 2, False, trouble)
 
     def _remember_runs(self, processes: Sequence[OpenCodeProcess]) -> None:
-        """Keep a record of each `opencode run` until RUNS_KEPT seconds after the process has ended, because the session
-        of a failed run must not be moved.
+        """Remember each `opencode run` until RUNS_KEPT seconds after its end, because the session of a failed run must
+        not be moved.
         """
         now = time.time()
         alive = {(process.pid, process.created): process for process in processes}
@@ -544,8 +546,8 @@ def generations(processes: Iterable[OpenCodeProcess]) -> list[OpenCodeProcess]:
 
 def answers_as_v2(endpoint: Endpoint) -> bool:
     """Return whether OpenCode 2 is listening at an endpoint. OpenCode 2 reports its version and pid under /api; 1.18
-    responds to /api/health without a version. If a password is set, both respond with 401, and the program of the
-    process decides.
+    responds to /api/health without a version. If a password is set, both respond with 401, so the process's program is
+    checked instead.
     """
     for route in ("/api/health", "/api/info"):
         try:
@@ -726,8 +728,8 @@ def _executable(pid: int) -> tuple[int, int] | None:
 
 
 def _is_v2_server(arguments: Sequence[str]) -> bool:
-    """Return whether these are the arguments of an OpenCode 2 server. OpenCode 1's `serve` has neither of the
-    options.
+    """Return whether these are the arguments of an OpenCode 2 server: OpenCode 1's `serve` has neither `--service` nor
+    `--stdio`.
     """
     return arguments[:1] == ["serve"] and not {"--service", "--stdio"}.isdisjoint(arguments)
 

@@ -1,8 +1,8 @@
 """Find the companion plugin's socket files, and the TCP sockets of processes.
 
 On Linux, the kernel's tables of TCP sockets are read once per search for all processes. psutil would read them again
-for each process. With 650 connections on the machine, this takes 9 ms of CPU time per process, and 0.45 s for 50
-OpenCode processes.
+for each process, which takes 9 ms of CPU time per process, or 0.45 s for 50 OpenCode processes, on a machine with 650
+connections.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ def sockets_of(pids: Iterable[int], tables: Path = Path("/proc/net")) -> dict[in
 
 
 def _read(tables: Path) -> Iterator[tuple[str, tuple[bytes, Address]]]:
-    """Yield each socket on the machine: its inode, its state, and its own address if it is listening, otherwise its
-    peer's address.
+    """Yield the inode, the state and an address of each socket on the machine: its own address if it is listening,
+    otherwise its peer's.
     """
     for name, family in _TABLES:
         try:

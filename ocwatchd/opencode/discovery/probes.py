@@ -1,8 +1,8 @@
 """Find stuck sessions and the endpoints that run them. Endpoints have priority over the message stores.
 
-A probe finds the session of a limit whose log record names no session. It also finds sessions that are stuck on a model
-that was already cooling down. Several processes are queried at the same time. A stalled process delays only the results
-that no other process can provide.
+A probe is needed if the log record of a limit names no session, and to find sessions that are stuck on a model that was
+already cooling down. Several processes are queried at the same time. A stalled process delays only the results that no
+other process can provide.
 
 The module is long because all queries to several processes share the rules about their order and timeouts.
 """
@@ -51,8 +51,8 @@ nearest process first.
 """
 
 FRESH = 1.0
-"""Time, in seconds, after a server's response. During this time, queries about other projects are sent to the server
-without a ping beforehand.
+"""After a server has responded, it is not pinged for this many seconds before it receives queries about other
+projects.
 """
 
 MAX_ROUND = 6.0
@@ -64,7 +64,7 @@ it is idle.
 """
 
 MAX_HOMES = 1000
-"""Maximum number of sessions for which the process that last worked on the session is stored."""
+"""Maximum number of sessions for which the process that last worked on them is stored."""
 
 T = TypeVar("T")
 SnapshotsById = Mapping[str, SessionSnapshot]
@@ -128,7 +128,7 @@ class Prober:
         The next probe of a session removes its entry.
         """
         self._unreliable: set[Hashable] = set()
-        """Processes that did not respond to the last query. They may still respond to a ping."""
+        """Processes that did not respond to the last query. A ping may still succeed."""
 
     def located(self, ident: str, endpoint: Endpoint) -> None:
         """Record that an event of this session has just arrived through this endpoint. Thread-safe."""
@@ -145,8 +145,8 @@ class Prober:
             self._finder.hurry_process(pid, None)
 
     def session(self, ident: str) -> Findings:
-        """Return the session's snapshot from the process that is working on the session, or else from the nearest
-        process that knows it.
+        """Return the session's snapshot from the process that is working on the session, or else from the first process
+        that knows the session.
 
         The processes are queried in this order: the process that worked on the session last, processes of the session's
         project, and servers of many projects.
@@ -210,7 +210,7 @@ class Prober:
         return snapshot
 
     def stuck(self, report: Report | None = None, directories: Iterable[str] = ()) -> Findings:
-        """Return all sessions that are in retry or whose last answer failed within the last minute.
+        """Return all sessions that are waiting for a retry or whose last answer failed within the last minute.
 
         `directories` contains further projects for which servers of many projects are queried.
         """
@@ -264,7 +264,7 @@ class Prober:
     def _about(
         self, round_: _Round, ident: str, stored: Session | None
     ) -> Callable[[_Process], SessionSnapshot | None]:
-        """Return a query for one session. Its result is None if the process does not know the session."""
+        """Return a query for one session. The query returns None if the process does not know the session."""
 
         def question(process: _Process) -> SessionSnapshot | None:
             idle: SessionSnapshot | None = None
@@ -278,8 +278,8 @@ class Prober:
         return question
 
     def _retrying(self, round_: _Round, places: Sequence[str] | None) -> Callable[[_Process], SnapshotsById]:
-        """Return a query for all sessions in retry in these projects, or in the process's own project if `places` is
-        None.
+        """Return a query for all sessions that are waiting for a retry in these projects, or in the process's own
+        project if `places` is None.
         """
 
         def question(process: _Process) -> SnapshotsById:
@@ -300,8 +300,8 @@ class Prober:
 
 @dataclass(frozen=True, slots=True)
 class _Process:
-    """One OpenCode process and its endpoints, the preferred endpoint first. 1.14 shows a session at only one of
-    them.
+    """One OpenCode process and its endpoints, the preferred endpoint first. In 1.14, a session is visible at only one
+    of them.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -355,7 +355,7 @@ class _Round:
         ]
 
     def new(self) -> list[_Process]:
-        """Return the processes that have endpoints not yet returned by this method, with only those endpoints."""
+        """Return the processes that have new endpoints since the last call, each with only those endpoints."""
         found = [
             tuple(endpoint for endpoint in process.endpoints if endpoint not in self._returned)
             for process in self.processes()
@@ -437,11 +437,12 @@ class _Round:
         servers: Sequence[_Process] = (),
         found: Sized = (),
     ) -> Iterator[tuple[_Process, T]]:
-        """Query one group after the other, and then the servers one by one. Yield the results as they arrive.
+        """Ask each group of processes the question, one group after another, and then the servers one by one. Yield the
+        results as they arrive.
 
-        The next group is queried when the previous group has responded. If that takes longer than HEDGE seconds, more
-        and more groups are queried at the same time. If there are several servers, they are pinged first, and those
-        that respond to the ping are queried first. A stalled process is abandoned after STALL_TIMEOUT seconds if
+        The next group is queried when the previous group has responded. As long as that takes more than HEDGE seconds,
+        further groups are queried, twice as many each time. If there are several servers, they are pinged first, and
+        those that respond to the ping are queried first. A stalled process is abandoned after STALL_TIMEOUT seconds if
         `found` is not empty, otherwise after LAST_RESORT_TIMEOUT seconds.
         """
         waiting, unpinged = deque(group for group in groups if group), list(servers)
@@ -491,7 +492,7 @@ class _Round:
 
 
 def _asked_about(endpoint: Endpoint, places: Sequence[str] | None) -> Sequence[str]:
-    """Return the projects to query at this endpoint. For OpenCode 2, a single query (`""`) covers all projects."""
+    """Return the projects to ask this endpoint about. For OpenCode 2, a single query (`""`) covers all projects."""
     if endpoint.generation == 2:
         return [""] if places is None else []
     if places is None:
@@ -523,11 +524,12 @@ def _fresh(process: _Process) -> bool:
 def _nearest(
     processes: Sequence[_Process], directory: str | None, home: Endpoint | None
 ) -> tuple[list[list[_Process]], list[_Process]]:
-    """Return groups of processes to query one after the other, and servers of other projects.
+    """Return the groups of processes to query one after another, and the servers to query about a project that is not
+    their own.
 
-    A terminal in another project is not queried, because it would open this project with all its plugins, only to
-    report that it does not know the session. If the directory is unknown, all processes are queried, each about its own
-    project.
+    The process of a terminal in another project is not queried, because it would load this project with all its
+    plugins, only to report that it does not know the session. If the directory is unknown, all processes are queried,
+    each about its own project.
     """
     at_home = [process for process in processes if home and process.has(home)]
     others = [process for process in processes if process not in at_home]

@@ -26,7 +26,7 @@ STOPS: tuple[tuple[signal.Signals, float], ...] = (
     (signal.SIGINT, 1.0),
     (signal.SIGKILL, 5.0),  # no data is lost, because all important data is in the store
 )
-"""Signals in the order in which they are sent, each with the time, in seconds, within which the process should end."""
+"""Signals in the order in which they are sent, each with the time, in seconds, that the process has to end."""
 POLL = 0.03
 """Interval, in seconds, between checks of whether the process has ended."""
 
@@ -41,7 +41,7 @@ _WITH_VALUE = frozenset(
 )
 PURE = "--pure"
 _SESSION_OPTIONS = frozenset("-m --model -s --session --prompt --agent -c --continue --fork".split())
-"""Options that choose a session, model or prompt. They are dropped, because a restart always opens the session."""
+"""Options that choose a session, model or prompt. A restart drops them, because it chooses the session itself."""
 
 
 @dataclass(frozen=True, slots=True)

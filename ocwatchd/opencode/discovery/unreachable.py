@@ -65,8 +65,8 @@ FIRST_LINE = 30.0
 machine. If two processes were started within this time before the line, the user must choose.
 """
 SLACK = 0.25
-"""Tolerance, in seconds, for the measured start of a process, which may be late: it is measured in ticks, and clocks
-are adjusted.
+"""Tolerance, in seconds, for the start time of a process, which may be reported too late: it is measured in clock
+ticks, and the clock may be adjusted.
 """
 
 _NOWHERE = Endpoint(TcpAddress("127.0.0.1", 0))
@@ -109,7 +109,8 @@ class Unreached:
         ]
 
     def process(self, snapshot: SessionSnapshot, pid: int | None = None) -> Running:
-        """Return the process that is working on a session; `pid` is the user's choice.
+        """Return the process that is working on a session. `pid` is that of the process that the user has chosen, or
+        None.
 
         Raises:
             OpenCodeUnreachable: There is no such process.
@@ -132,7 +133,7 @@ class Unreached:
     def others(
         self, snapshot: SessionSnapshot, process: Running, now: float, related: Sequence[str]
     ) -> list[SessionSnapshot]:
-        """Return other sessions that may be working in the same process."""
+        """Return the other sessions on which this process may also be working. Sessions in `related` are left out."""
         found = [self._snapshot(entry.session, now) for entry in self._store.unsettled(now - SINCE)]
         return [
             other
@@ -148,8 +149,8 @@ class Unreached:
         return snapshot_of(_NOWHERE, session, RetryStatus("idle"), messages, False, now)
 
     def _likeliest(self, candidates: list[Running], snapshot: SessionSnapshot) -> list[Running]:
-        """Return the candidates that the command line or the log connects with the session. If there are none, return
-        all candidates.
+        """Return the candidates that the command line or the log links to the session. If there are none, return all
+        candidates.
 
         npm's wrapper, which is also called `opencode`, is left out. The process that it has started remains a
         candidate.

@@ -2,8 +2,8 @@
 are never changed.
 
 OpenCode 1.0 loads `plugin/*.js` from its configuration directories, later versions also `plugins/*.js`, so `plugin/`
-works for all of them. Directories in it are ignored (1.0.185, 1.1.65, 1.3.2, 1.18.33), so the plugin's parts are in a
-directory named after the plugin. The first line of a file shows whether the file is ours.
+works for all of them. Subdirectories of `plugin/` are ignored (1.0.185, 1.1.65, 1.3.2, 1.18.33), so the plugin's parts
+are in a subdirectory named after the plugin. The first line of a file shows whether ocwatchd wrote it.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def install(paths: Paths) -> tuple[PluginFile, PluginFile]:
     links = [file.path for file in (before, *files.values()) if file.state is PluginState.OUTDATED]
     for path in filter(Path.is_symlink, links):
         raise PluginFault(
-            f"{path} is a link to another version of the plugin, or to one without its parts. Update or remove the link"
+            f"{path} is a link to another version of the plugin or to an incomplete copy. Update or remove the link"
         )
     for name, file in reversed(files.items()):  # the main file is written last, after its parts
         try:
@@ -161,8 +161,8 @@ def _together(files: dict[str, PluginFile]) -> PluginFile:
 
 
 def _put(path: Path, content: bytes, *, anew: bool) -> None:
-    """Write a file atomically. With `anew`, never replace an existing file, not even one that was created in the
-    meantime.
+    """Write a file atomically. If `anew` is set, no existing file is replaced, not even one that was created a moment
+    ago.
 
     Raises:
         FileExistsError: A file exists, and `anew` is set.

@@ -11,8 +11,8 @@ from contextlib import suppress
 POLL = 0.02
 """Interval, in seconds, between checks of whether processes have ended."""
 STOP_LIMIT = 2.0
-"""Time, in seconds, between SIGTERM and SIGKILL. OpenCode 1.0 - 1.3 often ignores SIGTERM. SIGKILL does no harm after
-the work is done.
+"""Time, in seconds, between SIGTERM and SIGKILL. OpenCode 1.0 - 1.3 often ignores SIGTERM. SIGKILL does no harm,
+because the work is done by then.
 """
 
 
@@ -29,7 +29,9 @@ def descendants(pid: int) -> list[int]:
 
 
 def descends(pid: int, ancestors: frozenset[int], most: int = 4) -> bool:
-    """Return whether a process is one of `ancestors`, or descends from one of them by at most `most` generations."""
+    """Return whether a process is one of `ancestors`, or a descendant of one of them over at most `most`
+    generations.
+    """
     import psutil  # lazy import: a daemon that sees no OpenCode does not need it
 
     try:

@@ -80,7 +80,8 @@ def about_program(program: Path, environ: Mapping[str, str], limit: float = VERS
 
 
 def about_program_here(program: Path, environ: Mapping[str, str], limit: float = VERSION_LIMIT) -> ProgramVersion:
-    """Run a program in the user's HOME, because its shim needs the HOME, and return its version and generation.
+    """Run a program in the user's HOME, and return its version and generation. This is for shims that find their
+    program through HOME.
 
     Raises:
         OpenCodeUnreachable: The program cannot be started, fails, hangs (`NoAnswer`), or prints no version.

@@ -3,8 +3,8 @@ started.
 
 The guardian is a fork in its own session. It reads from a pipe, and only this process has the write end open. When this
 process terminates for any reason, the kernel closes that end, and the guardian detects this (Linux and macOS).
-`PR_SET_PDEATHSIG` would not be enough: it would end the npm package's `opencode`, which is a script, but not the real
-program below it. Modules are imported only when needed.
+`PR_SET_PDEATHSIG` would not be enough: it would end the npm package's `opencode`, which is only a script, but not the
+real program that the script has started. Modules are imported only when needed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Guardian:
             self.pid, self._writer = 0, -1
 
     def watch(self, pid: int, alone: bool = False) -> None:
-        """Watch a started process. With `alone`, its descendants are not ended. Thread-safe."""
+        """Watch a process that this process has started. If `alone` is set, its descendants are not ended.
+        Thread-safe.
+        """
         self._send((b"=%d\n" if alone else b"+%d\n") % pid)
 
     def forget(self, pid: int) -> None:

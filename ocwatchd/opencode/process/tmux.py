@@ -26,7 +26,8 @@ TMUX_LIMIT = 5.0
 PROMPT_LIMIT = 5.0
 """Timeout, in seconds, for the shell to control the terminal again after OpenCode exits."""
 PICKUP_LIMIT = 15.0
-"""Timeout, in seconds, for the terminal to begin reading the start script. It allows for a shell with a slow profile.
+"""Timeout, in seconds, for the shell in the terminal to begin reading the start script. A shell's profile may be
+slow.
 """
 POLL = 0.05
 """Interval, in seconds, between checks of the terminal."""

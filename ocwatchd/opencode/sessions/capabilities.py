@@ -49,7 +49,7 @@ class Offers:
     def at(self, places: Iterable[tuple[Endpoint, str]], now: float) -> dict[str, Capacity] | None:
         """Return the last reported capacities by `provider/model`. Return None if no endpoint has responded in time.
 
-        A list that was reported before is returned immediately, even if it is outdated. It is then fetched again.
+        A cached list is returned immediately. If it is outdated, it is fetched again afterward.
         """
         wanted = list(dict.fromkeys(places))
         with self._news:

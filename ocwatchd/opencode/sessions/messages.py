@@ -48,7 +48,7 @@ class Message:
     """Whether the message has parts: the stream of an answer has begun, or a prompt has content."""
     spoke: bool = False
     """Whether the model has produced text, reasoning or a tool call. With chat completions, a stream begins before the
-    first token. While text streams, its part already exists, but is empty (1.3.2 - 1.18.33).
+    first token. While the text is streamed, its part exists but is still empty (1.3.2 - 1.18.33).
     """
     running: tuple[RunningTool, ...] = ()
     finish: str | None = None
@@ -84,8 +84,8 @@ class Message:
 
     @property
     def cut(self) -> bool:
-        """Whether this is only the beginning of an answer, because the response ended without a finish reason. OpenCode
-        repeats the request immediately and endlessly, and adds each such fragment to the conversation (1.3.2, 1.18.33).
+        """Whether the answer is incomplete because the response ended without a finish reason. OpenCode repeats the
+        request immediately and endlessly, and adds each incomplete answer to the conversation (1.3.2, 1.18.33).
         """
         done = self.completed is not None and self.error is None
         return done and not self.user and self.spoke and not self.called and self.finish in _NO_REASON
@@ -131,8 +131,8 @@ def model_of(info: Json) -> ModelRef | None:
 
 
 def message_of(info: Json, parts: object = (), ident: str | None = None) -> Message | None:
-    """Parse a message. Return None if the data is not a message. `info` has the form of the API. In a message store it
-    contains no id, so the id is passed as `ident`.
+    """Parse a message. Return None if the data is not a message. `info` has the form of the API. In a message store, it
+    lacks the id, which is therefore passed as `ident`.
     """
     found, role = ident or text(info.get("id")), text(info.get("role"))
     if not found or role not in ("user", "assistant"):

@@ -21,7 +21,7 @@ several megabytes, and the last prompt and the last answer are nearly always amo
 """
 
 SOON = 60.0
-"""Maximum remaining wait, in seconds, of a subagent in OpenCode's own retry that is still treated as working."""
+"""A subagent in OpenCode's own retry is treated as working if its next attempt is at most this many seconds away."""
 
 _IDLE = RetryStatus("idle")
 _STATES = {"busy": SessionState.BUSY, "retry": SessionState.RETRY}
@@ -37,7 +37,8 @@ def take_snapshot(
 ) -> SessionSnapshot:
     """Return the current snapshot of a session.
 
-    `statuses`, if given, are used instead of a request. Without `questions`, none are requested and `asking` is False.
+    `statuses`, if given, are used instead of a request. If `questions` is False, open questions are not fetched, and
+    `asking` is False.
 
     Raises:
         EndpointError: The endpoint does not respond, or does not know the session.
@@ -104,8 +105,8 @@ def _works(status: RetryStatus, now: float) -> bool:
 def unfinished_children(api: Api, session: Session, since: float, known: str | None) -> tuple[str, ...]:
     """Return the session's direct and indirect subagents whose last answer is open and began after `since`.
 
-    This is for a process that cannot be queried itself. The response comes from another process with the same home,
-    which cannot distinguish working subagents from waiting ones. `since` is in epoch seconds. The subagent `known` is
+    This is used if the session's process cannot be queried. `api` belongs to another process with the same home, which
+    cannot distinguish working subagents from waiting ones. `since` is in epoch seconds. The subagent `known` is
     excluded.
 
     Raises:
@@ -196,8 +197,8 @@ def snapshot_of(
 
 
 def needs_of(messages: Sequence[Message]) -> Needs:
-    """Return what the session requires of a model: a context window for the tokens up to the last counted answer and in
-    later texts, and support for the session's media.
+    """Return what the session requires of a model: a context window for all tokens (as counted up to the last answer,
+    and estimated for later texts), support for the session's media, and tool calls if the session has any.
     """
     counted = [index for index, message in enumerate(messages) if message.tokens]
     known, after = 0, messages
@@ -212,7 +213,7 @@ def needs_of(messages: Sequence[Message]) -> Needs:
 
 
 def _before(messages: Sequence[Message], answer: Message | None) -> tuple[ModelRef, ...]:
-    """Return the other models that produced earlier answers, the most recent first."""
+    """Return the models, other than that of `answer`, that produced the earlier answers, the most recent first."""
     models = [message.model for message in reversed(messages) if not message.user and message is not answer]
     return tuple(dict.fromkeys(model for model in models if model and answer and model != answer.model))
 

@@ -23,18 +23,18 @@ class SharedBlacklist:
     """
 
     def __init__(self, path: Path, known: blacklist.Snapshot | None = None) -> None:
-        """Store the path. `known` is the content of the file if it was already read. Without `known`, the first call of
-        `news` returns the content.
+        """Store the path. `known` is the content of the file if it was already read. If `known` is not given, the first
+        call of `news` returns the content.
         """
         self._path = path
         self._seen: Mapping[ModelRef, Cooldown] = {}
         self._mark: blacklist.Signature | None = None
         self._missed: float | None = None
-        """When another program changed the file, in epoch seconds, if this object's last write has included that change
-        before `news` returned it; otherwise None.
+        """The time, in epoch seconds, of another program's change that this object's last write has preserved but
+        `news` has not returned yet; None if there is no such change.
         """
         self.written = 0.0
-        """When another program wrote the content that `news` last returned, in epoch seconds."""
+        """The time, in epoch seconds, at which the content that `news` last returned was written."""
         if known is not None:
             self._know(known)
 

@@ -62,8 +62,8 @@ def status_of(entry: Json) -> RetryStatus:
 
 
 def capacity_of(model: Json) -> Capacity:
-    """Parse the capacity of a model. OpenCode 1.0.185 and 1.18.33 use the same fields, and 0 for an unknown context
-    window.
+    """Parse the capacity of a model. OpenCode 1.0.185 and 1.18.33 use the same fields, and report an unknown context
+    window as 0.
     """
     limit, able = mapping(model.get("limit")), mapping(model.get("capabilities"))
     context, output = (int(n) if isinstance(n, int | float) and 0 < n < 1e12 else 0 for n in map(limit.get, _LIMITS))

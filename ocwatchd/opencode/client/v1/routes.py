@@ -44,17 +44,17 @@ STARTING_LIMIT = 30.0
 """
 
 EVENT_IDLE = 90.0
-"""Time, in seconds, without a byte after which an event stream is abandoned. OpenCode 1.1 - 1.18 sends a heartbeat
-every 10 - 30 s.
+"""An event stream that sends nothing for this many seconds is abandoned. OpenCode 1.1 - 1.18 sends a heartbeat every 10
+- 30 s.
 """
 
 KNOWN_FOR, MAX_KNOWN = 21_600.0, 20_000
-"""Time, in seconds, for which names of models and agents are cached, and maximum number of cached names. One list has
-5,000.
+"""Time, in seconds, for which names of models and agents are cached, and maximum number of cached names. A single list
+has 5,000 names.
 
 OpenCode 1 reads its configuration when it starts, so a name hardly ever disappears. If a name does disappear, a run
-that uses the name never begins, and `forget_names` is called. With a cache time of one minute, every real move had to
-wait for the whole list.
+that uses the name never begins, and `forget_names` is called. When names were cached for only one minute, every real
+move had to wait for the whole list.
 """
 
 _MAX_WORKING = 20
@@ -63,8 +63,8 @@ session ids.
 """
 
 _ROUTES_SINCE = (1, 1, 65)
-"""The first version that is known to have /permission and /question. 1.0.185 forwards unknown routes to a remote web
-host, which may hang, so for earlier versions the list of routes is requested first.
+"""The first version that is known to have /permission and /question. For earlier versions, the list of routes is
+requested first, because 1.0.185 forwards unknown routes to a remote web host, which may hang.
 """
 
 _FORGETS_SINCE = (1, 3, 2)
@@ -73,7 +73,9 @@ _FORGETS_SINCE = (1, 3, 2)
 
 @dataclass(frozen=True, slots=True)
 class Rerun:
-    """A re-run of an existing user message. `copied` contains the fields that OpenCode would otherwise drop."""
+    """A request to run an existing user message again. `copied` contains the fields that OpenCode would otherwise
+    drop.
+    """
 
     message: str
     model: ModelRef
@@ -112,7 +114,7 @@ class Api:
     """The API of one endpoint."""
 
     def __init__(self, endpoint: Endpoint, limit: float = CALL_LIMIT, sharing: Api | None = None) -> None:
-        """`limit` is the timeout of a call, in seconds. The cache of names is shared with the object `sharing`.
+        """`limit` is the timeout of a call, in seconds. If `sharing` is given, its cache of names is used.
 
         No request is sent yet.
         """
@@ -131,7 +133,7 @@ class Api:
         return Place(text(answer.get("home")), text(answer.get("directory")))
 
     def status(self, directory: str | None) -> Mapping[str, RetryStatus]:
-        """Return the status of each session in one directory that is not idle, by session id."""
+        """Return the status of each session that is not idle, by session id, for one directory."""
         return self._statuses(self._get("/session/status", directory), directory)
 
     def _statuses(self, answer: object, directory: str | None) -> Mapping[str, RetryStatus]:
@@ -144,8 +146,8 @@ class Api:
     def _named(self, entries: Sequence[RetryStatus], directory: str | None) -> Mapping[str, RetryStatus]:
         """Assign statuses without session ids, as sent by 1.0.98 to 1.0.162, to the sessions whose last answer is open.
 
-        If the number of sessions whose answer is still empty equals the number of retries, these sessions are in retry.
-        Otherwise, all sessions are treated as busy, so that they are not moved.
+        If the number of sessions whose answer is still empty equals the number of retries, these sessions are the ones
+        that are waiting for a retry. Otherwise, all sessions are treated as busy, so that they are not moved.
         """
         working = self._working(directory) if entries else {}
         silent = [session for session, answer in working.items() if not answer.began]
@@ -218,7 +220,9 @@ class Api:
         ]
 
     def reply(self, question: tuple[str, str], allow: bool, session: Session) -> None:
-        """Answer one of the session's `questions`. A permission can be allowed; a question can only be rejected."""
+        """Answer one of the session's `questions`. A permission request can be granted; a question can only be
+        rejected.
+        """
         route, ident = question
         if route == "/question":
             self._post(f"{route}/{self._ident(ident)}/reject", session.directory, b"{}")
@@ -303,7 +307,9 @@ class Api:
         return self._lately(f"@{agent}", directory, lambda: (f"@{name}" for name in self.agents(directory)))
 
     def _lately(self, name: str, directory: str | None, ask: Callable[[], Iterable[str]]) -> bool:
-        """Return whether OpenCode knows a name. If the name is not in the cache, call `ask` for the current names."""
+        """Return whether OpenCode knows a name. If the cache does not contain the name, `ask` is called for the current
+        names.
+        """
         if time.monotonic() - self.names.get((directory, name), float("-inf")) <= KNOWN_FOR:
             return True
         reported = frozenset(ask())
@@ -383,8 +389,8 @@ class Api:
         return route in self._routes
 
     def _ident(self, ident: str) -> str:
-        """Return an id, quoted as one segment of a route. An id from a log must not change the route. An id that
-        consists of dots would do so even if it is quoted, because Bun normalizes `/session/../abort` to `/abort`.
+        """Return an id, quoted as one segment of a route. The id may come from a log, and must not change the route. An
+        id that consists of dots would do so even when quoted, because Bun normalizes `/session/../abort` to `/abort`.
 
         Raises:
             EndpointError: The id consists of dots.

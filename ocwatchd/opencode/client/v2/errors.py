@@ -23,7 +23,9 @@ reliable.
 """
 _TYPED = {"provider.rate-limit": LimitKind.RATE_LIMIT, "provider.quota": LimitKind.QUOTA}
 _REFUSED = re.compile(r"(?:[\w.]+: )*Provider request failed with HTTP (\d{3})(?:: ?|\s*$)", re.DOTALL)
-"""Matches the beginning of the error message after a native provider refused an attempt. The body follows."""
+"""Matches the beginning of the error message of a provider for which OpenCode 2 does not use the AI SDK. The response
+body follows.
+"""
 
 
 def error_of(error: object) -> ErrorDetails | None:

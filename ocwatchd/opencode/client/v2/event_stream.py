@@ -22,11 +22,13 @@ from ocwatchd.opencode.client.v2.routes import Routes
 from ocwatchd.opencode.sessions.messages import text
 
 RECENT = 50
-"""Number of sessions, the most recently changed first, whose last answer is checked after a gap in the stream."""
+"""Number of sessions, the most recently changed first, whose last answers are checked after a gap in the stream."""
 MAX_GAP = 6 * 3600.0
 """Maximum age, in seconds, of missed failures that are read."""
 OVERLAP = 5.0
-"""Time, in seconds, by which a gap is extended into the past. Duplicate failures are recognized by their numbers."""
+"""Time, in seconds, that is added before the beginning of each gap. Failures that are read twice are recognized by
+their numbers.
+"""
 FRESH = 60.0
 """Maximum age, in seconds, of a missed failure that is still treated as live, that is, as if it had just happened."""
 REOPEN = (0.5, 2.0, 5.0)
@@ -38,8 +40,7 @@ MAX_CURSORS = 2000
 
 
 class Progress:
-    """Records the read position in the events: the number of each session's last failure, and the time of the last
-    read.
+    """Records how far the events were read: the number of each session's last failure, and the time of the last read.
 
     A failure is recorded only after the daemon has handled it (`done`), so that none is lost if the daemon is killed.
     Thread-safe.
@@ -53,7 +54,7 @@ class Progress:
         self._lock = threading.Lock()
 
     def after(self, session: str) -> int:
-        """Return the number of the last failure of the session that was handled, or 0 if there is none."""
+        """Return the number of the session's last failure that was handled, or 0 if there is none."""
         with self._lock:
             return self._numbers.get(session, 0)
 
@@ -63,7 +64,7 @@ class Progress:
             return max((self._read_at or 0.0) - OVERLAP, now - MAX_GAP)
 
     def done(self, failure: Failure) -> bool:
-        """Record that a failure was handled. Return False if the same failure was handled before."""
+        """Record that a failure was handled. Return False if it had already been handled."""
         with self._lock:
             number = failure.number
             if number is None:
@@ -149,8 +150,8 @@ class EventStream:
             self._report(failure)
 
     def _has_failed(self, info: Info, since: float) -> bool:
-        """Return whether the session's last answer has failed since the time `since`. `info.updated` does not show
-        failures.
+        """Return whether the session's last answer has failed since the time `since`. The time `info.updated` does not
+        show failures.
         """
         steps = steps_of(self._api.messages(info.id, 2))
         return any(step.message.error is not None and (step.message.completed or 0.0) >= since for step in steps)

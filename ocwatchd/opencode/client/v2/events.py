@@ -1,7 +1,6 @@
 """Parse refused attempts and stopped turns from OpenCode 2's events, without I/O. Unknown events are skipped.
 
-The same events are sent by `/api/event` as they happen, and are available later, numbered, in each session's durable
-log.
+`/api/event` sends the events as they happen. Later, each session's durable log contains the same events, with numbers.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ def seq_of(event: Json) -> int | None:
 
 
 def hint_of(attempt: int, at: float, time: float) -> Hint | None:
-    """Return the reset time that is implied by OpenCode's next attempt, at `at`. Return None if the wait is OpenCode's
+    """Return the reset time implied by `at`, the time of OpenCode's next attempt. Return None if the wait is OpenCode's
     own backoff.
 
     `time` is the time at which the attempt was refused. Both are in epoch seconds.

@@ -31,21 +31,23 @@ INTERRUPT_LIMIT = 15.0
 is only waiting.
 """
 EVENT_IDLE = 90.0
-"""Time, in seconds, without a byte after which an event stream is abandoned. A heartbeat arrives every 10 to 30 s."""
+"""An event stream that sends nothing for this many seconds is abandoned. A heartbeat arrives every 10 to 30 s."""
 LOG_IDLE = 10.0
-"""Time, in seconds, without a byte after which reading a session's log is abandoned. OpenCode sends the log immediately
-and then closes the stream.
+"""Reading a session's log is abandoned after this many seconds without a byte. OpenCode sends the log immediately and
+then closes the stream.
 """
 ABOUT = ("/api/health", "/api/info")
-"""Routes that identify the server, in the preview and in the releases."""
+"""Names of the route that identifies the server: in the preview, and in the releases."""
 QUEUE = ("pending", "inbox")
-"""Routes of the prompts that wait to be added to a session, in the preview and in the releases."""
+"""Names of the route that lists the prompts waiting to be added to a session: in the preview, and in the releases."""
 OFFERED_KEPT, MAX_OFFERED = 60.0, 64
 """Time, in seconds, for which the model names of a project are cached, and maximum number of cached lists of names."""
 _OFFERED: dict[object, tuple[float, frozenset[str]]] = {}
-"""The cached model names, with the time at which they were listed (monotonic seconds), by address, pid and project."""
+"""Maps (address, pid, project) to the model names of the project, and the time at which they were listed (monotonic
+seconds).
+"""
 _QUEUES: dict[object, str] = {}
-"""The route of QUEUE that each endpoint has, by address."""
+"""Maps an endpoint's address to the route name in `QUEUE` that the endpoint uses."""
 
 
 class Routes:
@@ -230,7 +232,7 @@ class Routes:
     # ---- requests
 
     def _optional(self, path: str) -> object:
-        """Return the response of a route. Return None if this version of OpenCode has no such route."""
+        """Return the response of a route, or None if this version of OpenCode does not have the route."""
         try:
             return self._data(path)
         except EndpointError as fault:

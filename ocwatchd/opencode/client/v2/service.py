@@ -60,7 +60,9 @@ def registered(state: Path) -> tuple[list[Service], list[str]]:
 
 
 def registrations(state: Path) -> frozenset[tuple[str, int, int]]:
-    """Return the name, inode and modification time of each registration. They change when a service starts or exits."""
+    """Return the name, inode and modification time of each registration. The result changes when a service starts or
+    exits.
+    """
     try:
         with os.scandir(state) as entries:
             found = [
@@ -90,8 +92,8 @@ def _read_private(path: Path) -> bytes:
     """Return the content of a file that only this user can read or write.
 
     Raises:
-        OSError: The file cannot be opened. ValueError: It is not a regular file, belongs to another user, or is
-        accessible to other users.
+        OSError: The file cannot be opened.
+        ValueError: It is not a regular file, belongs to another user, or is accessible to other users.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

@@ -17,8 +17,8 @@ from ocwatchd.opencode.sessions.messages import Json
 from ocwatchd.opencode.sessions.snapshots import needs_of
 
 _FEW, _MANY = 6, 80
-"""Number of messages to fetch first, and number to fetch if these messages contain no prompt. A turn has one message
-for each step.
+"""Number of messages to fetch first, and number to fetch if these messages contain no prompt. Each step of a turn is a
+message.
 """
 RELEASED_DELAYS = (2.0, 4.0, 8.0, 10.0)
 """Delays, in seconds, before retries in the releases (2.0.7 and later, with jitter). In the preview they are 2, 4, 8
@@ -65,8 +65,9 @@ class Turn:
 def turn_of(api: Routes, session: str, clock: Clock, *, thorough: bool = False, known: Info | None = None) -> Turn:
     """Return the current turn of a session, with its snapshot.
 
-    Waiting prompts are counted for an idle session, and with `thorough` also for a busy one. If `known` is given, the
-    session itself and its questions are not requested.
+    The waiting prompts of an idle session are always counted, those of a busy session only if `thorough` is True and
+    the session is not waiting for a retry. If `known` is given, it is used instead of fetching the session, and
+    questions are not checked.
 
     Raises:
         EndpointError: The endpoint does not respond, or does not know the session.
@@ -165,7 +166,7 @@ def _error(answer: Step | None, active: bool) -> ErrorDetails | None:
 
 
 def _before(steps: Sequence[Step], answer: Step | None) -> tuple[ModelRef, ...]:
-    """Return the other models that produced earlier answers, the most recent first."""
+    """Return the models, other than that of `answer`, that produced the earlier answers, the most recent first."""
     if answer is None:
         return ()
     models = [step.message.model for step in reversed(steps) if not step.message.user and step is not answer]
