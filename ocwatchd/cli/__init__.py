@@ -1,1 +1,1 @@
-"""The command line: thin commands, their results as JSON documents, and text output."""
+"""The command line interface: the commands, and their output as text or JSON documents."""

@@ -22,7 +22,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be don
 
 
 class PlainUsage(TyperCommand):
-    """A command with a required argument. Its usage line names the argument without the braces of typer 0.28."""
+    """A command with a required argument. Its usage line shows the argument without the braces that typer 0.28 adds."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the parts of the usage line after the name of the command."""
@@ -30,7 +30,7 @@ class PlainUsage(TyperCommand):
 
 
 EXTRA_WORDS = re.compile(r"got unexpected extra arguments?(?:\(s\))? \((.*)\)", re.IGNORECASE)
-"""The phrase that click uses for arguments that a command does not take."""
+"""Matches click's phrase for arguments that a command does not accept."""
 NUMBER_WORDS = re.compile(r"is not a valid int(?:eger)?(?: range)?")
 """Matches click's phrase for a value that is not an integer."""
 
@@ -690,7 +690,7 @@ def share_test(json: Json = False) -> None:
 def share_doctor(json: Json = False) -> None:
     """Check everything that sharing needs.
 
-    This means the accounts, the `ocwatch share` process, the server or folder, and the clocks. Exit 1 if there is an
+    It checks the accounts, the `ocwatch share` process, the server or folder, and the clocks. Exit 1 if there is an
     error.
     """
     from ocwatchd.cli.commands.share import doctor as command

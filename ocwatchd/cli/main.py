@@ -91,7 +91,7 @@ def quick(arguments: Sequence[str]) -> Callable[[], int] | None:
 
 
 def _cooldown_change(command: str, rest: Sequence[str]) -> Callable[[], int] | None:
-    """Return a function that runs `block` or `clear`, or None if typer must parse the words or report an error."""
+    """Return a function that runs `block` or `clear`, or None if typer must parse the arguments or report an error."""
     flags, values, names = set[str](), dict[str, str](), list[str]()
     valued, known = (
         ({"--for", "--until"}, {"--json", "--force"}) if command == "block" else (set(), {"--json", "--all", "--force"})

@@ -13,7 +13,7 @@ from ocwatchd.paths import data_directory, state_file
 from ocwatchd.time_words import span
 
 MIN_PART = 3
-"""Minimum number of characters in a part of an id or title that is searched for."""
+"""Minimum length, in characters, of a part of an id or title by which a user may name a session."""
 MAX_LISTED = 8
 """Maximum number of sessions that a message lists."""
 TITLE_WIDTH = 40
@@ -129,7 +129,7 @@ def here(directory: str) -> list[str]:
 def _directories_of_this_terminal() -> set[str]:
     """Return the directories of the OpenCode processes in this terminal.
 
-    There may be one, because `ocwatch` may be running in a shell that OpenCode started.
+    Such a process exists if `ocwatch` is running in a shell that OpenCode started.
     """
     ours, found = _terminal("self"), set[str]()
     try:

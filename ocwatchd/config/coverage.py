@@ -49,7 +49,7 @@ def without_fallback(used: Iterable[str], names: Names) -> list[str]:
 
 
 def uncovered(paths: Paths, environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return the models used in this home that have no fallback.
+    """Return the models in use in this home directory that have no fallback.
 
     The list is empty if a configuration cannot be read. Other checks report that error.
     """
@@ -88,9 +88,9 @@ def unknown_models(
     check`.
 
     `projects` contains directories whose OpenCode configuration may define further models. `catalogue_of` returns
-    OpenCode's cached list, with the names of all providers but the models of only the given providers. It is called
-    only if a name is in no OpenCode configuration. The result is empty if ocwatchd's configuration cannot be read.
-    Other checks report that error.
+    OpenCode's cached list, with the names of all providers, and with the models of the given providers only. It is
+    called only if a name is in no OpenCode configuration. The result is empty if ocwatchd's configuration cannot be
+    read. Other checks report that error.
     """
     environ = os.environ if environ is None else environ
     try:

@@ -29,7 +29,7 @@ from ocwatchd.core.policy import (
 )
 
 LARGEST = 10**15
-"""Upper bound of every number. A larger number is a typo, and would cause an overflow later."""
+"""Maximum value of every number in the configuration. A larger number is a typo, and would cause an overflow later."""
 
 PER_MODEL = "perModel"
 FORECAST, LIMITS = "forecast", "limits"
@@ -215,7 +215,7 @@ KEYS = (
         Key("command", Kind.TEXTS, "A program and its arguments that prints plan windows as JSON. It runs every 5 "
             "minutes, for 30 s at most.", [],
             pattern=r"^[^\u0000]*$(?!\n)", wanted="a string: the program or one of its arguments"),
-        Key(LIMITS, Kind.LIMITS, "Limits that you know: `tokens` or `requests` (or both) within `window`.", {},
+        Key(LIMITS, Kind.LIMITS, "Known limits of a model: `tokens`, `requests` or both, per `window`.", {},
             inner=LIMIT_KEYS),
     ),
     Key("budget", Kind.NUMBER, "Budget for a day (in local time, at OpenCode's prices). When it is spent, paid models "

@@ -18,7 +18,7 @@ from ocwatchd.ownership import read_followed
 from ocwatchd.paths import Paths
 
 CATALOGUE_CAP = 32 << 20
-"""Maximum size, in bytes, of OpenCode's cached list of models. In November 2026, the list had 2 MB."""
+"""Maximum size, in bytes, of OpenCode's cached list of models. In November 2026, the size of the list was 2 MB."""
 STATE_CAP = 1 << 20
 """Maximum size of OpenCode's state files, in bytes."""
 MAX_RECENT = 3

@@ -506,7 +506,8 @@ def _literal(document: Document, values: Values) -> list[ConfigError]:
 SETTLED = 0.3
 """Minimum time, in seconds, without a further change before an edit is read.
 
-Editors first truncate or rename the file, and an empty or missing file is a valid configuration too.
+An editor may truncate or rename the file before it writes the new content. In between, the file is empty or missing,
+which is a valid configuration, but not the one that the user wants.
 """
 
 Mark = tuple[int, ...] | None
@@ -514,7 +515,7 @@ Mark = tuple[int, ...] | None
 
 
 class LiveConfig:
-    """The configuration of a running daemon. It applies edits of the file.
+    """The configuration of a running daemon. It is updated when the file is edited.
 
     `look` may be called often. It takes one `stat` call, and reads an edit `SETTLED` seconds after the last change.
     """

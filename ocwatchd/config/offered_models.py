@@ -54,7 +54,7 @@ OpenCode renews the list at every start.
 
 
 class Answer(StrEnum):
-    """The answer to the question whether a model or provider exists."""
+    """Whether a model or provider exists."""
 
     YES = "yes"
     NO = "no"
@@ -63,9 +63,7 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The answer to the question whether a model or provider exists, and the reason as a clause: `zai offers no model
-    of that name`.
-    """
+    """Whether a model or provider exists, with the reason as a clause, such as `zai offers no model of that name`."""
 
     answer: Answer
     why: str = ""

@@ -86,7 +86,9 @@ def _weights(
         if model not in members:
             checks.report(document.fault((*keys, name), f"{name} is not a member of the pool"))
         elif isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1000:
-            checks.report(document.fault((*keys, name), f"{weight!r} is not a number above 0, up to 1000"))
+            checks.report(
+                document.fault((*keys, name), f"{weight!r} is not valid: use a number greater than 0 and at most 1000")
+            )
         else:
             found[model] = float(weight)
     return found

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from ocwatchd.errors import ConfigError
 
 SIZE_CAP = 4 << 20
-"""Maximum size, in bytes, of a configuration. Real configurations have a few kB."""
+"""Maximum size, in bytes, of a configuration. Real configurations have a size of a few kB."""
 
 _STRING = r'"(?:\\.|[^"\\])*"'
 # Compiled only if a file is not plain JSON: compiling takes 1 ms of the 25 ms of CPU time that `ocwatch pick` may use.

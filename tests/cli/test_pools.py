@@ -119,7 +119,7 @@ def test_a_pool_is_blocked_and_cleared_as_one(cli: Cli) -> None:
         ({"s": {"members": ["p/m", "alias"]}}, "alias is already in the pool"),
         ({"s": {"members": ["p/m"], "strategy": "random"}}, "'random' is not one of"),
         ({"s": {"members": ["p/m"], "weights": {"q/m": 1}}}, "q/m is not a member"),
-        ({"s": {"members": ["p/m"], "weights": {"alias": 0}}}, "0 is not a number above 0"),
+        ({"s": {"members": ["p/m"], "weights": {"alias": 0}}}, "0 is not valid: use a number greater than 0"),
         ({"s": {"members": ["p/m"], "wieghts": {}}}, "did you mean 'weights'?"),
     ],
 )

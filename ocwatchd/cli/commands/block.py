@@ -36,7 +36,7 @@ def block(
     """Block `model` for the duration `lasting`, or until the time `until`. If neither is given, block it until it is
     cleared.
 
-    `force` accepts a model that OpenCode does not offer.
+    `force`: whether to accept a model that OpenCode does not offer.
 
     Raises:
         UsageError: The model or the time is not valid, or both times are given.
@@ -76,9 +76,10 @@ def block(
 
 
 def clear(model: str | None = None, everything: bool = False, as_json: bool = False, force: bool = False) -> int:
-    """End the cooldown of `model`, or with `everything` every cooldown. A model without a cooldown is not an error.
+    """End the cooldown of `model`, or all cooldowns if `everything` is set. It is not an error if a model has no
+    cooldown.
 
-    `force` accepts a model that OpenCode does not offer.
+    `force`: whether to accept a model that OpenCode does not offer.
 
     Raises:
         UsageError: Neither or both of `model` and `everything` are given, or the model does not exist.
@@ -122,7 +123,7 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
 
 
 def _refuse_misspelt(refs: Iterable[ModelRef], paths: Paths) -> None:
-    """Refuse model names that have no cooldown, are in no chain, and are not offered by OpenCode.
+    """Raise an error if a model has no cooldown, is in no chain, and is not offered by OpenCode.
 
     Without this check, ocwatch would report success for a misspelled model name.
     """
@@ -138,7 +139,7 @@ def named_all(model: str) -> tuple[ModelRef, ...]:
     """Return the models that the user named: one model, or all members of a pool.
 
     Raises:
-        UsageError: The name is neither a model nor configured.
+        UsageError: The name is neither a model nor an alias or pool in the configuration.
     """
     name = model.strip()
     if not is_model(name):
@@ -197,7 +198,7 @@ def _chained(policy: Policy) -> set[str]:
 
 
 def _name_the_nearest(refs: Iterable[ModelRef], cooling: list[str]) -> None:
-    """Print a warning that lists the cooling models whose names are similar to those in `refs`."""
+    """Print a warning that proposes models that are cooling down and whose names are similar to those in `refs`."""
     from difflib import get_close_matches  # lazy import: 5 ms of CPU time
 
     near = {near for ref in refs for near in get_close_matches(str(ref), cooling, 1, 0.85)}

@@ -89,7 +89,7 @@ def _opened(name: str) -> BufferedReader:
 
 
 def _classify_text(text: str, rules: RuleSet, as_json: bool) -> None:
-    """Print the events in a pasted log line. Classify any other text as a provider's message."""
+    """Print the events in the text if it is a log line; otherwise, classify it as a provider's message."""
     events = list(limits_from(BytesIO(text.encode(errors="surrogateescape") + b"\n"), rules))
     events = events or [message_event(text, time.time(), None, None, rules)]
     for event in events:
@@ -118,10 +118,10 @@ def _classify_message(place: str, line: bytes, rules: RuleSet, as_json: bool) ->
 
 
 def _message(place: str, line: bytes) -> tuple[str, float, str | None, int | None]:
-    """Return the text, time, provider and status of one input object.
+    """Return the text, time, provider and HTTP status in one line of JSON input.
 
     Raises:
-        UsageError: The line is not an object of this form. The command stops, because each line must have a result.
+        UsageError: The line is not a JSON object with these fields. The command then stops.
     """
     try:
         value = json.loads(line)
@@ -135,7 +135,7 @@ def _message(place: str, line: bytes) -> tuple[str, float, str | None, int | Non
 
 
 def message_event(text: str, when: float, provider: str | None, status: int | None, rules: RuleSet) -> LimitEvent:
-    """Return the event for a provider's message from outside a log; its session is unknown."""
+    """Return the event for a provider's message that does not come from a log. The session of the event is unknown."""
     from ocwatchd.core.classify.reset_times import find_hint  # lazy import: classifying a log does not need it
 
     facts = details_from_text(text, status)

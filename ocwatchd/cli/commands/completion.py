@@ -122,9 +122,10 @@ complete -F _ocwatch ocwatch"""
 
 
 def completion(shell: str | None, app: typer.Typer, install: bool = False) -> int:
-    """Print the completion script of `app` for `shell`, or write it to the shell's own directory (`install`).
+    """Print the completion script of `app` for `shell`, or, with `install`, write it to the directory where the shell
+    looks for completions.
 
-    `shell` defaults to the shell in SHELL.
+    `shell` defaults to the shell in the environment variable SHELL.
 
     Raises:
         UsageError: The shell is not bash, zsh or fish.
@@ -197,7 +198,7 @@ def _is_group(command: Command, known: list[Command]) -> bool:
 
 
 def _is_names(kind: str) -> bool:
-    """Return whether `ocwatch __complete` lists the values of `kind` (names from logs and providers)."""
+    """Return whether the values of this kind are names that `ocwatch __complete` lists."""
     return kind in ("models", "sessions", "ids")
 
 

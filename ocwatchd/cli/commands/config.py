@@ -48,7 +48,7 @@ class Finding:
     """The message with its file and line, as printed."""
 
     def as_json(self) -> dict[str, object]:
-        """Return the entry of the JSON contract."""
+        """Return the finding as an object of the JSON contract."""
         return {"severity": self.severity, "line": self.line, "key": self.key, "message": self.message}
 
 
@@ -65,7 +65,7 @@ class Shown:
 
     @property
     def lines(self) -> list[str]:
-        """Return the value as it would be written in the file, with its unit. A list has one line for each item."""
+        """Return the value as it is written in the file, with its unit. A list has one line for each item."""
         items = self.value if isinstance(self.value, list) and self.value else [self.value]
         return [f"{json.dumps(item, ensure_ascii=False)} {self.unit}".rstrip() for item in items]
 
@@ -75,7 +75,7 @@ class Shown:
         return f"line {self.line}" if self.line else self.whence
 
     def as_json(self) -> dict[str, object]:
-        """Return the entry of the JSON contract."""
+        """Return the setting as an object of the JSON contract."""
         return {
             "key": self.key,
             "value": self.value,
@@ -95,7 +95,7 @@ class Place:
     whence: str
 
     def as_json(self) -> dict[str, object]:
-        """Return the entry of the JSON contract."""
+        """Return the path as an object of the JSON contract."""
         return {"name": self.name, "path": self.path, "whence": self.whence}
 
 
@@ -216,9 +216,9 @@ def init(write: bool = False, force: bool = False, as_json: bool = False) -> int
 
 
 def write_schema(paths: Paths) -> None:
-    """Write a copy of the JSON Schema for configurations to refer to.
+    """Write a copy of the JSON Schema, to which configurations can refer.
 
-    They do not refer to the original, because its virtual environment may be removed.
+    They must not refer to the original, because it is in a virtual environment that may be removed.
     """
     with suppress(OSError, StateError):  # only editors use the schema, so a failure to write it is ignored
         write_atomic(paths.schema, FILE.read_bytes())

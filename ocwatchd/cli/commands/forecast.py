@@ -1,6 +1,7 @@
 """`ocwatch forecast`: print when each limit will be reached, and the source of that forecast.
 
-`ocwatch forecast --replay` compares last week's forecasts of the learned rule with those of a naive rule.
+`ocwatch forecast --replay` compares two rules, the learned rule and a naive one, by the forecasts that they would have
+made last week.
 """
 
 from __future__ import annotations
@@ -119,8 +120,8 @@ ABOUT = (
 
 
 def replay(json: bool = False) -> int:
-    """Print the number and the accuracy of each rule's forecasts in the last week, for every model with enough limits
-    to learn from.
+    """Print how many forecasts each rule would have made in the last week, and how accurate they would have been. Only
+    models with enough limits to learn from are included.
     """
     now, paths = time.time(), Paths.from_env()
     found: list[tuple[str, int, dict[str, Verdict]]] = []

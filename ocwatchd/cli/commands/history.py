@@ -27,9 +27,9 @@ from ocwatchd.paths import data_directory, state_file
 from ocwatchd.time_words import about, clock, exactly, span, stamp
 
 DEFAULT_SINCE = "24h"
-"""The default period of `history`, up to now."""
+"""The period that `history` covers by default, up to the present."""
 SAME_WAIT = frozenset(("limit", "told", "unanswered", "doubtful"))
-"""Events after which a session is still waiting."""
+"""The kinds of events after which a session is still waiting."""
 FOLLOW_INTERVAL = 0.5
 """Interval, in seconds, at which `--follow` reads the journal."""
 
@@ -122,11 +122,11 @@ class Titles:
     """The titles of sessions. OpenCode's stores are read when the first title is needed."""
 
     def __init__(self) -> None:
-        """Initially, no titles are known. No file is read yet."""
+        """Initialize the object without reading any file."""
         self._names: dict[str, SessionName] | None = None
 
     def of(self, session: str | None) -> SessionName | None:
-        """Return the session's name, or None if `session` is None. The name has no title if no store contains the
+        """Return the session's name, or None if `session` is None. The name contains no title if no store contains the
         session.
         """
         if session is None:
@@ -237,8 +237,8 @@ OUTCOMES = {
 
 
 def explain(wanted: str | None = None, as_json: bool = False) -> int:
-    """Print one decision: the decision with this id, the latest decision for this session or model, or the latest
-    decision of all.
+    """Print one decision in full. `wanted` is its id, or a session or model whose latest decision is printed. Without
+    `wanted`, print the latest decision of all.
 
     Raises:
         UsageError: No decision matches, or several do.
@@ -288,7 +288,9 @@ def _outcome(episode: Episode) -> str:
 
 
 def _details(line: Entry, refused: int) -> Iterator[Row]:
-    """Yield the details of an entry. For a refused attempt after the first, yield only details that can differ."""
+    """Yield the details of an entry. For every refused attempt after the first, yield only the details that may have
+    changed.
+    """
     if line.what == "limit":
         yield from _evidence(line, again=refused > 1)
     elif line.what == "foreseen":

@@ -27,7 +27,7 @@ def pick(
     """Print the model to use now: `model` itself if it is available, otherwise its first available fallback.
 
     `model` defaults to OpenCode's default model. Fallbacks that cannot continue `session` are skipped. The chain of
-    `agent` is tried first. `force` accepts a model that OpenCode does not offer.
+    `agent` is tried first. `force`: whether to accept a model that OpenCode does not offer.
 
     Raises:
         AllCooling: The model and all its fallbacks are cooling down; the message says until when.

@@ -17,7 +17,7 @@ def install(as_json: bool = False) -> int:
     """Install or update the plugin.
 
     Raises:
-        PluginFault: The file of that name is not ours, or it cannot be written.
+        PluginFault: A file with the plugin's name exists and is not ours, or the plugin cannot be written.
     """
     paths = Paths.from_env()
     before, after = plugin_file.install(paths)

@@ -1,4 +1,4 @@
-"""`ocwatch redirect`: move a session on request, with the daemon's guards, claim and verification.
+"""`ocwatch redirect`: move a session on request. The checks, the claim and the verification are those of the daemon.
 
 The module also contains the parts shared by `redirect` and `restart`: choosing the target, writing the claim to the
 journal, and printing the result.
@@ -92,7 +92,7 @@ class Job:
 
     @property
     def outlook(self) -> Outlook:
-        """Return the outlook for the moved session."""
+        """Return the values from which a target for the moved session is chosen."""
         return Outlook(self.moved.session, self.loads, self.moved.needs, self.offers, day_budget=self.day_budget)
 
     @property
@@ -143,7 +143,7 @@ def stranded_sessions(unreached: Unreached, ledger: Ledger, config: Config) -> l
 
 
 def _waits_limited(snapshot: SessionSnapshot, ledger: Ledger, config: Config) -> bool:
-    """Return whether this session is limited; its OpenCode process has no endpoint.
+    """Return whether the session, whose OpenCode process has no endpoint, is limited.
 
     Without an endpoint, OpenCode's retries are not visible. An unfinished answer from a model that is cooling down is
     treated as a retry.
@@ -155,7 +155,7 @@ def _waits_limited(snapshot: SessionSnapshot, ledger: Ledger, config: Config) ->
 
 
 def unreached_of(paths: Paths) -> Unreached:
-    """Return access to the sessions of OpenCode 1 processes without an endpoint."""
+    """Return the object that reads the sessions of OpenCode 1 processes without an endpoint."""
     return Unreached(
         paths.opencode_data, lambda: [process for process in generations(ProcessTable()()) if process.generation == 1]
     )
@@ -164,7 +164,8 @@ def unreached_of(paths: Paths) -> Unreached:
 def restart_instead(
     fault: OcwatchError, stranded: Sequence[SessionSnapshot], unloaded: Sequence[EarlierProcess] = ()
 ) -> OcwatchError:
-    """Return an error with a command for each stranded session. If there are none, return `fault`.
+    """Return an error that lists, for each stranded session, a command to continue it. If there are none, return
+    `fault`.
 
     `unloaded` contains the OpenCode processes without the companion plugin.
     """
@@ -185,7 +186,7 @@ def restart_instead(
 def _way_on(snapshot: SessionSnapshot, unloaded: Sequence[EarlierProcess]) -> str:
     """Return the user's options for a session whose OpenCode process has no endpoint.
 
-    A process that was started with `--pure` does not load plugins after a restart either.
+    A restart does not help if the process was started with `--pure`, because it would load no plugins again.
     """
     here = os.path.realpath(snapshot.directory)
     same = [process for process in unloaded if os.path.realpath(process.directory) == here]
@@ -209,8 +210,8 @@ def choose_target(
 ) -> Target:
     """Return the target: the model that the user named, or the first available model in the limited model's chain.
 
-    If the target has no configured agent, it uses the moved session's agent. A limited subagent's agent would change
-    the parent's turn.
+    If the target has no configured agent, it uses the moved session's agent. The agent of a limited subagent is not
+    used, because it would change the parent's turn.
 
     Raises:
         UsageError: The model has no fallback, or the named model does not exist.
@@ -483,8 +484,8 @@ def _only_limited(found: Findings, ledger: Ledger, config: Config) -> SessionSna
 
 
 def _limited(snapshot: SessionSnapshot, ledger: Ledger, config: Config) -> bool:
-    """Return whether the session is limited. A session in a retry is always limited. A failed session is limited only
-    if a limit caused the failure.
+    """Return whether the session is limited. A session that is waiting for a retry is always limited. A failed session
+    is limited only if a limit caused the failure.
     """
     return snapshot.state is SessionState.RETRY or failed_by_limit(snapshot, ledger, config)
 

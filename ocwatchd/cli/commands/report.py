@@ -34,7 +34,9 @@ Plans = Sequence[Mapping[str, object]]
 DEFAULT_SINCE = "7d"
 PAGE = "ocwatch-report.html"
 MAX_DAYS, MAX_SESSIONS = 20, 10
-"""Maximum number of rows of the tables on a terminal. The page and --json have more."""
+"""Maximum numbers of rows in the tables of days and of sessions on a terminal. The HTML page and --json contain more
+rows.
+"""
 FORMATS = ("html", "json", "prometheus")
 
 
@@ -136,8 +138,8 @@ def _many(number: int, noun: str) -> str:
 
 
 def _more(cost: Cost) -> str:
-    """Return a note about the waits that are not included in the time saved: unfinished waits, and waits without a
-    reported end.
+    """Return a note about the waits that are not included in the time saved: waits that have not ended yet, and waits
+    without a reported reset time.
     """
     parts = [f"{about(cost.to_come)} more to come"] if cost.to_come >= 1 else []
     if cost.uncounted:

@@ -54,9 +54,10 @@ def restart(options: MoveOptions, restart_options: RestartOptions) -> int:
     """Restart the OpenCode process of a limited session, and run its prompt on another model. Return the exit code.
 
     Raises:
-        UsageError: The session or model does not exist, or there are several candidates. OpenCodeUnreachable: No
-        process is running the session, or the new process does not start. Nothing was changed. AllCooling: All
-        fallbacks are cooling down. OcwatchError: No session is limited.
+        UsageError: The session or model does not exist, or there are several candidates.
+        OpenCodeUnreachable: No process is running the session, or the new process does not start; nothing was changed.
+        AllCooling: All fallbacks are cooling down.
+        OcwatchError: No session is limited.
     """
     paths = Paths.from_env()
     config, cooldowns = load(paths), blacklist.read(paths.blacklist)
@@ -125,7 +126,7 @@ def _check_comes_back(stranded: StrandedSession) -> None:
 
 
 def _elsewhere(fault: OcwatchError, finder: EndpointFinder) -> OcwatchError:
-    """Return the fault. If OpenCode 2 is running, the fault's message also contains advice on OpenCode 2's sessions."""
+    """Return the error `fault`. If OpenCode 2 is running, add advice on its sessions to the message."""
     if not any(endpoint.generation == 2 for endpoint in finder.find().open):
         return fault
     return type(fault)(

@@ -26,7 +26,7 @@ VERBS = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A change, or an existing state that needed none. `did` is a word of the JSON contract.
+    """One step: a change, or something that needed no change. `did` is one of the words that the JSON contract defines.
 
     If `did` is in VERBS, `text` is printed after that verb; otherwise, `text` is a whole sentence.
     """
@@ -46,7 +46,7 @@ class Step:
         return f"Would {VERBS[self.did]} {self.text}" if dry_run else f"{self.did.capitalize()} {self.text}"
 
     def as_json(self) -> dict[str, object]:
-        """Return the step in the JSON contract."""
+        """Return the step as an object of the JSON contract."""
         return {
             "what": self.what,
             "did": self.did,
@@ -59,7 +59,7 @@ class Report:
     """A collection of steps. Each step is printed when it is added; a `dry_run` prints it as a plan."""
 
     def __init__(self, *, dry_run: bool, as_json: bool) -> None:
-        """Initially, the report contains no steps."""
+        """Initialize the report without any steps."""
         self.dry_run, self.as_json = dry_run, as_json
         self._steps: list[Step] = []
 

@@ -18,9 +18,9 @@ from ocwatchd.state.read_progress import unread_log
 from ocwatchd.time_words import clock, span, when
 
 NOTHING = "nothing to do. To see everything work: ocwatch drill"
-"""The next step if there is none."""
+"""The text that is printed in place of a next step if there is nothing to do."""
 LOOK = "ocwatch explain (see why) or ocwatch watch (follow what happens)"
-"""The next step if a model is cooling down, and everything else is as it should be."""
+"""The next step to print if a model is cooling down and there is no problem."""
 WHY = {"manual": "blocked by you", "forecast": "about to be limited"}
 """The reason to show, by reset source. For any other source, the kind of limit is shown."""
 BESIDE_REASON, LEAST_REASON = 58, 12
@@ -34,7 +34,7 @@ HEADLINE = {State.UP: "green", State.STALLED: "yellow", State.DOWN: "red"}
 def status(as_json: bool = False, instead: str | None = None) -> int:
     """Print the daemon, cooldowns and sessions, and return the exit code.
 
-    `instead` is the next step to print if these name no problem.
+    `instead` is the next step to print if there is no problem.
 
     Exit codes: 0 the daemon is running and reading logs; 3 it is down or stalled; 4 a model in use has no fallback, or
     OpenCode does not offer a configured model; 5 a running OpenCode process cannot be served.
@@ -63,8 +63,8 @@ def current_status(now: float) -> StatusView:
 
 
 def _sharing(now: float) -> list[str]:
-    """Return a list with one sentence, the reason why the configured sharing does not work, or an empty list if it
-    works.
+    """Return the reason why sharing does not work, as a list with one sentence. The list is empty if sharing works or
+    is not configured.
     """
     path = state_file("share/status.json")
     if not exists(path):

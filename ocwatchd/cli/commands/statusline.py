@@ -38,7 +38,7 @@ TMUX = {
 DAEMON: dict[str, str] = {State.DOWN: "down", State.STALLED: "stalled"}
 """The word shown for each state in which the daemon cannot act."""
 NEARLY_USED_UP = 80.0
-"""Minimum usage of a plan window, in percent, from which the line shows the plan window."""
+"""Minimum usage, in percent, of a plan window that the line shows."""
 UNSERVED = "unserved"
 """State: the daemon is up, but cannot move the sessions of a running OpenCode process."""
 NO_FALLBACK = "no-fallback"
@@ -51,7 +51,7 @@ CODES = {
     State.UP: ExitCode.DONE,
     UNSERVED: ExitCode.OPENCODE_UNREACHABLE,
 }
-"""Exit codes by state. In any other state, the daemon is stalled or not running."""
+"""Exit codes by state. Other states mean that the daemon is stalled or not running (exit code 3)."""
 
 
 def statusline(form: str = "plain") -> int:

@@ -39,7 +39,7 @@ from ocwatchd.state.files import write_atomic, write_new
 
 ABOUT_2 = f"its sessions are moved through its own API. The differences are described in {DOCUMENTATION}/opencode2.md"
 ASKED = "you asked for --foreground"
-"""The reason why no service manager is used, if the user gave that option."""
+"""The reason that is printed for not installing a service if the user gave the option --foreground."""
 UP_LIMIT = 15.0
 """Timeout, in seconds, for the daemon's first heartbeat, which takes half a second on an idle machine."""
 POLL_INTERVAL = 0.05
@@ -60,8 +60,8 @@ def up(
 ) -> int:
     """Set up all components, start the daemon, and print each step. Components that are already set up are not changed.
 
-    The daemon becomes a service. Without a service manager for this user, it runs in the foreground, or with `detach`
-    in the background. A daemon of another version is restarted. On a terminal, `up` asks which fallbacks a first
+    The daemon runs as a service. If this user has no service manager, it runs in the foreground, or with `detach` in
+    the background. A daemon of another version is restarted. On a terminal, `up` asks which fallbacks a first
     configuration should contain, unless `yes` is given.
 
     Raises:
@@ -204,7 +204,9 @@ def _install_plugin(paths: Paths, report: Report) -> None:
 
 
 def _tell_generation(report: Report) -> None:
-    """If OpenCode 2 is installed, print how it differs. `ocwatch doctor` reports a program that does not work."""
+    """If OpenCode 2 is installed, print how ocwatchd handles it. A program that does not work is ignored here; `ocwatch
+    doctor` reports it.
+    """
     program = installed_opencode()
     try:
         about = about_program(program, os.environ) if program else None

@@ -50,7 +50,7 @@ On a terminal without an alternate screen, output continues below the last line.
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the screen. `style` consists of words of `BRIGHTNESS` and `COLOURS`, for example `bold red`."""
+    """One line of the screen. `style` consists of words from `BRIGHTNESS` and `COLOURS`, for example `bold red`."""
 
     text: str
     style: str = ""
@@ -82,7 +82,7 @@ class Screen:
     """A context manager for the alternate screen. On exit, the main screen and the cursor are restored."""
 
     def __init__(self) -> None:
-        """Initially, the screen is empty."""
+        """Initialize the screen; it shows no lines yet."""
         self._shown: list[Line] = []
         self._size = (0, 0)
         self._styles = BRIGHTNESS if os.environ.get("NO_COLOR") else BRIGHTNESS | COLOURS
@@ -157,7 +157,7 @@ def frame(
 
 
 def _ahead(view: StatusView) -> list[Line]:
-    """Return the lines on the nearest forecast limit, or an empty list if there is none."""
+    """Return the lines about the nearest limit that is forecast, or an empty list if there is none."""
     for one in view.known_limits[:1]:
         if one.get("hits_in_seconds") is not None:
             when = limit_in(one, view.now)

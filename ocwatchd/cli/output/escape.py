@@ -1,8 +1,8 @@
 """Escape text from logs, files and providers: one function for each output format.
 
-`escape` is for terminals, where text must not move the cursor or reverse a line. ocwatchd has its own function, because
-rich (15.0) does not remove OSC and CSI sequences from table cells. HTML pages use `cli/report/page.py`, and commands
-for a shell are quoted with `shlex`.
+`escape` is for terminals, where text must not move the cursor or change the direction of a line. ocwatchd has its own
+function, because rich (15.0) does not remove OSC and CSI sequences from table cells. HTML pages use
+`cli/report/page.py`, and commands for a shell are quoted with `shlex`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ Examples: `#(…)` in tmux, `%{A1:…:}` in polybar and lemonbar, `^ca(…)` in 
 
 
 def neutral(text: str) -> str:
-    """Return `text` for an unknown status bar or prompt. Question marks replace characters that it might interpret."""
+    """Return `text` escaped for an unknown status bar or prompt. Characters that it might interpret become question
+    marks.
+    """
     text = escape(text)
     return "".join("?" if char in _MARKUP else char for char in text) if not _MARKUP.isdisjoint(text) else text
 

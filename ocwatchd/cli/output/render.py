@@ -18,11 +18,11 @@ WIDTH = 80
 """Width of the output, in columns, if neither COLUMNS nor a terminal defines one, as for files and pipes."""
 
 BESIDE_NAMES = 44
-"""Minimum total width, in characters, of all columns but the names, if they need it. A name that would leave less is
-shortened in the middle.
+"""Minimum total width, in columns of text, that is kept for everything except the names, if it is needed. A name that
+would leave less room is shortened in the middle.
 """
 LEAST_PHRASE = 14
-"""Minimum width, in columns, of a table's last column before names are shortened."""
+"""Minimum width, in columns of text, of a table's last column. Names are shortened to keep this width free."""
 
 
 COMMAND_INDENT = "    "

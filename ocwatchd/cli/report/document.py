@@ -140,7 +140,7 @@ def prometheus(
 ) -> str:
     """Return the figures in Prometheus' text format.
 
-    `cooling` contains the cooldowns, and `plan_windows` the plan windows, that are active now.
+    `cooling` contains the active cooldowns, and `plan_windows` contains the current plan windows.
     """
     lines = (*_lines(found, up, cooling), *_money_metrics(money), *_plan_metrics(plan_windows))
     return "".join(line + "\n" for line in lines)

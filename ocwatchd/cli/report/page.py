@@ -532,7 +532,7 @@ def _about(seconds: float) -> str:
 
 
 def _typical(times: Sequence[float]) -> str:
-    """Return the median of the times and their number, or `–` if there are no times."""
+    """Return the median of the times, followed by their count, or `–` if there are no times."""
     if not times:
         return "–"
     return f"{lasting(median(times))} ({'1 turn' if len(times) == 1 else f'median of {len(times)}'})"

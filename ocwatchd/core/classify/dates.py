@@ -40,7 +40,7 @@ contain thousands.
 """
 
 _NEAR = 34
-"""Maximum distance, in characters, between a time of day and the word for its day, such as "tomorrow" or "Monday"."""
+"""Maximum distance, in characters, between a time of day and the word that names its day, such as "tomorrow"."""
 
 _LEAD_LENGTH = 16
 """Maximum number of characters between a time of day and the date or word after it: ` Uhr morgen`, ` (CET) on `."""
@@ -493,8 +493,8 @@ def _next(here: datetime, zone: tzinfo, clock: Clock, *, estimated: bool, weekda
 
 
 def _beside(text: str, start: int, end: int) -> _Time | None:
-    """Return the time of day for a word such as "tomorrow". It is in the same sentence, either after the word or before
-    it.
+    """Return the time of day that belongs to a word such as "tomorrow". The time is in the same sentence, either after
+    or before the word.
     """
     for match in islice(_TIME_IN().finditer(text, end, end + _NEAR), 3):
         time = _time(match, text)
@@ -579,8 +579,8 @@ _WORD_STARTS = _DAY_STARTS | frozenset(
     "next week month woche semaine semana settimana tygodniu hafta minggu tuan vecka uke uge monat monats prochain mes"
     " mese first 1st start beginning end miesiacu maand ay bulan thang manad maned".split()
 )  # fmt: skip
-"""Every text that names such a day contains one of these words. Searching for them is cheaper than matching the
-expressions.
+"""The words in the expressions of `_WORDS`. A text without any of them cannot match, and searching for words is cheaper
+than matching the expressions.
 """
 
 

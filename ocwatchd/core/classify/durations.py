@@ -126,7 +126,7 @@ _FOREIGN_WINDOW = late(
     r"|(?:limit\w{0,3}|quota|cuota|cota|ventana|janela|fenetre|finestra|plafond|kontingent|fenster|лимит\w{0,2}|окн\w{1,2})"
     r"\s(?:de|di|des|du|von|da|do|van|av|af|в|на|na|za)\s{1,3}$"
 )
-"""Words that mark the duration after them as a window, regardless of the remaining sentence: `10 requêtes en 60
+"""Words that mark the duration after them as a window, regardless of the rest of the sentence: `10 requêtes en 60
 secondes`, `limite de 5 horas`.
 """
 

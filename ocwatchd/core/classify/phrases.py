@@ -23,8 +23,8 @@ from functools import lru_cache
 from ocwatchd.core.text.normalize import fold
 
 KEY_LENGTH = 5
-"""Number of letters of a word by which phrases are found. It is large enough for keys to be rare, and small enough for
-`exceed*`.
+"""Length of a key, that is, the number of first letters of a word by which phrases are found. Longer keys would be
+rarer, but words such as `exceed*` would have none.
 """
 
 GAP_CAP = 60
@@ -61,7 +61,9 @@ def compile_folded(phrase: str) -> re.Pattern[str]:
 
 
 class _Phrase:
-    """A folded phrase with its rank. Its literals rule it out for most texts without a match of the expression."""
+    """A folded phrase with its rank. For most texts, its literals suffice to rule out a match, and its expression is
+    not needed.
+    """
 
     __slots__ = ("_needed", "_probe", "rank", "text")
 

@@ -1,7 +1,7 @@
 """Read reset times from response headers. Pure functions.
 
 Retry-After comes first, because OpenCode obeys it exactly. Then come the reset times of exhausted allowances. If a
-provider sends three reset times (for requests, tokens and input tokens), the reset time of the allowance that is 0
+provider sends three reset times (for requests, tokens and input tokens), the reset time of the exhausted allowance
 applies.
 """
 
@@ -143,9 +143,7 @@ def _exhausted(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]
 
 
 def _latest(reported: Iterator[ReportedTime]) -> Iterator[ReportedTime]:
-    """Yield the latest moment and the longest wait. If several allowances are exhausted, the last reset time is
-    decisive.
-    """
+    """Yield the latest moment and the longest wait. If several allowances are exhausted, the last reset applies."""
     found = sorted(reported, key=lambda item: -(item.after if item.after is not None else item.until or 0))
     moments, spans = [item for item in found if item.until is not None], [item for item in found if item.until is None]
     yield from moments[:1]

@@ -30,11 +30,11 @@ memory.
 
 LONGEST = 31 * 86400.0
 """Longest accepted time until a reset, in seconds. A month is the longest window of any plan; a longer time is a
-mistake or a message to a user.
+mistake.
 """
 
 SKEW = 5.0
-"""Maximum age, in seconds, of a reset time that is still treated as the present time, because the log format before
+"""Maximum age, in seconds, of a reset time that is still treated as the current time, because the log format before
 1.17 has timestamps in whole seconds.
 """
 

@@ -67,14 +67,14 @@ class Weight(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
-    """Words, codes and headers with one meaning.
+    """One rule: words, codes and headers that have the same meaning.
 
     `kind` is None if the meaning is not a limit; `weight` is then set. A `firm` rule is certain even if other words
     describe a bad request; a `doubtful` rule is never certain. The raw text must contain one of the literals in
     `needs`, and none of the phrases in `unless`. A text that names one of the `hosts` matches. A rule with `corrects`
-    does not prove a limit alone, but replaces the kind of a limit in the same text if that limit has one of these kinds
-    or rules. `together` contains groups of phrases; a short text matches if it contains one phrase of each group, in
-    any order, and no other rule matches.
+    does not prove a limit alone, but replaces the kind of a limit in the same text if `corrects` contains that kind, or
+    the id of the rule that found the limit. `together` contains groups of phrases; a short text matches if it contains
+    one phrase of each group, in any order, and no other rule matches.
     """
 
     id: str
@@ -296,7 +296,7 @@ class _Key:
 
 
 _NOTHING = _Key("", None, (), None, (), "", status_read=False)
-"""The key for a text of which only the words are classified."""
+"""The key of a text that is classified by its words alone."""
 
 
 @dataclass(frozen=True, slots=True)

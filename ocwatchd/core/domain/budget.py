@@ -28,8 +28,8 @@ class Tokens:
 
     @property
     def spent(self) -> int:
-        """The number of tokens that count against a limit. Tokens read from the provider's cache mostly do
-        not count.
+        """The number of tokens that count against a limit. With most providers, tokens read from the provider's cache
+        do not count.
         """
         return self.input + self.output + self.reasoning + self.cache_write
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ocwatchd.core.domain.budget import Price
 
 ROOM = 8
-"""When room for the answer is reserved, the model's maximum output counts for at most 1/8 of its context window."""
+"""The room reserved for the answer is the model's maximum output, but at most 1/ROOM of its context window."""
 CHARS_PER_TOKEN = 4
 """Estimated characters per token, for text without a token count. English prose and code have between three and five.
 """

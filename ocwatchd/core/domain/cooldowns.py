@@ -39,7 +39,7 @@ PAUSE_RULE = "move-on:"
 LONGEST_PAUSE = 60.0
 """Maximum length, in seconds, of a cooldown that was not caused by a limit."""
 STRIKE_WINDOW = 600.0
-"""Time, in seconds, after a cooldown has ended within which a new limit counts as a repeated one."""
+"""Period, in seconds, after the end of a cooldown. A new limit within this period counts as a repetition."""
 BURST = 1.5
 """Limits less than this many seconds apart do not double the cooldown. OpenCode's own retries are at least 2 s apart,
 and timestamps in whole seconds can make simultaneous limits appear 1 s apart.
@@ -52,7 +52,8 @@ whole seconds.
 
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """A model (or `provider/*`) must not be used until `until` (epoch seconds; None: until a user clears it).
+    """The period in which a model (or `provider/*`) must not be used. It lasts until `until` (epoch seconds; None:
+    until a user clears it).
 
     `strikes` counts refused attempts since the model last worked. `doublings` is the number of times the cooldown was
     doubled. `extra` contains the fields that other programs wrote.
@@ -176,8 +177,8 @@ class Ledger:
     def replace_all(self, entries: Iterable[Cooldown], at: float) -> tuple[Cooldown, ...]:
         """Adopt the blacklist that another process wrote at `at` (epoch seconds).
 
-        Return the entries that must be written again, each with one strike. Their models were refused after the other
-        process had cleared them.
+        Return the entries that must be written again, each with one strike. Their models have refused attempts since
+        the other process cleared the cooldowns.
         """
         before, self._entries = self._entries, _Entries(entries, self._entries.changes + 1)
         again = []
@@ -191,7 +192,7 @@ class Ledger:
         return tuple(again)
 
     def lift(self, cleared: Mapping[ModelRef, float]) -> None:
-        """Store the models that a user cleared before this object was created, each with the time of the clear in epoch
+        """Store the models whose cooldowns a user cleared before this object was created, each with that time in epoch
         seconds.
 
         Limits older than that time are not recorded again.
@@ -199,13 +200,13 @@ class Ledger:
         self._lifted |= cleared
 
     def cleared_at(self, model: ModelRef) -> float:
-        """Return when a user last cleared the model or its whole provider, in epoch seconds, or 0.0 if no recent clear
-        is known.
+        """Return when a user last cleared the cooldown of the model or of its whole provider, in epoch seconds, or 0.0
+        if that is not known to have happened recently.
         """
         return max(self._lifted.get(model, 0.0), self._lifted.get(model.whole_provider, 0.0))
 
     def lifted_since(self, event: LimitEvent) -> bool:
-        """Return whether a user has cleared the event's model since this limit.
+        """Return whether a user has cleared the cooldown of the event's model since this limit.
 
         Log records are up to 1 s late (1.17 and later). A timestamp in whole seconds comes from the log format before
         1.17 and may stand for any moment within that second, so it is treated as the end of the second.
@@ -216,7 +217,7 @@ class Ledger:
         return event.time + (1.0 if event.time == int(event.time) else 0.0) <= lifted
 
     def cooling(self, model: ModelRef, now: float) -> Cooldown | None:
-        """Return the entry that causes this model's present cooldown, or None if the model is not cooling down. If
+        """Return the entry that causes this model's current cooldown, or None if the model is not cooling down. If
         several entries apply, return the one with the latest end.
 
         Only limits that this machine has hit are considered, because other entries prove nothing about running turns.
@@ -324,15 +325,15 @@ class Ledger:
 
     def targets(self, model: ModelRef, now: float) -> list[Target]:
         """Return the targets of prompts for a model that is cooling down. The target of the entry with the latest end
-        is the first.
+        comes first.
         """
         blocking = sorted(self._blocking(model, now), key=_end, reverse=True)
         return [target for entry in blocking if (target := entry.target_for(model)) is not None]
 
     @property
     def changes(self) -> int:
-        """The number of changes that may have altered which models are cooling down, except for cooldowns that simply
-        ended.
+        """The number of changes that may have altered which models are cooling down. The expiry of a cooldown does not
+        count.
         """
         return self._entries.changes
 
@@ -474,8 +475,8 @@ def _key_of(event: LimitEvent, ref: ModelRef) -> ModelRef:
 
 
 def _before(unmet: Cooldown) -> Cooldown | None:
-    """Return the strikes of earlier limits that a forecast's or shared limit's entry has kept, in the form of an ended
-    entry, or None if there are no strikes.
+    """Return the strikes that this entry, a forecast or another machine's limit, has kept from earlier limits. They are
+    returned as an entry that has ended. Return None if there are no strikes.
     """
     return replace(unmet, until=unmet.since, reset_source=ResetSource.ESTIMATE) if unmet.strikes else None
 

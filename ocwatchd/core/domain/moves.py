@@ -46,7 +46,9 @@ class Order:
         return self.child or self.snapshot.session
 
     def stopped(self, now: SessionSnapshot) -> bool:
-        """Return whether the aborted answer in `now` is the answer that this move stops, and not a later one."""
+        """Return whether the aborted answer in the snapshot `now` is the answer that this move stopped, and not a later
+        one.
+        """
         return self.snapshot.answer is None or now.answer == self.snapshot.answer
 
     @property
@@ -100,8 +102,8 @@ class MoveOutcome:
     A FAILED move without `stranded` changed nothing, or ended on the target with an error of the target (in
     `snapshot`). `stranded`: whether the move stopped the turn and nothing is known to be running; the prompt is stored,
     and a move with `own_abort` continues it. `posts` is the number of attempts to start the new run. `seconds` is the
-    time from the call to the target's message (None if there is no message), and `first_token` is the time from the
-    start of the run to the beginning of its answer (or until now, if the answer has not begun).
+    time from the start of the move to the target's message (None if there is no message), and `first_token` is the time
+    from the start of the run to the beginning of its answer (or until now, if the answer has not begun).
     """
 
     result: MoveResult

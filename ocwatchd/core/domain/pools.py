@@ -14,12 +14,15 @@ from math import log
 LEAST_USED, ROUND_ROBIN, FIRST_HEALTHY = STRATEGIES = ("least-used", "round-robin", "first-healthy")
 
 STEEP = 8.0
-"""How strongly one session of load reduces a member's chance in the draw between equal members. A member with one
-session less receives the next session in 9,998 of 10,000 draws; a difference of a fiftieth of a session hardly matters.
+"""How strongly each session that a member serves reduces its chance in the draw between equal members. Of two such
+members, the one with one fewer session receives the next session in 9,998 of 10,000 draws. A difference in load of 0.02
+sessions hardly matters.
 """
 
 MEMORY = 3600.0
-"""Time, in seconds, for which a session given to a member counts as that member's load while usage is not measured."""
+"""Time, in seconds, for which a session that was given to a member counts toward the member's load if the load is not
+measured.
+"""
 
 
 class Pool:
@@ -93,7 +96,7 @@ def pool_of(model: str, pools: Pools) -> Pool | None:
 
 
 def relative(used: Mapping[str, float], sessions: int) -> dict[str, float]:
-    """Convert the tokens used by each model to that model's load in sessions. All tokens together count as
+    """Convert the number of tokens that each model used to the model's load in sessions. The sum of the loads is
     `sessions`.
     """
     whole = sum(used.values())
@@ -123,7 +126,7 @@ class Fill:
         self.measured_at: float | None = None
 
     def measure(self, loads: Mapping[str, float], models: Iterable[str], at: float) -> None:
-        """Set the measured load of these models, in sessions, at `at` (epoch seconds).
+        """Set the load of these models, in sessions, that was measured at `at` (epoch seconds).
 
         The measured load already includes sessions given to a member before `at`.
         """

@@ -9,7 +9,7 @@ from ocwatchd.core.domain.capability import NOTHING, Needs
 from ocwatchd.core.domain.types import ErrorDetails, ModelRef
 
 ABORTED = "MessageAbortedError"
-"""OpenCode's name for the error of a message that was aborted (1.0 - 1.18)."""
+"""OpenCode's name for the error of an aborted message (1.0 - 1.18)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,8 @@ class SessionSnapshot:
     last_error: ErrorDetails | None = None
     """The error of the last answer, after the last attempt."""
     answer: str | None = None
-    """The id of the last assistant message, if it answers (or tries to answer) one of the user messages read."""
+    """The id of the last assistant message, if it answers (or tries to answer) one of the user messages that were read.
+    """
     answer_started: float | None = None
     """When the last answer began, in epoch seconds."""
     answer_ended: float | None = None

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 FACTOR = 4.0
 """A stream counts as stalled after this many times the longest gap in its model's good answers."""
 MIN_PATIENCE, MAX_PATIENCE = 60.0, 900.0
-"""Lower and upper bounds, in seconds, of a learned time."""
+"""Minimum and maximum, in seconds, of a time that is learned from good answers."""
 UNLEARNT_PATIENCE = 300.0
 """Maximum silence, in seconds, of a model without a known good answer; models that hide their thinking have been silent
 for minutes.

@@ -11,19 +11,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SKEW = 60.0
-"""Differences between two clocks, and corrections of one clock, up to this many seconds are ignored."""
+"""Differences between two clocks, and corrections of one clock, are ignored up to this number of seconds."""
 SETTLED = 60.0
 """Time, in seconds, for which the clock must have been read regularly before any entry is dropped because
 of its age.
 """
 MAX_GAP = 30.0
-"""Maximum gap, in seconds, between two readings within an even period. A longer gap means that the machine slept or was
-stopped.
+"""Maximum time, in seconds, between two readings of a clock that runs evenly. A longer gap means that the machine slept
+or was stopped.
 """
 LONGEST_SLEEP = 7 * 86_400.0
 """Maximum plausible sleep, in seconds, between two readings. A longer gap is treated as a step of both clocks."""
 MAX_PERIODS = 16
-"""Maximum number of earlier periods, each without a step of the clock, that are kept."""
+"""Maximum number of past periods to keep. A period ends when the clock is stepped or the machine has slept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Timeline:
 
 
 class Evenness:
-    """Checks from regular readings whether the clock has been running evenly for a while."""
+    """Checks, by regular readings of the clock, whether it has been running evenly for a while."""
 
     def __init__(self) -> None:
         """Initialize the check; no reading has been taken yet."""

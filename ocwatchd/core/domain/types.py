@@ -195,5 +195,5 @@ class LimitEvent:
 
     @property
     def ref(self) -> ModelRef | None:
-        """The limited model, if both halves of its name are known and form a valid name."""
+        """The limited model, if its provider and its name are known and form a valid model name."""
         return ModelRef.of(self.provider, self.model)

@@ -47,12 +47,12 @@ SEEN_SLACK = 0.5
 unknown.
 """
 FACT_AGE = 1.9
-"""Maximum age, in seconds, at which a report about a refusal is used. An older report may be about the previous
-refusal: OpenCode's own retries are 2 s apart, and the log is up to 1 s late.
+"""Maximum age, in seconds, at which a report about a refused attempt is used. An older report may be about the previous
+attempt: OpenCode's own retries are 2 s apart, and the log is up to 1 s late.
 """
 FIRST_AGE = 10.0
-"""Maximum age, in seconds, at which a report about a turn's first refusal is used. Such a report cannot be about a
-previous refusal. Reports were up to 2 s late on a loaded machine.
+"""Maximum age, in seconds, at which a report about a turn's first refused attempt is used. Such a report cannot be
+about a previous attempt. Reports were up to 2 s late on a loaded machine.
 """
 ANSWERED = 200
 """HTTP status of a response that OpenCode treats as an answer."""
@@ -99,7 +99,7 @@ def moment_of(snapshot: SessionSnapshot, *reported: float | None) -> float | Non
 def fact_about(snapshot: SessionSnapshot, fact: TroubleReported | None) -> TroubleReported | None:
     """Return the plugin's report if it is recent enough to be about the refused attempt in the snapshot, or None.
 
-    OpenCode's own retries are 2 s apart.
+    An older report may be about the previous attempt, because OpenCode's own retries are 2 s apart.
     """
     if fact is None or snapshot.seen - fact.time >= FACT_AGE or snapshot.state is not SessionState.RETRY:
         return None
@@ -220,7 +220,7 @@ def event_of(snapshot: SessionSnapshot, facts: ErrorDetails, verdict: Verdict, h
 
 
 JUST_AFTER = 0.001
-"""Minimum time, in seconds, between a refusal and OpenCode's next attempt."""
+"""Minimum time, in seconds, between a refused attempt and OpenCode's next attempt."""
 FRESH = 60.0
 """Maximum age, in seconds, at which a failed turn is still moved."""
 MAX_DOUBTFUL = 500
@@ -249,7 +249,7 @@ def frozen(snapshot: SessionSnapshot, now: float) -> str | None:
 
 
 class Assessor:
-    """Decides what follows from the state of a session, for one session at a time."""
+    """Decides what to do about a session, given its state. It handles one session at a time."""
 
     def __init__(
         self,
@@ -260,8 +260,8 @@ class Assessor:
         failures: FailureJudge,
     ) -> None:
         """Store the parts of the engine that this object uses. `registrar` records the limits that are found, and
-        `decider` decides what follows. `stalls` handles silent answers, and `failures` handles failures without a
-        limit.
+        `decider` decides what to do about limited turns. `stalls` handles silent answers, and `failures` handles
+        failures without a limit.
         """
         self._context, self._registrar, self._decider = context, registrar, decider
         self._stalls, self._failures = stalls, failures
@@ -365,7 +365,7 @@ class Assessor:
         return [Shown(tracked.session, *this, snapshot.seen), *self._registrar.enter(shown, True, now)], True
 
     def _assess_empty(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> list[Effect]:
-        """Handle a turn in which OpenCode repeats a request without receiving an answer. The plugin may have received
+        """Handle a turn in which OpenCode repeats a request without receiving an answer. The plugin may have reported
         the responses.
 
         A limit in one of these responses is handled like a limit in any other error. Any other error, or a series of
@@ -465,7 +465,7 @@ def _stopped_unanswered(snapshot: SessionSnapshot) -> bool:
 
 
 def _stopped_since(tracked: TrackedSession, snapshot: SessionSnapshot) -> bool:
-    """Return whether the user stopped a later answer than the one that a move had stopped."""
+    """Return whether the user has stopped an answer that is later than the one that a move stopped."""
     return snapshot.aborted and tracked.stopped_answer is not None and snapshot.answer != tracked.stopped_answer
 
 

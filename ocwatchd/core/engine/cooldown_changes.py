@@ -21,7 +21,7 @@ from ocwatchd.core.forecast.prevention import Threat
 TARGETS_PER_SECOND = 500
 """Maximum average number of cooldowns, per second, for which targets are chosen again."""
 MAX_SESSIONS = 500
-"""Maximum number of sessions for which the latest refusals are stored."""
+"""Maximum number of sessions for which the latest refused attempts are stored."""
 
 
 class CooldownChanges:
@@ -35,8 +35,8 @@ class CooldownChanges:
         self._lately: dict[tuple[ModelRef | None, str | None], tuple[float, ...]] = {}
 
     def enter(self, event: LimitEvent, live: bool, now: float) -> list[Effect]:
-        """Record a proven limit. An old limit that has already ended is not written to the blacklist. Of a rapid series
-        of limits, only the first few are journaled.
+        """Record a proven limit. An old limit whose cooldown is already over is not written to the blacklist. Of a
+        rapid series of limits, only the first few are journaled.
         """
         if event.ref is None:
             return []
@@ -73,8 +73,8 @@ class CooldownChanges:
     def aim_anew(self, now: float) -> list[Effect]:
         """Choose new targets for all cooldowns after the chains have been edited.
 
-        The target of a provider's cooldown came from the refused model's chain, but that model is no longer known. If
-        the provider itself has no chain, the target therefore does not change.
+        The target of a provider's cooldown came from the chain of the limited model, but the cooldown does not record
+        which model that was. If the provider itself has no chain, the target therefore does not change.
         """
         entries = self._targets(now).keep([entry.model for entry in self._context.ledger.entries()])
         return [SaveBlacklist(changed=tuple(entries))] if entries else []
@@ -93,8 +93,8 @@ class CooldownChanges:
         return [SaveBlacklist(changed=tuple(entries))] if entries else []
 
     def take_over(self, entries: Iterable[Cooldown], at: float) -> list[Effect]:
-        """Apply the changes that another program made to the blacklist at the time `at` (epoch seconds). Models that
-        were refused after they had been cleared are recorded again.
+        """Apply the changes that another program made to the blacklist at the time `at` (epoch seconds). A cooldown
+        that was cleared is recorded again if its model has refused an attempt since then.
         """
         again = self._context.ledger.replace_all(entries, at)
         return [SaveBlacklist(changed=again)] if again else []

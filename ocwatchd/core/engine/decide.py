@@ -114,8 +114,8 @@ class Decider:
         self._parents = {snapshot.session: snapshot for snapshot in snapshots}
 
     def forget_exhausted(self, now: float | None = None) -> None:
-        """Allow another notice about the chains in which a model is available again at `now` (epoch seconds; None:
-        about all chains).
+        """Allow another notice about every chain in which a model is available at `now` (epoch seconds; None: about
+        every chain).
         """
         self._exhausted = {key: end for key, end in self._exhausted.items() if now is not None and end > now}
 
@@ -149,8 +149,9 @@ class Decider:
         """Handle a limited turn whose model is no longer cooling down. If OpenCode will not retry soon, the turn is run
         again on that model.
 
-        OpenCode 1.18.17 and later gives up after 73 s, and a Retry-After of hours remains in force after the model was
-        cleared. Return None if the failed turn is not known to be limited, or if the user decides about moves.
+        OpenCode 1.18.17 and later gives up after 73 s, and it waits for a Retry-After of hours even after the user has
+        cleared the cooldown. Return None if the failed turn is not known to be limited, or if the user decides about
+        moves.
         """
         waits, auto = snapshot.state is SessionState.RETRY, self._context.policy.mode is Mode.AUTO
         soon = snapshot.next_at is not None and snapshot.next_at - now <= self._patience(snapshot)
@@ -206,8 +207,8 @@ class Decider:
     def _waits_on(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, model: ModelRef, now: float
     ) -> list[Effect] | None:
-        """Return the effects for a parked turn that must wait for another session's run although `model` is available,
-        or None if the turn may run.
+        """Return the effects for a parked turn that must not run yet although `model` is available, or None if it may
+        run. It may have to wait for its user, or until another session has tried the model.
         """
         if self._context.policy.when_exhausted is WhenExhausted.NOTIFY and tracked.doing in (
             Doing.STUCK,
@@ -228,7 +229,9 @@ class Decider:
     def _resume(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, moved: SessionSnapshot, now: float
     ) -> list[Effect]:
-        """Claim a move of `moved` (the session itself or its parent) to its present model, and make it."""
+        """Run the turn of `moved` (the session itself or its parent) again on its current model. The run is claimed
+        like a move.
+        """
         model = snapshot.model
         if model is None:
             return []
@@ -297,7 +300,7 @@ class Decider:
         return left + (notes.answers_nothing(snapshot, why) if left else [])
 
     def _put_here_from(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> ModelRef | None:
-        """Return the model that the session's present model replaces, or None if there is none. A recorded move is used
+        """Return the model that the session's current model replaces, or None if there is none. A recorded move is used
         only if it was made for this prompt or if the replaced model is still cooling down.
         """
         moved = tracked.origin if tracked.landed == snapshot.model else None
@@ -352,8 +355,8 @@ class Decider:
     def _leave(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, why: str, now: float | None = None
     ) -> list[Effect]:
-        """Leave the turn unchanged. If `now` is given, schedule probes until nothing prevents the move any longer,
-        because no event reports that.
+        """Leave the turn unchanged, because something prevents the move. If `now` is given, probe the session
+        repeatedly until the move is possible, because no event reports that.
         """
         return [notes.left(snapshot, why)] if tracked.leave(why, now) else []
 
@@ -496,8 +499,8 @@ class Decider:
         cause: Cause,
         parent: SessionSnapshot | None = None,
     ) -> list[Effect]:
-        """Claim and make another run of a turn on its own model, which has failed. If `parent` is given, its turn is
-        run again in place of its subagent's.
+        """Run a turn again on its own model, which has failed. The run is claimed like a move. If `parent` is given,
+        its turn is run again in place of its subagent's turn.
         """
         model, moved = snapshot.model, parent or snapshot
         if model is None:
@@ -515,11 +518,10 @@ class Decider:
     def move_stalled_parent(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, why: str, now: float
     ) -> list[Effect]:
-        """Run the parent of a stalled subagent again. If the subagent's model has failed for this prompt, move the
-        parent instead.
+        """Handle a subagent's stalled answer by running the parent's turn again.
 
-        If that model has failed but the parent uses a different model, the subagent is stopped, and its parent
-        continues.
+        If the subagent's model has already failed for this prompt, the parent is moved instead, provided that it uses
+        the same model. If it uses another model, the subagent is stopped, and the parent continues.
         """
         parent = self._parents.get(snapshot.parent or "")
         if parent is None or parent.state is not SessionState.BUSY:
@@ -614,7 +616,7 @@ class Decider:
         return waits and tracked.resumed(snapshot.user_message) >= policy.max_resumes
 
     def _give_up(self, tracked: TrackedSession, snapshot: SessionSnapshot) -> list[Effect]:
-        """Leave the turn to its user, because it was run again too many times and is limited again."""
+        """Give up on a turn that is limited again after the maximum number of runs, and leave it to the user."""
         times = tracked.resumed(snapshot.user_message)
         why = f"limited again after {times} runs in a row; ocwatchd will not run it again (maxResumes)"
         unparked = self._unparked(tracked, snapshot, "it was run again too often (maxResumes)")
@@ -647,8 +649,8 @@ class Decider:
         return [notes.unparked(snapshot)] if tracked.drop_turn() else []
 
     def _unparked(self, tracked: TrackedSession, snapshot: SessionSnapshot, why: str) -> list[Effect]:
-        """Record that the turn will not be run again automatically. The turn remains stored in case its model is
-        cleared.
+        """Record that the turn will not be run again automatically. The turn remains stored in case a user clears the
+        cooldown of its model.
         """
         return [notes.unparked(snapshot, why)] if tracked.unpark() else []
 
@@ -733,7 +735,7 @@ class Decider:
         return effects
 
     def _remember(self, tracked: TrackedSession, session: str, target: Target) -> list[Effect]:
-        """Return the effect of recording that the session must later return to its primary, or that it has returned."""
+        """Return the effect that records that the session must later return to its primary, or that it has returned."""
         if not self._context.policy.return_to_primary or tracked.origin is None:
             return []
         if target.model == tracked.origin:
@@ -756,7 +758,7 @@ GONE_TIMEOUT = 600.0
 restart OpenCode.
 """
 MISSES = 3
-"""Number of consecutive probes without the session after which the session is considered unreachable."""
+"""Number of consecutive probes that do not show the session after which it is considered unreachable."""
 
 
 def _gone(tracked: TrackedSession) -> list[Effect]:
@@ -787,8 +789,8 @@ def not_shown(tracked: TrackedSession, answer: Probed, now: float) -> list[Effec
 
 
 def may_run_elsewhere(tracked: TrackedSession, snapshot: SessionSnapshot) -> bool:
-    """Return whether the turn may be running behind an endpoint that is not open yet. The turn was refused, but this
-    endpoint shows the session as idle and without an answer.
+    """Return whether the turn may be running behind an endpoint that is not open yet. An attempt of the turn was
+    refused, but this endpoint shows the session as idle and without an answer.
 
     OpenCode 1.14 and 1.15 keep two sets of sessions in one process, and each endpoint shows the turns of only one set.
     """

@@ -163,8 +163,8 @@ class Timestamps:
     def corrected(self, message: Message, now: float) -> Message:
         """Return the message with corrected timestamps.
 
-        If the timestamp of a limit is in the future, the present time replaces it, because the clock was set back after
-        the limit was logged.
+        If the timestamp of a limit is in the future, it is replaced by the current time, because the clock was set back
+        after the limit was logged.
         """
         match message:
             case Refused(event):
@@ -347,8 +347,8 @@ class Engine:
         if certainty is Certainty.NO or self._is_repeated(event):
             return []
         sure = certainty is Certainty.SURE and event.ref is not None
-        # An endpoint may already have shown the session of an old refusal, or may show it later. Both reports describe
-        # the same refusal.
+        # An endpoint may have shown the refused attempt that this line reports, or may show it later. The line and what
+        # the endpoint shows count as one limit.
         recent = live or now - event.time < FRESH
         tracked = self.tracked_sessions.of(event.session, now) if event.session and recent and not event.small else None
         if tracked is not None and live:
@@ -357,7 +357,7 @@ class Engine:
             return self._reported_again(tracked, event, live)
         known = news.counted or self.ledger.lifted_since(event)
         effects = self._registrar.enter(event, live, now) if sure and not known else []
-        # A request for a title or summary never moves a session, and neither does an old refusal.
+        # A request for a title or summary never moves a session, and neither does an old refused attempt.
         if not live or event.small:
             if tracked is not None and sure:
                 tracked.count(event.ref)
@@ -368,7 +368,7 @@ class Engine:
         return effects + self._probe(tracked)
 
     def _is_repeated(self, event: LimitEvent) -> bool:
-        """Return whether this log line names no model and repeats a known refusal.
+        """Return whether this log line names no model and reports a refused attempt that is already known.
 
         OpenCode 2 logs a failed turn up to half a second after its events have reported the failure.
         """
@@ -402,7 +402,7 @@ class Engine:
         return True
 
     def _reported_again(self, tracked: TrackedSession, event: LimitEvent, live: bool) -> list[Effect]:
-        """Return the effects of another report of a known refusal.
+        """Return the effects of another report of a refused attempt that is already known.
 
         The log may contain the reset time, or the failure's exact time, which distinguishes a Retry-After from a
         backoff.
@@ -547,7 +547,7 @@ class Engine:
         return error is not None and self.context.rules.classify(error).certainty is Certainty.SURE
 
     def probe_session(self, session: str, now: float, *, missed: bool = False) -> list[Effect]:
-        """Probe a session whose refusal an earlier run read without reacting to it.
+        """Probe a session whose refused attempt an earlier run read without reacting to it.
 
         `missed`: whether that run already journaled that no endpoint showed the session. If so, this is not journaled
         again.
@@ -557,8 +557,8 @@ class Engine:
         return self._probe(tracked)
 
     def remember(self, refused: Mapping[str, ModelRef], shown: Iterable[Shown], now: float) -> None:
-        """Store the refusals that an earlier run recorded (by session) and the refusals that endpoints showed during
-        that run.
+        """Store the limits that an earlier run recorded (`refused`: the model by session) and the refused attempts that
+        endpoints showed during that run.
         """
         for session, model in refused.items():
             # without a cooldown, the limit has ended, or the daemon was killed before it could save the limit
@@ -585,9 +585,10 @@ class Engine:
     def recall_parked(self, session: str, parked: ParkedTurn, now: float) -> list[Effect]:
         """Restore a turn that an earlier run of the daemon parked.
 
-        The turn is run immediately if its time has passed, or if its model was cleared in the meantime. If the cooldown
-        is missing for another reason, it was lost, and the turn waits until its scheduled time. If the cooldown ends
-        earlier than recorded in the journal, the clock was set back after the turn was parked.
+        The turn is run immediately if its time has passed, or if a user has cleared its model's cooldown in the
+        meantime. If the cooldown is missing for another reason, it was lost, and the turn waits until its scheduled
+        time. If the cooldown ends earlier than recorded in the journal, the clock was set back after the turn was
+        parked.
         """
         tracked = self.tracked_sessions.of(session, now)
         waited_for = self.ledger.cooling(parked.waits_for or parked.turn.model, now)
@@ -603,9 +604,7 @@ class Engine:
         return self._probe(tracked) if due and self._firsts.may_probe(tracked, now) else []
 
     def resume(self, session: str, claims: tuple[Claim, ...], now: float) -> list[Effect]:
-        """Probe the session because an earlier run claimed moves of it and did not finish them. The turn may still be
-        stopped.
-        """
+        """Probe a session with moves that an earlier run claimed but did not finish. The turn may still be stopped."""
         tracked = self.tracked_sessions.of(session, now)
         tracked.resume(claims, now)
         return self._probe(tracked)
@@ -637,8 +636,8 @@ class Engine:
         return self._probe_all(tracked for tracked in self.tracked_sessions.all() if tracked.doing is Doing.STUCK)
 
     def _blacklist_changed(self, entries: Iterable[Cooldown], at: float, now: float) -> list[Effect]:
-        """Apply a change of the blacklist by another program. Cleared models are available again, so the turns that are
-        waiting for them are run again.
+        """Apply a change of the blacklist by another program. Models whose cooldowns were cleared are available again,
+        so the turns that are waiting for them are run again.
         """
         before = {entry.model for entry in self.ledger.entries() if entry.active(now) and not entry.unmet}
         effects = self._registrar.take_over(entries, at)
@@ -651,11 +650,13 @@ class Engine:
         waiting = [tracked for tracked in everyone if tracked.turn is not None or tracked.doing is Doing.STUCK]
         for tracked in waiting:
             tracked.allow()
-        # The probe finds sessions that no log line named, or whose refusal was too old.
+        # The probe finds sessions that no log line named, or whose refused attempts were too old.
         return [*effects, *self._probe_all(waiting), Probe(None, None)]
 
     def _waited_for_cleared(self, snapshot: SessionSnapshot, now: float) -> bool:
-        """Return whether the session is waiting for a retry although the user has just cleared its model."""
+        """Return whether the session is still waiting for a retry although the user has just cleared its model's
+        cooldown.
+        """
         models, at = self._cleared
         model = snapshot.model
         if model is None or snapshot.state is not SessionState.RETRY or now - at >= FRESH:
@@ -663,7 +664,7 @@ class Engine:
         return bool(models & {model, model.whole_provider}) and self.ledger.cooling(model, now) is None
 
     def _configured(self, now: float) -> list[Effect]:
-        """Probe all waiting, stuck and offered sessions again, because the policy has changed."""
+        """Probe every session again whose turn is waiting, stuck or left alone, because the policy has changed."""
         self._decider.forget_exhausted()
         halted = (Doing.WAITING, Doing.STUCK, Doing.OFFERED, Doing.LEFT)
         anew = self._registrar.aim_anew(now)

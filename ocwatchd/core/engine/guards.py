@@ -31,8 +31,8 @@ class Ruling:
 def forbidden(
     order: Order, now: SessionSnapshot, retrying: frozenset[str] = frozenset(), busy: frozenset[str] = frozenset()
 ) -> Ruling | None:
-    """Return why the session must not be moved now, or None if it may be moved. `retrying` and `busy` contain the ids
-    of those sessions in its directory that are waiting for a retry or are busy.
+    """Return why the session in the snapshot `now` must not be moved, or None if it may be moved. `retrying` and `busy`
+    contain the ids of those sessions in its directory that are waiting for a retry or are busy.
     """
     if now.endpoint.run:
         return Ruling(MoveResult.REFUSED, "`opencode run` would end without an answer")
@@ -191,7 +191,7 @@ def rejected(snapshot: SessionSnapshot, now: float, fresh: float) -> str | None:
 
 
 def replaced_model(snapshot: SessionSnapshot, policy: Policy, ledger: Ledger, now: float) -> ModelRef | None:
-    """Return the limited model that the session used before, if the session's present model is one of that model's
+    """Return the limited model that the session used before, if the session's current model is one of that model's
     fallbacks, or None.
 
     Usually prevention has replaced the model. The user may have chosen the fallback instead, but that choice has just

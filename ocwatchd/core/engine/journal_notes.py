@@ -21,7 +21,7 @@ WORDS = 200
 
 
 def limit(event: LimitEvent, entry: Cooldown, live: bool) -> Note:
-    """Return a note saying that a refused attempt was written to the blacklist."""
+    """Return a note saying that a limit was written to the blacklist."""
     fields: dict[str, object] = {
         "model": str(event.ref),
         "session": event.session,
@@ -189,7 +189,7 @@ def rejected(snapshot: SessionSnapshot, words: str) -> Note:
 
 
 def freed(snapshot: SessionSnapshot) -> list[Effect]:
-    """Return the effects of stopping a limited subagent. Its parent sees a canceled task."""
+    """Return the effects of stopping a limited subagent. For its parent, the task was canceled."""
     text = "a subagent that uses it was stopped, and the session that was waiting for it continues without its result"
     matter = f"freed:{snapshot.session}:{snapshot.user_message}"
     note = Note("freed", _about(snapshot) | {"parent": snapshot.parent})

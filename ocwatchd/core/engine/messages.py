@@ -145,7 +145,7 @@ class AnsweredNothing:
 
 @dataclass(frozen=True, slots=True)
 class FellSilent:
-    """A report that an event stream has contained nothing about a session's running answer for as long as its model may
+    """A report that an event stream has contained nothing about a session's running answer for as long as the model may
     be silent.
     """
 
@@ -216,8 +216,8 @@ class SessionReturned:
 
 @dataclass(frozen=True, slots=True)
 class BlacklistChanged:
-    """A change of the blacklist file by another program at the time `at` (epoch seconds). For example, a user blocked
-    or cleared a model, or another machine shared a cooldown.
+    """A change of the blacklist file by another program at the time `at` (epoch seconds). For example, a user has
+    blocked a model or cleared a cooldown, or another machine shared a cooldown.
     """
 
     entries: tuple[Cooldown, ...]
@@ -314,10 +314,11 @@ class SaveBlacklist:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A recorded refusal that an endpoint showed. It is saved with the blacklist so that it is not counted again.
+    """A recorded refused attempt that an endpoint showed. It is saved with the blacklist so that it is not counted
+    again.
 
-    `message` and `attempt` distinguish the refusal from others, and `time` (epoch seconds) distinguishes it from later
-    log lines.
+    `message` and `attempt` distinguish the refused attempt from others, and `time` (epoch seconds) distinguishes it
+    from later log lines.
     """
 
     session: str

@@ -26,8 +26,8 @@ timestamp in whole seconds (the log format before 1.17), and may be too early by
 JITTER, MAX_JITTER = 0.01, 5.0
 """Maximum delay of a parked session's run, as a fraction of its wait and in seconds; the smaller of the two applies."""
 SPACING, MAX_SPREAD = 0.2, 30.0
-"""Average time, in seconds, between the runs of two sessions after the first session received an answer, and the
-maximum time for all runs.
+"""Average time, in seconds, between the starts of two runs after the first session has received an answer, and the
+maximum time over which all runs are spread.
 """
 HELD_RECHECK = 30.0
 """Time, in seconds, after which a session that is waiting for the first session is checked again, regardless of the

@@ -36,8 +36,8 @@ from ocwatchd.core.engine.session import Doing, EngineContext, TrackedSession, T
 from ocwatchd.core.policy import Mode, WhenExhausted
 
 SAME = 1.5
-"""Maximum time, in seconds, between a query from the hook and OpenCode's own event about the same refusal. OpenCode
-publishes the event when the hook has returned, and does not retry until at least 2 s later.
+"""Maximum time, in seconds, between a query from the hook and OpenCode's own event about the same refused attempt.
+OpenCode publishes the event when the hook has returned, and does not retry until at least 2 s later.
 """
 AFTER_RETURN = 0.05
 """Time, in seconds, between the end of a model's cooldown and the continuation of a held attempt."""
@@ -95,7 +95,9 @@ class Questions:
         return [*effects, *decided, *([] if answered else untouched)]
 
     def _decide(self, opened: _OpenQuestion, tracked: TrackedSession, entry: Cooldown, now: float) -> list[Effect]:
-        """Hold the attempt or move the session. Return an empty list if the attempt is left to OpenCode."""
+        """Return the effects of holding the attempt or moving the session, or an empty list if the attempt is left to
+        OpenCode.
+        """
         snapshot = _snapshot(opened, now)
         wait, why = worth_waiting(self._context.policy, snapshot, entry, now, tracked.waiting_since)
         reported = entry.reset_source is not ResetSource.ESTIMATE
@@ -241,8 +243,8 @@ class Questions:
 
 
 def _probe_soon(tracked: TrackedSession, model: ModelRef, now: float) -> None:
-    """Schedule a probe for the time when OpenCode has begun to wait or has ended the turn. Record that the refusal is
-    already counted.
+    """Schedule a probe for the time when OpenCode has begun to wait or has ended the turn. Record that the refused
+    attempt is already counted.
     """
     tracked.count(model)
     tracked.wake_at(now + ENDING)

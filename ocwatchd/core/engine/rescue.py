@@ -47,7 +47,8 @@ class StallJudge:
         return self._stalled(tracked, snapshot, model, now)
 
     def assess_cut(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> list[Effect] | None:
-        """Return the effects if the session's consecutive answers are all cut off, or None if they are not.
+        """Return the effects for a session whose latest answers were cut off (at least `CUT_STEPS` in a row), or None
+        for any other session.
 
         In this case, OpenCode itself has already repeated the request to the session's own model several times.
         """
@@ -68,7 +69,9 @@ class StallJudge:
         return effects + self._decider.move(tracked, snapshot, words, now, cause=Cause.STALL)
 
     def _patience(self, snapshot: SessionSnapshot, usual: float) -> float:
-        """Return how long, in seconds, this answer may stay silent. A configured time is not extended."""
+        """Return how long, in seconds, this answer may stay silent. The time is extended for a tool call, unless it is
+        configured.
+        """
         learnt = self._context.policy.stall.after is None
         return max(usual, MIN_CALL_PATIENCE) if learnt and snapshot.tool_running else usual
 
@@ -111,7 +114,9 @@ _BY_STATUS = {401: Cause.AUTH, 403: Cause.AUTH, 404: Cause.NOT_FOUND}
 
 
 def cause_of(event: LimitEvent) -> Cause | None:
-    """Return the cause for which a failed attempt may be moved, or None if other models would return the same error."""
+    """Return the cause for which the turn of a failed attempt may be moved, or None if other models would return the
+    same error.
+    """
     verdict, status = event.verdict, event.status
     if verdict.certainty is Certainty.SURE:
         return Cause.OVERLOAD if verdict.kind is LimitKind.OVERLOADED else Cause.LIMIT

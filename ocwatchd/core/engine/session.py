@@ -33,15 +33,13 @@ FORGET_AFTER = 6 * 3600.0
 MAX_TRACKED = 1000
 """Maximum number of tracked sessions. The session whose last message is the oldest is dropped first."""
 MAX_COUNTED = 20_000
-"""Maximum number of untracked sessions for which the model of the last recorded refusal is stored. Each
-takes 0.2 kB.
-"""
+"""Maximum number of untracked sessions for which the model of the last recorded limit is stored. Each takes 0.2 kB."""
 HOUR = 3600.0
 LONGEST_RECHECK = 60.0
 """Maximum interval, in seconds, between probes of a session about which no new message arrives."""
 LOOP_REFUSALS, LOOP_WITHIN = 8, 6.0
-"""Number of refusals that prove a retry loop, and the period, in seconds, within which they must occur. OpenCode's own
-backoff allows at most two refusals in that period.
+"""Number of refused attempts that prove a retry loop, and the period, in seconds, within which they must occur.
+OpenCode's own backoff allows at most two attempts in that period.
 """
 FIRST_PATIENCE = 3.0
 """Initial wait, in seconds, of `TrackedSession.probe_later`. Each call doubles the wait before using it."""
@@ -109,8 +107,8 @@ class Event(StrEnum):
     CLAIMED = "a move is claimed"
     MOVE_FAILED = "the move failed or was not made"
     MODEL_SWITCHED = "the model was switched"
-    SWITCH_WORKED = "the plugin sees the model answer"
-    SWITCH_FAILED = "the plugin sees the model fail"
+    SWITCH_WORKED = "the plugin reports that the model answers"
+    SWITCH_FAILED = "the plugin reports that the model failed"
     VERIFIED = "the fallback answers"
     NOTHING_FREE = "no model is available"
     USER_ASKED = "the user is to decide"
@@ -135,7 +133,7 @@ Part = State | Probing | Parking
 
 _UNCLAIMED = tuple(state for state in State if state is not State.MOVING)
 _NOTED = (State.MOVED, State.OFFERED, State.LEFT, State.STOPPED, State.UNREACHABLE)
-"""States that end when the next prompt is sent."""
+"""The states that end when the session receives its next prompt."""
 
 TRANSITIONS: Mapping[tuple[Part, Event], Part] = {
     # Only the end of a claimed move may change this state.
@@ -212,7 +210,7 @@ class UnexpectedEvent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LimitedTurn:
-    """A turn that is known to be limited, regardless of when it was refused.
+    """A turn that is known to be limited, regardless of when its attempts were refused.
 
     `answer` is the id of the turn's last message. OpenCode keeps that message through all its retries and when it gives
     up (1.0 to 1.18). A new prompt or another run begins another message. `pid` identifies the process in which the turn
@@ -235,8 +233,8 @@ class LimitedTurn:
     def waits_in(self, snapshot: SessionSnapshot) -> bool:
         """Return whether this turn is still waiting, that is, whether it was not stopped, continued or closed.
 
-        The turn may be waiting in a different process than before, if that process is a server or a terminal in which
-        the session was opened.
+        The turn may now be waiting in another process than the one in which it ran, if that process is a server or a
+        terminal in which the session was opened.
         """
         same = snapshot.model == self.model and snapshot.answer == self.answer
         there = not self.elsewhere(snapshot) or snapshot.endpoint.many or snapshot.endpoint.opened == snapshot.session
@@ -244,7 +242,7 @@ class LimitedTurn:
         return same and there and not snapshot.aborted and not answered
 
     def elsewhere(self, snapshot: SessionSnapshot) -> bool:
-        """Return whether a different process than before shows the session."""
+        """Return whether the session is now shown by another process than the one in which the turn ran."""
         return None not in (self.pid, snapshot.endpoint.pid) and self.pid != snapshot.endpoint.pid
 
 
@@ -276,11 +274,11 @@ class TrackedSession:
     `shown_at` maps each model to the time at which an endpoint last showed a limit that the log had not reported yet.
     The log line about that limit then does not count as a second limit. `counted` is the model of a limit that an
     earlier run recorded or that old log lines reported, and that no endpoint has shown since. `reported_at` is when an
-    event stream or the plugin reported the limit, within moments of the refusal; `fact` is the plugin's report.
+    event stream or the plugin reported the limit, within moments of the refused attempt; `fact` is the plugin's report.
 
     `landed` is the model to which the session was last moved, and `landed_for` is the user message that was run again
-    on it. `refusals` contains the times of the latest refusals in the log, and `retries` contains the times of the
-    latest retries in an event stream. Either series can prove a retry loop without pauses. A snapshot with many
+    on it. `refusals` contains the times of the latest refused attempts in the log, and `retries` contains the times of
+    the latest retries in an event stream. Either series can prove a retry loop without pauses. A snapshot with many
     attempts can prove such a loop too; `looped` is the time of the last snapshot that did. `moves` contains the start
     of each move; `moved_until` is the end of the last one.
 
