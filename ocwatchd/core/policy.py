@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Mode(StrEnum):
     """How the daemon reacts to a limited session."""
 
-    AUTO = "auto"  # wait or move automatically
+    AUTO = "auto"  # choose automatically between waiting and moving
     ASK = "ask"  # report the limit; move when the user runs `ocwatch redirect`
     NOTIFY = "notify"  # only report the limit
     OFF = "off"  # only maintain the blacklist
@@ -39,13 +39,13 @@ class Order(StrEnum):
     """The order in which fallbacks are considered."""
 
     CONFIGURED = "configured"  # in the order of the configuration
-    LEARNT = "learnt"  # in the order of past success
+    LEARNT = "learnt"  # in order of past success
 
 
 REPEATED = (Cause.SERVER_ERROR, Cause.NOT_FOUND, Cause.AUTH)
 """The causes that are neither a limit nor a stall. A turn is moved only after such a failure has occurred again."""
 SAME_FIRST = 1
-"""Number of times the same model is tried again for one of these causes."""
+"""Number of times the same model is tried again after a failure with one of these causes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +75,11 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class PreventionPolicy:
-    """Whether new prompts are moved before a limit is reached, how many seconds `ahead`, and the limits that a user
-    configured.
+    """Whether and when new prompts are moved before a limit is reached, and the limits that a user configured.
 
-    `leave_at` is the used percentage of a plan window from which new prompts avoid the plan's models; None: plan
-    windows are only shown. `command` is a program with its arguments that reports plan windows; empty: there is no such
-    program.
+    `ahead` is the time, in seconds, before an expected limit. If `leave_at` percent of a plan window is used, new
+    prompts avoid the plan's models; None: plan windows are only shown. `command` is a program with its arguments that
+    reports plan windows; empty: there is no such program.
     """
 
     prevent: bool = False
@@ -107,8 +106,8 @@ class Policy:
     pools: Mapping[str, Pool] = field(default_factory=dict)
     order: Order = Order.CONFIGURED
     wait: bool = True
-    """Whether a turn may wait for OpenCode's own retry. With `retry.enabled: false` or `retry.delegate_to_plugin: true`
-    it is False, and a turn is moved at its first limit.
+    """Whether a turn may wait for OpenCode's own retry. If not, a turn is moved at its first limit. It is False with
+    `retry.enabled: false` or `retry.delegate_to_plugin: true`.
     """
     mode: Mode = Mode.AUTO
     when_exhausted: WhenExhausted = WhenExhausted.WAIT
@@ -117,13 +116,15 @@ class Policy:
     of five hours, is about a day.
     """
     return_to_primary: bool = True
-    """Whether prompts of a moved session that name no model go to the primary again when it is available."""
+    """Whether a moved session returns to the primary when that is available again. Only prompts that name no model are
+    affected.
+    """
     moves_per_hour: int = 20
     """Maximum number of moves of one session within an hour, as a backstop against unforeseen loops."""
     prevention: PreventionPolicy = field(default_factory=PreventionPolicy)
     stall: StallPolicy = field(default_factory=StallPolicy)
     move_on: frozenset[Cause] = frozenset((Cause.LIMIT, Cause.OVERLOAD, Cause.STALL))
-    """The causes for which a turn is moved."""
+    """The causes of failure for which a turn is moved."""
     same_first: Mapping[Cause, int] = field(default_factory=lambda: dict.fromkeys(REPEATED, SAME_FIRST))
     """Number of times the same model is tried again before a turn is moved for one of these causes."""
     budget: float | None = None

@@ -63,7 +63,9 @@ def chains(facts: Facts) -> Iterator[Check]:
 def _circles(facts: Facts) -> Iterator[Check]:
     for circle in find_cycles(facts.config.chains):
         way = " -> ".join(circle)
-        remedy = "remove one of these models from the chain of another; until then, the chain is cut where it closes"
+        remedy = (
+            "remove one of these models from another's chain; until then, each chain ends before the first repetition"
+        )
         yield Check("chain-circle", Severity.ERROR, f"circular chain: {way}", remedy)
 
 

@@ -173,7 +173,7 @@ class UserOfV1:
 class UserOfV2:
     """A user of OpenCode 2, whose terminals select the session's model and then send the prompt."""
 
-    way_in_is = "the plugin loaded in OpenCode, and an endpoint that the daemon serves"
+    way_in_is = "the plugin loaded in OpenCode, and an endpoint that the daemon uses"
     way_in_seen = "OpenCode has loaded the plugin, and the daemon follows OpenCode's events"
     record_says = "a limit in the session's durable record that the rules recognize"
 
@@ -195,7 +195,7 @@ class UserOfV2:
     def without_way_in(self) -> str:
         """Return a phrase that says which of the two conditions is not met."""
         missing = [] if self._loaded() else ["the plugin is not loaded"]
-        missing += [] if self._served() else [f"the daemon does not serve process {self.endpoint.pid}"]
+        missing += [] if self._served() else [f"the daemon does not use the endpoint of process {self.endpoint.pid}"]
         return " and ".join(missing) or "both, but too late"
 
     def _loaded(self) -> bool:

@@ -375,8 +375,8 @@ class TrackedSession:
 
     @property
     def waits_since(self) -> float:
-        """Return the earliest time (epoch seconds) at which an answer from the model shows that the parked session may
-        be run again.
+        """Return the time (epoch seconds) from which an answer by the model proves that the parked session may be run
+        again. An earlier answer proves nothing.
         """
         return max(self.parked_at, self.parked_until or 0.0)
 
@@ -386,15 +386,15 @@ class TrackedSession:
 
     @property
     def idle(self) -> bool:
-        """Return whether no activity is under way or expected for this session, so that it need not be tracked any
-        longer.
-        """
+        """Return whether the session need not be tracked any longer: nothing is in progress or expected for it."""
         expects = self.being_probed or self.wake is not None or self.pending is not None or self.parked
         return self.doing is Doing.NOTHING and not (expects or self.stranded or self.open_claims)
 
     @property
     def in_trouble(self) -> bool:
-        """Return whether a problem is recorded, possibly by an earlier run, that no endpoint has shown yet."""
+        """Return whether a problem of this session is recorded, possibly by an earlier run, that no endpoint has
+        confirmed yet.
+        """
         known = (self.pending, self.reported_at, self.counted)
         return any(what is not None for what in known) or self.stranded or self.parked
 
@@ -407,10 +407,11 @@ class TrackedSession:
         return counted or now - self.looped < LOOP_WITHIN
 
     def is_our_abort(self, news: Aborted) -> bool:
-        """Return whether ocwatchd's own last move caused this abort. The timestamps of aborts in a log are coarse.
+        """Return whether ocwatchd's own last move caused this abort. Abort times from a log are imprecise, so a
+        tolerance applies to them.
 
-        OpenCode logs an abort up to a second late, so this run may read the abort of a move that an earlier run left
-        unfinished. Every abort before that move was resumed is therefore attributed to ocwatchd.
+        OpenCode logs an abort up to a second late. This run may therefore read an abort that belongs to an unfinished
+        move of an earlier run. All aborts from before that move was resumed are therefore attributed to ocwatchd.
         """
         slack = 0.0 if news.exact else LOG_CLOCK
         if self.stranded and not self.moves:
@@ -434,9 +435,11 @@ class TrackedSession:
         self.refusals = (*self.refusals[1 - LOOP_REFUSALS :], time)
 
     def note_report(self, news: TroubleReported, answered: int) -> None:
-        """Record a report from an event stream or the plugin. `answered` is the HTTP status of a response that is not a
-        refusal. Retries that an event stream reports are counted too, because the log format before 1.17 does not name
-        the session if two sessions are busy.
+        """Record a report from an event stream or the plugin. A plugin report whose HTTP status is `answered` is not
+        about a refused attempt.
+
+        Retries that an event stream reports are counted too, because the log format before 1.17 does not name the
+        session if two sessions are busy.
         """
         if news.facts is not None:
             self.fact = news
@@ -446,7 +449,7 @@ class TrackedSession:
             self.reported_at = news.time
 
     def note_attempts(self, snapshot: SessionSnapshot) -> None:
-        """Detect a loop from the number of attempts at one answer."""
+        """Detect a loop (see `looping`) from the number of attempts that OpenCode has made for one answer."""
         attempts, began = snapshot.attempt or 0, snapshot.answer_started
         longest = attempts * LOOP_WITHIN / LOOP_REFUSALS
         if attempts >= LOOP_REFUSALS and began is not None and snapshot.seen - began < longest:
@@ -457,13 +460,13 @@ class TrackedSession:
         self.looped = seen
 
     def count(self, model: ModelRef | None) -> None:
-        """Record that a limit of this model has already been counted but has not been shown by an endpoint since."""
+        """Record that a limit of this model was counted before any endpoint showed it (None: no such limit)."""
         self.counted = model
 
     def counted_as(self, attempt: Attempt) -> None:
         """Record that an endpoint now shows this attempt.
 
-        If the limit of the model was already counted, this attempt is that limit.
+        If a limit of the attempt's model was already counted, the attempt is that limit and is not counted again.
         """
         if self.counted == attempt[0]:
             self.entered = attempt
@@ -520,14 +523,14 @@ class TrackedSession:
         return now - self.gone_since
 
     def missed(self, times: int) -> None:
-        """Set the number of consecutive probes, counted in an earlier run, in which no endpoint showed the session."""
+        """Restore an earlier run's count of consecutive probes in which no endpoint showed the session."""
         self.misses = times
 
     # ---- origin and targets
 
     def begins_on(self, model: ModelRef, agent: str | None) -> None:
-        """Set this model as the origin, whose chain then applies, unless the session is on this model because of a
-        move.
+        """Record that the session began its turn on this model, whose chain then applies. Do nothing if a move put the
+        session on this model.
         """
         if self.landed != model or self.origin is None:
             self.origin, self.origin_agent = model, agent
@@ -565,8 +568,8 @@ class TrackedSession:
         self.wake = when
 
     def probe_later(self, now: float, patience: float | None = None) -> None:
-        """Double the stored wait, and schedule the next probe after that time. `patience` is the wait to double, in
-        seconds (None: the stored wait).
+        """Schedule the next probe after twice the last wait, and store the new wait. `patience`, if given, replaces the
+        last wait (in seconds).
         """
         self.patience = min((self.patience if patience is None else patience) * 2, LONGEST_RECHECK)
         self.wake = now + self.patience
@@ -594,7 +597,7 @@ class TrackedSession:
         return True
 
     def probed(self) -> bool:
-        """Record that the probe has ended. Return whether to probe again because a message arrived in the meantime."""
+        """Record that the probe has ended. Return whether to probe again because a message arrived during the probe."""
         again = self.probing in (Probing.ASKED_AGAIN, Probing.WANTED)
         self._go_probing(Event.ANSWERED)
         return again
@@ -611,8 +614,8 @@ class TrackedSession:
     # ---- failures that are not limits
 
     def fell_silent(self, answer: str | None, seconds: float) -> bool:
-        """Record that a probe shows this answer to be silent. Return whether an earlier probe showed the same
-        silence.
+        """Record that, at a probe, this answer (an id) had been silent for `seconds`. Return whether the previous probe
+        found the same silence.
         """
         before, self.silence = self.silence, (answer, seconds)
         return before is not None and before[0] == answer and before[1] < seconds
@@ -666,22 +669,22 @@ class TrackedSession:
         self.moves = (*self.moves, now)
 
     def run_again(self) -> None:
-        """Record the beginning of a move that `oc-smart` makes after its run has ended. It does not count toward the
-        cap on moves.
+        """Record the beginning of a move that `oc-smart` makes after the supervised `run` has ended. Such a move does
+        not count toward the cap on moves.
         """
         self._go(Event.CLAIMED)
 
     def move_ended(self, outcome: MoveOutcome, stopped: str | None, now: float) -> bool:
         """Record the result of a move. `stopped` is the id of the answer that the move was meant to stop. Return
-        whether a message arrived in the meantime.
+        whether to probe again because a message arrived during the move.
         """
         self._go(_ENDS.get(outcome.result, Event.MOVE_FAILED))
         return self._end(outcome, stopped, now)
 
     def switch_ended(self, end: MoveEnded, now: float) -> bool:
-        """Record whether the model to which the session was switched has answered, according to the plugin.
+        """Record whether the new model has answered after a switch.
 
-        Return whether a message arrived in the meantime.
+        Return whether to probe again because a message arrived during the switch.
         """
         worked = end.outcome.result is MoveResult.MOVED
         self._go(Event.SWITCH_WORKED if worked else Event.SWITCH_FAILED)
@@ -747,9 +750,9 @@ class TrackedSession:
         return parked
 
     def wait_until(self, resumes_at: float | None) -> None:
-        """Postpone the run of the parked turn, because the model refused another session.
+        """Postpone the run of the parked turn, because the model has refused a request of another session.
 
-        `resumes_at` is in epoch seconds (None: until the model is cleared).
+        `resumes_at` is in epoch seconds (None: until a user clears the model's cooldown).
         """
         self.wake = self.resumes_at = resumes_at
 
@@ -765,8 +768,8 @@ class TrackedSession:
         self.resumes = resumes
 
     def allow(self) -> None:
-        """Record that the user has cleared a model: a parked turn may be run at any time, and its earlier runs are no
-        longer counted.
+        """Record that the user has cleared a model's cooldown. A parked turn may then be run at any time, and its
+        earlier runs are no longer counted.
         """
         self.not_before, self.resumes = 0.0, (None, 0)
 
@@ -789,7 +792,7 @@ class TrackedSession:
     def leave(self, why: str, now: float | None = None) -> bool:
         """Leave the turn unchanged.
 
-        If `now` is given, schedule probes until nothing prevents the move any longer, because no event reports that.
+        If `now` is given, schedule probes to find out when a move is possible, because no event reports that.
 
         Return False if the turn was already left unchanged for the same reason.
         """
@@ -873,7 +876,7 @@ class TrackedSession:
         return claims
 
     def clock_set(self, step: Step) -> None:
-        """Adjust times that were recorded before the clock was set."""
+        """Adjust the recorded times after a change of the system clock."""
         self.wake = None if self.wake is None else step.due(self.wake)
         self.parked_until = None if self.parked_until is None else step.due(self.parked_until)
         self.resumes_at = None if self.resumes_at is None else step.due(self.resumes_at)
@@ -907,7 +910,7 @@ class TrackedSession:
         self.parking = cast(Parking, self._next(self.parking, event))
 
     def _next(self, state: Part, event: Event) -> Part:
-        """Return the next state according to the table.
+        """Return the state that follows according to `TRANSITIONS`.
 
         Raises:
             UnexpectedEvent: `TRANSITIONS` does not contain the event for this state.
@@ -923,7 +926,9 @@ _ENDS = {
     MoveResult.SWITCHED: Event.MODEL_SWITCHED,
     MoveResult.USER_TOOK_OVER: Event.TAKEN_OVER,
 }
-"""The event for each result of a move. After any other result, the session is checked again."""
+"""The events for results of a move. Any other result leads to the event `MOVE_FAILED`, after which the session is
+checked again.
+"""
 
 
 class TrackedSessions:
@@ -934,14 +939,14 @@ class TrackedSessions:
         self._tracked_sessions: dict[str, TrackedSession] = {}
         self._counted: dict[str, ModelRef] = {}
         self._origins: dict[str, Claim] = {}
-        """The last move of each session that an earlier run moved. It is stored until the session is tracked."""
+        """The last move that an earlier run made of each session. It is stored until the session is tracked."""
         self._resumes: dict[str, tuple[str | None, int]] = {}
         """The id of a prompt and the number of times that an earlier run ran it again, by session. They are stored
         until the session is tracked.
         """
 
     def of(self, session: str, now: float) -> TrackedSession:
-        """Return the session's record. Start to track the session if necessary."""
+        """Return the session's record, and start tracking the session if necessary."""
         tracked = self._tracked_sessions.get(session)
         if tracked is None:
             tracked = self._tracked_sessions[session] = TrackedSession(
@@ -957,18 +962,18 @@ class TrackedSessions:
         return tracked
 
     def remember_origins(self, claims: Mapping[str, Claim]) -> None:
-        """Store each session's last move in an earlier run until the session is tracked."""
+        """Store the last move that an earlier run made of each session, until the session is tracked."""
         self._origins |= claims
 
     def remember_resumes(self, resumes: Mapping[str, tuple[str | None, int]]) -> None:
-        """Store each session's prompt and the number of times that an earlier run ran it again, until the session is
-        tracked.
+        """Store the id of each session's prompt and the number of times that an earlier run ran it again, until the
+        session is tracked.
         """
         self._resumes |= resumes
 
     def _make_room(self, newest: TrackedSession) -> None:
-        """Stop tracking idle sessions beyond `MAX_TRACKED`, oldest first. During a burst of limits, it may take a while
-        until any session is idle.
+        """Stop tracking idle sessions beyond `MAX_TRACKED`, oldest first. During a burst of limits, the maximum can be
+        exceeded, because no session may be idle for a while.
         """
         surplus = len(self._tracked_sessions) - MAX_TRACKED
         if surplus > 0:
@@ -1010,7 +1015,7 @@ class TrackedSessions:
         )
 
     def clock_set(self, step: Step) -> None:
-        """Adjust times that were recorded before the clock was set."""
+        """Adjust the recorded times of all sessions after a change of the system clock."""
         for tracked in self._tracked_sessions.values():
             tracked.clock_set(step)
 
@@ -1036,7 +1041,8 @@ class EngineContext:
     """Amount spent today, in US dollars."""
     prices: Mapping[str, Price] = field(default_factory=dict)
     resumes: bool = True
-    """Whether the engine runs a turn again when its own model is available again. `oc-smart` runs its own turns again.
+    """Whether the engine runs a turn again when the turn's own model is available again. It is False in `oc-smart`,
+    which runs its turns again itself.
     """
     over_notified: bool = False
     """Whether the user was notified that today's budget is spent, possibly by an earlier run."""

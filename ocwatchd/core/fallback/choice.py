@@ -169,7 +169,7 @@ def fallback(
     """Return the fallback of `model` according to the present cooldowns.
 
     `as_listed`: whether a target that another program wrote to the blacklist comes first, as it does for every new
-    prompt. (Targets that ocwatchd wrote result from the chains anyway.) `asker`: see `choose`.
+    prompt. (Targets that ocwatchd wrote come from the chains, so they need no preference.) `asker`: see `choose`.
     """
 
     def ends(ref: ModelRef) -> float | None:
@@ -191,11 +191,11 @@ def fallback(
 
 
 def by_chains(policy: Policy, ledger: Ledger, now: float, outlook: Outlook) -> Situation:
-    """Return a `Situation` without the blacklist's targets and without an agent. It is valid for many choices at one
-    moment.
+    """Return a `Situation` without the blacklist's targets and without an agent. It can be used for any number of
+    choices at the time `now`.
 
-    Results per model are cached. With 2,000 models cooling down, each in the chains of others, a model is queried
-    250,000 times.
+    Results are cached by model: with 2,000 models cooling down, each in the chains of others, there are 250,000
+    queries.
     """
     cooling = _Remembered(lambda name: (ref := _usable(name)) is None or ledger.limited(ref, now) is not None)
     avoided = _Remembered(lambda name: (ref := _usable(name)) is None or ledger.avoided(ref, now) is not None)
@@ -296,7 +296,7 @@ def _usable(name: str) -> ModelRef | None:
 
 
 def _written(policy: Policy, outlook: Outlook) -> tuple[Chains, Members]:
-    """Return the chains and the pools' members in the order in which this session follows them."""
+    """Return the chains and the pools' members, each in the order in which this session considers them."""
     members = arranged(policy.pools, outlook.session, outlook.loads)
     if policy.order is not Order.LEARNT:
         return policy.fallbacks.chains, members

@@ -12,7 +12,7 @@ from ocwatchd.core.fallback.choice import Choice, Chosen
 from ocwatchd.core.fallback.outlook import UNKNOWN, Outlook
 
 MAX_RECORDED = 20
-"""Maximum number of targets that are recorded for one choice. No known chain has had more than a dozen."""
+"""Maximum number of targets that are recorded for one choice. No known chain has had more than a dozen models."""
 
 
 def considered(
@@ -29,7 +29,7 @@ def considered(
 
     `refusing` is the model that is limited in this turn, and `failed` contains the targets to which this prompt could
     not be moved. The chosen target comes last and has the key `chosen`. `outlook` contains the values on which the
-    choice was based. `threatened` contains the models with a forecast that is being recorded at the same time.
+    choice was based. `threatened` contains models whose forecasts are new and not in `ledger` yet.
     """
     passed = choice.passed if isinstance(choice, Chosen) else choice.models[1:]
     rows: list[dict[str, object]] = []

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 FAILURE = 30.0
-"""Time, in seconds, that a failed move costs, because the next move begins only afterwards."""
+"""Time, in seconds, that a failed move costs, because the next move cannot begin earlier."""
 PRIOR_TRIES, PRIOR_SECONDS = 2.0, 1.0
 """Prior for every fallback: two successful moves, each of which took one second, and after which the answer began one
 second later. With this prior, a single failure does not put a model last.

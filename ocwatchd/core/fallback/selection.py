@@ -30,11 +30,11 @@ Listed = tuple[str, "str | None", "str | None"]
 
 
 def _nothing(_: str) -> None:
-    """Return None, which means that there is no reason against the model."""
+    """Return None: nothing is known against the model."""
 
 
 def _no_targets(_: str) -> tuple[Listed, ...]:
-    """Return an empty tuple, because the blacklist contains no targets."""
+    """Return an empty tuple: the blacklist contains no targets."""
     return ()
 
 
@@ -125,9 +125,9 @@ class Selection:
 def select(asked: str, situation: Situation, tried: Collection[str] = ()) -> Selection:
     """Return the model to use now in place of `asked`, or `asked` itself if it is available.
 
-    `asked` is a model or a pool. `tried` contains models that must not be used in any case. If it contains `asked`, the
-    model `asked` itself is limited at present. A model that was requested by name is used regardless of its cost, but a
-    pool's paid members come after its other members.
+    `asked` is a model or a pool. `tried` contains models that must not be used in any case, including `asked` itself if
+    it has just been limited. A model that was requested by name is used regardless of its cost, but a pool's paid
+    members come after its other members.
     """
     is_pool = asked in situation.pools
     own = situation.pools[asked] if is_pool else (asked,)

@@ -57,11 +57,11 @@ class Targets:
         return self._ledger.aim(entry.model, target, self._apart(entry, target))
 
     def _apart(self, entry: Cooldown, target: Target | None) -> dict[ModelRef, Target]:
-        """Return separate targets for the configured models that the entry covers and whose chains lead to another
+        """Return the targets of those configured models that the entry covers but whose own chains lead to another
         target.
 
-        A single model hit the limit of the whole provider, and that model's chain does not apply to the provider's
-        other models.
+        An entry can cover a whole provider because one model hit its limit. The chain of that model does not apply to
+        the provider's other models.
         """
         if entry.scope is Scope.MODEL and entry.model.model != "*":
             return {}

@@ -37,7 +37,7 @@ ENOUGH = 3
 AGREE = 0.35
 """Maximum spread of the usage at past limits, as a fraction of its median, for the label `learnt`."""
 EXCEEDED = 1.05
-"""If usage above this fraction of a supposed limit was not refused, this is evidence against that limit."""
+"""Multiple of a supposed limit. Usage above it that was not refused is evidence against that limit."""
 
 
 class Label(StrEnum):
@@ -67,7 +67,7 @@ class History:
         self._sums = [0, *accumulate(tokens for _, tokens in ordered)]
 
     def used(self, measure: Measure, begin: float, end: float) -> float:
-        """Return the usage in the interval (begin, end], in the unit of the measure."""
+        """Return the usage after `begin` and up to `end`, in the unit of the measure."""
         first, last = bisect_right(self.times, begin), bisect_right(self.times, end)
         return float(last - first if measure is Measure.REQUESTS else self._sums[last] - self._sums[first])
 
@@ -81,7 +81,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A limit on the usage within `window` seconds. `limits`: the number of past limits from which it was derived."""
+    """A limit on the usage within `window` seconds. `limits` is the number of past limits from which it was learned."""
 
     measure: Measure
     window: float
@@ -108,8 +108,8 @@ class Forecast:
     """The forecast for one model. Times are epoch seconds.
 
     `used` and `limit` apply to a window of `window` seconds. `hits` is when the limit will be reached if usage
-    continues at this rate (None: not expected). `free` is when a part of the limit will be available again after that.
-    `left` is the unused part of the limit now.
+    continues at this rate (None: not expected). `free` is when a part of the limit will be available again after it was
+    reached. `left` is the unused part of the limit now.
     """
 
     model: str
@@ -125,7 +125,9 @@ class Forecast:
 
     @property
     def rank(self) -> tuple[float, int, str]:
-        """A sort key for forecasts: the nearest limit comes first, and after that the one that is known best."""
+        """A sort key for forecasts: the limit that will be reached first comes first, and of several such limits, the
+        one that is known most reliably.
+        """
         return self.hits or float("inf"), tuple(Label).index(self.label), self.model
 
     @property
@@ -191,8 +193,8 @@ def foresee(model: str, history: History, bound: Bound | None, now: float) -> Fo
 
 
 def foresee_allowances(model: str, history: History, allowances: Sequence[Allowance], now: float) -> Forecast | None:
-    """Return the forecast from headers for the limit that will be reached first, or None. Headers whose reset time has
-    passed are ignored.
+    """Return the forecast for that limit in the headers which will be reached first, or None if there is none. An
+    allowance whose reset time has passed is ignored.
     """
     found = [_foresee_one(model, history, one, now) for one in allowances if one.resets is None or one.resets > now]
     return min(found, key=lambda one: (one.hits or float("inf"), -(one.share or 0.0)), default=None)
@@ -210,9 +212,7 @@ def _foresee_one(model: str, history: History, allowance: Allowance, now: float)
 
 
 def _rate(history: History, measure: Measure, window: float, now: float) -> float:
-    """Return the usage per second over the last `window` seconds, where the period is at least one and at most ten
-    minutes.
-    """
+    """Return the usage per second over the last `window` seconds, but over at least one and at most ten minutes."""
     span = min(max(window, 60.0), 600.0)
     return history.used(measure, now - span, now) / span
 
@@ -251,12 +251,13 @@ _FIELDS = "limit|remaining|reset"
 _ANTHROPIC = re.compile(rf"anthropic-ratelimit-(?P<what>requests|(?:input-|output-)?tokens)-(?P<field>{_FIELDS})\Z")
 _OTHERS = re.compile(rf"x-ratelimit-(?P<field>{_FIELDS})(?:-(?P<what>requests|tokens))?\Z")
 RELATIVE = 10**8
-"""A number below this value is a duration in seconds. A larger number is an epoch time."""
+"""Threshold for numbers in reset headers. A smaller number is a duration in seconds; a larger number is an epoch time.
+"""
 
 
 def allowances_of(headers: Mapping[str, str], at: float) -> tuple[Allowance, ...]:
-    """Return the allowances reported by an answer at `at` (epoch seconds). The names in `headers` must be
-    lower case.
+    """Return the allowances reported in the headers of a response received at `at` (epoch seconds). The names in
+    `headers` must be lower case.
     """
     groups: dict[str, dict[str, str]] = {}
     for name, value in headers.items():
@@ -299,7 +300,7 @@ Rule = Callable[[History, Bound | None, Sequence[float], float], bool]
 the present time.
 """
 HORIZON = 900.0
-"""Time, in seconds, after an alarm within which the limit must be hit for the alarm to count as correct."""
+"""Maximum time, in seconds, between an alarm and the limit for the alarm to count as correct."""
 NEAR = 120.0
 
 
@@ -333,9 +334,7 @@ def naive_rule(history: History, _: Bound | None, limits: Sequence[float], now: 
 
 
 def judge(rule: Rule, uses: Sequence[tuple[float, int]], limits: Sequence[float]) -> Verdict | None:
-    """Return the evaluation of the rule on this history, or None if the history contains no more limits than the rule
-    needs to learn from.
-    """
+    """Return the evaluation of the rule on this history, or None if the history contains at most `SKIP` limits."""
     whole, came = History(uses), separate(limits)
     if len(came) <= SKIP:
         return None

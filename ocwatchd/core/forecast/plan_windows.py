@@ -1,11 +1,12 @@
-"""Read the usage windows of subscriptions: how much of each is used, when it resets, and when it will be used up. Pure.
+"""Read the plan windows of subscriptions: how much of each is used, when it resets, and when it will be used up. Pure.
 
-Providers report them in the headers of ordinary answers, as percentages (in these forms, observed in November 2026):
+Providers report plan windows in the headers of ordinary answers, as percentages. These forms were observed in November
+2026:
 
 * Anthropic: `anthropic-ratelimit-unified-5h-utilization: 0.42` (a fraction) and `…-5h-reset: 1790814600`, the same for
   `7d`, `7d_sonnet` and `overage`;
 * ChatGPT plans: `x-codex-primary-used-percent: 12.5`, `…-window-minutes: 300`, `…-reset-at` or `…-reset-after-seconds`,
-  the same for `secondary`, and for single models with a further word (`x-codex-bengalfox-primary-…`);
+  the same for `secondary`, and for single models with an additional word (`x-codex-bengalfox-primary-…`);
 * GitHub Copilot: `x-quota-snapshot-premium_interactions: ent=1500&rem=31.3&rst=2026-12-01T00%3A00%3A00Z` (`rem` is the
   percentage that remains, `ent` -1 means unlimited), and `x-usage-ratelimit-weekly` in the same form.
 """
@@ -34,8 +35,8 @@ _FAMILY = re.compile(r"\d{1,4}[mhd]_(?P<after>\w+)\Z|(?P<before>.+) (?:\d{1,6}[m
 _NO_LIMIT = frozenset(("overage", "completions"))
 """Names of windows that do not limit prompts: paid usage beyond the plan, and Copilot's completions in editors."""
 YOUNG = 0.05
-"""Fraction of a window that must have passed before a rate is derived from it. At the beginning of a window, one long
-turn proves nothing about the remainder.
+"""Fraction of a window that must have passed before a rate is derived from it. Early in a window, a single long turn
+would distort the rate.
 """
 MAX_PERCENT = 10_000.0
 """Maximum plausible percentage. A window with a higher percentage is ignored."""
@@ -59,8 +60,8 @@ class PlanWindow:
     def applies_to(self, model: str) -> bool:
         """Return whether this window limits `model` (`provider/model`).
 
-        A window for single models (`7d_sonnet`, `bengalfox 5h`) applies to the models whose name contains its word;
-        every other window applies to all models of the provider.
+        A window whose name contains a model word (`sonnet` in `7d_sonnet`, `bengalfox` in `bengalfox 5h`) applies to
+        the models whose names contain that word. Every other window applies to all models of the provider.
         """
         provider, _, name = model.partition("/")
         found = _FAMILY.match(self.name)
@@ -84,8 +85,8 @@ class PlanWindow:
 
 
 def plan_windows(provider: str, headers: Mapping[str, str], at: float) -> tuple[PlanWindow, ...]:
-    """Return the plan windows reported by an answer at `at` (epoch seconds). The names in `headers` must be
-    lower case.
+    """Return the plan windows reported in the headers of a response received at `at` (epoch seconds). The names in
+    `headers` must be lower case.
     """
     found = (*_unified(provider, headers, at), *_codex(provider, headers, at), *_copilot(provider, headers, at))
     return tuple(one for one in found if 0 <= one.used <= MAX_PERCENT and (one.resets is None or one.resets > at))
@@ -93,7 +94,7 @@ def plan_windows(provider: str, headers: Mapping[str, str], at: float) -> tuple[
 
 def length_of(name: str) -> float | None:
     """Return the length, in seconds, of a window with a name such as `5h` or `7d_sonnet`, or None if the name does not
-    contain the length.
+    state a length.
     """
     length = _LENGTH.match(name)
     return float(length[1]) * _UNITS[length[2]] if length else None

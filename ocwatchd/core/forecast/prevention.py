@@ -28,7 +28,7 @@ from ocwatchd.core.forecast.model import (
 from ocwatchd.core.forecast.plan_windows import PlanWindow
 
 TURNS = 10
-"""Number of a model's latest turns from which the usage of a prompt is estimated."""
+"""Number of a model's latest turns from which the usage of the next prompt is estimated."""
 SHORTEST, NO_RESET_TTL = 30.0, 60.0
 """`SHORTEST` is the minimum lifetime, in seconds, of a forecast whose end is estimated rather than reported;
 `NO_RESET_TTL` is the lifetime of a forecast from headers that report no reset time.
@@ -41,19 +41,19 @@ ROOM = 0.5
 """Maximum fraction of a limit that one prompt is assumed to need."""
 SMALLEST = 1e-9
 STALE = 3600.0
-"""Age, in seconds, above which the report of a plan window without a reset time is ignored, because a new window may
-have begun.
+"""Maximum age, in seconds, of a report about a plan window without a reset time. An older report is ignored, because a
+new window may have begun.
 """
 CALM = 2.0
-"""Multiple of the margin that must be available again before a forecast is withdrawn. With 1, a forecast would appear
-and disappear repeatedly.
+"""Multiple of the margin that is used to decide whether a forecast is withdrawn. With 1, a forecast would appear and
+disappear repeatedly.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The known usage and limits of one model. `turns`: the numbers of requests and tokens of each of its
-    latest turns.
+    """The known usage and limits of one model. `turns` contains, for each of its latest turns, the numbers of requests
+    and tokens.
     """
 
     model: str
@@ -110,7 +110,8 @@ def threat(standing: Standing, ahead: float, now: float, margin: float = 1.0) ->
 def plan_threats(
     models: Iterable[str], windows: Iterable[PlanWindow], leave_at: float, now: float, margin: float = 1.0
 ) -> dict[str, Threat]:
-    """Return the models that new prompts should avoid, each because of the window that resets last.
+    """Return the models that new prompts should avoid, each with the plan window that is the reason. If there are
+    several such windows, the one that resets last is used.
 
     A window is a reason if at least `leave_at` percent of it is used. A larger `margin` lowers that percentage: 95 with
     a margin of 2 means 90.
@@ -133,14 +134,15 @@ def plan_threats(
 def _wanted(takes: float, limit: float | None) -> float:
     """Return how much of a limit must remain for the next prompt, in the unit of `takes`.
 
-    A long turn may use more than a minute's limit because it spreads over several minutes, so an unused window is never
-    considered too small. If the limit's size is not reported, only an allowance of 0 is considered too small.
+    A long turn may use more than a minute's limit, because it extends over several minutes. An unused window is
+    therefore never considered too small. If the limit's size is not reported, only an allowance of 0 is considered too
+    small.
     """
     return SMALLEST if limit is None else min(takes, limit * ROOM)
 
 
 def _limits(standing: Standing, now: float) -> Iterator[tuple[Forecast, float]]:
-    """Yield every limit that is known well enough. The time in each pair is when a part of the limit becomes available
+    """Yield every limit that is known well enough to act on, with the time at which a part of it becomes available
     again after it was reached.
     """
     for allowance in standing.allowances:
@@ -165,8 +167,8 @@ def _why(one: Forecast, takes: float, now: float) -> str:
 
 
 def turns_of(uses: Sequence[tuple[str, int]]) -> tuple[tuple[int, int], ...]:
-    """Return the numbers of requests and tokens of each turn, oldest first. `uses` contains, for each request, the
-    turn's name and the number of tokens.
+    """Return the numbers of requests and tokens of each turn, oldest first. `uses` contains, for each request, its turn
+    and its number of tokens.
     """
     found: dict[str, tuple[int, int]] = {}
     for turn, tokens in uses:

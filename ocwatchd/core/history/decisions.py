@@ -19,17 +19,16 @@ GIVEN_UP = frozenset(("stopped", "user_took_over", "freed"))
 """Events after which the user no longer waits for the turn."""
 CLOSING = GOES_ON | GIVEN_UP
 OUT_OF_SIGHT = frozenset(("unparked", "unreachable"))
-"""Events after which it is unknown whether the turn is still waiting, because its OpenCode process has ended or is
-unreachable.
+"""Events after which it is unknown whether the turn is still waiting. Its OpenCode process has ended or is unreachable.
 """
 RESULTS = frozenset(("moved", "already", "target_limited", "refused", "user_took_over", "failed"))
 """The possible results of a claimed move."""
 ANOTHER = 600.0
-"""A limit begins a new episode if it occurs more than this many seconds after the last line and after every known end
-of a wait.
+"""Maximum time, in seconds, between an episode and a limit that still belongs to it. The time is counted from the
+episode's last line or, if that is later, from the latest known end of a wait.
 """
 AFTERWARDS = 60.0
-"""Time, in seconds, after an episode has ended during which further lines are still added to it."""
+"""Time, in seconds, after the end of an episode. Lines within this time are still added to the episode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class Move:
 
     @property
     def again(self) -> bool:
-        """Whether the move ran the turn again on its own model, after that model had become available again."""
+        """Whether the move ran the turn again on its own model, which had become available again."""
         return is_again(self.claim)
 
     @property
@@ -99,7 +98,7 @@ class Episode:
 
     @property
     def session(self) -> str | None:
-        """The session that was stuck."""
+        """The session that was limited."""
         return next((line.session for line in self.lines if line.session), None)
 
     @property
@@ -166,8 +165,8 @@ class Episode:
         return max([self.lines[-1].time, *(end for line in self.lines for end in _ends(line))])
 
     def recovered(self, now: float) -> float:
-        """Return when the turn continued or was given up, in epoch seconds. For an open turn, return the end of its
-        lost time as far as it is known at `now`.
+        """Return when the turn continued or was given up, in epoch seconds. For an open turn, return the end of the
+        time that is known at `now` to be lost.
         """
         closing = self.closing
         if closing is None:
@@ -209,7 +208,7 @@ def episodes(entries: Iterable[Entry]) -> tuple[Episode, ...]:
 
 
 class _OpenEpisode:
-    """An episode whose lines are still being read. Values needed for every new line are kept up to date."""
+    """An episode whose lines are still being read. It caches the values that are needed for every new line."""
 
     def __init__(self) -> None:
         self.lines: list[Entry] = []
@@ -237,8 +236,8 @@ def _cooldown_until(claim: Entry) -> float | None:
 
 
 def _reported_ends(lines: Sequence[Entry], claim: Entry) -> list[float]:
-    """Return the reset times, in epoch seconds, of the claim's model in the lines before the claim. Journals of earlier
-    releases contain no other reset times.
+    """Return the reset times, in epoch seconds, that earlier lines contain for the claim's model. In journals of
+    earlier releases, claims contain no reset times of their own.
     """
     before = [line for line in lines if line.what in ("limit", "told") and line.time <= claim.time]
     return [end for line in before if line.model == claim.model and (end := line.reported_until) is not None]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ocwatchd.core.history.journal_entries import Entry
 
 Span = tuple[float, float]
-"""Begin and end, in epoch seconds."""
+"""Beginning and end of a time span, in epoch seconds."""
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:
@@ -40,7 +40,7 @@ def without(spans: Iterable[Span], others: Iterable[Span]) -> list[Span]:
 
 
 def clipped(spans: Iterable[Span], begin: float, end: float) -> list[Span]:
-    """Return the parts of `spans` from `begin` to `end`."""
+    """Return the parts of `spans` that are between `begin` and `end`."""
     return merged((max(span[0], begin), min(span[1], end)) for span in spans)
 
 
@@ -83,7 +83,7 @@ class CooldownSpan:
         return "time" if self.until is not None and self.until <= now else None
 
     def lasts(self, at: float) -> bool:
-        """Return whether the cooldown has not ended at `at`, according to the lines read so far."""
+        """Return whether, according to the lines read so far, the cooldown is still active at `at`."""
         return self.ended is None and (self.until is None or at < self.until)
 
 

@@ -1,4 +1,4 @@
-"""Convert journal lines to checked values. The fields have the correct types even if the file is damaged. Pure
+"""Convert journal lines to validated values. The fields have the correct types even if the file is damaged. Pure
 functions and classes.
 """
 
@@ -22,7 +22,7 @@ before 1.17 has timestamps in whole seconds.
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the journal. `time` is in epoch seconds. `raw` is the whole line as parsed JSON."""
+    """One line of the journal. `time` is in epoch seconds. `raw` is the entire line as parsed JSON."""
 
     id: str
     time: float
@@ -77,7 +77,7 @@ class Entry:
 
     @property
     def key(self) -> str | None:
-        """The name under which the blacklist lists this limit: the model or `provider/*`; None if unknown."""
+        """The name under which the blacklist lists this limit: the model or `provider/*`. None if it is unknown."""
         if self.text("scope") == "provider" and self.model and self.what == "limit":
             return self.text("evidence", "entry") or f"{self.model.partition('/')[0]}/*"
         return self.model

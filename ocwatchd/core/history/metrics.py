@@ -17,8 +17,8 @@ from ocwatchd.core.history.journal_entries import Entry
 
 HOUR = 3600.0
 TRIED = frozenset(("moved", "target_limited", "failed"))
-"""Results that depend on the target. If a precondition or a user prevented a move, the result does not depend on the
-target.
+"""Results of a move that depend on its target. If a precondition or a user prevented the move, the result says nothing
+about the target.
 """
 
 
@@ -27,11 +27,14 @@ class Cost:
     """Times of waiting, in seconds, summed over all sessions. If two sessions wait simultaneously, both waits are
     counted. The waits of one session never overlap.
 
-    `lost`: from a turn's first limit until the turn continued or was given up, or until the end of the window. `saved`:
-    from the moment when a moved turn continued until the reported end of the wait (the later of OpenCode's next attempt
-    and the provider's reset time), or until its model answered or was cleared, if that was earlier, but never beyond
-    the end of the window. `to_come`: the part of these waits beyond the end of the window. `uncounted`: the number of
-    moved turns whose wait had no reported end.
+    `lost`: from a turn's first limit until the turn continued or was given up, or until the end of the window.
+
+    `saved`: from the moment when a moved turn continued until the reported end of the wait, which is the later of
+    OpenCode's next attempt and the provider's reset time. The time ends earlier if the model answered or its cooldown
+    was cleared, and it never extends beyond the end of the window.
+
+    `to_come`: the part of the saved waits that is beyond the end of the window. `uncounted`: the number of moved turns
+    whose wait had no reported end.
     """
 
     lost: float
@@ -42,7 +45,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """The results of one target.
+    """The results of all moves to one target.
 
     All times are in seconds. `recovery` contains the times from the turn's first limit until the turn continued on the
     target, `moves` contains the durations of the moves alone, and `first_tokens` contains the times until the target's

@@ -53,7 +53,7 @@ WORDS = {
 """The word for each event in a listing. Any other event is shown with its own name."""
 
 NO_STORY = frozenset(("claim",))
-"""Events that are no longer listed when their outcome is known."""
+"""Events that are no longer listed once their outcome is known."""
 
 
 def word(entry: Entry) -> str:
@@ -102,7 +102,7 @@ def phrase(entry: Entry, clock: Clock) -> str:
             to = entry.text("target") or "?"
             return f"{model} is about to be limited: new prompts go to {to} {until(entry, clock)}"
         case "eased":
-            return f"{model} is no longer about to be limited"
+            return f"{model} is no longer expected to hit a limit"
         case "budget":
             of = f"{dollars(entry.number('spent') or 0)} of {dollars(entry.number('budget') or 0)}"
             return f"{of} spent today" + (": paid fallbacks are no longer used" if entry.flag("over") else "")
@@ -129,9 +129,7 @@ def phrase(entry: Entry, clock: Clock) -> str:
 
 
 def _parked(entry: Entry, model: str, clock: Clock) -> str:
-    """Return the phrase for a parked turn. Journals of earlier releases do not name the first model that will be
-    available.
-    """
+    """Return the phrase for a parked turn. Journals of earlier releases do not name the model for which it waits."""
     first, number = entry.text("waits_for"), entry.number("resumes") or 0
     if first is None:
         return f"the turn waits for {model} {until(entry, clock)}, or until a fallback works"

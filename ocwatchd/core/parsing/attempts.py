@@ -112,7 +112,7 @@ class Streams:
         self._conclude(self._unclear[-1:])
 
     def under_way(self, test: Callable[[Stream], bool] = lambda _stream: True) -> list[Stream]:
-        """Return the running requests that pass `test`, oldest first."""
+        """Return the running requests for which `test` is true, oldest first."""
         return [stream for stream in self._open.values() if test(stream)]
 
     def _did_not_fail(self, stream: Stream) -> None:
@@ -123,7 +123,7 @@ class Streams:
         self._conclude(changed)
 
     def _conclude(self, changed: list[set[Stream]]) -> None:
-        """End all requests of a set of candidates if it has had as many failures as it has requests."""
+        """End all requests of a set of candidates if the set has had as many failures as it contains requests."""
         for union in [a | b for a in changed for b in self._unclear]:
             inside = [suspects for suspects in self._unclear if suspects <= union]
             if union and len(inside) >= len(union):
@@ -194,7 +194,7 @@ def by_elimination(record: LogRecord, streams: Streams, providers: Providers, al
 
 
 def _candidates(record: LogRecord, streams: Streams, providers: Providers) -> list[Stream]:
-    """Return the running requests that may be the one that failed according to this record."""
+    """Return the running requests that, according to this record, may have failed."""
     known = providers.of_url(record.url)
     possible = streams.under_way(
         lambda s: s.provider == known if known else not providers.has_other_address(s.provider or "", record.url)
@@ -276,7 +276,7 @@ def _shape(facts: ErrorDetails) -> str:
 
 
 _KEPT = 4096
-"""Maximum number of stored sessions and stream starts. A record is forged if it names a stream that never began."""
+"""Maximum number of stored sessions and stream starts. They are needed to recognize forged records."""
 
 _TURNS_KEPT = 1024
 
@@ -391,7 +391,7 @@ class Attempts:
             self._forget_turns((session,))
 
     def _works(self, session: str, kind: Kind) -> None:
-        """Record that the session has become busy or idle."""
+        """Record whether the session is now busy or idle."""
         if kind is Kind.BUSY:
             if session not in self._busy:
                 self._newcomer = None if self._busy else session
@@ -438,7 +438,7 @@ class Attempts:
         return self._asks.get(who.session, (who.provider, who.model)) == (who.provider, who.model)
 
     def _asking(self) -> list[str]:
-        """Return the busy sessions that can be making a request. A session with a busy subagent is only waiting."""
+        """Return the busy sessions that may be making a request. A session with a busy subagent is only waiting."""
         waiting = {self._sessions.get(session) for session in self._busy}
         return [session for session in self._busy if session not in waiting]
 

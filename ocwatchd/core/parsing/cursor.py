@@ -24,7 +24,8 @@ class Cursor:
     `offset`.
 
     Device and inode alone do not identify a file: ext4 reuses the inode of a deleted file for the next new file.
-    `until`, `since` and `told` are the values of `recent.Recent`, which are needed if the file has changed.
+    `until`, `since` and `told` are the values of a `recent.Recent`; they are needed if the file was changed or
+    replaced.
     """
 
     device: int

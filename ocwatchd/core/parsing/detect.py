@@ -1,9 +1,9 @@
 """Find limits, and the starts and ends of sessions' turns, in the records of one log. Pure functions and classes.
 
-Certain limits, doubtful limits and errors that no rule matches all become LimitEvents. An event that is not SURE needs
-a second source, and never causes a cooldown or a move alone. `reader` creates the records from a file's bytes. If the
-text of a failure is inconclusive, a missing text or the length of a wait can show that no provider answered, or that a
-retry loop is a limit.
+Definite limits, doubtful limits and errors that no rule matches all become LimitEvents. An event that is not SURE needs
+a second source, and never causes a cooldown or a move alone. If no rule matches a failure, its form can still be
+evidence: an error without text can show that no provider answered, and a long wait can show that a retry loop is a
+limit.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Detector:
             attempts.starts = turns
 
     def give_up(self) -> None:
-        """Discard unclassified failures, because no retry has followed for so long that none will follow."""
+        """Discard unclassified failures: so much time has passed that no retry will follow."""
         self._loops.clear()
         self._puzzling = None
 
@@ -164,8 +164,8 @@ class Detector:
         return self._turned(record) if self._turns else []
 
     def _drained(self, record: LogRecord) -> list[Seen]:
-        """Return the event for an OpenCode 2 turn that ended at a limit. The log does not contain the model, but the
-        session shows it.
+        """Return the event for an OpenCode 2 turn that ended because of a limit. The log does not name the model, but a
+        probe of the session does.
         """
         facts = record.facts or ErrorDetails()
         verdict = self._rules.classify(facts)

@@ -328,8 +328,8 @@ def _retrying(line: Line, when: float, text: bytes) -> LogRecord:
 
 
 def _turn(line: Line, when: float, text: bytes, dialect: Dialect, kind: Kind) -> LogRecord | None:
-    """Parse a change of a turn's state. `sessionID` is this record's own tag, whereas `session` comes from a shared
-    logger and names the latest writer.
+    """Parse a change of a turn's state. The tag `sessionID` belongs to this record. The tag `session` comes from a
+    shared logger and names the session that wrote last.
     """
     tags = _tags(text)
     own = tags.get("sessionID") or tags.get("session.id")
@@ -419,8 +419,8 @@ def _drained(cause: str) -> ErrorDetails:
 
 
 def _pairs(data: bytes) -> dict[str, str]:
-    """Return the pairs of a line. Only the first pair of each key is used, because a forged pair can occur only inside
-    a quoted value.
+    """Return the key-value pairs of a line. If a key occurs more than once, only its first pair is used, because a
+    later one may be forged text inside a quoted value.
     """
     pairs: dict[str, str] = {}
     at = 0

@@ -88,7 +88,7 @@ class LineCutter:
         return lines
 
     def later(self, offset: int, wanted: Sequence[bytes]) -> list[Line]:
-        """Return the lines of the last feed that begin at or after `offset` of the file and contain one of these
+        """Return the lines of the last `feed` that begin at file offset `offset` or later and contain one of these
         literals.
         """
         data, origin, end = self._last
@@ -96,10 +96,10 @@ class LineCutter:
         return [line_of(origin + start, data[start:stop]) for start, stop in _hits(data, begin, end, wanted)]
 
     def _join(self, chunk: bytes, wanted: Sequence[bytes]) -> tuple[bytes, int]:
-        """Return the unfinished line joined with the chunk, and the position at which reading begins.
+        """Return the unfinished line joined with the chunk, and the position at which to begin reading.
 
-        Joining copies the chunk (0.1 s per GB), so if that line ends in the chunk and is not wanted, the chunk is
-        returned alone.
+        Joining copies the chunk (0.1 s per GB). If the unfinished line ends in the chunk and is not wanted, the chunk
+        is therefore returned alone.
         """
         if not self._carry:
             return chunk, 0

@@ -69,17 +69,17 @@ def base_of(url: str) -> str | None:
 
 
 class Providers:
-    """The facts about providers that one process's log has shown so far. Memory use is bounded."""
+    """The facts about providers that are known from one process's log so far. Memory use is bounded."""
 
     def __init__(self) -> None:
-        """Initialize the facts; only the well-known hosts are known."""
+        """Initialize the object with only the well-known hosts."""
         self._bases: OrderedDict[str, set[str]] = OrderedDict()
         self._models: OrderedDict[str, set[str]] = OrderedDict()
         self._sdks: OrderedDict[str, str] = OrderedDict()
         self._names: set[str] = set()
 
     def knows(self, provider: str, model: str | None = None, sdk: str | None = None) -> None:
-        """Record a provider, one of its models or its SDK from a reliable record."""
+        """Record that a provider exists, with one of its models or its SDK, according to a reliable record."""
         if len(self._names) < _KEPT:
             self._names.add(provider)
         if model:
@@ -114,8 +114,8 @@ class Providers:
         return next(iter(names)) if len(names) == 1 else None
 
     def well_known(self, url: str | None) -> str | None:
-        """Return the provider of a well-known address, unless the log shows that it is configured under
-        another name.
+        """Return the provider of a well-known address. Return None if, according to the log, that provider is
+        configured under another name.
         """
         base = base_of(url) if url else None
         if base is None:

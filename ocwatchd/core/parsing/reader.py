@@ -39,8 +39,8 @@ from ocwatchd.core.parsing.record import (
 )
 
 HELD = 4 << 20
-"""Number of bytes that are kept, while there is no failure, to explain the next failure: about 30,000 lines, or several
-minutes of four streaming sessions.
+"""Number of bytes before a failure that are kept to explain it: about 30,000 lines, or several minutes of four
+streaming sessions.
 """
 
 _TURNS = (b" loop", b" cancel", b" prompt", b"locking", b" chatting")
@@ -222,12 +222,14 @@ for any stream.
 """
 
 _BLOCK = 256 << 10
-"""Minimum number of held bytes processed at a time. 512 KiB would take 1 MiB more memory and would not be faster."""
+"""Minimum number of held bytes to process at a time. Blocks of 512 KiB would take 1 MiB more memory and would not be
+faster.
+"""
 _FORMAT_BYTES = 10
 """Number of bytes at the start of a log that suffice to recognize its format."""
 
 _PATIENCE = 2000
-"""Number of other sessions' streams after which an unclassified error counts as not retried."""
+"""Number of other sessions' streams that may follow an unclassified error before the error counts as not retried."""
 
 
 class Reading:
@@ -247,11 +249,11 @@ class Reading:
         turns: bool = False,
         mixed: bool = False,
     ) -> None:
-        """Initialize the reading at `offset`, which must be the beginning of a line. `whole`: whether all bytes before
-        it were read.
+        """Start reading at `offset`, which must be the beginning of a line. `whole`: whether all bytes before it were
+        read.
 
-        `mixed`: whether the bytes may come from several logs, old and new, one after another. The result may then
-        depend on the chunks' boundaries.
+        `mixed`: whether the bytes may come from several logs, old and new, one after another. The events may then
+        depend on where the input is split into chunks.
         """
         self.detector = Detector(rules, file=file, whole=whole, turns=turns)
         self.turns = turns
@@ -337,8 +339,8 @@ class Reading:
         return self._cut_held()
 
     def _take_before(self) -> list[Line]:
-        """Return the lines that were split but not parsed; return none if so many bytes followed that the lines are
-        irrelevant.
+        """Remove and return the relevant ones of the lines that were split but not parsed. Return no lines if too many
+        bytes have followed them.
         """
         before, self._before = self._before, deque(maxlen=_BEFORE_KEPT)
         return [] if self._held.gap else informative(before)

@@ -17,7 +17,7 @@ at most a second late.
 """
 
 MAX_EVENTS = 256
-"""Maximum number of events kept; the oldest are dropped first."""
+"""Maximum number of events to keep. The oldest are dropped first."""
 
 MAX_SAVED = 64
 """Maximum number of events in a cursor. Each takes 19 bytes there."""
@@ -52,9 +52,9 @@ class Recent:
         return self.until != NEVER
 
     def fork(self) -> Recent:
-        """Return a copy for a file that replaces the present file.
+        """Return a copy for a file that replaces the current file.
 
-        The reported events are shared, because both files may contain the same lines and are read alternately.
+        Both objects share the reported events, because both files may contain the same lines and are read alternately.
         """
         other = Recent(self.until, told=tuple(self._told))
         other._told_until = self._told_until
@@ -76,8 +76,8 @@ class Recent:
         self.until = max(self.until, time)
 
     def barrier(self, now: float) -> Barrier:
-        """Return a barrier against all reported events. Times later than `now` (epoch seconds) were recorded while the
-        clock was wrong, and are reduced to `now`.
+        """Return a filter for all reported events. A recorded time later than `now` (epoch seconds) results from a
+        wrong clock and is reduced to `now`.
         """
         until = min(self.until, now)
         late = [(time, key) for time, key in self._reported.events if time > until - DISORDER]
@@ -101,10 +101,11 @@ class Recent:
 
 
 class Barrier:
-    """Filters out events that a file repeats. These are events of the last seconds, or older events if the file begins
-    before them.
+    """Filters out events that a file repeats after they were reported.
 
-    After an event that is newer than everything read or reported before, the filter is no longer needed.
+    An event is a repetition if it is not later than `floor`, or if its digest is in `told`. A file that begins after
+    all records read so far repeats nothing. After an event that is newer than all reported events, the filter is no
+    longer needed.
     """
 
     def __init__(self, until: float, floor: float, told: frozenset[str], newest: float) -> None:

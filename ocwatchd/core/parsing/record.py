@@ -76,8 +76,9 @@ NEW_ERRORS = (b" level=ERROR ",)
 NEW_STARTS = (b" message=stream ",)
 NEW_TURNS = (b" message=cancel ", b" message=created ", b'message="exiting loop"', b" message=loop ")
 OLD = (b"service=session", b" providerID=")
-"""The literals above and these are the ones to search for: every relevant record contains at least one of them. The two
-literals in `OLD` cover the formats before 1.17; the second also covers `service=llm providerID=`.
+"""The literals to search for are those in `NEW_ERRORS`, `NEW_STARTS`, `NEW_TURNS` and `OLD`: every relevant record
+contains at least one of them. The two literals in `OLD` cover the formats before 1.17; the second also covers
+`service=llm providerID=`.
 """
 
 

@@ -40,8 +40,8 @@ _NAMED_BY_PROVIDER = (ResetSource.RETRY_AFTER, ResetSource.STATUS, ResetSource.T
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The state of the blacklist's entry for a model when the blacklist was last read. Times are in epoch seconds on
-    this machine's clock.
+    """The blacklist's entry for a model, as it was when the blacklist was last read. Times are in epoch seconds on this
+    machine's clock.
     """
 
     since: float
@@ -51,7 +51,7 @@ class Seen:
 
     @classmethod
     def of(cls, entry: Cooldown) -> Seen:
-        """Return those fields of an entry that are compared."""
+        """Return the state to store for this entry."""
         return cls(entry.since, entry.until, entry.strikes, entry.reset_source)
 
     def counts(self, now: float) -> bool:
@@ -156,9 +156,10 @@ class Knowledge:
         return {ref: seen.since for ref, seen in self.seen.items() if seen.reset_source is ResetSource.SHARED}
 
     def clear(self, cleared: Iterable[tuple[str, float]], now: float, clock: ServerTime) -> list[Record]:
-        """Process the models that a user has cleared, each with the time of the clear (epoch seconds; `*`: all models).
+        """Process the cooldowns that a user has cleared: each model with the time of the clear (epoch seconds; `*`: all
+        models).
 
-        Return the records that changed. A limit that was reported after the clear remains.
+        Return the records that changed. A limit that was reported after the clear is kept.
         """
         changed: list[Record] = []
         fresh = [(name, at) for name, at in cleared if at > self.cleared_until]
@@ -277,7 +278,7 @@ class Knowledge:
 def believed_until(record: Record) -> int:
     """Return the end that is assumed for another machine's limit, in milliseconds of the server's clock.
 
-    If the provider did not report the end, the limit applies for at most an hour after the newest refusal.
+    If the provider did not report the end, the limit applies for at most an hour after it was last hit.
     """
     if record.until is not None and record.reset_source in _NAMED_BY_PROVIDER:
         return record.until
@@ -301,13 +302,15 @@ def _private(entry: Cooldown) -> bool:
 
 
 def _reported_sooner(seen: Seen, entry: Cooldown, old: Record, until: int | None) -> bool:
-    """Return whether the provider has replaced an estimated end by reporting an earlier one."""
+    """Return whether the provider has reported an end that is earlier than the estimated end and replaces it."""
     guessed = seen.reset_source is ResetSource.ESTIMATE and entry.reset_source is not ResetSource.ESTIMATE
     return guessed and until is not None and (old.until is None or until < old.until)
 
 
 def _differs(wanted: Cooldown, entry: Cooldown) -> bool:
-    """Return whether the entries differ, so that the file would contain another state of the limit."""
+    """Return whether the entry in the file must be replaced by `wanted`. Small differences between the ends are
+    ignored.
+    """
     if wanted.until is None or entry.until is None:
         ends = wanted.until == entry.until
     else:

@@ -135,7 +135,7 @@ _BEGIN, _FINISH = "-----BEGIN ", "-----END "
 
 
 def redact(text: str, home: str | None = None, mark: str = HIDDEN) -> str:
-    """Return `text` with every part hidden that does not look harmless.
+    """Return `text` with all parts hidden except those that look harmless.
 
     Pass the user's `home` if the text is going to leave this machine. That directory is then written as `~`, and other
     users' homes, network addresses and the paths of all but public hosts are hidden (the path of a webhook or an ntfy
