@@ -86,8 +86,8 @@ def clean(text: str) -> str:
 
 
 def clean_fields(what: str, named: Mapping[str, object]) -> Redacted:
-    """Return `what: name=value …`. Each pair is redacted and cached separately, because a burst of limits repeats most
-    pairs.
+    """Return the redacted line `what: name=value …`. Each pair is redacted and cached separately, because most pairs
+    recur during a burst of limits.
     """
     pairs = " ".join(_clean_pair(f"{name}={value}") for name, value in named.items())
     return Redacted(f"{what}: {pairs}" if pairs else what)

@@ -128,8 +128,8 @@ def _anothers(path: str, user: int) -> str:
 
 
 def in_own_home(path: str) -> bool:
-    """Return whether a path is below HOME and HOME belongs to the current user. Elsewhere, messages do not suggest
-    `chown`.
+    """Return whether a path is below HOME and HOME belongs to the current user. Messages suggest `chown` only for such
+    paths.
     """
     home = os.environ.get("HOME", "")
     try:

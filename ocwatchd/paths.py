@@ -241,7 +241,7 @@ class Paths:
 
     @property
     def schema(self) -> Path:
-        """A copy of the configuration's JSON Schema to which configurations refer. It survives the removal of a virtual
+        """The copy of the JSON Schema that configuration files refer to. It survives the removal of a virtual
         environment.
         """
         return self.state_dir / "rate-limit-config.schema.json"

@@ -245,8 +245,8 @@ class OpenLog:
         return True
 
     def _place_of(self, cursor: Cursor, *, moved: bool) -> int | None:
-        """Return the offset of a cursor in this file, or None if the file does not contain the bytes before
-        the cursor.
+        """Return the offset at which the bytes before the cursor end in this file, or None if the file does not contain
+        these bytes.
         """
         size = cursor.before_size
         if (cursor.device, cursor.inode) != self.identity and size < MIN_FOUND:
@@ -402,7 +402,7 @@ class OpenLog:
         return follows
 
     def _at_end(self, *, grew: bool) -> list[Seen]:
-        """Return the events that were waiting for another part of their record, if the file has stopped growing."""
+        """If the file has stopped growing, return the events that were waiting for the rest of their record."""
         self._remember_head()
         if grew:
             self._note_time()

@@ -192,8 +192,8 @@ class LogTail:
             log.skip_to_end(self._window.size if recent else 0)
 
     def _resume(self, log: OpenLog, cursor: Cursor, now: float) -> None:
-        """Resume at the cursor if `log` is the cursor's file or a copy of it. Otherwise, follow the cursor's file
-        before this one.
+        """Resume at the cursor if `log` is the cursor's file or a copy of it. Otherwise, look for the cursor's file,
+        and follow it first.
         """
         if log.resume(cursor, RESUME_CAP, moved=True):
             return
@@ -230,8 +230,8 @@ class LogTail:
         return None
 
     def _follow_parked(self, before: OpenLog, names: list[Path]) -> OpenLog | None:
-        """Follow the first of these files that is `before` or a copy of it, and return it, or None if there is no such
-        file. `before` was read by this run of the daemon.
+        """Follow the first of these files that is the file of `before` or a copy of it, and return it. Return None if
+        there is no such file. `before` was read by this run of the daemon.
         """
         for name in names:
             try:

@@ -78,8 +78,8 @@ class MoveTime:
 
 
 def repeated(call: Callable[[], T], pauses: Sequence[float], sleep: Callable[[float], None]) -> T:
-    """Return the result of a call to an endpoint. After a timeout, a server error or a missing server, repeat the call
-    after each of the `pauses` (seconds).
+    """Return the result of a call to an endpoint. If the call times out, the server reports an internal error, or there
+    is no server, repeat the call after each of the `pauses` (seconds).
 
     Raises:
         EndpointError: OpenCode refused the request, which is not repeated, or the last call failed.

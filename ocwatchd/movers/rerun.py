@@ -134,7 +134,7 @@ class RerunOverApi:
 
 
 class _Ended(Exception):
-    """Raised to end a move with its outcome."""
+    """Raised to end a move. Contains the outcome of the move."""
 
     def __init__(self, ruling: Ruling, snapshot: SessionSnapshot, stranded: bool = False) -> None:
         super().__init__(ruling.why)
@@ -157,7 +157,7 @@ class _Attempt:
         self._touched = order.own_abort
         self._posts = 0
         self._running: float | None = None
-        """The time at which the event stream showed the new run, in seconds on the clock of `MoveTime.elapsed`."""
+        """The time at which the event stream showed that the new run had begun, as returned by `MoveTime.elapsed`."""
         self._events = SessionEvents(api, self._session)
         self._trace = self._events.trace
 

@@ -53,7 +53,7 @@ CLOCK_SLACK = 1.0
 POLL = 0.1
 """Interval, in seconds, between searches for the new endpoint."""
 WATCH = 0.5
-"""Interval, in seconds, between checks of an answer being generated in the private server."""
+"""Interval, in seconds, between checks of whether the private server has completed the answer."""
 
 
 class Terminal(Protocol):
@@ -116,7 +116,8 @@ class StrandedSession:
         return f"cd {shlex.quote(self.snapshot.directory)} && {shlex.join(words)}"
 
     def again(self, plugin: Path | None) -> Again:
-        """Return the command that reopens the session with this plugin and the same program, options and environment.
+        """Return the command that reopens the session with the same program, options and environment, and loads
+        `plugin`.
 
         Raises:
             OcwatchError: The environment contains a configuration that cannot be read.
@@ -130,7 +131,7 @@ class StrandedSession:
 
 
 class Restart:
-    """Mover that restarts OpenCode at its first move; later moves use the new endpoint.
+    """Mover whose first move restarts OpenCode. Later moves use the new endpoint.
 
     As a context manager, it ends the private server at the end of the block.
     """
@@ -160,7 +161,8 @@ class Restart:
         self._held.close()
 
     def move(self, order: Order) -> MoveOutcome:
-        """Restart OpenCode and run the prompt on the target. If the outcome is not `stranded`, nothing was changed.
+        """Restart OpenCode and run the prompt on the target. If the restart fails and the outcome is not `stranded`,
+        nothing was changed.
 
         Raises:
             OpenCodeUnreachable: The private server cannot be started; nothing was changed.
@@ -244,8 +246,8 @@ class Restart:
     # ---- in the session's own terminal
 
     def _hand_back(self, api: Api, terminal: Terminal, target: Target) -> Endpoint | MoveOutcome:
-        """Write the target into the prompt and start the new TUI. Return the TUI's endpoint, or the outcome of a
-        failure.
+        """Write the target into the prompt and start the new TUI. Return the TUI's endpoint or, if this fails, the
+        outcome.
         """
         trouble: str | None = "interrupted"
         since = time.time()

@@ -99,7 +99,7 @@ class SwitchModel:
 
 
 class _Ended(Exception):
-    """Raised to end a move with its outcome."""
+    """Raised to end a move. Contains the outcome of the move."""
 
     def __init__(self, outcome: MoveOutcome) -> None:
         super().__init__(outcome.why)

@@ -120,9 +120,7 @@ IN_FOREGROUND = "Run the daemon in the foreground: ocwatch up"
 
 
 class NoManager:
-    """The service manager that is used if neither systemd nor launchd serves this user. It can only remove old
-    files.
-    """
+    """The manager that is used if neither systemd nor launchd serves this user. It can only remove old files."""
 
     name = "none"
 

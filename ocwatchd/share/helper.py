@@ -57,7 +57,7 @@ RETRY = 5.0
 
 
 class NotConfigured(ConfigError):
-    """Sharing is not configured, or the client for the server is not installed."""
+    """Raised if sharing is not configured, or the client for the server is not installed."""
 
 
 class AlreadySharing(OcwatchError):
@@ -245,7 +245,7 @@ class Helper:
                 del self._skipped_lines[next(iter(self._skipped_lines))]
 
     def _reconcile(self, clears: list[tuple[str, float]], now: float, clock: ServerTime) -> None:
-        """Send changes of the blacklist to the other machines, and write the cooldowns that they have reported into the
+        """Send changes in the blacklist to the other machines, and write the cooldowns that they have reported into the
         blacklist.
         """
         snapshot = blacklist.read(self._paths.blacklist)

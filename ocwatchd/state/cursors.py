@@ -3,8 +3,8 @@
 A lost or damaged file is replaced. The only effect of the loss is that a limited part of the logs or events is read
 again.
 
-The module also stores stream-gaps.json. For each model, it contains the longest gap within each of the last successful
-answers, as measured in event streams.
+The module also stores stream-gaps.json. For each of the last successful answers of a model, this file contains the
+longest gap in the answer, as measured in the event stream.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ For each refused attempt, the plugin records the status and Retry-After, which O
 OpenCode process has its own file, `facts/PID.jsonl`. Records that were written before this program began to follow the
 file are outdated, and are skipped. The plugin renames a file that has become too large, and begins a new one.
 
-Each model has a small file with the rate-limit headers of its latest answer. Each OpenCode process has one with the
-times at which providers last sent a keep-alive into a stream that was silent otherwise, by session.
+Each model has a small file with the rate-limit headers of its latest answer. Another file for each OpenCode process
+contains, for each session, the time at which the provider last sent a keep-alive into an otherwise silent stream.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def remember(path: Path, reported: Mapping[str, Price], now: float) -> None:
 
 
 def keep(path: Path, offers: Mapping[str, Capacity] | None, now: float) -> None:
-    """Record the prices in an endpoint's offers. Errors are ignored, because prices will be reported again."""
+    """Record the prices in the model list of an endpoint. Errors are ignored, because prices will be reported again."""
     reported = {name: offer.price for name, offer in (offers or {}).items() if offer.price is not None}
     with suppress(OSError, StateError):
         remember(path, reported, now)

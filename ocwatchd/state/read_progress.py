@@ -18,7 +18,7 @@ PATIENCE = 10.0
 two seconds.
 """
 SEARCHED_BYTES = 1 << 16
-"""Number of unread bytes in which the end of a line is searched for. The daemon leaves an unfinished line unread."""
+"""Number of unread bytes that are searched for the end of a line. The daemon leaves an unfinished line unread."""
 RECENT = 86_400.0
 """A log that was last written more than this many seconds ago is not checked. Its lines were already old when the
 daemon started.

@@ -68,8 +68,8 @@ class EventListener:
         self._lock = threading.Lock()
 
     def listen(self, endpoints: Iterable[Endpoint]) -> None:
-        """Follow these endpoints in addition to the current ones. A listener stops when its stream has ended. The next
-        call starts a new listener.
+        """Start a listener for each of these endpoints that has none. A listener stops when its stream has ended; the
+        next call starts a new one.
         """
         for endpoint in endpoints:
             with self._lock:

@@ -30,7 +30,7 @@ class Trouble(StrEnum):
 
 class EndpointError(OpenCodeUnreachable):
     """Raised if a request to an endpoint has failed. The message names the request and the endpoint. `status` is the
-    HTTP status for Trouble.STATUS.
+    HTTP status if `trouble` is Trouble.STATUS.
     """
 
     def __init__(self, endpoint: Endpoint, what: str, trouble: Trouble, detail: str, status: int | None = None) -> None:

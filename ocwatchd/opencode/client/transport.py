@@ -1,4 +1,4 @@
-"""Send HTTP requests to an endpoint: single, several at once, or as a stream.
+"""Send HTTP requests to an endpoint: one, several at once, or one with a streamed response.
 
 The implementation is in `wire`, which is imported with the first request: the standard library's HTTP client also loads
 TLS and e-mail modules. They cost 7 MiB and 60 ms of CPU time, which a daemon without an open endpoint does not need.

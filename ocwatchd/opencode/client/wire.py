@@ -96,8 +96,8 @@ takes time to process.
 LARGE = 4 * 1024 * 1024
 _MAY_BE_LARGE = threading.BoundedSemaphore(1)
 """Allows only one response at a time to be larger than LARGE. Without this restriction, a dozen endpoints with endless
-responses took 64 MiB each. With two large responses at a time and ten waiting, they took 209 MiB together. Over
-loopback, reading a response takes very little time.
+responses took 64 MiB each. With two large responses at a time and ten waiting, they took 209 MiB together. Responses
+hardly ever wait for each other, because reading one over loopback takes very little time.
 """
 
 _UNANSWERED = Unanswered()

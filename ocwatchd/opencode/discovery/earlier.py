@@ -48,7 +48,9 @@ class EarlierProcess:
 
     @property
     def why(self) -> str:
-        """The reason why the companion plugin is not loaded, as the predicate of a sentence about the process."""
+        """The reason why the companion plugin is not loaded, phrased as the predicate of a sentence whose subject is
+        the process.
+        """
         return PURE_WHY if self.pure else "was started before the companion plugin was installed"
 
     @property

@@ -152,7 +152,7 @@ class Endpoints:
     starting: bool = False
     """Whether a recently started OpenCode process does not respond yet, so that another search is due soon."""
     seen: int = 0
-    """Number of responses to probes so far; it changes with every response."""
+    """Number of responses to probes so far."""
 
 
 _Key = tuple[object, float, int]
@@ -163,7 +163,9 @@ its generation.
 
 @dataclass(slots=True)
 class _Proof:
-    """The state of one candidate. A candidate that is not `proven` is probed next at `again` (monotonic seconds)."""
+    """What is known about one candidate. If OpenCode is not `proven` to be listening there, the next probe is due at
+    `again` (monotonic seconds).
+    """
 
     directory: str | None = None
     proven: bool = False
@@ -257,9 +259,7 @@ class EndpointFinder:
         return self._found()
 
     def last(self) -> Endpoints:
-        """Return the result of the last walk over the process table, without a new walk, which takes 15 ms of
-        CPU time.
-        """
+        """Return what is known from the last walk over the process table. A new walk would take 15 ms of CPU time."""
         return self._found()
 
     def current(self, endpoint: Endpoint) -> Endpoint | None:
@@ -291,8 +291,8 @@ class EndpointFinder:
         return next(iter(proven), None)
 
     def wait(self, endpoints: Endpoints, patience: float) -> bool:
-        """Wait up to `patience` seconds for a response that `endpoints` does not include. Return whether one
-        arrived.
+        """Wait up to `patience` seconds for the response to a probe that is not yet included in `endpoints`. Return
+        whether a response arrived.
         """
         with self._news:
             return self._news.wait_for(lambda: self._changes != endpoints.seen, max(patience, 0.0))

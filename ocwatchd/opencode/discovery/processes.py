@@ -139,7 +139,9 @@ class Running:
 
 
 def inspect(pid: int) -> Running | None:
-    """Return the process. Return None if it has ended, access is denied, or its program no longer exists on disk."""
+    """Return the process with this pid. Return None if it has ended, access is denied, or its program no longer exists
+    on disk.
+    """
     import psutil  # lazy import: a daemon that sees no OpenCode does not need it
 
     try:
@@ -149,7 +151,7 @@ def inspect(pid: int) -> Running | None:
 
 
 def holds(running: Running, log_dir: Path, session: str) -> bool:
-    """Return whether the process has its own log open and this log names the session.
+    """Return whether the process has a log of its own open that names the session.
 
     Up to 1.15 each process has its own log. The log that all processes share (1.17 and later) is ignored.
     """

@@ -2,8 +2,8 @@
 
 The store does not show which process is working on a session. A candidate is a process that was started in the
 session's directory before the answer began. If there are several candidates, the command line or the log decides. If
-neither is conclusive, the user must choose. In the log that all processes share (1.17 and later), each line names its
-run, and the first line of a run shows when the process was started.
+neither is conclusive, the user must choose. In the log that all processes share (1.17 and later), each line names the
+run of OpenCode that wrote it, and the first line of a run shows when the process was started.
 """
 
 from __future__ import annotations

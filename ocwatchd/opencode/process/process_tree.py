@@ -78,7 +78,8 @@ def launched_by(environ: dict[str, str], pid: int) -> bool:
     """Return whether a process was started by an `oc-smart` that is still running. Such an `oc-smart` moves the
     sessions itself.
 
-    Programs that OpenCode starts also inherit the environment variable, but are more generations below `oc-smart`.
+    Programs that OpenCode starts also inherit the environment variable that `oc-smart` sets, but they are more
+    generations away from `oc-smart`.
     """
     named = environ.get("OCWATCHD_LAUNCHER", "")
     if not named.isdecimal() or int(named) in (pid, os.getpid()):

@@ -105,7 +105,8 @@ def _version(program: Path, directory: Path, environ: Mapping[str, str], limit: 
 def list_models(
     program: Path, environ: Mapping[str, str], logged_in: Iterable[str], limit: float = VERSION_LIMIT
 ) -> list[str]:
-    """Return the lines that `opencode models` of OpenCode 1 prints for these providers, offline in a private HOME.
+    """Run `opencode models` of OpenCode 1, offline in a private HOME. Return the lines that it prints for these
+    providers.
 
     The HOME contains made-up logins, because the list depends only on the names of the providers.
 

@@ -21,8 +21,8 @@ BUSY_WAIT = 0.2
 def rows(path: str | os.PathLike[str], query: str, *values: object) -> Iterator[sqlite3.Row]:
     """Yield the rows of a query. If the file is broken, the rows before the fault are yielded.
 
-    Texts that are not valid UTF-8, such as half an emoji, are decoded with replacement characters, so that they do not
-    hide the other rows.
+    Texts that are not valid UTF-8, such as half an emoji, are decoded with replacement characters, so that the other
+    rows can still be read.
     """
     import sqlite3  # lazy import: 1 MiB and 4 ms of CPU time, not needed by a status without sessions
     from urllib.parse import quote

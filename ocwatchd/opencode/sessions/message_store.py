@@ -119,7 +119,7 @@ class SessionStore:
         return next((found for store in self._stores() if (found := store.turns_of_v1(session))), [])
 
     def last_error(self, session: str) -> ErrorDetails | None:
-        """Return the error of the last answer. OpenCode stores it only after its last attempt."""
+        """Return the error of the last answer. OpenCode stores an error only after its last attempt."""
         answer = _last_answer(self.messages(session))
         return answer.error if answer else None
 

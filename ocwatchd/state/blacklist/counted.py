@@ -39,8 +39,8 @@ class _Mark:
 
 
 class Counted:
-    """The marks of counted attempts. `again` must be called for each attempt, in the order of reading. The result of
-    `as_json` is stored.
+    """The marks of counted attempts. `again` must be called for each attempt, in the order in which the attempts are
+    read. The result of `as_json` is stored.
     """
 
     def __init__(self, value: object = None, now: float = 0.0) -> None:
@@ -72,7 +72,7 @@ class Counted:
         return False
 
     def show(self, shown: Shown, now: float) -> None:
-        """Mark an attempt that an endpoint has shown."""
+        """Mark an attempt, which an endpoint has shown, as counted."""
         self._endpoints.pop(shown.session, None)
         self._endpoints[shown.session] = shown, now
         _bound(self._endpoints, [session for session, (_, made) in self._endpoints.items() if now - made > KEPT])

@@ -31,9 +31,9 @@ def document(
 ) -> dict[str, object]:
     """Return the fields `fallbacks`, `agent_chains` and `capabilities`.
 
-    `fallbacks` contains the `listed` models and the configured models that their entries cover. `outlook` must not be
-    specific to one session. `known` contains rows that were computed earlier with the same policy and outlook. New rows
-    are added to it.
+    The keys of `fallbacks` are the `listed` models, and the configured models that their entries cover. `outlook` must
+    not be specific to one session. `known` contains rows that were computed earlier with the same policy and outlook.
+    New rows are added to it.
     """
     known = {} if known is None else known
     found = {}

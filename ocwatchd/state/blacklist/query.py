@@ -33,7 +33,7 @@ class CooldownTable:
         self._tiers = [key for key, entry in active.items() if entry.scope == "free_tier" and is_free(key)]
 
     def without(self, unfit: Mapping[str, str]) -> CooldownTable:
-        """Return a copy of the table with the given `unfit`."""
+        """Return a copy of the table with `unfit` as the models that cannot continue the session."""
         return CooldownTable(self._active, self.pools, unfit, self.over_budget)
 
     def __bool__(self) -> bool:

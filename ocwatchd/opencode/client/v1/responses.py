@@ -72,8 +72,8 @@ def capacity_of(model: Json) -> Capacity:
 
 
 def price_of(raw: object) -> Price | None:
-    """Parse the price of a model. Return None if the price is unknown. For models in a plan, some versions report zeros
-    (docs/cost.md).
+    """Parse the price of a model. Return None if the price is unknown. For models that are included in a plan, some
+    versions report a price of zero (docs/cost.md).
     """
     if not isinstance(raw, Mapping):
         return None

@@ -59,7 +59,7 @@ class Progress:
             return self._numbers.get(session, 0)
 
     def since(self, now: float) -> float:
-        """Return the time from which failures may have been missed."""
+        """Return the time, in epoch seconds, since which failures may have been missed."""
         with self._lock:
             return max((self._read_at or 0.0) - OVERLAP, now - MAX_GAP)
 
@@ -89,7 +89,9 @@ class Progress:
             self._streams += by
 
     def saved(self) -> tuple[dict[str, int], float | None]:
-        """Return the state that the next run starts with."""
+        """Return the values to save for the next run: the number of each session's last failure, and the time of the
+        last read.
+        """
         with self._lock:
             return dict(self._numbers), self._read_at
 
