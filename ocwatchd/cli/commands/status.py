@@ -212,7 +212,7 @@ def plan_table(windows: Sequence[Mapping[str, object]], now: float) -> str:
 
 
 def _at(time_of: object, now: float) -> str:
-    """Return a time of the JSON contract as `15:40 (in 12m)`. Return `now` if the time has passed, and `-` if it is
+    """Return a time from a JSON document as `15:40 (in 12m)`. Return `now` if the time has passed, and `-` if it is
     missing.
     """
     if time_of is None:

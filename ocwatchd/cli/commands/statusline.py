@@ -134,7 +134,8 @@ def _used(one: Mapping[str, object]) -> float:
 
 
 def _add_plan(fields: dict[str, str], form: str) -> None:
-    """Set the field `plan`, such as `5h 87%`, if the window is nearly used up, and add it to the line and its tip.
+    """Set the field `plan`, such as `5h 87%`, if the window is nearly used up, and add it to the line and to the
+    tooltip.
 
     The caller escapes the names first, because `neutral` would replace the percent sign, which is markup in some bars.
     Here the sign follows a digit and precedes a blank or the end of the line, where no bar interprets it.

@@ -45,7 +45,9 @@ def warn(text: str) -> None:
 
 
 def _indent_of(line: str) -> str:
-    """Return the indentation of what follows when the line is wrapped: below the text of an indented line."""
+    """Return the indentation of the continuation lines if this line is wrapped. If the line is indented, they are
+    indented by two more columns.
+    """
     margin = len(line) - len(line.lstrip(" "))
     return " " * (margin + 2) if margin else ""
 
@@ -96,7 +98,7 @@ SEVERITY_STYLES = {"ok": "green", "info": "dim", "warning": "yellow", "error": "
 def symbol(severity: str) -> str:
     """Return the symbol for a finding of this severity (`ok`, `info`, `warning`, `error`), one column wide.
 
-    On a terminal it is coloured.
+    On a terminal, the symbol is colored.
     """
     shown, plain = SYMBOLS[severity]
     try:

@@ -95,7 +95,7 @@ class StatusView:
         return self.state == State.UP
 
     def as_json(self) -> dict[str, object]:
-        """Return the document of the JSON contract."""
+        """Return the status as a document of the JSON contract."""
         return {
             "time": iso(self.now),
             "state": self.state,

@@ -1,4 +1,4 @@
-"""The figures of `ocwatch report` as the document of the JSON contract and in Prometheus' text format.
+"""The figures of `ocwatch report` as a document of the JSON contract and in Prometheus' text format.
 
 The text format is for node_exporter's textfile collector. All metrics are gauges: they cover a moving window, and the
 journal drops its oldest lines, so a counter would decrease.
@@ -18,7 +18,7 @@ from ocwatchd.state.blacklist.format import Entry
 
 
 def document(found: Figures, money: Spending, plan_windows: Sequence[Mapping[str, object]] = ()) -> dict[str, object]:
-    """Return all figures in the HTML page as the document of the JSON contract."""
+    """Return all figures of the HTML page as a document of the JSON contract."""
     return {
         "time": iso(found.now),
         "since": iso(found.since),

@@ -377,8 +377,8 @@ def _guessed(naive: datetime, text: str, here: datetime, local: tzinfo, *, dated
 
     The zone is that of Beijing for Chinese texts and for Z.ai's wording, that of Tokyo or Seoul for Japanese or Korean
     texts, and otherwise `local`. If the zone gives an impossible time, the next zone is tried. Z.ai uses Beijing time:
-    "Usage limit reached for 5 hour … will reset at 22:14:08", written at 09:48 UTC, is 12 hours off as UTC and 4.5
-    hours as Beijing time.
+    "Usage limit reached for 5 hour … will reset at 22:14:08", written at 09:48 UTC, would be 12 hours ahead if it were
+    UTC, but is 4.5 hours ahead in Beijing time.
     """
     home = _home(text)
     zones = [BEIJING, local] if home is BEIJING or _BEIJING_WORDS().search(text) else [local, BEIJING]

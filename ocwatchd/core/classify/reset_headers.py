@@ -112,7 +112,9 @@ def _epoch(number: float) -> float:
 
 
 def _unified(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]:
-    """Yield the reset times of Anthropic's plan windows that reject requests. The overall reset time comes first."""
+    """Yield the reset times of Anthropic's plan windows in which requests are now rejected. The overall reset time
+    comes first.
+    """
     rejected = [
         f"anthropic-ratelimit-unified-{window}-reset"
         for window in ("5h", "7d", "7d_opus", "7d_sonnet", "overage")

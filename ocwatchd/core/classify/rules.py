@@ -40,7 +40,7 @@ from ocwatchd.core.text.normalize import Words, fold, plain, read
 from ocwatchd.core.text.safe_regex import pattern_fault
 
 PATTERN_CAP = 1500
-"""Number of characters, from the start of a text, that a rule's expressions can match."""
+"""A rule's expressions are matched only against this number of characters at the start of a text."""
 
 _DOMAIN = re.compile(r"[a-zA-Z0-9]\.[a-zA-Z]{2}|://")
 _ADDRESS = re.compile(
@@ -303,7 +303,8 @@ _NOTHING = _Key("", None, (), None, (), "", status_read=False)
 class _Found:
     """The matching rules in order of priority, grouped by the part of the error that they match.
 
-    `said`: in the provider's own words; `coded`: in its codes and headers; `quoted`: in words that it quotes.
+    `said`: in the provider's own words; `coded`: in the error's codes and headers; `quoted`: in words that the provider
+    quotes.
     """
 
     said: tuple[Rule, ...]
@@ -315,8 +316,8 @@ class _Found:
         return {rule.rank for rule in (*self.said, *self.coded) if rule.weight is Weight.NEVER}
 
     def first_limit(self, kinds: Collection[LimitKind] = frozenset(LimitKind), *, quoted: bool = False) -> Rule | None:
-        """Return the limit rule of highest priority that matches the provider's own words or its codes, or None. Only
-        limits of these kinds are considered.
+        """Return the limit rule of highest priority that matches the provider's own words or the error's codes, or
+        None. Only limits of these kinds are considered.
 
         If `quoted`, words that the provider quotes are considered too. A rule with `corrects` may replace the result: a
         limit per minute is a rate limit, regardless of the term in the text.

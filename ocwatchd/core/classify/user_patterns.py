@@ -12,7 +12,7 @@ from ocwatchd.core.text.normalize import Words, plain
 from ocwatchd.core.text.safe_regex import pattern_fault
 
 TEXT_CAP = 2048
-"""Number of characters, from the start of a message, that a user's expression can match."""
+"""A user's expression is matched only against this number of characters at the start of a message."""
 
 _LOOKS_LIKE_REGEX = re.compile(
     r"\\[dswbDSWB.]|\.[*+?]|\[[^\]]+\]|\(\?|\([^)]*\|[^)]*\)|^\^|\$$|[*+]\Z|\w\|\w|\{\d+,?\d*\}"
@@ -33,7 +33,7 @@ def _as_status(number: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class UserPattern:
-    """One pattern. `refused` is the reason why an expression is treated as literal text."""
+    """One of the user's patterns. `refused` is the reason why an expression is treated as literal text."""
 
     text: str
     literal: str | None

@@ -127,8 +127,8 @@ def agent_rows(
 
 
 def chain_of(model: str, chains: Chains, pools: Members = NO_POOLS) -> Sequence[str]:
-    """Return the names that `model` can fall back to: first its pools, because their members are equal models, then one
-    chain.
+    """Return the names to which `model` can fall back: first its pools, because their members are equal models, then
+    one chain.
 
     The first of these chains that exists applies: the model's own chain (if it is empty, there is no fallback), its
     pool's chain, its provider's chain, or the default chain.

@@ -451,11 +451,11 @@ class Ledger:
         return bool(stale)
 
     def _doublings(self, key: ModelRef, old: Cooldown | None, event: LimitEvent) -> int:
-        """Return the new number of doublings. It increases by one if the model refuses again after its cooldown, or
-        refuses the same session again.
+        """Return the new number of doublings. It increases by one if the model refuses an attempt after its cooldown,
+        or another attempt of the same session.
 
-        Limits of other sessions whose requests were running when the cooldown began do not increase it: if ten sessions
-        are refused simultaneously, the cause is one overload.
+        Limits of other sessions whose requests were running when the cooldown began do not increase it: if attempts of
+        ten sessions are refused simultaneously, the cause is one overload.
         """
         refused = self._refused.setdefault(key, {})
         session = event.session or ""
@@ -554,8 +554,8 @@ GRAIN = 0.001
 def joined(before: Cooldown | None, ours: Cooldown, theirs: Cooldown) -> Cooldown:
     """Merge the entries that two writers made for one model. Return `theirs` unchanged if it is about another limit.
 
-    `before` is the entry from which both writers started. `theirs` may be a user's block, or an entry made after a
-    clear that the writer of `ours` had not read.
+    `before` is the entry from which both writers started. `theirs` may be a user's block, or an entry made after a user
+    had cleared the cooldown, which the writer of `ours` had not noticed.
     """
     known, since = (before.strikes, before.since) if before else (0, theirs.since)
     if theirs.unmet and not ours.unmet:

@@ -57,16 +57,16 @@ about a previous attempt. Reports were up to 2 s late on a loaded machine.
 ANSWERED = 200
 """HTTP status of a response that OpenCode treats as an answer."""
 ANSWER_AGE = 30.0
-"""Time, in seconds, for which the plugin's report of a response that is not an answer is used. Each step causes a new
-report.
+"""Time, in seconds, for which the plugin's report of a response that is not an answer is used. Each request causes a
+new report.
 """
 LONGEST = 31 * 86400.0
 """Maximum plausible cooldown, in seconds. A longer cooldown is shortened to this value."""
 
 
 def honoured_until(snapshot: SessionSnapshot, failed_at: float | None) -> Hint | None:
-    """Return the reset time implied by the time of OpenCode's next attempt; return None if that time fits OpenCode's
-    own backoff.
+    """Return the reset time that the time of OpenCode's next attempt implies, or None if that time fits OpenCode's own
+    backoff.
 
     `failed_at` is the timestamp of the failure if a log with timestamps in milliseconds contains it, or None.
     """
@@ -174,11 +174,10 @@ def verdict_of(facts: ErrorDetails, rules: RuleSet) -> Verdict:
 
 
 def _honoured(verdict: Verdict, reported: Hint | None, looping: bool = False) -> Verdict:
-    """Return an inconclusive verdict as a proven limit if OpenCode is waiting for a time that the provider reported
-    (`reported`); otherwise, return it unchanged.
+    """Turn an inconclusive verdict into a proven limit if OpenCode is waiting for a time that the provider reported
+    (`reported`); otherwise, return the verdict unchanged.
 
-    OpenCode's retries without a pause (`looping`) prove a limit too: the time that the provider reported has then
-    passed.
+    Retries without a pause (`looping`) prove a limit too, because OpenCode does this if the reported time has passed.
     """
     if verdict.certainty not in (Certainty.DOUBTFUL, Certainty.UNKNOWN) or not (reported or looping):
         return verdict
@@ -224,7 +223,8 @@ JUST_AFTER = 0.001
 FRESH = 60.0
 """Maximum age, in seconds, at which a failed turn is still moved."""
 MAX_DOUBTFUL = 500
-"""Maximum number of different messages of inconclusive retries that one run of the daemon writes to the journal."""
+"""Maximum number of different retry messages that prove nothing and that one run of the daemon writes to the journal.
+"""
 
 
 FROZEN_WAIT, FROZEN_ATTEMPTS = 600.0, 8

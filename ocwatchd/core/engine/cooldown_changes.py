@@ -1,5 +1,5 @@
-"""Change cooldowns, and return the changes as effects. Causes are limits, exact reset times, answers that end a
-cooldown, forecasts and new targets.
+"""Change cooldowns, and return the changes as effects. Cooldowns change because of limits, exact reset times, answers,
+forecasts and new targets.
 """
 
 from __future__ import annotations

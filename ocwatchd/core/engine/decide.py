@@ -81,13 +81,12 @@ RUN_RECHECK = 30.0
 """
 
 MAX_RUN_AGAIN = 1000
-"""Maximum number of stored prompts that were run again because of a limited subagent."""
+"""Maximum number of stored ids of prompts that were run again because of a limited subagent."""
 
 RIVAL_PATIENCE = 10.0
-"""Time, in seconds, that is allowed for another fallback plugin to handle a turn. Five published plugins moved the
-sessions whose limits they recognize after 0.4 to 0.9 s. If ocwatchd moved a session at the same time, the two moves
-would stop each other's runs. If the other plugin has not moved a session within this time, it does not recognize the
-limit.
+"""Time, in seconds, that is allowed for another fallback plugin to handle a turn. Five published plugins took 0.4 to
+0.9 s to move a session whose limit they recognized. If ocwatchd moved a session at the same time, the two moves would
+stop each other's runs. If the other plugin has not moved a session within this time, it does not recognize the limit.
 """
 
 
@@ -610,7 +609,7 @@ class Decider:
         return entry.until if entry is not None else None
 
     def _resumed_too_often(self, tracked: TrackedSession, snapshot: SessionSnapshot) -> bool:
-        """Return whether the prompt has been parked and run again so often that it must not be parked again."""
+        """Return whether the prompt has been parked and run again the maximum number of times (`maxResumes`)."""
         policy = self._context.policy
         waits = self._context.resumes and policy.when_exhausted is WhenExhausted.WAIT and snapshot.parent is None
         return waits and tracked.resumed(snapshot.user_message) >= policy.max_resumes

@@ -59,8 +59,8 @@ def run_at(session: str, until: float, now: float) -> float:
 class FirstRuns:
     """Runs one parked session of each model first, and the other sessions after the model has answered it.
 
-    If the first session is refused again, the other sessions wait for the new reset time. If it finishes in another
-    way, the next session becomes the first.
+    If an attempt of the first session is refused again, the other sessions wait for the new reset time. If it finishes
+    in another way, the next session becomes the first.
     """
 
     def __init__(self, sessions: TrackedSessions) -> None:

@@ -54,7 +54,7 @@ Attempt = tuple[ModelRef, str | None, int]
 
 
 class Doing(StrEnum):
-    """ocwatchd's current action for a session, as `status` and the heartbeat show it."""
+    """A summary of a session's `State`, as `status` and the heartbeat show it."""
 
     NOTHING = "nothing"
     WAITING = "waiting"  # the turn is left to OpenCode's own retry
@@ -65,7 +65,7 @@ class Doing(StrEnum):
 
 
 class State(StrEnum):
-    """The state of a session: ocwatchd's current action for its turn."""
+    """The state of a session: what ocwatchd is doing, or has done, about its turn."""
 
     WATCHING = "watching"  # no action is needed
     WAITING = "waiting"  # the turn is left to OpenCode's own retry
@@ -81,7 +81,7 @@ class State(StrEnum):
 
 
 class Probing(StrEnum):
-    """Whether a session is being probed."""
+    """Whether a session is being probed, and whether another probe must follow."""
 
     UNASKED = "not being probed"
     ASKED = "being probed"
