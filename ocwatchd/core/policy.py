@@ -112,8 +112,8 @@ class Policy:
     mode: Mode = Mode.AUTO
     when_exhausted: WhenExhausted = WhenExhausted.WAIT
     max_resumes: int = 5
-    """Maximum number of times that one prompt is run again after waiting for a model; the default, five usage windows
-    of five hours, is about a day.
+    """Maximum number of times that one prompt is run again after waiting for a model. The default covers about a day if
+    each wait lasts for a usage window of five hours.
     """
     return_to_primary: bool = True
     """Whether a moved session returns to the primary when that is available again. Only prompts that name no model are

@@ -21,13 +21,13 @@ from ocwatchd.state.files import StateError
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """A rate limit for a costly action: at most `burst` + t / `every` times in any t seconds."""
+    """A rate limit for a costly action: at most `burst` + t / `every` actions in any period of t seconds."""
 
     every: float
     """Minimum time, in seconds, from the end of one action to the next, once the burst is used up."""
     burst: int
     _full_again: float = float("-inf")
-    """The time at which the full burst is available again, in epoch seconds."""
+    """The time, in epoch seconds, from which a full burst of actions is allowed again."""
 
     def due(self, now: float) -> float:
         """Return the time at which the next action may begin, in epoch seconds. If this time is not later than `now`,
@@ -37,7 +37,7 @@ class Pace:
         return due if due - now <= self.every else now  # a larger difference means that the clock was set back
 
     def taken(self, begun: float, ended: float) -> Pace:
-        """Return the pace after one more action, even one that began before it was due."""
+        """Return the rate limit's state after one more action. The action counts even if it began before it was due."""
         full_again = max(self._full_again, begun) + max(ended - begun, 0.0) + self.every
         return replace(self, _full_again=min(full_again, ended + self.burst * self.every))
 
@@ -61,8 +61,8 @@ class BlacklistWriter:
         counted: Counted | None = None,
         before: Callable[[], None] = lambda: None,
     ) -> None:
-        """Write to `shared`, and store `counted` next to the entries. `before` is called before each write; it flushes
-        the journal.
+        """Store the arguments. `shared` is the blacklist to write, and `counted` is stored next to its entries.
+        `before` is called before each write; it flushes the journal.
         """
         self._shared, self._clock, self._health = shared, clock, health
         self._counted, self._before = counted, before

@@ -54,8 +54,8 @@ class _Asker:
 
 
 class Decisions:
-    """The server of the socket. Its threads read requests and pass them to `post`. The method `answer` is
-    thread-safe.
+    """The server of the local socket. Its threads read the plugin's requests and pass them to `post`. The method
+    `answer` is thread-safe.
     """
 
     def __init__(self, path: Path, post: Callable[[Asked | Acted | Verified], None], clock: Clock) -> None:
@@ -155,7 +155,9 @@ class Decisions:
                 self._post(Verified(number, seen.get("answers") is True, why))
 
     def _asked(self, line: socket.socket, reader: BinaryIO, number: int) -> Json | None:
-        """Read the request, and return the plugin's report on its action, or None if there was no valid request."""
+        """Read the request and post it. Then wait for the plugin's report on its action, and return that report. Return
+        None if there was no valid request.
+        """
         try:
             line.settimeout(QUESTION_TIMEOUT)
             question = question_of(reader.readline(MAX_LINE), number, self._clock.now())

@@ -33,9 +33,10 @@ class _Kind:
 
 
 class _Survival:
-    """The context manager returned by `Faults.survived`. It has no state, so each round of the loop reuses it.
+    """The context manager returned by `Faults.survived`. It has no state, so it is reused in each round of the loop.
 
-    A generator would need six more calls each time, and an idle daemon enters 16 of these contexts per second.
+    A generator-based context manager would need six more calls each time, and an idle daemon enters 16 of these
+    contexts per second.
     """
 
     __slots__ = ("_note", "_where")
@@ -107,7 +108,9 @@ class FileHealth:
         self._faults: dict[str, str] = {}
 
     def fail(self, matter: str, why: str) -> None:
-        """Report that a file cannot be written, unless this is already known. The content is kept in memory."""
+        """Report that a file cannot be written, unless this has already been reported. The content is kept in
+        memory.
+        """
         if self.note(matter, why):
             self.say(f"{why}; ocwatchd keeps the data in memory and tries again")
 

@@ -35,14 +35,16 @@ log = logging.getLogger(__name__)
 LOOK_BACK = 7 * 86_400.0
 """Maximum age, in seconds, of the usage from which limits are learned."""
 SOON, LATER = 2.0, 15.0
-"""Intervals, in seconds, between forecasts. The first applies while a forecast causes prompts to be moved, the second
-while forecasts are only displayed.
+"""Intervals, in seconds, between forecasts. The first applies if `forecast.prevent` or a budget is set, the second if
+forecasts are only displayed.
 """
 RENEW = 60.0
-"""Time, in seconds, after which an unchanged result is computed again, because old usage has left its window."""
+"""Maximum age, in seconds, of a result. An older one is computed again even if the inputs are unchanged, because old
+usage has left its window.
+"""
 LEARN = 600.0
-"""Interval, in seconds, between computations of the learned limits. One computation takes a second for a week of ten
-sessions.
+"""Interval, in seconds, between computations of the learned limits. For a week in which ten sessions were used, one
+computation takes a second.
 """
 OVERLAP = 900.0
 """Overlap, in seconds, between consecutive reads of the answers. An answer's tokens are counted only when the answer is
@@ -182,7 +184,9 @@ class Forecaster:
             self._asked = now - quota_command.POLL_INTERVAL + LATER
 
     def _run_command(self, command: tuple[str, ...], now: float) -> Foreseen:
-        """Run the command. Its file is read by the next forecast; the returned message changes nothing."""
+        """Run the command and store its result in the file that the next forecast reads. The returned message changes
+        nothing in the engine.
+        """
         from ocwatchd.core.engine.messages import Foreseen  # lazy import, as below
 
         try:
@@ -225,8 +229,8 @@ class Forecaster:
     def _threats(self, found: list[Standing], policy: Policy, now: float) -> tuple[dict[str, Threat], tuple[str, ...]]:
         """Return the threats by model, and the models without a threat.
 
-        A threat comes from a model's usage or from its provider's plan windows. If there are two threats, the longer
-        one is returned.
+        A threat comes from a model's usage or from its provider's plan windows. If a model has both, the threat that
+        lasts longer is returned.
         """
         ahead, leave_at = policy.prevention.ahead, policy.prevention.leave_at
         used = {one.model: one for one in found}

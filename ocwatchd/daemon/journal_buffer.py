@@ -18,7 +18,9 @@ CLAIMED_BEFORE = 5.0
 1.17 have timestamps with a resolution of one second.
 """
 MAX_UNWRITTEN = 256
-"""Number of notes that are written together, because locking and opening the file costs more than writing a line."""
+"""Maximum number of pending notes. They are written together, because locking and opening the file costs more than
+writing a line.
+"""
 MAX_KEPT = 2000
 """Maximum number of notes kept while the journal cannot be written, about 1.2 MB; the oldest are dropped first."""
 
@@ -57,7 +59,7 @@ class JournalBuffer:
     def previous_run(self, since: float, cursors: Mapping[str, Cursor], beat: float | None) -> PreviousRun:
         """Return the work that the previous run left unfinished, according to the journal.
 
-        Limits that are already in the journal will not be recorded again.
+        From then on, `note` ignores limits that the journal already contains.
         """
         last = previous_run(self._journal.read(), since, cursors, beat)
         self._known = last.recorded

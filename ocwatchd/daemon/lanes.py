@@ -25,7 +25,9 @@ in total, hung endpoints delayed a session at a working endpoint by 20 s.
 PROBES, ENDPOINTS, FILES, NOTICES = "probes", "endpoints", "files", "notices"
 """Names of the shared lanes. In addition, each endpoint has its own lane, identified by its address."""
 LAST_MOVES = 3.0
-"""Time, in seconds, for running moves to finish at shutdown, which must take at most 5 s. A move takes 0.3 to 0.7 s."""
+"""Time, in seconds, that running moves are given to finish at shutdown. A move takes 0.3 to 0.7 s, and the whole
+shutdown must take at most 5 s.
+"""
 
 log = logging.getLogger(__name__)
 

@@ -111,8 +111,8 @@ PROGRESS_PAUSE = 30.0
 failure.
 """
 RESUME_WITHIN = 86_400.0
-"""Maximum time, in seconds, after the reset time at which a turn parked by an earlier run is still run again. A machine
-may be suspended overnight, but a turn from last week must not start.
+"""Maximum time, in seconds, between the reset time and the rerun of a turn that an earlier run parked. A machine may be
+suspended overnight, but a turn from last week must not start.
 """
 CLAIM_MEMORY = 3600.0
 """Maximum age, in seconds, of journal entries that are searched for moves left unfinished by a killed daemon."""
@@ -387,8 +387,8 @@ class Loop:
             self._read_logs()
 
     def _look_for_stalls(self) -> None:
-        """Request a probe of each session whose model has been silent for too long, and pass newly measured gaps to the
-        engine.
+        """Request a probe of each session whose model has been silent for too long, and pass newly measured gaps in
+        answers to the engine.
         """
         for session in self._activity.silent(self._engine.context.stall_after):
             self._handle(FellSilent(session))
@@ -603,8 +603,8 @@ class Loop:
         self._service_notifier.report_status("; ".join([_cooling(self._engine.ledger.entries(), now), *health]))
 
     def _save_cursors(self) -> None:
-        """Save the cursors as soon as the blacklist contains the limits that were read before them. A killed daemon
-        therefore loses no refused attempt.
+        """Save the cursors, but only after the blacklist contains the limits that were read before them. A killed
+        daemon therefore loses no refused attempt.
 
         A refused attempt that is read twice is recognized. Saving is not urgent: after the loss of a cursor, only a
         limited part of the log is read again.
@@ -624,8 +624,8 @@ class Loop:
         self._saved_cursors = places
 
     def _save_progress(self, now: float) -> None:
-        """Save the read position in OpenCode 2's events, after the blacklist. Without a failure, save it at most every
-        half minute.
+        """Save the read position in OpenCode 2's events after the blacklist has been written. If there was no failure,
+        save it at most every half minute.
         """
         numbers, read_at = self._progress.saved()
         before, saved_at = self._saved_progress

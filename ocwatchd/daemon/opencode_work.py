@@ -46,8 +46,8 @@ class OpenCodeWork:
         switcher: SwitchModel,
         activity: StreamActivity | None = None,
     ) -> None:
-        """Store the arguments. `mover` moves sessions of OpenCode 1, and `switcher` those of OpenCode 2. `listener`
-        feeds `activity`.
+        """Store the arguments. `mover` moves sessions of OpenCode 1, and `switcher` those of OpenCode 2. `activity`
+        contains what `listener` has learned from the event streams.
         """
         self._prices, self._sockets, self._clock = paths.prices, paths.endpoints, clock
         self._lanes, self._post, self._health = lanes, post, health
@@ -145,8 +145,8 @@ class OpenCodeWork:
         self._lanes.submit(snapshots[0].endpoint.address, "Probe", answer)
 
     def _probed(self, effect: Probe, snapshots: Sequence[SessionSnapshot], endpoints: int, failing: int) -> Probed:
-        """Return the result of a probe, including the parents that wait for these sessions and the models'
-        capacities.
+        """Return the result of a probe: the snapshots, those of the parents that wait for these sessions, and the
+        capacities of the models.
         """
         snapshots = [replace(found, silence=self._activity.silence(found.session)) for found in snapshots]
         waiting = {found.parent for found in snapshots if found.parent and (found.stuck or found.silence is not None)}

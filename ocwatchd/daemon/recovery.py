@@ -25,10 +25,11 @@ _UNPARKS = frozenset(
 )
 """Journal entries after which a parked turn no longer waits."""
 SETTLING = 10.0
-"""The daemon's running time, in seconds, within which it reacts to a result in `_GOES_ON`.
+"""Maximum running time, in seconds, that a daemon needs to react to a result in `_GOES_ON`. An older result has already
+been handled.
 
-Older results have already been handled. Only running time counts, because a daemon killed soon after its start does not
-react; ten such daemons in a row were observed.
+The time between two runs does not count, because a daemon that is killed soon after its start does not react. Ten such
+daemons in a row were observed.
 """
 
 
@@ -36,14 +37,15 @@ react; ten such daemons in a row were observed.
 class PreviousRun:
     """The previous run, according to the journal.
 
-    * `unfinished` contains the claims of unfinished moves, by session. A session without claims was stopped by a move
-      that has just failed.
+    * `unfinished` contains the claims of unfinished moves, by session. A session with an empty tuple was stopped by a
+      move that has just failed.
     * `refused` contains the model of each session's last refused attempt.
     * `unhandled` contains the sessions with a refused attempt or a failed move to which the daemon had not reacted yet.
     * `parked` contains the parked turn of each session that waits because all its models are cooling down.
-    * `recorded` contains the positions, from the cursors on, of refused attempts that are already in the journal.
-    * `cleared` contains the time, in epoch seconds, at which a user last cleared each model.
-    * `missed` contains the sessions that no endpoint has shown so far.
+    * `recorded` contains the log positions, beyond the saved cursors, of refused attempts that the journal already
+      contains.
+    * `cleared` contains the time, in epoch seconds, at which a user last cleared each model's cooldown.
+    * `missed` contains the sessions that no endpoint showed in their last probe.
     """
 
     unfinished: Mapping[str, tuple[Claim, ...]]

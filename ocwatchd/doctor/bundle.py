@@ -79,8 +79,8 @@ def redacted_text(text: str, home: str) -> str:
 
 
 def redacted_settings(values: object, keys: tuple[Key, ...], home: str) -> object:
-    """Return a part of rate-limit-config.json, redacted according to `keys`. Only the name of an unknown key is
-    kept.
+    """Return a part of rate-limit-config.json, redacted according to `keys`. Of an unknown key, only the name is kept,
+    and its value if that is a boolean or null.
     """
     if not isinstance(values, Mapping):
         return REMOVED
@@ -144,7 +144,9 @@ def _program(value: object) -> object:
 LINES = 500
 """Number of lines taken from the end of the journal and of the plugin's error log."""
 SHORTEST = 4
-"""Minimum length of a private configuration text for it to be removed from all files; shorter texts are too common."""
+"""Minimum length of a private text in the configuration that is removed from all files. Shorter texts are too
+common.
+"""
 NAME = "ocwatchd-report"
 """The directory in the archive."""
 

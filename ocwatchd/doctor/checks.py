@@ -104,7 +104,7 @@ def _models(facts: Facts) -> Iterator[Check]:
 
 
 def agents(facts: Facts) -> Iterator[Check]:
-    """Check that the agents in our configuration's `agents` exist."""
+    """Check that the agents named in our configuration's `agents` exist."""
     missing = {agent: model for model, agent in facts.config.agents.items() if agent not in facts.agents.names}
     for agent, model in missing.items():
         sure = facts.agents.complete

@@ -177,7 +177,7 @@ def _version(program: Path | None, environ: Mapping[str, str]) -> tuple[ProgramV
 
 
 def _config(paths: Paths) -> tuple[Configured, tuple[Path, ...], tuple[str, ...]]:
-    """Return our configuration, and the additional log directories and endpoints in it."""
+    """Return our configuration, and the additional log directories and endpoints that it names."""
     where = str(paths.config_file)
     try:
         document = read_document(paths.config_file)

@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._refuse_outside(self.path.rpartition(":")[0])
 
     def do_GET(self) -> None:
-        """Respond with an empty catalog. Refuse requests to other hosts, which contain an absolute address."""
+        """Respond with an empty catalog. Refuse proxied requests for other hosts; they contain an absolute URL."""
         host = urlsplit(self.path).hostname if "://" in self.path else None
         if host and host != "127.0.0.1":
             self._refuse_outside(host)

@@ -161,7 +161,8 @@ class Scene:
 BUDGET = 150.0
 """Timeout, in seconds, for the whole drill, even if a process hangs. An idle machine with two cores needs 15 - 20 s.
 
-After a slow start, the limit and the drill last longer: when a start took 45 s, the last step had only 5 s left.
+After a slow start, both the simulated limit and the drill are extended. Otherwise, after a start
+that took 45 s, the last step would have only 5 s left.
 """
 OVER = "; the drill timed out. If this machine is busy, try again later"
 START_TIMEOUT, STEP_TIMEOUT = 60.0, 30.0
@@ -170,8 +171,8 @@ START_TIMEOUT, STEP_TIMEOUT = 60.0, 30.0
 The timeout for a step is longer after a slow start.
 """
 LOG_TIMEOUT = 15.0
-"""Timeout, in seconds, for the log. OpenCode 1.17 and later writes it in batches, up to one second late on an idle
-machine.
+"""Timeout, in seconds, for the limit to appear in OpenCode's log. OpenCode 1.17 and later writes the log in batches, up
+to one second late on an idle machine.
 """
 MIN_COOLDOWN = 8.0
 """Minimum time, in seconds, for which the primary is limited. A move, and a later prompt that the plugin sends to the
@@ -203,8 +204,8 @@ TITLES_V2 = TITLES | {
 }
 """The title of each step for OpenCode 2."""
 MAX_DIFFERENCE = 5.0
-"""Maximum difference, in seconds, between the reset times in the blacklist and at the provider. A slow machine causes a
-small difference.
+"""Maximum difference, in seconds, between the reset time in the blacklist and the provider's own. A slow machine causes
+a small difference.
 """
 
 

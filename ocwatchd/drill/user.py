@@ -84,7 +84,7 @@ class User(Protocol):
         ...
 
     def limit_on_record(self, session: str) -> str | None:
-        """Return a description of the limit in OpenCode's own record, or None if the record does not contain a certain
+        """Return a description of the limit in OpenCode's own record, or None if the record does not contain a definite
         limit yet.
         """
         ...
@@ -153,7 +153,7 @@ class UserOfV1:
         return sum(message.user for message in Api(self.endpoint).messages(session, str(self._home.project), FEW))
 
     def limit_on_record(self, session: str) -> str | None:
-        """Return the first certain limit in OpenCode's log."""
+        """Return the first definite limit in OpenCode's log."""
         del session
         rules = builtin()
         for path in sorted(self._home.paths.log_dir.glob("*.log")):
@@ -187,7 +187,7 @@ class UserOfV2:
         self._api.plugins(str(self._home.project))
 
     def way_in(self) -> Endpoint | None:
-        """Return OpenCode's own endpoint if the daemon serves it and the plugin is loaded. Return None if either
+        """Return OpenCode's own endpoint if the daemon uses it and the plugin is loaded. Return None if either
         condition is not met yet.
         """
         return self.endpoint if self._loaded() and self._served() else None
@@ -231,7 +231,7 @@ class UserOfV2:
         return sum(entry.get("type") == "user" for entry in self._api.messages(session, FEW))
 
     def limit_on_record(self, session: str) -> str | None:
-        """Return the first certain limit in the session's durable record."""
+        """Return the first definite limit in the session's durable record."""
         reader, rules = EventReader(), builtin()
         for event in self._api.log(session, 0):
             failure = reader.feed(event, live=False)

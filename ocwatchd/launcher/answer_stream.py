@@ -19,8 +19,8 @@ from ocwatchd.opencode.client.v1.routes import Api
 from ocwatchd.opencode.sessions.snapshots import take_snapshot
 
 SETTLED = 3.0
-"""Time, in seconds, for which a turn must have been in an error before it is treated as over. The engine may move the
-session during this time.
+"""Time, in seconds, for which a turn must have been in an error state before it is treated as over. The engine may move
+the session during this time.
 """
 MAX_FAULTS = 20
 """Number of consecutive failed requests after which the server is considered dead."""
@@ -39,8 +39,8 @@ class Polled(Protocol):
 
 
 class Served(ABC):
-    """A session that the launcher follows in place of the session's client, beginning before the session's prompt
-    runs.
+    """A session that the launcher follows in place of the session's client. Following begins before the
+    prompt is run.
     """
 
     def __init__(self, session: Session, printer: Polled) -> None:

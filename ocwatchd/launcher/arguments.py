@@ -1,7 +1,7 @@
 """Parse the parts of OpenCode's command line that the launcher needs, and remove our own flags.
 
 Everything else is passed on unchanged. OpenCode 1.0 to 1.18 accepts options before and after the subcommand. It treats
-words after `--` as text.
+arguments after `--` as text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _VALUED = frozenset(
         "--server", "--replay-limit",
     )
 )  # fmt: skip
-"""Options that take the next word as their value."""
+"""Options that take the next argument as their value."""
 
 SUBCOMMANDS = frozenset(
     (
@@ -28,8 +28,8 @@ SUBCOMMANDS = frozenset(
         "upgrade", "web",
     )
 )  # fmt: skip
-"""Subcommands of OpenCode 1. Any other first word that is not an option is the directory in which the terminal
-interface starts.
+"""Subcommands of OpenCode 1. If the first argument that is not an option is none of these, it is the directory in
+which the terminal interface starts.
 """
 
 CLIENT_COMMANDS = frozenset(
@@ -94,7 +94,7 @@ class Arguments:
 
     @property
     def prompt(self) -> list[str]:
-        """Return the words of a `run`'s message."""
+        """Return the arguments that form the message of a `run`."""
         plain = list(self._plain())
         return plain[1:] + self.words[len(self._options()) + 1 :]
 
@@ -111,18 +111,18 @@ class Arguments:
         return any(word.partition("=")[0] in names for word in self._options())
 
     def with_model(self, model: str) -> list[str]:
-        """Return the words with the value of `--model` replaced."""
+        """Return the arguments with the value of `--model` replaced."""
         return self._replaced(_MODEL, model)
 
     def adding_model(self, model: str) -> list[str]:
-        """Return the words with `--model` added after the subcommand of OpenCode 2."""
+        """Return the arguments with `--model` added after the subcommand of OpenCode 2."""
         at = self.words.index(self.client_command) + 1
         return [*self.words[:at], "--model", model, *self.words[at:]]
 
     def with_agent(self, agent: str) -> list[str]:
-        """Return the words with the value of `--agent` replaced.
+        """Return the arguments with the value of `--agent` replaced.
 
-        Without that option, add it after the value of `--model`, or else after the subcommand.
+        If the option is missing, it is added after the value of `--model` or, without `--model`, after the subcommand.
         """
         if self.agent is not None:
             return self._replaced(_AGENT, agent)
@@ -149,8 +149,8 @@ class Arguments:
                 yield word
 
     def _places(self, names: tuple[str, ...]) -> list[tuple[int, str, str]]:
-        """Return a tuple for each occurrence of an option: the index of the word that contains the value, the prefix of
-        the value in that word, and the value.
+        """Return a tuple for each occurrence of an option: the index of the argument that contains the value, the
+        prefix of the value in that argument, and the value.
         """
         words, found, index = self._options(), [], 0
         while index < len(words):

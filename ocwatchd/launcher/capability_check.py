@@ -1,4 +1,5 @@
-"""Before a session starts, find the models that could not continue it, from the message store and the blacklist.
+"""Find the models that could not continue a session, before OpenCode starts. The facts come from the message store and
+the blacklist.
 
 The message store shows how full the context is; the prompt and the attachments of this launch are added to it.
 """

@@ -27,7 +27,9 @@ from ocwatchd.state.files import StateError
 from ocwatchd.state.journal import Journal
 
 GRACE = 2.5
-"""Time, in seconds, for a running daemon to write a cooldown. OpenCode's log reaches the disk up to a second late."""
+"""Time, in seconds, that a running daemon is given to write a cooldown. OpenCode's log reaches the disk up to a second
+late.
+"""
 
 
 class YieldingWriter:
@@ -149,8 +151,8 @@ def launcher_handlers(
 def _knows_more(ours: Cooldown | None, theirs: Cooldown | None, now: float) -> bool:
     """Return whether our entry has a reported reset time that is later than the other entry's estimated reset time.
 
-    The launcher probes its own process and then moves the run immediately, so a daemon that probes later gets no
-    response.
+    The daemon may have only an estimate: the launcher probes its own process and then moves the run immediately, so a
+    daemon that probes later gets no response.
     """
     if ours is None or theirs is None or not theirs.active(now) or theirs.reset_source is not ResetSource.ESTIMATE:
         return False

@@ -12,7 +12,7 @@ process id, the launcher has started itself.
 
 
 def mark(child: bool) -> dict[str, str]:
-    """Return the variable and its value for a child, or for the program that replaces this process."""
+    """Return the variable `MARK` with its value for a child, or for the program that replaces this process."""
     return {MARK: f"above {os.getpid()}" if child else f"{os.getpid()}"}
 
 

@@ -1,8 +1,8 @@
 """Prepare one launch of OpenCode, and run it if it needs to be watched or restarted. Imports little.
 
-A terminal runs as a child that can be started again. A `run` is a child that is watched with little more than `stat`;
-the engine is imported only at the first sign of a limit. Any other launch is only prepared, and the caller executes
-OpenCode.
+OpenCode's terminal interface runs as a child that can be started again. A `run` is a child that is watched with little
+more than `stat`; the engine is imported only at the first sign of a limit. Any other launch is only prepared, and the
+caller executes OpenCode.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ coinciding.
 """
 
 LAUNCHER = "OCWATCHD_LAUNCHER"
-"""Environment variable that contains our process id in our children. The daemon leaves the children's sessions to
-us.
+"""Environment variable that contains our process id in our children. The daemon leaves the children's sessions to the
+launcher.
 """
 
 
@@ -110,7 +110,7 @@ class Launch:
     def _generation(self) -> int:
         """Return OpenCode's generation, or 2 if the program does not report it in time.
 
-        A launch of OpenCode 2 changes least, so 2 is the safer guess.
+        2 is the safer guess, because fewer things are changed in a launch of OpenCode 2.
         """
         from ocwatchd.launcher.transform import generation_of  # lazy import: --help does not need it
 
@@ -158,7 +158,9 @@ class Launch:
             self.environ[CONTENT] = merged
 
     def _terminal(self) -> int:
-        """Run the terminal as a child, and run it again for each requested restart. Return the last exit code."""
+        """Run OpenCode's terminal interface as a child, and run it again for each requested restart. Return the last
+        exit code.
+        """
         from ocwatchd.launcher.terminal import TERMINAL, Terminal  # lazy import: a `run` does not need it
         from ocwatchd.state.relaunch_requests import path_for
 
@@ -185,8 +187,8 @@ class Launch:
         return ExitCode.OPENCODE_UNREACHABLE
 
     def _supervised(self) -> int:
-        """Start `run` as a child and watch it. Return its exit code, or the exit code of its prompt on another
-        model.
+        """Start `run` as a child and watch it. Return its exit code or, if its prompt was run on another model, that
+        run's exit code.
         """
         from ocwatchd.launcher.attached_watch import Attached  # lazy import: a terminal does not need it
         from ocwatchd.launcher.signals import Signals
@@ -221,7 +223,9 @@ class Launch:
     def _watched(
         self, child: Child, signals: Signals, trouble_signs: TroubleSigns | Attached, guardian: Guardian, output: Output
     ) -> int:
-        """Watch the child until it exits. Return its exit code, or the exit code of its prompt on another model."""
+        """Watch the child until it exits. Return its exit code or, if its prompt was run on another model, that run's
+        exit code.
+        """
         from ocwatchd.launcher.child import stopped, watch
 
         while watch(child, signals, trouble_signs, output):
@@ -298,8 +302,8 @@ class Launch:
         return transform.plan(self._arguments, fallback, earlier)
 
     def _transform(self) -> tuple[Transform, str | None] | None:
-        """Return the transform and the last model of a continued session, or None if OpenCode's configuration is
-        unreadable.
+        """Return this launch's `Transform` and the last model of a continued session, or None if OpenCode's
+        configuration is unreadable.
         """
         from ocwatchd.launcher.transform import last_model, read  # lazy import: needed only after a limit
 

@@ -49,7 +49,7 @@ class Printer:
         now: Callable[[], float] = time.time,
         since: float = float("inf"),
     ) -> None:
-        """Mark the present content as printed, except for messages that began at or after `since` (epoch seconds).
+        """Mark the existing content as printed, except for messages that began at or after `since` (epoch seconds).
 
         The remaining parts of an unfinished answer are printed when the answer finishes without an error.
         """

@@ -1,9 +1,9 @@
 """Watch and move the session of an `opencode run` of OpenCode 2, which is a client of a server.
 
-A limited turn is moved by only switching its model if that is quick, or if the server exits together with the client,
-as with `--standalone`. Otherwise, the turn must be interrupted, which would make the client exit without an answer. The
-launcher therefore ends the client first, continues the turn in the server, and prints the answer as the client would
-(0.0.0-next-16350).
+Switching the model is enough to move a limited turn if the next attempt begins soon, or if the server exits together
+with the client, as with `--standalone`. Otherwise, the turn must be interrupted, which would make the client exit
+without an answer. The launcher therefore ends the client first, continues the turn in the server, and prints the answer
+as the client would (0.0.0-next-16350).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class RunService:
         return None
 
     def _left_to_daemon(self, snapshot: SessionSnapshot) -> bool:
-        """Return whether the next attempt begins soon and a running daemon will switch the attempt's model."""
+        """Return whether the next attempt begins soon and a running daemon will switch its model."""
         soon = snapshot.next_at is not None and snapshot.next_at - self.clock.now() <= NEAR
         return soon and heartbeat.read(self._beat).state(self.clock.now()) == heartbeat.State.UP
 
@@ -183,7 +183,7 @@ class ClientMover(SwitchModel):
         self._taken_over = True
 
     def move(self, order: Order) -> MoveOutcome:
-        """Make the move. If a quick move requires interrupting the turn, end the client first."""
+        """Make the move. If the turn must be interrupted because its next attempt is far off, end the client first."""
         if self.endpoint is None:
             if self._child.poll() is None and not self._is_slow(order):
                 client = RunClient(order.snapshot.directory, 0.0, False)
@@ -196,7 +196,7 @@ class ClientMover(SwitchModel):
         """Do nothing, because the mover holds no resources."""
 
     def _is_slow(self, order: Order) -> bool:
-        """Return whether the wait for the next attempt is long and an interrupt would end nothing but this wait."""
+        """Return whether the next attempt is far off and an interrupt would end nothing but the wait for it."""
         snapshot = order.snapshot
         if self._service.standalone or snapshot.parent is not None or snapshot.next_at is None:
             return False

@@ -79,8 +79,8 @@ class OwnProcesses:
         self._child, self._table = child, ProcessTable()
 
     def __call__(self) -> Iterable[OpenCodeProcess]:
-        """Return the processes that are still running. They are not marked as a `run`, because we can move their
-        sessions.
+        """Return the processes that are still running. They are not marked as a `run`, so that their sessions can be
+        moved.
         """
         return [replace(found, runs_once=False) for found in self._table() if self.holds(found.pid)]
 
@@ -163,7 +163,7 @@ class SessionHost(Protocol):
         ...
 
     def order(self, order: Order) -> Order:
-        """Return the order, adapted to this host."""
+        """Return the order of a move, adapted to this host."""
         ...
 
     def failed(self, known: Sequence[str], /) -> SessionSnapshot | None:
@@ -210,7 +210,7 @@ class OwnSessionHost:
         return private_server(Path(run.program), directory, environ, self._started, options, gate=self._gate())
 
     def order(self, order: Order) -> Order:
-        """Return the order for a turn that is no longer running, because it ended when the child exited."""
+        """Return the order, changed for a turn that ended when the child exited."""
         return replace(order, own_abort=True, child=None, looping=False)
 
     def failed(self, known: Sequence[str], /) -> SessionSnapshot | None:
@@ -376,8 +376,8 @@ class RunMover:
         self._taken_over = False
 
     def move(self, order: Order) -> MoveOutcome:
-        """Make the move on the server. Before the first move, check the order at the child's endpoint and end the
-        child.
+        """Make the move on the server. Before the first move, check at the child's endpoint that the child may be
+        ended, and end it.
         """
         if self.endpoint is not None:
             return self._on_server(order)
@@ -417,7 +417,7 @@ class RunMover:
         return self._rerun.move(replace(order, snapshot=replace(order.snapshot, endpoint=self.endpoint)))
 
     def _refusal(self, order: Order) -> MoveOutcome | None:
-        """Return the outcome if the child must not be ended, or None if it may be ended."""
+        """Return the outcome of the move if the child must not be ended for it, or None if the child may be ended."""
         snapshot = order.snapshot
         try:
             api = Api(snapshot.endpoint, STARTING_LIMIT)

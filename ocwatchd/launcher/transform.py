@@ -4,8 +4,8 @@ OPENCODE_CONFIG_CONTENT takes precedence over all configuration files and is mer
 to 1.18). No file is changed. If a configuration cannot be read, the launch is not changed, and OpenCode reports the
 fault.
 
-The module reads the same configuration, agents and continued session as OpenCode would. It imports costly modules
-(Markdown agents, the message store) only if there is something to read.
+The module reads the same configuration, agents and continued session as OpenCode would. It imports the costly modules
+for Markdown agents and for the message store only if there is something to read.
 
 The generation of a program is cached, because determining it takes 0.3 to 0.7 s. It is not cached for a version
 manager's shim, because the program behind an unchanged shim can change.
@@ -156,7 +156,7 @@ class Transform:
     # ---- parts
 
     def _content(self) -> dict[str, object]:
-        """Return a configuration that replaces the configured models that are cooling down."""
+        """Return a configuration in which fallbacks replace the configured models that are cooling down."""
         content: dict[str, object] = {}
         for key in ("model", "small_model"):
             target = self._target(text_of(self._config, key, self._environ))
@@ -181,9 +181,10 @@ class Transform:
         return content
 
     def _explicit(self, arguments: Arguments, plan: Plan, content: dict[str, object]) -> None:
-        """Replace the model and the agent of this launch on its command line.
+        """Replace the model and the agent on the command line of this launch.
 
-        A model from the configuration is replaced there, so only its agent is set on the command line.
+        If the model comes from the configuration, it is replaced in the configuration, and only the agent is set on the
+        command line.
         """
         agent, main = self.agent(arguments), None if arguments.continues else self.main_model(arguments)
         named = arguments.model or (self._agents.models.get(arguments.agent) if arguments.agent else None)

@@ -21,7 +21,7 @@ _LAST = "SELECT data FROM message WHERE session_id = ? ORDER BY time_created DES
 
 
 class TroubleSigns:
-    """Detects failures in the logs and reports of the companion plugin that are newer than this object.
+    """Detects failures that are newer than this object, in OpenCode's logs and in the companion plugin's reports.
 
     Failures of other processes are ignored if the kernel shows which process has a log open. Otherwise, ten
     simultaneous runs would start ten engines at the first refused attempt, which would slow down the affected run.
@@ -57,7 +57,9 @@ class TroubleSigns:
         return any(self._reads(name, size) for name, size in changed if not own or name in own)
 
     def new_facts(self) -> dict[str, int]:
-        """Return the plugin report files of all processes that have grown, with the offset of their new content."""
+        """Return the plugin report files, of any process, that have grown, each with the offset at which its new
+        content begins.
+        """
         grown = _files(self._facts, ".jsonl")
         return {name: self._known.get(name, 0) for name, size, _ in grown if size > self._known.get(name, 0)}
 

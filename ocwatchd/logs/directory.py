@@ -195,7 +195,7 @@ class LogDirectories:
         return any(tail.behind for tail in self._tails.values())
 
     def following(self) -> list[str]:
-        """Return a text for the user for each directory, with the number of files that are followed in it."""
+        """Return a line of text for each directory, with the number of files that are followed in it."""
         if not self._counted:
             counts = {str(listing.path): 0 for listing in self._listings}
             for path in (*self._tails, *self._sleepers):

@@ -29,9 +29,8 @@ first of them was written to the blacklist.
 """
 
 FAR = 1 << 20
-"""If more than this number of bytes is unread after a restart, only failures are searched for, because the starts and
-ends of old turns are not needed. The search takes about 0.6 s of CPU time per gigabyte; parsing all turns takes 13 to
-80 s.
+"""Number of unread bytes after a restart above which only failures are searched for, because the starts and ends of old
+turns are not needed. The search takes about 0.6 s of CPU time per gigabyte; parsing all turns takes 13 to 80 s.
 """
 
 HEAD = BEFORE = 1024

@@ -703,8 +703,8 @@ class TrackedSession:
         return again
 
     def wait_for_switched(self, end: MoveEnded, asks_at: float, probe_after: float) -> None:
-        """Store a switch of the model, and schedule a probe for `probe_after` seconds after OpenCode's next request (at
-        `asks_at`, in epoch seconds), to check whether the new model answers.
+        """Store a switch of the model. OpenCode sends its next request at `asks_at` (epoch seconds); schedule a probe
+        `probe_after` seconds later, to check whether the new model answers.
         """
         self.switched = end
         self.landed, self.landed_for = end.order.target.model, end.order.snapshot.user_message
@@ -712,7 +712,7 @@ class TrackedSession:
         self.phrase = end.outcome.why
 
     def take_switched(self) -> None:
-        """Record that OpenCode is now sending the request to the model that the session was switched to."""
+        """Clear the stored switch, because OpenCode is now sending the request to the new model."""
         self.switched = None
 
     def lands(self, order: Order) -> None:

@@ -106,14 +106,16 @@ def choose(
     listed: Callable[[str], tuple[Listed, ...]] | None = None,
     asker: str | None = None,
 ) -> Choice:
-    """Return the nearest available fallback of `model`, with the agent to use with it.
+    """Return the nearest available fallback of `model` and the agent to use with it.
 
     `cooling` returns whether a model must not be used, because it, its provider or its free tier is limited. `avoided`
-    also returns True for a model that is about to be limited. `tried` are targets on which this turn has already
+    also returns True for a model that is about to be limited. `tried` contains targets on which this turn has already
     failed. `ends` returns when a model's cooldown ends, and `listed` returns the targets that the blacklist contains
-    for a model. The returned agent is the agent configured for the target, or otherwise the session's own agent,
-    because OpenCode would use its default agent if none were given. `asker` is the agent that the user chose, if a move
-    has changed the session's agent. The chain of `asker` comes first.
+    for a model.
+
+    The returned agent is the one configured for the target, or otherwise the session's own agent, because OpenCode
+    would use its default agent if none were given. If a move has changed the session's agent, `asker` is the agent that
+    the user chose; its chain comes first.
     """
     by = asker or session_agent
     situation = _situation(policy, outlook, cooling, avoided or cooling, listed or _no_targets, by)

@@ -23,7 +23,7 @@ class Targets:
         self._situation = by_chains(policy, ledger, now, outlook)
 
     def keep(self, anew: Iterable[ModelRef] = ()) -> list[Cooldown]:
-        """Set the targets of all active entries to the nearest available model, and return the entries that changed.
+        """Set the target of each active entry to the nearest available model, and return the entries that changed.
 
         A target that is not in the chains was written by another program and does not change. A target also does not
         change if no other model is available, and an entry without a target does not receive one. The targets of the

@@ -34,7 +34,7 @@ SHORTEST, NO_RESET_TTL = 30.0, 60.0
 `NO_RESET_TTL` is the lifetime of a forecast from headers that report no reset time.
 """
 LEARNT_WINDOW = 60.0
-"""Maximum length, in seconds, of a window whose learned limits are not trusted, because four of ten alarms were false
+"""Window length, in seconds, up to which learned limits are not trusted, because four of ten alarms were false
 (docs/forecast.md).
 """
 ROOM = 0.5

@@ -306,8 +306,7 @@ class _Turn:
 
 
 class Attempts:
-    """Finds the failures of one process, each of them once, with every detail of the failed request that the log
-    proves.
+    """Finds each failure of one process once, with all details of the failed request that the log proves.
 
     `whole`: whether the log is read from its beginning, so that a stream without a recorded start never began.
     `starts`: whether the caller also feeds the starts of streams. Without them, a failure reported only by the
