@@ -251,6 +251,19 @@ def test_a_run_that_waits_long_is_not_interrupted(home2: Home2, provider: Provid
             run.communicate()
 
 
+def test_a_run_that_continues_a_session_does_not_keep_others_from_being_moved(home2: Home2, provider: Provider) -> None:
+    with Service2(home2) as service, Daemon(home2) as daemon:
+        wait_until(lambda: daemon.heartbeat().get("endpoints"), 30, why="the daemon to find the service")
+        continued, other = service.create_session(), service.create_session()
+        run = run2(home2, "Hello", "-s", continued)
+        out, err = run.communicate(timeout=120)
+        assert (run.returncode, "answer of mock/primary" in out) == (0, True), err
+        provider.script(PRIMARY, limited(3600))
+        service.prompt(other, "Hello from another")
+        service.wait_answer(other, "answer of mock2/fallback")
+        assert [entry["session"] for entry in daemon.wait_journal("moved")] == [other]
+
+
 def test_a_run_that_has_failed_is_not_taken_up_behind_its_back(home2: Home2, provider: Provider) -> None:
     provider.script(PRIMARY, error(429, QUOTA))
     with Service2(home2), Daemon(home2) as daemon:

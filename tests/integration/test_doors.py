@@ -18,7 +18,13 @@ import pytest
 
 from ocwatchd.core.domain.snapshot import Endpoint, TcpAddress, UnixAddress
 from ocwatchd.opencode.client.v2.service import auth_in
-from ocwatchd.opencode.discovery.endpoints import EndpointFinder, OpenCodeProcess, ProcessTable, basic_auth
+from ocwatchd.opencode.discovery.endpoints import (
+    EndpointFinder,
+    OpenCodeProcess,
+    ProcessTable,
+    basic_auth,
+    continued_session,
+)
 from ocwatchd.opencode.discovery.plugin_sockets import clear_stale, sockets_of
 from tests.conftest import Count
 from tests.integration.fakedoor import answer, listening, routes, says
@@ -448,3 +454,19 @@ def test_who_only_calls_himself_opencode_is_no_door(tmp_path: Path, counted: Cou
 )
 def test_authorization(environ: dict[str, str], auth: str | None) -> None:
     assert basic_auth(environ) == auth
+
+
+@pytest.mark.parametrize(
+    ("arguments", "session"),
+    [
+        ("run -s ses_1 hello", "ses_1"),
+        ("run --session=ses_1 hello", "ses_1"),
+        ("run hello", None),
+        ("run -c hello", None),
+        ("run -s ses_1 --fork hello", None),
+        ("run -- what does -s ses_1 mean", None),
+        ("run -s newest hello", None),
+    ],
+)
+def test_the_session_that_a_run_continues(arguments: str, session: str | None) -> None:
+    assert continued_session(arguments.split()) == session

@@ -11,6 +11,7 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tests.support.daemon import Daemon
 from tests.support.opencode import NEWEST
@@ -138,6 +139,7 @@ class Run(Client):
         """Wait until the client ends, and return its exit code and standard output. Keep its standard error."""
         assert self.process is not None
         out, self.err = self.process.communicate(timeout=timeout)
+        print(f"run {self.said[-1]!r} -> {self.process.returncode}\n{out}\n{self.err}")
         return self.process.returncode, out
 
     def close(self) -> None:
@@ -155,11 +157,13 @@ class SmartRun(Run):
 
 
 @contextmanager
-def client(way: str, home: Home2, provider: Provider, service: Service2) -> Iterator[Client]:
-    """Yield a client of one of the WAYS, or of the API (`service`)."""
+def client(
+    way: str, home: Home2, provider: Provider, service: Service2, project: Path | None = None
+) -> Iterator[Client]:
+    """Yield a client of one of the WAYS, or of the API (`service`). `project` is the directory of a terminal."""
     if way == TERMINAL:
         # High enough that no answer of a test scrolls off the screen.
-        with Tui("2", home, program=(str(home.bin / "opencode"),), size=(120, 60)) as tui:
+        with Tui("2", home, project, program=(str(home.bin / "opencode"),), size=(120, 60)) as tui:
             tui.wait_screen("primary")
             yield Terminal(home, provider, tui)
     elif way == "service":

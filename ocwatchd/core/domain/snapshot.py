@@ -48,11 +48,17 @@ class RunClient:
     anew: bool
     ended: float | None = None
     """When the client was last observed, in epoch seconds; None while it is running."""
+    session: str | None = None
+    """The session that the client continues, or None if it began a session or its session is not known."""
 
-    def may_own(self, directory: str, created: float | None) -> bool:
+    def may_own(
+        self, directory: str, created: float | None, session: str | None = None, parent: str | None = None
+    ) -> bool:
         """Return whether the client may be waiting for a session that was created at `created` (epoch seconds; None if
-        unknown) in this directory.
+        unknown) in this directory. `session` and `parent` are the ids of that session and of its parent.
         """
+        if self.session is not None and session is not None:
+            return self.session in (session, parent)
         if self.directory is not None and self.directory != directory:
             return False
         if created is None:

@@ -101,6 +101,8 @@ class OpenCodeProcess:
     """Device and inode number of the process's program, or None if the system does not report them."""
     opened: str | None = None
     """The session that the process was started with (`-s`), or None if no session was given."""
+    continued: str | None = None
+    """The session that an `opencode run` continues, or None if it begins a session or does not name one."""
     connected: tuple[TcpAddress, ...] = ()
     """Addresses on this machine that the process is connected to."""
     auth_v2: str | None = field(default=None, repr=False)
@@ -402,7 +404,7 @@ class EndpointFinder:
         now = time.time()
         alive = {(process.pid, process.created): process for process in processes}
         for key, process in alive.items():
-            self._runs[key] = RunClient(process.directory, process.created, process.anew, None)
+            self._runs[key] = RunClient(process.directory, process.created, process.anew, None, process.continued)
         for key, run in list(self._runs.items()):
             if key not in alive and run.ended is None:
                 self._runs[key] = replace(run, ended=now)
@@ -707,9 +709,22 @@ def _read(process: psutil.Process) -> OpenCodeProcess | None:
             anew=_CONTINUES.isdisjoint(word.partition("=")[0] for word in arguments),
             registers="--service" in arguments,
             opened=option(arguments, "-s", "--session"),
+            continued=continued_session(arguments),
             generation=2 if newer else 1,
             executable=_executable(process.pid),
         )
+
+
+def continued_session(arguments: Sequence[str]) -> str | None:
+    """Return the session that these arguments of `opencode run` continue; None if that is not certain.
+
+    A `--fork` begins a new session, and words after `--` belong to the prompt.
+    """
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if any(word.partition("=")[0] == "--fork" for word in own):
+        return None
+    named = option(own, "-s", "--session")
+    return named if named is not None and named.startswith("ses_") else None
 
 
 def _executable(pid: int) -> tuple[int, int] | None:

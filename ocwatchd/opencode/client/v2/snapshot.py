@@ -87,7 +87,7 @@ def turn_of(api: Routes, session: str, clock: Clock, *, thorough: bool = False, 
     waits = works and any(step.retry is not None for step in steps[-1:])
     queued = api.queued(session) if (thorough and not waits) or not works else 0
     asking = works and not waits and known is None and api.asking(session)
-    run = any(run.may_own(info.directory, info.created) for run in api.endpoint.runs)
+    run = any(run.may_own(info.directory, info.created, info.id, info.parent) for run in api.endpoint.runs)
     snapshot = snapshot_of(api.endpoint, info, steps, works, seen, queued=queued, asking=asking, run=run)
     return Turn(snapshot, info, steps, tuple(raw), queued, active)
 
