@@ -36,7 +36,7 @@ CLEANUP_LIMIT = 8.0
 """Timeout, in seconds, for the old run to close its message after an abort; this usually takes 10 - 50 ms."""
 
 CLEANUP_POLL = 0.02
-"""Interval, in seconds, between checks whether the old run has closed its message, if there is no event stream."""
+"""Interval, in seconds, between checks of whether the old run has closed its message, if there is no event stream."""
 EVENT_POLL = 0.002
 """Interval, in seconds, between checks for received events. These checks send no request."""
 EVENTS_LATE = 0.3
@@ -218,7 +218,9 @@ class _Attempt:
             raise _Ended(Ruling(MoveResult.ALREADY, "OpenCode has just continued on its own"), snapshot)
 
     def _check_silence(self, snapshot: SessionSnapshot) -> None:
-        """Check that a stalled answer is still silent. The OpenCode process may have been suspended and continued."""
+        """Check that a stalled answer is still silent. It may have continued if the OpenCode process was suspended and
+        then resumed.
+        """
         now, before = self._silence(self._order.session), self._order.snapshot.silence
         if self._order.stalled and not self._cut and now is not None and before is not None and now < before:
             raise _Ended(Ruling(MoveResult.ALREADY, f"{snapshot.model} has continued its answer"), snapshot)

@@ -315,7 +315,7 @@ class Restart:
 
 
 def _with_plugin(environ: Mapping[str, str], plugin: Path | None) -> Mapping[str, str]:
-    """Return the environment with this plugin added to the plugins that OpenCode loads (1.0 - 1.18).
+    """Return a copy of the environment in which OpenCode also loads this plugin (1.0 - 1.18).
 
     Raises:
         OcwatchError: The environment contains a configuration that cannot be read.

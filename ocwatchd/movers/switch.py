@@ -43,8 +43,8 @@ this long after OpenCode's next attempt, the session keeps its model.
 SPEAK_LIMIT = 10.0
 """Timeout, in seconds, for the target to answer or refuse, from the beginning of its step."""
 APPEAR_LIMIT = 30.0
-"""Timeout, in seconds, for the target's step to begin. It begins with the first byte of the answer, so this includes
-the model's thinking time.
+"""Timeout, in seconds, for the target's step to begin. A step begins with the first byte of the answer, so the timeout
+includes the model's thinking time.
 """
 VERIFY_POLL, SLOWER = 0.03, 0.1
 """Minimum interval between checks of a move: in seconds, and as a fraction of the time waited so far."""

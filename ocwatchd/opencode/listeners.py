@@ -206,7 +206,9 @@ def from_tables(port: int) -> list[Listener]:
 
 @lru_cache(maxsize=64)
 def _row(port: int) -> re.Pattern[bytes]:
-    """Return the pattern of a listening socket's line in /proc/net/tcp (state 0A); groups: address, user, inode."""
+    """Return a pattern that matches the line of a listening socket (state 0A) in /proc/net/tcp. Its groups are address,
+    user and inode.
+    """
     queues_and_timers = rb" [0-9A-F:]+ [0-9A-F:]+ [0-9A-F]+"
     return re.compile(
         rb"^ *\d+: ([0-9A-F]+):%04X \S+ 0A%s +(\d+) +\d+ (\d+) " % (port, queues_and_timers), re.MULTILINE

@@ -124,7 +124,7 @@ def plain(text: str) -> str:
 def same_unit(one: str, other: str) -> bool:
     """Return whether two units are equal except for PATH.
 
-    PATH differs between terminals, which does not justify a restart.
+    PATH may differ from terminal to terminal. Such a difference does not justify a restart of the service.
     """
     return _PATH_LINE.sub("", one) == _PATH_LINE.sub("", other)
 

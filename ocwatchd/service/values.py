@@ -78,7 +78,9 @@ class Log:
 
     file: Path | None = None
     command: Callable[[int, bool], Sequence[str]] | None = field(default=None, repr=False)
-    """A function that returns the command. Its arguments are the number of lines, and whether to follow the log."""
+    """A function that returns the command that shows the output. Its arguments are the number of lines, and whether to
+    follow the log.
+    """
 
 
 class Manager(Protocol):

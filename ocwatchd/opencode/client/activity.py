@@ -22,7 +22,7 @@ from ocwatchd.core.text.parse_json import parse_json
 from ocwatchd.opencode.sessions.messages import Json, mapping, message_of, text
 
 MAX_STREAMS = 512
-"""Maximum number of tracked sessions. The session that has been silent for longest is dropped first."""
+"""Maximum number of tracked sessions. The session that has been silent the longest is dropped first."""
 _PART, _TOOL = b'"type":"message.part.', b'"type":"tool"'
 _RARE = (b'"type":"message.updated"', b'"type":"session.status"', b'"type":"session.idle"')
 # Quotes in a model's text are escaped, so a session id in such a text does not match.

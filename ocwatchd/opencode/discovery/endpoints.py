@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     import psutil
 
 PROBE_LIMIT, MAX_PROBE_LIMIT = 1.0, 5.0
-"""Timeout, in seconds, of the first probe. It is doubled after each failure, up to the second value. `/path` takes 1 -
-15 ms. In its first second, a server may not respond at all, and its very first response took 2.4 s (1.18.33).
+"""Timeout, in seconds, of the first probe. It is doubled after each failure, up to the second value. A response to
+`/path` takes 1 - 15 ms. In its first second, a server may not respond at all, and its very first response took 2.4 s
+(1.18.33).
 """
 
 RETRY_PROBE, MAX_RETRY_PROBE = 3.0, 30.0
@@ -107,8 +108,8 @@ class OpenCodeProcess:
     """Addresses on this machine that the process is connected to."""
     auth_v2: str | None = field(default=None, repr=False)
     """The Authorization value that OpenCode 2 would expect with the process's environment. It differs from `auth`:
-    OpenCode 2 prefers another variable and has a fixed user name. A `--standalone` server gets its own password in
-    that variable beside the one for OpenCode 1 that its user may have exported.
+    OpenCode 2 prefers another variable and has a fixed user name. A `--standalone` server receives its own password in
+    that variable, and the user may also have exported the variable of OpenCode 1.
     """
 
 
@@ -526,8 +527,8 @@ machine.
 GENERATION_LIMIT = 10.0
 """Timeout, in seconds, of a search that must know the generation of every process; `--version` takes 0.3 to 0.7 s."""
 V2_LIMIT = 3.0
-"""Timeout, in seconds, of the request for the generation. The request is sent only to endpoints that have just
-responded.
+"""Timeout, in seconds, of the request that determines the generation of an endpoint. The request is sent only to
+endpoints that have just responded.
 """
 RUNS_KEPT = 3600.0
 """Time, in seconds, for which the record of an `opencode run` is kept after the process has ended."""
@@ -566,8 +567,8 @@ def answers_as_v2(endpoint: Endpoint) -> bool:
 
 
 def _program_is_v2(pid: int) -> bool:
-    """Return whether a process is running the program of OpenCode 2. `--version` is run once per file (0.3 to
-    0.7 s).
+    """Return whether the program of a process is OpenCode 2. `--version` is run once for each program file, which takes
+    0.3 to 0.7 s.
     """
     from ocwatchd.opencode.process.program import about_program  # lazy import: it uses this module
 
@@ -619,8 +620,8 @@ def basic_auth(environ: Mapping[str, str]) -> str | None:
 
 
 def endpoint_of_url(url: str, own_auth: str | None) -> Endpoint | str:
-    """Return the endpoint for a configured URL, or an error message, without the password, if the URL cannot be
-    used.
+    """Return the endpoint for a configured URL or, if the URL cannot be used, an error message that does not contain
+    the password.
     """
     try:
         parts = urlsplit(url)

@@ -23,7 +23,7 @@ from ocwatchd.opencode.client.transport import is_listening
 from ocwatchd.ownership import check_directory, open_plain
 
 MAX_ABOUT = 65_536
-"""Maximum number of bytes read from a process's `PID.json`, which has about 200."""
+"""Maximum number of bytes read from a process's `PID.json`. The file has about 200."""
 
 
 def own_sockets(directory: Path | None) -> list[Path]:

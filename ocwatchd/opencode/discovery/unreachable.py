@@ -26,8 +26,8 @@ from ocwatchd.ownership import open_followed
 
 _LINE = re.compile(rb"timestamp=(?P<time>\S+) level=(?P<level>\S+) run=(?P<run>[0-9a-zA-Z_-]{4,64}) ")
 _FROM_THE_START = (b"INFO", b"DEBUG")
-"""Log levels of the lines that a process writes from its start on. If a process logs only warnings, its first line
-appears later.
+"""Log levels of the lines that a process writes from the start. If a process logs only warnings, its first line appears
+later.
 """
 
 
@@ -52,14 +52,16 @@ def run_began(log_dir: Path, session: str) -> float | None:
 
 
 def _line_at(log: mmap.mmap, position: int) -> re.Match[bytes] | None:
-    """Return the match at the start of the line at this position. Text quoted inside a line is ignored."""
+    """Return the match of `_LINE` at the beginning of the line that contains this position. Text quoted in the line
+    cannot match.
+    """
     return _LINE.match(log, log.rfind(b"\n", 0, position) + 1) if position >= 0 else None
 
 
 SINCE = 86_400.0
 """Maximum age, in seconds, of sessions with an open answer: OpenCode's own retry may wait silently for hours."""
 FAILED_SINCE = 3_600.0
-"""Maximum age, in seconds, of failed answers. It covers a lunch break, but not the previous day."""
+"""Maximum age, in seconds, of failed answers. An hour covers a lunch break, but not the previous day."""
 FIRST_LINE = 30.0
 """Maximum time, in seconds, from a process's start to its first log line: 0.6 to 4 s on 1.18.33, 7 s on a loaded
 machine. If two processes were started within this time before the line, the user must choose.

@@ -24,7 +24,7 @@ from ocwatchd.opencode.discovery.processes import Relative, Running
 TMUX_LIMIT = 5.0
 """Timeout, in seconds, of a tmux command, which takes 3 - 10 ms."""
 PROMPT_LIMIT = 5.0
-"""Timeout, in seconds, for the shell to control the terminal again after OpenCode exits."""
+"""Timeout, in seconds, for the shell to regain control of the terminal after OpenCode exits."""
 PICKUP_LIMIT = 15.0
 """Timeout, in seconds, for the shell in the terminal to begin reading the start script. A shell's profile may be
 slow.
@@ -224,9 +224,11 @@ def script_of(directory: str, environ: Mapping[str, str], command: Sequence[str]
 
 @contextmanager
 def handover(directory: Path) -> Iterator[Path]:
-    """Create a named pipe during the block, through which `deliver` passes a script to one reader; yield its path.
+    """Create a named pipe during the block, and yield its path. `deliver` passes a script through the pipe to one
+    reader.
 
-    A file would write the script's environment, which may contain keys, to disk. `directory` must be private.
+    With a regular file, the script's environment, which may contain keys, would be written to disk. `directory` must be
+    private.
     """
     path = directory / f"restart-{secrets.token_hex(6)}"
     os.mkfifo(path, 0o600)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import sqlite3
 
 BUSY_WAIT = 0.2
-"""Timeout, in seconds, for a lock. In WAL mode readers never wait, except a few milliseconds for a checkpoint."""
+"""Timeout, in seconds, for a lock. In WAL mode, readers never wait, except for a few milliseconds during a
+checkpoint.
+"""
 
 
 def rows(path: str | os.PathLike[str], query: str, *values: object) -> Iterator[sqlite3.Row]:

@@ -1,9 +1,10 @@
 """Record in the blacklist which refused attempts were counted, so that no attempt is counted as two strikes.
 
-After the daemon was killed, its next run reads some log lines again, because cursors are saved only every two seconds,
+After the daemon is killed, its next run reads some log lines again, because cursors are saved only every two seconds,
 and endpoints show the same attempts again. Counted attempts are therefore marked in the file that contains the
-cooldowns, and both are written together. A repeated attempt is recognized by its mark. An attempt that was not written
-before the daemon was killed is counted. For a log, the mark is a position; for an endpoint, it is the shown attempt.
+cooldowns, and both are written together. A repeated attempt is recognized by its mark. If the daemon was killed before
+an attempt was written, the attempt is counted. For a log, the mark is a position; for an endpoint, it is the shown
+attempt.
 """
 
 from __future__ import annotations

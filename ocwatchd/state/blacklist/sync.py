@@ -124,8 +124,8 @@ def _time(mark: blacklist.Signature | None, now: float) -> float:
 
 
 def _same(one: Cooldown | None, other: Cooldown | None) -> bool:
-    """Return whether both entries are the same in the file, where times have a precision of milliseconds. None stands
-    for a missing entry.
+    """Return whether the two entries would be the same in the file, where times have a precision of milliseconds. None
+    stands for a missing entry.
     """
     return one == other or (
         one is not None and other is not None and blacklist.to_json(one) == blacklist.to_json(other)

@@ -261,7 +261,7 @@ class Api:
 
     def asking(self, session: Session) -> bool:
         """Return whether a permission request or question of this session is open. The result is False on versions
-        without these routes (1.0), where the tool with the question is shown as running.
+        without these routes (1.0), which show the tool that asks the question as running.
         """
         routes = [route for route in ("/permission", "/question") if self.has(route, session.version)]
         answers = (self._get(route, session.directory) for route in routes)

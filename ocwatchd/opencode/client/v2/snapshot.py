@@ -174,10 +174,10 @@ def _before(steps: Sequence[Step], answer: Step | None) -> tuple[ModelRef, ...]:
 
 
 def _honoured(attempt: int, left: float) -> bool:
-    """Return whether the provider determined the wait, because the remaining time is longer than OpenCode's own
-    backoff.
+    """Return whether the wait was requested by the provider: the remaining time is longer than OpenCode's own backoff.
 
-    It is unknown how much of the wait has passed, so only a remaining time above the whole backoff is conclusive.
+    It is unknown how much of the wait has already passed, so only a remaining time longer than the whole backoff is
+    conclusive.
     """
     own = max(2.0 ** min(attempt, 10), RELEASED_DELAYS[min(attempt, len(RELEASED_DELAYS)) - 1])
     return left > own * (1 + JITTER)
