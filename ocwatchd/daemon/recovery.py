@@ -71,8 +71,8 @@ def previous_run(
     """Return the state of the previous run from these journal entries (oldest first), as far back as `since` (epoch
     seconds).
 
-    Recorded limits, cleared models and parked turns are included at any age, because a plan's limit can last for days.
-    `beat` is the last heartbeat of the previous run, in epoch seconds.
+    Recorded limits, cleared cooldowns and parked turns are included at any age, because a plan's limit can last for
+    days. `beat` is the last heartbeat of the previous run, in epoch seconds.
     """
     claims: dict[str, tuple[str, Claim]] = {}
     refused: dict[str, ModelRef] = {}

@@ -148,8 +148,8 @@ def separate(limits: Iterable[float]) -> list[float]:
 
 
 def learn(history: History, limits: Iterable[float]) -> Bound | None:
-    """Return the limit that best explains the times of past limits, or None if fewer than two limits have usage before
-    them.
+    """Return the limit that best explains the times of past limits. Return None if fewer than two limits were preceded
+    by usage.
     """
     came = [at for at in separate(limits) if history.times and at >= history.times[0]]
     if len(came) < FEWEST:
@@ -162,8 +162,8 @@ def learn(history: History, limits: Iterable[float]) -> Bound | None:
 def _explained(
     history: History, came: Sequence[float], measure: Measure, window: float
 ) -> tuple[tuple[float, float], Bound] | None:
-    """Return how badly this window explains the limits (smaller is better) and the limit that results from
-    it, or None.
+    """Return how badly this window explains the limits (a smaller value is better) and the limit that results from it.
+    Return None if a past limit has no usage in this window.
     """
     at_limit = [history.used(measure, at - window, at) for at in came]
     limit = median(at_limit)

@@ -288,7 +288,7 @@ class Attempt:
     """A failed request. `number` is the number of times that its turn has failed on this model, including this failure.
 
     `waited` is the time, in seconds, between the previous failure and the start of this request; None if the log does
-    not contain it. A wait beyond OpenCode's own backoff is a Retry-After that OpenCode honored.
+    not contain it. If it is longer than OpenCode's own backoff, OpenCode has honored a Retry-After.
     """
 
     record: LogRecord
@@ -327,7 +327,7 @@ class Attempts:
         self._turns: OrderedDict[TurnKey, _Turn] = OrderedDict()
 
     def feed(self, record: LogRecord) -> Attempt | None:
-        """Process the next record. Return its attempt if this is the first record about the failure, or None."""
+        """Process the next record. If it is the first record about a failure, return the attempt; otherwise, None."""
         kind = record.kind
         if kind is Kind.FAILED:
             return self._failed(record)

@@ -41,8 +41,8 @@ def shape_of(attempt: Attempt) -> Verdict | None:
     """Return the verdict on a retry loop whose text no rule matches, from the second failure of the loop onward. Return
     None if the failure proves nothing.
 
-    An error without any text comes from a status that has no standard reason phrase, such as 529. A wait beyond
-    OpenCode's own backoff is a Retry-After, and only limits have one.
+    An error without any text comes from a status that has no standard reason phrase, such as 529. A wait longer than
+    OpenCode's own backoff results from a Retry-After, and only limits have one.
     """
     if attempt.number < 2:
         return None

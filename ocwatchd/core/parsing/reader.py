@@ -56,7 +56,7 @@ class Held:
     """The unparsed bytes of a file since the last failure: all of them, or at least the last `HELD` bytes.
 
     `begin` is the offset of the first byte held. `gap`: whether bytes before that offset were discarded.
-    `failure_from`: the offset from which a failure may follow; None if there is no failure.
+    `failure_from`: the offset at or after which `FAILURE` occurs; None if it has not occurred.
     """
 
     def __init__(self, offset: int) -> None:
@@ -362,7 +362,9 @@ class Reading:
         return seen
 
     def _read_old(self, data: bytes) -> list[Seen]:
-        """Parse lines of a log in the old format (before 1.17). A line in the new format is only quoted text."""
+        """Parse lines of a log in the old format (before 1.17). A line in the new format is quoted text and
+        is ignored.
+        """
         lines = self._cutter.feed(data, OLD, INFORMATIVE)
         self._cutter.forget()
         return self._seen([line for line in lines if not _is_new(line.data)])

@@ -199,8 +199,8 @@ def old_spanner(data: bytes, start: int, stop: int, limit: int) -> Span | None:
 
 
 def _created_span(data: bytes, body: int, stop: int, limit: int, when: float) -> Span | None:
-    """Return the end of a `created` record. A title may contain a false end too, but not one with the time of the
-    record.
+    """Return the end of a `created` record. A title may contain text that looks like the end, but not with the record's
+    own time.
     """
     for match in _CREATED_END.finditer(data, body, limit):
         if abs(int(match[1]) / 1000 - when) <= CLOCK_SLACK:

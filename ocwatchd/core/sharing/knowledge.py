@@ -110,7 +110,7 @@ class Knowledge:
     records: Records = field(default_factory=Records)
     seen: dict[ModelRef, Seen] = field(default_factory=dict)
     cleared_until: float = 0.0
-    """The time, in epoch seconds, up to which the user's clears have been processed."""
+    """The time, in epoch seconds, up to which cooldowns cleared by the user have been processed."""
 
     def key_of(self, model: ModelRef) -> Key | None:
         """Return the key under which the model is shared, or None if it is not shared."""
@@ -216,8 +216,8 @@ class Knowledge:
     def plan(self, entries: Mapping[ModelRef, Cooldown], now: float, clock: ServerTime) -> Changes:
         """Return the changes to `entries` because of other machines' limits.
 
-        An active limit that this machine has hit does not change, and neither does a user's block. Only a user's clear
-        on another machine ends a limit that this machine has hit.
+        An active limit that this machine has hit does not change, and neither does a user's block. Another machine can
+        end a limit that this machine has hit only if a user clears the cooldown there.
         """
         if not clock.trusted:
             return Changes()

@@ -39,7 +39,7 @@ MAX_SKEW = 300_000
 TEST_ACCOUNT = "ocwatch-test"
 """The account of the artificial cooldown that `ocwatch share test` sends. Other machines ignore it."""
 FREE = 0
-"""The value of `until` for a model that was cleared or has answered."""
+"""The value of `until` for a model that has answered, or whose cooldown was cleared."""
 
 KINDS = (LimitKind.OVERLOADED, LimitKind.RATE_LIMIT, LimitKind.QUOTA, LimitKind.BILLING)
 SCOPES = (Scope.MODEL, Scope.FREE_TIER, Scope.PROVIDER)
@@ -77,10 +77,10 @@ class Incident:
 class Record:
     """The shared state of one model of one account. Times are in milliseconds on the server's clock.
 
-    `epoch` grows when a user clears the model, when the model has answered, or when a reported, earlier end replaces an
-    estimated end. `until` is None for a cooldown that lasts until a user clears it, and `FREE` if the model may be
-    used. `incidents` contains the latest incidents, newest first. `since` is when the newest limit was hit, or when the
-    model became available again.
+    `epoch` grows when a user clears the model's cooldown, when the model has answered, or when a reported, earlier end
+    replaces an estimated end. `until` is None for a cooldown that lasts until a user clears it, and `FREE` if the model
+    may be used. `incidents` contains the latest incidents, newest first. `since` is when the newest limit was hit, or
+    when the model became available again.
     """
 
     account: str
