@@ -1,6 +1,6 @@
 """Measure how many stalled answers of a real OpenCode are rescued, and after how long.
 
-    python bench/stalls.py [--rounds 4] [--after 10] [--without-plugin] [VERSION ...]
+    python bench/stalls.py [--rounds 4] [--after 60] [--without-plugin] [VERSION ...]
 
 In each round, every shape of a stall (`tests/support/shapes.py`) has a session of its own, and all of them run at the
 same time. The model stalls twice: the first time the daemon runs the prompt again on the same model, the second time on
@@ -42,7 +42,7 @@ def main() -> None:
     """Print a table for each version."""
     parser = argparse.ArgumentParser(description="How many stalled answers are rescued, and after how long.")
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--after", type=float, default=10.0, help="seconds after which an answer has stalled")
+    parser.add_argument("--after", type=float, default=60.0, help="seconds after which an answer has stalled")
     parser.add_argument("--without-plugin", action="store_true")
     parser.add_argument("versions", nargs="*", default=[NEWEST], metavar="VERSION")
     wanted = parser.parse_args()

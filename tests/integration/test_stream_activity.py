@@ -125,17 +125,17 @@ def test_nothing_is_known_of_a_stream_that_has_ended_or_of_the_time_before_it(
     assert (activity.silence("ses_1"), activity.silence("ses_2")) == (None, 7)
 
 
-def test_a_silence_is_told_when_it_is_too_long_for_its_model_and_again_after_as_long(
+def test_a_silence_is_told_when_it_is_too_long_for_its_model_and_again_after_half_of_it(
     clock: Clock, activity: StreamActivity
 ) -> None:
     slow, quick = Stream("ses_1", "p/slow"), Stream("ses_2", "p/quick")
     feed(activity, *(line for one in (slow, quick) for line in (one.status("busy"), one.answer(), one.text())))
-    patience = {"p/slow": 50.0, "p/quick": 10.0}
+    patience = {"p/slow": 50.0, "p/quick": 20.0}
     told = []
     for _ in range(12):
         clock.time += 5
         told.append(activity.silent(lambda model: patience.get(model or "")))
-    assert [len(found) for found in told] == [0, 1, 0, 1, 0, 1, 0, 1, 0, 2, 0, 1]
+    assert [len(found) for found in told] == [0, 0, 0, 1, 0, 1, 0, 1, 0, 2, 0, 1]
     assert activity.silent(lambda _: None) == []
 
 

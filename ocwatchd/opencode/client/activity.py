@@ -43,7 +43,9 @@ class _Stream:
     counts: bool = False
     """Whether the gap after the last event is attributed to the model: an answer has begun, and no tool is running."""
     checked: float = float("-inf")
-    """When `silent` last returned the session, or when the session's last keep-alive was sent (monotonic seconds)."""
+    """Time (monotonic seconds) from which `silent` waits for as long as the model may be silent: that of the session's
+    last keep-alive, or half of that wait before `silent` last returned the session.
+    """
 
 
 class StreamActivity:
@@ -101,7 +103,7 @@ class StreamActivity:
 
     def silent(self, patience: Callable[[str | None], float | None]) -> list[str]:
         """Return the sessions that have been silent for too long. A session that stays silent is returned again after
-        each further period of the same length.
+        each further half of that time, in case the busy OpenCode did not respond to the probe.
 
         `patience` returns the maximum silence of a model in seconds, or None if there is no limit.
         """
@@ -115,7 +117,7 @@ class StreamActivity:
                 if silence < limit:  # check again when the keep-alives may have stopped or have lasted too long
                     stream.checked = min(now - silence, stream.last + MAX_PATIENCE - limit)
                     continue
-                stream.checked = now
+                stream.checked = now - limit / 2
                 found.append(session)
             return found
 
