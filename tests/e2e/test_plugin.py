@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -235,7 +236,8 @@ def test_facts_of_every_protocol(version: str, armed: Home, provider: Provider) 
 def test_a_server_has_one_door_for_all_its_projects_and_its_port_is_not_asked_as_well(
     version: str, armed: Home, provider: Provider
 ) -> None:
-    provider.script(PRIMARY, limited(3600))
+    # The refusals are delayed until both have asked; otherwise the plugin sends the second to the fallback at once.
+    provider.script(PRIMARY, replace(limited(3600), delay=5.0))
     other = armed.project("other", git=True)
     with (
         Daemon(armed) as daemon,
@@ -252,8 +254,9 @@ def test_a_server_has_one_door_for_all_its_projects_and_its_port_is_not_asked_as
         endpoint = Api(Endpoint(UnixAddress(str(sock)), serve.pid))
         assert endpoint.path().directory == str(serve.project)
         assert endpoint.session(sessions[1], str(other)).directory == str(other)
-        assert len(daemon.wait_journal("moved", 2)) == 2
-        assert len(daemon.journal("claim")) == 2
+        refused = len(provider.requests(PRIMARY))  # 1 on a machine so busy that the second asked 5 s after the first
+        assert len(daemon.wait_journal("moved", refused)) == refused
+        assert len(daemon.journal("claim")) == refused
 
 
 @pytest.mark.parametrize("version", [NEWEST, OLDEST])

@@ -350,6 +350,10 @@ def test_a_limited_subagent_is_moved_with_the_run(provider: Provider, home: Home
     assert not smart.left_behind()
 
 
+EARLY = 5
+"""Number of runs that may start before the first limit is known."""
+
+
 def test_ten_at_once_share_what_the_first_learns(provider: Provider, home: Home) -> None:
     smart = Smart(home, MIDDLE)
     assert smart.plain("run", "warm up").returncode == 0  # creates the database, once
@@ -357,6 +361,8 @@ def test_ten_at_once_share_what_the_first_learns(provider: Provider, home: Home)
     provider.script("mock/primary", limited(3600))
     running = []
     for number in range(10):
+        if number == EARLY:  # on a busy machine, OpenCode may need longer for its start than the others for theirs
+            wait_until(lambda: "mock/primary" in smart.cooldowns(), why="the first limit")
         running.append(smart.start("run", f"prompt {number}."))
         time.sleep(0.7)  # as in a loop of a script; the first limit is not known within its first second
     said = [process.communicate(timeout=270) for process in running]
@@ -364,9 +370,11 @@ def test_ten_at_once_share_what_the_first_learns(provider: Provider, home: Home)
     assert [out for out, _ in said] == ["answer of mock2/fallback\n"] * 10
     moved = provider.requests("mock2/fallback")
     assert [sum(r.count(f"prompt {number}.") for r in moved) for number in range(10)] == [1] * 10
-    first, *more = provider.requests("mock/primary")[before:]
-    print(f"requests to the limited model: {1 + len(more)}, after {[round(r.wall - first.wall, 2) for r in more]} s")
-    assert len(more) < 5, "1 in all where it was measured"
+    limited_requests = provider.requests("mock/primary")[before:]
+    print(f"requests to the limited model: {len(limited_requests)}")
+    late = [f"prompt {number}." for number in range(EARLY, 10)]
+    assert [text for text in late if any(request.count(text) for request in limited_requests)] == []
+    assert len(limited_requests) <= EARLY, "each asks once at most"
     assert not smart.left_behind()
     seen = asked(provider, "mock/primary")
     assert smart.run("run", "one more").returncode == 0

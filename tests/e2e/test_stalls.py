@@ -8,6 +8,7 @@ import pytest
 
 from ocwatchd.core.domain.streams import StreamGaps
 from ocwatchd.state import cursors
+from tests.support.answers import Answer
 from tests.support.daemon import Daemon, epoch, ocwatch, settle
 from tests.support.opencode import MIDDLE, NEWEST, Home, Serve
 from tests.support.processes import wait_until
@@ -75,9 +76,13 @@ def test_a_tool_that_takes_longer_than_that_is_no_stall_and_survives_one(
     version: str, home: Home, provider: Provider
 ) -> None:
     done = home.root / "runs"
-    provider.script(PRIMARY, after_tool(bash(f"sleep {2.5 * AFTER:.0f}; echo run >> {done}"), Stall(Shape.TEXT)))
+    long = after_tool(bash(f"sleep {2.5 * AFTER:.0f}; echo run >> {done}"), Stall(Shape.TEXT))
+    provider.script(PRIMARY, lambda request: long(request) if request.count(PROMPT) else ok("ready"))
     provider.script(FALLBACK, ok("went on elsewhere"))
     with Daemon(home, stall={**SETTINGS, "retrySame": 0}) as daemon, Serve(version, home) as serve:
+        # On a busy machine, the very first request of an OpenCode may leave later than a stall is recognized.
+        serve.prompt_async(first := serve.create_session(), "Get ready", model=PRIMARY)
+        serve.wait_answer(first, "ready")
         session = serve.create_session()
         serve.prompt_async(session, PROMPT, model=PRIMARY)
         serve.wait_answer(session, "went on elsewhere", timeout=60)
@@ -151,7 +156,7 @@ def test_a_stalled_subagent_has_the_session_that_waits_for_it_run_again(
 ) -> None:
     call = tool("task", description="Look around", prompt="SUBTASK: find the callers", subagent_type="general")
 
-    def primary(request: Request) -> object:
+    def primary(request: Request) -> Answer:
         return Stall(Shape.TEXT) if request.prompt.startswith("SUBTASK") else call
 
     provider.script(PRIMARY, primary)

@@ -232,7 +232,14 @@ class Serve:
 
     def wait_answer(self, session: str, text: str, timeout: float = 60.0, directory: Path | str | None = None) -> None:
         """Wait until the last assistant message contains `text`."""
-        wait_until(lambda: text in self.answer(session, directory), timeout, why=f"the answer {text!r}")
+
+        def seen() -> bool:
+            try:
+                return text in self.answer(session, directory)
+            except TimeoutError:  # a busy machine may take longer than one request may; `timeout` limits all of them
+                return False
+
+        wait_until(seen, timeout, pause=0.15, why=f"the answer {text!r}")
 
     def wait_status(
         self, session: str, kind: str, timeout: float = 60.0, directory: Path | str | None = None
