@@ -251,7 +251,7 @@ KEYS = (
     _section(
         "launcher", "Settings of `oc-smart`.",
         Key("opencode", Kind.TEXT, "The OpenCode program to start. By default, it is the first one on PATH.",
-            pattern=r"\S", wanted="a path or a program's name in quotes", shown=True),
+            pattern=r"\S", wanted="a quoted path or program name", shown=True),
     ),
     _section(
         SHARE, "How to share cooldowns with other machines that use the same accounts (`ocwatch share`).",

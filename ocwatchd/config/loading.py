@@ -453,7 +453,9 @@ def _circles(document: Document, names: Names) -> list[ConfigError]:
     for circle in find_cycles(opened(normalise(names.chains, names.aliases), members)):
         key = next((n for n, own in resolved.items() if {own, *members.get(own, ())} & {*circle}), "")
         way = " -> ".join(circle)
-        found.append(document.fault((ROOT, CHAIN, key), f"circular chain, which ends before the first repetition: {way}"))
+        found.append(
+            document.fault((ROOT, CHAIN, key), f"circular chain, which ends before the first repetition: {way}")
+        )
     return found
 
 

@@ -119,7 +119,7 @@ def database(facts: Facts) -> Iterator[Check]:
     taken = f"OpenCode 2 has migrated {facts.migrated}, so OpenCode 1 can no longer use it"
     if older:
         seen = f"{taken}: process {', '.join(older)} finds no session (Session not found, code 500)"
-        remedy = "stop it and continue with OpenCode 2, which lists these sessions without their messages"
+        remedy = "stop it and continue with OpenCode 2, which lists these sessions but cannot show their messages"
         yield Check("opencode-database", Severity.ERROR, seen, f"{remedy}. For OpenCode 1: {RESTORE}")
     elif facts.program is not None and facts.generation == 1:
         yield Check("opencode-database", Severity.WARNING, taken, f"start OpenCode 2. For OpenCode 1: {RESTORE}")

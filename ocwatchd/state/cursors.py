@@ -36,7 +36,7 @@ def load(path: Path) -> tuple[dict[str, Cursor], str | None]:
         return {}, f"{path} cannot be read ({error}); the logs are read again"
     files = document.get("files") if isinstance(document, dict) and document.get("version") == VERSION else None
     if not isinstance(files, dict):
-        return {}, f"{path} has an unknown version or form; the logs are read again"
+        return {}, f"{path} has an unknown version or format; the logs will be read again"
     cursors = {str(name): Cursor.from_json(value) for name, value in files.items()}
     return {name: cursor for name, cursor in cursors.items() if cursor is not None}, None
 

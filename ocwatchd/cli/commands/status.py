@@ -288,7 +288,7 @@ def next_step(view: StatusView) -> str:
     if any(str(one.get("phrase", "")).endswith("Use: oc-smart run") for one in view.sessions):
         return "oc-smart run (use it instead of `opencode run`: it continues on a fallback)"
     if view.unknown_models:
-        return "ocwatch config check (see each name's line, and similar names)"
+        return "ocwatch config check (shows the line of each name, and similar names)"
     if view.without_fallback:
         return "ocwatch config init (see a proposed chain), or edit rate-limit-config.json"
     if view.unserved or view.health:

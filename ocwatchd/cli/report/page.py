@@ -518,8 +518,8 @@ def _method(found: Figures) -> str:
 
 def _uncounted(cost: Cost) -> str:
     if not cost.uncounted:
-        return "Every moved turn had a wait with a known end."
-    return f"{_many(cost.uncounted, 'moved turn')} had a wait without a known end, which does not count as saved."
+        return "The length of every avoided wait is known."
+    return f"{_many(cost.uncounted, 'moved turn')} avoided a wait of unknown length, which is not included in the time saved."
 
 
 def _some(seconds: float) -> str:

@@ -395,7 +395,7 @@ class Decider:
             return self.move(tracked, snapshot, why, now, parent)
         if self._sends_another(snapshot, parent, now):
             return self._run_parent_again(tracked, snapshot, parent, why, now)
-        tracked.finish("stopped, so that the session that waits for it continues")
+        tracked.finish("stopped so that the session waiting for it can continue")
         return [*notes.freed(snapshot), Free(snapshot)]
 
     def _sends_another(self, snapshot: SessionSnapshot, parent: SessionSnapshot, now: float) -> bool:
@@ -531,7 +531,7 @@ class Decider:
             return self.run_again(tracked, snapshot, why, now, Cause.STALL, parent)
         if parent.model == snapshot.model:
             return self.move(tracked, snapshot, why, now, parent, cause=Cause.STALL)
-        tracked.finish("stopped, so that the session that waits for it continues")
+        tracked.finish("stopped so that the session waiting for it can continue")
         return [*notes.freed(snapshot), Free(snapshot)]
 
     def leave_stalled(self, tracked: TrackedSession, snapshot: SessionSnapshot, why: str, now: float) -> list[Effect]:

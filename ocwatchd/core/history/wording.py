@@ -80,7 +80,7 @@ def phrase(entry: Entry, clock: Clock) -> str:
         case "moved" | "claim" | "target_limited" | "failed" | "switched":
             return _moving(entry, why)
         case "doubtful":
-            return f"{model} is retried, and the message does not prove a limit: {entry.text('reason') or ''}"
+            return f"{model} is being retried, and the message does not prove a limit: {entry.text('reason') or ''}"
         case "answered":
             return f"{model} has answered again"
         case "went_on":
