@@ -519,7 +519,8 @@ def _method(found: Figures) -> str:
 def _uncounted(cost: Cost) -> str:
     if not cost.uncounted:
         return "The length of every avoided wait is known."
-    return f"{_many(cost.uncounted, 'moved turn')} avoided a wait of unknown length, which is not included in the time saved."
+    turns = _many(cost.uncounted, "moved turn")
+    return f"{turns} avoided a wait of unknown length, which is not included in the time saved."
 
 
 def _some(seconds: float) -> str:
