@@ -11,7 +11,7 @@ class Clock(Protocol):
     """A source of the current time. Code with side effects takes a Clock; pure code takes `now`."""
 
     def now(self) -> float:
-        """Return epoch seconds."""
+        """Return the current time in epoch seconds."""
         ...
 
 
@@ -19,7 +19,7 @@ class SystemClock:
     """The machine's wall clock."""
 
     def now(self) -> float:
-        """Return epoch seconds."""
+        """Return the current time in epoch seconds."""
         return time.time()
 
 

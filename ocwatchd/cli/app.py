@@ -30,9 +30,9 @@ class PlainUsage(TyperCommand):
 
 
 EXTRA_WORDS = re.compile(r"got unexpected extra arguments?(?:\(s\))? \((.*)\)", re.IGNORECASE)
-"""Matches click's phrase for arguments that a command does not accept."""
+"""Matches click's error message for arguments that a command does not accept."""
 NUMBER_WORDS = re.compile(r"is not a valid int(?:eger)?(?: range)?")
-"""Matches click's phrase for a value that is not an integer."""
+"""Matches click's error message for a value that is not an integer."""
 
 app = typer.Typer(
     name="ocwatch",
@@ -60,7 +60,7 @@ def run_app(arguments: Sequence[str]) -> int:
         # those of typer 0.12.
         if not hasattr(fault, "format_message") or not hasattr(fault, "show"):
             raise
-        if type(fault).__name__ == "NoArgsIsHelpError":  # click prints the message of this exception as the help text
+        if type(fault).__name__ == "NoArgsIsHelpError":  # the message of this exception is the whole help text
             fault.show()
             return ExitCode.USAGE
         raise UsageError(_usage_message(fault)) from None

@@ -1,4 +1,6 @@
-"""Check that OpenCode offers the model that the user named. If not, propose similar models. Imports little."""
+"""Check that OpenCode offers the model that the user named. If it does not, suggest similar models. The module imports
+few others.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Read only the journal's last lines, as completion needs on every Tab, and `watch` every second."""
+"""Read only the last lines of the journal. Completion does this whenever Tab is pressed, and `watch` does it every
+second.
+"""
 
 from __future__ import annotations
 

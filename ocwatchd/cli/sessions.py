@@ -19,12 +19,12 @@ MAX_LISTED = 8
 TITLE_WIDTH = 40
 """Maximum width of a title within a sentence or a table, in columns."""
 NEAR = 0.6
-"""Minimum similarity, from 0 to 1, between a misspelled title or id and a proposed replacement."""
+"""Minimum similarity, from 0 to 1, between a misspelled title or id and a name that is suggested in its place."""
 
 
 def known_sessions() -> list[SessionName]:
     """Return the sessions in OpenCode's message stores, followed by those found only in the daemon's files. Each group
-    is sorted, the latest session first.
+    is sorted, newest session first.
     """
     from ocwatchd.cli.recent import last_lines  # lazy import: only a name that is not an id needs it
     from ocwatchd.state import heartbeat  # lazy import: only a name that is not an id needs it
@@ -71,7 +71,7 @@ def too_short(part: str) -> UsageError:
 
 
 def no_such(part: str, known: Sequence[SessionName] | None = None) -> UsageError:
-    """Return the error for a session that does not exist; its message proposes sessions with a similar name."""
+    """Return the error for a session that does not exist; its message suggests sessions with similar names."""
     from difflib import get_close_matches  # lazy import: only a misspelled name needs it
 
     if len(part.strip().lower().removeprefix("ses_")) < MIN_PART:

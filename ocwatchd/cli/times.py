@@ -72,7 +72,7 @@ def _clock(text: str, now: float) -> float | None:
     today = datetime.fromtimestamp(now).astimezone()
     moment = today.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0, tzinfo=None)
     if moment.timestamp() <= now:
-        # computed in local time, so that the time of day is the same after daylight saving time ends
+        # add a day in local time, so that the time of day is the same after daylight saving time ends
         moment += timedelta(days=1)
     return moment.timestamp()
 

@@ -63,7 +63,7 @@ def uncovered(paths: Paths, environ: Mapping[str, str] | None = None) -> list[st
 
 
 def named_models(names: Names) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield each configured model once, as a pair of the path of keys below `rateLimit` and the model."""
+    """Yield, for each configured model, its path of keys below `rateLimit` and the model. Each model is yielded once."""
     seen = set[str]()
     chains = [((CHAIN, key), name) for key, chain in names.chains.items() for name in models_in({key: chain})]
     members = [((POOLS, key), member) for key, pool in names.pools.items() for member in pool.members]
@@ -148,7 +148,7 @@ class ConfigurationGaps:
         return self._unknown
 
     def _check(self) -> None:
-        with suppress(OSError, ValueError):  # if the list cannot be read, the last check's result remains
+        with suppress(OSError, ValueError):  # if the list cannot be read, the result of the last check is kept
             self._unknown = unknown_models(self._paths, projects=self._projects(), catalogue_of=_read_elsewhere)
 
 

@@ -35,8 +35,8 @@ Catalogue = Mapping[str, Mapping[str, Mapping[str, object]]]
 
 
 def recent_models(paths: Paths, most: int | None = MAX_RECENT) -> tuple[str, ...]:
-    """Return the models that the user chose most recently in OpenCode's TUI, the latest first, at most `most` of them
-    (None: all).
+    """Return the models that the user chose most recently in OpenCode's TUI, newest first. `most` is the maximum number
+    of models (None: no maximum).
     """
     listed = _json(paths.opencode_state / "model.json", STATE_CAP).get("recent")
     found = []

@@ -235,7 +235,7 @@ def _flag(_: Key, value: object) -> Complaint | None:
 
 def _number(key: Key, value: object) -> Complaint | None:
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else -1
-    # NaN fails every comparison, so it is rejected here
+    # this also rejects NaN, for which every comparison is false
     if not key.least <= number < LARGEST or (key.kind is Kind.WHOLE and number % 1):
         whole = "whole " if key.kind is Kind.WHOLE else ""
         unit = f", in {key.unit}" if key.unit else ""
@@ -468,8 +468,8 @@ def _repeated(document: Document) -> list[ConfigError]:
 
 
 def _providers(document: Document, names: Names, values: Values) -> list[ConfigError]:
-    """Return a fault for each setting of a whole provider that has no effect because only settings of models are looked
-    up.
+    """Return a fault for each setting that is given for a whole provider although only models can have it. Such a
+    setting has no effect.
     """
     per_model = values[PER_MODEL]
     places = [(AGENTS, name) for name in names.agents]
@@ -529,7 +529,8 @@ class LiveConfig:
         self.problem: str | None = None
         """The reason why the file cannot be used; None if there is no problem."""
         self._paths, self._logs, self._file = paths, config.logs, paths.config_file
-        self._mark: Mark = ()  # matches no file, so that the first check finds an edit made during the start too
+        # This value matches no file, so that the first check also finds an edit that was made while the daemon started.
+        self._mark: Mark = ()
         self._seen: Mark = ()
         self._since = now
 

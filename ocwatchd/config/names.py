@@ -104,7 +104,8 @@ def section(document: Document, *keys: str, report: Report = fail) -> Mapping[st
         if value is None:
             return {}
         if not isinstance(value, dict):
-            if depth == len(keys):  # the code that reads the parent reports a parent of the wrong type
+            # A parent of the wrong type is reported by the code that reads it.
+            if depth == len(keys):
                 report(document.fault(keys, "must be an object, { … }"))
             return {}
     return value if isinstance(value, dict) else {}
@@ -125,7 +126,7 @@ def check_name(
 ) -> bool:
     """Return whether `name` is a model or is in `aliases`, which may contain pools too.
 
-    Report any other name. The message proposes a similar name or lists all known names.
+    Report any other name. The message suggests a similar name or lists all known names.
     """
     if is_model(name) or name in aliases:
         return True
@@ -136,7 +137,7 @@ def check_name(
 
 
 def known(name: str, aliases: Mapping[str, object]) -> str:
-    """Return a clause that proposes a similar name, or lists all known names if none is similar."""
+    """Return a clause that suggests a similar name, or lists all known names if none is similar."""
     from difflib import get_close_matches  # lazy import: needed only for a typo
 
     close = get_close_matches(name, list(aliases), 1, 0.6)

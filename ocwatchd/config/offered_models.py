@@ -22,9 +22,9 @@ from ocwatchd.errors import ConfigError
 from ocwatchd.paths import Paths
 
 NEAR = 0.6
-"""Minimum similarity, from 0 to 1, between a misspelled name and a name that is proposed in its place."""
+"""Minimum similarity, from 0 to 1, between a misspelled name and a name that is suggested in its place."""
 MAX_NEAR = 3
-"""Maximum number of names that are proposed for a misspelled name."""
+"""Maximum number of names that are suggested for a misspelled name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Offered:
     """The models reported by running OpenCode processes. Each list is complete for the project of its process."""
     configured: Mapping[str, frozenset[str]] = field(default_factory=dict)
     catalogue: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """OpenCode's cached list of models, by provider. If a configured provider is also in this list, OpenCode offers the
-    models of both.
+    """OpenCode's cached list of models, by provider. If a configured provider is also in this list, OpenCode offers
+    both its configured models and its models from the list.
     """
     catalogue_age: float | None = None
     """Age of the cached list in seconds; None if there is none."""
@@ -84,7 +84,7 @@ def judge(model: str, offered: Offered) -> Judgement:
         return Judgement(Answer.NO, f"{missing}, according to a running OpenCode process")
     if provider in offered.catalogue:
         return _by_catalogue(missing, offered.catalogue_age)
-    if provider in WELL_KNOWN:  # the model comes from OpenCode's own catalog, which is not available here
+    if provider in WELL_KNOWN:  # OpenCode's catalog lists the models of this provider, but is not available here
         return Judgement(Answer.UNSURE, f"no model list for {provider} is available")
     if offered.configured.get(provider):
         return Judgement(Answer.NO, f"{missing} in opencode.json")

@@ -2,7 +2,7 @@
 replaced.
 
 OpenCode 2 renames some keys but still reads the old names, even mixed in one file. Here each file is converted to the
-form of OpenCode 1, which the rest of this package uses.
+format of OpenCode 1, which the rest of this package uses.
 
 API keys and headers are never copied, and a `{file:…}` is never opened, because it usually contains an API key.
 """
@@ -127,7 +127,8 @@ def in_older_shape(config: Mapping[str, object]) -> dict[str, object]:
     found = dict(config)
     providers = {name: _provider(value) for name, value in object_in(config, "providers").items()}
     agents = dict(object_in(config, "agents"))
-    title = agents.pop("title", None)  # sessions do not use this agent; in OpenCode 1, `small_model` has its function
+    # No session uses this agent. In OpenCode 1, `small_model` serves the same purpose.
+    title = agents.pop("title", None)
     if isinstance(title, dict) and "model" in title:
         found.setdefault("small_model", title["model"])
     for key, newer in (("provider", providers), ("agent", agents)):

@@ -19,7 +19,8 @@ SIZE_CAP = 4 << 20
 """Maximum size, in bytes, of a configuration. Real configurations have a size of a few kB."""
 
 _STRING = r'"(?:\\.|[^"\\])*"'
-# Compiled only if a file is not plain JSON: compiling takes 1 ms of the 25 ms of CPU time that `ocwatch pick` may use.
+# These expressions are compiled only if a file is not plain JSON: compiling them takes 1 ms of the 25 ms of CPU time
+# that `ocwatch pick` may use.
 _COMMENTS = _STRING + r"|//[^\n]*|/\*.*?\*/"
 _TRAILING_COMMAS = _STRING + r"|,(?=\s*[}\]])"
 
@@ -193,8 +194,8 @@ def _places(text: str) -> Iterator[tuple[Path, int]]:
     The function is not recursive, because a hostile file may be nested very deeply.
     """
     above: list[str | int] = []
-    # The stacks contain a value for each open bracket: `objects` whether it begins an object, and `above` the current
-    # key or index in it.
+    # For each open bracket, `objects` stores whether it begins an object, and `above` stores the current key or index
+    # inside it.
     objects: list[bool] = []
     key_follows = False
     line, counted = 1, 0

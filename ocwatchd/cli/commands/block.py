@@ -198,7 +198,9 @@ def _chained(policy: Policy) -> set[str]:
 
 
 def _name_the_nearest(refs: Iterable[ModelRef], cooling: list[str]) -> None:
-    """Print a warning that proposes models that are cooling down and whose names are similar to those in `refs`."""
+    """Print a warning that suggests models whose names are similar to those in `refs`. Only models that are cooling
+    down are suggested.
+    """
     from difflib import get_close_matches  # lazy import: 5 ms of CPU time
 
     near = {near for ref in refs for near in get_close_matches(str(ref), cooling, 1, 0.85)}

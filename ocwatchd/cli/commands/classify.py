@@ -67,7 +67,7 @@ def _classify_log(name: str, rules: RuleSet, doubtful: bool, as_json: bool) -> N
 
 
 def log_events(name: str, rules: RuleSet) -> Iterator[LimitEvent]:
-    """Yield the events of one log file; `-` is standard input, and xz is decompressed.
+    """Yield the events of one log file; `-` is standard input, and xz files are decompressed.
 
     Raises:
         OcwatchError: The file cannot be read.

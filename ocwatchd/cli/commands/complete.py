@@ -1,6 +1,6 @@
 """`ocwatch __complete KIND`: print the names that completion offers, one per line.
 
-It imports little, because it runs on every Tab.
+It imports few modules, because it runs whenever the user presses Tab.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def complete(kind: str) -> int:
 def _offered(name: str) -> bool:
     """Return whether the name can be completed safely in every shell.
 
-    A name that begins with a dash would act as an option (a session called `--force` after `restart`), and fish (3.6)
-    does not quote a leading `~`. No model's name contains blanks, quotes, `$` or backslashes.
+    A name that begins with a dash would act as an option (for example, a session titled `--force` after `restart`), and
+    fish (3.6) does not quote a leading `~`. Model names never contain blanks, quotes, `$` or backslashes.
     """
     return name.isprintable() and not name.startswith(("-", "~")) and not set(name) & set(" '\"\\$`")
 

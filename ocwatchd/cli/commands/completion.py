@@ -1,7 +1,8 @@
 """`ocwatch completion SHELL`: print a script that completes commands, options, models, sessions and ids.
 
-The script contains all commands and options of this version, so a Tab runs ocwatch only to complete a name (`ocwatch
-__complete`, 25 ms of CPU time). typer's own script runs the whole program on every Tab (100 ms of CPU time).
+The script contains all commands and options of this version, so pressing Tab runs ocwatch only to complete a name
+(`ocwatch __complete`, 25 ms of CPU time). typer's own script runs the whole program whenever Tab is pressed (100 ms of
+CPU time).
 """
 
 from __future__ import annotations
@@ -141,7 +142,8 @@ def completion(shell: str | None, app: typer.Typer, install: bool = False) -> in
         return ExitCode.DONE
     path, hint = _place(name)
     try:
-        make_directories(path.parent, 0o777)  # the mode follows the umask, because the shell owns this directory
+        # The umask determines the mode, because the directory belongs to the shell and not to ocwatchd.
+        make_directories(path.parent, 0o777)
         write_named(path, f"{script}\n".encode(), 0o666)
     except OSError as fault:
         raise OcwatchError(f"{path} cannot be written: {fault.strerror or fault}") from None
@@ -150,8 +152,8 @@ def completion(shell: str | None, app: typer.Typer, install: bool = False) -> in
 
 
 def _place(shell: str) -> tuple[Path, str]:
-    """Return the file in which this shell looks for a user's completions, and a sentence that says how to activate the
-    file.
+    """Return the file in which this shell looks for a user's completions, and a sentence that explains how to activate
+    them.
     """
     data, config = base("XDG_DATA_HOME", ".local/share"), base("XDG_CONFIG_HOME", ".config")
     again = "It works in every new shell"
@@ -289,8 +291,8 @@ def fish(known: list[Command]) -> str:
 
 
 def _fish_offer(kind: str) -> str:
-    """Return the expression that fish evaluates on a Tab: fixed words, or a command that prints one candidate per
-    line.
+    """Return the expression that fish evaluates when Tab is pressed: fixed words, or a command that prints one
+    candidate per line.
     """
     if _is_names(kind):
         return f"(ocwatch __complete {kind} 2>/dev/null)"

@@ -45,7 +45,7 @@ class Finding:
     key: str | None
     message: str
     text: str
-    """The message with its file and line, as printed."""
+    """The message as it is printed, including the file and the line."""
 
     def as_json(self) -> dict[str, object]:
         """Return the finding as an object of the JSON contract."""
@@ -100,9 +100,7 @@ class Place:
 
 
 def findings(name: str) -> tuple[list[Finding], bool]:
-    """Return the errors and warnings of this file, in the order of its lines, and a flag that is True if the file
-    exists.
-    """
+    """Return the errors and warnings of this file, sorted by line, and whether the file exists."""
     try:
         document = read_document(name)
     except ConfigError as fault:
@@ -247,7 +245,7 @@ def derived_setup(paths: Paths) -> Setup:
 def _models_of_program(logged_in: Sequence[str]) -> list[str]:
     """Return the models that the installed OpenCode 1 lists offline for these logins, or an empty list on failure."""
     from ocwatchd.cli.commands.installed import installed_opencode  # lazy import: not used by `config check`
-    from ocwatchd.opencode.process.program import about_program, list_models  # lazy import: 15 ms of CPU time, as above
+    from ocwatchd.opencode.process.program import about_program, list_models  # lazy import: 15 ms of CPU time
 
     program = installed_opencode()
     if program is None or not logged_in:
@@ -319,7 +317,7 @@ def check(file: str | None = None, as_json: bool = False) -> int:
 
 
 def _unknown_models(name: str) -> list[Finding]:
-    """Return an error for each model that OpenCode does not offer, with its line and a proposed name."""
+    """Return an error for each model that OpenCode does not offer, with its line and suggested names."""
     document = read_document(name)
     names, found = read_names(document), []
     paths = Paths.from_env()
@@ -328,7 +326,7 @@ def _unknown_models(name: str) -> list[Finding]:
     if any(judge(model, offered).answer is Answer.NO for _, model in named):
         from ocwatchd.opencode.sessions.names import project_directories  # lazy import: rarely needed
 
-        # the configuration of another project may define the model
+        # look in the configurations of all projects, too, because one of them may define the model
         offered = read_offered(paths, projects=project_directories(str(paths.opencode_data)))
     for path, model in named:
         judgement = judge(model, offered)

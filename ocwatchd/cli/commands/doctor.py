@@ -31,9 +31,11 @@ def doctor(as_json: bool = False, bundle: str | None = None) -> int:
     Raises:
         OcwatchError: The archive cannot be written.
     """
-    if bundle and not Path(bundle).absolute().parent.is_dir():  # most likely a typo
+    # a missing directory is most likely a typo, so it is not created
+    if bundle and not Path(bundle).absolute().parent.is_dir():
         raise OcwatchError(f"{bundle} cannot be written, because its directory does not exist")
-    paths, now = Paths.from_env(checked=False), time.time()  # another user's state directory is reported as a finding
+    # A state directory that belongs to another user is reported as a finding, so it must not raise an error here.
+    paths, now = Paths.from_env(checked=False), time.time()
     facts = gather(paths, installed_opencode(), now)
     checks = examine(facts)
     names, on_stdout = write_bundle(Path(bundle), paths, facts, checks) if bundle else ((), False)

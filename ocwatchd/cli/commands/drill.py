@@ -54,7 +54,7 @@ def drill(options: DrillOptions) -> int:
     """
     began = time.monotonic()
     program = _program(options)
-    signal.signal(signal.SIGTERM, _interrupt)  # SIGTERM ends the drill's child processes, too
+    signal.signal(signal.SIGTERM, _interrupt)  # handle SIGTERM, so that the drill also stops its child processes
     with private_home(options.keep) as home:
         running = Drill(program, home, os.environ)
         steps = _run(running, program, options.as_json)

@@ -137,7 +137,9 @@ class Titles:
         return self._names[session]
 
     def ending(self, line: Entry) -> str:
-        """Return `, in “Fix the tests”` if the entry's session has a title; otherwise, return an empty string."""
+        """Return the end of a sentence that names the entry's session, such as `, in “Fix the tests”`. If the session
+        has no title, return an empty string.
+        """
         name = self.of(line.session)
         return f", in “{fit(name.title, TITLE_WIDTH)}”" if name is not None and name.title else ""
 

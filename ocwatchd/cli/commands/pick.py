@@ -1,4 +1,6 @@
-"""`ocwatch pick [MODEL]`: print the model to use now. Imports little, because scripts call it before every prompt."""
+"""`ocwatch pick [MODEL]`: print the model to use now. It imports few modules, because scripts call it before every
+prompt.
+"""
 
 from __future__ import annotations
 

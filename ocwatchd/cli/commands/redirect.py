@@ -83,7 +83,7 @@ class Job:
     stuck: SessionSnapshot
     moved: SessionSnapshot
     loads: Mapping[str, float] = field(default_factory=dict)
-    """The number of sessions that use each model. A pool member is chosen by these numbers."""
+    """The number of sessions that use each model. These numbers determine which member of a pool is chosen."""
     offers: Mapping[str, Capacity] = field(default_factory=dict)
     """The capacities of models as reported by an endpoint. The mapping is empty if no endpoint reported any."""
     day_budget: DayBudget = field(default_factory=DayBudget)
@@ -92,7 +92,7 @@ class Job:
 
     @property
     def outlook(self) -> Outlook:
-        """Return the values from which a target for the moved session is chosen."""
+        """Return the inputs for choosing a target for the moved session."""
         return Outlook(self.moved.session, self.loads, self.moved.needs, self.offers, day_budget=self.day_budget)
 
     @property
@@ -137,7 +137,8 @@ def stranded_sessions(unreached: Unreached, ledger: Ledger, config: Config) -> l
     A parent that only waits for a limited subagent is left out.
     """
     found = [one for one in unreached.unsettled(time.time()) if _waits_limited(one, ledger, config)]
-    # A parent and its subagent have the same problem, and only the subagent shows which model is limited.
+    # A parent and its subagent have the same problem, but only the subagent shows which model is limited, so the parent
+    # is left out.
     parents = {one.parent for one in found}
     return [one for one in found if one.session not in parents]
 
@@ -186,7 +187,8 @@ def restart_instead(
 def _way_on(snapshot: SessionSnapshot, unloaded: Sequence[EarlierProcess]) -> str:
     """Return the user's options for a session whose OpenCode process has no endpoint.
 
-    A restart does not help if the process was started with `--pure`, because it would load no plugins again.
+    A restart does not help if the process was started with `--pure`, because the new process would not load any plugins
+    either.
     """
     here = os.path.realpath(snapshot.directory)
     same = [process for process in unloaded if os.path.realpath(process.directory) == here]

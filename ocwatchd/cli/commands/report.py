@@ -30,7 +30,7 @@ from ocwatchd.state.plugin_reports import read_plan_windows
 from ocwatchd.time_words import about, exactly, span, when
 
 Plans = Sequence[Mapping[str, object]]
-"""Providers' plan windows, in the form of the JSON contract."""
+"""The plan windows of all providers, as defined by the JSON contract."""
 DEFAULT_SINCE = "7d"
 PAGE = "ocwatch-report.html"
 MAX_DAYS, MAX_SESSIONS = 20, 10

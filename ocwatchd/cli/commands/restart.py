@@ -69,12 +69,13 @@ def restart(options: MoveOptions, restart_options: RestartOptions) -> int:
         origin = moved_sessions.origin_of(paths.moved, job.moved.session, job.stuck.model)
         job = replace(job, loads=cooldowns.loads, day_budget=day_budget, origin=origin)
         process = unreached.process(job.moved, restart_options.pid)
-    except OcwatchError as fault:  # OpenCode 1 has no background service to restart
+    except OcwatchError as fault:  # the session may belong to OpenCode 2, which this command does not restart
         finder = _finder(paths, config)
         raise _elsewhere(unserved_instead(fault, finder), finder) from None
     terminal = find_supervised(process, paths.state_dir) or find_pane(process)
     stranded = StrandedSession(job.moved, process, terminal, job.child)
-    if not isinstance(terminal, Supervised):  # oc-smart restarts OpenCode in seconds, so this is allowed in any case
+    # A restart under oc-smart takes only seconds, so it is allowed even if `ocwatch redirect` could move the session.
+    if not isinstance(terminal, Supervised):
         _check_endpoint(paths, config, job.moved, process.pid)
     _check_comes_back(stranded)
     target = choose_target(options, job, config, ledger, ())

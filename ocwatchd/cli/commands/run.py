@@ -64,12 +64,14 @@ def launch(given: Sequence[str], own: str) -> NoReturn:
         _give_up("`opencode` on PATH is oc-smart itself. Put the real OpenCode's directory first on PATH")
     try:
         home()
-    except HomeUnknown as fault:  # without HOME, OpenCode would use the home directory from the password database
+    except HomeUnknown as fault:
+        # Without HOME, OpenCode would use the home directory from the password database, which may be a different one.
         _give_up(str(fault), fault.exit_code)
     arguments = Arguments(given)
     document = _document()
     scripts = (own, f"{os.path.dirname(own)}/oc-smart")
-    if arguments.has("-h", "--help"):  # on standard error, because OpenCode prints its own help on standard output
+    # printed on standard error, because OpenCode prints its own help on standard output
+    if arguments.has("-h", "--help"):
         print(HELP, file=sys.stderr, flush=True)
     found = find_opencode(os.environ.get("PATH", os.defpath), scripts, configured_program(document))
     if found is None:
@@ -104,7 +106,7 @@ def _state_is_ours() -> bool:
 
 def _cooldowns(names: Names) -> CooldownTable:
     found = read_entries(state_file("blacklist.json"))
-    # no session exists yet, so there is no pool member to keep
+    # no session exists yet, so the process id takes the place of a session id
     pools = arranged(names.pools, str(os.getpid()), loads_in(found))
     now = time.time()
     return CooldownTable(found.active(now), pools, over_budget=budget.over_budget(state_file("budget.json"), now))

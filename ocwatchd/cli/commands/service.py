@@ -197,7 +197,7 @@ def _from_file(path: Path, lines: int) -> list[str]:
 def _installed(manager: Manager) -> ServiceStatus:
     service_status = manager.status()
     if service_status.state is FileState.ABSENT:
-        manager.log()  # called for its exception: it reports a missing service manager
+        manager.log()  # called only because it raises an exception if there is no service manager
         raise ServiceFault("the service is not installed. To install it: ocwatch service install")
     return service_status
 

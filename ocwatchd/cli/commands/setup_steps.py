@@ -56,7 +56,7 @@ class Step:
 
 
 class Report:
-    """A collection of steps. Each step is printed when it is added; a `dry_run` prints it as a plan."""
+    """A collection of steps. Each step is printed when it is added; in a `dry_run`, as a change that would be made."""
 
     def __init__(self, *, dry_run: bool, as_json: bool) -> None:
         """Initialize the report without any steps."""
@@ -85,7 +85,7 @@ class Report:
         if self.as_json:
             steps = [step.as_json() for step in self._steps]
             say_json({"time": iso(time.time()), "dry_run": self.dry_run, "steps": steps, **more})
-        sys.stdout.flush()  # a daemon in the foreground writes to the same file next
+        sys.stdout.flush()  # flush now, because a foreground daemon is about to write to the same file
 
 
 def shown(path: Path | None) -> str:

@@ -124,7 +124,7 @@ def cooldown_table(views: Sequence[CooldownView], now: float, width: int | None 
     width = width or screen_width()
     rows = []
     for view in views:
-        # the reset time is an estimate
+        # mark an estimated reset time with a tilde
         about = "~" if view.reset_source == "estimate" and view.until is not None else ""
         reset = "when cleared" if view.until is None else about + clock(view.until, now)
         reason = _reason(view) if whole else fit(_reason(view), max(width - BESIDE_REASON, LEAST_REASON))
@@ -140,10 +140,10 @@ def session_table(
     rows = []
     for one in sessions:
         model, phrase = str(one.get("model") or ""), str(one.get("phrase") or "")
-        # unlike a model's name, a title is recognized by its beginning
+        # users recognize a session by the beginning of its title, so a long title is truncated at its end
         title = fit(str(one.get("title") or one.get("session", "?")), max(width - BESIDE_TITLE, LEAST_TITLE))
         happened = _still_true(phrase, model)
-        if model:  # the column before names the model
+        if model:  # the preceding column already names the model
             happened = happened.removesuffix(f" to {model}")
         rows.append((title, model or "-", ": ".join(part for part in (_what_follows(one, now), happened) if part)))
     return table(("SESSION", "MODEL NOW", "WHAT HAPPENED LAST"), rows, width, whole=whole)
@@ -162,7 +162,8 @@ def _session_lines(sessions: Sequence[Mapping[str, object]], now: float) -> list
         name = SessionName(ident, title, directory, moment(updated, "updated") if updated else None)
         head = described(name, now)
         lines.append(escape(f"{head} ({ident})" if head else ident))
-        settled = model and phrase != f"moving to {model}"  # otherwise it is not yet proven that the model answers
+        # while a move is in progress, nothing proves that the model answers
+        settled = model and phrase != f"moving to {model}"
         parts = (f"on {model}" if settled else "", _still_true(phrase, model), _what_follows(one, now))
         happened = "; ".join(part for part in parts if part)
         lines += [f"  {line}" for line in hanging("", escape(happened), "", screen_width() - 2)]
@@ -268,7 +269,7 @@ def _status_text(view: StatusView, instead: str | None = None) -> str:
             parts += [_health_line(sentence(models), cut=False) for sentence, models in gaps if models]
         parts += [_health_line(line, cut=False) for line in view.unserved]
         parts += map(_health_line, view.health)
-    # a headline with "not running" already names this command
+    # if the daemon is not running and there is nothing else to report, the headline already names this command
     if len(parts) > 1 or view.state != State.DOWN:
         step = next_step(view)
         parts.append("\n" + paint(f"next: {instead if instead and step in (NOTHING, LOOK) else step}", "bold"))
@@ -281,7 +282,7 @@ def next_step(view: StatusView) -> str:
         return "ocwatch up (start the daemon)"
     if view.state == State.STALLED:
         return "ocwatch doctor (see what to do)"
-    for one in view.sessions:  # the daemon's phrase names a command if the user has to act
+    for one in view.sessions:  # the phrase contains a command if the user has to act
         before, marked, command = str(one.get("phrase", "")).rpartition(": ocwatch ")
         if marked and before:
             return f"ocwatch {escape(command)} (continue this session)"

@@ -1,4 +1,4 @@
-"""`ocwatch statusline`: print one line for a status bar such as tmux, waybar or starship. Imports little."""
+"""`ocwatch statusline`: print one line for a status bar such as tmux, waybar or starship. It imports few modules."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TMUX = {
 DAEMON: dict[str, str] = {State.DOWN: "down", State.STALLED: "stalled"}
 """The word shown for each state in which the daemon cannot act."""
 NEARLY_USED_UP = 80.0
-"""Minimum usage, in percent, of a plan window that the line shows."""
+"""The line shows a plan window only after this percentage of the window has been used."""
 UNSERVED = "unserved"
 """State: the daemon is up, but cannot move the sessions of a running OpenCode process."""
 NO_FALLBACK = "no-fallback"

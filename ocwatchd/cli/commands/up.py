@@ -39,7 +39,7 @@ from ocwatchd.state.files import write_atomic, write_new
 
 ABOUT_2 = f"its sessions are moved through its own API. The differences are described in {DOCUMENTATION}/opencode2.md"
 ASKED = "you asked for --foreground"
-"""The reason that is printed for not installing a service if the user gave the option --foreground."""
+"""The reason that is printed when the option --foreground prevents the installation of a service."""
 UP_LIMIT = 15.0
 """Timeout, in seconds, for the daemon's first heartbeat, which takes half a second on an idle machine."""
 POLL_INTERVAL = 0.05

@@ -297,7 +297,7 @@ def watch(every: float = 1.0) -> int:
     reader = StateReader()
     if not sys.stdout.isatty():
         warn("standard output is not a terminal, so only one frame is printed")
-        # a terminal without cursor control has no keys and no running clock
+        # leave out the last line, because its keys and its clock are of no use without a terminal
         filled = reader.frame(screen_width(), 24, "")[:-1]
         say("\n".join(line.text for line in filled).rstrip())
         return ExitCode.DONE
@@ -383,7 +383,7 @@ def _run(words: list[str]) -> None:
     else:
         say(f"$ {escape(shlex.join(['ocwatch', *words]))}")
         subprocess.run([sys.executable, "-P", "-m", "ocwatchd.cli", *words], check=False)
-    with _keys() as keyboard:  # before the prompt, because `_keys` discards earlier input
+    with _keys() as keyboard:  # read keys before the prompt is printed, because `_keys` discards earlier input
         _write("\nPress Enter, q or Esc to go back. ")
         while keyboard is not None and (typed := os.read(keyboard, 64).decode("latin-1")):
             if typed[0] in "\r\nqQ\x04" or typed == "\x1b":

@@ -18,8 +18,8 @@ WIDTH = 80
 """Width of the output, in columns, if neither COLUMNS nor a terminal defines one, as for files and pipes."""
 
 BESIDE_NAMES = 44
-"""Minimum total width, in columns of text, that is kept for everything except the names, if it is needed. A name that
-would leave less room is shortened in the middle.
+"""Width, in columns of text, that is reserved for all columns except the names, if they need that much. A name that
+does not fit into the remaining width is shortened in the middle.
 """
 LEAST_PHRASE = 14
 """Minimum width, in columns of text, of a table's last column. Names are shortened to keep this width free."""
@@ -53,7 +53,7 @@ def _indent_of(line: str) -> str:
 
 
 def _flowing(text: str, stream: TextIO) -> str:
-    """Return the text, wrapped if `stream` is a terminal. Commands that stand on lines of their own are not wrapped."""
+    """Return the text, wrapped if `stream` is a terminal. Commands on lines of their own are not wrapped."""
     if stream is None or not stream.isatty():
         return text
     width = screen_width(stream)
@@ -119,7 +119,7 @@ def say_json_line(document: Mapping[str, object]) -> None:
 
 
 def iso(epoch: float | None) -> str | None:
-    """Return the time in the form of our JSON: RFC 3339, in UTC, with milliseconds. Return None for None."""
+    """Return the time in the format of our JSON output: RFC 3339, in UTC, with milliseconds. Return None for None."""
     if epoch is None:
         return None
     # importing datetime would cost 2 of the 25 ms of CPU time that `statusline` may take

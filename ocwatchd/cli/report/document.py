@@ -1,4 +1,4 @@
-"""The figures of `ocwatch report` as a document of the JSON contract and in Prometheus' text format.
+"""The figures of `ocwatch report` as a document of the JSON contract and in the Prometheus text format.
 
 The text format is for node_exporter's textfile collector. All metrics are gauges: they cover a moving window, and the
 journal drops its oldest lines, so a counter would decrease.
@@ -138,7 +138,7 @@ Sample = tuple[Mapping[str, str], float]
 def prometheus(
     found: Figures, money: Spending, up: bool, cooling: Mapping[str, Entry], plan_windows: Sequence[PlanWindow] = ()
 ) -> str:
-    """Return the figures in Prometheus' text format.
+    """Return the figures in the Prometheus text format.
 
     `cooling` contains the active cooldowns, and `plan_windows` contains the current plan windows.
     """

@@ -67,7 +67,7 @@ DAY = 86_400.0
 WIDEST = 30.0
 """Maximum width of a bar in SVG units, for charts with few bars."""
 LEAST = 2.0
-"""Minimum width of a cooldown in SVG units, so that it is visible."""
+"""Minimum width, in SVG units, of the bar of a cooldown, so that the bar is visible."""
 
 
 def _begin(found: Figures) -> float:
@@ -217,7 +217,7 @@ def _axis(begin: float, end: float) -> str:
         place = (at - begin) / (end - begin) * 100
         if 0 <= place <= 96:
             marks += f'<span style="left:{place:.2f}%">{text(_tick(at, step))}</span>'
-        # local midnights are correct even on days of 23 or 25 hours
+        # round to local midnight, because a local day may have 23 or 25 hours
         at = _floor(at + step * 1.5, step) if step >= DAY else at + step
     return f'<div class="axis">{marks}</div>'
 

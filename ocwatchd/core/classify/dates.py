@@ -425,7 +425,7 @@ def _time(match: re.Match[str] | None, text: str) -> _Time | None:
     if not clear:
         return None
     if (match["morning"] or match["evening"]) and not 1 <= hour <= 12 and (match["morning"] or after)[:1] in "ap":
-        return None  # `17 pm`, `0 am`
+        return None  # such times do not exist on a twelve-hour clock: `17 pm`, `0 am`
     if (after or before) and hour <= 12:
         hour = hour % 12 + (12 if after else 0)
     clock = (hour, minute, int(match["second"] or match["second_cjk"] or 0))
@@ -446,7 +446,7 @@ def _zone_at(text: str, at: int) -> str | None:
         return None
     zone = match["zone"].strip()
     if zone in SHORT_ZONES and text[match.end() :].lstrip()[:1].isalpha():
-        return None  # "um 15:00 ist das Limit …"
+        return None  # here, "ist" is a word and not a time zone: "um 15:00 ist das Limit …"
     return zone
 
 

@@ -99,7 +99,7 @@ class _Harvest:
 
 
 def details_from_text(text: str, status: int | None = None) -> ErrorDetails:
-    """Return the error details in a message's text, in the form that logs have used since 1.17.
+    """Return the error details in a message's text, in the format that logs have used since 1.17.
 
     `status` is the HTTP status, if it is known from another source.
     """

@@ -81,9 +81,11 @@ class _Phrase:
         if self._probe is None:
             self._needed = _needed(self.text)
             self._probe = max((parts[0] for parts in self._needed if len(parts) == 1), key=len, default="")
-        if self._probe not in text:  # rejects most candidates: a message has about 15, of which one or two occur
+        # This cheap test rejects most candidates: a message has about 15 candidate phrases, and only one or two of them
+        # occur in it.
+        if self._probe not in text:
             return False
-        # generators inside `all` and `any` would take twice as long as the other code of the function
+        # plain loops, because generators inside `all` and `any` would take twice as long as the rest of the function
         for parts in self._needed:
             for part in parts:
                 if part in text:
@@ -185,7 +187,7 @@ def _keys(text: str, *, opens: bool, closes: bool) -> list[str]:
     `opens` and `closes`: whether the piece begins and ends with whole words. A word that may continue (`limit*`) has a
     key only if its known part is as long as a key.
     """
-    if text.isascii() and text.isalnum():  # most alternatives are a single word
+    if text.isascii() and text.isalnum():  # fast path: most alternatives are a single word
         return [text[:KEY_LENGTH]] if opens and (closes or len(text) >= KEY_LENGTH) and text not in _WEAK_KEYS else []
     keys = _FOREIGN.findall(text)
     for match in _WORDS.finditer(text):

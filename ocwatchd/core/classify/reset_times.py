@@ -1,10 +1,10 @@
 """Find the reset time of a limit, first in the headers, then in the body's fields, and then in the text. Pure
 functions; `now` is the record's timestamp.
 
-Reported times are checked. Times that are past, negative or unreadable are ignored, and long times are reduced to 31
-days (OpenCode itself waits up to 24.8 days if a provider requests it). If a source is unusable, the next one is tried,
-and `tamed` contains the reason. The result is None if no source contains a usable time; the configured cooldown then
-applies.
+Reported times are checked. Times that are in the past, negative or unreadable are ignored, and long times are reduced
+to 31 days (OpenCode itself waits up to 24.8 days if a provider requests it). If a source is unusable, the next one is
+tried, and `tamed` contains the reason. The result is None if no source contains a usable time; the configured cooldown
+then applies.
 """
 
 from __future__ import annotations
@@ -131,7 +131,8 @@ def _body_times(body: str, now: float) -> Iterator[ReportedTime]:
     matches = islice(_BODY.finditer(clip(body)), 32)
     found = (_body_time(match["key"], match["value"].strip(), now) for match in matches)
     reported = [item for item in found if item]
-    yield from (item for item in reported if item.after is not None)  # a duration does not depend on a common clock
+    # durations first, because they do not depend on a common clock
+    yield from (item for item in reported if item.after is not None)
     yield from (item for item in reported if item.after is None)
 
 
@@ -155,7 +156,7 @@ def _body_number(name: str, value: float, source: str, now: float) -> ReportedTi
     if name.endswith("ms"):
         return ReportedTime(source, after=value / 1000)
     if name.endswith(("at", "timestamp", "date", "on", "until")):
-        return None  # a small number is not a point in time
+        return None  # the field should contain a point in time, and a small number cannot be one
     return ReportedTime(source, after=value)
 
 
@@ -179,5 +180,6 @@ def _text_times(text: str, now: float, kind: LimitKind | None, local: tzinfo) ->
     yield from found
     for moment in moments(bare, now, local):
         yield ReportedTime(f"text:{moment.source}", until=moment.until, estimated=moment.estimated)
-    if not found and any(sign in bare for sign in "=:{"):  # a dumped RetryInfo: `retryAfter=33`
+    # the text may contain a dumped RetryInfo, such as `retryAfter=33`
+    if not found and any(sign in bare for sign in "=:{"):
         yield from _body_times(bare, now)

@@ -99,7 +99,7 @@ class Rule:
 
     def is_possible(self, lowered: str) -> bool:
         """Return whether the lower-case text contains one of the literals without which the rule cannot match."""
-        for need in self.needs:  # a generator inside `any` would take twice as long
+        for need in self.needs:  # a plain loop, because a generator inside `any` would take twice as long
             if need in lowered:
                 return True
         return not self.needs
@@ -465,7 +465,8 @@ class RuleSet:
             if rule.weight is Weight.ELSEWHERE:
                 return rule
         for text in (key.message, key.body):
-            if _DOMAIN.search(text):  # most texts contain no domain; searching for addresses takes 6 µs
+            # skip the search for addresses, which takes 6 µs, if there is no domain, as in most texts
+            if _DOMAIN.search(text):
                 lowered = text.lower()
                 for rule in self._elsewhere:
                     if rule.names_host(lowered) or rule.matches_pattern(text, lowered):
@@ -607,7 +608,7 @@ def _by_status(status: int, found: _Found) -> Verdict:
 
 
 def _by_words(found: _Found, status: int | None) -> Verdict:
-    """Return the verdict that results from the words, for a status that proves nothing alone."""
+    """Return the verdict that results from the words, for a status that proves nothing on its own."""
     limit, never, hard = found.first_limit(), found.no(Weight.NEVER), found.no(Weight.HARD)
     if never:
         return _no(never)

@@ -95,8 +95,8 @@ class Cooldown:
 
     @property
     def unmet(self) -> bool:
-        """Whether this machine has not hit the limit itself: new prompts avoid the model, but running turns stay on
-        it.
+        """Whether this machine has not hit the limit itself. If so, new prompts avoid the model, but running turns stay
+        on it.
         """
         return self.foreseen or self.hearsay
 
@@ -294,7 +294,8 @@ class Ledger:
         if entry is None or entry.until is None or entry.reset_source is ResetSource.MANUAL:
             return None
         if ResetSource.RETRY_AFTER in (entry.reset_source, reset_source) and abs(entry.until - until) <= SAME_TIME:
-            # Both ends mean the same moment. The status is more precise, but the header is the better source.
+            # Both sources report the same reset time. The status is more precise, but the header is more reliable, so
+            # the entry combines the time from the status with the header as its source.
             until, reset_source = (
                 (entry.until if entry.reset_source is ResetSource.STATUS else until),
                 ResetSource.RETRY_AFTER,
@@ -451,8 +452,8 @@ class Ledger:
         return bool(stale)
 
     def _doublings(self, key: ModelRef, old: Cooldown | None, event: LimitEvent) -> int:
-        """Return the new number of doublings. It increases by one if the model refuses an attempt after its cooldown,
-        or another attempt of the same session.
+        """Return the new number of doublings. It increases by one if an attempt is refused after the cooldown, or if
+        another attempt of the same session is refused.
 
         Limits of other sessions whose requests were running when the cooldown began do not increase it: if attempts of
         ten sessions are refused simultaneously, the cause is one overload.
@@ -461,7 +462,7 @@ class Ledger:
         session = event.session or ""
         previous = refused.get(session)
         refused[session] = max(event.time, previous or event.time)
-        if len(refused) > 256:  # limits memory during a burst of limits in many sessions
+        if len(refused) > 256:  # limit the memory use during a burst of limits in many sessions
             del refused[min(refused, key=lambda name: refused[name])]
         if old is None:
             return 0

@@ -1,4 +1,5 @@
-"""Pools of equal models, and the choice of a member for each session. Imports are few because `pick` uses this module.
+"""Pools of equal models, and the choice of a member for each session. The module has few imports, because `pick` uses
+it.
 
 The choice is a function of the session's id, the weights and each member's load. Prevention (the companion plugin has
 the same function), redirect and the launcher therefore agree without exchanging messages. A session stays with its

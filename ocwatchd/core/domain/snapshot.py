@@ -87,7 +87,9 @@ class Endpoint:
     (1.0 - 1.18).
     """
     rival: str | None = None
-    """The other plugin that moves sessions in that process, as the companion plugin names it; None if there is none."""
+    """The other plugin that moves sessions in that process, by the name that the companion plugin reports; None if
+    there is none.
+    """
     generation: int = 1
     """The generation of OpenCode, 1 or 2, which determines the API."""
     opened: str | None = None

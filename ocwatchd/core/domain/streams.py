@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 
 FACTOR = 4.0
-"""A stream counts as stalled after this many times the longest gap in its model's good answers."""
+"""A stream counts as stalled when its silence is this many times the longest gap in its model's good answers."""
 MIN_PATIENCE, MAX_PATIENCE = 60.0, 900.0
 """Minimum and maximum, in seconds, of a time that is learned from good answers."""
 UNLEARNT_PATIENCE = 300.0

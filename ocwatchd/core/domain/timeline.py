@@ -84,7 +84,7 @@ class Timeline:
             return None
         (last, before), self._last_read = self._last_read, (wall, boot)
         passed = boot - before
-        # no real boot clock runs backward, so both clocks are being changed, as `faketime` does
+        # no real boot clock runs backward, so both clocks are being changed, for example by `faketime`
         backwards = passed < -1.0
         passed = passed if 0 <= passed <= LONGEST_SLEEP else 0.0
         ended, seconds = last + passed, wall - last - passed

@@ -197,7 +197,7 @@ def instead_of_answer(snapshot: SessionSnapshot, fact: TroubleReported | None) -
     if fact is None or fact.facts is None or fact.facts.status != ANSWERED:
         return None
     recent = snapshot.seen - fact.time < ANSWER_AGE and fact.model in (None, str(snapshot.model))
-    # A status of 200 neither proves nor excludes a limit.
+    # A status of 200 neither proves nor excludes a limit, so it is replaced by the status that the body contains.
     return replace(fact.facts, status=details_from_text(fact.facts.body).status) if recent else None
 
 
@@ -223,8 +223,7 @@ JUST_AFTER = 0.001
 FRESH = 60.0
 """Maximum age, in seconds, at which a failed turn is still moved."""
 MAX_DOUBTFUL = 500
-"""Maximum number of different retry messages that prove nothing and that one run of the daemon writes to the journal.
-"""
+"""Maximum number of different inconclusive retry messages that one run of the daemon writes to the journal."""
 
 
 FROZEN_WAIT, FROZEN_ATTEMPTS = 600.0, 8
@@ -356,7 +355,7 @@ class Assessor:
             return self._registrar.refine(tracked.session, model, reported, now, pending.verdict.kind), True
         if shown is None or shown.verdict.certainty is not Certainty.SURE or now - shown.time > FRESH:
             return [], False
-        # A parked turn was parked because of this error, possibly by an earlier run.
+        # The turn was parked because of this error, possibly by an earlier run, so the limit is not recorded again.
         parked = tracked.parked and (snapshot.answer_ended or now) <= tracked.parked_at
         if parked or tracked.entered == this or self._context.ledger.lifted_since(shown):
             tracked.enter(this)

@@ -86,7 +86,7 @@ class CooldownChanges:
             return []
         pause = len(ledger.entries()) / TARGETS_PER_SECOND
         if pause > 1.0 and 0 <= now - self._kept < pause:
-            return []  # thousands of cooldowns may end in quick succession
+            return []  # not now: thousands of cooldowns may end in quick succession, and each would cause a new choice
         self._kept = now
         entries = self._targets(now).keep()
         self._seen, self._next_end = ledger.changes, ledger.next_end(now)

@@ -249,7 +249,7 @@ class Decider:
 
     def rejected(self, tracked: TrackedSession, snapshot: SessionSnapshot, words: str, now: float) -> list[Effect]:
         """Handle a fallback that failed after the session was moved to it: use the next fallback, or return to the
-        origin.
+        model from which the session was moved.
 
         The list of effects is empty if the session does not use this model as a fallback.
         """
@@ -540,7 +540,8 @@ class Decider:
         return left + (notes.answers_nothing(snapshot, why) if left else [])
 
     def _choice(self, tracked: TrackedSession, moved: SessionSnapshot, model: ModelRef, now: float) -> Choice:
-        """Return a target from the chain of the session's origin, even if prevention skipped the origin.
+        """Return a target from the chain of the model from which ocwatchd or prevention moved the session, or of
+        `model` if it was not moved.
 
         If a different model was selected for the session while it was waiting, that model comes first, regardless of
         whether the user or a program selected it.
@@ -567,8 +568,8 @@ class Decider:
         probe for the time at which the first model is available again.
         """
         soonest, own = choice.soonest, self._own_return(tracked, snapshot, now)
-        # OpenCode itself retries on the session's own model, but it may give up before that model is available again
-        # (`own`).
+        # The session's own model is considered, too (`own`), because OpenCode may stop its own retries before that
+        # model is available again.
         returns = [soonest] if soonest and soonest[0] != snapshot.model else []
         returns += [(snapshot.model, own)] if snapshot.model and own is not None else []
         first, until = min(returns, key=lambda each: each[1], default=(None, None))
@@ -597,7 +598,8 @@ class Decider:
         outlook = self._context.outlook(snapshot, now)
         tried = considered(choice, self._context.ledger, snapshot.model, tracked.failed_targets, now, outlook)
         why = f"{why}, which is cooling down" if soonest and why.endswith(str(soonest[0])) else why
-        return parked + notes.exhausted(snapshot, choice, why, now, tried)  # the renderer adds the time
+        # `why` contains no time, because the renderer adds it
+        return parked + notes.exhausted(snapshot, choice, why, now, tried)
 
     def _own_return(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> float | None:
         """Return when the session's own model may be used again, in epoch seconds, or None if that time is unknown or
@@ -704,7 +706,7 @@ class Decider:
                 why, held = tracked.phrase, self.held(tracked, snapshot, now)
                 return self.move(tracked, snapshot, why, now) if held is None else held
         if snapshot is not None and snapshot.state is SessionState.BUSY:
-            tracked.wake_at(now + ENDING)  # OpenCode stores the error before the turn is over
+            tracked.wake_at(now + ENDING)  # wait, because OpenCode stores the error before the turn is over
         else:
             tracked.probe_later(now)  # the endpoint of this session failed during the move
         return []
@@ -734,7 +736,7 @@ class Decider:
         return effects
 
     def _remember(self, tracked: TrackedSession, session: str, target: Target) -> list[Effect]:
-        """Return the effect that records that the session must later return to its primary, or that it has returned."""
+        """Return the effect that records whether the session must return to its primary later or already has."""
         if not self._context.policy.return_to_primary or tracked.origin is None:
             return []
         if target.model == tracked.origin:
@@ -780,7 +782,7 @@ def not_shown(tracked: TrackedSession, answer: Probed, now: float) -> list[Effec
     if answer.failing:  # one of these endpoints may have the session, and may recover
         tracked.probe_later(now, patience)
     elif tracked.parked and (now < (tracked.resumes_at or 0.0) or tracked.gone_for(now) < GONE_TIMEOUT):
-        tracked.probe_later(now, patience)  # OpenCode may be started again
+        tracked.probe_later(now, patience)  # keep the session, because OpenCode may be started again
         tracked.wake_at(max(tracked.wake or 0.0, tracked.resumes_at or 0.0))
     else:
         effects += _gone(tracked)

@@ -480,7 +480,7 @@ class Engine:
             return []
         if tracked.turn is None and tracked.pending is None and self._waited_for_cleared(snapshot, now):
             tracked.limited(LimitedTurn.of(snapshot))
-            # the refused attempt is older than the user's `ocwatch clear`, so it is not recorded again
+            # Do not record the refused attempt again: it is older than the user's `ocwatch clear`.
             tracked.count(snapshot.model)
         return self._assessor.assess(tracked, snapshot, now)
 
@@ -519,7 +519,7 @@ class Engine:
                 return effects + self._decider.after_failure(tracked, end, now)
             case MoveResult.REFUSED | MoveResult.USER_TOOK_OVER:
                 tracked.explain(outcome.why)
-                # the cause of the refusal may disappear at any moment, and no event reports that
+                # the reason not to move the session may disappear at any moment, and no event reports that
                 if outcome.result is MoveResult.REFUSED:
                     tracked.probe_later(now)
                     if order.snapshot.switchable and order.until is not None:
@@ -536,7 +536,8 @@ class Engine:
         tracked.drop_turn()
         if snapshot is None:
             return self._probe(tracked)
-        if snapshot.state is SessionState.BUSY:  # OpenCode stores the error before the turn is over
+        # OpenCode stores the error before the turn is over, so probe again later
+        if snapshot.state is SessionState.BUSY:
             tracked.wake_at(now + ENDING)
             return []
         return self._assessor.assess(tracked, snapshot, now)
@@ -561,15 +562,15 @@ class Engine:
         endpoints showed during that run.
         """
         for session, model in refused.items():
-            # without a cooldown, the limit has ended, or the daemon was killed before it could save the limit
+            # If there is no cooldown, the limit has ended, or the daemon was killed before it could save the limit.
             if self.ledger.cooling(model, now) is not None:
                 self.tracked_sessions.remember(session, model)
         for one in shown:
             self._remember(one, self.tracked_sessions.of(one.session, now))
 
     def remember_origins(self, claims: Mapping[str, Claim]) -> None:
-        """Store the last move of each session in an earlier run. If a session's fallback is limited, the chain of the
-        session's origin applies.
+        """Store each session's last move from an earlier run. If the fallback is limited, the chain of the model from
+        which the session was moved applies.
         """
         self.tracked_sessions.remember_origins(claims)
 
@@ -577,8 +578,8 @@ class Engine:
         tracked.enter((shown.model, shown.message, shown.attempt), shown.time)
 
     def remember_resumes(self, resumes: Mapping[str, tuple[str | None, int]]) -> None:
-        """Store, by session, the id of a prompt and the number of times that an earlier run ran it again after parking
-        it.
+        """Store, by session, the id of a parked prompt and the number of times that the prompt has already been run
+        again.
         """
         self.tracked_sessions.remember_resumes(resumes)
 
@@ -613,7 +614,7 @@ class Engine:
 
     def _tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        if self._evenness.read(now):  # otherwise the clock may be briefly wrong, and ages are unreliable
+        if self._evenness.read(now):  # otherwise, the clock may be briefly wrong, so that ages are unreliable
             self.ledger.prune(now)
             self.tracked_sessions.forget_old(now)
             effects = self._registrar.settle(now)
@@ -650,7 +651,7 @@ class Engine:
         waiting = [tracked for tracked in everyone if tracked.turn is not None or tracked.doing is Doing.STUCK]
         for tracked in waiting:
             tracked.allow()
-        # The probe finds sessions that no log line named, or whose refused attempts were too old.
+        # The last probe finds sessions that no log line named, or whose refused attempts were too old.
         return [*effects, *self._probe_all(waiting), Probe(None, None)]
 
     def _waited_for_cleared(self, snapshot: SessionSnapshot, now: float) -> bool:

@@ -161,7 +161,7 @@ def outcome(now: SessionSnapshot, target: ModelRef, answer: str) -> Ruling | Non
         why = f"{now.model} has sent {now.empty_steps} empty answers in a row"
         return Ruling(MoveResult.FAILED, why) if now.empty_steps >= EMPTY_STEPS else None
     if now.answer not in (None, answer):
-        return Ruling(MoveResult.MOVED, f"{now.model} is working on it")  # a later step of the same run
+        return Ruling(MoveResult.MOVED, f"{now.model} is working on it")  # this is a later step of the same run
     if now.state is SessionState.RETRY:
         return Ruling(MoveResult.TARGET_LIMITED, reason_of(now.message))
     if now.aborted:
@@ -169,7 +169,8 @@ def outcome(now: SessionSnapshot, target: ModelRef, answer: str) -> Ruling | Non
     if now.last_error is not None:
         return Ruling(MoveResult.FAILED, reason_of(now.last_error.message))
     if now.answer_began or now.answer_completed:
-        # The companion plugin, or another plugin, may have chosen a different model for this prompt.
+        # The companion plugin, or another plugin, may have chosen a different model for this prompt, so the text names
+        # the model that answers.
         return Ruling(MoveResult.MOVED, f"{now.model} answers" + ("" if now.model == target else f", not {target}"))
     return None
 

@@ -17,7 +17,7 @@ from ocwatchd.core.policy import Mode, WhenExhausted
 from ocwatchd.core.text.redact import reason_of
 
 WORDS = 200
-"""Maximum number of characters that are stored of OpenCode's message about a retry or an error."""
+"""Maximum length, in characters, of a stored message from OpenCode about a retry or an error."""
 
 
 def limit(event: LimitEvent, entry: Cooldown, live: bool) -> Note:
@@ -297,7 +297,7 @@ def stalled_offer(snapshot: SessionSnapshot, why: str, mode: Mode) -> list[Effec
 
 
 def too_many_moves(snapshot: SessionSnapshot, why: str) -> list[Effect]:
-    """Return the effects of not moving a session because it was moved too often."""
+    """Return the effects for a session that is not moved, because it has already been moved too often."""
     return [left(snapshot, why), _tell(snapshot, f"cap:{snapshot.session}", "Too many moves", why)]
 
 
@@ -333,12 +333,12 @@ def parked_fields(parked: ParkedTurn) -> dict[str, object]:
 
 
 def unparked(snapshot: SessionSnapshot, why: str = "its turn has ended or was replaced by another one") -> Note:
-    """Return a note saying that a parked session is not run again."""
+    """Return a note saying that a parked session will not be run again."""
     return Note("unparked", _about(snapshot) | {"why": why})
 
 
 def free_again(snapshot: SessionSnapshot, model: ModelRef) -> list[Effect]:
-    """Return the effects of leaving a parked turn to its user, because `model` is available again."""
+    """Return the effects of leaving a parked turn to its user after `model` has become available again."""
     if model == snapshot.model:
         text = "The turn that was waiting for it is not run automatically. To continue the turn, send a prompt"
     else:
@@ -353,8 +353,8 @@ def free_again(snapshot: SessionSnapshot, model: ModelRef) -> list[Effect]:
 
 
 def resumed_too_often(snapshot: SessionSnapshot, times: int) -> list[Effect]:
-    """Return a notice saying that a turn is no longer run again, because it was already run again the given number of
-    `times`.
+    """Return a notice saying that a turn will not be run again, because it has already been run again the given number
+    of `times`.
     """
     text = (
         f"The turn was run again {times} times in a row and is limited again. "
@@ -365,7 +365,7 @@ def resumed_too_often(snapshot: SessionSnapshot, times: int) -> list[Effect]:
 
 
 def held_by_background(snapshot: SessionSnapshot, why: str) -> list[Effect]:
-    """Return a notice saying that a limited session is moved later, after its subagents have ended."""
+    """Return a notice saying that a limited session will be moved after its subagents have ended."""
     matter = f"background:{snapshot.session}:{snapshot.user_message}"
     return [_tell(snapshot, matter, f"{snapshot.model} is limited", why.partition(", but ")[2])]
 

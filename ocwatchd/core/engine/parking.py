@@ -34,7 +34,9 @@ HELD_RECHECK = 30.0
 first session's result.
 """
 FIRST_TIMEOUT = 120.0
-"""Timeout, in seconds, after which a first session without a result no longer delays the other sessions."""
+"""Timeout, in seconds, after which the session that runs first no longer delays the other sessions, even if its result
+is not known.
+"""
 
 
 def after_return(until: float) -> float:
@@ -102,7 +104,9 @@ class FirstRuns:
         return True
 
     def settle(self, ledger: Ledger, now: float) -> None:
-        """Schedule the parked sessions that were held back for a first session whose result is now known."""
+        """If the session that runs first on a model is no longer being tried, schedule the sessions that were waiting
+        for it.
+        """
         for model, (session, at) in list(self._first.items()):
             tracked = self._sessions.known(session)
             if tracked is not None and tracked.state is State.MOVED and tracked.landed == model:
@@ -113,7 +117,9 @@ class FirstRuns:
             self._release(model, ledger, now)
 
     def _runs(self, session: str, since: float, now: float) -> bool:
-        """Return whether this first session, which began at `since`, has no result yet."""
+        """Return whether the session that runs first is still being tried: it is being probed or moved, or a claim of
+        it is open. After FIRST_TIMEOUT seconds, counted from `since`, it is no longer considered to be tried.
+        """
         tracked = self._sessions.known(session)
         if tracked is None or not 0 <= now - since < FIRST_TIMEOUT:
             return False

@@ -80,7 +80,7 @@ class Questions:
             return list(untouched)
         tracked = self._sessions.of(question.failure.session, now)
         tracked.note_refusal(event.time)
-        # OpenCode's own event about this attempt follows and is not a second strike
+        # OpenCode will also report this attempt in an event of its own, which must not count as a second strike
         tracked.expect_line(model, max(now, event.time) + SAME)
         effects = [] if self._context.ledger.lifted_since(event) else self._registrar.enter(event, True, now)
         entry = self._context.ledger.cooling(model, now)
@@ -193,7 +193,7 @@ class Questions:
         if opened is None:
             return None
         if news.done:
-            # OpenCode's own event about this attempt comes later
+            # OpenCode's own event about this attempt arrives later and must be recognized
             self._decided[opened.asked.failure.session, opened.model] = now
         else:
             self._decided.pop((opened.asked.failure.session, opened.model), None)
@@ -230,7 +230,9 @@ class Questions:
         )
 
     def not_made(self, end: MoveEnded, now: float) -> None:
-        """Probe the session after a move that the plugin did not make, or after a response that arrived too late."""
+        """Probe the session after a move that the plugin did not make, for example because our response arrived too
+        late.
+        """
         tracked, model = self._sessions.of(end.order.session, now), end.order.origin
         if end.outcome.result is MoveResult.REFUSED and model is not None:
             _probe_soon(tracked, model, now)

@@ -141,7 +141,7 @@ TRANSITIONS: Mapping[tuple[Part, Event], Part] = {
     (State.MOVING, Event.MODEL_SWITCHED): State.SWITCHED,
     (State.MOVING, Event.MOVE_FAILED): State.WATCHING,
     (State.MOVING, Event.TAKEN_OVER): State.STOPPED,
-    # Each probe makes a new decision about a session that is not being moved.
+    # Unless a session is being moved, each probe leads to a new decision about it.
     **{(state, Event.CLAIMED): State.MOVING for state in _UNCLAIMED},
     **{(state, Event.SWITCH_WORKED): State.MOVED for state in _UNCLAIMED},
     **{(state, Event.SWITCH_FAILED): State.WATCHING for state in _UNCLAIMED},
