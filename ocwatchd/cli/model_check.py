@@ -1,5 +1,5 @@
-"""Check that OpenCode offers the model that the user named. If it does not, suggest similar models. The module imports
-few others.
+"""Check that OpenCode offers the model that the user named. If it does not, suggest similar models. It imports few
+modules.
 """
 
 from __future__ import annotations

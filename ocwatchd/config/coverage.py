@@ -63,7 +63,7 @@ def uncovered(paths: Paths, environ: Mapping[str, str] | None = None) -> list[st
 
 
 def named_models(names: Names) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield, for each configured model, its path of keys below `rateLimit` and the model. Each model is yielded once."""
+    """Yield, for each configured model, its path of keys below `rateLimit` and the model. No model is yielded twice."""
     seen = set[str]()
     chains = [((CHAIN, key), name) for key, chain in names.chains.items() for name in models_in({key: chain})]
     members = [((POOLS, key), member) for key, pool in names.pools.items() for member in pool.members]

@@ -277,7 +277,7 @@ KEYS = (
 
 
 def settings(keys: tuple[Key, ...] = KEYS, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Key]]:
-    """Yield every key that is not a section, together with the path of names that leads to it inside `rateLimit`."""
+    """Yield every key that is not a section, with its path of names inside `rateLimit`."""
     for key in keys:
         path = (*above, key.name)
         if key.kind is Kind.SECTION:

@@ -17,7 +17,7 @@ ROOT = "rateLimit"
 CHAIN, ALIASES, AGENTS, POOLS = "fallbackChain", "models", "agents", "pools"
 
 Report = Callable[[ConfigError], None]
-"""A function that either raises a fault or stores it so that the check continues."""
+"""A function that handles a fault: it either raises the fault, or stores it so that the check can continue."""
 
 
 class Names:

@@ -47,7 +47,8 @@ class Offered:
 
 
 CATALOGUE_FRESH = 7 * 86400.0
-"""Maximum age, in seconds, at which OpenCode's cached list proves that a model missing from it does not exist.
+"""Maximum age, in seconds, at which OpenCode's cached list of models is considered complete. A model missing from such
+a list does not exist.
 
 OpenCode renews the list at every start.
 """

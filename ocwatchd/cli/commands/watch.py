@@ -120,7 +120,7 @@ def _write(text: str) -> None:
 
 
 LEAST_EVENTS = 4
-"""Minimum number of lines for events, however many models are cooling down."""
+"""Minimum number of lines for events, regardless of the number of models that are cooling down."""
 HEADLINE = {State.UP: "bold green", State.STALLED: "bold yellow", State.DOWN: "bold red"}
 GOOD = frozenset(("moved", "answered", "went_on", "already", "free", "cleared", "eased"))
 BAD = frozenset(("failed", "target_limited", "exhausted", "unreachable", "left", "refused"))

@@ -18,8 +18,8 @@ WIDTH = 80
 """Width of the output, in columns, if neither COLUMNS nor a terminal defines one, as for files and pipes."""
 
 BESIDE_NAMES = 44
-"""Width, in columns of text, that is reserved for all columns except the names, if they need that much. A name that
-does not fit into the remaining width is shortened in the middle.
+"""Width, in columns of text, reserved for all columns except the names, if they need that much. A name that does not
+fit into the remaining width is shortened in the middle.
 """
 LEAST_PHRASE = 14
 """Minimum width, in columns of text, of a table's last column. Names are shortened to keep this width free."""
@@ -109,7 +109,7 @@ def symbol(severity: str) -> str:
 
 
 def say_json(document: Mapping[str, object]) -> None:
-    """Print one JSON document in ASCII, which every locale can encode and which contains no terminal codes."""
+    """Print one JSON document in ASCII, so that every locale can encode it and it contains no terminal codes."""
     print(json.dumps({"version": 1, **document}, indent=2))
 
 

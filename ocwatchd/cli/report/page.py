@@ -1,7 +1,7 @@
 """The report as a self-contained HTML page with a light and a dark theme, without scripts or external resources.
 
-Charts are inline SVG that the browser stretches. Their labels are HTML beside the SVG, so that text never shrinks. The
-shapes have classes, which `page.css` styles.
+Charts are inline SVG that the browser stretches. Their labels are HTML beside the SVG, so that the text is never
+scaled. The shapes have classes, which `page.css` styles.
 
 This module is long because it contains a function for every section of the page.
 """

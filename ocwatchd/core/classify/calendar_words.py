@@ -99,7 +99,7 @@ DAYS = {
 
 BEFORE_NOON = "上午|早上|早晨|清晨|凌晨|午前|明早|오전|새벽|아침"
 AFTER_NOON = "下午|晚上|傍晚|午后|今晚|明晚|夜|오후|저녁|밤"
-"""Words that precede an hour of a twelve-hour clock and mean that it is after noon."""
+"""Words that mean "p.m." and precede the hour."""
 
 MORNING = (
     r"a\.?\s?m\b\.?|vormittags|morgens|fruh|du matin|de la manana|da manha|del mattino|di mattina|утра|ранку|rano|sabah"
@@ -108,7 +108,7 @@ EVENING = (
     r"p\.?\s?m\b\.?|nachmittags|abends|de l'apres-midi|du soir|de la tarde|de la noche|da tarde|da noite"
     r"|del pomeriggio|di sera|вечера|дня|вечора|po poludniu|wieczorem|ogleden sonra|aksam"
 )
-"""Expressions for words that follow an hour of a twelve-hour clock and mean that it is after noon."""
+"""Expressions for words that mean "p.m." and follow the hour."""
 
 BEIJING = timezone(timedelta(hours=8), "Beijing")
 TOKYO_SEOUL = timezone(timedelta(hours=9), "Tokyo")
@@ -164,4 +164,4 @@ RESETS = (
     r"|重置|恢复|继续|可用|再试|重试|解封|解除|刷新|更新|リセット|再开|利用可能|利用できる|復旧|回復"
     r"|재설정|초기화|다시|해제|갱신|복구|이후"
 )
-"""Word stems that indicate, in languages other than English, that a limit ends."""
+"""Word stems that announce the end of a limit, in languages other than English."""

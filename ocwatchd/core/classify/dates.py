@@ -77,7 +77,8 @@ _EXACT_LEAD = frozenset(
      "klo", "saat", "pukul", "jam", "luc", "в", "о", "ab", "bis", "jusqu'a", "hasta las", "ate as", "fino alle", "do",
      "tot", "до"}
 )  # fmt: skip
-"""Words after which a lone number is an hour. After any of them, `h` and `.` may separate hours from minutes too."""
+"""Words after which a number on its own is an hour. After any of them, `h` and `.` may separate hours from minutes too.
+"""
 
 _TIME = (
     rf"(?:(?P<lead>{_LEAD})(?:\s{{1,2}}|(?=\d)))?(?:(?P<early>{BEFORE_NOON})|(?P<late>{AFTER_NOON}))?\s?"
@@ -375,10 +376,10 @@ def _known(zone: str, text: str) -> tzinfo | None:
 def _guessed(naive: datetime, text: str, here: datetime, local: tzinfo, *, dated: bool) -> Moment:
     """Return the moment of a date without a zone.
 
-    The zone is that of Beijing for Chinese texts and for Z.ai's wording, that of Tokyo or Seoul for Japanese or Korean
-    texts, and otherwise `local`. If the zone gives an impossible time, the next zone is tried. Z.ai uses Beijing time:
-    "Usage limit reached for 5 hour … will reset at 22:14:08", written at 09:48 UTC, would be 12 hours ahead if it were
-    UTC, but is 4.5 hours ahead in Beijing time.
+    Chinese texts and Z.ai's wording use the zone of Beijing, Japanese and Korean texts use those of Tokyo and Seoul,
+    and all other texts use `local`. If the zone gives an impossible time, the next zone is tried. Z.ai uses Beijing
+    time: it wrote "Usage limit reached for 5 hour … will reset at 22:14:08" at 09:48 UTC. That is 4.5 hours ahead in
+    Beijing time, but would be 12 hours ahead in UTC.
     """
     home = _home(text)
     zones = [BEIJING, local] if home is BEIJING or _BEIJING_WORDS().search(text) else [local, BEIJING]

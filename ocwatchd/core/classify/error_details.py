@@ -178,8 +178,8 @@ def _open_json(text: str, found: _Harvest, depth: int) -> str | None:
 
 
 def _trusted_start(text: str) -> int | None:
-    """Return the position of a response body in the text, or None if there is none or if the words before it show that
-    it is only quoted.
+    """Return the position of a response body in the text. Return None if there is none, or if the words before it show
+    that it is only quoted.
     """
     match = _JSON_AHEAD.search(text)
     if not match:

@@ -23,8 +23,8 @@ from functools import lru_cache
 from ocwatchd.core.text.normalize import fold
 
 KEY_LENGTH = 5
-"""Length of a key, that is, the number of first letters of a word by which phrases are found. Longer keys would be
-rarer, but words such as `exceed*` would have none.
+"""Length, in letters, of a key. A key is the beginning of a word, by which phrases are found. Longer keys would occur
+in fewer messages, but words such as `exceed*` would have none.
 """
 
 GAP_CAP = 60

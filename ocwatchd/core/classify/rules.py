@@ -17,7 +17,8 @@ scope. Rules also recognize errors that are not limits, with seven weights:
 
 A conclusive status takes precedence: 429 is always a limit, 503 and 529 always mean overload, and 402 means billing or
 quota. Words override codes in one case: the code means billing, which lasts until a user clears it, but the words mean
-that the provider is busy. One-api sends `billing_not_active` with "the load of this group is saturated, try again".
+that the provider is busy. For example, one-api sends `billing_not_active` with "the load of this group is saturated,
+try again".
 """
 
 from __future__ import annotations
@@ -72,9 +73,9 @@ class Rule:
     `kind` is None if the meaning is not a limit; `weight` is then set. A `firm` rule is certain even if other words
     describe a bad request; a `doubtful` rule is never certain. The raw text must contain one of the literals in
     `needs`, and none of the phrases in `unless`. A text that names one of the `hosts` matches. A rule with `corrects`
-    does not prove a limit alone, but replaces the kind of a limit in the same text if `corrects` contains that kind, or
-    the id of the rule that found the limit. `together` contains groups of phrases; a short text matches if it contains
-    one phrase of each group, in any order, and no other rule matches.
+    does not prove a limit on its own. It replaces the kind of a limit in the same text if `corrects` contains that
+    kind, or the id of the rule that found the limit. `together` contains groups of phrases; a short text matches if it
+    contains one phrase of each group, in any order, and no other rule matches.
     """
 
     id: str
@@ -320,7 +321,7 @@ class _Found:
         None. Only limits of these kinds are considered.
 
         If `quoted`, words that the provider quotes are considered too. A rule with `corrects` may replace the result: a
-        limit per minute is a rate limit, regardless of the term in the text.
+        limit per minute is a rate limit, whatever the text calls it.
         """
         words, code = _limit(self.said, kinds), _limit(self.coded, kinds)
         first = _earlier(words, code)
@@ -460,7 +461,7 @@ class RuleSet:
         return user if user and verdict.certainty is not Certainty.SURE else verdict
 
     def _quoted_service(self, key: _Key, found: _Found) -> Rule | None:
-        """Return the rule whose words, hosts or expression show that another service reported the limit, or None."""
+        """Return the rule that attributes the limit to another service, by its words, hosts or expression, or None."""
         for rule in (*found.said, *found.coded, *found.quoted):
             if rule.weight is Weight.ELSEWHERE:
                 return rule
@@ -608,7 +609,7 @@ def _by_status(status: int, found: _Found) -> Verdict:
 
 
 def _by_words(found: _Found, status: int | None) -> Verdict:
-    """Return the verdict that results from the words, for a status that proves nothing on its own."""
+    """Return the verdict based on the words, for a status that proves nothing on its own."""
     limit, never, hard = found.first_limit(), found.no(Weight.NEVER), found.no(Weight.HARD)
     if never:
         return _no(never)

@@ -24,8 +24,7 @@ NATIVE_CAP = 30.0
 
 
 def is_native_delay(attempt: int, seconds: float, slack: float) -> bool:
-    """Return whether a wait of `seconds` before the retry after failure number `attempt` matches OpenCode's own
-    backoff.
+    """Return whether OpenCode's own backoff would wait for `seconds` after failure number `attempt`.
 
     A wait outside the range of that backoff is a Retry-After, which OpenCode honors exactly. `slack` allows for the
     time between the failure and its observation.

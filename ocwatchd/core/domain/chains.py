@@ -253,7 +253,7 @@ def is_free(model: str) -> bool:
 
 
 def no_fallback(models: Collection[str]) -> str:
-    """Return a message that lists the models in use without a fallback."""
+    """Return a message listing the models in use without a fallback."""
     has = "has" if len(models) == 1 else "have"
     return (
         f"{', '.join(models)} {has} no fallback: nothing can be moved on a limit. Add one to fallbackChain, or a "
@@ -262,7 +262,7 @@ def no_fallback(models: Collection[str]) -> str:
 
 
 def not_offered(models: Collection[str]) -> str:
-    """Return a message that lists the configured models that OpenCode does not offer."""
+    """Return a message listing the configured models that OpenCode does not offer."""
     which = "a model" if len(models) == 1 else "models"
     return (
         f"the configuration names {which} that OpenCode does not offer: {', '.join(models)}. To see where, type: "

@@ -45,8 +45,8 @@ BURST = 1.5
 and timestamps in whole seconds can make simultaneous limits appear 1 s apart.
 """
 SAME_TIME = 2.5
-"""Maximum difference, in seconds, between two reports of the same moment: the log format before 1.17 has timestamps in
-whole seconds.
+"""Maximum difference, in seconds, between two reported reset times that are treated as equal: the log format before
+1.17 has timestamps in whole seconds.
 """
 
 
@@ -73,7 +73,7 @@ class Cooldown:
     doublings: int = 0
     extra: Mapping[str, object] = field(default_factory=dict)
     targets: Mapping[ModelRef, Target] = field(default_factory=dict)
-    """Targets of the models that this entry covers and whose own chains lead to a target other than `target`."""
+    """Separate targets for models that this entry covers, if their own chains lead to a target other than `target`."""
 
     def target_for(self, model: ModelRef) -> Target | None:
         """Return the target of prompts for `model`, which must be covered by this entry; None if there is no target."""
@@ -123,10 +123,10 @@ def is_free(model: ModelRef) -> bool:
 
 
 class _Entries(dict[ModelRef, Cooldown]):
-    """Cooldown entries by key, indexed so that the entries that cover a model are found without a full scan.
+    """Cooldown entries by key, indexed so that the entries covering a model are found without a full scan.
 
     `tiers` contains, by provider, the keys of entries that also cover the provider's other free models. `changes`
-    counts the changes that may have altered which models are cooling down.
+    counts the changes that may affect which models are cooling down.
     """
 
     def __init__(self, entries: Iterable[Cooldown], changes: int = 0) -> None:
@@ -192,16 +192,16 @@ class Ledger:
         return tuple(again)
 
     def lift(self, cleared: Mapping[ModelRef, float]) -> None:
-        """Store the models whose cooldowns a user cleared before this object was created, each with that time in epoch
-        seconds.
+        """Store the models whose cooldowns a user cleared before this object was created, with the time of each clear
+        in epoch seconds.
 
         Limits older than that time are not recorded again.
         """
         self._lifted |= cleared
 
     def cleared_at(self, model: ModelRef) -> float:
-        """Return when a user last cleared the cooldown of the model or of its whole provider, in epoch seconds, or 0.0
-        if that is not known to have happened recently.
+        """Return when a user last cleared the cooldown of the model or of its whole provider, in epoch seconds. Return
+        0.0 if no recent clear is known.
         """
         return max(self._lifted.get(model, 0.0), self._lifted.get(model.whole_provider, 0.0))
 
@@ -333,9 +333,7 @@ class Ledger:
 
     @property
     def changes(self) -> int:
-        """The number of changes that may have altered which models are cooling down. The expiry of a cooldown does not
-        count.
-        """
+        """The number of changes that may affect which models are cooling down. An expired cooldown is not a change."""
         return self._entries.changes
 
     def next_end(self, now: float) -> float:

@@ -14,11 +14,10 @@ class Order:
     """An order to make a move. `snapshot` is the state of the session on which the decision was based.
 
     `child` is a subagent that is stuck while its parent (`snapshot`) is waiting for it; in that case the parent is
-    moved. `own_abort`: whether one of ocwatchd's earlier moves stopped the answer shown in `snapshot` and did not
-    finish, which means that the user did not abort the answer. `looping`: whether OpenCode repeats the request to the
-    limited model without a pause, so that a snapshot may show the session as busy or as waiting. `limited` is the
-    limited model, if it is not the snapshot's model. `failing`: whether that model failed for a reason other than a
-    limit.
+    moved. `own_abort`: whether the answer shown in `snapshot` was aborted not by the user, but by an earlier move that
+    did not finish. `looping`: whether OpenCode repeats the request to the limited model without a pause, so that a
+    snapshot may show the session as busy or as waiting. `limited` is the limited model, if it is not the snapshot's
+    model. `failing`: whether that model failed for a reason other than a limit.
     """
 
     snapshot: SessionSnapshot
@@ -99,11 +98,11 @@ class MoveOutcome:
     `snapshot` is the last snapshot of the session, or None if its endpoint failed. A failed endpoint does not count
     against the target.
 
-    A FAILED move without `stranded` changed nothing, or ended on the target with an error of the target (in
-    `snapshot`). `stranded`: whether the move stopped the turn and nothing is known to be running; the prompt is stored,
-    and a move with `own_abort` continues it. `posts` is the number of attempts to start the new run. `seconds` is the
-    time from the start of the move to the target's message (None if there is no message), and `first_token` is the time
-    from the start of the run to the beginning of its answer (or until now, if the answer has not begun).
+    A FAILED move without `stranded` changed nothing, or ended with an error of the target, which `snapshot` contains.
+    `stranded`: whether the move stopped the turn and nothing is known to be running; the prompt is stored, and a move
+    with `own_abort` continues it. `posts` is the number of attempts to start the new run. `seconds` is the time from
+    the start of the move to the target's message (None if there is no message). `first_token` is the time from the
+    start of the new run to the beginning of its answer (or until now, if the answer has not begun).
     """
 
     result: MoveResult

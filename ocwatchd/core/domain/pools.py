@@ -21,8 +21,8 @@ sessions hardly matters.
 """
 
 MEMORY = 3600.0
-"""Time, in seconds, for which a session that was given to a member counts toward the member's load if the load is not
-measured.
+"""Time, in seconds, for which a session counts toward the load of its member after it was given to the member. This
+applies only if the load is not measured.
 """
 
 

@@ -87,7 +87,7 @@ class Endpoint:
     (1.0 - 1.18).
     """
     rival: str | None = None
-    """The other plugin that moves sessions in that process, by the name that the companion plugin reports; None if
+    """The name of another plugin that moves sessions in that process, as reported by the companion plugin; None if
     there is none.
     """
     generation: int = 1

@@ -1,8 +1,8 @@
 """Detection of steps of the wall clock, and correction of times that were recorded before a step.
 
 The wall clock may be wrong for a while: after an empty battery until the network sets the time, or after a virtual
-machine was resumed. Comparison with a clock that is never set (time since boot) distinguishes a step from time that has
-passed. A step ahead proves nothing, because a paused machine looks the same, so known reset times do not change. When
+machine was resumed. Comparison with a clock that is never set (time since boot) distinguishes a step from the passage
+of time. A step ahead proves nothing, because a paused machine looks the same, so known reset times do not change. When
 the clock is set back by the same amount, the times recorded in between are shifted by that amount.
 """
 
@@ -58,8 +58,8 @@ class Step:
         return deadline + self.seconds if self.seconds < 0 and deadline >= self.began else deadline
 
     def holds(self, now: float) -> bool:
-        """Return whether timestamps recorded while the clock was wrong may still be read, either from logs that are
-        read late or from OpenCode's report of its next attempt.
+        """Return whether timestamps from the time when the clock was wrong may still arrive, either in logs that are
+        read late or in OpenCode's report of its next attempt.
         """
         return self.undone and (now < self.began - SKEW if self.seconds < 0 else now < self.ended + self.seconds + 600)
 

@@ -114,8 +114,8 @@ class ErrorDetails:
 
     `headers` has lower-case names. `codes` are the machine-readable codes in the error body (`error.type`,
     `error.code`, `error.status`), outermost first, unchanged. `body` is the response's text, truncated if it is long.
-    `status_read`: whether the status was found in the text, which may quote another service, so that it may not be the
-    response's own status.
+    `status_read`: whether the status was found in the text. If so, it may not be the status of this response, because
+    the text may quote another service.
     """
 
     message: str = ""
@@ -174,9 +174,9 @@ class LimitEvent:
 
     `provider`, `model`, `session`, `agent` and `small` are None if unknown, because a missing name is better than a
     wrong one. `time` is the record's timestamp, in epoch seconds. `verdict.certainty` is SURE for a limit; DOUBTFUL and
-    UNKNOWN events are kept until a second source confirms or refutes them, and never cause a cooldown or a move alone.
-    `offset` is the record's first byte in `file`; `known_at` is the first byte of a later record, if that record was
-    needed to recognize the limit.
+    UNKNOWN events are kept until a second source confirms or refutes them, and never cause a cooldown or a move on
+    their own. `offset` is the record's first byte in `file`; `known_at` is the first byte of a later record, if that
+    record was needed to recognize the limit.
     """
 
     time: float

@@ -57,18 +57,18 @@ about a previous attempt. Reports were up to 2 s late on a loaded machine.
 ANSWERED = 200
 """HTTP status of a response that OpenCode treats as an answer."""
 ANSWER_AGE = 30.0
-"""Time, in seconds, for which the plugin's report of a response that is not an answer is used. Each request causes a
-new report.
+"""Time, in seconds, for which a report from the plugin about a response without an answer is used. Each request causes
+a new report.
 """
 LONGEST = 31 * 86400.0
 """Maximum plausible cooldown, in seconds. A longer cooldown is shortened to this value."""
 
 
 def honoured_until(snapshot: SessionSnapshot, failed_at: float | None) -> Hint | None:
-    """Return the reset time that the time of OpenCode's next attempt implies, or None if that time fits OpenCode's own
+    """Return the reset time implied by OpenCode's next attempt, or None if the time of that attempt fits OpenCode's own
     backoff.
 
-    `failed_at` is the timestamp of the failure if a log with timestamps in milliseconds contains it, or None.
+    `failed_at` is the time of the failure, if a log contains it to the millisecond; otherwise, it is None.
     """
     if snapshot.state is not SessionState.RETRY or snapshot.next_at is None or snapshot.next_at <= snapshot.seen:
         return None
@@ -464,7 +464,7 @@ def _stopped_unanswered(snapshot: SessionSnapshot) -> bool:
 
 
 def _stopped_since(tracked: TrackedSession, snapshot: SessionSnapshot) -> bool:
-    """Return whether the user has stopped an answer that is later than the one that a move stopped."""
+    """Return whether the user has stopped a later answer than the one stopped by a move."""
     return snapshot.aborted and tracked.stopped_answer is not None and snapshot.answer != tracked.stopped_answer
 
 

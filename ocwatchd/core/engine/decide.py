@@ -4,8 +4,8 @@ The module is long because the decisions about a limited turn are mutually exclu
 makes that visible. A move is claimed before it is made.
 
 The decisions about whether to wait and where to move are pure functions of the known state. If a probe does not show
-the session, the failed probe is journaled and repeated, at short intervals at first, because a daemon that reports
-nothing would appear to be inactive.
+the session, this is journaled, because a daemon that reports nothing would appear to be inactive. The probe is
+repeated, at short intervals at first.
 """
 
 from __future__ import annotations
@@ -378,12 +378,12 @@ class Decider:
         return [notes.stopped(tracked.session)] if tracked.stop() else []
 
     def _move_parent(self, tracked: TrackedSession, snapshot: SessionSnapshot, why: str, now: float) -> list[Effect]:
-        """Move the session that is waiting for a limited subagent, if both use the same model.
+        """Handle a limited subagent by moving the session that is waiting for it, if both use the same model.
 
-        A moved subagent could no longer deliver its answer to the parent (measured on 1.0 to 1.18), so a subagent that
-        does not use its parent's model is not moved itself. If the companion plugin prevents limits, the parent's
-        message is run again on the parent's model (only once for each message), and the next subagent's prompt goes to
-        the fallback. Without the plugin, the next subagent would hit the limit again, so the subagent is stopped and
+        The subagent itself is not moved, because it could then no longer deliver its answer to the parent (measured on
+        1.0 to 1.18). If the parent uses another model and the companion plugin prevents limits, the parent's message is
+        run again on the parent's model, and the prompt of the next subagent goes to the fallback. This is done only
+        once for each message. Otherwise, the next subagent would hit the limit again, so the subagent is stopped and
         its parent continues.
         """
         parent = self._parents.get(snapshot.parent or "")
@@ -455,8 +455,8 @@ class Decider:
         stopped = tracked.stranded and not snapshot.stuck
         if isinstance(choice, Exhausted) and not stopped and back.model == model:
             return self._stuck(tracked, snapshot, choice, now)
-        # If ocwatchd stopped the turn or put it on a model that fails, the turn must not stay in that state: if no
-        # model is available, it goes back to OpenCode's own retry.
+        # If ocwatchd stopped the turn or moved it to a failing model, the turn must not stay in that state. If no model
+        # is available, it goes back to OpenCode's own retry.
         target = choice.target if isinstance(choice, Chosen) else back
         theirs = moved.switchable and target.model == moved.prompt_model not in (model, tracked.landed)
         if isinstance(choice, Chosen) and not theirs:
@@ -602,8 +602,8 @@ class Decider:
         return parked + notes.exhausted(snapshot, choice, why, now, tried)
 
     def _own_return(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> float | None:
-        """Return when the session's own model may be used again, in epoch seconds, or None if that time is unknown or
-        the model has failed in this session.
+        """Return when the session's own model may be used again, in epoch seconds. Return None if that time is unknown
+        or the model has failed in this session.
         """
         if snapshot.model is None or snapshot.model in tracked.failed_targets or not self._context.resumes:
             return None
@@ -716,8 +716,8 @@ class Decider:
         order, snapshot = end.order, end.outcome.snapshot
         tracked.lands(order)
         moved = snapshot.session if snapshot else order.session
-        # The origin is stored before the claim is closed, so that the next run of the daemon can continue if this run
-        # is killed before the claim is closed.
+        # The origin is stored before the claim is closed. If this run of the daemon is killed in between, the next run
+        # can continue.
         kept = [Remember(moved)] if order.chosen else self._remember(tracked, moved, order.target)
         return [*kept, notes.ended(end), notes.moved(end)]
 
@@ -759,11 +759,11 @@ GONE_TIMEOUT = 600.0
 restart OpenCode.
 """
 MISSES = 3
-"""Number of consecutive probes that do not show the session after which it is considered unreachable."""
+"""A session is considered unreachable after this number of consecutive probes that do not show it."""
 
 
 def _gone(tracked: TrackedSession) -> list[Effect]:
-    """Return the effects for a parked session whose OpenCode process has ended and that no other process shows."""
+    """Return the effects for a parked session whose OpenCode process has ended. No other process shows the session."""
     why = "the OpenCode process in which it was waiting has ended"
     return [Note("unparked", {"session": tracked.session, "why": why})] if tracked.drop_turn() else []
 

@@ -7,12 +7,12 @@ When a limit is found, it is first recorded, and the blacklist is saved. Then an
 alone shows neither OpenCode's next attempt nor whether the turn is still stuck. A session is moved only if an endpoint
 shows that it is waiting for its model or has failed.
 
-`Timestamps` corrects timestamps in messages that were recorded while the clock was wrong, before any decision depends
-on them.
+`Timestamps` corrects the timestamps of messages if they were recorded while the clock was wrong, before any decision
+depends on them.
 
 `Returns` tracks moved sessions and returns them when the model from which they were moved is available again. In
-OpenCode 1, the companion plugin returns prompts that do not name a model. In OpenCode 2, a session has its own model,
-which does not change until the user chooses another model, so the session is switched back between two turns.
+OpenCode 1, the companion plugin returns prompts that do not name a model. In OpenCode 2, each session has its own
+model, which does not change until the user chooses another. The session is therefore switched back between two turns.
 """
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ class Timestamps:
     def corrected(self, message: Message, now: float) -> Message:
         """Return the message with corrected timestamps.
 
-        If the timestamp of a limit is in the future, it is replaced by the current time, because the clock was set back
-        after the limit was logged.
+        If the clock was set back after a limit was logged, the timestamp of the limit is in the future. It is then
+        replaced by the current time.
         """
         match message:
             case Refused(event):
@@ -472,7 +472,7 @@ class Engine:
         return effects + (self._probe(tracked) if again else [])
 
     def _found(self, snapshot: SessionSnapshot, model: ModelRef | None, now: float) -> list[Effect]:
-        """Handle a session that an endpoint showed to be waiting or failed and that no log line named."""
+        """Handle a session that no log line named, but that an endpoint showed to be waiting or failed."""
         if model is not None and snapshot.model != model:
             return []
         tracked = self.tracked_sessions.of(snapshot.session, now)
@@ -543,12 +543,12 @@ class Engine:
         return self._assessor.assess(tracked, snapshot, now)
 
     def _limited(self, snapshot: SessionSnapshot) -> bool:
-        """Return whether the error that ended the turn is a limit that OpenCode does not retry."""
+        """Return whether the turn ended because of a limit that OpenCode does not retry."""
         error = snapshot.last_error
         return error is not None and self.context.rules.classify(error).certainty is Certainty.SURE
 
     def probe_session(self, session: str, now: float, *, missed: bool = False) -> list[Effect]:
-        """Probe a session whose refused attempt an earlier run read without reacting to it.
+        """Probe a session whose refused attempt was read, but not handled, by an earlier run.
 
         `missed`: whether that run already journaled that no endpoint showed the session. If so, this is not journaled
         again.
@@ -638,7 +638,7 @@ class Engine:
 
     def _blacklist_changed(self, entries: Iterable[Cooldown], at: float, now: float) -> list[Effect]:
         """Apply a change of the blacklist by another program. Models whose cooldowns were cleared are available again,
-        so the turns that are waiting for them are run again.
+        so the turns waiting for them are run again.
         """
         before = {entry.model for entry in self.ledger.entries() if entry.active(now) and not entry.unmet}
         effects = self._registrar.take_over(entries, at)
@@ -665,7 +665,7 @@ class Engine:
         return bool(models & {model, model.whole_provider}) and self.ledger.cooling(model, now) is None
 
     def _configured(self, now: float) -> list[Effect]:
-        """Probe every session again whose turn is waiting, stuck or left alone, because the policy has changed."""
+        """Probe again every session whose turn is waiting, stuck or left alone, because the policy has changed."""
         self._decider.forget_exhausted()
         halted = (Doing.WAITING, Doing.STUCK, Doing.OFFERED, Doing.LEFT)
         anew = self._registrar.aim_anew(now)

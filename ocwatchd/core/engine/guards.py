@@ -192,8 +192,8 @@ def rejected(snapshot: SessionSnapshot, now: float, fresh: float) -> str | None:
 
 
 def replaced_model(snapshot: SessionSnapshot, policy: Policy, ledger: Ledger, now: float) -> ModelRef | None:
-    """Return the limited model that the session used before, if the session's current model is one of that model's
-    fallbacks, or None.
+    """Return the limited model that the session used before its current model, or None. The current model must be a
+    fallback of the limited model.
 
     Usually prevention has replaced the model. The user may have chosen the fallback instead, but that choice has just
     failed.

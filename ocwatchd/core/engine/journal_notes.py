@@ -107,7 +107,7 @@ def eased(model: ModelRef) -> Note:
 
 
 def budget(day_budget: DayBudget, now: float) -> list[Effect]:
-    """Return the effects for a day's budget that was spent, or that is available again."""
+    """Return the effects of spending the day's budget, or of its becoming available again."""
     fields: dict[str, object] = {
         "budget": day_budget.budget,
         "spent": round(day_budget.spent, 6),
@@ -184,7 +184,7 @@ def prevented(news: Prevented) -> Note:
 
 
 def rejected(snapshot: SessionSnapshot, words: str) -> Note:
-    """Return a note saying that a fallback failed in the session that was moved to it."""
+    """Return a note saying that a session was moved to a fallback and that the fallback has failed."""
     return Note("rejected", _about(snapshot) | {"why": words})
 
 

@@ -161,8 +161,8 @@ class GapsLearnt:
 
 @dataclass(frozen=True, slots=True)
 class Prevented:
-    """The companion plugin's report that it skipped fallbacks that cannot run the session of a prompt. `passed`
-    contains each of them with the reason.
+    """A report from the companion plugin that it skipped fallbacks, because they cannot run the session of a prompt.
+    `passed` contains these fallbacks and the reasons.
 
     `model` is the limited model. The prompt was sent to `target`, or to `model` if `target` is None. `time` is in epoch
     seconds.

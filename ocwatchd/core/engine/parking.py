@@ -1,9 +1,8 @@
 """Schedule the runs of parked sessions. One session runs first, and the others follow, spread over a few seconds. Pure
 functions and classes.
 
-A plan's usage window (the period for which its quota applies) ends for all sessions of its model simultaneously. If all
-of them then sent a request immediately, they would reach the next limit together, or would all be refused because the
-window has not quite ended.
+A plan window ends for all sessions of its model simultaneously. If all of them sent a request immediately, they would
+reach the next limit together. They might also all be refused, because the window has not quite ended.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ AFTER_RETURN = 0.05
 too early.
 """
 WHOLE_SECOND = 1.0
-"""Maximum error, in seconds, of a reset time in whole seconds. Such a time was computed from a log line with a
-timestamp in whole seconds (the log format before 1.17), and may be too early by this much.
+"""Maximum error, in seconds, of a reset time in whole seconds. Such a time comes from the log format before 1.17, which
+has timestamps in whole seconds, and may be too early by this much.
 """
 JITTER, MAX_JITTER = 0.01, 5.0
 """Maximum delay of a parked session's run, as a fraction of its wait and in seconds; the smaller of the two applies."""
@@ -30,8 +29,8 @@ SPACING, MAX_SPREAD = 0.2, 30.0
 maximum time over which all runs are spread.
 """
 HELD_RECHECK = 30.0
-"""Time, in seconds, after which a session that is waiting for the first session is checked again, regardless of the
-first session's result.
+"""Time, in seconds, after which a session that is held back for the first session is checked again, whatever the result
+of the first session.
 """
 FIRST_TIMEOUT = 120.0
 """Timeout, in seconds, after which the session that runs first no longer delays the other sessions, even if its result
@@ -45,7 +44,7 @@ def after_return(until: float) -> float:
 
 
 def share_of(session: str) -> float:
-    """Return a number in [0, 1) that depends only on the session's id, so that it is the same after a restart of the
+    """Return a number in [0, 1) that depends only on the session's id and is therefore the same after a restart of the
     daemon.
     """
     return crc32(session.encode()) / 2**32
@@ -69,7 +68,7 @@ class FirstRuns:
         """Store the collection of all tracked sessions."""
         self._sessions = sessions
         self._first: dict[ModelRef, tuple[str, float]] = {}
-        """The session that runs first and the time at which it began, by model."""
+        """The session that runs first and its start time, by model."""
         self._answered: dict[ModelRef, float] = {}
         """The time of the last answer to a first session, by model."""
         self._held: dict[ModelRef, dict[str, None]] = {}
