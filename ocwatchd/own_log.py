@@ -27,8 +27,8 @@ _ROOT = "ocwatchd"
 _OURS = re.compile(
     r"(?<!\w)(?:(?:id|of|claim|move|decision)=[0-9a-f]{12}|[a-z]+\.json\.corrupt-\d{8}T\d{6}Z(?:-\d{1,3})?)(?!\w)"
 )
-"""Matches our own ids (of journal lines) and the names of damaged files that were moved aside. `redact` would hide
-both, because they look random.
+"""Matches our own ids (of journal lines) and the names of damaged files that were moved aside. Without this pattern,
+`redact` would hide both, because they look random.
 """
 
 _OUTLINED = frozenset(
@@ -48,7 +48,9 @@ log = logging.getLogger("ocwatchd.command")
 
 
 class Redacted(str):
-    """A log line whose parts were redacted separately, so that the results for recurring parts can be reused."""
+    """A log line whose parts are already redacted. Each part was redacted separately, so that the results for recurring
+    parts can be reused.
+    """
 
     __slots__ = ()
 

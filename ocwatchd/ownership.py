@@ -1,8 +1,7 @@
 """Check and set the owners of files: never use another user's files, and give files written by root to the right user.
 
 `open_plain` opens every file that another user could have substituted for ours, and `try_lock` locks it. This module
-does not import pathlib, which takes 5 ms of CPU time, because this module is used by commands that scripts call
-frequently.
+does not import pathlib, which takes 5 ms of CPU time, because commands that scripts call frequently use this module.
 """
 
 from __future__ import annotations
@@ -197,7 +196,7 @@ def open_plain(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
     try:
         fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        # these codes mean a link (Linux, BSD), a socket, or a pipe opened for writing
+        # these error codes mean a link (Linux, BSD), a socket, or a pipe opened for writing
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
             raise NotAFile(f"{path} is a symbolic link, a pipe or a socket, not a plain file") from None
         if error.errno == errno.EISDIR:

@@ -27,7 +27,7 @@ class Workers:
     def __init__(
         self, most: int, lanes: Mapping[Hashable, int], per_lane: int, idle_timeout: float = IDLE_TIMEOUT
     ) -> None:
-        """Allow at most `most` threads in total, and `lanes[lane]` threads in each lane, or `per_lane` if the lane is
+        """Allow at most `most` threads in total. A lane may use `lanes[lane]` threads, or `per_lane` threads if it is
         not listed.
         """
         self._most, self._lanes, self._per_lane, self._idle_timeout = most, lanes, per_lane, idle_timeout

@@ -117,7 +117,7 @@ class OpenLog:
     """An open log with its descriptor, position and parser."""
 
     def __init__(self, path: Path, new_reading: NewReading, recent: Recent | None = None) -> None:
-        """Open `path` at its beginning.
+        """Open the file at `path`, to be read from its beginning.
 
         A symbolic link is followed, because OpenCode's log may be one. Opening a pipe does not block.
 
@@ -137,11 +137,9 @@ class OpenLog:
         self.mtime = seen.st_mtime
         self.links = seen.st_nlink
         self.finished = False
-        """Whether the file is a copy to which nothing is written any longer."""
+        """Whether the file is a copy that OpenCode no longer writes to."""
         self.later = False
-        """Whether this file is newer than the content of the current log, in which case the current log is
-        read first.
-        """
+        """Whether this file is newer than the content of the current log. If so, the current log is read first."""
         self._new_reading = new_reading
         self._recent = recent.fork() if recent is not None else Recent()
         self._only_news = False
@@ -159,7 +157,7 @@ class OpenLog:
     # ---- start position
 
     def skip_to_end(self, look_back: int) -> None:
-        """Begin at the first line that starts in the last `look_back` bytes. If `look_back` is 0, begin at the
+        """Begin reading at the first line that starts in the last `look_back` bytes. If `look_back` is 0, begin at the
         unfinished line at the end of the file.
         """
         start = max(self.size - look_back, 0)
@@ -193,21 +191,21 @@ class OpenLog:
         return first + cut + 1 if cut >= 0 or first == 0 else start
 
     def skip_to(self, offset: int) -> None:
-        """Begin at the line that was unfinished when the file contained `offset` bytes."""
+        """Begin reading at the line that was unfinished when the file contained `offset` bytes."""
         if 0 < offset <= self.size:
             self._begin(self._last_line_start(offset), whole=False)
             self._remember()
 
     def begin_behind(self, before: OpenLog, most: int) -> None:
-        """Begin to read this file, which has replaced `before`. It may contain only new lines, or lines of `before`
-        too.
+        """Begin reading this file, which has replaced `before`. It may contain only new lines, or it may also contain
+        lines of `before`.
         """
         self._before, self._recent = before._before, before._recent.fork()
         self.begin_anew(most, self._last_read())
 
     def begin_anew(self, most: int, place: int | None = None) -> None:
-        """Begin at the offset `place`, but at most `most` bytes before the end of the file, and skip events that were
-        already reported. If `place` is None, `_behind_copy` determines it.
+        """Begin reading at the offset `place`, but no more than `most` bytes before the end of the file. Skip events
+        that were already reported. If `place` is None, `_behind_copy` determines the offset.
         """
         begin = self._behind_copy() if place is None else place
         if self.size - begin > most:
@@ -222,15 +220,15 @@ class OpenLog:
     def only_news(self) -> None:
         """From the next read on, skip events that were already reported from this log.
 
-        That read creates the filter, because other files with the same lines may be read in the meantime.
+        The filter is created only by that read, because other files with the same lines may be read before it.
         """
         self._only_news = True
 
     def resume(self, cursor: Cursor, most: int, *, moved: bool = False) -> bool:
         """Resume at a saved cursor if this file contains the bytes that precede the cursor. Return whether it does.
 
-        The file may be a copy of the cursor's own file. `moved`: whether these bytes may be at another offset. If more
-        than `most` bytes are unread, only the last `most` bytes are read.
+        The file may be a copy of the cursor's own file. `moved`: whether the preceding bytes may be at another offset
+        in this file. If more than `most` bytes are unread, only the last `most` bytes are read.
         """
         place = self._place_of(cursor, moved=moved)
         if place is None:
@@ -240,7 +238,7 @@ class OpenLog:
         else:
             self._begin(place, whole=place == 0)
             self._remember()
-        self._catching_up = None  # the next read decides this by the number of unread bytes
+        self._catching_up = None  # the next read sets this according to the number of unread bytes
         return True
 
     def _place_of(self, cursor: Cursor, *, moved: bool) -> int | None:
@@ -290,8 +288,8 @@ class OpenLog:
         return Cursor(*place, *self._recent.as_values())
 
     def adopt(self, before: OpenLog) -> None:
-        """Take over the position and the parser of another OpenLog, whose file is this file or the original of this
-        copy.
+        """Take over the position and the parser of another OpenLog. Its file must be this file, or the file of which
+        this one is a copy.
         """
         self.reading = before.reading
         self._catching_up, self._barrier, self._only_news = before._catching_up, before._barrier, before._only_news
@@ -299,8 +297,8 @@ class OpenLog:
         self._recent = before._recent
 
     def knows(self, before: OpenLog) -> bool:
-        """Return whether this is the file of `before` or a copy of it: whether it contains the last bytes that `before`
-        has read.
+        """Return whether this is the file of `before` or a copy of it, that is, whether it contains the last bytes that
+        `before` has read.
         """
         last, self._before = before._before, before._before
         here = os.pread(self._fd, len(last), before._at - len(last))
@@ -321,7 +319,9 @@ class OpenLog:
         return first_time(os.pread(self._fd, CHUNK, 0))
 
     def begins_like(self, head: bytes) -> bool:
-        """Return whether the first bytes of this file are `head`. Two files with the same first bytes are copies."""
+        """Return whether the first bytes of this file are `head`. Two files with the same first bytes are treated as
+        copies.
+        """
         return len(head) == HEAD and head == self._head
 
     # ---- reading new data
@@ -331,7 +331,7 @@ class OpenLog:
 
         Reading stops after about `most` bytes or MAX_EVENTS events. `now` is in epoch seconds. If the file has changed
         and no longer contains the last bytes read, `on_loss` is called before the file is read from its beginning. If
-        `on_loss` returns False, only the next call reads the file.
+        `on_loss` returns False, this call returns no events, and the next call reads the file.
 
         Raises:
             OSError: The file can no longer be read.
@@ -339,11 +339,11 @@ class OpenLog:
         seen = os.fstat(self._fd)
         self.size, self.mtime, self.links = seen.st_size, seen.st_mtime, seen.st_nlink
         # This is checked in every poll, because a file refilled to its old size within a clock tick has the same size
-        # and time.
+        # and modification time as before.
         if not self._grew_only():
             self._head = b""
             if self._found_again():
-                self.only_news()  # the program that is shortening the file may not have finished
+                self.only_news()  # lines may be repeated while OpenCode 2 is shortening the file
             else:
                 ready = on_loss is None or on_loss()
                 self.begin_anew(MAX_SEARCHED)
@@ -390,8 +390,8 @@ class OpenLog:
             self._recent.reached(time)
 
     def _pace(self) -> list[Seen]:
-        """Only search for failures while more than FAR bytes are unread; then begin to parse all lines. At this change,
-        return the events of the lines that the search had set aside.
+        """While more than FAR bytes are unread, only search for failures. After that, parse all lines. On the
+        transition, return the events of the lines that the search had set aside.
         """
         far = self.size - self._at > FAR
         if far and self._catching_up is None:
@@ -444,15 +444,15 @@ class OpenLog:
             at = data.rfind(last)
             if at >= 0:
                 return begin + at + len(last)
-        start = os.pread(self._fd, len(last) - 1, 0)  # perhaps only the last of these bytes are left
+        start = os.pread(self._fd, len(last) - 1, 0)  # the file may contain only the end of these bytes
         for size in range(len(start), MIN_FOUND - 1, -1):
             if last.endswith(start[:size]) and _distinctive(start[:size]):
                 return size
         return None
 
     def _behind_copy(self) -> int:
-        """Return the offset at which to begin in a file that was never read: 0 unless OpenCode 2 is shortening the
-        file.
+        """Return the offset at which to begin reading a file that was never read before. It is 0 unless OpenCode 2 is
+        shortening the file.
 
         OpenCode 2 shortens its log by copying the last half to the beginning and then truncating the file after the
         copy. Before the truncation, the file contains the same lines twice, and reading begins at the original lines.
@@ -478,14 +478,16 @@ class OpenLog:
             self._head = os.pread(self._fd, min(HEAD, self._at), 0)
 
     def close(self) -> None:
-        """Close the descriptor."""
+        """Close the file's descriptor."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 def _last_records(here: bytes, before: bytes) -> bytes:
-    """Return the longest common suffix that starts at the beginning of a line and contains a timestamp, or no bytes."""
+    """Return the longest common suffix of the two texts that starts at the beginning of a line and contains a
+    timestamp. Return b"" if there is none.
+    """
     pairs = zip(reversed(here), reversed(before), strict=False)
     size = next((number for number, (ours, theirs) in enumerate(pairs) if ours != theirs), len(here))
     begin = before.find(b"\n", len(before) - size) + 1

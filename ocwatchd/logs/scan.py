@@ -14,8 +14,8 @@ from ocwatchd.core.parsing.detect import Seen
 from ocwatchd.core.parsing.reader import Reading
 
 CHUNK = 512 << 10
-"""Number of bytes per read. 1 MiB is not faster, and needs up to 8 MiB more memory for an old log. 128 KiB takes 10 %
-longer.
+"""Number of bytes per read. Reading 1 MiB at a time is not faster, and needs up to 8 MiB more memory for an old log.
+Reading 128 KiB at a time takes 10 % longer.
 """
 
 _XZ_MAGIC = b"\xfd7zXZ\x00"
@@ -49,8 +49,8 @@ def limits_from(
 
 
 def plain(raw: BinaryIO) -> BinaryIO:
-    """Return a stream with the uncompressed content. If the content of `raw` is compressed with xz, it is decompressed
-    while it is read.
+    """Return a stream with the uncompressed content of `raw`. Content that is compressed with xz is decompressed while
+    it is read.
     """
     buffered = raw if hasattr(raw, "peek") else BufferedReader(cast("BufferedReader", raw))
     packed = buffered.peek(len(_XZ_MAGIC)).startswith(_XZ_MAGIC)

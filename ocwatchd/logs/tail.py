@@ -64,8 +64,8 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How far back a file is read if it exists at the first start and has no cursor: at most the last `size` bytes, and
-    only events of the last `seconds` seconds.
+    """How far back a file is read if it exists at the first start and has no cursor. At most the last `size` bytes are
+    read, and only events of the last `seconds` seconds are reported.
     """
 
     size: int = LOOK_BACK
@@ -101,7 +101,7 @@ class LogTail:
         self._cursor = cursor
         self._window = window
         self._current: OpenLog | None = None
-        # After a restart with a cursor, events from the last seconds are still treated as new.
+        # After a restart with a cursor, events from the last few seconds are still treated as new.
         self._catching_up = window is not None and cursor is None
         self._replaced: list[OpenLog] = []
         self._begin_at: tuple[Identity, int] | None = None
@@ -110,8 +110,8 @@ class LogTail:
         self._recent = Recent(cursor.until, cursor.since, cursor.told) if cursor else Recent()
 
     def begin_at(self, file: Identity, size: int, mtime: float) -> None:
-        """When the log is opened, begin at the offset `size`, or at the beginning if the log is then shorter or is not
-        `file`.
+        """Begin reading at the offset `size` when the log is opened. If the log is then shorter, or is a file other
+        than `file`, begin at the beginning.
 
         `mtime` is the modification time that the file had at that size, in epoch seconds. If lines before the offset
         are read, only events after that time are reported.
@@ -143,7 +143,7 @@ class LogTail:
         try:
             here = identity(self.path)
             if here is None:
-                # a file that appears later is new, so it is read from its beginning
+                # a file that appears after this call is new, so it is read from its beginning
                 self._window, self._catching_up = None, False
                 return None
             log = self._current = self._taken_back(here) or self._begun(now)
@@ -198,8 +198,8 @@ class LogTail:
         if log.resume(cursor, RESUME_CAP, moved=True):
             return
         same = (cursor.device, cursor.inode) == log.identity
-        # The new file may have the inode of the cursor's file if that was deleted, so copies are searched in either
-        # case.
+        # If the cursor's file was deleted, the new file may have the same inode. Copies are therefore searched in
+        # either case.
         names = [] if same else files_of_inode(self.path.parent, cursor.inode)
         rotated = self._follow_other(cursor, [*names, *copies_of(self.path)])
         if self._recent.known:
@@ -260,7 +260,7 @@ class LogTail:
         held, missed, rotated_found = {*known, *self.identities()}, list[OpenLog](), False
         for name in reversed(copies_of(self.path)):
             if not name.name.startswith((f"{self.path.name}.", f"{self.path.name}-")):
-                continue  # may be another log, which has its own tail
+                continue  # the file may belong to another log, which has its own tail
             begins = first_time(head_of(str(name)))
             try:
                 log = self._open(name)
@@ -281,8 +281,8 @@ class LogTail:
         return missed
 
     def _lost(self, log: OpenLog, now: float, sightings: list[Sighting]) -> bool:
-        """Read the lost part of a truncated file from the file's copies. Return whether all copies were read
-        completely.
+        """From the copies of a truncated file, read the part that the file has lost. Return whether all copies were
+        read completely.
         """
         copy = self._follow_parked(log, copies_of(self.path))
         if copy is not None:
@@ -290,7 +290,8 @@ class LogTail:
             missed = self._follow_missed(log, copy.identity, log.identity)
             for other in missed:
                 begins = other.begins()
-                # In this case, the truncated file was renamed, and `other` is a copy of its replacement.
+                # If `other` begins later than the truncated file, that file was renamed, and `other` is a copy of its
+                # replacement.
                 other.later = first is not None and begins is not None and begins > first
             self._drain([copy, *(other for other in missed if not other.later)], now, sightings)
         return not self._more_replaced
@@ -326,7 +327,7 @@ class LogTail:
             return
         if here is None or here == log.identity:
             return
-        # Lines may have been written between the last read and the rename.
+        # The file is read once more, because lines may have been written between the last read and the rename.
         self._read(log, now, sightings)
         if self._more:
             return  # the next poll continues with this file
@@ -341,7 +342,7 @@ class LogTail:
             self._read(replacement, now, sightings)
 
     def _drain(self, logs: list[OpenLog], now: float, sightings: list[Sighting]) -> None:
-        """Read replaced files one after another, so that a line in several of them is reported only once."""
+        """Read replaced files one after another, so that a line that several of them contain is reported only once."""
         for log in logs:
             if not self._more_replaced:
                 self._drain_one(log, now, sightings)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from watchdog.observers.api import ObservedWatch
 
 RETRY = 60.0
-"""Time, in seconds, before a watch that the system has refused is requested again."""
+"""Delay, in seconds, before a watch that the system has refused is requested again."""
 
 MAX_HINTS = 4096
 """Maximum number of changed files that are recorded between two polls."""
@@ -37,7 +37,9 @@ Identity = tuple[int, int]
 
 @dataclass(slots=True)
 class _Place:
-    """A directory to watch, and the directory that is actually watched: itself or, while it is missing, a parent."""
+    """A directory to watch, and the directory that is actually watched. While the former is missing, the latter is its
+    nearest existing parent.
+    """
 
     wanted: Path
     watched: Path | None = None
@@ -76,7 +78,7 @@ class Waker:
         self.check(0.0)
 
     def _new_observer(self) -> Any:
-        from watchdog.observers import Observer  # lazy import: takes 6 MiB and 40 ms
+        from watchdog.observers import Observer  # lazy import: it takes 6 MiB and 40 ms
 
         observer = Observer()
         observer.daemon = True
@@ -181,7 +183,7 @@ def _worth_waking(*, files: bool) -> list[type[FileSystemEvent]]:
     directories in a parent directory.
 
     Events caused by ocwatchd's own polling (opened, closed) are excluded, because they would wake the daemon twice a
-    second. Renames of files are excluded, because watchdog delays all events after a rename by 500 ms. The next poll
+    second. Renames of files are excluded, because watchdog delays all events by 500 ms after a rename. The next poll
     finds a renamed file, and writes to it or to its successor are reported immediately.
     """
     from watchdog import events  # lazy import: polling without watches does not need it

@@ -49,7 +49,8 @@ class Offers(Protocol):
 def unknown_target(offers: Offers, target: Target, directory: str | None) -> Ruling | None:
     """Return the reason why the target cannot be used, or None if it can be used.
 
-    OpenCode 1 accepts a prompt with an unknown model or agent but never runs the prompt. In OpenCode 2, the turn fails.
+    OpenCode 1 accepts a prompt that names an unknown model or agent, but never runs the prompt. In OpenCode 2, such a
+    turn fails.
     """
     if not offers.knows(target.model, directory):
         return Ruling(MoveResult.FAILED, f"OpenCode does not know the model {target.model}")
@@ -82,7 +83,7 @@ def repeated(call: Callable[[], T], pauses: Sequence[float], sleep: Callable[[fl
     is no server, repeat the call after each of the `pauses` (seconds).
 
     Raises:
-        EndpointError: OpenCode refused the request, which is not repeated, or the last call failed.
+        EndpointError: OpenCode refused the request (in this case, the call is not repeated), or the last call failed.
     """
     for pause in pauses:
         try:

@@ -68,7 +68,9 @@ time (1.18.33).
 """
 
 POSTS = 3
-"""Maximum number of posts of the prompt. If a post is lost, the new run does not start."""
+"""Maximum number of times that the prompt is posted. It is posted again if the new run has not started, because the
+previous post may have been lost.
+"""
 
 APPEAR_LIMIT = 4.0
 """Timeout, in seconds, for the message of an accepted run to appear; this takes 0.05 - 0.3 s on an idle machine."""
@@ -84,8 +86,8 @@ disk or plugin can delay the message.
 """
 
 SPEAK_LIMIT = 10.0
-"""Timeout, in seconds, for the target to answer or refuse the request. A limit is usually reported within a second. A
-slower model is assumed to work. If it is limited later, the log contains a new limit.
+"""Timeout, in seconds, for the target to answer or refuse the request. A limit is usually reported within a second, so
+a slower model is assumed to work. If it hits a limit later, the log contains this new limit.
 """
 
 VERIFY_POLL, SLOWER = 0.05, 0.1
@@ -93,7 +95,7 @@ VERIFY_POLL, SLOWER = 0.05, 0.1
 simultaneous moves with twenty checks per second each left OpenCode no time to carry them out.
 """
 LISTENING_POLL = 0.25
-"""Minimum interval, in seconds, between requests while the event stream is open and has no event for this session.
+"""Minimum interval, in seconds, between requests while the event stream is open and delivers no event for this session.
 Events report all changes except the first text of an answer. At a load of 17, requests every VERIFY_POLL seconds
 delayed the new run itself.
 """
@@ -184,7 +186,7 @@ class _Attempt:
             self._check_silence(snapshot)
             self._stop(snapshot)
             self._drop_pieces(found.messages, snapshot)
-        elif self._order.own_abort:  # the abort of an earlier attempt may just have taken effect
+        elif self._order.own_abort:  # the abort of an earlier attempt may have taken effect only just now
             self._time.sleep(SETTLE)
         return self._run_target(found.messages)
 
@@ -253,10 +255,10 @@ class _Attempt:
         return self._order.snapshot.cut_steps >= CUT_STEPS
 
     def _drop_pieces(self, messages: Sequence[Message], snapshot: SessionSnapshot) -> None:
-        """Delete the stalled incomplete answer and the cut-off answers before it, unless they contain a complete tool
-        call.
+        """Delete the stalled, incomplete answer and the cut-off answers before it. Keep answers that contain a complete
+        tool call.
 
-        Otherwise, the target would have to continue them, which several providers refuse.
+        If these answers were kept, the target would have to continue them, which several providers refuse.
         """
         if not self._order.stalled or self._order.child is not None:
             return
@@ -277,11 +279,11 @@ class _Attempt:
     def _run_target(self, known: Sequence[Message]) -> MoveOutcome:
         """Run the last prompt on the target. `known` contains the session's last messages from before the abort."""
         for _ in range(POSTS):
-            # If the events show that the old run is over and that nothing was added since, no request is needed.
+            # If the events show that the old run is over and that nothing has been added since, no request is needed.
             unchanged = self._trace.over and not self._trace.changed and not self._posts
             before = known if unchanged else self._turn()
             prompt = last_prompt(known) if unchanged else self._prompt_to_run(before)
-            if self._trace.over and self._trace.ended:  # the user has stopped the turn, too
+            if self._trace.over and self._trace.ended:  # the user has also stopped the turn
                 raise _Ended(Ruling(MoveResult.USER_TOOK_OVER, "the turn was stopped"), self._order.snapshot)
             self._trace.post()
             lost = self._post(prompt) if prompt is not None else None
@@ -316,7 +318,7 @@ class _Attempt:
         """Post the prompt. If OpenCode does not confirm the prompt, return the error instead of raising it, because the
         run may have begun anyway.
 
-        It is safe to repeat the post: OpenCode starts only one run for two posts, and none if the prompt is already
+        It is safe to repeat the post. OpenCode starts only one run for two posts, and no run if the prompt is already
         answered.
         """
         target = self._order.target
@@ -338,7 +340,7 @@ class _Attempt:
         """
         old = {message.id for message in before}
         began = self._time.elapsed()
-        stopped: float | None = None  # how long the move had waited, in seconds, when the new run was stopped
+        stopped: float | None = None  # time, in seconds, that the move had waited when the new run was stopped
         while self._events.live and not self._trace.running and self._time.elapsed() - began < START_QUIET:
             self._time.sleep(EVENT_POLL)  # a request now would only delay the run
         if self._trace.running:
@@ -399,8 +401,8 @@ class _Attempt:
             self._pause(waited)
 
     def _speak_limit(self) -> float:
-        """Return the timeout, in seconds, for the target's answer. After a stall, it is at most half of the preceding
-        silence.
+        """Return the timeout, in seconds, for the target's answer. If the session is moved because it was silent, the
+        timeout is at most half of that silence.
         """
         silence = self._order.snapshot.silence
         judged = self._order.stalled and not self._cut and silence is not None

@@ -2,9 +2,9 @@
 
 First, a private server of the same program and home must respond, offer the target and its agent, and show no running
 tool. Only then is the OpenCode process ended. The server writes the target into the prompt without running it, so that
-the new TUI opens the session on the target. The prompt then runs in that TUI, through the companion plugin's endpoint,
-so that the user sees the answer appear and can answer questions. Without a usable terminal, the private server runs the
-prompt until it is answered.
+the new TUI opens the session on the target. The prompt is then run in that TUI, through the companion plugin's
+endpoint. There, the user sees the answer appear and can answer questions. Without a usable terminal, the private server
+runs the prompt until it is answered.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Terminal(Protocol):
 
         Raises:
             OcwatchError: The terminal cannot be kept open; nothing was changed.
-            OSError: As for OcwatchError.
+            OSError: Same as OcwatchError.
         """
         ...
 
@@ -77,7 +77,7 @@ class Terminal(Protocol):
 
         Raises:
             OcwatchError: The program cannot be started.
-            OSError: As for OcwatchError.
+            OSError: Same as OcwatchError.
         """
         ...
 
@@ -88,7 +88,7 @@ class Terminal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StrandedSession:
-    """A session to restart: its snapshot from the message store, its process, and its terminal, if usable.
+    """A session to restart: its snapshot from the message store, its process, and its terminal if that is usable.
 
     If a subagent is stuck, `snapshot` is that of its parent and `child` is the subagent.
     """
@@ -171,14 +171,14 @@ class Restart:
         if isinstance(endpoint, MoveOutcome):
             return endpoint
         self._endpoint = endpoint
-        # The restart was our own abort, and any subagent has ended with its process.
+        # The restart itself has aborted the turn, and any subagent has ended together with the old process.
         there = replace(order, snapshot=replace(order.snapshot, endpoint=endpoint), child=None, own_abort=True)
         mover = RerunOverApi(lambda endpoint: Api(endpoint, STARTING_LIMIT))
         return replace(mover.move(there), seconds=time.monotonic() - self._began)
 
     def finish(self) -> str | None:
-        """If the answer is being generated in the private server, wait until it is complete. Return the error if it
-        failed; otherwise, return None.
+        """If the answer is being generated in the private server, wait until it is complete. Return the error if the
+        answer failed; otherwise, return None.
         """
         if self._stranded.terminal is not None or self._endpoint is None:
             return None
@@ -238,7 +238,7 @@ class Restart:
         if now.state is SessionState.IDLE and now.answer_completed and not now.queued:
             return Ruling(MoveResult.ALREADY, "the prompt is answered")
         tools = [running.tool for running in now.running if running.child is None or running.child != stranded.child]
-        if tools:  # this includes a tool that waits for a permission
+        if tools:  # this includes tools that are waiting for permission
             return Ruling(MoveResult.REFUSED, f"tool {tools[0]} is running")
         children = unfinished_children(api, session, stranded.process.started - CLOCK_SLACK, stranded.child)
         return Ruling(MoveResult.REFUSED, in_background(children)) if children else None
@@ -246,14 +246,14 @@ class Restart:
     # ---- in the session's own terminal
 
     def _hand_back(self, api: Api, terminal: Terminal, target: Target) -> Endpoint | MoveOutcome:
-        """Write the target into the prompt and start the new TUI. Return the TUI's endpoint or, if this fails, the
+        """Write the target into the prompt and start the new TUI. Return the TUI's endpoint or, after a failure, the
         outcome.
         """
         trouble: str | None = "interrupted"
         since = time.time()
         try:
             trouble = self._address(api, target)
-        finally:  # always, because the user's terminal must not stay empty
+        finally:  # even after a failure, so that the user is not left with an empty terminal
             fault = self._launch(terminal)
             self._held.close()
         if fault is not None:
@@ -303,7 +303,7 @@ class Restart:
         """
         deadline = time.monotonic() + ENDPOINT_TIMEOUT
         while time.monotonic() < deadline:
-            # A new finder is used each time, because the same finder would wait 3 s after a failed probe in the first
+            # Each search uses a new finder, because a reused finder would wait 3 s after a failed probe in the first
             # second.
             finder = EndpointFinder(self._paths.opencode_data, sockets=self._paths.endpoints, environ=os.environ)
             for endpoint in finder.find().open:
@@ -352,12 +352,12 @@ class Supervised:
 
     @contextmanager
     def kept_open(self, again: Again) -> Iterator[None]:
-        """Keep the launcher running when OpenCode exits. The launcher starts `again` when `launch` is called or, at the
-        latest, when the block ends.
+        """Keep the launcher running when OpenCode exits. The launcher runs the command `again` when `launch` is called,
+        or at the latest when the block ends.
 
         Raises:
             OcwatchError: The request cannot be written; nothing was changed.
-            OSError: As for OcwatchError.
+            OSError: Same as OcwatchError.
         """
         make_private_dir(self.state_dir)
         request = {"words": again.words, "directory": again.directory, "plugin": again.plugin is not None}
@@ -376,7 +376,7 @@ class Supervised:
         """Make the launcher start the program.
 
         Raises:
-            TerminalFault: The launcher does not react.
+            TerminalFault: The launcher does not respond.
         """
         with suppress(ProcessLookupError):
             os.kill(self.launcher, signal.SIGCONT)  # the launcher was stopped together with its child

@@ -1,8 +1,8 @@
 """Move a session of OpenCode 2 by changing its model, so that the waiting turn continues in the same session.
 
 A waiting step looks up its model at each attempt, so changing the model is enough if the wait is short. A long wait is
-interrupted, and the turn is started again in one of these ways (0.0.0-next-16350; the time is from the 429 to the new
-request):
+interrupted, and the turn is started again in one of these ways (measured on 0.0.0-next-16350; the times are from the
+429 to the new request):
 
 * if the turn contains only limits, the prompt is reverted and sent again with the same id (0.5 s);
 * if the turn contains finished tool calls, a synthetic message continues the turn; after a revert, the tools would run
@@ -37,7 +37,7 @@ from ocwatchd.opencode.client.v2.snapshot import Turn, turn_of
 NEAR = 2.6
 """Maximum remaining wait, in seconds, that is not interrupted. OpenCode's first retry follows after 2 s."""
 FREE_SLACK = 5.0
-"""Tolerance, in seconds, when the wait must not be interrupted: if the session's own model is available again at most
+"""Tolerance, in seconds, for a wait that must not be interrupted. If the session's own model is available again at most
 this long after OpenCode's next attempt, the session keeps its model.
 """
 SPEAK_LIMIT = 10.0
@@ -184,7 +184,7 @@ class _Attempt:
         return None
 
     def _check_idle(self) -> None:
-        """Check that the session is still idle. Any new work was started by the user and must not be changed."""
+        """Check that the session is still idle. Otherwise, the user has started new work, which must not be changed."""
         if self._session in self._api.active():
             self._end(
                 MoveResult.USER_TOOK_OVER, "the session is already working on something else", self._probe().snapshot
@@ -235,7 +235,8 @@ class _Attempt:
     def _verify(self, turn: Turn, known: frozenset[str], left: float) -> MoveOutcome:
         """Wait until the target's step has begun and the target has answered, was limited, or has failed.
 
-        `known` contains the ids of earlier messages; `left` is the time, in seconds, until the step can begin.
+        `known` contains the ids of the messages before the move; `left` is the time, in seconds, until the step can
+        begin.
         """
         began, seen = self._time.elapsed(), None
         while True:
@@ -293,7 +294,7 @@ class _Attempt:
         return turn_of(self._api, self._session, self._time.clock, thorough=True)
 
     def _probe_turn(self, before: Turn) -> Turn:
-        """Return the turn, but without its open questions. This takes half as many requests as `_probe`."""
+        """Return the turn without its open questions. This takes half as many requests as `_probe`."""
         return turn_of(self._api, self._session, self._time.clock, known=replace(before.info, model=self._target))
 
     def _end(self, result: MoveResult, why: str, snapshot: SessionSnapshot) -> None:
@@ -305,7 +306,7 @@ class _Attempt:
 
 
 def destroyed_by_interrupt(turn: Turn) -> str | None:
-    """Return a phrase that says what an interrupt would destroy, or None if the interrupt would only end the wait."""
+    """Return a phrase that names what an interrupt would destroy, or None if the interrupt would only end the wait."""
     if turn.snapshot.belongs_to_run:
         return "`opencode run` would end without an answer"
     if turn.snapshot.parent is not None:

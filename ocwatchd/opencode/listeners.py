@@ -68,9 +68,9 @@ def places(host: str, port: int, resolve: Callable[..., list[Any]] = socket.geta
 def unchanged(place: Place) -> bool:
     """Return whether the same sockets are still listening at this address.
 
-    If they are listening both before and after a connection is made, the connection leads to one of them: at any time,
-    a port has listeners of only one user, and a connection that is not accepted yet is closed together with its
-    listener.
+    If they are listening both before and after a connection is made, the connection leads to one of them. The reason is
+    that a port has listeners of only one user at any time, and that a connection that is not yet accepted is closed
+    together with its listener.
     """
     return _own(listeners(place.address[1]), place.address) == place.listeners
 
@@ -84,7 +84,7 @@ def listeners(port: int) -> list[Listener]:
     """
     if sys.platform != "linux":
         return of_own_processes(port)
-    with suppress(OSError):  # the kernel has no socket diagnostics, or a sandbox forbids them
+    with suppress(OSError):  # the kernel does not support socket diagnostics, or a sandbox forbids them
         return from_kernel(port)
     try:
         return from_tables(port)
@@ -157,11 +157,11 @@ _SOCK_DIAG, _BY_FAMILY, _TCP, _LISTENING = 4, 20, 6, 1 << 10
 _REQUEST_DUMP, _INTERRUPTED = 0x301, 0x10
 _DONE, _ERROR = 3, 2
 _HEADER = struct.Struct("=IHHII")
-"""Length, type, flags, sequence and port of a netlink message."""
+"""Header of a netlink message: length, type, flags, sequence number, port."""
 _REQUEST = struct.Struct("=BBBBI HH32x4x8x")
-"""inet_diag_req_v2: family, protocol, extensions, padding, states, then the ports."""
+"""The struct inet_diag_req_v2: family, protocol, extensions, padding, states, then the ports."""
 _ENTRY = struct.Struct("=B3x4x16s16x4x8x4x4x4xII")
-"""inet_diag_msg: family, source address, user, inode."""
+"""The used fields of the struct inet_diag_msg: family, source address, user, inode."""
 _ANSWER_TIMEOUT = 1.0
 """Timeout, in seconds, for the kernel's response."""
 
@@ -169,7 +169,7 @@ _ANSWER_TIMEOUT = 1.0
 def from_kernel(port: int) -> list[Listener]:
     """Return the listeners at a port from the kernel's socket diagnostics.
 
-    This takes 0.15 ms. Reading the same from /proc took 16 ms on a machine with 2^18 hash buckets.
+    This takes 0.15 ms. Reading the same information from /proc took 16 ms on a machine with 2^18 hash buckets.
 
     Raises:
         OSError: The kernel does not respond.
@@ -246,7 +246,7 @@ def of_own_processes(port: int) -> list[Listener]:
     On macOS, only root can list the sockets of other users. However, two users cannot share a port of one address
     family on macOS, so if this user listens at the port, no other user does.
     """
-    import psutil  # lazy import: a daemon that sees no OpenCode does not need it
+    import psutil  # lazy import: not needed while no OpenCode is running
 
     found: list[Listener] = []
     first = _holders.get(port)

@@ -43,7 +43,7 @@ def manager_for(
     if not answer.done or name != "UnitPath":
         return NoManager(f"systemd is not running for this user ({answer.why})", remove)
     found = next((place for place in places if _among(place, searched.split())), None)
-    if found is None:  # HOME was changed, so the manager serves another home
+    if found is None:  # HOME was changed, so the manager uses another home
         return NoManager("systemd is running for this user, but does not read this home", remove)
     return Systemd(paths, environ, found, service=service)
 

@@ -1,6 +1,6 @@
 """Manage the services `dev.ocwatchd` and `dev.ocwatchd.share` in ~/Library/LaunchAgents with launchd.
 
-The module follows launchctl(1) and launchd.plist(5). The tests do not run on macOS; they check the form of the file,
+The module follows launchctl(1) and launchd.plist(5). The tests do not run on macOS. They check the format of the file,
 and use a stub for launchctl.
 """
 

@@ -17,7 +17,7 @@ from ocwatchd.service.values import DAEMON, SERVICES, SHARE, FileState, Log, Ser
 
 SANDBOX = "sandbox.conf"
 JOURNAL = Path("/run/systemd/journal/stdout")
-"""The journald socket for standard error. Without it, systemd drops the daemon's output (252)."""
+"""The journald socket for standard error. Without it, systemd drops the daemon's output (systemd 252)."""
 UNIT_CAP = 1 << 20
 """Maximum number of bytes that are read from a unit."""
 START_LIMIT = 100.0
@@ -117,7 +117,7 @@ class Systemd:
 
     def log(self) -> Log:
         """Return the log file in the unit, or the command that shows the journal."""
-        with suppress(OSError):  # `systemctl show` does not report the path of the file (252)
+        with suppress(OSError):  # read the unit: `systemctl show` does not report the path (252)
             place = _APPEND.search(read_followed(self._unit, UNIT_CAP).decode(errors="replace"))
             if place:
                 return Log(file=Path(place[1].replace("%%", "%")))

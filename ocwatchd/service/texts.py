@@ -15,7 +15,7 @@ from ocwatchd.service.values import DAEMON, Service, ServiceFault
 
 CARRIED = (
     "HOME",
-    "PATH",  # where notify-send, tmux and opencode are found; a service manager's own PATH lacks ~/.local/bin
+    "PATH",  # to find notify-send, tmux and opencode; a service manager's own PATH lacks ~/.local/bin
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
     "XDG_STATE_HOME",
@@ -124,7 +124,7 @@ def plain(text: str) -> str:
 def same_unit(one: str, other: str) -> bool:
     """Return whether two units are equal except for PATH.
 
-    PATH may differ from terminal to terminal. Such a difference does not justify a restart of the service.
+    PATH may differ from terminal to terminal. A different PATH alone does not justify a restart of the service.
     """
     return _PATH_LINE.sub("", one) == _PATH_LINE.sub("", other)
 

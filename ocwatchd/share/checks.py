@@ -29,7 +29,8 @@ class ShareFault(OcwatchError):
 
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
-    """The result of sharing a test cooldown: the seconds until it was stored, and until this machine received it.
+    """The result of sharing a test cooldown: the times, in seconds, until it was stored and until this machine received
+    it.
 
     `offset` is the server's clock minus ours, in seconds, or None for a folder.
     """

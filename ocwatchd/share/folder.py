@@ -1,7 +1,7 @@
 """Share cooldowns through a folder that is synchronized by other means (bind mount, Syncthing, NFS).
 
 The folder contains one file per machine. Each machine writes only its own file, so that synchronization never causes a
-conflict. The file contains all records that the machine knows, so a machine that was offline misses none of them.
+conflict. The file contains all records that the machine knows, so a machine that was offline does not miss any record.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ocwatchd.state.share_status import Link
 
 SUFFIX = ".cooldowns"
 MAX_FILE = MAX_RECORDS * (MAX_BYTES + 1)
-"""Maximum size in bytes of another machine's file. Our own is never larger."""
+"""Maximum size, in bytes, of another machine's file. Our own file is never larger."""
 MAX_NODES = 64
 """Maximum number of other machines whose files are read."""
 READABLE = 0o644
@@ -29,8 +29,8 @@ READABLE = 0o644
 RETRY = 30.0
 """Delay, in seconds, between a failed write of our file and the next attempt."""
 READ_AGAIN = 60.0
-"""Time, in seconds, after which unchanged files are read again. A record with a time in the future, from a clock that
-is ahead, becomes valid only later.
+"""Time, in seconds, after which unchanged files are read again. This is needed because a record whose time is in the
+future, from a clock that is ahead, becomes valid only later.
 """
 
 _FILE = re.compile(rf"({NODE.pattern}){re.escape(SUFFIX)}")
@@ -59,7 +59,7 @@ class FolderShare:
 
     def offer(self, records: Iterable[Record]) -> None:
         """Write our file with all known records, which include these records."""
-        del records  # `known` returns these too
+        del records  # `known` also returns these records
         self._write()
 
     def take(self) -> list[bytes]:
@@ -89,7 +89,7 @@ class FolderShare:
         return ServerTime()
 
     def condition(self) -> Condition:
-        """Return the current condition of the folder."""
+        """Return the current status of the folder."""
         return self._condition
 
     def stop(self) -> None:

@@ -39,14 +39,14 @@ from ocwatchd.state.blacklist import store as blacklist
 from ocwatchd.state.files import locked, make_private_dir
 
 FLOOR = 1.0
-"""Maximum interval between checks, in seconds. Checks are needed because watches can fail silently, and not every
+"""Maximum interval, in seconds, between checks. Checks are needed because watches can fail silently, and not every
 folder reports changes.
 """
 LOCK_PATIENCE = 0.5
 """Time, in seconds, to wait for another share process to exit."""
 PAUSE_PER_WORK, MAX_OWED_PAUSE = 2.0, 0.5
-"""Seconds of pause that become due per second of work, and the number of due seconds above which the process pauses.
-Single limits are therefore handled immediately, and a burst of limits does not keep a whole core busy.
+"""Pause, in seconds, that becomes due for each second of work, and total due pause, in seconds, above which the process
+pauses. Single limits are therefore handled immediately, and a burst of limits does not keep a whole core busy.
 """
 SKIPPED_KEPT = 1000
 """Maximum number of skipped lines that are kept, so that the same line is counted only once."""
@@ -206,7 +206,7 @@ class Helper:
 
     def _look_for_answers(self, now: float, clock: ServerTime) -> bool:
         """Find models that have answered on this machine although other machines reported limits for them, and report
-        to those machines that the models are available. Return whether there were any.
+        to those machines that the models are available. Return whether any were found.
         """
         freed: list[Record] = []
         try:
@@ -263,8 +263,8 @@ class Helper:
             self._due = self._knowledge.next_change(entries, now)
 
     def _enter(self, changes: Changes, seen: blacklist.Cooldowns | object, now: float) -> None:
-        """Write the changes into the blacklist. If another program has just changed it, write nothing, because the next
-        step plans the changes again.
+        """Write the changes into the blacklist. If another program has just changed the blacklist, write nothing,
+        because the next step will plan the changes again.
         """
         policy = self._config.policy
         budget = prices.day_budget(self._paths.prices, self._paths.budget, policy.budget, now)

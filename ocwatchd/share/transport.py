@@ -1,4 +1,4 @@
-"""The interface and the condition of a transport, which carries records between machines through a server or a
+"""The interface and the status of a transport. A transport carries records between machines through a server or a
 folder.
 """
 
@@ -15,8 +15,8 @@ from ocwatchd.state.share_status import Link
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """The state of a transport, the time since which it has been in this state (epoch seconds), and the reason for a
-    fault.
+    """The status of a transport: its state, the time since which it has been in this state (epoch seconds), and the
+    reason for a fault.
 
     `others` is the number of other connected machines, and `nodes` are their labels, if known. `offset` is the server's
     clock minus ours, and `latency` is the duration of a request, both in seconds.
@@ -48,13 +48,13 @@ class Transport(Protocol):
         """Send these records to the other machines, immediately or as soon as the machines can be reached."""
 
     def take(self) -> list[bytes]:
-        """Return the lines received since the last call. The lines are unchecked."""
+        """Return the lines received since the last call. The lines have not been checked."""
 
     def server_time(self) -> ServerTime | None:
         """Return the clock that determines the times in records, or None if it is not known yet."""
 
     def condition(self) -> Condition:
-        """Return the current condition of the transport."""
+        """Return the current status of the transport."""
 
     def stop(self) -> None:
         """Stop the transport within two seconds."""

@@ -2,7 +2,7 @@
 
 After each connect, this machine subscribes to changes, reads the stored records, and sends the records that the server
 lacks. This also refills a server that has lost its data. After that, the machine sends and receives changes. The server
-merges records with the script `merge.lua`, in which placeholders are replaced with the values of `core.sharing.record`.
+merges records with the script `merge.lua`, whose placeholders are replaced with values from `core.sharing.record`.
 
 Blocking calls run on two threads of this module, with timeouts. Only this module imports `valkey`.
 """
@@ -97,7 +97,7 @@ CREDENTIAL = "ocwatchd-share"
 """The name of the systemd credential (`LoadCredential=`) with the password."""
 SECRET_CAP = 4096
 TIME_PROBES = 3
-"""Number of requests for the server's time after a connect. The fastest answer determines the offset."""
+"""Number of requests for the server's time after a connect. The fastest response determines the offset."""
 
 
 class SecretFault(OcwatchError):
@@ -199,7 +199,7 @@ class ValkeyLink:
         self, settings: ShareSettings, known: Callable[[], Iterable[Record]], wake: Callable[[], None], clock: Clock
     ) -> None:
         """`known` returns all records and is called from another thread. `wake` is called when lines for `take` have
-        arrived or the condition has changed.
+        arrived or the status has changed.
         """
         self.place = place_of(settings.url or "")
         self._settings, self._known, self._wake, self._clock = settings, known, wake, clock
@@ -242,7 +242,7 @@ class ValkeyLink:
         return ServerTime(self._since_boot + boot - now)
 
     def condition(self) -> Condition:
-        """Return the current condition of the connection."""
+        """Return the current status of the connection."""
         return self._condition
 
     def stop(self) -> None:
@@ -284,7 +284,7 @@ class ValkeyLink:
             for closing in (news, client):
                 with contextlib.suppress(ValkeyError, OSError):
                     closing.close()
-            self._outgoing.put([])  # an error from the listener concerns this connection, not the next one
+            self._outgoing.put([])  # discard the listener's error, which concerns only this connection
             self._forget_outgoing()
 
     def _serve(self, client: Any) -> None:

@@ -51,12 +51,12 @@ class Wake:
 
     def wake(self) -> None:
         """End the current wait, or the next wait if none is in progress."""
-        with contextlib.suppress(BlockingIOError):  # a full pipe also wakes the reader
+        with contextlib.suppress(BlockingIOError):  # if the pipe is full, the reader wakes anyway
             if self._open:
                 os.write(self._write, b".")
 
     def wait(self, seconds: float) -> None:
-        """Wait for an event, at most `seconds` seconds."""
+        """Wait for an event, but at most `seconds` seconds."""
         deadline = time.monotonic() + seconds
         sources = [self._read] if self._inotify is None else [self._read, self._inotify]
         while (left := deadline - time.monotonic()) > 0:

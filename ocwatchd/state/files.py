@@ -1,8 +1,8 @@
 """Write ocwatchd's own files atomically and durably, with one writer at a time. Only this user can read the files.
 
-A write creates a temporary file, flushes it to disk, renames it, and flushes the directory. The median duration was 0.5
-ms, and the 99th percentile 10 ms. If the process is killed during a write, the old content is unchanged, and the
-temporary file may remain.
+A write creates a temporary file, flushes it to disk, renames it, and flushes the directory. The median duration of a
+write was 0.5 ms, and the 99th percentile was 10 ms. If the process is killed during a write, the old content is
+unchanged, and the temporary file may remain.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from ocwatchd.state.files import NotAFile, StateError, locked, read_plain, sync_
 
 VERSION = 1
 MAX_BYTES = 4 << 20
-"""Maximum size, in bytes, of one file. It is enough for about 7,000 entries of 570 bytes (450 bytes in generated busy
-weeks), or months of use.
+"""Maximum size, in bytes, of one file. This is enough for about 7,000 entries of 570 bytes (450 bytes in generated busy
+weeks), or for months of use.
 """
 
 TEXT_CAP = 500
@@ -76,7 +76,7 @@ class Journal:
         `entry` should have the field `what`.
         """
         now = self._clock.now()
-        ident = f"{int(now * 1000):013x}{os.urandom(4).hex()}"  # sorting the ids sorts the entries by time
+        ident = f"{int(now * 1000):013x}{os.urandom(4).hex()}"  # sorting by id also sorts by time
         return _line({"version": VERSION, "id": ident, "time": rfc3339(now), **plain(entry)})
 
     def append(self, entry: Mapping[str, object], durable: bool = False) -> None:

@@ -20,7 +20,7 @@ VERSION = 1
 KEPT = 7 * 86_400.0
 """Time, in seconds, for which a session is kept after its move."""
 WRONG = 365 * 86_400.0
-"""Maximum plausible age, in seconds, of the last move. If it seems older, the clock is probably wrong."""
+"""Maximum plausible age, in seconds, of the last move. If the move seems to be older, the clock is probably wrong."""
 MOST = 500
 """Maximum number of sessions that are kept. The oldest are dropped first."""
 

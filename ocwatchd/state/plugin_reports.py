@@ -43,8 +43,8 @@ LONGEST_BODY = 4_000
 READ_CAP = 4 << 20
 """Maximum number of bytes per read. The plugin limits a file to 1 MiB."""
 KEPT = 86_400.0
-"""Time, in seconds, for which a file is kept after its last line was written. By then, its process has ended, or has
-not hit a limit for a long time.
+"""Time, in seconds, for which a file is kept after its last line was written. After this time, its process has ended,
+or has not hit a limit for a long time.
 """
 HEADERS = {"retry_after": "retry-after", "retry_after_ms": "retry-after-ms"}
 
@@ -179,7 +179,7 @@ def prevented(line: bytes) -> Prevented | None:
     if not isinstance(session, str) or not isinstance(model, str):
         return None
     target = raw.get("target")
-    from ocwatchd.core.engine.messages import Prevented  # lazy import: as above
+    from ocwatchd.core.engine.messages import Prevented  # lazy import: `ocwatch forecast` does not need it
 
     return Prevented(session, time, model[:LONGEST], target[:LONGEST] if isinstance(target, str) else None, passed)
 

@@ -17,7 +17,7 @@ from ocwatchd.state.files import StateError, locked, read_plain, sweep_leftovers
 from ocwatchd.state.safe_read import write_unsynced
 
 if TYPE_CHECKING:
-    from ocwatchd.core.engine.session import EngineContext  # for type checkers only: takes 30 ms of CPU time
+    from ocwatchd.core.engine.session import EngineContext  # for type checkers only: the import takes 30 ms of CPU time
     from ocwatchd.paths import Paths
 
 VERSION = 1

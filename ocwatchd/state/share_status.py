@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from ocwatchd.state.heartbeat import alive
 from ocwatchd.state.safe_read import StateError, read_plain, write_unsynced
 
-TYPE_CHECKING = False  # defined here because typing is costly to import
+TYPE_CHECKING = False  # defined here because importing it from `typing` takes 5 ms of CPU time
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -20,7 +20,7 @@ NAME = "status.json"
 BEAT = 20.0
 """Time, in seconds, between two writes of an unchanged status."""
 FRESH = 3 * BEAT
-"""Time, in seconds, without a write after which the share process is considered stopped."""
+"""The share process is considered stopped if it has not written its status for this many seconds."""
 
 
 class Link:

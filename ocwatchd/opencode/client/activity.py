@@ -1,8 +1,9 @@
 """Track how long each busy session of OpenCode 1 has been silent, from the events of its running answer.
 
 Every event about a part of a message (text, reasoning, a tool's state) or about an answer ends the silence. Streamed
-text causes hundreds of events per second. They are not parsed: the session id is found in their bytes, which takes 1
-µs. Times are monotonic, so neither a suspended machine nor a changed clock makes a session appear silent.
+text causes hundreds of events per second. These events are not parsed. Only the session id is searched for in their
+bytes, which takes 1 µs. Times are monotonic, so neither a suspended machine nor a changed clock makes a session appear
+silent.
 
 Events do not show a provider's keep-alives, but the companion plugin records them. Keep-alives also end the silence,
 but only for a limited time, because a gateway may continue to send them after its model has failed.
@@ -41,10 +42,13 @@ class _Stream:
     longest: float = 0.0
     """Longest gap between two events of this answer so far, in seconds."""
     counts: bool = False
-    """Whether the gap after the last event is attributed to the model: an answer has begun, and no tool is running."""
+    """Whether the gap after the last event is attributed to the model. This is the case if an answer has begun and no
+    tool is running.
+    """
     checked: float = float("-inf")
-    """Time (monotonic seconds) from which `silent` waits for as long as the model may be silent: that of the session's
-    last keep-alive, or half of that wait before `silent` last returned the session.
+    """Start, in monotonic seconds, of the wait after which `silent` checks the session again. The wait lasts as long as
+    the model may be silent. It starts at the session's last keep-alive, or, once `silent` has returned the session,
+    half of that time before the return.
     """
 
 
@@ -57,7 +61,7 @@ class StreamActivity:
         elapsed: Callable[[], float] = time.monotonic,
         keep_alive: Callable[[str], float | None] = lambda _: None,
     ) -> None:
-        """`gaps` contains the gaps that earlier runs of the daemon measured.
+        """`gaps` contains the gaps measured by earlier runs of the daemon.
 
         `keep_alive` returns the number of seconds since the provider last sent a keep-alive to a session, or None if
         this is unknown or keep-alives must be ignored.
@@ -102,10 +106,10 @@ class StreamActivity:
             return None if stream is None else self._silence(session, stream)
 
     def silent(self, patience: Callable[[str | None], float | None]) -> list[str]:
-        """Return the sessions that have been silent for too long. A session that stays silent is returned again after
-        each further half of that time, in case the busy OpenCode did not respond to the probe.
+        """Return the sessions that have been silent for longer than their model may be. A session that stays silent is
+        returned again after each further half of that time, in case OpenCode was too busy to respond to the probe.
 
-        `patience` returns the maximum silence of a model in seconds, or None if there is no limit.
+        `patience` returns the maximum silence of a model in seconds, or None if there is no maximum.
         """
         with self._lock:
             now, found = self._elapsed(), []
@@ -114,7 +118,7 @@ class StreamActivity:
                 if limit is None or now - max(stream.last, stream.checked) < limit:
                     continue
                 silence = self._silence(session, stream)
-                if silence < limit:  # check again when the keep-alives may have stopped or have lasted too long
+                if silence < limit:  # check again once the keep-alives can have stopped or lasted too long
                     stream.checked = min(now - silence, stream.last + MAX_PATIENCE - limit)
                     continue
                 stream.checked = now - limit / 2

@@ -25,7 +25,7 @@ MAX_STREAMS = 64
 """Maximum number of endpoints that are followed. Limits at further endpoints are found only in the logs."""
 ROUTE = "/global/event"
 WANTED = (b'"session.status"', b'"session.error"', b'"finish":"unknown"', b'"finish":"other"')
-"""Strings that mark the events to parse; other events are skipped. The last two are the finish reasons of an answer
+"""Strings that occur in the events to parse; other events are skipped. The last two are the finish reasons of an answer
 whose stream contained no event.
 """
 EMPTY_ANSWERS, EMPTY_WITHIN = 3, 30.0
@@ -52,12 +52,12 @@ class EventListener:
         """Initially, there are no listeners.
 
         `report` is called with each finding, on the listener threads. `located` is called just before that, with the
-        session and the endpoint of the finding. `progress` records how far the events of OpenCode 2 were read.
+        session and the endpoint of the finding. `progress` records up to where the events of OpenCode 2 were read.
 
         `modern` returns whether the log shows OpenCode 1.17 or newer. If so, the event stream's route is known to
         exist, and the long list of routes is not requested. `connect` returns an `Api` that keeps this list for later
-        requests: on 1.0.185 it takes 0.5 s the first time, and a limited session should not wait for it. `activity`
-        receives all events of OpenCode 1.
+        requests. On 1.0.185, fetching the list takes 0.5 s, and a limited session should not have to wait for it.
+        `activity` receives all events of OpenCode 1.
         """
         self._report, self._modern, self._connect, self._clock = report, modern, connect, clock or SystemClock()
         self._progress, self._located = progress or Progress(), located
@@ -98,7 +98,7 @@ class EventListener:
                     self._report(TroubleReported(session, now))
                 elif (session := empty.count(event, now)) is not None:
                     self._report(AnsweredNothing(session, now))
-        except EndpointError as fault:  # the stream broke or was never open; the log contains the same events
+        except EndpointError as fault:  # the stream broke or never opened; the log contains the same events
             if fault.trouble in (Trouble.GARBAGE, Trouble.TOO_LARGE):
                 self._mute.add(endpoint)
         finally:
@@ -108,8 +108,8 @@ class EventListener:
 
 
 class _Watch:
-    """Passes the lines of an event stream to `StreamActivity`. Before the first line, the sessions that are already
-    busy are passed.
+    """Passes the lines of an event stream to `StreamActivity`. Before the first line, it passes the sessions that are
+    already busy.
     """
 
     def __init__(self, activity: StreamActivity, api: Api) -> None:
@@ -118,7 +118,7 @@ class _Watch:
     def __call__(self, sent: bytes) -> None:
         if not self._asked:
             self._asked = True
-            with suppress(EndpointError):  # without a response, only sessions that become busy later are known
+            with suppress(EndpointError):  # without a response, only sessions that become busy later are tracked
                 statuses = self._api.status(self._api.endpoint.directory)
                 busy = [session for session, status in statuses.items() if status.type == "busy"]
                 self._activity.connected(self._api.endpoint, busy)
@@ -146,8 +146,8 @@ class EmptyAnswers:
         self._ended: OrderedDict[str, OrderedDict[str, float]] = OrderedDict()
 
     def count(self, event: Json, now: float) -> str | None:
-        """Return the session's id if this event reports an empty answer, and the session has had at least EMPTY_ANSWERS
-        of them within EMPTY_WITHIN seconds. Otherwise, return None.
+        """Return the session's id if this event reports an empty answer and the session has had at least EMPTY_ANSWERS
+        empty answers within EMPTY_WITHIN seconds. Otherwise, return None.
         """
         info = mapping(mapping(event.get("properties")).get("info"))
         session, answer = text(info.get("sessionID")), message_of(info)

@@ -1,4 +1,4 @@
-"""Requests to an endpoint, their errors, and socket files with long paths."""
+"""Requests to an endpoint, their errors, and the use of socket files with long paths."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class EndpointError(OpenCodeUnreachable):
     """
 
     def __init__(self, endpoint: Endpoint, what: str, trouble: Trouble, detail: str, status: int | None = None) -> None:
-        """`what` is the request, such as `GET /path`."""
+        """`what` names the request, such as `GET /path`."""
         super().__init__(f"{what} at {endpoint}: {trouble}: {detail}")
         self.endpoint, self.trouble, self.status = endpoint, trouble, status
 
@@ -77,7 +77,7 @@ class Request:
 
     @property
     def what(self) -> str:
-        """The request as shown in messages, without its query, which may be long."""
+        """The request as shown in messages. The query is omitted, because it may be long."""
         return f"{self.method} {self.path.partition('?')[0]}"
 
 

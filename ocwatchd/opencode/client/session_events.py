@@ -55,13 +55,15 @@ class AbortTrace:
         self.seen = 0
         """Number of events so far."""
         self.changed = False
-        """Whether earlier answers are outdated, because a prompt was added or a run became active before `post`."""
+        """Whether the answers that were fetched earlier are outdated, because a prompt was added or a run became active
+        before `post` was called.
+        """
         self.closed = False
         """Whether the answer of the aborted run is closed."""
         self.over = False
         """Whether the aborted run is over, so that it can no longer stop another run."""
         self.ended = False
-        """Whether a run that we did not abort has ended: the old run before our abort, or a later run."""
+        """Whether a run has ended that ocwatchd did not abort: the old run before the abort, or a later run."""
         self.overruled = False
         """Whether the new run continues although the user has stopped it. OpenCode ignores a stop that arrives just as
         a run begins.
@@ -120,7 +122,7 @@ move continues without the stream.
 IDLE = 30.0
 """An event stream that sends nothing for this many seconds is abandoned. A move takes at most 10 s."""
 WANTED = (b'"session.status"', b'"message.updated"', b'"server.connected"')
-"""Strings that mark the events to parse; other events are skipped."""
+"""Strings that occur in the events to parse; other events are skipped."""
 _SIGNALS = {"idle": Signal.IDLE, "busy": Signal.BUSY, "retry": Signal.BUSY}
 
 

@@ -27,7 +27,7 @@ class Stalls:
         self._lock = threading.Lock()
 
     def began(self, endpoint: Hashable) -> None:
-        """Record that a request was sent. The caller must call `ended` later."""
+        """Record that a request was sent. The caller must call `ended` when the request has finished."""
         with self._lock:
             self._asked[endpoint] += 1
             self._owing.setdefault(endpoint, self._elapsed())

@@ -40,7 +40,7 @@ def exchange(endpoint: Endpoint, request: Request, limit: float) -> bytes:
     Raises:
         EndpointError: No complete response with a 2xx status arrived within `limit` seconds.
     """
-    from ocwatchd.opencode.client import wire  # lazy import: TLS and e-mail, 7 MiB
+    from ocwatchd.opencode.client import wire  # lazy import: it loads TLS and e-mail modules, which take 7 MiB
 
     STALLS.began(endpoint.address)
     answered, began, outcome = True, time.monotonic(), f"{request.what} at {endpoint.address}: answered"
@@ -55,12 +55,12 @@ def exchange(endpoint: Endpoint, request: Request, limit: float) -> bytes:
 
 
 def exchange_all(endpoint: Endpoint, requests: Sequence[Request], limit: float) -> Iterator[bytes]:
-    """Send several independent requests at once; yield the bodies of their responses, in order.
+    """Send several independent requests at once, and yield the bodies of their responses in the order of the requests.
 
     Raises:
         EndpointError: A request failed, or the requests together took longer than `limit` seconds.
     """
-    from ocwatchd.opencode.client import wire  # lazy import: TLS and e-mail, 7 MiB
+    from ocwatchd.opencode.client import wire  # lazy import: it loads TLS and e-mail modules, which take 7 MiB
 
     STALLS.began(endpoint.address)
     about = ", ".join(request.what for request in requests)
@@ -79,8 +79,8 @@ def stream(endpoint: Endpoint, request: Request, idle: float, handle: StreamHand
     """Yield the lines of a streamed response until the server or `handle` ends it.
 
     Raises:
-        EndpointError: Nothing arrived for `idle` seconds, or the connection was lost.
+        EndpointError: No data arrived for `idle` seconds, or the connection was lost.
     """
-    from ocwatchd.opencode.client import wire  # lazy import: TLS and e-mail, 7 MiB
+    from ocwatchd.opencode.client import wire  # lazy import: it loads TLS and e-mail modules, which take 7 MiB
 
     return wire.stream(endpoint, request, idle, handle)

@@ -89,8 +89,8 @@ MAX_STREAMED, WINDOW = 256 * 1024 * 1024, 10.0
 keep a processor busy.
 """
 LINE_COST = 256
-"""Number of bytes added to the size of each line when the bytes of a stream are counted, because even a short line
-takes time to process.
+"""Number of bytes that are added to the size of each line when the bytes of a stream are counted. They are added
+because even a short line takes time to process.
 """
 
 LARGE = 4 * 1024 * 1024

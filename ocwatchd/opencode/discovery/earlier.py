@@ -55,17 +55,17 @@ class EarlierProcess:
 
     @property
     def way(self) -> str:
-        """The phrase that says how to restart the process. It is followed by the command `again`."""
+        """A phrase that says how to restart the process. The command `again` must follow it."""
         stop = f"stop it (kill {self.pid})" if self.subcommand else "quit it"
         return f"{stop}, then {'start it without --pure' if self.pure else 'type'}"
 
     @property
     def remedy(self) -> str:
-        """The sentence that says how to restart the process."""
+        """The complete instruction for restarting the process."""
         return f"{self.way}: {self.again}"
 
     def as_json(self) -> dict[str, object]:
-        """This process as an object in the form of the JSON contract."""
+        """Return this process as an object in the form of the JSON contract."""
         return {
             "pid": self.pid,
             "terminal": self.terminal,
@@ -96,7 +96,7 @@ def earlier_processes(
         names = session_names(str(paths.opencode_data)) if names is None else names
         earlier.append(_earlier(running, names))
     launchers = {relative.pid for _, above in earlier for relative in above}
-    return [process for process, _ in earlier if process.pid not in launchers]  # npm's wrapper is called opencode too
+    return [process for process, _ in earlier if process.pid not in launchers]  # npm's wrapper is also called opencode
 
 
 def _earlier(running: Running, names: list[SessionName]) -> tuple[EarlierProcess, list[Relative]]:

@@ -1,5 +1,5 @@
-"""Find the endpoints of this user's OpenCode processes that use one data directory. No request is sent to other users'
-processes.
+"""Find the endpoints of this user's OpenCode processes that use one data directory. No request is sent to the processes
+of other users.
 
 The module is long because all ways to find an endpoint share the checks of owner and home.
 
@@ -40,21 +40,21 @@ if TYPE_CHECKING:
     import psutil
 
 PROBE_LIMIT, MAX_PROBE_LIMIT = 1.0, 5.0
-"""Timeout, in seconds, of the first probe. It is doubled after each failure, up to the second value. A response to
-`/path` takes 1 - 15 ms. In its first second, a server may not respond at all, and its very first response took 2.4 s
+"""Timeout, in seconds, of the first probe, and maximum timeout. The timeout is doubled after each failure. A response
+to `/path` takes 1 - 15 ms. In its first second, a server may not respond at all, and its very first response took 2.4 s
 (1.18.33).
 """
 
 RETRY_PROBE, MAX_RETRY_PROBE = 3.0, 30.0
-"""Delay, in seconds, before the next request to a listener that did not respond. It is doubled after each failure, up
-to the second value. A listener whose response shows that it is another program gets no further requests.
+"""Delay, in seconds, before the next request to a listener that did not respond, and maximum delay. The delay is
+doubled after each failure. A listener whose response shows that it is another program gets no further requests.
 """
 
 MAX_PROBES = 64
 """Maximum number of simultaneous probes, each on its own thread. Endpoints without failures go first."""
 
 SHARED = 0.1
-"""Time, in seconds, for which the result of a search is reused. If four sessions hit a limit together, the result is
+"""Time, in seconds, for which the result of a search is reused. If four sessions hit a limit at once, the result is
 needed four times within milliseconds.
 """
 
@@ -75,7 +75,7 @@ _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (other program
 
 @dataclass(frozen=True, slots=True)
 class OpenCodeProcess:
-    """A running OpenCode process according to the process table, identified by `pid` and `created` together."""
+    """A running OpenCode process, as listed in the process table. `pid` and `created` together identify it."""
 
     pid: int
     created: float
@@ -91,7 +91,7 @@ class OpenCodeProcess:
     launched: bool = False
     """Whether the process was started by an `oc-smart` that is still running."""
     anew: bool = True
-    """Whether the process, if it is an `opencode run`, begins a new session."""
+    """Whether the process begins a new session. Used only for `opencode run`."""
     registers: bool = False
     """Whether this is OpenCode 2's background service, which writes its password to a file as soon as it is
     listening.
@@ -137,9 +137,9 @@ class EndpointStatus:
 class Endpoints:
     """The result of a search for endpoints. `open` contains one endpoint per process.
 
-    `troubles` contains messages for `ocwatch doctor`, for example about endpoints that need a password or hang.
-    `failing` is the number of endpoints that exist but do not respond correctly, and `pending` is the number of
-    endpoints whose first response is awaited.
+    `troubles` contains messages for `ocwatch doctor`, for example about endpoints that need a password or do not
+    respond. `failing` is the number of endpoints that exist but do not respond correctly, and `pending` is the number
+    of endpoints whose first response is still awaited.
 
     `second` contains further endpoints of the same processes. `opencode serve` 1.14.48 and 1.15.13 have two sets of
     sessions: a session prompted through the port looks idle through the plugin's endpoint. With 1.18.33, both endpoints
@@ -174,14 +174,14 @@ class _Proof:
     proven: bool = False
     asking: bool = False
     awaited: bool = True
-    """Whether searches wait for the next response, because it is the first one, or because a session is known to run
+    """Whether searches wait for the next response, because it is the first one or because a session is known to run
     there.
     """
     failures: int = 0
     again: float = 0.0
     trouble: str | None = None
     rejected: bool = False
-    """Whether the latest response was that the password is wrong."""
+    """Whether the latest response reported a wrong password."""
 
     def fail(self, now: float, trouble: str | None, forever: bool = False, *, rejected: bool = False) -> None:
         """Skip this endpoint, because it did not respond as OpenCode does. Each further failure extends the time before
@@ -382,8 +382,8 @@ class EndpointFinder:
     def _unserved(
         self, running: Sequence[OpenCodeProcess], reached: Sequence[Endpoint], rejecting: Set[int | None]
     ) -> Iterator[EndpointStatus]:
-        """Yield the OpenCode 2 servers without a working endpoint. For OpenCode 1, `ocwatch doctor` finds such servers
-        on its own.
+        """Yield the OpenCode 2 servers without a working endpoint. `ocwatch doctor` itself finds such servers of
+        OpenCode 1.
 
         `rejecting` contains the pids of the servers that have rejected the password.
         """
@@ -393,7 +393,7 @@ class EndpointFinder:
                 continue
             locked = self._auth_of(process) is None
             rejected = process.pid in rejecting
-            # A service registers its password only when it is listening, and starts to respond shortly afterwards.
+            # A service registers its password only once it is listening, and starts to respond shortly afterward.
             if time.time() - process.created > START_GRACE or ((locked or rejected) and not process.registers):
                 trouble = LOCKED if locked else REJECTED if rejected else SILENT
                 yield EndpointStatus(process.pid, process.listeners[0], 2, False, trouble)
@@ -430,7 +430,8 @@ class EndpointFinder:
         service = next(own, None)
         if service is not None and service.auth:
             return service.auth
-        # The background service ignores the variables (0.0.0-next-16350): its password is only in the registration.
+        # The background service ignores the environment variables (0.0.0-next-16350). Only the registration contains
+        # its password.
         return None if process.registers else process.auth_v2
 
     def _of_processes(self, served: Sequence[OpenCodeProcess]) -> Iterator[Endpoint]:
@@ -548,9 +549,9 @@ def generations(processes: Iterable[OpenCodeProcess]) -> list[OpenCodeProcess]:
 
 
 def answers_as_v2(endpoint: Endpoint) -> bool:
-    """Return whether OpenCode 2 is listening at an endpoint. OpenCode 2 reports its version and pid under /api; 1.18
-    responds to /api/health without a version. If a password is set, both respond with 401, so the process's program is
-    checked instead.
+    """Return whether OpenCode 2 is listening at an endpoint. OpenCode 2 reports its version and pid under /api, whereas
+    1.18 responds to /api/health without a version. If a password is set, both respond with 401, so the program of the
+    process is checked instead.
     """
     for route in ("/api/health", "/api/info"):
         try:
@@ -570,7 +571,7 @@ def _program_is_v2(pid: int) -> bool:
     """Return whether the program of a process is OpenCode 2. `--version` is run once for each program file, which takes
     0.3 to 0.7 s.
     """
-    from ocwatchd.opencode.process.program import about_program  # lazy import: it uses this module
+    from ocwatchd.opencode.process.program import about_program  # lazy import: `program` imports this module
 
     program = _executable(pid)
     if program is None:
@@ -587,8 +588,8 @@ _GENERATIONS: dict[tuple[int, int], int] = {}
 
 
 def _one_each(found: Sequence[Endpoint], served: Iterable[OpenCodeProcess]) -> tuple[Endpoint, ...]:
-    """Return one endpoint per process, the first that was found. If two endpoints were returned, each session would be
-    handled twice.
+    """Return one endpoint per process, the first that was found. If two endpoints of a process were returned, each of
+    its sessions would be handled twice.
     """
     owners: dict[object, int] = {address: process.pid for process in served for address in process.listeners}
     kept: dict[object, Endpoint] = {}
@@ -661,7 +662,7 @@ class ProcessTable:
 
     def __call__(self) -> list[OpenCodeProcess]:
         """Return the OpenCode processes that are currently running."""
-        import psutil  # lazy import: a daemon that sees no OpenCode does not need it
+        import psutil  # lazy import: not needed while no OpenCode is running
 
         gone = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, OSError)
         found: dict[tuple[int, float], OpenCodeProcess] = {}
@@ -719,7 +720,7 @@ def _read(process: psutil.Process) -> OpenCodeProcess | None:
 def continued_session(arguments: Sequence[str]) -> str | None:
     """Return the session that these arguments of `opencode run` continue; None if that is not certain.
 
-    A `--fork` begins a new session, and words after `--` belong to the prompt.
+    `--fork` begins a new session, and arguments after `--` belong to the prompt.
     """
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     if any(word.partition("=")[0] == "--fork" for word in own):
@@ -732,8 +733,7 @@ def _executable(pid: int) -> tuple[int, int] | None:
     """Return the device and inode number of a process's program. Return None on macOS, and for other programs such as
     bun.
 
-    The path is not enough: after an in-place upgrade, a running OpenCode 1 process has the path that now belongs to
-    OpenCode 2.
+    The path is not enough. After an in-place upgrade, the path of a running OpenCode 1 process leads to OpenCode 2.
     """
     link = f"/proc/{pid}/exe"
     try:
@@ -744,7 +744,7 @@ def _executable(pid: int) -> tuple[int, int] | None:
 
 
 def _is_v2_server(arguments: Sequence[str]) -> bool:
-    """Return whether these are the arguments of an OpenCode 2 server: OpenCode 1's `serve` has neither `--service` nor
+    """Return whether these are the arguments of an OpenCode 2 server. OpenCode 1's `serve` has neither `--service` nor
     `--stdio`.
     """
     return arguments[:1] == ["serve"] and not {"--service", "--stdio"}.isdisjoint(arguments)

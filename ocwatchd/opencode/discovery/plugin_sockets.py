@@ -23,7 +23,7 @@ from ocwatchd.opencode.client.transport import is_listening
 from ocwatchd.ownership import check_directory, open_plain
 
 MAX_ABOUT = 65_536
-"""Maximum number of bytes read from a process's `PID.json`. The file has about 200."""
+"""Maximum number of bytes read from a process's `PID.json`. The file usually has about 200 bytes."""
 
 
 def own_sockets(directory: Path | None) -> list[Path]:
@@ -64,8 +64,8 @@ def _about(directory: Path | None, pid: int) -> dict[str, object]:
 def clear_stale(directory: Path) -> None:
     """Remove the files `PID.sock` and `PID.json` of dead processes.
 
-    A process is considered dead if its pid does not exist and its socket has no listener. The pid alone is not enough,
-    because the process may be running in a container.
+    A process is considered dead if its pid does not exist and its socket has no listener. Checking the pid alone is not
+    enough, because the process may be running in a container.
     """
     for pid in {path.stem for path in _files(directory, "[0-9]*.*") if path.stem.isdecimal()}:
         socket = directory / f"{pid}.sock"
@@ -82,8 +82,8 @@ def _files(directory: Path | None, pattern: str) -> list[Path]:
     try:
         about = directory.lstat()
         check_directory(directory)
-        # If other users could write there until now, the files are ignored in this call; `check_directory` has fixed
-        # the mode.
+        # If other users could write to the directory until now, its files are ignored in this call. `check_directory`
+        # has corrected the mode.
         closed = stat.S_ISDIR(about.st_mode) and not about.st_mode & 0o077
         return sorted(directory.glob(pattern)) if closed else []
     except (OSError, StateError):
@@ -141,7 +141,7 @@ def _read(tables: Path) -> Iterator[tuple[str, tuple[bytes, Address]]]:
     for name, family in _TABLES:
         try:
             lines = (tables / name).read_bytes().splitlines()[1:]
-        except OSError:  # the kernel has no IPv6
+        except OSError:  # the kernel does not support IPv6
             continue
         for fields in map(bytes.split, lines):
             if len(fields) > 9 and fields[3] in (_LISTEN, _ESTABLISHED):
@@ -162,7 +162,7 @@ def _of(pid: int, by_inode: dict[str, tuple[bytes, Address]]) -> Sockets | None:
         for entry in os.scandir(f"/proc/{pid}/fd"):
             try:
                 match = _SOCKET.fullmatch(os.readlink(entry.path))
-            except OSError:  # the socket was closed meanwhile
+            except OSError:  # the socket was closed in the meantime
                 continue
             known = by_inode.get(match[1]) if match else None
             if known is not None:
@@ -173,7 +173,7 @@ def _of(pid: int, by_inode: dict[str, tuple[bytes, Address]]) -> Sockets | None:
 
 
 def _by_psutil(pid: int) -> Sockets | None:
-    import psutil  # lazy import: a daemon that sees no OpenCode does not need it
+    import psutil  # lazy import: not needed while no OpenCode is running
 
     try:
         process = psutil.Process(pid)

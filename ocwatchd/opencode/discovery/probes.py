@@ -51,7 +51,7 @@ nearest process first.
 """
 
 FRESH = 1.0
-"""After a server has responded, it is not pinged for this many seconds before it receives queries about other
+"""A server whose last response is at most this many seconds old is not pinged before it is queried about other
 projects.
 """
 
@@ -64,7 +64,7 @@ it is idle.
 """
 
 MAX_HOMES = 1000
-"""Maximum number of sessions for which the process that last worked on them is stored."""
+"""Maximum number of sessions for which the process that last worked on the session is remembered."""
 
 T = TypeVar("T")
 SnapshotsById = Mapping[str, SessionSnapshot]
@@ -128,7 +128,9 @@ class Prober:
         The next probe of a session removes its entry.
         """
         self._unreliable: set[Hashable] = set()
-        """Processes that did not respond to the last query. A ping may still succeed."""
+        """Processes that did not respond to their last query. Servers among them are queried last, even if they respond
+        to a ping.
+        """
 
     def located(self, ident: str, endpoint: Endpoint) -> None:
         """Record that an event of this session has just arrived through this endpoint. Thread-safe."""
@@ -192,7 +194,7 @@ class Prober:
             api = self._connect(now)
             session = stored or api.session(ident, now.directory)
             snapshot = take_snapshot(api, session, self._clock, questions=False)
-            # A session in retry runs no tool, so it has no open questions.
+            # A session that is waiting for a retry runs no tool, so it has no open questions.
             return take_snapshot(api, session, self._clock) if snapshot.state is SessionState.BUSY else snapshot
 
         self._workers.submit(process.lane, partial(_answer, future, question, process))
@@ -201,7 +203,7 @@ class Prober:
         except (EndpointError, TimeoutError):
             future.cancel()
             return None
-        if snapshot.state is SessionState.IDLE:  # another process may work on it
+        if snapshot.state is SessionState.IDLE:  # another process may be working on it
             return None
         if snapshot.parent is not None and not isinstance(now.address, UnixAddress):
             # only the plugin's own socket shows whether the plugin sends the next subagent to another model
@@ -301,7 +303,7 @@ class Prober:
 @dataclass(frozen=True, slots=True)
 class _Process:
     """One OpenCode process and its endpoints, the preferred endpoint first. In 1.14, a session is visible at only one
-    of them.
+    endpoint.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -320,7 +322,7 @@ class _Process:
 
     @property
     def stalled_for(self) -> float:
-        """Time, in seconds, for which requests to this process have had no response."""
+        """Time, in seconds, for which this process has not responded to pending requests."""
         return max(STALLS.stalled_for(endpoint.address) for endpoint in self.endpoints)
 
 
@@ -347,7 +349,7 @@ class _Round:
         """Keys in `Workers` (lanes) of the processes that have responded in this probe."""
 
     def processes(self) -> list[_Process]:
-        """Return the processes that have proven to be OpenCode processes of this user."""
+        """Return the processes that are proven to be OpenCode processes of this user."""
         second = self._found.second
         return [
             _Process((endpoint, *(other for other in second if other.pid == endpoint.pid is not None)))
@@ -440,10 +442,10 @@ class _Round:
         """Ask each group of processes the question, one group after another, and then the servers one by one. Yield the
         results as they arrive.
 
-        The next group is queried when the previous group has responded. As long as that takes more than HEDGE seconds,
-        further groups are queried, twice as many each time. If there are several servers, they are pinged first, and
-        those that respond to the ping are queried first. A stalled process is abandoned after STALL_TIMEOUT seconds if
-        `found` is not empty, otherwise after LAST_RESORT_TIMEOUT seconds.
+        The next group is queried when the previous group has responded. Whenever responses are still missing after
+        HEDGE seconds, further groups are queried, twice as many each time. If there are several servers, they are
+        pinged first, and those that respond to the ping are queried first. A stalled process is abandoned after
+        STALL_TIMEOUT seconds if `found` is not empty, otherwise after LAST_RESORT_TIMEOUT seconds.
         """
         waiting, unpinged = deque(group for group in groups if group), list(servers)
         pings, asked = dict[Future[bool], _Process](), dict[Future[T], _Process]()
@@ -509,7 +511,7 @@ def _answer(future: Future[T], question: Callable[[_Process], T], process: _Proc
         return
     try:
         future.set_result(question(process))
-    except Exception as fault:  # raised again where the result is awaited
+    except Exception as fault:  # the exception is raised again where the result is awaited
         future.set_exception(fault)
 
 
@@ -524,7 +526,7 @@ def _fresh(process: _Process) -> bool:
 def _nearest(
     processes: Sequence[_Process], directory: str | None, home: Endpoint | None
 ) -> tuple[list[list[_Process]], list[_Process]]:
-    """Return the groups of processes to query one after another, and the servers to query about a project that is not
+    """Return the groups of processes to query one after another, and the servers to query about projects other than
     their own.
 
     The process of a terminal in another project is not queried, because it would load this project with all its

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import psutil
 
 STOPS: tuple[tuple[signal.Signals, float], ...] = (
-    # 1.18.33 finishes writing its message and exits within 0.1 - 1.6 s; 1.0 - 1.3 usually do not react
+    # 1.18.33 finishes writing its message and exits within 0.1 - 1.6 s; 1.0 - 1.3 usually ignore SIGTERM
     (signal.SIGTERM, 2.0),
     (signal.SIGHUP, 1.5),  # sent when a terminal is closed; it ends the TUI of 1.3.2 within 0.1 s
     (signal.SIGINT, 1.0),
     (signal.SIGKILL, 5.0),  # no data is lost, because all important data is in the store
 )
-"""Signals in the order in which they are sent, each with the time, in seconds, that the process has to end."""
+"""Signals in the order in which they are sent, each with the time, in seconds, that the process is given to end."""
 POLL = 0.03
 """Interval, in seconds, between checks of whether the process has ended."""
 
@@ -55,14 +55,13 @@ class Relative:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A running OpenCode process. `environ` may contain keys; it is only passed to the successor, never written to a
-    file.
+    """A running OpenCode process. `environ` may contain keys, so it is only passed to the successor and never written
+    to a file.
     """
 
     pid: int
     created: float
-    """Start time as psutil reports it, which may be up to a second early. Together with `pid`, it identifies the
-    process.
+    """Start time reported by psutil, which may be up to a second early. Together with `pid`, it identifies the process.
     """
     exe: Path
     arguments: tuple[str, ...]
@@ -112,7 +111,7 @@ class Running:
 
     def alive(self) -> bool:
         """Return whether this process is still running. A new process with the same pid is not this process."""
-        import psutil  # lazy import: a daemon that sees no OpenCode does not need it
+        import psutil  # lazy import: not needed while no OpenCode is running
 
         try:
             process = psutil.Process(self.pid)
@@ -142,7 +141,7 @@ def inspect(pid: int) -> Running | None:
     """Return the process with this pid. Return None if it has ended, access is denied, or its program no longer exists
     on disk.
     """
-    import psutil  # lazy import: a daemon that sees no OpenCode does not need it
+    import psutil  # lazy import: not needed while no OpenCode is running
 
     try:
         return _read(psutil.Process(pid))
@@ -151,11 +150,11 @@ def inspect(pid: int) -> Running | None:
 
 
 def holds(running: Running, log_dir: Path, session: str) -> bool:
-    """Return whether the process has a log of its own open that names the session.
+    """Return whether the process has its own log open and this log names the session.
 
-    Up to 1.15 each process has its own log. The log that all processes share (1.17 and later) is ignored.
+    Up to 1.15, each process has its own log. The log that all processes share (1.17 and later) is ignored.
     """
-    import psutil  # lazy import: a daemon that sees no OpenCode does not need it
+    import psutil  # lazy import: not needed while no OpenCode is running
 
     try:
         paths = [Path(held.path) for held in psutil.Process(running.pid).open_files()]
@@ -201,7 +200,7 @@ def _exact_start(pid: int) -> float | None:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
         ticks = int(stat.rpartition(b")")[2].split()[19])
         return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError, AttributeError):  # macOS, where psutil's time is exact
+    except (OSError, ValueError, IndexError, AttributeError):  # macOS has no /proc, but psutil's time is exact there
         return None
 
 
@@ -248,7 +247,8 @@ def _kept(arguments: Sequence[str]) -> Iterator[str]:
         name, equals, _ = word.partition("=")
         valued = name in _WITH_VALUE and not equals
         value = next(words, None) if valued else None
-        # An argument that is not an option is the project directory, which is the successor's working directory anyway.
+        # An argument that is not an option is the project directory. It is dropped, because it will be the successor's
+        # working directory anyway.
         if name in _SESSION_OPTIONS or not word.startswith("-"):
             continue
         yield word

@@ -26,7 +26,7 @@ from ocwatchd.ownership import open_followed
 
 _LINE = re.compile(rb"timestamp=(?P<time>\S+) level=(?P<level>\S+) run=(?P<run>[0-9a-zA-Z_-]{4,64}) ")
 _FROM_THE_START = (b"INFO", b"DEBUG")
-"""Log levels of the lines that a process writes from the start. If a process logs only warnings, its first line appears
+"""Log levels of the lines that a process writes from its start. If a process logs only warnings, its first line appears
 later.
 """
 
@@ -35,7 +35,8 @@ def run_began(log_dir: Path, session: str) -> float | None:
     """Return the time of the first log line of the process that last named the session, in epoch seconds. Return None
     if it is unknown.
 
-    The whole log is searched, 0.3 s per GB: fast enough for a user's command, but not for the daemon.
+    The whole log is searched, which takes 0.3 s per GB. This is fast enough for a user's command, but not for the
+    daemon.
     """
     try:
         with (
@@ -61,14 +62,16 @@ def _line_at(log: mmap.mmap, position: int) -> re.Match[bytes] | None:
 SINCE = 86_400.0
 """Maximum age, in seconds, of sessions with an open answer: OpenCode's own retry may wait silently for hours."""
 FAILED_SINCE = 3_600.0
-"""Maximum age, in seconds, of failed answers. An hour covers a lunch break, but not the previous day."""
+"""Maximum age, in seconds, of failed answers. An hour includes failures during a lunch break, but not those of the
+previous day.
+"""
 FIRST_LINE = 30.0
-"""Maximum time, in seconds, from a process's start to its first log line: 0.6 to 4 s on 1.18.33, 7 s on a loaded
-machine. If two processes were started within this time before the line, the user must choose.
+"""Maximum time, in seconds, from a process's start to its first log line. This took 0.6 to 4 s on 1.18.33, and 7 s on a
+loaded machine. If two processes were started within this time before the line, the user must choose.
 """
 SLACK = 0.25
-"""Tolerance, in seconds, for the start time of a process, which may be reported too late: it is measured in clock
-ticks, and the clock may be adjusted.
+"""Tolerance, in seconds, for the start time of a process. The reported time may be too late, because it is measured in
+clock ticks and the clock may be adjusted.
 """
 
 _NOWHERE = Endpoint(TcpAddress("127.0.0.1", 0))
@@ -173,7 +176,7 @@ class Unreached:
 
 
 def _is_bun(process: Running) -> bool:
-    """Return whether the process only acts as bun: 1.1.65 starts itself as `opencode pm ls -g` in its first seconds."""
+    """Return whether the process only acts as bun: 1.1.65 runs `opencode pm ls -g` during its first seconds."""
     return process.arguments[:1] == ("pm",) or process.environ.get("BUN_BE_BUN") == "1"
 
 

@@ -30,14 +30,14 @@ PARTS = tuple(f"{NAME.removesuffix('.js')}/{part}.js" for part in _PARTS)
 
 _MARKER = re.compile(rb"\A// ocwatchd companion plugin, version ([\w.]{1,20})\r?\n")
 _CAP = 1 << 20
-"""Maximum number of bytes read from an installed file; ours have up to 25 kB."""
+"""Maximum number of bytes read from an installed file. Our files have at most 25 kB."""
 
 
 class PluginState(StrEnum):
     """State of the plugin's installation."""
 
     CURRENT = "current"
-    OUTDATED = "outdated"  # our file, but in another version, changed by hand, or without one of its parts
+    OUTDATED = "outdated"  # our file, but of another version, edited by hand, or with a part missing
     ABSENT = "absent"
     FOREIGN = "foreign"  # a file with the name of the plugin or of a part is not ours
 
@@ -50,8 +50,8 @@ class PluginFault(OcwatchError):
 class PluginFile:
     """An installed or missing file of the plugin.
 
-    `path` is the path of `NAME`, or of one of its parts. `installed` is the version of the file at `path`, or None if
-    there is no file or the file is not ours; `shipped` is the version of this package.
+    `path` is the path of the main file `NAME` or of one of its parts. `installed` is the version of the file at `path`,
+    or None if there is no file or the file is not ours; `shipped` is the version of this package.
     """
 
     path: Path
@@ -147,8 +147,8 @@ def _find_files(directory: Path) -> dict[str, PluginFile]:
 
 
 def _together(files: dict[str, PluginFile]) -> PluginFile:
-    """Return the state of the whole plugin: the state of a foreign file if there is one, otherwise the state of the
-    main file.
+    """Return the state of the whole plugin. It is the state of a foreign file if there is one, otherwise the state of
+    the main file.
 
     The main file is outdated if one of its parts is.
     """
@@ -161,8 +161,8 @@ def _together(files: dict[str, PluginFile]) -> PluginFile:
 
 
 def _put(path: Path, content: bytes, *, anew: bool) -> None:
-    """Write a file atomically. If `anew` is set, no existing file is replaced, not even one that was created a moment
-    ago.
+    """Write a file atomically. If `anew` is set, no existing file is replaced, not even one that was created only a
+    moment ago.
 
     Raises:
         FileExistsError: A file exists, and `anew` is set.

@@ -12,7 +12,7 @@ POLL = 0.02
 """Interval, in seconds, between checks of whether processes have ended."""
 STOP_LIMIT = 2.0
 """Time, in seconds, between SIGTERM and SIGKILL. OpenCode 1.0 - 1.3 often ignores SIGTERM. SIGKILL does no harm,
-because the work is done by then.
+because the processes have finished their work by then.
 """
 
 
@@ -20,7 +20,7 @@ def descendants(pid: int) -> list[int]:
     """Return the descendants of a process, children before parents. The list is empty if the process has none or has
     ended.
     """
-    import psutil  # lazy import: a daemon that sees no OpenCode does not need it
+    import psutil  # lazy import: not needed while no OpenCode is running
 
     try:
         return [child.pid for child in reversed(psutil.Process(pid).children(recursive=True))]
@@ -32,7 +32,7 @@ def descends(pid: int, ancestors: frozenset[int], most: int = 4) -> bool:
     """Return whether a process is one of `ancestors`, or a descendant of one of them over at most `most`
     generations.
     """
-    import psutil  # lazy import: a daemon that sees no OpenCode does not need it
+    import psutil  # lazy import: not needed while no OpenCode is running
 
     try:
         process: psutil.Process | None = psutil.Process(pid)
@@ -46,8 +46,8 @@ def descends(pid: int, ancestors: frozenset[int], most: int = 4) -> bool:
 
 
 def end_all(pids: list[int], number: signal.Signals, patience: float) -> None:
-    """Send a signal to processes, and SIGKILL to those that are still running after `patience` seconds."""
-    import psutil  # lazy import: a daemon that sees no OpenCode does not need it
+    """Send a signal to processes, and then SIGKILL to those that are still running after `patience` seconds."""
+    import psutil  # lazy import: not needed while no OpenCode is running
 
     found = []
     for pid in pids:
@@ -66,7 +66,7 @@ def end_all(pids: list[int], number: signal.Signals, patience: float) -> None:
 
 
 def _runs(process: object) -> bool:
-    import psutil  # lazy import: a daemon that sees no OpenCode does not need it
+    import psutil  # lazy import: not needed while no OpenCode is running
 
     with suppress(psutil.Error):
         assert isinstance(process, psutil.Process)

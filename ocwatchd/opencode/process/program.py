@@ -19,7 +19,7 @@ KEPT = (
     # Directories in which version managers keep the real program behind their `opencode`. By default, they are in HOME.
     "VOLTA_HOME", "ASDF_DIR", "ASDF_DATA_DIR", "MISE_DATA_DIR", "NVM_DIR", "FNM_DIR", "BUN_INSTALL", "PNPM_HOME",
 )  # fmt: skip
-"""Environment variables that are passed on. They contain no keys, and configure neither OpenCode nor its
+"""Environment variables that are passed to the program. They contain no keys, and configure neither OpenCode nor its
 directories.
 """
 
@@ -52,7 +52,7 @@ def bare_environ(home: Path, directory: Path, environ: Mapping[str, str]) -> dic
     return {
         **{name: environ[name] for name in KEPT if name in environ},
         "HOME": str(home),
-        # OpenCode unpacks libraries into this directory and does not remove them (1.3, 1.18).
+        # A separate directory, because OpenCode unpacks libraries into it and does not remove them (1.3, 1.18).
         "TMPDIR": str(home / TEMPORARY),
         # OpenCode uses PWD as the project directory, even if it differs from the working directory.
         "PWD": str(directory),
@@ -60,7 +60,8 @@ def bare_environ(home: Path, directory: Path, environ: Mapping[str, str]) -> dic
         "OPENCODE_DISABLE_AUTOUPDATE": "1",
         "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
         "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
-        # 1.18 installs its plugin library in the background. Without these two its first request hangs for 20 s.
+        # 1.18 installs its plugin library in the background. Without the following two variables, its first request
+        # would hang for 20 s.
         "npm_config_registry": "http://127.0.0.1:9",
         "npm_config_fetch_retries": "0",
         "GIT_CONFIG_NOSYSTEM": "1",
@@ -80,8 +81,8 @@ def about_program(program: Path, environ: Mapping[str, str], limit: float = VERS
 
 
 def about_program_here(program: Path, environ: Mapping[str, str], limit: float = VERSION_LIMIT) -> ProgramVersion:
-    """Run a program in the user's HOME, and return its version and generation. This is for shims that find their
-    program through HOME.
+    """Run a program in the user's HOME, and return its version and generation. This function is for shims that find
+    their program through HOME.
 
     Raises:
         OpenCodeUnreachable: The program cannot be started, fails, hangs (`NoAnswer`), or prints no version.

@@ -84,7 +84,7 @@ def _listen(reader: int) -> bytes:
         signal.signal(number, signal.SIG_DFL)
     os.dup2(reader, 3)
     null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):  # a reader of our output waits until all processes have closed it
+    for fd in (0, 1, 2):  # otherwise, a reader of our output would wait for the guardian's end
         os.dup2(null, fd)
     os.closerange(4, 1024)
     with suppress(OSError), open("/proc/self/comm", "w") as name:

@@ -1,7 +1,7 @@
 """Find the tmux pane in which an OpenCode process is running, and start the successor there.
 
-Two situations are supported. If OpenCode (or its launcher) is the pane's own process, the pane is respawned. If
-OpenCode was typed into an interactive shell, the start command is typed into the same shell. In all other situations (a
+OpenCode can be relaunched in two cases. If OpenCode (or its launcher) is the pane's own process, the pane is respawned.
+If OpenCode was typed into an interactive shell, the start command is typed into the same shell. In all other cases (a
 script, an editor's terminal, a pane inside a pane), no pane is returned, because it is unknown what would happen after
 OpenCode exits.
 """
@@ -124,8 +124,8 @@ class Pane:
         """Run `sh SCRIPT` in the pane, in this directory. The script itself also changes to the directory.
 
         The argument of `respawn-pane -c` is a format: `#(…)` in a directory's name would be executed (tmux 3.3a), and
-        no escape works for all names (`##[` is not unescaped). For a name with `#`, only the script changes the
-        directory.
+        no escape works for all names (for example, `##[` is not unescaped). For a name with `#`, only the script
+        changes the directory.
 
         Raises:
             TerminalFault: The script cannot be run.
@@ -140,7 +140,7 @@ class Pane:
         self._wait_for_shell()
         self._tmux("send-keys", "-R", "-t", self.ident)  # resets terminal modes that a killed TUI has left set
         self._tmux("send-keys", "-t", self.ident, "C-c")  # clears input that was typed while OpenCode was exiting
-        # most shells keep a line with a leading space out of their history
+        # the leading space keeps the line out of the history of most shells
         self._tmux("send-keys", "-t", self.ident, "-l", f" {line}")
         self._tmux("send-keys", "-t", self.ident, "Enter")
 
@@ -185,8 +185,8 @@ def find_pane(running: Running, run: Run = run) -> Pane | None:
 
 
 def _pane(server: str, ident: str, root: int, running: Running, run: Run) -> Pane | None:
-    """Return the pane if its situation is supported, judged by the processes between the pane's own process and
-    OpenCode.
+    """Return the pane if OpenCode can be relaunched in it. The processes between the pane's own process and OpenCode
+    decide this.
     """
     between: list[Relative] = []
     for relative in running.above if running.pid != root else ():

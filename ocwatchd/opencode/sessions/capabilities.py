@@ -1,7 +1,7 @@
 """Fetch the capabilities of models from OpenCode's endpoints, and cache them per project directory.
 
-When OpenCode starts, it loads its providers before it responds. So each list is fetched on its own thread with a long
-timeout, while callers wait only a short time and then continue without the list.
+When OpenCode starts, it loads its providers before it responds. Each list is therefore fetched on its own thread with a
+long timeout, while callers wait only a short time and then continue without the list.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ocwatchd.opencode.client.connect import client_of
 from ocwatchd.opencode.client.request import EndpointError
 
 KEPT = 60.0
-"""Time, in seconds, after which a cached list is fetched again. A list has 1 to 300 kB, and changes with the
-configuration.
+"""Time, in seconds, after which a cached list is fetched again. A list has 1 to 300 kB, and changes when the
+configuration changes.
 """
 LATER = 5.0
 """Delay, in seconds, before an outdated list is fetched again. Lists are needed just before a session is moved, and

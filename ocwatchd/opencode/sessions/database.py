@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-TYPE_CHECKING = False  # defined here because importing it from `typing` costs 5 ms of CPU time
+TYPE_CHECKING = False  # defined here because importing it from `typing` takes 5 ms of CPU time
 if TYPE_CHECKING:
     import sqlite3
 
@@ -26,7 +26,7 @@ def rows(path: str | os.PathLike[str], query: str, *values: object) -> Iterator[
     Texts that are not valid UTF-8, such as half an emoji, are decoded with replacement characters, so that the other
     rows can still be read.
     """
-    import sqlite3  # lazy import: 1 MiB and 4 ms of CPU time, not needed by a status without sessions
+    import sqlite3  # lazy import: takes 1 MiB and 4 ms, and not every command needs it
     from urllib.parse import quote
 
     try:

@@ -42,8 +42,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """A session whose last answer is open or has failed. A session with an open answer may be stuck, busy, or left
-    behind by a dead process.
+    """A session whose last answer is open or has failed. A session with an open answer may be stuck or busy, or its
+    process may have died.
     """
 
     session: Session
@@ -58,7 +58,7 @@ class Store(Protocol):
         ...
 
     def recent(self, since: float) -> list[Session]:
-        """Return the sessions that have changed since the time `since` (epoch seconds), the latest first."""
+        """Return the sessions that have changed since the time `since` (epoch seconds), most recently changed first."""
         ...
 
     def messages(self, session: str, limit: int = FEW_MESSAGES) -> list[Message]:
@@ -90,7 +90,7 @@ class SessionStore:
         return next((found for store in self._stores() if (found := store.session(ident))), None)
 
     def recent(self, since: float) -> list[Session]:
-        """Return the sessions that have changed since the time `since` (epoch seconds), the latest first."""
+        """Return the sessions that have changed since the time `since` (epoch seconds), most recently changed first."""
         found = {session.id: session for store in self._stores() for session in store.recent(since)}
         return sorted(found.values(), key=lambda session: session.updated or 0.0, reverse=True)[:MAX_SESSIONS]
 
@@ -172,7 +172,7 @@ class SqliteStore:
         return next(iter(_sessions(rows)), None)
 
     def recent(self, since: float) -> list[Session]:
-        """Return the sessions that have changed since the time `since` (epoch seconds), the latest first."""
+        """Return the sessions that have changed since the time `since` (epoch seconds), most recently changed first."""
         query = (
             "SELECT id, directory, parent_id, version, time_updated FROM session"
             " WHERE time_updated >= ? ORDER BY time_updated DESC LIMIT ?"
@@ -190,7 +190,8 @@ class SqliteStore:
 
     def turns_of_v1(self, session: str, limit: int = FEW_MESSAGES) -> list[Message]:
         """Return the last messages that OpenCode 1 has written, oldest first."""
-        # This is the order of OpenCode's own index. In any other order SQLite reads all messages of a long session.
+        # This is the order of OpenCode's own index. In any other order, SQLite would read all messages of a long
+        # session.
         query = "SELECT id, data FROM message WHERE session_id = ? ORDER BY time_created DESC, id DESC LIMIT ?"
         rows = reversed(self._rows(query, session, limit))
         read = (message_of(_json(row["data"]), (), row["id"]) for row in rows)
@@ -269,7 +270,9 @@ class JsonStore:
         return next((found for path in paths if (found := session_of(_file(path)))), None)
 
     def recent(self, since: float) -> list[Session]:
-        """Return the sessions whose files have changed since the time `since` (epoch seconds), the latest first."""
+        """Return the sessions whose files have changed since the time `since` (epoch seconds), most recently changed
+        first.
+        """
         dated = [(_changed(path), path) for project in self._projects() for path in _listed(project, "ses_*.json")]
         paths = [path for changed, path in sorted(dated, reverse=True)[:MAX_SESSIONS] if changed >= since]
         return [found for path in paths if (found := session_of(_file(path)))]

@@ -22,7 +22,9 @@ BODY_CAP = 4_000
 MESSAGE_CAP = 2_000
 """Maximum number of characters of an error's message."""
 COPIED_FIELDS = ("system", "tools", "format")
-"""Fields of a prompt that a re-run must contain, because OpenCode would drop them otherwise (1.0 - 1.18)."""
+"""Fields of a prompt that must be included when it is run again, because OpenCode would otherwise drop them (1.0 -
+1.18).
+"""
 _SPOKEN = ("text", "reasoning", "tool")
 _NO_REASON = ("unknown", "other")
 """Finish reasons of an answer whose stream contained no event (1.0.185 - 1.18.33)."""
@@ -47,8 +49,8 @@ class Message:
     began: bool = False
     """Whether the message has parts: the stream of an answer has begun, or a prompt has content."""
     spoke: bool = False
-    """Whether the model has produced text, reasoning or a tool call. With chat completions, a stream begins before the
-    first token. While the text is streamed, its part exists but is still empty (1.3.2 - 1.18.33).
+    """Whether the model has produced text, reasoning or a tool call. With the chat completions API, a stream begins
+    before the first token. While the text is streamed, its part exists but is still empty (1.3.2 - 1.18.33).
     """
     running: tuple[RunningTool, ...] = ()
     finish: str | None = None
@@ -131,8 +133,8 @@ def model_of(info: Json) -> ModelRef | None:
 
 
 def message_of(info: Json, parts: object = (), ident: str | None = None) -> Message | None:
-    """Parse a message. Return None if the data is not a message. `info` has the form of the API. In a message store, it
-    lacks the id, which is therefore passed as `ident`.
+    """Parse a message. Return None if the data is not a message. `info` is in the API's format. Message stores omit the
+    id, so it is passed as `ident`.
     """
     found, role = ident or text(info.get("id")), text(info.get("role"))
     if not found or role not in ("user", "assistant"):

@@ -15,11 +15,11 @@ from ocwatchd.opencode.sessions.database import rows
 from ocwatchd.ownership import read_followed
 
 MAX_NAMES = 2000
-"""Maximum number of sessions that are returned, the latest first."""
+"""Maximum number of sessions that are returned, most recently used first."""
 MAX_PROJECTS = 20
-"""Maximum number of project directories that are returned, the latest first."""
+"""Maximum number of project directories that are returned, most recently used first."""
 MAX_FILES = 200
-"""Maximum number of session files that are read from a store of versions before 1.2, the latest first."""
+"""Maximum number of session files that are read from a store of versions before 1.2, newest first."""
 MAX_TITLE = 40
 """Maximum number of characters of a title in a notice."""
 _FILE_CAP = 1 << 20
@@ -45,7 +45,7 @@ class SessionName:
 
 
 def session_names(data: str) -> list[SessionName]:
-    """Return the sessions of OpenCode's data directory `data`, the latest first, at most MAX_NAMES."""
+    """Return at most MAX_NAMES sessions of OpenCode's data directory `data`, most recently used first."""
     found: dict[str, SessionName] = {}
     for name in [*_read_databases(data), *_read_files(data)]:
         found.setdefault(name.id, name)
@@ -53,7 +53,9 @@ def session_names(data: str) -> list[SessionName]:
 
 
 def project_directories(data: str) -> list[str]:
-    """Return the directories of the latest sessions, at most MAX_PROJECTS, that still exist."""
+    """Return at most MAX_PROJECTS directories of the most recently used sessions. Directories that no longer exist are
+    omitted.
+    """
     found = dict.fromkeys(name.directory for name in session_names(data) if name.directory)
     return [directory for directory in found if os.path.isdir(directory)][:MAX_PROJECTS]
 

@@ -79,12 +79,13 @@ def take_detailed_snapshot(
 def _in_background(
     api: Api, session: Session, now: SessionSnapshot, statuses: Mapping[str, RetryStatus]
 ) -> tuple[str, ...]:
-    """Return the session's direct and indirect subagents that are working although no running tool call waits for them.
+    """Return the session's direct and indirect subagents that are working although no running tool call is waiting for
+    them.
 
     Subagents with a long wait in their own retry are excluded, because an abort would not destroy any of their work.
     """
     if now.state not in (SessionState.BUSY, SessionState.RETRY):
-        return ()  # a move would not abort this session
+        return ()  # a move does not abort an idle session, so its subagents do not matter
     named = {tool.child for tool in now.running}
     others = {ident: status for ident, status in statuses.items() if ident not in (session.id, session.parent, *named)}
     at_work = {ident for ident, status in others.items() if _works(status, now.seen)}
@@ -133,8 +134,8 @@ def turn(api: Api, session: Session) -> list[Message]:
 
 
 def _complete(api: Api, session: Session, last: list[Message]) -> list[Message]:
-    """Return the session's last messages: `last`, or a longer list if the last prompt or the last answer is missing
-    from `last`.
+    """Return the session's last messages. This is `last`, or a longer list if `last` lacks the last prompt or the last
+    answer.
     """
     if len(last) == _FEW and not any(not message.user for message in last):
         last = api.messages(session.id, session.directory, _MANY)  # many prompts may be queued after the last answer
@@ -213,7 +214,7 @@ def needs_of(messages: Sequence[Message]) -> Needs:
 
 
 def _before(messages: Sequence[Message], answer: Message | None) -> tuple[ModelRef, ...]:
-    """Return the models, other than that of `answer`, that produced the earlier answers, the most recent first."""
+    """Return the models, other than that of `answer`, that produced the earlier answers, most recent first."""
     models = [message.model for message in reversed(messages) if not message.user and message is not answer]
     return tuple(dict.fromkeys(model for model in models if model and answer and model != answer.model))
 

@@ -1,10 +1,10 @@
 """Record in the blacklist which refused attempts were counted, so that no attempt is counted as two strikes.
 
-After the daemon is killed, its next run reads some log lines again, because cursors are saved only every two seconds,
-and endpoints show the same attempts again. Counted attempts are therefore marked in the file that contains the
+After the daemon is killed, its next run reads some log lines again, because cursors are saved only every two seconds.
+Endpoints also show the same attempts again. Counted attempts are therefore marked in the file that contains the
 cooldowns, and both are written together. A repeated attempt is recognized by its mark. If the daemon was killed before
-an attempt was written, the attempt is counted. For a log, the mark is a position; for an endpoint, it is the shown
-attempt.
+an attempt was written, the attempt is counted. The mark is a position in the log or, if an endpoint has shown the
+attempt, the attempt itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from ocwatchd.core.engine.messages import Shown
 KEPT = 60.0
 """Time, in seconds, for which a mark is kept. Cursors are saved every 2 s, and a log is at most 1 s late."""
 MOST = 64
-"""Maximum number of marks of each kind. In OpenCode before 1.17, each process has its own log."""
+"""Maximum number of marks of each kind. Many marks are needed because each process has its own log in OpenCode before
+1.17.
+"""
 GRAIN = 0.001
 """Precision of written times, in seconds."""
 

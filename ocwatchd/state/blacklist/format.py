@@ -108,7 +108,7 @@ class Contents:
 
     `entries` contains the valid entries by key. `raw` is the JSON object as read, from which the file is rewritten
     without losing unknown fields. `problem` is the reason why the whole file is unusable. `closed`: whether the file
-    cannot be opened but may be valid. `skipped` contains a phrase for each invalid entry.
+    cannot be opened, although it may be valid. `skipped` contains a phrase for each invalid entry.
     """
 
     __slots__ = ("closed", "entries", "exists", "problem", "raw", "skipped", "version")
@@ -231,7 +231,7 @@ def moment(value: object, name: str) -> float:
         raise ValueError(f"`{name}` is not a time")
     epoch = _our_own(value)
     if epoch is None:
-        from datetime import UTC, datetime  # lazy import: 2 of the 25 ms of CPU time that `pick` has
+        from datetime import UTC, datetime  # lazy import: takes 2 of the 25 ms of CPU time that `pick` may use
 
         try:
             moment = datetime.fromisoformat(value)

@@ -74,8 +74,8 @@ class NewerBlacklist(StateError):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The content of the file at one moment. `problems` contains sentences for the user. Every write changes
-    `signature`.
+    """The content of the file at one moment. `problems` contains sentences for the user. `signature` changes with every
+    write.
     """
 
     cooldowns: Mapping[ModelRef, Cooldown]
@@ -99,7 +99,7 @@ class Snapshot:
 
 
 def signature(path: Path) -> Signature | None:
-    """Return a value that changes with every write of the file, or None if there is no file. It takes one stat call."""
+    """Return a value that changes with every write of the file, or None if there is no file. It needs one stat call."""
     try:
         info = path.stat(follow_symlinks=False)
     except OSError:
@@ -111,7 +111,7 @@ def read(path: Path) -> Snapshot:
     """Return the file's content. A missing or damaged file is read as empty, and damage is reported in `problems`.
     Never raises.
     """
-    mark = signature(path)  # taken before reading, so that a write during the reading is noticed later
+    mark = signature(path)  # taken before the read, so that a write during the read is noticed later
     found = read_entries(path)
     counted = found.raw.get("counted")
     sound = found.exists and found.problem is None

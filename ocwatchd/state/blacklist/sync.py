@@ -53,7 +53,7 @@ class SharedBlacklist:
         """Return the file's content if another writer has changed it since this object's last read or write; otherwise,
         return None.
 
-        If the file is unchanged, the call takes one stat call.
+        If the file is unchanged, this takes a single stat call.
         """
         if self._missed is None and blacklist.signature(self._path) == self._mark:
             return None

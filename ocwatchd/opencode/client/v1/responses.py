@@ -1,4 +1,4 @@
-"""Parse responses of OpenCode 1's API: sessions, retries, model capacities. They have the same form on 1.0 to 1.18."""
+"""Parse responses of OpenCode 1's API: sessions, retries, model capacities. Their format is the same on 1.0 to 1.18."""
 
 from __future__ import annotations
 
@@ -84,6 +84,6 @@ def price_of(raw: object) -> Price | None:
 
 
 def version_of(version: str | None) -> tuple[int, ...]:
-    """Parse a version such as `1.18.33` into its numbers. Return () if the text does not have this form."""
+    """Parse a version such as `1.18.33` into its numbers. Return () if the text is not such a version."""
     parts = (version or "").split("-")[0].split(".")
     return tuple(int(part) for part in parts) if all(part.isdecimal() for part in parts) else ()

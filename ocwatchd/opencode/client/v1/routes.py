@@ -50,16 +50,16 @@ EVENT_IDLE = 90.0
 
 KNOWN_FOR, MAX_KNOWN = 21_600.0, 20_000
 """Time, in seconds, for which names of models and agents are cached, and maximum number of cached names. A single list
-has 5,000 names.
+may contain 5,000 names.
 
 OpenCode 1 reads its configuration when it starts, so a name hardly ever disappears. If a name does disappear, a run
-that uses the name never begins, and `forget_names` is called. When names were cached for only one minute, every real
-move had to wait for the whole list.
+that uses it never begins, and the move then calls `forget_names`. When names were cached for only one minute, every
+real move had to wait for the whole list.
 """
 
 _MAX_WORKING = 20
-"""Maximum number of sessions that are checked, the latest first, if the response of `/session/status` contains no
-session ids.
+"""Maximum number of sessions that are checked, most recently used first, if the response of `/session/status` contains
+no session ids.
 """
 
 _ROUTES_SINCE = (1, 1, 65)
@@ -100,8 +100,8 @@ class Rerun:
 class Shown:
     """What OpenCode reports about one session: the statuses of its directory, its last messages, and its questions.
 
-    `seen` is the time at which the statuses were read (epoch seconds). `messages` are in order, the oldest first.
-    `asking` is True if a permission request or a question of the session is open.
+    `seen` is the time at which the statuses were read (epoch seconds). `messages` are sorted, oldest first. `asking` is
+    True if a permission request or a question of the session is open.
     """
 
     seen: float
@@ -243,8 +243,8 @@ class Api:
         self._post(f"/session/{self._ident(session)}/abort", directory, b"{}")
 
     def rerun(self, session: str, directory: str | None, rerun: Rerun) -> None:
-        """Run a user message again. The method returns as soon as OpenCode has accepted the message, before it is
-        answered.
+        """Run a user message again. This method returns as soon as OpenCode has accepted the message, before the
+        message is answered.
         """
         self._post(f"/session/{self._ident(session)}/prompt_async", directory, rerun.body())
 
@@ -261,7 +261,7 @@ class Api:
 
     def asking(self, session: Session) -> bool:
         """Return whether a permission request or question of this session is open. The result is False on versions
-        without these routes (1.0), which show the tool that asks the question as running.
+        without these routes (1.0). These versions show the tool that asks the question as running.
         """
         routes = [route for route in ("/permission", "/question") if self.has(route, session.version)]
         answers = (self._get(route, session.directory) for route in routes)
@@ -307,8 +307,8 @@ class Api:
         return self._lately(f"@{agent}", directory, lambda: (f"@{name}" for name in self.agents(directory)))
 
     def _lately(self, name: str, directory: str | None, ask: Callable[[], Iterable[str]]) -> bool:
-        """Return whether OpenCode knows a name. If the cache does not contain the name, `ask` is called for the current
-        names.
+        """Return whether OpenCode knows a name. If the cache does not contain the name, `ask` is called to fetch the
+        current names.
         """
         if time.monotonic() - self.names.get((directory, name), float("-inf")) <= KNOWN_FOR:
             return True
@@ -379,10 +379,10 @@ class Api:
 
     def has(self, route: str, version: str | None) -> bool:
         """Return whether this version of OpenCode has a route. For versions before _ROUTES_SINCE, the list of routes is
-        requested once, because up to 1.0 an unknown route is forwarded to a remote web host. The list takes 0.2 s on
-        1.0, and 1.4 s on 1.18.33.
+        requested once, because up to 1.0 an unknown route is forwarded to a remote web host. Fetching the list takes
+        0.2 s on 1.0 and 1.4 s on 1.18.33.
         """
-        if version_of(version) >= _ROUTES_SINCE:  # OpenCode is never older than the sessions that it wrote
+        if version_of(version) >= _ROUTES_SINCE:  # OpenCode is at least as new as the version that wrote its sessions
             return True
         if self._routes is None:
             self._routes = frozenset(mapping(self._object("/doc", None).get("paths")))

@@ -1,8 +1,8 @@
 """Parse OpenCode 2's errors into the provider's message, status and body.
 
-Errors of the preview (0.0.0-next-16350) have only a type and a message. The message contains status and body. The
-releases add `status` and `response.body`. The types are not reliable: a 400 that quotes a rate limit is
-`provider.rate-limit`; a 402, and a 429 of any provider that uses the AI SDK, is `provider.unknown`.
+Errors of the preview (0.0.0-next-16350) have only a type and a message, which contains the status and the body. The
+releases add `status` and `response.body`. The types are not reliable. A 400 that quotes a rate limit has the type
+`provider.rate-limit`. A 402, and a 429 from any provider that uses the AI SDK, has the type `provider.unknown`.
 """
 
 from __future__ import annotations

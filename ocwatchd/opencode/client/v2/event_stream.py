@@ -22,7 +22,7 @@ from ocwatchd.opencode.client.v2.routes import Routes
 from ocwatchd.opencode.sessions.messages import text
 
 RECENT = 50
-"""Number of sessions, the most recently changed first, whose last answers are checked after a gap in the stream."""
+"""Number of most recently changed sessions whose last answers are checked after a gap in the stream."""
 MAX_GAP = 6 * 3600.0
 """Maximum age, in seconds, of missed failures that are read."""
 OVERLAP = 5.0
@@ -42,8 +42,8 @@ MAX_CURSORS = 2000
 class Progress:
     """Records how far the events were read: the number of each session's last failure, and the time of the last read.
 
-    A failure is recorded only after the daemon has handled it (`done`), so that none is lost if the daemon is killed.
-    Thread-safe.
+    A failure is recorded only after the daemon has handled it (`done`), so that no failure is lost if the daemon is
+    killed. Thread-safe.
     """
 
     def __init__(self, numbers: Mapping[str, int] | None = None, read_at: float | None = None) -> None:
@@ -126,7 +126,7 @@ class EventStream:
         reader, since, caught_up = EventReader(), self._progress.since(self._clock.now()), False
         try:
             for event in self._api.events(WANTED):
-                if not caught_up:  # the stream is open, so it will contain all later events
+                if not caught_up:  # the stream is open, so it will contain all events from now on
                     caught_up = True
                     self._catch_up(since)
                     self._progress.opened(1)
@@ -152,8 +152,8 @@ class EventStream:
             self._report(failure)
 
     def _has_failed(self, info: Info, since: float) -> bool:
-        """Return whether the session's last answer has failed since the time `since`. The time `info.updated` does not
-        show failures.
+        """Return whether the session's last answer has failed since the time `since`. A failure does not change
+        `info.updated`, so the messages are checked.
         """
         steps = steps_of(self._api.messages(info.id, 2))
         return any(step.message.error is not None and (step.message.completed or 0.0) >= since for step in steps)

@@ -1,6 +1,7 @@
 """Parse refused attempts and stopped turns from OpenCode 2's events, without I/O. Unknown events are skipped.
 
-`/api/event` sends the events as they happen. Later, each session's durable log contains the same events, with numbers.
+`/api/event` sends the events as they happen. Afterward, the durable log of each session contains the same events, with
+numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ocwatchd.opencode.client.v2.snapshot import is_own_delay
 from ocwatchd.opencode.sessions.messages import Json, mapping, seconds, text
 
 WANTED = tuple(f'"session.{name}'.encode() for name in ("step.", "retry.", "execution.", "model.selected"))
-"""Strings that mark the events to parse. Other events, such as those with streamed text, are skipped."""
+"""Strings that occur in the events to parse. Other events, such as those with streamed text, are skipped."""
 SLACK = 0.25
 """Maximum difference, in seconds, between OpenCode's own backoff and a wait that is recognized as such. The event
 arrives 2 ms after the refused attempt.

@@ -1,6 +1,6 @@
 """Parse OpenCode 2's sessions and messages. A field of an unexpected type is treated as missing.
 
-Only the lengths of texts are kept. Code that sends a prompt again must keep the prompt's text on its own.
+Of texts, only the lengths are kept. Code that sends a prompt again must keep the text of the prompt itself.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Step:
     type: str
     retry: Retry | None = None
     tools_ended: bool = False
-    """Whether a tool call in the message has finished. A move must neither lose nor repeat finished tool calls."""
+    """Whether a tool call in the message has finished. A move must not lose or repeat finished tool calls."""
 
 
 def info_of(raw: object) -> Info | None:

@@ -37,9 +37,11 @@ LOG_IDLE = 10.0
 then closes the stream.
 """
 ABOUT = ("/api/health", "/api/info")
-"""Names of the route that identifies the server: in the preview, and in the releases."""
+"""Names of the route that identifies the server: the first in the preview, the second in the releases."""
 QUEUE = ("pending", "inbox")
-"""Names of the route that lists the prompts waiting to be added to a session: in the preview, and in the releases."""
+"""Names of the route that lists the prompts waiting to be added to a session: the first in the preview, the second in
+the releases.
+"""
 OFFERED_KEPT, MAX_OFFERED = 60.0, 64
 """Time, in seconds, for which the model names of a project are cached, and maximum number of cached lists of names."""
 _OFFERED: dict[object, tuple[float, frozenset[str]]] = {}
@@ -80,7 +82,7 @@ class Routes:
         return frozenset(mapping(self._data("/api/session/active")))
 
     def sessions(self, limit: int) -> list[Info]:
-        """Return the most recently changed sessions, at most `limit`, the latest first."""
+        """Return at most `limit` sessions, most recently changed first."""
         found = self._data("/api/session", limit=limit, order="desc")
         listed = found if isinstance(found, list) else []
         return [info for entry in listed if (info := info_of(entry)) is not None]
@@ -275,7 +277,7 @@ _LIMITS = ("context", "output")
 
 
 def _price(raw: object) -> Price | None:
-    """Return the price of the first tier. OpenCode 2 lists one price for each size of the context."""
+    """Return the price of the first tier. OpenCode 2 lists one price for each tier of context sizes."""
     tiers = raw if isinstance(raw, list) else [raw]
     return price_of(tiers[0]) if tiers else None
 
@@ -285,7 +287,7 @@ def _of(session: str, name: str = "") -> str:
 
 
 def _safe(ident: str) -> str:
-    return quote(ident, safe="")  # an id comes from an event or a log and must not become another route
+    return quote(ident, safe="")  # ids come from events or logs, so escape them: an id must not lead to another route
 
 
 def _query(path: str, query: Mapping[str, object]) -> str:

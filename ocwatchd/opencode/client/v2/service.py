@@ -23,7 +23,7 @@ USER = "opencode"
 PASSWORDS = ("OPENCODE_PASSWORD", "OPENCODE_SERVER_PASSWORD")
 """Environment variables that contain a server's password; the first takes precedence."""
 MAX_BYTES = 65_536
-"""Maximum number of bytes read from a registration. A registration has about 170."""
+"""Maximum number of bytes read from a registration. A registration has about 170 bytes."""
 
 
 @dataclass(frozen=True, slots=True)

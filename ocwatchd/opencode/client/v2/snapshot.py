@@ -52,7 +52,7 @@ class Turn:
 
     @property
     def only_answers_prompt(self) -> bool:
-        """Whether all messages after the user's last message are answers. Synthetic messages and skills are not
+        """Whether all messages after the user's last message are answers. Synthetic messages and skills do not count as
         answers.
         """
         return not any(step.message.user for step in self._since_prompt())
@@ -72,7 +72,7 @@ def turn_of(api: Routes, session: str, clock: Clock, *, thorough: bool = False, 
     Raises:
         EndpointError: The endpoint does not respond, or does not know the session.
     """
-    # With simultaneous requests this took 70 ms instead of 130 ms at a load of 17, although OpenCode has one thread.
+    # Simultaneous requests took 70 ms instead of 130 ms at a load of 17, although OpenCode has only one thread.
     with ThreadPoolExecutor(2, "turn") as threads:
         activity, last_messages = threads.submit(api.active), threads.submit(api.messages, session, _FEW)
         info = known or api.session(session)
@@ -166,7 +166,7 @@ def _error(answer: Step | None, active: bool) -> ErrorDetails | None:
 
 
 def _before(steps: Sequence[Step], answer: Step | None) -> tuple[ModelRef, ...]:
-    """Return the models, other than that of `answer`, that produced the earlier answers, the most recent first."""
+    """Return the models, other than that of `answer`, that produced the earlier answers, most recent first."""
     if answer is None:
         return ()
     models = [step.message.model for step in reversed(steps) if not step.message.user and step is not answer]
