@@ -1,7 +1,7 @@
 """Check and set the owners of files: never use another user's files, and give files written by root to the right user.
 
 `open_plain` opens every file that another user could have substituted for ours, and `try_lock` locks it. This module
-does not import pathlib, which takes 5 ms of CPU time, because commands that scripts call frequently use this module.
+does not import pathlib, which takes 5 ms of CPU time, because it is used by commands that scripts call frequently.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _anothers(path: str, user: int) -> str:
     """Return the error message for a directory that belongs to another user.
 
     A directory of root in our own home was most likely created with `sudo`, so the message suggests `chown`. For any
-    other owner, it does not, because ocwatchd would then trust the directory's content.
+    other owner, `chown` is not suggested, because ocwatchd would then trust the directory's content.
     """
     said = f"{path} belongs to {user_name(user)}, not to you, so ocwatchd does not use it."
     if user == 0 and in_own_home(path):
@@ -184,7 +184,8 @@ def make_directories(path: str | os.PathLike[str], mode: int = 0o700) -> None:
 
 
 def open_plain(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
-    """Open a plain file that belongs to us or to root, and return its descriptor. Never follow a link, never block.
+    """Open a plain file that belongs to us or to root, and return its descriptor. Links are never followed, and the
+    call never blocks.
 
     With `os.O_CREAT`, create a missing file with mode 0600; if run by root, give it to the owner of its directory.
 

@@ -226,7 +226,7 @@ class Paths:
 
     @property
     def heartbeat(self) -> Path:
-        """The heartbeat file of the daemon's main loop: pid, time, followed logs."""
+        """The heartbeat file of the daemon's main loop. It contains the pid, the time, and the followed logs."""
         return self.state_dir / "daemon.json"
 
     @property

@@ -51,12 +51,12 @@ def span(seconds: float | None) -> str:
 
 
 def about(seconds: float) -> str:
-    """Return an estimated duration, rounded to minutes from one minute on: `about 45s`, `about 58m`, `about 2h 5m`."""
+    """Return an estimated duration, rounded to minutes above a minute: `about 45s`, `about 58m`, `about 2h 5m`."""
     return f"about {span(round(seconds / 60) * 60 if seconds >= 60 else round(seconds))}"
 
 
 def exactly(seconds: float) -> str:
-    """Return a measured duration, with tenths below a minute: `0.8s`, `45.2s`, `3m 20s`."""
+    """Return a measured duration, with tenths of a second if it is below a minute: `0.8s`, `45.2s`, `3m 20s`."""
     return f"{seconds:.1f}s" if seconds < 59.95 else span(seconds)
 
 

@@ -2,7 +2,7 @@
 
 A lane is a group of related work, such as that of one endpoint, and uses only a few threads. An endpoint that hangs
 with thirty sessions therefore delays only its own work. Work for a busy lane waits in order of arrival. The threads do
-not delay the exit of the process.
+not keep the process from exiting.
 """
 
 from __future__ import annotations

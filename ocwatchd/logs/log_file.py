@@ -168,8 +168,8 @@ class OpenLog:
             self._remember()
 
     def _line_start(self, start: int) -> int:
-        """Return the offset of the first line that starts at or after `start`, or the offset of the last line if there
-        is none.
+        """Return the offset of the first line that starts at or after `start`. If there is none, return the offset of
+        the last line.
         """
         at = start - 1
         while at < self.size:
@@ -264,7 +264,7 @@ class OpenLog:
         return digest(os.pread(self._fd, size, offset - size)) if size <= offset else ""
 
     def _backwards(self, overlap: int) -> Iterator[tuple[bytes, int]]:
-        """Yield pieces of the file with their offsets, from the end of the file backward. Adjacent pieces overlap by
+        """Yield pieces of the file, each with its offset, from the end of the file backward. Adjacent pieces overlap by
         `overlap` bytes.
         """
         end, last = self.size, max(self.size - MAX_SEARCHED, 0)
@@ -311,7 +311,7 @@ class OpenLog:
         return self._recent.until
 
     def begins(self) -> float | None:
-        """Return the time of the first record, in epoch seconds, or None if the first 128 KiB contain no time.
+        """Return the time of the first record, in epoch seconds, or None if the first 128 KiB contain no timestamp.
 
         Raises:
             OSError: The file can no longer be read.
@@ -467,7 +467,7 @@ class OpenLog:
         return 0
 
     def _remember(self) -> None:
-        """Store the bytes before the position, and the first bytes of the file."""
+        """Store the bytes before the current position, and the first bytes of the file."""
         self._remember_head()
         size = min(BEFORE, self._at)
         self._before = os.pread(self._fd, size, self._at - size) if size else b""

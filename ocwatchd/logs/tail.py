@@ -122,8 +122,8 @@ class LogTail:
     # ---- reading
 
     def poll(self, now: float) -> list[Sighting]:
-        """Return the events written since the last poll, in the order of the lines. Events of replaced files come
-        first. Never raises.
+        """Return the events written since the last poll, in the order of the lines. Events of replaced files precede
+        those of the current file. Never raises.
         """
         sightings: list[Sighting] = []
         self.problem = None

@@ -43,12 +43,12 @@ EVENTS_LATE = 0.3
 """Delay, in seconds, after an abort before messages are requested even though an event stream is open."""
 SETTLE = 0.2
 """Delay, in seconds, between the completion of the old run's last message and the new run, if no event can prove that
-the old run is over. Without this delay, the old run's clean-up canceled the new run in 2 of 6 moves on 1.1.65 and in 1
+the old run is over. Without this delay, the old run's cleanup canceled the new run in 2 of 6 moves on 1.1.65 and in 1
 of 6 on 1.0.185.
 """
 
 END_LIMIT = 3.0
-"""Timeout, in seconds, for the event that proves the end of the old run, from the time at which the run closed its
+"""Timeout, in seconds, for the event that proves the end of the old run. It begins when the old run has closed its
 message.
 """
 
@@ -108,7 +108,7 @@ T = TypeVar("T")
 
 
 class RerunOverApi:
-    """Mover that aborts the retry and re-runs the last user message on the target, at the session's own endpoint."""
+    """Mover that aborts the retry and runs the last user message again on the target, at the session's own endpoint."""
 
     name = "rerun"
 
@@ -202,7 +202,7 @@ class _Attempt:
 
     def _check_target(self) -> None:
         target, decided = self._order.target, self._order.snapshot
-        agent = target.agent if target.agent != decided.agent else None  # the session's own agent certainly exists
+        agent = target.agent if target.agent != decided.agent else None  # the session's own agent is known to exist
         ruling = unknown_target(self._api, Target(target.model, agent), self._session.directory)
         self._check(ruling, decided)
 
@@ -220,8 +220,8 @@ class _Attempt:
             raise _Ended(Ruling(MoveResult.ALREADY, "OpenCode has just continued on its own"), snapshot)
 
     def _check_silence(self, snapshot: SessionSnapshot) -> None:
-        """Check that a stalled answer is still silent. It may have continued if the OpenCode process was suspended and
-        then resumed.
+        """Check that a stalled answer is still silent. The answer may have continued if the OpenCode process was
+        suspended and then resumed.
         """
         now, before = self._silence(self._order.session), self._order.snapshot.silence
         if self._order.stalled and not self._cut and now is not None and before is not None and now < before:
@@ -251,14 +251,14 @@ class _Attempt:
 
     @property
     def _cut(self) -> bool:
-        """Whether the last answers of the turn, at least CUT_STEPS in a row, were cut off."""
+        """Whether at least the last CUT_STEPS answers of the turn were cut off."""
         return self._order.snapshot.cut_steps >= CUT_STEPS
 
     def _drop_pieces(self, messages: Sequence[Message], snapshot: SessionSnapshot) -> None:
         """Delete the stalled, incomplete answer and the cut-off answers before it. Keep answers that contain a complete
         tool call.
 
-        If these answers were kept, the target would have to continue them, which several providers refuse.
+        If the incomplete answers were kept, the target would have to continue them, which several providers refuse.
         """
         if not self._order.stalled or self._order.child is not None:
             return
@@ -328,7 +328,7 @@ class _Attempt:
             self._patiently(lambda: self._api.rerun(self._session.id, self._session.directory, rerun))
         except EndpointError as fault:
             if fault.trouble is Trouble.STATUS and (fault.status or 0) < 500:
-                raise  # OpenCode refused the request
+                raise  # OpenCode has refused the request, so it is not repeated
             return fault
         return None
 

@@ -209,7 +209,7 @@ class _Attempt:
             try:
                 self._patiently(lambda: self._api.stage_revert(self._session, str(prompt["id"])))
             except EndpointError as fault:
-                if fault.status == 409:  # OpenCode does not revert a working session
+                if fault.status == 409:  # OpenCode does not revert a session that is working
                     self._check_idle()
                 raise
             try:

@@ -161,7 +161,7 @@ _HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBBI HH32x4x8x")
 """The struct inet_diag_req_v2: family, protocol, extensions, padding, states, then the ports."""
 _ENTRY = struct.Struct("=B3x4x16s16x4x8x4x4x4xII")
-"""The used fields of the struct inet_diag_msg: family, source address, user, inode."""
+"""Those fields of the struct inet_diag_msg that are used: family, source address, user, inode."""
 _ANSWER_TIMEOUT = 1.0
 """Timeout, in seconds, for the kernel's response."""
 

@@ -111,7 +111,9 @@ class Launchd:
 
     @property
     def _domain(self) -> str:
-        """Return the domain of the user's desktop, or the user's own domain if there is no desktop, as over ssh."""
+        """Return the domain of the user's desktop, or the user's own domain if there is no desktop, for example over
+        ssh.
+        """
         if self._known_domain is None:
             desktop = f"gui/{os.getuid()}"
             self._known_domain = desktop if ask(["launchctl", "print", desktop]).done else f"user/{os.getuid()}"

@@ -213,7 +213,7 @@ class Helper:
             for model in self._answers.of(self._knowledge.reported(), now):
                 say(f"{model}: it has answered a request of this machine")
                 freed += self._knowledge.answered(model, now, clock)
-        except (OSError, ValueError, sqlite3.Error) as fault:  # any version of OpenCode may have written the store
+        except (OSError, ValueError, sqlite3.Error) as fault:  # any version of OpenCode may have written the database
             self._complain(f"OpenCode's answers cannot be read: {fault}")
         if freed:
             self._transport.offer(freed)

@@ -154,7 +154,7 @@ def connect(settings: ShareSettings) -> Any:
     options |= {"host": url.hostname, "port": url.port or PORT, "socket_keepalive": True}
     if url.scheme in ("valkeys", "rediss"):
         if settings.ca is not None:
-            settings.ca.open("rb").close()  # raise an error that names the file
+            settings.ca.open("rb").close()  # raises an error that names the file
         options |= {"ssl": True, "ssl_cert_reqs": "required", "ssl_check_hostname": True}
         options |= {
             "ssl_ca_certs": str(settings.ca) if settings.ca else None,

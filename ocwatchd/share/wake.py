@@ -1,8 +1,8 @@
 """Wait until a watched file is replaced or another thread ends the wait.
 
 Linux reports a replaced file through inotify; elsewhere the share process checks its files twenty times a second.
-`logs.watcher` is not used, because our files are replaced by renaming, and watchdog delays events after a rename by 500
-ms.
+`logs.watcher` is not used, because our files are replaced by renaming, and watchdog delays events by 500 ms after a
+rename.
 """
 
 from __future__ import annotations

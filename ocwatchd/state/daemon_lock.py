@@ -41,7 +41,7 @@ def hold(path: Path) -> Iterator[None]:
             who = _pid_in(fd)
             named = f"pid {who}" if who else "another process"
             raise AlreadyRunning(f"ocwatchd is already running ({named}); see: ocwatch status")
-        with suppress(OSError):  # if the disk is full, only the pid is missing
+        with suppress(OSError):  # if the disk is full, only the pid is missing from the file
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield

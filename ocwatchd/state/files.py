@@ -43,7 +43,7 @@ writer is stuck.
 LOCK_POLL = 0.005
 _TEMP_SUFFIX = ".tmp"
 _DESCRIPTOR = re.compile(r"(?:/proc/(?P<pid>\d+)/(?:task/\d+/)?|/dev/)fd/(?P<number>\d+)")
-"""A pattern for the targets of `/dev/stdout`, `/dev/fd/N` and a shell's `>(…)`. On Linux they begin with /proc."""
+"""Matches the targets of `/dev/stdout`, `/dev/fd/N` and a shell's `>(…)`. On Linux, they begin with /proc."""
 STDOUT = 1
 MAX_LINKS = 40
 """Maximum number of symbolic links that are followed for one path, as in the kernel."""
@@ -107,7 +107,7 @@ def write_named(path: Path, data: bytes, mode: int = 0o600) -> bool:
     fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC) if own is None else os.dup(own)
     try:
         if own == STDOUT and sys.stdout is not None:
-            sys.stdout.flush()  # keep the order of the output
+            sys.stdout.flush()  # earlier output must precede the new data
         write_all(fd, data)
     finally:
         os.close(fd)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ocwatchd.core.engine.messages import Prevented, TroubleReported
 
 MOST, LONGEST = 20, 300
-"""Maximum number of skipped fallbacks that are read from one line. Maximum length, in characters, of a name or a
+"""Maximum number of skipped fallbacks that are read from one line, and maximum length, in characters, of a name or a
 reason.
 """
 LONGEST_BODY = 4_000
@@ -59,7 +59,7 @@ class PluginReports:
     """Follows the report files of one directory. Lines that cannot be parsed are skipped."""
 
     def __init__(self, directory: Path, reported: Callable[[str, int], None] | None = None) -> None:
-        """Begin at the current end of each file.
+        """Begin reading at the current end of each file.
 
         Before `poll` returns a refused attempt, `reported` is called with its session and the pid of its OpenCode
         process.

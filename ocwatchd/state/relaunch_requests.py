@@ -1,6 +1,6 @@
 """Let `ocwatch restart` ask a terminal's launcher to start OpenCode again, by means of a locked request file.
 
-The file is `relaunch-PID` in the state directory, where PID is the launcher's. The process that makes the request
+The file is `relaunch-PID` in the state directory, where PID is the launcher's pid. The process that makes the request
 creates and locks the file, and then stops OpenCode. When OpenCode has ended, the launcher finds the file, waits for the
 lock, and carries out the request. With this design, the launcher need not listen for requests, and a process that dies
 cannot block a terminal forever.

@@ -13,7 +13,7 @@ from ocwatchd.ownership import check_directory, give, open_plain
 __all__ = ["READ_CAP", "NotAFile", "StateError", "read_plain", "replace_unsynced", "write_unsynced"]
 
 READ_CAP = 8 << 20
-"""Maximum size, in bytes, of a state file that is read. ocwatchd's own files have a few kB, so a larger file was
+"""Maximum size, in bytes, of a state file that is read. ocwatchd's own files are a few kB in size, so a larger file was
 written by another program or is hostile.
 """
 
@@ -24,7 +24,7 @@ def read_plain(path: str | os.PathLike[str], cap: int = READ_CAP) -> bytes:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        NotAFile: The path is not a plain file, belongs to another user, or has more than `cap` bytes.
+        NotAFile: The path is not a plain file, belongs to another user, or is larger than `cap` bytes.
         OSError: The file cannot be read.
     """
     fd = open_plain(path)

@@ -1,4 +1,5 @@
-"""Open an endpoint with the client for its generation. No other module chooses between the generations' clients.
+"""Open an endpoint with the client for its generation. Only this module chooses between the clients of the two
+generations.
 
 `ClientV1` implements the `Client` protocol with the routes of OpenCode 1, and `ClientV2` with those of OpenCode 2,
 where one server serves all projects.

@@ -40,13 +40,13 @@ class EndpointError(OpenCodeUnreachable):
 
 
 def connect_file(sock: socket.socket, path: str) -> None:
-    """Connect to a socket file. On Linux its path may have any length."""
+    """Connect to a socket file. On Linux, its path may have any length."""
     with _short(path) as name:
         sock.connect(name)
 
 
 def bind_file(sock: socket.socket, path: str) -> None:
-    """Bind a socket to a new socket file. On Linux its path may have any length."""
+    """Bind a socket to a new socket file. On Linux, its path may have any length."""
     with _short(path) as name:
         sock.bind(name)
 

@@ -1,6 +1,6 @@
 """Follow the events of one session during its move, on a separate thread.
 
-`AbortTrace` distinguishes OpenCode's clean-up of an aborted run from a user's stop, by the order of the events.
+`AbortTrace` uses the order of the events to distinguish OpenCode's cleanup of an aborted run from a user's stop.
 
 Up to 1.3.2, an abort returns while the old run is still terminating. In its last step, the old run cancels the
 session's current run, even if that is a new run that was started too early. This looks exactly like a stop by the user:
@@ -37,9 +37,9 @@ class Signal(StrEnum):
 
 
 class _Phase(Enum):
-    BEFORE = auto()  # ocwatchd has sent neither abort nor prompt
+    BEFORE = auto()  # ocwatchd has sent neither the abort nor the prompt
     STOPPING = auto()  # ocwatchd has sent the abort
-    BETWEEN = auto()  # the old run has ended, and the prompt is not sent yet
+    BETWEEN = auto()  # the old run has ended, and the prompt has not been sent yet
     STARTING = auto()  # ocwatchd has sent the prompt
     RUNNING = auto()  # the new run has begun
 
@@ -111,7 +111,8 @@ class AbortTrace:
     def post(self) -> None:
         """Record that ocwatchd is about to post the new run."""
         self._phase, self.ended, self._stopped = _Phase.STARTING, False, False
-        # If the old run may still be in progress, an `idle` may be its last one, and does not prove a stop by the user.
+        # While the old run may still be in progress, an `idle` may come from that run, and does not prove that the user
+        # has stopped the new run.
         self._certain = self.over
 
 

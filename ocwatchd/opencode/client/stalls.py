@@ -53,8 +53,8 @@ class Stalls:
             _bound(self._answered)
 
     def stalled_for(self, endpoint: Hashable) -> float:
-        """Return the number of seconds since the endpoint's last response, or since its first pending request if that
-        is later. Return 0 if no request is pending.
+        """Return the number of seconds since the endpoint's last response, or since its first pending request if the
+        request is later. Return 0 if no request is pending.
         """
         with self._lock:
             since = self._owing.get(endpoint)

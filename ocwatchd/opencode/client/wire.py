@@ -29,12 +29,13 @@ ANSWER_TIMEOUT = 60.0
 (1.14.48).
 """
 MAX_PER_ENDPOINT, MAX_KEPT = 8, 64
-"""Maximum numbers of connections of abandoned requests, per endpoint and in total. Further connections are closed
-immediately: all of them wait for the same work, and the first connection is enough to keep OpenCode from canceling it.
+"""Maximum numbers of connections of abandoned requests that are kept, per endpoint and in total. Further connections
+are closed immediately, because all of them wait for the same work, and the first connection is enough to keep OpenCode
+from canceling that work.
 """
 BODY_TIMEOUT = 1.0
-"""Time, in seconds, for reading a response after its first byte. Closing the connection earlier would abort the
-request.
+"""Time, in seconds, for reading a response after its first byte. Closing the connection earlier would make OpenCode
+abort the request.
 """
 _CHUNK = 64 * 1024
 
@@ -81,8 +82,8 @@ MAX_BODY = 64 * 1024 * 1024
 """Maximum size of a response, in bytes. A message list with pasted images reached 20 MB."""
 
 MAX_LINE = 1024 * 1024
-"""Maximum length, in bytes, of a line in a stream. Longer lines (streamed images) are skipped; relevant lines have a
-few hundred bytes.
+"""Maximum length, in bytes, of a line in a stream. Longer lines (streamed images) are skipped; relevant lines are a few
+hundred bytes long.
 """
 MAX_STREAMED, WINDOW = 256 * 1024 * 1024, 10.0
 """Maximum number of bytes from a stream within WINDOW seconds. OpenCode never sends that much, and reading more would
@@ -198,7 +199,8 @@ def exchange(endpoint: Endpoint, request: Request, limit: float) -> bytes:
 
 
 def exchange_all(endpoint: Endpoint, requests: Sequence[Request], limit: float) -> Iterator[bytes]:
-    """Send several independent requests at once; yield the bodies of their 2xx responses, in order.
+    """Send several independent requests at once, and yield the bodies of their 2xx responses in the order of the
+    requests.
 
     Each request has its own connection, and all are sent before the first response is read, so that together they take
     one round trip. If the caller stops early, the connections of the other requests are kept until their responses
@@ -241,7 +243,7 @@ def stream(endpoint: Endpoint, request: Request, idle: float, handle: StreamHand
     skipped.
 
     Raises:
-        EndpointError: Nothing arrived for `idle` seconds, too much arrived, or the connection was lost.
+        EndpointError: No data arrived for `idle` seconds, too much data arrived, or the connection was lost.
     """
     connection = _Connection(endpoint, idle, handle)
     try:
@@ -299,7 +301,7 @@ def _read(
     while chunk := response.read(_CHUNK):
         taken += chunk
         if len(taken) > LARGE and not large:
-            if request.body is not None:  # only a GET may have a large response
+            if request.body is not None:  # only the response to a GET may be large
                 raise EndpointError(
                     endpoint, request.what, Trouble.TOO_LARGE, f"more than {LARGE} bytes", response.status
                 )
@@ -328,4 +330,4 @@ def _named(endpoint: Endpoint, request: Request, fault: Exception) -> EndpointEr
     trouble = Trouble.UNREACHABLE if broken else Trouble.GARBAGE
     return EndpointError(
         endpoint, request.what, trouble, repr(fault)[:_SHOWN]
-    )  # repr: a status line may contain escape sequences
+    )  # repr, because a status line may contain escape sequences

@@ -51,7 +51,7 @@ doubled after each failure. A listener whose response shows that it is another p
 """
 
 MAX_PROBES = 64
-"""Maximum number of simultaneous probes, each on its own thread. Endpoints without failures go first."""
+"""Maximum number of simultaneous probes, each on its own thread. Endpoints without failures are probed first."""
 
 SHARED = 0.1
 """Time, in seconds, for which the result of a search is reused. If four sessions hit a limit at once, the result is
@@ -59,7 +59,7 @@ needed four times within milliseconds.
 """
 
 _NAME = "opencode"
-"""Part of the name of every OpenCode process: the npm wrapper starts `opencode` or `.opencode`, Nix
+"""Part of the name of every OpenCode process: the npm wrapper starts `opencode` or `.opencode`, and Nix starts
 `.opencode-wrapped`.
 """
 
@@ -82,7 +82,7 @@ class OpenCodeProcess:
     directory: str | None
     data: Path | None
     auth: str | None = field(repr=False)
-    """The Authorization value that OpenCode 1 would expect with the process's environment."""
+    """The Authorization value that OpenCode 1 would expect, given the process's environment."""
     serves_many: bool
     """Whether this is a server for several project directories, not for one terminal."""
     listeners: tuple[TcpAddress, ...] = ()
@@ -107,7 +107,7 @@ class OpenCodeProcess:
     connected: tuple[TcpAddress, ...] = ()
     """Addresses on this machine that the process is connected to."""
     auth_v2: str | None = field(default=None, repr=False)
-    """The Authorization value that OpenCode 2 would expect with the process's environment. It differs from `auth`:
+    """The Authorization value that OpenCode 2 would expect, given the process's environment. It differs from `auth`:
     OpenCode 2 prefers another variable and has a fixed user name. A `--standalone` server receives its own password in
     that variable, and the user may also have exported the variable of OpenCode 1.
     """
@@ -166,8 +166,8 @@ its generation.
 
 @dataclass(slots=True)
 class _Proof:
-    """What is known about one candidate. If OpenCode is not `proven` to be listening there, the next probe is due at
-    `again` (monotonic seconds).
+    """What is known about one candidate. If it is not `proven` that OpenCode is listening there, the next probe is due
+    at `again` (monotonic seconds).
     """
 
     directory: str | None = None
@@ -197,8 +197,8 @@ class EndpointFinder:
     """Finds endpoints, and keeps track of those at which OpenCode is proven to be listening. A repeated search takes 27
     µs per running process.
 
-    Each candidate is probed on its own thread, with one request at a time, so that a hanging endpoint does not delay
-    other endpoints.
+    Each candidate is probed on its own thread, with one request at a time, so that an endpoint that does not respond
+    does not delay the others.
     """
 
     def __init__(
@@ -251,7 +251,7 @@ class EndpointFinder:
 
     def known(self) -> Endpoints:
         """Return the endpoints that have responded so far, and start the probes that are due. Does not wait for
-        responses. Thread-safe: simultaneous callers share one walk over the process table.
+        responses. Thread-safe: simultaneous callers share one scan of the process table.
         """
         asked = self._elapsed()
         with self._scanning:
@@ -262,11 +262,11 @@ class EndpointFinder:
         return self._found()
 
     def last(self) -> Endpoints:
-        """Return what is known from the last walk over the process table. A new walk would take 15 ms of CPU time."""
+        """Return what is known from the last scan of the process table. A new scan would take 15 ms of CPU time."""
         return self._found()
 
     def current(self, endpoint: Endpoint) -> Endpoint | None:
-        """Return the up-to-date version of a proven endpoint, or None if the endpoint is not proven. Does not walk the
+        """Return the up-to-date version of a proven endpoint, or None if the endpoint is not proven. Does not scan the
         process table.
         """
         with self._news:
@@ -279,7 +279,7 @@ class EndpointFinder:
         return replace(found, directory=proof.directory, rival=rival)
 
     def of_process(self, pid: int) -> Endpoint | None:
-        """Return a proven endpoint of this process, without a walk over the process table.
+        """Return a proven endpoint of this process without a scan of the process table.
 
         If the process has a plugin socket, only the endpoint of that socket is returned. It proves that the plugin is
         loaded where the session runs, which matters for the session's subagents.
@@ -357,8 +357,8 @@ class EndpointFinder:
         with self._news:
             known = [(endpoint, self._proofs[key]) for endpoint, key in self._candidates]
             running, misnamed = self._running, self._misnamed
-            # The directory in OpenCode's response has priority over the process's: `opencode DIR` changes to it after
-            # its start.
+            # The directory in OpenCode's response has priority over that of the process, because `opencode DIR` changes
+            # to DIR only after its start.
             found = [replace(endpoint, directory=proof.directory) for endpoint, proof in known if proof.proven]
             failing = [proof.trouble for _, proof in known if proof.trouble and not proof.proven]
             pending = sum(proof.awaited and not proof.proven for _, proof in known)
@@ -490,7 +490,7 @@ class EndpointFinder:
                     self._rescan = True
                 advice = None if forever else _advice(endpoint, fault)
                 proof.fail(self._elapsed(), advice, forever, rejected=fault.status == 401)
-        except Exception as fault:  # a bug in ocwatchd must not cause probes without pauses
+        except Exception as fault:  # after a bug in ocwatchd, probes must not be repeated without a pause
             with self._news:
                 proof.fail(self._elapsed(), f"{endpoint}: {fault!r}")
         else:
@@ -571,7 +571,7 @@ def _program_is_v2(pid: int) -> bool:
     """Return whether the program of a process is OpenCode 2. `--version` is run once for each program file, which takes
     0.3 to 0.7 s.
     """
-    from ocwatchd.opencode.process.program import about_program  # lazy import: `program` imports this module
+    from ocwatchd.opencode.process.program import about_program  # lazy import: needed only for doubtful processes
 
     program = _executable(pid)
     if program is None:

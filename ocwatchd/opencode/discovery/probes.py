@@ -31,7 +31,9 @@ from ocwatchd.opencode.sessions.snapshots import take_snapshot
 from ocwatchd.workers import Workers
 
 OPEN_SINCE = 86_400.0
-"""Maximum age, in seconds, of sessions with an open last answer: OpenCode's own retry may wait silently for hours."""
+"""Maximum age, in seconds, of sessions with an open last answer. It is long because OpenCode's own retry may wait
+silently for hours.
+"""
 
 FAILED_SINCE = 60.0
 """Maximum age, in seconds, of a failed last answer; older failures no longer matter."""
@@ -64,7 +66,7 @@ it is idle.
 """
 
 MAX_HOMES = 1000
-"""Maximum number of sessions for which the process that last worked on the session is remembered."""
+"""Maximum number of sessions whose last process is remembered."""
 
 T = TypeVar("T")
 SnapshotsById = Mapping[str, SessionSnapshot]
@@ -89,14 +91,14 @@ Report = Callable[[Sequence[SessionSnapshot]], None]
 
 
 class SessionProbe(Protocol):
-    """Probes sessions. Its methods block for seconds and belong on a worker thread."""
+    """Probes sessions. Its methods block for seconds, so call them on a worker thread."""
 
     def session(self, ident: str) -> Findings:
         """Return the snapshot of one session. The result contains no snapshot if the session is not found."""
         ...
 
     def stuck(self, report: Report | None = None) -> Findings:
-        """Return all stuck sessions. Before the method returns, `report` is called with them, exactly once for each
+        """Return all stuck sessions. Before this method returns, `report` is called with them, exactly once for each
         session.
         """
         ...
@@ -105,7 +107,7 @@ class SessionProbe(Protocol):
 class Prober:
     """Queries all endpoints of one data directory about sessions.
 
-    Its methods block for seconds if an endpoint hangs, and belong on a worker thread.
+    Its methods block for seconds if an endpoint does not respond, so call them on a worker thread.
     """
 
     def __init__(
@@ -182,7 +184,7 @@ class Prober:
         """Return the snapshot from the endpoint that has just sent an event of the session. Return None if the session
         is idle there.
 
-        This avoids a walk over the process table, which needs 15 ms of CPU time and took 0.1 s at a load of 17.
+        This avoids a scan of the process table, which needs 15 ms of CPU time and took 0.1 s at a load of 17.
         """
         endpoint, at = self._located.pop(ident, (None, 0.0))
         if endpoint is None or time.monotonic() - at > FRESH or (now := self._finder.current(endpoint)) is None:
@@ -233,7 +235,7 @@ class Prober:
             for _, shown in round_.ask([round_.new()], self._retrying(round_, None), found=(True,)):
                 take(shown)
             more = round_.more(STALL_TIMEOUT)
-        # A query makes OpenCode open the project. Therefore only servers of many projects are queried about other
+        # A query makes OpenCode open the project. Therefore, only servers of many projects are queried about other
         # projects, and only about projects with an unsettled session that the project's own process has not shown.
         missing = [entry.session.directory for entry in unsettled if entry.session.id not in snapshots]
         wanted = list(dict.fromkeys([*directories, *missing]))

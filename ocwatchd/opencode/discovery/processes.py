@@ -1,4 +1,4 @@
-"""Inspect one OpenCode process, and end it, for `restart`: its program, arguments, environment and terminal.
+"""Inspect one OpenCode process (its program, arguments, environment and terminal) for `restart`, and end it.
 
 All values are read from the process itself, because its successor is started with the same values.
 """

@@ -60,7 +60,9 @@ def _line_at(log: mmap.mmap, position: int) -> re.Match[bytes] | None:
 
 
 SINCE = 86_400.0
-"""Maximum age, in seconds, of sessions with an open answer: OpenCode's own retry may wait silently for hours."""
+"""Maximum age, in seconds, of sessions with an open answer. It is long because OpenCode's own retry may wait silently
+for hours.
+"""
 FAILED_SINCE = 3_600.0
 """Maximum age, in seconds, of failed answers. An hour includes failures during a lunch break, but not those of the
 previous day.

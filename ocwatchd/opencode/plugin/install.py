@@ -1,9 +1,9 @@
 """Install, upgrade and remove the companion plugin in OpenCode's plugin directory. Files that ocwatchd did not write
 are never changed.
 
-OpenCode 1.0 loads `plugin/*.js` from its configuration directories, later versions also `plugins/*.js`, so `plugin/`
-works for all of them. Subdirectories of `plugin/` are ignored (1.0.185, 1.1.65, 1.3.2, 1.18.33), so the plugin's parts
-are in a subdirectory named after the plugin. The first line of a file shows whether ocwatchd wrote it.
+OpenCode 1.0 loads `plugin/*.js` from its configuration directories, and later versions also load `plugins/*.js`, so
+`plugin/` works for all of them. Subdirectories of `plugin/` are ignored (1.0.185, 1.1.65, 1.3.2, 1.18.33), so the
+plugin's parts are in a subdirectory named after the plugin. The first line of a file shows whether ocwatchd wrote it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PARTS = tuple(f"{NAME.removesuffix('.js')}/{part}.js" for part in _PARTS)
 
 _MARKER = re.compile(rb"\A// ocwatchd companion plugin, version ([\w.]{1,20})\r?\n")
 _CAP = 1 << 20
-"""Maximum number of bytes read from an installed file. Our files have at most 25 kB."""
+"""Maximum number of bytes read from an installed file. Our files are at most 25 kB in size."""
 
 
 class PluginState(StrEnum):
@@ -39,7 +39,7 @@ class PluginState(StrEnum):
     CURRENT = "current"
     OUTDATED = "outdated"  # our file, but of another version, edited by hand, or with a part missing
     ABSENT = "absent"
-    FOREIGN = "foreign"  # a file with the name of the plugin or of a part is not ours
+    FOREIGN = "foreign"  # a file that has the name of the plugin or of a part is not ours
 
 
 class PluginFault(OcwatchError):

@@ -16,7 +16,8 @@ from ocwatchd.opencode.process.process_tree import stop_group
 
 KEPT = (
     "PATH", "LANG", "LC_ALL", "TERM", "SHELL", "LD_LIBRARY_PATH", "NIX_LD", "NIX_LD_LIBRARY_PATH",
-    # Directories in which version managers keep the real program behind their `opencode`. By default, they are in HOME.
+    # Directories in which version managers keep the real program that their `opencode` starts. By default, they are in
+    # HOME.
     "VOLTA_HOME", "ASDF_DIR", "ASDF_DATA_DIR", "MISE_DATA_DIR", "NVM_DIR", "FNM_DIR", "BUN_INSTALL", "PNPM_HOME",
 )  # fmt: skip
 """Environment variables that are passed to the program. They contain no keys, and configure neither OpenCode nor its

@@ -138,7 +138,7 @@ class Pane:
         if not line.isprintable():  # a line break in the command would act as Enter
             raise TerminalFault(f"{self}: {line!a} cannot be typed")
         self._wait_for_shell()
-        self._tmux("send-keys", "-R", "-t", self.ident)  # resets terminal modes that a killed TUI has left set
+        self._tmux("send-keys", "-R", "-t", self.ident)  # resets terminal modes that a killed TUI has not restored
         self._tmux("send-keys", "-t", self.ident, "C-c")  # clears input that was typed while OpenCode was exiting
         # the leading space keeps the line out of the history of most shells
         self._tmux("send-keys", "-t", self.ident, "-l", f" {line}")

@@ -17,7 +17,7 @@ from ocwatchd.opencode.client.connect import client_of
 from ocwatchd.opencode.client.request import EndpointError
 
 KEPT = 60.0
-"""Time, in seconds, after which a cached list is fetched again. A list has 1 to 300 kB, and changes when the
+"""Time, in seconds, after which a cached list is fetched again. A list is 1 to 300 kB in size, and changes when the
 configuration changes.
 """
 LATER = 5.0

@@ -70,7 +70,7 @@ class Store(Protocol):
         ...
 
     def answers(self, since: float) -> Iterable[Answer]:
-        """Return the answers that began at or after `since` (epoch seconds), in all sessions, at most `MAX_ANSWERS`."""
+        """Return at most `MAX_ANSWERS` answers that began at or after `since` (epoch seconds), in all sessions."""
         ...
 
     def mark(self) -> float:
@@ -157,9 +157,9 @@ def _is_unsettled(answer: Message) -> bool:
 class SqliteStore:
     """The database `opencode.db` of OpenCode 1 from 1.2 on, and of OpenCode 2.
 
-    OpenCode 1 keeps messages in the table `message`, OpenCode 2 in `session_message`. A database that OpenCode 2 has
-    migrated has both, with the messages of OpenCode 1 still in `message`. 1.18 creates `session_message`, but leaves it
-    empty.
+    OpenCode 1 keeps messages in the table `message`, and OpenCode 2 keeps them in `session_message`. A database that
+    OpenCode 2 has migrated has both tables, with the messages of OpenCode 1 still in `message`. OpenCode 1.18 creates
+    `session_message`, but leaves it empty.
     """
 
     def __init__(self, path: Path) -> None:

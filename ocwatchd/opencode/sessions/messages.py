@@ -17,7 +17,7 @@ from ocwatchd.core.text.parse_json import parse_json
 Json = Mapping[str, Any]
 
 BODY_CAP = 4_000
-"""Maximum number of characters of an error's response body. The longest body observed had 1,900."""
+"""Maximum number of characters of an error's response body. The longest observed body had 1,900 characters."""
 
 MESSAGE_CAP = 2_000
 """Maximum number of characters of an error's message."""
@@ -96,7 +96,7 @@ class Message:
     def stopped(self) -> bool:
         """Whether the answer was aborted.
 
-        Up to 1.3.2, an abort during a retry leaves MessageAbortedError. On 1.18.33 it leaves only a completed, empty
+        Up to 1.3.2, an abort during a retry leaves MessageAbortedError. On 1.18.33, it leaves only a completed, empty
         message without a finish reason.
         """
         if self.error is not None:
@@ -218,7 +218,7 @@ def _codes_of_body(body: str) -> Iterator[str]:
 
 
 def _codes(node: object, depth: int) -> Iterator[str]:
-    if isinstance(node, list) and node:  # Google sends its error inside an array
+    if isinstance(node, list) and node:  # Google sends its errors inside an array
         node = node[0]
     if not isinstance(node, Mapping) or depth == 0:
         return

@@ -16,8 +16,8 @@ from ocwatchd.opencode.client.v1.routes import Api
 from ocwatchd.opencode.sessions.messages import Message
 
 _FEW, _MANY = 4, 60
-"""Number of messages to fetch first, and number to fetch if these messages contain no answer. A message may have
-several megabytes, and the last prompt and the last answer are nearly always among the last four messages.
+"""Number of messages to fetch first, and number to fetch if these messages contain no answer. A message can be several
+megabytes long, and the last prompt and the last answer are nearly always among the last four messages.
 """
 
 SOON = 60.0
@@ -66,7 +66,7 @@ def take_detailed_snapshot(
     """Return the same snapshot as `take_snapshot`, with its sources. This usually takes one round trip.
 
     Raises:
-        EndpointError: As for `take_snapshot`.
+        EndpointError: Same as for `take_snapshot`.
     """
     shown = api.at_once(session, _FEW, clock.now, status=statuses is None, questions=questions)
     known = shown.statuses if statuses is None else statuses
@@ -111,7 +111,7 @@ def unfinished_children(api: Api, session: Session, since: float, known: str | N
     excluded.
 
     Raises:
-        EndpointError: As for `take_snapshot`.
+        EndpointError: Same as for `take_snapshot`.
     """
     found: list[str] = []
     asked = [session.id]
@@ -128,7 +128,7 @@ def turn(api: Api, session: Session) -> list[Message]:
     """Return the last messages, oldest first, including at least the last prompt and the running answer.
 
     Raises:
-        EndpointError: As for `take_snapshot`.
+        EndpointError: Same as for `take_snapshot`.
     """
     return _complete(api, session, api.messages(session.id, session.directory, _FEW))
 

@@ -244,7 +244,7 @@ def moment(value: object, name: str) -> float:
 
 
 def _our_own(text: str) -> float | None:
-    """Return the epoch seconds of a time in the form that `clock.rfc3339` writes, or None if it has another form."""
+    """Return the epoch seconds of a time in the format of `clock.rfc3339`, or None if the text has another format."""
     fields = text[:4], text[5:7], text[8:10], text[11:13], text[14:16], text[17:19], text[20:23]
     if len(text) != 24 or "{}-{}-{}T{}:{}:{}.{}Z".format(*fields) != text or not text.isascii():
         return None

@@ -226,7 +226,7 @@ def _rows(found: Contents, before: Cooldowns, after: Cooldowns, whole: bool) -> 
         try:
             row = to_json(cooldown)
             check_entry(key, row)
-        # on some systems, a time beyond the calendar is an OSError
+        # on some systems, a time beyond the calendar causes an OSError
         except (ValueError, OverflowError, OSError) as error:
             refused.append(f"{key[:NAME_CAP]!r}: {error}")
             if key in found.entries:

@@ -85,7 +85,7 @@ class Rerun:
     """Whether to write only the model and the agent into the message, without running it (1.0 to 1.18)."""
 
     def body(self) -> bytes:
-        """Return the body of the request. Without `parts: []` OpenCode would duplicate the prompt's text."""
+        """Return the body of the request. Without `parts: []`, OpenCode would duplicate the text of the prompt."""
         named: dict[str, Any] = {
             **self.copied,
             "messageID": self.message,
@@ -301,8 +301,8 @@ class Api:
         return (ModelRef(provider, name) for provider, names in self.models(directory).items() for name in names)
 
     def has_agent(self, agent: str, directory: str | None) -> bool:
-        """Return whether the agent exists. Responses are cached for KNOWN_FOR seconds. A prompt for an unknown agent
-        never runs.
+        """Return whether the agent exists. Responses are cached for KNOWN_FOR seconds. OpenCode never runs a prompt for
+        an unknown agent.
         """
         return self._lately(f"@{agent}", directory, lambda: (f"@{name}" for name in self.agents(directory)))
 
@@ -390,7 +390,7 @@ class Api:
 
     def _ident(self, ident: str) -> str:
         """Return an id, quoted as one segment of a route. The id may come from a log, and must not change the route. An
-        id that consists of dots would do so even when quoted, because Bun normalizes `/session/../abort` to `/abort`.
+        id that consists of dots would change it even if quoted, because Bun normalizes `/session/../abort` to `/abort`.
 
         Raises:
             EndpointError: The id consists of dots.

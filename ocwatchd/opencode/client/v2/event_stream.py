@@ -26,8 +26,8 @@ RECENT = 50
 MAX_GAP = 6 * 3600.0
 """Maximum age, in seconds, of missed failures that are read."""
 OVERLAP = 5.0
-"""Time, in seconds, that is added before the beginning of each gap. Failures that are read twice are recognized by
-their numbers.
+"""Failures that occurred up to this many seconds before a gap are also read. Failures that are read twice are
+recognized by their numbers.
 """
 FRESH = 60.0
 """Maximum age, in seconds, of a missed failure that is still treated as live, that is, as if it had just happened."""

@@ -17,7 +17,7 @@ from ocwatchd.opencode.sessions.messages import Json, Message, amount, mapping, 
 PROMPTS = frozenset(("user", "synthetic", "skill"))
 """Types of messages that prompt a model."""
 ENDED = frozenset(("completed", "error"))
-"""States of a finished tool call. In all other states it is running (`streaming`, `pending`, `running`)."""
+"""States of a finished tool call. In all other states, the call is running (`streaming`, `pending`, `running`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from ocwatchd.opencode.client.v2.messages import Info, info_of
 from ocwatchd.opencode.sessions.messages import Json, mapping, text
 
 CALL_LIMIT = 5.0
-"""Timeout, in seconds, of a call. The first call for a project directory took 2 s, other calls took less than 0.2 s
+"""Timeout, in seconds, of a call. The first call for a project directory took 2 s; other calls took less than 0.2 s
 (0.0.0-next-16350).
 """
 INTERRUPT_LIMIT = 15.0

@@ -21,8 +21,8 @@ _FEW, _MANY = 6, 80
 message.
 """
 RELEASED_DELAYS = (2.0, 4.0, 8.0, 10.0)
-"""Delays, in seconds, before retries in the releases (2.0.7 and later, with jitter). In the preview they are 2, 4, 8
-and 16.
+"""Delays, in seconds, before retries in the releases (2.0.7 and later, with jitter). In the preview, the delays are 2,
+4, 8 and 16.
 """
 JITTER = 0.3
 """Fraction by which the delays of the releases vary."""
@@ -77,7 +77,7 @@ def turn_of(api: Routes, session: str, clock: Clock, *, thorough: bool = False, 
         activity, last_messages = threads.submit(api.active), threads.submit(api.messages, session, _FEW)
         info = known or api.session(session)
         active, raw = activity.result(), last_messages.result()
-    if session not in active:  # the turn may have ended after the messages were read, which would look like a stop
+    if session not in active:  # a turn that ended after the messages were read would look like a stop
         raw = api.messages(session, _FEW)
     works, seen = session in active, clock.now()
     if len(raw) >= _FEW and not any(entry.get("type") == "user" for entry in raw):
@@ -174,7 +174,8 @@ def _before(steps: Sequence[Step], answer: Step | None) -> tuple[ModelRef, ...]:
 
 
 def _honoured(attempt: int, left: float) -> bool:
-    """Return whether the wait was requested by the provider: the remaining time is longer than OpenCode's own backoff.
+    """Return whether the provider requested the wait. This is the case if the remaining time is longer than OpenCode's
+    own backoff.
 
     It is unknown how much of the wait has already passed, so only a remaining time longer than the whole backoff is
     conclusive.
