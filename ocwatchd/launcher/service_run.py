@@ -47,6 +47,12 @@ SLACK = 2.0
 """Tolerance, in seconds, for a prompt that appears to be older than its client."""
 
 
+CREATION_SLACK = 0.25
+"""The same tolerance for a session that the client creates. It is shorter than the shortest run, so that a run with the
+same prompt that ended a moment ago is not taken for ours.
+"""
+
+
 class RunService:
     """The server of an OpenCode 2 client. `session` is the client's session, or None until it is found."""
 
@@ -140,6 +146,9 @@ class RunService:
         if info.parent is not None or given not in (None, info.id):
             return False
         if os.path.realpath(info.directory) != self.directory:
+            return False
+        continues = given is not None or self.arguments.has("-c", "--continue")
+        if not continues and info.created is not None and info.created < self._began - CREATION_SLACK:
             return False
         for raw in api.messages(info.id, FEW):
             sent = seconds(mapping(raw.get("time")).get("created")) or 0.0

@@ -52,6 +52,19 @@ def test_a_limited_run_prints_the_answer_of_the_fallback(
     assert service.pid  # no run may end the shared service
 
 
+def test_a_second_run_of_the_same_prompt_has_its_own_session(
+    smart: Smart, service: Service2, provider: Provider
+) -> None:
+    provider.script(PRIMARY, limited(3600))
+    for number in (1, 2):
+        smart.forget()
+        done = smart.run("run", "Hello")
+        assert (done.returncode, done.stdout.strip()) == (0, ANSWER)
+        assert [len(provider.requests(model)) for model in (PRIMARY, FALLBACK)] == [number, number]
+    assert len({request.session for request in provider.requests(FALLBACK)}) == 2
+    assert service.pid
+
+
 def test_a_run_that_starts_the_service_leaves_it_running(home2: Home2, smart: Smart, provider: Provider) -> None:
     provider.script(PRIMARY, limited(3600))
     done = smart.run("run", "Hello")
