@@ -129,7 +129,7 @@ def here(directory: str) -> list[str]:
 def _directories_of_this_terminal() -> set[str]:
     """Return the directories of the OpenCode processes in this terminal.
 
-    There is such a process if `ocwatch` is running in a shell that OpenCode started.
+    There is such a process only if `ocwatch` is running in a shell that OpenCode started.
     """
     ours, found = _terminal("self"), set[str]()
     try:

@@ -109,8 +109,8 @@ class Screen:
     def _at(self, row: int, line: Line) -> str:
         codes = ";".join(self._styles[word] for word in line.style.split() if word in self._styles)
         text = f"\x1b[{codes}m{line.text}\x1b[0m" if codes else line.text
-        # After a line that fills its row, the cursor is still on the last column, and an erase would clear its
-        # character.
+        # After a line that fills its row, the cursor is still on the last column, so erasing the rest of the row would
+        # erase the last character.
         return f"\x1b[{row};1H{text}" + ("\x1b[K" if columns(line.text) < self._size[0] else "")
 
 
@@ -383,7 +383,7 @@ def _run(words: list[str]) -> None:
     else:
         say(f"$ {escape(shlex.join(['ocwatch', *words]))}")
         subprocess.run([sys.executable, "-P", "-m", "ocwatchd.cli", *words], check=False)
-    with _keys() as keyboard:  # read keys before the prompt is printed, because `_keys` discards earlier input
+    with _keys() as keyboard:  # start to read keys before the prompt is printed, because `_keys` discards earlier input
         _write("\nPress Enter, q or Esc to go back. ")
         while keyboard is not None and (typed := os.read(keyboard, 64).decode("latin-1")):
             if typed[0] in "\r\nqQ\x04" or typed == "\x1b":

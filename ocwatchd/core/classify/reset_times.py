@@ -176,7 +176,7 @@ def _text_times(text: str, now: float, kind: LimitKind | None, local: tzinfo) ->
     if kind in (LimitKind.QUOTA, LimitKind.BILLING):
         found.sort(
             key=lambda reported: -(reported.after or 0)
-        )  # in "5 s between requests, quota resets in 3 h" the plan's reset applies
+        )  # longest first: in "5 s between requests, quota resets in 3 h", the reset of the quota applies
     yield from found
     for moment in moments(bare, now, local):
         yield ReportedTime(f"text:{moment.source}", until=moment.until, estimated=moment.estimated)

@@ -182,8 +182,8 @@ def opened(chains: Chains, pools: Members) -> dict[str, tuple[str, ...]]:
 def find_cycles(chains: Chains) -> list[tuple[str, ...]]:
     """Return the cycles among the chains as written. Each cycle is a sequence of names that ends with its first name.
 
-    Every name on a cycle is in at least one of the returned cycles. The default chain makes no cycle, because a model
-    that would fall back to itself through `*` is skipped.
+    Every name on a cycle is in at least one of the returned cycles. The default chain is never part of a cycle, because
+    a model that would fall back to itself through `*` is skipped.
     """
     found: dict[frozenset[str], tuple[str, ...]] = {}
     covered: set[str] = set()

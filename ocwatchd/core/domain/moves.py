@@ -88,7 +88,7 @@ class ReturnResult(StrEnum):
     DONE = "done"
     LATER = "later"  # the session is busy, or OpenCode does not respond
     CHOSEN = "chosen"  # another model was chosen for the session since the move
-    UNKNOWN = "unknown"  # no endpoint through which the session could be returned shows it
+    UNKNOWN = "unknown"  # no endpoint that could return the session shows it
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ module imports nothing, because commands that scripts call often load it.
 from __future__ import annotations
 
 NAME_CAP = 300
-"""Maximum length, in characters, of a model name, session id or agent name; the longest in real configurations have
-about 80.
+"""Maximum length, in characters, of a model name, session id or agent name; the longest ones in real configurations
+have about 80 characters.
 """
 
 

@@ -21,7 +21,7 @@ sessions hardly matters.
 """
 
 MEMORY = 3600.0
-"""Time, in seconds, for which a session counts toward the load of its member after it was given to the member. This
+"""Time, in seconds, for which a session counts toward a member's load after the session was given to that member. This
 applies only if the load is not measured.
 """
 

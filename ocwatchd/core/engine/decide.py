@@ -148,9 +148,9 @@ class Decider:
         """Handle a limited turn whose model is no longer cooling down. If OpenCode will not retry soon, the turn is run
         again on that model.
 
-        OpenCode 1.18.17 and later gives up after 73 s, and it waits for a Retry-After of hours even after the user has
-        cleared the cooldown. Return None if the failed turn is not known to be limited, or if the user decides about
-        moves.
+        OpenCode versions since 1.18.17 give up after 73 s, and they wait for a Retry-After of hours even after the user
+        has cleared the cooldown. Return None if the failed turn is not known to be limited, or if the user decides
+        about moves.
         """
         waits, auto = snapshot.state is SessionState.RETRY, self._context.policy.mode is Mode.AUTO
         soon = snapshot.next_at is not None and snapshot.next_at - now <= self._patience(snapshot)

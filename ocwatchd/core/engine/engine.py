@@ -614,7 +614,7 @@ class Engine:
 
     def _tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        if self._evenness.read(now):  # otherwise, the clock may be briefly wrong, so that ages are unreliable
+        if self._evenness.read(now):  # otherwise, the clock may be briefly wrong, which makes ages unreliable
             self.ledger.prune(now)
             self.tracked_sessions.forget_old(now)
             effects = self._registrar.settle(now)
