@@ -40,7 +40,7 @@ CLEANUP_POLL = 0.02
 EVENT_POLL = 0.002
 """Interval, in seconds, between checks for received events. These checks send no request."""
 EVENTS_LATE = 0.3
-"""Delay, in seconds, after an abort before messages are requested even though an event stream is open."""
+"""Time, in seconds, to wait for events after an abort before messages are requested, if an event stream is open."""
 SETTLE = 0.2
 """Delay, in seconds, between the completion of the old run's last message and the new run, if no event can prove that
 the old run is over. Without this delay, the old run's cleanup canceled the new run in 2 of 6 moves on 1.1.65 and in 1

@@ -271,8 +271,8 @@ class Restart:
             if prompt is None:
                 return "the prompt no longer exists"
             if answer and not answer.began and (answer.completed is None or answer.stopped):
-                # The answer is empty. 1.3.2 leaves it open, and its TUI then shows every later prompt as QUEUED;
-                # 1.18.33 closes it, and its TUI shows it above the prompt.
+                # The empty answer is deleted. 1.3.2 leaves it open, and its TUI would show every later prompt as
+                # QUEUED. 1.18.33 closes it, and its TUI would show it above the prompt.
                 with suppress(EndpointError):
                     api.forget(session, answer.id)
             agent = target.agent or prompt.agent

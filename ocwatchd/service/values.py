@@ -43,7 +43,7 @@ class Service:
 DAEMON = Service("ocwatchd.service", "dev.ocwatchd", "ocwatchd", "ocwatchd")
 SHARE = Service("ocwatchd-share.service", "dev.ocwatchd.share", "ocwatch", "ocwatchd.cli", ("share",))
 SERVICES = (SHARE, DAEMON)
-"""All services, in the order of their removal."""
+"""All services, in the order in which they are removed."""
 
 
 class ServiceFault(OcwatchError):
@@ -136,7 +136,7 @@ class NoManager:
         self._remove = remove
 
     def status(self) -> ServiceStatus:
-        """Return a status without an installed service."""
+        """Return a status that shows no installed service."""
         return ServiceStatus(self.name, phrase=self.reason)
 
     def install(self, _sandbox: bool | None = None, /) -> list[Path]:

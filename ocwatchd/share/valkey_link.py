@@ -208,7 +208,7 @@ class ValkeyLink:
         self._incoming: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._since_boot: float | None = None
-        """The server's clock minus our clock since boot, in seconds."""
+        """The server's clock minus our time since boot, in seconds."""
         self._condition = Condition(since=clock.now())
         self._unstored: list[bytes] = []
         self._latency = 0.0

@@ -190,7 +190,7 @@ def _is_zombie(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 (pathlib takes 5 ms of CPU time)
             return file.read().rpartition(b")")[2].split()[:1] == [b"Z"]
-    except OSError:  # macOS has no /proc
+    except OSError:  # macOS has no /proc, so zombies are not recognized there
         return False
 
 

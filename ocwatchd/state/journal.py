@@ -2,8 +2,8 @@
 
 Lines are only appended, and only under the journal's lock, so the lines of two processes never mix. A crash can leave
 an incomplete last line. The next append then begins a new line, and readers skip lines that are not entries. A
-`durable` entry is on disk when `append` returns. A power failure may destroy other entries of the last seconds. Two
-files are kept, the current one and the previous one, each with at most `max_bytes` bytes.
+`durable` entry is on disk when `append` returns. A power failure may destroy other entries that were written in the
+last few seconds. Two files are kept, the current one and the previous one, each with at most `max_bytes` bytes.
 """
 
 from __future__ import annotations

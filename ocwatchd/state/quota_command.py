@@ -23,7 +23,8 @@ NAME = "command.json"
 """Name of the file with the result. It differs from the names of the models' files, which contain `%2F`."""
 VERSION = 1
 POLL_INTERVAL = 300.0
-"""Minimum time, in seconds, between two runs of the program, including runs by an earlier daemon."""
+"""Minimum time, in seconds, between two runs of the program, including those started by an earlier run of the daemon.
+"""
 TIMEOUT = 30.0
 """Time, in seconds, after which the program is stopped."""
 MAX_OUTPUT = 256 << 10

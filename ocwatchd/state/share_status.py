@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 VERSION = 1
 NAME = "status.json"
 BEAT = 20.0
-"""Time, in seconds, between two writes of an unchanged status."""
+"""Interval, in seconds, between writes of an unchanged status."""
 FRESH = 3 * BEAT
 """The share process is considered stopped if it has not written its status for this many seconds."""
 
@@ -43,7 +43,7 @@ def write(path: Path, document: Mapping[str, object]) -> None:
 
 
 def read(path: str | os.PathLike[str], now: float) -> dict[str, object] | None:
-    """Return the last status, or None if the share process never ran or ended normally. Never raises.
+    """Return the last status, or None if the share process has never run or has ended normally. Never raises.
 
     `state` is `Link.STOPPED` if the process that wrote the status has ended, or has not written for `FRESH` seconds.
     """

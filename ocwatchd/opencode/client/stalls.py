@@ -73,4 +73,4 @@ def _bound(table: OrderedDict[Hashable, float]) -> None:
 
 
 STALLS = Stalls()
-"""The instance for all requests of this process."""
+"""The instance that all requests of this process share."""

@@ -571,7 +571,7 @@ def _program_is_v2(pid: int) -> bool:
     """Return whether the program of a process is OpenCode 2. `--version` is run once for each program file, which takes
     0.3 to 0.7 s.
     """
-    from ocwatchd.opencode.process.program import about_program  # lazy import: needed only for doubtful processes
+    from ocwatchd.opencode.process.program import about_program  # lazy import: needed only if a password is set
 
     program = _executable(pid)
     if program is None:

@@ -208,7 +208,8 @@ class Prober:
         if snapshot.state is SessionState.IDLE:  # another process may be working on it
             return None
         if snapshot.parent is not None and not isinstance(now.address, UnixAddress):
-            # only the plugin's own socket shows whether the plugin sends the next subagent to another model
+            # a full probe is needed, because only the plugin's own socket shows whether the plugin sends the next
+            # subagent to another model
             return None
         self._remember(snapshot)
         return snapshot

@@ -193,8 +193,8 @@ def _read(process: psutil.Process) -> Running | None:
 def _exact_start(pid: int) -> float | None:
     """Return the start time of a process in epoch seconds, or None if the system has no /proc.
 
-    psutil adds the ticks since boot to the boot time in whole seconds, so its result is up to a second early. It cannot
-    distinguish two OpenCode processes that were started in quick succession.
+    psutil adds the ticks since boot to the boot time in whole seconds, so its result is up to a second early. Such a
+    result cannot distinguish two OpenCode processes that were started in quick succession.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()

@@ -75,7 +75,7 @@ class Counted:
         return False
 
     def show(self, shown: Shown, now: float) -> None:
-        """Mark an attempt, which an endpoint has shown, as counted."""
+        """Record that an attempt shown by an endpoint was counted."""
         self._endpoints.pop(shown.session, None)
         self._endpoints[shown.session] = shown, now
         _bound(self._endpoints, [session for session, (_, made) in self._endpoints.items() if now - made > KEPT])
