@@ -1,4 +1,4 @@
-"""The user's settings as values, with times in seconds; `ocwatchd.config` reads them from the file."""
+"""The user's settings as values, which `ocwatchd.config` reads from the file. All times are in seconds."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ class WhenExhausted(StrEnum):
 class Order(StrEnum):
     """The order in which fallbacks are considered."""
 
-    CONFIGURED = "configured"  # in the order of the configuration
+    CONFIGURED = "configured"  # in the order in which they are configured
     LEARNT = "learnt"  # in order of past success
 
 
 REPEATED = (Cause.SERVER_ERROR, Cause.NOT_FOUND, Cause.AUTH)
-"""The causes that are neither a limit nor a stall. A turn is moved only after such a failure has occurred again."""
+"""The causes that are neither a limit nor a stall. A turn is moved only if such a failure occurs again."""
 SAME_FIRST = 1
-"""Number of times the same model is tried again after a failure with one of these causes."""
+"""Number of times the same model is tried again after a failure with one of the causes in `REPEATED`."""
 
 
 @dataclass(frozen=True, slots=True)
 class StallPolicy:
-    """When a silent stream counts as stalled, and the number of times the same model is tried again."""
+    """When a silent stream counts as stalled, and how many times the same model is then tried again."""
 
     enabled: bool = True
     after: float | None = None
-    """Time, in seconds, without an event after which an answer counts as stalled. None: a time learned for
+    """Time, in seconds, without an event after which an answer counts as stalled. None: use a time that is learned for
     each model.
     """
     retry_same: int = 1
@@ -77,9 +77,9 @@ class RetryPolicy:
 class PreventionPolicy:
     """Whether and when new prompts are moved before a limit is reached, and the limits that a user configured.
 
-    `ahead` is the time, in seconds, before an expected limit. If `leave_at` percent of a plan window is used, new
-    prompts avoid the plan's models; None: plan windows are only shown. `command` is a program with its arguments that
-    reports plan windows; empty: there is no such program.
+    New prompts are moved `ahead` seconds before an expected limit. If `leave_at` percent of a plan window is used, new
+    prompts avoid the plan's models. If it is None, plan windows are only shown. `command` is a program, with its
+    arguments, that reports plan windows. It is empty if there is no such program.
     """
 
     prevent: bool = False
@@ -93,8 +93,8 @@ class PreventionPolicy:
 class Policy:
     """All settings that the engine uses.
 
-    `chains` contains the names as written: models, aliases from `aliases`, or pools from `pools`. An alias may name a
-    pool.
+    `chains` contains the names as they are written in the configuration: models, aliases from `aliases`, or pools from
+    `pools`. An alias may name a pool.
     """
 
     retry: RetryPolicy = RetryPolicy()
@@ -106,8 +106,8 @@ class Policy:
     pools: Mapping[str, Pool] = field(default_factory=dict)
     order: Order = Order.CONFIGURED
     wait: bool = True
-    """Whether a turn may wait for OpenCode's own retry. If not, a turn is moved at its first limit. It is False with
-    `retry.enabled: false` or `retry.delegate_to_plugin: true`.
+    """Whether a turn may wait for OpenCode's own retry. If False, a turn is moved at its first limit. It is False if
+    `retry.enabled` is false or `retry.delegate_to_plugin` is true.
     """
     mode: Mode = Mode.AUTO
     when_exhausted: WhenExhausted = WhenExhausted.WAIT
@@ -116,8 +116,8 @@ class Policy:
     each wait lasts for a usage window of five hours.
     """
     return_to_primary: bool = True
-    """Whether a moved session returns to the primary when that is available again. Only prompts that name no model are
-    affected.
+    """Whether a moved session returns to the primary when the primary is available again. This affects only prompts
+    that name no model.
     """
     moves_per_hour: int = 20
     """Maximum number of moves of one session within an hour, as a backstop against unforeseen loops."""
@@ -128,7 +128,9 @@ class Policy:
     same_first: Mapping[Cause, int] = field(default_factory=lambda: dict.fromkeys(REPEATED, SAME_FIRST))
     """Number of times the same model is tried again before a turn is moved for one of these causes."""
     budget: float | None = None
-    """Amount, in US dollars per day, above which no paid fallback is chosen automatically; None: there is no budget."""
+    """Amount, in US dollars per day, above which no paid fallback is chosen automatically; None if there is no
+    budget.
+    """
     fallbacks: Fallbacks = field(init=False, repr=False, compare=False)
     """The chains and agents with aliases resolved, computed once because a choice is made for every refused attempt."""
 

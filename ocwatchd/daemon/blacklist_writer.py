@@ -37,7 +37,7 @@ class Pace:
         return due if due - now <= self.every else now  # a larger difference means that the clock was set back
 
     def taken(self, begun: float, ended: float) -> Pace:
-        """Return the rate limit's state after one more action. The action counts even if it began before it was due."""
+        """Return the state of the rate limit after one more action. An action that began too early also counts."""
         full_again = max(self._full_again, begun) + max(ended - begun, 0.0) + self.every
         return replace(self, _full_again=min(full_again, ended + self.burst * self.every))
 
@@ -92,7 +92,7 @@ class BlacklistWriter:
             self._counted.show(effect, self._clock.now())
 
     def publish(self, fields: Mapping[str, object]) -> None:
-        """Write fields of the blacklist other than its entries."""
+        """Write fields of the blacklist other than the entries."""
         self._unsaved_fields |= fields
         self.save()
 
@@ -109,7 +109,7 @@ class BlacklistWriter:
             return
         try:
             self._save()
-        finally:  # count failed writes, too; otherwise, a slow disk would see a write for every refused attempt
+        finally:  # count failed writes, too, so that a full disk is not written to at every refused attempt
             self._pace = self._pace.taken(begun, self._clock.now())
 
     def _save(self) -> None:

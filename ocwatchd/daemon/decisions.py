@@ -1,7 +1,7 @@
 """Answer the companion plugin's questions about refused attempts (OpenCode 2's `retry` hook) over a local socket.
 
-Each connection carries one request and one response. After the response `hold`, a second response follows. The plugin
-then reports its action, or disconnects. After a move, it also reports whether the fallback has begun to answer. If no
+Each connection carries one request and one response; after the response `hold`, a second response follows. The plugin
+then reports its action or disconnects. After a move, it also reports whether the fallback has begun to answer. If no
 response arrives within 300 ms, the plugin continues as it would without ocwatchd.
 """
 
@@ -42,7 +42,7 @@ MAX_CONNECTIONS = 256
 closed without a response.
 """
 QUESTION_TIMEOUT = 2.0
-"""Timeout, in seconds, for the plugin's request on a new connection."""
+"""Time, in seconds, within which the plugin must send its request on a new connection."""
 VERSION = 1
 
 
@@ -135,7 +135,7 @@ class Decisions:
             except OSError:
                 if self._server is not server:
                     return
-                time.sleep(0.1)  # too many open files: meanwhile, the plugins continue without the daemon
+                time.sleep(0.1)  # too many files are open; meanwhile, plugins continue without the daemon
                 continue
             if len(self._askers) >= MAX_CONNECTIONS or not _is_own(line):
                 line.close()

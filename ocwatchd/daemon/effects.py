@@ -1,6 +1,6 @@
 """Carry out the engine's effects in order, each with the handler for its type.
 
-Our own files are written immediately; work that may block runs on worker threads. Two orderings are guaranteed: the
+Our own files are written immediately, but work that may block runs on worker threads. Two orderings are guaranteed: the
 first cooldown of a model is saved before an endpoint is contacted, and a claim is on disk before its move begins.
 """
 

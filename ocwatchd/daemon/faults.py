@@ -55,7 +55,7 @@ class _Survival:
 
 
 class Faults:
-    """Collects the internal faults of the daemon, grouped by where they occurred. Thread-safe."""
+    """Collects the internal faults of the daemon, grouped by the place where they occurred. Thread-safe."""
 
     def __init__(self, say: Callable[[str], None], now: Callable[[], float]) -> None:
         """`say` is called with one line when a kind of fault occurs for the first time. `now` returns epoch seconds."""

@@ -26,7 +26,7 @@ from ocwatchd.state.journal import Journal
 from ocwatchd.state.plugin_reports import read_allowances, read_plan_windows
 
 if TYPE_CHECKING:
-    # only for types: importing it would cost `ocwatch forecast` 40 ms of CPU time
+    # for type checkers only, because importing it would cost `ocwatch forecast` 40 ms of CPU time
     from ocwatchd.core.engine.messages import Foreseen, Message, Spent
     from ocwatchd.core.engine.session import EngineContext
 
@@ -47,8 +47,8 @@ LEARN = 600.0
 computation takes a second.
 """
 OVERLAP = 900.0
-"""Overlap, in seconds, between consecutive reads of the answers. An answer's tokens are counted only when the answer is
-complete.
+"""Overlap, in seconds, between consecutive reads of the answers. It is needed because the tokens of an answer are
+counted only when the answer is complete.
 """
 _ABOUT_USE = frozenset((LimitKind.RATE_LIMIT.value, LimitKind.QUOTA.value))
 
@@ -65,8 +65,8 @@ class Use:
 
 
 def uses(answers: Iterable[Answer], until: float) -> dict[str, Use]:
-    """Return these answers' usage up to `until` (epoch seconds), by message id. Answers without counted tokens are left
-    out.
+    """Return the usage in these answers up to `until` (epoch seconds), by message id. Answers without counted tokens
+    are left out.
     """
     found: dict[str, Use] = {}
     for answer in answers:
@@ -90,7 +90,7 @@ def limits(journal: Journal, now: float) -> dict[str, list[float]]:
 
 
 def met(store: SessionStore, journal: Journal, now: float) -> dict[str, tuple[list[tuple[float, int]], list[float]]]:
-    """Return, for each model that has hit limits, its usage as (time, tokens) pairs and the times of the limits."""
+    """Return, for each model that has hit a limit, its usage as (time, tokens) pairs and the times of its limits."""
     came = limits(journal, now)
     own: dict[str, list[tuple[float, int]]] = {name: [] for name in came}
     for use in uses(store.answers(now - LOOK_BACK), now).values() if came else ():
@@ -141,7 +141,9 @@ class Forecaster:
     def __init__(
         self, work: Callable[[Callable[[], Message]], None], store: SessionStore, paths: Paths, clock: Clock
     ) -> None:
-        """`work` runs a function on a worker thread and posts the returned message. Nothing is read before `step`."""
+        """`work` runs a function on a worker thread and posts the returned message. Nothing is read before the first
+        call of `step`.
+        """
         self._work, self._store, self._paths, self._clock = work, store, paths, clock
         self._uses: dict[str, Use] = {}
         self._bounds: dict[str, Bound] = {}
@@ -163,7 +165,7 @@ class Forecaster:
         self._looked = now
         mark = (policy, *self._news())
         if policy.budget is None and now - max(mark[1:3]) > WINDOWS[-1]:
-            return  # the last usage is older than the longest window
+            return  # all usage is older than the longest window
         lasts = policy.budget is None and not self._uses  # without usage, the result does not change with time
         if mark == self._mark and (lasts or abs(now - self._measured) < RENEW):
             return
@@ -180,14 +182,14 @@ class Forecaster:
         elif quota_command.due(self._paths.allowances, now):
             self._asking = True
             self._work(lambda: self._run_command(command, now))
-        else:  # another run of the daemon has started the command; try again soon
+        else:  # an earlier run of the daemon has started the command; try again soon
             self._asked = now - quota_command.POLL_INTERVAL + LATER
 
     def _run_command(self, command: tuple[str, ...], now: float) -> Foreseen:
         """Run the command and store its result in the file that the next forecast reads. The returned message changes
         nothing in the engine.
         """
-        from ocwatchd.core.engine.messages import Foreseen  # lazy import, as below
+        from ocwatchd.core.engine.messages import Foreseen  # lazy import: `ocwatch forecast` needs no engine
 
         try:
             problem = quota_command.run(command, self._paths.allowances, now).problem
@@ -201,8 +203,8 @@ class Forecaster:
         return Foreseen({})
 
     def _news(self) -> tuple[float, float, int, float]:
-        """Return values that show whether the inputs have changed: the times of OpenCode's last write and of the last
-        reported allowance, the number of allowances, and the time of the last write of the prices.
+        """Return values that show whether the inputs have changed: when OpenCode last wrote, when the last allowance
+        was reported, the number of allowances, and when the prices were last written.
         """
         reported: list[float] = []
         with suppress(OSError):
@@ -272,6 +274,6 @@ class Forecaster:
     def _publish(self, found: Iterable[Standing], now: float) -> None:
         ahead = sorted((nearest(one, now) for one in found), key=lambda one: one.rank)
         rows = [forecasts.as_json(one) for one in ahead]
-        with suppress(OSError):  # the file is only for display; a full disk is reported for our other files
+        with suppress(OSError):  # the file is only for display; writes to our other files report a full disk
             windows = map(forecasts.window_as_json, read_plan_windows(self._paths.allowances, now))
             forecasts.write(self._paths.forecasts, rows, now, [*windows])

@@ -29,13 +29,13 @@ class JournalBuffer:
     """Gives the daemon access to the journal. Not thread-safe: only the main thread uses it."""
 
     def __init__(self, journal: Journal, health: FileHealth) -> None:
-        """Write to `journal`, and report faults of the file to `health`."""
+        """Store the arguments. Notes are written to `journal`, and faults of its file are reported to `health`."""
         self._journal, self._health = journal, health
         self._lines: deque[bytes] = deque(maxlen=MAX_KEPT)
         self._known: frozenset[Place] = frozenset()
 
     def note(self, note: Note) -> None:
-        """Report the note on standard error and add it to the buffer. A durable note is written immediately."""
+        """Print the note on standard error and add it to the buffer. A durable note is written immediately."""
         if note.what == "limit" and self._known and place_of(plain(note.fields)) in self._known:
             return
         said = plain({key: value for key, value in note.fields.items() if not isinstance(value, (dict, list))})
@@ -45,7 +45,7 @@ class JournalBuffer:
             self.write(note.durable)
 
     def write(self, durable: bool = False) -> None:
-        """Write the pending notes. Called when the loop is idle and before an action that relies on the notes."""
+        """Write the pending notes. Call this when the loop is idle, and before an action that relies on the notes."""
         if not self._lines:
             return
         try:

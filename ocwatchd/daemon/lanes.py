@@ -19,8 +19,8 @@ Post = Callable[[Message | Failure], None]
 """A function that passes a message to the engine's thread. It is called from worker threads."""
 
 MAX_THREADS, PER_ENDPOINT, MAX_PROBES = 96, 8, 32
-"""Maximum number of threads: in total, per endpoint, and for probes. Threads mostly wait for OpenCode. With 8 threads
-in total, hung endpoints delayed a session at a working endpoint by 20 s.
+"""Maximum number of threads: in total, per endpoint, and for probes. Threads mostly wait for OpenCode. In a test with 8
+threads in total, hung endpoints delayed a session at a working endpoint by 20 s.
 """
 PROBES, ENDPOINTS, FILES, NOTICES = "probes", "endpoints", "files", "notices"
 """Names of the shared lanes. In addition, each endpoint has its own lane, identified by its address."""
@@ -55,8 +55,8 @@ class WorkerLanes:
         self.submit(FILES, "measuring", lambda: self._post(work()))
 
     def close(self) -> None:
-        """Start no new work, and give running moves time to finish, because an interrupted move would leave its turn
-        stopped.
+        """Start no new work, but let running moves finish for up to `LAST_MOVES` seconds, because an interrupted move
+        would leave its turn stopped.
         """
         self._workers.close(LAST_MOVES, lambda lane: not isinstance(lane, str))
 

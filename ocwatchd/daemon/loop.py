@@ -137,7 +137,9 @@ class Daemon:
         service_notifier: ServiceNotifier | None = None,
         level: str | None = None,
     ) -> None:
-        """Store the arguments; `run` does the work. `level` is the log level, by default that of OCWATCHD_LOG."""
+        """Store the arguments; `run` does the work. `level` is the log level; the default is the value of
+        OCWATCHD_LOG.
+        """
         self._level = level
         self._paths, self._config, self._clock = paths, config, clock or SystemClock()
         self._service_notifier = service_notifier or ServiceNotifier({})
@@ -156,7 +158,7 @@ class Daemon:
         heartbeat.remember_program(self._paths)
         with daemonlock.hold(self._paths.daemon_lock), self._hooks():
             for ours in (self._paths.cursors, self._paths.heartbeat, self._paths.forecasts, self._paths.budget):
-                sweep_leftovers(ours)  # only the daemon writes these files
+                sweep_leftovers(ours)  # safe, because only the daemon writes these files
             loop = Loop(self._paths, self._config, self._clock, self._service_notifier, self._queue, self._faults)
             loop.start()
             try:
@@ -165,7 +167,7 @@ class Daemon:
                 loop.close()
 
     def stop(self) -> None:
-        """Make `run` return soon. This method may be called in a signal handler."""
+        """Make `run` return soon. This method may be called from a signal handler."""
         self._stopping = True
         self._queue.put(None)
 
@@ -336,7 +338,8 @@ class Loop:
             last = self._journal.previous_run(now - CLAIM_MEMORY, saved, beat)
         self._executor.do([Note("started", {"pid": os.getpid(), "release": __version__})])
         with self._faults.survived("restoring the state of the previous run"):
-            # This applies to a clear of any age, because the logs may still contain refused attempts from before it.
+            # A clear of any age is taken into account, because the logs may still contain refused attempts from before
+            # the clear.
             self._engine.ledger.lift(last.cleared)
             self._engine.remember(last.refused, self._counted.shown(), now)
             self._engine.remember_origins(last.origins)
@@ -349,7 +352,7 @@ class Loop:
             log.info(f"a move of {session} was left unfinished; checking the session")
             with self._faults.survived("resuming a move"):
                 self._executor.do(self._engine.resume(session, claims, now))
-        # sessions that no endpoint has shown yet come last
+        # sessions that no endpoint showed in their last probe come last
         for session in sorted(last.unhandled, key=last.missed.__contains__):
             with self._faults.survived("resuming a refused attempt"):
                 self._executor.do(self._engine.probe_session(session, now, missed=session in last.missed))
@@ -468,7 +471,8 @@ class Loop:
             return None
         event = refusal_of(failure, self._engine.context.rules)
         if event.verdict.certainty is Certainty.NO:
-            # Even without a limit, the engine must replace a fallback that fails a session moved to it.
+            # Even if the failure is not a limit, the engine must replace a fallback that fails in a session that was
+            # moved to it.
             ours = failure.final and failure.live and self._engine.tracked_sessions.known(failure.session) is not None
             return TroubleReported(failure.session, failure.time) if ours else None
         return Refused(event, failure.live, self._counted.again(failure.session, event, self._clock.now()))
@@ -478,7 +482,7 @@ class Loop:
         news = self._live.look(self._clock.now())
         if news is None:
             return
-        self._beat_at = 0.0  # write the heartbeat now: the user may be looking at the status
+        self._beat_at = 0.0  # write the heartbeat now, because the user may be looking at the status
         self._gaps.check_again()
         if not isinstance(news, Config):
             self._executor.do([Note("misconfigured", {"why": str(news)})])
@@ -510,8 +514,8 @@ class Loop:
             self._look_for_endpoints(now, stirred=bool(hints))
         if self._logs.behind:
             self._wake()
-        # OpenCode is working, so import the modules that its first refused attempt needs. An idle daemon saves this
-        # memory. OpenCode 2 logs little, so a running OpenCode 2 process is sufficient.
+        # OpenCode is working, so import the modules that its first refused attempt needs. An idle daemon does without
+        # them to save memory. OpenCode 2 logs little, so the existence of an OpenCode 2 process is sufficient.
         if hints or any(endpoint.get("generation") == 2 for endpoint in self._opencode.endpoints):
             self._logs.prepare()
 
@@ -603,11 +607,11 @@ class Loop:
         self._service_notifier.report_status("; ".join([_cooling(self._engine.ledger.entries(), now), *health]))
 
     def _save_cursors(self) -> None:
-        """Save the cursors, but only after the blacklist contains the limits that were read before them. A killed
-        daemon therefore loses no refused attempt.
+        """Save the cursors, but only after the blacklist contains all limits that were read up to them. No refused
+        attempt is therefore lost if the daemon is killed.
 
-        A refused attempt that is read twice is recognized. Saving is not urgent: after the loss of a cursor, only a
-        limited part of the log is read again.
+        A refused attempt that is read twice is recognized. Saving is not urgent, because only a limited part of the log
+        is read again after the loss of a cursor.
         """
         places = self._logs.cursors()
         if places == self._saved_cursors:
@@ -634,7 +638,7 @@ class Loop:
         self._writer.save(at_once=True)
         if self._writer.due is not None:
             return
-        with contextlib.suppress(OSError):  # after a restart, events are read again and recognized by their numbers
+        with contextlib.suppress(OSError):  # if this fails, a restart reads events again and recognizes their numbers
             cursors.save_event_numbers(self._paths.event_progress, numbers, read_at)
             self._saved_progress = numbers, now
 
@@ -669,7 +673,8 @@ def _cooling(entries: Sequence[Cooldown], now: float) -> str:
 
 
 def run(paths: Paths | None = None, level: str | None = None) -> None:
-    """Run the daemon in the foreground until it is stopped. `level` is the log level, by default that of OCWATCHD_LOG.
+    """Run the daemon in the foreground until it is stopped. `level` is the log level; the default is the value of
+    OCWATCHD_LOG.
 
     Raises:
         ConfigError: The configuration cannot be used.
@@ -702,6 +707,6 @@ def main() -> None:
     except OcwatchError as fault:
         print(printable(clean(f"ocwatchd: {fault}")), file=sys.stderr)
         sys.exit(fault.exit_code)
-    except OSError as fault:  # the home cannot be written, for example because its file system is read-only
+    except OSError as fault:  # the home is not writable, for example because its file system is read-only
         print(printable(clean(f"ocwatchd: {fault.filename or 'state'}: {fault.strerror or fault}")), file=sys.stderr)
         sys.exit(ExitCode.FAILED)

@@ -36,7 +36,9 @@ PUBLISH = (sys.executable, "-P", "-m", "ocwatchd.daemon.ntfy")
 
 
 class Notifier:
-    """Shows notices, and stores their subjects (`matter`) until the daemon exits. Called from worker threads."""
+    """Shows notices, and stores their subjects (`matter`) until the daemon exits. The methods are called from worker
+    threads.
+    """
 
     def __init__(
         self,
@@ -68,7 +70,8 @@ class Notifier:
         self._shown[notice.matter] = None
         if len(self._shown) > MAX_MATTERS:
             self._shown.popitem(last=False)
-        # Names come from logs; neither the desktop nor the toast's terminal may interpret their content.
+        # Names come from logs, so neither the desktop nor the terminal that shows the toast may interpret their
+        # content.
         title, text = reason_of(notice.title), reason_of(self._worded(notice))
         settings, now = self._settings, datetime.now().astimezone()
         if settings.toast and notice.endpoint is not None:
@@ -111,7 +114,7 @@ def _toast(endpoint: Endpoint, title: str, text: str, directory: str | None) -> 
     try:
         client_of(endpoint).toast(text or title, "warning", title, directory)
     except EndpointError:
-        return  # a server without a TUI cannot show a toast, but the desktop notification remains
+        return  # a server without a TUI cannot show toasts, but the user still gets the desktop notification
 
 
 def _fault_of(name: str, command: tuple[str, ...], event: bytes) -> str | None:
@@ -143,11 +146,11 @@ def _desktop(title: str, text: str) -> None:
 
 def _command(title: str, text: str) -> list[str] | None:
     if sys.platform == "darwin":
-        # Texts are passed as arguments; a provider's text must never run as a script.
+        # Texts are passed as arguments, because a provider's text must never run as a script.
         script = "on run argv\ndisplay notification (item 2 of argv) with title (item 1 of argv)\nend run"
         return ["osascript", "-e", script, f"OpenCode: {title}", text]
     program = shutil.which("notify-send")
-    # `--` because a title may begin with a dash.
+    # The `--` is needed because a title may begin with a dash.
     return [program, "--app-name=ocwatchd", "--", f"OpenCode: {title}", notification_body(text)] if program else None
 
 

@@ -31,7 +31,7 @@ class Publication(NamedTuple):
 def publication(address: str, title: str, text: str) -> Publication:
     """Return the request that publishes `text` to the topic `address` (`https://ntfy.sh/TOPIC`).
 
-    The body is JSON for the server's root, because a title in a header could only contain ASCII
+    The body is JSON and is sent to the server's root path, because a title in a header could contain only ASCII
     (https://docs.ntfy.sh/publish/#publish-as-json). A user and password in the address become a header.
     """
     parts = urllib.parse.urlsplit(address)

@@ -63,7 +63,7 @@ class OpenCodeWork:
 
     @property
     def endpoints(self) -> tuple[Mapping[str, object], ...]:
-        """Return the status of each running OpenCode process found by the last search for endpoints."""
+        """Return the status of each running OpenCode process that the last search for endpoints found."""
         return self._endpoints
 
     def probe(self, effect: Probe) -> None:
@@ -133,7 +133,7 @@ class OpenCodeWork:
         else:
             found = self._prober.session(effect.session)
             answer = self._probed(effect, found.snapshots, found.endpoints, found.failing)
-        self._post(answer)  # before the endpoints are updated, because a move waits for this message
+        self._post(answer)  # post this before updating the endpoints, because a move waits for it
         self._note_endpoints(self._finder.last())
 
     def _report(self, effect: Probe, snapshots: Sequence[SessionSnapshot]) -> None:
@@ -168,7 +168,7 @@ class OpenCodeWork:
         self._post(MoveEnded(effect.claim, effect.order, mover.move(effect.order)))
 
     def _give_back(self, effect: ReturnSession) -> None:
-        """Return a session to its primary. Try each running OpenCode 2 server, because it is unknown which server has
+        """Return an OpenCode 2 session to its primary. Try each running server, because it is unknown which of them has
         an idle session.
         """
         result = ReturnResult.UNKNOWN

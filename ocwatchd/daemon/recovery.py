@@ -25,8 +25,8 @@ _UNPARKS = frozenset(
 )
 """Journal entries after which a parked turn no longer waits."""
 SETTLING = 10.0
-"""Maximum running time, in seconds, that a daemon needs to react to a result in `_GOES_ON`. An older result has already
-been handled.
+"""Maximum running time, in seconds, that a daemon needs to react to a result in `_GOES_ON`. An older result is assumed
+to have been handled.
 
 The time between two runs does not count, because a daemon that is killed soon after its start does not react. Ten such
 daemons in a row were observed.
@@ -101,7 +101,7 @@ def previous_run(
             until, at = (_time(entry[name]) if entry.get(name) else None for name in ("until", "resumes_at"))
             parked[session] = ParkedTurn(turn, until, time, at, _model(entry, "waits_for"))
         resumed.take(entry, session)
-        if what in _ENDS:  # at any age, because the clock may have been set back after the claim
+        if what in _ENDS:  # for entries of any age, because the clock may have been set back after the claim
             claims.pop(str(entry.get("claim")), None)
         if time < since:
             continue
@@ -114,7 +114,7 @@ def previous_run(
             if claim is not None:
                 origins[str(entry.get("moved") or entry.get("session"))] = claim
                 claims[claim.name] = str(entry.get("moved") or entry.get("session")), claim
-        if what == "unanswered":  # a probe without a result has no effect on the code below
+        if what == "unanswered":  # a probe that found no session does not affect the values below
             missed.add(session)
             continue
         missed.discard(session)
@@ -157,7 +157,7 @@ class _Resumed:
 
     def __init__(self) -> None:
         self.counts: dict[str, tuple[str | None, int]] = {}
-        """The id of a prompt and the number of its runs, by session."""
+        """The id of a prompt and the number of its reruns, by session."""
         self._claims: set[str] = set()
 
     def take(self, entry: Entry, session: str) -> None:

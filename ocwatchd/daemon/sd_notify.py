@@ -39,7 +39,7 @@ class ServiceNotifier:
         """Send a watchdog message if one is due. Call this only from the main loop, so that the messages stop if the
         loop hangs.
         """
-        # a message is also due after the clock was set back
+        # after the clock was set back, a message is due, too
         due = self._fed_at is None or not 0 <= now - self._fed_at < self.interval
         if self.interval and due and self._send("WATCHDOG=1"):
             self._fed_at = now
@@ -61,7 +61,7 @@ class ServiceNotifier:
     def _send(self, message: str) -> bool:
         if self._socket is None:
             return False
-        with suppress(OSError):  # the queue is full, or the manager has ended; the daemon does not need it
+        with suppress(OSError):  # the queue may be full or the manager gone; the daemon works without it
             self._socket.sendto(message.encode(errors="replace"), self._address)
             return True
         return False

@@ -63,7 +63,7 @@ class UsageMeter:
         """`work` runs a function on a worker thread and posts the returned message.
 
         `publish` writes fields of the blacklist, `ask_offers` requests the capacities of models from OpenCode, and
-        `faults` records internal errors. Nothing is read before `step`.
+        `faults` records internal errors. Nothing is read before the first call of `step`.
         """
         self._work, self._publish_fields, self._ask_offers, self._faults = work, publish, ask_offers, faults
         self._store, self._journal, self._clock = store, paths.journal, clock
@@ -153,8 +153,8 @@ def _by_use(rows: list[tuple[Answer, str]], now: float) -> dict[str, float]:
         used[model] += row.message.tokens.spent if row.message.tokens else 0
     loads: defaultdict[str, float] = defaultdict(float, relative(used, len({row.session for row, _ in rows})))
     for row, model in rows:
-        # The cost of an unfinished answer is unknown. It is counted as a whole session, so that a burst of sessions is
-        # spread over all members.
+        # The cost of an unfinished answer is unknown. It is counted as a whole session, so that sessions that begin in
+        # a burst are spread over all members.
         loads[model] += row.message.completed is None and now - (row.message.created or 0.0) < OPEN
     return dict(loads)
 
@@ -165,7 +165,7 @@ def _by_sessions(rows: list[tuple[Answer, str]]) -> dict[str, float]:
 
 
 def _lasting(document: Mapping[str, object]) -> dict[str, object]:
-    """Return the document without its times, to compare it with another one."""
+    """Return the document without its times, so that it can be compared with another document."""
     untimed = {"until", "measured"}
     return {
         name: {key: value for key, value in pool.items() if key not in untimed}

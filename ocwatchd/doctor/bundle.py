@@ -34,10 +34,10 @@ _SHOWN = frozenset(
     "agent at because began by claim directory doing door endpoint entry file id kind label measure message mode model "
     "moved next outcome parent phrase reason release reset_source result rule scope session shown since source state "
     "target tamed time title until warnings what why words text "
-    # The blacklist, the heartbeat and the forecasts.
+    # Fields of the blacklist, the heartbeat and the forecasts.
     "before beat capabilities fallbacks following head health inputs loaded members output pool started strategy "
     "updated unserved "
-    # The checks, processes and versions.
+    # Fields of the checks, the processes and the versions.
     "code fault generation models_configured ocwatchd opencode plugin python remedy seen severity standing_back system "
     "version".split()
 )
@@ -50,7 +50,9 @@ _SECRET = re.compile(
 )
 _COUNTS = re.compile(r"tokens|first_token")
 _PROGRAMS = frozenset("curl wget sh bash zsh fish python python3 node notify-send osascript ntfy apprise mail".split())
-"""Programs whose names are kept in `notifications.command`. Any other word may be a topic or a person's name."""
+"""Programs whose names are kept in `notifications.command`. Any other word is hidden, because it may be a topic or a
+person's name.
+"""
 
 
 def redacted(value: object, home: str, field: str = "") -> object:
@@ -79,8 +81,8 @@ def redacted_text(text: str, home: str) -> str:
 
 
 def redacted_settings(values: object, keys: tuple[Key, ...], home: str) -> object:
-    """Return a part of rate-limit-config.json, redacted according to `keys`. Of an unknown key, only the name is kept,
-    and its value if that is a boolean or null.
+    """Return a part of rate-limit-config.json, redacted according to `keys`. For an unknown key, only the name is kept,
+    together with its value if that is a boolean or null.
     """
     if not isinstance(values, Mapping):
         return REMOVED
@@ -88,7 +90,7 @@ def redacted_settings(values: object, keys: tuple[Key, ...], home: str) -> objec
     return {
         redacted_text(str(name), home): _setting(known[name], value, home) if name in known else _unknown(value)
         for name, value in values.items()
-        if not str(name).startswith("//")  # comments may contain anything
+        if not str(name).startswith("//")  # these keys are comments, which may contain anything
     }
 
 
@@ -144,8 +146,8 @@ def _program(value: object) -> object:
 LINES = 500
 """Number of lines taken from the end of the journal and of the plugin's error log."""
 SHORTEST = 4
-"""Minimum length of a private text in the configuration that is removed from all files. Shorter texts are too
-common.
+"""Minimum length of a private text in the configuration for the text to be removed from all files. Shorter texts also
+occur as parts of harmless words.
 """
 NAME = "ocwatchd-report"
 """The directory in the archive."""

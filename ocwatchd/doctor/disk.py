@@ -38,7 +38,7 @@ def json_object(path: Path) -> dict[str, object]:
 
 
 def log_directory(path: Path) -> LogDirectory:
-    """Return the number of logs in a directory, and the time of the last write."""
+    """Return the number of logs in a directory, and the time at which the last of them was written."""
     try:
         with os.scandir(path) as entries:
             times = [entry.stat().st_mtime for entry in entries if entry.name.endswith(".log")]

@@ -63,7 +63,7 @@ FILE_CAP = 1 << 20
 
 
 def service(paths: Paths, environ: Mapping[str, str]) -> Service:
-    """Return the service's file for systemd or launchd, and whether the program that it starts exists."""
+    """Return the service file for systemd or launchd, and whether the program that it starts exists."""
     config = Path(config_home(environ, str(paths.home)))
     places = (config / "systemd/user/ocwatchd.service", paths.home / "Library/LaunchAgents/dev.ocwatchd.plist")
     for file in places:
@@ -103,7 +103,7 @@ MAX_ENDPOINTS = 5
 """Maximum number of endpoints that are queried for models and agents."""
 REQUEST_TIMEOUT = 3.0
 """Timeout, in seconds, for a request to an endpoint. The list of models takes 0.1 s; in 1.18, it takes 2 s shortly
-after a start.
+after OpenCode's start.
 """
 
 
@@ -113,7 +113,7 @@ def gather(paths: Paths, program: Path | None, now: float, environ: Mapping[str,
     # The heartbeat is read first, because it is compared with `now`, and gathering the other facts takes seconds.
     beat = heartbeat.read(paths.heartbeat)
     daemon = _daemon(paths, beat, now)
-    with ThreadPoolExecutor(1) as executor:  # in parallel with the others: the version takes longest (0.3 - 1.2 s)
+    with ThreadPoolExecutor(1) as executor:  # in parallel, because the version takes longest (0.3 - 1.2 s)
         version = executor.submit(_version, program, environ)
         config, directories, urls = _config(paths)
         found = _endpoints(paths, urls, environ)
@@ -187,7 +187,7 @@ def _config(paths: Paths) -> tuple[Configured, tuple[Path, ...], tuple[str, ...]
     pools = {name: pool.members for name, pool in names.pools.items()}
     chains = opened(normalise(names.chains, names.aliases), pools)
     agents = {resolve(model, names.aliases): agent for model, agent in names.agents.items()}
-    # a separate check reports circular chains
+    # Warnings about circular chains are left out, because a separate check reports them.
     warnings = tuple(text for text in config.warnings if "circular chain" not in text)
     named = tuple(model for _, model in named_models(names))
     asks = bool(config.policy.prevention.command)
@@ -237,7 +237,9 @@ def _running(
     newer: frozenset[int | None],
     earlier: EarlierProcess | None,
 ) -> Running:
-    """Return the facts about an OpenCode process. `newer` contains the processes that responded as OpenCode 2."""
+    """Return the facts about an OpenCode process. `newer` contains the pids of the processes that have identified
+    themselves as OpenCode 2.
+    """
     about = json_object(paths.endpoints / f"{process.pid}.json")
     texts = {key: value for key, value in about.items() if isinstance(value, str)}
     return Running(

@@ -12,7 +12,7 @@ OLDEST = (1, 0)
 """The oldest version of OpenCode with which ocwatchd is tested."""
 MIN_WATCHES, MIN_INSTANCES = 1024, 16
 """Minimum inotify limits that pass the check. ocwatchd needs one instance and a few watches, but an editor may use most
-of them.
+of what the system permits.
 """
 MAX_AHEAD = 120.0
 """Maximum time, in seconds, by which a timestamp in our files may be in the future. If it is further ahead, the clock
@@ -106,7 +106,7 @@ def daemon(facts: Facts) -> Iterator[Check]:
 
 
 def generation(facts: Facts) -> Iterator[Check]:
-    """Check that ocwatchd can serve every running OpenCode process."""
+    """Check that ocwatchd can move the sessions of every running OpenCode process."""
     for seen in unserved(facts.endpoint_statuses):
         yield Check("opencode-generation", Severity.ERROR, seen, "see the finding")
 
@@ -187,7 +187,9 @@ def plugin(facts: Facts) -> Iterator[Check]:
 
 
 def _without_hooks(run: Running) -> str:
-    """Return the finding for an OpenCode 2 process that calls none of our hooks, like the preview 0.0.0-next-16350."""
+    """Return the finding for an OpenCode 2 process that calls none of our hooks, as is the case with the preview
+    0.0.0-next-16350.
+    """
     loaded = "has not called the hooks `prompt` or `retry` of the companion plugin yet"
     so_far = "has not loaded the companion plugin yet" if run.plugin is None else loaded
     return f"OpenCode {run.pid} (OpenCode 2) {so_far}; until then, each prompt hits a limit once before it is moved"

@@ -28,7 +28,7 @@ class Check:
     seen: str
     remedy: str | None = None
     command: str = ""
-    """The end of `remedy` if that is a command to copy, which must not be wrapped."""
+    """The end of `remedy` if that is a command for the user to copy. It must not be wrapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,9 @@ class Daemon:
     unread_log: str | None = None
     """A sentence about log lines that the daemon has not read, or None if there are no such lines."""
     waiting: tuple[tuple[str, str, str], ...] = ()
-    """Sessions that only their user can continue: id, obstacle, and the command without `ocwatch`."""
+    """Sessions that only their user can continue, each as its id, the obstacle, and the command to run (without
+    `ocwatch`).
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class Plugin:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The service's file. `program` is the program that it starts; `there` is True if that program exists."""
+    """The service file. `program` is the program that it starts; `there` is True if that program exists."""
 
     file: str | None = None
     program: str | None = None
@@ -165,7 +167,9 @@ class Facts:
     endpoints: int = 0
     endpoint_troubles: tuple[str, ...] = ()
     endpoint_statuses: tuple[Mapping[str, object], ...] = ()
-    """The running OpenCode processes that have an endpoint or cannot be served, with the fields of `status --json`."""
+    """The running OpenCode processes that have an endpoint or whose sessions ocwatchd cannot move, with the fields of
+    `status --json`.
+    """
     logs: tuple[LogDirectory, ...] = ()
     daemon: Daemon = Daemon()
     config: Configured = Configured("")

@@ -25,7 +25,7 @@ from ocwatchd.paths import home
 
 LATEST = "latest"
 PACK_LIMIT, CALL_LIMIT = 600.0, 60.0
-"""Timeouts, in seconds, for a download by npm, and for each wait for data. A package has 40 - 60 MB."""
+"""Timeouts, in seconds, for a download by npm, and for each wait for data. A package is 40 to 60 MB in size."""
 SIZE_CAP = 400 << 20
 """Maximum size, in bytes, of the OpenCode package."""
 _VERSION = re.compile(r"\d+\.\d+\.\d+(-[\w.]+)?|[a-z][a-z-]*")
@@ -36,7 +36,7 @@ class FetchFailed(OcwatchError):
 
 
 def package_name(system: str | None = None, machine: str | None = None, cpu: str | None = None) -> str:
-    """Return the npm package that contains OpenCode's program for this kind of machine.
+    """Return the name of the npm package that contains OpenCode's program for this kind of machine.
 
     `cpu` is the text of /proc/cpuinfo: on a CPU without AVX2, the ordinary x64 build crashes with an illegal
     instruction.
@@ -65,7 +65,7 @@ def fetch(version: str, cache: Path, environ: Mapping[str, str]) -> Path:
     if wanted.exists():  # a tag never matches an existing file, because programs are stored under their version
         return wanted
     try:
-        make_directories(cache, 0o777)  # the mode follows the umask, because OpenCode is not private
+        make_directories(cache, 0o777)  # the mode is left to the umask, because the program is not secret
         with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as scratch:
             return _unpack(_packed(version, Path(scratch), environ), cache, Path(scratch))
     except (OSError, tarfile.TarError, KeyError) as fault:
@@ -144,7 +144,7 @@ def _get(url: str, spec: str) -> bytes:
 
 
 def intact(data: bytes, integrity: str) -> bool:
-    """Return whether the sha512 of `data` is in `integrity`, in the registry's form (`sha512-BASE64 …`)."""
+    """Return whether the sha512 of `data` is in `integrity`, in the registry's format (`sha512-BASE64 …`)."""
     wanted = [part.removeprefix("sha512-") for part in integrity.split() if part.startswith("sha512-")]
     try:
         return hashlib.sha512(data).digest() in [base64.b64decode(part) for part in wanted]

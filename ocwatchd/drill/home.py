@@ -89,7 +89,7 @@ class DrillHome:
 
 
 def opencode_config(provider_url: str, generation: int) -> dict[str, object]:
-    """Return the content of an `opencode.json` that contains only the drill's provider, in the form of OpenCode 1 or
+    """Return the content of an `opencode.json` that contains only the drill's provider, in the format of OpenCode 1 or
     2.
     """
     models = [tuple(model.split("/", 1)) for model in (PRIMARY, FALLBACK, TITLES)]

@@ -20,10 +20,12 @@ from ocwatchd.clock import Clock, SystemClock
 
 PRIMARY, FALLBACK, TITLES = "drill/primary", "drill-fallback/stand-in", "drill-titles/small"
 CATALOGUE = "/api.json"
-"""The path from which OpenCode fetches its list of models. 1.1.34 has no built-in list and needs it for a prompt."""
+"""The path from which OpenCode fetches its list of models. OpenCode 1.1.34 has no built-in list, so it needs this one
+to run a prompt.
+"""
 ROUTE = "/v1/chat/completions"
 BODY_CAP = 8 << 20
-"""Maximum size of a request, in bytes. OpenCode's first request, with system prompt and tools, has about 60 kB."""
+"""Maximum size of a request, in bytes. OpenCode's first request, with system prompt and tools, is about 60 kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._refuse_outside(self.path.rpartition(":")[0])
 
     def do_GET(self) -> None:
-        """Respond with an empty catalog. Refuse proxied requests for other hosts; they contain an absolute URL."""
+        """Respond with an empty catalog. Refuse proxied requests for other hosts, whose request line contains an
+        absolute URL.
+        """
         host = urlsplit(self.path).hostname if "://" in self.path else None
         if host and host != "127.0.0.1":
             self._refuse_outside(host)

@@ -32,7 +32,7 @@ POLL_INTERVAL = 0.02
 IDLE_TIMEOUT = 5.0
 """Timeout, in seconds, for a session to become idle. On an idle machine, the first check succeeds."""
 AFTER_TURN = 0.3
-"""Time, in seconds, between the end of a turn and the next prompt.
+"""Pause, in seconds, between the end of a turn and the next prompt.
 
 A prompt that arrives in the milliseconds in which OpenCode's loop exits is lost (measured on 1.0.185). Users are
 slower.
@@ -64,7 +64,7 @@ class Scene:
     # ---- bounded waiting
 
     def left(self, seconds: float) -> float:
-        """Return `seconds`, or the drill's remaining time if it is shorter."""
+        """Return `seconds`, or the time that remains for the drill if that is shorter."""
         return max(min(seconds, self._deadline - time.monotonic()), 0.01)
 
     def slow_down(self, seconds: float) -> None:
@@ -77,7 +77,9 @@ class Scene:
         return time.monotonic() >= self._deadline
 
     def poll(self, check: Callable[[], Found | None], seconds: float) -> Found | None:
-        """Call `check` until its result is true, and return the result. Return None after `seconds`."""
+        """Call `check` until its result is true, and return the result. Return None if this takes longer than
+        `seconds`.
+        """
         until = time.monotonic() + self.left(seconds)
         while True:
             found = check()
@@ -179,7 +181,9 @@ MIN_COOLDOWN = 8.0
 fallback in advance, must fit into this time.
 """
 BUNDLED_SINCE = (1, 0, 142)
-"""First version that passes the drill. Versions up to 1.0.98 install `@ai-sdk/…` from npm at run time."""
+"""First version that passes the drill. Versions up to 1.0.98 do not, because they install `@ai-sdk/…` from npm at run
+time.
+"""
 RETURN_TIMEOUT = 5.0
 """Timeout, in seconds, for the daemon to return an OpenCode 2 session to the primary. Prompts in OpenCode 2 do not name
 a model.

@@ -1,9 +1,9 @@
 """Simulate the drill's user for each generation of OpenCode: the user's actions and observations.
 
-The steps are the same for both. OpenCode 2 differs in four ways. Its log contains nothing about a refused attempt, but
-the session's durable record does. The plugin opens no socket, because the daemon uses OpenCode's own API. A prompt does
-not name a model, so a terminal selects the session's model beforehand. Only the releases, not the preview, call the
-hook that sends a prompt to the fallback in advance.
+The steps are the same for both generations. OpenCode 2 differs in four ways. Its log contains nothing about a refused
+attempt, but the session's durable record does. The plugin opens no socket, because the daemon uses OpenCode's own API.
+A prompt does not name a model, so a terminal selects the session's model beforehand. Only the releases, not the
+preview, call the hook that sends a prompt to the fallback in advance.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Polled(Protocol):
 
 
 class Served(ABC):
-    """A session that the launcher follows in place of the session's client. Following begins before the
+    """A session that the launcher follows in place of the session's client. The launcher begins to follow it before the
     prompt is run.
     """
 

@@ -28,7 +28,7 @@ SUBCOMMANDS = frozenset(
         "upgrade", "web",
     )
 )  # fmt: skip
-"""Subcommands of OpenCode 1. If the first argument that is not an option is none of these, it is the directory in
+"""Subcommands of OpenCode 1. If the first argument that is not an option is not one of these, it is the directory in
 which the terminal interface starts.
 """
 
@@ -42,7 +42,7 @@ _SESSION, _FORMAT = ("-s", "--session"), ("--format",)
 
 
 class Arguments:
-    """A parsed command line. `words` are OpenCode's arguments, and `own` our own flags."""
+    """A parsed command line. `words` contains OpenCode's arguments, and `own` contains our own flags."""
 
     __slots__ = ("own", "words")
 

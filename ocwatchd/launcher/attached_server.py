@@ -69,9 +69,7 @@ class AttachedServer:
         return self._asked(self._in_error)
 
     def claimed(self) -> float | None:
-        """Return the time of the daemon's claim of a move of our session, in epoch seconds, or None if there is no
-        claim.
-        """
+        """Return when the daemon claimed a move of our session, in epoch seconds, or None if it has not claimed one."""
         if not self._asked(lambda: self._find() is not None):
             return None
         claim = next(iter(self._entries("claim", "moved")), None)
@@ -113,7 +111,7 @@ class AttachedServer:
     def _asked(self, question: Callable[[], bool]) -> bool:
         try:
             return self.endpoint is not None and question()
-        except EndpointError as fault:  # the client reports all other errors
+        except EndpointError as fault:  # ignore other errors, because the client reports them
             if fault.trouble is Trouble.FOREIGN and not self._warned:
                 self._warned = True
                 say(f"not watched for limits: {fault}")
@@ -190,8 +188,8 @@ def password(arguments: Arguments) -> Mapping[str, str]:
 
 
 def contains_prompt(arguments: Arguments, parts: Iterable[Json]) -> bool:
-    """Return whether these message parts contain our prompt as the client sends it; 1.3 to 1.18 quote words with
-    spaces.
+    """Return whether these message parts contain our prompt in the form in which the client sends it. OpenCode 1.3 to
+    1.18 quotes words that contain spaces.
     """
     words = arguments.prompt
     # the prompt is unknown: it came from standard input, or a command's template changed it
@@ -206,7 +204,7 @@ def contains_prompt(arguments: Arguments, parts: Iterable[Json]) -> bool:
 def follow(server: AttachedServer, since: float, out: Writer, signals: Signals, say: Callable[[str], None]) -> int:
     """Print the answer of a turn that the daemon moved, and return its exit code.
 
-    `since` is the time of the daemon's claim of the move, in epoch seconds.
+    `since` is when the daemon claimed the move, in epoch seconds.
     """
     assert server.endpoint is not None
     assert server.session is not None

@@ -1,7 +1,7 @@
 """Watch a `run` that is a client of a server: `run --attach URL` of OpenCode 1, and every `run` of OpenCode 2.
 
-It is the counterpart of `TroubleSigns`, and just as cheap: the code that queries the server is imported with the first
-request.
+This is the counterpart of `TroubleSigns`. It is just as cheap, because the code that queries the server is imported
+only for the first request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class Attached:
     """Watches the session of a client through its server."""
 
     def __init__(self, arguments: Arguments, state: str, generation: int = 1) -> None:
-        """Store the arguments. No request is sent yet. `state` is our state directory; `generation` is OpenCode's."""
+        """Store the arguments. No request is sent yet. `state` is our state directory; `generation` is the generation
+        of OpenCode.
+        """
         self._arguments, self._state, self._generation = arguments, state, generation
         self._child = 0
         self.began = time.time()
@@ -42,7 +44,7 @@ class Attached:
         if self._generation == 1:
             return None
         if self._service is None:
-            from ocwatchd.launcher.service_run import RunService  # lazy import, as below
+            from ocwatchd.launcher.service_run import RunService  # lazy import, for the reason given below
 
             self._service = RunService(self._arguments, self._state, self.began, self._child)
         return self._service
@@ -72,14 +74,12 @@ class Attached:
         return asked is not None and asked.retrying()
 
     def failed(self) -> bool:
-        """Return whether the turn of our session has ended in an error. Called after the child has ended."""
+        """Return whether the turn of our session has ended in an error. Call this after the child has ended."""
         asked = self.service or self.server
         return asked is not None and asked.in_error()
 
     def moved(self) -> float | None:
-        """Return the time of the daemon's claim of a move of our session, in epoch seconds, or None if there is no
-        claim.
-        """
+        """Return when the daemon claimed a move of our session, in epoch seconds, or None if it has not claimed one."""
         journal = f"{self._state}/journal.jsonl"
         if not os.path.exists(journal) or os.stat(journal).st_mtime < self.began:
             return None

@@ -43,7 +43,7 @@ def unfit_models(blacklist: Mapping[str, object], needs: Needs) -> dict[str, str
 def misfits_of(arguments: Arguments, messages: Sequence[Message], path: str) -> dict[str, str]:
     """Return the models that could not continue the session with this launch's prompt and files, each with the reason.
 
-    `messages` are the session's last messages; `path` is that of blacklist.json.
+    `messages` are the session's last messages; `path` is the path of blacklist.json.
     """
     files, prompt = arguments.values("-f", "--file"), " ".join(arguments.prompt)
     return misfits(read_entries(path).raw, messages, prompt, files) if messages or files else {}

@@ -1,8 +1,8 @@
-"""Write a limit just reported by the companion plugin to the blacklist, before the engine is imported.
+"""Write limits that the companion plugin has just reported to the blacklist, before the engine is imported.
 
 This helps runs that start at the same time: with ten runs on two cores, importing the engine takes seconds, during
-which each run would send one more request. Only unambiguous limits are written, that is, a 429 with Retry-After. No
-strike is recorded, because the engine counts strikes.
+which each run would send one more request. Only unambiguous limits are written, that is, responses with status 429 and
+a Retry-After header. No strike is recorded, because the engine counts strikes.
 """
 
 from __future__ import annotations

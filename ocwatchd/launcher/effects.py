@@ -118,7 +118,7 @@ class RunNotes:
     def note(self, note: Note) -> None:
         """Print one note, and write it to the journal."""
         line = _story(note)
-        if line and line != self._last_line:  # a guard that blocks a move reports it again at every attempt
+        if line and line != self._last_line:  # a guard that blocks a move adds the same note at every attempt
             self._tell(line)
         self._last_line = line or self._last_line
         with suppress(StateError):

@@ -38,10 +38,10 @@ the cache file of the programs' generations.
 PLUGIN_DIRECTORIES = ("plugin", "plugins")
 
 PATIENCE = 30.0
-"""Maximum time, in seconds, for which a start waits for a cooldown to end. This is the default of `maxDelay`."""
+"""Maximum time, in seconds, that a start waits for a cooldown to end. This is the default of `maxDelay`."""
 JITTER, MAX_JITTER = 0.01, 5.0
-"""Maximum delay of a start after a wait, as a fraction of the wait and in seconds. It prevents several starts from
-coinciding.
+"""Maximum additional delay of a start after a wait, as a fraction of the wait and in seconds. The delay
+depends on the process id, so that several starts do not coincide.
 """
 
 LAUNCHER = "OCWATCHD_LAUNCHER"
@@ -70,7 +70,7 @@ class Launch:
         self._found, self._arguments, self._names = found, arguments, names
         self._cooldowns, self._read_cooldowns = read_cooldowns(), read_cooldowns
         self._logs, self._state, self._directories, self._programs = places
-        if arguments.model and arguments.model in names.known:  # OpenCode does not know our aliases and pools
+        if arguments.model and arguments.model in names.known:  # replace an alias or pool, which OpenCode does not know
             arguments.words = arguments.with_model(self._model_of(arguments.model))
         self.words = list(arguments.words)
         self.environ: dict[str, str] = {}
@@ -93,8 +93,8 @@ class Launch:
         self.words, self.environ = plan.words, plan.environ
         debug(f"OpenCode {self._generation}; models replaced before the start: {len(plan.story)}")
         if self._generation != 1:
-            # The environment of a client is not changed: the service shared by all clients could inherit it as its
-            # configuration until it exits (0.0.0-next-16350).
+            # The environment of a client is not changed, because the service that all clients share could inherit it
+            # and would use it until the service exits (0.0.0-next-16350).
             return self._supervised() if running and self._movable(running) else None
         if self._movable(running):
             self._add_plugin()
@@ -279,7 +279,9 @@ class Launch:
         return (found.model, found.agent) if found.model else None
 
     def agent_chains(self) -> dict[str, object]:
-        """Return the chains of single agents for the companion plugin, as there may be no daemon to publish them."""
+        """Return the chains of single agents for the companion plugin, because there may be no daemon that publishes
+        them.
+        """
         made = self._transform()
         fallbacks = made[0].fallbacks if made else _fallbacks(self._names)
         return dict(agent_rows(fallbacks.chains, self._cooldowns.pools, fallbacks.agents))
@@ -334,7 +336,7 @@ class Launch:
         # Launches that are waiting for the same model must not all use it at the same time.
         end += os.getpid() % 100 / 100 * min(max(remaining, 0.0) * JITTER, MAX_JITTER)
         while (remaining := end - time.time()) > 0:
-            time.sleep(min(remaining, 5.0))  # short steps, because the system may be suspended or its clock set
+            time.sleep(min(remaining, 5.0))  # short steps, in case the system is suspended or its clock is set
         return True
 
     def _print(self, plan: Plan) -> int:

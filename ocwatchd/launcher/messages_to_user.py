@@ -33,7 +33,7 @@ def _broken(line: str, width: int) -> str:
 
 
 def debug(text: str) -> None:
-    """Log a line at level `debug` if OCWATCHD_LOG is set. Otherwise, avoid importing `logging`."""
+    """Log a line at level `debug` if OCWATCHD_LOG is set. Otherwise, do nothing, so that `logging` is not imported."""
     if "OCWATCHD_LOG" in os.environ:
         from logging import getLogger  # lazy import: 5 ms of CPU time
 

@@ -42,7 +42,7 @@ from ocwatchd.paths import Paths
 from ocwatchd.state import heartbeat
 
 RECENT = 30
-"""Number of recent sessions that are searched for our session."""
+"""Number of recent sessions among which our session is searched for."""
 SLACK = 2.0
 """Tolerance, in seconds, for a prompt that appears to be older than its client."""
 
@@ -220,7 +220,7 @@ class ClientMover(SwitchModel):
 
     def _take_over(self, snapshot: SessionSnapshot) -> None:
         self.take_over()
-        self._child.end(signal.SIGKILL)  # on any other signal the client would stop its turn
+        self._child.end(signal.SIGKILL)  # on any other signal, the client would stop its turn
         self.endpoint = snapshot.endpoint
         self._opened(snapshot.endpoint, Session(snapshot.session, snapshot.directory, snapshot.parent, None))
 

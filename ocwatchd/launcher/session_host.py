@@ -96,7 +96,7 @@ class OwnPluginReports(PluginReports):
     """
 
     def __init__(self, directory: Path, own: Callable[[int], bool]) -> None:
-        """Store the arguments without reading. `own` returns whether a pid is that of one of our processes."""
+        """Store the arguments without reading. `own` returns whether a pid belongs to one of our processes."""
         self._own = own
         self._judged: dict[str, bool] = {}
         self._ready = False
@@ -122,7 +122,8 @@ class OwnPluginReports(PluginReports):
 def failed_snapshot(
     store: SessionStore, known: Sequence[str], pid: int, since: float, now: float
 ) -> SessionSnapshot | None:
-    """Return a snapshot of an ended child's session if its last turn has failed, according to the message store.
+    """Return a snapshot of the session of an ended child if the session's last turn has failed, according to the
+    message store.
 
     `known` contains the known sessions of the child; `since` is the child's start in epoch seconds.
     """
@@ -136,7 +137,7 @@ def failed_snapshot(
 
 def _root(store: SessionStore, known: Sequence[str], since: float) -> Session | None:
     """Return the main session of the child, or None if it is unknown."""
-    if not known:  # without an id, there must be exactly one match
+    if not known:  # if the session's id is unknown, there must be exactly one match
         here = os.environ.get("PWD") or str(Path.cwd())
         mine = [found.session for found in store.unsettled(since) if found.session.directory == here]
         mine = [session for session in mine if session.parent is None]
@@ -167,8 +168,8 @@ class SessionHost(Protocol):
         ...
 
     def failed(self, known: Sequence[str], /) -> SessionSnapshot | None:
-        """Return a snapshot of an ended child's session if its turn has failed. `known` contains the sessions known so
-        far.
+        """Return a snapshot of the session of an ended child if the session's turn has failed. `known` contains the
+        sessions known so far.
         """
         ...
 

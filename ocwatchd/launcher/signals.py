@@ -22,7 +22,7 @@ class Signals:
         self._before = {}
         for number in ENDING:
             before = signal.getsignal(number)
-            if before is not signal.SIG_IGN:  # the signal stays ignored under nohup and in a script's background
+            if before is not signal.SIG_IGN:  # under nohup or in a script's background job, keep ignoring it
                 self._before[number] = before
                 signal.signal(number, self._note)
         self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)

@@ -1,8 +1,8 @@
 """Hold back the standard output of a `run`, so that a run that exits with code 75 prints nothing.
 
-Output to a pipe is held and written when the run has finished, which makes no difference to a `$(…)`. A file is
-truncated to its old length. Output to a terminal and `--format json` is passed through immediately and cannot be
-withdrawn.
+Output to a pipe is held and written when the run has finished. A command substitution, `$(…)`, receives the same output
+as without ocwatchd. If the run must print nothing, a file is truncated to its old length. Output to a terminal and
+`--format json` is passed through immediately and cannot be withdrawn.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PART = 1 << 16
 
 
 class Output:
-    """Collects the child's output and, after a move, the remaining answer. Used only from the main thread."""
+    """Collects the child's output and, after a move, the remaining answer. Only the main thread uses it."""
 
     def __init__(self, held: bool) -> None:
         """With `held`, output to a pipe is held back."""
@@ -54,8 +54,8 @@ class Output:
                 part = os.read(self.reader, _PART)
             except BlockingIOError:
                 return
-            # If the output has ended or the reader of our output has closed the pipe, the child must receive a SIGPIPE,
-            # too.
+            # Close the pipe at the end of the output, and also if the reader of our own output has closed its pipe, so
+            # that the child receives a SIGPIPE, too.
             if not part or not self._keep(part):
                 self._close()
 

@@ -186,8 +186,8 @@ class Supervisor:
     def run(self) -> int | None:
         """Return the exit code of the run, negative for a signal.
 
-        None means that the daemon took over the session before the launcher changed anything; the caller then only
-        waits for the child.
+        Return None if the daemon took over the session before the launcher changed anything. The caller then only waits
+        for the child.
         """
         if self._policy.mode is not Mode.AUTO:
             return wait_for(self._child, self._signals, self._run.output)
@@ -229,11 +229,12 @@ class Supervisor:
                 message = self._queue.get_nowait()
 
     def _handle(self, message: Message | Failure) -> None:
-        if isinstance(message, Failure):  # failures come from OpenCode 2, which is not watched here
+        if isinstance(message, Failure):  # only OpenCode 2 reports failures this way; it is not watched here
             return
         if isinstance(message, MoveEnded):
             outcome = message.outcome
-            # Even a run that failed immediately, for example because of another limit, has begun in the server.
+            # The prompt has also begun in the server if its run failed immediately, for example because of another
+            # limit.
             began = outcome.result is not MoveResult.FAILED or (outcome.snapshot is not None and not outcome.stranded)
             self._landed = self._landed or began
             self._stranded = self._stranded + 1 if message.outcome.stranded else 0
@@ -246,7 +247,8 @@ class Supervisor:
             self._executor.do(self._engine.handle(ClockSet(step), now))
         self._executor.do(self._engine.handle(message, now))
         if isinstance(message, MoveEnded) and message.outcome.result is MoveResult.REFUSED:
-            # A guard refused the move, often only briefly, and no other process will probe this session again.
+            # A guard has refused the move, often for a reason that soon disappears. No other process will probe this
+            # session again.
             self._engine.tracked_sessions.of(message.order.session, now).wake_at(now + AGAIN)
 
     def _remember_origin(self, snapshot: SessionSnapshot) -> None:
@@ -348,7 +350,7 @@ class Supervisor:
     # ---- the private server
 
     def _opened(self, endpoint: Endpoint, session: Session) -> None:
-        """Start printing the session at this endpoint. Called from the mover's thread."""
+        """Start printing the session at this endpoint. This method is called from the mover's thread."""
         given = self._arguments
         if endpoint.generation == 2:
             words = ClientPrinter(endpoint, session.id, given.format == "json", self._run.output)
@@ -389,7 +391,7 @@ class Supervisor:
         with suppress(Exception):
             self._writer.save(at_once=True)
         self._lanes.close()
-        # an OpenCode 2 child may have started the shared service, which must keep running
+        # do not end what an OpenCode 2 child has started: it may be the shared service, which must keep running
         if self._run.service is None:
             started = [pid for pid in descendants(os.getpid()) if pid != self._guardian.pid]
             end_all(started, signal.SIGTERM, 1.0)

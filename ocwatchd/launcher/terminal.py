@@ -37,7 +37,7 @@ scheme, resize reports.
 RESET = (
     "".join(f"\x1b[?{mode}l" for mode in _PRIVATE_MODES)
     + "\x1b[<u\x1b[>4;0m"  # the keyboard protocols of kitty and xterm
-    + "\x1b[?1049l\x1b[?25h\x1b[0 q\x1b[0m\r"  # the alternate screen, the cursor, its shape, colors
+    + "\x1b[?1049l\x1b[?25h\x1b[0 q\x1b[0m\r"  # alternate screen, cursor visibility and shape, colors
 ).encode()
 """Control sequences that reset a terminal after a TUI that could not clean up."""
 
@@ -91,7 +91,7 @@ class Terminal:
         modes = Modes()
         with Guardian() as guardian:
             for number in PASSED_ON:
-                if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup, the signal stays ignored
+                if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup, the signal must stay ignored
                     signal.signal(number, self._pass_on)
             while True:
                 code = self._once(guardian, words, environ)
@@ -124,7 +124,7 @@ class Terminal:
             if not os.WIFSTOPPED(status):
                 return os.waitstatus_to_exitcode(status)
             # Our shell must see that the job has stopped. A Ctrl-Z has usually stopped this process, too, before
-            # `waitpid` returned. If it was continued since then, it must not stop again.
+            # `waitpid` returned. If it has been continued since then, it must not stop again.
             if os.WSTOPSIG(status) in _STOPS and not self._continued:
                 os.kill(os.getpid(), os.WSTOPSIG(status))
 

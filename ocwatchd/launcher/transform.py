@@ -1,4 +1,4 @@
-"""Replace models that are cooling down before a launch, only through OpenCode's arguments and environment.
+"""Before a launch, replace models that are cooling down, using only OpenCode's arguments and environment.
 
 OPENCODE_CONFIG_CONTENT takes precedence over all configuration files and is merged with the user's own value of it (1.0
 to 1.18). No file is changed. If a configuration cannot be read, the launch is not changed, and OpenCode reports the
@@ -173,7 +173,7 @@ class Transform:
             for name in (DEFAULT_AGENT, *sorted(KEPT_AGENTS))
             if name not in self._agents.models and (target := self._target(self._own(name, standard), name))
         }
-        if "model" in content:  # agents with an empty or exhausted chain must not inherit the fallback
+        if "model" in content:  # agents whose chain is empty or exhausted must not inherit the fallback
             unmoved = (name for name in (*self._agents.models, DEFAULT_AGENT, *KEPT_AGENTS) if name not in moved)
             moved |= {n: standard for n in unmoved if not self._agents.models.get(n) and self._own(n, standard)}
         if moved:
@@ -246,8 +246,8 @@ class Transform:
 
 
 def merge_content(inline: str, content: Mapping[str, object]) -> str | None:
-    """Return the user's inline configuration merged with `content`, or None if it is invalid. OpenCode reports an
-    invalid one.
+    """Return the user's inline configuration merged with `content`. Return None if the user's configuration is invalid,
+    which OpenCode reports.
     """
     try:
         own = parse(inline, CONTENT) if inline.strip() else {}
@@ -415,7 +415,7 @@ def _read(cache: str) -> dict[str, int]:
 
 
 def _write(cache: str, known: Mapping[str, int]) -> None:
-    """Write the cache. Errors are ignored, because a lost cache only costs time."""
+    """Write the cache. Ignore errors, because a lost cache only costs time."""
     try:
         make_directories(os.path.dirname(cache))
         replace_unsynced(cache, json.dumps({"version": 1, "programs": known}).encode())

@@ -27,7 +27,7 @@ RESCAN = 30.0
 """Time, in seconds, after which a directory is listed again even if its modification time is unchanged."""
 
 IDLE = 90.0
-"""Time, in seconds, between a file's last write and the closing of its descriptor."""
+"""Time, in seconds, after a file's last write until its descriptor is closed."""
 
 MAX_OPEN = 128
 """Maximum number of descriptors that are kept open."""
@@ -42,8 +42,8 @@ files in turn.
 
 
 _STAT = struct.Struct("=qqQQ")
-"""A format for size, modification time (ns), device and inode. As separate integers, they would take four times as much
-memory.
+"""Packs size, modification time (ns), device and inode. As separate integers, these values would take four times as
+much memory.
 """
 
 
@@ -131,8 +131,8 @@ class LogDirectories:
         self._cursors = dict(cursors or {})
         self._heads = {cursor.head for cursor in self._cursors.values() if cursor.head_size == HEAD}
         """Digests of the first bytes of logs that an earlier run of the daemon has read."""
-        # The keys are strings, because hashing and parsing a thousand Paths in every poll would take longer than all
-        # stat calls.
+        # The keys are strings and not Paths: hashing and parsing a thousand Paths in every poll would take longer than
+        # all stat calls.
         self._tails: dict[str, LogTail] = {}
         self._sleepers: dict[str, _Sleeper] = {}
         self._sleeping_cursors: dict[str, Cursor] = {}
@@ -174,7 +174,7 @@ class LogDirectories:
         return sightings
 
     def _survive(self, where: str, fault: Exception) -> None:
-        """Report a fault and continue. If there is no `on_fault`, raise the fault."""
+        """Report a fault and continue. If `on_fault` is None, raise the fault."""
         if self._on_fault is None:
             raise fault
         self._on_fault(where, fault)
@@ -367,7 +367,7 @@ class LogDirectories:
             try:
                 seen = os.stat(path)
             except OSError:
-                continue  # the file was renamed or currently cannot be read, so it stays open
+                continue  # keep the file open, because it was renamed or currently cannot be read
             if tail.park():
                 del self._tails[path]
                 self._sleep(_Sleeper(path, seen, tail, None), tail.cursor())

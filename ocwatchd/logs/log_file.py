@@ -100,7 +100,7 @@ def copies_of(path: Path) -> list[Path]:
 
 
 def head_of(path: str) -> bytes:
-    """Return the first HEAD bytes of a file, or no bytes if it cannot be read."""
+    """Return the first HEAD bytes of a file, or empty bytes if it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError:

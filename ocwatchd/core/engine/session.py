@@ -231,9 +231,9 @@ class LimitedTurn:
         return cls(snapshot.model, snapshot.answer, snapshot.endpoint.pid)
 
     def waits_in(self, snapshot: SessionSnapshot) -> bool:
-        """Return whether this turn is still waiting, that is, whether it was not stopped, continued or closed.
+        """Return whether this turn is still waiting, that is, has not been stopped, continued or closed.
 
-        The turn may now be waiting in another process than the one in which it ran, if that process is a server or a
+        The turn may now be waiting in a process other than the one in which it ran, if that process is a server or a
         terminal in which the session was opened.
         """
         same = snapshot.model == self.model and snapshot.answer == self.answer
@@ -242,7 +242,7 @@ class LimitedTurn:
         return same and there and not snapshot.aborted and not answered
 
     def elsewhere(self, snapshot: SessionSnapshot) -> bool:
-        """Return whether the session is now shown by another process than the one in which the turn ran."""
+        """Return whether the process that now shows the session is not the one in which the turn ran."""
         return None not in (self.pid, snapshot.endpoint.pid) and self.pid != snapshot.endpoint.pid
 
 
@@ -250,8 +250,8 @@ class LimitedTurn:
 class ParkedTurn:
     """A limited turn as the journal records it. Times are epoch seconds.
 
-    `until` is the time at which the first of its models is available again (None: unknown), and `waits_for` is that
-    model. `resumes_at` is the time at which the turn is run again, and `since` is the time at which it was parked.
+    `until` is when the first of the turn's models will be available again (None: unknown), and `waits_for` is that
+    model. `resumes_at` is when the turn will be run again, and `since` is when it was parked.
     """
 
     turn: LimitedTurn
@@ -268,8 +268,8 @@ class TrackedSession:
     Every change of state is in `TRANSITIONS`. All times are epoch seconds.
 
     `pending` is the newest limit that has not been assessed yet. `origin` and `origin_agent` are the model and the
-    agent from which the session was first moved. `entered` is the last limit recorded (model, user message, attempt),
-    so that no limit is recorded twice.
+    agent from which the session was first moved. `entered` identifies the last recorded limit (model, user message,
+    attempt), and prevents a second record of it.
 
     `shown_at` maps each model to the time at which an endpoint last showed a limit that the log had not reported yet.
     The log line about that limit then does not count as a second limit. `counted` is the model of a limit that an
@@ -290,14 +290,14 @@ class TrackedSession:
     `turn` is the turn that is known to be limited. `parked_turn` is the journal's record of it while the session is
     parked (since `parked_at`). `parked_until` is when the first model, `waits_for`, is available again. The turn is run
     again at `resumes_at`, but never before `not_before`, which is set if the cooldown was lost. `resumes` contains the
-    id of a prompt and the number of times that it was run again after being parked. `gone_since` is the time of the
-    first probe in which no OpenCode process showed the session. `stranded`: whether one of ocwatchd's moves stopped the
-    turn and did not finish, so that nothing is running. `stopped_answer` is the id of the answer that the move stopped,
-    if known. `open_claims` contains the moves of an earlier run for which the journal contains no result. `switched` is
-    a move whose new model has not received a request yet. `silence` contains the id of the answer that a probe showed
-    to be silent, and the length of the silence in seconds. `failures` counts, by model, the number of times that this
-    prompt has stalled or has failed without a limit. `frozen` is the id of the last answer for which the user was
-    notified that OpenCode's own retries will not end soon.
+    id of a prompt and the number of its reruns after it was parked. `gone_since` is the time of the first probe in
+    which no OpenCode process showed the session. `stranded`: whether one of ocwatchd's moves stopped the turn and did
+    not finish, so that nothing is running. `stopped_answer` is the id of the answer that the move stopped, if known.
+    `open_claims` contains the moves of an earlier run for which the journal contains no result. `switched` is a move
+    whose new model has not received a request yet. `silence` contains the id of the answer that was silent at the last
+    probe, and the length of the silence in seconds. `failures` counts, by model, how many times this prompt has stalled
+    or has failed without a limit. `frozen` is the id of the last answer for which the user was notified that OpenCode's
+    own retries will not end soon.
     """
 
     session: str
@@ -375,13 +375,13 @@ class TrackedSession:
 
     @property
     def waits_since(self) -> float:
-        """Return the time (epoch seconds) from which an answer by the model proves that the parked session may be run
-        again. An earlier answer proves nothing.
+        """Return the time, in epoch seconds, after which an answer from the model proves that the parked session may be
+        run again. An earlier answer proves nothing.
         """
         return max(self.parked_at, self.parked_until or 0.0)
 
     def resumed(self, user_message: str | None) -> int:
-        """Return the number of times that this prompt was run again after being parked."""
+        """Return the number of reruns of this prompt after it was parked."""
         return self.resumes[1] if self.resumes[0] == user_message else 0
 
     @property
@@ -392,8 +392,8 @@ class TrackedSession:
 
     @property
     def in_trouble(self) -> bool:
-        """Return whether a problem of this session is recorded, possibly by an earlier run, that no endpoint has
-        confirmed yet.
+        """Return whether there is a recorded problem with this session that no endpoint has confirmed yet. An earlier
+        run may have recorded the problem.
         """
         known = (self.pending, self.reported_at, self.counted)
         return any(what is not None for what in known) or self.stranded or self.parked
@@ -411,7 +411,7 @@ class TrackedSession:
         tolerance applies to them.
 
         OpenCode logs an abort up to a second late. This run may therefore read an abort that belongs to an unfinished
-        move of an earlier run. All aborts from before that move was resumed are therefore attributed to ocwatchd.
+        move of an earlier run, so it attributes all aborts before the resumption of that move to ocwatchd.
         """
         slack = 0.0 if news.exact else LOG_CLOCK
         if self.stranded and not self.moves:
@@ -460,13 +460,16 @@ class TrackedSession:
         self.looped = seen
 
     def count(self, model: ModelRef | None) -> None:
-        """Record that a limit of this model was counted before any endpoint showed it (None: no such limit)."""
+        """Record that a limit of this model was counted before any endpoint showed it (None: there is no such
+        limit).
+        """
         self.counted = model
 
     def counted_as(self, attempt: Attempt) -> None:
         """Record that an endpoint now shows this attempt.
 
-        If a limit of the attempt's model was already counted, the attempt is that limit and is not counted again.
+        If a limit of the attempt's model was already counted, the attempt is taken to be that limit and is not counted
+        again.
         """
         if self.counted == attempt[0]:
             self.entered = attempt
@@ -482,7 +485,9 @@ class TrackedSession:
             self.expect_line(attempt[0], seen)
 
     def expect_line(self, model: ModelRef, until: float) -> None:
-        """Record that log lines about this model up to `until` (epoch seconds) report a limit that is already known."""
+        """Record that log lines about this model that are not newer than `until` (epoch seconds) report a limit that is
+        already known.
+        """
         self.shown_at = {**self.shown_at, model: until}
 
     def line_has_come(self, model: ModelRef) -> None:
@@ -518,7 +523,9 @@ class TrackedSession:
         return self.misses
 
     def gone_for(self, now: float) -> float:
-        """Return the time, in seconds, for which no OpenCode process has shown the session."""
+        """Return the time, in seconds, since the first probe in which no OpenCode process showed the session. If this
+        is that probe, store its time.
+        """
         self.gone_since = now if self.gone_since is None else self.gone_since
         return now - self.gone_since
 
@@ -536,7 +543,7 @@ class TrackedSession:
             self.origin, self.origin_agent = model, agent
 
     def came_from(self, origin: ModelRef, model: ModelRef | None) -> None:
-        """Record that the session was put on `model` in place of `origin`."""
+        """Record that the session's model was changed from `origin` to `model`."""
         self.origin, self.landed = origin, model
 
     def put_on(self, model: ModelRef) -> None:
@@ -568,8 +575,8 @@ class TrackedSession:
         self.wake = when
 
     def probe_later(self, now: float, patience: float | None = None) -> None:
-        """Schedule the next probe after twice the last wait, and store the new wait. `patience`, if given, replaces the
-        last wait (in seconds).
+        """Schedule the next probe after a wait twice as long as the last one (at most `LONGEST_RECHECK` seconds), and
+        store the new wait. `patience` (in seconds), if given, is used in place of the last wait.
         """
         self.patience = min((self.patience if patience is None else patience) * 2, LONGEST_RECHECK)
         self.wake = now + self.patience
@@ -614,14 +621,14 @@ class TrackedSession:
     # ---- failures that are not limits
 
     def fell_silent(self, answer: str | None, seconds: float) -> bool:
-        """Record that, at a probe, this answer (an id) had been silent for `seconds`. Return whether the previous probe
-        found the same silence.
+        """Record that, according to a probe, this answer (an id) has been silent for `seconds`. Return whether the
+        previous probe found the same silence.
         """
         before, self.silence = self.silence, (answer, seconds)
         return before is not None and before[0] == answer and before[1] < seconds
 
     def failures_on(self, model: ModelRef) -> int:
-        """Return the number of times that this prompt has stalled, or has failed without a limit, on the model."""
+        """Return how many times this prompt has stalled or has failed without a limit on the model."""
         return self.failures.get(model, 0)
 
     def count_failure(self, model: ModelRef) -> None:
@@ -719,7 +726,7 @@ class TrackedSession:
         """Record that the target of a move has started to answer."""
         self.landed, self.landed_for = order.target.model, order.snapshot.user_message
         if self.pending is not None and self.pending.ref == order.origin:
-            self.pending = None  # this limit was hit before the move; its log line was late
+            self.pending = None  # the limit was hit before the move; its log line was late
         self._begin_attempts(order.target.model)
         self.drop_turn()
         again = order.origin == order.target.model
@@ -750,26 +757,25 @@ class TrackedSession:
         return parked
 
     def wait_until(self, resumes_at: float | None) -> None:
-        """Postpone the run of the parked turn, because the model has refused a request of another session.
+        """Postpone the rerun of the parked turn, because the model is limited again: a request of another session was
+        refused.
 
         `resumes_at` is in epoch seconds (None: until a user clears the model's cooldown).
         """
         self.wake = self.resumes_at = resumes_at
 
     def run_parked(self, user_message: str | None) -> int:
-        """Count another run of the parked turn. Return the number of times that this prompt was run again, including
-        this run.
-        """
+        """Count another rerun of the parked turn. Return the number of reruns of this prompt, including this one."""
         self.resumes = user_message, self.resumed(user_message) + 1
         return self.resumes[1]
 
     def recall_resumes(self, resumes: tuple[str | None, int]) -> None:
-        """Restore the number of times that an earlier run of the daemon ran this prompt (an id) again."""
+        """Restore the number of reruns of this prompt (an id) by an earlier run of the daemon."""
         self.resumes = resumes
 
     def allow(self) -> None:
-        """Record that the user has cleared a model's cooldown. A parked turn may then be run at any time, and its
-        earlier runs are no longer counted.
+        """Record that the user has cleared a model's cooldown. A parked turn may then be run again at any time, and its
+        previous reruns are no longer counted.
         """
         self.not_before, self.resumes = 0.0, (None, 0)
 
@@ -783,7 +789,7 @@ class TrackedSession:
         return parked
 
     def offer(self, phrase: str) -> bool:
-        """Leave the decision about the move to the user. Return False if it was already left to the user."""
+        """Let the user decide about the move. Return False if the decision was already left to the user."""
         known = self.state is State.OFFERED
         self._go(Event.USER_ASKED)
         self.phrase = phrase
@@ -832,7 +838,7 @@ class TrackedSession:
         self._go_parking(Event.UNPARKED)
 
     def hand_to(self, parent: TrackedSession) -> None:
-        """Transfer this subagent's history of moves to its parent, because the move stopped the parent's turn."""
+        """Transfer this subagent's move history to its parent, because the move stopped the parent's turn."""
         parent.origin, parent.origin_agent = self.origin, self.origin_agent
         parent.failed_targets, parent.moves = self.failed_targets, tuple(sorted((*parent.moves, *self.moves)))
         parent.stranded, parent.stopped_answer = self.stranded, self.stopped_answer
@@ -858,7 +864,7 @@ class TrackedSession:
         self.stopped_answer = claims[-1].answer if claims else None
 
     def recall_origin(self, claim: Claim) -> None:
-        """Restore the origin from the last move that an earlier run made."""
+        """Restore the origin from the last move of an earlier run."""
         if claim.origin is not None:
             self.origin, self.origin_agent = claim.origin.model, claim.origin.agent
             self.landed = claim.target.model
@@ -910,7 +916,7 @@ class TrackedSession:
         self.parking = cast(Parking, self._next(self.parking, event))
 
     def _next(self, state: Part, event: Event) -> Part:
-        """Return the state that follows according to `TRANSITIONS`.
+        """Return the next state according to `TRANSITIONS`.
 
         Raises:
             UnexpectedEvent: `TRANSITIONS` does not contain the event for this state.
@@ -926,7 +932,7 @@ _ENDS = {
     MoveResult.SWITCHED: Event.MODEL_SWITCHED,
     MoveResult.USER_TOOK_OVER: Event.TAKEN_OVER,
 }
-"""The events for results of a move. Any other result leads to the event `MOVE_FAILED`, after which the session is
+"""Maps the result of a move to its event. Any other result leads to the event `MOVE_FAILED`, after which the session is
 checked again.
 """
 
@@ -939,10 +945,10 @@ class TrackedSessions:
         self._tracked_sessions: dict[str, TrackedSession] = {}
         self._counted: dict[str, ModelRef] = {}
         self._origins: dict[str, Claim] = {}
-        """The last move that an earlier run made of each session. It is stored until the session is tracked."""
+        """Each session's last move from an earlier run, stored until the session is tracked."""
         self._resumes: dict[str, tuple[str | None, int]] = {}
-        """The id of a prompt and the number of times that an earlier run ran it again, by session. They are stored
-        until the session is tracked.
+        """The id of each session's prompt and the number of its reruns before the daemon's start, stored until the
+        session is tracked.
         """
 
     def of(self, session: str, now: float) -> TrackedSession:
@@ -962,12 +968,12 @@ class TrackedSessions:
         return tracked
 
     def remember_origins(self, claims: Mapping[str, Claim]) -> None:
-        """Store the last move that an earlier run made of each session, until the session is tracked."""
+        """Store each session's last move from an earlier run until the session is tracked."""
         self._origins |= claims
 
     def remember_resumes(self, resumes: Mapping[str, tuple[str | None, int]]) -> None:
-        """Store the id of each session's prompt and the number of times that an earlier run ran it again, until the
-        session is tracked.
+        """Store, until the session is tracked, the id of its prompt and the number of reruns of that prompt before the
+        daemon's start.
         """
         self._resumes |= resumes
 
@@ -1004,7 +1010,7 @@ class TrackedSessions:
         return tuple(self._tracked_sessions.values())
 
     def due(self, now: float) -> list[TrackedSession]:
-        """Return the sessions whose next probe is due, in the order of their scheduled times."""
+        """Return the sessions whose next probe is due, ordered by its scheduled time."""
         due = [(at, tracked) for tracked in self._tracked_sessions.values() if (at := tracked.wake) is not None]
         return [tracked for at, tracked in sorted(due, key=lambda each: each[0]) if at <= now]
 
@@ -1028,7 +1034,9 @@ class TrackedSessions:
 
 @dataclass(slots=True)
 class EngineContext:
-    """The state shared by all parts of the engine. An edited configuration replaces only `policy` and `rules`."""
+    """The state shared by all parts of the engine. When the configuration is edited, only `policy` and `rules` are
+    replaced.
+    """
 
     policy: Policy
     rules: RuleSet
@@ -1047,7 +1055,7 @@ class EngineContext:
     over_notified: bool = False
     """Whether the user was notified that today's budget is spent, possibly by an earlier run."""
     gaps: Mapping[str, float] = field(default_factory=dict)
-    """The longest gap, in seconds, in each model's most recent successful answers."""
+    """The longest gap, in seconds, within the most recent successful answers of each model."""
 
     @property
     def day_budget(self) -> DayBudget:

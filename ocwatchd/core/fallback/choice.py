@@ -42,7 +42,7 @@ class Exhausted:
 
     @property
     def chained(self) -> bool:
-        """Whether the model has any configured fallback."""
+        """Whether any fallback is configured for the model."""
         return len(self.models) > 1
 
 
@@ -55,7 +55,7 @@ def candidates(
 ) -> Iterator[ModelRef]:
     """Yield every configured fallback of `model`, nearest first. Names that are not models are skipped.
 
-    The fallbacks in `agent`'s own chain come first. If no agent is given, agents' chains are ignored.
+    The fallbacks in the chain of `agent` come first. If no agent is given, the chains of agents are ignored.
     """
     chains, pools = _written(policy, outlook)
     own = agent_chain(agent, str(model), chains, pools)
@@ -84,7 +84,7 @@ def has_own_chain(agent: str | None, model: ModelRef, policy: Policy) -> bool:
 
 
 def of_agents(policy: Policy, outlook: Outlook) -> dict[str, dict[str, list[dict[str, str | None]]]]:
-    """Return the chains of agents in the form in which they are published for the companion plugin."""
+    """Return the agents' chains in the form that is published for the companion plugin."""
     chains, pools = _written(policy, outlook)
     found = agent_rows(chains, pools, policy.fallbacks.agents)
     return {
@@ -113,9 +113,9 @@ def choose(
     failed. `ends` returns when a model's cooldown ends, and `listed` returns the targets that the blacklist contains
     for a model.
 
-    The returned agent is the one configured for the target, or otherwise the session's own agent, because OpenCode
-    would use its default agent if none were given. If a move has changed the session's agent, `asker` is the agent that
-    the user chose; its chain comes first.
+    The returned agent is the one configured for the target or, if there is none, the session's own agent. It is given
+    explicitly, because OpenCode would otherwise use its default agent. If a move has changed the session's agent,
+    `asker` is the agent that the user chose; its chain comes first.
     """
     by = asker or session_agent
     situation = _situation(policy, outlook, cooling, avoided or cooling, listed or _no_targets, by)
@@ -168,9 +168,9 @@ def fallback(
     as_listed: bool = True,
     asker: str | None = None,
 ) -> Choice:
-    """Return the fallback of `model` according to the present cooldowns.
+    """Return the fallback of `model` according to the current cooldowns.
 
-    `as_listed`: whether a target that another program wrote to the blacklist comes first, as it does for every new
+    `as_listed`: whether a target that another program wrote to the blacklist comes first, as is the rule for every new
     prompt. (Targets that ocwatchd wrote come from the chains, so they need no preference.) `asker`: see `choose`.
     """
 
@@ -196,7 +196,7 @@ def by_chains(policy: Policy, ledger: Ledger, now: float, outlook: Outlook) -> S
     """Return a `Situation` without the blacklist's targets and without an agent. It can be used for any number of
     choices at the time `now`.
 
-    Results are cached by model: with 2,000 models cooling down, each in the chains of others, there are 250,000
+    Results are cached by model, because with 2,000 models cooling down, each in the chains of others, there are 250,000
     queries.
     """
     cooling = _Remembered(lambda name: (ref := _usable(name)) is None or ledger.limited(ref, now) is not None)
@@ -289,7 +289,7 @@ def _blocked(blocking: Callable[[ModelRef, float], Cooldown | None], now: float)
 
 
 def _usable(name: str) -> ModelRef | None:
-    """Return the model with this name, or None if the name does not denote a single model."""
+    """Return the model with this name, or None if the name is not that of a single model."""
     try:
         ref = ModelRef.parse(name)
     except ValueError:

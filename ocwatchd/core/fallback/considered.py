@@ -1,4 +1,4 @@
-"""List the reasons for the choice of a fallback. The journal records them, and `ocwatch explain` shows them. Pure
+"""List the reasons for the choice of a fallback, which are recorded in the journal and shown by `ocwatch explain`. Pure
 functions.
 """
 

@@ -37,11 +37,11 @@ class Outlook:
         return self.day_budget.is_over_budget(str(model), offer.price if offer else None)
 
     def refused(self, model: ModelRef) -> str | None:
-        """Return why the model is not used as a fallback, or None if it may be used. It may be unable to run the
-        session, or cost too much.
+        """Return why the model is not used as a fallback, or None if it may be used. The model may be unable to run the
+        session, or it may cost too much.
         """
         return self.unfit(model) or self.over_budget(model)
 
 
 UNKNOWN = Outlook()
-"""An outlook without information, which rules out no model."""
+"""An outlook without any information. It rules out no model."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 FAILURE = 30.0
-"""Time, in seconds, that a failed move costs, because the next move cannot begin earlier."""
+"""Assumed cost of a failed move, in seconds: the time until the next move can begin."""
 PRIOR_TRIES, PRIOR_SECONDS = 2.0, 1.0
 """Prior for every fallback: two successful moves, each of which took one second, and after which the answer began one
 second later. With this prior, a single failure does not put a model last.
@@ -26,7 +26,7 @@ class Experience:
     """The results of moves to one target.
 
     `tried` counts the moves, and `moved` counts the moves that worked. `seconds` is the median time until the turn
-    continued on the target, `first_token` the median time from then until its answer began (None: not measured).
+    continued on the target. `first_token` is the median time from then until its answer began (None: not measured).
     """
 
     tried: int

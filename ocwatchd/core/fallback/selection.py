@@ -30,11 +30,11 @@ Listed = tuple[str, "str | None", "str | None"]
 
 
 def _nothing(_: str) -> None:
-    """Return None: nothing is known against the model."""
+    """Return None, which means that nothing is known against the model."""
 
 
 def _no_targets(_: str) -> tuple[Listed, ...]:
-    """Return an empty tuple: the blacklist contains no targets."""
+    """Return an empty tuple, which means that the blacklist contains no targets."""
     return ()
 
 
@@ -42,8 +42,8 @@ class Situation:
     """The values on which a choice depends, as functions of a model's name.
 
     `pools` contains the members of each pool in the order in which this session uses them. `blocked` returns whether
-    the model must not be used or is about to be limited, and `limited` whether it must not be used. `unfit` and
-    `over_budget` return why the model cannot run the session or would cost too much, or None. `listed` returns the
+    the model must not be used or is about to be limited; `limited` returns only whether it must not be used. `unfit`
+    and `over_budget` return why the model cannot run the session or would cost too much, or None. `listed` returns the
     targets that the blacklist contains for the model; the target of the entry that ends last comes first. `agents` maps
     a model to the agent to use with it. `asker` is the session's own agent (None: unknown), whose chain comes first.
     """
@@ -102,7 +102,7 @@ class Situation:
 class Selection:
     """The result of a choice.
 
-    `model` is None if no model may be used. `agent` is the agent configured for the model, and `pool` the pool from
+    `model` is None if no model may be used. `agent` is the agent configured for the model, and `pool` is the pool from
     which the model was taken. `passed` contains the nearer candidates that were skipped (all candidates, if there is no
     model). `refused` contains the skipped candidates that are not cooling down, each with the reason for skipping it.
     """

@@ -1,4 +1,4 @@
-"""Choose the targets of the models in the blacklist, based on the present cooldowns."""
+"""Choose the targets of the models in the blacklist, based on the current cooldowns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Targets:
 
         A target that is not in the chains was written by another program and does not change. A target also does not
         change if no other model is available, and an entry without a target does not receive one. The targets of the
-        models in `anew` are always chosen again, for example after the chains were edited.
+        models in `anew` are always chosen again, for example after an edit of the chains.
         """
         replaced = frozenset(anew)
         found = (

@@ -23,21 +23,22 @@ from itertools import accumulate
 from ocwatchd.core.domain.statistics import median
 
 WINDOWS = (60.0, 300.0, 3600.0, 18_000.0)
-"""Lengths, in seconds, of the sliding windows that are tried: one and five minutes, an hour, and Claude's five hours.
+"""Lengths, in seconds, of the sliding windows that are tried: one and five minutes, an hour, and Claude's window of
+five hours.
 """
 SAME_LIMIT = 600.0
 """Time, in seconds, within which several refused attempts count as one limit."""
 FEWEST = 2
-"""Minimum number of limits for any forecast. After a single limit, the usage equals the supposed limit, whatever the
-true limit is. In one case, after one refused request of 8 tokens and a cleared cooldown, the forecast was "LIMIT IN
-now, 8 of 8 tokens".
+"""Minimum number of limits for any forecast. After a single limit, the usage at that moment is the only estimate,
+whatever the true limit is. In one case, after one refused request of 8 tokens and a cleared cooldown, the forecast was
+"LIMIT IN now, 8 of 8 tokens".
 """
 ENOUGH = 3
 """Minimum number of limits for the label `learnt`."""
 AGREE = 0.35
 """Maximum spread of the usage at past limits, as a fraction of its median, for the label `learnt`."""
 EXCEEDED = 1.05
-"""Multiple of a supposed limit. Usage above it that was not refused is evidence against that limit."""
+"""Multiple of a supposed limit. Usage above this value without a refused attempt is evidence against that limit."""
 
 
 class Label(StrEnum):
@@ -108,8 +109,8 @@ class Forecast:
     """The forecast for one model. Times are epoch seconds.
 
     `used` and `limit` apply to a window of `window` seconds. `hits` is when the limit will be reached if usage
-    continues at this rate (None: not expected). `free` is when a part of the limit will be available again after it was
-    reached. `left` is the unused part of the limit now.
+    continues at this rate (None: not expected). `free` is when requests will be possible again after the limit is
+    reached. `left` is the usage that remains now before the limit is reached.
     """
 
     model: str
@@ -125,8 +126,8 @@ class Forecast:
 
     @property
     def rank(self) -> tuple[float, int, str]:
-        """A sort key for forecasts: the limit that will be reached first comes first, and of several such limits, the
-        one that is known most reliably.
+        """A sort key for forecasts: the limit that will be reached first comes first; of limits reached at the same
+        time, the one that is known most reliably comes first.
         """
         return self.hits or float("inf"), tuple(Label).index(self.label), self.model
 
@@ -148,8 +149,8 @@ def separate(limits: Iterable[float]) -> list[float]:
 
 
 def learn(history: History, limits: Iterable[float]) -> Bound | None:
-    """Return the limit that best explains the times of past limits. Return None if fewer than two limits were preceded
-    by usage.
+    """Return the usage limit that best explains when attempts were refused. Return None if fewer than two refused
+    attempts were preceded by usage.
     """
     came = [at for at in separate(limits) if history.times and at >= history.times[0]]
     if len(came) < FEWEST:
@@ -162,8 +163,8 @@ def learn(history: History, limits: Iterable[float]) -> Bound | None:
 def _explained(
     history: History, came: Sequence[float], measure: Measure, window: float
 ) -> tuple[tuple[float, float], Bound] | None:
-    """Return how badly this window explains the limits (a smaller value is better) and the limit that results from it.
-    Return None if a past limit has no usage in this window.
+    """Return the error with which this window explains the refused attempts (smaller is better) and the resulting usage
+    limit. Return None if the window before one of the refused attempts contains no usage.
     """
     at_limit = [history.used(measure, at - window, at) for at in came]
     limit = median(at_limit)
@@ -174,8 +175,8 @@ def _explained(
     beyond = sum(peak > limit * EXCEEDED for peak in peaks) / len(peaks)
     usual = sum(peaks) / len(peaks)
     label = Label.LEARNT if len(came) >= ENOUGH and spread + beyond <= AGREE else Label.ESTIMATED
-    # If several windows explain the limits equally well, the one in which the usage at a limit is most unusual is
-    # chosen.
+    # If several windows explain the refused attempts equally well, the window in which the usage before them is most
+    # unusual is chosen.
     return (round(spread + 5 * beyond, 2), usual / limit), Bound(measure, window, limit, label, len(came))
 
 
@@ -193,7 +194,7 @@ def foresee(model: str, history: History, bound: Bound | None, now: float) -> Fo
 
 
 def foresee_allowances(model: str, history: History, allowances: Sequence[Allowance], now: float) -> Forecast | None:
-    """Return the forecast for that limit in the headers which will be reached first, or None if there is none. An
+    """Return the forecast for the allowance that will be used up first, or None if there is no current allowance. An
     allowance whose reset time has passed is ignored.
     """
     found = [_foresee_one(model, history, one, now) for one in allowances if one.resets is None or one.resets > now]
@@ -212,14 +213,16 @@ def _foresee_one(model: str, history: History, allowance: Allowance, now: float)
 
 
 def _rate(history: History, measure: Measure, window: float, now: float) -> float:
-    """Return the usage per second over the last `window` seconds, but over at least one and at most ten minutes."""
+    """Return the average usage per second over the last `window` seconds, but over at least one and at most ten
+    minutes.
+    """
     span = min(max(window, 60.0), 600.0)
     return history.used(measure, now - span, now) / span
 
 
 def _reached(history: History, bound: Bound, used: float, now: float) -> float | None:
-    """Return when the usage within the sliding window will reach the limit at the present rate, or None if
-    it will not.
+    """Return when the usage within the sliding window will reach the limit at the current rate. Return None if it will
+    not.
     """
     if used >= bound.limit:
         return now
@@ -240,7 +243,7 @@ def _reached(history: History, bound: Bound, used: float, now: float) -> float |
 
 
 def room(history: History, bound: Bound, at: float) -> float:
-    """Return when a tenth of the limit will be available again if there is no usage after `at`."""
+    """Return when the usage will have fallen to 90 % of the limit if there is no usage after `at`."""
     for index in range(bisect_left(history.times, at - bound.window), bisect_right(history.times, at)):
         if history.used(bound.measure, history.times[index], at) <= 0.9 * bound.limit:
             return max(history.times[index] + bound.window, at)
@@ -288,8 +291,8 @@ def reset_of(text: str, at: float) -> float | None:
     if re.fullmatch(r"\d{1,15}(\.\d{1,9})?", text):
         number = float(text)
         return at + number if number < RELATIVE else number if number < 10**11 else number / 1000
-    from ocwatchd.core.classify.durations import parse_at  # lazy import: 5 ms of CPU time; only headers need it
-    from ocwatchd.core.classify.reset_headers import moment_of  # lazy import: as above
+    from ocwatchd.core.classify.durations import parse_at  # lazy import: 5 ms of CPU time, needed only for headers
+    from ocwatchd.core.classify.reset_headers import moment_of  # lazy import, for the same reason
 
     duration = parse_at(text)
     return at + duration[0] if duration and duration[1] == len(text) else moment_of(text)
@@ -297,7 +300,7 @@ def reset_of(text: str, at: float) -> float | None:
 
 Rule = Callable[[History, Bound | None, Sequence[float], float], bool]
 """A function that returns whether a limit is near, given the usage, the learned limit, the times of past limits, and
-the present time.
+the current time.
 """
 HORIZON = 900.0
 """Maximum time, in seconds, between an alarm and the limit for the alarm to count as correct."""
@@ -310,8 +313,8 @@ SKIP = 3
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The evaluation of a forecast rule. `precision` is the fraction of alarms that were correct, `recall` the fraction
-    of limits that were predicted, and `lead` the median warning time in seconds.
+    """The evaluation of a forecast rule. `precision` is the fraction of alarms that were correct, `recall` is the
+    fraction of limits that were predicted, and `lead` is the median warning time in seconds.
     """
 
     alarms: int
@@ -345,7 +348,7 @@ def judge(rule: Rule, uses: Sequence[tuple[float, int]], limits: Sequence[float]
         if time < begin:
             continue
         before = [at for at in came if at <= time]
-        if len(before) > known:  # learn again after each limit, only from earlier data
+        if len(before) > known:  # learn again after each limit, using only earlier data
             known, bound = len(before), learn(whole.until(time), before)
         if not rule(whole, bound, before, time):
             continue

@@ -1,4 +1,5 @@
-"""Read the plan windows of subscriptions: how much of each is used, when it resets, and when it will be used up. Pure.
+"""Read the plan windows of subscriptions: how much of each is used, when it resets, and when it will be used up. Pure
+functions and classes.
 
 Providers report plan windows in the headers of ordinary answers, as percentages. These forms were observed in November
 2026:
@@ -35,8 +36,8 @@ _FAMILY = re.compile(r"\d{1,4}[mhd]_(?P<after>\w+)\Z|(?P<before>.+) (?:\d{1,6}[m
 _NO_LIMIT = frozenset(("overage", "completions"))
 """Names of windows that do not limit prompts: paid usage beyond the plan, and Copilot's completions in editors."""
 YOUNG = 0.05
-"""Fraction of a window that must have passed before a rate is derived from it. Early in a window, a single long turn
-would distort the rate.
+"""Fraction of a window that must have passed before a usage rate is derived from it. Early in a window, a single long
+turn would distort the rate.
 """
 MAX_PERCENT = 10_000.0
 """Maximum plausible percentage. A window with a higher percentage is ignored."""
@@ -46,8 +47,8 @@ MAX_PERCENT = 10_000.0
 class PlanWindow:
     """One usage window of a provider's plan.
 
-    `used` is in percent and may exceed 100. `resets` is when the window resets, `at` when it was reported (epoch
-    seconds); `length` is in seconds. `resets` and `length` are None if unknown.
+    `used` is in percent and may exceed 100. `resets` is when the window resets, and `at` is when it was reported (epoch
+    seconds). `length` is in seconds. `resets` and `length` are None if unknown.
     """
 
     provider: str
@@ -118,7 +119,7 @@ def _unified(provider: str, headers: Mapping[str, str], at: float) -> Iterator[P
 def _codex(provider: str, headers: Mapping[str, str], at: float) -> Iterator[PlanWindow]:
     for name, fields in _grouped(_CODEX, headers).items():
         used, minutes = _number(fields.get("used-percent")), _number(fields.get("window-minutes"))
-        if used is None or (minutes is not None and minutes <= 0):  # a plan without this window reports a length of 0
+        if used is None or (minutes is not None and minutes <= 0):  # the plan has no such window if its length is 0
             continue
         after = _number(fields.get("reset-after-seconds"))
         resets = reset_of(fields.get("reset-at", ""), at) or (None if after is None else at + after)

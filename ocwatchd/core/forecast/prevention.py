@@ -3,8 +3,8 @@ classes.
 
 `threat` evaluates the usage of one model, and `plan_threats` evaluates the usage windows of providers' plans.
 
-A forecast moves prompts only if the limit is known: from headers (`exact`), from the configuration, or `learnt` over a
-window of more than a minute. An `estimated` forecast is only shown.
+Prompts are moved because of a forecast only if its limit is known: from headers (`exact`), from the configuration, or
+`learnt` over a window of more than a minute. An `estimated` forecast is only shown.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ LEARNT_WINDOW = 60.0
 (docs/forecast.md).
 """
 ROOM = 0.5
-"""Maximum fraction of a limit that one prompt is assumed to need."""
+"""Maximum fraction of the permitted usage that one prompt is assumed to need."""
 SMALLEST = 1e-9
 STALE = 3600.0
 """Maximum age, in seconds, of a report about a plan window without a reset time. An older report is ignored, because a
 new window may have begun.
 """
 CALM = 2.0
-"""Multiple of the margin that is used to decide whether a forecast is withdrawn. With 1, a forecast would appear and
-disappear repeatedly.
+"""Margin for the decision whether to withdraw a forecast; a forecast is made with a margin of 1. With the same margin
+for both, a forecast would appear and disappear repeatedly.
 """
 
 
@@ -92,11 +92,11 @@ def nearest(standing: Standing, now: float) -> Forecast:
 
 
 def threat(standing: Standing, ahead: float, now: float, margin: float = 1.0) -> Threat | None:
-    """Return the limit that the next prompts would hit, or None. If there are several such limits, return the one that
-    lasts longest.
+    """Return the limit that the next prompts would hit, or None if they would hit none. Of several such limits, return
+    the one that lasts longest.
 
-    The next prompts would hit a limit if less of it remains than a prompt takes (times `margin`), or if it will be
-    reached within `ahead` seconds (times `margin`) at the present rate of usage.
+    The next prompts would hit a limit if the usage that remains is less than a prompt takes (times `margin`), or if the
+    limit will be reached within `ahead` seconds (times `margin`) at the current rate.
     """
     found = []
     for one, end in _limits(standing, now):
@@ -132,7 +132,7 @@ def plan_threats(
 
 
 def _wanted(takes: float, limit: float | None) -> float:
-    """Return how much of a limit must remain for the next prompt, in the unit of `takes`.
+    """Return how much usage must remain for the next prompt, in the unit of `takes`.
 
     A long turn may use more than a minute's limit, because it extends over several minutes. An unused window is
     therefore never considered too small. If the limit's size is not reported, only an allowance of 0 is considered too
@@ -142,8 +142,8 @@ def _wanted(takes: float, limit: float | None) -> float:
 
 
 def _limits(standing: Standing, now: float) -> Iterator[tuple[Forecast, float]]:
-    """Yield every limit that is known well enough to act on, with the time at which a part of it becomes available
-    again after it was reached.
+    """Yield the forecast for every limit that is known well enough to act on, with the time at which requests will be
+    possible again after the limit is reached.
     """
     for allowance in standing.allowances:
         exact = foresee_allowances(standing.model, standing.history, (allowance,), now)

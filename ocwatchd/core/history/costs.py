@@ -37,7 +37,7 @@ class Used:
     answers: int = 0
     input: int = 0
     output: int = 0
-    """Output tokens, including tokens for reasoning."""
+    """Output tokens, including reasoning tokens."""
     cached: int = 0
     """Tokens read from or written to the provider's cache."""
     dollars: float = 0.0
@@ -84,8 +84,8 @@ class Moved:
 
     @property
     def saved(self) -> float | None:
-        """The estimated cost minus the paid cost, in US dollars; None if no cost can be compared. It is negative if the
-        moves cost more.
+        """The estimated cost minus the actual cost, in US dollars; None if no cost can be compared. It is negative if
+        the moves cost more.
         """
         return self.instead - self.compared if self.turns > self.unpriced else None
 
@@ -94,7 +94,7 @@ class Moved:
 class Spending:
     """Spending in US dollars: the total in the window, and the moved turns by target, most expensive first.
 
-    `days` contains the usage by local day and model, latest day first. `sessions` contains the usage by session, sorted
+    `days` contains the usage by local day and model, newest day first. `sessions` contains the usage by session, sorted
     by cost and then by number of tokens, highest first.
     """
 
@@ -128,8 +128,8 @@ def spending(
     now: float,
     names: Mapping[str, tuple[str, str]] | None = None,
 ) -> Spending:
-    """Return the spending from `since` to `now` (epoch seconds), the period of `answers`. `names`: title and directory
-    of sessions, by session id.
+    """Return the spending from `since` to `now` (epoch seconds). `answers` must be the answers from that period.
+    `names` maps session ids to the title and directory of the session.
     """
     moves = {move.claim.text("message"): move for move in _moves(entries, since, now)}
     total, turns = 0.0, defaultdict[str, dict[str, tuple[float, float | None]]](dict)

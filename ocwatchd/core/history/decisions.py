@@ -19,16 +19,17 @@ GIVEN_UP = frozenset(("stopped", "user_took_over", "freed"))
 """Events after which the user no longer waits for the turn."""
 CLOSING = GOES_ON | GIVEN_UP
 OUT_OF_SIGHT = frozenset(("unparked", "unreachable"))
-"""Events after which it is unknown whether the turn is still waiting. Its OpenCode process has ended or is unreachable.
+"""Events after which it is unknown whether the turn is still waiting. The session's OpenCode process has ended or is
+unreachable.
 """
 RESULTS = frozenset(("moved", "already", "target_limited", "refused", "user_took_over", "failed"))
 """The possible results of a claimed move."""
 ANOTHER = 600.0
-"""Maximum time, in seconds, between an episode and a limit that still belongs to it. The time is counted from the
-episode's last line or, if that is later, from the latest known end of a wait.
+"""Maximum time, in seconds, between an episode and a limit that still belongs to it. It is counted from the episode's
+last line or, if that is later, from the latest known end of a wait.
 """
 AFTERWARDS = 60.0
-"""Time, in seconds, after the end of an episode. Lines within this time are still added to the episode."""
+"""Time, in seconds, after the end of an episode during which further lines are still added to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Move:
 
     @property
     def result(self) -> str:
-        """The result of the move: one of `RESULTS`, or `unfinished` if the journal does not contain the result."""
+        """The result of the move: one of `RESULTS`, or `unfinished` if the journal contains no result."""
         return self.end.what if self.end else "unfinished"
 
     @property
@@ -67,7 +68,7 @@ class Move:
 
     @property
     def first_token(self) -> float | None:
-        """Time, in seconds, from the start of the target's run to the beginning of its answer; None if unknown."""
+        """Time, in seconds, from the start of the run on the target to the beginning of the answer; None if unknown."""
         found = self.end.number("first_token_seconds") if self.end else None
         return found if found is not None and found >= 0 else None
 
@@ -165,8 +166,8 @@ class Episode:
         return max([self.lines[-1].time, *(end for line in self.lines for end in _ends(line))])
 
     def recovered(self, now: float) -> float:
-        """Return when the turn continued or was given up, in epoch seconds. For an open turn, return the end of the
-        time that is known at `now` to be lost.
+        """Return when the turn continued or was given up, in epoch seconds. For an open turn, return `now`, or the
+        latest known end of its wait if that is earlier.
         """
         closing = self.closing
         if closing is None:
@@ -236,8 +237,8 @@ def _cooldown_until(claim: Entry) -> float | None:
 
 
 def _reported_ends(lines: Sequence[Entry], claim: Entry) -> list[float]:
-    """Return the reset times, in epoch seconds, that earlier lines contain for the claim's model. In journals of
-    earlier releases, claims contain no reset times of their own.
+    """Return the reset times, in epoch seconds, that earlier lines contain for the claim's model. They are needed
+    because claims in the journals of earlier releases contain no reset times.
     """
     before = [line for line in lines if line.what in ("limit", "told") and line.time <= claim.time]
     return [end for line in before if line.model == claim.model and (end := line.reported_until) is not None]

@@ -1,6 +1,4 @@
-"""Calculate with time spans that may overlap, and find the cooldowns of each model over time. Pure functions and
-classes.
-"""
+"""Combine time spans that may overlap, and find the cooldowns of each model over time. Pure functions and classes."""
 
 from __future__ import annotations
 
@@ -54,7 +52,8 @@ class CooldownSpan:
     """One cooldown of a model, or of `provider/*`, as recorded in the journal. Times are epoch seconds; `until` is None
     if it lasts until a user clears it.
 
-    `ended` and `why` (`answered`, `cleared`) are set if it ended early. `limits` are the times of the limits.
+    `ended` and `why` (`answered`, `cleared`) are set if it ended early. `limits` contains the times at which limits
+    were hit.
     """
 
     model: str
@@ -83,7 +82,7 @@ class CooldownSpan:
         return "time" if self.until is not None and self.until <= now else None
 
     def lasts(self, at: float) -> bool:
-        """Return whether, according to the lines read so far, the cooldown is still active at `at`."""
+        """Return whether the cooldown is still active at `at`, according to the lines read so far."""
         return self.ended is None and (self.until is None or at < self.until)
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 SHORT = 6
-"""Number of characters of an id that are shown. In a journal of 30,000 lines, one line in five hundred has the same
+"""Number of characters in the short form of an id. In a journal of 30,000 lines, one line in five hundred has the same
 short id as another line.
 """
 STAMP = 13
-"""Length of the first part of an id, which contains the time in milliseconds, in hexadecimal."""
+"""Length of the first part of an id, which contains the time in milliseconds as hex digits."""
 SAME_REFUSAL = 2.5
 """Maximum difference, in seconds, between the times that the daemon and `oc-smart` record for one limit. The log format
 before 1.17 has timestamps in whole seconds.
@@ -57,7 +57,7 @@ class Entry:
         return self.raw.get(name) is True
 
     def rows(self, name: str) -> tuple[Mapping[str, object], ...]:
-        """Return the objects in the list with this name."""
+        """Return the objects in the entry's list `name`. Items that are not objects are skipped."""
         value = self.raw.get(name)
         return tuple(row for row in value if isinstance(row, dict)) if isinstance(value, list) else ()
 
@@ -69,8 +69,8 @@ class Entry:
 
     @property
     def refused_at(self) -> float:
-        """When the limit in this line was hit, in epoch seconds. The line may have been written a second later, or
-        hours later if a log was read late.
+        """When the limit in this line was hit, in epoch seconds. The line itself may have been written a second later,
+        or hours later if a log was read late.
         """
         at = self.moment("evidence", "at")
         return self.time if at is None or at > self.time else at
@@ -118,8 +118,8 @@ def short(ident: str) -> str:
 
 
 def moment(value: object) -> float | None:
-    """Return an RFC 3339 time in epoch seconds, or None if the value is not such a time. A time without a zone is in
-    UTC.
+    """Return an RFC 3339 time in epoch seconds, or None if the value is not such a time. A time without a time zone is
+    interpreted as UTC.
     """
     if not isinstance(value, str) or len(value) > 64:
         return None

@@ -100,7 +100,7 @@ class Figures:
     """All figures from `since` to `now` (epoch seconds).
 
     `begins` is the time of the journal's first line, if that is later than `since`. `outcomes` counts the turns by
-    outcome. `hours` counts the limits by hour (identified by its beginning) and model.
+    outcome. `hours` counts the limits by model and by hour, which is identified by its beginning.
     """
 
     since: float
@@ -171,7 +171,7 @@ def cost(turns: Iterable[Episode], cooldowns: Iterable[CooldownSpan], since: flo
 
 
 def _no_later(end: float, went_on: float, lifted: Iterable[float]) -> float:
-    """Return `end`, or the time when the model worked again if that was earlier, in epoch seconds."""
+    """Return `end`, or the time at which the model worked again if that was earlier, in epoch seconds."""
     return min([end, *(at for at in lifted if at > went_on)])
 
 

@@ -53,7 +53,7 @@ WORDS = {
 """The word for each event in a listing. Any other event is shown with its own name."""
 
 NO_STORY = frozenset(("claim",))
-"""Events that are no longer listed once their outcome is known."""
+"""Events that are removed from a listing once their outcome is known."""
 
 
 def word(entry: Entry) -> str:

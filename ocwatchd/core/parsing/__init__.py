@@ -1,3 +1,3 @@
-"""Convert the bytes of a log to limits, in four steps: split them into lines, parse records, combine records to
-attempts, and find out which request was refused.
+"""Find the limits in the bytes of a log, in four steps: split the bytes into lines, parse the records, combine records
+into attempts, and find out which request was refused.
 """

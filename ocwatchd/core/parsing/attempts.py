@@ -1,7 +1,9 @@
-"""Create one `Attempt` for each refused request from all records that OpenCode writes about it. Pure; bounded memory.
+"""Create one `Attempt` for each refused request from all records that OpenCode writes about it. Pure, with bounded
+memory.
 
 A failure is logged as `stream error`, and again by the processor. OpenCode's own retries add further failures, each of
-which is a separate attempt. State is kept by process (`run=` in the new format, otherwise the file).
+which is a separate attempt. State is kept for each process, identified by `run=` in the new format and otherwise by the
+file.
 
 A failed request is attributed to a provider, model, session, agent and size only if the log proves them. In the old
 dialects, the tags are those of the stream that began last, regardless of which stream failed (checked on 1.1 to 1.15:
@@ -11,8 +13,8 @@ wrong one.
 
 `Streams` contains the running requests of one process: requests that began and are not known to have ended. If the log
 is read from its beginning, no running request is missing, but some requests may already have ended. If only one running
-request can have failed, that request failed. If several can have failed, all of them remain until there are as many
-failures as candidates.
+request can have failed, it is the one that failed. If several can have failed, all of them remain candidates until
+there have been as many failures as candidates.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from ocwatchd.core.parsing.providers import Providers
 from ocwatchd.core.parsing.record import Dialect, Kind, LogRecord
 
 _OPEN_KEPT = 1024
-"""Maximum number of stored requests. The log never shows when a title's request ended, so such requests accumulate."""
+"""Maximum number of stored requests. The log never shows when a title request ended, so title requests accumulate."""
 
 _UNCLEAR_KEPT = 16
 
@@ -49,7 +51,7 @@ class Stream:
     tags: Tags = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Compute the key and the tags only once, because every stream start that is read needs them."""
+        """Compute the key and the tags only once, because they are needed for every stream start that is read."""
         object.__setattr__(self, "key", (self.session, self.agent, self.small))
         object.__setattr__(self, "tags", (self.provider, self.model, self.session, self.agent, self.small))
 
@@ -94,9 +96,7 @@ class Streams:
             self._forget(stream.key)
 
     def end_session(self, session: str, *, well: bool) -> None:
-        """Record that the session's requests have ended, except those for titles. `well`: whether they were
-        answered.
-        """
+        """Record that the session's requests, except title requests, have ended. `well`: whether they were answered."""
         for stream in [self._open[key] for key in self._of_session.get(session, ())]:
             if stream.small:
                 continue
@@ -106,7 +106,7 @@ class Streams:
                 self.end(stream)
 
     def one_failed_of(self, candidates: Iterable[Stream]) -> None:
-        """Record that one of these requests has failed, but not which one."""
+        """Record that one of these requests has failed, although it is unknown which one."""
         self._unclear.append(set(candidates))
         del self._unclear[:-_UNCLEAR_KEPT]
         self._conclude(self._unclear[-1:])
@@ -123,7 +123,7 @@ class Streams:
         self._conclude(changed)
 
     def _conclude(self, changed: list[set[Stream]]) -> None:
-        """End all requests of a set of candidates if the set has had as many failures as it contains requests."""
+        """End all requests in a set of candidates if the set has had as many failures as it has requests."""
         for union in [a | b for a in changed for b in self._unclear]:
             inside = [suspects for suspects in self._unclear if suspects <= union]
             if union and len(inside) >= len(union):
@@ -181,7 +181,7 @@ def by_elimination(record: LogRecord, streams: Streams, providers: Providers, al
         if not providers.speaks(alone.provider or "", shape):
             return Who(session=alone.session)
         return Who(alone.provider, alone.model, alone.session)
-    # Requests for titles use the SDK's own retries, whose errors look different, so they are considered last.
+    # Title requests use the SDK's own retries, whose errors look different, so they are considered last.
     for test in (
         lambda s: providers.speaks(s.provider or "", shape),
         lambda s: not s.small,
@@ -200,7 +200,8 @@ def _candidates(record: LogRecord, streams: Streams, providers: Providers) -> li
         lambda s: s.provider == known if known else not providers.has_other_address(s.provider or "", record.url)
     )
     same = [stream for stream in possible if stream.model == record.asked]
-    # A configured model may have a different name at the provider than in OpenCode (`id`, Bedrock's regions).
+    # A model's name at the provider may differ from its name in OpenCode, because of a configured `id` or a Bedrock
+    # region prefix.
     return same or _narrowed(possible, lambda s: _alike(s.model, record.asked), keep=False)
 
 
@@ -265,7 +266,7 @@ def _names(message: str, model: str | None) -> bool:
 
 
 def _shape(facts: ErrorDetails) -> str:
-    """Return the name of the API that sends such an error in the middle of an answer; empty if several APIs do."""
+    """Return the name of the API that sends such an error in the middle of an answer, or no name if several APIs do."""
     if '"sequence_number"' in facts.body:
         return "openai"
     if facts.body.startswith('{"type":"') and '"message":' in facts.body and '"code"' not in facts.body:
@@ -306,11 +307,11 @@ class _Turn:
 
 
 class Attempts:
-    """Finds each failure of one process once, with all details of the failed request that the log proves.
+    """Finds each failure of one process exactly once, with all details of the failed request that the log proves.
 
-    `whole`: whether the log is read from its beginning, so that a stream without a recorded start never began.
-    `starts`: whether the caller also feeds the starts of streams. Without them, a failure reported only by the
-    processor cannot be distinguished from a repeated report.
+    `whole`: whether the log is read from its beginning. If so, a stream without a recorded start never began. `starts`:
+    whether the caller also feeds the starts of streams. Without them, a failure reported only by the processor cannot
+    be distinguished from a repeated report.
     """
 
     def __init__(self, *, whole: bool = True, starts: bool = True) -> None:
@@ -399,7 +400,7 @@ class Attempts:
             self._busy.pop(session, None)
 
     def _forget_turns(self, sessions: Container[str | None]) -> None:
-        """Discard the state of these sessions' turns, except turns of requests for titles."""
+        """Discard the turn state of these sessions, except for title requests."""
         for key in [key for key in self._turns if key[0] in sessions and not key[3]]:
             del self._turns[key]
 
@@ -459,8 +460,8 @@ class Attempts:
         return record.dialect is Dialect.BARE and bool(self._begun)
 
     def _reported_again(self, record: LogRecord) -> Attempt | None:
-        """Process a failure that OpenCode's session processor reports. Return its attempt if no failure of its stream
-        is known yet.
+        """Process a failure reported by OpenCode's session processor. Return its attempt if no failure of its stream is
+        known yet.
 
         Only the format of 1.17 and later names the session and logs every stream, so the failure is ignored in other
         formats.

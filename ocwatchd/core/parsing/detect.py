@@ -20,8 +20,8 @@ from ocwatchd.core.parsing.record import Dialect, Kind, LogRecord
 from ocwatchd.core.text.redact import reason_of
 
 _WAIT_SLACK = 4.0
-"""Minimum time, in seconds, by which a wait must exceed OpenCode's own backoff to count as a Retry-After. A loaded
-machine added up to 2 s. A Retry-After shorter than this time ends before ocwatchd could act.
+"""Minimum time, in seconds, by which a wait must exceed OpenCode's own backoff to count as a Retry-After. On a loaded
+machine, waits were up to 2 s longer. A Retry-After shorter than this time ends before ocwatchd could act.
 """
 
 
@@ -42,7 +42,7 @@ def shape_of(attempt: Attempt) -> Verdict | None:
     None if the failure proves nothing.
 
     An error without any text comes from a status that has no standard reason phrase, such as 529. A wait longer than
-    OpenCode's own backoff results from a Retry-After, and only limits have one.
+    OpenCode's own backoff results from a Retry-After header, and only limits come with that header.
     """
     if attempt.number < 2:
         return None
@@ -61,7 +61,7 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 _RUNS_KEPT = 256
-"""Maximum number of processes of one log whose state is kept. Far fewer processes write to a log simultaneously."""
+"""Maximum number of processes whose state is kept for one log. Far fewer processes write to a log simultaneously."""
 
 _LOOPS_KEPT = 256
 _END_SLACK = 2.5
@@ -131,7 +131,7 @@ class Detector:
 
     @property
     def puzzled(self) -> bool:
-        """Whether a session is failing with a text that no rule matches."""
+        """Whether any session is failing with a text that no rule matches."""
         return bool(self._loops)
 
     @property
@@ -150,7 +150,7 @@ class Detector:
             attempts.starts = turns
 
     def give_up(self) -> None:
-        """Discard unclassified failures: so much time has passed that no retry will follow."""
+        """Discard unclassified failures, because so much time has passed that no retry will follow."""
         self._loops.clear()
         self._puzzling = None
 

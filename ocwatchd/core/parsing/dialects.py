@@ -1,5 +1,5 @@
-"""Parse the dialects of OpenCode's log, with one function for each record type. Each function returns None for an
-irrelevant record, and no function raises.
+"""Parse the dialects (formats) of OpenCode's log, with one function for each record type. Each function returns None
+for an irrelevant record, and no function raises.
 
 In the format before 1.17, an error record contains the failed request, `{"error": {…}}`, which is parsed too, but only
 the error's own fields are trusted. The record contains the whole conversation (35 to 50 kB, or megabytes with images),
@@ -31,7 +31,7 @@ _HEAD = re.compile(
     rb'(?:"model":"(?P<model>[^"\\]{0,300})")?'
 )
 _TRIES = 8
-"""Maximum number of occurrences of `"statusCode"` that are tried, counted from the record's end. A provider's own
+"""Maximum number of occurrences of `"statusCode"` that are tried, beginning at the record's end. A provider's own
 response body may contain a few.
 """
 
@@ -187,7 +187,7 @@ _ENDINGS = tuple(
         *("loop", "cancel", "locking", "unlocking", "chatting", "prompt", "getModel", "found", "provider"),
     )
 )
-"""The words with which relevant records end in the format before 1.17."""
+"""The final words of relevant records in the formats before 1.17."""
 
 
 def parse(line: Line) -> LogRecord | None:
@@ -340,7 +340,7 @@ def _turn(line: Line, when: float, text: bytes, dialect: Dialect, kind: Kind) ->
 
 
 def _created(line: Line, when: float, text: bytes) -> LogRecord | None:
-    tags = _tags(text.partition(b" title=")[0])  # the title of a session may look like tags
+    tags = _tags(text.partition(b" title=")[0])  # a session's title may contain text that looks like tags
     session = tags.get("id")
     if not session:
         return None

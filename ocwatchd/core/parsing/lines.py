@@ -54,7 +54,9 @@ the record ends with that line.
 
 
 def single_lines(_data: bytes, _start: int, _stop: int, _limit: int) -> Span | None:
-    """Return None. This is the Spanner of a log in which every record is a single line."""
+    """Return None, because the record is a single line. This is the Spanner for a log in which every record is a single
+    line.
+    """
     return None
 
 
@@ -65,12 +67,12 @@ class LineCutter:
     """
 
     def __init__(self, offset: int = 0, spanner: Spanner = single_lines) -> None:
-        """Initialize the cutter to begin at `offset`, which must be the start of a line."""
+        """Begin at `offset`, which must be the start of a line."""
         self.position = offset
         self._spanner = spanner
         self._carry = b""
         self._long: _LongLine | None = None
-        self._last = (b"", 0, 0)  # the data of the last feed, the offset of its first byte, and how far it is split
+        self._last = (b"", 0, 0)  # the data of the last `feed`, its file offset, and how many of its bytes were split
 
     def feed(self, chunk: bytes, wanted: Sequence[bytes] = (), ends: tuple[bytes, ...] = (b"",)) -> list[Line]:
         """Return the wanted lines that are complete after this chunk. If literals are given in `wanted`, a line must
@@ -134,7 +136,7 @@ class LineCutter:
         return lines
 
     def forget(self) -> None:
-        """Drop the data of the last feed, which would otherwise stay in memory for every followed file."""
+        """Discard the data of the last `feed`, which would otherwise stay in memory for every followed file."""
         self._last = (b"", 0, 0)
 
     def take_unfinished(self) -> bytes | None:
@@ -181,7 +183,7 @@ class LineCutter:
     def _keep(self, data: bytes, done: int) -> None:
         self._carry = data[done:]
         self.position += done
-        if self._carry[:1] == b"\0":  # a hole left by the truncation of the file
+        if self._carry[:1] == b"\0":  # NUL bytes: a hole left when the file was truncated
             bare = self._carry.lstrip(b"\0")
             self.position += len(self._carry) - len(bare)
             self._carry = bare
@@ -226,7 +228,7 @@ class _LongLine:
 
 def line_of(offset: int, data: bytes) -> Line:
     """Return the Line of these bytes without the line feed."""
-    if data[:1] == b"\0":  # a hole left by the truncation of the file
+    if data[:1] == b"\0":  # NUL bytes: a hole left when the file was truncated
         bare = data.lstrip(b"\0")
         offset, data = offset + len(data) - len(bare), bare
     return Line(offset, _bare(data))

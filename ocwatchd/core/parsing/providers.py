@@ -15,7 +15,7 @@ _BASE = re.compile(
     r"(?:/(?:chat/)?completions|/messages|/responses|/(?:models?|deployments)/[^?#\s]*)?/?(?:[?#]\S*)?$"
 )
 _KEPT = 512
-"""Maximum number of addresses and models that are kept; a configuration contains a few dozen."""
+"""Maximum number of addresses and models that are kept. A configuration contains at most a few dozen."""
 
 _HOSTS: tuple[tuple[str, str], ...] = (
     ("api.anthropic.com", "anthropic"),
@@ -129,8 +129,8 @@ class Providers:
         return None
 
     def speaks(self, provider: str, shape: str) -> bool:
-        """Return whether the provider may send an error of this shape in the middle of an answer. The result is True if
-        the provider's SDK is unknown.
+        """Return whether the provider may send an error of this shape in the middle of an answer. Return True if the
+        provider's SDK is unknown.
         """
         sdk = self._sdks.get(provider, "")
         api = next((name for name in ("anthropic", "openai-compatible", "openai", "google") if f"/{name}" in sdk), None)

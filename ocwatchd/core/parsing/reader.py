@@ -4,10 +4,10 @@ A reader that follows a log parses everything about turns. While it is catching 
 format, whose tags are reliable, nothing else is parsed. In the formats before 1.17, the records before a failure prove
 which request failed, so they are held as raw bytes (`Held`) and split and parsed only when there is a failure.
 
-`informative` reduces the number of lines before a failure. Their tags may be wrong, so only the running requests prove
-which request failed. There may be thousands of lines between two failures, but for each kind of stream start and for
-each session only the first line (which shows that earlier requests have ended) and the last line (which shows the
-running requests) are needed. The lines in between have no effect in `Attempts`.
+`informative` reduces the number of lines before a failure. The tags of these lines may be wrong, so only the running
+requests prove which request failed. There may be thousands of lines between two failures, but for each kind of stream
+start and for each session only the first line (which shows that earlier requests have ended) and the last line (which
+shows the running requests) are needed. The lines in between have no effect in `Attempts`.
 
 `QuotedRecords` recognizes records that are part of a provider's error message. The old dialects do not use quotes, so a
 multi-line message whose first line ends in ` process` adds whole records to the log. They are recognized because the
@@ -39,8 +39,8 @@ from ocwatchd.core.parsing.record import (
 )
 
 HELD = 4 << 20
-"""Number of bytes before a failure that are kept to explain it: about 30,000 lines, or several minutes of four
-streaming sessions.
+"""Number of bytes before a failure that are kept to find out which request failed: about 30,000 lines, or several
+minutes of four streaming sessions.
 """
 
 _TURNS = (b" loop", b" cancel", b" prompt", b"locking", b" chatting")
@@ -69,8 +69,8 @@ class Held:
         return bool(self._chunks or self._kept)
 
     def keep(self, rest: bytes, begin: int, *, fails: bool = False) -> None:
-        """Hold only these bytes, which follow the last reported failure and begin at offset `begin`. `fails`: whether
-        they contain a failure.
+        """Replace the held bytes with these, which follow the last reported failure and begin at offset `begin`.
+        `fails`: whether they contain a failure.
         """
         self._kept, self.begin = rest, begin
         self._chunks.clear()
@@ -127,7 +127,7 @@ class Held:
 
 
 def informative(lines: Collection[Line]) -> list[Line]:
-    """Return those lines before a failure that help to identify the failed request, in order.
+    """Return the lines before a failure that help to identify the failed request, in order.
 
     All lines are returned if the log does not contain the starts of streams (before 1.0.185), because then the order of
     all lines is needed.
@@ -164,7 +164,7 @@ _MARK = b"ms service="
 """A literal that occurs in every record of the format before 1.17 and that JSON does not escape."""
 
 _ANSWER = b',"statusCode":'
-"""The literal before the answer's fields. The request comes before it and may quote logs."""
+"""The literal that precedes the answer's fields in a failure. The request, which may quote logs, comes before it."""
 
 _KEPT = 16
 """Maximum number of recent failures that are kept so that later records can be compared with their messages. The
@@ -217,7 +217,7 @@ first `_OPENING` bytes of the log.
 """
 
 _BEFORE_KEPT = 8192
-"""Maximum number of lines of a log in the old format that are kept unparsed until a failure needs them; this is enough
+"""Maximum number of lines of a log in the old format that are kept unparsed until there is a failure. This is enough
 for any stream.
 """
 
@@ -229,7 +229,7 @@ _FORMAT_BYTES = 10
 """Number of bytes at the start of a log that suffice to recognize its format."""
 
 _PATIENCE = 2000
-"""Number of other sessions' streams that may follow an unclassified error before the error counts as not retried."""
+"""Number of streams of other sessions that may follow an unclassified error before the error counts as not retried."""
 
 
 class Reading:
@@ -339,7 +339,7 @@ class Reading:
         return self._cut_held()
 
     def _take_before(self) -> list[Line]:
-        """Remove and return the relevant ones of the lines that were split but not parsed. Return no lines if too many
+        """Remove and return the relevant lines among those that were split but not parsed. Return no lines if too many
         bytes have followed them.
         """
         before, self._before = self._before, deque(maxlen=_BEFORE_KEPT)
@@ -391,8 +391,8 @@ class Reading:
             line = queue.popleft()
             seen += self._read((line,) if self.turns else self._worth_reading(line))
             if not puzzled and self.detector.puzzled and _is_new(line.data):
-                # From this line on, the pattern of the retries is decisive. The starts of the retries in this chunk
-                # have not been searched for yet.
+                # From this line on, the retry pattern decides whether there is a limit. The starts of the retries in
+                # this chunk have not been searched for yet.
                 starts = self._cutter.later(line.offset + len(line.data), NEW_STARTS)
                 by_offset = {each.offset: each for each in (*queue, *starts)}
                 queue = deque(by_offset[offset] for offset in sorted(by_offset))
@@ -407,8 +407,8 @@ class Reading:
         return seen
 
     def _is_quoted(self, line: Line, record: LogRecord) -> bool:
-        """Return whether a failure is only quoted in a provider's message. The escaping in the new format rules this
-        out.
+        """Return whether a failure is only quoted in a provider's message. Always return False for the new format,
+        whose escaping rules this out.
         """
         return record.kind is Kind.FAILED and record.dialect is not Dialect.LOGFMT and self._quoted.hold(line)
 
@@ -430,8 +430,8 @@ class Reading:
         return self._take_before()
 
     def _matters(self, data: bytes) -> bool:
-        """Return whether a line in the new format is an error, or starts a stream of a session with an unclassified
-        error.
+        """Return whether a line in the new format is an error, or is the start of a stream in a session with an
+        unclassified error.
         """
         if NEW_ERRORS[0] in data[:80]:
             return True

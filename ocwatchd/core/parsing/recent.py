@@ -20,7 +20,7 @@ MAX_EVENTS = 256
 """Maximum number of events to keep. The oldest are dropped first."""
 
 MAX_SAVED = 64
-"""Maximum number of events in a cursor. Each takes 19 bytes there."""
+"""Maximum number of events saved in a cursor, where each takes 19 bytes."""
 
 NEVER = float("-inf")
 
@@ -92,7 +92,7 @@ class Recent:
         late = [(time, key) for time, key in self._reported.events if time > self.until - DISORDER]
         since = max([self._reported.since, *(time for time, _ in late[:-MAX_SAVED])])
         told = {_digest(key) for _, key in late[-MAX_SAVED:]}
-        if self._told_until > self.until - DISORDER:  # the events of an earlier run are still recent
+        if self._told_until > self.until - DISORDER:  # an earlier run's events are still recent
             if len(told | self._told) <= MAX_SAVED:
                 told |= self._told
             else:
@@ -109,7 +109,7 @@ class Barrier:
     """
 
     def __init__(self, until: float, floor: float, told: frozenset[str], newest: float) -> None:
-        """Store the limits of the filter. `until` is the time of the newest record read. `told` contains the digests of
+        """Store the bounds of the filter. `until` is the time of the newest record read. `told` contains the digests of
         the reported events later than `floor`, and `newest` is the time of the newest of these events.
         """
         self._until, self._floor, self._told, self._newest = until, floor, told, newest

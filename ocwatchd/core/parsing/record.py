@@ -1,4 +1,4 @@
-"""The content of one record in an OpenCode log, in any dialect, and the criteria for relevant records.
+"""The content of one record in an OpenCode log, in any dialect (log format), and the criteria for relevant records.
 
 The dialect is recognized from the line itself, never from a version: 1.0.152 still writes the dialect of 1.0.98. Tags
 are copied unchecked. In the old dialects, tags may be wrong, and `attempts` determines which request was refused.
@@ -29,7 +29,7 @@ class Dialect(StrEnum):
 class Kind(StrEnum):
     """What a record reports."""
 
-    STREAM = "stream"  # a request begins; in every dialect, the tags of this record are correct
+    STREAM = "stream"  # a request begins; this record's tags are reliable in every log format
     FAILED = "failed"  # a request was refused or interrupted
     ECHO = "echo"  # the processor repeats the same failure
     RETRYING = "retrying"  # OpenCode will retry (only 1.0.0 logs this)
@@ -38,7 +38,7 @@ class Kind(StrEnum):
     CANCEL = "cancel"  # the turn was stopped; older versions log this at the end of every turn
     CREATED = "created"  # a session was created
     DRAINED = "drained"  # a turn of OpenCode 2 has finally failed; its other refused attempts are not logged
-    KNOWN = "known"  # the SDK of a provider, or one of the provider's models
+    KNOWN = "known"  # a provider exists; the record may name its SDK or one of its models
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +125,8 @@ def old_header(data: bytes, start: int = 0) -> tuple[float, int] | None:
 
 
 def epoch(text: bytes) -> float | None:
-    """Return an RFC 3339 time in epoch seconds, or None if the text is not such a time. A time without a zone is in
-    UTC.
+    """Return an RFC 3339 time in epoch seconds, or None if the text is not such a time. A time without a time zone is
+    interpreted as UTC.
     """
     known = _seconds.get(text)
     if known is not None:
@@ -136,7 +136,7 @@ def epoch(text: bytes) -> float | None:
     except ValueError:
         return None
     seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if len(_seconds) >= 64:  # one second of a log can contain hundreds of records
+    if len(_seconds) >= 64:  # the cache stays small; it helps if hundreds of records have the same time
         _seconds.clear()
     _seconds[text] = seconds
     return seconds
@@ -171,7 +171,9 @@ _CREATED_END = re.compile(rb' time=\{"created":(\d{10,14})[^{}\n]{0,120}\} creat
 _REPEATED = re.compile(rb"service=session\.(?:prompt session=\S+|processor(?: [\w.]+=\S+){0,4}) error=(?!\{\"error\":)")
 _REPEATED_END = re.compile(rb" process(?=\r?\n|\r?$)")
 CLOCK_SLACK = 5.0
-"""Maximum time, in seconds, between a session's creation time and the header of its record; measured: less than 1."""
+"""Maximum time, in seconds, between a session's creation time and the time in the header of its record. In
+measurements, it was less than 1 s.
+"""
 _NEXT_SLACK = 2.0
 """Maximum time, in seconds, between a failure and the next record with its own header (timestamps are in whole
 seconds).
@@ -182,7 +184,7 @@ def old_spanner(data: bytes, start: int, stop: int, limit: int) -> Span | None:
     """Return where the old record that starts at `start` ends. (This function is a `Spanner`.)
 
     A title or a provider's message may contain line feeds. The following lines are part of the record even if they look
-    like records, because a title can imitate a record, and so does one message in the test corpus.
+    like records, because a title can imitate a record, as one message in the test corpus does.
     """
     at = data.find(b" service=session", start, start + 64)
     if at < 0 or not (data.startswith(b"ERROR", start) or data.find(b" id=ses_", at, at + 80) > 0):
@@ -199,8 +201,8 @@ def old_spanner(data: bytes, start: int, stop: int, limit: int) -> Span | None:
 
 
 def _created_span(data: bytes, body: int, stop: int, limit: int, when: float) -> Span | None:
-    """Return the end of a `created` record. A title may contain text that looks like the end, but not with the record's
-    own time.
+    """Return the end of a `created` record. A title may contain text that looks like the end of the record, but such
+    text does not contain the record's own time.
     """
     for match in _CREATED_END.finditer(data, body, limit):
         if abs(int(match[1]) / 1000 - when) <= CLOCK_SLACK:
@@ -209,7 +211,8 @@ def _created_span(data: bytes, body: int, stop: int, limit: int, when: float) ->
 
 
 def _repeated_span(data: bytes, body: int, stop: int, limit: int, when: float) -> Span | None:
-    """Return the end of a repeated failure: ` process` after a stack (1.1 and later) that repeats the whole message.
+    """Return the end of a repeated failure: the ` process` that follows a stack (1.1 and later) in which the whole
+    message is repeated.
 
     A line that looks like a record, with a plausible time, is treated as the next record, unless the stack proves that
     it is part of this record.
@@ -220,7 +223,7 @@ def _repeated_span(data: bytes, body: int, stop: int, limit: int, when: float) -
     if match and _stack_repeats(data[body : match.end()]):
         return Span(match.end())
     if match is None and limit - stop < SPAN_CAP:
-        # only the end shows whether the following bytes belong to the record, and a chunk may end anywhere
+        # wait for more: only the end shows whether the next bytes belong to the record, and a chunk may end anywhere
         return Span(None)
     at = stop + 1
     while at < (match.end() if match else limit):

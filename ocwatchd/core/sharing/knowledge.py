@@ -28,11 +28,14 @@ from ocwatchd.core.sharing.record import (
 )
 
 BELIEVED = 3_600_000
-"""Time, in milliseconds, for which another machine's limit applies if the provider did not report its end."""
+"""Time, in milliseconds, for which a limit reported by another machine applies if the provider did not report its end.
+"""
 GRAIN = 0.002
 """Maximum rounding error, in seconds, of a time that was written to a file and read again."""
 OFFSET_GRAIN = 0.25
-"""Maximum change, in seconds, of a limit's end that results from a new measurement of the server's clock."""
+"""Difference, in seconds, up to which a cooldown's recorded end and its recomputed end count as equal. A new
+measurement of the server's clock may change the computed end by that much.
+"""
 NODE_FIELD = "node"
 """The field of a blacklist entry that contains the label of the machine that reported the limit."""
 _NAMED_BY_PROVIDER = (ResetSource.RETRY_AFTER, ResetSource.STATUS, ResetSource.TEXT)
@@ -143,21 +146,21 @@ class Knowledge:
         self.seen = {entry.model: Seen.of(entry) for entry in shared if entry.hearsay or not _private(entry)}
 
     def answered(self, model: ModelRef, now: float, clock: ServerTime) -> list[Record]:
-        """Process an answer of a model that only other machines reported as limited. Return the records
-        that changed.
+        """Process an answer from a model that only other machines have reported as limited. Return the records that
+        changed.
         """
         key = self.key_of(model)
         return self._freed(key, now, clock, ResetSource.STATUS) if key is not None else []
 
     def reported(self) -> dict[ModelRef, float]:
-        """Return the models that are in the blacklist only because other machines reported them. Each model is mapped
-        to the time at which its entry began (epoch seconds).
+        """Return the models that are in the blacklist only because other machines reported them, each with the time at
+        which its entry began (epoch seconds).
         """
         return {ref: seen.since for ref, seen in self.seen.items() if seen.reset_source is ResetSource.SHARED}
 
     def clear(self, cleared: Iterable[tuple[str, float]], now: float, clock: ServerTime) -> list[Record]:
-        """Process the cooldowns that a user has cleared: each model with the time of the clear (epoch seconds; `*`: all
-        models).
+        """Process the cooldowns that a user has cleared. `cleared` contains each model (`*`: all models) with the time
+        of the clear in epoch seconds.
 
         Return the records that changed. A limit that was reported after the clear is kept.
         """
@@ -173,7 +176,8 @@ class Knowledge:
 
     def _met(self, key: Key, entry: Cooldown, seen: Seen | None, now: float, clock: ServerTime) -> list[Record]:
         old, until = self.records.get(key), None if entry.until is None else clock.of(entry.until)
-        # A higher epoch may come from a clear, or from another machine's answer, that is older than this limit.
+        # A clear, or an answer on another machine, may have ended the shared cooldown although it is older than this
+        # limit. The limit is then recorded again.
         lost = old is not None and not old.active(clock.of(now)) and clock.of(entry.since) > old.since
         lost = lost and entry.active(now)
         if (seen == Seen.of(entry) and not lost) or (not entry.active(now) and seen is None):
@@ -189,7 +193,7 @@ class Knowledge:
             counter = min(max((one.counter for one in incidents), default=0) + 1, LARGEST)
             incidents = newest({*incidents, Incident(counter, self.node)}, incident_bytes(*key))
         elif seen is not None and old is not None and _reported_sooner(seen, entry, old, until):
-            epoch = min(epoch + 1, LARGEST)  # otherwise, `until` would remain the estimate, which is later
+            epoch = min(epoch + 1, LARGEST)  # otherwise, the merge would keep the estimate, which is later
         elif old is not None:
             since = old.since
         return self._changed(
@@ -214,7 +218,7 @@ class Knowledge:
     # ---- from records to the blacklist
 
     def plan(self, entries: Mapping[ModelRef, Cooldown], now: float, clock: ServerTime) -> Changes:
-        """Return the changes to `entries` because of other machines' limits.
+        """Return the changes to `entries` that result from other machines' limits.
 
         An active limit that this machine has hit does not change, and neither does a user's block. Another machine can
         end a limit that this machine has hit only if a user clears the cooldown there.
@@ -276,7 +280,7 @@ class Knowledge:
 
 
 def believed_until(record: Record) -> int:
-    """Return the end that is assumed for another machine's limit, in milliseconds of the server's clock.
+    """Return the assumed end of a limit that another machine reported, in milliseconds of the server's clock.
 
     If the provider did not report the end, the limit applies for at most an hour after it was last hit.
     """
@@ -287,7 +291,7 @@ def believed_until(record: Record) -> int:
 
 
 def reporter(record: Record, own: str) -> str:
-    """Return the label of the machine that hit the newest limit. This is `own`, this machine's label, only if no other
+    """Return the label of the other machine that hit a limit last. Return `own`, this machine's label, only if no other
     machine hit a limit.
     """
     labels = [incident.node for incident in record.incidents]

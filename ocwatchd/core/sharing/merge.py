@@ -25,7 +25,7 @@ accepted cooldown, because a machine that reconnects after weeks must not revive
 meantime.
 """
 MAX_RECORDS = 2000
-"""Maximum number of records that are kept (at most 600 kB). A team has a few dozen records."""
+"""Maximum number of records to keep, which take at most 600 kB. A team has a few dozen records."""
 
 
 def merged(one: Record, other: Record) -> Record:
@@ -55,8 +55,8 @@ def _weight(record: Record) -> tuple[float, int, int, int]:
 
 
 class Records:
-    """All records that a machine has, including other machines' records. With them, each machine can refill an empty
-    server.
+    """All records that a machine has, including those of other machines. With these records, any machine can refill an
+    empty server.
     """
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
@@ -97,6 +97,6 @@ class Records:
 
 
 def is_stale(record: Record, now: int) -> bool:
-    """Return whether the record can be deleted because both its end and its retention have passed."""
+    """Return whether the record can be deleted because both its end and its retention time have passed."""
     last = max(record.since, record.until or 0)
     return now - last > RETENTION

@@ -3,8 +3,8 @@
     1 TAB team-max-1 TAB claude-opus-4 TAB 3 TAB 1796000000000 TAB laptop-7f.12,ws-2c.11 TAB quota TAB model TAB text
     TAB 1795990000000
 
-It is a line of plain text and not JSON, because Python and the server's Lua must produce the same bytes: a comparison
-of two strings then shows whether a record has changed.
+It is a line of plain text and not JSON, because Python and the Lua script on the server must produce the same bytes: a
+comparison of two strings then shows whether a record has changed.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ MAX_BYTES = 300
 """Maximum length of a record in bytes. A longer record is counted and skipped."""
 MAX_INCIDENTS = 16
 LARGEST = 999_999_999
-"""The maximum of epochs and of incident counters; it has nine digits."""
+"""Maximum value of an epoch and of an incident counter. It has nine digits."""
 FIXED_BYTES = len("1") + len(str(LARGEST)) + 13 + 10 + 9 + 11 + 13 + (FIELDS - 1)
 """Maximum number of bytes for everything except account, model and incidents: version, epoch, two times in
 milliseconds, the longest values of kind, scope and reset source, and the tabs.
 """
 LEAST_INCIDENT_BYTES = 24
-"""Number of bytes that suffice for the newest incident. A model whose name leaves less space than this is
-not shared.
+"""Number of bytes that suffice for the newest incident. A model is not shared if its name leaves less space than this.
 """
 MAX_AHEAD = 32 * 86_400_000
-"""Maximum time, in milliseconds, from the present until a cooldown ends. No provider's window is longer than a month,
-so a later end is an error.
+"""Maximum time, in milliseconds, from now until a cooldown ends. No provider's window is longer than a month, so a
+later end is an error.
 """
 MAX_SKEW = 300_000
 """Maximum error, in milliseconds, of a machine's clock. If the error is larger, the machine's records are ignored."""
@@ -113,7 +112,7 @@ class Record:
 
 
 class Unusable(ValueError):
-    """Raised for a line that is not a valid record. `why` is the reason under which it is counted."""
+    """Raised for a line that is not a valid record. `why` is the reason under which the line is counted."""
 
     def __init__(self, why: str) -> None:
         """Store the reason. `why` is one of `malformed`, `oversized`, `version` and `future`."""
@@ -153,7 +152,7 @@ def parse(line: str | bytes, now: int | None = None) -> Record:
 
 
 def lies_ahead(record: Record, now: int) -> bool:
-    """Return whether the record was written with a wrong clock, or ends later than any provider reports."""
+    """Return whether the record comes from a machine whose clock is wrong, or ends later than any provider reports."""
     return record.since > now + MAX_SKEW or (record.until is not None and record.until > now + MAX_AHEAD)
 
 
@@ -166,8 +165,8 @@ def sharable(account: str, model: str) -> bool:
 def incident_bytes(account: str, model: str) -> int:
     """Return the maximum number of bytes for the incidents in a record of this model.
 
-    The number depends only on the key and not on the other fields, so that two machines produce the same list whether
-    they shorten it before or after a merge.
+    The number depends only on the key and not on the other fields. Two machines therefore produce the same list,
+    whether they shorten it before or after a merge.
     """
     try:
         return MAX_BYTES - FIXED_BYTES - len(account.encode()) - len(model.encode())

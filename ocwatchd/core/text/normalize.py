@@ -17,8 +17,8 @@ HEAD_CAP = 4096
 """
 
 TAIL_CAP = 1024
-"""Number of characters read from the end of a text, because gateways append their own sentence and the wait to a quoted
-error of another provider.
+"""Number of characters read from the end of a text. Gateways quote another provider's error and append their own
+sentence and the wait.
 """
 
 _URL = re.compile(r"\bhttps?:/{1,2}[^\s<>\"'`)\]}，。；、）]{1,1024}", re.IGNORECASE)
@@ -32,7 +32,7 @@ _GLUED = (
     ("quotaexceeded", "quota exceeded"),
 )
 
-# Variants of the same letter: accents (people and providers drop them), traditional Chinese forms, apostrophes.
+# Variants of the same letter: accents (which people and providers often omit), traditional Chinese forms, apostrophes.
 _TRADITIONAL_PAIRS = (
     "請请過过頻频額额餘余帳账賬账戶户達达數数試试後后於于務务載载負负滿满時时間间總总費费購购買买觸触發发這这個个單单獨独調调萬万號号為为無无並并將将當当"
     "會会應应關关擁拥擠挤續续訪访問问壓压網网處处資资員员級级錯错誤误暫暂內内種种與与從从遠远長长還还們们對对開开佔占們们點点週周歷历您您設设啟启"
@@ -42,7 +42,7 @@ _VARIANTS: dict[int, str] = {
     **{ord(old): new for old, new in zip(_TRADITIONAL_PAIRS[::2], _TRADITIONAL_PAIRS[1::2], strict=True)},
     **{
         code: base
-        for code in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00))  # the second range is for Vietnamese
+        for code in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00))  # the second range contains the Vietnamese letters
         if (base := unicodedata.normalize("NFKD", chr(code))[0]).isascii() and base.isalpha()
     },
     0x307: "",  # the combining dot that remains when a Turkish capital İ is lowercased
@@ -86,7 +86,7 @@ class Words:
 
 
 def clip(text: str) -> str:
-    """Return the part of a text that is read: its head and, if the text is longer, its tail."""
+    """Return the parts of a text that are read: its head and, if the text is longer than the head, its tail."""
     if len(text) <= HEAD_CAP + TAIL_CAP:
         return text
     return f"{text[:HEAD_CAP]} … {text[-TAIL_CAP:]}"

@@ -17,7 +17,7 @@ def parse_json(data: bytes | str) -> object:
     """Return the parsed value; an unpaired surrogate becomes U+FFFD.
 
     JavaScript cuts texts by UTF-16 units, and `JSON.stringify` writes the remaining half of an emoji as `\\ud83d`, in a
-    session's title or anywhere in a conversation. orjson rejects a document that contains one.
+    session's title or anywhere in a conversation. orjson rejects a document that contains such a half.
 
     Raises:
         ValueError: The data is not JSON, or not UTF-8.

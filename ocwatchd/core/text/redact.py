@@ -2,8 +2,8 @@
 
 The redaction uses an allow-list. It reads a text in a single pass, word by word, and a word passes if it looks like
 text that people and models write: words, short numbers, names of models, versions, times, the ids of OpenCode's own
-objects, and addresses of well-known hosts. Any long and random word is hidden, so the format of a key need not be
-known. The list of known forms of keys (`_KEYS`) is needed only for keys whose parts look harmless. The value of any
+objects, and addresses of well-known hosts. Any long and random word is hidden, so a key is hidden even if its format is
+unknown. The list of known forms of keys (`_KEYS`) is needed only for keys whose parts look harmless. The value of any
 field called a password, key, token or cookie is hidden, regardless of its form.
 
 Redaction takes time linear in the length of the text, because every expression is a character class or examines a piece
@@ -28,7 +28,7 @@ from ocwatchd.core.text.safe_regex import late
 HIDDEN = "[hidden]"
 
 _WORD = re.compile(r"[A-Za-z0-9_.~+/=%@:&?#*\\$!|^-]+")
-"""A word that is judged as a whole: an address, a path, `name=value`, a key."""
+"""A pattern for a word that is judged as a whole: an address, a path, `name=value`, a key."""
 _RUN = re.compile(r"[A-Za-z0-9]+")
 _END = ".:!?"
 """Punctuation characters that may follow a word."""
@@ -38,7 +38,7 @@ _NAME = late(
     r"|authorization|authentication|bearer|cookie|sig|signature|otp|pin|dsn|passwort|kennwort|contrasena|clave|senha|passe|jwt)$"
 )
 """A pattern for the end of a secret's name: `api_key`, `X-Gotify-Key`, `clientSecret`, `--password`. `tokens` is not
-included, because it precedes a count.
+included, because it usually precedes a count.
 """
 _JOINED = (
     "apikey",
@@ -86,8 +86,8 @@ _KEYS = late(
 _SURE = late(
     r"(?:sk|pk|rk|gsk|gh[a-z]|github_pat|glpat|xox[a-z]|xapp|ya29|nvapi|SG|whsec|dckr_pat|AGE|AIza|AKIA|ASIA|eyJ)"
 )
-"""Prefixes that mark a word as a key, whatever follows. The other prefixes may begin a name, as in `hf-inference` or
-`xai-grok-beta`.
+"""The prefixes that mark a word as a key, whatever follows. The other prefixes in `_KEYS` may also begin a name, as in
+`hf-inference` or `xai-grok-beta`.
 """
 _IDS = late(r"(?:ses|msg|prt|per|que|req|call|toolu|chatcmpl|gen|resp|run|evt|org|proj|hand)[-_][A-Za-z0-9]{1,40}$")
 """A pattern for ids of OpenCode's and providers' objects. They grant no access and help users find the object in other
@@ -127,7 +127,9 @@ an ntfy topic).
 _HOME = late(r"(?i)((?:/|\\{1,2}|%2F)(?:home|users)(?:/|\\{1,2}|%2F))(?!\[)([^/\\\s\"':;,%<>|]+)")
 _TILDE_HOME = late(r"(?<![\w/~.])~([A-Za-z][\w.-]*)(?=/)")
 _FLAT_HOME = late(r"(?<![A-Za-z0-9])(-(?:home|Users)-)([A-Za-z0-9]+)")
-"""A pattern for a path written as one name, as tools write it to name a project's directory."""
+"""A pattern for a home directory in a path that is written as one name. Tools use such names for the directories of
+projects.
+"""
 _USER_FLAGS = frozenset(("-u", "--user", "--proxy-user", "-U"))
 """Options of curl that are followed by `name:password`."""
 _QUOTES = ('"', "'", "`")
@@ -181,7 +183,7 @@ class _Named:
         return _Named(self.name, max(sign, self.sign))
 
     def hides(self, core: str) -> bool:
-        """Return whether this word is the secret's value and not a statement about it."""
+        """Return whether this word is the value of the secret and not a statement about the secret."""
         if self.name in _USER_FLAGS:
             return ":" in core
         if core.lower() in _STATES or not core.strip("*") or (self.name.startswith("-") and core.startswith("-")):
@@ -198,9 +200,7 @@ class _Reader:
     """The state of a single pass over one text."""
 
     def __init__(self, mark: str, leaves: bool) -> None:
-        """Initialize the pass; no name of a secret has been read yet. `leaves`: whether the text will leave this
-        machine.
-        """
+        """Begin a pass; no name of a secret has been read yet. `leaves`: whether the text will leave this machine."""
         self._mark, self._leaves = mark, leaves
         self._named: _Named | None = None
 
@@ -208,7 +208,7 @@ class _Reader:
         """Yield the redacted text, piece by piece."""
         at, foreign = 0, not text.isascii()
         for found in _WORD.finditer(text):
-            if found.start() < at:  # the word is inside a secret in quotes
+            if found.start() < at:  # the word is part of a quoted secret
                 continue
             gap = text[at : found.start()]
             self._cross(gap)
@@ -239,7 +239,7 @@ class _Reader:
         core = word.rstrip(_END)
         tail = word[len(core) :]
         named, self._named = self._named, None
-        if not any(map(str.isalnum, core)):  # `:`, `=`, `->`
+        if not any(map(str.isalnum, core)):  # a sign such as `:`, `=` or `->`
             self._named = named and (named.but(_Sign.GIVEN) if any(char in ":=" for char in word) else named)
             return word
         if named is not None:
@@ -285,7 +285,7 @@ class _Reader:
             return self._mark
         if "@" in word and ":" in word:
             word = _USERINFO().sub(f"{self._mark}@", word)
-        if word.startswith("arn:"):  # contains an account's number and private names
+        if word.startswith("arn:"):  # an ARN contains an account number and private names
             return self._mark
         if self._leaves and _DOMAIN().match(word) and not _is_public(word.partition("/")[0]):
             return f"{word.partition('/')[0]}/{self._mark}"
@@ -296,7 +296,9 @@ class _Reader:
         return self._path(word) if word.startswith(("/", "~/", "./")) else self._mark
 
     def _path(self, path: str) -> str:
-        """Return the path with only those parts hidden that look like keys, because the other parts help the reader."""
+        """Return the path with the parts hidden that look like keys. The other parts are kept, because they help the
+        reader.
+        """
         return "/".join(part if is_harmless(part) else self._mark for part in path.split("/"))
 
     def _address(self, address: str, scheme: str) -> str:
@@ -341,7 +343,7 @@ def _is_name(word: str) -> bool:
     bare = word.strip("\\\"'*").lstrip("-")
     if len(bare) > 60 or not (_NAME().match(bare) or bare.lower().endswith(_JOINED)):
         return False
-    return is_harmless(bare)  # a random word may happen to end in KEY
+    return is_harmless(bare)  # a random word may end in KEY by chance
 
 
 def _is_public(host: str) -> bool:
@@ -374,7 +376,7 @@ def is_harmless(word: str) -> bool:
 
 
 def _is_grouped(word: str) -> bool:
-    """Return whether the word is a key in groups: `B2CMW-SLXQZ-PEIEH-6Q6HJ`."""
+    """Return whether the word is a key that consists of groups, such as `B2CMW-SLXQZ-PEIEH-6Q6HJ`."""
     return _GROUPS().match(word) is not None and sum(map(_is_half, word.split("-"))) > 1
 
 
@@ -441,7 +443,7 @@ def reason_of(text: str, cap: int = REASON_CAP) -> str:
     """Return `text` in a form that may be stored and shown: printable, on one line, at most `cap` characters long, with
     secrets replaced by `[hidden]`.
     """
-    # The text is redacted before it is cut, because half a key is also a secret but no longer looks like one.
+    # The text is redacted before it is truncated, because half a key is also a secret but no longer looks like one.
     return _one_line(text[:_READ_CAP])[:cap].strip()
 
 

@@ -25,7 +25,7 @@ _NESTED_SET = re.compile(r"(?<!\\)\[|--|&&|~~|\|\|")
 
 
 def pattern_fault(pattern: str, cap: int = 200, *, own: bool = False) -> str | None:
-    """Return why an expression is rejected, or None if it is harmless. `cap` is its maximum length.
+    """Return why an expression is rejected, or None if it is harmless. `cap` is the maximum length of an expression.
 
     ocwatchd's own expressions (`own`) may repeat a group a bounded number of times, because their running time is
     tested.
