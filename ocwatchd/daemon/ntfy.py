@@ -60,7 +60,7 @@ def main() -> int:
         request = publication(notice["address"], notice["title"], notice["text"])
         if request.authorization is not None:
             headers["Authorization"] = request.authorization
-        # The configuration accepts only http and https.
+        # Other schemes than http and https cannot occur here, because the configuration rejects them.
         asked = urllib.request.Request(request.url, request.body, headers, method="POST")  # noqa: S310
         with urllib.request.urlopen(asked, timeout=TIMEOUT):  # noqa: S310
             return 0

@@ -25,8 +25,8 @@ CHECK_INTERVAL = 0.1
 
 
 class Child:
-    """A process that we started. Thread-safe. `code` is the exit code, negative for a signal, or None while the process
-    is running.
+    """A process that we started. Thread-safe. `code` is the exit code (negative if a signal ended the process), or None
+    while the process is running.
     """
 
     def __init__(self, program: str, words: Sequence[str], environ: Mapping[str, str], stdout: int | None) -> None:

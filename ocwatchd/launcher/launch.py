@@ -172,7 +172,9 @@ class Launch:
             return self._not_started(error)
 
     def _again(self, request: Mapping[str, object]) -> tuple[Sequence[str], Mapping[str, str]]:
-        """Return the arguments and the environment for a restart, and change to the request's directory."""
+        """Return the arguments and the environment for a restart, and change to the directory that the request
+        names.
+        """
         words, directory, plugin = (request.get(name) for name in ("words", "directory", "plugin"))
         if isinstance(directory, str) and os.path.isdir(directory):
             os.chdir(directory)

@@ -184,7 +184,7 @@ class Supervisor:
         self._timeline = Timeline()
 
     def run(self) -> int | None:
-        """Return the exit code of the run, negative for a signal.
+        """Return the exit code of the run. It is negative if a signal ended the run.
 
         Return None if the daemon took over the session before the launcher changed anything. The caller then only waits
         for the child.

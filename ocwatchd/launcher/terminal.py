@@ -75,13 +75,16 @@ class Terminal:
     """Runs OpenCode in the foreground, and runs it again for each request of `ocwatch restart`."""
 
     def __init__(self, program: str, control: str, relaunch: Relaunch, say: Callable[[str], None]) -> None:
-        """Store the arguments. `control` is the path of the request file. `relaunch` returns a request's command."""
+        """Store the arguments. `control` is the path of the request file. `relaunch` returns the command for a
+        request.
+        """
         self._program, self._control, self._relaunch, self._say = program, control, relaunch, say
         self._pid = self._got = 0
         self._continued = False
 
     def run(self, words: Sequence[str], environ: Mapping[str, str]) -> int:
-        """Run OpenCode until no restart is requested. Return its last exit code, negative for a signal.
+        """Run OpenCode until no restart is requested. Return its last exit code, which is negative if a signal ended
+        it.
 
         `environ` is the whole environment.
 

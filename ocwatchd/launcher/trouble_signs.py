@@ -45,7 +45,7 @@ class TroubleSigns:
         self._child = child
 
     def troubled(self) -> bool:
-        """Return whether there is a new failure that may be the child's."""
+        """Return whether there is a new failure that may belong to the child."""
         if any(below(name.partition(".")[0], self._child) for name in self.new_facts()):
             return True
         changed = [

@@ -435,8 +435,8 @@ class TrackedSession:
         self.refusals = (*self.refusals[1 - LOOP_REFUSALS :], time)
 
     def note_report(self, news: TroubleReported, answered: int) -> None:
-        """Record a report from an event stream or the plugin. A plugin report whose HTTP status is `answered` is not
-        about a refused attempt.
+        """Record a report from an event stream or the plugin. A plugin report with the HTTP status `answered` is about
+        an answer and not about a refused attempt.
 
         Retries that an event stream reports are counted too, because the log format before 1.17 does not name the
         session if two sessions are busy.
@@ -547,7 +547,7 @@ class TrackedSession:
         self.origin, self.landed = origin, model
 
     def put_on(self, model: ModelRef) -> None:
-        """Record that the session is on the target of a move that failed."""
+        """Record that the session now uses the target of a move, although the move failed."""
         self.landed = model
         self._begin_attempts(model)
 

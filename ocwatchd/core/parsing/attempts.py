@@ -456,7 +456,7 @@ class Attempts:
             return _tags(record) not in self._begun and (self._whole or bool(self._begun))
         if record.dialect in (Dialect.PROMPT, Dialect.SESSION):
             return record.session not in self._sessions and self._whole
-        # Versions that log the starts of streams (1.0.185 and later) log failures with tags.
+        # Versions that log the starts of streams (1.0.185 and later) log failures with tags, so a bare one is forged.
         return record.dialect is Dialect.BARE and bool(self._begun)
 
     def _reported_again(self, record: LogRecord) -> Attempt | None:

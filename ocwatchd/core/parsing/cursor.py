@@ -9,7 +9,7 @@ from math import isfinite
 try:
     # the implementation of hashlib.blake2b, imported directly because hashlib loads OpenSSL (3.6 MiB in an idle daemon)
     from _blake2 import blake2b
-except ImportError:  # a Python may be built without that module
+except ImportError:  # some builds of Python lack that module
     from hashlib import blake2b
 
 

@@ -84,7 +84,7 @@ def payload_of(error: object) -> Payload:
     if "statusCode" in error or "requestBodyValues" in error:
         return _whole_api_error(error)
     if str(error.get("name", "")).startswith(_SDK_NAMES) or not error:
-        # Errors such as AI_JSONParseError contain part of the answer, but never the provider's own words.
+        # The text of errors such as AI_JSONParseError is ignored: it quotes the answer, never the provider's own words.
         return Payload(ErrorDetails(name=_text(error.get("name"))))
     if not _SPOKEN & error.keys():
         return Payload(ErrorDetails())  # an error in OpenCode itself contains "line", "column" and "sourceURL"
@@ -170,7 +170,7 @@ def _loads(data: bytes) -> object:
         return parse_json(data)
     except ValueError:
         pass
-    try:  # the bytes are invalid UTF-8, which OpenCode itself never writes
+    try:  # the bytes may be invalid UTF-8, which OpenCode itself never writes
         return parse_json(data.decode(errors="replace"))
     except ValueError:
         return None
