@@ -85,7 +85,7 @@ def judge(model: str, offered: Offered) -> Judgement:
         return Judgement(Answer.NO, f"{missing}, according to a running OpenCode process")
     if provider in offered.catalogue:
         return _by_catalogue(missing, offered.catalogue_age)
-    if provider in WELL_KNOWN:  # OpenCode's catalog lists the models of this provider, but is not available here
+    if provider in WELL_KNOWN:  # the catalog with this provider's models is not available here
         return Judgement(Answer.UNSURE, f"no model list for {provider} is available")
     if offered.configured.get(provider):
         return Judgement(Answer.NO, f"{missing} in opencode.json")

@@ -109,7 +109,7 @@ class BlacklistWriter:
             return
         try:
             self._save()
-        finally:  # count failed writes, too, so that a full disk is not written to at every refused attempt
+        finally:  # also count failed writes, so that refused attempts do not each cause a write to a full disk
             self._pace = self._pace.taken(begun, self._clock.now())
 
     def _save(self) -> None:

@@ -69,7 +69,7 @@ class Decisions:
     def open(self) -> None:
         """Listen for connections from this user's processes.
 
-        A socket left over from an earlier run is replaced, because only one daemon runs.
+        A socket left over from an earlier run is replaced, because only one daemon runs at a time.
 
         Raises:
             OSError: The socket cannot be created.

@@ -39,7 +39,7 @@ class ServiceNotifier:
         """Send a watchdog message if one is due. Call this only from the main loop, so that the messages stop if the
         loop hangs.
         """
-        # after the clock was set back, a message is due, too
+        # a message is also due if the clock has been set back
         due = self._fed_at is None or not 0 <= now - self._fed_at < self.interval
         if self.interval and due and self._send("WATCHDOG=1"):
             self._fed_at = now

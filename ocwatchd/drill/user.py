@@ -39,11 +39,11 @@ class User(Protocol):
     """A simulated OpenCode user. Every method raises EndpointError if the endpoint does not respond."""
 
     way_in_is: str
-    """The text that the step "door" prints as its expectation: the action that the plugin should have taken."""
+    """The text that the endpoint check (step `door`) prints as its expectation if it fails."""
     way_in_seen: str
-    """The text that the step "door" reports if it passes."""
+    """The text that the endpoint check (step `door`) reports if it passes."""
     record_says: str
-    """The text that the step "log" prints as its expectation for OpenCode's own record."""
+    """The text that the check of OpenCode's own record (step `log`) prints as its expectation if it fails."""
 
     def open_project(self) -> None:
         """Make the first request that names the project. OpenCode then loads the project's plugins."""

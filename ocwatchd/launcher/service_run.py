@@ -49,7 +49,7 @@ SLACK = 2.0
 
 CREATION_SLACK = 0.25
 """The same tolerance for a session that the client creates. It is shorter than the shortest run, so that a run with the
-same prompt that ended a moment ago is not taken for ours.
+same prompt that ended a moment ago is not mistaken for ours.
 """
 
 

@@ -5,7 +5,7 @@ hosts differ in the endpoint that is probed and in the server that continues the
 
 An abort would make `run` exit with code 0 and without an answer (1.0 to 1.18). The first move therefore ends the
 process, and a server continues with the same prompt: a private server or, for a client (`--attach`), the session's own
-server. All later moves use that server, too.
+server. All later moves also use that server.
 """
 
 from __future__ import annotations
@@ -267,7 +267,7 @@ class ServerSessionHost:
         return snapshot if snapshot and snapshot.state is SessionState.ERROR and not snapshot.aborted else None
 
     def left_to_daemon(self) -> bool:
-        """Return whether a daemon, which may have been started later, handles the session."""
+        """Return whether a daemon handles the session. The daemon may have been started after this launcher."""
         return self._server.left_to_daemon()
 
     def abandon(self) -> None:

@@ -55,7 +55,7 @@ class Output:
             except BlockingIOError:
                 return
             # Close the pipe at the end of the output, and also if the reader of our own output has closed its pipe, so
-            # that the child receives a SIGPIPE, too.
+            # that the child also receives a SIGPIPE.
             if not part or not self._keep(part):
                 self._close()
 

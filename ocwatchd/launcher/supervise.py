@@ -314,7 +314,7 @@ class Supervisor:
         if end > now and self._waiting != (name, int(end)):
             self._waiting = (name, int(end))
             at = run_at(tracked.session, end, now)
-            self._due = at + spread(first, self._policy, self._attempt + 1, random.random())  # noqa: S311 (a spread, no secret)
+            self._due = at + spread(first, self._policy, self._attempt + 1, random.random())  # noqa: S311 (not used for security)
             self._say(f"every model is cooling down; waiting for {name}, limited {until_words(end)}")
         if self._has_given_up() and now >= max(end, self._due):
             self._run_again(tracked, first.model)

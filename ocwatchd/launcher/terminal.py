@@ -126,7 +126,7 @@ class Terminal:
                 return 1
             if not os.WIFSTOPPED(status):
                 return os.waitstatus_to_exitcode(status)
-            # Our shell must see that the job has stopped. A Ctrl-Z has usually stopped this process, too, before
+            # Our shell must see that the job has stopped. A Ctrl-Z has usually also stopped this process before
             # `waitpid` returned. If it has been continued since then, it must not stop again.
             if os.WSTOPSIG(status) in _STOPS and not self._continued:
                 os.kill(os.getpid(), os.WSTOPSIG(status))

@@ -38,7 +38,7 @@ class Offers(Protocol):
     """An endpoint that reports its models and agents."""
 
     def knows(self, model: ModelRef, directory: str | None) -> bool:
-        """Return whether the model is available."""
+        """Return whether OpenCode offers the model."""
         ...
 
     def has_agent(self, agent: str, directory: str | None) -> bool:

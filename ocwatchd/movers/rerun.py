@@ -33,23 +33,27 @@ from ocwatchd.opencode.sessions.snapshots import (
 )
 
 CLEANUP_LIMIT = 8.0
-"""Timeout, in seconds, for the old run to close its message after an abort; this usually takes 10 - 50 ms."""
+"""Timeout, in seconds, for the old run's message to be marked as completed after an abort, which usually takes 10 to 50
+ms.
+"""
 
 CLEANUP_POLL = 0.02
-"""Interval, in seconds, between checks of whether the old run has closed its message, if there is no event stream."""
+"""Interval, in seconds, between checks of whether the old run's message is marked as completed, if there is no event
+stream.
+"""
 EVENT_POLL = 0.002
 """Interval, in seconds, between checks for received events. These checks send no request."""
 EVENTS_LATE = 0.3
 """Time, in seconds, to wait for events after an abort before messages are requested, if an event stream is open."""
 SETTLE = 0.2
-"""Delay, in seconds, between the completion of the old run's last message and the new run, if no event can prove that
-the old run is over. Without this delay, the old run's cleanup canceled the new run in 2 of 6 moves on 1.1.65 and in 1
+"""Delay, in seconds, between the completion of the old run's last message and the new run, if no event can confirm that
+the old run has ended. Without this delay, the old run's cleanup canceled the new run in 2 of 6 moves on 1.1.65 and in 1
 of 6 on 1.0.185.
 """
 
 END_LIMIT = 3.0
-"""Timeout, in seconds, for the event that proves the end of the old run. It begins when the old run has closed its
-message.
+"""Timeout, in seconds, for the event that confirms the end of the old run. It begins when the old run's message is
+marked as completed.
 """
 
 RECENT = 1.0
@@ -233,8 +237,8 @@ class _Attempt:
     # ---- the move
 
     def _stop(self, snapshot: SessionSnapshot) -> None:
-        """Abort the old run, and wait until it is over. If no event can prove this, wait until SETTLE seconds after the
-        run closed its message.
+        """Abort the old run and wait for it to end. If no event can confirm the end, wait until SETTLE seconds after
+        the old run's message was marked as completed.
         """
         self._touched = True
         self._trace.abort(snapshot.answer or "")
@@ -279,7 +283,7 @@ class _Attempt:
     def _run_target(self, known: Sequence[Message]) -> MoveOutcome:
         """Run the last prompt on the target. `known` contains the session's last messages from before the abort."""
         for _ in range(POSTS):
-            # If the events show that the old run is over and that nothing has been added since, no request is needed.
+            # If the events show that the old run has ended and that nothing has been added since, no request is needed.
             unchanged = self._trace.over and not self._trace.changed and not self._posts
             before = known if unchanged else self._turn()
             prompt = last_prompt(known) if unchanged else self._prompt_to_run(before)

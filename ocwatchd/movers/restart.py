@@ -82,7 +82,7 @@ class Terminal(Protocol):
         ...
 
     def runs(self, running: Running) -> bool:
-        """Return whether a process runs in this terminal."""
+        """Return whether a process is running in this terminal."""
         ...
 
 
@@ -384,7 +384,7 @@ class Supervised:
             raise TerminalFault(f"{self} did not start OpenCode again")
 
     def runs(self, running: Running) -> bool:
-        """Return whether a process runs in this terminal."""
+        """Return whether a process is running in this terminal."""
         return descends(running.pid, frozenset((self.launcher,)), most=NEAR)
 
 

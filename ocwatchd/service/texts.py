@@ -77,7 +77,8 @@ def sandbox(paths: Paths) -> str:
     Raises:
         ServiceFault: A path cannot be written in a unit.
     """
-    # OpenCode's data must be writable, too: a reader of an SQLite database in WAL mode writes its shared-memory file.
+    # OpenCode's data must also be writable, because a reader of an SQLite database in WAL mode writes its shared-memory
+    # file.
     places = " ".join(word(f"-{place}") for place in (paths.state_dir, paths.opencode_data))
     return template("systemd", "sandbox.conf").replace("@WRITABLE@", places)
 

@@ -263,7 +263,7 @@ class ValkeyLink:
                 self._gone(reason(fault))
             pause = min(FIRST_PAUSE * 2 ** min(failures, 20), LONGEST_PAUSE)
             failures += 1
-            self._stopping.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 (a spread, not a secret)
+            self._stopping.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 (not used for security)
 
     def _session(self) -> None:
         """Use one connection until it fails or `stop` is called."""

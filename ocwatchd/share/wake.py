@@ -92,8 +92,8 @@ class Wake:
 
 
 def _inotify() -> int | None:
-    """Return an inotify descriptor. Return None if the system has no inotify, or if the user's limit of instances is
-    reached.
+    """Return an inotify descriptor. Return None if the system has no inotify, or if the user's maximum number of
+    instances has been reached.
     """
     if not sys.platform.startswith("linux"):
         return None

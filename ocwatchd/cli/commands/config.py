@@ -326,7 +326,7 @@ def _unknown_models(name: str) -> list[Finding]:
     if any(judge(model, offered).answer is Answer.NO for _, model in named):
         from ocwatchd.opencode.sessions.names import project_directories  # lazy import: rarely needed
 
-        # look in the configurations of all projects, too, because one of them may define the model
+        # also look in the configurations of all projects, because one of them may define the model
         offered = read_offered(paths, projects=project_directories(str(paths.opencode_data)))
     for path, model in named:
         judgement = judge(model, offered)

@@ -43,7 +43,8 @@ def history(
 ) -> int:
     """List the events after `since`, by default the last 24 hours. With `session`, list only that session's events.
 
-    `most` is the maximum number of events; the latest are kept. With `follow`, print new events until Ctrl-C.
+    `most` is the maximum number of events; if there are more, only the newest are listed. With `follow`, print new
+    events until Ctrl-C.
 
     Raises:
         UsageError: `since` is not a time, the session does not exist, or `follow` and `as_json` are both given.
@@ -240,7 +241,7 @@ OUTCOMES = {
 
 def explain(wanted: str | None = None, as_json: bool = False) -> int:
     """Print one decision in full. `wanted` is its id, or a session or model whose latest decision is printed. Without
-    `wanted`, print the latest decision of all.
+    `wanted`, print the most recent decision.
 
     Raises:
         UsageError: No decision matches, or several do.

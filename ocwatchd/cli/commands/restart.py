@@ -193,7 +193,7 @@ def _say_plan(options: MoveOptions, stranded: StrandedSession, code: int) -> int
 
 
 def planned(stranded: StrandedSession) -> str:
-    """Return what a restart would do to the process of the session, with the command on a line of its own."""
+    """Return what a restart would do to the process of the session, with the command on a separate line."""
     where = f"start it again in {stranded.terminal}" if stranded.terminal else "ask you to start it again"
     return f"Would stop OpenCode (process {stranded.process.pid}) and {escape(where)}:\n{_command(stranded)}"
 

@@ -310,10 +310,10 @@ def watch(every: float = 1.0) -> int:
 
 
 class StateReader:
-    """The reader of the displayed files. It reads the journal only when the journal has changed."""
+    """Reads the files whose contents `ocwatch watch` displays. The journal is read again only if it has changed."""
 
     def __init__(self) -> None:
-        """Initialize the reader. No file is read yet."""
+        """Initialize the reader without reading a file."""
         self._mark: tuple[int, int, int] | None = None
         self._told: tuple[Entry, ...] = ()
         self.titles = Titles()

@@ -53,7 +53,7 @@ def _indent_of(line: str) -> str:
 
 
 def _flowing(text: str, stream: TextIO) -> str:
-    """Return the text, wrapped if `stream` is a terminal. Commands on lines of their own are not wrapped."""
+    """Return the text, wrapped if `stream` is a terminal. Commands on separate lines are not wrapped."""
     if stream is None or not stream.isatty():
         return text
     width = screen_width(stream)

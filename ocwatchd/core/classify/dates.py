@@ -3,8 +3,8 @@
 The module is long because it keeps the pattern of each date form next to its reader and tries all forms in one order.
 Its functions are pure.
 
-A date without a zone, or a word like "tomorrow", gives a result marked as estimated. Texts are read in the folded form
-of `normalize.fold`. The vocabulary of each language is in `calendar_words`.
+The result of a date without a time zone, or of a word like "tomorrow", is marked as estimated. Texts are read in the
+folded form of `normalize.fold`. The vocabulary of each language is in `calendar_words`.
 """
 
 from __future__ import annotations
@@ -241,8 +241,8 @@ def _iana(name: str) -> tzinfo | None:
 
 
 def moments(text: str, now: float, local: tzinfo = UTC) -> Iterator[Moment]:
-    """Yield the points in time that a text names, most precise first. `local` is the zone of dates without a zone.
-    Never raises.
+    """Yield the points in time that a text names, most precise first. `local` is the time zone for dates that do not
+    name one. Never raises.
     """
     try:
         here = datetime.fromtimestamp(now, UTC)
@@ -374,12 +374,12 @@ def _known(zone: str, text: str) -> tzinfo | None:
 
 
 def _guessed(naive: datetime, text: str, here: datetime, local: tzinfo, *, dated: bool) -> Moment:
-    """Return the moment of a date without a zone.
+    """Return the time that a date without a time zone denotes.
 
-    Chinese texts and Z.ai's wording use the zone of Beijing, Japanese and Korean texts use those of Tokyo and Seoul,
-    and all other texts use `local`. If the zone gives an impossible time, the next zone is tried. Z.ai uses Beijing
-    time: it wrote "Usage limit reached for 5 hour … will reset at 22:14:08" at 09:48 UTC. That is 4.5 hours ahead in
-    Beijing time, but would be 12 hours ahead in UTC.
+    Times in Chinese texts and in Z.ai's messages are read as Beijing time, dates with a time in Japanese and Korean
+    texts as Tokyo and Seoul time, and all others as `local`. If the result is impossible, the next zone is tried. Z.ai
+    uses Beijing time: it wrote "Usage limit reached for 5 hour … will reset at 22:14:08" at 09:48 UTC. That is 4.5
+    hours ahead in Beijing time, but would be 12 hours ahead in UTC.
     """
     home = _home(text)
     zones = [BEIJING, local] if home is BEIJING or _BEIJING_WORDS().search(text) else [local, BEIJING]
@@ -480,9 +480,7 @@ def _times(said: _Said, here: datetime, local: tzinfo) -> Iterator[Moment]:
 
 
 def _next(here: datetime, zone: tzinfo, clock: Clock, *, estimated: bool, weekday: int | None = None) -> Moment:
-    """Return the next moment at which clocks in the zone show this time, on this weekday (0 is Monday) if
-    one is given.
-    """
+    """Return the next time at which clocks in the zone show `clock`, on `weekday` (0 is Monday) if it is given."""
     there = here.astimezone(zone)
     day = datetime(there.year, there.month, there.day)
     for ahead in range(9):
@@ -518,8 +516,8 @@ def _weekdays(said: _Said, here: datetime, local: tzinfo) -> Iterator[Moment]:
 
 
 def _named_days(said: _Said, here: datetime, local: tzinfo) -> Iterator[Moment]:
-    """Yield the moments for today, tomorrow or the day after tomorrow with a time of day: `明日 00:00 (UTC+8)`, `morgen
-    um 9 Uhr`.
+    """Yield each time that is given as today, tomorrow or the day after tomorrow with a time of day: `明日 00:00
+    (UTC+8)`, `morgen um 9 Uhr`.
     """
     text = said.text
     if not said.may_name(_DAY_STARTS):

@@ -1,4 +1,4 @@
-"""Extract the readable text (message) and the machine-readable words (codes) from an error's message or response body.
+"""Extract the readable text (message) and the machine-readable codes from an error's message or response body.
 
 A message may be a response body, a body inside another body, a body inside a gateway's sentence, a Python dict, or an
 HTML page. No function here raises, runs for a long time or recurses deeply, because the text is not trusted.
@@ -147,7 +147,7 @@ def _unwrap(text: str) -> tuple[str | None, str]:
 
 
 def _open(text: str, found: _Harvest, depth: int) -> str:
-    """Return the readable message of a text, and add its machine-readable words to `found`."""
+    """Return the readable message of a text, and add its machine-readable codes to `found`."""
     if "{" in text and depth < _DEPTH:
         opened = _open_json(text, found, depth)
         if opened is not None:

@@ -1,4 +1,4 @@
-"""The language in which rules describe words, and its compiler. Pure functions and classes.
+"""The language in which rules describe the wording of errors, and its compiler. Pure functions and classes.
 
 A phrase is written in the plain form of `normalize.plain`. Five signs have a special meaning; every other character is
 literal:

@@ -19,7 +19,7 @@ from ocwatchd.core.domain.types import ResetSource
 
 @dataclass(frozen=True, slots=True)
 class ReportedTime:
-    """A reported wait (`after`, in seconds) or moment (`until`, in epoch seconds) that has not been checked yet. If
+    """A reported wait (`after`, in seconds) or reset time (`until`, in epoch seconds) that has not been checked yet. If
     both are None, the value could not be read.
     """
 
@@ -145,7 +145,7 @@ def _exhausted(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]
 
 
 def _latest(reported: Iterator[ReportedTime]) -> Iterator[ReportedTime]:
-    """Yield the latest moment and the longest wait. If several allowances are exhausted, the last reset applies."""
+    """Yield the latest reset time and the longest wait. If several allowances are exhausted, the last reset applies."""
     found = sorted(reported, key=lambda item: -(item.after if item.after is not None else item.until or 0))
     moments, spans = [item for item in found if item.until is not None], [item for item in found if item.until is None]
     yield from moments[:1]

@@ -6,19 +6,19 @@ therefore cannot be separated.
 The order of the rules in `rules/builtin.json` is their priority: the first limit rule that matches determines kind and
 scope. Rules also recognize errors that are not limits, with seven weights:
 
-    never      not a provider's words (a prompt, a title, a tool): overrides all other words
-    elsewhere  the limit of another service, quoted by a tool or a gateway: overrides all other words and a status that
-               was only read in the text
+    never      text that is not the provider's (a prompt, a title, a tool): overrides all other matches
+    elsewhere  the limit of another service, quoted by a tool or a gateway: overrides all other matches and a status
+               that was only read in the text
     supposed   a forecast, a warning or a condition: the sentence that contains it is ignored
-    hard       overrides the words of later rules (context overflow)
-    quotes     a quotation follows: words of a limit in the same text are DOUBTFUL
-    doubt      the request is faulty: words of a limit in the same text are DOUBTFUL, unless their rule is `firm`
+    hard       overrides matches of later rules (context overflow)
+    quotes     a quotation follows: a limit in the same text is DOUBTFUL
+    doubt      the request is faulty: a limit in the same text is DOUBTFUL, unless its rule is `firm`
     soft       used only if no limit was found (authentication, a broken connection)
 
 A conclusive status takes precedence: 429 is always a limit, 503 and 529 always mean overload, and 402 means billing or
-quota. Words override codes in one case: the code means billing, which lasts until a user clears it, but the words mean
-that the provider is busy. For example, one-api sends `billing_not_active` with "the load of this group is saturated,
-try again".
+quota. The text overrides the code in one case: the code says billing, which lasts until a user clears it, but the text
+says that the provider is busy. For example, one-api sends `billing_not_active` with "the load of this group is
+saturated, try again".
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ class Weight(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
-    """One rule: words, codes and headers that have the same meaning.
+    """One rule: phrases, codes and headers that have the same meaning.
 
-    `kind` is None if the meaning is not a limit; `weight` is then set. A `firm` rule is certain even if other words
-    describe a bad request; a `doubtful` rule is never certain. The raw text must contain one of the literals in
+    `kind` is None if the meaning is not a limit; `weight` is then set. A `firm` rule is certain even if the same text
+    also describes a bad request; a `doubtful` rule is never certain. The raw text must contain one of the literals in
     `needs`, and none of the phrases in `unless`. A text that names one of the `hosts` matches. A rule with `corrects`
     does not prove a limit on its own. It replaces the kind of a limit in the same text if `corrects` contains that
     kind, or the id of the rule that found the limit. `together` contains groups of phrases; a short text matches if it
@@ -297,14 +297,14 @@ class _Key:
 
 
 _NOTHING = _Key("", None, (), None, (), "", status_read=False)
-"""The key of a text that is classified by its words alone."""
+"""The key of an error that consists only of its text."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     """The matching rules in order of priority, grouped by the part of the error that they match.
 
-    `said`: in the provider's own words; `coded`: in the error's codes and headers; `quoted`: in words that the provider
+    `said`: in the provider's own text; `coded`: in the error's codes and headers; `quoted`: in text that the provider
     quotes.
     """
 
@@ -317,10 +317,10 @@ class _Found:
         return {rule.rank for rule in (*self.said, *self.coded) if rule.weight is Weight.NEVER}
 
     def first_limit(self, kinds: Collection[LimitKind] = frozenset(LimitKind), *, quoted: bool = False) -> Rule | None:
-        """Return the limit rule of highest priority that matches the provider's own words or the error's codes, or
-        None. Only limits of these kinds are considered.
+        """Return the limit rule of highest priority that matches the provider's own text or the error's codes, or None.
+        Only limits of these kinds are considered.
 
-        If `quoted`, words that the provider quotes are considered too. A rule with `corrects` may replace the result: a
+        If `quoted`, text that the provider quotes is considered too. A rule with `corrects` may replace the result: a
         limit per minute is a rate limit, whatever the text calls it.
         """
         words, code = _limit(self.said, kinds), _limit(self.coded, kinds)
@@ -331,15 +331,16 @@ class _Found:
             return None
         if first.kind is LimitKind.BILLING and first is not words and words and words.kind in _PASSING:
             first = words
-        # A kind that was found by words is corrected only by words. For example, Gemini's "You exceeded your current
-        # quota" stays a quota although the id of that quota is GenerateRequestsPerMinutePerProjectPerModel-FreeTier.
+        # A kind that was determined from the text is overridden only by other text, not by a code. For example,
+        # Gemini's "You exceeded your current quota" stays a quota although the id of that quota is
+        # GenerateRequestsPerMinutePerProjectPerModel-FreeTier.
         for rule in self.said if first is words else (*self.said, *self.coded):
             if rule.corrects and rule.kind in kinds and (first.kind in rule.corrects or first.id in rule.corrects):
                 return rule
         return first
 
     def no(self, weight: Weight, *, coded: bool = True) -> Rule | None:
-        """Return the first rule of this weight that matches the words or, if `coded`, the codes and headers."""
+        """Return the first rule of this weight that matches the text or, if `coded`, the codes and headers."""
         for rule in self.said:
             if rule.weight is weight:
                 return rule
@@ -461,7 +462,9 @@ class RuleSet:
         return user if user and verdict.certainty is not Certainty.SURE else verdict
 
     def _quoted_service(self, key: _Key, found: _Found) -> Rule | None:
-        """Return the rule that attributes the limit to another service, by its words, hosts or expression, or None."""
+        """Return the rule that attributes the limit to another service, or None. Such a rule matches by its phrases,
+        hosts or expression.
+        """
         for rule in (*found.said, *found.coded, *found.quoted):
             if rule.weight is Weight.ELSEWHERE:
                 return rule
@@ -568,8 +571,8 @@ def _with_body(key: _Key) -> tuple[str, tuple[str, ...], int | None]:
 
 
 def _is_open(verdict: Verdict, found: _Found, status: int | None) -> bool:
-    """Return whether the verdict is still undecided, because no rule is certain about the words, and the status does
-    not rule out a limit.
+    """Return whether the verdict is still undecided, because no rule is certain about the text, and the status does not
+    rule out a limit.
     """
     if status is not None and 400 <= status < 500 and status != 403:
         return False
@@ -599,8 +602,8 @@ def _earlier(one: Rule | None, other: Rule | None) -> Rule | None:
 
 
 def _by_status(status: int, found: _Found) -> Verdict:
-    """Return the verdict for a status that proves a limit; the error's words determine only the kind and scope of the
-    limit.
+    """Return the verdict for a status that proves a limit. The error's text and codes determine only the kind and scope
+    of the limit.
     """
     rule = found.first_limit(_ALLOWED[status], quoted=True)
     kind = rule.kind if rule and rule.kind else _ALWAYS[status]
@@ -609,7 +612,7 @@ def _by_status(status: int, found: _Found) -> Verdict:
 
 
 def _by_words(found: _Found, status: int | None) -> Verdict:
-    """Return the verdict based on the words, for a status that proves nothing on its own."""
+    """Return the verdict based on the text and the codes, for a status that is not conclusive."""
     limit, never, hard = found.first_limit(), found.no(Weight.NEVER), found.no(Weight.HARD)
     if never:
         return _no(never)
@@ -632,9 +635,9 @@ def _by_words(found: _Found, status: int | None) -> Verdict:
 
 
 def _doubt(limit: Rule, found: _Found, status: int | None) -> Rule | None:
-    """Return the rule that makes the words of a limit doubtful, or None.
+    """Return the rule that makes this limit doubtful, or None.
 
-    Codes are coarser than words: invalid_request_error is Mistral's code for "Service tier capacity exceeded" and
+    Codes are less specific than texts: invalid_request_error is Mistral's code for "Service tier capacity exceeded" and
     Anthropic's code for an empty credit balance. A code therefore makes only rate limits and overload doubtful (a bad
     request may quote them), and only if the status is known.
     """

@@ -58,7 +58,7 @@ class UserPattern:
         return cls(text, None, re.compile(text, re.IGNORECASE))
 
     def find(self, words: Words, codes: tuple[str, ...], status: int | None) -> Where | None:
-        """Return where the pattern occurs: in the provider's own words, only in a quotation, or nowhere."""
+        """Return where the pattern occurs: in the provider's own text, only in a quotation, or nowhere."""
         if self.status is not None and (status == self.status or str(self.status) in codes):
             return "said"
         if self.literal is not None:

@@ -18,7 +18,7 @@ def dollars(amount: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The numbers of tokens that one answer used, as counted by OpenCode."""
+    """Token counts of one answer, as reported by OpenCode."""
 
     input: int = 0
     output: int = 0

@@ -1,4 +1,4 @@
-"""The values that describe a session at one moment, as an endpoint shows it. The engine can use them without I/O."""
+"""The values that describe a session at one moment, as reported by an endpoint. The engine can use them without I/O."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class Endpoint:
     """A way to access the API of one running OpenCode process. `pid` is None only for an address that a user
     configured.
 
-    `directory` is the project in which the process was started. It is queried first, before other directories. `auth`
-    is the value of the Authorization header; it is kept out of `repr` because endpoints are printed and journaled.
+    `directory` is the project in which the process was started; it is queried before other projects. `auth` is the
+    value of the Authorization header; it is kept out of `repr` because endpoints are printed and journaled.
     """
 
     address: TcpAddress | UnixAddress

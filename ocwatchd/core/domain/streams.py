@@ -1,7 +1,8 @@
 """Learn, for each model, how long a running answer may stay silent before it counts as stalled. Pure.
 
-The longest gap between two events is stored for each good answer, by model. A model that thinks for a long time before
-its first word has long gaps, and is given more time than a model that never pauses.
+The longest gap between two events is stored, by model, for each successful answer (one that finished without an error).
+A model that thinks for a long time before its first word has long gaps, and is given more time than a model that never
+pauses.
 """
 
 from __future__ import annotations
@@ -10,26 +11,28 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 
 FACTOR = 4.0
-"""A stream counts as stalled when its silence is this many times the longest gap in its model's good answers."""
+"""A stream counts as stalled if it has been silent for this many times the longest gap in its model's successful
+answers.
+"""
 MIN_PATIENCE, MAX_PATIENCE = 60.0, 900.0
-"""Minimum and maximum, in seconds, of a time that is learned from good answers."""
+"""Minimum and maximum, in seconds, of a stall timeout that is learned from successful answers."""
 UNLEARNT_PATIENCE = 300.0
-"""Maximum silence, in seconds, of a model without a known good answer; models that hide their thinking have been silent
-for minutes.
+"""Stall timeout, in seconds, for a model without a known successful answer. Models that hide their thinking have been
+silent for minutes.
 """
 MIN_CALL_PATIENCE = 300.0
-"""Minimum learned time, in seconds, while a model is writing a tool call. OpenCode reports a call only when its text is
-complete (1.3.2, 1.18.33), and a call may contain a whole file.
+"""Minimum stall timeout, in seconds, while a model is writing a tool call. OpenCode reports a call only when its text
+is complete (1.3.2, 1.18.33), and a call may contain a whole file.
 """
 KEPT = 50
-"""Number of good answers of each model for which the longest gap is stored."""
+"""Number of successful answers of each model for which the longest gap is stored."""
 MAX_MODELS = 500
 """Maximum number of models for which gaps are stored; the model that answered least recently is dropped first."""
 
 
 def learnt_patience(longest: float | None) -> float:
-    """Return how long, in seconds, a stream may stay silent, given the longest gap in the model's good answers (None:
-    unknown).
+    """Return how long, in seconds, a stream may stay silent, given the longest gap in the model's successful answers
+    (None: unknown).
     """
     if longest is None:
         return UNLEARNT_PATIENCE
@@ -37,7 +40,7 @@ def learnt_patience(longest: float | None) -> float:
 
 
 class StreamGaps:
-    """The longest gap in each of the most recent good answers, in seconds, by model."""
+    """The longest gap in each of the most recent successful answers, in seconds, by model."""
 
     def __init__(self, known: Mapping[str, Iterable[float]] | None = None) -> None:
         """Initialize the object with the gaps that an earlier run recorded."""
@@ -46,7 +49,7 @@ class StreamGaps:
         }
 
     def note(self, model: str, longest: float) -> None:
-        """Store the longest gap of a good answer."""
+        """Store the longest gap of a successful answer."""
         gaps = self._gaps.pop(model, None)
         if gaps is None:
             gaps = deque[float](maxlen=KEPT)

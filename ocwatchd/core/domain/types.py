@@ -34,7 +34,7 @@ class Cause(StrEnum):
     SERVER_ERROR = "server-error"  # a status of 500 to 599, or no connection at all
     NOT_FOUND = "not-found"  # the provider does not offer the model
     AUTH = "auth"  # the provider refuses the login
-    STALL = "stall"  # the answer never begins, stops in the middle, or is cut off again and again
+    STALL = "stall"  # the answer never begins, stops in the middle, or is repeatedly cut off
 
 
 class ResetSource(StrEnum):

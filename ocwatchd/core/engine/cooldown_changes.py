@@ -133,7 +133,7 @@ class CooldownChanges:
         """Record forecasts, so that the next prompts go to another model if one is available.
 
         The cooldown of a model that is already cooling down does not change. No model in `threats` is used as a
-        fallback for another.
+        fallback for another model.
         """
         effects: list[Effect] = []
         threatened = [ModelRef.parse(name) for name in threats]

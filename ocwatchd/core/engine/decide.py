@@ -568,7 +568,7 @@ class Decider:
         probe for the time at which the first model is available again.
         """
         soonest, own = choice.soonest, self._own_return(tracked, snapshot, now)
-        # The session's own model is considered, too (`own`), because OpenCode may stop its own retries before that
+        # The session's own model (`own`) is considered as well, because OpenCode may stop its own retries before that
         # model is available again.
         returns = [soonest] if soonest and soonest[0] != snapshot.model else []
         returns += [(snapshot.model, own)] if snapshot.model and own is not None else []
@@ -802,7 +802,7 @@ def may_run_elsewhere(tracked: TrackedSession, snapshot: SessionSnapshot) -> boo
 def _give_up(tracked: TrackedSession, pending: LimitEvent | None, answer: Probed) -> list[Effect]:
     if pending is None or pending.ref is None or pending.verdict.certainty is not Certainty.SURE:
         if tracked.doing is Doing.LEFT and not answer.failing:
-            tracked.finish("")  # the process of this session has ended, so the phrase is obsolete
+            tracked.finish("")  # the session's process has ended, so the status phrase is obsolete
         return []
     why = _why(answer)
     tracked.lose(f"limited on {pending.ref}, and {why}: ocwatch restart {quote(tracked.session)}")

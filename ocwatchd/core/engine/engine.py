@@ -376,8 +376,8 @@ class Engine:
         return known is not None and any(abs(event.time - time) < REPEATED for time in known.refusals)
 
     def _probe_late(self, event: LimitEvent, now: float) -> list[Effect]:
-        """Probe the session of a limit that still applies but was read late. The session may wait for hours without
-        another event.
+        """Probe a session whose limit was read late but still applies. The session may wait for hours without another
+        event.
         """
         if event.ref is None or self.ledger.cooling(event.ref, now) is None:
             return []
@@ -472,7 +472,7 @@ class Engine:
         return effects + (self._probe(tracked) if again else [])
 
     def _found(self, snapshot: SessionSnapshot, model: ModelRef | None, now: float) -> list[Effect]:
-        """Handle a session that no log line named, but that an endpoint showed to be waiting or failed."""
+        """Handle a session that, according to an endpoint, is waiting or has failed, but that no log line has named."""
         if model is not None and snapshot.model != model:
             return []
         tracked = self.tracked_sessions.of(snapshot.session, now)
@@ -559,7 +559,7 @@ class Engine:
 
     def remember(self, refused: Mapping[str, ModelRef], shown: Iterable[Shown], now: float) -> None:
         """Store the limits that an earlier run recorded (`refused`: the model by session) and the refused attempts that
-        endpoints showed during that run.
+        were read from endpoints during that run.
         """
         for session, model in refused.items():
             # If there is no cooldown, the limit has ended, or the daemon was killed before it could save the limit.

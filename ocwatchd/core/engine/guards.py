@@ -58,8 +58,8 @@ def forbidden(
 def _parent_forbidden(child: str, now: SessionSnapshot, retrying: frozenset[str]) -> Ruling | None:
     if child not in retrying:
         return Ruling(MoveResult.ALREADY, "the subagent is working again")
-    # In an `opencode run`, 1.3.2 sometimes does not name the subagent in the task call. If there is only one call and
-    # it names no session, it is this subagent's call.
+    # In an `opencode run`, OpenCode 1.3.2 sometimes does not name the subagent in the task call. If there is only one
+    # call and it names no session, it is this subagent's call.
     if [(tool.tool, tool.child) for tool in now.running] == [("task", None)]:
         return _background_forbidden(replace(now, background=tuple(b for b in now.background if b != child)))
     if any(tool.child not in retrying for tool in now.running):

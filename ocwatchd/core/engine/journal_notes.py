@@ -107,7 +107,7 @@ def eased(model: ModelRef) -> Note:
 
 
 def budget(day_budget: DayBudget, now: float) -> list[Effect]:
-    """Return the effects of spending the day's budget, or of its becoming available again."""
+    """Return the effects for a day's budget that has been spent, or that is available again."""
     fields: dict[str, object] = {
         "budget": day_budget.budget,
         "spent": round(day_budget.spent, 6),
@@ -127,7 +127,7 @@ def answered(snapshot: SessionSnapshot, entry: Cooldown, began: float) -> Note:
 
 
 def went_on(snapshot: SessionSnapshot, began: float) -> Note:
-    """Return a note saying that a waiting session continues with its own model, whose cooldown is over."""
+    """Return a note saying that a waiting session continues with its own model, whose cooldown has ended."""
     return Note("went_on", _about(snapshot) | {"began": began})
 
 
@@ -189,7 +189,7 @@ def rejected(snapshot: SessionSnapshot, words: str) -> Note:
 
 
 def freed(snapshot: SessionSnapshot) -> list[Effect]:
-    """Return the effects of stopping a limited subagent. For its parent, the task was canceled."""
+    """Return the effects of stopping a limited subagent. Its parent receives a canceled task."""
     text = "a subagent that uses it was stopped, and the session that was waiting for it continues without its result"
     matter = f"freed:{snapshot.session}:{snapshot.user_message}"
     note = Note("freed", _about(snapshot) | {"parent": snapshot.parent})

@@ -145,8 +145,8 @@ class AnsweredNothing:
 
 @dataclass(frozen=True, slots=True)
 class FellSilent:
-    """A report that an event stream has contained nothing about a session's running answer for as long as the model may
-    be silent.
+    """A report that a session's running answer has been silent, according to the event stream, for longer than is
+    allowed for its model.
     """
 
     session: str
@@ -314,8 +314,8 @@ class SaveBlacklist:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A recorded refused attempt that an endpoint showed. It is saved with the blacklist so that it is not counted
-    again.
+    """A refused attempt that was read from an endpoint and has been recorded. It is saved with the blacklist, so that
+    it is not counted again.
 
     `message` and `attempt` distinguish the refused attempt from others, and `time` (epoch seconds) distinguishes it
     from later log lines.

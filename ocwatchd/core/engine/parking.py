@@ -60,8 +60,8 @@ def run_at(session: str, until: float, now: float) -> float:
 class FirstRuns:
     """Runs one parked session of each model first, and the other sessions after the model has answered it.
 
-    If an attempt of the first session is refused again, the other sessions wait for the new reset time. If it finishes
-    in another way, the next session becomes the first.
+    If an attempt of the first session is refused again, the other sessions wait for the new reset time. If the first
+    session ends in any other way, the next session becomes the first.
     """
 
     def __init__(self, sessions: TrackedSessions) -> None:
@@ -70,7 +70,7 @@ class FirstRuns:
         self._first: dict[ModelRef, tuple[str, float]] = {}
         """The session that runs first and its start time, by model."""
         self._answered: dict[ModelRef, float] = {}
-        """The time of the last answer to a first session, by model."""
+        """The time at which a model last answered the session that runs first, by model."""
         self._held: dict[ModelRef, dict[str, None]] = {}
 
     def holds(self, tracked: TrackedSession, model: ModelRef, now: float) -> bool:
@@ -103,7 +103,7 @@ class FirstRuns:
         return True
 
     def settle(self, ledger: Ledger, now: float) -> None:
-        """If the session that runs first on a model is no longer being tried, schedule the sessions that were waiting
+        """If the session that runs first on a model is no longer in progress, schedule the sessions that were waiting
         for it.
         """
         for model, (session, at) in list(self._first.items()):
@@ -116,8 +116,8 @@ class FirstRuns:
             self._release(model, ledger, now)
 
     def _runs(self, session: str, since: float, now: float) -> bool:
-        """Return whether the session that runs first is still being tried: it is being probed or moved, or a claim of
-        it is open. After FIRST_TIMEOUT seconds, counted from `since`, it is no longer considered to be tried.
+        """Return whether the session that runs first is still in progress, that is, whether it is being probed or
+        moved, or has an open claim. It counts as in progress for at most FIRST_TIMEOUT seconds after `since`.
         """
         tracked = self._sessions.known(session)
         if tracked is None or not 0 <= now - since < FIRST_TIMEOUT:

@@ -80,7 +80,7 @@ class Questions:
             return list(untouched)
         tracked = self._sessions.of(question.failure.session, now)
         tracked.note_refusal(event.time)
-        # OpenCode will also report this attempt in an event of its own, which must not count as a second strike
+        # OpenCode will also report this attempt in a separate event, which must not count as a second strike
         tracked.expect_line(model, max(now, event.time) + SAME)
         effects = [] if self._context.ledger.lifted_since(event) else self._registrar.enter(event, True, now)
         entry = self._context.ledger.cooling(model, now)

@@ -431,7 +431,7 @@ class TrackedSession:
         self.pending = event
 
     def note_refusal(self, time: float) -> None:
-        """Count another refused attempt, which happened at `time` (epoch seconds)."""
+        """Record the time (epoch seconds) of another refused attempt."""
         self.refusals = (*self.refusals[1 - LOOP_REFUSALS :], time)
 
     def note_report(self, news: TroubleReported, answered: int) -> None:
@@ -460,8 +460,8 @@ class TrackedSession:
         self.looped = seen
 
     def count(self, model: ModelRef | None) -> None:
-        """Record that a limit of this model was counted before any endpoint showed it (None: there is no such
-        limit).
+        """Record that a limit of this model has been counted, although no endpoint has shown it yet. None: there is no
+        such limit.
         """
         self.counted = model
 
@@ -491,7 +491,7 @@ class TrackedSession:
         self.shown_at = {**self.shown_at, model: until}
 
     def line_has_come(self, model: ModelRef) -> None:
-        """Record that the log has now reported the limit that an endpoint showed earlier."""
+        """Record that the log now contains this model's limit, which was read from an endpoint earlier."""
         self.shown_at = {known: until for known, until in self.shown_at.items() if known != model}
 
     def take_limit(self) -> LimitEvent | None:
@@ -516,9 +516,7 @@ class TrackedSession:
         return pending
 
     def miss(self) -> int:
-        """Count a probe in which no endpoint showed the session. Return the number of consecutive probes without the
-        session.
-        """
+        """Count a probe in which no endpoint showed the session. Return the number of such probes in a row."""
         self.misses += 1
         return self.misses
 

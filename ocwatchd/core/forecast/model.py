@@ -110,7 +110,7 @@ class Forecast:
 
     `used` and `limit` apply to a window of `window` seconds. `hits` is when the limit will be reached if usage
     continues at this rate (None: not expected). `free` is when requests will be possible again after the limit is
-    reached. `left` is the usage that remains now before the limit is reached.
+    reached. `left` is the usage that remains until the limit is reached.
     """
 
     model: str

@@ -24,12 +24,12 @@ about the target.
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Times of waiting, in seconds, summed over all sessions. If two sessions wait simultaneously, both waits are
-    counted. The waits of one session never overlap.
+    """Waiting times, in seconds, summed over all sessions. If two sessions wait simultaneously, both waits are counted.
+    The waits of one session never overlap.
 
     `lost`: from a turn's first limit until the turn continued or was given up, or until the end of the window.
 
-    `saved`: from the moment when a moved turn continued until the reported end of the wait, which is the later of
+    `saved`: from the time at which a moved turn continued until the reported end of the wait, which is the later of
     OpenCode's next attempt and the provider's reset time. The time ends earlier if the model answered or its cooldown
     was cleared, and it never extends beyond the end of the window.
 

@@ -50,7 +50,7 @@ WORDS = {
     "started": "started",
     "ended": "ended",
 }
-"""The word for each event in a listing. Any other event is shown with its own name."""
+"""The word that a listing shows for each event. Any other event is shown by its name."""
 
 NO_STORY = frozenset(("claim",))
 """Events that are removed from a listing once their outcome is known."""

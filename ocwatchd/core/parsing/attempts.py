@@ -8,8 +8,8 @@ file.
 A failed request is attributed to a provider, model, session, agent and size only if the log proves them. In the old
 dialects, the tags are those of the stream that began last, regardless of which stream failed (checked on 1.1 to 1.15:
 without exception in 1,600 errors), so they prove nothing. The request's own address and model, the cache key, and the
-starts of streams are reliable. Values that these sources do not prove are None, because a missing name is better than a
-wrong one.
+records of stream starts are reliable. Values that these sources do not prove are None, because a missing name is better
+than a wrong one.
 
 `Streams` contains the running requests of one process: requests that began and are not known to have ended. If the log
 is read from its beginning, no running request is missing, but some requests may already have ended. If only one running
@@ -172,7 +172,7 @@ def by_elimination(record: LogRecord, streams: Streams, providers: Providers, al
     """Identify the request whose answer broke off. In the log format before 1.17, the record contains only the error,
     so other requests are ruled out one by one.
 
-    `alone` is the request of the only busy session, for logs that do not contain the starts of streams.
+    `alone` is the request of the only busy session. It is used for logs that do not record when a stream starts.
     """
     facts = record.facts or ErrorDetails()
     shape = _shape(facts)
@@ -310,8 +310,8 @@ class Attempts:
     """Finds each failure of one process exactly once, with all details of the failed request that the log proves.
 
     `whole`: whether the log is read from its beginning. If so, a stream without a recorded start never began. `starts`:
-    whether the caller also feeds the starts of streams. Without them, a failure reported only by the processor cannot
-    be distinguished from a repeated report.
+    whether the caller also feeds the records of stream starts. Without them, a failure reported only by the processor
+    cannot be distinguished from a repeated report.
     """
 
     def __init__(self, *, whole: bool = True, starts: bool = True) -> None:
@@ -378,7 +378,7 @@ class Attempts:
     def _known(self, record: LogRecord) -> None:
         if record.provider:
             self.providers.knows(record.provider, record.model, record.sdk)
-        # If starts of streams are not logged, the first model that OpenCode looks up is the new session's model.
+        # If stream starts are not logged, the first model that OpenCode looks up is the new session's model.
         if record.model and self._newcomer and not self._begun:
             _remember(self._asks, self._newcomer, _KEPT, (record.provider, record.model))
             self._newcomer = None
@@ -443,7 +443,7 @@ class Attempts:
         return [session for session in self._busy if session not in waiting]
 
     def _alone(self) -> Stream | None:
-        """Return the request of the only busy session, for logs that do not contain the starts of streams."""
+        """Return the request of the only busy session. It is used for logs that do not record when a stream starts."""
         if len(self._busy) != 1:
             return None
         (session,) = self._busy
@@ -456,7 +456,7 @@ class Attempts:
             return _tags(record) not in self._begun and (self._whole or bool(self._begun))
         if record.dialect in (Dialect.PROMPT, Dialect.SESSION):
             return record.session not in self._sessions and self._whole
-        # Versions that log the starts of streams (1.0.185 and later) log failures with tags, so a bare one is forged.
+        # Versions that log stream starts (1.0.185 and later) log failures with tags, so an untagged failure is forged.
         return record.dialect is Dialect.BARE and bool(self._begun)
 
     def _reported_again(self, record: LogRecord) -> Attempt | None:

@@ -144,7 +144,7 @@ class Detector:
         return self._puzzling
 
     def follow(self, *, turns: bool) -> None:
-        """Set whether the following records include the starts of streams (`turns`) or only failures."""
+        """Set whether the following records include stream starts (`turns`) or only failures."""
         self._turns = turns
         for attempts in self._runs.values():
             attempts.starts = turns

@@ -59,7 +59,8 @@ def read_payload(data: bytes, *, truncated: bool = False) -> Payload | None:
     """
     head = _HEAD.match(data)
     if head and (truncated or not any(key in data for key in _CACHE_KEYS)):
-        # If there are several errors, the last one is repeated after all of them, one level deeper than a single error.
+        # If there are several errors, the last one is repeated after all of them, one level deeper than a single error
+        # would be.
         tail = _tail(data, depth=2 if head["several"] else 1)
         if tail is not None:
             asked = head["model"].decode(errors="replace") if head["model"] else None
@@ -84,7 +85,7 @@ def payload_of(error: object) -> Payload:
     if "statusCode" in error or "requestBodyValues" in error:
         return _whole_api_error(error)
     if str(error.get("name", "")).startswith(_SDK_NAMES) or not error:
-        # The text of errors such as AI_JSONParseError is ignored: it quotes the answer, never the provider's own words.
+        # The text of errors such as AI_JSONParseError is ignored, because it quotes the answer and not the provider.
         return Payload(ErrorDetails(name=_text(error.get("name"))))
     if not _SPOKEN & error.keys():
         return Payload(ErrorDetails())  # an error in OpenCode itself contains "line", "column" and "sourceURL"

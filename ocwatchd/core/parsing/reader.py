@@ -129,8 +129,8 @@ class Held:
 def informative(lines: Collection[Line]) -> list[Line]:
     """Return the lines before a failure that help to identify the failed request, in order.
 
-    All lines are returned if the log does not contain the starts of streams (before 1.0.185), because then the order of
-    all lines is needed.
+    All lines are returned if the log does not record stream starts (before 1.0.185), because then the order of all
+    lines is needed.
     """
     if not any(line.data.endswith(b" stream") for line in lines):
         return list(lines)
@@ -371,7 +371,7 @@ class Reading:
 
     def _check_opening(self, chunk: bytes) -> None:
         """Check how a log in the old format (before 1.17) begins. If it does not begin with the start of a process, the
-        log is an excerpt in which many starts of streams are missing.
+        log is an excerpt in which many stream starts are missing.
         """
         self._opening = (self._opening or b"") + chunk[:_OPENING]
         if len(self._opening) >= _OPENING or b"\n" in self._opening:

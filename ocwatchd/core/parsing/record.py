@@ -86,8 +86,8 @@ def wanted_literals(chunk: bytes, new: bool | None = None, *, starts: bool, turn
     """Return the literals to search for in this chunk of a log. `new`: whether the log has the new format (None:
     determine the format from the chunk).
 
-    `starts`: whether to find the starts of streams too; `turns`: whether to find the starts and ends of turns too. The
-    new format's tags are correct, so its errors alone suffice for catching up; the old dialects need all records.
+    `starts`: whether to find stream starts too; `turns`: whether to find the starts and ends of turns too. The new
+    format's tags are correct, so its errors alone suffice for catching up; the old dialects need all records.
     """
     literals = NEW_ERRORS + (NEW_STARTS if starts else ()) + (NEW_TURNS if turns else ())
     first, last = chunk.find(b"\n") + 1, chunk.rfind(b"\n", 0, -1) + 1
@@ -211,8 +211,8 @@ def _created_span(data: bytes, body: int, stop: int, limit: int, when: float) ->
 
 
 def _repeated_span(data: bytes, body: int, stop: int, limit: int, when: float) -> Span | None:
-    """Return the end of a repeated failure: the ` process` that follows a stack (1.1 and later) in which the whole
-    message is repeated.
+    """Return the end of a repeated failure: the suffix ` process` after a stack trace (1.1 and later) that repeats the
+    whole message.
 
     A line that looks like a record, with a plausible time, is treated as the next record, unless the stack proves that
     it is part of this record.

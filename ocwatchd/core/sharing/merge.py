@@ -1,7 +1,8 @@
 """Merge records. The operation is commutative, associative and idempotent, so lost, repeated, late and reordered
 messages are harmless.
 
-`ocwatchd/share/merge.lua` is the same function for the server. Tests compare the two byte by byte on a real server.
+`ocwatchd/share/merge.lua` implements the same function for the server. Tests compare the two byte by byte on a real
+server.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ import unicodedata
 from dataclasses import dataclass
 
 HEAD_CAP = 4096
-"""Number of characters read from the start of a text. A recorded message of 100 kB has its relevant words at the start.
+"""Number of characters read from the start of a text. In a recorded message of 100 kB, the relevant part was at the
+start.
 """
 
 TAIL_CAP = 1024
@@ -74,7 +75,7 @@ _WRAPPERS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A text in the plain form, split into the provider's own words (`said`) and quoted words (`quoted`).
+    """A text in the plain form, split into the provider's own text (`said`) and quoted text (`quoted`).
 
     `raw` is the truncated text, and `bare` is that text without links and stack frames.
     """
@@ -125,7 +126,7 @@ def without_links(text: str) -> str:
 
 
 def read(text: str) -> Words:
-    """Return a message split into the sender's own words and the quoted words, both in plain form. Never raises."""
+    """Return a message, split into the sender's own text and quoted text, both in plain form. Never raises."""
     raw = clip(text)
     bare = without_links(raw if raw.isascii() else raw.translate(_MARKS))
     said, quoted = _split_quotes(bare)

@@ -106,8 +106,9 @@ class StreamActivity:
             return None if stream is None else self._silence(session, stream)
 
     def silent(self, patience: Callable[[str | None], float | None]) -> list[str]:
-        """Return the sessions that have been silent for longer than their model may be. A session that stays silent is
-        returned again after each further half of that time, in case OpenCode was too busy to respond to the probe.
+        """Return the sessions that have been silent for longer than is allowed for their model. A session that stays
+        silent is returned again after each further half of that time, in case OpenCode was too busy to respond to the
+        probe.
 
         `patience` returns the maximum silence of a model in seconds, or None if there is no maximum.
         """

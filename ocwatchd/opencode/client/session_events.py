@@ -5,7 +5,7 @@
 Up to 1.3.2, an abort returns while the old run is still terminating. In its last step, the old run cancels the
 session's current run, even if that is a new run that was started too early. This looks exactly like a stop by the user:
 the message has the error MessageAbortedError, and the events are the same. ocwatchd therefore waits for proof that the
-old run is over. After that, only the user can have stopped the new run.
+old run has ended. After that, only the user can have stopped the new run.
 
 The proof is the status `idle` that OpenCode sends after it has closed the old answer (`message.updated` with
 `time.completed`). The events after an abort during a retry are: idle, error, idle, closed, idle on 1.1.65, 1.2.27 and
@@ -59,9 +59,9 @@ class AbortTrace:
         before `post` was called.
         """
         self.closed = False
-        """Whether the answer of the aborted run is closed."""
+        """Whether the aborted run's answer is closed, that is, marked as completed."""
         self.over = False
-        """Whether the aborted run is over, so that it can no longer stop another run."""
+        """Whether the aborted run has ended, so that it can no longer stop another run."""
         self.ended = False
         """Whether a run has ended that ocwatchd did not abort: the old run before the abort, or a later run."""
         self.overruled = False

@@ -442,8 +442,8 @@ class _Round:
         servers: Sequence[_Process] = (),
         found: Sized = (),
     ) -> Iterator[tuple[_Process, T]]:
-        """Ask each group of processes the question, one group after another, and then the servers one by one. Yield the
-        results as they arrive.
+        """Query each group of processes, one group after another, and then the servers one by one. Yield the results as
+        they arrive.
 
         The next group is queried when the previous group has responded. Whenever responses are still missing after
         HEDGE seconds, further groups are queried, twice as many each time. If there are several servers, they are
@@ -497,7 +497,9 @@ class _Round:
 
 
 def _asked_about(endpoint: Endpoint, places: Sequence[str] | None) -> Sequence[str]:
-    """Return the projects to ask this endpoint about. For OpenCode 2, a single query (`""`) covers all projects."""
+    """Return the projects about which this endpoint must be queried. For OpenCode 2, a single query (`""`) covers all
+    projects.
+    """
     if endpoint.generation == 2:
         return [""] if places is None else []
     if places is None:

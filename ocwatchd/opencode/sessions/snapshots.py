@@ -21,7 +21,9 @@ megabytes long, and the last prompt and the last answer are nearly always among 
 """
 
 SOON = 60.0
-"""A subagent in OpenCode's own retry is treated as working if its next attempt is at most this many seconds away."""
+"""A subagent that is waiting in OpenCode's own retry is treated as working if its next attempt is at most this many
+seconds away.
+"""
 
 _IDLE = RetryStatus("idle")
 _STATES = {"busy": SessionState.BUSY, "retry": SessionState.RETRY}

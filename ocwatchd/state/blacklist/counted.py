@@ -3,8 +3,8 @@
 After the daemon is killed, its next run reads some log lines again, because cursors are saved only every two seconds.
 Endpoints also show the same attempts again. Counted attempts are therefore marked in the file that contains the
 cooldowns, and both are written together. A repeated attempt is recognized by its mark. If the daemon was killed before
-an attempt was written, the attempt is counted. The mark is a position in the log or, if an endpoint has shown the
-attempt, the attempt itself.
+an attempt was written, the attempt is counted. The mark is a position in the log or, if the attempt was read from an
+endpoint, the attempt itself.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ class Counted:
         return False
 
     def show(self, shown: Shown, now: float) -> None:
-        """Record that an attempt shown by an endpoint was counted."""
+        """Mark as counted an attempt that was read from an endpoint."""
         self._endpoints.pop(shown.session, None)
         self._endpoints[shown.session] = shown, now
         _bound(self._endpoints, [session for session, (_, made) in self._endpoints.items() if now - made > KEPT])
 
     def shown(self) -> list[Shown]:
-        """Return the attempts that endpoints have shown in the previous run and in this run."""
+        """Return the counted attempts that were read from endpoints in the previous run and in this run."""
         return [shown for shown, _ in self._endpoints.values()]
 
     def as_json(self) -> dict[str, object]:

@@ -1,4 +1,6 @@
-"""Query the cooldowns at one moment by model name, with built-in types only, for commands that must start fast."""
+"""Query, by model name, the cooldowns that apply at a given time, with built-in types only, for commands that must
+start fast.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ NOTHING: Mapping[str, str] = {}
 
 
 class CooldownTable:
-    """The cooldowns at one moment, queried by model name."""
+    """The cooldowns that apply at a given time, queried by model name."""
 
     def __init__(
         self,

@@ -291,7 +291,7 @@ class Api:
         return Shown(seen, statuses, self._read(messages), asking)
 
     def knows(self, model: ModelRef, directory: str | None) -> bool:
-        """Return whether OpenCode knows the model. Responses are cached for KNOWN_FOR seconds.
+        """Return whether OpenCode offers the model. Responses are cached for KNOWN_FOR seconds.
 
         OpenCode accepts a prompt for an unknown model (204), but never runs it (1.0 - 1.18).
         """
@@ -307,8 +307,8 @@ class Api:
         return self._lately(f"@{agent}", directory, lambda: (f"@{name}" for name in self.agents(directory)))
 
     def _lately(self, name: str, directory: str | None, ask: Callable[[], Iterable[str]]) -> bool:
-        """Return whether OpenCode knows a name. If the cache does not contain the name, `ask` is called to fetch the
-        current names.
+        """Return whether OpenCode has this model or agent. If the cache does not contain the name, `ask` is called to
+        fetch the current names.
         """
         if time.monotonic() - self.names.get((directory, name), float("-inf")) <= KNOWN_FOR:
             return True

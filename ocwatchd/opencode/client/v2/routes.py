@@ -199,7 +199,7 @@ class Routes:
     # ---- models, agents and plugins
 
     def knows(self, model: ModelRef, directory: str | None) -> bool:
-        """Return whether OpenCode knows a model. Lists of models are cached for OFFERED_KEPT seconds."""
+        """Return whether OpenCode offers the model. Model lists are cached for OFFERED_KEPT seconds."""
         key, now = (self.endpoint.address, self.endpoint.pid, directory), time.monotonic()
         at, names = _OFFERED.get(key, (0.0, frozenset[str]()))
         if now - at > OFFERED_KEPT or str(model) not in names:
