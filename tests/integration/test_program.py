@@ -10,14 +10,7 @@ import pytest
 
 from ocwatchd.errors import OpenCodeUnreachable
 from ocwatchd.opencode.process.program import about_program, parse_version
-from tests.support.processes import wait_until
-
-
-def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+from tests.support.processes import is_running, wait_until
 
 
 def script(directory: Path, text: str) -> Path:
@@ -54,7 +47,7 @@ def test_it_cannot_hang_us_and_leaves_nothing_behind(tmp_path: Path) -> None:
         about_program(program, os.environ, limit=0.5)
     assert time.monotonic() - began < 10
     pid = int((tmp_path / "pid").read_text())
-    wait_until(lambda: not runs(pid), 60, why="the child's child to be gone")
+    wait_until(lambda: not is_running(pid), 60, why="the child's child to be gone")
 
 
 def test_a_program_that_is_none_is_said(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from urllib.parse import quote
 from tests.support.binaries import preview
 from tests.support.homes import Home
 from tests.support.opencode import START_TIMEOUT, ServeError, model_parts
-from tests.support.processes import free_port, signal_group, start, stop, wait_until
+from tests.support.processes import free_port, is_running, signal_group, start, stop, wait_until
 
 USER = "opencode"
 
@@ -298,7 +298,7 @@ class Service2(Client2):
         with suppress(ProcessLookupError):
             os.kill(pid, number)
         try:
-            wait_until(lambda: not _alive(pid), 10, why="the service to end")
+            wait_until(lambda: not is_running(pid), 10, why="the service to end")
         except TimeoutError:
             signal_group(os.getpgid(pid), signal.SIGKILL)
         self.home.registration.unlink(missing_ok=True)  # a killed service leaves it behind
@@ -318,10 +318,3 @@ def run2(home: Home2, text: str, *arguments: str, project: Path | None = None) -
 def quoted(path: Path | str) -> str:
     """Return a path escaped for a query."""
     return quote(str(path), safe="")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

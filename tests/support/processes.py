@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.support.homes import Home
 
 
@@ -60,6 +62,17 @@ def stop(process: subprocess.Popen[bytes], patience: float = 3.0) -> int:
             process.wait(patience)
     signal_group(process.pid, signal.SIGKILL)
     return process.wait(10)
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process exists and has not ended; one that was not reaped yet counts as ended.
+
+    The process may end at any moment, also between two looks at it: psutil reports that as a process that is gone.
+    """
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def signal_group(group: int, number: signal.Signals) -> None:

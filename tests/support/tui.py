@@ -22,7 +22,7 @@ from typing import Self
 
 from tests.support.binaries import binary
 from tests.support.homes import Home
-from tests.support.processes import free_port, wait_until
+from tests.support.processes import free_port, is_running, wait_until
 
 START_TIMEOUT = 60.0
 """Timeout, in seconds, for a cold start, which takes 2 to 6 s on an idle two-core machine and ten times that on a
@@ -165,10 +165,7 @@ class Tui:
     @property
     def alive(self) -> bool:
         """Return whether OpenCode is running."""
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, 0)
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-        return False
+        return bool(self.pid) and is_running(self.pid)
 
     def quit(self, timeout: float = 20.0) -> None:
         """Leave OpenCode as a user does, with Ctrl-C on an empty prompt."""
@@ -179,7 +176,7 @@ class Tui:
         """End OpenCode, then the terminal; may be called more than once."""
         if not self._scratch.exists():
             return
-        if self.pid and self.alive:
+        if self.alive:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
             deadline = time.monotonic() + 3
