@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ocwatchd.clock import Clock
 from ocwatchd.core.domain.moves import MoveOutcome, MoveResult, Order
@@ -44,10 +44,6 @@ from ocwatchd.opencode.sessions.message_store import SessionStore
 from ocwatchd.opencode.sessions.snapshots import snapshot_of, take_snapshot
 from ocwatchd.paths import Paths
 from ocwatchd.state.plugin_reports import PluginReports
-
-if TYPE_CHECKING:
-    from ocwatchd.launcher.attached_server import AttachedServer
-    from ocwatchd.launcher.service_run import RunService
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,20 +238,20 @@ class OwnSessionHost:
             yield
 
 
-class ServerSessionHost:
-    """Host of an OpenCode 1 client's session (`--attach`), which remains in the client's server."""
+class _ClientSessionHost:
+    """Base class of the hosts of a client's session, which remains in the client's server."""
 
-    def __init__(self, server: AttachedServer, paths: Paths) -> None:
-        """`server` is the client's server. Its `session` must be set."""
-        self._server = server
-        self.finder = EndpointFinder(paths.opencode_data, urls=[server.url], environ=server.environ, processes=tuple)
-        self.prober: SessionProbe = _OneSession(server)
+    def __init__(self, client: AttachedServer | RunService, finder: EndpointFinder, paths: Paths) -> None:
+        """`client` is the client's server. Its `session` must be set."""
+        self._client = client
+        self.finder = finder
+        self.prober: SessionProbe = _OneSession(client)
         self.facts = OwnPluginReports(paths.facts, lambda _: False)
 
     def server(self, directory: str) -> AbstractContextManager[Endpoint]:
         """Return the server, which keeps running."""
-        assert self._server.endpoint is not None
-        return nullcontext(replace(self._server.endpoint, directory=directory))
+        assert self._client.endpoint is not None
+        return nullcontext(replace(self._client.endpoint, directory=directory))
 
     def order(self, order: Order) -> Order:
         """Return the order unchanged, because the turn is still waiting in the server."""
@@ -265,6 +261,19 @@ class ServerSessionHost:
         """Return a snapshot of the session from the server, if its turn has failed."""
         snapshot = next(iter(self.prober.stuck().snapshots), None)
         return snapshot if snapshot and snapshot.state is SessionState.ERROR and not snapshot.aborted else None
+
+    def close(self) -> None:
+        """Do nothing, because nothing was started."""
+
+
+class ServerSessionHost(_ClientSessionHost):
+    """Host of the session of an OpenCode 1 client (`--attach`)."""
+
+    def __init__(self, server: AttachedServer, paths: Paths) -> None:
+        """`server` is the client's server. Its `session` must be set."""
+        finder = EndpointFinder(paths.opencode_data, urls=[server.url], environ=server.environ, processes=tuple)
+        super().__init__(server, finder, paths)
+        self._server = server
 
     def left_to_daemon(self) -> bool:
         """Return whether a daemon handles the session. The daemon may have been started after this launcher."""
@@ -277,50 +286,14 @@ class ServerSessionHost:
             with suppress(EndpointError):
                 connect(server.endpoint).abort(server.session.id, server.session.directory)
 
-    def close(self) -> None:
-        """Do nothing, because nothing was started."""
 
-
-class _OneSession:
-    """Probes our session and its subagents, but no other session of the server."""
-
-    def __init__(self, server: AttachedServer) -> None:
-        self._server = server
-
-    def session(self, ident: str) -> Findings:
-        return self._server.findings(ident)
-
-    def stuck(self, report: Report | None = None) -> Findings:
-        found = self._server.findings()
-        stuck = tuple(snapshot for snapshot in found.snapshots if snapshot.stuck)
-        if stuck and report is not None:
-            report(stuck)
-        return replace(found, snapshots=stuck)
-
-
-class ServiceSessionHost:
-    """Host of an OpenCode 2 client's session, which remains in the client's server."""
+class ServiceSessionHost(_ClientSessionHost):
+    """Host of the session of an OpenCode 2 client."""
 
     def __init__(self, service: RunService, paths: Paths) -> None:
         """`service` is the client's OpenCode 2 server. Its `session` must be set."""
+        super().__init__(service, service.finder, paths)
         self._service = service
-        self.finder = service.finder
-        self.facts = OwnPluginReports(paths.facts, lambda _: False)
-        self.prober: SessionProbe = _OurSession(service)
-
-    def server(self, directory: str) -> AbstractContextManager[Endpoint]:
-        """Return the server, which keeps running."""
-        assert self._service.endpoint is not None
-        return nullcontext(replace(self._service.endpoint, directory=directory))
-
-    def order(self, order: Order) -> Order:
-        """Return the order unchanged, because the turn is still waiting in the server."""
-        return order
-
-    def failed(self, _: Sequence[str], /) -> SessionSnapshot | None:
-        """Return a snapshot of the session from the server if its turn has failed."""
-        snapshot = next(iter(self.prober.stuck().snapshots), None)
-        return snapshot if snapshot and snapshot.state is SessionState.ERROR and not snapshot.aborted else None
 
     def left_to_daemon(self) -> bool:
         """Return False, because the daemon only switches the model, which does not interfere with the launcher."""
@@ -333,15 +306,12 @@ class ServiceSessionHost:
             with suppress(EndpointError):
                 Routes(service.endpoint).interrupt(service.session.id)
 
-    def close(self) -> None:
-        """Do nothing, because nothing was started."""
 
-
-class _OurSession:
+class _OneSession:
     """Probes our session and its subagents, but no other session of the server."""
 
-    def __init__(self, service: RunService) -> None:
-        self._service = service
+    def __init__(self, client: AttachedServer | RunService) -> None:
+        self._client = client
 
     def session(self, ident: str) -> Findings:
         return self._findings(ident)
@@ -355,7 +325,7 @@ class _OurSession:
 
     def _findings(self, ident: str | None) -> Findings:
         try:
-            return self._service.findings(ident)
+            return self._client.findings(ident)
         except EndpointError as fault:
             return Findings((), 0, (str(fault),), 1)
 

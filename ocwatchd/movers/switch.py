@@ -26,8 +26,7 @@ from ocwatchd.clock import Clock
 from ocwatchd.core.domain.moves import MoveOutcome, MoveResult, Order, ReturnResult
 from ocwatchd.core.domain.snapshot import Endpoint, SessionSnapshot, SessionState
 from ocwatchd.core.domain.types import Target
-from ocwatchd.core.engine.guards import Ruling, forbidden
-from ocwatchd.core.text.redact import reason_of
+from ocwatchd.core.engine.guards import Ruling, failure, forbidden
 from ocwatchd.movers.preflight import MoveTime, OneAtATime, repeated, unknown_target
 from ocwatchd.opencode.client.request import EndpointError
 from ocwatchd.opencode.client.v2.messages import again
@@ -276,12 +275,8 @@ class _Attempt:
             return None
         if snapshot.model != self._target:
             return Ruling(MoveResult.MOVED, f"{snapshot.model} is working on it")
-        if snapshot.state is SessionState.RETRY:
-            return Ruling(MoveResult.TARGET_LIMITED, reason_of(snapshot.message))
-        if snapshot.aborted:
-            return Ruling(MoveResult.USER_TOOK_OVER, "the new step was stopped")
-        if snapshot.last_error is not None:
-            return Ruling(MoveResult.FAILED, reason_of(snapshot.last_error.message))
+        if (failed := failure(snapshot, "the new step")) is not None:
+            return failed
         if snapshot.answer_began or snapshot.answer_completed:
             return Ruling(MoveResult.MOVED, f"{snapshot.model} answers")
         if self._time.elapsed() - seen > SPEAK_LIMIT:

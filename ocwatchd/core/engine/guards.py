@@ -155,6 +155,19 @@ def silent(snapshot: SessionSnapshot) -> bool:
     return not holds and not snapshot.tool_running
 
 
+def failure(now: SessionSnapshot, answer: str) -> Ruling | None:
+    """Return the result of a move whose target was limited, stopped or failed; otherwise, return None. `answer` is what
+    the text calls the target's answer.
+    """
+    if now.state is SessionState.RETRY:
+        return Ruling(MoveResult.TARGET_LIMITED, reason_of(now.message))
+    if now.aborted:
+        return Ruling(MoveResult.USER_TOOK_OVER, f"{answer} was stopped")
+    if now.last_error is not None:
+        return Ruling(MoveResult.FAILED, reason_of(now.last_error.message))
+    return None
+
+
 def outcome(now: SessionSnapshot, target: ModelRef, answer: str) -> Ruling | None:
     """Return the result of a move whose first message is `answer` (an id), or None while the result is unknown."""
     if now.empty_steps:
@@ -162,12 +175,8 @@ def outcome(now: SessionSnapshot, target: ModelRef, answer: str) -> Ruling | Non
         return Ruling(MoveResult.FAILED, why) if now.empty_steps >= EMPTY_STEPS else None
     if now.answer not in (None, answer):
         return Ruling(MoveResult.MOVED, f"{now.model} is working on it")  # this is a later step of the same run
-    if now.state is SessionState.RETRY:
-        return Ruling(MoveResult.TARGET_LIMITED, reason_of(now.message))
-    if now.aborted:
-        return Ruling(MoveResult.USER_TOOK_OVER, "the new run was stopped")
-    if now.last_error is not None:
-        return Ruling(MoveResult.FAILED, reason_of(now.last_error.message))
+    if (failed := failure(now, "the new run")) is not None:
+        return failed
     if now.answer_began or now.answer_completed:
         # The companion plugin, or another plugin, may have chosen a different model for this prompt, so the text names
         # the model that answers.

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from ocwatchd.core.domain.snapshot import Endpoint
 from ocwatchd.opencode.client.request import EndpointError, Request, StreamHandle, Trouble, connect_file
@@ -42,16 +43,8 @@ def exchange(endpoint: Endpoint, request: Request, limit: float) -> bytes:
     """
     from ocwatchd.opencode.client import wire  # lazy import: it loads TLS and e-mail modules, which take 7 MiB
 
-    STALLS.began(endpoint.address)
-    answered, began, outcome = True, time.monotonic(), f"{request.what} at {endpoint.address}: answered"
-    try:
+    with _recorded(endpoint, [request]):
         return wire.exchange(endpoint, request, limit)
-    except EndpointError as fault:
-        answered, outcome = fault.trouble is not Trouble.TIMEOUT, str(fault)
-        raise
-    finally:
-        STALLS.ended(endpoint.address, answered=answered)
-        log.debug("%s, %.3f s", outcome, time.monotonic() - began)
 
 
 def exchange_all(endpoint: Endpoint, requests: Sequence[Request], limit: float) -> Iterator[bytes]:
@@ -62,11 +55,18 @@ def exchange_all(endpoint: Endpoint, requests: Sequence[Request], limit: float) 
     """
     from ocwatchd.opencode.client import wire  # lazy import: it loads TLS and e-mail modules, which take 7 MiB
 
+    with _recorded(endpoint, requests):
+        yield from wire.exchange_all(endpoint, requests, limit)
+
+
+@contextmanager
+def _recorded(endpoint: Endpoint, requests: Sequence[Request]) -> Iterator[None]:
+    """Record for STALLS and in the log whether the endpoint answers the requests, and how long it takes."""
     STALLS.began(endpoint.address)
     about = ", ".join(request.what for request in requests)
     answered, began, outcome = True, time.monotonic(), f"{about} at {endpoint.address}: answered"
     try:
-        yield from wire.exchange_all(endpoint, requests, limit)
+        yield
     except EndpointError as fault:
         answered, outcome = fault.trouble is not Trouble.TIMEOUT, str(fault)
         raise
