@@ -27,8 +27,8 @@ _ROOT = "ocwatchd"
 _OURS = re.compile(
     r"(?<!\w)(?:(?:id|of|claim|move|decision)=[0-9a-f]{12}|[a-z]+\.json\.corrupt-\d{8}T\d{6}Z(?:-\d{1,3})?)(?!\w)"
 )
-"""Matches our own ids (of journal lines) and the names of damaged files that were moved aside. Without this pattern,
-`redact` would hide both, because they look random.
+"""Matches our own ids (those of journal lines) and the names of damaged files that were moved aside. Without this
+pattern, `redact` would hide both, because they look random.
 """
 
 _OUTLINED = frozenset(
@@ -44,7 +44,7 @@ _DEPTH = 3
 
 
 log = logging.getLogger("ocwatchd.command")
-"""Logger of the commands on the fast path, which import this module only if OCWATCHD_LOG is set."""
+"""The logger for commands on the fast path. They import this module only if OCWATCHD_LOG is set."""
 
 
 class Redacted(str):
@@ -56,7 +56,9 @@ class Redacted(str):
 
 
 def set_up(level: str | None = None, environ: Mapping[str, str] = os.environ) -> None:
-    """Print log records of `level` and above. `level` defaults to the one in OCWATCHD_LOG, or else to `info`."""
+    """Print log records of `level` and above. `level` defaults to the value of OCWATCHD_LOG, or to `info` if that is
+    not set.
+    """
     wished = level or environ.get(ENVIRONMENT, "").strip().lower()
     logger = logging.getLogger(_ROOT)
     logger.propagate = False

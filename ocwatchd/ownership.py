@@ -1,7 +1,7 @@
 """Check and set the owners of files: never use another user's files, and give files written by root to the right user.
 
-`open_plain` opens every file that another user could have substituted for ours, and `try_lock` locks it. This module
-does not import pathlib, which takes 5 ms of CPU time, because it is used by commands that scripts call frequently.
+`open_plain` opens every file that another user could have substituted for ours, and `try_lock` locks it. This module is
+used by commands that scripts call frequently, so it does not import pathlib, which takes 5 ms of CPU time.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def _close(path: str) -> None:
 def _anothers(path: str, user: int) -> str:
     """Return the error message for a directory that belongs to another user.
 
-    A directory of root in our own home was most likely created with `sudo`, so the message suggests `chown`. For any
-    other owner, `chown` is not suggested, because ocwatchd would then trust the directory's content.
+    If root owns a directory in our own home, the directory was most likely created with `sudo`, so the message suggests
+    `chown`. For any other owner, `chown` is not suggested, because ocwatchd would then trust the directory's content.
     """
     said = f"{path} belongs to {user_name(user)}, not to you, so ocwatchd does not use it."
     if user == 0 and in_own_home(path):
@@ -139,7 +139,9 @@ def in_own_home(path: str) -> bool:
 
 
 def _out_of_reach(path: str) -> str:
-    """Return the error message for a path that cannot be reached; it names the parent directory that denies access."""
+    """Return the error message for a path that cannot be reached. The message names the parent directory that denies
+    access.
+    """
     above = path
     while (above := os.path.dirname(above)) != "/":
         try:
@@ -225,7 +227,7 @@ def try_lock(fd: int, *, shared: bool = False) -> bool:
     Raises:
         OSError: The file system does not support locks.
     """
-    import fcntl  # lazy import: `pick` and `statusline` lock nothing
+    import fcntl  # lazy import: `pick` and `statusline` do not lock files
 
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -264,7 +266,7 @@ def read_followed(path: str | os.PathLike[str], cap: int) -> bytes:
 def give(fd: int, directory: str | os.PathLike[str], replaced: str | os.PathLike[str] | None = None) -> None:
     """If run by root, give a new file to the owner of the file that it replaces, or else to the owner of its directory.
 
-    Otherwise, a command under `sudo` would leave files that their user can no longer change.
+    Otherwise, a command run with `sudo` would leave files that the user cannot change.
 
     Raises:
         OSError: The owner cannot be changed.

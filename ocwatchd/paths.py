@@ -1,9 +1,9 @@
 """Paths of all files and directories, derived from HOME, the XDG variables and OPENCODE_CONFIG_DIR.
 
 OpenCode follows the XDG specification even on macOS, and so does ocwatchd. The functions return strings and import
-nothing costly, for commands that start in tens of milliseconds (docs/decisions/0004-fast-path.md); `Paths` has the same
-paths as `pathlib` objects. The platformdirs package applies the same rules but takes 25 ms of CPU time, because it
-imports tempfile, shutil and random.
+nothing costly, because they are used by commands that must start in tens of milliseconds
+(docs/decisions/0004-fast-path.md). `Paths` provides the same paths as `pathlib` objects. The platformdirs package
+applies the same rules but takes 25 ms of CPU time, because it imports tempfile, shutil and random.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 def base(variable: str, usual: str, environ: Mapping[str, str] = os.environ, below: str | None = None) -> str:
-    """Return the directory in an XDG variable, or else the `usual` directory below HOME (or below `below`).
+    """Return the directory that an XDG variable names, or else the `usual` directory below HOME (or below `below` if
+    given).
 
     A relative path in the variable is ignored, as the specification requires.
 
@@ -53,7 +54,7 @@ def state_file(name: str, environ: Mapping[str, str] = os.environ) -> str:
     """Return the path of a file in our state directory.
 
     Raises:
-        HomeUnknown: HOME names no directory.
+        HomeUnknown: HOME is not usable.
         StateError: The directory belongs to another user.
     """
     directory = f"{base('XDG_STATE_HOME', '.local/state', environ)}/ocwatchd"
@@ -67,7 +68,7 @@ def cache_file(name: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def opencode_directories(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return OpenCode's global configuration directories, lowest precedence first. The last one also contains our
+    """Return OpenCode's global configuration directories, lowest precedence first. The last of them also contains our
     configuration.
     """
     usual = f"{config_home(environ)}/opencode"
@@ -87,7 +88,7 @@ def data_directory(environ: Mapping[str, str] = os.environ) -> str:
 
 def config_home(environ: Mapping[str, str] = os.environ, below: str | None = None) -> str:
     """Return the directory of the user's configuration files: XDG_CONFIG_HOME, or else `.config` below HOME (or below
-    `below`).
+    `below` if given).
 
     Raises:
         HomeUnknown: HOME is not usable, and `below` is not given.
@@ -117,7 +118,7 @@ class Paths:
         If `checked` is False, the caller must check our state directory.
 
         Raises:
-            HomeUnknown: HOME names no directory.
+            HomeUnknown: HOME is not usable.
             StateError: Our state directory belongs to another user.
         """
         from pathlib import Path
@@ -201,7 +202,7 @@ class Paths:
 
     @property
     def prices(self) -> Path:
-        """The models' prices as last reported by OpenCode."""
+        """The prices of models, as last reported by OpenCode."""
         return self.state_dir / "prices.json"
 
     @property
@@ -211,7 +212,7 @@ class Paths:
 
     @property
     def stream_gaps(self) -> Path:
-        """The lengths of the gaps in each model's answers."""
+        """The lengths of the gaps in each model's streamed answers."""
         return self.state_dir / "stream-gaps.json"
 
     @property

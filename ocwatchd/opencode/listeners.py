@@ -1,7 +1,7 @@
 """Find out which user's process is listening at a TCP port of this machine before anything is sent to the port.
 
-A process that receives a server password, a prompt or a session's text must belong to this user. The port number alone
-is not sufficient: while OpenCode is not running, any user can listen there, and `localhost` may resolve to two
+A process that receives a server password, a prompt or a session's text must belong to this user. Checking only the port
+number is not sufficient: while OpenCode is not running, any user can listen there, and `localhost` may resolve to two
 addresses.
 """
 
@@ -57,7 +57,7 @@ def places(host: str, port: int, resolve: Callable[..., list[Any]] = socket.geta
     """Return every address that `host` resolves to, with its listeners.
 
     Raises:
-        NotOurs: Another user listens at one of the addresses, or one of them is not on this machine.
+        NotOurs: Another user is listening at one of the addresses, or one of them is not on this machine.
         OSError: The name cannot be resolved.
     """
     found = resolve(host, port, type=socket.SOCK_STREAM)
@@ -68,9 +68,9 @@ def places(host: str, port: int, resolve: Callable[..., list[Any]] = socket.geta
 def unchanged(place: Place) -> bool:
     """Return whether the same sockets are still listening at this address.
 
-    If they are listening both before and after a connection is made, the connection leads to one of them. The reason is
-    that a port has listeners of only one user at any time, and that a connection that is not yet accepted is closed
-    together with its listener.
+    If the same sockets are listening before and after a connection is made, the connection leads to one of them. At any
+    time, all listeners at a port belong to one user, and a connection that has not been accepted yet is closed together
+    with its listener.
     """
     return _own(listeners(place.address[1]), place.address) == place.listeners
 
@@ -161,7 +161,7 @@ _HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBBI HH32x4x8x")
 """The struct inet_diag_req_v2: family, protocol, extensions, padding, states, then the ports."""
 _ENTRY = struct.Struct("=B3x4x16s16x4x8x4x4x4xII")
-"""Those fields of the struct inet_diag_msg that are used: family, source address, user, inode."""
+"""The fields of the struct inet_diag_msg that are used: family, source address, user, inode."""
 _ANSWER_TIMEOUT = 1.0
 """Timeout, in seconds, for the kernel's response."""
 
@@ -241,7 +241,7 @@ to 0.3 s.
 
 
 def of_own_processes(port: int) -> list[Listener]:
-    """Return this user's listeners at a port, from the lists of sockets of this user's processes.
+    """Return this user's listeners at a port, as found in the socket lists of this user's processes.
 
     On macOS, only root can list the sockets of other users. However, two users cannot share a port of one address
     family on macOS, so if this user listens at the port, no other user does.

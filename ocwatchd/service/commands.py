@@ -1,4 +1,4 @@
-"""Run the programs of service managers, with a timeout and without localization."""
+"""Run the programs of service managers, with a timeout and with untranslated output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PATIENCE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The result of a program. `code` is None if the program could not be run or was too slow."""
+    """The result of running a program. `code` is None if the program could not be run or did not finish in time."""
 
     code: int | None
     out: str
@@ -34,7 +34,7 @@ class Answer:
 
 
 def ask(command: Sequence[str], patience: float = PATIENCE) -> Answer:
-    """Run the program and return its result. A program's failure raises no exception."""
+    """Run the program and return its result. No exception is raised if the program fails."""
     env = {**os.environ, "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0", "SYSTEMD_PAGER": ""}
     try:
         done = subprocess.run(

@@ -14,7 +14,7 @@ LOG_CAP = 4 << 20
 
 
 def standing(path: Path, ours: Callable[[bytes], bool], current: Callable[[bytes], bool]) -> FileState:
-    """Return the state of the file at `path`. A symbolic link is foreign, because another tool manages it."""
+    """Return the state of the file at `path`. A symbolic link counts as foreign, because it belongs to another tool."""
     if path.is_symlink():
         return FileState.FOREIGN
     try:
@@ -66,8 +66,8 @@ def remove(files: Sequence[Path], directories: Sequence[Path]) -> list[Path]:
 
 
 def ready_log(path: Path) -> None:
-    """Create the directory of the log, and rename a log that is too large. Errors are ignored, so that the service
-    starts.
+    """Create the directory of the log, and rename a log that is too large. Errors are ignored, so that the service can
+    start.
     """
     with suppress(OSError, StateError):
         make_private_dir(path.parent)

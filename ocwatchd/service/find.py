@@ -1,6 +1,6 @@
 """Find the service manager for this user and this home.
 
-The service manager itself is queried, because it may be installed without running.
+The service manager itself is queried, because it may be installed but not running.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def manager_for(
 ) -> Manager:
     """Return the service manager.
 
-    This is launchd on macOS, systemd if its user instance is running and reads this home, or otherwise `NoManager`.
+    This is launchd on macOS. On other systems, it is systemd if systemd's user instance is running and uses this home.
+    Otherwise, it is `NoManager`.
     """
     if platform == "darwin":
         return Launchd(paths, environ, service) if shutil.which("launchctl") else NoManager("launchctl is not on PATH")
@@ -43,7 +44,7 @@ def manager_for(
     if not answer.done or name != "UnitPath":
         return NoManager(f"systemd is not running for this user ({answer.why})", remove)
     found = next((place for place in places if _among(place, searched.split())), None)
-    if found is None:  # HOME was changed, so the manager uses another home
+    if found is None:  # the manager was started with a different HOME
         return NoManager("systemd is running for this user, but does not read this home", remove)
     return Systemd(paths, environ, found, service=service)
 

@@ -1,7 +1,7 @@
 """Manage the services `dev.ocwatchd` and `dev.ocwatchd.share` in ~/Library/LaunchAgents with launchd.
 
-The module follows launchctl(1) and launchd.plist(5). The tests do not run on macOS. They check the format of the file,
-and use a stub for launchctl.
+This module follows the manual pages launchctl(1) and launchd.plist(5). The tests do not run on macOS. They check the
+format of the property list, and replace launchctl with a stub.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class Launchd:
         return [self._file] if files.put(self._file, self._wanted()) else []
 
     def start(self) -> None:
-        """Start the job by loading its property list again, because a loaded job keeps the old property list."""
+        """Start the job by loading its property list again, because a job that is already loaded would keep the old
+        one.
+        """
         files.ready_log(self._service.log(self._paths))
         self._boot_out()
         for attempt in range(BOOT_TRIES):
@@ -96,7 +98,7 @@ class Launchd:
         return [*beside, *files.remove([self._file], [])]
 
     def log(self) -> Log:
-        """Return the log file in the property list."""
+        """Return the log file that the property list names."""
         return Log(file=self._service.log(self._paths))
 
     def _boot_out(self) -> None:

@@ -116,8 +116,8 @@ class Systemd:
         return gone
 
     def log(self) -> Log:
-        """Return the log file in the unit, or the command that shows the journal."""
-        with suppress(OSError):  # read the unit: `systemctl show` does not report the path (252)
+        """Return the log file that the unit names, or else the command that shows the journal."""
+        with suppress(OSError):  # the unit itself is read, because `systemctl show` does not report the path (252)
             place = _APPEND.search(read_followed(self._unit, UNIT_CAP).decode(errors="replace"))
             if place:
                 return Log(file=Path(place[1].replace("%%", "%")))
@@ -126,7 +126,7 @@ class Systemd:
     def _state(self, seen: Mapping[str, str]) -> FileState:
         fragment = seen.get("FragmentPath", "")
         if fragment and not _same_file(Path(fragment), self._unit):
-            return FileState.FOREIGN  # it belongs to a distribution, or the user has linked or masked it
+            return FileState.FOREIGN  # a distribution has installed the unit, or the user has linked or masked it
         return files.standing(self._unit, _ours, self._is_current)
 
     def _is_current(self, content: bytes) -> bool:
@@ -195,6 +195,7 @@ def _phrase(seen: Mapping[str, str]) -> str:
 
 
 def _journalctl(unit: str, lines: int, follow: bool) -> Sequence[str]:
-    # The format `cat` omits journald's timestamp, because our lines contain one, and eighty columns leave little space.
+    # The format `cat` omits journald's timestamp. Our lines already contain one, and a terminal of 80 columns has
+    # little space.
     tail = ["--follow"] if follow else ["--no-pager"]
     return ["journalctl", "--user", f"--user-unit={unit}", f"--lines={lines}", "--output=cat", "--quiet", *tail]

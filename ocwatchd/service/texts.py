@@ -15,7 +15,7 @@ from ocwatchd.service.values import DAEMON, Service, ServiceFault
 
 CARRIED = (
     "HOME",
-    "PATH",  # to find notify-send, tmux and opencode; a service manager's own PATH lacks ~/.local/bin
+    "PATH",  # needed to find notify-send, tmux and opencode; a service manager's own PATH lacks ~/.local/bin
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
     "XDG_STATE_HOME",
@@ -34,7 +34,7 @@ _PATH_LINE = re.compile(r'^Environment="PATH=.*\n', re.MULTILINE)
 
 
 def template(directory: str, name: str) -> str:
-    """Return a template, from the installed package or from the checkout of an editable installation."""
+    """Return the text of a template, from the installed package or from the checkout of an editable installation."""
     package = resources.files("ocwatchd")
     shipped = package.joinpath("templates", name)
     if not shipped.is_file():
@@ -125,7 +125,7 @@ def plain(text: str) -> str:
 def same_unit(one: str, other: str) -> bool:
     """Return whether two units are equal except for PATH.
 
-    PATH may differ from terminal to terminal. A different PATH alone does not justify a restart of the service.
+    PATH may differ between terminals, and such a difference alone does not justify a restart of the service.
     """
     return _PATH_LINE.sub("", one) == _PATH_LINE.sub("", other)
 

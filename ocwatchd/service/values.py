@@ -122,21 +122,21 @@ IN_FOREGROUND = "Run the daemon in the foreground: ocwatch up"
 
 
 class NoManager:
-    """The manager that is used if neither systemd nor launchd serves this user. It can only remove old files."""
+    """The manager that is used if this user has neither systemd nor launchd. It can only remove old files."""
 
     name = "none"
 
     def __init__(self, reason: str, remove: Callable[[], list[Path]] | None = None) -> None:
         """Store the arguments.
 
-        `reason` is the reason why there is no manager, without a period. `remove` removes files of an earlier
+        `reason` is a phrase that explains why there is no manager. `remove` removes files of an earlier
         installation.
         """
         self.reason = reason
         self._remove = remove
 
     def status(self) -> ServiceStatus:
-        """Return a status that shows no installed service."""
+        """Return the status of a service that is not installed."""
         return ServiceStatus(self.name, phrase=self.reason)
 
     def install(self, _sandbox: bool | None = None, /) -> list[Path]:

@@ -14,12 +14,12 @@ MAX_REMEMBERED = 1024
 class Stalls:
     """Records how long each endpoint has left all its pending requests unanswered. Thread-safe.
 
-    A response to any request counts. An OpenCode process under load responds to some requests while others wait, but a
-    stopped process (SIGSTOP, a blocked event loop) responds to none.
+    A response to any request shows that the process is not stalled. An OpenCode process under load responds to some
+    requests while others wait, but a stopped process (SIGSTOP, a blocked event loop) responds to none.
     """
 
     def __init__(self, elapsed: Callable[[], float] = time.monotonic) -> None:
-        """`elapsed` returns a monotonic time in seconds."""
+        """`elapsed` returns the current monotonic time in seconds."""
         self._elapsed = elapsed
         self._owing: OrderedDict[Hashable, float] = OrderedDict()
         self._answered: OrderedDict[Hashable, float] = OrderedDict()
@@ -53,8 +53,8 @@ class Stalls:
             _bound(self._answered)
 
     def stalled_for(self, endpoint: Hashable) -> float:
-        """Return the number of seconds since the endpoint's last response, or since its first pending request if the
-        request is later. Return 0 if no request is pending.
+        """Return the number of seconds since the endpoint's last response, or since its first pending request was sent,
+        whichever is later. Return 0 if no request is pending.
         """
         with self._lock:
             since = self._owing.get(endpoint)
@@ -73,4 +73,4 @@ def _bound(table: OrderedDict[Hashable, float]) -> None:
 
 
 STALLS = Stalls()
-"""The instance that all requests of this process share."""
+"""The instance that is shared by all requests that this process sends."""

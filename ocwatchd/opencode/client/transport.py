@@ -1,7 +1,8 @@
-"""Send HTTP requests to an endpoint: one, several at once, or one with a streamed response.
+"""Send HTTP requests to an endpoint: a single request, several at once, or one with a streamed response.
 
-The implementation is in `wire`, which is imported with the first request: the standard library's HTTP client also loads
-TLS and e-mail modules. They cost 7 MiB and 60 ms of CPU time, which a daemon without an open endpoint does not need.
+The implementation is in `wire`, which is imported when the first request is sent. The standard library's HTTP client
+also loads TLS and e-mail modules. They take 7 MiB and 60 ms of CPU time, and a daemon without an open endpoint does not
+need them.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ log = logging.getLogger(__name__)
 
 
 def is_listening(path: os.PathLike[str]) -> bool:
-    """Return whether a process is listening at this socket file. Return True if the file exists and the listener cannot
-    be determined.
+    """Return whether a process is listening at this socket file. Also return True if the file exists but its listener
+    cannot be determined.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(0.2)

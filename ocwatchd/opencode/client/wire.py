@@ -1,11 +1,12 @@
-"""HTTP exchanges with an endpoint that are bounded in time and size. All failures are EndpointErrors.
+"""Make HTTP requests to an endpoint, bounded in time and size. All failures are raised as EndpointErrors.
 
-This uses the standard library's HTTP client, and adds a deadline for the whole exchange (the client's own timeout
-applies to each read, so a response that arrives very slowly never times out) and a maximum size of the response.
+This module uses the standard library's HTTP client, and adds a deadline for the whole exchange and a maximum size of
+the response. The client's own timeout applies only to each read, so a response that arrives very slowly would never
+time out.
 
 When a request is abandoned, its connection stays open until OpenCode has responded, because closing it would interrupt
-OpenCode's work. When a request for the list of providers was closed during a cold start of 1.14.48, a prompt that was
-waiting for the same providers never ran.
+OpenCode's work. When the connection of a request for the list of providers was closed during a cold start of 1.14.48, a
+prompt that was waiting for the same providers never ran.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ are closed immediately, because all of them wait for the same work, and the firs
 from canceling that work.
 """
 BODY_TIMEOUT = 1.0
-"""Time, in seconds, for reading a response after its first byte. Closing the connection earlier would make OpenCode
-abort the request.
+"""Maximum time, in seconds, for reading the response to an abandoned request, counted from its first byte. Closing the
+connection earlier would make OpenCode abort the request.
 """
 _CHUNK = 64 * 1024
 
@@ -90,8 +91,8 @@ MAX_STREAMED, WINDOW = 256 * 1024 * 1024, 10.0
 keep a processor busy.
 """
 LINE_COST = 256
-"""Number of bytes that are added to the size of each line when the bytes of a stream are counted. They are added
-because even a short line takes time to process.
+"""Number of bytes that are added to the length of each line when the bytes of a stream are counted, because even a
+short line takes time to process.
 """
 
 LARGE = 4 * 1024 * 1024
@@ -152,11 +153,11 @@ class _Connection(http.client.HTTPConnection):
 def _connected(address: TcpAddress | UnixAddress, deadline: float) -> _DeadlineSocket:
     """Return a connection to a process of this user.
 
-    The owner is checked for every connection, because another process may be listening now.
+    The owner is checked for every connection, because a different process may be listening by now.
 
     Raises:
         NotOurs: Another user's process is listening at the address; nothing was sent.
-        OSError: No process listens at the address, or the deadline has passed.
+        OSError: No process is listening at the address, or the deadline has passed.
     """
     place = _listened_at(address) if isinstance(address, TcpAddress) else None
     sock = _DeadlineSocket(place.family if place else socket.AF_UNIX, socket.SOCK_STREAM)
@@ -330,4 +331,4 @@ def _named(endpoint: Endpoint, request: Request, fault: Exception) -> EndpointEr
     trouble = Trouble.UNREACHABLE if broken else Trouble.GARBAGE
     return EndpointError(
         endpoint, request.what, trouble, repr(fault)[:_SHOWN]
-    )  # repr, because a status line may contain escape sequences
+    )  # use repr, because a status line may contain escape sequences

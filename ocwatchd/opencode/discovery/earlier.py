@@ -41,7 +41,7 @@ class EarlierProcess:
 
     @property
     def place(self) -> str:
-        """A phrase that names the process, its terminal, directory and session."""
+        """A phrase with the process's pid, terminal, directory and session."""
         where = self.terminal.removeprefix("/dev/") if self.terminal else "no terminal"
         titled = f", session “{self.title}”" if self.title else f", session {self.session}" if self.session else ""
         return f"OpenCode {self.pid} ({where}, {self.directory}{titled})"
@@ -55,7 +55,7 @@ class EarlierProcess:
 
     @property
     def way(self) -> str:
-        """A phrase that says how to restart the process. The command `again` must follow it."""
+        """Instructions for restarting the process, without the command `again`, which must follow."""
         stop = f"stop it (kill {self.pid})" if self.subcommand else "quit it"
         return f"{stop}, then {'start it without --pure' if self.pure else 'type'}"
 
@@ -96,7 +96,8 @@ def earlier_processes(
         names = session_names(str(paths.opencode_data)) if names is None else names
         earlier.append(_earlier(running, names))
     launchers = {relative.pid for _, above in earlier for relative in above}
-    return [process for process, _ in earlier if process.pid not in launchers]  # npm's wrapper is also called opencode
+    # npm's wrapper, which is also called opencode, is omitted.
+    return [process for process, _ in earlier if process.pid not in launchers]
 
 
 def _earlier(running: Running, names: list[SessionName]) -> tuple[EarlierProcess, list[Relative]]:
@@ -114,8 +115,8 @@ def _earlier(running: Running, names: list[SessionName]) -> tuple[EarlierProcess
 
 
 def _session(running: Running, names: list[SessionName]) -> SessionName | None:
-    """Return the session that the process was started with. If there is none, return the last session that was used in
-    the process's directory since its start.
+    """Return the session that the process was started with. If none was given, return the session that was most
+    recently used in the process's directory since the process was started.
     """
     here = os.path.realpath(running.directory)
     for name in names:

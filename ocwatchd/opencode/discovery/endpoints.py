@@ -91,7 +91,7 @@ class OpenCodeProcess:
     launched: bool = False
     """Whether the process was started by an `oc-smart` that is still running."""
     anew: bool = True
-    """Whether the process begins a new session. Used only for `opencode run`."""
+    """Whether the process begins a new session. This is used only for `opencode run`."""
     registers: bool = False
     """Whether this is OpenCode 2's background service, which writes its password to a file as soon as it is
     listening.
@@ -184,8 +184,8 @@ class _Proof:
     """Whether the latest response reported a wrong password."""
 
     def fail(self, now: float, trouble: str | None, forever: bool = False, *, rejected: bool = False) -> None:
-        """Skip this endpoint, because it did not respond as OpenCode does. Each further failure extends the time before
-        the next probe.
+        """Skip this endpoint until its next probe, because it did not respond as OpenCode does. Each further failure
+        increases the delay before the next probe.
         """
         pause = min(RETRY_PROBE * 2.0 ** min(self.failures, 10), MAX_RETRY_PROBE)
         self.again = float("inf") if forever else now + pause
@@ -215,8 +215,8 @@ class EndpointFinder:
         """`data` is OpenCode's data directory; `urls` contains the endpoints from the configuration.
 
         `state` is OpenCode's state directory, where OpenCode 2 registers its service; `sockets` is the directory of the
-        companion plugin's `PID.sock` files. `environ` contains the password for endpoints whose process does not reveal
-        one. `elapsed` is the monotonic clock, in seconds, that determines when to probe again.
+        companion plugin's `PID.sock` files. `environ` contains the password for endpoints of processes that do not
+        reveal theirs. `elapsed` is the monotonic clock, in seconds, that determines when to probe again.
         """
         self._data, self._sockets = _real(data), sockets
         self._urls = tuple(urls)
@@ -262,7 +262,7 @@ class EndpointFinder:
         return self._found()
 
     def last(self) -> Endpoints:
-        """Return what is known from the last scan of the process table. A new scan would take 15 ms of CPU time."""
+        """Return the result of the last scan of the process table, because a new scan would take 15 ms of CPU time."""
         return self._found()
 
     def current(self, endpoint: Endpoint) -> Endpoint | None:
@@ -279,7 +279,7 @@ class EndpointFinder:
         return replace(found, directory=proof.directory, rival=rival)
 
     def of_process(self, pid: int) -> Endpoint | None:
-        """Return a proven endpoint of this process without a scan of the process table.
+        """Return a proven endpoint of this process without scanning the process table.
 
         If the process has a plugin socket, only the endpoint of that socket is returned. It proves that the plugin is
         loaded where the session runs, which matters for the session's subagents.
@@ -316,8 +316,8 @@ class EndpointFinder:
         """Immediately probe the endpoints of this process and of the processes in this directory, because a session is
         known to run there.
 
-        OpenCode does not respond during the first seconds of its start. Without this method, a session that hit a limit
-        during these seconds waited for the next regular probe (4 to 5 s on 1.18.33).
+        OpenCode does not respond during the first seconds after its start. Without this method, a session that hit a
+        limit during these seconds would have to wait for the next regular probe (4 to 5 s on 1.18.33).
         """
         self._hurry(lambda known: (pid is not None and known.pid == pid) or known.directory == directory is not None)
 
@@ -382,8 +382,8 @@ class EndpointFinder:
     def _unserved(
         self, running: Sequence[OpenCodeProcess], reached: Sequence[Endpoint], rejecting: Set[int | None]
     ) -> Iterator[EndpointStatus]:
-        """Yield the OpenCode 2 servers without a working endpoint. `ocwatch doctor` itself finds such servers of
-        OpenCode 1.
+        """Yield the OpenCode 2 servers without a working endpoint. For OpenCode 1, `ocwatch doctor` itself finds such
+        servers.
 
         `rejecting` contains the pids of the servers that have rejected the password.
         """
@@ -393,7 +393,8 @@ class EndpointFinder:
                 continue
             locked = self._auth_of(process) is None
             rejected = process.pid in rejecting
-            # A service registers its password only once it is listening, and starts to respond shortly afterward.
+            # A service registers its password only after it has begun to listen, and starts to respond shortly
+            # afterward.
             if time.time() - process.created > START_GRACE or ((locked or rejected) and not process.registers):
                 trouble = LOCKED if locked else REJECTED if rejected else SILENT
                 yield EndpointStatus(process.pid, process.listeners[0], 2, False, trouble)
@@ -444,7 +445,7 @@ class EndpointFinder:
         by_pid = {process.pid: process for process in served}
         for path in own_sockets(self._sockets):
             process = by_pid.get(int(path.stem)) if path.stem.isdecimal() else None
-            if process is not None:  # the socket may be that of a dead process or of another home
+            if process is not None:  # the socket may belong to a dead process or to another home
                 yield self._endpoint(UnixAddress(str(path)), process, None)
 
     def _endpoint(self, address: TcpAddress | UnixAddress, process: OpenCodeProcess, auth: str | None) -> Endpoint:
@@ -588,8 +589,8 @@ _GENERATIONS: dict[tuple[int, int], int] = {}
 
 
 def _one_each(found: Sequence[Endpoint], served: Iterable[OpenCodeProcess]) -> tuple[Endpoint, ...]:
-    """Return one endpoint per process, the first that was found. If two endpoints of a process were returned, each of
-    its sessions would be handled twice.
+    """Return only the first endpoint found for each process. If two endpoints of a process were returned, each of its
+    sessions would be handled twice.
     """
     owners: dict[object, int] = {address: process.pid for process in served for address in process.listeners}
     kept: dict[object, Endpoint] = {}
@@ -657,7 +658,7 @@ class ProcessTable:
     """Lists the OpenCode processes of this user. Properties that cannot change are read once per process."""
 
     def __init__(self) -> None:
-        """Initially, the table is empty. The first call reads the process table."""
+        """Create an empty table. The first call reads the system's process table."""
         self._known: dict[tuple[int, float], OpenCodeProcess] = {}
 
     def __call__(self) -> list[OpenCodeProcess]:
@@ -705,7 +706,8 @@ def _read(process: psutil.Process) -> OpenCodeProcess | None:
             auth=basic_auth(environ),
             auth_v2=auth_in(environ),
             serves_many=not _MANY_PROJECTS.isdisjoint(arguments[:2]),
-            # `oc-smart` itself moves the sessions that it has started, so they are treated like those of a `run`.
+            # `oc-smart` itself moves the sessions that it has started. They are therefore treated like those of
+            # `opencode run`.
             runs_once="run" in arguments[:2] or launched,
             launched=launched,
             anew=_CONTINUES.isdisjoint(word.partition("=")[0] for word in arguments),
@@ -718,7 +720,7 @@ def _read(process: psutil.Process) -> OpenCodeProcess | None:
 
 
 def continued_session(arguments: Sequence[str]) -> str | None:
-    """Return the session that these arguments of `opencode run` continue; None if that is not certain.
+    """Return the session that these arguments of `opencode run` continue, or None if the session is uncertain.
 
     `--fork` begins a new session, and arguments after `--` belong to the prompt.
     """
@@ -733,7 +735,8 @@ def _executable(pid: int) -> tuple[int, int] | None:
     """Return the device and inode number of a process's program. Return None on macOS, and for other programs such as
     bun.
 
-    The path is not enough. After an in-place upgrade, the path of a running OpenCode 1 process leads to OpenCode 2.
+    The path does not identify the program: after an in-place upgrade, the program path of a running OpenCode 1 process
+    leads to OpenCode 2.
     """
     link = f"/proc/{pid}/exe"
     try:

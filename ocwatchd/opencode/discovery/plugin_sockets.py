@@ -32,8 +32,8 @@ def own_sockets(directory: Path | None) -> list[Path]:
 
 
 def rival_in(directory: Path | None, pid: int) -> str | None:
-    """Return the reason why the companion plugin is inactive in this process, from the process's `PID.json`. Return
-    None if it is active.
+    """Return the reason why the companion plugin is inactive in this process, as recorded in the process's `PID.json`.
+    Return None if the plugin is active.
     """
     why = _about(directory, pid).get("standing_back")
     return why[:200] if isinstance(why, str) and why else None
@@ -46,7 +46,9 @@ def plugin_in(directory: Path | None, pid: int) -> bool:
 
 
 def hooks_in(directory: Path | None, pid: int) -> tuple[str, ...]:
-    """Return the hooks of the companion plugin that this process has called, according to the process's `PID.json`."""
+    """Return the names of the companion plugin's hooks that this process has called, according to the process's
+    `PID.json`.
+    """
     hooks = _about(directory, pid).get("hooks")
     return tuple(str(hook) for hook in hooks) if isinstance(hooks, list) else ()
 
@@ -82,8 +84,8 @@ def _files(directory: Path | None, pattern: str) -> list[Path]:
     try:
         about = directory.lstat()
         check_directory(directory)
-        # If other users could write to the directory until now, its files are ignored in this call. `check_directory`
-        # has corrected the mode.
+        # If other users could write to the directory before this call, its files are ignored. `check_directory` has now
+        # corrected the mode.
         closed = stat.S_ISDIR(about.st_mode) and not about.st_mode & 0o077
         return sorted(directory.glob(pattern)) if closed else []
     except (OSError, StateError):
@@ -135,8 +137,8 @@ def sockets_of(pids: Iterable[int], tables: Path = Path("/proc/net")) -> dict[in
 
 
 def _read(tables: Path) -> Iterator[tuple[str, tuple[bytes, Address]]]:
-    """Yield the inode, the state and an address of each socket on the machine: its own address if it is listening,
-    otherwise its peer's.
+    """Yield the inode, the state and one address of each socket on the machine: the socket's own address if it is
+    listening, otherwise its peer's address.
     """
     for name, family in _TABLES:
         try:

@@ -1,4 +1,5 @@
-"""Find stuck sessions and the endpoints that run them. Endpoints have priority over the message stores.
+"""Find stuck sessions and the endpoints of the processes that run them. Information from endpoints takes precedence
+over the message stores.
 
 A probe is needed if the log record of a limit names no session, and to find sessions that are stuck on a model that was
 already cooling down. Several processes are queried at the same time. A stalled process delays only the results that no
@@ -36,7 +37,7 @@ silently for hours.
 """
 
 FAILED_SINCE = 60.0
-"""Maximum age, in seconds, of a failed last answer; older failures no longer matter."""
+"""Maximum age, in seconds, of a failed last answer. Older failures are ignored."""
 
 STALL_TIMEOUT, LAST_RESORT_TIMEOUT = 1.0, 3.0
 """Time, in seconds, without any response after which a probe stops waiting for a process: the first value applies if
@@ -48,7 +49,7 @@ HEDGE = 0.5
 """Time, in seconds, without a response after which the next process is queried as well. A response takes 5 - 60 ms."""
 
 HEAD_START = 0.1
-"""Time, in seconds, that a probe waits for new processes to prove that they are OpenCode, so that it can query the
+"""Maximum time, in seconds, that a probe waits for the first responses of new processes, so that it can query the
 nearest process first.
 """
 
@@ -130,8 +131,8 @@ class Prober:
         The next probe of a session removes its entry.
         """
         self._unreliable: set[Hashable] = set()
-        """Processes that did not respond to their last query. Servers among them are queried last, even if they respond
-        to a ping.
+        """Processes that did not respond to their last query. Servers that are among them are queried last, even if
+        they respond to a ping.
         """
 
     def located(self, ident: str, endpoint: Endpoint) -> None:
@@ -205,7 +206,7 @@ class Prober:
         except (EndpointError, TimeoutError):
             future.cancel()
             return None
-        if snapshot.state is SessionState.IDLE:  # another process may be working on it
+        if snapshot.state is SessionState.IDLE:  # another process may be working on the session
             return None
         if snapshot.parent is not None and not isinstance(now.address, UnixAddress):
             # a full probe is needed, because only the plugin's own socket shows whether the plugin sends the next
@@ -217,7 +218,7 @@ class Prober:
     def stuck(self, report: Report | None = None, directories: Iterable[str] = ()) -> Findings:
         """Return all sessions that are waiting for a retry or whose last answer failed within the last minute.
 
-        `directories` contains further projects for which servers of many projects are queried.
+        `directories` contains further projects about which servers of many projects are queried.
         """
         round_, now = self._round(), self._clock.now()
         unsettled = self._store.unsettled(now - OPEN_SINCE)
@@ -291,7 +292,7 @@ class Prober:
             found: dict[str, SessionSnapshot] = {}
             for endpoint in reversed(
                 process.endpoints
-            ):  # if two endpoints show the same session, the first result is kept
+            ):  # if two endpoints report the same session, the result from the first endpoint is kept
                 for place in _asked_about(endpoint, places):
                     for snapshot in round_.through(endpoint, partial(self._retrying_in, place)) or ():
                         found[snapshot.session] = snapshot
@@ -305,8 +306,8 @@ class Prober:
 
 @dataclass(frozen=True, slots=True)
 class _Process:
-    """One OpenCode process and its endpoints, the preferred endpoint first. In 1.14, a session is visible at only one
-    endpoint.
+    """One OpenCode process and its endpoints. The preferred endpoint comes first. In 1.14, a session is visible through
+    only one of the endpoints.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -349,7 +350,7 @@ class _Round:
         self._failed: dict[Endpoint, str] = {}
         self._returned, self._asked = set[Endpoint](), set[Hashable]()
         self.answered: set[Hashable] = set()
-        """Keys in `Workers` (lanes) of the processes that have responded in this probe."""
+        """Keys in `Workers` (see `lane`) of the processes that have responded in this probe."""
 
     def processes(self) -> list[_Process]:
         """Return the processes that are proven to be OpenCode processes of this user."""
@@ -406,8 +407,8 @@ class _Round:
         return self._asked - self.answered
 
     def through(self, endpoint: Endpoint, call: Callable[[Client], T]) -> T | None:
-        """Return the result of a call to this endpoint. Return None if the call fails or the session is unknown
-        there.
+        """Make a call to this endpoint and return its result. Return None if the call fails or the endpoint does not
+        know the session.
         """
         if endpoint in self._failed:
             return None

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 STOPS: tuple[tuple[signal.Signals, float], ...] = (
     # 1.18.33 finishes writing its message and exits within 0.1 - 1.6 s; 1.0 - 1.3 usually ignore SIGTERM
     (signal.SIGTERM, 2.0),
-    (signal.SIGHUP, 1.5),  # sent when a terminal is closed; it ends the TUI of 1.3.2 within 0.1 s
+    (signal.SIGHUP, 1.5),  # the signal that a closed terminal sends; it ends the TUI of 1.3.2 within 0.1 s
     (signal.SIGINT, 1.0),
-    (signal.SIGKILL, 5.0),  # no data is lost, because all important data is in the store
+    (signal.SIGKILL, 5.0),  # this loses no data, because all important data is in the store
 )
 """Signals in the order in which they are sent, each with the time, in seconds, that the process is given to end."""
 POLL = 0.03
@@ -87,12 +87,12 @@ class Running:
 
     @property
     def session(self) -> str | None:
-        """The session id on the command line, or None if no session was given."""
+        """The session id given on the command line, or None if no session was given."""
         return option(self.arguments, "-s", "--session")
 
     @property
     def pure(self) -> bool:
-        """Whether the process loads no plugins, because of `--pure` or its environment variable (1.14.41 - 1.18.34)."""
+        """Whether plugins are disabled by `--pure` or the corresponding environment variable (1.14.41 to 1.18.34)."""
         wanted = (option(self.arguments, PURE) or "true").lower() if _given(self.arguments, PURE) else ""
         return wanted not in ("", "false") or self.environ.get("OPENCODE_PURE", "").lower() in ("1", "true")
 
@@ -102,7 +102,7 @@ class Running:
         return _given(self.arguments, "--port")
 
     def with_plugins(self) -> list[str]:
-        """Return `kept()` without `--pure`."""
+        """Return the arguments from `kept()`, without `--pure`."""
         return [word for word in self.kept() if word.partition("=")[0] != PURE]
 
     def kept(self) -> list[str]:

@@ -2,8 +2,8 @@
 
 The store does not show which process is working on a session. A candidate is a process that was started in the
 session's directory before the answer began. If there are several candidates, the command line or the log decides. If
-neither is conclusive, the user must choose. In the log that all processes share (1.17 and later), each line names the
-run of OpenCode that wrote it, and the first line of a run shows when the process was started.
+neither is conclusive, the user must choose a process. In the log that all processes share (1.17 and later), each line
+names the run of OpenCode that wrote it, and the first line of a run shows when the process was started.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ later.
 
 
 def run_began(log_dir: Path, session: str) -> float | None:
-    """Return the time of the first log line of the process that last named the session, in epoch seconds. Return None
-    if it is unknown.
+    """Return the time, in epoch seconds, of the first log line of the process that last named the session in the log.
+    Return None if the time is unknown.
 
     The whole log is searched, which takes 0.3 s per GB. This is fast enough for a user's command, but not for the
     daemon.
@@ -68,8 +68,9 @@ FAILED_SINCE = 3_600.0
 previous day.
 """
 FIRST_LINE = 30.0
-"""Maximum time, in seconds, from a process's start to its first log line. This took 0.6 to 4 s on 1.18.33, and 7 s on a
-loaded machine. If two processes were started within this time before the line, the user must choose.
+"""Maximum time, in seconds, from a process's start to its first log line. The first line appeared after 0.6 to 4 s on
+1.18.33, and after 7 s on a loaded machine. If two processes were started within this time before the line, the user
+must choose one of them.
 """
 SLACK = 0.25
 """Tolerance, in seconds, for the start time of a process. The reported time may be too late, because it is measured in
@@ -159,8 +160,8 @@ class Unreached:
         """Return the candidates that the command line or the log links to the session. If there are none, return all
         candidates.
 
-        npm's wrapper, which is also called `opencode`, is left out. The process that it has started remains a
-        candidate.
+        npm's wrapper, which is also called `opencode`, is left out, but the process that the wrapper has started
+        remains a candidate.
         """
         launchers = {relative.pid for process in candidates for relative in process.above}
         own = [process for process in candidates if process.pid not in launchers]
@@ -178,7 +179,9 @@ class Unreached:
 
 
 def _is_bun(process: Running) -> bool:
-    """Return whether the process only acts as bun: 1.1.65 runs `opencode pm ls -g` during its first seconds."""
+    """Return whether this `opencode` process only acts as bun. For example, 1.1.65 runs `opencode pm ls -g` during its
+    first seconds.
+    """
     return process.arguments[:1] == ("pm",) or process.environ.get("BUN_BE_BUN") == "1"
 
 

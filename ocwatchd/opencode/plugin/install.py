@@ -26,7 +26,7 @@ NAME = "rate-limit-fallback.js"
 DIRECTORY, OTHER_DIRECTORY = "plugin", "plugins"
 _PARTS = ("answers", "decisions", "door", "floor", "opencode2", "origin", "pools", "selection")
 PARTS = tuple(f"{NAME.removesuffix('.js')}/{part}.js" for part in _PARTS)
-"""The files that the main file loads. The main file also works if one of them is missing."""
+"""The files that the main file loads. The main file works even if one of these parts is missing."""
 
 _MARKER = re.compile(rb"\A// ocwatchd companion plugin, version ([\w.]{1,20})\r?\n")
 _CAP = 1 << 20
@@ -37,7 +37,7 @@ class PluginState(StrEnum):
     """State of the plugin's installation."""
 
     CURRENT = "current"
-    OUTDATED = "outdated"  # our file, but of another version, edited by hand, or with a part missing
+    OUTDATED = "outdated"  # our file, but from another version, edited by hand, or with a part missing
     ABSENT = "absent"
     FOREIGN = "foreign"  # a file that has the name of the plugin or of a part is not ours
 
@@ -147,10 +147,9 @@ def _find_files(directory: Path) -> dict[str, PluginFile]:
 
 
 def _together(files: dict[str, PluginFile]) -> PluginFile:
-    """Return the state of the whole plugin. It is the state of a foreign file if there is one, otherwise the state of
-    the main file.
+    """Return the state of the whole plugin: that of a foreign file if there is one, otherwise that of the main file.
 
-    The main file is outdated if one of its parts is.
+    The main file is reported as outdated if one of its parts is not current.
     """
     foreign = next((file for file in files.values() if file.state is PluginState.FOREIGN), None)
     first = files[NAME]

@@ -11,7 +11,7 @@ from contextlib import suppress
 POLL = 0.02
 """Interval, in seconds, between checks of whether processes have ended."""
 STOP_LIMIT = 2.0
-"""Time, in seconds, between SIGTERM and SIGKILL. OpenCode 1.0 - 1.3 often ignores SIGTERM. SIGKILL does no harm,
+"""Time, in seconds, between SIGTERM and SIGKILL. OpenCode 1.0 to 1.3 often ignores SIGTERM. SIGKILL does no harm,
 because the processes have finished their work by then.
 """
 
@@ -29,9 +29,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def descends(pid: int, ancestors: frozenset[int], most: int = 4) -> bool:
-    """Return whether a process is one of `ancestors`, or a descendant of one of them over at most `most`
-    generations.
-    """
+    """Return whether a process is one of `ancestors`, or a descendant of one of them within `most` generations."""
     import psutil  # lazy import: not needed while no OpenCode is running
 
     try:

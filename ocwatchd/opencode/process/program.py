@@ -30,10 +30,10 @@ directory.
 """
 
 VERSION_LIMIT = 20.0
-"""Timeout of `opencode --version` in seconds; it takes 0.3 - 1.2 s on an idle machine."""
+"""Timeout, in seconds, for `opencode --version`, which takes 0.3 to 1.2 s on an idle machine."""
 _VERSION = re.compile(r"(?<![\w.])(v?)(\d+\.\d+\.\d+(?:-[\w.-]+)?)\b")
 MAX_OUTPUT = 300
-"""Maximum number of characters of a program's output in a message."""
+"""Maximum number of characters of a program's output that a message quotes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ def _run(command: list[str], directory: Path, environ: Mapping[str, str], limit:
 
 
 def last_output(output: Path) -> str:
-    """Return the last part of a program's output file as one line, or an empty string if there is no output."""
+    """Return the end of a program's output file as one line, or an empty string if there is no output."""
     try:
         data = output.read_bytes()
     except OSError:

@@ -2,7 +2,7 @@
 started.
 
 The guardian is a fork in its own session. It reads from a pipe, and only this process has the write end open. When this
-process terminates for any reason, the kernel closes that end, and the guardian detects this (Linux and macOS).
+process terminates for any reason, the kernel closes that end, which the guardian detects (Linux and macOS).
 `PR_SET_PDEATHSIG` would not be enough: it would end the npm package's `opencode`, which is only a script, but not the
 real program that the script has started. Modules are imported only when needed.
 """
@@ -45,7 +45,7 @@ class Guardian:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
-        """End the guardian without ending the watched processes."""
+        """End the guardian, but not the watched processes."""
         if self.pid:
             self._send(_DONE)
             os.close(self._writer)
@@ -84,7 +84,7 @@ def _listen(reader: int) -> bytes:
         signal.signal(number, signal.SIG_DFL)
     os.dup2(reader, 3)
     null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):  # otherwise, a reader of our output would wait for the guardian's end
+    for fd in (0, 1, 2):  # otherwise, a reader of our output would have to wait until the guardian exits
         os.dup2(null, fd)
     os.closerange(4, 1024)
     with suppress(OSError), open("/proc/self/comm", "w") as name:

@@ -22,7 +22,7 @@ from ocwatchd.errors import OcwatchError
 from ocwatchd.opencode.discovery.processes import Relative, Running
 
 TMUX_LIMIT = 5.0
-"""Timeout, in seconds, of a tmux command, which takes 3 - 10 ms."""
+"""Timeout, in seconds, for a tmux command, which takes 3 to 10 ms."""
 PROMPT_LIMIT = 5.0
 """Timeout, in seconds, for the shell to regain control of the terminal after OpenCode exits."""
 PICKUP_LIMIT = 15.0
@@ -107,7 +107,7 @@ class Pane:
                 self._tmux("set-option", "-p", *unset, "-t", self.ident, "remain-on-exit", *back)
 
     def withdraw(self) -> None:
-        """Do nothing, because `kept_open` restores the pane when its block ends."""
+        """Do nothing, because `kept_open` restores the pane at the end of its block."""
 
     def launch(self, again: Again, scratch: Path) -> None:
         """Start the program. `scratch` is a private directory for the start script.
@@ -123,9 +123,9 @@ class Pane:
     def start(self, directory: str, script: Path) -> None:
         """Run `sh SCRIPT` in the pane, in this directory. The script itself also changes to the directory.
 
-        The argument of `respawn-pane -c` is a format: `#(…)` in a directory's name would be executed (tmux 3.3a), and
-        no escape works for all names (for example, `##[` is not unescaped). For a name with `#`, only the script
-        changes the directory.
+        tmux expands the argument of `respawn-pane -c` as a format. It would execute `#(…)` in a directory's name (tmux
+        3.3a), and no way of escaping works for all names (for example, `##[` is not unescaped). If the name contains
+        `#`, only the script changes the directory.
 
         Raises:
             TerminalFault: The script cannot be run.
@@ -138,16 +138,18 @@ class Pane:
         if not line.isprintable():  # a line break in the command would act as Enter
             raise TerminalFault(f"{self}: {line!a} cannot be typed")
         self._wait_for_shell()
-        self._tmux("send-keys", "-R", "-t", self.ident)  # resets terminal modes that a killed TUI has not restored
-        self._tmux("send-keys", "-t", self.ident, "C-c")  # clears input that was typed while OpenCode was exiting
-        # the leading space keeps the line out of the history of most shells
+        # Reset terminal modes that a killed TUI has not restored.
+        self._tmux("send-keys", "-R", "-t", self.ident)
+        # Discard input that was typed while OpenCode was exiting.
+        self._tmux("send-keys", "-t", self.ident, "C-c")
+        # The leading space keeps the line out of the history of most shells.
         self._tmux("send-keys", "-t", self.ident, "-l", f" {line}")
         self._tmux("send-keys", "-t", self.ident, "Enter")
 
     def runs(self, running: Running) -> bool:
         """Return whether a process descends from the pane's process.
 
-        The tty is not conclusive, because a respawned pane has a different tty.
+        The tty cannot be used for this, because a respawned pane has a different tty.
         """
         with suppress(TerminalFault):
             root = self._tmux("display-message", "-p", "-t", self.ident, "#{pane_pid}").strip()

@@ -1,7 +1,7 @@
 """Fetch the capabilities of models from OpenCode's endpoints, and cache them per project directory.
 
-When OpenCode starts, it loads its providers before it responds. Each list is therefore fetched on its own thread with a
-long timeout, while callers wait only a short time and then continue without the list.
+When OpenCode starts, it loads its providers before it responds to requests. Each list is therefore fetched on its own
+thread with a long timeout. Callers wait only a short time, and then continue without the list.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Offers:
     """A cache of the capabilities of models, by endpoint and directory. Thread-safe."""
 
     def __init__(self, patience: float = CALL_TIMEOUT, wait: float = WAIT, later: float = LATER) -> None:
-        """`patience` is the timeout of a request, `wait` is the time for which a caller waits for the response, and
-        `later` is the delay before an outdated list is fetched again, all in seconds.
+        """All arguments are in seconds: `patience` is the timeout of a request, `wait` is the time for which a caller
+        waits for the response, and `later` is the delay before an outdated list is fetched again.
         """
         self._patience, self._wait, self._later = patience, wait, later
         self._known: dict[tuple[Endpoint, str], tuple[float, dict[str, Capacity]]] = {}
@@ -47,7 +47,7 @@ class Offers:
         self._news = threading.Condition()
 
     def at(self, places: Iterable[tuple[Endpoint, str]], now: float) -> dict[str, Capacity] | None:
-        """Return the last reported capacities by `provider/model`. Return None if no endpoint has responded in time.
+        """Return the last reported capacities by `provider/model`. Return None if no list has arrived in time.
 
         A cached list is returned immediately. If it is outdated, it is fetched again afterward.
         """

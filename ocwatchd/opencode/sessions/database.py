@@ -2,7 +2,7 @@
 
 A missing, locked, broken or unknown database yields no rows and raises no error, because any version of OpenCode may be
 installed. The file is opened for each query, because a permanent connection would prevent OpenCode from resetting its
-WAL. The module imports little, because it is used by commands that must start fast.
+WAL. This module imports little, because commands that must start fast use it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 BUSY_WAIT = 0.2
-"""Timeout, in seconds, for a lock. In WAL mode, readers never wait, except for a few milliseconds during a
+"""Maximum time, in seconds, to wait for a lock. In WAL mode, readers never wait, except for a few milliseconds during a
 checkpoint.
 """
 

@@ -1,7 +1,7 @@
 """Read OpenCode's message stores: SQLite from 1.2 on, JSON files before. Nothing is ever written.
 
 If a file, table or column is missing, or a database is locked or broken, the result is empty and no error is raised. If
-the session has an endpoint, the endpoint always provides better information.
+the session has an endpoint, information from the endpoint is always better.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_SESSIONS = 200
 """Maximum number of sessions that `recent` returns."""
 FEW_MESSAGES = 4
-"""Default number of last messages to read."""
+"""Number of last messages that are read by default."""
 MAX_ANSWERS = 50_000
 """Maximum number of answers that `answers` returns. Ten busy sessions produce a few thousand answers a day."""
 _FILE_CAP = 16 * 1024 * 1024
@@ -74,7 +74,7 @@ class Store(Protocol):
         ...
 
     def mark(self) -> float:
-        """Return the time of the store's last change (epoch seconds), from its files' modification times."""
+        """Return the time of the store's last change, in epoch seconds, from the modification times of its files."""
         ...
 
 
@@ -190,8 +190,8 @@ class SqliteStore:
 
     def turns_of_v1(self, session: str, limit: int = FEW_MESSAGES) -> list[Message]:
         """Return the last messages that OpenCode 1 has written, oldest first."""
-        # This is the order of OpenCode's own index. In any other order, SQLite would read all messages of a long
-        # session.
+        # This is the order of OpenCode's own index. For any other order, SQLite would have to read all messages of a
+        # long session.
         query = "SELECT id, data FROM message WHERE session_id = ? ORDER BY time_created DESC, id DESC LIMIT ?"
         rows = reversed(self._rows(query, session, limit))
         read = (message_of(_json(row["data"]), (), row["id"]) for row in rows)
@@ -311,7 +311,7 @@ class JsonStore:
 
 
 def _is_plain(ident: str) -> bool:
-    return ident.replace("_", "").isalnum()  # an id from a log must not change the path
+    return ident.replace("_", "").isalnum()  # the id may come from a log, and must not lead to another path
 
 
 def _listed(directory: Path, pattern: str) -> list[Path]:

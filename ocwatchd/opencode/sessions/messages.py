@@ -47,10 +47,10 @@ class Message:
     completed: float | None = None
     error: ErrorDetails | None = None
     began: bool = False
-    """Whether the message has parts: the stream of an answer has begun, or a prompt has content."""
+    """Whether the message has parts. This means that the stream of an answer has begun, or a prompt has content."""
     spoke: bool = False
     """Whether the model has produced text, reasoning or a tool call. With the chat completions API, a stream begins
-    before the first token. While the text is streamed, its part exists but is still empty (1.3.2 - 1.18.33).
+    before the first token. While a text is being streamed, its part exists but is still empty (1.3.2 to 1.18.33).
     """
     running: tuple[RunningTool, ...] = ()
     finish: str | None = None
@@ -61,7 +61,7 @@ class Message:
     tokens: Tokens | None = None
     """The tokens of an answer, or None if they have not been counted yet."""
     cost: float = 0.0
-    """Cost of an answer in US dollars, at OpenCode's own prices, or 0 if the price is unknown."""
+    """Cost of an answer in US dollars, as calculated by OpenCode, or 0 if the price is unknown."""
     length: int = 0
     """Number of characters of the message's texts."""
     media: frozenset[str] = frozenset()
@@ -192,7 +192,7 @@ def _running(parts: list[Json]) -> Iterator[RunningTool]:
 
 
 def error_of(error: object) -> ErrorDetails | None:
-    """Parse the error of a message, without the request that caused it. Return None if there is no error."""
+    """Parse the error of a message, and discard the request that it may contain. Return None if there is no error."""
     if not isinstance(error, Mapping) or not error:
         return None
     data = mapping(error.get("data"))

@@ -19,7 +19,7 @@ MAX_NAMES = 2000
 MAX_PROJECTS = 20
 """Maximum number of project directories that are returned, most recently used first."""
 MAX_FILES = 200
-"""Maximum number of session files that are read from a store of versions before 1.2, newest first."""
+"""Maximum number of session files that are read from a store of a version before 1.2, newest first."""
 MAX_TITLE = 40
 """Maximum number of characters of a title in a notice."""
 _FILE_CAP = 1 << 20
@@ -38,7 +38,9 @@ class SessionName:
     def __init__(
         self, ident: str, title: str = "", directory: str = "", updated: float | None = None, parent: str | None = None
     ) -> None:
-        """Normalize the title to one line. OpenCode's default title becomes an empty string."""
+        """Store the arguments. The title is normalized to one line, and OpenCode's default title becomes an empty
+        string.
+        """
         self.id = ident
         self.title = "" if title.startswith(UNTITLED) else " ".join(title.split())
         self.directory, self.updated, self.parent = directory, updated, parent
@@ -61,7 +63,7 @@ def project_directories(data: str) -> list[str]:
 
 
 def short_directory(directory: str) -> str:
-    """Return the directory with `~` for the user's home."""
+    """Return the directory, with the user's home abbreviated to `~`."""
     home = os.environ.get("HOME", "").rstrip("/")
     inside = home and (directory == home or directory.startswith(f"{home}/"))
     return f"~{directory[len(home) :]}" if inside else directory
@@ -84,8 +86,8 @@ def name_among_several(data: str, ident: str) -> str:
 
 
 def models_now(data: str, sessions: Iterable[str]) -> dict[str, str]:
-    """Return the last used model (`provider/model`) of each session. Sessions that are not in any database are left
-    out.
+    """Return the most recently used model (`provider/model`) of each session. Sessions that are not in any database are
+    left out.
     """
     found = {}
     for session in sessions:

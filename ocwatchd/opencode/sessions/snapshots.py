@@ -65,7 +65,7 @@ def take_detailed_snapshot(
     *,
     questions: bool = True,
 ) -> DetailedSnapshot:
-    """Return the same snapshot as `take_snapshot`, with its sources. This usually takes one round trip.
+    """Return the same snapshot as `take_snapshot`, together with its sources. This usually takes one round trip.
 
     Raises:
         EndpointError: Same as for `take_snapshot`.
@@ -108,9 +108,9 @@ def _works(status: RetryStatus, now: float) -> bool:
 def unfinished_children(api: Api, session: Session, since: float, known: str | None) -> tuple[str, ...]:
     """Return the session's direct and indirect subagents whose last answer is open and began after `since`.
 
-    This is used if the session's process cannot be queried. `api` belongs to another process with the same home, which
-    cannot distinguish working subagents from waiting ones. `since` is in epoch seconds. The subagent `known` is
-    excluded.
+    This function is used if the session's process cannot be queried. `api` belongs to another process with the same
+    home. That process cannot distinguish working subagents from waiting ones. `since` is in epoch seconds. The subagent
+    `known` is excluded.
 
     Raises:
         EndpointError: Same as for `take_snapshot`.
@@ -142,7 +142,7 @@ def _complete(api: Api, session: Session, last: list[Message]) -> list[Message]:
     if len(last) == _FEW and not any(not message.user for message in last):
         last = api.messages(session.id, session.directory, _MANY)  # many prompts may be queued after the last answer
     answer = last_answer(last)
-    # a turn may be so long that its prompt is not among the last messages
+    # the turn may be so long that its prompt is not among the last messages
     if answer and answer.parent and not any(message.user for message in last):
         return [api.message(session.id, answer.parent, session.directory), *last]
     return last
@@ -200,8 +200,9 @@ def snapshot_of(
 
 
 def needs_of(messages: Sequence[Message]) -> Needs:
-    """Return what the session requires of a model: a context window for all tokens (as counted up to the last answer,
-    and estimated for later texts), support for the session's media, and tool calls if the session has any.
+    """Return what the session requires of a model: a context window that is large enough for all tokens (counted up to
+    the last answer, and estimated for later texts), support for the session's media, and support for tool calls if the
+    session has any.
     """
     counted = [index for index, message in enumerate(messages) if message.tokens]
     known, after = 0, messages

@@ -1,1 +1,1 @@
-"""OpenCode 1 (1.0 to 1.18): its routes and their responses."""
+"""OpenCode 1 (1.0 to 1.18): its HTTP routes and their responses."""

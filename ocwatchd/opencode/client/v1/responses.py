@@ -1,4 +1,4 @@
-"""Parse responses of OpenCode 1's API: sessions, retries, model capacities. Their format is the same on 1.0 to 1.18."""
+"""Parse responses of OpenCode 1's API: sessions, retries, model capacities. The format is the same from 1.0 to 1.18."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The home and the project directory of the process behind an endpoint, from `/path`."""
+    """The home and the project directory of the process behind an endpoint, as reported by `/path`."""
 
     home: str | None
     directory: str | None

@@ -1,4 +1,4 @@
-"""Call OpenCode 1's HTTP API, whose routes are the same on 1.0 to 1.18, over TCP or a unix socket.
+"""Call OpenCode 1's HTTP API, whose routes are the same from 1.0 to 1.18, over TCP or a Unix socket.
 
 Each call names the project directory, because one process serves many projects, and `/session/status` covers only the
 named project (measured on 1.18.33, 1.3.2, 1.1.65, 1.0.185). All methods raise only EndpointError.
@@ -34,18 +34,18 @@ from ocwatchd.opencode.client.v1.responses import (
 from ocwatchd.opencode.sessions.messages import Json, Message, mapping, message_of, text
 
 CALL_LIMIT = 5.0
-"""Timeout, in seconds, of a call. The slowest response of a healthy server took 2.4 s (1.18.33, its very first
+"""Timeout, in seconds, for a call. The slowest response of a healthy server took 2.4 s (1.18.33, its very first
 request).
 """
 
 STARTING_LIMIT = 30.0
-"""Timeout, in seconds, of a call to an OpenCode process that has just started and is loading its providers and plugins:
-`/config/providers` took more than 5 s on two processors at a load of 20.
+"""Timeout, in seconds, for a call to an OpenCode process that has just started and is loading its providers and
+plugins: `/config/providers` took more than 5 s on two processors at a load of 20.
 """
 
 EVENT_IDLE = 90.0
-"""An event stream that sends nothing for this many seconds is abandoned. OpenCode 1.1 - 1.18 sends a heartbeat every 10
-- 30 s.
+"""An event stream that sends nothing for this many seconds is abandoned. OpenCode 1.1 to 1.18 sends a heartbeat every
+10 to 30 s.
 """
 
 KNOWN_FOR, MAX_KNOWN = 21_600.0, 20_000
@@ -58,13 +58,13 @@ real move had to wait for the whole list.
 """
 
 _MAX_WORKING = 20
-"""Maximum number of sessions that are checked, most recently used first, if the response of `/session/status` contains
+"""Maximum number of sessions that are checked, most recently used first, if the response to `/session/status` contains
 no session ids.
 """
 
 _ROUTES_SINCE = (1, 1, 65)
 """The first version that is known to have /permission and /question. For earlier versions, the list of routes is
-requested first, because 1.0.185 forwards unknown routes to a remote web host, which may hang.
+requested first, because 1.0.185 forwards requests for unknown routes to a remote web host, and such a request may hang.
 """
 
 _FORGETS_SINCE = (1, 3, 2)
@@ -82,7 +82,7 @@ class Rerun:
     agent: str | None
     copied: Json
     only_address: bool = False
-    """Whether to write only the model and the agent into the message, without running it (1.0 to 1.18)."""
+    """Whether to write only the model and the agent into the message, without running the message (1.0 to 1.18)."""
 
     def body(self) -> bytes:
         """Return the body of the request. Without `parts: []`, OpenCode would duplicate the text of the prompt."""
@@ -98,7 +98,8 @@ class Rerun:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What OpenCode reports about one session: the statuses of its directory, its last messages, and its questions.
+    """What OpenCode reports about one session: the statuses of all sessions in its directory, its last messages, and
+    its questions.
 
     `seen` is the time at which the statuses were read (epoch seconds). `messages` are sorted, oldest first. `asking` is
     True if a permission request or a question of the session is open.
@@ -114,7 +115,8 @@ class Api:
     """The API of one endpoint."""
 
     def __init__(self, endpoint: Endpoint, limit: float = CALL_LIMIT, sharing: Api | None = None) -> None:
-        """`limit` is the timeout of a call, in seconds. If `sharing` is given, its cache of names is used.
+        """`limit` is the timeout of a call, in seconds. If another object is given as `sharing`, both use its cache of
+        names.
 
         No request is sent yet.
         """
@@ -261,7 +263,7 @@ class Api:
 
     def asking(self, session: Session) -> bool:
         """Return whether a permission request or question of this session is open. The result is False on versions
-        without these routes (1.0). These versions show the tool that asks the question as running.
+        without these routes (1.0). On these versions, a tool that is asking a question looks like a running tool.
         """
         routes = [route for route in ("/permission", "/question") if self.has(route, session.version)]
         answers = (self._get(route, session.directory) for route in routes)
@@ -323,7 +325,7 @@ class Api:
         self.names.update({(directory, name): now for name in names})
 
     def forget_names(self) -> None:
-        """Empty the cache of models and agents, because one of them was unknown to OpenCode."""
+        """Clear the cached names of models and agents, because OpenCode no longer knows one of them."""
         self.names.clear()
 
     def models(self, directory: str | None) -> dict[str, frozenset[str]]:
@@ -382,15 +384,17 @@ class Api:
         requested once, because up to 1.0 an unknown route is forwarded to a remote web host. Fetching the list takes
         0.2 s on 1.0 and 1.4 s on 1.18.33.
         """
-        if version_of(version) >= _ROUTES_SINCE:  # OpenCode is at least as new as the version that wrote its sessions
+        # The running OpenCode is at least as new as the version that wrote the session.
+        if version_of(version) >= _ROUTES_SINCE:
             return True
         if self._routes is None:
             self._routes = frozenset(mapping(self._object("/doc", None).get("paths")))
         return route in self._routes
 
     def _ident(self, ident: str) -> str:
-        """Return an id, quoted as one segment of a route. The id may come from a log, and must not change the route. An
-        id that consists of dots would change it even if quoted, because Bun normalizes `/session/../abort` to `/abort`.
+        """Return an id, quoted as one segment of a route. The id may come from a log, and must not lead to another
+        route. An id that consists of dots would do so even if quoted, because Bun normalizes `/session/../abort` to
+        `/abort`.
 
         Raises:
             EndpointError: The id consists of dots.
@@ -424,7 +428,9 @@ class Api:
 
 @lru_cache(maxsize=64)
 def connect(endpoint: Endpoint) -> Api:
-    """Return the API of an endpoint. Equal endpoints share one object, which caches the list of routes."""
+    """Return the API of an endpoint. Calls with equal endpoints return the same object, which caches the list of
+    routes.
+    """
     return Api(endpoint)
 
 
@@ -435,6 +441,6 @@ def _of_session(answer: object, session: str) -> bool:
 
 def _query(path: str, directory: str | None, **query: object) -> str:
     named = {key: str(value) for key, value in query.items()}
-    if directory:  # a name that is not UTF-8 is sent as JavaScript would represent it
+    if directory:  # JavaScript replaces invalid UTF-8 in a name in the same way
         named["directory"] = os.fsencode(directory).decode(errors="replace")
     return f"{path}?{urlencode(named, quote_via=quote)}" if named else path

@@ -2,7 +2,7 @@
 
 Errors of the preview (0.0.0-next-16350) have only a type and a message, which contains the status and the body. The
 releases add `status` and `response.body`. The types are not reliable. A 400 that quotes a rate limit has the type
-`provider.rate-limit`. A 402, and a 429 from any provider that uses the AI SDK, has the type `provider.unknown`.
+`provider.rate-limit`. A 402 has the type `provider.unknown`, as does a 429 from any provider that uses the AI SDK.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ocwatchd.opencode.sessions.messages import MESSAGE_CAP, mapping, text
 STOPPED = "aborted"
 """The error type of a step that was interrupted."""
 OF_THE_PROVIDER = "APIError"
-"""OpenCode 1's name for a provider's error. It replaces all of OpenCode 2's types of provider errors, which are not
-reliable.
+"""OpenCode 1's name for a provider's error. It replaces all types that OpenCode 2 gives to provider errors, because
+those types are not reliable.
 """
 _TYPED = {"provider.rate-limit": LimitKind.RATE_LIMIT, "provider.quota": LimitKind.QUOTA}
 _REFUSED = re.compile(r"(?:[\w.]+: )*Provider request failed with HTTP (\d{3})(?:: ?|\s*$)", re.DOTALL)
@@ -29,7 +29,7 @@ body follows.
 
 
 def error_of(error: object) -> ErrorDetails | None:
-    """Parse an error, without the request that caused it. Return None if the value is not an error."""
+    """Parse an error, and discard the request that it may contain. Return None if the value is not an error."""
     raw = mapping(error)
     kind, message = text(raw.get("type")), text(raw.get("message")) or ""
     if kind is None and not message:

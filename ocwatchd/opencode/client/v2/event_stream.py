@@ -27,7 +27,7 @@ MAX_GAP = 6 * 3600.0
 """Maximum age, in seconds, of missed failures that are read."""
 OVERLAP = 5.0
 """Failures that occurred up to this many seconds before a gap are also read. Failures that are read twice are
-recognized by their numbers.
+recognized by their sequence numbers.
 """
 FRESH = 60.0
 """Maximum age, in seconds, of a missed failure that is still treated as live, that is, as if it had just happened."""
@@ -36,25 +36,26 @@ REOPEN = (0.5, 2.0, 5.0)
 endpoints reopens the stream.
 """
 MAX_CURSORS = 2000
-"""Maximum number of sessions for which the number of the last failure is kept."""
+"""Maximum number of sessions for which the sequence number of the last failure is kept."""
 
 
 class Progress:
-    """Records how far the events were read: the number of each session's last failure, and the time of the last read.
+    """Records how far the events have been read: the sequence number of each session's last failure, and the time of
+    the last read.
 
     A failure is recorded only after the daemon has handled it (`done`), so that no failure is lost if the daemon is
     killed. Thread-safe.
     """
 
     def __init__(self, numbers: Mapping[str, int] | None = None, read_at: float | None = None) -> None:
-        """Initialize the object with the values that an earlier run has saved. `read_at` is in epoch seconds."""
+        """Initialize the object with the values that an earlier run saved. `read_at` is in epoch seconds."""
         self._numbers = dict(numbers or {})
         self._read_at = read_at
         self._streams = 0
         self._lock = threading.Lock()
 
     def after(self, session: str) -> int:
-        """Return the number of the session's last failure that was handled, or 0 if there is none."""
+        """Return the sequence number of the session's last handled failure, or 0 if no failure has been handled."""
         with self._lock:
             return self._numbers.get(session, 0)
 
@@ -84,13 +85,13 @@ class Progress:
                 self._read_at = now
 
     def opened(self, by: int) -> None:
-        """Record that a stream was opened (`by` is 1) or has ended (-1)."""
+        """Record that a stream was opened (`by` is 1) or has ended (`by` is -1)."""
         with self._lock:
             self._streams += by
 
     def saved(self) -> tuple[dict[str, int], float | None]:
-        """Return the values to save for the next run: the number of each session's last failure, and the time of the
-        last read.
+        """Return the values to save for the next run: the sequence number of each session's last failure, and the time
+        of the last read.
         """
         with self._lock:
             return dict(self._numbers), self._read_at
@@ -118,7 +119,7 @@ class EventStream:
                 if fault.trouble in (Trouble.GARBAGE, Trouble.TOO_LARGE) or broken >= len(REOPEN):
                     raise
                 if fault.trouble is Trouble.TIMEOUT:
-                    broken = 0  # the stream was open for a long time, so this is the first attempt to reopen it
+                    broken = 0  # the stream had been open for a long time, so count the attempts to reopen it from zero
             time.sleep(REOPEN[min(broken, len(REOPEN) - 1)])
             broken += 1
 
@@ -152,7 +153,7 @@ class EventStream:
             self._report(failure)
 
     def _has_failed(self, info: Info, since: float) -> bool:
-        """Return whether the session's last answer has failed since the time `since`. A failure does not change
+        """Return whether the session's last answer failed at or after the time `since`. A failure does not change
         `info.updated`, so the messages are checked.
         """
         steps = steps_of(self._api.messages(info.id, 2))

@@ -1,6 +1,6 @@
 """Parse refused attempts and stopped turns from OpenCode 2's events, without I/O. Unknown events are skipped.
 
-`/api/event` sends the events as they happen. Afterward, the durable log of each session contains the same events, with
+`/api/event` sends the events as they happen. The durable log of each session keeps the same events, with sequence
 numbers.
 """
 
@@ -19,8 +19,8 @@ from ocwatchd.opencode.sessions.messages import Json, mapping, seconds, text
 WANTED = tuple(f'"session.{name}'.encode() for name in ("step.", "retry.", "execution.", "model.selected"))
 """Strings that occur in the events to parse. Other events, such as those with streamed text, are skipped."""
 SLACK = 0.25
-"""Maximum difference, in seconds, between OpenCode's own backoff and a wait that is recognized as such. The event
-arrives 2 ms after the refused attempt.
+"""Maximum difference, in seconds, between OpenCode's own backoff and a wait that is still taken for this backoff. The
+event arrives 2 ms after the refused attempt.
 """
 MAX_COOLDOWN = 31 * 86400.0
 """Maximum length, in seconds, of a cooldown."""
@@ -32,8 +32,8 @@ News = Failure | Aborted
 
 @dataclass(slots=True)
 class _Running:
-    """The running step of a session. `failed` is True if the step's failure was reported, so that the failure of the
-    turn is not reported again.
+    """The running step of a session. `failed` is True if the step's failure was reported. The failure of the turn is
+    then not reported separately.
     """
 
     answer: str | None = None
@@ -85,7 +85,7 @@ class EventReader:
 
 
 def seq_of(event: Json) -> int | None:
-    """Return the number of an event in its session's durable log."""
+    """Return the sequence number of an event in its session's durable log."""
     seq = mapping(event.get("durable")).get("seq")
     return seq if isinstance(seq, int) and not isinstance(seq, bool) else None
 

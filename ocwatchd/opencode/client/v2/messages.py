@@ -1,6 +1,7 @@
 """Parse OpenCode 2's sessions and messages. A field of an unexpected type is treated as missing.
 
-Of texts, only the lengths are kept. Code that sends a prompt again must keep the text of the prompt itself.
+Only the lengths of texts are kept, not the texts. Code that sends a prompt again must itself keep the text of the
+prompt.
 """
 
 from __future__ import annotations

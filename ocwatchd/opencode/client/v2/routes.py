@@ -23,18 +23,18 @@ from ocwatchd.opencode.client.v2.messages import Info, info_of
 from ocwatchd.opencode.sessions.messages import Json, mapping, text
 
 CALL_LIMIT = 5.0
-"""Timeout, in seconds, of a call. The first call for a project directory took 2 s; other calls took less than 0.2 s
+"""Timeout, in seconds, for a call. The first call for a project directory took 2 s; other calls took less than 0.2 s
 (0.0.0-next-16350).
 """
 INTERRUPT_LIMIT = 15.0
-"""Timeout, in seconds, of an interrupt. The response arrives after the turn has ended, which takes 0.05 s if the turn
+"""Timeout, in seconds, for an interrupt. The response arrives after the turn has ended, which takes 0.05 s if the turn
 is only waiting.
 """
 EVENT_IDLE = 90.0
 """An event stream that sends nothing for this many seconds is abandoned. A heartbeat arrives every 10 to 30 s."""
 LOG_IDLE = 10.0
-"""Reading a session's log is abandoned after this many seconds without a byte. OpenCode sends the log immediately and
-then closes the stream.
+"""ocwatchd stops reading a session's log if no byte arrives for this many seconds. OpenCode sends the log immediately
+and then closes the stream.
 """
 ABOUT = ("/api/health", "/api/info")
 """Names of the route that identifies the server: the first in the preview, the second in the releases."""
@@ -177,7 +177,7 @@ class Routes:
         self._post(_of(session, "revert/stage"), {"messageID": message, "files": False})
 
     def clear_revert(self, session: str) -> None:
-        """Remove the mark that `stage_revert` has set. This also wakes the session, so that it runs waiting prompts."""
+        """Remove the mark set by `stage_revert`. This also wakes the session, which then runs waiting prompts."""
         self._post(_of(session, "revert/clear"), {})
 
     def prompt(self, session: str, body: Mapping[str, object]) -> None:
@@ -189,7 +189,7 @@ class Routes:
         self._post(_of(session, "synthetic"), {"text": words, "description": description})
 
     def answer_permissions(self, session: str, allow: bool) -> None:
-        """Grant or reject all open permission requests of the session, for this time only."""
+        """Grant or reject all open permission requests of the session. A permission applies only once."""
         found = self._optional(_of(session, "permission"))
         for asked in found if isinstance(found, list) else []:
             ident = text(mapping(asked).get("id"))
@@ -217,7 +217,7 @@ class Routes:
         return models
 
     def agents(self, directory: str | None) -> frozenset[str]:
-        """Return the names of the agents."""
+        """Return the names of all agents."""
         found = self._data("/api/agent", directory=directory)
         entries = [mapping(entry) for entry in found] if isinstance(found, list) else []
         return frozenset(name for entry in entries if (name := text(entry.get("id")) or text(entry.get("name"))))
@@ -277,7 +277,7 @@ _LIMITS = ("context", "output")
 
 
 def _price(raw: object) -> Price | None:
-    """Return the price of the first tier. OpenCode 2 lists one price for each tier of context sizes."""
+    """Return the price of the first tier. OpenCode 2 lists one price for each context-size tier."""
     tiers = raw if isinstance(raw, list) else [raw]
     return price_of(tiers[0]) if tiers else None
 

@@ -1,7 +1,8 @@
 """Read the address and the password of OpenCode 2's background service from its registration.
 
 While its service runs, OpenCode 2 keeps `service.json` in its state directory, or `service-CHANNEL.json` for channels
-other than `latest` and `next` (0.0.0-next-16350). The files are only read, after a check of their owner and mode.
+other than `latest` and `next` (0.0.0-next-16350). The files are never written, and are read only after a check of their
+owner and mode.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ocwatchd.core.domain.snapshot import TcpAddress
 USER = "opencode"
 """The user name of OpenCode 2's basic authentication, which cannot be configured (0.0.0-next-16350)."""
 PASSWORDS = ("OPENCODE_PASSWORD", "OPENCODE_SERVER_PASSWORD")
-"""Environment variables that contain a server's password; the first takes precedence."""
+"""Environment variables that may contain a server's password. The first one takes precedence."""
 MAX_BYTES = 65_536
 """Maximum number of bytes read from a registration. A registration has about 170 bytes."""
 

@@ -21,8 +21,8 @@ _FEW, _MANY = 6, 80
 message.
 """
 RELEASED_DELAYS = (2.0, 4.0, 8.0, 10.0)
-"""Delays, in seconds, before retries in the releases (2.0.7 and later, with jitter). In the preview, the delays are 2,
-4, 8 and 16.
+"""Delays, in seconds, before the first retries in the releases (2.0.7 and later, with jitter). All later retries have
+the last of these delays. In the preview, the delays are 2, 4, 8 and 16 s.
 """
 JITTER = 0.3
 """Fraction by which the delays of the releases vary."""
@@ -65,19 +65,21 @@ class Turn:
 def turn_of(api: Routes, session: str, clock: Clock, *, thorough: bool = False, known: Info | None = None) -> Turn:
     """Return the current turn of a session, with its snapshot.
 
-    The waiting prompts of an idle session are always counted, those of a busy session only if `thorough` is True and
-    the session is not waiting for a retry. If `known` is given, it is used instead of fetching the session, and
-    questions are not checked.
+    The waiting prompts of an idle session are always counted. Those of a busy session are counted only if `thorough` is
+    True and the session is not waiting for a retry. If `known` is given, it is used instead of fetching the session,
+    and questions are not checked.
 
     Raises:
         EndpointError: The endpoint does not respond, or does not know the session.
     """
-    # Simultaneous requests took 70 ms instead of 130 ms at a load of 17, although OpenCode has only one thread.
+    # Simultaneous requests took 70 ms, and consecutive ones 130 ms (at a load of 17), although OpenCode has only one
+    # thread.
     with ThreadPoolExecutor(2, "turn") as threads:
         activity, last_messages = threads.submit(api.active), threads.submit(api.messages, session, _FEW)
         info = known or api.session(session)
         active, raw = activity.result(), last_messages.result()
-    if session not in active:  # a turn that ended after the messages were read would look like a stop
+    if session not in active:
+        # If the turn ended after the messages were read, these old messages would look like those of a stopped turn.
         raw = api.messages(session, _FEW)
     works, seen = session in active, clock.now()
     if len(raw) >= _FEW and not any(entry.get("type") == "user" for entry in raw):
