@@ -26,12 +26,13 @@ def known_sessions() -> list[SessionName]:
     """Return the sessions in OpenCode's message stores, followed by those found only in the daemon's files. Each group
     is sorted, newest session first.
     """
-    from ocwatchd.cli.recent import last_lines  # lazy import: only a name that is not an id needs it
     from ocwatchd.state import heartbeat  # lazy import: only a name that is not an id needs it
+    from ocwatchd.state.safe_read import last_lines  # lazy import: only a name that is not an id needs it
 
     found = {name.id: name for name in session_names(data_directory())}
     ids = [str(one.get("session") or "") for one in heartbeat.read(state_file("daemon.json")).sessions]
-    ids += [line["session"] for line in reversed(last_lines()) if isinstance(line.get("session"), str)]  # type: ignore[misc]
+    lines = last_lines(state_file("journal.jsonl"))
+    ids += [line["session"] for line in reversed(lines) if isinstance(line.get("session"), str)]  # type: ignore[misc]
     for ident in filter(None, ids):
         found.setdefault(ident, SessionName(ident))
     return list(found.values())

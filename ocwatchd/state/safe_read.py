@@ -5,12 +5,13 @@ takes 5 ms of CPU time.
 from __future__ import annotations
 
 import errno
+import json
 import os
 
 from ocwatchd.errors import NotAFile, StateError
 from ocwatchd.ownership import check_directory, give, open_plain
 
-__all__ = ["READ_CAP", "NotAFile", "StateError", "read_plain", "replace_unsynced", "write_unsynced"]
+__all__ = ["READ_CAP", "NotAFile", "StateError", "last_lines", "read_plain", "replace_unsynced", "write_unsynced"]
 
 READ_CAP = 8 << 20
 """Maximum size, in bytes, of a state file that is read. ocwatchd's own files are a few kB in size, so a larger file was
@@ -35,6 +36,32 @@ def read_plain(path: str | os.PathLike[str], cap: int = READ_CAP) -> bytes:
         return _read_all(fd, cap)
     finally:
         os.close(fd)
+
+
+TAIL = 64 << 10
+"""Maximum number of bytes that `last_lines` reads: about a hundred lines of the journal."""
+
+
+def last_lines(path: str | os.PathLike[str], tail: int = TAIL) -> list[dict[str, object]]:
+    """Return the JSON objects in the last `tail` bytes of a file with one object per line, such as the journal. An
+    incomplete first line is skipped. Never raises.
+
+    Completion calls this function whenever Tab is pressed, and `watch` calls it every second.
+    """
+    try:
+        with open(open_plain(path), "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(file.tell() - tail, 0))
+            lines = file.read(tail).splitlines()
+    except (OSError, NotAFile):
+        return []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
+    return [entry for entry in found if isinstance(entry, dict)]
 
 
 def _read_all(fd: int, cap: int) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ocwatchd.cli.output.render import say
-from ocwatchd.cli.recent import last_lines
 from ocwatchd.config.names import read_names
 from ocwatchd.config.reader import read_document
 from ocwatchd.core.domain.chains import models_in, normalise
@@ -16,6 +15,7 @@ from ocwatchd.errors import ConfigError, ExitCode, OcwatchError
 from ocwatchd.paths import config_file, state_file
 from ocwatchd.state import heartbeat
 from ocwatchd.state.blacklist.format import read_entries
+from ocwatchd.state.safe_read import last_lines
 
 
 def complete(kind: str) -> int:
@@ -58,13 +58,13 @@ def _models() -> Iterator[str]:
 def _sessions() -> Iterator[str]:
     for known in heartbeat.read(state_file("daemon.json")).sessions:
         yield str(known.get("session", ""))
-    for line in reversed(last_lines()):
+    for line in reversed(last_lines(state_file("journal.jsonl"))):
         session = line.get("session")
         if isinstance(session, str):
             yield session
 
 
 def _ids() -> Iterator[str]:
-    for line in reversed(last_lines()):
+    for line in reversed(last_lines(state_file("journal.jsonl"))):
         yield str(line.get("id", ""))[13:19]
     yield from _sessions()

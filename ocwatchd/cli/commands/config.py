@@ -244,7 +244,7 @@ def derived_setup(paths: Paths) -> Setup:
 
 def _models_of_program(logged_in: Sequence[str]) -> list[str]:
     """Return the models that the installed OpenCode 1 lists offline for these logins, or an empty list on failure."""
-    from ocwatchd.cli.commands.installed import installed_opencode  # lazy import: not used by `config check`
+    from ocwatchd.cli.commands.run import installed_opencode  # lazy import: not used by `config check`
     from ocwatchd.opencode.process.program import about_program, list_models  # lazy import: 15 ms of CPU time
 
     program = installed_opencode()

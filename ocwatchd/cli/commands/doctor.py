@@ -10,7 +10,7 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 from ocwatchd import DOCUMENTATION
-from ocwatchd.cli.commands.installed import installed_opencode
+from ocwatchd.cli.commands.run import installed_opencode
 from ocwatchd.cli.output.escape import escape
 from ocwatchd.cli.output.render import iso, say, say_json, screen_width, symbol, tell, wrapped
 from ocwatchd.doctor.bundle import write_bundle

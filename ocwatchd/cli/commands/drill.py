@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from ocwatchd.cli.commands.installed import installed_opencode
+from ocwatchd.cli.commands.run import installed_opencode
 from ocwatchd.cli.output.escape import escape
 from ocwatchd.cli.output.render import say, say_json, screen_width, symbol, tell, wrapped
 from ocwatchd.drill.fetch import LATEST, fetch

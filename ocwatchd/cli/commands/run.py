@@ -26,6 +26,7 @@ from ocwatchd.state.blacklist.query import CooldownTable
 
 TYPE_CHECKING = False  # defined here because importing it from typing costs 3 ms of CPU time
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import NoReturn
 
 MAX_DELAY = 30.0
@@ -174,6 +175,19 @@ def configured_program(document: Document | None) -> str | None:
     except ConfigError:
         return None
     return value if isinstance(value, str) and value else None
+
+
+def installed_opencode() -> Path | None:
+    """Return the path of the OpenCode program that `oc-smart` would start, or None if there is none."""
+    from pathlib import Path  # lazy import: used only by commands that do not start OpenCode this way
+
+    try:
+        configured = configured_program(read_document(config_file()))
+    except ConfigError:  # `ocwatch doctor` reports this error
+        configured = None
+    scripts = (sys.argv[0], str(Path(sys.argv[0]).with_name("oc-smart")))
+    found = find_opencode(os.environ.get("PATH", os.defpath), scripts, configured)
+    return Path(found).absolute() if found else None
 
 
 def _give_up(message: str, code: int = ExitCode.OPENCODE_UNREACHABLE) -> NoReturn:

@@ -17,8 +17,8 @@ from hashlib import sha256
 from ocwatchd import DOCUMENTATION
 from ocwatchd.cli.commands.config import derived_setup, write_schema
 from ocwatchd.cli.commands.down import end_daemon
-from ocwatchd.cli.commands.installed import installed_opencode
 from ocwatchd.cli.commands.plugin import RESTART
+from ocwatchd.cli.commands.run import installed_opencode
 from ocwatchd.cli.commands.service import linger_remark
 from ocwatchd.cli.commands.setup_steps import Report, Step, shown
 from ocwatchd.cli.commands.status import status

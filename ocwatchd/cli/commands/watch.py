@@ -28,12 +28,12 @@ from ocwatchd.cli.journal_reader import with_returns
 from ocwatchd.cli.output.escape import escape
 from ocwatchd.cli.output.render import WIDTH, columns, fit, hanging, say, screen_width, tell, warn
 from ocwatchd.cli.output.views import StatusView
-from ocwatchd.cli.recent import last_lines
 from ocwatchd.core.history.journal_entries import Entry, read
 from ocwatchd.core.history.wording import phrase, word
 from ocwatchd.errors import ExitCode, UsageError
 from ocwatchd.paths import state_file
 from ocwatchd.state.heartbeat import State
+from ocwatchd.state.safe_read import last_lines
 from ocwatchd.time_words import clock, stamp
 
 HEIGHT = 24
@@ -330,7 +330,7 @@ class StateReader:
         except OSError:
             mark = None
         if mark != self._mark:
-            self._mark, self._told, self.titles = mark, read(last_lines(TAIL)), Titles()
+            self._mark, self._told, self.titles = mark, read(last_lines(state_file("journal.jsonl"), TAIL)), Titles()
         return with_returns(self._told, now)
 
     def frame(self, width: int, height: int, foot: str, selected: int | None = None) -> list[Line]:

@@ -5,6 +5,8 @@
 // Return:     sends a prompt back to the session's primary as soon as the primary is available, unless the user chose
 //             another model (origin.js).
 //
+// The file is long because it must work even if all of the parts are missing.
+//
 // The other parts are in the directory rate-limit-fallback/ beside this file. OpenCode does not load plugins from there
 // (1.0 - 1.18; 2 skips a directory without `server`, `index`, `tui` or `rpc`). Each part works without the others:
 //
