@@ -81,10 +81,10 @@ def test_the_next_prompt_goes_elsewhere_before_the_limit_and_comes_back_after_it
         assert "new prompts go to a fallback until" in " ".join(daemon.ocwatch("forecast").stdout.split())
         assert "mock/primary is about to be limited" in daemon.ocwatch("history").stdout
         why = " ".join(daemon.ocwatch("explain", PRIMARY).stdout.split())
-        assert "exact: 0 of 3 requests left, a prompt takes 1" in why
+        assert "exact: 0 of 3 requests left; a prompt takes 1" in why
         assert "choice -> mock2/fallback: available" in why
         configured = " ".join(daemon.ocwatch("explain", CONFIGURED).stdout.split())
-        assert "configured: 0 of 1 requests within 90 s left, a prompt takes 1" in configured
+        assert "configured: 0 of 1 requests within 90 s left; a prompt takes 1" in configured
         assert daemon.ocwatch("pick", PRIMARY).stdout.strip() == FALLBACK
         print(listed, why, configured, sep="\n")
         # It ends at the reset, and the primary answers again.

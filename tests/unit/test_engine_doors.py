@@ -73,7 +73,7 @@ def test_a_subagent_is_freed_by_moving_its_parent():
     effects = brain.handle(Probed("ses_1", A, (child,), 1, (own_model,)), T + 0.1)
     assert of(Free, effects) == [Free(child)]
     (told,) = of(Tell, effects)
-    assert "a subagent that uses it was stopped" in told.text, "its parent says only that a task was cancelled"
+    assert "a subagent on this model was stopped" in told.text, "its parent says only that a task was cancelled"
     assert of(Move, effects) == []
 
 

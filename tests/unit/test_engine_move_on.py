@@ -154,8 +154,8 @@ def test_a_fallback_that_fails_the_same_way_is_left_for_the_next():
 @pytest.mark.parametrize(
     ("shown", "words"),
     [
-        (retried(1, wait=1_814_400.0), "again in 504 hours"),
-        (retried(1, wait=1200.0), "again in 20 minutes"),
+        (retried(1, wait=1_814_400.0), "waits 504 hours before"),
+        (retried(1, wait=1200.0), "waits 20 minutes before"),
         (retried(8, "Connection refused", wait=30.0), "failed 8 times in a row"),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_wait_without_end_and_without_a_limit_is_shown_with_the_command_and_en
     assert words in fields("frozen", effects)["why"]
     assert of(Tell, effects)[0].text.endswith("ocwatch redirect ses_1")
     tracked = brain.tracked_sessions.known("ses_1")
-    assert tracked.phrase == "frozen, and not known to be limited: ocwatch redirect ses_1"
+    assert tracked.phrase == "frozen, although no limit is known: ocwatch redirect ses_1"
     assert brain.ledger.entries() == ()
     again = feed(brain, seen(replace(shown, seen=shown.seen + 60, attempt=shown.attempt + 1)), at=60)
     assert (notes(again), of(Tell, again)) == ([], []), "once"

@@ -242,7 +242,7 @@ def test_a_model_that_cuts_its_answers_off_is_left_after_three_in_a_row():
     effects = feed(brain, AnsweredNothing("ses_1", T), seen(cutting()))
     (move,) = of(Move, effects)
     assert (move.order.target.model, move.order.stalled, move.order.failing) == (B, True, True)
-    assert fields("claim", effects)["why"] == "p/a has cut its answer off 3 times in a row"
+    assert fields("claim", effects)["why"] == "p/a has cut off its answer 3 times in a row"
     assert brain.ledger.cooling(A, T + 1).strikes == 0
     assert forbidden(move.order, cutting(4, answer="msg_9")) is None, "another one has begun meanwhile"
     assert forbidden(move.order, working(answer="msg_9")).result is MoveResult.ALREADY

@@ -55,7 +55,7 @@ def test_a_move_is_one_episode_with_all_it_was_decided_on(life: Life) -> None:
     assert episode.began == START
     assert episode.waited_until() == pytest.approx(START + 3600, abs=0.01)
     claim = move.claim
-    assert claim.text("why") == "3600 s to wait, maxDelay is 30 s"
+    assert claim.text("why") == "3600 s to wait; maxDelay is 30 s"
     assert [row["model"] for row in claim.rows("considered")] == ["p/b"]
 
 
@@ -353,7 +353,7 @@ def test_a_turn_that_was_run_again_on_its_own_model_was_not_moved(life: Life) ->
     assert (found.fallbacks, found.cost.saved) == ((), 0.0)
     waits, _, ran = entries[1:]
     assert (word(waits), word(ran), phrase(ran, lambda _: "8:00")) == ("parked", "runs again", "p/a, 0.2s")
-    assert phrase(waits, lambda _: "8:00") == "the turn waits for p/a until 8:00, or until a fallback works"
+    assert phrase(waits, lambda _: "8:00") == "the turn waits for p/a until 8:00, or until a fallback is available"
 
 
 def test_what_the_journal_says_of_later_does_not_count_yet(life: Life) -> None:
@@ -375,7 +375,7 @@ def test_what_others_leave_of_a_span_has_no_empty_or_reversed_part() -> None:
         ({"what": "unparked", "why": "the OpenCode process in which it was waiting has ended"}, 60.0),
         ({"what": "unreachable", "why": "no OpenCode shows it"}, 60.0),
         ({"what": "left", "why": "its `opencode run` has ended, so no answer is needed"}, 60.0),
-        ({"what": "left", "why": "limited, but a tool is running or a question is open"}, 3600.0),
+        ({"what": "left", "why": "limited, but a tool is running or a question has not been answered"}, 3600.0),
     ],
 )
 def test_time_is_lost_only_until_the_last_news_of_an_opencode_that_is_gone(

@@ -45,8 +45,8 @@ class Order:
         return self.child or self.snapshot.session
 
     def stopped(self, now: SessionSnapshot) -> bool:
-        """Return whether the aborted answer in the snapshot `now` is the answer that this move stopped, and not a later
-        one.
+        """Return whether the aborted answer in the snapshot `now` is the one that this move stopped, rather than a
+        later one.
         """
         return self.snapshot.answer is None or now.answer == self.snapshot.answer
 
@@ -75,7 +75,7 @@ class MoveResult(StrEnum):
 
     MOVED = "moved"  # the target has begun to answer
     ALREADY = "already"  # the same prompt is already running on another model
-    TARGET_LIMITED = "target_limited"  # the target was limited too, or it failed
+    TARGET_LIMITED = "target_limited"  # the target was also limited, or it failed
     REFUSED = "refused"  # a precondition was not met; nothing was changed
     USER_TOOK_OVER = "user_took_over"  # the user aborted the turn or sent another prompt, which takes precedence
     SWITCHED = "switched"  # the model was changed; OpenCode's next attempt is far off and will use the new model
@@ -88,7 +88,7 @@ class ReturnResult(StrEnum):
     DONE = "done"
     LATER = "later"  # the session is busy, or OpenCode does not respond
     CHOSEN = "chosen"  # another model was chosen for the session since the move
-    UNKNOWN = "unknown"  # no endpoint that could return the session shows it
+    UNKNOWN = "unknown"  # none of the endpoints has the session
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +98,12 @@ class MoveOutcome:
     `snapshot` is the last snapshot of the session, or None if its endpoint failed. A failed endpoint does not count
     against the target.
 
-    A FAILED move without `stranded` changed nothing, or ended with an error of the target, which `snapshot` contains.
-    `stranded`: whether the move stopped the turn and nothing is known to be running; the prompt is stored, and a move
-    with `own_abort` continues it. `posts` is the number of attempts to start the new run. `seconds` is the time from
-    the start of the move to the target's message (None if there is no message). `first_token` is the time from the
-    start of the new run to the beginning of its answer (or until now, if the answer has not begun).
+    A FAILED move without `stranded` changed nothing, or ended with an error from the target; `snapshot` then contains
+    that error. `stranded`: whether the move stopped the turn and nothing is known to be running; the prompt is stored,
+    and a move with `own_abort` continues it. `posts` is the number of attempts to start the new run. `seconds` is the
+    time from the start of the move to the target's message (None if there is no message). `first_token` is the time
+    from the start of the new run to the beginning of its answer (or the time elapsed so far, if the answer has not
+    begun).
     """
 
     result: MoveResult

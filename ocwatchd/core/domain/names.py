@@ -1,6 +1,7 @@
-"""The rules for a valid model name from any source: a log, an endpoint, the configuration or a file of ocwatchd.
+"""The rules for valid model names, whatever their source: a log, an endpoint, the configuration or a file that ocwatchd
+wrote.
 
-Readers and writers use the same rules, so `blacklist.json` never contains a name that its readers would refuse. This
+Readers and writers use the same rules, so `blacklist.json` never contains a name that its readers would reject. This
 module imports nothing, because commands that scripts call often load it.
 """
 
@@ -15,8 +16,8 @@ have about 80 characters.
 def is_name(name: str) -> bool:
     """Return whether `name` can name a model or a whole provider: `provider/model` or `provider/*`.
 
-    Control characters are refused because they would reach terminals. Surrounding spaces and very long names are
-    refused because no real model has them.
+    Control characters are rejected because they would be printed to terminals. Surrounding spaces and very long names
+    are rejected because no real model has them.
     """
     provider, slash, model = name.partition("/")
     return bool(provider and slash and model) and len(name) <= NAME_CAP and name == name.strip() and name.isprintable()

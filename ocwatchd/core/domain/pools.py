@@ -15,14 +15,14 @@ from math import log
 LEAST_USED, ROUND_ROBIN, FIRST_HEALTHY = STRATEGIES = ("least-used", "round-robin", "first-healthy")
 
 STEEP = 8.0
-"""How strongly each session that a member serves reduces its chance in the draw between equal members. Of two such
-members, the one with one fewer session receives the next session in 9,998 of 10,000 draws. A difference in load of 0.02
-sessions hardly matters.
+"""How strongly each session that a member serves reduces the member's chance in the draw between equal members. Of two
+such members, the one with one fewer session receives the next session in 9,998 of 10,000 draws. A difference in load of
+0.02 sessions hardly matters.
 """
 
 MEMORY = 3600.0
-"""Time, in seconds, for which a session counts toward a member's load after the session was given to that member. This
-applies only if the load is not measured.
+"""Time, in seconds, for which a session counts toward a member's load after it was assigned to that member. This value
+is used only if the load is not measured.
 """
 
 
@@ -97,9 +97,7 @@ def pool_of(model: str, pools: Pools) -> Pool | None:
 
 
 def relative(used: Mapping[str, float], sessions: int) -> dict[str, float]:
-    """Convert the number of tokens that each model used to the model's load in sessions. The sum of the loads is
-    `sessions`.
-    """
+    """Convert each model's token count to a load in sessions. The loads add up to `sessions`."""
     whole = sum(used.values())
     return {model: tokens * sessions / whole for model, tokens in used.items()} if whole > 0 else {}
 
@@ -116,7 +114,7 @@ def _draw(text: str) -> float:
 
 
 class Fill:
-    """The load of pool members: the most recently measured load, plus the sessions given to each member since then."""
+    """The load of pool members: the last measured load, plus the sessions assigned to each member since then."""
 
     __slots__ = ("_given", "_measured", "measured_at")
 
@@ -129,18 +127,18 @@ class Fill:
     def measure(self, loads: Mapping[str, float], models: Iterable[str], at: float) -> None:
         """Set the load of these models, in sessions, that was measured at `at` (epoch seconds).
 
-        The measured load already includes sessions given to a member before `at`.
+        The measured load already includes sessions assigned to a member before `at`.
         """
         self._measured, self.measured_at = dict(loads), at
         for model in models:
             self._given[model] = [moment for moment in self._given.get(model, ()) if moment > at]
 
     def give(self, model: str, now: float) -> None:
-        """Count a session that was given to this member."""
+        """Count a session that was assigned to this member."""
         self._given[model] = [*(moment for moment in self._given.get(model, ()) if now - moment < MEMORY), now]
 
     def loads(self, now: float) -> dict[str, float]:
-        """Return the load by member, in sessions, including sessions given recently."""
+        """Return the load by member, in sessions, including recently assigned sessions."""
         found = dict(self._measured)
         for model, moments in self._given.items():
             count = sum(now - moment < MEMORY for moment in moments)

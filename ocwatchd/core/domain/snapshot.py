@@ -40,7 +40,7 @@ RUN_SLACK = 2.0
 @dataclass(frozen=True, slots=True)
 class RunClient:
     """An `opencode run` process that is a client of another OpenCode process. Times are epoch seconds. `anew`: whether
-    the client began a new session.
+    the client started a new session.
     """
 
     directory: str | None
@@ -49,7 +49,7 @@ class RunClient:
     ended: float | None = None
     """When the client was last observed, in epoch seconds; None while it is running."""
     session: str | None = None
-    """The session that the client continues, or None if it began a session or its session is not known."""
+    """The session that the client continues, or None if the client started a new session or its session is unknown."""
 
     def may_own(
         self, directory: str, created: float | None, session: str | None = None, parent: str | None = None
@@ -95,8 +95,8 @@ class Endpoint:
     opened: str | None = None
     """The session with which the terminal was opened (`-s`); None if no session was named."""
     launched: bool = False
-    """Whether a running `oc-smart` has started the process. `oc-smart` then handles the limits of the
-    process's turns.
+    """Whether the process was started by an `oc-smart` that is still running. That `oc-smart` then handles the limits
+    of the process's turns.
     """
     runs: tuple[RunClient, ...] = field(default=(), compare=False, repr=False)
     """The `opencode run` clients that the process is currently serving, if they are separate processes."""
@@ -160,13 +160,13 @@ class SessionSnapshot:
     """
     running: tuple[RunningTool, ...] = ()
     background: tuple[str, ...] = ()
-    """Busy subagents that no running tool call names. If this session is aborted, they are canceled and their results
-    are lost without a message (1.18).
+    """Busy subagents that are not named in any running tool call. If this session is aborted, they are canceled and
+    their results are lost without a message (1.18).
     """
     asking: bool = False
     """Whether a permission request or a question in this session is waiting for the user."""
     last_error: ErrorDetails | None = None
-    """The error of the last answer, after the last attempt."""
+    """The error with which the last answer ended, after its last attempt."""
     answer: str | None = None
     """The id of the last assistant message, if it answers (or tries to answer) one of the user messages that were read.
     """
@@ -184,8 +184,8 @@ class SessionSnapshot:
     cut_steps: int = 0
     """The number of consecutive answers from this model, ending with the latest, that started but did not finish."""
     silence: float | None = None
-    """Seconds without an event of this session at the time of the probe; None if no event stream shows the session as
-    busy.
+    """Seconds since the last event of this session, at the time of the probe; None if no event stream shows the session
+    as busy.
     """
     compacting: bool = False
     """Whether the last answer is a summary of the session instead of a part of the user's turn."""
@@ -229,5 +229,5 @@ class SessionSnapshot:
 
     @property
     def tool_executing(self) -> bool:
-        """Whether a tool call that the model has finished writing is running."""
+        """Whether a tool call is running and the model has finished writing it."""
         return any(not tool.pending for tool in self.running)

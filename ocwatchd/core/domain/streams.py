@@ -1,8 +1,8 @@
-"""Learn, for each model, how long a running answer may stay silent before it counts as stalled. Pure.
+"""Learn, for each model, how long a running answer may stay silent before it counts as stalled. The module is pure.
 
 The longest gap between two events is stored, by model, for each successful answer (one that finished without an error).
-A model that thinks for a long time before its first word has long gaps, and is given more time than a model that never
-pauses.
+A model that thinks for a long time before its first word has long gaps, so it is given more time than a model that
+never pauses.
 """
 
 from __future__ import annotations

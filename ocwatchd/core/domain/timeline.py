@@ -1,9 +1,9 @@
 """Detection of steps of the wall clock, and correction of times that were recorded before a step.
 
-The wall clock may be wrong for a while: after an empty battery until the network sets the time, or after a virtual
-machine was resumed. Comparison with a clock that is never set (time since boot) distinguishes a step from the passage
-of time. A step ahead proves nothing, because a paused machine looks the same, so known reset times do not change. When
-the clock is set back by the same amount, the times recorded in between are shifted by that amount.
+The wall clock may be wrong for a while: after a battery has run out, until the time is set from the network, or after a
+virtual machine was resumed. A comparison with a clock that is never set (time since boot) distinguishes a step from the
+passage of time. A forward step proves nothing, because a paused machine looks the same, so known reset times do not
+change. When the clock is set back by the same amount, the times recorded in between are shifted by that amount.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SKEW = 60.0
-"""Differences between two clocks, and corrections of one clock, are ignored up to this number of seconds."""
+"""Largest difference between two clocks, or correction of one clock, that is ignored, in seconds."""
 SETTLED = 60.0
 """Time, in seconds, for which the clock must have been read regularly before any entry is dropped because
 of its age.
@@ -28,11 +28,11 @@ MAX_PERIODS = 16
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of the wall clock by `seconds`, ahead (positive) or back (negative).
+    """A step of the wall clock by `seconds`, forward (positive) or back (negative).
 
     `began` and `ended` are the first and last timestamps (epoch seconds) of the period before the step, as the clock
-    showed them during that period. `undone`: the clock is back where it had been before an earlier step, so every time
-    recorded in between is wrong by `seconds`.
+    showed them during that period. `undone`: whether this step reversed an earlier one. If so, every time recorded
+    between the two steps is wrong by `seconds`.
     """
 
     seconds: float
@@ -52,7 +52,7 @@ class Step:
     def due(self, deadline: float) -> float:
         """Adjust a deadline that was set before the step to the current clock.
 
-        After a step back, the deadline arrives when it would have arrived without the step. After a step ahead, the
+        After a step back, the deadline arrives when it would have arrived without the step. After a forward step, the
         deadline may already have passed, as after a sleep.
         """
         return deadline + self.seconds if self.seconds < 0 and deadline >= self.began else deadline
@@ -112,7 +112,7 @@ class Timeline:
 
 
 class Evenness:
-    """Checks, by regular readings of the clock, whether it has been running evenly for a while."""
+    """Checks, by reading the clock regularly, whether it has been running evenly for a while."""
 
     def __init__(self) -> None:
         """Initialize the check; no reading has been taken yet."""

@@ -15,7 +15,7 @@ class LimitKind(StrEnum):
     RATE_LIMIT = "rate_limit"  # too many requests or tokens within a short window
     QUOTA = "quota"  # the allowance of a plan (for some hours, a day, a week or a month) is exhausted until it resets
     OVERLOADED = "overloaded"  # a short outage of the provider
-    BILLING = "billing"  # no credit is left; lasts until a user acts
+    BILLING = "billing"  # no credit is left; the limit lasts until the user acts
 
 
 class Scope(StrEnum):
@@ -33,14 +33,14 @@ class Cause(StrEnum):
     OVERLOAD = "overload"
     SERVER_ERROR = "server-error"  # a status of 500 to 599, or no connection at all
     NOT_FOUND = "not-found"  # the provider does not offer the model
-    AUTH = "auth"  # the provider refuses the login
+    AUTH = "auth"  # the provider rejects the credentials
     STALL = "stall"  # the answer never begins, stops in the middle, or is repeatedly cut off
 
 
 class ResetSource(StrEnum):
     """The source of a cooldown's reset time; the best source comes first."""
 
-    RETRY_AFTER = "retry-after"  # the reset time comes from the response header
+    RETRY_AFTER = "retry-after"  # the reset time comes from a response header
     STATUS = "status"  # OpenCode's own next attempt, as reported by /session/status
     TEXT = "text"  # the reset time was found in the error's text or fields
     ESTIMATE = "estimate"  # no reset time was reported, so the configured cooldown applies
@@ -114,7 +114,7 @@ class ErrorDetails:
 
     `headers` has lower-case names. `codes` are the machine-readable codes in the error body (`error.type`,
     `error.code`, `error.status`), outermost first, unchanged. `body` is the response's text, truncated if it is long.
-    `status_read`: whether the status was found in the text. If so, it may not be the status of this response, because
+    `status_read`: whether the status was found in the text. If so, it might not be the status of this response, because
     the text may quote another service.
     """
 
@@ -136,8 +136,8 @@ class Hint:
     """The reset time reported by the provider: `until` in epoch seconds, `after` in seconds from the record's
     timestamp.
 
-    `estimated` marks an inexact time, such as a date without a time zone; `tamed` is the reason why the time differs
-    from the reported time.
+    `estimated` marks an inexact time, such as a date without a time zone; `tamed` is the reason that the time differs
+    from the reported one.
     """
 
     until: float

@@ -177,7 +177,8 @@ def _honoured(verdict: Verdict, reported: Hint | None, looping: bool = False) ->
     """Turn an inconclusive verdict into a proven limit if OpenCode is waiting for a time that the provider reported
     (`reported`); otherwise, return the verdict unchanged.
 
-    Retries without a pause (`looping`) prove a limit too, because OpenCode does this if the reported time has passed.
+    Retries without a pause (`looping`) also prove a limit, because OpenCode retries in this way if the reported time
+    has passed.
     """
     if verdict.certainty not in (Certainty.DOUBTFUL, Certainty.UNKNOWN) or not (reported or looping):
         return verdict
@@ -191,8 +192,8 @@ def _honoured(verdict: Verdict, reported: Hint | None, looping: bool = False) ->
 
 
 def instead_of_answer(snapshot: SessionSnapshot, fact: TroubleReported | None) -> ErrorDetails | None:
-    """Return the response that the plugin received in place of an answer, if the report is recent and about this model,
-    or None.
+    """Return the response that, according to the plugin, arrived in place of an answer. Return None if the report is
+    not recent or is about another model.
     """
     if fact is None or fact.facts is None or fact.facts.status != ANSWERED:
         return None
@@ -241,7 +242,7 @@ def frozen(snapshot: SessionSnapshot, now: float) -> str | None:
     words = reason_of(snapshot.message, 200) or "no reason is known"
     if wait > FROZEN_WAIT:
         hours = f"{wait / 3600:.0f} hours" if wait >= 2 * 3600 else f"{wait / 60:.0f} minutes"
-        return f"OpenCode asks {snapshot.model} again in {hours}, although no limit is known: {words}"
+        return f"OpenCode waits {hours} before it tries {snapshot.model} again, although no limit is known: {words}"
     if attempts >= FROZEN_ATTEMPTS:
         return f"{snapshot.model} has failed {attempts} times in a row, although no limit is known: {words}"
     return None
@@ -260,7 +261,7 @@ class Assessor:
     ) -> None:
         """Store the parts of the engine that this object uses. `registrar` records the limits that are found, and
         `decider` decides what to do about limited turns. `stalls` handles silent answers, and `failures` handles
-        failures without a limit.
+        failures that are not limits.
         """
         self._context, self._registrar, self._decider = context, registrar, decider
         self._stalls, self._failures = stalls, failures
@@ -277,7 +278,7 @@ class Assessor:
         self, tracked: TrackedSession, snapshot: SessionSnapshot, pending: LimitEvent | None, now: float
     ) -> list[Effect]:
         if tracked.stranded and _stopped_unanswered(snapshot) and not _stopped_since(tracked, snapshot):
-            return self._decider.move(tracked, snapshot, "an earlier move stopped it", now)
+            return self._decider.move(tracked, snapshot, "an earlier move stopped the turn", now)
         if snapshot.aborted:
             tracked.note_limit(pending)
             return self._decider.stopped(tracked)
@@ -382,11 +383,11 @@ class Assessor:
             tracked.wake_at(now + ENDING)
             return []
         tracked.note_loop(snapshot.seen)
-        words = f"it has sent {snapshot.empty_steps} empty answers in a row"
+        words = f"the model has sent {snapshot.empty_steps} empty answers in a row"
         if facts is not None and facts.name == WEB_PAGE:
             return self._decider.answered_by_page(tracked, snapshot, words, now)
         if facts is not None:
-            words = f"it has sent this instead of an answer: {reason_of(facts.message or facts.body, 200)}"
+            words = f"the model has sent this instead of an answer: {reason_of(facts.message or facts.body, 200)}"
         return self._decider.unanswered(tracked, snapshot, words, now)
 
     def _assess_limit_as_answer(
@@ -416,11 +417,11 @@ class Assessor:
             return []
         tracked.wake_at(max(now, snapshot.next_at or now) + RECHECK)
         if self._context.policy.mode is not Mode.OFF and (why := frozen(snapshot, now)):
-            tracked.explain(f"frozen, and not known to be limited: ocwatch redirect {quote(snapshot.session)}")
+            tracked.explain(f"frozen, although no limit is known: ocwatch redirect {quote(snapshot.session)}")
             if not tracked.note_frozen(snapshot.answer):
                 return []
             return notes.frozen(snapshot, why)
-        tracked.explain("retrying, not known to be limited")
+        tracked.explain("retrying, although no limit is known")
         words = reason_of(snapshot.message, 200)
         if words in self._unknown_words or len(self._unknown_words) >= MAX_DOUBTFUL:
             return []
@@ -447,10 +448,10 @@ class Assessor:
         # The recorded start of an answer is the start of its first attempt, which may have been refused. The time of
         # the retry is more exact.
         began = max(snapshot.answer_started or 0.0, tracked.retried_at)
-        # The session may be on another model because another program moved it: `oc-smart` moves its own runs.
+        # The session may be using another model because another program moved it: `oc-smart` moves its own runs.
         same = tracked.entered is None or tracked.entered[0] == snapshot.model
         waited = tracked.doing is not Doing.NOTHING and snapshot.answer_completed and same
-        # Keep the phrase about the move while the session is on the target.
+        # Keep the status phrase about the move while the session uses the target.
         tracked.finish(
             tracked.phrase if snapshot.model == tracked.landed and tracked.phrase.startswith("moved") else ""
         )
@@ -464,7 +465,7 @@ def _stopped_unanswered(snapshot: SessionSnapshot) -> bool:
 
 
 def _stopped_since(tracked: TrackedSession, snapshot: SessionSnapshot) -> bool:
-    """Return whether the user has stopped a later answer than the one stopped by a move."""
+    """Return whether the user has stopped an answer that is later than the one stopped by a move."""
     return snapshot.aborted and tracked.stopped_answer is not None and snapshot.answer != tracked.stopped_answer
 
 

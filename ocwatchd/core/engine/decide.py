@@ -4,8 +4,8 @@ The module is long because the decisions about a limited turn are mutually exclu
 makes that visible. A move is claimed before it is made.
 
 The decisions about whether to wait and where to move are pure functions of the known state. If a probe does not show
-the session, this is journaled, because a daemon that reports nothing would appear to be inactive. The probe is
-repeated, at short intervals at first.
+the session, a line is written to the journal, because a daemon that reports nothing would appear to be inactive. The
+probe is repeated, at short intervals at first.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ def worth_waiting(
         return False, "no reset time is known"
     retry = policy.retry_for(snapshot.model)
     if (snapshot.attempt or 0) > retry.max_retries:
-        return False, f"refused {snapshot.attempt} times, maxRetries is {retry.max_retries}"
+        return False, f"refused {snapshot.attempt} times; maxRetries is {retry.max_retries}"
     reported = entry.reset_source is not ResetSource.ESTIMATE
     if not reported and entry.kind is LimitKind.QUOTA:
-        return False, "a quota without a reset time"
+        return False, "the quota has no known reset time"
     remaining = max((entry.until if reported else (snapshot.next_at or now)) - now, 0.0)
     if remaining > retry.max_delay:
-        return False, f"{remaining:.0f} s to wait, maxDelay is {retry.max_delay:.0f} s"
+        return False, f"{remaining:.0f} s to wait; maxDelay is {retry.max_delay:.0f} s"
     in_all = remaining + (now - waiting_since if waiting_since is not None else 0.0)
     if not reported and in_all > retry.max_wait:
-        return False, f"{in_all:.0f} s of retries without a known reset time, maxWait is {retry.max_wait:.0f} s"
+        return False, f"{in_all:.0f} s of retries without a known reset time; maxWait is {retry.max_wait:.0f} s"
     return True, f"{remaining:.0f} s to wait"
 
 
@@ -139,7 +139,9 @@ class Decider:
         if snapshot.parent is not None and not snapshot.switchable:
             return self._move_parent(tracked, snapshot, why, now)
         if snapshot.parent is not None and snapshot.state is SessionState.ERROR:
-            return self._leave(tracked, snapshot, "a failed subagent: the session that waited for it continues")
+            return self._leave(
+                tracked, snapshot, "the subagent has failed; the session that was waiting for it continues"
+            )
         return self.move(tracked, snapshot, why, now)
 
     def free_again(
@@ -176,7 +178,7 @@ class Decider:
         if held is not None:
             return held
         if self._free_where_it_came_from(tracked, snapshot, now):
-            return self.move(tracked, snapshot, "the model that it came from is available again", now, parent)
+            return self.move(tracked, snapshot, "the model from which it was moved is available again", now, parent)
         unready = self._waits_on(tracked, snapshot, snapshot.model, now) if snapshot.model is not None else None
         if unready is not None:
             return unready
@@ -221,7 +223,9 @@ class Decider:
             tracked.exhaust(tracked.resumes_at, f"waits for {tracked.waits_for or model}")
             return []
         if self._firsts.holds(tracked, model, now):
-            tracked.exhaust(now + HELD_RECHECK, f"waits until {model} has answered another session that waited for it")
+            tracked.exhaust(
+                now + HELD_RECHECK, f"waits until {model} has answered another session that was waiting for it"
+            )
             return []
         return None
 
@@ -282,10 +286,10 @@ class Decider:
         self, tracked: TrackedSession, snapshot: SessionSnapshot, words: str, now: float
     ) -> list[Effect]:
         """Leave the session on its model, because a web page arrives in place of the provider's response. The page
-        would replace the responses of every other model too.
+        would also replace the responses of every other model.
         """
         return self._tell_unanswered(
-            tracked, snapshot, f"{words}; they come from a web page in place of the provider", now
+            tracked, snapshot, f"{words}, because a web page arrives in place of the provider's response", now
         )
 
     def _tell_unanswered(
@@ -312,7 +316,7 @@ class Decider:
     def held(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float, *, cause: Cause | None = None
     ) -> list[Effect] | None:
-        """Return the effects for a turn that must not be moved now, or None if it may be moved.
+        """Return the effects for a turn that must not be moved now, or None if the turn may be moved.
 
         `cause` is the reason for the move if that reason is not a limit. A stalled turn is not checked for running
         tools and open questions, because `may_have_stalled` has already excluded them.
@@ -337,7 +341,9 @@ class Decider:
             tracked.wake_at(until)
             return effects
         if work_in_progress(snapshot) and not stalled:
-            return self._leave(tracked, snapshot, "limited, but a tool is running or a question is open", now)
+            return self._leave(
+                tracked, snapshot, "limited, but a tool is running or a question has not been answered", now
+            )
         if loses_background(snapshot) and not snapshot.switchable:
             return self._wait_for_background(tracked, snapshot, snapshot, now)
         if tracked.moves_within_hour(now) >= self._context.policy.moves_per_hour:
@@ -368,7 +374,7 @@ class Decider:
         effects = self._leave(
             tracked,
             snapshot,
-            f"limited, but {in_background(moved.background)}: the session is moved when that has ended",
+            f"limited, but {in_background(moved.background)}; the session will be moved afterwards",
         )
         tracked.wake_at(now + BACKGROUND_RECHECK)
         return effects + (notes.held_by_background(moved, tracked.phrase) if effects else [])
@@ -388,7 +394,7 @@ class Decider:
         """
         parent = self._parents.get(snapshot.parent or "")
         if parent is None or parent.state is not SessionState.BUSY:
-            return self._leave(tracked, snapshot, "a limited subagent without a waiting parent")
+            return self._leave(tracked, snapshot, "a limited subagent whose parent is not waiting for it")
         if parent.model == snapshot.model:
             if parent.background:
                 return self._wait_for_background(tracked, snapshot, parent, now)
@@ -425,7 +431,7 @@ class Decider:
         self._run_again.add((parent.session, parent.user_message))
         claim, own = self._claim_id(), Target(parent.model, parent.agent)
         order = Order(parent, own, snapshot.session, limited=snapshot.model)
-        tracked.claim(f"run again, so that a subagent uses another model than {snapshot.model}", now)
+        tracked.claim(f"run again, so that a subagent uses a model other than {snapshot.model}", now)
         cooldown = self._context.ledger.cooling(snapshot.model, now)
         tried: list[dict[str, object]] = [{"model": str(own.model), "why": tracked.phrase, "chosen": True}]
         return [notes.claim(claim, order, snapshot, why, cooldown, tried, own), Move(claim, order)]
@@ -477,7 +483,7 @@ class Decider:
         outlook = self._context.outlook(moved, now)
         tried = considered(choice, self._context.ledger, model, tracked.failed_targets, now, outlook)
         if isinstance(choice, Exhausted):
-            why_back = "no other model is available, and OpenCode's own retry continues there"
+            why_back = "no other model is available, so OpenCode's own retry continues on this model"
             tried.append({"model": str(target.model), "why": why_back, "chosen": True})
         origin = Target(primary, tracked.origin_agent)
         return [notes.claim(claim, order, snapshot, why, cooldown, tried, origin, resumes), Move(claim, order)]
@@ -524,7 +530,7 @@ class Decider:
         """
         parent = self._parents.get(snapshot.parent or "")
         if parent is None or parent.state is not SessionState.BUSY:
-            return self._leave(tracked, snapshot, "a stalled subagent without a waiting parent")
+            return self._leave(tracked, snapshot, "a stalled subagent whose parent is not waiting for it")
         if parent.background:
             return self._wait_for_background(tracked, snapshot, parent, now)
         if snapshot.model not in tracked.failed_targets:

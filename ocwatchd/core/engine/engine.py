@@ -226,8 +226,8 @@ class Engine:
         strict: bool = True,
     ) -> None:
         """Initialize the engine. `claim_id` returns a new name for each move. `resumes`: whether the engine runs a turn
-        again when its model is available again (`oc-smart` runs its own turns again). `strict`: whether an event that
-        the table of transitions does not contain raises an exception.
+        again when its model is available again (False in `oc-smart`, which runs its own turns again). `strict`: whether
+        an event that the table of transitions does not contain raises an exception.
         """
         self._strict = strict
         self.context = EngineContext(policy, rules, ledger, resumes=resumes)
@@ -357,7 +357,7 @@ class Engine:
             return self._reported_again(tracked, event, live)
         known = news.counted or self.ledger.lifted_since(event)
         effects = self._registrar.enter(event, live, now) if sure and not known else []
-        # A request for a title or summary never moves a session, and neither does an old refused attempt.
+        # Neither a request for a title or summary nor an old refused attempt ever causes a move.
         if not live or event.small:
             if tracked is not None and sure:
                 tracked.count(event.ref)
@@ -419,7 +419,8 @@ class Engine:
 
     def _aborted(self, news: Aborted) -> list[Effect]:
         tracked = self.tracked_sessions.known(news.session)
-        # OpenCode logs ocwatchd's own abort like a user's, up to a second late, when the move may already have ended.
+        # OpenCode logs an abort by ocwatchd in the same way as one by the user, and up to a second late. By then, the
+        # move may already have ended.
         if tracked is not None and not tracked.moving and not tracked.is_our_abort(news):
             return self._decider.stopped(tracked)
         return []
@@ -531,7 +532,7 @@ class Engine:
     def _target_limited(
         self, tracked: TrackedSession, end: MoveEnded, snapshot: SessionSnapshot | None, now: float
     ) -> list[Effect]:
-        """Handle a target that is limited too: record its limit and choose the next target."""
+        """Handle a target that is also limited: record its limit and choose the next target."""
         tracked.put_on(end.order.target.model)
         tracked.drop_turn()
         if snapshot is None:
@@ -614,7 +615,7 @@ class Engine:
 
     def _tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        if self._evenness.read(now):  # otherwise, the clock may be briefly wrong, which makes ages unreliable
+        if self._evenness.read(now):  # otherwise, the clock may be temporarily wrong, which makes ages unreliable
             self.ledger.prune(now)
             self.tracked_sessions.forget_old(now)
             effects = self._registrar.settle(now)

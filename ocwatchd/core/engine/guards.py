@@ -45,9 +45,9 @@ def forbidden(
     if now.user_message != order.snapshot.user_message and not now.queued:
         return Ruling(MoveResult.USER_TOOK_OVER, "there is a new prompt")
     if now.parent in busy:  # if the subagent were aborted, its parent would see a canceled task
-        return Ruling(MoveResult.REFUSED, "its parent waits for it, so the parent has to be moved")
+        return Ruling(MoveResult.REFUSED, "its parent is waiting for it, so the parent must be moved")
     if now.asking:
-        return Ruling(MoveResult.REFUSED, "a question to the user is open")
+        return Ruling(MoveResult.REFUSED, "OpenCode is waiting for the user to answer a question")
     if order.child is not None and now.state is SessionState.BUSY:
         return _parent_forbidden(order.child, now, retrying | {order.child} if order.stalled else retrying)
     if order.stalled and now.state is SessionState.BUSY:
@@ -63,7 +63,7 @@ def _parent_forbidden(child: str, now: SessionSnapshot, retrying: frozenset[str]
     if [(tool.tool, tool.child) for tool in now.running] == [("task", None)]:
         return _background_forbidden(replace(now, background=tuple(b for b in now.background if b != child)))
     if any(tool.child not in retrying for tool in now.running):
-        return Ruling(MoveResult.REFUSED, "another tool is running beside the subagent")
+        return Ruling(MoveResult.REFUSED, "another tool is running alongside the subagent")
     return _background_forbidden(now)
 
 
@@ -82,8 +82,8 @@ def loses_background(snapshot: SessionSnapshot) -> bool:
 
 
 def work_in_progress(snapshot: SessionSnapshot) -> bool:
-    """Return whether a tool is running or a question is open. A move would destroy that work, unless it only switches
-    the model.
+    """Return whether a tool is running or a question is waiting for the user's answer. A move would destroy that work,
+    unless it only switches the model.
     """
     return (snapshot.tool_running or snapshot.asking) and not snapshot.switchable
 

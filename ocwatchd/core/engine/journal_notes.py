@@ -137,8 +137,8 @@ def stopped(session: str) -> Note:
 
 
 def unexpected(fault: UnexpectedEvent) -> Note:
-    """Return the note about an event that the table of transitions does not contain. The event was ignored, and is a
-    sign of a bug.
+    """Return the note about an event that the table of transitions does not contain. The event was ignored. It
+    indicates a bug.
     """
     why = f"{fault.event.value}; this event was ignored"
     return Note("unexpected", {"session": fault.session, "state": fault.state.value, "why": why})
@@ -151,7 +151,7 @@ def wait(snapshot: SessionSnapshot, why: str) -> Note:
 
 def doubtful(snapshot: SessionSnapshot, words: str) -> Note:
     """Return the note about a retry whose message does not prove a limit. The message is kept so that a rule can be
-    written.
+    written for it.
     """
     return Note("doubtful", _about(snapshot) | {"attempt": snapshot.attempt, "reason": words})
 
@@ -190,7 +190,7 @@ def rejected(snapshot: SessionSnapshot, words: str) -> Note:
 
 def freed(snapshot: SessionSnapshot) -> list[Effect]:
     """Return the effects of stopping a limited subagent. Its parent receives a canceled task."""
-    text = "a subagent that uses it was stopped, and the session that was waiting for it continues without its result"
+    text = "a subagent on this model was stopped; the session that was waiting for it continues without the result"
     matter = f"freed:{snapshot.session}:{snapshot.user_message}"
     note = Note("freed", _about(snapshot) | {"parent": snapshot.parent})
     return [note, _tell(snapshot, matter, f"{snapshot.model} is limited", text)]
@@ -206,8 +206,8 @@ def claim(
     origin: Target | None = None,
     resumes: int | None = None,
 ) -> Note:
-    """Return the claim of a move. It is on disk before the move begins, so that the next run of the daemon can finish
-    it.
+    """Return the claim of a move. The claim is on disk before the move begins, so that the next run of the daemon can
+    finish the move.
 
     `why`: the reason for moving the `stuck` session instead of letting it wait. `cooldown`: the cooldown that causes
     the move. `considered`: the targets that were considered. `origin`: the primary to which the session returns.

@@ -396,8 +396,8 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """A notice to the user: a desktop notification, and a toast if an endpoint is known. Only one notice about the same
-    `matter` is shown.
+    """A notice to the user: a desktop notification, and a toast if an endpoint is known. Only one notice per `matter`
+    is shown.
 
     `at` is a time (epoch seconds) that the renderer adds to the text.
     """

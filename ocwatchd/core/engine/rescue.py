@@ -1,5 +1,5 @@
-"""Decide what to do with a turn whose model has stopped sending or fails without a limit. The turn is run again on its
-own model first, and then moved to a fallback.
+"""Decide what to do with a turn whose model has stopped sending or fails for a reason other than a limit. The turn is
+run again on its own model first, and then moved to a fallback.
 
 The only sign that a stream has stalled is silence, because OpenCode waits for the next byte, for minutes or hours on
 1.0 to 1.18. Silence is treated as a stall only if nothing but the model can end it, and only if two probes show it.
@@ -55,7 +55,7 @@ class StallJudge:
         model, policy = snapshot.model, self._context.policy
         if snapshot.cut_steps < CUT_STEPS or model is None or not may_have_stalled(snapshot):
             return None
-        words = f"{model} has cut its answer off {snapshot.cut_steps} times in a row"
+        words = f"{model} has cut off its answer {snapshot.cut_steps} times in a row"
         always = f"{model} cuts off one answer after another"
         if policy.mode is not Mode.AUTO or Cause.STALL not in policy.move_on:
             return [] if policy.mode is Mode.OFF else self._decider.leave_stalled(tracked, snapshot, always, now)
@@ -128,7 +128,9 @@ def cause_of(event: LimitEvent) -> Cause | None:
 
 
 class FailureJudge:
-    """Decides what to do with a turn that failed without a limit, for the causes that `moveOn` names."""
+    """Decides what to do with a turn that failed for a reason other than a limit, provided that `moveOn` names the
+    cause.
+    """
 
     def __init__(self, context: EngineContext, registrar: CooldownChanges, decider: Decider) -> None:
         """Store the parts of the engine that this object uses. `registrar` records the cooldown of a failing model, and

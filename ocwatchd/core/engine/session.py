@@ -111,11 +111,11 @@ class Event(StrEnum):
     SWITCH_FAILED = "the plugin reports that the model failed"
     VERIFIED = "the fallback answers"
     NOTHING_FREE = "no model is available"
-    USER_ASKED = "the user is to decide"
+    USER_ASKED = "the user must decide"
     GUARDED = "a guard forbids a move"
     ENDED = "nothing is left to do"
-    TAKEN_OVER = "its user continues instead"
-    USER_STOPPED = "its user stops the turn"
+    TAKEN_OVER = "the user takes over"
+    USER_STOPPED = "the user stops the turn"
     NEW_PROMPT = "another prompt"
     LOST = "no endpoint shows the session"
     # events of `Probing`
@@ -125,7 +125,7 @@ class Event(StrEnum):
     MOVE_OVER = "the move is over"
     # events of `Parking`
     PARKED = "the wait is recorded"
-    UNPARKED = "the turn has ended or continues"
+    UNPARKED = "the turn has already ended or resumed"
 
 
 Part = State | Probing | Parking
@@ -296,8 +296,8 @@ class TrackedSession:
     `open_claims` contains the moves of an earlier run for which the journal contains no result. `switched` is a move
     whose new model has not received a request yet. `silence` contains the id of the answer that was silent at the last
     probe, and the length of the silence in seconds. `failures` counts, by model, how many times this prompt has stalled
-    or has failed without a limit. `frozen` is the id of the last answer for which the user was notified that OpenCode's
-    own retries will not end soon.
+    or has failed for a reason other than a limit. `frozen` is the id of the last answer for which the user was notified
+    that OpenCode's own retries will not end soon.
     """
 
     session: str
@@ -460,8 +460,8 @@ class TrackedSession:
         self.looped = seen
 
     def count(self, model: ModelRef | None) -> None:
-        """Record that a limit of this model has been counted, although no endpoint has shown it yet. None: there is no
-        such limit.
+        """Record that a limit of this model has been counted, although no endpoint has shown it yet. `model` is None if
+        there is no such limit.
         """
         self.counted = model
 
@@ -626,11 +626,13 @@ class TrackedSession:
         return before is not None and before[0] == answer and before[1] < seconds
 
     def failures_on(self, model: ModelRef) -> int:
-        """Return how many times this prompt has stalled or has failed without a limit on the model."""
+        """Return the number of times that this prompt stalled on the model or failed on it for a reason other than a
+        limit.
+        """
         return self.failures.get(model, 0)
 
     def count_failure(self, model: ModelRef) -> None:
-        """Count another stall, or another failure without a limit, of this prompt on the model."""
+        """Count another stall of this prompt on the model, or another failure that is not a limit."""
         self.failures = {**self.failures, model: self.failures_on(model) + 1}
         self.silence = None
 

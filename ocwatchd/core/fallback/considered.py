@@ -35,7 +35,7 @@ def considered(
     rows: list[dict[str, object]] = []
     for model in passed[:MAX_RECORDED]:
         if model in threatened and ledger.avoided(model, now) is None:
-            rows.append({"model": str(model), "why": "is about to be limited too"})
+            rows.append({"model": str(model), "why": "is also about to be limited"})
         else:
             rows.append(_passed_over(model, ledger, refusing, failed, now, outlook))
     if isinstance(choice, Chosen):

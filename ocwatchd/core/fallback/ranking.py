@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 FAILURE = 30.0
 """Assumed cost of a failed move, in seconds: the time until the next move can begin."""
 PRIOR_TRIES, PRIOR_SECONDS = 2.0, 1.0
-"""Prior for every fallback: two successful moves, each of which took one second, and after which the answer began one
-second later. With this prior, a single failure does not put a model last.
+"""Prior for every fallback: two successful moves that took one second each, with an answer that began one second later.
+With this prior, a single failure does not put a model last.
 """
 
 

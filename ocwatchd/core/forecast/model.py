@@ -38,7 +38,7 @@ ENOUGH = 3
 AGREE = 0.35
 """Maximum spread of the usage at past limits, as a fraction of its median, for the label `learnt`."""
 EXCEEDED = 1.05
-"""Multiple of a supposed limit. Usage above this value without a refused attempt is evidence against that limit."""
+"""Usage above this multiple of a supposed limit, without a refused attempt, is evidence against that limit."""
 
 
 class Label(StrEnum):

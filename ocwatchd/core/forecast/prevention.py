@@ -162,7 +162,7 @@ def _limits(standing: Standing, now: float) -> Iterator[tuple[Forecast, float]]:
 def _why(one: Forecast, takes: float, now: float) -> str:
     within = f" within {one.window:,.0f} s" if one.window else ""
     of = f" of {one.limit:,.0f}" if one.limit else ""
-    left = f"{one.label}: {one.left or 0:,.0f}{of} {one.measure}{within} left, a prompt takes {takes:,.0f}"
+    left = f"{one.label}: {one.left or 0:,.0f}{of} {one.measure}{within} left; a prompt takes {takes:,.0f}"
     return left + (f", reached in {one.hits - now:.0f} s at this pace" if one.hits and one.hits > now else "")
 
 

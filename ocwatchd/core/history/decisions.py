@@ -25,8 +25,8 @@ unreachable.
 RESULTS = frozenset(("moved", "already", "target_limited", "refused", "user_took_over", "failed"))
 """The possible results of a claimed move."""
 ANOTHER = 600.0
-"""Maximum time, in seconds, between an episode and a limit that still belongs to it. It is counted from the episode's
-last line or, if that is later, from the latest known end of a wait.
+"""Maximum time, in seconds, between an episode and a limit that still belongs to it. The time is counted from the
+episode's last line or, if that is later, from the latest known end of a wait.
 """
 AFTERWARDS = 60.0
 """Time, in seconds, after the end of an episode during which further lines are still added to it."""

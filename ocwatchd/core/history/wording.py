@@ -80,7 +80,7 @@ def phrase(entry: Entry, clock: Clock) -> str:
         case "moved" | "claim" | "target_limited" | "failed" | "switched":
             return _moving(entry, why)
         case "doubtful":
-            return f"{model} is being retried, and the message does not prove a limit: {entry.text('reason') or ''}"
+            return f"{model} is being retried, but the message might not be about a limit: {entry.text('reason') or ''}"
         case "answered":
             return f"{model} has answered again"
         case "went_on":
@@ -95,7 +95,7 @@ def phrase(entry: Entry, clock: Clock) -> str:
         case "stalled" | "frozen":
             return why
         case "freed":
-            return f"a limited subagent on {model} was stopped, so that its parent session continues"
+            return f"a limited subagent on {model} was stopped, so that its parent session can continue"
         case "offered":
             return f"{model}: {why or 'you decide'} (mode {entry.text('mode') or '?'})"
         case "foreseen":
@@ -115,7 +115,7 @@ def phrase(entry: Entry, clock: Clock) -> str:
         case "configured":
             return "the configuration; the new values are in force"
         case "misconfigured":
-            return f"the configuration; the former values stay in force: {why}"
+            return f"the configuration; the former values remain in force: {why}"
         case "started":
             return f"ocwatchd {entry.text('release') or '?'}"
         case "ended":
@@ -132,7 +132,7 @@ def _parked(entry: Entry, model: str, clock: Clock) -> str:
     """Return the phrase for a parked turn. Journals of earlier releases do not name the model for which it waits."""
     first, number = entry.text("waits_for"), entry.number("resumes") or 0
     if first is None:
-        return f"the turn waits for {model} {until(entry, clock)}, or until a fallback works"
+        return f"the turn waits for {model} {until(entry, clock)}, or until a fallback is available"
     then = "you are notified" if entry.text("then") == "notify" else "it is run again"
     return f"the turn waits for {first} {until(entry, clock)}; then {then}" + (
         f", run {number + 1:.0f}" if number else ""

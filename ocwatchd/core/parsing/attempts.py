@@ -1,5 +1,4 @@
-"""Create one `Attempt` for each refused request from all records that OpenCode writes about it. Pure, with bounded
-memory.
+"""Create one `Attempt` for each refused request from all records that OpenCode writes about it. Memory use is bounded.
 
 A failure is logged as `stream error`, and again by the processor. OpenCode's own retries add further failures, each of
 which is a separate attempt. State is kept for each process, identified by `run=` in the new format and otherwise by the
@@ -135,7 +134,7 @@ class Streams:
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """The details of a failed request; None means unknown. `stream` is the request itself, if it is certain."""
+    """The details of a failed request; None means unknown. `stream` is the request itself, if known for certain."""
 
     provider: str | None = None
     model: str | None = None
@@ -266,7 +265,7 @@ def _names(message: str, model: str | None) -> bool:
 
 
 def _shape(facts: ErrorDetails) -> str:
-    """Return the name of the API that sends such an error in the middle of an answer, or no name if several APIs do."""
+    """Return the name of the API that sends such an error in the middle of an answer, or an empty string."""
     if '"sequence_number"' in facts.body:
         return "openai"
     if facts.body.startswith('{"type":"') and '"message":' in facts.body and '"code"' not in facts.body:

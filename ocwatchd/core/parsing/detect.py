@@ -48,11 +48,14 @@ def shape_of(attempt: Attempt) -> Verdict | None:
         return None
     facts = attempt.facts
     if facts.name == "AI_APICallError" and not facts.message and not facts.codes and facts.status is None:
-        why = "retried without any text: no standard status"
+        why = "the error has no text, so its status has no standard reason phrase"
         return Verdict(Certainty.SURE, LimitKind.OVERLOADED, Scope.MODEL, "shape-empty", why)
     backoff = NATIVE_FIRST * 2.0 ** min(attempt.number - 2, 20) * (1 + NATIVE_JITTER)
     if attempt.waited is not None and attempt.waited > backoff + _WAIT_SLACK:
-        why = f"OpenCode waited {attempt.waited:.0f} s, not its own {backoff:.0f}: the provider reported a time"
+        why = (
+            f"OpenCode waited {attempt.waited:.0f} s instead of its own backoff of {backoff:.0f} s: "
+            "the provider reported a time"
+        )
         return Verdict(Certainty.SURE, LimitKind.RATE_LIMIT, Scope.MODEL, "shape-retry-after", why)
     return None
 

@@ -353,7 +353,7 @@ class Reading:
             self._before.clear()
         seen: list[Seen] = []
         first = True
-        while self._held:  # block by block, because joining the held bytes would take twice the memory
+        while self._held:  # split block by block, because joining all held bytes would take twice the memory
             data = self._held.take(_BLOCK)
             if first:
                 self._cutter, first = LineCutter(self._held.begin - len(data), old_spanner), False

@@ -21,7 +21,7 @@ class Dialect(StrEnum):
 
     SESSION = "session"  # 0.5: service=session … streamText error
     PROMPT = "prompt"  # 1.0.0: service=session.prompt session=… stream error
-    BARE = "bare"  # 1.0.98, 1.0.152: the same as PROMPT without any tag
+    BARE = "bare"  # 1.0.98, 1.0.152: the same as PROMPT, but without tags
     LLM = "llm"  # 1.0.185 - 1.15: service=llm providerID=… modelID=… stream error
     LOGFMT = "logfmt"  # 1.17 and later: message="stream error", one file for all processes
 
@@ -136,7 +136,7 @@ def epoch(text: bytes) -> float | None:
     except ValueError:
         return None
     seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if len(_seconds) >= 64:  # the cache stays small; it helps if hundreds of records have the same time
+    if len(_seconds) >= 64:  # keep the cache small; it pays off if hundreds of records have the same time
         _seconds.clear()
     _seconds[text] = seconds
     return seconds
