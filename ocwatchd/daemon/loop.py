@@ -603,6 +603,7 @@ class Loop:
             heartbeat.write(
                 self._paths.heartbeat, os.getpid(), self._started, now, following, sessions, health,
                 self._live.as_json(), self._opencode.endpoints, without, unknown, self._code,
+                self._opencode.earlier,
             )  # fmt: skip
         self._service_notifier.report_status("; ".join([_cooling(self._engine.ledger.entries(), now), *health]))
 

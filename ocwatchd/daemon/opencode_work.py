@@ -19,6 +19,7 @@ from ocwatchd.opencode.client.activity import StreamActivity
 from ocwatchd.opencode.client.connect import client_of
 from ocwatchd.opencode.client.event_stream import EventListener
 from ocwatchd.opencode.client.request import EndpointError
+from ocwatchd.opencode.discovery.earlier import earlier_processes
 from ocwatchd.opencode.discovery.endpoints import EndpointFinder, Endpoints
 from ocwatchd.opencode.discovery.plugin_sockets import clear_stale
 from ocwatchd.opencode.discovery.probes import SessionProbe
@@ -49,12 +50,13 @@ class OpenCodeWork:
         """Store the arguments. `mover` moves sessions of OpenCode 1, and `switcher` those of OpenCode 2. `activity`
         contains what `listener` has learned from the event streams.
         """
-        self._prices, self._sockets, self._clock = paths.prices, paths.endpoints, clock
+        self._paths, self._prices, self._sockets, self._clock = paths, paths.prices, paths.endpoints, clock
         self._lanes, self._post, self._health = lanes, post, health
         self._finder, self._prober, self._listener = finder, prober, listener
         self._mover, self._switcher, self._activity = mover, switcher, activity or StreamActivity()
         self._starting = False
         self._endpoints: tuple[Mapping[str, object], ...] = ()
+        self._earlier: tuple[Mapping[str, object], ...] = ()
 
     @property
     def starting(self) -> bool:
@@ -65,6 +67,11 @@ class OpenCodeWork:
     def endpoints(self) -> tuple[Mapping[str, object], ...]:
         """Return the status of each running OpenCode process that the last search for endpoints found."""
         return self._endpoints
+
+    @property
+    def earlier(self) -> tuple[Mapping[str, object], ...]:
+        """Return the OpenCode processes without the companion plugin that the last search for endpoints found."""
+        return self._earlier
 
     def probe(self, effect: Probe) -> None:
         """Probe one session, or all stuck sessions if the effect does not name one."""
@@ -111,6 +118,9 @@ class OpenCodeWork:
         self._listener.listen(self._finder.known().open)
         clear_stale(self._sockets)
         self._note_endpoints(self._finder.find())
+        reached = {endpoint.get("pid") for endpoint in self._endpoints}
+        found = earlier_processes(self._paths, self._finder.processes)
+        self._earlier = tuple(process.for_heartbeat() for process in found if process.pid not in reached)
         if prices.outdated(self._prices, self._clock.now()):
             self.ask_offers()
 

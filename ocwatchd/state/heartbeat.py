@@ -45,6 +45,7 @@ def write(
     without_fallback: Sequence[str] = (),
     unknown_models: Sequence[str] = (),
     code: str = "",
+    earlier: Sequence[Mapping[str, object]] = (),
 ) -> None:
     """Replace the heartbeat atomically but without fsync, because it is worthless after a power failure.
 
@@ -53,7 +54,8 @@ def write(
     `endpoints` contains an object with the keys `pid`, `address`, `generation`, `plugin` and `trouble` for each
     OpenCode process that has an endpoint or whose sessions cannot be served. `without_fallback` contains the models in
     use that have no fallback. `unknown_models` contains the configured models that OpenCode does not offer. `code` is
-    the `code_mark` of the daemon's program.
+    the `code_mark` of the daemon's program. `earlier` describes the OpenCode processes that run without the companion
+    plugin.
 
     Raises:
         OSError: The file could not be written.
@@ -71,6 +73,7 @@ def write(
         "without_fallback": list(without_fallback),
         "unknown_models": list(unknown_models),
         "code": code,
+        "earlier": [dict(process) for process in earlier],
     }
     write_unsynced(path, json.dumps(document).encode())
 
@@ -82,6 +85,7 @@ class Heartbeat:
         "beat",
         "code",
         "configuration",
+        "earlier",
         "endpoints",
         "following",
         "health",
@@ -104,6 +108,8 @@ class Heartbeat:
         configuration = raw.get("configuration")
         self.configuration = configuration if isinstance(configuration, dict) else None
         self.endpoints = [item for item in _items(raw, "endpoints") if isinstance(item, dict)]
+        earlier = [item for item in _items(raw, "earlier") if isinstance(item, dict)]
+        self.earlier = [item for item in earlier if _epoch(item.get("started")) is not None]
         code = raw.get("code")
         self.code = code if isinstance(code, str) else ""
         self.without_fallback = [str(item) for item in _items(raw, "without_fallback")]

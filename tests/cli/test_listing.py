@@ -23,7 +23,7 @@ ENTRY_KEYS = {
 STATUS_KEYS = {
     "version", "time", "state", "up", "pid", "started", "uptime_seconds", "beat", "beat_age_seconds", "following",
     "cooldowns", "sessions", "forecasts", "plan_windows", "health", "remedy", "configuration", "endpoints",
-    "serves_all", "unknown_models", "without_fallback",
+    "earlier", "serves_all", "unknown_models", "without_fallback",
 }  # fmt: skip
 
 
@@ -76,6 +76,74 @@ def test_an_opencode_that_cannot_be_served_is_said_and_5(cli: Cli) -> None:
     assert cli("statusline", "--format", "{state} {daemon}").stdout == "unserved up\n"
     cli.heartbeat(following=["/logs/opencode.log"], endpoints=[{**told, "trouble": None}])
     assert (cli("status").returncode, cli("statusline").returncode) == (0, 0)
+
+
+def earlier(**changes: object) -> dict[str, object]:
+    """Return an entry of the heartbeat's list of processes without the companion plugin."""
+    known = {"pid": os.getpid(), "terminal": "/dev/pts/7", "directory": "/shop", "session": "ses_1", "title": "Fix it"}
+    told = {"restart": "cd /shop && opencode -s ses_1", "pure": False, "started": at(-600), "way": "quit it, then type"}
+    why, place = "was started before the companion plugin was installed", "OpenCode 50 (pts/7, /shop, session “Fix it”)"
+    return {**known, **told, "place": place, "why": why, **changes}
+
+
+def test_an_opencode_without_the_plugin_is_named_with_its_restart(cli: Cli) -> None:
+    one = earlier()
+    cli.heartbeat(following=["/logs/opencode.log"], earlier=[one])
+    done = cli("status", COLUMNS="200")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[2:] == [
+        "",
+        "# OpenCode 50 (pts/7, /shop, session “Fix it”) was started before the companion plugin was installed, so its "
+        "sessions cannot be moved. To restart it with the plugin, quit it, then type:",
+        "    cd /shop && opencode -s ses_1",
+        "",
+        "next: restart the OpenCode processes named above (until then, their sessions cannot be moved)",
+    ]
+    document = cli.json("status")
+    hidden = {key: value for key, value in one.items() if key not in ("place", "way")}
+    assert document["earlier"] == [{**hidden, "model": None, "limit": None}]
+    assert document["serves_all"] is False
+    (cli.paths.state_dir / "doors").mkdir()
+    (cli.paths.state_dir / f"doors/{os.getpid()}.json").write_text("{}")  # the plugin was loaded since the heartbeat
+    assert (cli.json("status")["earlier"], cli.json("status")["serves_all"]) == ([], True)
+
+
+def test_an_opencode_that_has_ended_or_is_starting_is_not_named(cli: Cli) -> None:
+    cli.heartbeat(following=["/logs/opencode.log"], earlier=[earlier(pid=2**22 + 7), earlier(started=at(0))])
+    assert "next: nothing to do" in cli("status").stdout
+    assert cli.json("status")["earlier"] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "pure", "shown"),
+    [
+        (
+            "estimate",
+            False,
+            "(in 1h). This time is an estimate: without the companion plugin, ocwatchd reads only the log, and the log "
+            "contained no reset time. To continue on another model: ocwatch restart ses_1",
+        ),
+        ("text", False, "(in 1h). To continue on another model: ocwatch restart ses_1"),
+        ("text", True, "(in 1h)."),
+    ],
+)
+def test_the_limit_of_an_opencode_without_the_plugin_is_an_estimate_if_it_is_one(
+    cli: Cli, source: str, pure: bool, shown: str
+) -> None:
+    store(cli, ("ses_1", "Fix it", "/shop"))
+    with sqlite3.connect(cli.paths.opencode_data / "opencode.db") as connection:
+        message = {"role": "assistant", "providerID": "p", "modelID": "a"}
+        connection.execute("INSERT INTO message VALUES ('msg_1', 'ses_1', 1, ?)", (json.dumps(message),))
+    cli.register(**{"p/a": resting(3600, reset_source=source)})
+    cli.heartbeat(following=["/logs/opencode.log"], earlier=[earlier(pure=pure)])
+    *_, limit, _, step = cli("status", COLUMNS="300").stdout.splitlines()
+    about = "about " if source == "estimate" else ""
+    assert re.fullmatch(rf"# Its model p/a is cooling down until {about}(\w+ )?\d\d:\d\d {re.escape(shown)}", limit)
+    assert step.startswith("next: restart the OpenCode" if pure else "next: ocwatch restart ses_1 (continue this")
+    found = cli.json("status")["earlier"][0]
+    assert (found["model"], found["limit"]["estimate"]) == ("p/a", source == "estimate")
+    assert found["limit"]["restart"] == (None if pure else "ocwatch restart ses_1")
+    assert bool(found["limit"]["reason"]) == (source == "estimate")
 
 
 def test_a_living_process_without_a_beat_is_deaf(cli: Cli) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +38,7 @@ from ocwatchd.daemon.opencode_work import OpenCodeWork
 from ocwatchd.launcher.effects import RunNotes, YieldingWriter, launcher_handlers
 from ocwatchd.movers.switch import SwitchModel
 from ocwatchd.opencode.client.event_stream import EventListener
-from ocwatchd.opencode.discovery.endpoints import EndpointFinder
+from ocwatchd.opencode.discovery.endpoints import EndpointFinder, OpenCodeProcess
 from ocwatchd.opencode.discovery.probes import Findings, Report
 from ocwatchd.paths import Paths
 from ocwatchd.state.blacklist import store as blacklist
@@ -84,13 +86,14 @@ class Parts:
     paths: Paths
     posted: list[Message | Failure] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    processes: list[OpenCodeProcess] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.played, clock = Played(self.paths), SystemClock()
         self.faults, health = Faults(self.said.append, clock.now), FileHealth(self.said.append)
         self.lanes = WorkerLanes(self.posted.append, self.faults)
-        finder = EndpointFinder(self.paths.opencode_data, environ={}, processes=tuple)
-        opencode = OpenCodeWork(
+        finder = EndpointFinder(self.paths.opencode_data, environ={}, processes=lambda: self.processes)
+        self.opencode = opencode = OpenCodeWork(
             self.paths,
             clock,
             self.lanes,
@@ -166,3 +169,22 @@ def test_an_effect_that_fails_leaves_those_behind_it_alone(parts: Parts) -> None
     EffectExecutor({**parts.of_daemon, Note: fails}, parts.faults).do([CLAIM, MOVE])
     wait_until(lambda: parts.posted, 20, why="the end of the move")
     assert parts.faults.count == 1
+
+
+def test_the_search_for_endpoints_lists_processes_without_the_companion_plugin(parts: Parts) -> None:
+    with subprocess.Popen(["sleep", "60"], cwd=parts.paths.home) as process:
+        try:
+            began, directory = time.time(), str(parts.paths.home)
+            found = OpenCodeProcess(process.pid, began, directory, parts.paths.opencode_data, None, serves_many=False)
+            parts.processes = [found]
+            parts.opencode.listen()
+            wait_until(lambda: parts.opencode.earlier, 20, why="the search")
+            (earlier,) = parts.opencode.earlier
+            assert (earlier["pid"], earlier["directory"]) == (process.pid, directory)
+            assert earlier["restart"] == f"cd {directory} && opencode"
+            parts.paths.endpoints.mkdir()
+            (parts.paths.endpoints / f"{process.pid}.json").write_text("{}")
+            parts.opencode.listen()
+            wait_until(lambda: not parts.opencode.earlier, 20, why="another search")
+        finally:
+            process.kill()

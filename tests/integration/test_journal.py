@@ -162,7 +162,11 @@ def test_heartbeat(tmp_path: Path, pid: int, age: float, wanted: str) -> None:
     assert found.state(200.0 + age) == wanted
     assert (found.started, found.beat, found.following, found.health) == (100.0, 200.0, ["/a.log"], ["ill"])
     assert found.sessions == [{"session": "ses_1", "phrase": "waits"}]
+    assert found.earlier == []
     assert path.stat().st_mode & 0o777 == 0o600
+    process = {"pid": 7, "started": "2026-12-01T10:00:00Z"}
+    heartbeat.write(path, 1, 100.0, 200.0, [], earlier=[process, {"pid": 8}])
+    assert heartbeat.read(path).earlier == [process]
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os.path import exists
 
 from ocwatchd.cli.output.escape import escape
-from ocwatchd.cli.output.render import fit, hanging, iso, paint, say, say_json, screen_width, table, tell, warn, wrapped
+from ocwatchd.cli.output.render import (
+    COMMAND_INDENT,
+    fit,
+    hanging,
+    iso,
+    paint,
+    say,
+    say_json,
+    screen_width,
+    table,
+    tell,
+    warn,
+    wrapped,
+)
 from ocwatchd.cli.output.views import REMEDY, CooldownView, StatusView, cooldown_views, status_view
 from ocwatchd.errors import ExitCode
 from ocwatchd.paths import data_directory, state_file
 from ocwatchd.state import heartbeat
-from ocwatchd.state.blacklist.format import moment, read_entries
-from ocwatchd.state.heartbeat import FRESH, Heartbeat, State
+from ocwatchd.state.blacklist.format import Contents, Entry, moment, read_entries
+from ocwatchd.state.heartbeat import FRESH, Heartbeat, State, running
 from ocwatchd.state.read_progress import unread_log
 from ocwatchd.time_words import clock, span, when
 
@@ -21,6 +35,13 @@ NOTHING = "nothing to do. To see everything work: ocwatch drill"
 """The text that is printed in place of a next step if there is nothing to do."""
 LOOK = "ocwatch explain (see why) or ocwatch watch (follow what happens)"
 """The next step to print if a model is cooling down and there is no problem."""
+RESTART = "restart the OpenCode processes named above (until then, their sessions cannot be moved)"
+"""The next step to print if the only problem is that OpenCode processes run without the companion plugin."""
+LOADING = 20.0
+"""Time, in seconds, that a new OpenCode process may need until it has loaded the companion plugin (usually 3 to 4 s).
+"""
+ESTIMATED = "without the companion plugin, ocwatchd reads only the log, and the log contained no reset time"
+"""The reason why the end of a cooldown is an estimate."""
 WHY = {"manual": "blocked by you", "forecast": "about to be limited"}
 """The reason to show, by reset source. For any other source, the kind of limit is shown."""
 BESIDE_REASON, LEAST_REASON = 58, 12
@@ -34,7 +55,8 @@ HEADLINE = {State.UP: "green", State.STALLED: "yellow", State.DOWN: "red"}
 def status(as_json: bool = False, instead: str | None = None) -> int:
     """Print the daemon, cooldowns and sessions, and return the exit code.
 
-    `instead` is the next step to print if there is no problem.
+    `instead` is the next step to print if there is no problem. `up` passes it, and has already named the OpenCode
+    processes that run without the companion plugin.
 
     Exit codes: 0 the daemon is running and reading logs; 3 it is down or stalled; 4 a model in use has no fallback, or
     OpenCode does not offer a configured model; 5 a running OpenCode process cannot be served.
@@ -43,7 +65,7 @@ def status(as_json: bool = False, instead: str | None = None) -> int:
     if as_json:
         say_json(view.as_json())
     else:
-        tell(_status_text(view, instead))
+        tell(_status_text(replace(view, earlier=()) if instead else view, instead))
     if not view.up:
         return ExitCode.DAEMON_DOWN
     if view.unserved:
@@ -58,8 +80,47 @@ def current_status(now: float) -> StatusView:
     found = read_entries(state_file("blacklist.json"))
     beat = heartbeat.read(state_file("daemon.json"))
     beat.sessions = named_sessions(beat.sessions)
+    beat.earlier = _without_plugin(beat.earlier, found, now)
     ahead, plans = (read(state_file("forecasts.json"), now) for read in (forecasts.read, forecasts.read_plan_windows))
     return status_view(beat, found, (*found.problems(), *_sharing(now)), now, _unread(beat, now), ahead, plans)
+
+
+def _without_plugin(found: Sequence[Mapping[str, object]], cooldowns: Contents, now: float) -> list[dict[str, object]]:
+    """Return those processes in the heartbeat's list `found` that still run without the companion plugin.
+
+    Two values are added, or None if they are not known: `model`, which the session uses now, and `limit`, the cooldown
+    of this model.
+    """
+    if not found:
+        return []
+    from ocwatchd.opencode.sessions.names import models_now  # lazy import: rarely needed
+    from ocwatchd.state.blacklist.query import CooldownTable  # lazy import: rarely needed
+
+    older = [
+        one
+        for one in running(found)
+        if now - moment(one.get("started"), "started") >= LOADING
+        and not exists(f"{state_file('doors')}/{one.get('pid')}.json")
+    ]
+    models = models_now(data_directory(), [str(one["session"]) for one in older if one.get("session")])
+    table, added = CooldownTable(cooldowns.active(now)), []
+    for one in older:
+        model = models.get(str(one.get("session")))
+        entry = table.blocking(model) if model else None
+        added.append({**one, "model": model, "limit": entry and _limit_of(one, entry)})
+    return added
+
+
+def _limit_of(one: Mapping[str, object], entry: Entry) -> dict[str, object]:
+    """Return the cooldown of the model of a process without the companion plugin. `restart` is the command that
+    continues the session on another model, or None for a process with `--pure`, which `ocwatch restart` leaves alone.
+    """
+    from shlex import quote  # lazy import: rarely needed
+
+    estimate = entry.reset_source == "estimate" and entry.until is not None
+    restart = None if one.get("pure") else f"ocwatch restart {quote(str(one['session']))}"
+    reason = ESTIMATED if estimate else None
+    return {"until": iso(entry.until), "estimate": estimate, "reason": reason, "restart": restart}
 
 
 def _sharing(now: float) -> list[str]:
@@ -248,7 +309,8 @@ def _reason(view: CooldownView) -> str:
 
 
 def _status_text(view: StatusView, instead: str | None = None) -> str:
-    parts = [paint(headline(view), HEADLINE[view.state if not view.unserved else State.STALLED])]
+    all_served = not view.unserved and not view.earlier
+    parts = [paint(headline(view), HEADLINE[view.state if all_served else State.STALLED])]
     if view.cooldowns:
         title, *rows = cooldown_table(view.cooldowns, view.now, whole=True).split("\n")
         parts += ["", paint(title, "bold"), *rows]
@@ -269,11 +331,41 @@ def _status_text(view: StatusView, instead: str | None = None) -> str:
             parts += [_health_line(sentence(models), cut=False) for sentence, models in gaps if models]
         parts += [_health_line(line, cut=False) for line in view.unserved]
         parts += map(_health_line, view.health)
+    if view.earlier:
+        parts += ["", *_earlier_lines(view)]
     # if the daemon is not running and there is nothing else to report, the headline already names this command
     if len(parts) > 1 or view.state != State.DOWN:
         step = next_step(view)
         parts.append("\n" + paint(f"next: {instead if instead and step in (NOTHING, LOOK) else step}", "bold"))
     return "\n".join(parts)
+
+
+def _earlier_lines(view: StatusView) -> list[str]:
+    """Return the lines about the OpenCode processes without the companion plugin. The commands are not wrapped."""
+    lines = []
+    for one in view.earlier:
+        why = f"{one.get('place')} {one.get('why')}, so its sessions cannot be moved."
+        lines.append(_health_line(f"{why} To restart it with the plugin, {one.get('way')}:", cut=False))
+        lines.append(f"{COMMAND_INDENT}{escape(str(one.get('restart')))}")
+        limit = one.get("limit")
+        if isinstance(limit, dict):
+            lines.append(_health_line(_limit_sentence(str(one.get("model")), limit, view.now), cut=False))
+    return lines
+
+
+def _limit_sentence(model: str, limit: Mapping[str, object], now: float) -> str:
+    """Return the sentences on the cooldown of the model of a process without the companion plugin."""
+    if limit["until"] is None:
+        until = "until it is cleared"
+    else:
+        shown = when(moment(limit["until"], "until"), now)
+        until = (
+            f"until about {shown}. This time is an estimate: {limit['reason']}"
+            if limit["estimate"]
+            else f"until {shown}"
+        )
+    text = f"Its model {model} is cooling down {until}."
+    return f"{text} To continue on another model: {limit['restart']}" if limit["restart"] else text
 
 
 def next_step(view: StatusView) -> str:
@@ -294,6 +386,12 @@ def next_step(view: StatusView) -> str:
         return "ocwatch config init (see a proposed chain), or edit rate-limit-config.json"
     if view.unserved or view.health:
         return "ocwatch doctor (see what to do)"
+    for one in view.earlier:
+        limit = one.get("limit")
+        if isinstance(limit, dict) and limit["restart"]:
+            return f"{escape(str(limit['restart']))} (continue this session on another model)"
+    if view.earlier:
+        return RESTART
     if view.cooldowns:
         return LOOK
     return NOTHING

@@ -12,6 +12,8 @@ from ocwatchd.state.heartbeat import Heartbeat, State, running, unserved
 SHARED = "shared"
 """The `reset_source` of a cooldown that another machine has reported."""
 
+WORDS = ("place", "way")
+"""Keys with phrases for the user that the JSON document does not contain."""
 REMEDY = {
     State.UP: None,
     State.STALLED: "restart it with: ocwatch down && ocwatch up",
@@ -78,6 +80,8 @@ class StatusView:
     endpoints: tuple[Mapping[str, object], ...] = ()
     without_fallback: tuple[str, ...] = ()
     unknown_models: tuple[str, ...] = ()
+    earlier: tuple[Mapping[str, object], ...] = ()
+    """The OpenCode processes that run without the companion plugin."""
 
     @property
     def unserved(self) -> list[str]:
@@ -114,7 +118,8 @@ class StatusView:
             "unknown_models": list(self.unknown_models),
             "health": list(self.health),
             "endpoints": [dict(one) for one in self.endpoints],
-            "serves_all": self.up and not self.unserved,
+            "earlier": [{key: value for key, value in one.items() if key not in WORDS} for one in self.earlier],
+            "serves_all": self.up and not self.unserved and not self.earlier,
             "configuration": None if self.configuration is None else dict(self.configuration),
             "remedy": REMEDY[self.state],
         }
@@ -178,4 +183,5 @@ def status_view(
         endpoints=tuple(running(heartbeat.endpoints)) if alive else (),
         without_fallback=tuple(heartbeat.without_fallback) if alive else (),
         unknown_models=tuple(heartbeat.unknown_models) if alive else (),
+        earlier=tuple(heartbeat.earlier) if alive else (),
     )

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from ocwatchd.clock import rfc3339
 from ocwatchd.opencode.discovery.endpoints import OpenCodeProcess, ProcessTable, generations
 from ocwatchd.opencode.discovery.processes import Relative, Running, inspect
 from ocwatchd.opencode.sessions.names import SessionName, session_names
@@ -38,6 +39,8 @@ class EarlierProcess:
     """The command that starts the process again with its session and with plugins."""
     pure: bool = False
     """Whether the process runs with `--pure`."""
+    started: float = 0.0
+    """Start time, in epoch seconds."""
 
     @property
     def place(self) -> str:
@@ -75,6 +78,11 @@ class EarlierProcess:
             "restart": self.again,
         }
 
+    def for_heartbeat(self) -> dict[str, object]:
+        """Return this process as an object for the heartbeat, with the sentence that `status` prints about it."""
+        kind = {"pure": self.pure, "started": rfc3339(self.started)}
+        return {**self.as_json(), **kind, "place": self.place, "why": self.why, "way": self.way}
+
 
 def earlier_processes(
     paths: Paths,
@@ -109,7 +117,7 @@ def _earlier(running: Running, names: list[SessionName]) -> tuple[EarlierProcess
     again = f"cd {shlex.quote(running.directory)} && {shlex.join(words)}"
     process = EarlierProcess(
         running.pid, running.tty, running.directory, session.id if session else "", session.title if session else "",
-        running.subcommand, again, running.pure,
+        running.subcommand, again, running.pure, running.started,
     )  # fmt: skip
     return process, list(running.above)
 

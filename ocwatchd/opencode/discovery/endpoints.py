@@ -265,6 +265,11 @@ class EndpointFinder:
         """Return the result of the last scan of the process table, because a new scan would take 15 ms of CPU time."""
         return self._found()
 
+    def processes(self) -> list[OpenCodeProcess]:
+        """Return the OpenCode processes of this data directory that the last scan of the process table found."""
+        with self._news:
+            return list(self._running)
+
     def current(self, endpoint: Endpoint) -> Endpoint | None:
         """Return the up-to-date version of a proven endpoint, or None if the endpoint is not proven. Does not scan the
         process table.
