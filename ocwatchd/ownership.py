@@ -123,7 +123,7 @@ def _anothers(path: str, user: int) -> str:
     said = f"{path} belongs to {user_name(user)}, not to you, so ocwatchd does not use it."
     if user == 0 and in_own_home(path):
         return f"{said} Change its owner: {repair(path, whole=True)}, {ELSEWHERE}"
-    return f"{said} Remove it, set HOME to your own home, {ELSEWHERE}"
+    return f"{said} Remove it, set HOME to your own home directory, {ELSEWHERE}"
 
 
 def in_own_home(path: str) -> bool:

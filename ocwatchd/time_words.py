@@ -1,6 +1,6 @@
 """Format times and durations for people. JSON contains RFC 3339 times instead (`clock.rfc3339`).
 
-This module imports only `time`, because it is used by `oc-smart` and by commands that scripts call frequently.
+This module is used by `oc-smart` and by commands that scripts call frequently, so it imports only `time`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 _WEEK = 6 * 86400.0
-"""Maximum distance, in seconds, at which the weekday alone identifies the day."""
+"""Maximum time difference, in seconds, for which the weekday alone identifies the day."""
 
 
 def clock(epoch: float | None, now: float) -> str:
@@ -31,7 +31,7 @@ def stamp(epoch: float, now: float) -> str:
 
 
 def when(epoch: float | None, now: float) -> str:
-    """Return the local time and its distance from `now`: `14:20 (in 3m 20s)`, `Tue 14:20 (2d 3h ago)`."""
+    """Return the local time and how far it is from `now`: `14:20 (in 3m 20s)`, `Tue 14:20 (2d 3h ago)`."""
     shown = clock(epoch, now)
     if epoch is None or shown == "far off":
         return shown
@@ -51,7 +51,7 @@ def span(seconds: float | None) -> str:
 
 
 def about(seconds: float) -> str:
-    """Return an estimated duration, rounded to minutes above a minute: `about 45s`, `about 58m`, `about 2h 5m`."""
+    """Return an estimated duration, rounded to minutes if over a minute: `about 45s`, `about 58m`, `about 2h 5m`."""
     return f"about {span(round(seconds / 60) * 60 if seconds >= 60 else round(seconds))}"
 
 

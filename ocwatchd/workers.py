@@ -1,8 +1,8 @@
 """A pool of daemon threads for blocking work, divided into lanes.
 
-A lane is a group of related work, such as that of one endpoint, and uses only a few threads. An endpoint that hangs
-with thirty sessions therefore delays only its own work. Work for a busy lane waits in order of arrival. The threads do
-not keep the process from exiting.
+A lane is a group of related tasks, such as those of one endpoint, and uses only a few threads. An endpoint that hangs
+with thirty sessions therefore delays only its own tasks. The tasks of a busy lane wait in order of arrival. The threads
+do not keep the process from exiting.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Workers:
         self._news = threading.Condition()
 
     def submit(self, lane: Hashable, work: Work) -> None:
-        """Run the work as soon as its lane and a thread are free. After `close`, the work is ignored."""
+        """Run the work as soon as its lane and a thread are free. After `close` was called, the work is discarded."""
         with self._news:
             if self._closed:
                 return
@@ -49,7 +49,7 @@ class Workers:
             self._news.notify()
 
     def close(self, patience: float = 0.0, awaited: Callable[[Hashable], bool] = bool) -> None:
-        """Discard the waiting work, and wait up to `patience` seconds for the running work in `awaited` lanes."""
+        """Discard all waiting work, and wait up to `patience` seconds for running work in the lanes `awaited`."""
         with self._news:
             self._closed = True
             self._waiting.clear()

@@ -105,7 +105,9 @@ def _own(table: Iterable[Listener], address: SocketAddress) -> frozenset[Listene
     for listener in found:
         if listener.user != os.geteuid():
             name = f"[{there}]" if there.version == 6 else str(there)
-            raise NotOurs(f"{user_name(listener.user)} listens at {name}:{address[1]}, so ocwatchd sends nothing to it")
+            raise NotOurs(
+                f"{user_name(listener.user)} is listening at {name}:{address[1]}, so ocwatchd sends nothing to it"
+            )
     return frozenset(found)
 
 
@@ -148,7 +150,7 @@ def check_peer(sock: socket.socket) -> None:
     else:
         _, user = _XUCRED.unpack(sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED.size))
     if user != os.geteuid():
-        raise NotOurs(f"{user_name(user)} listens there, so ocwatchd sends nothing to it")
+        raise NotOurs(f"{user_name(user)} is listening there, so ocwatchd sends nothing to it")
 
 
 # ---- Linux

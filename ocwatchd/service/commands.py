@@ -41,7 +41,7 @@ def ask(command: Sequence[str], patience: float = PATIENCE) -> Answer:
             command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=patience, check=False
         )
     except subprocess.TimeoutExpired:
-        return Answer(None, "", f"`{' '.join(command)}` did not end within {patience:g} s")
+        return Answer(None, "", f"`{' '.join(command)}` did not finish within {patience:g} s")
     except OSError as fault:
         return Answer(None, "", f"{command[0]}: {fault.strerror or fault}")
     return Answer(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))

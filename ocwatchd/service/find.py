@@ -45,7 +45,7 @@ def manager_for(
         return NoManager(f"systemd is not running for this user ({answer.why})", remove)
     found = next((place for place in places if _among(place, searched.split())), None)
     if found is None:  # the manager was started with a different HOME
-        return NoManager("systemd is running for this user, but does not read this home", remove)
+        return NoManager("systemd is running for this user, but does not use this home directory", remove)
     return Systemd(paths, environ, found, service=service)
 
 

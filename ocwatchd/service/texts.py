@@ -97,7 +97,7 @@ def plist(environ: Mapping[str, str], command: Sequence[str], log: Path, service
     try:
         return plistlib.dumps({**plistlib.loads(template("launchd", f"{service.label}.plist").encode()), **own})
     except ValueError as fault:  # the value contains control characters or invalid UTF-8
-        raise ServiceFault(f"the property list of launchd cannot be written: {fault}") from fault
+        raise ServiceFault(f"launchd's property list cannot be written: {fault}") from fault
 
 
 def word(text: str) -> str:
@@ -117,7 +117,7 @@ def plain(text: str) -> str:
     """
     if not text.isprintable():
         raise ServiceFault(
-            f"{text!a} cannot be written in a systemd unit: it has control characters or is not valid UTF-8"
+            f"{text!a} cannot be written in a systemd unit: it contains control characters or is not valid UTF-8"
         )
     return text.replace("%", "%%")
 

@@ -1,8 +1,8 @@
 """Search OpenCode's message store for answers of models that another machine has reported as limited.
 
-A report does not move running sessions, so an answer in such a session can prove that the report is out of date. The
-store is a database of several megabytes. It is read only while a report applies, and only after OpenCode has written to
-it.
+A report does not cause running sessions to be moved, so an answer in such a session can prove that the report is out of
+date. The store is a database of several megabytes. It is read only while a report applies, and only after OpenCode has
+written to it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ocwatchd.opencode.sessions.message_store import Answer
 PAUSE = 3.0
 """Minimum interval, in seconds, between checks while OpenCode is writing; a check takes a few milliseconds."""
 LATER = 1.0
-"""Delay, in seconds, after the beginning of a limit. An answer proves that the limit is over only if its request was
-made after this delay.
+"""An answer proves that a limit is over only if the answer's request was made more than this many seconds after the
+beginning of the limit.
 """
 
 
@@ -39,13 +39,13 @@ class Answers:
     """
 
     def __init__(self, store: Store) -> None:
-        """Store the arguments. Nothing is read before `of` is called."""
+        """Store the arguments. The message store is not read before `of` is called."""
         self._store = store
         self._mark = self._looked = 0.0
         self._asked: Mapping[ModelRef, float] = {}
 
     def of(self, reported: Mapping[ModelRef, float], now: float) -> set[ModelRef]:
-        """Return the reported models that have answered a request made after the beginning of their limit.
+        """Return the reported models that have answered a request that was made after their limit began.
 
         `reported` maps each model or `provider/*` to the beginning of its limit, in epoch seconds.
         """

@@ -20,11 +20,11 @@ from ocwatchd.state.share_status import Link, health
 from ocwatchd.time_words import when
 
 PATIENCE = 5.0
-"""Timeout, in seconds, for the server's message about a record that was just stored."""
+"""Timeout, in seconds, for the server's notification about a record that was just stored."""
 
 
 class ShareFault(OcwatchError):
-    """Raised if the server or the folder cannot be used. The message names the fault."""
+    """Raised if the server or the folder cannot be used. The message describes the fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def round_trip(settings: ShareSettings) -> RoundTrip:
 
 def _client() -> Any:
     try:
-        from ocwatchd.share import valkey_link  # lazy import: a folder does not need the client
+        from ocwatchd.share import valkey_link  # lazy import: the client is not needed for a folder
     except ImportError:
         raise ShareFault("the client for the server is missing: pip install 'ocwatchd[share]'") from None
     return valkey_link
@@ -88,7 +88,7 @@ def _through_server(link: Any, settings: ShareSettings) -> RoundTrip:
         stored = link.evaluate(client, names, link.OFFER, [line])
         took = time.monotonic() - begun
         if stored != [line]:
-            raise ShareFault("the server did not store the record that it was sent")
+            raise ShareFault("the server did not store the record that was sent to it")
         received = _wait_for(news, line) - begun
         freed = _made_up(round(server * 1000), epoch=1, until=FREE).line().encode()
         link.evaluate(client, names, link.OFFER, [freed])
@@ -102,17 +102,20 @@ def _through_server(link: Any, settings: ShareSettings) -> RoundTrip:
 
 
 def _wait_for(news: Any, line: bytes) -> float:
-    """Wait for the message that contains `line`, and return when it was received, by the monotonic clock."""
+    """Wait for the message that contains `line`, and return the monotonic time at which it was received."""
     deadline = time.monotonic() + PATIENCE
     while (left := deadline - time.monotonic()) > 0:
         message = news.get_message(timeout=left)
         if message is not None and message.get("data") == line:
             return time.monotonic()
-    raise ShareFault("the record was stored, but its message did not arrive. Check that the user may read the channel")
+    raise ShareFault(
+        "the record was stored, but the notification about it did not arrive. Check that the server's ACL lets this "
+        "user subscribe to the channel"
+    )
 
 
 def _made_up(now: int, epoch: int = 0, until: int | None = None) -> Record:
-    """Return a record of the test account, with a model name that contains our pid."""
+    """Return a record of the test account. The name of its model contains our pid."""
     return Record(
         TEST_ACCOUNT, f"test-{os.getpid()}", epoch, now + 5000 if until is None else until,
         (Incident(1, "test"),), LimitKind.RATE_LIMIT, Scope.MODEL, ResetSource.RETRY_AFTER, now,
@@ -132,7 +135,7 @@ def _through_folder(settings: ShareSettings) -> RoundTrip:
     except OSError as fault:
         raise ShareFault(f"{settings.folder} cannot be used: {fault.strerror or fault}") from None
     if not same:
-        raise ShareFault(f"{settings.folder} does not contain what was written into it")
+        raise ShareFault(f"{settings.folder} does not contain what was written to it")
     return RoundTrip(stored, time.monotonic() - begun, None)
 
 
@@ -140,8 +143,8 @@ def _through_folder(settings: ShareSettings) -> RoundTrip:
 
 
 def examine(settings: ShareSettings, status: Mapping[str, object] | None, now: float) -> Iterator[Finding]:
-    """Yield the findings, simplest checks first. If the server or the folder cannot be used, the last check is omitted.
-    `status` is the last status of the share process.
+    """Yield the findings of all checks, simplest checks first. The check of the other machines is omitted if the server
+    or the folder cannot be used. `status` is the last status of the share process.
     """
     if not settings.wanted:
         yield Finding("share-off", "info", "cooldowns are not shared", f"to share them: {DOCUMENTATION}/share.md")
@@ -188,7 +191,10 @@ def _reach(settings: ShareSettings) -> Finding:
     if trip.offset is None:
         return Finding("share-reach", "ok", f"{settings.folder} can be written and read ({times})")
     if abs(trip.offset) * 1000 > MAX_SKEW:
-        seen = f"this clock and the server's differ by {abs(trip.offset):.0f} s, so other machines' reports are ignored"
+        seen = (
+            f"the clocks of this machine and of the server differ by {abs(trip.offset):.0f} s, so other machines' "
+            "reports are ignored"
+        )
         return Finding("share-clock", "error", seen, "correct the clocks, preferably with NTP")
     return Finding(
         "share-reach", "ok", f"the server responds ({times}); its clock differs by {trip.offset * 1000:.0f} ms"
@@ -200,10 +206,13 @@ _REMEDIES = (
         ("CERTIFICATE", "certificate"),
         "set `share.ca` to the server's certificate authority; check the host in `share.url`",
     ),
-    (("WRONGPASS", "NOAUTH", "invalid username", "Authentication"), "check the user in `share.url` and the secret"),
+    (
+        ("WRONGPASS", "NOAUTH", "invalid username", "Authentication"),
+        "check the user name in `share.url`, and the secret",
+    ),
     (
         ("permission", "NOPERM", "can't run this command", "can't access"),
-        f"{DOCUMENTATION}/share.md has the ACL line that the server needs",
+        f"{DOCUMENTATION}/share.md contains the ACL line that the server needs",
     ),
     (("maxmemory",), "give the server more memory, or use a separate server"),
     (

@@ -1,7 +1,7 @@
 """Share cooldowns through a folder that is synchronized by other means (bind mount, Syncthing, NFS).
 
 The folder contains one file per machine. Each machine writes only its own file, so that synchronization never causes a
-conflict. The file contains all records that the machine knows, so a machine that was offline does not miss any record.
+conflict. Each file contains all records that its machine knows, so a machine that was offline does not miss any record.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ MAX_NODES = 64
 READABLE = 0o644
 """Mode of our file. A container of another user may have to read it, and its content is not private."""
 RETRY = 30.0
-"""Delay, in seconds, between a failed write of our file and the next attempt."""
+"""Delay, in seconds, before a failed write of our file is tried again."""
 READ_AGAIN = 60.0
-"""Time, in seconds, after which unchanged files are read again. This is needed because a record whose time is in the
-future, from a clock that is ahead, becomes valid only later.
+"""Time, in seconds, after which unchanged files are read again. This is needed because a record from a machine whose
+clock is ahead has a time in the future, and becomes valid only later.
 """
 
 _FILE = re.compile(rf"({NODE.pattern}){re.escape(SUFFIX)}")
@@ -58,13 +58,13 @@ class FolderShare:
         self.offer(())
 
     def offer(self, records: Iterable[Record]) -> None:
-        """Write our file with all known records, which include these records."""
+        """Write our file with all known records, which include `records`."""
         del records  # `known` also returns these records
         self._write()
 
     def take(self) -> list[bytes]:
-        """Return the lines of other machines' files that have changed. If the last write of our own file failed, repeat
-        it.
+        """Return the lines of other machines' files that have changed. If the last write of our own file failed, try it
+        again.
         """
         if self._unwritten_since is not None and abs(self._clock.now() - self._unwritten_since) >= RETRY:
             self._write()
@@ -96,8 +96,8 @@ class FolderShare:
         """Do nothing, because this transport has no thread."""
 
     def _news(self, path: Path) -> list[bytes]:
-        """Return the lines of another machine's file if the file has changed. An unreadable file is read again by the
-        next call.
+        """Return the lines of another machine's file if the file has changed. If the file cannot be read, the next call
+        tries again.
         """
         try:
             info = path.stat()

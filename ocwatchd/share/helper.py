@@ -45,15 +45,15 @@ folder reports changes.
 LOCK_PATIENCE = 0.5
 """Time, in seconds, to wait for another share process to exit."""
 PAUSE_PER_WORK, MAX_OWED_PAUSE = 2.0, 0.5
-"""Pause, in seconds, that becomes due for each second of work, and total due pause, in seconds, above which the process
-pauses. Single limits are therefore handled immediately, and a burst of limits does not keep a whole core busy.
+"""Each second of work makes a pause of PAUSE_PER_WORK seconds due. The process pauses when more than MAX_OWED_PAUSE
+seconds are due. Single limits are therefore handled immediately, and a burst of limits does not keep a whole core busy.
 """
 SKIPPED_KEPT = 1000
 """Maximum number of skipped lines that are kept, so that the same line is counted only once."""
 HOUSEKEEPING = 3600.0
 """Interval, in seconds, between searches for outdated records."""
 RETRY = 5.0
-"""Delay, in seconds, between a failed write of the blacklist and the next attempt."""
+"""Delay, in seconds, before a failed write of the blacklist is tried again."""
 
 
 class NotConfigured(ConfigError):
@@ -61,7 +61,7 @@ class NotConfigured(ConfigError):
 
 
 class AlreadySharing(OcwatchError):
-    """Raised if another share process serves this home."""
+    """Raised if another share process is already running for this home."""
 
 
 def say(line: str) -> None:
@@ -89,14 +89,14 @@ def transport_for(
     if settings.url is None:
         raise NotConfigured('nothing is shared: set `"share": {"url": …}` or `{"folder": …}` in the configuration')
     try:
-        from ocwatchd.share.valkey_link import ValkeyLink  # lazy import: a folder does not need the client
+        from ocwatchd.share.valkey_link import ValkeyLink  # lazy import: the client is not needed for a folder
     except ImportError:
         raise NotConfigured("the client for the server is missing: pip install 'ocwatchd[share]'") from None
     return ValkeyLink(settings, known, wake, clock)
 
 
 class Helper:
-    """The share process of one home, which runs until it is stopped."""
+    """The share process of one home. It runs until it is stopped."""
 
     def __init__(self, paths: Paths, config: Config, clock: Clock | None = None) -> None:
         """Store the arguments; `run` does the work."""
@@ -117,7 +117,7 @@ class Helper:
         self._owed, self._worked = 0.0, time.monotonic()
 
     def run(self) -> None:
-        """Share until SIGTERM, SIGINT or `stop`.
+        """Share cooldowns until SIGTERM or SIGINT arrives or `stop` is called.
 
         Raises:
             NotConfigured: Sharing is not configured, or the client for the server is not installed.
@@ -211,9 +211,10 @@ class Helper:
         freed: list[Record] = []
         try:
             for model in self._answers.of(self._knowledge.reported(), now):
-                say(f"{model}: it has answered a request of this machine")
+                say(f"{model}: it has answered a request from this machine")
                 freed += self._knowledge.answered(model, now, clock)
-        except (OSError, ValueError, sqlite3.Error) as fault:  # any version of OpenCode may have written the database
+        except (OSError, ValueError, sqlite3.Error) as fault:
+            # The database may have been written by any version of OpenCode.
             self._complain(f"OpenCode's answers cannot be read: {fault}")
         if freed:
             self._transport.offer(freed)
@@ -307,7 +308,7 @@ class Helper:
                 self._restart(now)
 
     def _restart(self, now: float) -> None:
-        """Apply a changed configuration of sharing, by closing the transport and starting again.
+        """Apply a changed configuration of sharing by closing the transport and starting a new one.
 
         The shared cooldowns in the blacklist are kept until they end.
 

@@ -15,8 +15,8 @@ from ocwatchd.state.share_status import Link
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """The status of a transport: its state, the time since which it has been in this state (epoch seconds), and the
-    reason for a fault.
+    """The status of a transport: its state, the time at which this state began (epoch seconds), and the reason for a
+    fault.
 
     `others` is the number of other connected machines, and `nodes` are their labels, if known. `offset` is the server's
     clock minus ours, and `latency` is the duration of a request, both in seconds.
@@ -32,8 +32,8 @@ class Condition:
 
 
 class Transport(Protocol):
-    """Sends and receives records as lines. The methods do not block, and raise no error if the server or folder
-    fails.
+    """Sends and receives records as lines. The methods do not block, and do not raise an error if the server or the
+    folder fails.
     """
 
     place: str
@@ -45,10 +45,10 @@ class Transport(Protocol):
         """Start the transport."""
 
     def offer(self, records: Iterable[Record]) -> None:
-        """Send these records to the other machines, immediately or as soon as the machines can be reached."""
+        """Send these records to the other machines, immediately or as soon as the server or folder can be reached."""
 
     def take(self) -> list[bytes]:
-        """Return the lines received since the last call. The lines have not been checked."""
+        """Return the lines received since the last call. The lines have not been validated."""
 
     def server_time(self) -> ServerTime | None:
         """Return the clock that determines the times in records, or None if it is not known yet."""

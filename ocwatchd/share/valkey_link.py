@@ -1,8 +1,9 @@
 """Share cooldowns through a server with Valkey's protocol.
 
 After each connect, this machine subscribes to changes, reads the stored records, and sends the records that the server
-lacks. This also refills a server that has lost its data. After that, the machine sends and receives changes. The server
-merges records with the script `merge.lua`, whose placeholders are replaced with values from `core.sharing.record`.
+lacks. This also restores a server that has lost its data. From then on, the machine sends and receives changes. The
+server merges records with the script `merge.lua`, whose placeholders are replaced with values from
+`core.sharing.record`.
 
 Blocking calls run on two threads of this module, with timeouts. Only this module imports `valkey`.
 """
@@ -54,7 +55,7 @@ from ocwatchd.share.transport import Condition
 from ocwatchd.state.share_status import Link
 
 OFFER, DROP = "offer", "drop"
-"""The names of the operations that the script can apply to its lines."""
+"""The operations that the script can apply to the lines passed to it."""
 LINES_AT_ONCE = 100
 """Maximum number of lines per call (30 kB). Other clients of the server then wait at most a few milliseconds."""
 
@@ -73,7 +74,7 @@ def script() -> str:
 
 
 def digest(text: str) -> str:
-    """Return the name under which the server caches a script."""
+    """Return the SHA-1 digest under which the server caches a script."""
     return sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -97,11 +98,13 @@ CREDENTIAL = "ocwatchd-share"
 """The name of the systemd credential (`LoadCredential=`) with the password."""
 SECRET_CAP = 4096
 TIME_PROBES = 3
-"""Number of requests for the server's time after a connect. The fastest response determines the offset."""
+"""Number of times that the server's time is requested after a connect. The fastest response determines the offset
+between the clocks.
+"""
 
 
 class SecretFault(OcwatchError):
-    """Raised if the password for the server cannot be read. The message names the file and the fault."""
+    """Raised if the password for the server cannot be read. The message names the file and describes the fault."""
 
 
 def secret(settings: ShareSettings) -> str | None:
@@ -123,7 +126,7 @@ def secret(settings: ShareSettings) -> str | None:
     except (OSError, OcwatchError, UnicodeDecodeError) as fault:
         raise SecretFault(f"the secret in {path} cannot be read: {getattr(fault, 'strerror', None) or fault}") from None
     if stat.S_IMODE(mode) & 0o077:
-        raise SecretFault(f"{path} can be read by others: chmod 600 {path}")
+        raise SecretFault(f"{path} can be read by other users; run: chmod 600 {path}")
     if not text:
         raise SecretFault(f"{path} is empty")
     return text
@@ -164,7 +167,7 @@ def connect(settings: ShareSettings) -> Any:
 
 
 def listeners(client: Any, channel: str) -> int | None:
-    """Return the number of subscribers of the channel, or None if the server does not permit this query."""
+    """Return the number of subscribers to the channel, or None if the server does not permit this query."""
     try:
         return int(dict(client.pubsub_numsub(channel)).get(channel.encode(), 0))
     except NoPermissionError:
@@ -208,7 +211,7 @@ class ValkeyLink:
         self._incoming: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._since_boot: float | None = None
-        """The server's clock minus our time since boot, in seconds."""
+        """The server's time minus the time since this machine's boot, in seconds."""
         self._condition = Condition(since=clock.now())
         self._unstored: list[bytes] = []
         self._latency = 0.0
@@ -302,15 +305,15 @@ class ValkeyLink:
                 self._send(client, item)
 
     def _listen(self, news: Any) -> None:
-        """Receive the messages of the channel. After CHECK_INTERVAL seconds without a message, test the connection with
-        a ping.
+        """Receive the messages from the channel. After CHECK_INTERVAL seconds without a message, test the connection
+        with a ping.
         """
         asked = False
         try:
             while not self._stopping.is_set():
                 message = news.get_message(timeout=TIMEOUT if asked else CHECK_INTERVAL)
                 if message is None and asked:
-                    raise TimeoutError("the server does not answer")
+                    raise TimeoutError("the server does not respond")
                 if message is None:
                     news.ping()
                 asked = message is None
@@ -358,7 +361,7 @@ class ValkeyLink:
             evaluate(client, (self._key, self._channel), DROP, stale[:LINES_AT_ONCE])
 
     def _send(self, client: Any, lines: list[bytes]) -> None:
-        """Send these lines to the server. If the server has no memory for them, keep them for the next call."""
+        """Send these lines to the server. If the server is out of memory, keep them for the next call."""
         lines, self._unstored = [*self._unstored, *lines], []
         clock = self.server_time()
         if not lines or clock is None or not clock.trusted:
@@ -393,7 +396,7 @@ class ValkeyLink:
         assert clock is not None
         state = Link.CONNECTED if clock.trusted else Link.SKEWED
         if state == Link.SKEWED:
-            why = f"this clock and the server's differ by {abs(clock.offset):.0f} s: set them right"
+            why = f"the clocks of this machine and of the server differ by {abs(clock.offset):.0f} s: correct them"
         others = listeners(client, self._channel)
         others = None if others is None else max(others - 1, 0)
         before = self._condition

@@ -1,4 +1,4 @@
-"""Wait until a watched file is replaced or another thread ends the wait.
+"""Wait until a watched file is replaced, or until another thread ends the wait.
 
 Linux reports a replaced file through inotify; elsewhere the share process checks its files twenty times a second.
 `logs.watcher` is not used, because our files are replaced by renaming, and watchdog delays events by 500 ms after a
@@ -29,7 +29,7 @@ class Wake:
     """
 
     def __init__(self, watched: Mapping[Path, frozenset[str] | None]) -> None:
-        """`watched` maps each directory to the names of its relevant files, or to None if all files are relevant."""
+        """`watched` maps each directory to the names of the files to watch in it, or to None to watch all its files."""
         self._watched = watched
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
         self._inotify = _inotify()
@@ -51,7 +51,7 @@ class Wake:
 
     def wake(self) -> None:
         """End the current wait, or the next wait if none is in progress."""
-        with contextlib.suppress(BlockingIOError):  # if the pipe is full, the reader wakes anyway
+        with contextlib.suppress(BlockingIOError):  # if the pipe is full, the waiting thread wakes anyway
             if self._open:
                 os.write(self._write, b".")
 

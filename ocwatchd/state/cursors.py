@@ -1,10 +1,9 @@
 """Read and write the daemon's read positions: cursors.json for logs, event-progress.json for OpenCode 2's events.
 
-A lost or damaged file is replaced. The only effect of the loss is that a limited part of the logs or events is read
-again.
+A lost or damaged file is replaced. Such a loss only causes a limited part of the logs or events to be read again.
 
-The module also stores stream-gaps.json. For each of the last successful answers of a model, this file contains the
-longest gap in the answer, as measured in the event stream.
+The module also stores stream-gaps.json. For each model, this file contains the longest gap in each of the last
+successful answers, as measured in the event stream.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def load(path: Path) -> tuple[dict[str, Cursor], str | None]:
     except FileNotFoundError:
         return {}, None
     except (OSError, StateError, ValueError, RecursionError) as error:
-        return {}, f"{path} cannot be read ({error}); the logs are read again"
+        return {}, f"{path} cannot be read ({error}); the logs will be read again"
     files = document.get("files") if isinstance(document, dict) and document.get("version") == VERSION else None
     if not isinstance(files, dict):
         return {}, f"{path} has an unknown version or format; the logs will be read again"
@@ -104,7 +103,8 @@ def _seconds(gap: object) -> float:
 
 
 def save_gaps(path: Path, gaps: StreamGaps, now: float) -> None:
-    """Replace the file, with mode 0600. The file is not flushed to disk, because lost gaps are measured again.
+    """Replace the file, with mode 0600. The file is not flushed to disk, because gaps that are lost will be measured
+    again.
 
     Raises:
         OSError, StateError: The file could not be written.

@@ -15,8 +15,8 @@ from ocwatchd.ownership import open_plain, try_lock
 from ocwatchd.state.heartbeat import read
 
 PROBE = 0.02
-"""Time, in seconds, between attempts to take the lock. One attempt is not enough, because `holder` takes the lock for
-some microseconds to check whether it is free.
+"""Time, in seconds, between attempts to take the lock. One attempt is not enough, because `holder` takes the lock for a
+few microseconds to check whether it is free.
 """
 TRIES = 5
 
@@ -41,7 +41,7 @@ def hold(path: Path) -> Iterator[None]:
             who = _pid_in(fd)
             named = f"pid {who}" if who else "another process"
             raise AlreadyRunning(f"ocwatchd is already running ({named}); see: ocwatch status")
-        with suppress(OSError):  # if the disk is full, only the pid is missing from the file
+        with suppress(OSError):  # if the disk is full, the lock still works, but the file does not contain the pid
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield

@@ -1,4 +1,5 @@
-"""Write ocwatchd's own files atomically and durably, with one writer at a time. Only this user can read the files.
+"""Write ocwatchd's own files atomically and durably, with one writer at a time. The files can be read only by this
+user.
 
 A write creates a temporary file, flushes it to disk, renames it, and flushes the directory. The median duration of a
 write was 0.5 ms, and the 99th percentile was 10 ms. If the process is killed during a write, the old content is
@@ -102,8 +103,8 @@ def write_named(path: Path, data: bytes, mode: int = 0o600) -> bool:
     if own is None and not is_special(path):
         write_atomic(path, data, mode)
         return False
-    # The process's own descriptor is duplicated. If it leads to a file, opening it again would overwrite the file from
-    # its beginning.
+    # Duplicate the process's own descriptor. If the descriptor leads to a file, opening the file again would overwrite
+    # it from its beginning.
     fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC) if own is None else os.dup(own)
     try:
         if own == STDOUT and sys.stdout is not None:
@@ -160,7 +161,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def sync_dir(directory: Path) -> None:
-    """Make a rename in `directory` durable, if the file system can fsync a directory."""
+    """Make a rename in `directory` durable, provided that the file system supports fsync for directories."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

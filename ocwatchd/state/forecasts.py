@@ -68,8 +68,8 @@ def window_as_json(one: PlanWindow) -> dict[str, object]:
 
 
 def timed(raw: Mapping[str, object], now: float) -> dict[str, object]:
-    """Return the forecast with the additional field `hits_in_seconds`: the time until the limit in seconds, or None if
-    no limit is expected.
+    """Return the forecast with the additional field `hits_in_seconds`: the number of seconds until the limit, or None
+    if no limit is expected.
     """
     hits = raw.get("hits")
     return {**raw, "hits_in_seconds": None if hits is None else round(max(moment(hits, "hits") - now, 0.0), 3)}
@@ -81,7 +81,7 @@ def write(
     now: float,
     plan_windows: Sequence[Mapping[str, object]] = (),
 ) -> None:
-    """Replace the file without fsync, because after a power failure it would be out of date anyway.
+    """Replace the file without fsync, because its content would be out of date after a power failure anyway.
 
     Raises:
         OSError: The file could not be written.
@@ -93,8 +93,8 @@ def write(
 
 
 def read(path: str | os.PathLike[str], now: float) -> list[dict[str, object]]:
-    """Return the forecasts, nearest limit first, or an empty list if the file is out of date or unreadable. Never
-    raises.
+    """Return the forecasts, sorted with the nearest limit first, or an empty list if the file is out of date or
+    unreadable. Never raises.
     """
     try:
         rows = _current(path, now)["forecasts"]

@@ -1,7 +1,7 @@
 """Write and read daemon.json, the heartbeat of the daemon's main loop.
 
-It is not enough that the process is running, because its loop may be stuck. The daemon is `up` if the process is
-running and the heartbeat is fresh.
+A running process does not prove that the daemon works, because its loop may be stuck. The daemon is `up` if the process
+is running and the heartbeat is fresh.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def code_mark() -> str:
     """Return a checksum of the installed program. It changes with an upgrade, and differs between virtual
     environments.
     """
-    import zlib  # lazy import: needed only by the daemon's start and `up`
+    import zlib  # lazy import: needed only when the daemon starts, and by `up`
 
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 (as below)
     found = zlib.crc32(package.encode())
@@ -165,7 +165,7 @@ def running(endpoints: Iterable[Mapping[str, object]]) -> list[Mapping[str, obje
 
 
 def unserved(endpoints: Iterable[Mapping[str, object]]) -> list[str]:
-    """Return a sentence for each endpoint whose sessions the daemon cannot move."""
+    """Return a sentence about each endpoint whose sessions the daemon cannot move."""
     found = [(one.get("pid"), one.get("trouble")) for one in endpoints]
     troubles = [(pid, trouble) for pid, trouble in found if isinstance(trouble, str) and trouble]
     return [f"OpenCode {pid}: {trouble}" if isinstance(pid, int) else trouble for pid, trouble in troubles]
@@ -192,7 +192,9 @@ def alive(pid: int) -> bool:
 
 
 def _is_zombie(pid: int) -> bool:
-    """Return whether the process has ended but was not reaped, which happens in containers without an init process."""
+    """Return whether the process has ended but has not been reaped, which happens in containers without an init
+    process.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 (pathlib takes 5 ms of CPU time)
             return file.read().rpartition(b")")[2].split()[:1] == [b"Z"]

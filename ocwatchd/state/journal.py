@@ -3,7 +3,7 @@
 Lines are only appended, and only under the journal's lock, so the lines of two processes never mix. A crash can leave
 an incomplete last line. The next append then begins a new line, and readers skip lines that are not entries. A
 `durable` entry is on disk when `append` returns. A power failure may destroy other entries that were written in the
-last few seconds. Two files are kept, the current one and the previous one, each with at most `max_bytes` bytes.
+last few seconds. The current file and the previous one are kept, each with at most `max_bytes` bytes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ocwatchd.state.files import NotAFile, StateError, locked, read_plain, sync_
 
 VERSION = 1
 MAX_BYTES = 4 << 20
-"""Maximum size, in bytes, of one file. This is enough for about 7,000 entries of 570 bytes (450 bytes in generated busy
-weeks), or for months of use.
+"""Maximum size, in bytes, of one file. Such a file holds about 7,000 entries of 570 bytes, or months of use. (In
+generated data of busy weeks, an entry has 450 bytes.)
 """
 
 TEXT_CAP = 500
@@ -28,7 +28,7 @@ TEXT_CAP = 500
 
 LINE_CAP = 16 << 10
 TIMES = frozenset(("at", "began", "next", "resumes_at", "until"))
-"""Names of fields that contain times. The caller passes epoch seconds (float), and the journal contains RFC 3339."""
+"""Names of fields that contain times. The caller passes epoch seconds (float), which are written in RFC 3339."""
 
 SECRETS = frozenset(
     (
@@ -88,7 +88,8 @@ class Journal:
         self.write([self.line(entry)], durable)
 
     def write(self, lines: Sequence[bytes], durable: bool = False) -> None:
-        """Write lines that `line` has returned. It is safe to write a line twice, because readers ignore repeated ids.
+        """Write lines that `line` has returned. A line may safely be written twice, because readers ignore repeated
+        ids.
 
         Raises:
             StateError: Not all lines could be written.

@@ -1,8 +1,8 @@
 """Read and write moved.json, which lists the sessions that were moved over the API, with their primaries.
 
-OpenCode continues a session with its last model, so a prompt that names no model would be sent to the fallback again.
-The companion plugin sends such prompts back to the primary as soon as the primary is available. Without this file, the
-plugin does not change such prompts.
+OpenCode continues a session with its last model, so a prompt that does not name a model would be sent to the fallback
+again. The companion plugin sends such prompts back to the primary as soon as the primary is available. Without this
+file, the plugin does not change such prompts.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _kept(sessions: dict[str, Mapping[str, object]], now: float) -> dict[str, Ma
     """Return the sessions that were moved in the last KEPT seconds. If the last move seems to be over a year ago,
     return all sessions.
 
-    A clock may be years ahead for a moment, and a wrong time must not cause sessions to be dropped.
+    A clock may briefly be years ahead, and a wrong time must not cause sessions to be dropped.
     """
     if now - max(map(_since, sessions.values()), default=now) > WRONG:
         return sessions
@@ -112,7 +112,7 @@ def _sessions(path: Path) -> dict[str, Mapping[str, object]]:
         return {}
     version = document.get("version")
     if not isinstance(version, int) or version > VERSION:
-        raise StateError(f"{path} has version {version}, newer than this ocwatchd supports: it is left unchanged")
+        raise StateError(f"{path} has version {version}, newer than this ocwatchd supports; it is left unchanged")
     return {name: entry for name, entry in document["sessions"].items() if isinstance(entry, dict)}
 
 

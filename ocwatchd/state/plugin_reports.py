@@ -2,7 +2,7 @@
 
 For each refused attempt, the plugin records the status and Retry-After, which OpenCode's own log does not contain. Each
 OpenCode process has its own file, `facts/PID.jsonl`. Records that were written before this program began to follow the
-file are outdated, and are skipped. The plugin renames a file that has become too large, and begins a new one.
+file are outdated, so they are skipped. When a file has become too large, the plugin renames it and begins a new one.
 
 Each model has a small file with the rate-limit headers of its latest answer. Another file for each OpenCode process
 contains, for each session, the time at which the provider last sent a keep-alive into an otherwise silent stream.
@@ -128,7 +128,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _lines_from(fd: int, offset: int) -> bytes:
-    """Return the complete lines from `offset` on. The last line of the file may be incomplete, and is then omitted."""
+    """Return the complete lines from `offset` on. If the last line of the file is incomplete, it is omitted."""
     data = os.pread(fd, READ_CAP, offset)
     return data[: data.rfind(b"\n") + 1]
 
@@ -156,7 +156,7 @@ def fact(line: bytes) -> TroubleReported | None:
     provider, model = raw.get("provider"), raw.get("model")
     known = isinstance(provider, str) and isinstance(model, str)
     details = ErrorDetails(status=status, headers=headers)
-    if isinstance(raw.get("body"), str):  # the error was in the body of a response with a success status
+    if isinstance(raw.get("body"), str):  # the body of a response with a success status contained the error
         details = replace(details_from_body(raw["body"][:LONGEST_BODY], headers=headers), status=status)
     elif raw.get("page") is True:
         details = replace(details, name=WEB_PAGE)
@@ -186,14 +186,14 @@ def prevented(line: bytes) -> Prevented | None:
 
 VERSION = 1
 MAX_FILES = 500
-"""Maximum number of files that are read. There is one file for each model that was ever used."""
+"""Maximum number of files that are read. Each model that was ever used has one file."""
 OLD = 86_400.0
 """Age, in seconds, above which recorded headers are ignored."""
 
 
 def read_allowances(directory: Path, now: float) -> dict[str, tuple[Allowance, ...]]:
-    """Return the allowances that providers reported, by model. Unreadable files and files older than a day
-    are skipped.
+    """Return the allowances that providers have reported, by model. Unreadable files and files older than a day are
+    skipped.
     """
     found = {model: allowances_of(headers, at) for model, headers, at in _recorded(directory, now)}
     return {model: told for model, told in found.items() if told}

@@ -55,23 +55,23 @@ def remember(path: Path, reported: Mapping[str, Price], now: float) -> None:
 
 
 def keep(path: Path, offers: Mapping[str, Capacity] | None, now: float) -> None:
-    """Record the prices in the model list of an endpoint. Errors are ignored, because prices will be reported again."""
+    """Record the prices from the model list of an endpoint. Errors are ignored, because prices are reported again."""
     reported = {name: offer.price for name, offer in (offers or {}).items() if offer.price is not None}
     with suppress(OSError, StateError):
         remember(path, reported, now)
 
 
 def day_budget(prices: Path, left: Path, limit: float | None, now: float) -> DayBudget:
-    """Return today's budget: the configured `limit` in US dollars (None: no budget), the amount spent from the file
-    `left`, and the prices from the file `prices`.
+    """Return today's budget. It consists of the configured `limit` in US dollars (None means no budget), the amount
+    spent (from the file `left`), and the prices (from the file `prices`).
     """
     reported = budget.read(left, now) if limit is not None else None
     return DayBudget(limit, reported.spent if reported else 0.0, read(prices) if limit is not None else {})
 
 
 def recall(context: EngineContext, paths: Paths, now: float) -> None:
-    """Initialize a new engine with today's spending from the files. The engine uses this amount until it has counted
-    the spending again.
+    """Initialize a new engine with the amount spent today, as recorded in the files. The engine uses this amount until
+    it has calculated the spending itself.
     """
     left = budget.read(paths.budget, now)
     if left is not None:

@@ -1,7 +1,7 @@
 """Run `forecast.command`, a user's program that reports plan windows, and keep its last result.
 
 A plan window is a period in which a provider's plan has its own quota. The result is stored in the directory of the
-providers' headers, where all readers of plan windows find it. No shell is used. If the program fails, the windows of
+providers' headers, where all readers of plan windows find it. No shell is used. If the program fails, the windows from
 its last successful run are kept until they reset.
 """
 
@@ -20,7 +20,7 @@ from ocwatchd.core.forecast.plan_windows import MAX_PERCENT, PlanWindow, length_
 from ocwatchd.state.safe_read import StateError, read_plain, write_unsynced
 
 NAME = "command.json"
-"""Name of the file with the result. It differs from the names of the models' files, which contain `%2F`."""
+"""Name of the file with the result. It cannot be the same as the name of a model's file, which contains `%2F`."""
 VERSION = 1
 POLL_INTERVAL = 300.0
 """Minimum time, in seconds, between two runs of the program, including those started by an earlier run of the daemon.
@@ -38,7 +38,7 @@ class Result:
     """The result of the last run. Times are in epoch seconds.
 
     `windows` contains the windows that the last successful run reported, and `succeeded` is the time of that run.
-    `problem` is the reason why the last run failed; None if it did not fail.
+    `problem` is the reason why the last run failed, or None if it did not fail.
     """
 
     asked: float
@@ -95,7 +95,8 @@ def run(command: Sequence[str], directory: Path, now: float) -> Result:
         OSError: The result could not be written.
     """
     before = read(directory)
-    # stored before the run, so that the program is not run again immediately if the daemon is restarted during the run
+    # the time is stored before the run, so that the program is not run again immediately if the daemon is restarted
+    # during the run
     _write(directory, Result(now, *((before.succeeded, before.windows, before.problem) if before else ())))
     windows, problem = _asked(command, now)
     if windows is None:
@@ -120,13 +121,13 @@ def _asked(command: Sequence[str], now: float) -> tuple[tuple[PlanWindow, ...] |
             output.seek(0)
             text = output.read(MAX_OUTPUT + 1)
     except subprocess.TimeoutExpired:
-        return None, f"{command[0]} was ended after {TIMEOUT:.0f} s"
+        return None, f"{command[0]} was stopped after {TIMEOUT:.0f} s"
     except OSError as error:
         return None, f"{command[0]}: {error.strerror or error}"
     if done.returncode:
-        return None, f"{command[0]} ended with {done.returncode}"
+        return None, f"{command[0]} exited with code {done.returncode}"
     if len(text) > MAX_OUTPUT:
-        return None, f"{command[0]}: its output has more than {MAX_OUTPUT >> 10} KiB"
+        return None, f"{command[0]}: its output is larger than {MAX_OUTPUT >> 10} KiB"
     try:
         return parse(text, now), None
     except ValueError as fault:

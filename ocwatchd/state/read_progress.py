@@ -1,7 +1,7 @@
 """Check whether the daemon reads OpenCode's logs, by comparing their sizes with the daemon's cursors.
 
-A fresh heartbeat does not prove that logs are read. The check is cheap enough for `ocwatch status`: one stat per log,
-and one small read for each log with unread bytes.
+A fresh heartbeat does not prove that logs are being read. The check is cheap enough for `ocwatch status`: it needs one
+stat call per log, and one small read for each log with unread bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def unread_log(logs: str, cursors: str, started: float | None, now: float) -> st
             continue
         offset = read.get(path, 0)
         if size > offset and _has_line(path, offset):
-            return f"OpenCode writes to {path}, but the daemon has read nothing of it for {waiting:.0f} s"
+            return f"OpenCode is writing to {path}, but the daemon has not read any of it for {waiting:.0f} s"
     return None
 
 

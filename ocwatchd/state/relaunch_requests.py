@@ -2,8 +2,8 @@
 
 The file is `relaunch-PID` in the state directory, where PID is the launcher's pid. The process that makes the request
 creates and locks the file, and then stops OpenCode. When OpenCode has ended, the launcher finds the file, waits for the
-lock, and carries out the request. With this design, the launcher need not listen for requests, and a process that dies
-cannot block a terminal forever.
+lock, and carries out the request. Therefore, the launcher need not listen for requests, and a process that dies cannot
+block a terminal forever.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def path_for(state_dir: str, launcher: int) -> str:
 
 
 class Asking:
-    """A request that this process makes. Its file is locked until `go` or `close` is called.
+    """A request made by this process. Its file is locked until `go` or `close` is called.
 
     The launcher waits until the lock is released.
     """
@@ -107,8 +107,8 @@ def awaited(path: str, waiting: Callable[[], None], give_up: Callable[[], bool])
 
 
 def _wait(fd: int, waiting: Callable[[], None], give_up: Callable[[], bool]) -> bool | None:
-    """Wait for the lock of the request. Return whether another process held the lock at first, or None if `give_up`
-    returned True.
+    """Wait until the lock of the request is free, and take it. Return whether another process held the lock at first,
+    or None if `give_up` returned True.
     """
     held = False
     while not give_up():

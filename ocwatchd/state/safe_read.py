@@ -1,5 +1,5 @@
-"""Read and replace state files safely. Fast commands import only this module, because it does not import pathlib, which
-takes 5 ms of CPU time.
+"""Read and replace state files safely. Commands that must start fast import only this module, because it does not
+import pathlib, which takes 5 ms of CPU time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write and read share/status.json, the state of `ocwatch share`. The module has no costly imports, because `ocwatch
+"""Write and read share/status.json, the state of `ocwatch share`. This module has no costly imports, because `ocwatch
 status` uses it.
 """
 
@@ -61,7 +61,7 @@ def read(path: str | os.PathLike[str], now: float) -> dict[str, object] | None:
 
 
 def health(document: Mapping[str, object] | None) -> str | None:
-    """Return a sentence about the fault if sharing does not work, or None if it works or was not started."""
+    """If sharing does not work, return a sentence about the fault. Return None if it works or was not started."""
     if document is None:
         return None
     since, why, place = (document.get(name) for name in ("since", "why", "place"))

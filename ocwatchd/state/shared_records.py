@@ -2,8 +2,8 @@
 clears.
 
 Only the share process writes `known.json`. `ocwatch clear` writes `clears.json`, because the blacklist does not show
-why a cooldown was removed. Other machines must distinguish a user's clear from a cooldown that ended because the model
-has answered.
+why a cooldown was removed. Other machines must be able to distinguish a user's clear from a cooldown that ended because
+the model has answered.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KNOWN, CLEARS = "known.json", "clears.json"
 MAX_CLEARS = 64
 """Maximum number of clears that are kept for the share process. The oldest are dropped first."""
 EVERYTHING = "*"
-"""The name in `clears.json` that stands for `ocwatch clear --all`."""
+"""The name in `clears.json` that represents `ocwatch clear --all`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ def test_a_daemon_that_does_not_read_is_deaf_for_both_commands(home: Cli) -> Non
     lines = status.stdout.splitlines()
     assert "is stalled" in lines[0]
     assert "is not reading OpenCode's logs" in lines[0]
-    assert f"# OpenCode writes to {log}, but the daemon has read nothing of it" in " ".join(status.stdout.split())
+    assert f"# OpenCode is writing to {log}, but the daemon has not read any of it" in " ".join(status.stdout.split())
     assert lines[-1] == "next: ocwatch doctor (see what to do)"
     assert home.json("status", code=3)["state"] == "deaf"
     cursors.write_text(json.dumps({"version": 1, "files": {str(log): {"offset": log.stat().st_size}}}))

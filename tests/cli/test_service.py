@@ -52,7 +52,7 @@ def test_a_manager_of_another_home_is_left_alone(cli: Cli) -> None:
     env = programs(cli, systemctl=SYSTEMCTL)
     done = cli("service", "install", UNITS="/home/other/.config/systemd/user", **env)
     assert done.returncode == 1
-    assert "does not read this home" in done.stderr
+    assert "does not use this home directory" in done.stderr
     assert not (cli.paths.home / ".config" / "systemd").exists()
 
 

@@ -71,7 +71,7 @@ def run(**changes: Any) -> Facts:
 CASES: list[tuple[Facts, str, str, str, str | None]] = [
     (SOUND, "opencode-program", "ok", "/bin/opencode, version 1.18.33", None),
     (facts(program=None), "opencode-program", "warning", "not on PATH", "install OpenCode"),
-    (facts(version=None, program_fault="ended with code 1"), "opencode-program", "error", "code 1", "reinstall"),
+    (facts(version=None, program_fault="exited with code 1"), "opencode-program", "error", "code 1", "reinstall"),
     (facts(version="0.15.2"), "opencode-program", "warning", "older than 1.0", "upgrade"),
     (facts(version="0.0.0-dev-202609212252"), "opencode-program", "ok", "0.0.0-dev", None),
     (facts(version="2.3.2", generation=2), "opencode-program", "ok", "OpenCode 2, version 2.3.2", None),
@@ -167,10 +167,10 @@ CASES: list[tuple[Facts, str, str, str, str | None]] = [
     ),
     (facts(config=Configured("/c.json", True, plan_command=True)), "plan-command", "ok", "no fault", None),
     (
-        facts(config=Configured("/c.json", True, plan_command=True), plan_command_problem="/q ended with 3"),
+        facts(config=Configured("/c.json", True, plan_command=True), plan_command_problem="/q exited with code 3"),
         "plan-command",
         "warning",
-        "/q ended with 3",
+        "/q exited with code 3",
         "docs/forecast.md",
     ),
     (chains(of={}), "chain-none", "error", "no session can be moved", "fallbackChain"),

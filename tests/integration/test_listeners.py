@@ -67,7 +67,7 @@ def test_another_users_listener_gets_no_connection(host: str) -> None:
                 with pytest.raises(EndpointError) as refused:
                     ask()
                 assert refused.value.trouble is Trouble.FOREIGN
-                assert f"(uid {NOBODY}) listens at" in str(refused.value)
+                assert f"(uid {NOBODY}) is listening at" in str(refused.value)
             assert listener.heard() == ""
         else:
             with pytest.raises(EndpointError, match="not OpenCode's"):
@@ -90,7 +90,7 @@ def test_whoever_takes_over_a_port_between_two_questions_is_sent_nothing(tmp_pat
             finder.doubt(endpoint, refused.value)
             found = finder.find()
             assert (found.open, found.failing) == ((), 1)
-            assert "listens at 127.0.0.1" in found.troubles[0]
+            assert "is listening at 127.0.0.1" in found.troubles[0]
             assert listener.heard() == ""
 
 
@@ -107,7 +107,7 @@ def test_one_foreign_address_of_a_name_forbids_them_all() -> None:
         assert [bool(place.listeners) for place in places("localhost", port, resolve)] == [False, True]
         stack.enter_context(anothers("::1", port))
         if THERE_ARE_STRANGERS:
-            with pytest.raises(NotOurs, match="listens at \\[::1\\]"):
+            with pytest.raises(NotOurs, match="is listening at \\[::1\\]"):
                 places("localhost", port, resolve)
         else:
             assert [bool(place.listeners) for place in places("localhost", port, resolve)] == [True, True]
@@ -176,7 +176,7 @@ def test_doctor_says_who_has_the_configured_port(tmp_path: Path, host: str) -> N
         cli.configure(endpoints=[url])
         done = cli("doctor", OPENCODE_SERVER_PASSWORD="secret")
         if THERE_ARE_STRANGERS:
-            assert f"(uid {NOBODY}) listens at" in " ".join(done.stdout.split())
+            assert f"(uid {NOBODY}) is listening at" in " ".join(done.stdout.split())
             assert listener.heard() == ""
         else:
             assert "c2VjcmV0" in listener.heard()

@@ -30,8 +30,8 @@ def test_its_version_and_nothing_of_the_users_reaches_it(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("echo 'no libc' >&2; exit 3", "ended with code 3: no libc"),
-        ("exit 0", "ended with code 0, without output"),
+        ("echo 'no libc' >&2; exit 3", "exited with code 3: no libc"),
+        ("exit 0", "exited with code 0, without output"),
         ("echo hi", "hi"),
     ],
 )
@@ -43,7 +43,7 @@ def test_what_tells_no_version_is_said(tmp_path: Path, text: str, said: str) -> 
 def test_it_cannot_hang_us_and_leaves_nothing_behind(tmp_path: Path) -> None:
     program = script(tmp_path, f"sleep 60 & echo $! > {tmp_path}/pid; wait")
     began = time.monotonic()
-    with pytest.raises(OpenCodeUnreachable, match="did not end"):
+    with pytest.raises(OpenCodeUnreachable, match="did not finish"):
         about_program(program, os.environ, limit=0.5)
     assert time.monotonic() - began < 10
     pid = int((tmp_path / "pid").read_text())

@@ -80,9 +80,9 @@ def test_a_success_stays_when_the_next_run_fails(program: Callable[..., list[str
     assert quota_command.run(command, state, NOW).problem is None
     assert [one.used for one in read_plan_windows(state, NOW + 1)] == [62.5]
     for text, code, problem in (
-        ("secret", 3, "ended with 3"),
+        ("secret", 3, "exited with code 3"),
         ("secret", 0, "not JSON"),
-        ("x" * (quota_command.MAX_OUTPUT + 1), 0, "more than 256 KiB"),
+        ("x" * (quota_command.MAX_OUTPUT + 1), 0, "larger than 256 KiB"),
         (None, 0, "No such file"),
     ):
         broken = [str(tmp_path / "absent")] if text is None else program(text, code)
@@ -97,7 +97,7 @@ def test_a_success_stays_when_the_next_run_fails(program: Callable[..., list[str
 def test_a_program_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quota_command, "TIMEOUT", 0.2)
     result = quota_command.run(["sleep", "600"], tmp_path, NOW)
-    assert result.problem == "sleep was ended after 0 s"
+    assert result.problem == "sleep was stopped after 0 s"
 
 
 def test_the_daemon_runs_it_every_five_minutes_also_after_a_restart(
@@ -136,4 +136,4 @@ def test_forecast_and_doctor_say_why_it_failed(program: Callable[..., list[str]]
     assert (about["problem"], about["succeeded"]) == (result.problem, None)
     done = cli("doctor", "--json")
     (check,) = [one for one in json.loads(done.stdout)["checks"] if one["code"] == "plan-command"]
-    assert check["severity"] == "warning" and "ended with 3" in check["seen"]
+    assert check["severity"] == "warning" and "exited with code 3" in check["seen"]

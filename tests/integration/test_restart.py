@@ -304,7 +304,7 @@ def test_the_one_process_that_may_have_begun_it(tmp_path: Path) -> None:
     assert one.process(snapshot).pid == 50
     assert one.process(snapshot, 50).pid == 50
     for nobody in (51, 52):
-        with pytest.raises(OpenCodeUnreachable):
+        with pytest.raises(OpenCodeUnreachable, match=f"process {nobody} is not an OpenCode process that can be"):
             one.process(snapshot, nobody)
 
 

@@ -182,7 +182,7 @@ def _listened_at(address: TcpAddress) -> Place:
     for place in places(address.host, address.port):
         if place.listeners:
             return place
-    raise ConnectionRefusedError("no process listens there")
+    raise ConnectionRefusedError("no process is listening there")
 
 
 def exchange(endpoint: Endpoint, request: Request, limit: float) -> bytes:
@@ -326,7 +326,7 @@ def _named(endpoint: Endpoint, request: Request, fault: Exception) -> EndpointEr
     if isinstance(fault, NotOurs):
         return EndpointError(endpoint, request.what, Trouble.FOREIGN, str(fault))
     if isinstance(fault, TimeoutError):
-        return EndpointError(endpoint, request.what, Trouble.TIMEOUT, "no complete response in time")
+        return EndpointError(endpoint, request.what, Trouble.TIMEOUT, "no complete response arrived in time")
     broken = isinstance(fault, OSError | http.client.RemoteDisconnected | http.client.IncompleteRead)
     trouble = Trouble.UNREACHABLE if broken else Trouble.GARBAGE
     return EndpointError(

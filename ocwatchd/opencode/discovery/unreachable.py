@@ -129,11 +129,13 @@ class Unreached:
             [process for process in candidates if process.pid == pid] if pid else self._likeliest(candidates, snapshot)
         )
         if not named:
-            about = f"process {pid}" if pid else "no running OpenCode process"
-            raise OpenCodeUnreachable(f"{about} in {snapshot.directory} can be working on {snapshot.session}")
+            none = f"process {pid} is not an OpenCode process that" if pid else "no running OpenCode process"
+            raise OpenCodeUnreachable(f"{none} can be working on {snapshot.session} in {snapshot.directory}")
         if len(named) > 1:
             listed = "".join(f"\n  --pid {process.pid}  {' '.join(process.arguments)}" for process in named)
-            raise UsageError(f"{len(named)} OpenCode processes run in {snapshot.directory}; choose one:{listed}")
+            raise UsageError(
+                f"{len(named)} OpenCode processes are running in {snapshot.directory}; choose one:{listed}"
+            )
         if named[0].subcommand is not None:
             raise UsageError(f"process {named[0].pid} is `opencode {named[0].subcommand}`: only a TUI can be restarted")
         return named[0]

@@ -96,11 +96,11 @@ def _version(program: Path, directory: Path, environ: Mapping[str, str], limit: 
     code = _run([str(program), "--version"], directory, environ, limit)
     output = last_output(directory / "output")
     if code is None:
-        raise NoAnswer(f"`{program} --version` did not end within {limit:.0f} s")
+        raise NoAnswer(f"`{program} --version` did not finish within {limit:.0f} s")
     found = parse_version(output)
     if code or found is None:
         detail = f": {output}" if output else ", without output"
-        raise OpenCodeUnreachable(f"`{program} --version` ended with code {code}{detail}")
+        raise OpenCodeUnreachable(f"`{program} --version` exited with code {code}{detail}")
     return found
 
 
@@ -123,7 +123,7 @@ def list_models(
         (data / "auth.json").write_text(json.dumps({name: {"type": "api", "key": "none"} for name in logged_in}))
         code = _run([str(program), "models"], home, bare_environ(home, home, environ), limit)
         if code != 0:
-            raise OpenCodeUnreachable(f"`{program} models` ended with code {code}")
+            raise OpenCodeUnreachable(f"`{program} models` exited with code {code}")
         return (home / "output").read_text(errors="replace").splitlines()
 
 

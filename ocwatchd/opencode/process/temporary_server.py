@@ -86,10 +86,10 @@ def _wait_ready(process: subprocess.Popen[bytes], client: Client, limit: float) 
     deadline = time.monotonic() + limit
     while True:
         if process.poll() is not None:
-            raise OpenCodeUnreachable(f"`opencode serve` ended immediately with code {process.returncode}")
+            raise OpenCodeUnreachable(f"`opencode serve` exited immediately with code {process.returncode}")
         with suppress(EndpointError):
             client.ping(PROBE_LIMIT)
             return
         if time.monotonic() > deadline:
-            raise OpenCodeUnreachable(f"`opencode serve` did not answer within {limit:.0f} s")
+            raise OpenCodeUnreachable(f"`opencode serve` did not respond within {limit:.0f} s")
         time.sleep(POLL)

@@ -160,7 +160,7 @@ class Pane:
         deadline = time.monotonic() + PROMPT_LIMIT
         while self._tmux("display-message", "-p", "-t", self.ident, "#{pane_current_command}").strip() != self.shell:
             if time.monotonic() > deadline:
-                raise TerminalFault(f"{self}: {self.shell} did not get the terminal back")
+                raise TerminalFault(f"{self}: {self.shell} did not regain control of the terminal")
             time.sleep(POLL)
 
     def _tmux(self, *words: str) -> str:

@@ -2,9 +2,9 @@
 
 After the daemon is killed, its next run reads some log lines again, because cursors are saved only every two seconds.
 Endpoints also show the same attempts again. Counted attempts are therefore marked in the file that contains the
-cooldowns, and both are written together. A repeated attempt is recognized by its mark. If the daemon was killed before
-an attempt was written, the attempt is counted. The mark is a position in the log or, if the attempt was read from an
-endpoint, the attempt itself.
+cooldowns, and both are written together. An attempt that is read again is recognized by its mark. If the daemon was
+killed before the mark was written, the attempt is counted when it is read again. The mark is a position in the log or,
+if the attempt was read from an endpoint, the attempt itself.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ocwatchd.core.domain.types import LimitEvent, ModelRef
 from ocwatchd.core.engine.messages import Shown
 
 KEPT = 60.0
-"""Time, in seconds, for which a mark is kept. Cursors are saved every 2 s, and a log is at most 1 s late."""
+"""Time, in seconds, for which a mark is kept. Cursors are saved every 2 s, and log lines are read at most 1 s late."""
 MOST = 64
 """Maximum number of marks of each kind. Many marks are needed because each process has its own log in OpenCode before
 1.17.
 """
 GRAIN = 0.001
-"""Precision of written times, in seconds."""
+"""Precision, in seconds, of times in the file."""
 
 Identity = tuple[int, int]
 """Device and inode, which identify a log."""
@@ -85,7 +85,7 @@ class Counted:
         return [shown for shown, _ in self._endpoints.values()]
 
     def as_json(self) -> dict[str, object]:
-        """Return the value of the field `counted` of the blacklist."""
+        """Return the value for the field `counted` of the blacklist."""
         return {
             "logs": {name: {"offset": mark.offset, "time": rfc3339(mark.time)} for name, mark in self._logs.items()},
             "doors": {

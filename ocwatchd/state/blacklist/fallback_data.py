@@ -1,11 +1,11 @@
-"""Build the fields of blacklist.json about fallbacks and pools, from which readers choose a model for their session.
+"""Build the fields of blacklist.json about fallbacks and pools, which readers use to choose a model for their session.
 
 `fallbacks` contains all fallbacks of each listed model, nearest first. `agent_chains` contains the chains of individual
 agents, which take precedence and do not depend on the listed models. `capabilities` contains the capabilities of each
 model, from OpenCode's provider list. The companion plugin, `ocwatch pick` and `oc-smart` read these fields.
 
-`pools` contains the members of each pool and their load, from which readers can choose a member for a new session.
-Loads become outdated, so the field is valid only until `until`. A running daemon renews it.
+`pools` contains the members of each pool and their loads, so that readers can choose a member for a new session.
+Because loads become outdated, the field is valid only until the time in `until`. A running daemon renews the field.
 """
 
 from __future__ import annotations

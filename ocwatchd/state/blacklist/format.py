@@ -21,13 +21,13 @@ overwritten.
 """
 
 LATEST = 250_000_000_000.0
-"""The latest accepted time, in epoch seconds (in the year 9892). Later times could not be written in every
-time zone.
+"""The latest accepted time, in epoch seconds (in the year 9892). Later times could not be represented in every time
+zone.
 """
 
 FAR_AHEAD = 2 * 86_400.0
 """Maximum time, in seconds, by which the beginning of an entry may plausibly be in the future. If an entry begins
-later, it was made with a wrong clock, and is ignored.
+later, the clock was wrong when the entry was made, and the entry is ignored.
 """
 
 REASON_CAP = 300
@@ -107,8 +107,8 @@ class Contents:
     """The content of the file.
 
     `entries` contains the valid entries by key. `raw` is the JSON object as read, from which the file is rewritten
-    without losing unknown fields. `problem` is the reason why the whole file is unusable. `closed`: whether the file
-    cannot be opened, although it may be valid. `skipped` contains a phrase for each invalid entry.
+    without losing unknown fields. `problem` is the reason why the whole file is unusable. `closed` is True if the file
+    cannot be opened; the file may nevertheless be valid. `skipped` contains a phrase for each invalid entry.
     """
 
     __slots__ = ("closed", "entries", "exists", "problem", "raw", "skipped", "version")
@@ -124,7 +124,7 @@ class Contents:
         self.skipped: list[str] = []
 
     def problems(self) -> list[str]:
-        """Return the faults of the file as sentences for the user."""
+        """Return the problems with the file as sentences for the user."""
         found = []
         if self.closed:
             found.append(f"blacklist.json {self.problem}; until that is fixed, cooldowns are ignored")
@@ -159,8 +159,8 @@ def read_entries(path: str | os.PathLike[str]) -> Contents:
 
 
 def _whose(path: str | os.PathLike[str]) -> str:
-    """Return a phrase that names the owner of a file that cannot be opened, and the remedy. The phrase is empty if the
-    file belongs to this user.
+    """Return a phrase that names the owner of a file that cannot be opened and explains how to fix this. The phrase is
+    empty if the file belongs to this user.
     """
     try:
         owner = os.lstat(path).st_uid
@@ -172,7 +172,8 @@ def _whose(path: str | os.PathLike[str]) -> str:
 def _parse(data: bytes, found: Contents) -> None:
     try:
         raw = json.loads(data, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:  # includes UnicodeDecodeError; deep nesting causes a RecursionError
+    except (ValueError, RecursionError) as error:
+        # UnicodeDecodeError is a subclass of ValueError. Deep nesting causes a RecursionError.
         found.problem = f"not JSON ({str(error)[:120]})" if data.strip() else "empty"
         return
     if not isinstance(raw, dict):
@@ -195,7 +196,7 @@ def _parse(data: bytes, found: Contents) -> None:
 
 
 def _no_constant(name: str) -> float:
-    # Python would accept NaN and Infinity, but JavaScript rejects them.
+    # Reject NaN and Infinity: Python would accept them, but JavaScript does not.
     raise ValueError(f"{name} is not JSON")
 
 
@@ -285,7 +286,7 @@ def _target(value: object) -> tuple[str, str | None] | None:
     model = value.get("model") if isinstance(value, dict) else None
     agent = value.get("agent") if isinstance(value, dict) else None
     if not isinstance(model, str) or not (agent is None or isinstance(agent, str)):
-        raise ValueError("`target` names no model")
+        raise ValueError("`target` does not name a model")
     check_key(model)
     if model.endswith("/*"):
         raise ValueError("`target` names a whole provider")

@@ -74,8 +74,8 @@ class NewerBlacklist(StateError):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The content of the file at one moment. `problems` contains sentences for the user. `signature` changes with every
-    write.
+    """The content of the file when it was read or written. `problems` contains sentences for the user. `signature`
+    changes with every write.
     """
 
     cooldowns: Mapping[ModelRef, Cooldown]
@@ -89,9 +89,7 @@ class Snapshot:
     removed: tuple[str, ...] = ()
     """Keys of unreadable entries that were removed."""
     sound: bool = True
-    """Whether the file exists and is undamaged. If it is False, a missing entry does not mean that the model is
-    available.
-    """
+    """Whether the file exists and is undamaged. If not, the model of a missing entry is not necessarily available."""
 
     def entries(self) -> tuple[Cooldown, ...]:
         """Return all cooldowns, including ended cooldowns that still affect the count of strikes."""
@@ -111,7 +109,7 @@ def read(path: Path) -> Snapshot:
     """Return the file's content. A missing or damaged file is read as empty, and damage is reported in `problems`.
     Never raises.
     """
-    mark = signature(path)  # taken before the read, so that a write during the read is noticed later
+    mark = signature(path)  # determined before the read, so that a write during the read is noticed later
     found = read_entries(path)
     counted = found.raw.get("counted")
     sound = found.exists and found.problem is None
@@ -134,8 +132,8 @@ def update(
     `change` receives a new dict, which it may modify and return. The file is written only if the cooldowns or `fields`
     have changed. Stale entries (see `stale`) are dropped if the clock has run without jumps for a while. `fields`
     replaces other fields of the file (see `fallback_data`). `counted` replaces the counted attempts (see the module
-    `counted`); None keeps them. A change of `counted` alone does not cause a write. `whole`: whether to remove entries
-    that cannot be read.
+    `counted`); None keeps them. A change of `counted` alone does not cause a write. If `whole` is True, entries that
+    cannot be read are removed.
 
     Raises:
         NewerBlacklist: A newer version wrote the file, which was not changed.
@@ -162,7 +160,9 @@ def _update(
     if found.closed:  # the file may be intact, so it is not moved aside
         raise StateError(f"{path} {found.problem}; check its owner and mode")
     if found.version > VERSION:
-        raise NewerBlacklist(f"{path} has version {found.version}, newer than this ocwatchd supports: left unchanged")
+        raise NewerBlacklist(
+            f"{path} has version {found.version}, newer than this ocwatchd supports; it is left unchanged"
+        )
     aside = _move_aside(path, now) if found.problem else None
     problems = _problems(path, found, aside)
     before = _cooldowns(found)
@@ -193,8 +193,8 @@ def stale(cooldown: Cooldown, now: float) -> bool:
 def _steady_since(raw: Mapping[str, object], now: float) -> float:
     """Return the time, in epoch seconds, since which the clock has run without jumps, according to the file.
 
-    A clock can be years ahead for a moment (RTC, resumed virtual machine). Entries that seem to have ended only for
-    this reason must not be dropped.
+    A clock can briefly be years ahead (after a wrong RTC time, or in a resumed virtual machine). Entries that seem to
+    have ended only for this reason must not be dropped.
     """
     updated, steady = _time_in(raw, "updated"), _time_in(raw, "steady_since")
     if updated is None or not 0 <= now - updated <= MAX_PAUSE:
@@ -212,8 +212,8 @@ def _time_in(raw: Mapping[str, object], name: str) -> float | None:
 def _rows(found: Contents, before: Cooldowns, after: Cooldowns, whole: bool) -> tuple[dict[str, object], list[str]]:
     """Return the entries as JSON values, and a phrase for each entry that readers would reject.
 
-    Rejected entries are omitted, or keep their old form. Unchanged entries are kept verbatim, and so are unreadable
-    entries unless `whole` is True.
+    A rejected entry is omitted, or stays as it was in the file. Unchanged entries are kept verbatim, and so are
+    unreadable entries unless `whole` is True.
     """
     old = _raw_entries(found)
     rows: dict[str, object] = {} if whole else {key: value for key, value in old.items() if key not in found.entries}
@@ -258,7 +258,7 @@ def _fitting(document: dict[str, object], now: float) -> tuple[bytes, list[str]]
             chosen[key] = rows[key]
             room -= size
         else:
-            left_out.append(f"{key[:NAME_CAP]!r}: the file would have more than {MAX_BYTES} bytes")
+            left_out.append(f"{key[:NAME_CAP]!r}: the file would be larger than {MAX_BYTES} bytes")
     for key in [key for key in rows if key not in chosen]:
         del rows[key]
     return _encode({**kept, "models": rows}), left_out
@@ -333,8 +333,8 @@ def _cooldowns(found: Contents) -> Cooldowns:
 
 
 def _cooldown(key: str, entry: Entry, raw: object) -> Cooldown:
-    """Return an entry of the file as a `Cooldown`. Unknown values are replaced by a safe default; the file keeps the
-    original value.
+    """Return an entry of the file as a `Cooldown`. Unknown values are replaced by safe defaults; the file keeps the
+    original values.
     """
     return Cooldown(
         model=ModelRef.parse(key),
@@ -371,7 +371,9 @@ def _problems(path: Path, found: Contents, aside: Path | None = None) -> tuple[s
     if found.skipped:
         problems.append(f"{path}: {len(found.skipped)} invalid entries skipped ({'; '.join(found.skipped[:3])})")
     if found.version > VERSION:
-        problems.append(f"{path} was written by a newer ocwatchd (version {found.version}): read, not changed")
+        problems.append(
+            f"{path} was written by a newer ocwatchd (version {found.version}); it is read, but not changed"
+        )
     return tuple(problems)
 
 

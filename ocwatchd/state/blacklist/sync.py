@@ -23,8 +23,8 @@ class SharedBlacklist:
     """
 
     def __init__(self, path: Path, known: blacklist.Snapshot | None = None) -> None:
-        """Store the path. `known` is the content of the file if it was already read. If `known` is not given, the first
-        call of `news` returns the content.
+        """Store the path. `known` is the content of the file if it has already been read; if not, the first call of
+        `news` returns the content.
         """
         self._path = path
         self._seen: Mapping[ModelRef, Cooldown] = {}
@@ -68,8 +68,8 @@ class SharedBlacklist:
     ) -> blacklist.Snapshot:
         """Write the changes, except to entries that another writer has changed, and return the file's content.
 
-        `fields` and `counted` are as for `blacklist.update`. The next call of `news` still returns the changes of other
-        writers.
+        `fields` and `counted` have the same meaning as for `blacklist.update`. The next call of `news` still returns
+        the changes of other writers.
 
         Raises:
             StateError: The file cannot be read or written, and was not changed.
@@ -77,7 +77,8 @@ class SharedBlacklist:
         ours, missed = changes, self._missed
 
         def merge(entries: blacklist.Cooldowns) -> blacklist.Cooldowns:
-            nonlocal ours, missed  # under the blacklist's lock, so the file cannot change before the write
+            # This function runs under the blacklist's lock, so the file cannot change before the write.
+            nonlocal ours, missed
             mark = blacklist.signature(self._path)
             if mark != self._mark:
                 missed = _time(mark, now)
@@ -86,7 +87,8 @@ class SharedBlacklist:
             return _changed(entries, ours)
 
         snapshot = blacklist.update(self._path, merge, now, fields, counted)
-        refused = ours.keys() - snapshot.cooldowns.keys()  # removed or rejected entries are not in the file
+        # Entries that were removed or rejected are not in the file.
+        refused = ours.keys() - snapshot.cooldowns.keys()
         self._seen = _changed(self._seen, {**ours, **dict.fromkeys(refused)})
         self._mark, self._missed = snapshot.signature, missed
         return snapshot
