@@ -27,9 +27,7 @@ class Mode(StrEnum):
 
 
 class WhenExhausted(StrEnum):
-    """What happens to a turn that is waiting because every model is limited, as soon as the first model is available
-    again.
-    """
+    """What happens to a turn that waits because every model is limited, once the first model is available again."""
 
     WAIT = "wait"  # the turn is run again
     NOTIFY = "notify"  # the user is notified

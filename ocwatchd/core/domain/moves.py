@@ -79,7 +79,7 @@ class MoveResult(StrEnum):
     REFUSED = "refused"  # a precondition was not met; nothing was changed
     USER_TOOK_OVER = "user_took_over"  # the user aborted the turn or sent another prompt, which takes precedence
     SWITCHED = "switched"  # the model was changed; OpenCode's next attempt is far off and will use the new model
-    FAILED = "failed"  # the move was made, but there is no proof that it worked
+    FAILED = "failed"  # the move was made, but it is not known to have worked
 
 
 class ReturnResult(StrEnum):

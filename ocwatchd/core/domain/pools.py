@@ -51,7 +51,7 @@ class Pool:
         return isinstance(other, Pool) and self._all() == other._all()
 
     def __hash__(self) -> int:
-        """Hash by name, which is unique in a configuration."""
+        """Return a hash of the name, which is unique in a configuration."""
         return hash(self.name)
 
     def _all(self) -> tuple[object, ...]:

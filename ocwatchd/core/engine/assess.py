@@ -57,8 +57,8 @@ about a previous attempt. Reports were up to 2 s late on a loaded machine.
 ANSWERED = 200
 """HTTP status of a response that OpenCode treats as an answer."""
 ANSWER_AGE = 30.0
-"""Time, in seconds, for which a report from the plugin about a response without an answer is used. Each request causes
-a new report.
+"""Time, in seconds, for which the plugin's report about a response that is not an answer is used. Each request causes a
+new report.
 """
 LONGEST = 31 * 86400.0
 """Maximum plausible cooldown, in seconds. A longer cooldown is shortened to this value."""
@@ -90,14 +90,15 @@ def honoured_until(snapshot: SessionSnapshot, failed_at: float | None) -> Hint |
 
 def moment_of(snapshot: SessionSnapshot, *reported: float | None) -> float | None:
     """Return when the refused attempt in the snapshot happened: the first of the `reported` times that cannot belong to
-    the previous attempt, or None. Times are epoch seconds.
+    the previous attempt. Return None if there is no such time. Times are epoch seconds.
     """
     age = FIRST_AGE if snapshot.attempt == 1 else FACT_AGE
     return next((time for time in reported if time is not None and snapshot.seen - time < age), None)
 
 
 def fact_about(snapshot: SessionSnapshot, fact: TroubleReported | None) -> TroubleReported | None:
-    """Return the plugin's report if it is recent enough to be about the refused attempt in the snapshot, or None.
+    """Return the plugin's report if it is recent enough to be about the refused attempt in the snapshot; otherwise,
+    None.
 
     An older report may be about the previous attempt, because OpenCode's own retries are 2 s apart.
     """

@@ -86,7 +86,7 @@ class CooldownChanges:
             return []
         pause = len(ledger.entries()) / TARGETS_PER_SECOND
         if pause > 1.0 and 0 <= now - self._kept < pause:
-            return []  # not now: thousands of cooldowns may end in quick succession, and each would cause a new choice
+            return []  # wait, because thousands of cooldowns may end in quick succession, each causing a new choice
         self._kept = now
         entries = self._targets(now).keep()
         self._seen, self._next_end = ledger.changes, ledger.next_end(now)
@@ -94,7 +94,7 @@ class CooldownChanges:
 
     def take_over(self, entries: Iterable[Cooldown], at: float) -> list[Effect]:
         """Apply the changes that another program made to the blacklist at the time `at` (epoch seconds). A cooldown
-        that was cleared is recorded again if its model has refused an attempt since then.
+        that was cleared is recorded again if an attempt on its model has been refused since then.
         """
         again = self._context.ledger.replace_all(entries, at)
         return [SaveBlacklist(changed=again)] if again else []

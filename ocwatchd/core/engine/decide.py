@@ -675,7 +675,7 @@ class Decider:
 
     def _already_switched(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> ModelRef | None:
         """Return the available model that OpenCode's next attempt will use anyway, because ocwatchd has switched the
-        session to it, or None.
+        session to it. Return None if there is no such model.
         """
         target = tracked.switched.order.target.model if tracked.switched else None
         waits = snapshot.state is SessionState.RETRY and (snapshot.next_at or now) > now
@@ -769,7 +769,7 @@ MISSES = 3
 
 
 def _gone(tracked: TrackedSession) -> list[Effect]:
-    """Return the effects for a parked session whose OpenCode process has ended. No other process shows the session."""
+    """Return the effects for a parked session whose OpenCode process has ended and that no other process shows."""
     why = "the OpenCode process in which it was waiting has ended"
     return [Note("unparked", {"session": tracked.session, "why": why})] if tracked.drop_turn() else []
 

@@ -520,7 +520,7 @@ class Engine:
                 return effects + self._decider.after_failure(tracked, end, now)
             case MoveResult.REFUSED | MoveResult.USER_TOOK_OVER:
                 tracked.explain(outcome.why)
-                # the reason not to move the session may disappear at any moment, and no event reports that
+                # the reason for not moving the session may disappear at any time, and no event reports that
                 if outcome.result is MoveResult.REFUSED:
                     tracked.probe_later(now)
                     if order.snapshot.switchable and order.until is not None:
@@ -666,7 +666,7 @@ class Engine:
         return bool(models & {model, model.whole_provider}) and self.ledger.cooling(model, now) is None
 
     def _configured(self, now: float) -> list[Effect]:
-        """Probe again every session whose turn is waiting, stuck or left alone, because the policy has changed."""
+        """Probe again every session whose turn is waiting, stuck or left unchanged, because the policy has changed."""
         self._decider.forget_exhausted()
         halted = (Doing.WAITING, Doing.STUCK, Doing.OFFERED, Doing.LEFT)
         anew = self._registrar.aim_anew(now)

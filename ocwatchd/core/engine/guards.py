@@ -191,7 +191,9 @@ or an error in a tool itself, does not count against a model.
 
 
 def rejected(snapshot: SessionSnapshot, now: float, fresh: float) -> str | None:
-    """Return the error message if a failure of the model ended the turn within the last `fresh` seconds, or None."""
+    """Return the error message if a failure of the model ended the turn within the last `fresh` seconds; otherwise,
+    None.
+    """
     error = snapshot.last_error
     if snapshot.state is not SessionState.ERROR or error is None or error.name not in OF_THE_MODEL:
         return None
@@ -201,8 +203,8 @@ def rejected(snapshot: SessionSnapshot, now: float, fresh: float) -> str | None:
 
 
 def replaced_model(snapshot: SessionSnapshot, policy: Policy, ledger: Ledger, now: float) -> ModelRef | None:
-    """Return the limited model that the session used before its current model, or None. The current model must be a
-    fallback of the limited model.
+    """Return the limited model that the session used before its current model, which must be a fallback of the limited
+    model. Return None if there is no such model.
 
     Usually prevention has replaced the model. The user may have chosen the fallback instead, but that choice has just
     failed.

@@ -63,7 +63,7 @@ def _evidence(event: LimitEvent, entry: Cooldown) -> dict[str, object]:
 
 
 def refined(session: str, entry: Cooldown, source: str) -> Note:
-    """Return a note saying that the reset time of a known cooldown is now known more exactly."""
+    """Return a note saying that the reset time of a known cooldown is now known more precisely."""
     fields: dict[str, object] = {
         "session": session,
         "model": str(entry.model),

@@ -69,8 +69,8 @@ class StallJudge:
         return effects + self._decider.move(tracked, snapshot, words, now, cause=Cause.STALL)
 
     def _patience(self, snapshot: SessionSnapshot, usual: float) -> float:
-        """Return how long, in seconds, this answer may stay silent. The time is extended for a tool call, unless it is
-        configured.
+        """Return how long, in seconds, this answer may stay silent. For a tool call, the time is extended unless the
+        user configured it.
         """
         learnt = self._context.policy.stall.after is None
         return max(usual, MIN_CALL_PATIENCE) if learnt and snapshot.tool_running else usual

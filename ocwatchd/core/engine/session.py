@@ -85,8 +85,8 @@ class Probing(StrEnum):
 
     UNASKED = "not being probed"
     ASKED = "being probed"
-    ASKED_AGAIN = "being probed, and to be probed again"  # another message arrived during the probe
-    WANTED = "to be probed after the move"  # a message arrived during a move
+    ASKED_AGAIN = "being probed; another probe must follow"  # another message arrived during the probe
+    WANTED = "being moved; a probe must follow"  # a message arrived during a move
 
 
 class Parking(StrEnum):
@@ -279,7 +279,7 @@ class TrackedSession:
     `landed` is the model to which the session was last moved, and `landed_for` is the user message that was run again
     on it. `refusals` contains the times of the latest refused attempts in the log, and `retries` contains the times of
     the latest retries in an event stream. Either series can prove a retry loop without pauses. A snapshot with many
-    attempts can prove such a loop too; `looped` is the time of the last snapshot that did. `moves` contains the start
+    attempts can also prove such a loop; `looped` is the time of the last snapshot that did. `moves` contains the start
     of each move; `moved_until` is the end of the last one.
 
     `misses` counts consecutive probes in which no endpoint showed the session. `wake` is the time of the next probe.
@@ -438,7 +438,7 @@ class TrackedSession:
         """Record a report from an event stream or the plugin. A plugin report with the HTTP status `answered` is about
         an answer and not about a refused attempt.
 
-        Retries that an event stream reports are counted too, because the log format before 1.17 does not name the
+        Retries that an event stream reports are also counted, because the log format before 1.17 does not name the
         session if two sessions are busy.
         """
         if news.facts is not None:

@@ -276,7 +276,9 @@ def member(
 
 
 def agent_for(model: ModelRef, policy: Policy) -> str | None:
-    """Return the agent that is configured for this model under its name, an alias, or its pool, or None."""
+    """Return the agent configured for this model under its name, an alias or its pool. Return None if there is no such
+    agent.
+    """
     return policy.fallbacks.agents.get(str(model))
 
 

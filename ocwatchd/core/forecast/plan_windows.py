@@ -119,7 +119,7 @@ def _unified(provider: str, headers: Mapping[str, str], at: float) -> Iterator[P
 def _codex(provider: str, headers: Mapping[str, str], at: float) -> Iterator[PlanWindow]:
     for name, fields in _grouped(_CODEX, headers).items():
         used, minutes = _number(fields.get("used-percent")), _number(fields.get("window-minutes"))
-        if used is None or (minutes is not None and minutes <= 0):  # the plan has no such window if its length is 0
+        if used is None or (minutes is not None and minutes <= 0):  # a length of 0 means that there is no such window
             continue
         after = _number(fields.get("reset-after-seconds"))
         resets = reset_of(fields.get("reset-at", ""), at) or (None if after is None else at + after)

@@ -52,8 +52,8 @@ for both, a forecast would appear and disappear repeatedly.
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The known usage and limits of one model. `turns` contains, for each of its latest turns, the numbers of requests
-    and tokens.
+    """The known usage and limits of one model. `turns` contains, for each of its latest turns, the request count and
+    the token count.
     """
 
     model: str
@@ -167,8 +167,8 @@ def _why(one: Forecast, takes: float, now: float) -> str:
 
 
 def turns_of(uses: Sequence[tuple[str, int]]) -> tuple[tuple[int, int], ...]:
-    """Return the numbers of requests and tokens of each turn, oldest first. `uses` contains, for each request, its turn
-    and its number of tokens.
+    """Return the request count and the token count of each turn, oldest first. `uses` contains, for each request, its
+    turn and its token count.
     """
     found: dict[str, tuple[int, int]] = {}
     for turn, tokens in uses:

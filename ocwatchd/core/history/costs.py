@@ -32,7 +32,7 @@ class Paid:
 
 @dataclass(slots=True)
 class Used:
-    """The total usage of several answers: the number of tokens by type, and US dollars at OpenCode's own prices."""
+    """The total usage of several answers: token counts by type, and the cost in US dollars at OpenCode's own prices."""
 
     answers: int = 0
     input: int = 0

@@ -111,8 +111,8 @@ def read(raw: Iterable[Mapping[str, object]]) -> tuple[Entry, ...]:
 
 
 def short(ident: str) -> str:
-    """Return the short form of an id. It is taken from the id's random part, because ids created at the same moment
-    share their first part.
+    """Return the short form of an id. It is taken from the id's random part, because ids created at the same time have
+    the same first part.
     """
     return ident[STAMP : STAMP + SHORT] or ident
 

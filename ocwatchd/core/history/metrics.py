@@ -17,8 +17,8 @@ from ocwatchd.core.history.journal_entries import Entry
 
 HOUR = 3600.0
 TRIED = frozenset(("moved", "target_limited", "failed"))
-"""Results of a move that depend on its target. If a precondition or a user prevented the move, the result says nothing
-about the target.
+"""Results of a move that depend on its target. Other results say nothing about the target, for example if a
+precondition or the user prevented the move.
 """
 
 

@@ -113,9 +113,9 @@ def phrase(entry: Entry, clock: Clock) -> str:
         case "free":
             return f"{model} can be used again"
         case "configured":
-            return "the configuration; the new values are in force"
+            return "the configuration; the new values are now in force"
         case "misconfigured":
-            return f"the configuration; the former values remain in force: {why}"
+            return f"the configuration cannot be used; the former values remain in force: {why}"
         case "started":
             return f"ocwatchd {entry.text('release') or '?'}"
         case "ended":

@@ -21,7 +21,7 @@ from ocwatchd.core.text.redact import reason_of
 
 _WAIT_SLACK = 4.0
 """Minimum time, in seconds, by which a wait must exceed OpenCode's own backoff to count as a Retry-After. On a loaded
-machine, waits were up to 2 s longer. A Retry-After shorter than this time ends before ocwatchd could act.
+machine, waits were up to 2 s longer. A Retry-After shorter than this time would end before ocwatchd could act.
 """
 
 
@@ -117,7 +117,7 @@ class Detector:
     """Converts the records of one file, fed in order, to events. Memory use is bounded.
 
     `whole`: whether the file is read from its beginning. `file` is the file name that the events contain. `turns`:
-    whether the caller feeds the records of all stream starts, and not only failures.
+    whether the caller feeds the records of all stream starts, rather than only failures.
     """
 
     def __init__(self, rules: Classifier, *, file: str | None = None, whole: bool = True, turns: bool = True) -> None:
@@ -206,7 +206,7 @@ class Detector:
             if who.session is not None:
                 _put(self._loops, key, [*before[-7:], event], _LOOPS_KEPT)
             return [event]
-        # The retry shows that the earlier failures were limits too. They are reported again as SURE.
+        # The retry shows that the earlier failures were also limits. They are reported again as SURE.
         later = attempt.record.offset
         return [*(replace(event, verdict=shape, known_at=later) for event in before), self._event(attempt, shape)]
 

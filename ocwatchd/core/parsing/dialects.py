@@ -1,7 +1,7 @@
 """Parse the dialects (formats) of OpenCode's log, with one function for each record type. Each function returns None
 for an irrelevant record, and no function raises.
 
-In the format before 1.17, an error record contains the failed request, `{"error": {…}}`, which is parsed too, but only
+In the format before 1.17, an error record contains the failed request, `{"error": {…}}`, which is also parsed, but only
 the error's own fields are trusted. The record contains the whole conversation (35 to 50 kB, or megabytes with images),
 which is untrusted text. The fields after the conversation are therefore read from the record's end, where the parser
 can prove their depth. Inside the request, only the model's name is read and, for some providers, the cache key, which
@@ -85,7 +85,7 @@ def payload_of(error: object) -> Payload:
     if "statusCode" in error or "requestBodyValues" in error:
         return _whole_api_error(error)
     if str(error.get("name", "")).startswith(_SDK_NAMES) or not error:
-        # The text of errors such as AI_JSONParseError is ignored, because it quotes the answer and not the provider.
+        # The text of errors such as AI_JSONParseError is ignored, because it quotes the answer instead of the provider.
         return Payload(ErrorDetails(name=_text(error.get("name"))))
     if not _SPOKEN & error.keys():
         return Payload(ErrorDetails())  # an error in OpenCode itself contains "line", "column" and "sourceURL"
@@ -222,7 +222,7 @@ def old(line: Line, when: float, body: int) -> LogRecord | None:
 
 
 def _service_session(line: Line, when: float, text: bytes) -> LogRecord | None:
-    """Parse a record of service `session`. In 0.5, these are all records of a turn; from 1.0 on, only `created`."""
+    """Parse a record of service `session`; 0.5 logs a turn's records this way, 1.0 and later only `created`."""
     if text.endswith(b"} streamText error"):
         return _failed(line, when, text, Dialect.SESSION, b" streamText error")
     for ending, kind in _TURNS:

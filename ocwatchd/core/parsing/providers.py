@@ -95,7 +95,7 @@ class Providers:
             _add(self._bases, base, provider)
 
     def of_url(self, url: str | None) -> str | None:
-        """Return the only provider that is known to use this address, or None if there is not exactly one."""
+        """Return the provider that is known to use this address, or None unless there is exactly one."""
         base = base_of(url) if url else None
         names = self._bases.get(base, set()) if base else set()
         return next(iter(names)) if len(names) == 1 else None
@@ -107,9 +107,7 @@ class Providers:
         return base is not None and bool(bases) and base not in bases
 
     def of_model(self, model: str | None, url: str | None) -> str | None:
-        """Return the only provider that has this model and may use this address, or None if there is not
-        exactly one.
-        """
+        """Return the provider that has this model and may use this address, or None unless there is exactly one."""
         names = {p for p in self._models.get(model or "", ()) if not self.has_other_address(p, url)}
         return next(iter(names)) if len(names) == 1 else None
 

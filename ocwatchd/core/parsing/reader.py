@@ -235,7 +235,7 @@ _PATIENCE = 2000
 class Reading:
     """Converts the chunks of one file, fed in order, to events. The events do not depend on the chunks' sizes.
 
-    `turns`: whether to return the starts and ends of turns too, which only a live follower needs. Without them, a log
+    `turns`: whether to also return the starts and ends of turns, which only a live follower needs. Without them, a log
     is searched only for errors, at the speed of one `bytes.find`.
     """
 

@@ -86,7 +86,7 @@ def wanted_literals(chunk: bytes, new: bool | None = None, *, starts: bool, turn
     """Return the literals to search for in this chunk of a log. `new`: whether the log has the new format (None:
     determine the format from the chunk).
 
-    `starts`: whether to find stream starts too; `turns`: whether to find the starts and ends of turns too. The new
+    `starts`: whether to also find stream starts; `turns`: whether to also find the starts and ends of turns. The new
     format's tags are correct, so its errors alone suffice for catching up; the old dialects need all records.
     """
     literals = NEW_ERRORS + (NEW_STARTS if starts else ()) + (NEW_TURNS if turns else ())
@@ -184,7 +184,7 @@ def old_spanner(data: bytes, start: int, stop: int, limit: int) -> Span | None:
     """Return where the old record that starts at `start` ends. (This function is a `Spanner`.)
 
     A title or a provider's message may contain line feeds. The following lines are part of the record even if they look
-    like records, because a title can imitate a record, as one message in the test corpus does.
+    like records, because a title or a message can imitate a record, as one message in the test corpus does.
     """
     at = data.find(b" service=session", start, start + 64)
     if at < 0 or not (data.startswith(b"ERROR", start) or data.find(b" id=ses_", at, at + 80) > 0):

@@ -291,8 +291,8 @@ def believed_until(record: Record) -> int:
 
 
 def reporter(record: Record, own: str) -> str:
-    """Return the label of the machine, other than this one (`own`), that hit a limit last. If only this machine hit a
-    limit, return its label. If the record contains no incidents, return an empty string.
+    """Return the label of the machine, other than this one (`own`), that hit a limit most recently. If only this
+    machine hit a limit, return its label. If the record contains no incidents, return an empty string.
     """
     labels = [incident.node for incident in record.incidents]
     return next((label for label in labels if label != own), labels[0] if labels else "")
