@@ -1,4 +1,4 @@
-"""Expected errors, each with its exit code for scripts. The message of an error contains what failed, where it failed,
+"""Expected errors, each with its exit code for scripts. The message of an error states what failed, where it failed,
 and what to do.
 """
 

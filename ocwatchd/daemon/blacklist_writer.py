@@ -61,8 +61,8 @@ class BlacklistWriter:
         counted: Counted | None = None,
         before: Callable[[], None] = lambda: None,
     ) -> None:
-        """Store the arguments. `shared` is the blacklist to write, and `counted` is stored next to its entries.
-        `before` is called before each write; it flushes the journal.
+        """Store the arguments. `shared` is the blacklist to write. `counted` is stored in the same file as the entries.
+        `before`, which flushes the journal, is called before each write.
         """
         self._shared, self._clock, self._health = shared, clock, health
         self._counted, self._before = counted, before
@@ -100,7 +100,7 @@ class BlacklistWriter:
         """Write the unsaved changes, and preserve the changes that other programs have made in the meantime.
 
         During a burst of limits, the rate limit can leave changes unwritten. In that case, call this method again at
-        the time `due`.
+        the time that `due` returns.
         """
         if at_once:
             self._before()

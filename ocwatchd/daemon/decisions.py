@@ -34,7 +34,7 @@ from ocwatchd.ownership import give_socket
 from ocwatchd.state.files import make_private_dir
 
 ANSWER_TIMEOUT = 0.28
-"""Time, in seconds, after which a response is no longer sent, because the plugin has stopped waiting."""
+"""Time, in seconds, after which a response is no longer sent, because the plugin has stopped waiting for it."""
 MAX_LINE = 256 << 10
 """Maximum size of one line in bytes. The plugin shortens an error's message and body to 16 K characters each."""
 MAX_CONNECTIONS = 256
@@ -107,7 +107,8 @@ class Decisions:
     def answer(self, answer: Answer) -> None:
         """Send the response to a request.
 
-        A late response is not sent. Instead, the connection is closed, because the plugin has continued without us.
+        A late response is not sent. Instead, the connection is closed, because the plugin has already continued without
+        a response.
         """
         with self._lock:
             asker = self._askers.get(answer.number)
@@ -135,7 +136,7 @@ class Decisions:
             except OSError:
                 if self._server is not server:
                     return
-                time.sleep(0.1)  # too many files are open; meanwhile, plugins continue without the daemon
+                time.sleep(0.1)  # too many files are open; until one is closed, plugins continue without the daemon
                 continue
             if len(self._askers) >= MAX_CONNECTIONS or not _is_own(line):
                 line.close()

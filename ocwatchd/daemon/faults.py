@@ -1,4 +1,4 @@
-"""Record the faults that the daemon survives: internal errors, and our own files that cannot be written.
+"""Record the faults that do not stop the daemon: internal errors, and our own files that cannot be written.
 
 Each fault is reported once on standard error, and shown by `ocwatch status`.
 """
@@ -80,7 +80,7 @@ class Faults:
             if kind is not None:
                 kind.times, kind.last = kind.times + 1, self._now()
         if new and kind is not None:
-            self._say(f"{kind.words}; continuing without it")
+            self._say(f"{kind.words}; ocwatchd keeps running")
 
     def survived(self, where: str) -> _Survival:
         """Return a context manager that records an exception in its block and suppresses it."""

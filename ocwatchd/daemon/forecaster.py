@@ -39,12 +39,12 @@ SOON, LATER = 2.0, 15.0
 forecasts are only displayed.
 """
 RENEW = 60.0
-"""Maximum age, in seconds, of a result. An older one is computed again even if the inputs are unchanged, because old
-usage has left its window.
+"""Maximum age, in seconds, of a forecast. An older forecast is computed again even if its inputs are unchanged, because
+old usage has left the window since then.
 """
 LEARN = 600.0
-"""Interval, in seconds, between computations of the learned limits. For a week in which ten sessions were used, one
-computation takes a second.
+"""Interval, in seconds, between computations of the learned limits. For a week with ten sessions, one computation takes
+a second.
 """
 OVERLAP = 900.0
 """Overlap, in seconds, between consecutive reads of the answers. It is needed because the tokens of an answer are
@@ -55,7 +55,7 @@ _ABOUT_USE = frozenset((LimitKind.RATE_LIMIT.value, LimitKind.QUOTA.value))
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One request: its start in epoch seconds, model, turn, counted tokens and cost."""
+    """One request: its start in epoch seconds, model, turn, token count and cost."""
 
     time: float
     model: str
@@ -65,8 +65,8 @@ class Use:
 
 
 def uses(answers: Iterable[Answer], until: float) -> dict[str, Use]:
-    """Return the usage in these answers up to `until` (epoch seconds), by message id. Answers without counted tokens
-    are left out.
+    """Return the usage in these answers up to `until` (epoch seconds), by message id. Answers without a token count are
+    omitted.
     """
     found: dict[str, Use] = {}
     for answer in answers:
@@ -130,7 +130,7 @@ def standings(
 
 
 def today(now: float, later: int = 0) -> float:
-    """Return the start of the local day in epoch seconds, or of the next day if `later` is 1."""
+    """Return the start of the current local day in epoch seconds, or the start of the next day if `later` is 1."""
     year, month, day = time.localtime(now)[:3]
     return time.mktime((year, month, day + later, 0, 0, 0, 0, 0, -1))
 
@@ -182,11 +182,11 @@ class Forecaster:
         elif quota_command.due(self._paths.allowances, now):
             self._asking = True
             self._work(lambda: self._run_command(command, now))
-        else:  # an earlier run of the daemon has started the command; try again soon
+        else:  # an earlier run of the daemon started the command recently; check again soon
             self._asked = now - quota_command.POLL_INTERVAL + LATER
 
     def _run_command(self, command: tuple[str, ...], now: float) -> Foreseen:
-        """Run the command and store its result in the file that the next forecast reads. The returned message changes
+        """Run the command and store its result in the file that the next forecast reads. Return a message that changes
         nothing in the engine.
         """
         from ocwatchd.core.engine.messages import Foreseen  # lazy import: `ocwatch forecast` needs no engine
@@ -197,7 +197,7 @@ class Forecaster:
                 log.warning(f"forecast.command: {problem}")
             self._problem = problem
         except OSError as error:
-            log.warning(f"forecast.command: its result cannot be written: {error.strerror or error}")
+            log.warning(f"the result of forecast.command cannot be written: {error.strerror or error}")
         finally:
             self._asking = False
         return Foreseen({})
@@ -261,7 +261,7 @@ class Forecaster:
         return Spent(dollars, known)
 
     def _count(self, now: float, begin: float) -> None:
-        # after an edit of the configuration, the window may begin earlier than before
+        # after a configuration change, the window may begin earlier than before
         known = self._begin <= begin and self._read <= now
         since = max(begin, self._read - OVERLAP) if known else begin
         found = self._uses | uses(self._store.answers(since), now)

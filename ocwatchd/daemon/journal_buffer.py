@@ -14,8 +14,8 @@ from ocwatchd.state.files import StateError
 from ocwatchd.state.journal import Journal, plain
 
 CLAIMED_BEFORE = 5.0
-"""Maximum time, in seconds, from a move's claim to its abort. The actual time is less than 1 s, but log formats before
-1.17 have timestamps with a resolution of one second.
+"""Maximum time, in seconds, from the claim of a move to the abort of its turn. The actual time is less than 1 s, but
+log formats before 1.17 have timestamps with a resolution of one second.
 """
 MAX_UNWRITTEN = 256
 """Maximum number of pending notes. They are written together, because locking and opening the file costs more than

@@ -25,7 +25,7 @@ threads in total, hung endpoints delayed a session at a working endpoint by 20 s
 PROBES, ENDPOINTS, FILES, NOTICES = "probes", "endpoints", "files", "notices"
 """Names of the shared lanes. In addition, each endpoint has its own lane, identified by its address."""
 LAST_MOVES = 3.0
-"""Time, in seconds, that running moves are given to finish at shutdown. A move takes 0.3 to 0.7 s, and the whole
+"""Time, in seconds, that moves in progress are given to finish at shutdown. A move takes 0.3 to 0.7 s, and the whole
 shutdown must take at most 5 s.
 """
 
@@ -55,8 +55,8 @@ class WorkerLanes:
         self.submit(FILES, "measuring", lambda: self._post(work()))
 
     def close(self) -> None:
-        """Start no new work, but let running moves finish for up to `LAST_MOVES` seconds, because an interrupted move
-        would leave its turn stopped.
+        """Start no new work, but give moves in progress up to `LAST_MOVES` seconds to finish, because an interrupted
+        move would leave its turn stopped.
         """
         self._workers.close(LAST_MOVES, lambda lane: not isinstance(lane, str))
 

@@ -1,8 +1,8 @@
 """The main loop of the daemon: one thread that owns the engine, reads the logs, and takes messages from one queue.
 
 Blocking work runs on other threads and posts its results to the queue. Lost wake-ups, a suspended machine and clock
-changes do no harm: logs are also polled every second, waits are capped, and deadlines are wall-clock times. Only the
-loop writes the heartbeat, so that a stuck loop is detected.
+changes do no harm: logs are also polled every second, the length of each wait is limited, and deadlines are wall-clock
+times. Only the loop writes the heartbeat, so that a stuck loop is detected.
 
 The module is long because the daemon's construction, the steps of the loop and the shutdown belong together.
 """
@@ -90,8 +90,8 @@ from ocwatchd.state.journal import Journal
 from ocwatchd.state.plugin_reports import PluginReports, keep_alive_age, remove_old
 
 POLL_INTERVAL = 1.0
-"""Interval, in seconds, at which the logs are read even without a wake-up, because file-system watches can fail
-silently.
+"""Interval, in seconds, at which the logs are read even without a wake-up, because file-system watches can fail without
+an error.
 """
 BLACKLIST_INTERVAL = 0.5
 """Maximum interval, in seconds, between checks for changes to the blacklist by other programs. A check is one `stat`
@@ -338,8 +338,8 @@ class Loop:
             last = self._journal.previous_run(now - CLAIM_MEMORY, saved, beat)
         self._executor.do([Note("started", {"pid": os.getpid(), "release": __version__})])
         with self._faults.survived("restoring the state of the previous run"):
-            # A clear of any age is taken into account, because the logs may still contain refused attempts from before
-            # the clear.
+            # Cleared cooldowns are taken into account regardless of when they were cleared, because the logs may still
+            # contain refused attempts from before that time.
             self._engine.ledger.lift(last.cleared)
             self._engine.remember(last.refused, self._counted.shown(), now)
             self._engine.remember_origins(last.origins)
@@ -471,8 +471,8 @@ class Loop:
             return None
         event = refusal_of(failure, self._engine.context.rules)
         if event.verdict.certainty is Certainty.NO:
-            # Even if the failure is not a limit, the engine must replace a fallback that fails in a session that was
-            # moved to it.
+            # Even a failure that is not a limit is reported to the engine, which must replace a fallback that fails in
+            # a session that was moved to it.
             ours = failure.final and failure.live and self._engine.tracked_sessions.known(failure.session) is not None
             return TroubleReported(failure.session, failure.time) if ours else None
         return Refused(event, failure.live, self._counted.again(failure.session, event, self._clock.now()))
@@ -578,7 +578,7 @@ class Loop:
             self._progress.read(now)
         with self._faults.survived("writing cursors"):
             self._save_cursors()
-        with self._faults.survived("writing the event progress"):
+        with self._faults.survived("saving the position in OpenCode 2's events"):
             self._save_progress(now)
         health: list[str] = []
         for problems_of in (
@@ -597,7 +597,7 @@ class Loop:
         if self._engine.context.policy.mode is not Mode.OFF:
             with self._faults.survived("searching for models without a fallback"):
                 without = self._gaps.without_fallback(now)
-            with self._faults.survived("checking the names of models"):
+            with self._faults.survived("checking model names"):
                 unknown = self._gaps.unknown_models(now)
         with contextlib.suppress(OSError):  # if this fails, `status` reports the daemon as stalled
             heartbeat.write(
@@ -608,7 +608,7 @@ class Loop:
         self._service_notifier.report_status("; ".join([_cooling(self._engine.ledger.entries(), now), *health]))
 
     def _save_cursors(self) -> None:
-        """Save the cursors, but only after the blacklist contains all limits that were read up to them. No refused
+        """Save the cursors, but only after the blacklist contains every limit that was read before them. No refused
         attempt is therefore lost if the daemon is killed.
 
         A refused attempt that is read twice is recognized. Saving is not urgent, because only a limited part of the log
@@ -644,7 +644,7 @@ class Loop:
             self._saved_progress = numbers, now
 
     def close(self) -> None:
-        """Save the state, and give running moves time to finish."""
+        """Save the state, and give moves in progress time to finish."""
         for step in (
             self._service_notifier.stopping,
             self._waker.stop,
@@ -662,7 +662,9 @@ class Loop:
 
 
 def _shown(tracked: TrackedSession, then: WhenExhausted) -> dict[str, object]:
-    """Return the session as shown by `ocwatch status`. `then` is the action that follows the session's wait."""
+    """Return the session as shown by `ocwatch status`. `then` is the action that will follow the session's current
+    wait.
+    """
     shown: dict[str, object] = {"session": tracked.session, "doing": tracked.doing.value, "phrase": tracked.phrase}
     at = tracked.resumes_at if tracked.parked and tracked.doing is Doing.STUCK else None
     return {**shown, "until": None if at is None else rfc3339(at), "then": None if at is None else then.value}
@@ -695,7 +697,7 @@ def main() -> None:
         asked = sys.argv[1] in ("-h", "--help")
         words = (
             "ocwatchd runs in the foreground. -v (or OCWATCHD_LOG=debug) logs what it does and why. "
-            "For commands see: ocwatch --help"
+            "For the commands, see: ocwatch --help"
         )
         print(words, file=sys.stdout if asked else sys.stderr)
         sys.exit(ExitCode.DONE if asked else ExitCode.USAGE)

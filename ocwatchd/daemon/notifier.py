@@ -49,9 +49,9 @@ class Notifier:
     ) -> None:
         """Store the arguments.
 
-        `say` prints a line to standard error. `run_elsewhere` runs work that waits for an endpoint in a separate lane,
-        because a toast in a hung OpenCode must not delay other notices. `name_of` returns the name of a session by its
-        id, or an empty string if the user has only one session.
+        `say` prints a line to standard error. `run_elsewhere` runs, in a separate lane, work that waits for an
+        endpoint, because a toast in a hung OpenCode must not delay other notices. `name_of` returns the name of a
+        session by its id, or an empty string if the user has only one session.
         """
         self._name_of = name_of
         self._settings = settings or NoticeSettings()
@@ -64,7 +64,7 @@ class Notifier:
         self._settings = settings
 
     def tell(self, notice: Tell) -> None:
-        """Show a notice, unless one with the same `matter` was shown before."""
+        """Show a notice, unless a notice with the same `matter` was shown before."""
         if notice.matter in self._shown:
             return
         self._shown[notice.matter] = None
@@ -104,7 +104,9 @@ class Notifier:
         self._report("command", _fault_of(command[0], command, json.dumps(event).encode()))
 
     def _report(self, key: str, fault: str | None) -> None:
-        """Print the failure of the setting `notifications.KEY`, unless its previous notice failed in the same way."""
+        """Print why a notice could not be delivered through the setting `notifications.KEY`, unless the previous notice
+        failed in the same way.
+        """
         if fault is not None and fault != self._faults.get(key):
             self._say(f"notifications.{key}: {fault}")
         self._faults[key] = fault
@@ -124,14 +126,14 @@ def _fault_of(name: str, command: tuple[str, ...], event: bytes) -> str | None:
     try:
         done = subprocess.run(command, input=event, timeout=COMMAND_PATIENCE, check=False, capture_output=True)
     except subprocess.TimeoutExpired:
-        return f"{name} was ended after {COMMAND_PATIENCE:.0f} s"
+        return f"{name} was stopped after {COMMAND_PATIENCE:.0f} s"
     except OSError as error:
         return f"{name}: {error.strerror or error}"
     if not done.returncode:
         return None
     # The output of the user's command is not printed, because it may contain data that must not appear in a bug report.
     last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] if command is PUBLISH else ""
-    return f"the notice was not published: {last}" if last else f"{name} ended with {done.returncode}"
+    return f"the notice was not published: {last}" if last else f"{name} exited with code {done.returncode}"
 
 
 def _desktop(title: str, text: str) -> None:

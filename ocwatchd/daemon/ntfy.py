@@ -60,12 +60,12 @@ def main() -> int:
         request = publication(notice["address"], notice["title"], notice["text"])
         if request.authorization is not None:
             headers["Authorization"] = request.authorization
-        # Other schemes than http and https cannot occur here, because the configuration rejects them.
+        # Schemes other than http and https cannot occur here, because the configuration rejects them.
         asked = urllib.request.Request(request.url, request.body, headers, method="POST")  # noqa: S310
         with urllib.request.urlopen(asked, timeout=TIMEOUT):  # noqa: S310
             return 0
     except urllib.error.HTTPError as error:
-        sys.stderr.write(f"the server answered {error.code}\n")
+        sys.stderr.write(f"the server responded with status {error.code}\n")
     except (OSError, ValueError) as error:
         # Only the reason is printed, because the text of the error may contain the address, whose topic is a secret.
         reason = getattr(error, "reason", error)

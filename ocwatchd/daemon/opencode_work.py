@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class OpenCodeWork:
-    """Submits work that uses OpenCode's endpoints to the worker lanes, and posts each result as a message."""
+    """Submits to the worker lanes all work that uses OpenCode's endpoints, and posts each result as a message."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class OpenCodeWork:
 
     def ask_offers(self) -> None:
         """Request the capacities and prices of models from the open endpoints."""
-        self._lanes.submit(PROBES, "requesting the capacities of models", self._ask_offers)
+        self._lanes.submit(PROBES, "requesting model capacities", self._ask_offers)
 
     # ---- on worker threads
 
@@ -155,8 +155,8 @@ class OpenCodeWork:
         self._lanes.submit(snapshots[0].endpoint.address, "Probe", answer)
 
     def _probed(self, effect: Probe, snapshots: Sequence[SessionSnapshot], endpoints: int, failing: int) -> Probed:
-        """Return the result of a probe: the snapshots, those of the parents that wait for these sessions, and the
-        capacities of the models.
+        """Return the result of a probe: the snapshots of the sessions and of the parents that are waiting for them, and
+        the capacities of the models.
         """
         snapshots = [replace(found, silence=self._activity.silence(found.session)) for found in snapshots]
         waiting = {found.parent for found in snapshots if found.parent and (found.stuck or found.silence is not None)}
@@ -178,8 +178,8 @@ class OpenCodeWork:
         self._post(MoveEnded(effect.claim, effect.order, mover.move(effect.order)))
 
     def _give_back(self, effect: ReturnSession) -> None:
-        """Return an OpenCode 2 session to its primary. Try each running server, because it is unknown which of them has
-        an idle session.
+        """Return an OpenCode 2 session to its primary. Try one running server after another, because it is unknown in
+        which of them the session is idle.
         """
         result = ReturnResult.UNKNOWN
         for endpoint in self._finder.find().open:

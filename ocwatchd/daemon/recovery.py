@@ -1,4 +1,4 @@
-"""Read from the journal the work that the daemon's previous run left unfinished and the facts that it had recorded."""
+"""Read from the journal what the daemon's previous run left unfinished and what it had recorded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _GOES_ON = frozenset((MoveResult.FAILED, MoveResult.TARGET_LIMITED, MoveResult.R
 _UNPARKS = frozenset(
     ("unparked", "moved", "already", "user_took_over", "target_limited", "answered", "went_on", "stopped")
 )
-"""Journal entries after which a parked turn no longer waits."""
+"""Journal entries after which a parked turn is no longer waiting."""
 SETTLING = 10.0
 """Maximum running time, in seconds, that a daemon needs to react to a result in `_GOES_ON`. An older result is assumed
 to have been handled.
@@ -55,7 +55,7 @@ class PreviousRun:
     cleared: Mapping[ModelRef, float]
     missed: frozenset[str]
     origins: Mapping[str, Claim] = field(default_factory=dict)
-    """The last claim of each session, whatever its result."""
+    """The last claim of each session, whatever the result of the move."""
     parked: Mapping[str, ParkedTurn] = field(default_factory=dict)
     resumes: Mapping[str, tuple[str | None, int]] = field(default_factory=dict)
     """The id of the prompt that was run again after it was parked, and the number of its reruns, by session."""
@@ -161,7 +161,7 @@ class _Resumed:
         self._claims: set[str] = set()
 
     def take(self, entry: Entry, session: str) -> None:
-        """Count the run that this entry records, unless it was rejected before it changed anything."""
+        """Update the count for this entry. A rerun that was refused, or was no longer needed, is not counted."""
         what, count, claim = entry.get("what"), entry.get("resumes"), str(entry.get("claim"))
         if what in ("parked", "claim") and isinstance(count, int):
             prompt = entry.get("message")
@@ -210,8 +210,8 @@ def place_of(entry: Entry) -> Place | None:
 
 
 def _behind(place: Place, cursors: Mapping[str, Cursor]) -> bool:
-    """Return whether the log may be read again at this position: the position is beyond the cursor, or there is no
-    cursor.
+    """Return whether the log may be read again at this position, that is, the position is beyond the cursor or there is
+    no cursor.
     """
     cursor = cursors.get(place[0])
     return cursor is None or place[1] >= cursor.offset

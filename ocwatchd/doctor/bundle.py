@@ -146,15 +146,16 @@ def _program(value: object) -> object:
 LINES = 500
 """Number of lines taken from the end of the journal and of the plugin's error log."""
 SHORTEST = 4
-"""Minimum length of a private text in the configuration for the text to be removed from all files. Shorter texts also
-occur as parts of harmless words.
+"""Minimum length of a private text from the configuration that is removed from all files. Shorter texts also occur as
+parts of harmless words.
 """
 NAME = "ocwatchd-report"
-"""The directory in the archive."""
+"""Name of the directory in the archive."""
 
 
 def write_bundle(path: Path, paths: Paths, facts: Facts, checks: Sequence[Check]) -> tuple[tuple[str, ...], bool]:
-    """Write the archive, a tar.gz with mode 0600. Return its file names, and whether it went to standard output.
+    """Write the archive, a tar.gz with mode 0600. Return the names of the files in it, and whether it was written to
+    standard output.
 
     An ordinary file is replaced as a whole. A special file, such as a pipe, is not replaced but written to.
 

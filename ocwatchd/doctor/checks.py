@@ -1,4 +1,4 @@
-"""List all checks, in the order of the output, and check the configuration.
+"""List all checks in output order, and check the configuration.
 
 The checks in this module cover the configuration file itself and its chains, pools and agents. All other checks are in
 `machine`.
@@ -24,10 +24,10 @@ def config_file(facts: Facts) -> Iterator[Check]:
     config = facts.config
     if config.fault:
         yield Check(
-            "config-file", Severity.ERROR, config.fault, f"correct {config.path}: ocwatchd cannot start with it"
+            "config-file", Severity.ERROR, config.fault, f"correct {config.path}; until then, ocwatchd cannot start"
         )
     elif not config.exists:
-        yield Check("config-file", Severity.WARNING, f"{config.path} does not exist", "write a first one: ocwatch up")
+        yield Check("config-file", Severity.WARNING, f"{config.path} does not exist", "create it: ocwatch up")
     else:
         yield Check("config-file", Severity.OK, f"{config.path} is valid")
     if facts.opencode_config_fault:
@@ -56,7 +56,7 @@ def chains(facts: Facts) -> Iterator[Check]:
     yield from found
     if not found:
         number = len(_named(facts))
-        seen = f"{number} model{'s' if number > 1 else ''} in the configuration, all known; no circular chain"
+        seen = f"OpenCode offers all configured models ({number}), and no chain is circular"
         yield Check("chain-model", Severity.OK, seen)
 
 
@@ -89,7 +89,7 @@ def _models(facts: Facts) -> Iterator[Check]:
                 "chain-model",
                 Severity.ERROR,
                 seen,
-                f"correct it in {facts.config.path}; to see its line and similar names, type: ocwatch config check",
+                f"correct it in {facts.config.path}; to see the line and similar names, run: ocwatch config check",
             )
         elif judgement.answer is Answer.UNSURE:
             unsure.append(model)
@@ -109,7 +109,7 @@ def agents(facts: Facts) -> Iterator[Check]:
     for agent, model in missing.items():
         sure = facts.agents.complete
         where = "a running OpenCode process" if sure else "OpenCode's configuration"
-        seen = f"there is no agent {agent} in {where}, but it is configured for {model}"
+        seen = f"there is no agent {agent} in {where}, but ocwatchd's configuration names it for {model}"
         remedy = f"correct `agents` in {facts.config.path}; to list all agents, use: opencode agent list"
         yield Check("chain-agent", Severity.ERROR if sure else Severity.WARNING, seen, remedy)
     if facts.config.agents and not missing:
@@ -141,7 +141,7 @@ def plan_command(facts: Facts) -> Iterator[Check]:
         remedy = f"run it yourself and compare its output with {DOCUMENTATION}/forecast.md"
         yield Check("plan-command", Severity.WARNING, f"forecast.command: {facts.plan_command_problem}", remedy)
     else:
-        yield Check("plan-command", Severity.OK, "no fault of forecast.command is known")
+        yield Check("plan-command", Severity.OK, "no problem with forecast.command is known")
 
 
 def _listed(names: list[str]) -> str:

@@ -25,7 +25,7 @@ CATALOGUE_CAP = 64 << 20
 """Maximum size, in bytes, of a JSON file that is read; OpenCode's cached list of models was 1.5 MB in 2026."""
 DAY = 86_400.0
 STRANGE = 12
-"""Maximum number of reported files that belong to another user. There may be one such file for each session."""
+"""Maximum number of files of another user that are reported. There may be one such file for each session."""
 
 
 def json_object(path: Path) -> dict[str, object]:
@@ -50,7 +50,7 @@ def log_directory(path: Path) -> LogDirectory:
 
 
 def open_modes(paths: Paths) -> Iterator[Mode]:
-    """Yield our files and directories that other users can access or that belong to another user."""
+    """Yield those of our files and directories that other users can access or that belong to another user."""
     state = paths.state_dir
     private = (state, paths.endpoints, paths.facts, paths.blacklist, paths.journal, paths.cursors, paths.heartbeat,
                paths.moved, state / "plugin-errors.log")  # fmt: skip
@@ -63,7 +63,7 @@ def open_modes(paths: Paths) -> Iterator[Mode]:
 
 
 def _strange(paths: Paths) -> Iterator[Mode]:
-    """Yield our files that belong to another user. Commands of earlier versions created such files under `sudo`."""
+    """Yield those of our files that belong to another user. Earlier versions created such files under `sudo`."""
     plugin = (paths.opencode_config / "plugin" / name for name in (plugin_file.NAME, *plugin_file.PARTS))
     units = (
         paths.home / ".config/systemd/user/ocwatchd.service",

@@ -98,7 +98,7 @@ def _from_plist(content: bytes) -> str | None:
 
 
 RIVALS = re.compile(r"fallback|failover|oh-my-open(code|agent)", re.IGNORECASE)
-"""Parts of the names of published fallback plugins. The companion plugin has the same list."""
+"""Parts of the names of published fallback plugins. The companion plugin contains the same list."""
 MAX_ENDPOINTS = 5
 """Maximum number of endpoints that are queried for models and agents."""
 REQUEST_TIMEOUT = 3.0
@@ -288,7 +288,9 @@ def _daemon(paths: Paths, beat: heartbeat.Heartbeat, now: float) -> Daemon:
 
 
 def _waiting(sessions: Iterable[Mapping[str, object]]) -> Iterator[tuple[str, str, str]]:
-    """Yield the waiting sessions whose phrase contains a command for the user."""
+    """Yield the id, the phrase and the command of each waiting session whose phrase ends with an `ocwatch` command for
+    the user.
+    """
     for one in sessions:
         phrase, marked, command = str(one.get("phrase", "")).rpartition(": ocwatch ")
         if marked:

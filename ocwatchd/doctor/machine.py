@@ -15,11 +15,11 @@ MIN_WATCHES, MIN_INSTANCES = 1024, 16
 of what the system permits.
 """
 MAX_AHEAD = 120.0
-"""Maximum time, in seconds, by which a timestamp in our files may be in the future. If it is further ahead, the clock
-is assumed to have been set back.
+"""Maximum time, in seconds, by which a timestamp in our files may be in the future. If a timestamp is further ahead,
+the clock is assumed to have been set back.
 """
 MAX_JOURNAL = 64 << 20
-"""Size of the journal, in bytes, above which the journal is reported. The daemon limits it to 8 MiB."""
+"""Size of the journal, in bytes, above which doctor reports it. The daemon limits the journal to 8 MiB."""
 MIN_FREE = 16 << 20
 """Minimum free disk space, in bytes, that passes the check."""
 DECISIVE = frozenset(("prompt", "retry"))
@@ -48,13 +48,16 @@ def opencode_program(facts: Facts) -> Iterator[Check]:
 def opencode_running(facts: Facts) -> Iterator[Check]:
     """Check which versions of OpenCode are running."""
     if not facts.running:
-        yield Check("opencode-running", Severity.INFO, "no OpenCode process is running in this home")
+        yield Check("opencode-running", Severity.INFO, "no running OpenCode process uses this home directory")
         return
     versions = {found.opencode for found in facts.running if found.opencode}
-    listed = f", version {', '.join(sorted(versions, key=_numbers))}" if versions else ""
-    seen = f"{_count(len(facts.running), 'OpenCode process is', 'OpenCode processes are')} running in this home{listed}"
+    listed = f" (version {', '.join(sorted(versions, key=_numbers))})" if versions else ""
+    seen = (
+        f"{_count(len(facts.running), 'running OpenCode process uses', 'running OpenCode processes use')} "
+        f"this home directory{listed}"
+    )
     if facts.version and versions - {facts.version}:
-        remedy = f"restart the others when convenient: version {facts.version} is installed"
+        remedy = f"restart processes with another version when convenient: version {facts.version} is installed"
         yield Check("opencode-running", Severity.INFO, seen, remedy)
     else:
         yield Check("opencode-running", Severity.OK, seen)
@@ -102,13 +105,18 @@ def daemon(facts: Facts) -> Iterator[Check]:
     for session, phrase, command in found.waiting:
         yield Check("session", Severity.WARNING, f"{session}: {phrase}", f"ocwatch {command}")
     for line in found.health:
-        yield Check("daemon-health", Severity.WARNING, line, "see the finding; the daemon keeps running")
+        yield Check(
+            "daemon-health",
+            Severity.WARNING,
+            line,
+            "correct the problem that the finding describes; the daemon keeps running in the meantime",
+        )
 
 
 def generation(facts: Facts) -> Iterator[Check]:
     """Check that ocwatchd can move the sessions of every running OpenCode process."""
     for seen in unserved(facts.endpoint_statuses):
-        yield Check("opencode-generation", Severity.ERROR, seen, "see the finding")
+        yield Check("opencode-generation", Severity.ERROR, seen, "correct the problem that the finding describes")
 
 
 def database(facts: Facts) -> Iterator[Check]:
@@ -120,9 +128,11 @@ def database(facts: Facts) -> Iterator[Check]:
     if older:
         seen = f"{taken}: process {', '.join(older)} finds no session (Session not found, code 500)"
         remedy = "stop it and continue with OpenCode 2, which lists these sessions but cannot show their messages"
-        yield Check("opencode-database", Severity.ERROR, seen, f"{remedy}. For OpenCode 1: {RESTORE}")
+        yield Check("opencode-database", Severity.ERROR, seen, f"{remedy}. To keep using OpenCode 1: {RESTORE}")
     elif facts.program is not None and facts.generation == 1:
-        yield Check("opencode-database", Severity.WARNING, taken, f"start OpenCode 2. For OpenCode 1: {RESTORE}")
+        yield Check(
+            "opencode-database", Severity.WARNING, taken, f"start OpenCode 2. To keep using OpenCode 1: {RESTORE}"
+        )
 
 
 def endpoints(facts: Facts) -> Iterator[Check]:
@@ -142,7 +152,12 @@ def endpoints(facts: Facts) -> Iterator[Check]:
         )
         yield Check("doors", Severity.WARNING, seen, _way_in(found, facts), found.again)
     for trouble in facts.endpoint_troubles:
-        yield Check("doors", Severity.WARNING, trouble, "see the finding, or restart that OpenCode process")
+        yield Check(
+            "doors",
+            Severity.WARNING,
+            trouble,
+            "correct the problem that the finding describes, or restart that OpenCode process",
+        )
 
 
 def _way_in(found: Running, facts: Facts) -> str:
@@ -179,17 +194,15 @@ def plugin(facts: Facts) -> Iterator[Check]:
         yield Check("plugin", Severity.WARNING, seen, install)
     old = [run.pid for run in facts.running if run.plugin and found.shipped and run.plugin != found.shipped]
     if old and found.state == "current":
-        seen = f"another version of the plugin is loaded in OpenCode process {', '.join(map(str, old))}"
-        yield Check("plugin", Severity.INFO, seen, "restart it when convenient")
+        seen = f"another version of the plugin is loaded in OpenCode (pid {', '.join(map(str, old))})"
+        yield Check("plugin", Severity.INFO, seen, "restart OpenCode when convenient")
     if found.last_error:
-        remedy = "report it with an archive from: ocwatch doctor --bundle FILE"
+        remedy = "report it, and attach the archive created by: ocwatch doctor --bundle FILE"
         yield Check("plugin-errors", Severity.WARNING, found.last_error, remedy)
 
 
 def _without_hooks(run: Running) -> str:
-    """Return the finding for an OpenCode 2 process that calls none of our hooks, as is the case with the preview
-    0.0.0-next-16350.
-    """
+    """Return the finding for an OpenCode 2 process that calls none of our hooks, like the preview 0.0.0-next-16350."""
     loaded = "has not called the hooks `prompt` or `retry` of the companion plugin yet"
     so_far = "has not loaded the companion plugin yet" if run.plugin is None else loaded
     return f"OpenCode {run.pid} (OpenCode 2) {so_far}; until then, each prompt hits a limit once before it is moved"
@@ -214,7 +227,7 @@ def service(facts: Facts) -> Iterator[Check]:
     found = facts.service
     if found.file is None:
         why = f"; {found.unserved}" if found.unserved else ""
-        seen = f"no service is installed, so nothing starts the daemon again after it ends{why}"
+        seen = f"no service is installed, so nothing restarts the daemon after it exits{why}"
         yield Check("service", Severity.INFO, seen, UNIT if found.unserved is None else None)
     elif not found.there:
         seen = f"{found.file} starts {found.program}, which does not exist"
@@ -264,7 +277,7 @@ def clock(facts: Facts) -> Iterator[Check]:
     """Check that the clock has not been set back."""
     ahead = (facts.newest_time or 0.0) - facts.now
     if ahead > MAX_AHEAD:
-        seen = f"ocwatchd's files contain a time {ahead:.0f} s in the future: the clock was set back"
+        seen = f"ocwatchd's files contain a time that is {ahead:.0f} s in the future, so the clock was set back"
         yield Check("clock", Severity.WARNING, seen, "correct the system clock, because cooldowns depend on it")
     else:
         yield Check("clock", Severity.OK, "the clock has not been set back")
@@ -280,12 +293,12 @@ def our_files(facts: Facts) -> Iterator[Check]:
             "nothing to do: the daemon renames a damaged file and starts a new one",
         )
     if facts.journal_bytes > MAX_JOURNAL:
-        seen = f"the size of the journal is {facts.journal_bytes >> 20} MiB; at most 8 MiB are expected"
+        seen = f"the size of the journal is {facts.journal_bytes >> 20} MiB; at most 8 MiB is expected"
         yield Check("journal", Severity.WARNING, seen, "remove it; the daemon starts a new one")
     else:
-        yield Check("journal", Severity.OK, f"the journal has {facts.journal_bytes >> 10} KiB")
+        yield Check("journal", Severity.OK, f"the size of the journal is {facts.journal_bytes >> 10} KiB")
     if facts.state_free is not None and facts.state_free < MIN_FREE:
-        seen = f"only {facts.state_free >> 20} MiB are free in the file system of ocwatchd's state directory"
+        seen = f"only {facts.state_free >> 20} MiB is free in the file system of ocwatchd's state directory"
         yield Check(
             "disk",
             Severity.WARNING,

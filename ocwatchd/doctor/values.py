@@ -28,7 +28,7 @@ class Check:
     seen: str
     remedy: str | None = None
     command: str = ""
-    """The end of `remedy` if that is a command for the user to copy. It must not be wrapped."""
+    """The end of `remedy` if it is a command for the user to copy. A command must not be wrapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ class Daemon:
     unread_log: str | None = None
     """A sentence about log lines that the daemon has not read, or None if there are no such lines."""
     waiting: tuple[tuple[str, str, str], ...] = ()
-    """Sessions that only their user can continue, each as its id, the obstacle, and the command to run (without
-    `ocwatch`).
+    """Sessions that only their user can continue. Each item is the session's id, the obstacle, and the command to run
+    (without `ocwatch`).
     """
 
 
@@ -130,7 +130,7 @@ class Plugin:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The service file. `program` is the program that it starts; `there` is True if that program exists."""
+    """The service file. `program` is the program that the service starts, and `there` is True if the program exists."""
 
     file: str | None = None
     program: str | None = None
@@ -141,7 +141,9 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """One of our files or directories that other users can access, or that belongs to another user (not `own`)."""
+    """One of our files or directories that other users can access or that belongs to another user. `own` is False in
+    the second case.
+    """
 
     path: str
     mode: int

@@ -25,7 +25,9 @@ from ocwatchd.paths import home
 
 LATEST = "latest"
 PACK_LIMIT, CALL_LIMIT = 600.0, 60.0
-"""Timeouts, in seconds, for a download by npm, and for each wait for data. A package is 40 to 60 MB in size."""
+"""Timeouts, in seconds, for a download by npm, and for each wait for data in a download without npm. A package is 40 to
+60 MB in size.
+"""
 SIZE_CAP = 400 << 20
 """Maximum size, in bytes, of the OpenCode package."""
 _VERSION = re.compile(r"\d+\.\d+\.\d+(-[\w.]+)?|[a-z][a-z-]*")
@@ -53,7 +55,8 @@ def package_name(system: str | None = None, machine: str | None = None, cpu: str
 
 
 def fetch(version: str, cache: Path, environ: Mapping[str, str]) -> Path:
-    """Return the program of this version or tag (such as `latest`), from the cache if it contains the version.
+    """Return the path of the program of this version or tag (such as `latest`). A version in the cache is not fetched
+    again.
 
     Raises:
         UsageError: The text is not a version.
@@ -86,7 +89,7 @@ def _by_npm(npm: str, spec: str, scratch: Path, environ: Mapping[str, str]) -> P
             check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise FetchFailed(f"`npm pack {spec}` did not end within {PACK_LIMIT:.0f} s; try again later") from None
+        raise FetchFailed(f"`npm pack {spec}` did not finish within {PACK_LIMIT:.0f} s; try again later") from None
     found = list(scratch.glob("*.tgz"))
     if done.returncode or len(found) != 1:
         said = " ".join((done.stderr or done.stdout).decode(errors="replace").split())[-300:]
@@ -125,7 +128,7 @@ def _by_http(spec: str, scratch: Path, registry: str) -> Path:
     data = _get(dist["tarball"], spec)
     if not intact(data, str(dist.get("integrity") or "")):
         raise FetchFailed(
-            f"{spec} was damaged in transit: its sha512 is not the one that {registry} reports. Try again"
+            f"{spec} was damaged in transit: its sha512 does not match the one that {registry} reports. Try again"
         )
     packed = scratch / "package.tgz"
     packed.write_bytes(data)

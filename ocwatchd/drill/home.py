@@ -18,8 +18,8 @@ from ocwatchd.opencode.process.program import TEMPORARY, bare_environ
 from ocwatchd.paths import Paths
 
 LONGEST_TEMPORARY = 40
-"""Maximum length of the temporary directory's path. The path of the plugin's socket, which is below it, may have at
-most 103 characters.
+"""Maximum length of the temporary directory's path. The plugin's socket is below that directory, and the path of the
+socket may have at most 103 characters.
 """
 SDK = "@ai-sdk/openai-compatible"
 STUBS = ("notify-send", "osascript", "rg")

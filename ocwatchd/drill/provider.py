@@ -20,8 +20,8 @@ from ocwatchd.clock import Clock, SystemClock
 
 PRIMARY, FALLBACK, TITLES = "drill/primary", "drill-fallback/stand-in", "drill-titles/small"
 CATALOGUE = "/api.json"
-"""The path from which OpenCode fetches its list of models. OpenCode 1.1.34 has no built-in list, so it needs this one
-to run a prompt.
+"""The path from which OpenCode fetches its list of models. OpenCode 1.1.34 has no built-in list, so it cannot run a
+prompt without this one.
 """
 ROUTE = "/v1/chat/completions"
 BODY_CAP = 8 << 20
@@ -68,7 +68,7 @@ class DrillProvider:
         return self._free_at
 
     def __enter__(self) -> Self:
-        """Start to answer requests."""
+        """Start answering requests."""
         self._thread.start()
         return self
 

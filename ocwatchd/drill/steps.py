@@ -38,7 +38,7 @@ A prompt that arrives in the milliseconds in which OpenCode's loop exits is lost
 slower.
 """
 PROMPT = "This is a fire drill: {}."
-KEEP = "run it again with --keep and send the directory with a bug report"
+KEEP = "run the drill again with --keep, and attach the directory to a bug report"
 
 Found = TypeVar("Found")
 
@@ -181,12 +181,12 @@ MIN_COOLDOWN = 8.0
 fallback in advance, must fit into this time.
 """
 BUNDLED_SINCE = (1, 0, 142)
-"""First version that passes the drill. Versions up to 1.0.98 do not, because they install `@ai-sdk/…` from npm at run
+"""First version that can pass the drill. Versions up to 1.0.98 cannot, because they install `@ai-sdk/…` from npm at run
 time.
 """
 RETURN_TIMEOUT = 5.0
-"""Timeout, in seconds, for the daemon to return an OpenCode 2 session to the primary. Prompts in OpenCode 2 do not name
-a model.
+"""Timeout, in seconds, for the daemon to return an OpenCode 2 session to the primary. The daemon has to do so, because
+prompts in OpenCode 2 do not name a model.
 """
 CALL_TIMEOUT = 10.0
 """Timeout, in seconds, for a request by the simulated user."""
@@ -251,7 +251,7 @@ class Drill:
     def run(self) -> Generator[Step, None, None]:
         """Yield each step as soon as it has finished.
 
-        All processes of the drill have exited when the iterator is exhausted or closed.
+        When the iterator is exhausted or closed, all processes of the drill have exited.
         """
         steps: tuple[tuple[str, Work], ...] = (
             ("opencode", self._version),
@@ -342,7 +342,7 @@ class Drill:
         endpoint = self._scene.poll(first.way_in, self._step_timeout)
         if endpoint is None:
             noted = last_output(self._scene.home.paths.state_dir / "plugin-errors.log")
-            advice = f"without the plugin, ocwatchd reaches only `serve` and `--port`, not a plain TUI; {KEEP}"
+            advice = f"without the plugin, ocwatchd can only reach an OpenCode started with `serve` or `--port`; {KEEP}"
             if self._generation == 2:
                 advice = f"without the plugin, each prompt hits a limit once before it is moved; {KEEP}"
             raise StepFailed(
@@ -359,7 +359,7 @@ class Drill:
             raise StepFailed("a request from OpenCode to the drill's provider", "no request", KEEP, fatal=True)
         if self._scene.poll(self._scene.entry, self._step_timeout) is None:
             remedy = f"ocwatchd does not recognize how this OpenCode version reports limits: {KEEP}"
-            raise StepFailed(f"{PRIMARY} on the blacklist", "no entry, although it was refused (429)", remedy)
+            raise StepFailed(f"{PRIMARY} on the blacklist", "no entry, although the request was refused (429)", remedy)
         return f"{PRIMARY} was refused (429) and is on the blacklist", time.time() - refused[0].time
 
     def _log(self) -> tuple[str, float]:
@@ -386,18 +386,18 @@ class Drill:
             self.provider.asked(PRIMARY),
             self.provider.wait(FALLBACK, 1, self._scene.left(self._step_timeout)),
         )
-        expected = f"the same prompt, once, to {FALLBACK}, and its answer in the same session"
+        expected = f"the same prompt, sent once to {FALLBACK}, and its answer in the same session"
         if not asked:
             raise StepFailed(expected, f"no request to {FALLBACK}; daemon output: {self._scene.daemon_said()}", KEEP)
         if self._scene.poll(lambda: self._scene.user.is_idle(self._scene.session), self._step_timeout) is None:
-            raise StepFailed(expected, "the request, but the session does not become idle", KEEP)
+            raise StepFailed(expected, "the request arrived, but the session does not become idle", KEEP)
         copies = asked[0].text.count(PROMPT.format("the first prompt"))
         written = self._scene.user.prompts(self._scene.session)
         if (copies, written) != (1, 1):
             seen = f"copies of the prompt in the request: {copies}; user messages in the session: {written}"
             raise StepFailed(expected, seen, KEEP)
         if self._scene.poll(self._scene.verified, self._step_timeout) is None:
-            raise StepFailed(expected, "the answer, but the daemon has not verified the move", KEEP)
+            raise StepFailed(expected, "the answer arrived, but the daemon has not verified the move", KEEP)
         return f"{FALLBACK} received the prompt once and answered", asked[0].time - refused[0].time
 
     def _prevention(self) -> tuple[str, float]:
@@ -413,7 +413,7 @@ class Drill:
         if not asked or tried > most:
             expected = f"{'at most one' if most else 'no'} request to {PRIMARY}, and one to {FALLBACK}"
             late = (
-                " (the limit was over; this machine is busy, so try again)"
+                " (the limit had already ended, because this machine is busy; try again)"
                 if sent > (self.provider.free_at or 0)
                 else ""
             )
@@ -421,7 +421,10 @@ class Drill:
             raise StepFailed(expected, f"{tried} to {PRIMARY}, {len(asked)} to {FALLBACK}{late}", advice)
         took = asked[0].time - sent
         if tried:
-            return f"without a plugin hook, {PRIMARY} refused the prompt once, then it was moved to {FALLBACK}", took
+            return (
+                f"there is no plugin hook: {PRIMARY} refused the prompt once before the session moved to {FALLBACK}",
+                took,
+            )
         return f"the prompt went to {FALLBACK} without a request to {PRIMARY}", took
 
     def _return(self) -> tuple[str, float]:
@@ -438,7 +441,7 @@ class Drill:
         if asked[0].status != 200:
             raise StepFailed(
                 f"an answer from {PRIMARY}",
-                "a request before the limit was over",
+                "a request that arrived before the limit had ended",
                 f"check whether the system clock was changed during the drill; {KEEP}",
             )
         return f"the first prompt after the reset time went to {PRIMARY}", asked[0].time - sent

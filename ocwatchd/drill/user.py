@@ -30,7 +30,7 @@ from ocwatchd.opencode.sessions.messages import mapping, text
 from ocwatchd.state import heartbeat
 
 FEW = 20
-"""Maximum number of messages that are read from a session; a drill writes fewer."""
+"""Maximum number of messages that are read from a session. A drill writes fewer messages."""
 PREVENTING_HOOK = "prompt"
 """The companion plugin's hook in OpenCode 2 that sends a prompt for a limited model to the fallback."""
 
@@ -56,7 +56,7 @@ class User(Protocol):
         ...
 
     def without_way_in(self) -> str:
-        """Return a phrase that says what is missing if there is no endpoint."""
+        """Return a phrase that describes what is missing if there is no endpoint."""
         ...
 
     def new_session(self) -> str | None:
@@ -121,7 +121,7 @@ class UserOfV1:
         return None
 
     def without_way_in(self) -> str:
-        """Return a phrase that says what was found instead of a responding socket."""
+        """Return a phrase that describes what was found instead of a responding socket."""
         if any(self._home.paths.endpoints.glob("*.sock")):
             return "a socket that does not respond"
         return "no socket: the plugin is not loaded, or cannot open one"

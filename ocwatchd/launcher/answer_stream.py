@@ -27,7 +27,7 @@ MAX_FAULTS = 20
 
 
 class Polled(Protocol):
-    """A printer of a session's output."""
+    """Prints the output of a session."""
 
     def poll(self) -> None:
         """Print new output.
@@ -39,15 +39,17 @@ class Polled(Protocol):
 
 
 class Served(ABC):
-    """A session that the launcher follows in place of the session's client. The launcher begins to follow it before the
-    prompt is run.
+    """A session that the launcher follows in place of the session's client. The launcher starts following the session
+    before the prompt is run.
     """
 
     def __init__(self, session: Session, printer: Polled) -> None:
         """Store the arguments. No request is sent yet."""
         self.session = session
         self.failed: SessionSnapshot | None = None
-        """The last snapshot of a failed turn, or None while the turn is running or if it has succeeded."""
+        """The last snapshot of the turn if the turn has failed. None while the turn is running, and after it has
+        succeeded.
+        """
         self._printer = printer
         self._faults, self._failed_at = 0, 0.0
 

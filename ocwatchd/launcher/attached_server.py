@@ -1,5 +1,5 @@
-"""Find the session of an attached client in its server, report the session's state, and detect whether the daemon moved
-it.
+"""Find the session of an attached client in its server, report the session's state, and detect whether the daemon has
+moved the session.
 
 The client does not print the id of its session before the first words of an answer, so the launcher finds the session
 through requests to the server. It is the session in the client's directory (the server's, unless `--dir` names another)
@@ -69,15 +69,17 @@ class AttachedServer:
         return self._asked(self._in_error)
 
     def claimed(self) -> float | None:
-        """Return when the daemon claimed a move of our session, in epoch seconds, or None if it has not claimed one."""
+        """Return the time, in epoch seconds, at which the daemon claimed a move of our session, or None if it has not
+        claimed one.
+        """
         if not self._asked(lambda: self._find() is not None):
             return None
         claim = next(iter(self._entries("claim", "moved")), None)
         return from_rfc3339(str(claim["time"])) if claim else None
 
     def left_to_daemon(self) -> bool:
-        """Return whether a running daemon handles our session. Return False as soon as the journal shows that no model
-        is available.
+        """Return whether a running daemon handles our session. Return False once the journal shows that no model is
+        available.
         """
         up = heartbeat.read(self._beat).state(time.time()) == heartbeat.State.UP
         if self.session is None or not up:
@@ -114,7 +116,7 @@ class AttachedServer:
         except EndpointError as fault:  # ignore other errors, because the client reports them
             if fault.trouble is Trouble.FOREIGN and not self._warned:
                 self._warned = True
-                say(f"not watched for limits: {fault}")
+                say(f"this run is not watched for limits: {fault}")
             return False
 
     def _api(self) -> Api:
@@ -204,7 +206,7 @@ def contains_prompt(arguments: Arguments, parts: Iterable[Json]) -> bool:
 def follow(server: AttachedServer, since: float, out: Writer, signals: Signals, say: Callable[[str], None]) -> int:
     """Print the answer of a turn that the daemon moved, and return its exit code.
 
-    `since` is when the daemon claimed the move, in epoch seconds.
+    `since` is the time, in epoch seconds, at which the daemon claimed the move.
     """
     assert server.endpoint is not None
     assert server.session is not None

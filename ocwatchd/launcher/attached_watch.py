@@ -1,7 +1,7 @@
 """Watch a `run` that is a client of a server: `run --attach URL` of OpenCode 1, and every `run` of OpenCode 2.
 
-This is the counterpart of `TroubleSigns`. It is just as cheap, because the code that queries the server is imported
-only for the first request.
+This is the counterpart of `TroubleSigns`. It is just as cheap, because the code that queries the server is not imported
+before the first request.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Attached:
         if self._generation == 1:
             return None
         if self._service is None:
-            from ocwatchd.launcher.service_run import RunService  # lazy import, for the reason given below
+            from ocwatchd.launcher.service_run import RunService  # lazy import: most runs end before the first request
 
             self._service = RunService(self._arguments, self._state, self.began, self._child)
         return self._service
@@ -79,7 +79,9 @@ class Attached:
         return asked is not None and asked.in_error()
 
     def moved(self) -> float | None:
-        """Return when the daemon claimed a move of our session, in epoch seconds, or None if it has not claimed one."""
+        """Return the time, in epoch seconds, at which the daemon claimed a move of our session, or None if it has not
+        claimed one.
+        """
         journal = f"{self._state}/journal.jsonl"
         if not os.path.exists(journal) or os.stat(journal).st_mtime < self.began:
             return None

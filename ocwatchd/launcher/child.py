@@ -35,7 +35,7 @@ class Child:
         Raises:
             OSError: The process cannot be started.
         """
-        reset = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these signals, and a child process would inherit this
+        reset = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these signals, and a child would inherit that
         moved = [(os.POSIX_SPAWN_DUP2, stdout, 1)] if stdout is not None else []
         self.pid = os.posix_spawn(program, ["opencode", *words], environ, file_actions=moved, setsigdef=reset)
         self.code: int | None = None

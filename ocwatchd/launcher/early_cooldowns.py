@@ -27,8 +27,8 @@ CAP = 1 << 20
 
 
 Fallback = Callable[[str], tuple[str, str | None] | None]
-"""A function that returns the fallback and its agent for a model. The plugin moves a prompt only if the entry has a
-target.
+"""A function that returns the fallback and the fallback's agent for a model. The plugin moves a prompt only if the
+model's entry has a target.
 """
 
 
@@ -42,8 +42,8 @@ def enter_early(
 ) -> None:
     """Write the limits from new plugin reports to the blacklist, unless the model is already cooling down.
 
-    `grown` maps each file name to the offset of its new reports. `agent_chains` returns the chains of single agents,
-    from which the plugin chooses the fallback.
+    `grown` maps each file name to the offset of its new reports. `agent_chains` returns the chains of individual
+    agents, from which the plugin chooses the fallback.
     """
     reported = [entry for name, start in grown.items() for entry in _reported(f"{directory}/{name}", start, now)]
     if not reported:

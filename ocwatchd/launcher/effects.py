@@ -149,7 +149,8 @@ def launcher_handlers(
 
 
 def _knows_more(ours: Cooldown | None, theirs: Cooldown | None, now: float) -> bool:
-    """Return whether our entry has a reported reset time that is later than the other entry's estimated reset time.
+    """Return whether our entry has a reported reset time, and this time is later than the estimated reset time of the
+    other entry.
 
     The daemon may have only an estimate: the launcher probes its own process and then moves the run immediately, so a
     daemon that probes later gets no response.

@@ -1,4 +1,6 @@
-"""Find the `opencode` program: the configured one, or else the first on PATH that is not our own script."""
+"""Find the `opencode` program: the configured program or, if none is configured, the first one on PATH that is not our
+own script.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepare one launch of OpenCode, and run it if it needs to be watched or restarted. Imports little.
+"""Prepare one launch of OpenCode, and run it if it needs to be watched or restarted. Imports few modules.
 
 OpenCode's terminal interface runs as a child that can be started again. A `run` is a child that is watched with little
 more than `stat`; the engine is imported only at the first sign of a limit. Any other launch is only prepared, and the
@@ -38,7 +38,7 @@ the cache file of the programs' generations.
 PLUGIN_DIRECTORIES = ("plugin", "plugins")
 
 PATIENCE = 30.0
-"""Maximum time, in seconds, that a start waits for a cooldown to end. This is the default of `maxDelay`."""
+"""Maximum time, in seconds, that a start waits for a cooldown to end. It is also the default of `maxDelay`."""
 JITTER, MAX_JITTER = 0.01, 5.0
 """Maximum additional delay of a start after a wait, as a fraction of the wait and in seconds. The delay
 depends on the process id, so that several starts do not coincide.
@@ -139,7 +139,7 @@ class Launch:
     def _unwatched(self) -> str | None:
         """Return the reason why a `run` is not watched, or None if it is watched."""
         if self._arguments.has("-i", "--interactive"):
-            return "--interactive cannot be continued in another process"
+            return "an interactive run cannot be continued in another process"
         return None
 
     def _add_plugin(self) -> None:
@@ -273,7 +273,7 @@ class Launch:
         no fallback.
 
         The fallback becomes the target in the model's blacklist entry, which applies to sessions of all agents. The
-        chains of single agents take precedence; they are written beside the entry (`agent_chains`).
+        chains of individual agents take precedence. They are written to the blacklist separately (`agent_chains`).
         """
         made = self._transform()
         fallbacks = made[0].fallbacks if made else _fallbacks(self._names)
@@ -281,8 +281,8 @@ class Launch:
         return (found.model, found.agent) if found.model else None
 
     def agent_chains(self) -> dict[str, object]:
-        """Return the chains of single agents for the companion plugin, because there may be no daemon that publishes
-        them.
+        """Return the chains of individual agents for the companion plugin, because there may be no daemon that
+        publishes them.
         """
         made = self._transform()
         fallbacks = made[0].fallbacks if made else _fallbacks(self._names)
@@ -335,7 +335,7 @@ class Launch:
             say(f"every model is cooling down; {model} will be available first: it is limited {until_words(end)}")
             return False
         say(f"every model is cooling down; waiting for {model}, limited {until_words(end)}")
-        # Launches that are waiting for the same model must not all use it at the same time.
+        # Launches that are waiting for the same model must not all start to use it at the same time.
         end += os.getpid() % 100 / 100 * min(max(remaining, 0.0) * JITTER, MAX_JITTER)
         while (remaining := end - time.time()) > 0:
             time.sleep(min(remaining, 5.0))  # short steps, in case the system is suspended or its clock is set
@@ -353,7 +353,7 @@ class Launch:
 
             why = no_endpoint(self._arguments)
         if why:
-            say(f"not watched for limits: {why}")
+            say(f"this run is not watched for limits: {why}")
         for name, value in plan.environ.items():
             print(f"{name}={quoted(value)}")
         print(" ".join(["opencode", *map(quoted, plan.words)]))

@@ -1,5 +1,5 @@
-"""Print the messages of `oc-smart` on standard error, because standard output contains only the
-answer. Imports little.
+"""Print the messages of `oc-smart` on standard error, because standard output contains only the answer. Imports few
+modules.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _broken(line: str, width: int) -> str:
 
 
 def debug(text: str) -> None:
-    """Log a line at level `debug` if OCWATCHD_LOG is set. Otherwise, do nothing, so that `logging` is not imported."""
+    """Log a line at level `debug` if OCWATCHD_LOG is set. Otherwise, do nothing, to avoid importing `logging`."""
     if "OCWATCHD_LOG" in os.environ:
         from logging import getLogger  # lazy import: 5 ms of CPU time
 

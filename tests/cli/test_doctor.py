@@ -64,7 +64,7 @@ def test_unknown_models_and_circles_are_errors_that_name_the_models(home: Cli) -
     assert "mock2/gone" in seen
     remedies = [check["remedy"] for check in checks["chain-model"] if check["severity"] == "error"]
     assert remedies
-    assert all(remedy.endswith("type: ocwatch config check") for remedy in remedies)
+    assert all(remedy.endswith("run: ocwatch config check") for remedy in remedies)
     assert "nope/none" in seen
     (circle,) = checks["chain-circle"]
     assert (circle["severity"], "mock/primary" in circle["seen"], "mock2/fallback" in circle["seen"]) == (

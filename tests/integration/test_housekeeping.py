@@ -199,7 +199,7 @@ def test_a_fault_is_said_once_and_counted() -> None:
     (line,) = said
     assert "internal fault in writing cursors" in line
     assert "TypeError: str is not valid UTF-8" in line
-    assert faults.health() == [f"{line.removesuffix('; continuing without it')}, 3 times"]
+    assert faults.health() == [f"{line.removesuffix('; ocwatchd keeps running')}, 3 times"]
     assert faults.count == 3
     now[0] += SHOWN + 1
     assert faults.health() == []

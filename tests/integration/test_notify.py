@@ -95,7 +95,7 @@ def test_a_command_that_fails_is_said_once_and_again_when_it_fails_otherwise(
     notifier.configure(NoticeSettings(desktop=False, command=(str(tmp_path / "absent"),)))
     notifier.tell(Tell("three", "title", "text"))
     assert lines == [
-        f"notifications.command: {broken} ended with 3",
+        f"notifications.command: {broken} exited with code 3",
         f"notifications.command: {tmp_path / 'absent'}: No such file or directory",
     ]
 
@@ -210,7 +210,7 @@ def test_a_notice_that_ntfy_refuses_is_reported_once_and_without_its_address() -
     notifier.configure(NoticeSettings(desktop=False, ntfy="http://[::1/swordfish"))
     notifier.tell(Tell("odd", "title", "text"))
     assert lines[:2] == [
-        "notifications.ntfy: the notice was not published: the server answered 403",
+        "notifications.ntfy: the notice was not published: the server responded with status 403",
         "notifications.ntfy: the notice was not published: Connection refused",
     ]
     assert len(lines) == 3

@@ -3,8 +3,8 @@
     1 TAB team-max-1 TAB claude-opus-4 TAB 3 TAB 1796000000000 TAB laptop-7f.12,ws-2c.11 TAB quota TAB model TAB text
     TAB 1795990000000
 
-It is a line of plain text and not JSON, because Python and the Lua script on the server must produce the same bytes: a
-comparison of two strings then shows whether a record has changed.
+The line is plain text rather than JSON, because Python and the Lua script on the server must produce the same bytes.
+Comparing the two strings then shows whether a record has changed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FIXED_BYTES = len("1") + len(str(LARGEST)) + 13 + 10 + 9 + 11 + 13 + (FIELDS - 1
 milliseconds, the longest values of kind, scope and reset source, and the tabs.
 """
 LEAST_INCIDENT_BYTES = 24
-"""Number of bytes that suffice for the newest incident. A model is not shared if its name leaves less space than this.
+"""Number of bytes that suffice for the newest incident. A model whose name leaves less space than this is not shared.
 """
 MAX_AHEAD = 32 * 86_400_000
 """Maximum time, in milliseconds, from now until a cooldown ends. No provider's window is longer than a month, so a
@@ -61,8 +61,8 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Incident:
-    """One limit that one machine has hit. `counter` is larger than the counters of all incidents that the machine had
-    received at that time.
+    """One limit that one machine has hit. `counter` is larger than the counter of every incident that the machine had
+    received by then.
     """
 
     counter: int
@@ -98,7 +98,7 @@ class Record:
         return self.account, self.model
 
     def active(self, now: int) -> bool:
-        """Return whether the model is cooling down at `now`, in milliseconds of the server's clock."""
+        """Return whether the model is cooling down at `now` (milliseconds on the server's clock)."""
         return self.until is None or now < self.until
 
     def line(self) -> str:
@@ -121,7 +121,8 @@ class Unusable(ValueError):
 
 
 def parse(line: str | bytes, now: int | None = None) -> Record:
-    """Parse one line. If `now` (milliseconds of the server's clock) is given, times that are too far ahead are refused.
+    """Parse one line. If `now` (milliseconds on the server's clock) is given, a record with times too far in the future
+    is rejected.
 
     Raises:
         Unusable: The line is malformed, longer than `MAX_BYTES`, of another version, or too far in the future.
@@ -152,7 +153,9 @@ def parse(line: str | bytes, now: int | None = None) -> Record:
 
 
 def lies_ahead(record: Record, now: int) -> bool:
-    """Return whether the record comes from a machine whose clock is wrong, or ends later than any provider reports."""
+    """Return whether the record's times are too far in the future, because its machine's clock is wrong, or because its
+    end is later than any end that a provider reports.
+    """
     return record.since > now + MAX_SKEW or (record.until is not None and record.until > now + MAX_AHEAD)
 
 
@@ -175,7 +178,9 @@ def incident_bytes(account: str, model: str) -> int:
 
 
 def newest(incidents: set[Incident], room: int) -> tuple[Incident, ...]:
-    """Return the newest incidents, newest first: at most `MAX_INCIDENTS`, and at most `room` bytes together."""
+    """Return the newest incidents, newest first: at most `MAX_INCIDENTS` incidents, with at most `room` bytes
+    in total.
+    """
     kept: list[Incident] = []
     for incident in sorted(incidents, reverse=True)[:MAX_INCIDENTS]:
         room -= len(str(incident)) + bool(kept)

@@ -1,9 +1,9 @@
 """Convert a provider's text into a plain form in which words can be compared. Pure functions; every step takes linear
 time and has a size limit.
 
-Providers write the same phrase as `rate_limit_error`, `RateLimitError`, `rate-limited` and `Rate limit`, in typographic
-quotes or full-width punctuation. Rules are written only in the plain form, and this module converts every text to that
-form.
+Providers write the same phrase as `rate_limit_error`, `RateLimitError`, `rate-limited` and `Rate limit`, and some use
+typographic quotes or full-width punctuation. Rules are written only in the plain form, and this module converts every
+text to that form.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ start.
 """
 
 TAIL_CAP = 1024
-"""Number of characters read from the end of a text. Gateways quote another provider's error and append their own
-sentence and the wait.
+"""Number of characters read from the end of a text. Gateways quote another provider's error, and append their own
+sentence and the length of the wait.
 """
 
 _URL = re.compile(r"\bhttps?:/{1,2}[^\s<>\"'`)\]}，。；、）]{1,1024}", re.IGNORECASE)
@@ -94,8 +94,8 @@ def clip(text: str) -> str:
 
 
 def fold(text: str) -> str:
-    """Return the text with equivalent characters unified: letter case, width, accents, traditional Chinese,
-    apostrophes.
+    """Return the text with equivalent characters unified: differences in letter case, width, accents, traditional
+    Chinese and apostrophes are removed.
     """
     if text.isascii():
         return text.lower()
@@ -146,5 +146,5 @@ def _split_quotes(text: str) -> tuple[str, str]:
 
     said = _QUOTED.sub(cut, text)
     if quoted and not _WRAPPERS.sub("", said):
-        return " ; ".join((said, *quoted)), ""  # the quotation is the whole text, so it is the message
+        return " ; ".join((said, *quoted)), ""  # the whole text is a quotation, so the quotation is the message
     return said, " ; ".join(quoted)

@@ -16,8 +16,9 @@ _HALF = len(rb"\ud83d")
 def parse_json(data: bytes | str) -> object:
     """Return the parsed value; an unpaired surrogate becomes U+FFFD.
 
-    JavaScript cuts texts by UTF-16 units, and `JSON.stringify` writes the remaining half of an emoji as `\\ud83d`, in a
-    session's title or anywhere in a conversation. orjson rejects a document that contains such a half.
+    JavaScript truncates strings by UTF-16 code units, and `JSON.stringify` writes the remaining half of an emoji as
+    `\\ud83d`. Such a half can occur in a session's title and anywhere in a conversation, and orjson rejects a document
+    that contains one.
 
     Raises:
         ValueError: The data is not JSON, or not UTF-8.

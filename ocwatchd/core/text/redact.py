@@ -1,10 +1,10 @@
 """Redact secrets in untrusted text: keys, passwords, addresses, home directories. Pure functions.
 
 The redaction uses an allow-list. It reads a text in a single pass, word by word, and a word passes if it looks like
-text that people and models write: words, short numbers, names of models, versions, times, the ids of OpenCode's own
-objects, and addresses of well-known hosts. Any long and random word is hidden, so a key is hidden even if its format is
-unknown. The list of known forms of keys (`_KEYS`) is needed only for keys whose parts look harmless. The value of any
-field called a password, key, token or cookie is hidden, regardless of its form.
+text that people and models write: words, short numbers, model names, versions, times, the ids of OpenCode's own
+objects, and addresses of well-known hosts. Any long, random word is hidden, so a key is hidden even if its format is
+unknown. The list of known key formats (`_KEYS`) is needed only for keys whose parts look harmless. The value of any
+field named as a password, key, token or cookie is hidden, regardless of its format.
 
 Redaction takes time linear in the length of the text, because every expression is a character class or examines a piece
 of limited length.
@@ -52,15 +52,15 @@ _JOINED = (
     "passphrase",
 )
 _PASSWORDS = late(r"(?i)(?:pass\w*|pwd|pw|pin|otp|secret|kennwort|contrasena|clave|senha)$")
-"""A pattern for the names of secrets whose value may be a plain word or number. The value of a key or token
-is neither.
+"""A pattern for the names of secrets whose value may be a plain word or number. The value of a key or token is never a
+plain word or number.
 """
 _FOREIGN = late(
     r"(?i)(?:密码|密碼|口令|密钥|密鑰|令牌|パスワード|비밀번호|пароль|ключ|токен|contraseña|hasło|schlüssel|clé)"
     r"\s{0,2}(?:是|为|為|は|:|：|=|->|es|est|ist|is)?\s{0,2}[\"'“「]?$"
 )
 _FOREIGN_DISTANCE = 40
-"""Number of characters before a word in which a secret's name in another language is searched for."""
+"""Number of characters before a word that are searched for a secret's name in another language."""
 _FILLERS = frozenset(
     "is was are provided of value est ist es bearer basic digest token apikey your the my this following set to".split()
 )
@@ -76,7 +76,7 @@ _STATES = frozenset(
     "removed required revoked should still store suspended they too true type unauthorized undefined unknown "
     "unset usage used valid was we were will window with would wrong you".split()
 )
-"""Words that describe a secret's state. They are not its value."""
+"""Words that describe the state of a secret, and are therefore not its value."""
 
 _KEYS = late(
     r"(?:sk|pk|rk|gsk|gh[oprsu]|github_pat|glpat|gldt|xox[a-z]|xapp|ya29|nvapi|dop_v1|npm|pypi|whsec|shpat|figd"
@@ -86,8 +86,8 @@ _KEYS = late(
 _SURE = late(
     r"(?:sk|pk|rk|gsk|gh[a-z]|github_pat|glpat|xox[a-z]|xapp|ya29|nvapi|SG|whsec|dckr_pat|AGE|AIza|AKIA|ASIA|eyJ)"
 )
-"""The prefixes that mark a word as a key, whatever follows. The other prefixes in `_KEYS` may also begin a name, as in
-`hf-inference` or `xai-grok-beta`.
+"""Prefixes that identify a word as a key, regardless of what follows. The other prefixes in `_KEYS` may also begin a
+name, as in `hf-inference` or `xai-grok-beta`.
 """
 _IDS = late(r"(?:ses|msg|prt|per|que|req|call|toolu|chatcmpl|gen|resp|run|evt|org|proj|hand)[-_][A-Za-z0-9]{1,40}$")
 """A pattern for ids of OpenCode's and providers' objects. They grant no access and help users find the object in other
@@ -127,8 +127,8 @@ an ntfy topic).
 _HOME = late(r"(?i)((?:/|\\{1,2}|%2F)(?:home|users)(?:/|\\{1,2}|%2F))(?!\[)([^/\\\s\"':;,%<>|]+)")
 _TILDE_HOME = late(r"(?<![\w/~.])~([A-Za-z][\w.-]*)(?=/)")
 _FLAT_HOME = late(r"(?<![A-Za-z0-9])(-(?:home|Users)-)([A-Za-z0-9]+)")
-"""A pattern for a home directory in a path that is written as one name. Tools use such names for the directories of
-projects.
+"""A pattern for a home directory in a path whose slashes are written as dashes. Tools use such names for project
+directories.
 """
 _USER_FLAGS = frozenset(("-u", "--user", "--proxy-user", "-U"))
 """Options of curl that are followed by `name:password`."""
@@ -139,9 +139,9 @@ _BEGIN, _FINISH = "-----BEGIN ", "-----END "
 def redact(text: str, home: str | None = None, mark: str = HIDDEN) -> str:
     """Return `text` with all parts hidden except those that look harmless.
 
-    Pass the user's `home` if the text is going to leave this machine. That directory is then written as `~`, and other
-    users' homes, network addresses and the paths of all but public hosts are hidden (the path of a webhook or an ntfy
-    topic is its key).
+    Pass the user's `home` if the text is going to leave this machine. The home directory is then written as `~`. Other
+    users' homes, network addresses, and paths on hosts that are not public are hidden (the path of a webhook or an ntfy
+    topic is a secret).
     """
     if home is None:
         return _read(text, mark, leaves=False)
@@ -200,7 +200,7 @@ class _Reader:
     """The state of a single pass over one text."""
 
     def __init__(self, mark: str, leaves: bool) -> None:
-        """Begin a pass; no name of a secret has been read yet. `leaves`: whether the text will leave this machine."""
+        """Begin a pass. No name of a secret has been read yet. `leaves`: whether the text will leave this machine."""
         self._mark, self._leaves = mark, leaves
         self._named: _Named | None = None
 
@@ -269,7 +269,9 @@ class _Reader:
         return self._judged(core)
 
     def _field(self, field: str) -> str:
-        """Return the redacted form of `name=value`, which depends on the name or the form of the value."""
+        """Return the redacted form of `name=value`. The value is hidden if the name says that it is a secret, or if it
+        looks like one.
+        """
         name, sign, value = field.partition("=")
         if sign and value.strip("=") and _is_name(name.rpartition("?")[2]):
             return f"{name}={self._value(name, value)}"
@@ -279,7 +281,7 @@ class _Reader:
         return self._mark if _Named(name, _Sign.GIVEN).hides(value) else value
 
     def _judged(self, word: str) -> str:
-        """Return the redacted form of a word, which depends only on the word's form."""
+        """Return the redacted form of a word, judged only by the word itself."""
         mail = _MAIL().fullmatch(word)
         if mail is not None and mail["domain"].lower() not in _TAGS:
             return self._mark
@@ -296,14 +298,14 @@ class _Reader:
         return self._path(word) if word.startswith(("/", "~/", "./")) else self._mark
 
     def _path(self, path: str) -> str:
-        """Return the path with the parts hidden that look like keys. The other parts are kept, because they help the
+        """Return the path, with the parts that look like keys hidden. The other parts are kept, because they help the
         reader.
         """
         return "/".join(part if is_harmless(part) else self._mark for part in path.split("/"))
 
     def _address(self, address: str, scheme: str) -> str:
-        """Return the redacted form of an address. Scheme and host are kept, and so is the path if the host
-        is public.
+        """Return the redacted form of an address. The scheme, a harmless host and a harmless path are kept. If the text
+        will leave this machine, paths on hosts that are not public are hidden.
         """
         at = _SCHEME().search(address)
         begin, rest = (address[: at.end()], address[at.end() :].replace("\\/", "/")) if at else ("", address)
@@ -353,8 +355,8 @@ def _is_public(host: str) -> bool:
 
 
 def _is_local(address: str) -> bool:
-    """Return whether the address need not be hidden, because it is a loopback address or a version number (with a
-    number above 255).
+    """Return whether the address can be shown, because it is a loopback address or is in fact a version number (one of
+    its numbers is above 255).
     """
     numbers = [int(part) for part in address.split(".")]
     return numbers[0] in (0, 127) or max(numbers) > 255

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 
 UNBOUNDED_CAP = 2
-"""Maximum number of unbounded parts in one expression, because each part multiplies the running time by the length of
+"""Maximum number of unbounded parts in one expression. Each unbounded part multiplies the running time by the length of
 the text.
 """
 
