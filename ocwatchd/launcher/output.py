@@ -19,7 +19,7 @@ from ocwatchd.opencode.client.v1.routes import Api
 from ocwatchd.opencode.sessions.messages import Json, mapping, seconds, text
 
 FEW = 30
-"""Number of messages per request: more than the number of steps that can end between two requests."""
+"""Number of messages per request. It is larger than the number of steps that can end between two requests."""
 
 _EVENTS = {"step-start": "step_start", "text": "text", "tool": "tool_use", "step-finish": "step_finish"}
 

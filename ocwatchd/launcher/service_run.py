@@ -42,9 +42,9 @@ from ocwatchd.paths import Paths
 from ocwatchd.state import heartbeat
 
 RECENT = 30
-"""Number of recent sessions among which our session is searched for."""
+"""Number of recent sessions that are searched for our session."""
 SLACK = 2.0
-"""Tolerance, in seconds, for a prompt that appears to be older than its client."""
+"""Tolerance, in seconds, for a prompt whose time is before the start of its client."""
 
 
 CREATION_SLACK = 0.25
@@ -192,7 +192,9 @@ class ClientMover(SwitchModel):
         self._taken_over = True
 
     def move(self, order: Order) -> MoveOutcome:
-        """Make the move. If the turn must be interrupted because its next attempt is far off, end the client first."""
+        """Make the move. If the turn must be interrupted because its next attempt is far off, end the client before the
+        move.
+        """
         if self.endpoint is None:
             if self._child.poll() is None and not self._is_slow(order):
                 client = RunClient(order.snapshot.directory, 0.0, False)
@@ -205,7 +207,7 @@ class ClientMover(SwitchModel):
         """Do nothing, because the mover holds no resources."""
 
     def _is_slow(self, order: Order) -> bool:
-        """Return whether the next attempt is far off and an interrupt would end nothing but the wait for it."""
+        """Return whether the next attempt is far off, and an interrupt would end only the wait for that attempt."""
         snapshot = order.snapshot
         if self._service.standalone or snapshot.parent is not None or snapshot.next_at is None:
             return False
@@ -220,7 +222,7 @@ class ClientMover(SwitchModel):
 
     def _take_over(self, snapshot: SessionSnapshot) -> None:
         self.take_over()
-        self._child.end(signal.SIGKILL)  # on any other signal, the client would stop its turn
+        self._child.end(signal.SIGKILL)  # on any other signal, the client would stop the turn
         self.endpoint = snapshot.endpoint
         self._opened(snapshot.endpoint, Session(snapshot.session, snapshot.directory, snapshot.parent, None))
 

@@ -1,4 +1,4 @@
-"""Hosts of the session of a watched `run`, and the mover of that session.
+"""The hosts of a watched `run`'s session, and the mover of that session.
 
 A session runs in the child and later in a private server, but a client's session remains in the client's server. The
 hosts differ in the endpoint that is probed and in the server that continues the session; the engine is the same.
@@ -71,7 +71,7 @@ class OwnProcesses:
     """The OpenCode processes that this launcher started: the child and the private server."""
 
     def __init__(self, child: int) -> None:
-        """Store the child's pid, which is treated as ours even after the child has exited."""
+        """Store the child's pid, which counts as ours even after the child has exited."""
         self._child, self._table = child, ProcessTable()
 
     def __call__(self) -> Iterable[OpenCodeProcess]:
@@ -155,7 +155,7 @@ class SessionHost(Protocol):
         """Return a context manager for the server in which the session continues after the child has ended.
 
         Raises:
-            OpenCodeUnreachable: On entering, if the server does not start.
+            OpenCodeUnreachable: The server does not start. This is raised when the context is entered.
         """
         ...
 
@@ -207,11 +207,11 @@ class OwnSessionHost:
         return private_server(Path(run.program), directory, environ, self._started, options, gate=self._gate())
 
     def order(self, order: Order) -> Order:
-        """Return the order, changed for a turn that ended when the child exited."""
+        """Return the order, adapted to a turn that ended when the child exited."""
         return replace(order, own_abort=True, child=None, looping=False)
 
     def failed(self, known: Sequence[str], /) -> SessionSnapshot | None:
-        """Return a snapshot of the failed session, from the message store."""
+        """Return a snapshot of the failed session, taken from the message store."""
         run = self._run
         return failed_snapshot(self._store, known or self.facts.sessions, run.child.pid, run.began, self._clock.now())
 

@@ -22,7 +22,7 @@ class Signals:
         self._before = {}
         for number in ENDING:
             before = signal.getsignal(number)
-            if before is not signal.SIG_IGN:  # under nohup or in a script's background job, keep ignoring it
+            if before is not signal.SIG_IGN:  # under nohup or in a background job, the signal stays ignored
                 self._before[number] = before
                 signal.signal(number, self._note)
         self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -48,7 +48,7 @@ class Signals:
 
 
 def _pipe() -> tuple[int, int]:
-    reader, writer = os.pipe()  # these descriptors are not inherited by children (PEP 446)
+    reader, writer = os.pipe()  # children do not inherit these descriptors (PEP 446)
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
     return reader, writer

@@ -1,4 +1,4 @@
-"""Hold back the standard output of a `run`, so that a run that exits with code 75 prints nothing.
+"""Hold back the standard output of a `run`, so that nothing is printed if the run exits with code 75.
 
 Output to a pipe is held and written when the run has finished. A command substitution, `$(…)`, receives the same output
 as without ocwatchd. If the run must print nothing, a file is truncated to its old length. Output to a terminal and
@@ -13,7 +13,7 @@ import stat
 import sys
 
 CAP = 1 << 20
-"""Maximum number of bytes held. Longer output is passed through and cannot be withdrawn."""
+"""Maximum number of bytes that are held. Longer output is passed through and cannot be withdrawn."""
 _PART = 1 << 16
 
 
@@ -31,7 +31,7 @@ class Output:
         try:
             info = os.fstat(1)
             piped = stat.S_ISFIFO(info.st_mode) or stat.S_ISSOCK(info.st_mode)
-            # a pipe that also receives standard error is not held, to preserve the order of the two streams
+            # output to a pipe that also receives standard error is not held, to preserve the order of the two streams
             if piped and held and not os.path.sameopenfile(1, 2):
                 self.reader, self.child = os.pipe()
                 os.set_blocking(self.reader, False)

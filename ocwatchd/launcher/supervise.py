@@ -77,8 +77,8 @@ from ocwatchd.state.journal import Journal
 def soonest(ledger: Ledger, models: Iterable[ModelRef], now: float) -> Cooldown | None:
     """Return the cooldown of these models that ends first, or None if none of them ends before a user clears it.
 
-    An available model is treated as one whose cooldown ends now. The result names the model even if its whole provider
-    is cooling down.
+    An available model is treated as a model whose cooldown ends now. The result names the model even if all models of
+    its provider are cooling down.
     """
     entries = [(model, ledger.limited(model, now)) for model in models]
     known = [(now if entry is None else entry.until, model, entry) for model, entry in entries]
@@ -95,7 +95,7 @@ def spread(entry: Cooldown, policy: Policy, attempt: int, draw: float) -> float:
     """Return the time, in seconds, to add to a reset time. It is 0 for a reported reset time, and a random backoff for
     an estimated one.
 
-    The backoff keeps processes that wait for the same model from using it at the same time, or too frequently.
+    The backoff prevents processes that are waiting for the same model from using it at the same time or too frequently.
     `attempt` counts from 1; `draw` is a uniform random number in [0, 1).
     """
     if entry.reset_source is not ResetSource.ESTIMATE:
@@ -247,12 +247,14 @@ class Supervisor:
             self._executor.do(self._engine.handle(ClockSet(step), now))
         self._executor.do(self._engine.handle(message, now))
         if isinstance(message, MoveEnded) and message.outcome.result is MoveResult.REFUSED:
-            # A guard has refused the move, often for a reason that soon disappears. No other process will probe this
+            # A guard has refused the move, often for a reason that soon disappears. No other process would probe this
             # session again.
             self._engine.tracked_sessions.of(message.order.session, now).wake_at(now + AGAIN)
 
     def _remember_origin(self, snapshot: SessionSnapshot) -> None:
-        """Set the origin of a session that began on a fallback, so that it uses the requested model's chain."""
+        """Set the origin of a session that began on a fallback, so that the requested model's chain is used for the
+        session.
+        """
         now = self._clock.now()
         if self._asked in (None, snapshot.model) or snapshot.parent is not None:
             return
@@ -306,7 +308,9 @@ class Supervisor:
         end, name = first.until or now, f"{first.model}"
         if self._attempt >= self._policy.max_resumes:
             times = "once" if self._attempt == 1 else f"{self._attempt} times in a row"
-            self._say(f"run again {times} after a wait (maxResumes), and every model is cooling down again")
+            self._say(
+                f"the prompt was run again {times} after a wait (maxResumes), but every model is cooling down again"
+            )
             return self._give_up()
         if end > now and "--wait" not in self._arguments.own and end - now > self._policy.retry.max_delay:
             self._say(f"every model is cooling down; {name} will be available first: it is limited {until_words(end)}")

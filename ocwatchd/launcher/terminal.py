@@ -26,8 +26,8 @@ PASSED_ON = (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
 )  # fmt: skip
 _STOPS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
-"""Stop signals that come from a terminal. A SIGSTOP comes from another process, so the launcher does not pass it on to
-the shell.
+"""Stop signals that a terminal sends. SIGSTOP is sent by another process, so the launcher does not pass it on to the
+shell.
 """
 
 _PRIVATE_MODES = (1000, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004, 2026, 2027, 2031, 2048)
@@ -94,7 +94,7 @@ class Terminal:
         modes = Modes()
         with Guardian() as guardian:
             for number in PASSED_ON:
-                if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup, the signal must stay ignored
+                if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup, the signal stays ignored
                     signal.signal(number, self._pass_on)
             while True:
                 code = self._once(guardian, words, environ)
@@ -105,7 +105,7 @@ class Terminal:
                 words, environ = self._relaunch(request)
 
     def _once(self, guardian: Guardian, words: Sequence[str], environ: Mapping[str, str]) -> int:
-        reset = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these signals, and a child process would inherit this
+        reset = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these signals, and a child would inherit that
         self._pid = os.posix_spawn(self._program, ["opencode", *words], environ, setsigdef=reset)
         guardian.watch(self._pid)
         if self._got:  # the signal arrived before the child existed
@@ -127,7 +127,7 @@ class Terminal:
             if not os.WIFSTOPPED(status):
                 return os.waitstatus_to_exitcode(status)
             # Our shell must see that the job has stopped. A Ctrl-Z has usually also stopped this process before
-            # `waitpid` returned. If it has been continued since then, it must not stop again.
+            # `waitpid` returned. If this process has been continued since then, it must not stop again.
             if os.WSTOPSIG(status) in _STOPS and not self._continued:
                 os.kill(os.getpid(), os.WSTOPSIG(status))
 
@@ -141,5 +141,7 @@ class Terminal:
                 os.kill(self._pid, number)
 
     def _told_to_leave(self) -> bool:
-        """Return whether a signal such as Ctrl-C arrived while no child was running. The launcher then exits."""
+        """Return whether a signal, such as that of Ctrl-C, arrived while no child was running. In that case, the
+        launcher exits.
+        """
         return self._got != 0

@@ -1,8 +1,8 @@
 """Before a launch, replace models that are cooling down, using only OpenCode's arguments and environment.
 
-OPENCODE_CONFIG_CONTENT takes precedence over all configuration files and is merged with the user's own value of it (1.0
-to 1.18). No file is changed. If a configuration cannot be read, the launch is not changed, and OpenCode reports the
-fault.
+OPENCODE_CONFIG_CONTENT takes precedence over all configuration files and is merged with the user's own value of this
+variable (1.0 to 1.18). No file is changed. If a configuration cannot be read, the launch is not changed, and OpenCode
+reports the fault.
 
 The module reads the same configuration, agents and continued session as OpenCode would. It imports the costly modules
 for Markdown agents and for the message store only if there is something to read.
@@ -246,8 +246,8 @@ class Transform:
 
 
 def merge_content(inline: str, content: Mapping[str, object]) -> str | None:
-    """Return the user's inline configuration merged with `content`. Return None if the user's configuration is invalid,
-    which OpenCode reports.
+    """Return the user's inline configuration merged with `content`. Return None if the user's configuration is invalid;
+    OpenCode reports that error.
     """
     try:
         own = parse(inline, CONTENT) if inline.strip() else {}
@@ -275,8 +275,8 @@ def _merge(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, 
 def agents_of(
     config: Mapping[str, object], files: Mapping[str, tuple[str | None, bool]], environ: Mapping[str, str]
 ) -> Agents:
-    """Return the agents of the configuration and of `files`, which maps each Markdown agent to its model and whether it
-    is primary.
+    """Return the agents of the configuration and of `files`, which maps each Markdown agent to its model and to whether
+    it is a primary agent.
     """
     models: dict[str, str | None] = {}
     below: set[str] = set()
@@ -385,14 +385,14 @@ def _asked(program: str) -> int | None:
     from ocwatchd.errors import OpenCodeUnreachable
     from ocwatchd.opencode.process.program import NoAnswer, about_program, about_program_here
 
-    for ask in (about_program, about_program_here):  # shims, such as those of asdf, look for their program below HOME
+    for ask in (about_program, about_program_here):  # shims, such as those of asdf, search for their program below HOME
         try:
             return ask(Path(program), os.environ).generation
         except NoAnswer:
             return None
         except OpenCodeUnreachable:
             continue
-    return 1  # the configuration is invalid, which OpenCode reports
+    return 1  # the configuration is invalid, and OpenCode itself reports the error
 
 
 def _identity(program: str) -> str | None:

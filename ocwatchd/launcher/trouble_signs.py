@@ -33,7 +33,7 @@ class TroubleSigns:
         self._child = 0
         """The child's pid, or 0 before the child is started."""
         self.began = time.time()
-        self._began = self.began - 1.0  # one second earlier, because some file systems have coarse timestamps
+        self._began = self.began - 1.0  # one second is subtracted, because some file systems have coarse timestamps
         self.server: AttachedServer | None = None
         """None, because the child has its own server."""
         self.service = None
@@ -83,8 +83,8 @@ class TroubleSigns:
     def failed(self) -> bool:
         """Return whether the message store contains a turn that has failed since the child was started.
 
-        Call this after the child has ended. From 1.2 on, the last error is often missing in the log, and 1.3
-        nevertheless exits with code 0. Older versions have no database, but their logs are complete.
+        Call this after the child has ended. From 1.2 on, the last error is often missing from the log, and 1.3 even
+        exits with code 0. Older versions have no database, but their logs are complete.
         """
         from ocwatchd.opencode.sessions.database import rows  # lazy import: needed only at the end of a run
 
@@ -116,7 +116,7 @@ def _files(directory: str, ending: str) -> list[tuple[str, int, float]]:
 
 
 def below(pid: str, ancestor: int, most: int = 3) -> bool:
-    """Return whether a process is `ancestor` or one of its descendants, up to `most` generations below it. Return True
+    """Return whether a process is `ancestor` or a descendant that is at most `most` generations below it. Return True
     if this is unknown.
     """
     for _ in range(most):

@@ -1,8 +1,8 @@
 """Follow all log files in several directories, including files that are created or replaced later.
 
 A directory may be missing at first, or be removed and re-created. Old files need neither open descriptors nor reads,
-even if there are thousands of them. Each poll checks the newest closed files and a few of the other files in turn, with
-one stat call for each.
+even if there are thousands of them. With one stat call per file, each poll checks the newest closed files and, in turn,
+a few of the other files.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class _Sleeper:
     def changed(self) -> bool:
         """Return whether the size or the modification time has changed since the file was closed or found."""
         try:
-            seen = os.stat(self.path)  # creating a Path would take longer than the call itself
+            seen = os.stat(self.path)  # creating a Path would take longer than the stat call itself
         except OSError:
             return False
         return _STAT.unpack(self._seen)[:2] != (seen.st_size, seen.st_mtime_ns)
@@ -88,7 +88,7 @@ class _Listing:
         self.listed = float("-inf")
 
     def due(self, now: float) -> bool:
-        """Return whether the directory must be listed now. If it must, record the listing, which the caller must then
+        """Return whether the directory must be listed now. If so, record the listing, which the caller must then
         perform.
         """
         try:
@@ -146,8 +146,8 @@ class LogDirectories:
     # ---- polling
 
     def poll(self, now: float, hints: Iterable[str | Path] = ()) -> list[Sighting]:
-        """Return the events since the last poll. `hints` contains changed files. Without a hint, a change of a closed
-        file may not be found until a later poll.
+        """Return the events since the last poll. `hints` contains changed files. A change to a closed file without a
+        hint may not be found until a later poll.
         """
         for listing in self._listings:
             try:
@@ -170,7 +170,7 @@ class LogDirectories:
         try:
             self._put_to_sleep(now)
         except Exception as fault:
-            self._survive("putting logs to sleep", fault)
+            self._survive("closing idle logs", fault)
         return sightings
 
     def _survive(self, where: str, fault: Exception) -> None:
@@ -348,7 +348,7 @@ class LogDirectories:
 
     def _woken(self, sleeper: _Sleeper) -> LogTail:
         """Return the tail of a file that was old when the daemon started and that is now being written to again.
-        Reading begins at the saved cursor or, without a cursor, at the file's previous end.
+        Reading begins at the saved cursor or, if there is no cursor, at the file's previous end.
         """
         tail = self._tail(sleeper.path, sleeper.cursor, past=False)
         if sleeper.cursor is None:
@@ -380,7 +380,7 @@ class LogDirectories:
             self._counted = False
 
     def _remember(self, path: str, cursor: Cursor | None) -> None:
-        """Store the cursor of a missing log, so that its events are not reported again if the log reappears."""
+        """Store the cursor of a missing log, so that the log's events are not reported again if the log reappears."""
         if cursor is not None:
             self._cursors[path] = cursor
             while len(self._cursors) > MAX_GONE:

@@ -19,8 +19,8 @@ from ocwatchd.core.parsing.recent import Barrier, Recent
 from ocwatchd.core.parsing.record import first_time, last_time
 
 CHUNK = 128 << 10
-"""Number of bytes per read. 64 to 128 KiB were fastest: smaller reads need more calls, and larger reads exceed the CPU
-caches.
+"""Number of bytes per read. Reads of 64 to 128 KiB were fastest: smaller reads need more calls, and larger reads exceed
+the CPU caches.
 """
 
 MAX_EVENTS = 256
@@ -48,8 +48,8 @@ SEARCHED = 1 << 20
 """Number of bytes per read when a shortened file is searched backward from its end."""
 
 MAX_SEARCHED = 256 << 20
-"""Maximum number of bytes that are searched. This takes about 0.1 s for known bytes, and 2 s if only their digest is
-known. OpenCode 2 keeps 25 MiB of its log.
+"""Maximum number of bytes that are searched. The search takes about 0.1 s for known bytes, and 2 s if only their digest
+is known. OpenCode 2 keeps 25 MiB of its log.
 """
 
 MAX_COPIES = 8
@@ -191,7 +191,7 @@ class OpenLog:
         return first + cut + 1 if cut >= 0 or first == 0 else start
 
     def skip_to(self, offset: int) -> None:
-        """Begin reading at the line that was unfinished when the file contained `offset` bytes."""
+        """Begin reading at the line that was incomplete when the file contained `offset` bytes."""
         if 0 < offset <= self.size:
             self._begin(self._last_line_start(offset), whole=False)
             self._remember()
@@ -225,7 +225,8 @@ class OpenLog:
         self._only_news = True
 
     def resume(self, cursor: Cursor, most: int, *, moved: bool = False) -> bool:
-        """Resume at a saved cursor if this file contains the bytes that precede the cursor. Return whether it does.
+        """Resume at a saved cursor if this file contains the bytes that precede the cursor. Return whether the file
+        contains them.
 
         The file may be a copy of the cursor's own file. `moved`: whether the preceding bytes may be at another offset
         in this file. If more than `most` bytes are unread, only the last `most` bytes are read.
@@ -276,7 +277,7 @@ class OpenLog:
     def cursor(self) -> Cursor:
         """Return the cursor for resuming after a restart. It points to the start of the first unfinished line.
 
-        The cursor describes the bytes that were read, even if the file has been truncated and refilled since then.
+        The cursor describes the bytes that were read, even if the file was truncated and refilled afterward.
         """
         offset = self.reading.position
         kept = len(self._before) - (self._at - offset)
@@ -424,7 +425,9 @@ class OpenLog:
         return bool(left)
 
     def _found_again(self) -> bool:
-        """Search a changed file for the last bytes read, and resume after them. Return whether they were found."""
+        """Search a changed file for the last bytes that were read, and resume after them. Return whether they were
+        found.
+        """
         place = self._last_read()
         if place is None or place - self._at + self.reading.position < 0:
             return False

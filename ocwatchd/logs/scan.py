@@ -14,7 +14,7 @@ from ocwatchd.core.parsing.detect import Seen
 from ocwatchd.core.parsing.reader import Reading
 
 CHUNK = 512 << 10
-"""Number of bytes per read. Reading 1 MiB at a time is not faster, and needs up to 8 MiB more memory for an old log.
+"""Number of bytes per read. Reading 1 MiB at a time is not faster, but needs up to 8 MiB more memory for an old log.
 Reading 128 KiB at a time takes 10 % longer.
 """
 

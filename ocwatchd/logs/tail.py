@@ -1,6 +1,6 @@
 """Follow one log even if it is renamed, truncated, replaced or missing. No other module follows live logs.
 
-A wake-up only triggers a poll; `poll` itself finds out what has changed. At the end of the file, `poll` checks whether
+A wake-up only triggers a poll; `poll` itself determines what has changed. At the end of the file, `poll` checks whether
 the path still leads to this file. If not, `poll` reads the old file to its end before it opens the new one. From then
 on, it reads both, because OpenCode continues to write to a renamed file. If a shortened, copied or rewritten file
 contains lines that were read before, their events are not reported again. The tail never blocks, and opens only regular
@@ -143,7 +143,7 @@ class LogTail:
         try:
             here = identity(self.path)
             if here is None:
-                # a file that appears after this call is new, so it is read from its beginning
+                # a file that appears after this call is new and is therefore read from its beginning
                 self._window, self._catching_up = None, False
                 return None
             log = self._current = self._taken_back(here) or self._begun(now)
@@ -198,8 +198,8 @@ class LogTail:
         if log.resume(cursor, RESUME_CAP, moved=True):
             return
         same = (cursor.device, cursor.inode) == log.identity
-        # If the cursor's file was deleted, the new file may have the same inode. Copies are therefore searched in
-        # either case.
+        # If the cursor's file was deleted, the new file may have the same inode. Copies are therefore checked in either
+        # case.
         names = [] if same else files_of_inode(self.path.parent, cursor.inode)
         rotated = self._follow_other(cursor, [*names, *copies_of(self.path)])
         if self._recent.known:
@@ -251,8 +251,8 @@ class LogTail:
 
         Such files exist if the log was rotated twice between two polls. A rotated file was missed if its first record
         is later than all records read from `before`, unless the file is one of the `known` files. Missed files are
-        returned only if `rotated`, the file that `before` has become, is among the rotated files. Otherwise, nothing
-        proves that they were this log.
+        returned only if `rotated`, the file that `before` has become, is among the rotated files. Otherwise, there is
+        no proof that they were this log.
         """
         since = before.read_until
         if since == NEVER:
@@ -412,8 +412,9 @@ class LogTail:
     # ---- closing descriptors
 
     def park(self) -> bool:
-        """Close the current file but keep its state, so that the next poll resumes there. Return whether the file was
-        closed. The file stays open if it has unread data, or while a replaced file is still being followed.
+        """Close the current file but keep its state, so that a later poll resumes at the same position. Return whether
+        the file was closed. The file stays open if it has unread data, or while a replaced file is still being
+        followed.
         """
         if self._current is None or self._replaced or self.behind:
             return False

@@ -2,7 +2,7 @@
 
 Each directory has one watch. While the directory is missing, its nearest existing parent is watched instead. Events are
 only hints, because watchdog stops silently when its directory is removed, delays events after a rename, and on macOS
-reports nothing while the writer keeps the file open. The daemon therefore polls at regular intervals too.
+reports nothing while the writer keeps the file open. The daemon therefore also polls at regular intervals.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ MAX_HINTS = 4096
 """Maximum number of changed files that are recorded between two polls."""
 
 _LIMITS = {
-    errno.ENOSPC: "the limit of inotify watches is reached (fs.inotify.max_user_watches)",
-    errno.EMFILE: "the limit of inotify instances or open files is reached (fs.inotify.max_user_instances)",
+    errno.ENOSPC: "the maximum number of inotify watches was reached (fs.inotify.max_user_watches)",
+    errno.EMFILE: "the maximum number of inotify instances or open files was reached (fs.inotify.max_user_instances)",
 }
 
 Identity = tuple[int, int]
@@ -91,10 +91,13 @@ class Waker:
         return watch
 
     def check(self, now: float) -> None:
-        """Restore lost watches after a directory was removed or the observer died. Call this about once a second."""
+        """Restore lost watches after a directory was removed or the observer has stopped. Call this about once a
+        second.
+        """
         if self._observer is not None and not self._observer.is_alive():
             self._lost(
-                Path("/"), "the file-system watcher died: starting another one and polling every second meanwhile"
+                Path("/"),
+                "the file-system watcher has stopped: ocwatchd restarts it, and polls every second in the meantime",
             )
             for place in self._places:
                 place.watch, place.watched, place.identity = None, None, None
@@ -119,7 +122,7 @@ class Waker:
             self._lost(place.wanted, f"cannot watch {target}: {reason}; polling every second")
             return
         self._recovered(place.wanted)
-        self._changed(None)  # a poll finds the changes that happened before the watch was set
+        self._changed(None)  # the poll that this triggers finds changes from before the watch was set
 
     def _unwatch(self, place: _Place) -> None:
         watch, place.watch = place.watch, None
@@ -142,7 +145,7 @@ class Waker:
         return set(map(Path, hints))
 
     def health(self) -> list[str]:
-        """Return a message for the user about each watch that currently does not work."""
+        """Return a message for the user about each watch that is currently not working."""
         return list(self._trouble.values())
 
     def _lost(self, what: Path, why: str) -> None:

@@ -23,13 +23,13 @@ T = TypeVar("T")
 
 
 class Mover(Protocol):
-    """A way to move a session. `name` is its name in the journal."""
+    """A way to move a session. `name` is the mover's name in the journal."""
 
     name: str
 
     def move(self, order: Order) -> MoveOutcome:
-        """Check a new snapshot, move the session and return the outcome. May block for several seconds. It is safe to
-        call this twice.
+        """Check a new snapshot, move the session and return the outcome. This may block for several seconds. It is safe
+        to call it twice.
         """
         ...
 

@@ -33,7 +33,7 @@ from ocwatchd.opencode.sessions.snapshots import (
 )
 
 CLEANUP_LIMIT = 8.0
-"""Timeout, in seconds, for the old run's message to be marked as completed after an abort, which usually takes 10 to 50
+"""Timeout, in seconds, for the old run's message to be marked as completed after an abort. This usually takes 10 to 50
 ms.
 """
 
@@ -44,7 +44,7 @@ stream.
 EVENT_POLL = 0.002
 """Interval, in seconds, between checks for received events. These checks send no request."""
 EVENTS_LATE = 0.3
-"""Time, in seconds, to wait for events after an abort before messages are requested, if an event stream is open."""
+"""Time, in seconds, to wait for events after an abort before requesting messages, if an event stream is open."""
 SETTLE = 0.2
 """Delay, in seconds, between the completion of the old run's last message and the new run, if no event can confirm that
 the old run has ended. Without this delay, the old run's cleanup canceled the new run in 2 of 6 moves on 1.1.65 and in 1
@@ -72,8 +72,8 @@ time (1.18.33).
 """
 
 POSTS = 3
-"""Maximum number of times that the prompt is posted. It is posted again if the new run has not started, because the
-previous post may have been lost.
+"""Maximum number of times that the prompt is posted. If the new run has not started, the prompt is posted again,
+because the previous post may have been lost.
 """
 
 APPEAR_LIMIT = 4.0
@@ -344,7 +344,7 @@ class _Attempt:
         """
         old = {message.id for message in before}
         began = self._time.elapsed()
-        stopped: float | None = None  # time, in seconds, that the move had waited when the new run was stopped
+        stopped: float | None = None  # how long, in seconds, the move had waited when the new run was stopped
         while self._events.live and not self._trace.running and self._time.elapsed() - began < START_QUIET:
             self._time.sleep(EVENT_POLL)  # a request now would only delay the run
         if self._trace.running:
@@ -406,7 +406,7 @@ class _Attempt:
 
     def _speak_limit(self) -> float:
         """Return the timeout, in seconds, for the target's answer. If the session is moved because it was silent, the
-        timeout is at most half of that silence.
+        timeout is at most half of the time for which it was silent.
         """
         silence = self._order.snapshot.silence
         judged = self._order.stalled and not self._cut and silence is not None
@@ -420,7 +420,7 @@ class _Attempt:
 
 
 def _silent(snapshot: SessionSnapshot, seen: Message) -> bool:
-    """Return whether this answer is still empty after its stream has begun, so that a limit may still follow."""
+    """Return whether this answer is still empty although its stream has begun. A limit may then still follow."""
     return (
         snapshot.state is SessionState.BUSY
         and snapshot.answer == seen.id

@@ -171,7 +171,7 @@ class Restart:
         if isinstance(endpoint, MoveOutcome):
             return endpoint
         self._endpoint = endpoint
-        # The restart itself has aborted the turn, and any subagent has ended together with the old process.
+        # The restart itself has aborted the turn, and any subagent ended together with the old process.
         there = replace(order, snapshot=replace(order.snapshot, endpoint=endpoint), child=None, own_abort=True)
         mover = RerunOverApi(lambda endpoint: Api(endpoint, STARTING_LIMIT))
         return replace(mover.move(there), seconds=time.monotonic() - self._began)
@@ -182,12 +182,12 @@ class Restart:
         """
         if self._stranded.terminal is not None or self._endpoint is None:
             return None
-        self._say("waiting for the end of the answer")
+        self._say("waiting for the answer to finish")
         api, session = Api(self._endpoint), self._session
         while True:
             snapshot = take_snapshot(api, session, self._clock)
             if snapshot.asking:
-                return "the answer needs a permission: start OpenCode and send the prompt again"
+                return "the answer requires a permission: start OpenCode and send the prompt again"
             if snapshot.state is SessionState.RETRY:
                 return snapshot.message
             if snapshot.state in (SessionState.IDLE, SessionState.ERROR):
@@ -289,7 +289,7 @@ class Restart:
 
     def _launch(self, terminal: Terminal) -> str | None:
         """Start the TUI. Return the error, or None on success."""
-        self._say(f"starting it again in {terminal}")
+        self._say(f"starting OpenCode again in {terminal}")
         try:
             make_private_dir(self._paths.state_dir)
             terminal.launch(self.again, self._paths.state_dir)
@@ -348,7 +348,7 @@ class Supervised:
     asking: Asking | None = None
 
     def __str__(self) -> str:
-        return f"the terminal of oc-smart, process {self.launcher}"
+        return f"the terminal of oc-smart (process {self.launcher})"
 
     @contextmanager
     def kept_open(self, again: Again) -> Iterator[None]:

@@ -34,13 +34,13 @@ from ocwatchd.opencode.client.v2.routes import Routes
 from ocwatchd.opencode.client.v2.snapshot import Turn, turn_of
 
 NEAR = 2.6
-"""Maximum remaining wait, in seconds, that is not interrupted. OpenCode's first retry follows after 2 s."""
+"""Maximum remaining wait, in seconds, that is not interrupted. OpenCode waits 2 s before its first retry."""
 FREE_SLACK = 5.0
 """Tolerance, in seconds, for a wait that must not be interrupted. If the session's own model is available again at most
 this long after OpenCode's next attempt, the session keeps its model.
 """
 SPEAK_LIMIT = 10.0
-"""Timeout, in seconds, for the target to answer or refuse, from the beginning of its step."""
+"""Timeout, in seconds, for the target to answer or to refuse the request. It starts when the target's step begins."""
 APPEAR_LIMIT = 30.0
 """Timeout, in seconds, for the target's step to begin. A step begins with the first byte of the answer, so the timeout
 includes the model's thinking time.
@@ -48,10 +48,12 @@ includes the model's thinking time.
 VERIFY_POLL, SLOWER = 0.03, 0.1
 """Minimum interval between checks of a move: in seconds, and as a fraction of the time waited so far."""
 PAUSES = (0.3, 1.0)
-"""Delay, in seconds, before each repetition of a failed call. Giving up halfway would leave the turn stopped."""
+"""Delay, in seconds, before each repetition of a failed call. Giving up in the middle of a move would leave the turn
+stopped.
+"""
 CONTINUE = "Continue."
 """Text of the synthetic message that continues a turn."""
-CONTINUE_SHOWN = "ocwatchd: the model was limited, {} continues"
+CONTINUE_SHOWN = "ocwatchd: the model was limited; {} continues"
 
 T = TypeVar("T")
 
@@ -289,7 +291,7 @@ class _Attempt:
         return turn_of(self._api, self._session, self._time.clock, thorough=True)
 
     def _probe_turn(self, before: Turn) -> Turn:
-        """Return the turn without its open questions. This takes half as many requests as `_probe`."""
+        """Return the turn without its open questions. This needs half as many requests as `_probe`."""
         return turn_of(self._api, self._session, self._time.clock, known=replace(before.info, model=self._target))
 
     def _end(self, result: MoveResult, why: str, snapshot: SessionSnapshot) -> None:

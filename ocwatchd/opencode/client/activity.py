@@ -1,12 +1,12 @@
 """Track how long each busy session of OpenCode 1 has been silent, from the events of its running answer.
 
 Every event about a part of a message (text, reasoning, a tool's state) or about an answer ends the silence. Streamed
-text causes hundreds of events per second. These events are not parsed. Only the session id is searched for in their
+text causes hundreds of events per second. These events are not parsed; only the session id is searched for in their
 bytes, which takes 1 µs. Times are monotonic, so neither a suspended machine nor a changed clock makes a session appear
 silent.
 
 Events do not show a provider's keep-alives, but the companion plugin records them. Keep-alives also end the silence,
-but only for a limited time, because a gateway may continue to send them after its model has failed.
+but only for a limited time, because a gateway may continue to send keep-alives after its model has failed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_STREAMS = 512
 """Maximum number of tracked sessions. The session that has been silent the longest is dropped first."""
 _PART, _TOOL = b'"type":"message.part.', b'"type":"tool"'
 _RARE = (b'"type":"message.updated"', b'"type":"session.status"', b'"type":"session.idle"')
-# Quotes in a model's text are escaped, so a session id in such a text does not match.
+# Quotes in a model's text are escaped, so a session id in the text does not match.
 _SESSION = re.compile(rb'"sessionID":"([^"\\]{1,100})"')
 
 
@@ -46,9 +46,9 @@ class _Stream:
     tool is running.
     """
     checked: float = float("-inf")
-    """Start, in monotonic seconds, of the wait after which `silent` checks the session again. The wait lasts as long as
-    the model may be silent. It starts at the session's last keep-alive, or, once `silent` has returned the session,
-    half of that time before the return.
+    """Start, in monotonic seconds, of the wait after which `silent` checks the session again. The wait lasts for the
+    model's maximum silence. It starts at the session's last keep-alive or, after `silent` has returned the session,
+    half of the maximum silence before that return.
     """
 
 
@@ -119,7 +119,7 @@ class StreamActivity:
                 if limit is None or now - max(stream.last, stream.checked) < limit:
                     continue
                 silence = self._silence(session, stream)
-                if silence < limit:  # check again once the keep-alives can have stopped or lasted too long
+                if silence < limit:  # check again when the keep-alives may have stopped, or have continued for too long
                     stream.checked = min(now - silence, stream.last + MAX_PATIENCE - limit)
                     continue
                 stream.checked = now - limit / 2

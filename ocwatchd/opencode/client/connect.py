@@ -68,7 +68,7 @@ class ClientV2:
         return self._api.agents(directory)
 
     def toast(self, text: str, variant: str, title: str | None, directory: str | None) -> None:
-        """Do nothing. OpenCode 2 has no route for notices, but the session itself shows that the model was switched."""
+        """Do nothing. OpenCode 2 has no route for notices, and the session itself shows that the model was switched."""
 
     def stop(self, session: str, directory: str | None) -> None:
         """Interrupt the session's turn."""

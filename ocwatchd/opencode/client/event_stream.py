@@ -22,7 +22,7 @@ from ocwatchd.opencode.client.v2.events import News
 from ocwatchd.opencode.sessions.messages import Json, mapping, message_of, text
 
 MAX_STREAMS = 64
-"""Maximum number of endpoints that are followed. Limits at further endpoints are found only in the logs."""
+"""Maximum number of endpoints that are followed. Limits at any further endpoints are found only in the logs."""
 ROUTE = "/global/event"
 WANTED = (b'"session.status"', b'"session.error"', b'"finish":"unknown"', b'"finish":"other"')
 """Strings that occur in the events to parse; other events are skipped. The last two are the finish reasons of an answer
@@ -51,8 +51,9 @@ class EventListener:
     ) -> None:
         """Initially, there are no listeners.
 
-        `report` is called with each finding, on the listener threads. `located` is called just before that, with the
-        session and the endpoint of the finding. `progress` records up to where the events of OpenCode 2 were read.
+        `report` is called with each finding, on the listener threads. `located` is called just before `report`, with
+        the session and the endpoint of the finding. `progress` records the position up to which OpenCode 2's events
+        were read.
 
         `modern` returns whether the log shows OpenCode 1.17 or newer. If so, the event stream's route is known to
         exist, and the long list of routes is not requested. `connect` returns an `Api` that keeps this list for later
@@ -118,7 +119,7 @@ class _Watch:
     def __call__(self, sent: bytes) -> None:
         if not self._asked:
             self._asked = True
-            with suppress(EndpointError):  # without a response, only sessions that become busy later are tracked
+            with suppress(EndpointError):  # if this fails, only sessions that become busy later are tracked
                 statuses = self._api.status(self._api.endpoint.directory)
                 busy = [session for session, status in statuses.items() if status.type == "busy"]
                 self._activity.connected(self._api.endpoint, busy)

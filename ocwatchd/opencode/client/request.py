@@ -1,4 +1,4 @@
-"""Requests to an endpoint, their errors, and the use of socket files with long paths."""
+"""Requests to an endpoint, their errors, and functions for socket files with long paths."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Request:
 
 
 class StreamHandle:
-    """Lets another thread end a stream."""
+    """A handle with which another thread can end a stream."""
 
     def __init__(self) -> None:
         """Initially, the handle has no connection."""

@@ -63,7 +63,7 @@ class AbortTrace:
         self.over = False
         """Whether the aborted run has ended, so that it can no longer stop another run."""
         self.ended = False
-        """Whether a run has ended that ocwatchd did not abort: the old run before the abort, or a later run."""
+        """Whether a run that ocwatchd did not abort has ended: the old run before the abort, or a later run."""
         self.overruled = False
         """Whether the new run continues although the user has stopped it. OpenCode ignores a stop that arrives just as
         a run begins.
@@ -99,7 +99,7 @@ class AbortTrace:
 
     @property
     def end_to_come(self) -> bool:
-        """Whether the event that proves the end of the old run is still expected. OpenCode 1.0.185 does not send this
+        """Whether the event that proves the end of the old run is still to come. OpenCode 1.0.185 does not send this
         event: its only `idle` comes before the answer is closed.
         """
         return self.closed and not self.over and self._idles != 1
@@ -121,7 +121,7 @@ OPEN_TIMEOUT = 1.0
 move continues without the stream.
 """
 IDLE = 30.0
-"""An event stream that sends nothing for this many seconds is abandoned. A move takes at most 10 s."""
+"""Time, in seconds, after which an event stream that sends nothing is abandoned. A move takes at most 10 s."""
 WANTED = (b'"session.status"', b'"message.updated"', b'"server.connected"')
 """Strings that occur in the events to parse; other events are skipped."""
 _SIGNALS = {"idle": Signal.IDLE, "busy": Signal.BUSY, "retry": Signal.BUSY}
