@@ -160,7 +160,7 @@ def test_a_dead_watcher_is_replaced_and_said(tmp_path: Path, bell: Bell) -> None
         waker.observer.stop()
         waker.observer.join(5)
         waker.check(1.0)
-        assert any("died" in line for line in bell.said)
+        assert any("has stopped" in line for line in bell.said)
         assert waker.health() == []
         assert bell.rings(grow(tmp_path / "opencode.log"))
     finally:
