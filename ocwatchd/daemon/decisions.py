@@ -1,8 +1,8 @@
 """Answer the companion plugin's questions about refused attempts (OpenCode 2's `retry` hook) over a local socket.
 
 Each connection carries one request and one response; after the response `hold`, a second response follows. The plugin
-then reports its action or disconnects. After a move, it also reports whether the fallback has begun to answer. If no
-response arrives within 300 ms, the plugin continues as it would without ocwatchd.
+then reports its action or disconnects. After a move, the plugin also reports whether the fallback has begun to answer.
+If no response arrives within 300 ms, the plugin continues as it would without ocwatchd.
 """
 
 from __future__ import annotations

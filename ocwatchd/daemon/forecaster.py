@@ -274,6 +274,6 @@ class Forecaster:
     def _publish(self, found: Iterable[Standing], now: float) -> None:
         ahead = sorted((nearest(one, now) for one in found), key=lambda one: one.rank)
         rows = [forecasts.as_json(one) for one in ahead]
-        with suppress(OSError):  # the file is only for display; writes to our other files report a full disk
+        with suppress(OSError):  # the file is used only for display, and writes to our other files report a full disk
             windows = map(forecasts.window_as_json, read_plan_windows(self._paths.allowances, now))
             forecasts.write(self._paths.forecasts, rows, now, [*windows])

@@ -312,7 +312,7 @@ class Loop:
         self._waker.start()
         log.info(f"ocwatchd {__version__} follows {', '.join(map(str, self._directories))}")
         self._opencode.listen()
-        with self._faults.survived("opening the socket for decisions"):
+        with self._faults.survived("opening the socket for plugin requests"):
             self._open_decisions()
         with self._faults.survived("removing old reports"):
             self._facts.tidy(self._clock.now())

@@ -143,7 +143,7 @@ class OpenCodeWork:
         else:
             found = self._prober.session(effect.session)
             answer = self._probed(effect, found.snapshots, found.endpoints, found.failing)
-        self._post(answer)  # post this before updating the endpoints, because a move waits for it
+        self._post(answer)  # post this before updating the endpoints, because a move waits for this message
         self._note_endpoints(self._finder.last())
 
     def _report(self, effect: Probe, snapshots: Sequence[SessionSnapshot]) -> None:

@@ -61,7 +61,7 @@ class ServiceNotifier:
     def _send(self, message: str) -> bool:
         if self._socket is None:
             return False
-        with suppress(OSError):  # the queue may be full or the manager gone; the daemon works without it
+        with suppress(OSError):  # the queue may be full, or the manager may have ended; the daemon works without it
             self._socket.sendto(message.encode(errors="replace"), self._address)
             return True
         return False

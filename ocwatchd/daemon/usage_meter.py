@@ -43,7 +43,7 @@ session requests them in any case.
 """
 OPEN = 600.0
 """Maximum age, in seconds, of an unfinished answer that is treated as a running session. Older unfinished answers were
-left behind by a dead process.
+left behind by a process that has ended.
 """
 
 

@@ -1,4 +1,4 @@
-"""The values of `ocwatch doctor`: the facts about an installation, and the findings of the checks."""
+"""The data types of `ocwatch doctor`: the facts about an installation, and the findings of the checks."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class StepFailed(OcwatchError):
 
 
 class Scene:
-    """The home of one drill, the session in it, the simulated user, and the remaining time."""
+    """One drill's home, the session in that home, the simulated user, and the remaining time."""
 
     def __init__(self, home: DrillHome, budget: float) -> None:
         """Start the clock. After `budget` seconds, all further waits end immediately."""

@@ -1,7 +1,7 @@
 """Parse the parts of OpenCode's command line that the launcher needs, and remove our own flags.
 
-Everything else is passed on unchanged. OpenCode 1.0 to 1.18 accepts options before and after the subcommand. It treats
-arguments after `--` as text.
+Everything else is passed on to OpenCode unchanged. OpenCode 1.0 to 1.18 accepts options before and after the
+subcommand. It treats arguments after `--` as text.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 OWN = ("--no-fallback", "--wait", "--print-env")
-"""Our own flags, which are never passed on."""
+"""Our own flags, which are never passed on to OpenCode."""
 
 _VALUED = frozenset(
     (

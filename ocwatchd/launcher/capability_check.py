@@ -1,5 +1,5 @@
-"""Find the models that could not continue a session, before OpenCode starts. The facts come from the message store and
-the blacklist.
+"""Before OpenCode starts, find the models that could not continue a session. The information comes from the message
+store and the blacklist.
 
 The message store shows how full the context is; the prompt and the attachments of this launch are added to it.
 """

@@ -178,6 +178,6 @@ def _story(note: Note) -> str | None:
         case "left":
             return f"not moved: {about['why']}"
         case "failed":
-            return f"could not be moved to {about['target']}: {about['why']}"
+            return f"the session could not be moved to {about['target']}: {about['why']}"
         case _:
             return None

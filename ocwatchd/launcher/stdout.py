@@ -1,8 +1,8 @@
 """Hold back the standard output of a `run`, so that nothing is printed if the run exits with code 75.
 
 Output to a pipe is held and written when the run has finished. A command substitution, `$(…)`, receives the same output
-as without ocwatchd. If the run must print nothing, a file is truncated to its old length. Output to a terminal and
-`--format json` is passed through immediately and cannot be withdrawn.
+as without ocwatchd. If the run must print nothing, a file that receives the output is truncated to its old length.
+Output to a terminal and `--format json` is passed through immediately and cannot be withdrawn.
 """
 
 from __future__ import annotations

@@ -264,7 +264,9 @@ class Supervisor:
 
     def _step(self) -> int | None:
         if self._stranded and (self._mover.endpoint is None or self._stranded >= MAX_STRANDED):
-            self._say("the prompt could not be run again. It is kept in its session; to continue it: opencode -c")
+            self._say(
+                "the prompt could not be run again. It is kept in its session; to continue the session: opencode -c"
+            )
             return ExitCode.FAILED
         stuck = next((tracked for tracked in self._engine.tracked_sessions.all() if tracked.doing is Doing.STUCK), None)
         if stuck is not None:

@@ -122,7 +122,7 @@ class LogDirectories:
         that `window` allows is read.
 
         After an unexpected fault, `on_fault` is called with a description of the failed step and the exception. A file
-        that could not be read is then followed from its end.
+        that could not be read is afterward followed from its end.
         """
         self._on_fault = on_fault
         self._listings = [_Listing(path) for path in directories]

@@ -225,8 +225,7 @@ class OpenLog:
         self._only_news = True
 
     def resume(self, cursor: Cursor, most: int, *, moved: bool = False) -> bool:
-        """Resume at a saved cursor if this file contains the bytes that precede the cursor. Return whether the file
-        contains them.
+        """Resume at a saved cursor if this file contains the bytes that precede the cursor. Return whether it does.
 
         The file may be a copy of the cursor's own file. `moved`: whether the preceding bytes may be at another offset
         in this file. If more than `most` bytes are unread, only the last `most` bytes are read.
@@ -425,9 +424,7 @@ class OpenLog:
         return bool(left)
 
     def _found_again(self) -> bool:
-        """Search a changed file for the last bytes that were read, and resume after them. Return whether they were
-        found.
-        """
+        """Search a changed file for the last bytes read, and resume after them. Return whether they were found."""
         place = self._last_read()
         if place is None or place - self._at + self.reading.position < 0:
             return False

@@ -28,8 +28,8 @@ LOOK_BACK_SECONDS = 6 * 3600.0
 """Maximum age, in seconds, of an event that is reported at the first start."""
 
 FRESH = 10.0
-"""Age, in seconds, above which an event is treated as old when it is read. OpenCode writes records of the new format up
-to a second late.
+"""Age, in seconds, above which an event is treated as old at the time it is read. OpenCode writes records of the new
+format up to a second late.
 """
 
 RESUME_CAP = 256 << 20

@@ -302,7 +302,7 @@ class _Attempt:
         raise _Ended(Ruling(MoveResult.FAILED, why), self._order.snapshot, stranded=True)
 
     def _prompt_to_run(self, messages: Sequence[Message]) -> Message | None:
-        """Return the last prompt, or None if an earlier post has already started a run of it.
+        """Return the last prompt, or None if an earlier post has already started a run of this prompt.
 
         Raises:
             _Ended: The user has started something else, which takes priority, or there is no prompt.
@@ -322,8 +322,8 @@ class _Attempt:
         """Post the prompt. If OpenCode does not confirm the prompt, return the error instead of raising it, because the
         run may have begun anyway.
 
-        It is safe to repeat the post. OpenCode starts only one run for two posts, and no run if the prompt is already
-        answered.
+        It is safe to repeat the post. OpenCode starts only one run for two posts, and no run if the prompt has already
+        been answered.
         """
         target = self._order.target
         rerun = Rerun(prompt.id, target.model, target.agent or prompt.agent, prompt.copied)
@@ -381,7 +381,7 @@ class _Attempt:
             self._time.sleep(VERIFY_POLL / 2)
 
     def _respect_a_stop(self) -> None:
-        """Abort the new run if the user stopped it just as it began, because OpenCode ignores a stop at that time."""
+        """Abort the new run if the user stopped it just as it began, because OpenCode ignores a stop at that moment."""
         if self._trace.overruled:
             self._patiently(lambda: self._api.abort(self._session.id, self._session.directory))
             raise _Ended(Ruling(MoveResult.USER_TOOK_OVER, "the new run was stopped"), self._order.snapshot)

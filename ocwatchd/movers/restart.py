@@ -259,7 +259,7 @@ class Restart:
         if fault is not None:
             return MoveOutcome(MoveResult.FAILED, f"{fault}; type: {self._stranded.by_hand()}", None, stranded=True)
         endpoint = self._endpoint_of(terminal, since)
-        why = trouble or "the new OpenCode process opened no endpoint: send the prompt again there"
+        why = trouble or "the new OpenCode process opened no endpoint: send the prompt again in that process"
         return endpoint or MoveOutcome(MoveResult.FAILED, why, None, stranded=True)
 
     def _address(self, api: Api, target: Target) -> str | None:

@@ -263,7 +263,7 @@ class _Attempt:
     def _ruling(
         self, snapshot: SessionSnapshot, known: frozenset[str], seen: float | None, waited: float
     ) -> Ruling | None:
-        """Return the result of the move if this snapshot proves one; otherwise, return None."""
+        """Return the result of the move if this snapshot determines it; otherwise, return None."""
         if seen is None:
             fresh = snapshot.answer is not None and snapshot.answer not in known
             if snapshot.aborted and (fresh or not known):

@@ -208,7 +208,7 @@ class _Reader:
         """Yield the redacted text, piece by piece."""
         at, foreign = 0, not text.isascii()
         for found in _WORD.finditer(text):
-            if found.start() < at:  # the word is part of a quoted secret
+            if found.start() < at:  # the word belongs to a quoted secret that has already been read
                 continue
             gap = text[at : found.start()]
             self._cross(gap)

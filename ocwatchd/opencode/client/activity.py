@@ -72,8 +72,8 @@ class StreamActivity:
         self._learnt = 0
 
     def connected(self, endpoint: Hashable, busy: Iterable[str]) -> None:
-        """Track the sessions that are already busy when an event stream opens. Their silence is measured from now
-        on.
+        """Track the sessions that are already busy when an event stream opens. Their silence is measured from the time
+        of this call.
         """
         with self._lock:
             for session in busy:

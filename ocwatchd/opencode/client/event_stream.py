@@ -99,7 +99,7 @@ class EventListener:
                     self._report(TroubleReported(session, now))
                 elif (session := empty.count(event, now)) is not None:
                     self._report(AnsweredNothing(session, now))
-        except EndpointError as fault:  # the stream broke or never opened; the log contains the same events
+        except EndpointError as fault:  # the stream broke, or it could not be opened; the log contains the same events
             if fault.trouble in (Trouble.GARBAGE, Trouble.TOO_LARGE):
                 self._mute.add(endpoint)
         finally:
