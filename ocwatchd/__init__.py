@@ -2,4 +2,4 @@
 
 __version__ = "0.1.0"
 DOCUMENTATION = "https://github.com/ocwatchd/ocwatchd/tree/main/docs"
-"""URL of the documentation, which an installation does not contain."""
+"""URL of the documentation, which is not installed with the program."""

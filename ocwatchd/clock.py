@@ -26,7 +26,8 @@ class SystemClock:
 def since_boot() -> float:
     """Return the seconds since boot, including sleep, on a clock that is never set.
 
-    macOS has no `CLOCK_BOOTTIME`; its `CLOCK_MONOTONIC` continues in sleep, unlike `time.monotonic` there.
+    macOS has no `CLOCK_BOOTTIME`, but its `CLOCK_MONOTONIC` continues during sleep, unlike Python's `time.monotonic` on
+    macOS.
     """
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
@@ -61,5 +62,5 @@ def from_rfc3339(text: str) -> float:
     moment = datetime.fromisoformat(text)
     epoch = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     if not FIRST <= epoch <= LAST:
-        raise ValueError(f"a time beyond the calendar: {text}")
+        raise ValueError(f"not a date in the years 1 to 9999: {text}")
     return epoch

@@ -1,7 +1,7 @@
 """The typer application: names, options and help texts of every command.
 
-This module is long because it lists every command and option in one place. Each command imports its module when it is
-called, so that `--help` takes no longer than typer itself.
+This module is long because it lists every command and option in one place. Each command imports its module only when it
+is called, so `--help` takes no longer than typer itself.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ def run_app(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), prog_name="ocwatch", standalone_mode=False)
     except Exception as fault:
-        # Recognize usage errors by their methods: typer 0.28 contains its own copy of click, so its classes differ from
-        # those of typer 0.12.
+        # Usage errors are recognized by their methods: typer 0.28 contains its own copy of click, so its exception
+        # classes differ from those of typer 0.12.
         if not hasattr(fault, "format_message") or not hasattr(fault, "show"):
             raise
-        if type(fault).__name__ == "NoArgsIsHelpError":  # the message of this exception is the whole help text
+        if type(fault).__name__ == "NoArgsIsHelpError":  # this exception's message is the whole help text
             fault.show()
             return ExitCode.USAGE
         raise UsageError(_usage_message(fault)) from None
@@ -240,13 +240,15 @@ def classify(
         typer.Argument(metavar="FILE...", help="OpenCode logs, plain or xz-compressed; - is standard input."),
     ] = None,
     text: Annotated[str | None, typer.Option(metavar="TEXT", help="A provider's message or a log line.")] = None,
-    messages: Annotated[str | None, typer.Option(metavar="FILE", help='A JSON Lines file of {"text": …}.')] = None,
+    messages: Annotated[
+        str | None, typer.Option(metavar="FILE", help='A JSON Lines file with {"text": …} on each line.')
+    ] = None,
     doubtful: Annotated[
         bool, typer.Option("--doubtful", help="Also show doubtful errors and errors that no rule matches.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object per limit.")] = False,
 ) -> None:
-    """Show the limits in a log or text, with rule and reason."""
+    """Show the limits in a log or text, with rules and reasons."""
     from ocwatchd.cli.commands.classify import classify as command
 
     raise typer.Exit(command(files or [], text, messages, doubtful, json))
@@ -593,7 +595,7 @@ def service_install(
         bool | None,
         typer.Option(
             "--sandbox/--no-sandbox",
-            help="systemd: also use the restrictions that need namespaces. Default: keep the present setting.",
+            help="systemd: also use the restrictions that need namespaces. Default: keep the current setting.",
             show_default=False,
         ),
     ] = None,

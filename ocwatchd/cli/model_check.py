@@ -26,7 +26,7 @@ def refuse_unknown(model: str, known: Collection[str], read: Callable[[], Offere
     """
     if model in known:
         return
-    from ocwatchd.config.offered_models import (  # lazy import: the model given to `pick` is usually in a chain
+    from ocwatchd.config.offered_models import (  # lazy import: not needed if the model is in a chain
         Answer,
         judge,
         judge_provider,
@@ -34,7 +34,7 @@ def refuse_unknown(model: str, known: Collection[str], read: Callable[[], Offere
         nearest,
         read_offered,
     )
-    from ocwatchd.paths import Paths  # lazy import: known names do not need it
+    from ocwatchd.paths import Paths  # lazy import: not needed for known names
 
     paths = Paths.from_env()
     own = named_by_opencode(paths)

@@ -26,8 +26,8 @@ def known_sessions() -> list[SessionName]:
     """Return the sessions in OpenCode's message stores, followed by those found only in the daemon's files. Each group
     is sorted, newest session first.
     """
-    from ocwatchd.state import heartbeat  # lazy import: only a name that is not an id needs it
-    from ocwatchd.state.safe_read import last_lines  # lazy import: only a name that is not an id needs it
+    from ocwatchd.state import heartbeat  # lazy import: needed only for a name that is not an id
+    from ocwatchd.state.safe_read import last_lines  # lazy import: needed only for a name that is not an id
 
     found = {name.id: name for name in session_names(data_directory())}
     ids = [str(one.get("session") or "") for one in heartbeat.read(state_file("daemon.json")).sessions]
@@ -73,7 +73,7 @@ def too_short(part: str) -> UsageError:
 
 def no_such(part: str, known: Sequence[SessionName] | None = None) -> UsageError:
     """Return the error for a session that does not exist; its message suggests sessions with similar names."""
-    from difflib import get_close_matches  # lazy import: only a misspelled name needs it
+    from difflib import get_close_matches  # lazy import: needed only for a misspelled name
 
     if len(part.strip().lower().removeprefix("ses_")) < MIN_PART:
         return too_short(part)

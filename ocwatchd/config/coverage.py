@@ -41,7 +41,7 @@ def models_in_use(setup: Setup, recent: Iterable[str] = (), chains: Chains = NO_
 
 
 def without_fallback(used: Iterable[str], names: Names) -> list[str]:
-    """Return those models in use that have no fallback. A model that is itself a fallback needs none."""
+    """Return the models in use that have no fallback. A model that is itself a fallback needs none."""
     chains = normalise(names.chains, names.aliases)
     pools = {name: pool.members for name, pool in names.pools.items()}
     targets = {target for chain in chains.values() for target in chain}
@@ -88,7 +88,7 @@ def unknown_models(
     check`.
 
     `projects` contains directories whose OpenCode configuration may define further models. `catalogue_of` returns
-    OpenCode's cached list, with the names of all providers, and with the models of the given providers only. It is
+    OpenCode's cached list, which contains the names of all providers, but the models of only the given providers. It is
     called only if a name is in no OpenCode configuration. The result is empty if ocwatchd's configuration cannot be
     read. Other checks report that error.
     """
@@ -128,7 +128,7 @@ class ConfigurationGaps:
         self._uncovered, self._checked_at = (float("-inf"), []), float("-inf")
 
     def without_fallback(self, now: float) -> list[str]:
-        """Return those models in use that have no fallback. The result is at most CHECK_INTERVAL seconds old."""
+        """Return the models in use that have no fallback. The result is at most CHECK_INTERVAL seconds old."""
         if abs(now - self._uncovered[0]) >= CHECK_INTERVAL:
             self._uncovered = now, uncovered(self._paths)
         return self._uncovered[1]
@@ -153,7 +153,7 @@ class ConfigurationGaps:
 
 
 def _changed(path: Path) -> int:
-    """Return when the file was changed, in nanoseconds, or -1 if it does not exist."""
+    """Return the file's modification time in nanoseconds, or -1 if the file does not exist."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

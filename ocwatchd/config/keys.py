@@ -109,7 +109,7 @@ _URL = (
 RETRY_KEYS = (
     Key("maxRetries", Kind.WHOLE, "Number of OpenCode's own retries before a turn is moved.",
         _RETRY.max_retries),
-    Key("baseDelay", Kind.NUMBER, "First wait of the launcher between its own attempts; the wait doubles each time.",
+    Key("baseDelay", Kind.NUMBER, "The launcher's first wait between its own attempts; the wait doubles each time.",
         _ms(_RETRY.base_delay), "milliseconds"),
     Key("maxDelay", Kind.NUMBER, "Maximum time to wait for OpenCode's own retry, if the time of the retry is known. If "
         "the wait would be longer, the session is moved immediately.",
@@ -151,7 +151,8 @@ KEYS = (
         "are tried. configured: as written. learnt: those that have worked best so far come first.",
         _POLICY.order.value, choices=tuple(order.value for order in Order)),
     *RETRY_KEYS,
-    Key(PER_MODEL, Kind.PER_MODEL, "Different values of these five keys for individual models.", {}, inner=RETRY_KEYS),
+    Key(PER_MODEL, Kind.PER_MODEL, "Values of `maxRetries`, `baseDelay`, `maxDelay`, `maxWait` and `jitterRange` for "
+        "individual models.", {}, inner=RETRY_KEYS),
     _section(
         "retry", "Whether to wait for OpenCode's own retry.",
         Key("enabled", Kind.FLAG, "Whether to wait for OpenCode's own retry. false: move at the first limit.", True),
@@ -190,7 +191,7 @@ KEYS = (
             (Cause.AUTH, "a refused login"))),
     ),
     Key("errorPatterns", Kind.TEXTS, "Texts in error messages that indicate a limit, in addition to the built-in "
-        "rules. A number is an HTTP status.", [], pattern=r"\S", wanted="a text in quotes", shown=True),
+        "rules. A number is an HTTP status.", [], pattern=r"\S", wanted="a quoted string", shown=True),
     Key("mode", Kind.CHOICE, "What to do with a limited session. auto: wait or move it. ask: offer a move, and make it "
         "when you run `ocwatch redirect`. notify: only report the limit. off: only maintain the blacklist.",
         _POLICY.mode.value, choices=tuple(mode.value for mode in Mode)),
@@ -206,13 +207,14 @@ KEYS = (
     _section(
         FORECAST, "What to do about limits that will soon be reached.",
         Key("prevent", Kind.FLAG, "Whether new prompts go to a fallback shortly before a known limit is reached. A "
-            "limit is known from headers or from `limits`, or it was learned. Running turns are not moved.",
+            "limit is known if response headers report it, `limits` defines it, or ocwatchd has learned it from usage. "
+            "Running turns are not moved.",
             _FORESIGHT.prevent),
         Key("ahead", Kind.NUMBER, "Time before a limit at which `prevent` takes effect, assuming that usage "
-            "continues at its present rate.", _ms(_FORESIGHT.ahead), "milliseconds"),
+            "continues at its current rate.", _ms(_FORESIGHT.ahead), "milliseconds"),
         Key("leaveAt", Kind.NUMBER, "With `prevent`: when this percentage of a plan window is used, new prompts go to "
             "another provider. By default, plan windows are only shown.", unit="percent", least=1, most=100),
-        Key("command", Kind.TEXTS, "A program and its arguments that prints plan windows as JSON. It runs every 5 "
+        Key("command", Kind.TEXTS, "A program, with its arguments, that prints plan windows as JSON. It runs every 5 "
             "minutes, for 30 s at most.", [],
             pattern=r"^[^\u0000]*$(?!\n)", wanted="a string: the program or one of its arguments"),
         Key(LIMITS, Kind.LIMITS, "Known limits of a model: `tokens`, `requests` or both, per `window`.", {},
@@ -226,7 +228,7 @@ KEYS = (
             wanted="an absolute path, or one that begins with ~/", shown=True),
         Key("lookBackBytes", Kind.WHOLE, "Number of bytes at the end of each log to read at the first start.",
             LOOK_BACK_BYTES, "bytes"),
-        Key("lookBackHours", Kind.NUMBER, "Maximum time since the last write to a log that is read at the first start.",
+        Key("lookBackHours", Kind.NUMBER, "Only logs that were written within this time are read at the first start.",
             round(LOOK_BACK / 3600), "hours"),
     ),
     # Only loopback is accepted, because prompts and passwords are sent to these addresses.
@@ -237,7 +239,7 @@ KEYS = (
         "notifications", "How you are notified, once for each event.",
         Key("desktop", Kind.FLAG, "Whether to show desktop notifications (`notify-send`, or those of macOS).", True),
         Key("toast", Kind.FLAG, "Whether to show toasts in OpenCode.", True),
-        Key("command", Kind.TEXTS, "A program and its arguments to run for each notice. The program receives the "
+        Key("command", Kind.TEXTS, "A program, with its arguments, to run for each notice. The program receives the "
             "notice as JSON on standard input.", [],
             pattern=r"^[^\u0000]*$(?!\n)", wanted="a string: the program or one of its arguments"),
         Key("ntfy", Kind.TEXT, "The address of an ntfy topic to which each notice is published. Anyone who knows it "
@@ -262,7 +264,8 @@ KEYS = (
             pattern=r"^(/|~/)[^\u0000]*$(?!\n)", wanted="an absolute path, or one that begins with ~/"),
         Key("team", Kind.TEXT, "The name of your group, if several groups use the same server or folder.", "team",
             pattern=rf"^{_LABEL}$(?!\n)", wanted="1 to 40 letters, digits, `.`, `_`, `@` or `-`"),
-        Key("node", Kind.TEXT, "This machine's name in the group. By default, its host name and three characters.",
+        Key("node", Kind.TEXT, "This machine's name in the group. By default, its host name and three random "
+            "characters.",
             pattern=r"^[a-z0-9][a-z0-9-]{0,11}$(?!\n)", wanted="1 to 12 lower-case letters, digits or `-`"),
         Key("accounts", Kind.ACCOUNTS, "The account at each provider. Machines with the same account name share its "
             "cooldowns. Cooldowns of providers without an entry are not shared.", {}, pattern=rf"^{_LABEL}$(?!\n)",

@@ -103,7 +103,7 @@ def bounds(limits: Mapping[str, list[Limit]], aliases: Mapping[str, str], pools:
 
 
 def _bounds(item: Limit) -> list[Bound]:
-    from ocwatchd.core.forecast.model import Bound, Label, Measure  # lazy import: few users configure limits
+    from ocwatchd.core.forecast.model import Bound, Label, Measure  # lazy import: needed only if limits are configured
 
     window = item[LIMIT_WINDOW] / 1000
     measures = {TOKENS: Measure.TOKENS, REQUESTS: Measure.REQUESTS}
@@ -250,7 +250,7 @@ def _patience(key: Key, value: object) -> Complaint | None:
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else -1
     if value == AUTO or value is False or 0 < number < LARGEST:
         return None
-    return (), f'{value!r} is neither "{AUTO}" nor false nor a number above 0, in {key.unit}'
+    return (), f'{value!r} is not valid: use "{AUTO}", false or a number of {key.unit} above 0'
 
 
 def _choice(key: Key, value: object) -> Complaint | None:

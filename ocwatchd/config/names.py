@@ -78,7 +78,7 @@ def _pools(document: Document, aliases: Mapping[str, str], report: Report) -> di
     written = section(document, ROOT, POOLS, report=report)
     if not written:
         return found
-    from ocwatchd.config.pool_settings import (  # lazy import: `pick` and the launcher need it only for pools
+    from ocwatchd.config.pool_settings import (  # lazy import: needed only for pools
         Checks,
         read_pool,
     )
@@ -87,7 +87,7 @@ def _pools(document: Document, aliases: Mapping[str, str], report: Report) -> di
     for name, value in written.items():
         if not remarks(name):
             pool = read_pool(document, (ROOT, POOLS, name), value, Checks(aliases, is_model, report))
-            # A faulty pool keeps its name, so that references to it are not reported as further faults.
+            # A faulty pool keeps its name, so that references to it are not reported as additional faults.
             found[name] = pool or Pool(name, ())
     return found
 
@@ -112,7 +112,7 @@ def section(document: Document, *keys: str, report: Report = fail) -> Mapping[st
 
 
 def remarks(key: str) -> bool:
-    """Return whether a key is a comment (`//…`, `#…`) or `$schema`, and not a setting."""
+    """Return whether a key is a comment (`//…`, `#…`) or `$schema` rather than a setting."""
     return key.startswith(("//", "$", "#"))
 
 
@@ -124,7 +124,7 @@ def is_model(name: str) -> bool:
 def check_name(
     document: Document, keys: tuple[str | int, ...], name: str, aliases: Mapping[str, object], report: Report = fail
 ) -> bool:
-    """Return whether `name` is a model or is in `aliases`, which may contain pools too.
+    """Return whether `name` is a model or is in `aliases`, which may also contain pools.
 
     Report any other name. The message suggests a similar name or lists all known names.
     """
@@ -195,5 +195,5 @@ def _texts(document: Document, name: str, report: Report) -> dict[str, str]:
         if isinstance(value, str) and value.strip():
             texts[key] = value
         else:
-            report(document.fault((ROOT, name, key), "must be a name in quotes"))
+            report(document.fault((ROOT, name, key), "must be a quoted name"))
     return texts

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from ocwatchd.errors import ConfigError
 
 SIZE_CAP = 4 << 20
-"""Maximum size, in bytes, of a configuration. Real configurations have a size of a few kB."""
+"""Maximum size, in bytes, of a configuration. Real configurations are a few kB long."""
 
 _STRING = r'"(?:\\.|[^"\\])*"'
 # These expressions are compiled only if a file is not plain JSON: compiling them takes 1 ms of the 25 ms of CPU time
@@ -160,7 +160,7 @@ _WORD = re.compile(r'"(?:\\.|[^"\\])*"|' r"'(?:\\.|[^'\\])*'|[{}\[\]:,]|[^\s{}\[
 
 
 class Positions:
-    """The line of each key in a text without comments. Unquoted and single-quoted keys (JSON5) are recognized too.
+    """The line of each key in a text without comments. Unquoted and single-quoted keys (JSON5) are also recognized.
 
     `repeated` contains the path and line of each key that occurs twice in one object. The line is the line of the
     second occurrence, because JSON uses that value.

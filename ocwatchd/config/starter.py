@@ -1,6 +1,6 @@
 """Derive a new user's first configuration from the user's OpenCode configuration.
 
-Its comments are keys that begin with `//`, so that jq and other JSON parsers can read the file too.
+Its comments are keys that begin with `//`, so that jq and other JSON parsers can also read the file.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def test_explain_tells_evidence_rule_hint_door_choice_and_outcome(moved: Cli) ->
         f"session {LONG}: moved to another model.",
         "This request would exceed your organization's rate limit", "(HTTP 429)",
         "log line /home/dev/.local/share/opencode/log/opencode.log, byte ",
-        "rule rate-limit: the words name it",
+        "rule rate-limit: the text matches this rule",
         "reset time the Retry-After header, until ",
         "OpenCode retry, attempt 1, next one in 2h",
         "why move 7200 s to wait; maxDelay is 30 s",

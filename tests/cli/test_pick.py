@@ -142,7 +142,7 @@ def test_with_a_session_what_could_not_take_it_is_passed_over(cli: Cli) -> None:
     assert cli("pick", "p/a").stdout == "q/b\n"
     assert cli("pick", "p/a", "--session", "ses_1").stdout == "r/c\n"
     document = cli.json("pick", "p/a", "--session", "ses_1")
-    why = "too small: the session holds 501 tokens, its window has 100"
+    why = "too small: the session has 501 tokens, but the context window has 100"
     assert document["passed"] == [{"model": "q/b", "why": why}]
     cli.configure(fallbackChain={"p/a": "q/b"})
     done = cli("pick", "p/a", "--session", "ses_1")

@@ -83,7 +83,7 @@ def test_by_hand(serve: Serve, provider: Provider) -> None:
     assert claim["considered"][-1]["model"] == FALLBACK
 
     serve.wait_status(first, "idle")
-    said = " is not moved: the last prompt is answered.\n"
+    said = " is not moved: the last prompt has been answered.\n"
     assert redirect(first, "--dry-run").endswith(said)
     assert redirect(first).endswith(said)
     document = json.loads(redirect(first, "--json"))

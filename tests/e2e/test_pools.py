@@ -204,7 +204,7 @@ def test_a_target_that_the_session_would_not_fit_into_is_passed_over(home: Home,
         serve.prompt_async(session, "Sum this up: " + "word " * 10_000, model="mock/primary")
         serve.wait_answer(session, "answer of mock3/third", timeout=60)
         told = daemon.ocwatch("explain", session[-8:]).stdout
-        assert "mock2/fallback: too small: the session holds 12,5" in " ".join(told.split())
+        assert "mock2/fallback: too small: the session has 12,5" in " ".join(told.split())
         serve.prompt_async(stuck, "Sum this up: " + "word " * 10_000, model="mock/second")
         (exhausted,) = daemon.wait_journal("exhausted")
         assert "the available models cannot run the session: mock2/fallback: too small" in exhausted["why"]
@@ -251,10 +251,9 @@ def test_prevention_pick_and_launcher_know_the_floor(home: Home, provider: Provi
         daemon.wait_journal("prevented", 2)
         told = {name: " ".join(daemon.ocwatch("explain", name[-8:]).stdout.split()) for name in (long, seeing)}
         assert "a new prompt went to another model" in told[long]
-        assert "- mock2/fallback: too small: the session holds 9,0" in told[long]
+        assert "- mock2/fallback: too small: the session has 9,0" in told[long]
         assert (
-            "- mock2/fallback: does not understand attachments of the kind image -> mock3/third: available"
-            in told[seeing]
+            "- mock2/fallback: does not support attachments of the kind image -> mock3/third: available" in told[seeing]
         )
         print(told[long])
         assert daemon.ocwatch("pick", "mock/primary").stdout == "mock2/fallback\n"

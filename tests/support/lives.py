@@ -83,7 +83,7 @@ class Life:
         ref, words = ModelRef.parse(model), WORDS[kind]
         source = (ResetSource.RETRY_AFTER, "the Retry-After header") if header else (ResetSource.TEXT, "try again in")
         hint = None if wait is None else Hint(self.time + wait, wait, *source)
-        verdict = Verdict(Certainty.SURE, kind, scope, kind.value.replace("_", "-"), "the words name it")
+        verdict = Verdict(Certainty.SURE, kind, scope, kind.value.replace("_", "-"), "the text matches this rule")
         event = LimitEvent(
             self.time, ref.provider, ref.model, session, "build", small, STATUS.get(kind, 429), verdict, hint, words,
             "/home/dev/.local/share/opencode/log/opencode.log", self.draw.randrange(1 << 20),

@@ -21,13 +21,17 @@ SEES = frozenset(("image",))
     ("needs", "capacity", "why"),
     [
         (Needs(7000), Capacity(8000, 900), None),
-        (Needs(7200), Capacity(8000, 900), "too small: the session holds 7,200 tokens, its window has 8,000, 900"),
+        (
+            Needs(7200),
+            Capacity(8000, 900),
+            "too small: the session has 7,200 tokens, but the context window has 8,000, of which 900",
+        ),
         (Needs(7000), Capacity(8000, 8000), None),  # a local model whose longest answer is its whole window
         (Needs(8000), Capacity(8000, 0), None),
-        (Needs(8001), Capacity(8000, 0), "its window has 8,000"),
+        (Needs(8001), Capacity(8000, 0), "the context window has 8,000"),
         (Needs(10**9), Capacity(0, 0), None),  # unknown window
         (Needs(10**9), None, None),
-        (Needs(5, SEES), Capacity(8000), "does not understand attachments of the kind image"),
+        (Needs(5, SEES), Capacity(8000), "does not support attachments of the kind image"),
         (Needs(5, SEES), Capacity(8000, 0, frozenset(("image", "pdf"))), None),
     ],
 )
@@ -47,7 +51,7 @@ def test_what_would_overflow_is_passed_over_and_said() -> None:
     assert (choice.target.model, choice.passed) == (BIG, (SMALL,))
     rows = considered(choice, Ledger(), A, (), 0.0, OUTLOOK)
     assert [row["model"] for row in rows] == ["q/small", "r/big"]
-    assert str(rows[0]["why"]).startswith("too small: the session holds 9,000 tokens")
+    assert str(rows[0]["why"]).startswith("too small: the session has 9,000 tokens")
     stuck = choose(A, None, CHAIN, lambda model: model == BIG, outlook=OUTLOOK)
     assert isinstance(stuck, Exhausted)
     assert [model for model, _ in stuck.unfit] == [SMALL]

@@ -33,8 +33,8 @@ from ocwatchd.time_words import when
 def block(
     model: str, lasting: str | None = None, until: str | None = None, as_json: bool = False, force: bool = False
 ) -> int:
-    """Block `model` for the duration `lasting`, or until the time `until`. If neither is given, block it until it is
-    cleared.
+    """Block `model` for the duration `lasting` or until the time `until`. If neither is given, the block lasts until it
+    is cleared.
 
     `force`: whether to accept a model that OpenCode does not offer.
 
@@ -102,11 +102,11 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
     # entry that the model answers again.
     try:
         if paths.share.is_dir():
-            from ocwatchd.state.shared_records import note_clear  # lazy import: 15 ms of CPU time, rarely needed
+            from ocwatchd.state.shared_records import note_clear  # lazy import: 15 ms of CPU time, and rarely needed
 
             note_clear(paths.share, ("*",) if everything else map(str, refs), now)
     except StateError as fault:
-        warn(escape(f"the cleared cooldown cannot be shared with other machines: {fault}"))
+        warn(escape(f"other machines will not be informed that the cooldown was cleared: {fault}"))
     snapshot = blacklist.update(paths.blacklist, change, now, whole=everything)
     _warn(snapshot)
     _journal(paths, [cleared_line(key) for key in cleared])
@@ -173,7 +173,7 @@ def named(model: str) -> ModelRef:
 def _day_budget(paths: Paths, budget: float | None, now: float) -> DayBudget:
     if budget is None:
         return DayBudget()
-    from ocwatchd.state import prices  # lazy import: 8 ms of CPU time, and most users have no budget
+    from ocwatchd.state import prices  # lazy import: 8 ms of CPU time, and needed only for a budget
 
     return prices.day_budget(paths.prices, paths.budget, budget, now)
 
@@ -220,7 +220,7 @@ def _policy(paths: Paths) -> Policy:
     try:
         return load(paths).policy
     except ConfigError as fault:  # a syntax error in the configuration must not keep the user from blocking a model
-        warn(f"the model is blocked without a fallback: {escape(str(fault))}")
+        warn(f"the model is now blocked, but without a fallback: {escape(str(fault))}")
         return Policy()
 
 

@@ -1,4 +1,4 @@
-"""`ocwatch classify`: print the rules that match a log, a text or a list of texts, with reasons. Nothing is changed."""
+"""`ocwatch classify`: print which rules match a log, a text or a list of texts, with reasons. It changes nothing."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _message(place: str, line: bytes) -> tuple[str, float, str | None, int | Non
 
 def message_event(text: str, when: float, provider: str | None, status: int | None, rules: RuleSet) -> LimitEvent:
     """Return the event for a provider's message that does not come from a log. The session of the event is unknown."""
-    from ocwatchd.core.classify.reset_times import find_hint  # lazy import: classifying a log does not need it
+    from ocwatchd.core.classify.reset_times import find_hint  # lazy import: not needed to classify a log
 
     facts = details_from_text(text, status)
     verdict = rules.classify(facts)

@@ -24,7 +24,7 @@ from ocwatchd.paths import base
 from ocwatchd.state.files import write_named
 
 KINDS = {"MODEL": "models", "SESSION": "sessions", "ID": "ids", "FILE": "files", "FILE...": "files"}
-"""The kind of value to complete, by metavar.
+"""Maps a metavar to the kind of value to complete.
 
 A metavar with vertical bars lists the words to choose from. The values of all other metavars cannot be completed.
 """

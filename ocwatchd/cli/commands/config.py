@@ -174,7 +174,7 @@ def places(paths: Paths, environ: Mapping[str, str]) -> tuple[Place, ...]:
 
 
 def _variable(environ: Mapping[str, str], *names: str) -> str:
-    """Return the first of the variables that is set, as the source of a path.
+    """Return the source of a path: the first of these variables that is set.
 
     A relative XDG path is ignored, as the XDG specification requires.
     """
@@ -214,9 +214,8 @@ def init(write: bool = False, force: bool = False, as_json: bool = False) -> int
 
 
 def write_schema(paths: Paths) -> None:
-    """Write a copy of the JSON Schema, to which configurations can refer.
-
-    They must not refer to the original, because it is in a virtual environment that may be removed.
+    """Write a copy of the JSON Schema for configurations to refer to. They must not refer to the original, because it
+    is in a virtual environment that may be removed.
     """
     with suppress(OSError, StateError):  # only editors use the schema, so a failure to write it is ignored
         write_atomic(paths.schema, FILE.read_bytes())
@@ -231,7 +230,7 @@ def derived_setup(paths: Paths) -> Setup:
     try:
         setup = read_setup(paths)
     except ConfigError as fault:
-        warn(f"models in OpenCode's configuration are not proposed, because it cannot be read: {escape(str(fault))}")
+        warn(f"OpenCode's configuration cannot be read, so its models are not proposed: {escape(str(fault))}")
         setup = Setup(None, None, (), ())
     recent, logged_in = recent_models(paths), logged_in_providers(paths)
     if setup.model is None and recent:
@@ -326,7 +325,7 @@ def _unknown_models(name: str) -> list[Finding]:
     if any(judge(model, offered).answer is Answer.NO for _, model in named):
         from ocwatchd.opencode.sessions.names import project_directories  # lazy import: rarely needed
 
-        # also look in the configurations of all projects, because one of them may define the model
+        # also read the configurations of all projects, because one of them may define the model
         offered = read_offered(paths, projects=project_directories(str(paths.opencode_data)))
     for path, model in named:
         judgement = judge(model, offered)
@@ -353,7 +352,7 @@ def _unknown_agents(name: str) -> list[Finding]:
         agent, _ = split_key(key)
         if agent is None or agent in known:
             continue
-        from difflib import get_close_matches  # lazy import: only a misspelled name needs it
+        from difflib import get_close_matches  # lazy import: needed only for a misspelled name
 
         near = get_close_matches(agent, sorted(known), 1, 0.6)
         meant = f"Did you mean {near[0]}?" if near else "To list all agents, use: opencode agent list"
@@ -416,7 +415,7 @@ def _tell_show(document: Document, settings: tuple[Shown, ...]) -> None:
 
 def print_schema() -> int:
     """Print the JSON Schema."""
-    from ocwatchd.config.schema import schema  # lazy import: only --schema needs it
+    from ocwatchd.config.schema import schema  # lazy import: needed only for --schema
 
     say(json.dumps(schema(), indent=1))
     return ExitCode.DONE

@@ -22,7 +22,7 @@ from ocwatchd.state.safe_read import StateError, read_plain
 END_SIGNALS = ((signal.SIGTERM, 8.0), (signal.SIGKILL, 5.0))
 """The signals that end the daemon, in order, each with the time, in seconds, to wait for the daemon to exit.
 
-The daemon exits within 5 s of SIGTERM. SIGKILL loses no data either.
+The daemon exits within 5 s of SIGTERM. SIGKILL does not lose data either.
 """
 POLL_INTERVAL = 0.05
 """Interval, in seconds, between checks of whether the daemon has exited."""

@@ -1,7 +1,7 @@
 """`ocwatch forecast`: print when each limit will be reached, and the source of that forecast.
 
-`ocwatch forecast --replay` compares two rules, the learned rule and a naive one, by the forecasts that they would have
-made last week.
+`ocwatch forecast --replay` compares a learned rule with a naive one, by the forecasts that each would have made last
+week.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from ocwatchd.time_words import span, when
 
 HOUR = 3600.0
 HOW = {
-    Label.EXACT: "exact: the provider's headers",
+    Label.EXACT: "exact: from the provider's headers",
     Label.CONFIGURED: "configured",
     Label.UNKNOWN: "not enough data: fewer than two limits so far",
 }

@@ -1,6 +1,6 @@
 """`ocwatch history`: list the limits, waits, moves and returns in the journal, oldest first.
 
-`ocwatch explain [ID]`: explain one decision: its evidence, its rule, the reset time, what OpenCode showed, and the
+`ocwatch explain [ID]`: explain one decision, with its evidence, its rule, the reset time, what OpenCode showed, and the
 models considered.
 """
 
@@ -27,7 +27,7 @@ from ocwatchd.paths import data_directory, state_file
 from ocwatchd.time_words import about, clock, exactly, span, stamp
 
 DEFAULT_SINCE = "24h"
-"""The period that `history` covers by default, up to the present."""
+"""The length of the period, ending now, that `history` covers by default."""
 SAME_WAIT = frozenset(("limit", "told", "unanswered", "doubtful"))
 """The kinds of events after which a session is still waiting."""
 FOLLOW_INTERVAL = 0.5
@@ -98,10 +98,8 @@ def _follow(session: str | None, since: float, titles: Titles) -> NoReturn:
 
 
 def told_lines(lines: Sequence[Entry]) -> list[Entry]:
-    """Return the entries to show, without repetitions.
-
-    The start of a move is left out if the move's result is known. Consecutive decisions to wait in the same turn are
-    shown as one.
+    """Return the entries to show, without repetitions. The start of a move is left out if the move's result is known.
+    Consecutive decisions to wait in the same turn are combined into one entry.
     """
     ended = {line.text("claim") for line in lines if line.what not in NO_STORY}
     waiting = dict[str, str | None]()
@@ -120,7 +118,7 @@ def told_lines(lines: Sequence[Entry]) -> list[Entry]:
 
 
 class Titles:
-    """The titles of sessions. OpenCode's stores are read when the first title is needed."""
+    """Provides the titles of sessions. OpenCode's stores are read when the first title is needed."""
 
     def __init__(self) -> None:
         """Initialize the object without reading any file."""
@@ -201,7 +199,7 @@ def _nothing(told: Sequence[Entry], begin: float, now: float) -> str:
 
 
 def _days(seconds: float) -> int:
-    """Return `seconds` in days, rounded up so that the printed command still covers the period a few hours later."""
+    """Return `seconds` in days, rounded up so that the printed command still covers the event a few hours later."""
     return int(seconds // 86400) + 1
 
 
@@ -247,7 +245,7 @@ def explain(wanted: str | None = None, as_json: bool = False) -> int:
         UsageError: No decision matches, or several do.
         OcwatchError: The journal is empty.
     """
-    from ocwatchd.core.history.metrics import cost  # lazy import: `history` does not need it
+    from ocwatchd.core.history.metrics import cost  # lazy import: not needed by `history`
 
     now, told = time.time(), entries()
     episode = find(told, wanted)

@@ -49,7 +49,7 @@ def pick(
         warn(escape("; ".join(listed.problems())))
     known_names = _known(names, listed)
     if model is not None and not force and asked not in known_names:
-        # lazy import: usually the model is in a configured chain
+        # lazy import: not needed if the model is in a configured chain, as it usually is
         from ocwatchd.cli.model_check import refuse_unknown
 
         refuse_unknown(asked, known_names)
@@ -84,7 +84,7 @@ def _known(names: Names, listed: Contents) -> set[str]:
 
 def _misfits(session: str, blacklist: dict[str, object]) -> dict[str, str]:
     from ocwatchd.cli.sessions import whole_id
-    from ocwatchd.launcher.capability_check import misfits  # lazy import: scripts that name no session do not need it
+    from ocwatchd.launcher.capability_check import misfits  # lazy import: not needed if no session is named
     from ocwatchd.opencode.sessions.message_store import SessionStore
     from ocwatchd.paths import Paths
 
@@ -92,7 +92,7 @@ def _misfits(session: str, blacklist: dict[str, object]) -> dict[str, str]:
 
 
 def _members(names: Names, asker: str, found: Contents) -> Members:
-    from ocwatchd.core.domain.pools import arranged  # lazy import: most configurations have no pools
+    from ocwatchd.core.domain.pools import arranged  # lazy import: needed only if pools are configured
 
     return arranged(names.pools, asker, loads_in(found))
 
@@ -103,7 +103,7 @@ def _rests(asked: str, cooldowns: CooldownTable) -> bool:
 
 
 def _default() -> str:
-    from ocwatchd.config.opencode_config import (  # lazy import: only needed here
+    from ocwatchd.config.opencode_config import (  # lazy import: not needed if the user names a model
         default_model,
         global_files,
         merged,

@@ -1,4 +1,4 @@
-"""`ocwatch redirect`: move a session on request. The checks, the claim and the verification are those of the daemon.
+"""`ocwatch redirect`: move a session on request, with the same checks, claim and verification as the daemon.
 
 The module also contains the parts shared by `redirect` and `restart`: choosing the target, writing the claim to the
 journal, and printing the result.
@@ -55,7 +55,7 @@ from ocwatchd.state.heartbeat import unserved
 from ocwatchd.state.journal import Journal
 from ocwatchd.time_words import when
 
-ANSWERED = "the last prompt is answered"
+ANSWERED = "the last prompt has been answered"
 DONE = (MoveResult.MOVED, MoveResult.ALREADY, MoveResult.SWITCHED)
 """The results that are reported as success (exit code 0)."""
 
@@ -132,7 +132,7 @@ def the_only(limited: Sequence[SessionSnapshot], if_none: str) -> SessionSnapsho
 
 
 def stranded_sessions(unreached: Unreached, ledger: Ledger, config: Config) -> list[SessionSnapshot]:
-    """Return the limited sessions in this home whose OpenCode process has no endpoint.
+    """Return the limited sessions in this home directory whose OpenCode process has no endpoint.
 
     A parent that only waits for a limited subagent is left out.
     """
@@ -201,7 +201,7 @@ def _way_on(snapshot: SessionSnapshot, unloaded: Sequence[EarlierProcess]) -> st
 def unserved_instead(fault: OcwatchError, finder: EndpointFinder) -> OcwatchError:
     """Return the error for a session that was not found.
 
-    It names the OpenCode processes that cannot be reached, because the session may run in one of them.
+    It names the OpenCode processes that cannot be reached, because the session may be running in one of them.
     """
     troubles = unserved(status.as_json() for status in finder.find(GENERATION_LIMIT).statuses)
     return OpenCodeUnreachable(f"{fault}. {'; '.join(troubles)}") if troubles else fault
@@ -398,7 +398,7 @@ def redirect(options: MoveOptions) -> int:
         job = _job(prober, options.session, ledger, config)
     except UsageError:
         raise
-    except OcwatchError as fault:  # no session was found: it may be running in a process that cannot be reached
+    except OcwatchError as fault:  # the session was not found: it may be running in a process that cannot be reached
         if options.session is None:
             fault = restart_instead(
                 fault, stranded_sessions(unreached_of(paths), ledger, config), earlier_processes(paths)
@@ -419,7 +419,7 @@ def redirect(options: MoveOptions) -> int:
 
 
 def _is_answered(job: Job) -> bool:
-    """Return whether the session is idle and its last prompt is answered, so that there is nothing to move.
+    """Return whether the session is idle and its last prompt has been answered, so that there is nothing to move.
 
     No claim is written in this case, because `explain` would show it as a decision. On OpenCode 2, a session's model
     can still be changed while the session waits for its next prompt.

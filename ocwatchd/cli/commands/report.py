@@ -85,7 +85,7 @@ def _plans(now: float) -> Plans:
 
 
 def _cached_page() -> Path:
-    """Return the default path of the page. It is in our cache, not in the user's project.
+    """Return the default path of the page. The page is in our cache, not in the user's project.
 
     Raises:
         OcwatchError: The directory cannot be created.
@@ -185,7 +185,7 @@ def _text(form: str, found: Figures, money: Spending) -> str:
     if form == "html":
         return page(found, money, _plans(found.now))
     if form == "json":
-        import json  # lazy import: only this format needs it
+        import json  # lazy import: needed only for this format
 
         return json.dumps({"version": 1, **document(found, money, _plans(found.now))}, indent=2) + "\n"
     state = heartbeat.read(state_file("daemon.json")).state(found.now)
@@ -197,7 +197,7 @@ def _text(form: str, found: Figures, money: Spending) -> str:
 def _write(path: Path, data: bytes) -> bool:
     """Write the data, and return whether `path` is standard output.
 
-    The file's mode follows the umask, because a collector that runs as another user may have to read it.
+    The umask determines the file's mode, because a collector that runs as another user may have to read the file.
     """
     try:
         path.parent.stat()  # a missing directory is most likely a typo, so it is not created

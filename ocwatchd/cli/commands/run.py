@@ -1,7 +1,7 @@
 """`oc-smart` (= `ocwatch run -- …`): start OpenCode with the user's arguments, replacing limited models.
 
-It runs at every start of OpenCode, so it may take at most 50 ms of CPU time: expensive modules are imported only after
-a limit has occurred. A fault in our own files never prevents OpenCode from starting.
+It runs at every start of OpenCode, so it may use at most 50 ms of CPU time. Expensive modules are therefore imported
+only after a limit has occurred. A fault in our own files never prevents OpenCode from starting.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 MAX_DELAY = 30.0
-"""The default of `maxDelay`, in seconds."""
+"""The default value of `maxDelay`, in seconds."""
 
 
 HELP = """\
@@ -80,7 +80,7 @@ def launch(given: Sequence[str], own: str) -> NoReturn:
     debug(f"OpenCode is {found}")
     names = _names(document) if _state_is_ours() else None
     if names is not None and not arguments.has("-h", "--help", "-v", "--version"):
-        from ocwatchd.launcher.launch import Launch  # lazy import: a launcher without a configuration does not need it
+        from ocwatchd.launcher.launch import Launch  # lazy import: not needed without a configuration
 
         launched = Launch(found, arguments, names, lambda: _cooldowns(names), _places(), _patience(document))
         code = launched.run()
@@ -127,8 +127,8 @@ def _patience(document: Document | None) -> float:
 
 
 def _become(found: str, words: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
-    # Python ignores these signals, and a program started by exec inherits that. Without the reset, `oc-smart … | head`
-    # would not end OpenCode.
+    # Python ignores these signals, and a program that is started by exec would ignore them as well. Without the reset,
+    # `oc-smart … | head` would not end OpenCode.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:

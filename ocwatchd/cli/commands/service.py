@@ -38,7 +38,7 @@ LOG_TAIL = 1 << 20
 
 
 def install(sandbox: bool | None, start: bool, as_json: bool = False) -> int:
-    """Install or update the service, and with `start` start it.
+    """Install or update the service. With `start`, also start it.
 
     Raises:
         ConfigError: Our configuration cannot be used, so the service would not start.

@@ -56,7 +56,9 @@ class Step:
 
 
 class Report:
-    """A collection of steps. Each step is printed when it is added; in a `dry_run`, as a change that would be made."""
+    """A collection of steps. Each step is printed when it is added. In a `dry_run`, it is printed as a planned
+    change.
+    """
 
     def __init__(self, *, dry_run: bool, as_json: bool) -> None:
         """Initialize the report without any steps."""

@@ -32,7 +32,7 @@ from ocwatchd.state.read_progress import unread_log
 from ocwatchd.time_words import clock, span, when
 
 NOTHING = "nothing to do. To see everything work: ocwatch drill"
-"""The text that is printed in place of a next step if there is nothing to do."""
+"""The text to print instead of a next step if there is nothing to do."""
 LOOK = "ocwatch explain (see why) or ocwatch watch (follow what happens)"
 """The next step to print if a model is cooling down and there is no problem."""
 RESTART = "restart the OpenCode processes named above (until then, their sessions cannot be moved)"
@@ -130,7 +130,7 @@ def _sharing(now: float) -> list[str]:
     path = state_file("share/status.json")
     if not exists(path):
         return []
-    from ocwatchd.state import share_status  # lazy import: most users share nothing
+    from ocwatchd.state import share_status  # lazy import: needed only if cooldowns are shared
 
     why = share_status.health(share_status.read(path, now))
     return [why] if why else []
@@ -223,7 +223,7 @@ def _session_lines(sessions: Sequence[Mapping[str, object]], now: float) -> list
         name = SessionName(ident, title, directory, moment(updated, "updated") if updated else None)
         head = described(name, now)
         lines.append(escape(f"{head} ({ident})" if head else ident))
-        # while a move is in progress, nothing proves that the model answers
+        # while a move is in progress, it is not known whether the model answers
         settled = model and phrase != f"moving to {model}"
         parts = (f"on {model}" if settled else "", _still_true(phrase, model), _what_follows(one, now))
         happened = "; ".join(part for part in parts if part)
@@ -262,7 +262,7 @@ def forecast_table(ahead: Sequence[Mapping[str, object]], now: float) -> str:
 
 
 def plan_table(windows: Sequence[Mapping[str, object]], now: float) -> str:
-    """Return the table of plan windows: percentage used, reset time, and when the window is used up at the current
+    """Return the table of plan windows: percentage used, reset time, and when the window will be used up at the current
     rate.
     """
     rows = [
@@ -381,7 +381,7 @@ def next_step(view: StatusView) -> str:
     if any(str(one.get("phrase", "")).endswith("Use: oc-smart run") for one in view.sessions):
         return "oc-smart run (use it instead of `opencode run`: it continues on a fallback)"
     if view.unknown_models:
-        return "ocwatch config check (shows the line of each name, and similar names)"
+        return "ocwatch config check (shows the line of each name and suggests similar names)"
     if view.without_fallback:
         return "ocwatch config init (see a proposed chain), or edit rate-limit-config.json"
     if view.unserved or view.health:

@@ -15,7 +15,7 @@ from ocwatchd.state.forecasts import read_plan_windows
 from ocwatchd.state.heartbeat import State, running, unserved
 from ocwatchd.time_words import clock, span
 
-TYPE_CHECKING = False  # defined here because typing is costly to import
+TYPE_CHECKING = False  # defined here because importing it from `typing` takes 5 ms of CPU time
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

@@ -135,8 +135,8 @@ def _configure(paths: Paths, report: Report, ask: bool) -> None:
 
 
 def _ask(start: Starter) -> tuple[str, ...]:
-    """Ask the user which of the suggested fallbacks to use, and return these in order. Return all of them if the user
-    gives no valid answer.
+    """Ask the user which of the suggested fallbacks to use, and return them in the user's order. Return all suggestions
+    if the user gives no valid answer.
     """
     say(escape(f"Fall back from {start.primary} to:"))
     for number, model in enumerate(start.targets, 1):
@@ -250,7 +250,7 @@ def _have_service(manager: Manager, service_status: ServiceStatus, report: Repor
 
 
 def _serve(paths: Paths, report: Report, manager: NoManager) -> int:
-    from ocwatchd.daemon import loop as daemon  # lazy import: not needed with a service
+    from ocwatchd.daemon import loop as daemon  # lazy import: not needed if the daemon runs as a service
 
     why = f"in the foreground of this terminal until you press Ctrl-C, because {escape(manager.reason)}."
     if manager.reason != ASKED:

@@ -1,8 +1,8 @@
 """`ocwatch watch`: show sessions, cooldowns and events live, from the files that `status` and `history` read.
 
-A frame is a list of styled lines that fit the screen; it is a pure function of the displayed values. Only changed lines
-are drawn, over the previous lines, to avoid flicker. While the state does not change, only the clock and the countdowns
-are sent, which takes a few bytes per second over ssh.
+A frame is a list of styled lines that fit the screen, and depends only on the displayed values. To avoid flicker, only
+changed lines are drawn, over the previous lines. While the state does not change, only the clock and the countdowns are
+sent, which takes a few bytes per second over ssh.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def frame(
 
 
 def _ahead(view: StatusView) -> list[Line]:
-    """Return the lines about the nearest limit that is forecast, or an empty list if there is none."""
+    """Return the lines about the nearest forecast limit, or an empty list if there is none."""
     for one in view.known_limits[:1]:
         if one.get("hits_in_seconds") is not None:
             when = limit_in(one, view.now)
@@ -168,8 +168,8 @@ def _ahead(view: StatusView) -> list[Line]:
 
 
 def _block(table: str, room: int, selected: int | None = None) -> list[Line]:
-    """Return an empty line and a table, together at most `room` lines. If rows do not fit, the last line contains their
-    number.
+    """Return an empty line and a table, together at most `room` lines. If some rows do not fit, the last line says how
+    many are left out.
 
     The row with the index `selected` is highlighted and is always shown.
     """
@@ -188,7 +188,9 @@ def _events(events: Sequence[Entry], room: int, now: float, titles: Titles) -> l
 
 
 def event(line: Entry, now: float, titles: Titles) -> Line:
-    """Return the line for one event, with the event's time if it occurred today, and with the date otherwise."""
+    """Return the line for one event. The line begins with the event's time of day or, if the event did not occur today,
+    with its date.
+    """
     at = stamp(line.time, now)
     at = at if len(at) <= len("14:20:05") else clock(line.time, now)
     story = phrase(line, lambda at: clock(at, line.time)) + titles.ending(line)
@@ -240,7 +242,9 @@ def _text(value: object) -> str | None:
 
 
 def keys_in(raw: str) -> Iterator[str]:
-    """Yield the keys in the input `raw` from a terminal. An arrow is one key; other escape sequences are ignored."""
+    """Yield the keys in `raw`, the input from a terminal. An arrow's escape sequence counts as one key; other escape
+    sequences are ignored.
+    """
     while raw:
         arrow = next((sequence for sequence in ARROWS if raw.startswith(sequence)), None)
         if arrow is not None:
@@ -407,7 +411,7 @@ def _scroll(reader: StateReader, every: float) -> None:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[int | None]:
-    """Yield the descriptor of standard input. Within the context, keys are read one by one, without echo.
+    """Yield the file descriptor of standard input. Within the context, keys are read one by one, without echo.
 
     Yield None if standard input is not a terminal.
     """

@@ -201,7 +201,7 @@ def visible(text: str) -> str:
     """Return the text without the codes of `paint`."""
     if "\x1b[" not in text:
         return text
-    import re  # lazy import: only a terminal with colors needs it
+    import re  # lazy import: needed only on a terminal with colors
 
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 

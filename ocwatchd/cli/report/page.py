@@ -495,14 +495,14 @@ METHOD = """
 another model or on its own) or was stopped, or until now. Waits of one session are never counted twice; if two sessions
 wait at the same time, both waits are counted. For a turn that is not over, only a wait with a known end counts.</li>
 <li><b>Saved</b> is, for each moved turn, the time from when the turn continued until OpenCode's own next attempt or the
-reset time that the provider reported, whichever is later. If the model answered or was cleared earlier, the time ends
-at that moment. Time in the future is not counted yet. The figure assumes that you would have waited, and that the
-reported reset time was right.</li>
+reset time that the provider reported, whichever is later. If the model answered or its cooldown was cleared before
+then, the saved time ends at that moment. Time in the future is not counted yet. The figure assumes that you would have
+waited, and that the reported reset time was right.</li>
 <li>@UNCOUNTED@</li>
 <li><b>Success</b> is the share of moves after which the target answered, among all moves after which it answered,
 refused the request or failed. Moves that a guard or a user prevented are not counted.</li>
 <li>New prompts that the companion plugin sent to a fallback before any request was made are not in the journal, so the
-time that this saved is not counted.</li>
+time that they saved is not counted.</li>
 <li><b>Money</b> is the cost that OpenCode recorded with each answer of a moved turn. <b>Instead</b> is an estimate: the
 same tokens at the prices of the limited model, if OpenCode's provider list has them. Models on a plan have no price in
 that list.</li>

@@ -1,4 +1,4 @@
-"""Words for days, months, halves of the day and time zones, in the languages that the rules cover. Pure data.
+"""Words for days, months, a.m. and p.m., and time zones, in the languages that the rules cover. Pure data.
 
 All words are in the folded form of `normalize.fold`: lower case, no accents, simplified Chinese characters.
 """

@@ -1,7 +1,7 @@
 """Find dates and times in texts: ISO dates, `resets 3pm (Europe/Berlin)`, `24 de nov. de 2026, 9:00`, `明日 00:00`.
 
-The module is long because it keeps the pattern of each date form next to its reader and tries all forms in one order.
-Its functions are pure.
+The module is long because the pattern of each date form is next to the function that reads it, and all forms are tried
+in a fixed order. Its functions are pure.
 
 The result of a date without a time zone, or of a word like "tomorrow", is marked as estimated. Texts are read in the
 folded form of `normalize.fold`. The vocabulary of each language is in `calendar_words`.
@@ -64,8 +64,8 @@ a letter.
 _CLOCKLIKE = re.compile(r"\d\s?[:.hu时点시]")
 _EDGE_BEFORE, _EDGE_AFTER = r"(?<![a-zа-яіїє\d])", r"(?![a-zа-яіїє\d])"
 
-# A time of day with the words that introduce it: `at 9:30 am`, `um 9 Uhr`, `a las 7:00 p. m.`, `15h30`, or with the
-# same kind of words in Chinese and Korean: `下午3点`, `오전 9시`.
+# A time of day with the words that introduce it: `at 9:30 am`, `um 9 Uhr`, `a las 7:00 p. m.`, `15h30`, and in Chinese
+# and Korean `下午3点` and `오전 9시`.
 _LEAD = (
     r"(?:at|@|um|gegen|ab|bis|a las|a la|as|a partir d[aeo]s?(?: las)?|partir de|vers|avant|des|desde las|hasta las"
     r"|ate as|depois das|a|alle ore|alle|dalle|dopo le|ore|o godz\.?|o godzinie|od|po|o|om|vanaf|na|kl\.?|klo|saat"
@@ -77,7 +77,8 @@ _EXACT_LEAD = frozenset(
      "klo", "saat", "pukul", "jam", "luc", "в", "о", "ab", "bis", "jusqu'a", "hasta las", "ate as", "fino alle", "do",
      "tot", "до"}
 )  # fmt: skip
-"""Words after which a number on its own is an hour. After any of them, `h` and `.` may separate hours from minutes too.
+"""Words after which a number on its own is an hour. After any of them, `h` and `.` may also separate hours from
+minutes.
 """
 
 _TIME = (
@@ -107,7 +108,7 @@ _YEAR_AT = late(
     r"(?:\s?(?:г\.?|года|р\.|року|r\.|roku|yili)(?![^\W\d_]))?"
 )
 
-# The forms of dates differ only at the beginning; the year, the time and the zone follow in the same form.
+# Date forms differ only at the beginning; the year, the time and the zone that follow have the same form everywhere.
 _YEAR_FIRST = LateExpression(
     r"(?<!\d)(?P<year>20\d\d)\s?[-/.年년]\s?(?P<month>\d{1,2})\s?[-/.月월]\s?(?P<day>\d{1,2})(?!\d)\s?[日일]?", "20"
 )
@@ -229,7 +230,7 @@ def _iana(name: str) -> tzinfo | None:
     """Return the IANA time zone with this name, in upper or lower case, or None: `europe/berlin`,
     `America/Argentina/Buenos_Aires`.
     """
-    from zoneinfo import ZoneInfo  # lazy import: it takes 1.2 MiB in an idle daemon, and few texts contain a zone
+    from zoneinfo import ZoneInfo  # lazy import: zoneinfo takes 1.2 MiB in an idle daemon, and few texts contain a zone
 
     proper = "/".join("_".join(piece[:1].upper() + piece[1:] for piece in part.split("_")) for part in name.split("/"))
     for candidate in (name, proper, proper.replace("_Of_", "_of_").replace("_Es_", "_es_")):
@@ -367,8 +368,8 @@ def _placed(naive: datetime, zone: str | None, text: str, here: datetime, local:
 
 
 def _known(zone: str, text: str) -> tzinfo | None:
-    """Return the time zone with this name, or None. `CST` means China's zone if Chinese words or `+0800` occur in the
-    text, and Chicago's zone otherwise.
+    """Return the time zone with this name, or None. `CST` means China Standard Time if Chinese words or `+0800` occur
+    in the text; otherwise, it means Chicago's time.
     """
     return BEIJING if zone == "cst" and (_CHINESE.search(text) or "+0800" in text) else zone_of(zone)
 

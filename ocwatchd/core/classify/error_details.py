@@ -18,7 +18,7 @@ PARSE_CAP = 262_144
 """Maximum number of characters that are parsed as JSON. A longer body is truncated, and only its fields are read."""
 
 BODY_CAP = 8192
-"""Maximum number of characters of a body that are kept, because they may contain a reset time (RetryInfo,
+"""Maximum number of characters to keep of a body. A body is kept because it may contain a reset time (RetryInfo,
 resets_in_seconds).
 """
 

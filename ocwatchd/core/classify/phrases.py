@@ -7,7 +7,7 @@ literal:
     ~        up to 60 characters of any kind; no word is split
     *        the word may continue: `limit*` is limit, limits, limited
     #        a number
-    ^        the text begins here (first sign only)
+    ^        the text begins here (allowed only as the first sign)
 
 All repetitions are bounded, so no phrase can take long to match. Each phrase is found by one of its words (`Index`), so
 the cost of classifying a message depends on the message's words and not on the number of rules.
@@ -24,7 +24,7 @@ from ocwatchd.core.text.normalize import fold
 
 KEY_LENGTH = 5
 """Length, in letters, of a key. A key is the beginning of a word, by which phrases are found. Longer keys would occur
-in fewer messages, but words such as `exceed*` would have none.
+in fewer messages, but words such as `exceed*` would then have no key.
 """
 
 GAP_CAP = 60
@@ -151,9 +151,9 @@ def check(phrase: str) -> None:
     """
     bare = _GROUP.sub("", phrase)
     if not phrase.strip() or "(" in bare or ")" in bare:
-        raise PhraseError(f"brackets of the phrase do not match: {phrase!r}")
+        raise PhraseError(f"the phrase is empty, or its brackets do not match: {phrase!r}")
     if not re.search(r"\w{2}|[^\x00-\x7f]", phrase):
-        raise PhraseError(f"nothing literal in the phrase: {phrase!r}")
+        raise PhraseError(f"the phrase contains no literal text: {phrase!r}")
 
 
 def _key_sets(phrase: str) -> list[frozenset[str]]:

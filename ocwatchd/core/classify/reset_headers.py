@@ -89,7 +89,7 @@ def _retry_after(headers: Mapping[str, str], now: float) -> Iterator[ReportedTim
 
 
 def _read(name: str, value: str, now: float, unit: float, reset_source: ResetSource) -> ReportedTime:
-    """Read a header's value: a number (in units of `unit` seconds), an epoch, a date or a duration.
+    """Read a header's value: a number (in units of `unit` seconds), an epoch time, a date or a duration.
 
     If the value is unreadable, the result contains no time.
     """
@@ -128,8 +128,8 @@ def _unified(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]:
 
 
 def _exhausted(headers: Mapping[str, str], now: float) -> Iterator[ReportedTime]:
-    """Yield the reset times of exhausted allowances, from `…-reset-…` headers that accompany `…-remaining-…` headers,
-    in any order.
+    """Yield the reset times of exhausted allowances, from `…-reset-…` headers that accompany `…-remaining-…` headers.
+    The order of the headers does not matter.
     """
     for name, value in headers.items():
         if name.startswith("x-codex-") and name.endswith(("-reset-after-seconds", "-reset-at")):

@@ -104,7 +104,7 @@ def tame(reported: ReportedTime, now: float) -> Hint | str:
 
 
 def _days(seconds: float) -> str:
-    return f"{seconds / 86400:.0f} days" if seconds < 1e12 else "an absurd time"
+    return f"{seconds / 86400:.0f} days" if seconds < 1e12 else "an impossibly long time"
 
 
 def _best(reported: Iterator[ReportedTime], now: float) -> Hint | None:

@@ -571,7 +571,7 @@ def _with_body(key: _Key) -> tuple[str, tuple[str, ...], int | None]:
 
 
 def _is_open(verdict: Verdict, found: _Found, status: int | None) -> bool:
-    """Return whether the verdict is still undecided, because no rule is certain about the text, and the status does not
+    """Return whether the verdict is still undecided: no rule matches the text with certainty, and the status does not
     rule out a limit.
     """
     if status is not None and 400 <= status < 500 and status != 403:
@@ -621,8 +621,8 @@ def _by_words(found: _Found, status: int | None) -> Verdict:
     if limit:
         doubt = _doubt(limit, found, status)
         certainty = Certainty.DOUBTFUL if doubt or limit.doubtful else Certainty.SURE
-        why = f"the text names a limit, but also: {doubt.why}" if doubt else limit.why
-        return Verdict(certainty, limit.kind, limit.scope, limit.id, why or "the words name it")
+        why = f"the text mentions a limit, but also: {doubt.why}" if doubt else limit.why
+        return Verdict(certainty, limit.kind, limit.scope, limit.id, why or "the text matches this rule")
     no = hard or found.no(Weight.QUOTES) or found.no(Weight.DOUBT) or found.no(Weight.SOFT)
     quoted = next((rule for rule in found.quoted if rule.kind is not None), None)
     if quoted and not no and status is None:
@@ -630,7 +630,9 @@ def _by_words(found: _Found, status: int | None) -> Verdict:
     if no:
         return _no(no)
     if status is not None and 400 <= status <= 599:
-        return Verdict(Certainty.NO, rule=f"status-{status}", why=f"status {status}, and the text names no limit")
+        return Verdict(
+            Certainty.NO, rule=f"status-{status}", why=f"status {status}, and the text does not mention a limit"
+        )
     return _UNKNOWN
 
 

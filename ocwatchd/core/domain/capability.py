@@ -49,11 +49,11 @@ def unfit(needs: Needs, capacity: Capacity | None) -> str | None:
         return None
     room = min(capacity.output, capacity.context // ROOM)
     if capacity.context and needs.tokens > capacity.context - room:
-        window = f"its window has {capacity.context:,}"
-        return f"too small: the session holds {needs.tokens:,} tokens, {window}" + (
-            f", {room:,} for the answer" * (room > 0)
+        window = f"but the context window has {capacity.context:,}"
+        return f"too small: the session has {needs.tokens:,} tokens, {window}" + (
+            f", of which {room:,} are reserved for the answer" * (room > 0)
         )
     if needs.tools and not capacity.tools:
         return "cannot call tools, and the session has called some"
     missing = sorted(needs.inputs - capacity.inputs)
-    return f"does not understand attachments of the kind {', '.join(missing)}" if missing else None
+    return f"does not support attachments of the kind {', '.join(missing)}" if missing else None

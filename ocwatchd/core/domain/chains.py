@@ -152,7 +152,8 @@ def ways(model: str, chains: Chains, pools: Members = NO_POOLS) -> Iterator[tupl
     """Yield the candidates, each with the name of the pool through which it was found, or None.
 
     A chain's own list comes before the fallbacks of its members (A: B, C and B: D gives B, C, D), because the user
-    wrote that list for this very model. No name is followed twice, so the search ends even if the chains form a cycle.
+    wrote that list specifically for this model. No name is followed twice, so the search ends even if the chains form a
+    cycle.
     """
     seen = {model}
     waiting = [model]
@@ -256,8 +257,8 @@ def no_fallback(models: Collection[str]) -> str:
     """Return a message listing the models in use without a fallback."""
     has = "has" if len(models) == 1 else "have"
     return (
-        f"{', '.join(models)} {has} no fallback: nothing can be moved on a limit. Add one to fallbackChain, or a "
-        'default for all models: "*"'
+        f"{', '.join(models)} {has} no fallback, so limited sessions cannot be moved. Add one to fallbackChain, or "
+        'a default for all models: "*"'
     )
 
 

@@ -80,7 +80,7 @@ class Cooldown:
         return self.targets.get(model, self.target)
 
     def active(self, now: float) -> bool:
-        """Return whether the model is still cooling down at `now`. At the reset time itself, it no longer is."""
+        """Return whether the model is still cooling down at `now`. The cooldown ends at the reset time itself."""
         return self.until is None or now < self.until
 
     @property
@@ -192,8 +192,8 @@ class Ledger:
         return tuple(again)
 
     def lift(self, cleared: Mapping[ModelRef, float]) -> None:
-        """Store the models whose cooldowns a user cleared before this object was created, with the time of each clear
-        in epoch seconds.
+        """Store the models whose cooldowns a user cleared before this object was created, each with the time of that
+        clear, in epoch seconds.
 
         Limits older than that time are not recorded again.
         """
@@ -333,11 +333,13 @@ class Ledger:
 
     @property
     def changes(self) -> int:
-        """The number of changes that may affect which models are cooling down. An expired cooldown is not a change."""
+        """The number of changes that may affect which models are cooling down. The end of a cooldown at its reset time
+        does not count as a change.
+        """
         return self._entries.changes
 
     def next_end(self, now: float) -> float:
-        """Return when the next cooldown ends, in epoch seconds, or infinity if no cooldown has an end."""
+        """Return the time at which the next cooldown ends, in epoch seconds, or infinity if no cooldown has an end."""
         return min((e.until for e in self._entries.values() if e.until is not None and e.until > now), default=math.inf)
 
     def answered(self, model: ModelRef, started: float) -> Cooldown | None:
@@ -474,7 +476,7 @@ def _key_of(event: LimitEvent, ref: ModelRef) -> ModelRef:
 
 
 def _before(unmet: Cooldown) -> Cooldown | None:
-    """Return the strikes that this entry, a forecast or another machine's limit, has kept from earlier limits. They are
+    """Return the strikes from earlier limits that this entry (a forecast or another machine's limit) has kept. They are
     returned as an entry that has ended. Return None if there are no strikes.
     """
     return replace(unmet, until=unmet.since, reset_source=ResetSource.ESTIMATE) if unmet.strikes else None

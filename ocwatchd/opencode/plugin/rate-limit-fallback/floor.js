@@ -47,11 +47,12 @@ function unfit({ tokens, inputs, tools }, capacity) {
   const { context, output, inputs: understood, tools: calls } = capacity ?? {}
   const room = Math.min(output || 0, Math.floor(context / ROOM))
   const [holds, has, kept] = [tokens, context, room].map((count) => Number(count).toLocaleString("en-US"))
-  const answer = room > 0 ? `, ${kept} for the answer` : ""
-  if (tokens > context - room && context > 0) return `too small: the session holds ${holds} tokens, its window has ${has}${answer}`
+  const answer = room > 0 ? `, of which ${kept} are reserved for the answer` : ""
+  const window = `but the context window has ${has}${answer}`
+  if (tokens > context - room && context > 0) return `too small: the session has ${holds} tokens, ${window}`
   if (tools && calls === false) return "cannot call tools, and the session has called some"
   const missing = Array.isArray(understood) ? inputs.filter((kind) => !understood.includes(kind)).sort() : []
-  if (missing.length) return `does not understand attachments of the kind ${missing.join(", ")}`
+  if (missing.length) return `does not support attachments of the kind ${missing.join(", ")}`
 }
 
 /** Return the needs of the session: tokens up to the last counted answer, the texts after it, and the prompt. */
