@@ -1,5 +1,5 @@
-"""Decide whether a turn is limited and what to do about it. The evidence comes from the log and from what an endpoint
-shows of the session.
+"""Decide whether a turn is limited and what to do about it. The evidence comes from the log and from an endpoint's
+snapshot of the session.
 
 A retry status alone proves nothing, because OpenCode 1.18.14 and later retry a 400 that merely quotes a limit. A
 Retry-After that OpenCode honors does prove a limit: the time of the next attempt then does not fit OpenCode's own

@@ -728,8 +728,8 @@ class Decider:
         return [*kept, notes.ended(end), notes.moved(end)]
 
     def found_after(self, tracked: TrackedSession, snapshot: SessionSnapshot) -> list[Effect]:
-        """Finish the moves that an earlier run began and did not finish. Their results are derived from what an
-        endpoint shows now.
+        """Finish the moves that an earlier run began and did not finish. Their results are derived from the current
+        snapshot of the session.
         """
         effects: list[Effect] = []
         for claim in tracked.take_claims():

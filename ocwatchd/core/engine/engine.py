@@ -347,8 +347,8 @@ class Engine:
         if certainty is Certainty.NO or self._is_repeated(event):
             return []
         sure = certainty is Certainty.SURE and event.ref is not None
-        # An endpoint may have shown the refused attempt that this line reports, or may show it later. The line and what
-        # the endpoint shows count as one limit.
+        # An endpoint may already have reported the refused attempt in this line, or may report it later. The log line
+        # and that report count as one limit.
         recent = live or now - event.time < FRESH
         tracked = self.tracked_sessions.of(event.session, now) if event.session and recent and not event.small else None
         if tracked is not None and live:
@@ -393,8 +393,8 @@ class Engine:
         return self._probe(tracked)
 
     def _already_shown(self, tracked: TrackedSession, event: LimitEvent) -> bool:
-        """Return whether this late log line reports a refused attempt that an endpoint has already shown. Such a line
-        is not a second strike.
+        """Return whether this late log line is about a refused attempt that an endpoint has already reported. Such a
+        line does not count as a second strike.
         """
         if event.ref is None or event.time > tracked.shown_at.get(event.ref, 0.0):
             return False

@@ -142,7 +142,7 @@ def may_have_stalled(snapshot: SessionSnapshot) -> bool:
 
 
 EMPTY_STEPS = 3
-"""Number of consecutive empty answers that are treated as a failure, because OpenCode would repeat the request
+"""Number of consecutive empty answers that count as a failure. Without this maximum, OpenCode would repeat the request
 indefinitely.
 """
 

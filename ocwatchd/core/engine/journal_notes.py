@@ -379,7 +379,7 @@ def exhausted(
 ) -> list[Effect]:
     """Return the effects for a chain without an available model. The notice contains the earliest reset time."""
     at = choice.soonest[1] if choice.soonest else None
-    # The id differs each time, because the engine itself records for which chains it has notified the user.
+    # The id differs each time, because the engine itself records the chains about which it has notified the user.
     notice = _tell(snapshot, f"exhausted:{snapshot.session}:{now}", "Every model is limited", why, at)
     return [Note("exhausted", _about(snapshot) | {"why": why, "until": at, "considered": considered}), notice]
 

@@ -230,8 +230,8 @@ class Questions:
         )
 
     def not_made(self, end: MoveEnded, now: float) -> None:
-        """Probe the session after a move that the plugin did not make, for example because our response arrived too
-        late.
+        """Probe the session after a move that the plugin did not make, for example because ocwatchd's response arrived
+        too late.
         """
         tracked, model = self._sessions.of(end.order.session, now), end.order.origin
         if end.outcome.result is MoveResult.REFUSED and model is not None:
