@@ -19,12 +19,12 @@ from ocwatchd.core.engine.messages import (
     Free,
     Move,
     Note,
+    Notify,
     Probe,
     Remember,
     ReturnSession,
     SaveBlacklist,
     Shown,
-    Tell,
 )
 from ocwatchd.daemon.blacklist_writer import BlacklistWriter
 from ocwatchd.daemon.decisions import Decisions
@@ -63,7 +63,7 @@ class EffectExecutor:
 
 def at_endpoints(opencode: OpenCodeWork) -> Handlers:
     """Return the handlers for effects that need a running OpenCode process."""
-    return {Probe: opencode.probe, Move: opencode.move, Free: opencode.free, ReturnSession: opencode.give_back}
+    return {Probe: opencode.probe, Move: opencode.move, Free: opencode.free, ReturnSession: opencode.return_session}
 
 
 def daemon_handlers(
@@ -85,8 +85,8 @@ def daemon_handlers(
         journal.write()  # the claim of a move must be on disk before the move begins
         decisions.answer(effect)
 
-    def tell(effect: Tell) -> None:
-        lanes.submit(NOTICES, "Tell", partial(notifier.tell, effect))
+    def notify(effect: Notify) -> None:
+        lanes.submit(NOTICES, "Notify", partial(notifier.notify, effect))
 
     return {
         **at_endpoints(opencode),
@@ -95,7 +95,7 @@ def daemon_handlers(
         Note: journal.note,
         Answer: answer,
         Remember: remember,
-        Tell: tell,
+        Notify: notify,
     }
 
 

@@ -32,7 +32,7 @@ class _Kind:
     last: float = 0.0
 
 
-class _Survival:
+class _SurvivedFault:
     """The context manager returned by `Faults.survived`. It has no state, so it is reused in each round of the loop.
 
     A generator-based context manager would need six more calls each time, and an idle daemon enters 16 of these
@@ -61,7 +61,7 @@ class Faults:
         """`say` is called with one line when a kind of fault occurs for the first time. `now` returns epoch seconds."""
         self._say, self._now = say, now
         self._kinds: dict[tuple[str, str, str], _Kind] = {}
-        self._survivals: dict[str, _Survival] = {}
+        self._survivals: dict[str, _SurvivedFault] = {}
         self._lock = threading.Lock()
         self.count = 0
         """Number of faults so far, of all kinds."""
@@ -82,11 +82,11 @@ class Faults:
         if new and kind is not None:
             self._say(f"{kind.words}; ocwatchd keeps running")
 
-    def survived(self, where: str) -> _Survival:
+    def survived(self, where: str) -> _SurvivedFault:
         """Return a context manager that records an exception in its block and suppresses it."""
         known = self._survivals.get(where)
         if known is None:
-            known = _Survival(self.note, where)
+            known = _SurvivedFault(self.note, where)
             if len(self._survivals) < MAX_PLACES:
                 self._survivals[where] = known
         return known

@@ -99,7 +99,7 @@ def met(store: SessionStore, journal: Journal, now: float) -> dict[str, tuple[li
     return {name: (own[name], times) for name, times in came.items()}
 
 
-def learnt(store: SessionStore, journal: Journal, now: float) -> dict[str, Bound]:
+def learned_bounds(store: SessionStore, journal: Journal, now: float) -> dict[str, Bound]:
     """Return the learned limits by model. Models whose limit cannot be learned are left out."""
     found = {name: learn(History(own), times) for name, (own, times) in met(store, journal, now).items()}
     return {name: bound for name, bound in found.items() if bound is not None}
@@ -269,7 +269,7 @@ class Forecaster:
         self._read, self._begin = now, begin
         if abs(now - self._learnt) >= LEARN:
             self._learnt = now
-            self._bounds = learnt(self._store, Journal(self._paths.journal, self._clock), now)
+            self._bounds = learned_bounds(self._store, Journal(self._paths.journal, self._clock), now)
 
     def _publish(self, found: Iterable[Standing], now: float) -> None:
         ahead = sorted((nearest(one, now) for one in found), key=lambda one: one.rank)

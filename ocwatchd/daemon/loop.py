@@ -28,7 +28,7 @@ from ocwatchd.config import Config, load
 from ocwatchd.config.active_rules import rules_for
 from ocwatchd.config.coverage import ConfigurationGaps
 from ocwatchd.config.loading import LiveConfig
-from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns
 from ocwatchd.core.domain.timeline import Timeline
 from ocwatchd.core.domain.types import Certainty, LimitEvent
 from ocwatchd.core.engine.assess import refusal_of
@@ -40,7 +40,7 @@ from ocwatchd.core.engine.messages import (
     Configured,
     Failure,
     FellSilent,
-    GapsLearnt,
+    GapsLearned,
     Message,
     Note,
     Refused,
@@ -207,7 +207,7 @@ class Loop:
         self._started = started = clock.now()
         self._code = heartbeat.code_mark()
         self._beat_at = self._searched_at = self._logs_read_at = 0.0
-        self._woken, self._search_wanted = True, False
+        self._reopened, self._search_wanted = True, False
         self._saved_cursors: dict[str, Cursor] = {}
         self._saved_progress: tuple[dict[str, int], float] = {}, 0.0
         self._services: object = None
@@ -220,7 +220,7 @@ class Loop:
         known, rules = blacklist.read(paths.blacklist), rules_for(config)
         for problem in known.problems:
             log.warning(problem)
-        self._engine = Engine(config.policy, rules, Ledger(known.entries()), lambda: uuid4().hex[:12], strict=False)
+        self._engine = Engine(config.policy, rules, Cooldowns(known.entries()), lambda: uuid4().hex[:12], strict=False)
         with faults.survived("restoring the budget"):
             prices.recall(self._engine.context, paths, started)
         with faults.survived("restoring moved sessions"):
@@ -249,7 +249,7 @@ class Loop:
         prober = Prober(self._finder, store, clock=clock)
         modern = (paths.log_dir / "opencode.log").exists
         self._activity = StreamActivity(cursors.load_gaps(paths.stream_gaps), keep_alive=self._keep_alive_age)
-        self._gaps_saved = self._activity.learnt()
+        self._gaps_saved = self._activity.gaps_learned()
         self._engine.context.learn_gaps(self._activity.gaps().longest())
         listener = EventListener(
             post, modern, clock=clock, progress=self._progress, located=prober.located, activity=self._activity
@@ -340,7 +340,7 @@ class Loop:
         with self._faults.survived("restoring the state of the previous run"):
             # Cleared cooldowns are taken into account regardless of when they were cleared, because the logs may still
             # contain refused attempts from before that time.
-            self._engine.ledger.lift(last.cleared)
+            self._engine.cooldowns.lift(last.cleared)
             self._engine.remember(last.refused, self._counted.shown(), now)
             self._engine.remember_origins(last.origins)
             self._engine.remember_resumes(last.resumes)
@@ -386,7 +386,7 @@ class Loop:
                 time.sleep(FAULT_PAUSE)  # a permanent fault must not occupy a whole core
 
     def _read_logs_if_due(self) -> None:
-        if self._woken or abs(self._clock.now() - self._logs_read_at) >= POLL_INTERVAL:
+        if self._reopened or abs(self._clock.now() - self._logs_read_at) >= POLL_INTERVAL:
             self._read_logs()
 
     def _look_for_stalls(self) -> None:
@@ -395,10 +395,10 @@ class Loop:
         """
         for session in self._activity.silent(self._engine.context.stall_after):
             self._handle(FellSilent(session))
-        learnt = self._activity.learnt()
-        if learnt != self._gaps_saved:
-            self._gaps_saved, gaps = learnt, self._activity.gaps()
-            self._handle(GapsLearnt(gaps.longest()))
+        gaps_learned = self._activity.gaps_learned()
+        if gaps_learned != self._gaps_saved:
+            self._gaps_saved, gaps = gaps_learned, self._activity.gaps()
+            self._handle(GapsLearned(gaps.longest()))
             with contextlib.suppress(OSError, StateError):  # a lost file does no harm: the gaps are measured again
                 cursors.save_gaps(self._paths.stream_gaps, gaps, self._clock.now())
 
@@ -499,7 +499,7 @@ class Loop:
         work.
         """
         now = self._logs_read_at = self._clock.now()
-        self._woken = False
+        self._reopened = False
         hints: set[Path] = set()
         with self._faults.survived("watching directories"):
             self._waker.check(now)
@@ -563,7 +563,7 @@ class Loop:
             message = self._queue.get(timeout=patience)
             while True:
                 if message is None:
-                    self._woken = True
+                    self._reopened = True
                 else:
                     self._handle(message)
                 message = self._queue.get_nowait()
@@ -605,7 +605,7 @@ class Loop:
                 self._live.as_json(), self._opencode.endpoints, without, unknown, self._code,
                 self._opencode.earlier,
             )  # fmt: skip
-        self._service_notifier.report_status("; ".join([_cooling(self._engine.ledger.entries(), now), *health]))
+        self._service_notifier.report_status("; ".join([_cooling(self._engine.cooldowns.entries(), now), *health]))
 
     def _save_cursors(self) -> None:
         """Save the cursors, but only after the blacklist contains every limit that was read before them. No refused

@@ -19,13 +19,13 @@ from functools import partial
 from ocwatchd.clock import rfc3339
 from ocwatchd.config.model import NoticeSettings
 from ocwatchd.core.domain.snapshot import Endpoint
-from ocwatchd.core.engine.messages import Tell
+from ocwatchd.core.engine.messages import Notify
 from ocwatchd.core.text.redact import reason_of
 from ocwatchd.opencode.client.connect import client_of
 from ocwatchd.opencode.client.request import EndpointError
 from ocwatchd.time_words import when
 
-MAX_MATTERS = 1000
+MAX_SHOWN = 1000
 """Maximum number of subjects (`matter`) that are stored. The user is notified of a stored subject only once."""
 PATIENCE = 5.0
 """Timeout of a notification program, in seconds."""
@@ -63,12 +63,12 @@ class Notifier:
         """Use these settings from now on."""
         self._settings = settings
 
-    def tell(self, notice: Tell) -> None:
+    def notify(self, notice: Notify) -> None:
         """Show a notice, unless a notice with the same `matter` was shown before."""
         if notice.matter in self._shown:
             return
         self._shown[notice.matter] = None
-        if len(self._shown) > MAX_MATTERS:
+        if len(self._shown) > MAX_SHOWN:
             self._shown.popitem(last=False)
         # Names come from logs, so neither the desktop nor the terminal that shows the toast may interpret their
         # content.
@@ -86,7 +86,7 @@ class Notifier:
             event = {"address": settings.ntfy, "title": f"OpenCode: {title}", "text": text or title}
             self._report("ntfy", _fault_of("ntfy", PUBLISH, json.dumps(event).encode()))
 
-    def _worded(self, notice: Tell) -> str:
+    def _worded(self, notice: Notify) -> str:
         """Return the text of a notice with its time. If the user has several sessions, the session's name precedes the
         text.
         """
@@ -96,7 +96,7 @@ class Notifier:
         name = self._name_of(notice.session) if notice.session else ""
         return f"{name}: {text}" if name else text
 
-    def _run(self, command: tuple[str, ...], notice: Tell, title: str, text: str, now: float) -> None:
+    def _run(self, command: tuple[str, ...], notice: Notify, title: str, text: str, now: float) -> None:
         """Run the user's own command. Report a failure, unless the previous run failed in the same way."""
         until = None if notice.at is None else rfc3339(notice.at)
         event = {"version": 1, "time": rfc3339(now), "title": title, "text": text, "session": notice.session,

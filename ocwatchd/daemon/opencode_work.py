@@ -91,7 +91,7 @@ class OpenCodeWork:
             lambda fault: MoveEnded(effect.claim, effect.order, MoveOutcome(MoveResult.FAILED, repr(fault))),
         )
 
-    def give_back(self, effect: ReturnSession) -> None:
+    def return_session(self, effect: ReturnSession) -> None:
         """Return a session to its primary."""
         self._lanes.submit(
             PROBES,
@@ -184,5 +184,5 @@ class OpenCodeWork:
         result = ReturnResult.UNKNOWN
         for endpoint in self._finder.find().open:
             if endpoint.generation == 2 and result is ReturnResult.UNKNOWN:
-                result = self._switcher.give_back(endpoint, effect.session, effect.origin, effect.target)
+                result = self._switcher.return_session(endpoint, effect.session, effect.origin, effect.target)
         self._post(SessionReturned(effect.session, effect.target, result))

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from ocwatchd.clock import Clock
 from ocwatchd.core.domain.pools import LEAST_USED, Pool, relative
 from ocwatchd.core.domain.types import ModelRef
-from ocwatchd.core.engine.messages import Learnt, Message, Used
+from ocwatchd.core.engine.messages import ExperienceLearned, Message, Used
 from ocwatchd.core.engine.session import EngineContext
-from ocwatchd.core.fallback.ranking import learnt
+from ocwatchd.core.fallback.ranking import experiences
 from ocwatchd.core.history.journal_entries import read
 from ocwatchd.core.history.metrics import figures
 from ocwatchd.core.policy import Order
@@ -68,7 +68,7 @@ class UsageMeter:
         self._work, self._publish_fields, self._ask_offers, self._faults = work, publish, ask_offers, faults
         self._store, self._journal, self._clock = store, paths.journal, clock
         self._forecaster = Forecaster(work, store, paths, clock)
-        self._learnt = self._asked = 0.0
+        self._learned_at = self._asked = 0.0
         self._mark = self._measured = self._written = 0.0
         self._published_pools: dict[str, object] = {}
         self._fallbacks: dict[str, object] = {}
@@ -85,8 +85,8 @@ class UsageMeter:
             self._step_pools(context, now)
         with survived("publishing fallbacks"):
             self._publish_fallbacks(context, now)
-        if context.policy.order is Order.LEARNT and abs(now - self._learnt) >= LEARN:
-            self._learnt = now
+        if context.policy.order is Order.LEARNT and abs(now - self._learned_at) >= LEARN:
+            self._learned_at = now
             self._work(lambda: self._experience(now))
 
     def _step_pools(self, context: EngineContext, now: float) -> None:
@@ -97,9 +97,9 @@ class UsageMeter:
         if configured or self._published_pools:
             self._publish(context, now)
 
-    def _experience(self, now: float) -> Learnt:
+    def _experience(self, now: float) -> ExperienceLearned:
         entries = read(Journal(self._journal, self._clock).read())
-        return Learnt(learnt(figures(entries, now - LOOK_BACK, now).fallbacks))
+        return ExperienceLearned(experiences(figures(entries, now - LOOK_BACK, now).fallbacks))
 
     def _measure(self, spreading: list[Pool]) -> None:
         mark = self._store.mark()
@@ -115,7 +115,7 @@ class UsageMeter:
             self._publish_fields({"pools": found})
 
     def _publish_fallbacks(self, context: EngineContext, now: float) -> None:
-        listed = [entry.model for entry in context.ledger.entries() if entry.active(now)]
+        listed = [entry.model for entry in context.cooldowns.entries() if entry.active(now)]
         if not listed:
             return
         if abs(now - self._asked) >= ASK:

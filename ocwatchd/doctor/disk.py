@@ -59,10 +59,10 @@ def open_modes(paths: Paths) -> Iterator[Mode]:
             info = path.stat()
             if is_ours(info.st_uid) and info.st_mode & closed:
                 yield Mode(str(path), stat.S_IMODE(info.st_mode))
-    yield from islice(_strange(paths), STRANGE)
+    yield from islice(_foreign_files(paths), STRANGE)
 
 
-def _strange(paths: Paths) -> Iterator[Mode]:
+def _foreign_files(paths: Paths) -> Iterator[Mode]:
     """Yield those of our files that belong to another user. Earlier versions created such files under `sudo`."""
     plugin = (paths.opencode_config / "plugin" / name for name in (plugin_file.NAME, *plugin_file.PARTS))
     units = (
@@ -70,11 +70,11 @@ def _strange(paths: Paths) -> Iterator[Mode]:
         paths.home / "Library/LaunchAgents/dev.ocwatchd.plist",
     )
     for path in (paths.cache_dir, paths.config_file, *plugin, *units):
-        yield from _anothers(path)
-    yield from _anothers(paths.state_dir, within=True)
+        yield from _owned_by_another(path)
+    yield from _owned_by_another(paths.state_dir, within=True)
 
 
-def _anothers(path: Path, *, within: bool = False) -> Iterator[Mode]:
+def _owned_by_another(path: Path, *, within: bool = False) -> Iterator[Mode]:
     """Yield the path if it belongs to another user. Otherwise, if `within` is set, yield the files below it that belong
     to another user.
     """
@@ -82,7 +82,7 @@ def _anothers(path: Path, *, within: bool = False) -> Iterator[Mode]:
         info = path.lstat()
     except OSError:
         return
-    if info.st_uid != _rightful():
+    if info.st_uid != _expected_owner():
         user, whole = user_name(info.st_uid), stat.S_ISDIR(info.st_mode)
         mended = repair(str(path), whole=whole)
         known = info.st_uid == 0 and (os.geteuid() == 0 or in_own_home(str(path)))
@@ -92,10 +92,10 @@ def _anothers(path: Path, *, within: bool = False) -> Iterator[Mode]:
     elif within and path.is_dir():
         with suppress(OSError):
             for entry in sorted(path.iterdir()):
-                yield from _anothers(entry, within=not entry.is_symlink())
+                yield from _owned_by_another(entry, within=not entry.is_symlink())
 
 
-def _rightful() -> int:
+def _expected_owner() -> int:
     """Return the id of the user who should own our files: this user or, under `sudo`, the owner of HOME."""
     return home_owner() if os.geteuid() == 0 else os.geteuid()
 

@@ -150,7 +150,7 @@ def endpoints(facts: Facts) -> Iterator[Check]:
         seen = (
             f"{found.place or f'OpenCode {found.pid}{where}'} cannot be reached: its sessions cannot be moved in place"
         )
-        yield Check("doors", Severity.WARNING, seen, _way_in(found, facts), found.again)
+        yield Check("doors", Severity.WARNING, seen, _unreachable_remedy(found, facts), found.again)
     for trouble in facts.endpoint_troubles:
         yield Check(
             "doors",
@@ -160,7 +160,7 @@ def endpoints(facts: Facts) -> Iterator[Check]:
         )
 
 
-def _way_in(found: Running, facts: Facts) -> str:
+def _unreachable_remedy(found: Running, facts: Facts) -> str:
     if facts.plugin.state != "current":
         return f"ocwatch plugin install, then {found.remedy or 'restart that OpenCode process'}"
     if found.plugin is None:

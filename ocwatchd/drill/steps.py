@@ -339,17 +339,17 @@ class Drill:
         first = user_of(self._scene.home, self._endpoint, self._step_timeout)
         first.open_project()
         self._scene.user = user_of(self._scene.home, self._endpoint, CALL_TIMEOUT)
-        endpoint = self._scene.poll(first.way_in, self._step_timeout)
+        endpoint = self._scene.poll(first.plugin_endpoint, self._step_timeout)
         if endpoint is None:
             noted = last_output(self._scene.home.paths.state_dir / "plugin-errors.log")
             advice = f"without the plugin, ocwatchd can only reach an OpenCode started with `serve` or `--port`; {KEEP}"
             if self._generation == 2:
                 advice = f"without the plugin, each prompt hits a limit once before it is moved; {KEEP}"
             raise StepFailed(
-                first.way_in_is, f"{first.without_way_in()}; the plugin logs: {noted or 'nothing'}", advice
+                first.endpoint_expected, f"{first.missing_endpoint()}; the plugin logs: {noted or 'nothing'}", advice
             )
         self._scene.user = user_of(self._scene.home, endpoint, CALL_TIMEOUT)
-        return first.way_in_seen, None
+        return first.endpoint_seen, None
 
     def _detection(self) -> tuple[str, float]:
         self._scene.begin_session()
@@ -403,7 +403,7 @@ class Drill:
     def _prevention(self) -> tuple[str, float]:
         before = {model: len(self.provider.asked(model)) for model in (PRIMARY, FALLBACK)}
         self._scene.settle()
-        self._scene.user.insist(self._scene.session)
+        self._scene.user.select_primary(self._scene.session)
         sent = self._scene.prompt("the second prompt")
         asked = self.provider.wait(FALLBACK, before[FALLBACK] + 1, self._scene.left(self._step_timeout))[
             before[FALLBACK] :

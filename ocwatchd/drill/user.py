@@ -38,9 +38,9 @@ PREVENTING_HOOK = "prompt"
 class User(Protocol):
     """A simulated OpenCode user. Every method raises EndpointError if the endpoint does not respond."""
 
-    way_in_is: str
+    endpoint_expected: str
     """The text that the endpoint check (step `door`) prints as its expectation if it fails."""
-    way_in_seen: str
+    endpoint_seen: str
     """The text that the endpoint check (step `door`) reports if it passes."""
     record_says: str
     """The text that the check of OpenCode's own record (step `log`) prints as its expectation if it fails."""
@@ -49,13 +49,13 @@ class User(Protocol):
         """Make the first request that names the project. OpenCode then loads the project's plugins."""
         ...
 
-    def way_in(self) -> Endpoint | None:
+    def plugin_endpoint(self) -> Endpoint | None:
         """Return the endpoint for the later steps if the plugin is active in OpenCode. Return None if it is not active
         yet.
         """
         ...
 
-    def without_way_in(self) -> str:
+    def missing_endpoint(self) -> str:
         """Return a phrase that describes what is missing if there is no endpoint."""
         ...
 
@@ -67,7 +67,7 @@ class User(Protocol):
         """Send a prompt for the primary."""
         ...
 
-    def insist(self, session: str) -> None:
+    def select_primary(self, session: str) -> None:
         """Select the primary for the session again, like an open terminal that still shows the primary."""
         ...
 
@@ -97,8 +97,8 @@ class User(Protocol):
 class UserOfV1:
     """A user of OpenCode 1, whose TUI names the model with every prompt."""
 
-    way_in_is = "a socket of the plugin that answers like OpenCode itself"
-    way_in_seen = "its socket answers like OpenCode's own API"
+    endpoint_expected = "a socket of the plugin that answers like OpenCode itself"
+    endpoint_seen = "its socket answers like OpenCode's own API"
     record_says = "a limit in OpenCode's log that the rules recognize"
 
     def __init__(self, home: DrillHome, endpoint: Endpoint, limit: float) -> None:
@@ -109,7 +109,7 @@ class UserOfV1:
         """Request the list of the project's busy sessions."""
         Api(self.endpoint, self._limit).status(str(self._home.project))
 
-    def way_in(self) -> Endpoint | None:
+    def plugin_endpoint(self) -> Endpoint | None:
         """Return the plugin's socket if it responds. The socket's file appears shortly before the socket responds
         (1.1.65).
         """
@@ -120,7 +120,7 @@ class UserOfV1:
                 return endpoint
         return None
 
-    def without_way_in(self) -> str:
+    def missing_endpoint(self) -> str:
         """Return a phrase that describes what was found instead of a responding socket."""
         if any(self._home.paths.endpoints.glob("*.sock")):
             return "a socket that does not respond"
@@ -136,7 +136,7 @@ class UserOfV1:
         body = {"parts": [{"type": "text", "text": words}], "model": {"providerID": provider, "modelID": model}}
         self._post(f"/session/{session}/prompt_async", body)
 
-    def insist(self, session: str) -> None:
+    def select_primary(self, session: str) -> None:
         """Do nothing, because each prompt names the primary."""
 
     def has_returned(self, session: str) -> bool:
@@ -173,8 +173,8 @@ class UserOfV1:
 class UserOfV2:
     """A user of OpenCode 2, whose terminals select the session's model and then send the prompt."""
 
-    way_in_is = "the plugin loaded in OpenCode, and an endpoint that the daemon uses"
-    way_in_seen = "OpenCode has loaded the plugin, and the daemon follows OpenCode's events"
+    endpoint_expected = "the plugin loaded in OpenCode, and an endpoint that the daemon uses"
+    endpoint_seen = "OpenCode has loaded the plugin, and the daemon follows OpenCode's events"
     record_says = "a limit in the session's durable record that the rules recognize"
 
     def __init__(self, home: DrillHome, endpoint: Endpoint, limit: float) -> None:
@@ -186,13 +186,13 @@ class UserOfV2:
         """Request the list of the project's plugins."""
         self._api.plugins(str(self._home.project))
 
-    def way_in(self) -> Endpoint | None:
+    def plugin_endpoint(self) -> Endpoint | None:
         """Return OpenCode's own endpoint if the daemon uses it and the plugin is loaded. Return None if either
         condition is not met yet.
         """
         return self.endpoint if self._loaded() and self._served() else None
 
-    def without_way_in(self) -> str:
+    def missing_endpoint(self) -> str:
         """Return a phrase that says which of the two conditions is not met."""
         missing = [] if self._loaded() else ["the plugin is not loaded"]
         missing += [] if self._served() else [f"the daemon does not use the endpoint of process {self.endpoint.pid}"]
@@ -213,7 +213,7 @@ class UserOfV2:
         """Send a prompt to the session's model: the configured model or the one selected last."""
         self._api.prompt(session, {"text": words})
 
-    def insist(self, session: str) -> None:
+    def select_primary(self, session: str) -> None:
         """Select the primary, as the preview's terminal does before each prompt."""
         provider, _, model = PRIMARY.partition("/")
         self._api.switch_model(session, ModelRef(provider, model))

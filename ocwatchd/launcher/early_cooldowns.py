@@ -77,18 +77,18 @@ def _reported(path: str, start: int, now: float) -> list[Cooldown]:
         data = os.pread(fd, CAP, start)
     finally:
         os.close(fd)
-    heard = [found for line in data[: data.rfind(b"\n") + 1].splitlines() if (found := fact(line)) is not None]
-    return [entry for found in heard if (entry := _cooldown(found, now)) is not None]
+    report = [found for line in data[: data.rfind(b"\n") + 1].splitlines() if (found := fact(line)) is not None]
+    return [entry for found in report if (entry := _cooldown(found, now)) is not None]
 
 
-def _cooldown(heard: TroubleReported, now: float) -> Cooldown | None:
-    if heard.model is None or heard.facts is None or heard.facts.status != 429:
+def _cooldown(report: TroubleReported, now: float) -> Cooldown | None:
+    if report.model is None or report.facts is None or report.facts.status != 429:
         return None
-    hint = from_headers(heard.facts.headers, heard.time)
+    hint = from_headers(report.facts.headers, report.time)
     if hint is None or hint.reset_source is not ResetSource.RETRY_AFTER or hint.until <= now:
         return None
     try:
-        model = ModelRef.parse(heard.model)
+        model = ModelRef.parse(report.model)
     except ValueError:
         return None
     words = "429, with a Retry-After"
@@ -96,11 +96,11 @@ def _cooldown(heard: TroubleReported, now: float) -> Cooldown | None:
         model,
         LimitKind.RATE_LIMIT,
         Scope.MODEL,
-        heard.time,
+        report.time,
         hint.until,
         0,
         hint.reset_source,
         None,
         words,
-        heard.session,
+        report.session,
     )

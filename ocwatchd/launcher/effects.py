@@ -14,7 +14,7 @@ from dataclasses import replace
 from ocwatchd.clock import Clock
 from ocwatchd.core.domain.cooldowns import Cooldown
 from ocwatchd.core.domain.types import ModelRef, ResetSource
-from ocwatchd.core.engine.messages import Answer, BlacklistChanged, Note, Remember, SaveBlacklist, Shown, Tell
+from ocwatchd.core.engine.messages import Answer, BlacklistChanged, Note, Notify, Remember, SaveBlacklist, Shown
 from ocwatchd.daemon.blacklist_writer import BlacklistWriter
 from ocwatchd.daemon.effects import Handlers, at_endpoints
 from ocwatchd.daemon.opencode_work import OpenCodeWork
@@ -134,7 +134,7 @@ def launcher_handlers(
         writer.add(effect)
         writer.save()
 
-    def ignore(_: Shown | Answer | Tell) -> None:
+    def ignore(_: Shown | Answer | Notify) -> None:
         """Ignore the effect: no plugin queries the launcher, and the launcher does not record counted limits."""
 
     return {
@@ -144,7 +144,7 @@ def launcher_handlers(
         Remember: remember,
         Shown: ignore,
         Answer: ignore,
-        Tell: ignore,
+        Notify: ignore,
     }
 
 

@@ -102,8 +102,8 @@ class OwnPluginReports(PluginReports):
 
     def poll(self) -> Sequence[TroubleReported]:
         """Return the refused attempts reported since the last call. The daemon handles all other reports."""
-        found = [heard for heard in super().poll() if isinstance(heard, TroubleReported)]
-        self.sessions += [heard.session for heard in found if heard.session not in self.sessions]
+        found = [report for report in super().poll() if isinstance(report, TroubleReported)]
+        self.sessions += [report.session for report in found if report.session not in self.sessions]
         return found
 
     def _files(self) -> list[Path]:

@@ -19,7 +19,7 @@ from ocwatchd.clock import SystemClock, both_clocks
 from ocwatchd.config import load
 from ocwatchd.config.active_rules import rules_for
 from ocwatchd.core.domain.backoff import delay
-from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns
 from ocwatchd.core.domain.moves import MoveResult, Order
 from ocwatchd.core.domain.snapshot import Endpoint, SessionSnapshot
 from ocwatchd.core.domain.timeline import Timeline
@@ -74,13 +74,13 @@ from ocwatchd.state.blacklist.sync import SharedBlacklist
 from ocwatchd.state.journal import Journal
 
 
-def soonest(ledger: Ledger, models: Iterable[ModelRef], now: float) -> Cooldown | None:
+def soonest(cooldowns: Cooldowns, models: Iterable[ModelRef], now: float) -> Cooldown | None:
     """Return the cooldown of these models that ends first, or None if none of them ends before a user clears it.
 
     An available model is treated as a model whose cooldown ends now. The result names the model even if all models of
     its provider are cooling down.
     """
-    entries = [(model, ledger.limited(model, now)) for model in models]
+    entries = [(model, cooldowns.limited(model, now)) for model in models]
     known = [(now if entry is None else entry.until, model, entry) for model, entry in entries]
     ends = [(end, index) for index, (end, _, _) in enumerate(known) if end is not None]
     if not ends:
@@ -136,9 +136,9 @@ class Supervisor:
         config = load(self._paths)
         self._policy = config.policy
         known = blacklist.read(self._paths.blacklist)
-        ledger = Ledger(known.entries())
+        cooldowns = Cooldowns(known.entries())
         self._engine = Engine(
-            config.policy, rules_for(config), ledger, lambda: uuid4().hex[:12], resumes=False, strict=False
+            config.policy, rules_for(config), cooldowns, lambda: uuid4().hex[:12], resumes=False, strict=False
         )
         context, now = self._engine.context, self._clock.now()
         context.fill.measure(known.loads, (), now)
@@ -259,7 +259,7 @@ class Supervisor:
         if self._asked in (None, snapshot.model) or snapshot.parent is not None:
             return
         tracked = self._engine.tracked_sessions.of(snapshot.session, now)
-        if tracked.origin is None and self._engine.ledger.avoided(self._asked, now) is not None:
+        if tracked.origin is None and self._engine.cooldowns.avoided(self._asked, now) is not None:
             tracked.came_from(self._asked, snapshot.model)
 
     def _step(self) -> int | None:
@@ -329,7 +329,7 @@ class Supervisor:
     def _soonest(self, tracked: TrackedSession, now: float) -> Cooldown | None:
         origin = tracked.origin or tracked.landed
         models = [origin, *candidates(origin, self._policy, agent=tracked.origin_agent)] if origin else []
-        return soonest(self._engine.ledger, models, now)
+        return soonest(self._engine.cooldowns, models, now)
 
     def _has_given_up(self) -> bool:
         """Return whether OpenCode makes no further attempts: the child has ended, or the turn in the private server has

@@ -99,7 +99,7 @@ class Terminal:
             while True:
                 code = self._once(guardian, words, environ)
                 modes.restore()
-                request = awaited(self._control, lambda: self._say("restarting OpenCode …"), self._told_to_leave)
+                request = awaited(self._control, lambda: self._say("restarting OpenCode …"), self._signal_arrived)
                 if request is None:
                     return code
                 words, environ = self._relaunch(request)
@@ -140,7 +140,7 @@ class Terminal:
             with suppress(ProcessLookupError):
                 os.kill(self._pid, number)
 
-    def _told_to_leave(self) -> bool:
+    def _signal_arrived(self) -> bool:
         """Return whether a signal, such as that of Ctrl-C, arrived while no child was running. In that case, the
         launcher exits.
         """

@@ -47,7 +47,7 @@ much memory.
 """
 
 
-class _Sleeper:
+class _IdleFile:
     """A closed file, which is checked only with stat. There may be thousands of such files."""
 
     __slots__ = ("_seen", "cursor", "path", "tail")
@@ -134,7 +134,7 @@ class LogDirectories:
         # The keys are strings and not Paths: hashing and parsing a thousand Paths in every poll would take longer than
         # all stat calls.
         self._tails: dict[str, LogTail] = {}
-        self._sleepers: dict[str, _Sleeper] = {}
+        self._sleepers: dict[str, _IdleFile] = {}
         self._sleeping_cursors: dict[str, Cursor] = {}
         """The cursors of closed files."""
         self._followed: list[str] = []
@@ -168,7 +168,7 @@ class LogDirectories:
                 self._survive(f"reading {path}", fault)
                 self._skip(path, tail)
         try:
-            self._put_to_sleep(now)
+            self._set_idle(now)
         except Exception as fault:
             self._survive("closing idle logs", fault)
         return sightings
@@ -263,9 +263,9 @@ class LogDirectories:
         old = not self._started
         untouched = cursor is None or cursor.offset == seen.st_size
         if old and untouched and now - seen.st_mtime > self._window.seconds:
-            self._sleep(_Sleeper(path, seen, None, cursor), cursor)
+            self._sleep(_IdleFile(path, seen, None, cursor), cursor)
         elif cursor is None and self._is_copy(path):
-            self._sleep(_Sleeper(path, seen, None, None), None)
+            self._sleep(_IdleFile(path, seen, None, None), None)
         else:
             self._tails[path] = self._tail(path, cursor, past=old)
             self._tails[path].found = which
@@ -335,18 +335,18 @@ class LogDirectories:
         due.update(path for path in newest if self._sleepers[path].changed())
         for path in due:
             sleeper = self._wake(path)
-            self._tails[path] = sleeper.tail or self._woken(sleeper)
+            self._tails[path] = sleeper.tail or self._reopened(sleeper)
 
-    def _sleep(self, sleeper: _Sleeper, cursor: Cursor | None) -> None:
+    def _sleep(self, sleeper: _IdleFile, cursor: Cursor | None) -> None:
         self._sleepers[sleeper.path] = sleeper
         if cursor is not None:
             self._sleeping_cursors[sleeper.path] = cursor
 
-    def _wake(self, path: str) -> _Sleeper:
+    def _wake(self, path: str) -> _IdleFile:
         self._sleeping_cursors.pop(path, None)
         return self._sleepers.pop(path)
 
-    def _woken(self, sleeper: _Sleeper) -> LogTail:
+    def _reopened(self, sleeper: _IdleFile) -> LogTail:
         """Return the tail of a file that was old when the daemon started and that is now being written to again.
         Reading begins at the saved cursor or, if there is no cursor, at the file's previous end.
         """
@@ -355,7 +355,7 @@ class LogDirectories:
             tail.begin_at(sleeper.identity, sleeper.size, sleeper.mtime)
         return tail
 
-    def _put_to_sleep(self, now: float) -> None:
+    def _set_idle(self, now: float) -> None:
         awake = sorted(self._tails.items(), key=lambda item: item[1].mtime)
         surplus = len(awake) - MAX_OPEN
         for number, (path, tail) in enumerate(awake):
@@ -370,7 +370,7 @@ class LogDirectories:
                 continue  # keep the file open, because it was renamed or currently cannot be read
             if tail.park():
                 del self._tails[path]
-                self._sleep(_Sleeper(path, seen, tail, None), tail.cursor())
+                self._sleep(_IdleFile(path, seen, tail, None), tail.cursor())
 
     def _drop_if_gone(self, path: str, tail: LogTail, now: float) -> None:
         if not os.path.lexists(path) and now - tail.mtime > IDLE:

@@ -79,7 +79,7 @@ class SwitchModel:
             order, lambda: _Attempt(self._connect(order.snapshot.endpoint), order, self._time).run()
         )
 
-    def give_back(self, endpoint: Endpoint, session: str, origin: Target, target: Target) -> ReturnResult:
+    def return_session(self, endpoint: Endpoint, session: str, origin: Target, target: Target) -> ReturnResult:
         """Switch a moved session back to `origin` if the session is idle and still on `target`."""
         with self._moving.alone(session) as free:
             if not free:

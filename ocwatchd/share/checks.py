@@ -158,7 +158,10 @@ def examine(settings: ShareSettings, status: Mapping[str, object] | None, now: f
         shared = ", ".join(f"{provider} as {account}" for provider, account in settings.accounts.items())
         yield Finding("share-accounts", "ok", f"shared: {shared}")
     yield _helper(status)
-    steps: tuple[Callable[[], Finding], ...] = (lambda: _reach(settings), lambda: _company(settings, status, now))
+    steps: tuple[Callable[[], Finding], ...] = (
+        lambda: _reach(settings),
+        lambda: _other_machines(settings, status, now),
+    )
     for step in steps:
         found = step()
         yield found
@@ -226,7 +229,7 @@ def _remedy(why: str) -> str | None:
     return next((remedy for words, remedy in _REMEDIES if any(word in why for word in words)), None)
 
 
-def _company(settings: ShareSettings, status: Mapping[str, object] | None, now: float) -> Finding:
+def _other_machines(settings: ShareSettings, status: Mapping[str, object] | None, now: float) -> Finding:
     """Return a finding about the other machines that share cooldowns."""
     if settings.folder is not None:
         names = sorted(path.name.removesuffix(SUFFIX) for path in settings.folder.glob(f"*{SUFFIX}"))

@@ -21,7 +21,7 @@ from pathlib import Path
 from ocwatchd.clock import Clock, SystemClock, rfc3339
 from ocwatchd.config.loading import LiveConfig, load
 from ocwatchd.config.model import Config, ShareSettings
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.fallback.outlook import Outlook
 from ocwatchd.core.fallback.targets import Targets
 from ocwatchd.core.sharing.knowledge import Changes, Knowledge, ServerTime, reporter
@@ -263,7 +263,7 @@ class Helper:
         else:
             self._due = self._knowledge.next_change(entries, now)
 
-    def _enter(self, changes: Changes, seen: blacklist.Cooldowns | object, now: float) -> None:
+    def _enter(self, changes: Changes, seen: blacklist.Entries | object, now: float) -> None:
         """Write the changes into the blacklist. If another program has just changed the blacklist, write nothing,
         because the next step will plan the changes again.
         """
@@ -271,16 +271,16 @@ class Helper:
         budget = prices.day_budget(self._paths.prices, self._paths.budget, policy.budget, now)
         untouched = True
 
-        def change(entries: blacklist.Cooldowns) -> blacklist.Cooldowns:
+        def change(entries: blacklist.Entries) -> blacklist.Entries:
             nonlocal untouched
             untouched = entries == seen
             if not untouched:
                 return entries
-            ledger = Ledger(changes.applied(entries).values())
-            Targets(policy, ledger, Outlook(day_budget=budget), now).point(
+            cooldowns = Cooldowns(changes.applied(entries).values())
+            Targets(policy, cooldowns, Outlook(day_budget=budget), now).point(
                 entry.model for entry in changes.put if entry.target is None
             )
-            return {entry.model: entry for entry in ledger.entries()}
+            return {entry.model: entry for entry in cooldowns.entries()}
 
         try:
             written = blacklist.update(self._paths.blacklist, change, now)

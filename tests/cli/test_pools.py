@@ -10,7 +10,7 @@ import pytest
 from ocwatchd.cli.commands.redirect import Job, MoveOptions, choose_target
 from ocwatchd.config import Config
 from ocwatchd.core.domain.budget import DayBudget, Price
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.pools import FIRST_HEALTHY, Pool
 from ocwatchd.core.domain.snapshot import Endpoint, SessionSnapshot, SessionState, TcpAddress
 from ocwatchd.core.domain.types import ModelRef
@@ -82,7 +82,7 @@ def test_redirected_to_a_pool_above_the_budget(spent: float, prices: dict[str, P
     )
     policy = Policy(pools={"sonnet": Pool("sonnet", POOL["sonnet"]["members"], FIRST_HEALTHY)}, budget=1.0)
     job = Job(view, view, day_budget=DayBudget(1.0, spent, prices))
-    assert str(choose_target(MoveOptions(to="sonnet"), job, Config(policy), Ledger(()), ()).model) == wanted
+    assert str(choose_target(MoveOptions(to="sonnet"), job, Config(policy), Cooldowns(()), ()).model) == wanted
 
 
 def test_the_loads_that_the_daemon_wrote_count(cli: Cli) -> None:

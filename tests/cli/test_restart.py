@@ -8,7 +8,7 @@ from dataclasses import replace
 from ocwatchd.cli.commands.redirect import Job, MoveOptions, choose_target
 from ocwatchd.cli.commands.restart import planned
 from ocwatchd.config import Config
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.snapshot import Endpoint, SessionSnapshot, SessionState, TcpAddress
 from ocwatchd.core.domain.types import ModelRef, Target
 from ocwatchd.core.policy import Policy
@@ -36,7 +36,7 @@ def test_a_subagents_parent_is_carried_by_its_own_agent() -> None:
     view = SessionSnapshot("ses_p", "/a", Endpoint(TcpAddress("127.0.0.1", 1)), SessionState.BUSY, agent="build")
     child = replace(view, session="ses_c", agent="general", model=ModelRef("p", "m"), parent="ses_p")
     policy = Policy(chains={"p/m": ("q/n",)})
-    target = choose_target(MoveOptions(), Job(child, view), Config(policy), Ledger(()), ())
+    target = choose_target(MoveOptions(), Job(child, view), Config(policy), Cooldowns(()), ())
     assert target == Target(ModelRef("q", "n"), "build")
 
 

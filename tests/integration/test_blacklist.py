@@ -42,7 +42,7 @@ def cooldown(model: ModelRef = A, until: float | None = NOW + 60, **changes: Any
     return Cooldown(model, until=until, reset_source=ResetSource.TEXT, **{**fields, **changes})
 
 
-def put(*entries: Cooldown) -> Callable[[blacklist.Cooldowns], blacklist.Cooldowns]:
+def put(*entries: Cooldown) -> Callable[[blacklist.Entries], blacklist.Entries]:
     return lambda register: register | {entry.model: entry for entry in entries}
 
 
@@ -105,7 +105,7 @@ def test_unknown_fields_and_words_survive_a_rewrite(path: Path) -> None:
 def test_unknown_fields_of_a_changed_entry_survive(path: Path) -> None:
     content(path, {"version": 1, "models": {"p/a": {**ENTRY, "mood": [1]}}})
 
-    def extend(register: blacklist.Cooldowns) -> blacklist.Cooldowns:
+    def extend(register: blacklist.Entries) -> blacklist.Entries:
         from dataclasses import replace
 
         return {A: replace(register[A], until=NOW + 7200)}

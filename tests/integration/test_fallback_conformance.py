@@ -123,7 +123,7 @@ def test_the_launch_transform(case: Case, home: Path) -> None:
 @those("engine", that=leads_away)
 def test_the_engine(case: Case, home: Path) -> None:
     files, model = Files(case), ModelRef.parse(case.asked)
-    found = fallback(files.config.policy, files.ledger, model, case.agent, (), files.now, files.outlook())
+    found = fallback(files.config.policy, files.cooldowns, model, case.agent, (), files.now, files.outlook())
     moved = (str(found.target.model), found.target.agent) if isinstance(found, Chosen) else (None, None)
     wanted, agent = case.expected
     assert moved == (wanted, agent or (case.agent if wanted else None))
@@ -136,7 +136,7 @@ def test_a_move_by_hand(case: Case, home: Path) -> None:
     stuck = retrying(model=model, session=SESSION, needs=case.needs, **({"agent": case.agent} if case.agent else {}))
     job = Job(stuck, stuck, files.loads, files.offers, files.day_budget)
     try:
-        target = choose_target(MoveOptions(), job, files.config, files.ledger, ())
+        target = choose_target(MoveOptions(), job, files.config, files.cooldowns, ())
     except OcwatchError:
         assert wanted is None
     else:
@@ -148,12 +148,13 @@ def test_the_target_in_the_blacklist(case: Case, home: Path) -> None:
     """The target in the entry is what would be chosen now for any session, and the daemon leaves it unchanged."""
     files, model = Files(case), ModelRef.parse(case.asked)
     (entry, *_) = sorted(
-        (it for it in files.ledger.entries() if it.active(files.now) and it.covers(model)), key=lambda it: it.foreseen
+        (it for it in files.cooldowns.entries() if it.active(files.now) and it.covers(model)),
+        key=lambda it: it.foreseen,
     )
     target = entry.target_for(model)
     assert ((str(target.model), target.agent) if target else (None, None)) == case.expected
-    assert Targets(files.config.policy, files.ledger, files.outlook(of_the_session=False), files.now).keep() == []
-    brain = Engine(files.config.policy, builtin(), files.ledger, lambda: "claim")
+    assert Targets(files.config.policy, files.cooldowns, files.outlook(of_the_session=False), files.now).keep() == []
+    brain = Engine(files.config.policy, builtin(), files.cooldowns, lambda: "claim")
     brain.context.spent, brain.context.prices = files.day_budget.spent, files.day_budget.prices
     assert brain.handle(Tick(), files.now) == []
 

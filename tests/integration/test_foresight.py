@@ -15,7 +15,7 @@ import pytest
 
 from ocwatchd.clock import rfc3339
 from ocwatchd.core.domain.budget import Price
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.engine.engine import Engine
 from ocwatchd.core.engine.messages import Foreseen, Message, Spent
 from ocwatchd.core.policy import Policy, PreventionPolicy
@@ -35,7 +35,7 @@ class Life:
         self.paths.opencode_data.mkdir()
         self.time = time.time()
         self.said: list[Message] = []
-        self.context = Engine(Policy(**policy), builtin(), Ledger(), lambda: "claim").context
+        self.context = Engine(Policy(**policy), builtin(), Cooldowns(), lambda: "claim").context
         self.eye = Forecaster(self.work, SessionStore(self.paths.opencode_data), self.paths, self)
 
     def now(self) -> float:

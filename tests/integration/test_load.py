@@ -226,7 +226,7 @@ def test_a_day_of_limits(tmp_path: Path, counted: Count) -> None:
     assert last < first * 1.2 + 200_000
     assert max(descriptors[12:]) <= max(descriptors[:12]) + 1
     assert len(life.brain.tracked_sessions.all()) <= 1000
-    assert len(life.brain.ledger.entries()) <= MODELS + 1
+    assert len(life.brain.cooldowns.entries()) <= MODELS + 1
     assert sum(path.stat().st_size for path in tmp_path.glob("journal.jsonl*")) <= 2 * MAX_BYTES
     assert life.register.stat().st_size < 60_000
     life.reader.close()

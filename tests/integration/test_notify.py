@@ -17,11 +17,11 @@ import pytest
 
 from ocwatchd.config.model import NoticeSettings
 from ocwatchd.core.domain.snapshot import Endpoint, TcpAddress
-from ocwatchd.core.engine.messages import Tell
+from ocwatchd.core.engine.messages import Notify
 from ocwatchd.daemon.notifier import Notifier
 from ocwatchd.opencode.sessions.names import name_among_several
 
-NOTICE = Tell("exhausted:ses_1:0", "Every model is limited", "p/a is the first to return,", "ses_1", None, "/p", 1e9)
+NOTICE = Notify("exhausted:ses_1:0", "Every model is limited", "p/a is the first to return,", "ses_1", None, "/p", 1e9)
 
 
 @pytest.fixture
@@ -69,11 +69,11 @@ def test_a_notice_names_the_session_if_there_are_several(
         NoticeSettings(desktop=False, command=(str(program("mine")),)),
         name_of=lambda session: name_among_several(str(tmp_path), session),
     )
-    notifier.tell(Tell("one", "title", "p/a is limited", "ses_1"))
+    notifier.tell(Notify("one", "title", "p/a is limited", "ses_1"))
     with sqlite3.connect(tmp_path / "opencode.db") as connection:
         connection.execute(add, ("ses_2", "New session - 2026-11-30", "/srv", None))
     for number, session in enumerate(("ses_1", "ses_2", "ses_unknown", None)):
-        notifier.tell(Tell(f"more {number}", "title", "p/a is limited", session))
+        notifier.tell(Notify(f"more {number}", "title", "p/a is limited", session))
     texts = [json.loads(line.lstrip("|"))["text"] for line in said(tmp_path / "mine")]
     assert texts == [
         "p/a is limited",
@@ -91,9 +91,9 @@ def test_a_command_that_fails_is_said_once_and_again_when_it_fails_otherwise(
     broken = program("broken", code=3)
     notifier = Notifier(NoticeSettings(desktop=False, command=(str(broken),)), lines.append)
     for matter in ("one", "two"):
-        notifier.tell(Tell(matter, "title", "text"))
+        notifier.tell(Notify(matter, "title", "text"))
     notifier.configure(NoticeSettings(desktop=False, command=(str(tmp_path / "absent"),)))
-    notifier.tell(Tell("three", "title", "text"))
+    notifier.tell(Notify("three", "title", "text"))
     assert lines == [
         f"notifications.command: {broken} exited with code 3",
         f"notifications.command: {tmp_path / 'absent'}: No such file or directory",
@@ -115,7 +115,7 @@ def test_desktop_notices_can_be_switched_off_and_are_silent_in_the_quiet_hours(
             NoticeSettings(command=(str(mine),), quiet=(around[0], around[1])),
         )
     ):
-        Notifier(settings).tell(Tell(f"matter {number}", f"title {number}", "text"))
+        Notifier(settings).tell(Notify(f"matter {number}", f"title {number}", "text"))
     assert said(desktop) == ["--app-name=ocwatchd|--|OpenCode: title 0|text|"]
     assert [json.loads(line.partition("|")[2])["title"] for line in said(mine)] == ["title 0", "title 1"]
 
@@ -140,7 +140,7 @@ def test_a_notice_on_the_desktop_is_no_markup_and_no_escape(
     desktop = program("notify-send")
     monkeypatch.setenv("PATH", f"{desktop.parent}:{os.environ['PATH']}")
     words = r"p/<b>x</b> &#65; \033[31m \n <a href='file:///etc'>x</a>"
-    Notifier(NoticeSettings(toast=False)).tell(Tell("matter", words, words))
+    Notifier(NoticeSettings(toast=False)).tell(Notify("matter", words, words))
     (line,) = said(desktop)
     *_, title, body = line.removesuffix("|").split("|")
     assert title == f"OpenCode: {words}", "the title is plain text"
@@ -153,7 +153,7 @@ def test_a_toast_that_hangs_holds_up_no_other_notice(program: Callable[..., Path
     settings = NoticeSettings(desktop=False, command=(str(mine),))
     notifier = Notifier(settings, run_elsewhere=lambda asked, work: toasts.append(work) if asked == endpoint else None)
     for matter in ("one", "two"):
-        notifier.tell(Tell(matter, "title", "text", "ses_1", endpoint, "/p"))
+        notifier.tell(Notify(matter, "title", "text", "ses_1", endpoint, "/p"))
     assert (len(said(mine)), len(toasts)) == (2, 2)
 
 
@@ -187,7 +187,7 @@ def test_a_topic_of_ntfy_gets_each_notice_in_words() -> None:
     notifier = Notifier(NoticeSettings(desktop=False, ntfy=ntfy.topic("/base/my%20topic?auth=x", "me:p%40ss@")))
     notifier.tell(NOTICE)
     notifier.tell(NOTICE)
-    notifier.tell(Tell("long", "Größe", "ä" * 10_000))
+    notifier.tell(Notify("long", "Größe", "ä" * 10_000))
     (path, body, authorization), (_, long, _) = ntfy.requests
     assert path == "/base/?auth=x"
     assert body["topic"] == "my topic"
@@ -203,12 +203,12 @@ def test_a_notice_that_ntfy_refuses_is_reported_once_and_without_its_address() -
     settings = NoticeSettings(desktop=False, ntfy=ntfy.topic("/swordfish", "me:swordfish@"))
     notifier = Notifier(settings, lines.append)
     for number in range(2):
-        notifier.tell(Tell(f"matter {number}", "title", "text"))
+        notifier.tell(Notify(f"matter {number}", "title", "text"))
     ntfy.server.shutdown()
     ntfy.server.server_close()
-    notifier.tell(Tell("down", "title", "text"))
+    notifier.tell(Notify("down", "title", "text"))
     notifier.configure(NoticeSettings(desktop=False, ntfy="http://[::1/swordfish"))
-    notifier.tell(Tell("odd", "title", "text"))
+    notifier.tell(Notify("odd", "title", "text"))
     assert lines[:2] == [
         "notifications.ntfy: the notice was not published: the server responded with status 403",
         "notifications.ntfy: the notice was not published: Connection refused",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ocwatchd.core.domain.budget import DayBudget, Price
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.engine.engine import Engine
 from ocwatchd.core.policy import Policy
 from ocwatchd.opencode.client.v1.responses import price_of
@@ -67,7 +67,7 @@ def test_the_next_life_knows_what_was_spent_today_and_said(
     tmp_path: Path, spent: float, later: float, wanted: tuple[float, bool]
 ) -> None:
     paths = Paths(*(tmp_path for _ in range(5)))
-    context = Engine(Policy(budget=5.0), builtin(), Ledger(), lambda: "claim").context
+    context = Engine(Policy(budget=5.0), builtin(), Cooldowns(), lambda: "claim").context
     prices.remember(paths.prices, {"p/a": Price(1)}, NOW)
     prices.write_budget(paths.budget, DayBudget(5.0, spent, {"p/a": Price(1)}), NOW + 3600, NOW)
     prices.recall(context, paths, NOW + later)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ocwatchd.core.domain.snapshot import Endpoint, TcpAddress
-from ocwatchd.core.engine.messages import Tell
+from ocwatchd.core.engine.messages import Notify
 from ocwatchd.daemon.notifier import Notifier
 from tests.support.daemon import Daemon
 from tests.support.fakeopencode import FakeOpenCode
@@ -135,7 +135,7 @@ def test_a_notice_is_one_harmless_line(notices: Path, monkeypatch: pytest.Monkey
     with FakeOpenCode(str(notices.parent)) as opencode:
         port = int(opencode.url.rpartition(":")[2])
         Notifier().tell(
-            Tell("matter", hostile, f"{hostile} {KEYS[0]}", endpoint=Endpoint(TcpAddress("127.0.0.1", port)))
+            Notify("matter", hostile, f"{hostile} {KEYS[0]}", endpoint=Endpoint(TcpAddress("127.0.0.1", port)))
         )
         (toast,) = opencode.toasts
     shown = [*json.loads(toast).values(), *notices.read_text().splitlines()]

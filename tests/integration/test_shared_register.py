@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns
 from ocwatchd.core.domain.types import LimitKind, ModelRef, ResetSource, Scope, Target
 from ocwatchd.state.blacklist import store as blacklist
 from ocwatchd.state.blacklist.sync import SharedBlacklist
@@ -55,7 +55,7 @@ def test_nor_is_a_persons_block_overwritten_or_taken_out(
     register: SharedBlacklist, tmp_path: Path, change: Cooldown | None
 ) -> None:
     path = tmp_path / "blacklist.json"
-    other_writes(path, Ledger().block(A, None, NOW + 1))
+    other_writes(path, Cooldowns().block(A, None, NOW + 1))
     register.write({A: change}, NOW + 1.1, {}, None)
     assert found(path) == {A: ResetSource.MANUAL}
 
@@ -63,7 +63,7 @@ def test_nor_is_a_persons_block_overwritten_or_taken_out(
 def test_what_others_wrote_about_other_models_hinders_nothing(register: SharedBlacklist, tmp_path: Path) -> None:
     path = tmp_path / "blacklist.json"
     read = blacklist.read(path).entries()
-    other_writes(path, *read, Ledger().block(B, None, NOW + 1))
+    other_writes(path, *read, Cooldowns().block(B, None, NOW + 1))
     register.write({A: EXACT}, NOW + 1.1, {}, None)
     assert found(path) == {A: ResetSource.STATUS, B: ResetSource.MANUAL}
     assert register.news(NOW) is not None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns
 from ocwatchd.core.domain.types import LimitKind, ModelRef, ResetSource, Scope
 from ocwatchd.core.policy import Policy, RetryPolicy
 from ocwatchd.launcher.supervise import soonest, spread
@@ -24,7 +24,7 @@ def cooldown(model: ModelRef, until: float | None, reset_source: ResetSource = R
 
 def test_the_first_to_return() -> None:
     def first(*entries: Cooldown) -> tuple[ModelRef, float | None] | None:
-        found = soonest(Ledger(entries), [A, B], NOW)
+        found = soonest(Cooldowns(entries), [A, B], NOW)
         return (found.model, found.until) if found else None
 
     assert first(cooldown(A, NOW + 9), cooldown(B, NOW + 5)) == (B, NOW + 5)

@@ -13,7 +13,7 @@ import pytest
 from ocwatchd.core.domain.snapshot import Endpoint, RunningTool, SessionSnapshot, SessionState, TcpAddress
 from ocwatchd.core.domain.streams import MAX_PATIENCE, StreamGaps
 from ocwatchd.core.domain.types import ModelRef
-from ocwatchd.core.engine.messages import FellSilent, GapsLearnt, Move, Probe, Probed, Tick
+from ocwatchd.core.engine.messages import FellSilent, GapsLearned, Move, Probe, Probed, Tick
 from ocwatchd.opencode.client.activity import MAX_STREAMS, StreamActivity
 from ocwatchd.state import cursors
 from tests.unit.brain import POLICY, engine
@@ -150,7 +150,7 @@ def test_the_longest_gap_of_a_good_answer_is_learnt(clock: Clock, activity: Stre
     feed(activity, stream.tool("running"))
     clock.time += 1000
     feed(activity, stream.tool("completed"), stream.answer("tool-calls"))
-    assert (activity.learnt(), activity.gaps().longest()) == (1, {"p/a": 8.0})
+    assert (activity.gaps_learned(), activity.gaps().longest()) == (1, {"p/a": 8.0})
     cursors.save_gaps(tmp_path / "gaps.json", activity.gaps(), 0.0)
     assert cursors.load_gaps(tmp_path / "gaps.json").longest() == {"p/a": 8.0}
 
@@ -268,7 +268,7 @@ def test_a_thousand_slow_but_living_streams_raise_no_alarm(clock: Clock) -> None
             due.append((at, number, order, line, shown))
     due.sort(key=lambda entry: entry[:3])
     alarms: list[object] = []
-    learnt = asked = 0
+    gaps_learned = asked = 0
 
     def tell(message: object) -> None:
         nonlocal asked
@@ -282,12 +282,12 @@ def test_a_thousand_slow_but_living_streams_raise_no_alarm(clock: Clock) -> None
                 tell(Probed(effect.session, None, (seen,), 1))
 
     def look() -> None:
-        nonlocal learnt
+        nonlocal gaps_learned
         for session in activity.silent(brain.context.stall_after):
             tell(FellSilent(session))
-        if activity.learnt() != learnt:
-            learnt = activity.learnt()
-            tell(GapsLearnt(activity.gaps().longest()))
+        if activity.gaps_learned() != gaps_learned:
+            gaps_learned = activity.gaps_learned()
+            tell(GapsLearned(activity.gaps().longest()))
         tell(Tick())
 
     for at, number, _, line, shown in due:
@@ -300,6 +300,6 @@ def test_a_thousand_slow_but_living_streams_raise_no_alarm(clock: Clock) -> None
     look()
     assert len(alarms) == 0
     assert asked > 1000, "long silences of tools and users were looked into"
-    assert learnt == sum(living.steps for living in sessions)
+    assert gaps_learned == sum(living.steps for living in sessions)
     assert set(brain.context.gaps) == set(MODELS)
     assert StreamGaps(activity.gaps().all()).longest() == brain.context.gaps

@@ -12,7 +12,7 @@ from typing import Protocol
 import pytest
 
 from ocwatchd.core.domain.budget import Price
-from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns
 from ocwatchd.core.domain.types import LimitKind, ModelRef, ResetSource, Scope
 from ocwatchd.core.engine.messages import BlacklistChanged, SaveBlacklist
 from ocwatchd.daemon.blacklist_writer import BlacklistWriter
@@ -174,8 +174,8 @@ def test_what_refuses_after_a_clear_and_before_it_was_seen_is_entered_whatever_e
     daemon: BlacklistWriter, paths: Paths, clock: Clock
 ) -> None:
     """The time of a clear is the time of the file, which we change ourselves before the check."""
-    ledger = Ledger([refused(A, clock.time)])
-    write(daemon, *ledger.entries())
+    cooldowns = Cooldowns([refused(A, clock.time)])
+    write(daemon, *cooldowns.entries())
     daemon.news()
     clear(paths, clock, A)
     cleared = paths.blacklist.stat().st_mtime

@@ -20,7 +20,7 @@ from ocwatchd.config.reader import read_document
 from ocwatchd.core.domain.budget import DayBudget, Price
 from ocwatchd.core.domain.capability import Capacity, Needs
 from ocwatchd.core.domain.chains import resolve
-from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns
 from ocwatchd.core.domain.types import LimitKind, ModelRef, ResetSource, Scope, Target
 from ocwatchd.core.fallback.outlook import Outlook
 from ocwatchd.core.fallback.targets import Targets
@@ -92,7 +92,7 @@ class Files:
         paid = {name: Price(1.0) for name in row.get("over_budget", ())}
         self.day_budget = DayBudget(1.0, 2.0, paid) if paid else DayBudget()
         self.loads = {name: float(load) for name, load in row.get("loads", {}).items()}
-        self.ledger = Ledger(_entry(key, about, self.now) for key, about in row["limits"].items())
+        self.cooldowns = Cooldowns(_entry(key, about, self.now) for key, about in row["limits"].items())
         self._aim()
         self._write()
 
@@ -106,23 +106,26 @@ class Files:
         return read_names(read_document(str(self.paths.config_file)))
 
     def _aim(self) -> None:
-        targets = Targets(self.config.policy, self.ledger, self.outlook(of_the_session=False), self.now)
+        targets = Targets(self.config.policy, self.cooldowns, self.outlook(of_the_session=False), self.now)
         limits = self.case.row["limits"]
         for key, about in limits.items():
             if "of" in about:
-                self.ledger.aim(ModelRef.parse(key), targets.of(ModelRef.parse(about["of"])))
+                self.cooldowns.aim(ModelRef.parse(key), targets.of(ModelRef.parse(about["of"])))
         ours = [ModelRef.parse(key) for key, about in limits.items() if not {"target", "of"} & about.keys()]
         targets.keep(ours)
 
     def _write(self) -> None:
         outlook = self.outlook(of_the_session=False)
-        listed = [entry.model for entry in self.ledger.entries() if entry.active(self.now)]
+        listed = [entry.model for entry in self.cooldowns.entries() if entry.active(self.now)]
         published = {
             **fallback_data.document(self.config.policy, listed, outlook),
             "pools": fallback_data.pools_document(self.config.policy, self.loads, self.now, self.now),
         }
         blacklist.update(
-            self.paths.blacklist, lambda _: {entry.model: entry for entry in self.ledger.entries()}, self.now, published
+            self.paths.blacklist,
+            lambda _: {entry.model: entry for entry in self.cooldowns.entries()},
+            self.now,
+            published,
         )
         prices.write_budget(self.paths.budget, self.day_budget, self.now + 3600, self.now)
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from ocwatchd.core.domain.cooldowns import Ledger, cleared_line
+from ocwatchd.core.domain.cooldowns import Cooldowns, cleared_line
 from ocwatchd.core.domain.moves import MoveOutcome, MoveResult
 from ocwatchd.core.domain.snapshot import Endpoint, SessionSnapshot, SessionState, TcpAddress
 from ocwatchd.core.domain.types import Certainty, Hint, LimitEvent, LimitKind, ModelRef, ResetSource, Scope, Verdict
@@ -52,7 +52,7 @@ class Life:
         self.journal = Journal(path, self)
         numbers = count(1)
         policy = Policy(chains={name: tuple(chain) for name, chain in chains.items()})
-        self.brain = Engine(policy, builtin(), Ledger(), lambda: f"claim{next(numbers):07d}")
+        self.brain = Engine(policy, builtin(), Cooldowns(), lambda: f"claim{next(numbers):07d}")
         self.snapshots: dict[str, SessionSnapshot] = {}
         self.outcomes: dict[str, Callable[[], MoveResult]] = {}
         self.draw = random.Random(seed)
@@ -127,7 +127,7 @@ class Life:
 
     def clear(self, model: str) -> None:
         """Clear the model as a user does with `ocwatch clear`."""
-        kept = tuple(entry for entry in self.brain.ledger.entries() if str(entry.model) != model)
+        kept = tuple(entry for entry in self.brain.cooldowns.entries() if str(entry.model) != model)
         self.journal.append({**cleared_line(ModelRef.parse(model)), "by": "hand"})
         self.tell(BlacklistChanged(kept, self.time))
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.moves import MoveOutcome, MoveResult
 from ocwatchd.core.domain.snapshot import Endpoint, RunningTool, SessionSnapshot, SessionState, TcpAddress
 from ocwatchd.core.domain.timeline import Timeline
@@ -134,7 +134,7 @@ class World:
         return self.time + self.wall
 
     def _engine(self, entries: Iterable[object]) -> Engine:
-        return self._make(self.policy, builtin(), Ledger(entries), lambda: f"claim{next(self._numbers)}")  # type: ignore[arg-type]
+        return self._make(self.policy, builtin(), Cooldowns(entries), lambda: f"claim{next(self._numbers)}")  # type: ignore[arg-type]
 
     def _begin(self, number: int) -> SessionSnapshot:
         return SessionSnapshot(
@@ -226,12 +226,12 @@ class World:
     def clear(self, *models: int) -> None:
         """Clear these models as a user does."""
         gone = {MODELS[model] for model in models}
-        kept = [entry for entry in self.engine.ledger.entries() if entry.model not in gone]
+        kept = [entry for entry in self.engine.cooldowns.entries() if entry.model not in gone]
         self.tell(BlacklistChanged(tuple(kept), self.now()))
 
     def block(self, model: int, seconds: float) -> None:
         """Block a model as a user does."""
-        theirs = Ledger(self.engine.ledger.entries())
+        theirs = Cooldowns(self.engine.cooldowns.entries())
         theirs.block(MODELS[model], self.now() + seconds, self.now())
         self.tell(BlacklistChanged(theirs.entries(), self.now()))
 
@@ -344,9 +344,9 @@ class World:
             number = int(move.order.session.removeprefix("ses_"))
             self._carry_out(number, move, MoveResult.FAILED if killed else MoveResult.MOVED, stranded=killed)
         self.moves, self.probes, self.questions, self.made, self.claims = [], [], {}, [], {}
-        self.engine = self._engine(last.ledger.entries())
+        self.engine = self._engine(last.cooldowns.entries())
         before = previous_run(self.lines, self.now() - 3600, {}, self.now())
-        self.engine.ledger.lift(before.cleared)
+        self.engine.cooldowns.lift(before.cleared)
         self.engine.remember(before.refused, self._shown.values(), self.now())
         self.engine.remember_origins(before.origins)
         self.engine.remember_resumes(before.resumes)

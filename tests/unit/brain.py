@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import count
 
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.moves import MoveOutcome
 from ocwatchd.core.domain.snapshot import Endpoint, SessionSnapshot, SessionState, TcpAddress
 from ocwatchd.core.domain.types import Certainty, ErrorDetails, LimitEvent, LimitKind, ModelRef, Scope, Verdict
@@ -22,9 +22,9 @@ LIMITED = "Rate limit reached for requests"
 SURE = Verdict(Certainty.SURE, LimitKind.RATE_LIMIT, Scope.MODEL, "rule")
 
 
-def engine(policy=POLICY, ledger=None):
+def engine(policy=POLICY, cooldowns=None):
     numbers = count(1)
-    return Engine(policy, builtin(), ledger or Ledger(), lambda: f"claim{next(numbers)}")
+    return Engine(policy, builtin(), cooldowns or Cooldowns(), lambda: f"claim{next(numbers)}")
 
 
 def refused(at=0.0, model=A, session="ses_1", verdict=SURE, hint=None, small=False, live=True, reason=LIMITED):

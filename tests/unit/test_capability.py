@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ocwatchd.core.domain.capability import Capacity, Needs, unfit
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.pools import FIRST_HEALTHY, Pool
 from ocwatchd.core.domain.types import ModelRef
 from ocwatchd.core.fallback.choice import Chosen, Exhausted, choose
@@ -49,7 +49,7 @@ def test_what_would_overflow_is_passed_over_and_said() -> None:
     choice = choose(A, None, CHAIN, lambda _: False, outlook=OUTLOOK)
     assert isinstance(choice, Chosen)
     assert (choice.target.model, choice.passed) == (BIG, (SMALL,))
-    rows = considered(choice, Ledger(), A, (), 0.0, OUTLOOK)
+    rows = considered(choice, Cooldowns(), A, (), 0.0, OUTLOOK)
     assert [row["model"] for row in rows] == ["q/small", "r/big"]
     assert str(rows[0]["why"]).startswith("too small: the session has 9,000 tokens")
     stuck = choose(A, None, CHAIN, lambda model: model == BIG, outlook=OUTLOOK)

@@ -68,7 +68,7 @@ def test_an_answer_after_the_wait_frees_the_model():
     well = retrying(5, state=SessionState.IDLE, answer_started=T - 1, answer_ended=T + 4, answer_completed=True)
     effects = feed(brain, seen(well), at=5)
     assert of(SaveBlacklist, effects) == [SaveBlacklist(removed=(A,))]
-    assert brain.ledger.cooling(A, T + 5.1) is None
+    assert brain.cooldowns.cooling(A, T + 5.1) is None
 
 
 def test_an_answer_from_before_the_refusal_frees_nothing():
@@ -186,7 +186,7 @@ def test_unknown_words_with_a_retry_after_that_opencode_honours_are_a_limit():
     unknown = refused(verdict=Verdict(Certainty.UNKNOWN), reason="…")
     effects = feed(brain, unknown, seen(retrying(message="今天就到这里吧")))
     assert [move.order.target.model for move in of(Move, effects)] == [B]
-    assert brain.ledger.cooling(A, T + 3599).reset_source is ResetSource.STATUS
+    assert brain.cooldowns.cooling(A, T + 3599).reset_source is ResetSource.STATUS
 
 
 def test_a_turn_that_ended_with_a_limit_is_moved_without_a_wait():
@@ -220,9 +220,9 @@ def test_the_logs_late_line_about_what_a_door_showed_is_no_second_strike():
     effects = feed(brain, end(move, MoveResult.TARGET_LIMITED, on_b), at=1.1)
     assert [move.order.target.model for move in of(Move, effects)] == [C]
     feed(brain, refused(0.9, model=B), at=1.8)
-    assert brain.ledger.cooling(B, T + 2).strikes == 1
+    assert brain.cooldowns.cooling(B, T + 2).strikes == 1
     feed(brain, refused(5, model=B), at=5)
-    assert brain.ledger.cooling(B, T + 6).strikes == 2
+    assert brain.cooldowns.cooling(B, T + 6).strikes == 2
 
 
 def test_a_session_keeps_the_chain_of_its_own_agent_while_the_fallbacks_agent_carries_it():
@@ -250,7 +250,7 @@ def test_the_log_may_be_late_about_two_refusals_at_once():
     (move,) = of(Move, feed(brain, TroubleReported("ses_1", T), seen(retrying())))
     feed(brain, end(move, MoveResult.TARGET_LIMITED, retrying(0.6, wait=1800, model=B)), at=0.6)
     feed(brain, refused(0.0), refused(0.5, model=B), at=1.0)
-    assert [brain.ledger.cooling(model, T + 2).strikes for model in (A, B)] == [1, 1]
+    assert [brain.cooldowns.cooling(model, T + 2).strikes for model in (A, B)] == [1, 1]
 
 
 @pytest.mark.parametrize("endpoint_first", [False, True])
@@ -258,9 +258,9 @@ def test_two_witnesses_are_one_strike_though_the_log_was_read_late(endpoint_firs
     brain = engine()
     shown, told = (TroubleReported("ses_1", T + 10), seen(retrying())), refused(live=False)
     feed(brain, *((*shown, told) if endpoint_first else (told, *shown)), at=12)
-    assert brain.ledger.cooling(A, T + 13).strikes == 1
+    assert brain.cooldowns.cooling(A, T + 13).strikes == 1
     feed(brain, refused(20), at=20)
-    assert brain.ledger.cooling(A, T + 21).strikes == 2
+    assert brain.cooldowns.cooling(A, T + 21).strikes == 2
 
 
 @pytest.mark.parametrize("endpoint_first", [False, True])
@@ -280,5 +280,5 @@ def test_a_loop_without_pause_is_known_as_one_whoever_tells_of_it_first(endpoint
 def test_a_model_whose_name_readers_refuse_is_never_entered(name):
     brain = engine()
     effects = feed(brain, refused(model=replace(A, model=name)), refused(1.0, model=replace(A, model=name)))
-    assert brain.ledger.entries() == ()
+    assert brain.cooldowns.entries() == ()
     assert of(SaveBlacklist, effects) == []

@@ -6,7 +6,7 @@ import pytest
 
 from ocwatchd.core.domain.moves import MoveResult
 from ocwatchd.core.domain.snapshot import RunningTool, SessionState
-from ocwatchd.core.engine.messages import Free, Move, Probe, Probed, Tell, Tick
+from ocwatchd.core.engine.messages import Free, Move, Notify, Probe, Probed, Tick
 from tests.unit.brain import A, B, T, end, engine, failed, feed, notes, of, refused, retrying, seen
 
 CHILD = "ses_child"
@@ -15,7 +15,7 @@ CHILD = "ses_child"
 def test_it_is_moved_once_they_have_ended() -> None:
     brain = engine()
     held = feed(brain, refused(), seen(retrying(background=(CHILD,))))
-    assert (of(Move, held), notes(held)[-1], len(of(Tell, held))) == ([], "left", 1)
+    assert (of(Move, held), notes(held)[-1], len(of(Notify, held))) == ([], "left", 1)
     for round_ in range(1, 40):
         at = brain.next_wake()
         assert at is not None

@@ -13,11 +13,11 @@ from ocwatchd.core.engine.decide import RECHECK
 from ocwatchd.core.engine.messages import (
     Free,
     Move,
+    Notify,
     Probe,
     Probed,
     Remember,
     SaveBlacklist,
-    Tell,
     Tick,
     TroubleReported,
 )
@@ -72,7 +72,7 @@ def test_a_subagent_is_freed_by_moving_its_parent():
     brain.handle(refused(), T)
     effects = brain.handle(Probed("ses_1", A, (child,), 1, (own_model,)), T + 0.1)
     assert of(Free, effects) == [Free(child)]
-    (told,) = of(Tell, effects)
+    (told,) = of(Notify, effects)
     assert "a subagent on this model was stopped" in told.text, "its parent says only that a task was cancelled"
     assert of(Move, effects) == []
 
@@ -137,7 +137,7 @@ def test_a_loop_in_words_that_nobody_knows_is_a_limit_all_the_same():
         feed(brain, refused(number / 20, verdict=unknown, reason="nope"), at=number / 20)
     effects = feed(brain, seen(working(0.4)), at=0.4)
     assert [move.order.target.model for move in of(Move, effects)] == [B]
-    assert brain.ledger.cooling(A, T + 1).reset_source is ResetSource.ESTIMATE
+    assert brain.cooldowns.cooling(A, T + 1).reset_source is ResetSource.ESTIMATE
 
 
 def test_what_one_endpoint_shows_is_acted_on_before_the_others_have_answered():
@@ -186,7 +186,7 @@ def test_a_session_that_no_door_leads_to_is_told_of():
         assert notes(effects) == expected
         effects = brain.handle(Tick(), brain.next_wake()) + feed(brain, nobody, at=10)
     assert notes(effects) == ["unreachable"]
-    assert len(of(Tell, effects)) == 1
+    assert len(of(Notify, effects)) == 1
 
 
 def test_what_only_a_door_told_of_is_looked_at_again_too():
@@ -229,7 +229,7 @@ def test_a_door_that_fails_is_not_the_targets_fault():
 def test_what_went_on_by_itself_is_not_announced_as_moved():
     brain = engine()
     (move,) = of(Move, feed(brain, refused(), seen(retrying())))
-    assert of(Tell, feed(brain, end(move, MoveResult.ALREADY))) == []
+    assert of(Notify, feed(brain, end(move, MoveResult.ALREADY))) == []
 
 
 def test_a_door_that_tells_of_a_retry_is_as_good_as_the_log_and_one_limit_with_it():
@@ -238,7 +238,7 @@ def test_a_door_that_tells_of_a_retry_is_as_good_as_the_log_and_one_limit_with_i
     (move,) = of(Move, feed(brain, seen(retrying())))
     assert move.order.target.model == B
     feed(brain, refused(0.0), at=0.9)  # the same limit from the log, later
-    assert brain.ledger.cooling(A, T + 1).strikes == 1
+    assert brain.cooldowns.cooling(A, T + 1).strikes == 1
 
 
 def test_the_plugins_status_and_header_settle_what_words_cannot():
@@ -246,7 +246,7 @@ def test_the_plugins_status_and_header_settle_what_words_cannot():
     limited = ErrorDetails(status=429, headers={"retry-after": "120"})
     effects = feed(brain, heard(facts=limited), seen(retrying(wait=120, message="今天就到这里吧")))
     assert len(of(Move, effects)) == 1
-    entry = brain.ledger.cooling(A, T + 1)
+    entry = brain.cooldowns.cooling(A, T + 1)
     assert (entry.until, entry.reset_source) == (T + 120, ResetSource.RETRY_AFTER)
 
 

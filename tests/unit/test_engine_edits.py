@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.snapshot import SessionState
 from ocwatchd.core.domain.types import Hint, ModelRef, ResetSource, Scope
 from ocwatchd.core.engine.messages import Aborted, Configured, Move, Probe
@@ -34,12 +34,12 @@ from tests.unit.brain import (
 def test_an_edit_moves_who_waited_to_the_new_stand_in_and_keeps_the_cooldown():
     brain = engine()
     feed(brain, refused(), seen(retrying(wait=3)))
-    until = brain.ledger.cooling(A, T + 1).until
+    until = brain.cooldowns.cooling(A, T + 1).until
     saved, look = brain.handle(configured(wait=False, chains={"p/a": ("p/c",)}), T + 1)
     assert (look, [entry.target.model for entry in saved.changed]) == (Probe("ses_1", None), [C])
     (move,) = of(Move, brain.handle(seen(retrying(1.1, wait=3)), T + 1.2))
     assert move.order.target.model == C
-    assert brain.ledger.cooling(A, T + 1.2).until == until
+    assert brain.cooldowns.cooling(A, T + 1.2).until == until
 
 
 @pytest.mark.parametrize(
@@ -63,12 +63,12 @@ def test_an_edit_touches_no_cooldown_but_its_stand_in():
     brain = engine()
     whole = replace(SURE, scope=Scope.PROVIDER)
     feed(brain, refused(), refused(model=ModelRef("q", "x"), session="ses_2", verdict=whole))
-    before = {entry.model: entry for entry in brain.ledger.entries()}
+    before = {entry.model: entry for entry in brain.cooldowns.entries()}
     assert brain.handle(configured(), T + 1) == []
     (saved,) = brain.handle(configured(chains={}), T + 1)
     assert [(entry.model, entry.target) for entry in saved.changed] == [(A, None)]
     assert {
-        entry.model: replace(entry, target=before[entry.model].target) for entry in brain.ledger.entries()
+        entry.model: replace(entry, target=before[entry.model].target) for entry in brain.cooldowns.entries()
     } == before
 
 
@@ -83,10 +83,10 @@ def test_a_whole_providers_stand_in_stays_where_no_chain_names_the_provider():
 
 
 def test_the_journal_tells_what_a_move_was_decided_on():
-    ledger = Ledger()
-    ledger.block(B, T + 60, T)
+    cooldowns = Cooldowns()
+    cooldowns.block(B, T + 60, T)
     hint = Hint(T + 3600, 3600.0, ResetSource.RETRY_AFTER, "Retry-After")
-    effects = feed(engine(ledger=ledger), refused(hint=hint), seen(retrying()))
+    effects = feed(engine(cooldowns=cooldowns), refused(hint=hint), seen(retrying()))
     evidence = fields("limit", effects)["evidence"]
     assert (evidence["at"], evidence["agent"], evidence["target"]) == (T, "build", "p/c")
     assert evidence["hint"]["source"] == "Retry-After"
@@ -101,10 +101,10 @@ def test_the_journal_tells_what_a_move_was_decided_on():
 
 
 def test_the_journal_tells_why_nothing_was_chosen():
-    ledger = Ledger()
-    ledger.block(B, T + 60, T)
-    ledger.block(ModelRef("p", "*"), None, T)
-    effects = feed(engine(ledger=ledger), refused(), seen(retrying()))
+    cooldowns = Cooldowns()
+    cooldowns.block(B, T + 60, T)
+    cooldowns.block(ModelRef("p", "*"), None, T)
+    effects = feed(engine(cooldowns=cooldowns), refused(), seen(retrying()))
     rows = fields("exhausted", effects)["considered"]
     assert [(row["model"], row["why"]) for row in rows] == [
         ("p/b", "its provider is cooling down"),

@@ -20,7 +20,7 @@ def test_a_session_that_still_waits_is_moved_however_old_the_line(age):
     assert of(Probe, brain.handle(late, T + age)) == [Probe("ses_1", None)]
     (move,) = of(Move, brain.handle(seen(retrying(age)), T + age))
     assert move.order.target.model == B
-    assert brain.ledger.cooling(A, T + age).strikes == 1
+    assert brain.cooldowns.cooling(A, T + age).strikes == 1
 
 
 @pytest.mark.parametrize("news", [{"late": False}, {"late": True, "small": True}, {"late": True, "hint": None}])
@@ -45,4 +45,4 @@ def test_a_limit_whose_session_no_endpoint_shows_for_a_while_is_one_strike(misse
     at = 3 * misses + 1
     (move,) = of(Move, brain.handle(seen(retrying(next_at=T + 3600)), T + at))
     assert move.order.target.model == B
-    assert brain.ledger.cooling(A, T + at).strikes == 1
+    assert brain.cooldowns.cooling(A, T + at).strikes == 1

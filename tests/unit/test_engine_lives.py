@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.moves import Claim, MoveResult
 from ocwatchd.core.domain.snapshot import SessionState
 from ocwatchd.core.domain.types import ErrorDetails, Target
@@ -78,8 +78,8 @@ def test_a_parent_that_was_stopped_for_its_subagent_is_the_one_to_go_on():
 
 
 def test_a_move_left_unfinished_is_finished_however_many_sessions_are_limited_meanwhile():
-    (ledger := Ledger()).block(A, None, T)
-    brain = engine(ledger=ledger)
+    (cooldowns := Cooldowns()).block(A, None, T)
+    brain = engine(cooldowns=cooldowns)
     brain.resume("ses_1", (Claim("c1", Target(B)),), T)
     for number in range(MAX_TRACKED):
         brain.tracked_sessions.of(f"other_{number}", T)
@@ -89,21 +89,21 @@ def test_a_move_left_unfinished_is_finished_however_many_sessions_are_limited_me
 
 
 def test_what_an_earlier_life_has_counted_is_no_second_strike_however_many_sessions_it_was():
-    (ledger := Ledger()).block(A, None, T)
-    brain = engine(ledger=ledger)
+    (cooldowns := Cooldowns()).block(A, None, T)
+    brain = engine(cooldowns=cooldowns)
     brain.remember({f"ses_{number}": A for number in range(2 * MAX_TRACKED)}, (), T)
     for number in range(2 * MAX_TRACKED):
         brain.tracked_sessions.of(f"other_{number}", T)
     feed(brain, Probed("ses_0", None, (retrying(session="ses_0"),), 1))
-    assert ledger.cooling(A, T).strikes == 0, "counted before"
+    assert cooldowns.cooling(A, T).strikes == 0, "counted before"
     feed(brain, Probed("other_0", None, (retrying(session="other_0"),), 1))
-    assert ledger.cooling(A, T).strikes == 1, "nobody knew of this one"
+    assert cooldowns.cooling(A, T).strikes == 1, "nobody knew of this one"
 
 
 def test_a_move_that_landed_while_the_daemon_was_killed_is_given_back_like_any_other():
     """In its second move the session still returns to A, which was its first model."""
-    (ledger := Ledger()).block(A, None, T)
-    brain = engine(ledger=ledger)
+    (cooldowns := Cooldowns()).block(A, None, T)
+    brain = engine(cooldowns=cooldowns)
     claim = Claim("c1", Target(C, "helper"), Target(A, "build"))
     brain.resume("ses_1", (claim,), T)
     there = retrying(model=C, state=SessionState.IDLE, attempt=None, answer_completed=True, answer_started=T)
@@ -135,32 +135,32 @@ def test_what_is_remembered_of_a_move_that_an_earlier_life_began(claim, model, p
 def test_what_an_earlier_life_has_counted_is_acted_on_and_no_second_strike():
     before = engine()
     feed(before, refused())
-    brain = engine(ledger=Ledger(before.ledger.entries()))
+    brain = engine(cooldowns=Cooldowns(before.cooldowns.entries()))
     again = replace(refused(), counted=True)
     assert of(Move, feed(brain, again, seen(retrying())))
-    assert brain.ledger.cooling(A, T).strikes == 1
+    assert brain.cooldowns.cooling(A, T).strikes == 1
 
 
 def test_what_an_earlier_life_was_told_is_no_second_strike_when_a_door_shows_it():
     before = engine()
     feed(before, refused())
     for refusals, shown in (({"ses_1": A}, []), ({}, [Shown("ses_1", A, "msg_1", 1, T)])):
-        brain = engine(ledger=Ledger(before.ledger.entries()))
+        brain = engine(cooldowns=Cooldowns(before.cooldowns.entries()))
         brain.remember(refusals, shown, T)
         brain.resume("ses_1", (), T)
         assert of(Move, feed(brain, seen(retrying())))
-        assert brain.ledger.cooling(A, T).strikes == 1
+        assert brain.cooldowns.cooling(A, T).strikes == 1
     unsaved = engine()
     unsaved.remember({"ses_1": A}, [], T)
     feed(unsaved, seen(retrying()))
-    assert unsaved.ledger.cooling(A, T).strikes == 1
+    assert unsaved.cooldowns.cooling(A, T).strikes == 1
 
 
 @pytest.mark.parametrize("missed", [False, True])
 def test_a_door_that_is_slow_at_first_does_not_lose_what_an_earlier_life_left_open(missed):
     before = engine()
     feed(before, refused())
-    brain = engine(ledger=Ledger(before.ledger.entries()))
+    brain = engine(cooldowns=Cooldowns(before.cooldowns.entries()))
     brain.remember({"ses_1": A}, [], T)
     brain.probe_session("ses_1", T, missed=missed)
     effects = feed(brain, Probed("ses_1", None, (), 0, failing=1))

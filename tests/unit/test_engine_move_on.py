@@ -11,7 +11,7 @@ from ocwatchd.core.domain.moves import MoveResult
 from ocwatchd.core.domain.snapshot import SessionState
 from ocwatchd.core.domain.types import Cause, ErrorDetails, LimitKind, Scope, Verdict
 from ocwatchd.core.domain.types import Certainty as Sure
-from ocwatchd.core.engine.messages import FellSilent, Move, Tell
+from ocwatchd.core.engine.messages import FellSilent, Move, Notify
 from ocwatchd.core.policy import Mode
 from tests.unit.brain import POLICY, A, B, C, T, end, engine, failed, feed, fields, notes, of, refused, retrying, seen
 
@@ -33,14 +33,14 @@ def test_a_turn_that_failed_is_run_again_first_and_then_moved_without_a_strike(c
     brain = engine(ALL)
     (again,) = of(Move, feed(brain, seen(failed(error=ERRORS[cause]))))
     assert (again.order.target.model, again.order.cause, again.order.stalled) == (A, cause, False)
-    assert brain.ledger.entries() == ()
-    told = of(Tell, feed(brain, end(again, MoveResult.MOVED, retrying(state=SessionState.BUSY)), at=1))
+    assert brain.cooldowns.entries() == ()
+    told = of(Notify, feed(brain, end(again, MoveResult.MOVED, retrying(state=SessionState.BUSY)), at=1))
     assert told[0].text == "p/a had failed, and the turn was run again on it"
     effects = feed(brain, seen(failed(2.0, error=ERRORS[cause], answer="msg_3")), at=2)
     (move,) = of(Move, effects)
     assert (move.order.target.model, move.order.failing) == (B, True)
     assert fields("claim", effects)["why"].startswith("p/a fails: ")
-    entry = brain.ledger.cooling(A, T + 3)
+    entry = brain.cooldowns.cooling(A, T + 3)
     assert (entry.strikes, entry.until, entry.rule) == (0, T + 2 + LONGEST_PAUSE, f"move-on:{cause.value}")
 
 
@@ -51,7 +51,7 @@ def test_by_default_nothing_but_limits_and_stalls_moves_a_turn(cause):
         assert of(Move, feed(brain, seen(failed(at, error=ERRORS[cause])), at=at)) == []
     for attempt in range(1, 9):
         assert of(Move, feed(brain, seen(retried(attempt, wait=2.0)))) == []
-    assert brain.ledger.entries() == ()
+    assert brain.cooldowns.entries() == ()
 
 
 def test_a_second_run_that_fails_at_once_moves_the_turn_too():
@@ -60,7 +60,7 @@ def test_a_second_run_that_fails_at_once_moves_the_turn_too():
     over = failed(1.0, error=ERRORS[Cause.AUTH], answer="msg_3")
     (move,) = of(Move, feed(brain, end(again, MoveResult.FAILED, over), at=1))
     assert move.order.target.model == B
-    assert brain.ledger.cooling(A, T + 3).strikes == 0
+    assert brain.cooldowns.cooling(A, T + 3).strikes == 0
 
 
 def test_the_retry_of_opencode_is_the_repeat():
@@ -74,7 +74,7 @@ def test_a_wait_that_is_longer_than_max_delay_has_no_repeat_to_wait_for():
     brain = engine(ALL)
     (move,) = of(Move, feed(brain, seen(retried(1, wait=1_900_000.0))))
     assert move.order.target.model == B
-    assert brain.ledger.cooling(A, T + 3).until <= T + 1 + LONGEST_PAUSE
+    assert brain.cooldowns.cooling(A, T + 3).until <= T + 1 + LONGEST_PAUSE
 
 
 @pytest.mark.parametrize("times", [0, 3])
@@ -111,7 +111,7 @@ def test_with_no_other_model_opencode_goes_on_alone():
     brain = engine(replace(ALL, chains={}))
     for attempt in range(1, 6):
         assert of(Move, feed(brain, seen(retried(attempt)))) == []
-    assert brain.ledger.entries() == ()
+    assert brain.cooldowns.entries() == ()
 
 
 def test_each_kind_of_limit_can_be_left_to_opencode():
@@ -126,7 +126,7 @@ def test_each_kind_of_limit_can_be_left_to_opencode():
         effects = feed(brain, news, seen(shown))
         assert of(Move, effects) == []
         assert "moveOn" in fields("left", effects)["why"]
-        assert brain.ledger.cooling(A, T + 1) is not None, "new prompts avoid it all the same"
+        assert brain.cooldowns.cooling(A, T + 1) is not None, "new prompts avoid it all the same"
         assert len(of(Move, feed(engine(replace(ALL, move_on=frozenset({cause}))), news, seen(shown)))) == 1
 
 
@@ -164,12 +164,12 @@ def test_a_wait_without_end_and_without_a_limit_is_shown_with_the_command_and_en
     effects = feed(brain, seen(shown))
     assert of(Move, effects) == []
     assert words in fields("frozen", effects)["why"]
-    assert of(Tell, effects)[0].text.endswith("ocwatch redirect ses_1")
+    assert of(Notify, effects)[0].text.endswith("ocwatch redirect ses_1")
     tracked = brain.tracked_sessions.known("ses_1")
     assert tracked.phrase == "frozen, although no limit is known: ocwatch redirect ses_1"
-    assert brain.ledger.entries() == ()
+    assert brain.cooldowns.entries() == ()
     again = feed(brain, seen(replace(shown, seen=shown.seen + 60, attempt=shown.attempt + 1)), at=60)
-    assert (notes(again), of(Tell, again)) == ([], []), "once"
+    assert (notes(again), of(Notify, again)) == ([], []), "once"
 
 
 def test_an_ordinary_retry_is_not_frozen():
@@ -177,7 +177,7 @@ def test_an_ordinary_retry_is_not_frozen():
     assert notes(feed(brain, seen(retried(7, "Connection refused", wait=30.0)))) == ["doubtful"]
     assert "ocwatch" not in brain.tracked_sessions.known("ses_1").phrase
     off = engine(replace(POLICY, mode=Mode.OFF))
-    assert of(Tell, feed(off, seen(retried(9, wait=1_814_400.0)))) == []
+    assert of(Notify, feed(off, seen(retried(9, wait=1_814_400.0)))) == []
 
 
 def test_where_move_on_names_it_a_frozen_session_is_moved():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.moves import MoveResult
 from ocwatchd.core.domain.snapshot import SessionState
 from ocwatchd.core.domain.types import ErrorDetails, Hint, ResetSource, Target
@@ -126,7 +126,7 @@ def test_what_a_person_clears_is_run_again_there_however_long_ago_it_was_refused
     feed(brain, refused(hint=hint(HOURS)), seen(retrying(wait=HOURS)))
     shown = failed(70, GAVE_UP) if gave_up else retrying(70, wait=HOURS)
     feed(brain, seen(shown), at=70)
-    left = [entry for entry in brain.ledger.entries() if entry.model not in cleared]
+    left = [entry for entry in brain.cooldowns.entries() if entry.model not in cleared]
     looked = brain.handle(BlacklistChanged(tuple(left), T + 900), T + 900)
     assert Probe("ses_1", None) in looked
     shown = replace(shown, seen=T + 900.3)
@@ -135,16 +135,16 @@ def test_what_a_person_clears_is_run_again_there_however_long_ago_it_was_refused
 
 
 def test_a_session_that_nobody_knew_of_is_found_when_its_model_is_cleared():
-    brain = engine(ledger=(ledger := Ledger()))
+    brain = engine(cooldowns=(cooldowns := Cooldowns()))
     feed(brain, refused(live=False, hint=hint(HOURS)))  # an old limit
-    assert ledger.cooling(A, T) is not None
+    assert cooldowns.cooling(A, T) is not None
     assert Probe(None, None) in brain.handle(BlacklistChanged((), T + 600), T + 600)
     found = Probed(None, None, (retrying(600.2, wait=HOURS), retrying(600.2, model=B, session="ses_2")), 1)
     effects = brain.handle(found, T + 600.3)
     assert [(m.order.session, m.order.target.model) for m in of(Move, effects) if m.order.session == "ses_1"] == [
         ("ses_1", A)
     ]
-    assert ledger.cooling(A, T + 600.3) is None
+    assert cooldowns.cooling(A, T + 600.3) is None
 
 
 def test_a_failed_turn_is_run_again_if_its_model_is_cleared_before_anyone_has_looked():
@@ -168,7 +168,7 @@ def test_a_later_run_of_the_daemon_takes_it_up_whether_the_reset_is_to_come_or_p
     assert (note.durable, note.fields["answer"], note.fields["until"]) == (True, "msg_2", T + HOURS)
     turn = LimitedTurn(A, "msg_2", 1)
     for later, looks in ((60.0, []), (HOURS + 3600, [Probe("ses_1", None)])):
-        brain = engine(ALONE, Ledger(before.ledger.entries()))
+        brain = engine(ALONE, Cooldowns(before.cooldowns.entries()))
         assert brain.recall_parked("ses_1", ParkedTurn(turn, T + HOURS, T), T + later) == looks
         at = T + later if looks else at_reset(brain)
         assert targets(brain.handle(seen(failed(70, GAVE_UP)), at)) == [A]
@@ -182,11 +182,11 @@ def test_a_session_that_was_moved_before_goes_back_to_where_it_came_from_in_a_la
     spent = failed(2, GAVE_UP, model=B, answer="msg_3")
     waits = feed(before, end(move, MoveResult.FAILED, spent), at=2)
     assert "parked" in notes(waits), "a limit that OpenCode does not retry is a limit of the target, not its failure"
-    assert before.ledger.cooling(B, T + 2) is not None
+    assert before.cooldowns.cooling(B, T + 2) is not None
     turn = LimitedTurn(B, "msg_3", 1, Target(A, "build"))
     (note,) = [note for note in of(Note, waits) if note.what == "parked"]
     assert note.fields["origin"] == {"model": "p/a", "agent": "build"}
-    brain = engine(POLICY, Ledger(before.ledger.entries()))
+    brain = engine(POLICY, Cooldowns(before.cooldowns.entries()))
     brain.recall_parked("ses_1", ParkedTurn(turn, T + 60, T), T + 3)
     at = brain.next_wake()
     assert of(Probe, brain.handle(Tick(), at))
@@ -196,7 +196,7 @@ def test_a_session_that_was_moved_before_goes_back_to_where_it_came_from_in_a_la
 
 def test_a_model_that_was_cleared_while_no_daemon_ran_is_run_again_at_the_start():
     brain = engine(ALONE)
-    brain.ledger.lift({A: T + 30})
+    brain.cooldowns.lift({A: T + 30})
     assert brain.recall_parked("ses_1", ParkedTurn(LimitedTurn(A, "msg_2", 1), T + HOURS, T), T + 60)
     assert targets(brain.handle(seen(failed(70, GAVE_UP)), T + 61)) == [A]
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.moves import MoveResult
 from ocwatchd.core.domain.snapshot import Endpoint, SessionState, TcpAddress
 from ocwatchd.core.domain.timeline import Step
@@ -25,10 +25,10 @@ from ocwatchd.core.engine.messages import (
     ClockSet,
     Move,
     Note,
+    Notify,
     Probe,
     Probed,
     SaveBlacklist,
-    Tell,
     Tick,
 )
 from ocwatchd.core.engine.parking import HELD_RECHECK, MAX_JITTER, run_at, share_of
@@ -204,8 +204,8 @@ def test_after_so_many_windows_in_a_row_the_turn_is_left_to_its_user():
     assert fields("parked", window(brain, 1))["resumes"] == 1
     given_up = window(brain, 2)
     assert "parked" not in notes(given_up)
-    assert [tell.title for tell in of(Tell, given_up)] == ["p/a is limited"]
-    assert "2 times in a row" in of(Tell, given_up)[0].text
+    assert [tell.title for tell in of(Notify, given_up)] == ["p/a is limited"]
+    assert "2 times in a row" in of(Notify, given_up)[0].text
     assert brain.next_wake() is None
     assert brain.tracked_sessions.known("ses_1").doing is Doing.LEFT
 
@@ -277,7 +277,7 @@ def test_a_user_who_wants_to_be_notified_is_notified_at_the_time_and_nothing_is_
     assert asked == ["ses_1"]
     told = brain.handle(seen(gave_up()), at)
     assert (of(Move, told), notes(told)) == ([], ["unparked", "offered"])
-    (tell,) = of(Tell, told)
+    (tell,) = of(Notify, told)
     assert (tell.title, "prompt" in tell.text) == ("p/a is available again", True)
     assert brain.next_wake() is None
     assert brain.handle(seen(gave_up()), at + 1) == [], "once"
@@ -291,7 +291,7 @@ def test_the_notice_names_the_command_if_a_fallback_returns_first():
     feed(brain, refused(hint=hint(HOURS)), seen(gave_up()), at=70)
     at, asked = due(brain)
     assert (asked, at - T < 700) == (["ses_1"], True)
-    (tell,) = of(Tell, brain.handle(seen(gave_up()), at))
+    (tell,) = of(Notify, brain.handle(seen(gave_up()), at))
     assert "ocwatch redirect ses_1" in tell.text
     assert brain.tracked_sessions.known("ses_1").phrase.endswith(": ocwatch redirect ses_1")
 
@@ -301,7 +301,7 @@ def test_the_notice_names_the_command_if_a_fallback_returns_first():
 
 def test_without_its_cooldown_a_turn_waits_for_its_time_all_the_same():
     """The journal is written before the blacklist in a storm, and a kill comes between the two."""
-    brain = engine(ALONE, Ledger())
+    brain = engine(ALONE, Cooldowns())
     turn = LimitedTurn(A, "msg_2", 1)
     assert brain.recall_parked("ses_1", ParkedTurn(turn, T + HOURS, T, T + HOURS + 2), T + 60) == []
     assert brain.next_wake() == T + HOURS + 2
@@ -327,7 +327,7 @@ def test_words_in_an_error_count_from_the_moment_of_the_error():
     words = ErrorDetails(message="Rate limit reached. Please try again in 300 s", status=429, name="APIError")
     brain = engine(ALONE)
     feed(brain, heard(20), seen(failed(20, words)), at=20)
-    assert brain.ledger.cooling(A, T + 20).until == T + 300
+    assert brain.cooldowns.cooling(A, T + 20).until == T + 300
 
 
 def server(pid, **more):
@@ -460,7 +460,7 @@ class Parked:
     def begin(self):
         """The daemon is started again."""
         self.todo = []
-        self.brain = engine(ALONE, Ledger(self.blacklist.values()))
+        self.brain = engine(ALONE, Cooldowns(self.blacklist.values()))
         last = previous_run(self.lines, self.time - 3600, {}, self.time)
         self.brain.remember_origins(last.origins)
         self.brain.remember_resumes(last.resumes)

@@ -6,21 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from ocwatchd.core.domain.cooldowns import LONGEST_PAUSE, Ledger
+from ocwatchd.core.domain.cooldowns import LONGEST_PAUSE, Cooldowns
 from ocwatchd.core.domain.moves import MoveResult, Order
 from ocwatchd.core.domain.snapshot import RunningTool, SessionState
-from ocwatchd.core.domain.streams import MAX_PATIENCE, MIN_PATIENCE, UNLEARNT_PATIENCE, StreamGaps, learnt_patience
+from ocwatchd.core.domain.streams import MAX_PATIENCE, MIN_PATIENCE, UNLEARNT_PATIENCE, StreamGaps, learned_patience
 from ocwatchd.core.domain.types import Cause, Target
 from ocwatchd.core.engine.guards import forbidden
 from ocwatchd.core.engine.messages import (
     AnsweredNothing,
     FellSilent,
-    GapsLearnt,
+    GapsLearned,
     Move,
+    Notify,
     Probe,
     Probed,
     SaveBlacklist,
-    Tell,
     Tick,
 )
 from ocwatchd.core.policy import Mode, StallPolicy
@@ -50,17 +50,17 @@ def test_it_is_run_again_on_its_own_model_first_then_moved_with_a_short_cooldown
     assert (move.order.target.model, move.order.stalled, move.order.failing) == (A, True, False)
     assert notes(effects) == ["stalled", "claim"]
     assert fields("claim", effects)["why"] == "p/a has sent nothing for 21 s"
-    assert brain.ledger.cooling(A, T + 2) is None
+    assert brain.cooldowns.cooling(A, T + 2) is None
     ended = feed(brain, end(move, MoveResult.MOVED, working(0.0, answer="msg_3")), at=2)
-    assert "stopped sending" in of(Tell, ended)[0].text
+    assert "stopped sending" in of(Notify, ended)[0].text
     again = stalls(brain, at=30, answer="msg_3")
     (move,) = of(Move, again)
     assert (move.order.target.model, move.order.stalled, move.order.failing) == (B, True, True)
-    entry = brain.ledger.cooling(A, T + 32)
+    entry = brain.cooldowns.cooling(A, T + 32)
     assert (entry.strikes, entry.paused, entry.until) == (0, True, T + 31 + LONGEST_PAUSE)
     assert entry.target.model == B
     assert [save.changed[0].model for save in of(SaveBlacklist, again)][:1] == [A]
-    told = of(Tell, feed(brain, end(move, MoveResult.MOVED, working(0.0, model=B, answer="msg_4")), at=32))
+    told = of(Notify, feed(brain, end(move, MoveResult.MOVED, working(0.0, model=B, answer="msg_4")), at=32))
     assert told[0].text == "p/a has stalled: p/b continues"
 
 
@@ -103,7 +103,7 @@ def test_what_takes_its_time_for_another_reason_has_not_stalled(more):
     for at in (0.2, 1.2):
         shown = working(at=at, **{"silence": LIMIT + at, **more})
         assert of(Move, feed(brain, SILENT, seen(shown), at=at)) == []
-    assert brain.ledger.entries() == ()
+    assert brain.cooldowns.entries() == ()
 
 
 def test_a_call_that_is_still_being_written_runs_nothing():
@@ -111,7 +111,7 @@ def test_a_call_that_is_still_being_written_runs_nothing():
     (move,) = of(Move, stalls(brain, running=(RunningTool("write", pending=True),)))
     assert move.order.stalled
     learnt = engine(POLICY)
-    feed(learnt, GapsLearnt({"p/a": 1.0}))
+    feed(learnt, GapsLearned({"p/a": 1.0}))
     for at in (0.2, 1.2):
         shown = working(100 + at, at, running=(RunningTool("write", pending=True),))
         assert of(Move, feed(learnt, SILENT, seen(shown), at=at)) == [], "OpenCode shows nothing of a call's text"
@@ -125,8 +125,8 @@ def test_what_is_not_wanted_is_not_done():
         brain = engine(replace(SET, mode=mode))
         effects = stalls(brain)
         assert of(Move, effects) == []
-        assert len(of(Tell, effects)) == 1
-        assert of(Tell, stalls(brain, at=5)) == [], "once"
+        assert len(of(Notify, effects)) == 1
+        assert of(Notify, stalls(brain, at=5)) == [], "once"
 
 
 def test_with_no_other_model_it_is_run_again_a_few_times_and_then_left():
@@ -138,7 +138,7 @@ def test_with_no_other_model_it_is_run_again_a_few_times_and_then_left():
         for move in of(Move, effects):
             feed(brain, end(move, MoveResult.MOVED, working(0.0, answer=f"msg_{number + 1}")), at=number * 30 + 2)
     assert [move.order.target.model for move in moves] == [A, A, A]
-    assert brain.ledger.cooling(A, T + 200) is None
+    assert brain.cooldowns.cooling(A, T + 200) is None
 
 
 def test_a_limited_model_that_stalls_is_left_at_once():
@@ -193,14 +193,14 @@ def test_the_move_looks_again_before_it_stops_anything():
 
 
 def test_the_pause_of_a_model_moves_no_other_session_and_is_no_strike():
-    ledger = Ledger()
-    assert ledger.pause(A, 3600, T, "stall", "silent", "ses_9").until == T + LONGEST_PAUSE
-    assert ledger.pause(A, 3600, T + 1, "stall", "silent", "ses_9") is None
-    brain = engine(SET, ledger)
+    cooldowns = Cooldowns()
+    assert cooldowns.pause(A, 3600, T, "stall", "silent", "ses_9").until == T + LONGEST_PAUSE
+    assert cooldowns.pause(A, 3600, T + 1, "stall", "silent", "ses_9") is None
+    brain = engine(SET, cooldowns)
     shown = retrying(message="400: the prompt quotes a rate limit that it is about", wait=2.0)
     assert of(Move, feed(brain, seen(shown))) == []
     brain.handle(refused(at=1.0), T + 1)
-    entry = ledger.cooling(A, T + 2)
+    entry = cooldowns.cooling(A, T + 2)
     assert (entry.strikes, entry.paused) == (1, False)
 
 
@@ -208,11 +208,11 @@ def test_the_pause_of_a_model_moves_no_other_session_and_is_no_strike():
 
 
 def test_the_time_is_learnt_from_good_answers_within_bounds():
-    assert learnt_patience(None) == UNLEARNT_PATIENCE
-    assert [learnt_patience(gap) for gap in (0.5, 30.0, 5000.0)] == [MIN_PATIENCE, 120.0, MAX_PATIENCE]
+    assert learned_patience(None) == UNLEARNT_PATIENCE
+    assert [learned_patience(gap) for gap in (0.5, 30.0, 5000.0)] == [MIN_PATIENCE, 120.0, MAX_PATIENCE]
     brain = engine(POLICY)
     assert brain.context.stall_after("p/a") == UNLEARNT_PATIENCE
-    feed(brain, GapsLearnt({"p/a": 50.0}))
+    feed(brain, GapsLearned({"p/a": 50.0}))
     assert (brain.context.stall_after("p/a"), brain.context.stall_after("p/b")) == (200.0, UNLEARNT_PATIENCE)
     assert engine(SET).context.stall_after("p/a") == LIMIT
 
@@ -243,7 +243,7 @@ def test_a_model_that_cuts_its_answers_off_is_left_after_three_in_a_row():
     (move,) = of(Move, effects)
     assert (move.order.target.model, move.order.stalled, move.order.failing) == (B, True, True)
     assert fields("claim", effects)["why"] == "p/a has cut off its answer 3 times in a row"
-    assert brain.ledger.cooling(A, T + 1).strikes == 0
+    assert brain.cooldowns.cooling(A, T + 1).strikes == 0
     assert forbidden(move.order, cutting(4, answer="msg_9")) is None, "another one has begun meanwhile"
     assert forbidden(move.order, working(answer="msg_9")).result is MoveResult.ALREADY
 
@@ -257,7 +257,7 @@ def test_where_it_cannot_be_moved_its_user_is_notified_once():
         brain = engine(policy)
         effects = [effect for at in (0.2, 3.0) for effect in feed(brain, SILENT, seen(cutting(3 + int(at), at)), at=at)]
         assert of(Move, effects) == []
-        assert len(of(Tell, effects)) == 1
+        assert len(of(Notify, effects)) == 1
     assert feed(engine(replace(SET, mode=Mode.OFF)), SILENT, seen(cutting()))[1:] == []
 
 

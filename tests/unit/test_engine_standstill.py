@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.moves import MoveResult
 from ocwatchd.core.domain.snapshot import SessionState
 from ocwatchd.core.domain.types import ErrorDetails
@@ -15,11 +15,11 @@ from ocwatchd.core.engine.messages import (
     BlacklistChanged,
     Move,
     Note,
+    Notify,
     Probe,
     Probed,
     SaveBlacklist,
     TakenOver,
-    Tell,
     Tick,
 )
 from ocwatchd.core.policy import Mode, Policy
@@ -45,16 +45,16 @@ from tests.unit.brain import (
 
 
 def test_everything_exhausted_is_told_once_and_looked_at_when_the_first_returns():
-    ledger = Ledger()
-    ledger.block(B, T + 100, T)
-    ledger.block(C, None, T)
-    brain = engine(ledger=ledger)
+    cooldowns = Cooldowns()
+    cooldowns.block(B, T + 100, T)
+    cooldowns.block(C, None, T)
+    brain = engine(cooldowns=cooldowns)
     effects = feed(brain, refused(), seen(retrying()))
-    assert len(of(Tell, effects)) == 1
-    assert of(Tell, effects)[0].at == T + 100
+    assert len(of(Notify, effects)) == 1
+    assert of(Notify, effects)[0].at == T + 100
     assert of(Move, effects) == []
     again = feed(brain, refused(1, session="ses_2"), seen(retrying(1.1, session="ses_2"), "ses_2"), at=1.2)
-    assert of(Tell, again) == []
+    assert of(Notify, again) == []
     assert T + 100 <= brain.next_wake() < T + 101
     (look,) = of(Probe, brain.handle(Tick(), T + 102))
     first, (other,) = look.session, {"ses_1", "ses_2"} - {look.session}
@@ -68,17 +68,17 @@ def test_everything_exhausted_is_told_once_and_looked_at_when_the_first_returns(
 
 def test_without_a_chain_it_says_so_once_and_leaves_it():
     effects = feed(engine(Policy()), refused(), seen(retrying()))
-    assert "no fallback is configured" in of(Tell, effects)[0].text
+    assert "no fallback is configured" in of(Notify, effects)[0].text
     assert of(Move, effects) == []
 
 
 def test_a_person_who_clears_a_model_wakes_what_was_stuck():
-    ledger = Ledger()
+    cooldowns = Cooldowns()
     for model in (B, C):
-        ledger.block(model, None, T)
-    brain = engine(ledger=ledger)
+        cooldowns.block(model, None, T)
+    brain = engine(cooldowns=cooldowns)
     feed(brain, refused(), seen(retrying()))
-    kept = [entry for entry in brain.ledger.entries() if entry.model != B]
+    kept = [entry for entry in brain.cooldowns.entries() if entry.model != B]
     assert of(Probe, feed(brain, BlacklistChanged(tuple(kept), T + 1), at=1))
     assert [move.order.target.model for move in of(Move, feed(brain, seen(retrying(1.1)), at=1.2))] == [B]
 
@@ -93,7 +93,7 @@ def test_what_was_refused_before_a_person_cleared_the_model_does_not_block_it_ag
     assert of(SaveBlacklist, late) == of(Move, late) == []
     late = feed(brain, refused(early, session="ses_3"), seen(failed(0.9, session="ses_3"), "ses_3"), at=1.3)
     assert of(SaveBlacklist, late) == of(Move, late) == []
-    assert brain.ledger.cooling(A, T + 1.3) is None
+    assert brain.cooldowns.cooling(A, T + 1.3) is None
     # OpenCode's own next attempt is refused after the clear.
     again = feed(brain, refused(1.4), seen(retrying(1.5, attempt=2)), at=1.5)
     assert of(SaveBlacklist, again)[0].changed[0].strikes == 1
@@ -105,7 +105,7 @@ def test_an_old_logs_whole_second_may_lie_behind_the_clear_and_counts():
     feed(brain, refused())
     feed(brain, BlacklistChanged((), T + 1), at=1.2)
     assert of(SaveBlacklist, feed(brain, refused(0.5), at=1.3))  # logged in the same second as the clear
-    assert brain.ledger.cooling(A, T + 1.3) is not None
+    assert brain.cooldowns.cooling(A, T + 1.3) is not None
 
 
 def test_what_is_refused_before_the_daemon_knows_of_the_clear_is_a_first_strike_of_its_own():
@@ -114,7 +114,7 @@ def test_what_is_refused_before_the_daemon_knows_of_the_clear_is_a_first_strike_
     (saved,) = of(SaveBlacklist, feed(brain, BlacklistChanged((), T + 2), at=2.3))
     assert [(entry.model, entry.since, entry.strikes) for entry in saved.changed] == [(A, T + 2.1, 1)]
     assert of(SaveBlacklist, feed(brain, BlacklistChanged((), T + 3), at=3.3)) == []
-    assert brain.ledger.cooling(A, T + 3.3) is None
+    assert brain.cooldowns.cooling(A, T + 3.3) is None
 
 
 @pytest.mark.parametrize("what", [{"running": ("bash",)}, {"asking": True}])
@@ -157,7 +157,7 @@ def test_modes_that_do_not_act(mode, offers):
     brain = engine(replace(POLICY, mode=mode))
     effects = feed(brain, refused(), seen(retrying()), refused(1), seen(retrying(1.1)))
     assert of(Move, effects) == []
-    assert len(of(Tell, effects)) == offers
+    assert len(of(Notify, effects)) == offers
 
 
 def test_moves_are_capped_per_session_and_hour():
@@ -169,7 +169,7 @@ def test_moves_are_capped_per_session_and_hour():
         for move in of(Move, moves):
             feed(brain, end(move, MoveResult.MOVED), at=n * 10 + 1)
     assert len(of(Move, effects)) == 2
-    assert "Too many moves" in [tell.title for tell in of(Tell, effects)]
+    assert "Too many moves" in [tell.title for tell in of(Notify, effects)]
 
 
 def test_after_a_failed_move_at_the_cap_it_looks_again_when_an_hour_has_passed():

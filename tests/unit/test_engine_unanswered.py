@@ -8,7 +8,7 @@ from ocwatchd.core.domain.moves import MoveResult
 from ocwatchd.core.domain.snapshot import SessionState
 from ocwatchd.core.domain.types import WEB_PAGE, ErrorDetails, ResetSource
 from ocwatchd.core.engine.guards import outcome, silent
-from ocwatchd.core.engine.messages import AnsweredNothing, Move, Probe, Tell, Tick, TroubleReported
+from ocwatchd.core.engine.messages import AnsweredNothing, Move, Notify, Probe, Tick, TroubleReported
 from ocwatchd.core.policy import Mode
 from tests.unit.brain import POLICY, A, B, C, T, end, engine, feed, fields, heard, notes, of, retrying, seen
 
@@ -32,7 +32,7 @@ def test_a_model_that_answers_nothing_again_and_again_is_left_for_the_next_one()
     assert notes(effects) == ["rejected", "claim"]
     (move,) = of(Move, effects)
     assert (move.order.target.model, move.order.looping, move.order.failing) == (B, True, True)
-    assert brain.ledger.cooling(A, T + 1) is None, "nobody spoke of a limit"
+    assert brain.cooldowns.cooling(A, T + 1) is None, "nobody spoke of a limit"
 
 
 def test_one_or_two_empty_answers_are_looked_at_again():
@@ -47,19 +47,19 @@ def test_an_answer_that_holds_something_is_left_alone():
     for shown in (unanswered(answer_spoke=True, answer_began=True), unanswered(0)):
         brain = engine()
         assert of(Move, feed(brain, TOLD, instead(), seen(shown))) == []
-        assert brain.ledger.cooling(A, T + 1) is None
+        assert brain.cooldowns.cooling(A, T + 1) is None
 
 
 def test_words_of_a_limit_that_came_instead_of_an_answer_are_a_limit():
     brain = engine()
     effects = feed(brain, instead(), seen(unanswered(1)))
     assert notes(effects) == ["limit", "claim"]
-    entry = brain.ledger.cooling(A, T + 1)
+    entry = brain.cooldowns.cooling(A, T + 1)
     assert (entry.reset_source, entry.until, entry.strikes) == (ResetSource.TEXT, T + 0.1 + 1200, 1)
     (move,) = of(Move, effects)
     assert (move.order.target.model, move.order.looping, move.order.failing) == (B, True, False)
     feed(brain, end(move, MoveResult.ALREADY, unanswered(2)), instead(at=0.5), seen(unanswered(2, 0.6)), at=0.6)
-    assert brain.ledger.cooling(A, T + 1).strikes == 1, "each step is refused again, and is one turn's refusal"
+    assert brain.cooldowns.cooling(A, T + 1).strikes == 1, "each step is refused again, and is one turn's refusal"
 
 
 def test_another_error_that_came_instead_of_an_answer_is_told_and_no_limit():
@@ -67,7 +67,7 @@ def test_another_error_that_came_instead_of_an_answer_is_told_and_no_limit():
     effects = feed(brain, instead('{"error": "no luck today"}'), seen(unanswered()))
     assert "no luck today" in fields("rejected", effects)["why"]
     assert [move.order.target.model for move in of(Move, effects)] == [B]
-    assert brain.ledger.cooling(A, T + 1) is None
+    assert brain.cooldowns.cooling(A, T + 1) is None
 
 
 def test_a_web_page_in_place_of_the_provider_moves_nothing_and_is_told_once():
@@ -75,22 +75,22 @@ def test_a_web_page_in_place_of_the_provider_moves_nothing_and_is_told_once():
     for at in (0.2, 0.4):
         effects = feed(brain, instead(name=WEB_PAGE, at=at), seen(unanswered(at=at)), at=at)
         assert of(Move, effects) == []
-        assert len(of(Tell, effects)) == (at == 0.2)
-    assert brain.ledger.cooling(A, T + 1) is None
+        assert len(of(Notify, effects)) == (at == 0.2)
+    assert brain.cooldowns.cooling(A, T + 1) is None
 
 
 def test_what_was_seen_long_ago_or_of_another_model_is_not_this_answer():
     for fact in (instead(at=-31), instead(model="p/c")):
         brain = engine()
         feed(brain, fact, seen(unanswered()))
-        assert brain.ledger.cooling(A, T + 1) is None
+        assert brain.cooldowns.cooling(A, T + 1) is None
 
 
 def test_a_person_who_wants_to_be_asked_is_told():
     brain = engine(replace(POLICY, mode=Mode.NOTIFY))
     effects = feed(brain, TOLD, seen(unanswered()))
     assert of(Move, effects) == []
-    assert len(of(Tell, effects)) == 1
+    assert len(of(Notify, effects)) == 1
     assert engine(replace(POLICY, mode=Mode.OFF)).handle(seen(unanswered()), T) == []
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocwatchd.core.domain import chains
-from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns
 from ocwatchd.core.domain.types import LimitKind, ModelRef, ResetSource, Scope
 from ocwatchd.core.fallback.choice import Chosen, Exhausted, choose, onwards
 from ocwatchd.core.fallback.selection import Situation, select
@@ -95,11 +95,11 @@ def test_the_key_of_a_chain_names_agent_and_model(key: str, parts: tuple[str | N
 def test_a_carried_session_keeps_the_chain_of_its_own_agent() -> None:
     """A move gave the session the fallback's agent; the agent that the user chose still decides."""
     given_ = policy({"p/a": ["q/b"], "q/b": ["s/d"], "agent:plan": ["q/b", "r/c"]}, agents={"q/b": "helper"})
-    ledger = Ledger(
+    cooldowns = Cooldowns(
         Cooldown(ref(name), LimitKind.QUOTA, Scope.MODEL, 0, None, 1, ResetSource.TEXT) for name in ("p/a", "q/b")
     )
     for asker, wanted in (("plan", "r/c"), (None, "s/d")):
-        choice = onwards(given_, ledger, ref("q/b"), "helper", ref("p/a"), (), 1.0, asker=asker)
+        choice = onwards(given_, cooldowns, ref("q/b"), "helper", ref("p/a"), (), 1.0, asker=asker)
         assert isinstance(choice, Chosen)
         assert (str(choice.target.model), choice.target.agent) == (wanted, "helper")
 
@@ -184,12 +184,12 @@ def test_quick_commands_and_ledger_agree_on_what_an_entry_covers(key: str, scope
     entry = Cooldown(ref(key), LimitKind.QUOTA, scope, 0, None, 1, ResetSource.TEXT)
     listed = Entry(key, {"until": None, "scope": scope.value})
     assert CooldownTable({key: listed}).blocked(model) == entry.covers(ref(model))
-    assert (Ledger([entry]).avoided(ref(model), 1.0) is not None) == entry.covers(ref(model))
+    assert (Cooldowns([entry]).avoided(ref(model), 1.0) is not None) == entry.covers(ref(model))
 
 
 def test_what_fails_the_session_is_passed_over_though_it_does_not_cool():
     """Its origin is still cooling down, and its chain contains the model that has just failed."""
-    ledger = Ledger([Cooldown(ref("p/a"), LimitKind.RATE_LIMIT, Scope.MODEL, 0.0, 2000.0, 1, ResetSource.TEXT)])
-    found = onwards(policy({"p/a": ["p/b", "p/c"]}), ledger, ref("p/b"), None, ref("p/a"), (), 1000.0)
+    cooldowns = Cooldowns([Cooldown(ref("p/a"), LimitKind.RATE_LIMIT, Scope.MODEL, 0.0, 2000.0, 1, ResetSource.TEXT)])
+    found = onwards(policy({"p/a": ["p/b", "p/c"]}), cooldowns, ref("p/b"), None, ref("p/a"), (), 1000.0)
     assert isinstance(found, Chosen)
     assert found.target.model == ref("p/c")

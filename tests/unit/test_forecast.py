@@ -15,7 +15,7 @@ from ocwatchd.core.forecast.model import (
     foresee_allowances,
     judge,
     learn,
-    learnt_rule,
+    learned_rule,
     naive_rule,
     separate,
 )
@@ -138,7 +138,7 @@ def test_a_burst_of_refusals_is_one_limit() -> None:
 )
 def test_a_learnt_limit_beats_a_naive_rule_on_replayed_histories(window: float, limit: int, measure: Measure) -> None:
     uses, limits = history(window, limit, measure, seed=7)
-    ours, naive = judge(learnt_rule, uses, limits), judge(naive_rule, uses, limits)
+    ours, naive = judge(learned_rule, uses, limits), judge(naive_rule, uses, limits)
     assert ours is not None and naive is not None
     bound = learn(History(uses), limits)
     print(f"{limit} {measure} in {window:.0f} s, {len(separate(limits))} limits; learnt: {bound}")

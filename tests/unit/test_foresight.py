@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns
 from ocwatchd.core.domain.types import Certainty, Hint, LimitEvent, LimitKind, ModelRef, ResetSource, Scope, Verdict
 from ocwatchd.core.engine.engine import Engine
 from ocwatchd.core.engine.messages import BlacklistChanged, Configured, Effect, Foreseen, Note, SaveBlacklist
@@ -162,8 +162,8 @@ class Daemon:
     """An engine and the effects that it has returned."""
 
     def __init__(self, *entries: Cooldown, policy: Policy = POLICY) -> None:
-        self.ledger = Ledger(entries)
-        self.engine = Engine(policy, builtin(), self.ledger, lambda: "claim")
+        self.cooldowns = Cooldowns(entries)
+        self.engine = Engine(policy, builtin(), self.cooldowns, lambda: "claim")
 
     def foresee(self, *names: str, calm: tuple[str, ...] = (), at: float = 0.0) -> list[Effect]:
         found = threat(standing(told(2)), 120.0, NOW)
@@ -198,8 +198,8 @@ def test_new_prompts_are_sent_elsewhere_until_it_is_over_and_it_is_written_down(
     assert note.fields["why"] == entry.reason
     assert note.fields["considered"] == [{"model": "q/b", "why": "available", "chosen": True}]
     assert daemon.foresee("p/a", at=5) == []  # only once
-    assert daemon.ledger.cooling(A, NOW) is None  # not a limit yet: no running turn is moved
-    assert daemon.ledger.avoided(A, NOW + 601) is None
+    assert daemon.cooldowns.cooling(A, NOW) is None  # not a limit yet: no running turn is moved
+    assert daemon.cooldowns.avoided(A, NOW + 601) is None
 
 
 def test_a_plan_that_is_left_is_a_forecast_like_any_other() -> None:
@@ -210,7 +210,7 @@ def test_a_plan_that_is_left_is_a_forecast_like_any_other() -> None:
     assert (entry.model, entry.until, entry.reset_source, entry.strikes) == (A, NOW + 7200, ResetSource.FORECAST, 0)
     assert entry.reason == "plan: 96 % of the window 5h used, leaveAt is 95 %"
     assert entry.target is not None and entry.target.model == B
-    assert daemon.ledger.cooling(A, NOW) is None and daemon.ledger.avoided(A, NOW + 7201) is None
+    assert daemon.cooldowns.cooling(A, NOW) is None and daemon.cooldowns.avoided(A, NOW + 7201) is None
 
 
 @pytest.mark.parametrize("names", [("p/a", "q/b"), ("q/b", "p/a")])
@@ -252,7 +252,7 @@ def test_it_is_taken_back_when_there_is_room_again_and_when_it_is_not_wanted_any
     daemon = Daemon()
     daemon.foresee("p/a")
     assert noted(daemon.foresee(calm=("p/a", "q/b"), at=5)) == ["eased"]
-    assert daemon.ledger.avoided(A, NOW) is None
+    assert daemon.cooldowns.avoided(A, NOW) is None
     assert noted(daemon.foresee("p/a", at=6)) == ["foreseen"]
     off = replace(POLICY, prevention=PreventionPolicy())
     assert noted(daemon.engine.handle(Configured(off, builtin()), NOW + 7)) == ["eased"]
@@ -263,7 +263,7 @@ def test_it_is_taken_back_when_there_is_room_again_and_when_it_is_not_wanted_any
 def test_a_real_limit_takes_its_place_and_the_forecast_is_no_strike() -> None:
     daemon = Daemon()
     daemon.foresee("p/a")
-    entry = daemon.ledger.record(refusal(), POLICY.cooldowns)
+    entry = daemon.cooldowns.record(refusal(), POLICY.cooldowns)
     assert (entry.strikes, entry.doublings, entry.since, entry.reset_source) == (1, 0, NOW + 1, ResetSource.ESTIMATE)
     assert entry.until == NOW + 61
     assert entry.target is not None
@@ -272,15 +272,15 @@ def test_a_real_limit_takes_its_place_and_the_forecast_is_no_strike() -> None:
 def test_but_it_does_not_wipe_out_the_strikes_before_it() -> None:
     daemon = Daemon(rest(A, until=-30, strikes=2))
     daemon.foresee("p/a")
-    entry = daemon.ledger.record(refusal(), POLICY.cooldowns)
+    entry = daemon.cooldowns.record(refusal(), POLICY.cooldowns)
     assert (entry.strikes, entry.doublings) == (3, 1)
 
 
 def test_an_answer_of_a_running_turn_does_not_end_it() -> None:
     daemon = Daemon()
     daemon.foresee("p/a")
-    assert daemon.ledger.answered(A, NOW + 10) is None
-    assert daemon.ledger.refine(A, NOW + 5, ResetSource.STATUS, NOW) is None
+    assert daemon.cooldowns.answered(A, NOW + 10) is None
+    assert daemon.cooldowns.refine(A, NOW + 5, ResetSource.STATUS, NOW) is None
 
 
 def test_a_model_that_is_about_to_be_limited_is_the_last_to_be_chosen_and_still_better_than_none() -> None:
@@ -289,11 +289,11 @@ def test_a_model_that_is_about_to_be_limited_is_the_last_to_be_chosen_and_still_
     daemon.foresee("p/a")
 
     def chosen() -> ModelRef | None:
-        choice = fallback(policy, daemon.ledger, ModelRef("x", "y"), None, (), NOW)
+        choice = fallback(policy, daemon.cooldowns, ModelRef("x", "y"), None, (), NOW)
         return choice.target.model if isinstance(choice, Chosen) else None
 
     assert chosen() == B
-    daemon.ledger.block(B, None, NOW)
+    daemon.cooldowns.block(B, None, NOW)
     assert chosen() == A
-    daemon.ledger.block(A, None, NOW)
+    daemon.cooldowns.block(A, None, NOW)
     assert chosen() is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ocwatchd.core.domain.budget import Tokens
-from ocwatchd.core.domain.cooldowns import Cooldown, CooldownPolicy, Ledger, joined
+from ocwatchd.core.domain.cooldowns import Cooldown, CooldownPolicy, Cooldowns, joined
 from ocwatchd.core.domain.types import (
     Certainty,
     ErrorDetails,
@@ -40,23 +40,23 @@ def refusal(at: float, until: float | None = None) -> LimitEvent:
 
 
 def test_hearsay_keeps_new_prompts_away_and_says_nothing_of_running_turns() -> None:
-    ledger = Ledger([hearsay()])
-    assert ledger.cooling(OPUS, NOW) is None
-    assert ledger.limited(OPUS, NOW) is not None
-    assert ledger.avoided(OPUS, NOW) is not None
+    cooldowns = Cooldowns([hearsay()])
+    assert cooldowns.cooling(OPUS, NOW) is None
+    assert cooldowns.limited(OPUS, NOW) is not None
+    assert cooldowns.avoided(OPUS, NOW) is not None
 
 
 def test_hearsay_is_no_strike_and_does_not_lengthen_what_is_met_here() -> None:
-    ledger = Ledger([hearsay()])
-    entry = ledger.record(refusal(NOW + 5), CooldownPolicy())
+    cooldowns = Cooldowns([hearsay()])
+    entry = cooldowns.record(refusal(NOW + 5), CooldownPolicy())
     assert (entry.strikes, entry.doublings, entry.until) == (1, 0, NOW + 65)
     assert entry.reset_source is ResetSource.ESTIMATE
 
 
 def test_an_answer_that_began_after_the_report_ends_it_and_an_older_one_does_not() -> None:
-    ledger = Ledger([hearsay()])
-    assert ledger.answered(OPUS, NOW - 1) is None
-    assert ledger.answered(OPUS, NOW + 1) is not None
+    cooldowns = Cooldowns([hearsay()])
+    assert cooldowns.answered(OPUS, NOW - 1) is None
+    assert cooldowns.answered(OPUS, NOW + 1) is not None
 
 
 def test_a_limit_met_here_holds_when_hearsay_was_written_meanwhile() -> None:
@@ -117,12 +117,12 @@ def test_the_store_is_read_only_while_a_report_holds_and_after_a_write() -> None
 def test_a_fallback_that_another_machine_has_reported_is_passed_over() -> None:
     second, third = ModelRef("other", "second"), ModelRef("other", "third")
     policy = Policy(chains={str(OPUS): (str(second), str(third))})
-    ledger = Ledger([limit(), hearsay(second)])
-    chosen = fallback(policy, ledger, OPUS, None, (), NOW)
+    cooldowns = Cooldowns([limit(), hearsay(second)])
+    chosen = fallback(policy, cooldowns, OPUS, None, (), NOW)
     assert isinstance(chosen, Chosen)
     assert chosen.target.model == third
-    ledger = Ledger([limit(), hearsay(second), hearsay(third, lasting=60.0)])
-    exhausted = fallback(policy, ledger, OPUS, None, (), NOW)
+    cooldowns = Cooldowns([limit(), hearsay(second), hearsay(third, lasting=60.0)])
+    exhausted = fallback(policy, cooldowns, OPUS, None, (), NOW)
     assert isinstance(exhausted, Exhausted)
     assert exhausted.soonest == (third, NOW + 60)
 
@@ -130,7 +130,7 @@ def test_a_fallback_that_another_machine_has_reported_is_passed_over() -> None:
 def test_a_session_is_not_returned_to_a_primary_that_another_machine_has_reported() -> None:
     returns = Returns()
     returns.note([Remember("ses_1", Target(OPUS), Target(SONNET))])
-    assert returns.due(Ledger([hearsay(lasting=60.0)]), NOW) == []
-    assert returns.due(Ledger([hearsay(lasting=60.0)]), NOW + 60) == [
+    assert returns.due(Cooldowns([hearsay(lasting=60.0)]), NOW) == []
+    assert returns.due(Cooldowns([hearsay(lasting=60.0)]), NOW + 60) == [
         ReturnSession("ses_1", Target(OPUS), Target(SONNET))
     ]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ocwatchd.core.classify.error_details import details_from_text
 from ocwatchd.core.classify.reset_headers import ReportedTime
-from ocwatchd.core.classify.reset_times import LONGEST, find_hint, from_body, from_headers, from_text, tame
+from ocwatchd.core.classify.reset_times import LONGEST, accepted_time, find_hint, from_body, from_headers, from_text
 from ocwatchd.core.domain.types import ErrorDetails, Hint, LimitKind, ResetSource
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()  # a Sunday
@@ -195,7 +195,7 @@ def test_a_message_that_is_a_body_tells_its_fields():
     st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True)),
 )
 def test_a_tamed_hint_never_leaves_the_next_31_days(after, until):
-    hint = tame(ReportedTime("x", after=after, until=until), NOW)
+    hint = accepted_time(ReportedTime("x", after=after, until=until), NOW)
     if isinstance(hint, Hint):
         assert 0 <= hint.after <= LONGEST
         assert NOW <= hint.until <= NOW + LONGEST

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from ocwatchd.core.domain.chains import find_cycles, normalise
-from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns
 from ocwatchd.core.domain.types import LimitKind, ModelRef, ResetSource, Scope, Target
 from ocwatchd.core.engine.engine import Engine
 from ocwatchd.core.engine.messages import Tick
@@ -45,7 +45,7 @@ def names(number: int) -> list[ModelRef]:
     return [ModelRef(f"p{n % 20}", f"m{n}") for n in range(number)]
 
 
-def cooldowns(number: int) -> list[Cooldown]:
+def many_cooldowns(number: int) -> list[Cooldown]:
     models = names(number)
     return [
         Cooldown(
@@ -62,8 +62,8 @@ def policy(number: int) -> Policy:
 
 
 def asking_the_ledger(number: int) -> Callable[[], object]:
-    ledger, models = Ledger(cooldowns(number)), names(number)
-    return lambda: [ledger.avoided(model, T) for model in models]
+    cooldowns, models = Cooldowns(many_cooldowns(number)), names(number)
+    return lambda: [cooldowns.avoided(model, T) for model in models]
 
 
 def asking_the_blacklist(number: int) -> Callable[[], object]:
@@ -73,7 +73,7 @@ def asking_the_blacklist(number: int) -> Callable[[], object]:
 
 
 def the_daemons_loop(number: int) -> Callable[[], object]:
-    brain = Engine(policy(number), builtin(), Ledger(cooldowns(number)), lambda: "claim")
+    brain = Engine(policy(number), builtin(), Cooldowns(many_cooldowns(number)), lambda: "claim")
     return lambda: [brain.handle(Tick(), T + n / 2) for n in range(4)]
 
 

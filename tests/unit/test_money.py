@@ -8,10 +8,10 @@ import pytest
 
 from ocwatchd.core.domain.budget import DayBudget, Price, Tokens
 from ocwatchd.core.domain.capability import Capacity
-from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns
 from ocwatchd.core.domain.types import LimitKind, ModelRef, ResetSource, Scope, Target
 from ocwatchd.core.engine.engine import Engine
-from ocwatchd.core.engine.messages import Configured, Note, SaveBlacklist, Spent, Tell
+from ocwatchd.core.engine.messages import Configured, Note, Notify, SaveBlacklist, Spent
 from ocwatchd.core.fallback.choice import Choice, Chosen, Exhausted, choose
 from ocwatchd.core.fallback.considered import considered
 from ocwatchd.core.fallback.outlook import Outlook
@@ -52,7 +52,7 @@ def test_a_stand_in_that_costs_is_passed_over_and_it_is_said_why() -> None:
     day_budget = DayBudget(5.0, 5.03, PRICES)
     choice = chosen(day_budget)
     assert isinstance(choice, Chosen) and choice.target.model == FREE
-    rows = considered(choice, Ledger(()), A, (), NOW, Outlook(day_budget=day_budget))
+    rows = considered(choice, Cooldowns(()), A, (), NOW, Outlook(day_budget=day_budget))
     assert rows[0]["why"] == "paid, and today's budget is spent ($5.03 of $5.00)"
     none = chosen(day_budget, (FREE,))
     assert isinstance(none, Exhausted) and "budget" in none.unfit[0][1]
@@ -66,11 +66,11 @@ def test_when_the_budget_is_spent_new_prompts_get_another_stand_in_and_a_new_day
     rest = Cooldown(
         A, LimitKind.RATE_LIMIT, Scope.MODEL, NOW, NOW + 3600, 1, ResetSource.STATUS, target=Target(DEAR)
     )  # fmt: skip
-    engine = Engine(POLICY, builtin(), Ledger((rest,)), lambda: "claim")
+    engine = Engine(POLICY, builtin(), Cooldowns((rest,)), lambda: "claim")
     assert engine.handle(Spent(4.0, PRICES), NOW) == []
     note, tell, save = engine.handle(Spent(5.5, PRICES), NOW + 1)
     assert isinstance(note, Note) and (note.fields["spent"], note.fields["over"]) == (5.5, True)
-    assert isinstance(tell, Tell) and "paid fallbacks are no longer used" in tell.text
+    assert isinstance(tell, Notify) and "paid fallbacks are no longer used" in tell.text
     assert isinstance(save, SaveBlacklist) and save.changed[0].target == Target(FREE)
     assert engine.handle(Spent(5.6, PRICES), NOW + 2) == []
     note, save = engine.handle(Spent(0.0, PRICES), NOW + 3)
@@ -79,14 +79,14 @@ def test_when_the_budget_is_spent_new_prompts_get_another_stand_in_and_a_new_day
 
 def test_it_is_told_once_a_day_whatever_lives_and_edits_of_the_configuration_come_between() -> None:
     told = Spent(5.5, PRICES)
-    engine = Engine(POLICY, builtin(), Ledger(()), lambda: "claim")
+    engine = Engine(POLICY, builtin(), Cooldowns(()), lambda: "claim")
     engine.context.spent, engine.context.prices, engine.context.over_notified = told.dollars, PRICES, True
     assert engine.handle(told, NOW) == []
     engine.handle(Configured(replace(POLICY, budget=9.0), builtin()), NOW)
     note, *_ = engine.handle(told, NOW)
     assert isinstance(note, Note) and note.fields["over"] is False
     engine.handle(Configured(POLICY, builtin()), NOW)
-    assert [type(effect) for effect in engine.handle(told, NOW)] == [Note, Tell]
+    assert [type(effect) for effect in engine.handle(told, NOW)] == [Note, Notify]
 
 
 def lines(*prompts: str, model: str = "p/a", target: str = "q/dear") -> list[Entry]:

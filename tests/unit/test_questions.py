@@ -148,13 +148,13 @@ def test_in_no_other_mode_is_anything_moved(mode: Mode) -> None:
 def test_what_the_hook_did_not_move_is_looked_at_from_outside_and_is_no_second_strike(mode: Mode) -> None:
     brain = engine(replace(POLICY, mode=mode))
     feed(brain, asked(wait=3600.0), Acted(1, False, "the plugin disconnected without a report"))
-    strikes = brain.ledger.cooling(A, T + 0.3).strikes
+    strikes = brain.cooldowns.cooling(A, T + 0.3).strikes
     feed(brain, refused(0.35, hint=asked(wait=3600.0).failure.hint), at=0.4)  # the same refused attempt as an event
     assert of(Probe, brain.handle(Tick(), T + 0.6)) == [Probe("ses_1", None)]
     effects = feed(brain, seen(retrying(0.6, switchable=True, honoured=True)), at=0.7)
     assert bool(of(Move, effects)) is (mode is Mode.AUTO)
     assert ("offered" in notes(effects)) is (mode is Mode.ASK)
-    assert brain.ledger.cooling(A, T + 0.7).strikes == strikes
+    assert brain.cooldowns.cooling(A, T + 0.7).strikes == strikes
 
 
 def waiting(at):
@@ -193,7 +193,7 @@ def test_nothing_is_held_for_a_user_who_wants_to_be_notified() -> None:
 def test_a_hold_ends_when_a_fallback_becomes_free() -> None:
     brain = exhausted()
     feed(brain, asked(wait=1200.0), at=0.1)
-    entries = tuple(entry for entry in brain.ledger.entries() if entry.model != B)
+    entries = tuple(entry for entry in brain.cooldowns.entries() if entry.model != B)
     feed(brain, BlacklistChanged(entries, T + 5), at=5)
     assert answers(brain.handle(Tick(), T + 6)) == [(1, WhatNext.MOVE, B)]
     assert answers(brain.handle(Tick(), T + 7)) == []
@@ -203,7 +203,7 @@ def test_a_held_attempt_is_not_moved_while_the_session_is_moved_from_outside() -
     """Before, two claims were open for one turn, and the result of the last one counted."""
     brain = exhausted()
     feed(brain, asked(wait=1200.0), at=0.1)
-    kept = tuple(entry for entry in brain.ledger.entries() if entry.model != B)
+    kept = tuple(entry for entry in brain.cooldowns.entries() if entry.model != B)
     feed(brain, BlacklistChanged(kept, T + 5), at=5)
     (move,) = of(Move, feed(brain, seen(waiting(at=5.0)), at=5.1))
     assert answers(brain.handle(Tick(), T + 6)) == []
@@ -221,9 +221,9 @@ def test_a_hold_of_a_turn_that_was_stopped_is_forgotten() -> None:
 def test_a_second_attempt_is_no_second_strike() -> None:
     brain = engine()
     feed(brain, asked(delay=2.0))
-    before = brain.ledger.cooling(A, T + 0.2).strikes
+    before = brain.cooldowns.cooling(A, T + 0.2).strikes
     feed(brain, refused(0.4), at=0.5)  # OpenCode's event about the same refused attempt
-    assert brain.ledger.cooling(A, T + 0.5).strikes == before
+    assert brain.cooldowns.cooling(A, T + 0.5).strikes == before
 
 
 def test_moves_within_an_hour_are_counted() -> None:

@@ -10,7 +10,7 @@ from ocwatchd.core.domain.moves import MoveResult
 from ocwatchd.core.domain.snapshot import SessionState
 from ocwatchd.core.domain.types import ErrorDetails
 from ocwatchd.core.engine.guards import OF_THE_MODEL
-from ocwatchd.core.engine.messages import Move, Note, Probe, Tell, Tick
+from ocwatchd.core.engine.messages import Move, Note, Notify, Probe, Tick
 from ocwatchd.core.policy import Mode, Policy
 from tests.unit.brain import DOOR, A, B, C, T, end, engine, failed, feed, notes, of, refused, retrying, seen
 
@@ -41,7 +41,7 @@ def test_who_fails_a_session_that_it_was_given_hands_it_on():
     assert claim.fields["why"] == f"the model failed in this session: {WORDS}"
     assert [row["why"] for row in claim.fields["considered"]] == ["it is the limited model", "available"]
     landed = feed(brain, end(move, MoveResult.MOVED, retrying(3, model=C, state=SessionState.BUSY)), at=3)
-    assert [tell.text for tell in of(Tell, landed)] == ["p/b has failed in this session: p/c continues"]
+    assert [tell.text for tell in of(Notify, landed)] == ["p/b has failed in this session: p/c continues"]
 
 
 def test_with_nothing_else_free_it_waits_where_it_came_from_and_there_it_stays():
@@ -103,7 +103,7 @@ def test_whatever_the_models_provider_says_counts(name):
 def test_the_model_that_it_came_back_to_is_left_only_within_that_prompt():
     brain = engine(Policy(chains={"p/a": ("p/b", "p/c"), "p/b": ("p/c",)}))
     moved(brain)
-    brain.ledger.clear(A)
+    brain.cooldowns.clear(A)
     (back,) = of(Move, feed(brain, refused(5, model=B), seen(retrying(5, model=B)), at=5))
     assert back.order.target.model == A
     feed(brain, end(back, MoveResult.MOVED, retrying(6, state=SessionState.BUSY)), at=6)
@@ -117,7 +117,7 @@ def test_a_later_prompt_is_handed_on_only_while_the_first_model_cools(free, move
     brain = engine()
     moved(brain)
     if free:
-        brain.ledger.clear(A)
+        brain.cooldowns.clear(A)
     effects = feed(brain, fails(9, user_message="msg_7"), at=9)
     assert [move.order.target.model for move in of(Move, effects)] == moves
 

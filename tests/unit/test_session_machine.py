@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.moves import MoveResult
 from ocwatchd.core.engine import session
 from ocwatchd.core.engine.engine import Engine
@@ -202,7 +202,7 @@ def test_an_event_that_the_table_does_not_have_is_raised_in_tests_and_changes_no
 
 
 def test_in_the_daemon_it_is_noted_and_what_is_known_is_saved() -> None:
-    brain = Engine(POLICY, builtin(), Ledger(), lambda: "claim1", strict=False)
+    brain = Engine(POLICY, builtin(), Cooldowns(), lambda: "claim1", strict=False)
     again = moved(brain)
     save, note = brain.handle(again, T + 2)
     assert isinstance(save, SaveBlacklist) and [entry.model for entry in save.changed] == [A]

@@ -8,7 +8,7 @@ import pytest
 
 from ocwatchd.core.domain.cooldowns import STRIKE_WINDOW
 from ocwatchd.core.domain.moves import MoveOutcome, MoveResult
-from ocwatchd.core.domain.timeline import SETTLED, Evenness, Timeline
+from ocwatchd.core.domain.timeline import SETTLED, ClockSteadiness, Timeline
 from ocwatchd.core.domain.types import Hint, ModelRef, ResetSource
 from ocwatchd.core.engine.messages import BlacklistChanged, ClockSet, Move, SaveBlacklist, Tick, TroubleReported
 from ocwatchd.core.engine.session import Doing
@@ -49,7 +49,7 @@ class World:
         self.effects += self.brain.handle(refused(at, model=model, session=session, hint=hint), self.wall)
 
     def remaining(self, model=A):
-        entry = self.brain.ledger.cooling(model, self.wall)
+        entry = self.brain.cooldowns.cooling(model, self.wall)
         return entry and entry.until and round(entry.until - self.wall, 3)
 
 
@@ -88,10 +88,10 @@ def test_nothing_is_forgotten_while_the_clock_is_ahead_for_a_moment():
     world.pass_(50)
     world.set(-10 * YEAR)
     world.pass_(1)
-    assert [entry.strikes for entry in world.brain.ledger.entries()] == [1]
+    assert [entry.strikes for entry in world.brain.cooldowns.entries()] == [1]
     assert world.brain.tracked_sessions.known("ses_1") is not None
     world.pass_(STRIKE_WINDOW)
-    assert world.brain.ledger.entries() == ()
+    assert world.brain.cooldowns.entries() == ()
 
 
 def test_a_paused_machine_keeps_the_known_ends():
@@ -125,8 +125,8 @@ def test_a_clock_that_is_set_back_for_good_corrects_what_was_entered_by_the_wron
 def test_an_entry_from_the_future_that_another_process_made_is_corrected():
     world = World()
     world.pass_(SETTLED + 1)
-    made = world.brain.ledger.block(A, world.wall + 10 * YEAR + 60, world.wall + 10 * YEAR)
-    world.brain.ledger.clear(A)
+    made = world.brain.cooldowns.block(A, world.wall + 10 * YEAR + 60, world.wall + 10 * YEAR)
+    world.brain.cooldowns.clear(A)
     world.brain.handle(BlacklistChanged((made,), world.wall), world.wall)
     world.pass_(1)
     assert world.remaining(A) == pytest.approx(60, abs=1)
@@ -134,11 +134,11 @@ def test_an_entry_from_the_future_that_another_process_made_is_corrected():
 
 def test_a_clock_that_is_behind_at_the_start_corrects_nothing_before_the_network_has_set_it():
     world = World()
-    known = world.brain.ledger.block(A, T + YEAR + 7200, T + YEAR)
+    known = world.brain.cooldowns.block(A, T + YEAR + 7200, T + YEAR)
     world.pass_(SETTLED - 5)
     world.set(YEAR + 10)
     world.pass_(SETTLED + 5)
-    assert world.brain.ledger.entries() == (known,)
+    assert world.brain.cooldowns.entries() == (known,)
 
 
 def test_a_limit_whose_time_lies_in_the_future_is_one_of_this_moment():
@@ -193,7 +193,7 @@ def test_a_session_that_waits_is_looked_at_in_time_and_may_move_after_the_clock_
 
 
 def test_the_clock_runs_evenly_when_looks_have_followed_each_other_for_a_minute():
-    even = Evenness()
+    even = ClockSteadiness()
     assert not any(even.read(T + n) for n in range(60))
     assert even.read(T + 60)
     assert not even.read(T + 60 + 31)

@@ -16,7 +16,7 @@ from ocwatchd.config.names import is_model, known, read_names
 from ocwatchd.config.reader import read_document
 from ocwatchd.core.domain.budget import DayBudget
 from ocwatchd.core.domain.chains import models_in, resolve
-from ocwatchd.core.domain.cooldowns import Cooldown, Ledger, blocked_line, cleared_line
+from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns, blocked_line, cleared_line
 from ocwatchd.core.domain.types import ModelRef
 from ocwatchd.core.fallback.outlook import Outlook
 from ocwatchd.core.fallback.targets import Targets
@@ -53,12 +53,12 @@ def block(
             refuse_unknown(str(ref), known_names(policy, blacklist.read(paths.blacklist).entries()))
     outlook = Outlook(day_budget=_day_budget(paths, policy.budget, now))
 
-    def change(entries: blacklist.Cooldowns) -> blacklist.Cooldowns:
-        ledger = Ledger(entries.values())
+    def change(entries: blacklist.Entries) -> blacklist.Entries:
+        cooldowns = Cooldowns(entries.values())
         for ref in refs:
-            ledger.block(ref, end, now)
-        Targets(policy, ledger, outlook, now).point(refs)
-        return {entry.model: entry for entry in ledger.entries()}
+            cooldowns.block(ref, end, now)
+        Targets(policy, cooldowns, outlook, now).point(refs)
+        return {entry.model: entry for entry in cooldowns.entries()}
 
     snapshot = blacklist.update(paths.blacklist, change, now)
     _warn(snapshot)
@@ -91,7 +91,7 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
     refs = () if model is None else named_all(model)
     cleared: list[ModelRef] = []
 
-    def change(entries: blacklist.Cooldowns) -> blacklist.Cooldowns:
+    def change(entries: blacklist.Entries) -> blacklist.Entries:
         cleared.extend(key for key in entries if everything or key in refs)
         return {key: entry for key, entry in entries.items() if key not in cleared}
 

@@ -209,7 +209,7 @@ def init(write: bool = False, force: bool = False, as_json: bool = False) -> int
             "configuration": json.loads(start.text),
         })  # fmt: skip
     else:
-        _tell_init(paths.config_file, start, exists, write, kept)
+        _report_init(paths.config_file, start, exists, write, kept)
     return ExitCode.DONE
 
 
@@ -276,7 +276,7 @@ def _replace(file: Path, text: str) -> Path | None:
     return kept
 
 
-def _tell_init(file: Path, start: Starter, exists: bool, written: bool, kept: Path | None) -> None:
+def _report_init(file: Path, start: Starter, exists: bool, written: bool, kept: Path | None) -> None:
     name = escape(str(file))
     if kept is not None:
         say(f"The old file is now {escape(kept.name)}.")
@@ -396,14 +396,14 @@ def show(as_json: bool = False) -> int:
             "settings": [setting.as_json() for setting in settings], "places": [place.as_json() for place in where],
         })  # fmt: skip
         return ExitCode.DONE
-    _tell_show(document, settings)
+    _report_settings(document, settings)
     say("")
     for place in where:
         say(escape(f"{place.name}: {place.path} ({place.whence})"))
     return ExitCode.DONE
 
 
-def _tell_show(document: Document, settings: tuple[Shown, ...]) -> None:
+def _report_settings(document: Document, settings: tuple[Shown, ...]) -> None:
     rows = [
         (setting.key, setting.whence_text, line) if number == 0 else ("", "", line)
         for setting in settings

@@ -23,12 +23,12 @@ from ocwatchd.core.forecast.model import (
     Measure,
     Verdict,
     judge,
-    learnt_rule,
+    learned_rule,
     naive_rule,
     separate,
 )
 from ocwatchd.core.forecast.prevention import nearest
-from ocwatchd.daemon.forecaster import learnt, met, standings, uses
+from ocwatchd.daemon.forecaster import learned_bounds, met, standings, uses
 from ocwatchd.errors import ExitCode
 from ocwatchd.opencode.sessions.message_store import SessionStore
 from ocwatchd.paths import Paths
@@ -55,7 +55,7 @@ def forecast(json: bool = False) -> int:
     """
     now, paths = time.time(), Paths.from_env()
     policy, store = load(paths).policy, SessionStore(paths.opencode_data)
-    bounds = learnt(store, Journal(paths.journal), now)
+    bounds = learned_bounds(store, Journal(paths.journal), now)
     known = standings(uses(store.answers(now - WINDOWS[-1]), now).values(), paths, bounds, policy, now)
     found = sorted(((nearest(one, now), one.history) for one in known), key=lambda pair: pair[0].rank)
     plans = [window_as_json(window) for window in read_plan_windows(paths.allowances, now)]
@@ -112,7 +112,7 @@ def _as_json(one: Forecast, history: History, now: float) -> dict[str, object]:
     return {**timed(as_json(one), now), "windows": windows}
 
 
-RULES = {"learnt": learnt_rule, "naive": naive_rule}
+RULES = {"learnt": learned_rule, "naive": naive_rule}
 ABOUT = (
     "An alarm predicts a limit within two minutes, and counts as correct if a limit occurs within fifteen. The naive "
     "rule raises an alarm at 80 % of the lowest usage in the hour before any limit. Each rule uses only earlier data."

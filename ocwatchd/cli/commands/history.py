@@ -58,7 +58,7 @@ def history(
     wanted = None if session is None else _whole(session, told)
     lines = [line for line in with_returns(told, now) if line.time >= begin and wanted in (None, line.session)]
     if most is not None:
-        lines = (lines if as_json else told_lines(lines))[-most:]
+        lines = (lines if as_json else lines_to_show(lines))[-most:]
     titles = Titles()
     if as_json:
         rows = [_as_json(line, named.get(line.id)) for line in lines]
@@ -89,7 +89,7 @@ def _follow(session: str | None, since: float, titles: Titles) -> NoReturn:
         if mark != (mark := (info.st_ino, info.st_size)):
             told = entries()
             lines = with_returns(told, time.time())
-            shown = [one for one in told_lines(lines) if session in (None, one.session)]
+            shown = [one for one in lines_to_show(lines) if session in (None, one.session)]
             fresh = [one for one in shown if (one.id, one.what) not in seen]
             seen.update((one.id, one.what) for one in lines)
             named = decisions(told)
@@ -97,7 +97,7 @@ def _follow(session: str | None, since: float, titles: Titles) -> NoReturn:
                 say("\n".join(_event(line, named, titles)))
 
 
-def told_lines(lines: Sequence[Entry]) -> list[Entry]:
+def lines_to_show(lines: Sequence[Entry]) -> list[Entry]:
     """Return the entries to show, without repetitions. The start of a move is left out if the move's result is known.
     Consecutive decisions to wait in the same turn are combined into one entry.
     """
@@ -177,7 +177,7 @@ def _whole(part: str, told: Sequence[Entry]) -> str:
 
 def _text(lines: Sequence[Entry], named: dict[str, str], titles: Titles) -> Iterator[str]:
     today = None
-    for line in told_lines(lines):
+    for line in lines_to_show(lines):
         if day(line.time) != today:
             yield from ([] if today is None else [""])
             today = day(line.time)

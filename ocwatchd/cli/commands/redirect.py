@@ -26,7 +26,7 @@ from ocwatchd.config.offered_models import Offered, read_offered
 from ocwatchd.core.domain.budget import DayBudget
 from ocwatchd.core.domain.capability import Capacity
 from ocwatchd.core.domain.chains import resolve
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.domain.pools import Pool
 from ocwatchd.core.domain.snapshot import SessionSnapshot, SessionState
@@ -103,13 +103,13 @@ class Job:
         return self.stuck.session if self.moved.session != self.stuck.session else None
 
 
-def failed_by_limit(view: SessionSnapshot, ledger: Ledger, config: Config) -> bool:
+def failed_by_limit(view: SessionSnapshot, cooldowns: Cooldowns, config: Config) -> bool:
     """Return whether a limit ended the last turn: its error is a limit, or its model is cooling down."""
     if not view.stuck or view.model is None:
         return False
     event = judge(view, rules_for(config), None)
     sure = event is not None and event.verdict.certainty is Certainty.SURE
-    return sure or ledger.cooling(view.model, time.time()) is not None
+    return sure or cooldowns.cooling(view.model, time.time()) is not None
 
 
 def the_only(limited: Sequence[SessionSnapshot], if_none: str) -> SessionSnapshot:
@@ -131,19 +131,19 @@ def the_only(limited: Sequence[SessionSnapshot], if_none: str) -> SessionSnapsho
     return limited[0]
 
 
-def stranded_sessions(unreached: Unreached, ledger: Ledger, config: Config) -> list[SessionSnapshot]:
+def stranded_sessions(unreached: Unreached, cooldowns: Cooldowns, config: Config) -> list[SessionSnapshot]:
     """Return the limited sessions in this home directory whose OpenCode process has no endpoint.
 
     A parent that only waits for a limited subagent is left out.
     """
-    found = [one for one in unreached.unsettled(time.time()) if _waits_limited(one, ledger, config)]
+    found = [one for one in unreached.unsettled(time.time()) if _waits_limited(one, cooldowns, config)]
     # A parent and its subagent have the same problem, but only the subagent shows which model is limited, so the parent
     # is left out.
     parents = {one.parent for one in found}
     return [one for one in found if one.session not in parents]
 
 
-def _waits_limited(snapshot: SessionSnapshot, ledger: Ledger, config: Config) -> bool:
+def _waits_limited(snapshot: SessionSnapshot, cooldowns: Cooldowns, config: Config) -> bool:
     """Return whether the session, whose OpenCode process has no endpoint, is limited.
 
     Without an endpoint, OpenCode's retries are not visible. An unfinished answer from a model that is cooling down is
@@ -151,8 +151,8 @@ def _waits_limited(snapshot: SessionSnapshot, ledger: Ledger, config: Config) ->
     """
     waiting = snapshot.answer is not None and snapshot.answer_ended is None and snapshot.model is not None
     if waiting and snapshot.model is not None:
-        return ledger.cooling(snapshot.model, time.time()) is not None
-    return failed_by_limit(snapshot, ledger, config)
+        return cooldowns.cooling(snapshot.model, time.time()) is not None
+    return failed_by_limit(snapshot, cooldowns, config)
 
 
 def unreached_of(paths: Paths) -> Unreached:
@@ -176,7 +176,7 @@ def restart_instead(
     lines = []
     for one in stranded:
         about = described(names.get(one.session, SessionName(one.session, directory=one.directory)), time.time())
-        lines.append(f"\n  {one.session}  {about}, limited on {one.model}\n    {_way_on(one, unloaded)}")
+        lines.append(f"\n  {one.session}  {about}, limited on {one.model}\n    {_how_to_continue(one, unloaded)}")
     number = f"{len(stranded)} sessions are" if len(stranded) > 1 else "one session is"
     return OpenCodeUnreachable(
         f"{number} limited, but cannot be moved: the companion plugin is not loaded in that OpenCode process. To "
@@ -184,7 +184,7 @@ def restart_instead(
     )
 
 
-def _way_on(snapshot: SessionSnapshot, unloaded: Sequence[EarlierProcess]) -> str:
+def _how_to_continue(snapshot: SessionSnapshot, unloaded: Sequence[EarlierProcess]) -> str:
     """Return the user's options for a session whose OpenCode process has no endpoint.
 
     A restart does not help if the process was started with `--pure`, because the new process would not load any plugins
@@ -208,7 +208,7 @@ def unserved_instead(fault: OcwatchError, finder: EndpointFinder) -> OcwatchErro
 
 
 def choose_target(
-    options: MoveOptions, job: Job, config: Config, ledger: Ledger, tried: Collection[ModelRef]
+    options: MoveOptions, job: Job, config: Config, cooldowns: Cooldowns, tried: Collection[ModelRef]
 ) -> Target:
     """Return the target: the model that the user named, or the first available model in the limited model's chain.
 
@@ -222,13 +222,13 @@ def choose_target(
     limited, agent = job.stuck.model, job.moved.agent
     if options.to is not None:
         pool = _pool_of(options, config)
-        model = _member(pool, job, config, ledger, tried) if pool else named(options.to)
+        model = _member(pool, job, config, cooldowns, tried) if pool else named(options.to)
         if not options.force:
-            refuse_unknown(str(model), known_names(config.policy, ledger.entries()), partial(_offered, job))
+            refuse_unknown(str(model), known_names(config.policy, cooldowns.entries()), partial(_offered, job))
         return Target(model, options.agent or agent_for(model, config.policy) or agent)
     if limited is None:
         raise UsageError(f"the model of {job.stuck.session} is unknown. To choose the new model, add: --to MODEL")
-    choice = _choice(job, limited, agent, config, ledger, tried)
+    choice = _choice(job, limited, agent, config, cooldowns, tried)
     if isinstance(choice, Chosen):
         return Target(choice.target.model, options.agent or choice.target.agent)
     raise _exhausted(choice, limited)
@@ -248,10 +248,10 @@ def _pool_of(options: MoveOptions, config: Config) -> Pool | None:
     return config.policy.pools.get(resolve(options.to or "", config.policy.aliases))
 
 
-def _member(pool: Pool, job: Job, config: Config, ledger: Ledger, tried: Collection[ModelRef]) -> ModelRef:
+def _member(pool: Pool, job: Job, config: Config, cooldowns: Cooldowns, tried: Collection[ModelRef]) -> ModelRef:
     """Return the session's current member of the pool, or the next available member. Paid members are tried last."""
     away = {*tried, *([job.stuck.model] if job.stuck.model else [])}
-    choice = member(pool, config.policy, ledger, away, time.time(), job.outlook)
+    choice = member(pool, config.policy, cooldowns, away, time.time(), job.outlook)
     if isinstance(choice, Chosen):
         return choice.target.model
     if choice.unfit:
@@ -260,21 +260,21 @@ def _member(pool: Pool, job: Job, config: Config, ledger: Ledger, tried: Collect
 
 
 def _choice(
-    job: Job, limited: ModelRef, agent: str | None, config: Config, ledger: Ledger, tried: Collection[ModelRef]
+    job: Job, limited: ModelRef, agent: str | None, config: Config, cooldowns: Cooldowns, tried: Collection[ModelRef]
 ) -> Choice:
     origin = job.origin or limited
-    return onwards(config.policy, ledger, limited, agent, origin, tried, time.time(), job.outlook)
+    return onwards(config.policy, cooldowns, limited, agent, origin, tried, time.time(), job.outlook)
 
 
 def _considered(
-    options: MoveOptions, job: Job, config: Config, ledger: Ledger, tried: Collection[ModelRef]
+    options: MoveOptions, job: Job, config: Config, cooldowns: Cooldowns, tried: Collection[ModelRef]
 ) -> list[dict[str, object]]:
     """Return the targets that were considered, as entries for the journal."""
     limited = job.stuck.model
     if options.to is not None or limited is None:
         return [{"model": options.to, "why": "named by hand", "chosen": True}]
     return considered(
-        _choice(job, limited, None, config, ledger, tried), ledger, limited, tried, time.time(), job.outlook
+        _choice(job, limited, None, config, cooldowns, tried), cooldowns, limited, tried, time.time(), job.outlook
     )
 
 
@@ -295,7 +295,7 @@ def _exhausted(choice: Exhausted, model: ModelRef) -> OcwatchError:
 
 
 def move_down_the_chain(
-    paths: Paths, mover: Mover, job: Job, options: MoveOptions, config: Config, ledger: Ledger
+    paths: Paths, mover: Mover, job: Job, options: MoveOptions, config: Config, cooldowns: Cooldowns
 ) -> tuple[Target, MoveOutcome]:
     """Move the session to the first target that is not limited itself. If the user named a model, try only that model.
 
@@ -304,10 +304,10 @@ def move_down_the_chain(
     """
     tried: set[ModelRef] = set()
     while True:
-        target = choose_target(options, job, config, ledger, tried)
+        target = choose_target(options, job, config, cooldowns, tried)
         order = Order(job.moved, target, job.child, bool(tried), limited=job.stuck.model)
-        cooldown = ledger.cooling(order.origin, time.time()) if order.origin else None
-        targets = _considered(options, job, config, ledger, tried)
+        cooldown = cooldowns.cooling(order.origin, time.time()) if order.origin else None
+        targets = _considered(options, job, config, cooldowns, tried)
         ident = f"hand-{uuid4().hex[:12]}"
         claim = notes.claim(ident, order, job.stuck, "asked for by hand", cooldown, targets)
         outcome = _move(Journal(paths.journal, SystemClock()), mover, order, ident, claim)
@@ -392,30 +392,30 @@ def redirect(options: MoveOptions) -> int:
         state=paths.opencode_state,
     )
     prober = Prober(finder, SessionStore(paths.opencode_data))
-    cooldowns = blacklist.read(paths.blacklist)
-    ledger = Ledger(cooldowns.entries())
+    known = blacklist.read(paths.blacklist)
+    cooldowns = Cooldowns(known.entries())
     try:
-        job = _job(prober, options.session, ledger, config)
+        job = _job(prober, options.session, cooldowns, config)
     except UsageError:
         raise
     except OcwatchError as fault:  # the session was not found: it may be running in a process that cannot be reached
         if options.session is None:
             fault = restart_instead(
-                fault, stranded_sessions(unreached_of(paths), ledger, config), earlier_processes(paths)
+                fault, stranded_sessions(unreached_of(paths), cooldowns, config), earlier_processes(paths)
             )
         raise unserved_instead(fault, finder) from None
     now = time.time()
     day_budget = prices.day_budget(paths.prices, paths.budget, config.policy.budget, now)
     offers = offers_at([(job.moved.endpoint, job.moved.directory)], now) or {}
     origin = moved_sessions.origin_of(paths.moved, job.moved.session, job.stuck.model)
-    job = replace(job, loads=cooldowns.loads, offers=offers, day_budget=day_budget, origin=origin)
-    _refuse_useless(options, job, config, ledger)
+    job = replace(job, loads=known.loads, offers=offers, day_budget=day_budget, origin=origin)
+    _refuse_useless(options, job, config, cooldowns)
     if _is_answered(job):
         return report_move(options, job, None, MoveOutcome(MoveResult.ALREADY, ANSWERED, job.moved))
     if options.dry_run:
-        return report_move(options, job, choose_target(options, job, config, ledger, ()), None)
+        return report_move(options, job, choose_target(options, job, config, cooldowns, ()), None)
     mover: Mover = SwitchModel() if job.moved.endpoint.generation == 2 else RerunOverApi()
-    return report_move(options, job, *move_down_the_chain(paths, mover, job, options, config, ledger))
+    return report_move(options, job, *move_down_the_chain(paths, mover, job, options, config, cooldowns))
 
 
 def _is_answered(job: Job) -> bool:
@@ -429,7 +429,7 @@ def _is_answered(job: Job) -> bool:
     return answered and job.child is None and now.endpoint.generation == 1
 
 
-def _refuse_useless(options: MoveOptions, job: Job, config: Config, ledger: Ledger) -> None:
+def _refuse_useless(options: MoveOptions, job: Job, config: Config, cooldowns: Cooldowns) -> None:
     """Check that the named target is not the session's own model and is not cooling down.
 
     Raises:
@@ -442,14 +442,14 @@ def _refuse_useless(options: MoveOptions, job: Job, config: Config, ledger: Ledg
         raise UsageError(
             f"the session is already on {model}. Name another model, or omit --to for the next one in the chain"
         )
-    entry = ledger.cooling(model, now)
+    entry = cooldowns.cooling(model, now)
     if entry is not None:
         end = "until you clear it" if entry.until is None else f"until {when(entry.until, now)}"
         raise UsageError(f"{model} is cooling down {end}. To use it anyway, add: --force")
 
 
-def _job(prober: Prober, session: str | None, ledger: Ledger, config: Config) -> Job:
-    stuck = _only_limited(prober.stuck(), ledger, config) if session is None else _named(prober, session)
+def _job(prober: Prober, session: str | None, cooldowns: Cooldowns, config: Config) -> Job:
+    stuck = _only_limited(prober.stuck(), cooldowns, config) if session is None else _named(prober, session)
     parent = prober.session(stuck.parent).snapshots if stuck.parent else ()
     waiting = parent and parent[0].state is SessionState.BUSY and not stuck.switchable
     return Job(stuck, parent[0] if waiting else stuck)
@@ -478,18 +478,18 @@ def _named(prober: Prober, part: str) -> SessionSnapshot:
     )
 
 
-def _only_limited(found: Findings, ledger: Ledger, config: Config) -> SessionSnapshot:
+def _only_limited(found: Findings, cooldowns: Cooldowns, config: Config) -> SessionSnapshot:
     _answered(found)
     return the_only(
-        [snapshot for snapshot in found.snapshots if _limited(snapshot, ledger, config)], "no session is limited"
+        [snapshot for snapshot in found.snapshots if _limited(snapshot, cooldowns, config)], "no session is limited"
     )
 
 
-def _limited(snapshot: SessionSnapshot, ledger: Ledger, config: Config) -> bool:
+def _limited(snapshot: SessionSnapshot, cooldowns: Cooldowns, config: Config) -> bool:
     """Return whether the session is limited. A session that is waiting for a retry is always limited. A failed session
     is limited only if a limit caused the failure.
     """
-    return snapshot.state is SessionState.RETRY or failed_by_limit(snapshot, ledger, config)
+    return snapshot.state is SessionState.RETRY or failed_by_limit(snapshot, cooldowns, config)
 
 
 def _answered(found: Findings) -> None:

@@ -23,7 +23,7 @@ from ocwatchd.cli.output.escape import escape
 from ocwatchd.cli.output.render import COMMAND_INDENT, tell, warn
 from ocwatchd.cli.sessions import known_sessions, named_session, no_such, whole_id
 from ocwatchd.config import Config, load
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.moves import MoveResult
 from ocwatchd.core.domain.snapshot import SessionSnapshot
 from ocwatchd.errors import ExitCode, OcwatchError
@@ -60,14 +60,14 @@ def restart(options: MoveOptions, restart_options: RestartOptions) -> int:
         OcwatchError: No session is limited.
     """
     paths = Paths.from_env()
-    config, cooldowns = load(paths), blacklist.read(paths.blacklist)
-    ledger = Ledger(cooldowns.entries())
+    config, known = load(paths), blacklist.read(paths.blacklist)
+    cooldowns = Cooldowns(known.entries())
     unreached = unreached_of(paths)
     day_budget = prices.day_budget(paths.prices, paths.budget, config.policy.budget, time.time())
     try:
-        job = _job(unreached, options.session, ledger, config)
+        job = _job(unreached, options.session, cooldowns, config)
         origin = moved_sessions.origin_of(paths.moved, job.moved.session, job.stuck.model)
-        job = replace(job, loads=cooldowns.loads, day_budget=day_budget, origin=origin)
+        job = replace(job, loads=known.loads, day_budget=day_budget, origin=origin)
         process = unreached.process(job.moved, restart_options.pid)
     except OcwatchError as fault:  # the session may belong to OpenCode 2, which this command does not restart
         finder = _finder(paths, config)
@@ -78,27 +78,27 @@ def restart(options: MoveOptions, restart_options: RestartOptions) -> int:
     if not isinstance(terminal, Supervised):
         _check_endpoint(paths, config, job.moved, process.pid)
     _check_comes_back(stranded)
-    target = choose_target(options, job, config, ledger, ())
+    target = choose_target(options, job, config, cooldowns, ())
     if options.dry_run:
         return _say_plan(options, stranded, report_move(options, job, target, None, **_about(stranded)))
     if not restart_options.yes:
         _check_harmless(unreached, stranded)
     with Restart(paths, stranded, _plugin(paths), _progress) as mover:
-        target, outcome = move_down_the_chain(paths, mover, job, options, config, ledger)
+        target, outcome = move_down_the_chain(paths, mover, job, options, config, cooldowns)
         trouble = mover.finish() if outcome.result is MoveResult.MOVED else None
         if trouble is not None:
             outcome = replace(outcome, result=MoveResult.FAILED, why=trouble)
     return _report(options, stranded, report_move(options, job, target, outcome, **_about(stranded)))
 
 
-def _job(unreached: Unreached, session: str | None, ledger: Ledger, config: Config) -> Job:
+def _job(unreached: Unreached, session: str | None, cooldowns: Cooldowns, config: Config) -> Job:
     now = time.time()
     if session is not None:
         found = unreached.session(whole_id(session), now)
         if found is None:
             raise no_such(session)
     else:
-        stranded = stranded_sessions(unreached, ledger, config)
+        stranded = stranded_sessions(unreached, cooldowns, config)
         found = the_only(stranded, "no session is limited. To restart one anyway: ocwatch restart SESSION")
     parent = unreached.session(found.parent, now) if found.parent else None
     waiting = parent is not None and parent.answer is not None and not parent.answer_completed

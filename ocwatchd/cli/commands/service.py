@@ -107,7 +107,7 @@ def start(as_json: bool = False) -> int:
         raise ServiceFault(f"a daemon is already running outside of the service{_pid(stray)}. To stop it: ocwatch down")
     if not service_status.running:
         manager.start()
-    return _told(manager.status(), as_json)
+    return _print_result(manager.status(), as_json)
 
 
 def stop(as_json: bool = False) -> int:
@@ -119,7 +119,7 @@ def stop(as_json: bool = False) -> int:
     manager = manager_for(Paths.from_env())
     _installed(manager)
     manager.stop()
-    return _told(manager.status(), as_json)
+    return _print_result(manager.status(), as_json)
 
 
 def status(as_json: bool = False) -> int:
@@ -129,7 +129,7 @@ def status(as_json: bool = False) -> int:
         ServiceFault: The service manager does not respond.
     """
     service_status = manager_for(Paths.from_env()).status()
-    _told(service_status, as_json)
+    _print_result(service_status, as_json)
     return ExitCode.DONE if service_status.running else ExitCode.DAEMON_DOWN
 
 
@@ -202,7 +202,7 @@ def _installed(manager: Manager) -> ServiceStatus:
     return service_status
 
 
-def _told(service_status: ServiceStatus, as_json: bool) -> int:
+def _print_result(service_status: ServiceStatus, as_json: bool) -> int:
     if as_json:
         say_json(_view(service_status))
     else:

@@ -76,8 +76,8 @@ def up(
     _configure(paths, report, ask=not yes)
     load(paths)  # report a broken configuration before starting anything
     _install_plugin(paths, report)
-    _tell_generation(report)
-    earlier = _tell_earlier(paths, report)
+    _report_generation(report)
+    earlier = _report_earlier_processes(paths, report)
     manager = NoManager(ASKED) if foreground else manager_for(paths)
     service_status = manager.status()
     running = stray_daemon(paths, service_status)
@@ -153,7 +153,7 @@ def _ask(start: Starter) -> tuple[str, ...]:
     return tuple(dict.fromkeys(chosen)) or start.targets
 
 
-def _tell_earlier(paths: Paths, report: Report) -> list[EarlierProcess]:
+def _report_earlier_processes(paths: Paths, report: Report) -> list[EarlierProcess]:
     """Report the OpenCode processes started without the companion plugin, and how to restart each."""
     earlier = earlier_processes(paths)
     for one in earlier:
@@ -203,7 +203,7 @@ def _install_plugin(paths: Paths, report: Report) -> None:
         report.add(Step("plugin", did, after.path, f"OpenCode's companion plugin, {shown(after.path)}. {RESTART}"))
 
 
-def _tell_generation(report: Report) -> None:
+def _report_generation(report: Report) -> None:
     """If OpenCode 2 is installed, print how ocwatchd handles it. A program that does not work is ignored here; `ocwatch
     doctor` reports it.
     """

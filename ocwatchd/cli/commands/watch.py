@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Self
 
-from ocwatchd.cli.commands.history import Titles, told_lines
+from ocwatchd.cli.commands.history import Titles, lines_to_show
 from ocwatchd.cli.commands.status import cooldown_table, current_status, headline, limit_in, session_table, used_of
 from ocwatchd.cli.journal_reader import with_returns
 from ocwatchd.cli.output.escape import escape
@@ -183,7 +183,7 @@ def _block(table: str, room: int, selected: int | None = None) -> list[Line]:
 
 
 def _events(events: Sequence[Entry], room: int, now: float, titles: Titles) -> list[Line]:
-    told = told_lines(events)[-room:] if room > 0 else []
+    told = lines_to_show(events)[-room:] if room > 0 else []
     return [event(line, now, titles) for line in told] or [Line("Nothing has happened yet.", QUIET)]
 
 
@@ -403,7 +403,7 @@ def _scroll(reader: StateReader, every: float) -> None:
     while True:
         sys.stdout.flush()
         time.sleep(every)
-        for line in told_lines(reader.events(time.time())):
+        for line in lines_to_show(reader.events(time.time())):
             if (line.id, line.what) not in seen:
                 seen.add((line.id, line.what))
                 tell(event(line, time.time(), reader.titles).text)

@@ -202,7 +202,7 @@ class _Time:
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _FoldedText:
     """A text in folded form, together with its words."""
 
     text: str
@@ -251,7 +251,7 @@ def moments(text: str, now: float, local: tzinfo = UTC) -> Iterator[Moment]:
         return
     text = fold(text)
     text = text if text.isascii() else text.translate(_DASHES)
-    said = _Said(text, frozenset(_WORD.findall(text)))
+    said = _FoldedText(text, frozenset(_WORD.findall(text)))
     dated = False
     for reader in (_epochs, _dates, _weekdays, _named_days, _times, _words):
         try:
@@ -266,7 +266,7 @@ def moments(text: str, now: float, local: tzinfo = UTC) -> Iterator[Moment]:
             return  # a time of day next to a date was already read as part of that date
 
 
-def _epochs(said: _Said, _here: datetime, _local: tzinfo) -> Iterator[Moment]:
+def _epochs(said: _FoldedText, _here: datetime, _local: tzinfo) -> Iterator[Moment]:
     matches = islice(_EPOCH().finditer(said.text), MATCHES) if _LONG_NUMBER.search(said.text) else ()
     for match in matches:
         value = float(match["epoch"])
@@ -276,14 +276,14 @@ def _epochs(said: _Said, _here: datetime, _local: tzinfo) -> Iterator[Moment]:
 # ---- dates
 
 
-def _dates(said: _Said, here: datetime, local: tzinfo) -> Iterator[Moment]:
+def _dates(said: _FoldedText, here: datetime, local: tzinfo) -> Iterator[Moment]:
     for date in _dates_in(said, here):
         moment = _moment(said.text, here, local, date)
         if moment:
             yield moment
 
 
-def _dates_in(said: _Said, here: datetime) -> Iterator[_Date]:
+def _dates_in(said: _FoldedText, here: datetime) -> Iterator[_Date]:
     text = said.text
     for match in islice(_YEAR_FIRST.finditer(text), MATCHES):
         yield _Date(int(match["year"]), int(match["month"]), int(match["day"]), match.start(), match.end())
@@ -463,7 +463,7 @@ def _zone_in(text: str, time: _Time | None, local: tzinfo) -> tuple[tzinfo, bool
     return (zone, True) if zone is not None else (_home(text) or local, False)
 
 
-def _times(said: _Said, here: datetime, local: tzinfo) -> Iterator[Moment]:
+def _times(said: _FoldedText, here: datetime, local: tzinfo) -> Iterator[Moment]:
     text = said.text
     found = [time for match in islice(_CUED_TIME.finditer(text), MATCHES) if (time := _time(match, text))]
     if not found and _CLOCKLIKE.search(text):
@@ -503,7 +503,7 @@ def _beside(text: str, start: int, end: int) -> _Time | None:
     return _time_before(text, start)
 
 
-def _weekdays(said: _Said, here: datetime, local: tzinfo) -> Iterator[Moment]:
+def _weekdays(said: _FoldedText, here: datetime, local: tzinfo) -> Iterator[Moment]:
     text = said.text
     found = [(match, _WEEK[match["weekday"]]) for match in islice(_WEEKDAY.finditer(text), MATCHES)]
     if not found and said.may_name(_WEEKDAY_STARTS):
@@ -516,7 +516,7 @@ def _weekdays(said: _Said, here: datetime, local: tzinfo) -> Iterator[Moment]:
         yield _next(here, zone, clock, estimated=not explicit or time is None, weekday=weekday)
 
 
-def _named_days(said: _Said, here: datetime, local: tzinfo) -> Iterator[Moment]:
+def _named_days(said: _FoldedText, here: datetime, local: tzinfo) -> Iterator[Moment]:
     """Yield each time that is given as today, tomorrow or the day after tomorrow with a time of day: `明日 00:00
     (UTC+8)`, `morgen um 9 Uhr`.
     """
@@ -584,7 +584,7 @@ than matching the expressions.
 """
 
 
-def _words(said: _Said, here: datetime, local: tzinfo) -> Iterator[Moment]:
+def _words(said: _FoldedText, here: datetime, local: tzinfo) -> Iterator[Moment]:
     if not said.may_name(_WORD_STARTS):
         return
     zone = BEIJING if _home(said.text) is BEIJING else local

@@ -74,7 +74,7 @@ _CODE = re.compile(r"[\w.:/-]{2,80}\Z")
 
 
 @dataclass(slots=True)
-class _Harvest:
+class _BodyDetails:
     """The messages, codes and status that have been found so far in a body."""
 
     says: list[str] = field(default_factory=list)
@@ -104,7 +104,7 @@ def details_from_text(text: str, status: int | None = None) -> ErrorDetails:
     `status` is the HTTP status, if it is known from another source.
     """
     name, rest = _unwrap(text[:PARSE_CAP])
-    found = _Harvest()
+    found = _BodyDetails()
     message = _open(rest, found, 0)
     ahead = _STATUS_AHEAD.match(rest) or _STATUS_AHEAD.match(message)
     read = status is None
@@ -146,7 +146,7 @@ def _unwrap(text: str) -> tuple[str | None, str]:
     return name, text
 
 
-def _open(text: str, found: _Harvest, depth: int) -> str:
+def _open(text: str, found: _BodyDetails, depth: int) -> str:
     """Return the readable message of a text, and add its machine-readable codes to `found`."""
     if "{" in text and depth < _DEPTH:
         opened = _open_json(text, found, depth)
@@ -157,11 +157,11 @@ def _open(text: str, found: _Harvest, depth: int) -> str:
     return clip(text)
 
 
-def _open_json(text: str, found: _Harvest, depth: int) -> str | None:
+def _open_json(text: str, found: _BodyDetails, depth: int) -> str | None:
     start = _trusted_start(text)
     if start is None:
         return None
-    says, inner = found.says, _Harvest(codes=found.codes, status=found.status, nodes=found.nodes)
+    says, inner = found.says, _BodyDetails(codes=found.codes, status=found.status, nodes=found.nodes)
     try:
         value, end = json.JSONDecoder().raw_decode(text, start)
     except (ValueError, RecursionError):
@@ -192,7 +192,7 @@ def _trusted_start(text: str) -> int | None:
     return match.start()
 
 
-def _walk(value: object, key: str, found: _Harvest, depth: int) -> None:
+def _walk(value: object, key: str, found: _BodyDetails, depth: int) -> None:
     found.nodes += 1
     if depth > _DEPTH or found.nodes > _NODES:
         return
@@ -207,14 +207,14 @@ def _walk(value: object, key: str, found: _Harvest, depth: int) -> None:
         found.number(key, value)
 
 
-def _walk_object(value: dict[str, object], found: _Harvest, depth: int) -> None:
+def _walk_object(value: dict[str, object], found: _BodyDetails, depth: int) -> None:
     for raw_key, item in list(value.items())[:40]:
         key = re.sub(r"[^a-z]", "", raw_key.lower()) if isinstance(raw_key, str) else ""
         if key not in _ECHOES:
             _walk(item, key, found, depth + 1)
 
 
-def _walk_text(value: str, key: str, found: _Harvest, depth: int) -> None:
+def _walk_text(value: str, key: str, found: _BodyDetails, depth: int) -> None:
     if key in _STATUSES and value.isascii() and value.isdigit() and len(value) < 7:
         found.number(key, int(value))
     elif key in _NAMES and _CODE.match(value):
@@ -222,12 +222,12 @@ def _walk_text(value: str, key: str, found: _Harvest, depth: int) -> None:
         if key in {"error", "err", "reason"}:
             found.say(value)
     elif key in _SAYS:
-        inner = _Harvest(codes=found.codes, status=found.status, nodes=found.nodes)
+        inner = _BodyDetails(codes=found.codes, status=found.status, nodes=found.nodes)
         found.say(_open(_unwrap(value[:PARSE_CAP])[1], inner, depth + 1))
         found.codes, found.status, found.nodes = inner.codes, inner.status or found.status, inner.nodes
 
 
-def _scrape(text: str, found: _Harvest) -> None:
+def _scrape(text: str, found: _BodyDetails) -> None:
     """Read the fields of a text that only resembles JSON, such as a Python dict or a truncated body."""
     for match in _FIELD.finditer(text):
         found.nodes += 1

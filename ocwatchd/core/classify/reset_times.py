@@ -83,7 +83,7 @@ def from_text(text: str, now: float, kind: LimitKind | None = None, local: tzinf
     return _best(_text_times(text, now, kind, local), now)
 
 
-def tame(reported: ReportedTime, now: float) -> Hint | str:
+def accepted_time(reported: ReportedTime, now: float) -> Hint | str:
     """Return a reset time that is within the accepted range, or the reason why the reported time is ignored."""
     after = (
         reported.after
@@ -110,7 +110,7 @@ def _days(seconds: float) -> str:
 def _best(reported: Iterator[ReportedTime], now: float) -> Hint | None:
     refused: str | None = None
     for item in reported:
-        hint = tame(item, now)
+        hint = accepted_time(item, now)
         if isinstance(hint, Hint):
             return replace(hint, tamed=hint.tamed or refused)
         refused = refused or hint

@@ -161,7 +161,7 @@ class _Entries(dict[ModelRef, Cooldown]):
         return [self[key] for key in keys if key in self]
 
 
-class Ledger:
+class Cooldowns:
     """All cooldowns. This class makes no decisions about sessions, and uses neither a clock nor files."""
 
     def __init__(self, entries: Iterable[Cooldown] = ()) -> None:

@@ -30,7 +30,7 @@ MAX_MODELS = 500
 """Maximum number of models for which gaps are stored; the model that answered least recently is dropped first."""
 
 
-def learnt_patience(longest: float | None) -> float:
+def learned_patience(longest: float | None) -> float:
     """Return how long, in seconds, a stream may stay silent, given the longest gap in the model's successful answers
     (None: unknown).
     """

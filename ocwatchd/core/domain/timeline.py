@@ -111,7 +111,7 @@ class Timeline:
         self._earlier = [*self._earlier[1 - MAX_PERIODS :], (self._offset, self._began)]
 
 
-class Evenness:
+class ClockSteadiness:
     """Checks, by reading the clock regularly, whether it has been running evenly for a while."""
 
     def __init__(self) -> None:

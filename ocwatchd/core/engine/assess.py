@@ -308,18 +308,18 @@ class Assessor:
         failed_at = moment_of(snapshot, _exact_time(pending, snapshot.model), tracked.take_reported_at())
         fact = fact_about(snapshot, tracked.fact)
         reported = header_hint(fact) or honoured_until(snapshot, failed_at)
-        unknown = self._context.ledger.cooling(snapshot.model, now) is None
+        unknown = self._context.cooldowns.cooling(snapshot.model, now) is None
         shown = judge(snapshot, self._context.rules, reported, fact, looping=looping and unknown)
         effects, limited = self._assess_evidence(tracked, snapshot, pending, shown, reported, now)
         # The cause may have changed during the retries, so use the error that ended them.
         other = shown is not None and not waits and shown.verdict.certainty is Certainty.NO
         limited = limited or (tracked.turn is not None and not other)
-        entry = self._context.ledger.cooling(snapshot.model, now)
+        entry = self._context.cooldowns.cooling(snapshot.model, now)
         # a pause keeps new prompts away from the model, but proves nothing about this turn
         if entry is not None and entry.paused:
             entry = None
         if limited and entry is None:
-            cleared = shown is not None and self._context.ledger.lifted_since(shown)
+            cleared = shown is not None and self._context.cooldowns.lifted_since(shown)
             further = self._decider.free_again(tracked, snapshot, cleared, now)
             if further is not None:
                 return effects + further
@@ -359,7 +359,7 @@ class Assessor:
             return [], False
         # The turn was parked because of this error, possibly by an earlier run, so the limit is not recorded again.
         parked = tracked.parked and (snapshot.answer_ended or now) <= tracked.parked_at
-        if parked or tracked.entered == this or self._context.ledger.lifted_since(shown):
+        if parked or tracked.entered == this or self._context.cooldowns.lifted_since(shown):
             tracked.enter(this)
             return [], True
         tracked.enter(this, snapshot.seen)
@@ -399,11 +399,11 @@ class Assessor:
         assert model is not None
         event = event_of(snapshot, facts, verdict, find_hint(facts, snapshot.seen, verdict.kind))
         this = (model, snapshot.user_message, 0)
-        if tracked.entered != this and not self._context.ledger.lifted_since(event):
+        if tracked.entered != this and not self._context.cooldowns.lifted_since(event):
             effects = self._registrar.enter(event, True, now)
         tracked.enter(this)
         tracked.note_loop(snapshot.seen)
-        entry = self._context.ledger.cooling(model, now)
+        entry = self._context.cooldowns.cooling(model, now)
         if entry is None:
             tracked.wake_at(now + RECHECK)
             return effects

@@ -40,10 +40,10 @@ class CooldownChanges:
         """
         if event.ref is None:
             return []
-        entry = self._context.ledger.record(event, self._context.policy.cooldowns)
+        entry = self._context.cooldowns.record(event, self._context.policy.cooldowns)
         if not live and not entry.active(now):
             return []
-        entry = self._context.ledger.aim(entry.model, self._targets(now).of(event.ref)) or entry
+        entry = self._context.cooldowns.aim(entry.model, self._targets(now).of(event.ref)) or entry
         save = SaveBlacklist(changed=(entry,))
         return [save] if self._one_of_many(event) else [notes.limit(event, entry, live), save]
 
@@ -53,10 +53,10 @@ class CooldownChanges:
         """
         if snapshot.model is None:
             return []
-        entry = self._context.ledger.pause(snapshot.model, LONGEST_PAUSE, now, cause.value, why, snapshot.session)
+        entry = self._context.cooldowns.pause(snapshot.model, LONGEST_PAUSE, now, cause.value, why, snapshot.session)
         if entry is None:
             return []
-        entry = self._context.ledger.aim(entry.model, self._targets(now).of(snapshot.model)) or entry
+        entry = self._context.cooldowns.aim(entry.model, self._targets(now).of(snapshot.model)) or entry
         return [SaveBlacklist(changed=(entry,))]
 
     def _one_of_many(self, event: LimitEvent) -> bool:
@@ -76,37 +76,37 @@ class CooldownChanges:
         The target of a provider's cooldown came from the chain of the limited model, but the cooldown does not record
         which model that was. If the provider itself has no chain, the target therefore does not change.
         """
-        entries = self._targets(now).keep([entry.model for entry in self._context.ledger.entries()])
+        entries = self._targets(now).keep([entry.model for entry in self._context.cooldowns.entries()])
         return [SaveBlacklist(changed=tuple(entries))] if entries else []
 
     def keep_targets(self, now: float) -> list[Effect]:
         """Update the targets of cooldowns after a fallback was limited or has become available."""
-        ledger = self._context.ledger
-        if ledger.changes == self._seen and now < self._next_end:
+        cooldowns = self._context.cooldowns
+        if cooldowns.changes == self._seen and now < self._next_end:
             return []
-        pause = len(ledger.entries()) / TARGETS_PER_SECOND
+        pause = len(cooldowns.entries()) / TARGETS_PER_SECOND
         if pause > 1.0 and 0 <= now - self._kept < pause:
             return []  # wait, because thousands of cooldowns may end in quick succession, each causing a new choice
         self._kept = now
         entries = self._targets(now).keep()
-        self._seen, self._next_end = ledger.changes, ledger.next_end(now)
+        self._seen, self._next_end = cooldowns.changes, cooldowns.next_end(now)
         return [SaveBlacklist(changed=tuple(entries))] if entries else []
 
     def take_over(self, entries: Iterable[Cooldown], at: float) -> list[Effect]:
         """Apply the changes that another program made to the blacklist at the time `at` (epoch seconds). A cooldown
         that was cleared is recorded again if an attempt on its model has been refused since then.
         """
-        again = self._context.ledger.replace_all(entries, at)
+        again = self._context.cooldowns.replace_all(entries, at)
         return [SaveBlacklist(changed=again)] if again else []
 
     def clock_set(self, step: Step) -> list[Effect]:
         """Correct the times of cooldowns that were recorded while the clock was wrong."""
-        changed = self._context.ledger.clock_set(step)
+        changed = self._context.cooldowns.clock_set(step)
         return [SaveBlacklist(changed=changed)] if changed else []
 
     def settle(self, now: float) -> list[Effect]:
         """Set cooldowns that begin in the future to begin now, because they were recorded while the clock was wrong."""
-        changed = self._context.ledger.settle(now)
+        changed = self._context.cooldowns.settle(now)
         return [SaveBlacklist(changed=changed)] if changed else []
 
     def refine(
@@ -115,7 +115,7 @@ class CooldownChanges:
         """Set the exact reset time of a limit that was already recorded. `kind` is the kind of the limit to which the
         reset time applies, if known.
         """
-        entry = self._context.ledger.refine(model, hint.until, hint.reset_source, now, kind) if hint else None
+        entry = self._context.cooldowns.refine(model, hint.until, hint.reset_source, now, kind) if hint else None
         return [SaveBlacklist(changed=(entry,)), notes.refined(session, entry, hint.source)] if entry and hint else []
 
     def answered(self, snapshot: SessionSnapshot, began: float) -> list[Effect]:
@@ -126,7 +126,7 @@ class CooldownChanges:
             return []
         if snapshot.answer_ended is None or snapshot.answer_ended < began:
             return []
-        ended = self._context.ledger.answered(snapshot.model, began)
+        ended = self._context.cooldowns.answered(snapshot.model, began)
         return [notes.answered(snapshot, ended, began), SaveBlacklist(removed=(ended.model,))] if ended else []
 
     def foresee(self, threats: Mapping[str, Threat], now: float) -> list[Effect]:
@@ -139,18 +139,18 @@ class CooldownChanges:
         threatened = [ModelRef.parse(name) for name in threats]
         for name, threat in threats.items():
             model = ModelRef.parse(name)
-            if now < self._foreseen.get(model, 0.0) and self._context.ledger.avoided(model, now) is None:
+            if now < self._foreseen.get(model, 0.0) and self._context.cooldowns.avoided(model, now) is None:
                 continue  # a user's `ocwatch clear`, or an answer after a limit, is more reliable than a forecast
             outlook = self._context.outlook(None, now)
             choice = fallback(
-                self._context.policy, self._context.ledger, model, None, threatened, now, outlook, as_listed=False
+                self._context.policy, self._context.cooldowns, model, None, threatened, now, outlook, as_listed=False
             )
-            if not isinstance(choice, Chosen) or self._context.ledger.avoided(choice.target.model, now):
+            if not isinstance(choice, Chosen) or self._context.cooldowns.avoided(choice.target.model, now):
                 continue
-            entry = self._context.ledger.foresee(model, threat.until, now, threat.why, choice.target)
+            entry = self._context.cooldowns.foresee(model, threat.until, now, threat.why, choice.target)
             if entry is not None:
                 self._foreseen[model] = threat.until
-                tried = considered(choice, self._context.ledger, None, (), now, outlook, threatened)
+                tried = considered(choice, self._context.cooldowns, None, (), now, outlook, threatened)
                 effects += [SaveBlacklist(changed=(entry,)), notes.foreseen(entry, threat, tried)]
         return effects
 
@@ -158,9 +158,9 @@ class CooldownChanges:
         """Remove the forecasts for these models."""
         effects: list[Effect] = []
         for name in models:
-            entry = self._context.ledger.avoided(model := ModelRef.parse(name), now)
+            entry = self._context.cooldowns.avoided(model := ModelRef.parse(name), now)
             if entry is not None and entry.foreseen and entry.model == model:
-                self._context.ledger.clear(model)
+                self._context.cooldowns.clear(model)
                 self._foreseen.pop(model, None)
                 effects += [SaveBlacklist(removed=(model,)), notes.eased(model)]
         return effects
@@ -177,4 +177,4 @@ class CooldownChanges:
         return notes.budget(day_budget, now) + self.aim_anew(now)
 
     def _targets(self, now: float) -> Targets:
-        return Targets(self._context.policy, self._context.ledger, self._context.outlook(None, now), now)
+        return Targets(self._context.policy, self._context.cooldowns, self._context.outlook(None, now), now)

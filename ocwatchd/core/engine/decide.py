@@ -21,7 +21,7 @@ from ocwatchd.core.domain.snapshot import SessionSnapshot, SessionState, UnixAdd
 from ocwatchd.core.domain.types import Cause, Certainty, LimitEvent, LimitKind, ModelRef, ResetSource, Target
 from ocwatchd.core.engine import journal_notes as notes
 from ocwatchd.core.engine.guards import in_background, loses_background, replaced_model, work_in_progress
-from ocwatchd.core.engine.messages import Effect, Free, Move, MoveEnded, Note, Probed, Remember, Tell
+from ocwatchd.core.engine.messages import Effect, Free, Move, MoveEnded, Note, Notify, Probed, Remember
 from ocwatchd.core.engine.parking import HELD_RECHECK, FirstRuns, run_at
 from ocwatchd.core.engine.session import HOUR, Doing, EngineContext, LimitedTurn, ParkedTurn, TrackedSession
 from ocwatchd.core.fallback.choice import Choice, Chosen, Exhausted, agent_for, fallback, has_own_chain, onwards
@@ -161,7 +161,7 @@ class Decider:
         served = parent is not None and parent.state is SessionState.BUSY and parent.model == snapshot.model
         if waits and (soon or not auto or (child and not served)):
             return self.let_wait(tracked, snapshot, "the limit has just ended", now)
-        if snapshot.model is not None and snapshot.seen < self._context.ledger.cleared_at(snapshot.model):
+        if snapshot.model is not None and snapshot.seen < self._context.cooldowns.cleared_at(snapshot.model):
             effects = self.let_wait(tracked, snapshot, "the limit has just ended", now)
             # the snapshot was taken before the user cleared the cooldown of the session's model
             tracked.wake_at(now + ENDING)
@@ -177,7 +177,7 @@ class Decider:
             held = self._wait_for_background(tracked, snapshot, parent, now)
         if held is not None:
             return held
-        if self._free_where_it_came_from(tracked, snapshot, now):
+        if self._origin_is_available(tracked, snapshot, now):
             return self.move(tracked, snapshot, "the model from which it was moved is available again", now, parent)
         unready = self._waits_on(tracked, snapshot, snapshot.model, now) if snapshot.model is not None else None
         if unready is not None:
@@ -188,17 +188,17 @@ class Decider:
         """Handle a parked turn whose OpenCode process was stopped and started again while the turn was waiting."""
         if snapshot.model is None or self._context.policy.mode is not Mode.AUTO:
             return []
-        if self._context.ledger.cooling(snapshot.model, now) is None:
+        if self._context.cooldowns.cooling(snapshot.model, now) is None:
             return self.free_again(tracked, snapshot, False, now) or []
         held = self.held(tracked, snapshot, now)
         return self.move(tracked, snapshot, "its OpenCode process was stopped", now) if held is None else held
 
-    def _free_where_it_came_from(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> bool:
+    def _origin_is_available(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> bool:
         origin = tracked.origin if tracked.landed == snapshot.model else None
         if origin is None or origin == snapshot.model or origin in tracked.failed_targets:
             return False
         outlook = self._context.outlook(snapshot, now)
-        return self._context.ledger.avoided(origin, now) is None and outlook.unfit(origin) is None
+        return self._context.cooldowns.avoided(origin, now) is None and outlook.unfit(origin) is None
 
     def _patience(self, snapshot: SessionSnapshot) -> float:
         if snapshot.model is None or not self._context.policy.wait:
@@ -257,7 +257,7 @@ class Decider:
 
         The list of effects is empty if the session does not use this model as a fallback.
         """
-        model, origin = snapshot.model, self._put_here_from(tracked, snapshot, now)
+        model, origin = snapshot.model, self._model_replaced_here(tracked, snapshot, now)
         if model is None or origin is None or self._context.policy.mode is not Mode.AUTO:
             return []
         tracked.fail(model)
@@ -274,7 +274,7 @@ class Decider:
         """
         model = snapshot.model
         if model is None or self._context.policy.mode is not Mode.AUTO:
-            return self._tell_unanswered(tracked, snapshot, words, now)
+            return self._report_unanswered(tracked, snapshot, words, now)
         noted = [] if model in tracked.failed_targets else [notes.rejected(snapshot, words)]
         tracked.fail(model)
         held = self.held(tracked, snapshot, now)
@@ -288,11 +288,11 @@ class Decider:
         """Leave the session on its model, because a web page arrives in place of the provider's response. The page
         would also replace the responses of every other model.
         """
-        return self._tell_unanswered(
+        return self._report_unanswered(
             tracked, snapshot, f"{words}, because a web page arrives in place of the provider's response", now
         )
 
-    def _tell_unanswered(
+    def _report_unanswered(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, words: str, now: float
     ) -> list[Effect]:
         if self._context.policy.mode is Mode.OFF:
@@ -302,16 +302,16 @@ class Decider:
         tracked.wake_at(now + RUN_RECHECK)
         return left + (notes.answers_nothing(snapshot, why) if left else [])
 
-    def _put_here_from(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> ModelRef | None:
+    def _model_replaced_here(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> ModelRef | None:
         """Return the model that the session's current model replaces, or None if there is none. A recorded move is used
         only if it was made for this prompt or if the replaced model is still cooling down.
         """
         moved = tracked.origin if tracked.landed == snapshot.model else None
         if moved and (
-            tracked.landed_for == snapshot.user_message or self._context.ledger.cooling(moved, now) is not None
+            tracked.landed_for == snapshot.user_message or self._context.cooldowns.cooling(moved, now) is not None
         ):
             return moved
-        return replaced_model(snapshot, self._context.policy, self._context.ledger, now)
+        return replaced_model(snapshot, self._context.policy, self._context.cooldowns, now)
 
     def held(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float, *, cause: Cause | None = None
@@ -409,17 +409,19 @@ class Decider:
         parent's prompt was already run again for this reason.
         """
         asked, model = (parent.session, parent.user_message), snapshot.model
-        entry = self._context.ledger.cooling(model, now) if model else None
+        entry = self._context.cooldowns.cooling(model, now) if model else None
         prevents = isinstance(parent.endpoint.address, UnixAddress) and parent.endpoint.rival is None
         if model is None or entry is None or not prevents or parent.background or asked in self._run_again:
             return False
         target = entry.target.model if entry.target else None
         if has_own_chain(snapshot.agent, model, self._context.policy):
             outlook = self._context.outlook(None, now)
-            choice = fallback(self._context.policy, self._context.ledger, model, snapshot.agent, (model,), now, outlook)
+            choice = fallback(
+                self._context.policy, self._context.cooldowns, model, snapshot.agent, (model,), now, outlook
+            )
             target = choice.target.model if isinstance(choice, Chosen) else None
-        free = parent.model is not None and self._context.ledger.cooling(parent.model, now) is None
-        return free and target is not None and self._context.ledger.cooling(target, now) is None
+        free = parent.model is not None and self._context.cooldowns.cooling(parent.model, now) is None
+        return free and target is not None and self._context.cooldowns.cooling(target, now) is None
 
     def _run_parent_again(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, parent: SessionSnapshot, why: str, now: float
@@ -432,7 +434,7 @@ class Decider:
         claim, own = self._claim_id(), Target(parent.model, parent.agent)
         order = Order(parent, own, snapshot.session, limited=snapshot.model)
         tracked.claim(f"run again, so that a subagent uses a model other than {snapshot.model}", now)
-        cooldown = self._context.ledger.cooling(snapshot.model, now)
+        cooldown = self._context.cooldowns.cooling(snapshot.model, now)
         tried: list[dict[str, object]] = [{"model": str(own.model), "why": tracked.phrase, "chosen": True}]
         return [notes.claim(claim, order, snapshot, why, cooldown, tried, own), Move(claim, order)]
 
@@ -476,12 +478,12 @@ class Decider:
         if pool_of(str(target.model), self._context.policy.pools):
             self._context.fill.give(str(target.model), now)
         child = snapshot.session if parent else None
-        cooldown = self._context.ledger.cooling(model, now)
+        cooldown = self._context.cooldowns.cooling(model, now)
         until = cooldown.until if cooldown else None
         own_abort = tracked.stranded or unanswered_since_its_process_ended(tracked, moved)
         order = Order(moved, target, child, own_abort, tracked.looping(now), model, failing, theirs, until, cause)
         outlook = self._context.outlook(moved, now)
-        tried = considered(choice, self._context.ledger, model, tracked.failed_targets, now, outlook)
+        tried = considered(choice, self._context.cooldowns, model, tracked.failed_targets, now, outlook)
         if isinstance(choice, Exhausted):
             why_back = "no other model is available, so OpenCode's own retry continues on this model"
             tried.append({"model": str(target.model), "why": why_back, "chosen": True})
@@ -555,10 +557,10 @@ class Decider:
         chosen = moved.prompt_model if moved.switchable else None
         if chosen not in (None, model) and chosen not in tracked.failed_targets and moved.state is SessionState.RETRY:
             assert chosen is not None
-            if self._context.ledger.cooling(chosen, now) is None:
+            if self._context.cooldowns.cooling(chosen, now) is None:
                 return Chosen(Target(chosen, moved.agent))
         return onwards(
-            self._context.policy, self._context.ledger, moved.model, moved.agent, tracked.origin or model,
+            self._context.policy, self._context.cooldowns, moved.model, moved.agent, tracked.origin or model,
             tracked.failed_targets, now, self._context.outlook(moved, now), asker=self._asker(tracked, moved),
         )  # fmt: skip
 
@@ -602,7 +604,7 @@ class Decider:
             return parked
         self._exhausted[chain] = soonest[1] if soonest else float("inf")
         outlook = self._context.outlook(snapshot, now)
-        tried = considered(choice, self._context.ledger, snapshot.model, tracked.failed_targets, now, outlook)
+        tried = considered(choice, self._context.cooldowns, snapshot.model, tracked.failed_targets, now, outlook)
         why = f"{why}, which is cooling down" if soonest and why.endswith(str(soonest[0])) else why
         # `why` contains no time, because the renderer adds it
         return parked + notes.exhausted(snapshot, choice, why, now, tried)
@@ -613,7 +615,7 @@ class Decider:
         """
         if snapshot.model is None or snapshot.model in tracked.failed_targets or not self._context.resumes:
             return None
-        entry = self._context.ledger.cooling(snapshot.model, now)
+        entry = self._context.cooldowns.cooling(snapshot.model, now)
         return entry.until if entry is not None else None
 
     def _resumed_too_often(self, tracked: TrackedSession, snapshot: SessionSnapshot) -> bool:
@@ -663,7 +665,7 @@ class Decider:
 
     def _fails(self, model: ModelRef, tracked: TrackedSession, now: float) -> bool:
         """Return whether this model is available but has failed for this prompt."""
-        return model in tracked.failed_targets and self._context.ledger.cooling(model, now) is None
+        return model in tracked.failed_targets and self._context.cooldowns.cooling(model, now) is None
 
     def switched(self, tracked: TrackedSession, end: MoveEnded, now: float) -> list[Effect]:
         """Schedule a probe for the time after OpenCode's next attempt. The session's model was switched, and OpenCode
@@ -681,7 +683,7 @@ class Decider:
         waits = snapshot.state is SessionState.RETRY and (snapshot.next_at or now) > now
         if target is None or not waits or snapshot.prompt_model != target != snapshot.model:
             return None
-        return target if self._context.ledger.cooling(target, now) is None else None
+        return target if self._context.cooldowns.cooling(target, now) is None else None
 
     def after_switch(self, tracked: TrackedSession, snapshot: SessionSnapshot) -> list[Effect]:
         """Report a move if OpenCode is now sending a request to the model that the session was switched to during a
@@ -838,5 +840,5 @@ def _unreachable(session: str, model: ModelRef | None, why: str) -> list[Effect]
     text = f"{why}. To reopen the session on another model: ocwatch restart {quote(session)}"
     return [
         Note("unreachable", {"session": session, "model": str(model), "why": why}),
-        Tell(f"unreachable:{session}", f"{model} is limited", text, session),
+        Notify(f"unreachable:{session}", f"{model} is limited", text, session),
     ]

@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ocwatchd.core.classify.rules import RuleSet
-from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns
 from ocwatchd.core.domain.moves import Claim, MoveResult, ReturnResult
 from ocwatchd.core.domain.snapshot import SessionSnapshot, SessionState
-from ocwatchd.core.domain.timeline import SKEW, Evenness, Step
+from ocwatchd.core.domain.timeline import SKEW, ClockSteadiness, Step
 from ocwatchd.core.domain.types import Certainty, LimitEvent, ModelRef, ResetSource, Target
 from ocwatchd.core.engine import journal_notes as notes
 from ocwatchd.core.engine.assess import ANSWERED, FRESH, Assessor
@@ -39,10 +39,10 @@ from ocwatchd.core.engine.messages import (
     ClockSet,
     Configured,
     Effect,
+    ExperienceLearned,
     FellSilent,
     Foreseen,
-    GapsLearnt,
-    Learnt,
+    GapsLearned,
     Message,
     MoveEnded,
     Note,
@@ -113,11 +113,11 @@ class Returns:
         while len(self._away) > MAX_SESSIONS:
             del self._away[next(iter(self._away))]
 
-    def due(self, ledger: Ledger, now: float) -> list[Effect]:
+    def due(self, cooldowns: Cooldowns, now: float) -> list[Effect]:
         """Return the effects for sessions that must now be returned."""
         found: list[Effect] = []
         for session, away in self._away.items():
-            if away.asked or now < away.due or ledger.limited(away.origin.model, now) is not None:
+            if away.asked or now < away.due or cooldowns.limited(away.origin.model, now) is not None:
                 continue
             away.asked = True
             found.append(ReturnSession(session, away.origin, away.target))
@@ -219,7 +219,7 @@ class Engine:
         self,
         policy: Policy,
         rules: RuleSet,
-        ledger: Ledger,
+        cooldowns: Cooldowns,
         claim_id: Callable[[], str],
         *,
         resumes: bool = True,
@@ -230,8 +230,8 @@ class Engine:
         an event that the table of transitions does not contain raises an exception.
         """
         self._strict = strict
-        self.context = EngineContext(policy, rules, ledger, resumes=resumes)
-        self.ledger = ledger
+        self.context = EngineContext(policy, rules, cooldowns, resumes=resumes)
+        self.cooldowns = cooldowns
         self.tracked_sessions = TrackedSessions()
         self._registrar = CooldownChanges(self.context)
         self._firsts = FirstRuns(self.tracked_sessions)
@@ -245,7 +245,7 @@ class Engine:
         removal.
         """
         self._timestamps = Timestamps()
-        self._evenness = Evenness()
+        self._evenness = ClockSteadiness()
         self._unseen: dict[ModelRef, tuple[float, float]] = {}
         """Models with a limited session that no endpoint showed while an endpoint was failing. Each is stored with the
         time of the next probe and the pause after that probe.
@@ -265,9 +265,9 @@ class Engine:
             if self._strict:
                 raise
             # The message is not processed further. All cooldowns are saved, because the effects so far are lost.
-            effects = [SaveBlacklist(changed=self.ledger.entries()), notes.unexpected(fault)]
+            effects = [SaveBlacklist(changed=self.cooldowns.entries()), notes.unexpected(fault)]
         effects += self._registrar.keep_targets(now)
-        self._firsts.settle(self.ledger, now)
+        self._firsts.settle(self.cooldowns, now)
         self.returns.note(effects)
         return effects
 
@@ -298,7 +298,7 @@ class Engine:
                 return self._trouble_reported(message, now)
             case AnsweredNothing(session) | FellSilent(session):
                 return self._probe(self.tracked_sessions.of(session, now))
-            case GapsLearnt(longest):
+            case GapsLearned(longest):
                 self.context.learn_gaps(longest)
                 return []
             case Prevented():
@@ -315,7 +315,7 @@ class Engine:
             case Used(loads, models, at):
                 self.context.fill.measure(loads, models, at)
                 return []
-            case Learnt(known):
+            case ExperienceLearned(known):
                 self.context.learn(known)
                 return []
             case Foreseen():
@@ -355,7 +355,7 @@ class Engine:
             tracked.note_refusal(event.time)
         if tracked is not None and sure and self._already_shown(tracked, event):
             return self._reported_again(tracked, event, live)
-        known = news.counted or self.ledger.lifted_since(event)
+        known = news.counted or self.cooldowns.lifted_since(event)
         effects = self._registrar.enter(event, live, now) if sure and not known else []
         # Neither a request for a title or summary nor an old refused attempt ever causes a move.
         if not live or event.small:
@@ -379,7 +379,7 @@ class Engine:
         """Probe a session whose limit was read late but still applies. The session may wait for hours without another
         event.
         """
-        if event.ref is None or self.ledger.cooling(event.ref, now) is None:
+        if event.ref is None or self.cooldowns.cooling(event.ref, now) is None:
             return []
         if not event.session:
             return self._ask_for_model(event.ref)
@@ -411,7 +411,7 @@ class Engine:
             return []
         if event.hint is not None:
             return self._registrar.refine(tracked.session, event.ref, event.hint, event.time, event.verdict.kind)
-        known = self.ledger.cooling(event.ref, event.time)
+        known = self.cooldowns.cooling(event.ref, event.time)
         if not live or known is None or known.reset_source is not ResetSource.ESTIMATE or tracked.moving:
             return []
         tracked.note_limit(event)
@@ -449,7 +449,7 @@ class Engine:
         lasts for hours is logged only once.
         """
         _, pause = self._unseen.pop(model, (0.0, RECHECK))
-        if failing and self.ledger.cooling(model, now) is not None:
+        if failing and self.cooldowns.cooling(model, now) is not None:
             self._unseen[model] = now + pause, min(pause * 2, LONGEST_RECHECK)
 
     def _probed(self, answer: Probed, now: float) -> list[Effect]:
@@ -564,7 +564,7 @@ class Engine:
         """
         for session, model in refused.items():
             # If there is no cooldown, the limit has ended, or the daemon was killed before it could save the limit.
-            if self.ledger.cooling(model, now) is not None:
+            if self.cooldowns.cooling(model, now) is not None:
                 self.tracked_sessions.remember(session, model)
         for one in shown:
             self._remember(one, self.tracked_sessions.of(one.session, now))
@@ -593,12 +593,12 @@ class Engine:
         parked.
         """
         tracked = self.tracked_sessions.of(session, now)
-        waited_for = self.ledger.cooling(parked.waits_for or parked.turn.model, now)
+        waited_for = self.cooldowns.cooling(parked.waits_for or parked.turn.model, now)
         if waited_for is not None and waited_for.until is not None and waited_for.until < (parked.until or 0.0):
             parked = replace(parked, until=waited_for.until, resumes_at=run_at(session, waited_for.until, parked.since))
         model, until = parked.turn.model, parked.until
-        free = self.ledger.cooling(model, now) is None
-        cleared = free and (until is None or self.ledger.cleared_at(model) >= parked.since)
+        free = self.cooldowns.cooling(model, now) is None
+        cleared = free and (until is None or self.cooldowns.cleared_at(model) >= parked.since)
         at = parked.resumes_at or (None if until is None else after_return(until))
         due = cleared or (at is not None and at <= now)
         not_before = until if free and not due and until is not None else 0.0
@@ -616,12 +616,12 @@ class Engine:
     def _tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
         if self._evenness.read(now):  # otherwise, the clock may be temporarily wrong, which makes ages unreliable
-            self.ledger.prune(now)
+            self.cooldowns.prune(now)
             self.tracked_sessions.forget_old(now)
             effects = self._registrar.settle(now)
         self._decider.forget_exhausted(now)
         unseen = [model for model, (at, _) in self._unseen.items() if at <= now]
-        effects += self.returns.due(self.ledger, now) if self._returns_sessions else []
+        effects += self.returns.due(self.cooldowns, now) if self._returns_sessions else []
         effects += self.questions.due(now)
         effects += self._probe_all(
             tracked for tracked in self.tracked_sessions.due(now) if self._firsts.may_probe(tracked, now)
@@ -641,9 +641,9 @@ class Engine:
         """Apply a change of the blacklist by another program. Models whose cooldowns were cleared are available again,
         so the turns waiting for them are run again.
         """
-        before = {entry.model for entry in self.ledger.entries() if entry.active(now) and not entry.unmet}
+        before = {entry.model for entry in self.cooldowns.entries() if entry.active(now) and not entry.unmet}
         effects = self._registrar.take_over(entries, at)
-        cleared = before - {entry.model for entry in self.ledger.entries()}
+        cleared = before - {entry.model for entry in self.cooldowns.entries()}
         if not cleared:
             return effects + self._wake_stuck()
         self._decider.forget_exhausted()
@@ -663,7 +663,7 @@ class Engine:
         model = snapshot.model
         if model is None or snapshot.state is not SessionState.RETRY or now - at >= FRESH:
             return False
-        return bool(models & {model, model.whole_provider}) and self.ledger.cooling(model, now) is None
+        return bool(models & {model, model.whole_provider}) and self.cooldowns.cooling(model, now) is None
 
     def _configured(self, now: float) -> list[Effect]:
         """Probe again every session whose turn is waiting, stuck or left unchanged, because the policy has changed."""
@@ -671,7 +671,7 @@ class Engine:
         halted = (Doing.WAITING, Doing.STUCK, Doing.OFFERED, Doing.LEFT)
         anew = self._registrar.aim_anew(now)
         if not self.context.policy.prevention.prevent:
-            anew += self._registrar.ease((str(entry.model) for entry in self.ledger.entries()), now)
+            anew += self._registrar.ease((str(entry.model) for entry in self.cooldowns.entries()), now)
         return anew + self._probe_all(tracked for tracked in self.tracked_sessions.all() if tracked.doing in halted)
 
     def _probe_all(self, tracked_sessions: Iterable[TrackedSession]) -> list[Effect]:

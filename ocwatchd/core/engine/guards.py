@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.moves import MoveResult, Order
 from ocwatchd.core.domain.snapshot import SessionSnapshot, SessionState
 from ocwatchd.core.domain.types import ModelRef
@@ -202,7 +202,7 @@ def rejected(snapshot: SessionSnapshot, now: float, fresh: float) -> str | None:
     return reason_of(error.message) or error.name
 
 
-def replaced_model(snapshot: SessionSnapshot, policy: Policy, ledger: Ledger, now: float) -> ModelRef | None:
+def replaced_model(snapshot: SessionSnapshot, policy: Policy, cooldowns: Cooldowns, now: float) -> ModelRef | None:
     """Return the limited model that the session used before its current model, which must be a fallback of the limited
     model. Return None if there is no such model.
 
@@ -210,7 +210,7 @@ def replaced_model(snapshot: SessionSnapshot, policy: Policy, ledger: Ledger, no
     failed.
     """
     for model in snapshot.before:
-        limited = ledger.limited(model, now) is not None
+        limited = cooldowns.limited(model, now) is not None
         if limited and snapshot.model and named(snapshot.model, model, policy, agent=snapshot.agent):
             return model
     return None

@@ -9,7 +9,7 @@ from ocwatchd.core.domain.cooldowns import Cooldown
 from ocwatchd.core.domain.moves import Claim, MoveResult, Order
 from ocwatchd.core.domain.snapshot import SessionSnapshot, SessionState
 from ocwatchd.core.domain.types import LimitEvent, ModelRef, Target
-from ocwatchd.core.engine.messages import Effect, MoveEnded, Note, Prevented, Tell
+from ocwatchd.core.engine.messages import Effect, MoveEnded, Note, Notify, Prevented
 from ocwatchd.core.engine.session import ParkedTurn, UnexpectedEvent
 from ocwatchd.core.fallback.choice import Exhausted
 from ocwatchd.core.forecast.prevention import Threat
@@ -116,7 +116,7 @@ def budget(day_budget: DayBudget, now: float) -> list[Effect]:
     if not day_budget.over:
         return [Note("budget", fields)]
     text = f"{dollars(day_budget.spent)} of {dollars(day_budget.budget or 0)}: paid fallbacks are no longer used"
-    return [Note("budget", fields), Tell(f"budget:{now:.0f}", "Today's budget is spent", text)]
+    return [Note("budget", fields), Notify(f"budget:{now:.0f}", "Today's budget is spent", text)]
 
 
 def answered(snapshot: SessionSnapshot, entry: Cooldown, began: float) -> Note:
@@ -384,7 +384,7 @@ def exhausted(
     return [Note("exhausted", _about(snapshot) | {"why": why, "until": at, "considered": considered}), notice]
 
 
-def moved(end: MoveEnded) -> Tell:
+def moved(end: MoveEnded) -> Notify:
     """Return the notice about a move. It must be sent only after the target has started to answer."""
     order = end.order
     trouble = "has stalled" if order.stalled else "has failed in this session" if order.failing else "is limited"
@@ -398,7 +398,7 @@ def moved(end: MoveEnded) -> Tell:
             f"{order.origin} is available again, and the turn that was waiting for it continues",
         )
     if end.outcome.snapshot is None:
-        return Tell(f"moved:{end.claim}", title, text, order.session)
+        return Notify(f"moved:{end.claim}", title, text, order.session)
     return _tell(end.outcome.snapshot, f"moved:{end.claim}", title, text)
 
 
@@ -421,5 +421,5 @@ def _shown(snapshot: SessionSnapshot) -> dict[str, object]:
     }
 
 
-def _tell(snapshot: SessionSnapshot, matter: str, title: str, text: str, at: float | None = None) -> Tell:
-    return Tell(matter, title, text, snapshot.session, snapshot.endpoint, snapshot.directory, at)
+def _tell(snapshot: SessionSnapshot, matter: str, title: str, text: str, at: float | None = None) -> Notify:
+    return Notify(matter, title, text, snapshot.session, snapshot.endpoint, snapshot.directory, at)

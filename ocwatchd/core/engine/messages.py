@@ -153,7 +153,7 @@ class FellSilent:
 
 
 @dataclass(frozen=True, slots=True)
-class GapsLearnt:
+class GapsLearned:
     """The longest gap in each model's most recent successful answers, in seconds, by `provider/model`."""
 
     longest: Mapping[str, float]
@@ -242,7 +242,7 @@ class Used:
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class ExperienceLearned:
     """The results of past moves, by target."""
 
     known: Experiences
@@ -286,7 +286,7 @@ Message = (
     | TroubleReported
     | AnsweredNothing
     | FellSilent
-    | GapsLearnt
+    | GapsLearned
     | Prevented
     | Probed
     | MoveEnded
@@ -294,7 +294,7 @@ Message = (
     | BlacklistChanged
     | Configured
     | Used
-    | Learnt
+    | ExperienceLearned
     | Foreseen
     | Spent
     | ClockSet
@@ -395,7 +395,7 @@ class Free:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class Notify:
     """A notice to the user: a desktop notification, and a toast if an endpoint is known. Only one notice per `matter`
     is shown.
 
@@ -420,4 +420,4 @@ class Note:
     durable: bool = False
 
 
-Effect = SaveBlacklist | Shown | Probe | Move | Answer | Remember | ReturnSession | Free | Tell | Note
+Effect = SaveBlacklist | Shown | Probe | Move | Answer | Remember | ReturnSession | Free | Notify | Note

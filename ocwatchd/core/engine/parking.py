@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.timeline import Step
 from ocwatchd.core.domain.types import ModelRef
 from ocwatchd.core.engine.session import Doing, State, TrackedSession, TrackedSessions
@@ -102,7 +102,7 @@ class FirstRuns:
         self.begins(tracked, model, now)
         return True
 
-    def settle(self, ledger: Ledger, now: float) -> None:
+    def settle(self, cooldowns: Cooldowns, now: float) -> None:
         """If the session that runs first on a model is no longer in progress, schedule the sessions that were waiting
         for it.
         """
@@ -113,7 +113,7 @@ class FirstRuns:
             elif self._runs(session, at, now):
                 continue
             del self._first[model]
-            self._release(model, ledger, now)
+            self._release(model, cooldowns, now)
 
     def _runs(self, session: str, since: float, now: float) -> bool:
         """Return whether the session that runs first is still in progress, that is, whether it is being probed or
@@ -124,10 +124,10 @@ class FirstRuns:
             return False
         return tracked.being_probed or tracked.state in (State.MOVING, State.SWITCHED) or bool(tracked.open_claims)
 
-    def _release(self, model: ModelRef, ledger: Ledger, now: float) -> None:
+    def _release(self, model: ModelRef, cooldowns: Cooldowns, now: float) -> None:
         held = [self._sessions.known(session) for session in self._held.pop(model, ())]
         waiting = [tracked for tracked in held if tracked is not None and tracked.parked and not tracked.busy]
-        entry, spread = ledger.cooling(model, now), min(SPACING * len(waiting), MAX_SPREAD)
+        entry, spread = cooldowns.cooling(model, now), min(SPACING * len(waiting), MAX_SPREAD)
         for tracked in waiting:
             if entry is None:
                 tracked.wake_at(now + share_of(tracked.session) * spread)

@@ -82,8 +82,8 @@ class Questions:
         tracked.note_refusal(event.time)
         # OpenCode will also report this attempt in a separate event, which must not count as a second strike
         tracked.expect_line(model, max(now, event.time) + SAME)
-        effects = [] if self._context.ledger.lifted_since(event) else self._registrar.enter(event, True, now)
-        entry = self._context.ledger.cooling(model, now)
+        effects = [] if self._context.cooldowns.lifted_since(event) else self._registrar.enter(event, True, now)
+        entry = self._context.cooldowns.cooling(model, now)
         busy = tracked.moving or tracked.moves_within_hour(now) >= self._context.policy.moves_per_hour
         if entry is None or busy or self._context.policy.mode is not Mode.AUTO:
             _probe_soon(tracked, model, now)
@@ -130,7 +130,7 @@ class Questions:
             return effects
         ends = [
             end
-            for known in self._context.ledger.entries()
+            for known in self._context.cooldowns.entries()
             if (end := known.until) is not None
             and end > now
             and known.model in (opened.model, opened.model.whole_provider)
@@ -157,7 +157,7 @@ class Questions:
             if opened.until is None:
                 continue
             tracked = self._sessions.of(opened.asked.failure.session, now)
-            entry = self._context.ledger.cooling(opened.model, now)
+            entry = self._context.cooldowns.cooling(opened.model, now)
             if entry is None or now >= opened.until:
                 opened.until = None
                 self._decided[opened.asked.failure.session, opened.model] = now

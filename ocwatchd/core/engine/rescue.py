@@ -72,8 +72,8 @@ class StallJudge:
         """Return how long, in seconds, this answer may stay silent. For a tool call, the time is extended unless the
         user configured it.
         """
-        learnt = self._context.policy.stall.after is None
-        return max(usual, MIN_CALL_PATIENCE) if learnt and snapshot.tool_running else usual
+        learned = self._context.policy.stall.after is None
+        return max(usual, MIN_CALL_PATIENCE) if learned and snapshot.tool_running else usual
 
     def _stalled(self, tracked: TrackedSession, snapshot: SessionSnapshot, model: ModelRef, now: float) -> list[Effect]:
         words = f"{model} has sent nothing for {snapshot.silence or 0.0:.0f} s"
@@ -84,7 +84,7 @@ class StallJudge:
         if held is not None:
             return held
         note, before = notes.stalled(snapshot, words), tracked.failures_on(model)
-        limited = self._context.ledger.cooling(model, now) is not None
+        limited = self._context.cooldowns.cooling(model, now) is not None
         elsewhere = self._decider.has_fallback(tracked, snapshot, now)
         same = before < (self._context.policy.stall.retry_same if elsewhere else MAX_SAME)
         if same and not (limited and elsewhere):

@@ -15,11 +15,11 @@ from typing import cast
 from ocwatchd.core.classify.rules import RuleSet
 from ocwatchd.core.domain.budget import DayBudget, Price
 from ocwatchd.core.domain.capability import Capacity
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.moves import Claim, MoveOutcome, MoveResult, Order
 from ocwatchd.core.domain.pools import Fill
 from ocwatchd.core.domain.snapshot import SessionSnapshot, SessionState
-from ocwatchd.core.domain.streams import learnt_patience
+from ocwatchd.core.domain.streams import learned_patience
 from ocwatchd.core.domain.timeline import Step
 from ocwatchd.core.domain.types import Cause, Certainty, LimitEvent, ModelRef, Target
 from ocwatchd.core.engine.messages import Aborted, MoveEnded, TroubleReported
@@ -1040,7 +1040,7 @@ class EngineContext:
 
     policy: Policy
     rules: RuleSet
-    ledger: Ledger
+    cooldowns: Cooldowns
     fill: Fill = field(default_factory=Fill)
     offers: Mapping[str, Capacity] = field(default_factory=dict)
     """The capacities of models, as last reported by an endpoint."""
@@ -1093,7 +1093,7 @@ class EngineContext:
         stall = self.policy.stall
         if not stall.enabled or Cause.STALL not in self.policy.move_on or self.policy.mode is Mode.OFF:
             return None
-        return learnt_patience(self.gaps.get(model or "")) if stall.after is None else stall.after
+        return learned_patience(self.gaps.get(model or "")) if stall.after is None else stall.after
 
     def outlook(self, snapshot: SessionSnapshot | None, now: float) -> Outlook:
         """Return the information on which the choice of a fallback is based, for the session in the snapshot (None: for

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ocwatchd.core.domain.chains import Chains, Members, agent_chain, agent_rows, ways
-from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns
 from ocwatchd.core.domain.pools import Pool, arranged
 from ocwatchd.core.domain.types import ModelRef, Target
 from ocwatchd.core.fallback.outlook import UNKNOWN, Outlook
@@ -158,7 +158,7 @@ def _choice(
 
 def fallback(
     policy: Policy,
-    ledger: Ledger,
+    cooldowns: Cooldowns,
     model: ModelRef,
     agent: str | None,
     tried: Collection[ModelRef],
@@ -175,32 +175,32 @@ def fallback(
     """
 
     def ends(ref: ModelRef) -> float | None:
-        entry = ledger.limited(ref, now)
+        entry = cooldowns.limited(ref, now)
         return entry.until if entry else None
 
     def listed(name: str) -> tuple[Listed, ...]:
         ref = ModelRef.parse(name)
         return tuple(
             (str(target.model), target.agent, target.pool)
-            for target in ledger.targets(ref, now)
+            for target in cooldowns.targets(ref, now)
             if not named(target.model, ref, policy, outlook)
         )
 
     return choose(
-        model, agent, policy, _blocked(ledger.limited, now), tried, ends, outlook,
-        avoided=_blocked(ledger.avoided, now), listed=listed if as_listed else None, asker=asker,
+        model, agent, policy, _blocked(cooldowns.limited, now), tried, ends, outlook,
+        avoided=_blocked(cooldowns.avoided, now), listed=listed if as_listed else None, asker=asker,
     )  # fmt: skip
 
 
-def by_chains(policy: Policy, ledger: Ledger, now: float, outlook: Outlook) -> Situation:
+def by_chains(policy: Policy, cooldowns: Cooldowns, now: float, outlook: Outlook) -> Situation:
     """Return a `Situation` without the blacklist's targets and without an agent. It can be used for any number of
     choices at the time `now`.
 
     Results are cached by model, because with 2,000 models cooling down, each in the chains of others, there are 250,000
     queries.
     """
-    cooling = _Remembered(lambda name: (ref := _usable(name)) is None or ledger.limited(ref, now) is not None)
-    avoided = _Remembered(lambda name: (ref := _usable(name)) is None or ledger.avoided(ref, now) is not None)
+    cooling = _Remembered(lambda name: (ref := _usable(name)) is None or cooldowns.limited(ref, now) is not None)
+    avoided = _Remembered(lambda name: (ref := _usable(name)) is None or cooldowns.avoided(ref, now) is not None)
     refused = _Remembered(lambda name: outlook.refused(ModelRef.parse(name)))
     chains, pools = _written(policy, outlook)
     return Situation(
@@ -225,7 +225,7 @@ class _Remembered(dict[str, _T]):
 
 def onwards(
     policy: Policy,
-    ledger: Ledger,
+    cooldowns: Cooldowns,
     refusing: ModelRef | None,
     agent: str | None,
     origin: ModelRef,
@@ -244,18 +244,18 @@ def onwards(
     tried, by = {*failed, *([refusing] if refusing else [])}, asker or agent
 
     def back_or_down(origin: ModelRef) -> Choice:
-        if origin not in tried and ledger.avoided(origin, now) is None and outlook.unfit(origin) is None:
+        if origin not in tried and cooldowns.avoided(origin, now) is None and outlook.unfit(origin) is None:
             return Chosen(Target(origin, agent))
-        choice = fallback(policy, ledger, origin, agent, tried, now, outlook, asker=asker)
+        choice = fallback(policy, cooldowns, origin, agent, tried, now, outlook, asker=asker)
         if isinstance(choice, Chosen) or refusing is None or refusing == origin:
             return choice
-        further = fallback(policy, ledger, refusing, agent, tried, now, outlook, asker=asker)
+        further = fallback(policy, cooldowns, refusing, agent, tried, now, outlook, asker=asker)
         return further if isinstance(further, Chosen) else choice
 
     choice = back_or_down(origin)
     if isinstance(choice, Chosen) or refusing is None or origin != refusing:
         return choice
-    for entry in ledger.entries():
+    for entry in cooldowns.entries():
         if entry.active(now) and entry.model != refusing and named(refusing, entry.model, policy, outlook, by):
             wider = back_or_down(entry.model)
             if isinstance(wider, Chosen) or not choice.chained:
@@ -264,13 +264,15 @@ def onwards(
 
 
 def member(
-    pool: Pool, policy: Policy, ledger: Ledger, tried: Collection[ModelRef], now: float, outlook: Outlook
+    pool: Pool, policy: Policy, cooldowns: Cooldowns, tried: Collection[ModelRef], now: float, outlook: Outlook
 ) -> Choice:
     """Return the member of a pool for a session that a user moves to the pool. Paid members come last if the day's
     budget is spent.
     """
     alone = replace(policy, chains={}, pools={pool.name: pool})
-    situation = _situation(alone, outlook, _blocked(ledger.limited, now), _blocked(ledger.avoided, now), _no_targets)
+    situation = _situation(
+        alone, outlook, _blocked(cooldowns.limited, now), _blocked(cooldowns.avoided, now), _no_targets
+    )
     found = select(pool.name, situation, set(map(str, tried)))
     return _choice(None, found, None, None)
 

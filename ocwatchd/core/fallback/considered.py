@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ocwatchd.core.domain.cooldowns import Ledger
+from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.types import ModelRef
 from ocwatchd.core.fallback.choice import Choice, Chosen
 from ocwatchd.core.fallback.outlook import UNKNOWN, Outlook
@@ -17,7 +17,7 @@ MAX_RECORDED = 20
 
 def considered(
     choice: Choice,
-    ledger: Ledger,
+    cooldowns: Cooldowns,
     refusing: ModelRef | None,
     failed: Collection[ModelRef],
     now: float,
@@ -29,15 +29,15 @@ def considered(
 
     `refusing` is the model that is limited in this turn, and `failed` contains the targets to which this prompt could
     not be moved. The chosen target comes last and has the key `chosen`. `outlook` contains the values on which the
-    choice was based. `threatened` contains models whose forecasts are new and not in `ledger` yet.
+    choice was based. `threatened` contains models whose forecasts are new and not in `cooldowns` yet.
     """
     passed = choice.passed if isinstance(choice, Chosen) else choice.models[1:]
     rows: list[dict[str, object]] = []
     for model in passed[:MAX_RECORDED]:
-        if model in threatened and ledger.avoided(model, now) is None:
+        if model in threatened and cooldowns.avoided(model, now) is None:
             rows.append({"model": str(model), "why": "is also about to be limited"})
         else:
-            rows.append(_passed_over(model, ledger, refusing, failed, now, outlook))
+            rows.append(_passed_over(model, cooldowns, refusing, failed, now, outlook))
     if isinstance(choice, Chosen):
         rows.append({"model": str(choice.target.model), "why": _why(choice, outlook), "chosen": True})
     return rows
@@ -55,7 +55,7 @@ def _why(choice: Chosen, outlook: Outlook) -> str:
 
 def _passed_over(
     model: ModelRef,
-    ledger: Ledger,
+    cooldowns: Cooldowns,
     refusing: ModelRef | None,
     failed: Collection[ModelRef],
     now: float,
@@ -65,7 +65,7 @@ def _passed_over(
         return {"model": str(model), "why": "it is the limited model"}
     if model in failed:
         return {"model": str(model), "why": "this prompt could not be moved to it"}
-    entry = ledger.avoided(model, now)
+    entry = cooldowns.avoided(model, now)
     if entry is None:
         return {"model": str(model), "why": outlook.refused(model) or "tried before"}
     if entry.foreseen:

@@ -56,7 +56,7 @@ class Experience:
 Experiences = Mapping[str, Experience]
 
 
-def learnt(fallbacks: Sequence[Fallback]) -> dict[str, Experience]:
+def experiences(fallbacks: Sequence[Fallback]) -> dict[str, Experience]:
     """Return the results of past moves by model."""
     return {row.model: Experience(row.tried, row.moved, row.median, row.median_first_token) for row in fallbacks}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ocwatchd.core.domain.cooldowns import Cooldown, Ledger
+from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns
 from ocwatchd.core.domain.types import ModelRef, Scope, Target
 from ocwatchd.core.fallback.choice import by_chains, named
 from ocwatchd.core.fallback.outlook import Outlook
@@ -17,10 +17,10 @@ class Targets:
     particular session.
     """
 
-    def __init__(self, policy: Policy, ledger: Ledger, outlook: Outlook, now: float) -> None:
+    def __init__(self, policy: Policy, cooldowns: Cooldowns, outlook: Outlook, now: float) -> None:
         """Store the values on which the choice depends. `now` is in epoch seconds."""
-        self._policy, self._ledger, self._outlook, self._now = policy, ledger, outlook, now
-        self._situation = by_chains(policy, ledger, now, outlook)
+        self._policy, self._cooldowns, self._outlook, self._now = policy, cooldowns, outlook, now
+        self._situation = by_chains(policy, cooldowns, now, outlook)
 
     def keep(self, anew: Iterable[ModelRef] = ()) -> list[Cooldown]:
         """Set the target of each active entry to the nearest available model, and return the entries that changed.
@@ -31,14 +31,14 @@ class Targets:
         """
         replaced = frozenset(anew)
         found = (
-            self._kept(entry, entry.model in replaced) for entry in self._ledger.entries() if entry.active(self._now)
+            self._kept(entry, entry.model in replaced) for entry in self._cooldowns.entries() if entry.active(self._now)
         )
         return [entry for entry in found if entry is not None]
 
     def point(self, models: Iterable[ModelRef]) -> None:
         """Set the targets of these models' entries to the nearest available model, without changing other entries."""
         wanted = frozenset(models)
-        for entry in self._ledger.entries():
+        for entry in self._cooldowns.entries():
             if entry.model in wanted:
                 self._kept(entry, anew=True)
 
@@ -54,7 +54,7 @@ class Targets:
         ours = anew or entry.target is None or named(entry.target.model, entry.model, self._policy, self._outlook)
         if not ours or (target is None and (not anew or entry.model.model == "*")):
             target = entry.target
-        return self._ledger.aim(entry.model, target, self._apart(entry, target))
+        return self._cooldowns.aim(entry.model, target, self._apart(entry, target))
 
     def _apart(self, entry: Cooldown, target: Target | None) -> dict[ModelRef, Target]:
         """Return the targets of those configured models that the entry covers but whose own chains lead to another

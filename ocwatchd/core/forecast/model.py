@@ -323,7 +323,7 @@ class Verdict:
     lead: float
 
 
-def learnt_rule(history: History, bound: Bound | None, _: Sequence[float], now: float) -> bool:
+def learned_rule(history: History, bound: Bound | None, _: Sequence[float], now: float) -> bool:
     """Return whether the limit is expected within `NEAR` seconds if usage continues at the rate of the last minutes."""
     found = foresee("p/m", history, bound, now)
     known = found.label in (Label.LEARNT, Label.ESTIMATED)

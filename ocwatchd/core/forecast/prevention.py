@@ -60,7 +60,7 @@ class Standing:
     history: History
     allowances: tuple[Allowance, ...] = ()
     configured: tuple[Bound, ...] = ()
-    learnt: Bound | None = None
+    learned: Bound | None = None
     turns: tuple[tuple[int, int], ...] = ()
 
     def takes(self, measure: Measure) -> float:
@@ -88,7 +88,7 @@ def nearest(standing: Standing, now: float) -> Forecast:
     known += [exact] if exact else []
     if known:
         return min(known, key=lambda one: (one.hits or float("inf"), -(one.share or 0.0)))
-    return foresee(standing.model, standing.history, standing.learnt, now)
+    return foresee(standing.model, standing.history, standing.learned, now)
 
 
 def threat(standing: Standing, ahead: float, now: float, margin: float = 1.0) -> Threat | None:
@@ -149,9 +149,9 @@ def _limits(standing: Standing, now: float) -> Iterator[tuple[Forecast, float]]:
         exact = foresee_allowances(standing.model, standing.history, (allowance,), now)
         if exact is not None:
             yield exact, now + NO_RESET_TTL if allowance.resets is None else allowance.resets
-    learnt = standing.learnt
-    trusted = learnt is not None and learnt.label is Label.LEARNT and learnt.window > LEARNT_WINDOW
-    for bound in (*standing.configured, *((learnt,) if learnt and trusted else ())):
+    learned = standing.learned
+    trusted = learned is not None and learned.label is Label.LEARNT and learned.window > LEARNT_WINDOW
+    for bound in (*standing.configured, *((learned,) if learned and trusted else ())):
         one = foresee(standing.model, standing.history, bound, now)
         # if the usage exceeded the learned limit and no request was refused, the limit has changed
         if bound.label is Label.CONFIGURED or one.used <= bound.limit * EXCEEDED:

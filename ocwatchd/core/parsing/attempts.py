@@ -177,12 +177,12 @@ def by_elimination(record: LogRecord, streams: Streams, providers: Providers, al
     shape = _shape(facts)
     found = streams.under_way()
     if not found and alone is not None:
-        if not providers.speaks(alone.provider or "", shape):
+        if not providers.may_send_error(alone.provider or "", shape):
             return Who(session=alone.session)
         return Who(alone.provider, alone.model, alone.session)
     # Title requests use the SDK's own retries, whose errors look different, so they are considered last.
     for test in (
-        lambda s: providers.speaks(s.provider or "", shape),
+        lambda s: providers.may_send_error(s.provider or "", shape),
         lambda s: not s.small,
         lambda s: _names(facts.message, s.model),
     ):

@@ -25,7 +25,7 @@ machine, waits were up to 2 s longer. A Retry-After shorter than this time would
 """
 
 
-def speechless(record: LogRecord, facts: ErrorDetails) -> bool:
+def no_provider_answered(record: LogRecord, facts: ErrorDetails) -> bool:
     """Return whether no provider answered because the connection broke or an exception other than an API error was
     thrown.
 
@@ -133,12 +133,12 @@ class Detector:
         self._ended: OrderedDict[str, None] = OrderedDict()
 
     @property
-    def puzzled(self) -> bool:
+    def has_unmatched(self) -> bool:
         """Whether any session is failing with a text that no rule matches."""
         return bool(self._loops)
 
     @property
-    def puzzling(self) -> tuple[bytes, ...]:
+    def unmatched(self) -> tuple[bytes, ...]:
         """The sessions that are failing with a text that no rule matches. Whether they are limited is inferred from the
         pattern of their retries.
         """
@@ -192,7 +192,7 @@ class Detector:
         who, record = attempt.who, attempt.record
         self._puzzling = None
         _put(self._last, who.session, (record.time, attempt.facts.retryable), _LOOPS_KEPT)
-        if speechless(record, attempt.facts):
+        if no_provider_answered(record, attempt.facts):
             return []
         verdict = self._rules.classify(attempt.facts)
         key = (record.run, who.session, who.provider, who.model, who.small)

@@ -126,7 +126,7 @@ class Providers:
                 return provider if not self._names or provider in self._names else None
         return None
 
-    def speaks(self, provider: str, shape: str) -> bool:
+    def may_send_error(self, provider: str, shape: str) -> bool:
         """Return whether the provider may send an error of this shape in the middle of an answer. Return True if the
         provider's SDK is unknown.
         """

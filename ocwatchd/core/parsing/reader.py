@@ -92,10 +92,10 @@ class Held:
         if self.failure_from is not None:
             return b"\n" in chunk or end + len(chunk) - self.failure_from > LINE_CAP
         while self._size - len(self._chunks[0]) >= HELD:
-            self._let_go()
+            self._drop_chunk()
         return False
 
-    def _let_go(self) -> None:
+    def _drop_chunk(self) -> None:
         gone = self._chunks.popleft()
         self._size -= len(gone)
         self.begin += len(self._kept) + len(gone)
@@ -379,18 +379,18 @@ class Reading:
             self._opening = None
 
     def _wanted(self, chunk: bytes) -> tuple[bytes, ...]:
-        puzzled = self.detector.puzzled
+        has_unmatched = self.detector.has_unmatched
         new = None if self._mixed else self._new
-        return wanted_literals(chunk, new, starts=self.turns or puzzled, turns=self.turns)
+        return wanted_literals(chunk, new, starts=self.turns or has_unmatched, turns=self.turns)
 
     def _seen(self, lines: Sequence[Line]) -> list[Seen]:
         seen: list[Seen] = []
         queue = deque(lines)
         while queue:
-            puzzled = self.turns or self.detector.puzzled
+            has_unmatched = self.turns or self.detector.has_unmatched
             line = queue.popleft()
             seen += self._read((line,) if self.turns else self._worth_reading(line))
-            if not puzzled and self.detector.puzzled and _is_new(line.data):
+            if not has_unmatched and self.detector.has_unmatched and _is_new(line.data):
                 # From this line on, the retry pattern decides whether there is a limit. The starts of the retries in
                 # this chunk have not been searched for yet.
                 starts = self._cutter.later(line.offset + len(line.data), NEW_STARTS)
@@ -435,7 +435,7 @@ class Reading:
         """
         if NEW_ERRORS[0] in data[:80]:
             return True
-        if any(session in data for session in self.detector.puzzling):
+        if any(session in data for session in self.detector.unmatched):
             self._skipped = 0
             return True
         self._skipped += 1

@@ -126,7 +126,7 @@ class StreamActivity:
                 found.append(session)
             return found
 
-    def learnt(self) -> int:
+    def gaps_learned(self) -> int:
         """Return the number of answers measured in this run. The result of `gaps` changes only if this number does."""
         return self._learnt
 

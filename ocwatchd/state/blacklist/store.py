@@ -61,10 +61,10 @@ SETTLED = 60.0
 MAX_PAUSE = 3600.0
 """Maximum time between two writes, in seconds. After a longer pause, it is unknown whether the clock has jumped."""
 
-Cooldowns = dict[ModelRef, Cooldown]
+Entries = dict[ModelRef, Cooldown]
 Signature = tuple[int, int, int]
 """Inode, modification time in nanoseconds, and size of a file."""
-Change = Callable[[Cooldowns], Mapping[ModelRef, Cooldown]]
+Change = Callable[[Entries], Mapping[ModelRef, Cooldown]]
 _Word = TypeVar("_Word", bound=StrEnum)
 
 
@@ -209,7 +209,7 @@ def _time_in(raw: Mapping[str, object], name: str) -> float | None:
         return None
 
 
-def _rows(found: Contents, before: Cooldowns, after: Cooldowns, whole: bool) -> tuple[dict[str, object], list[str]]:
+def _rows(found: Contents, before: Entries, after: Entries, whole: bool) -> tuple[dict[str, object], list[str]]:
     """Return the entries as JSON values, and a phrase for each entry that readers would reject.
 
     A rejected entry is omitted, or stays as it was in the file. Unchanged entries are kept verbatim, and so are
@@ -327,7 +327,7 @@ def _raw_entries(found: Contents) -> Mapping[str, object]:
     return models if isinstance(models, dict) else {}
 
 
-def _cooldowns(found: Contents) -> Cooldowns:
+def _cooldowns(found: Contents) -> Entries:
     raw = _raw_entries(found)
     return {ModelRef.parse(key): _cooldown(key, entry, raw[key]) for key, entry in found.entries.items()}
 

@@ -76,7 +76,7 @@ class SharedBlacklist:
         """
         ours, missed = changes, self._missed
 
-        def merge(entries: blacklist.Cooldowns) -> blacklist.Cooldowns:
+        def merge(entries: blacklist.Entries) -> blacklist.Entries:
             # This function runs under the blacklist's lock, so the file cannot change before the write.
             nonlocal ours, missed
             mark = blacklist.signature(self._path)
@@ -105,7 +105,7 @@ class SharedBlacklist:
         return merged
 
 
-def _changed(entries: Mapping[ModelRef, Cooldown], changes: Changes) -> blacklist.Cooldowns:
+def _changed(entries: Mapping[ModelRef, Cooldown], changes: Changes) -> blacklist.Entries:
     kept = {model: entry for model, entry in entries.items() if model not in changes}
     return kept | {model: entry for model, entry in changes.items() if entry is not None}
 
