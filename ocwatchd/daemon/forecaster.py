@@ -156,7 +156,7 @@ class Forecaster:
         self._mark: tuple[object, ...] = ()
 
     def step(self, context: EngineContext) -> None:
-        """Start a measurement if one is due. Frequent calls cost little."""
+        """Start a new forecast if one is due. Frequent calls are cheap."""
         now, policy = self._clock.now(), context.policy
         self._ask(policy.prevention.command, now)
         pressing = policy.prevention.prevent or policy.budget is not None

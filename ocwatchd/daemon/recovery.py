@@ -55,7 +55,7 @@ class PreviousRun:
     cleared: Mapping[ModelRef, float]
     missed: frozenset[str]
     origins: Mapping[str, Claim] = field(default_factory=dict)
-    """The last claim of each session, whatever the result of the move."""
+    """The last claim of each session, regardless of the result of the move."""
     parked: Mapping[str, ParkedTurn] = field(default_factory=dict)
     resumes: Mapping[str, tuple[str | None, int]] = field(default_factory=dict)
     """The id of the prompt that was run again after it was parked, and the number of its reruns, by session."""

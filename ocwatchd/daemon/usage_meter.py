@@ -77,7 +77,7 @@ class UsageMeter:
         self._published: list[ModelRef] = []
 
     def step(self, context: EngineContext) -> None:
-        """Take and publish the measurements that are due. Frequent calls cost little."""
+        """Take and publish the measurements that are due. Frequent calls are cheap."""
         now, survived = self._clock.now(), self._faults.survived
         with survived("forecasting"):
             self._forecaster.step(context)

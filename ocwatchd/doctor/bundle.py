@@ -1,7 +1,7 @@
 """Write the archive for a bug report: all data that helps to understand the problem, and no private data.
 
-Redaction uses an allow-list: a text is kept only if its field is known to contain helpful text, and every part that
-looks like a secret is removed from it (`core.text.redact`). Numbers, flags and the names of fields are kept.
+Redaction uses an allow-list: a text is kept only if its field is known to contain helpful text, and every part of the
+text that looks like a secret is removed (`core.text.redact`). Numbers, flags and the names of fields are kept.
 """
 
 from __future__ import annotations

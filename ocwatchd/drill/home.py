@@ -129,7 +129,7 @@ def opencode_config(provider_url: str, generation: int) -> dict[str, object]:
 
 @contextmanager
 def private_home(keep: bool = False) -> Iterator[DrillHome]:
-    """Create a home in the temporary directory, and remove it at the end of the context unless `keep` is set.
+    """Create a home in the temporary directory. It is removed when the context ends, unless `keep` is set.
 
     Raises:
         OSError: The home cannot be created.

@@ -155,7 +155,7 @@ class SessionHost(Protocol):
         """Return a context manager for the server in which the session continues after the child has ended.
 
         Raises:
-            OpenCodeUnreachable: The server does not start. This is raised when the context is entered.
+            OpenCodeUnreachable: The server does not start. The error is raised when the context is entered.
         """
         ...
 

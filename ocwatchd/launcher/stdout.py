@@ -54,8 +54,8 @@ class Output:
                 part = os.read(self.reader, _PART)
             except BlockingIOError:
                 return
-            # Close the pipe at the end of the output, and also if the reader of our own output has closed its pipe, so
-            # that the child also receives a SIGPIPE.
+            # Close the pipe at the end of the output. Close it also if the reader of our own output has closed its
+            # pipe, so that the child receives a SIGPIPE.
             if not part or not self._keep(part):
                 self._close()
 

@@ -121,8 +121,8 @@ class LogDirectories:
         """Store the arguments. Reading begins with the first poll. Of the files that exist at that time, only the part
         that `window` allows is read.
 
-        After an unexpected fault, `on_fault` is called with a description of the failed step and the exception. A file
-        that could not be read is afterward followed from its end.
+        After an unexpected fault, `on_fault` is called with a description of the failed step and the exception. From
+        then on, a file that could not be read is followed from its end.
         """
         self._on_fault = on_fault
         self._listings = [_Listing(path) for path in directories]

@@ -495,5 +495,5 @@ def _last_records(here: bytes, before: bytes) -> bytes:
 
 
 def _distinctive(data: bytes) -> bool:
-    """Return whether these bytes are unlikely to occur twice in a log."""
+    """Return whether these bytes are unlikely to occur more than once in a log."""
     return len(data) >= MIN_FOUND and len(set(data)) >= MIN_VARIETY

@@ -395,7 +395,7 @@ class LogTail:
         return any(log is not None and log.begins_like(head) for log in logs)
 
     def identities(self) -> set[Identity]:
-        """Return the identities of the followed files, whatever names they have now."""
+        """Return the identities of the followed files, regardless of their current names."""
         logs = {log.identity for log in self._replaced}
         here = self._current.identity if self._current is not None else self.found
         return logs | {here} if here else logs

@@ -37,8 +37,8 @@ Identity = tuple[int, int]
 
 @dataclass(slots=True)
 class _Place:
-    """A directory to watch, and the directory that is actually watched. While the former is missing, the latter is its
-    nearest existing parent.
+    """A directory to watch (`wanted`), and the directory that is actually watched (`watched`). While `wanted` is
+    missing, its nearest existing parent is watched.
     """
 
     wanted: Path

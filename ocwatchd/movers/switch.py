@@ -36,8 +36,8 @@ from ocwatchd.opencode.client.v2.snapshot import Turn, turn_of
 NEAR = 2.6
 """Maximum remaining wait, in seconds, that is not interrupted. OpenCode waits 2 s before its first retry."""
 FREE_SLACK = 5.0
-"""Tolerance, in seconds, for a wait that must not be interrupted. If the session's own model is available again at most
-this long after OpenCode's next attempt, the session keeps its model.
+"""Tolerance, in seconds, for a wait that must not be interrupted. If the session's own model is available again no
+later than this time after OpenCode's next attempt, the session keeps its model.
 """
 SPEAK_LIMIT = 10.0
 """Timeout, in seconds, for the target to answer or to refuse the request. It starts when the target's step begins."""

@@ -106,7 +106,7 @@ class StreamActivity:
             return None if stream is None else self._silence(session, stream)
 
     def silent(self, patience: Callable[[str | None], float | None]) -> list[str]:
-        """Return the sessions that have been silent for longer than is allowed for their model. A session that stays
+        """Return the sessions that have been silent for longer than their model's maximum silence. A session that stays
         silent is returned again after each further half of that time, in case OpenCode was too busy to respond to the
         probe.
 
