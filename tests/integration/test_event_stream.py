@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from ocwatchd.core.domain.snapshot import Endpoint, TcpAddress
-from ocwatchd.opencode.client.event_stream import EMPTY_WITHIN, EmptyAnswers
+from ocwatchd.opencode.client.event_stream import EMPTY_WITHIN, EmptyAnswers, EventListener
 from ocwatchd.opencode.client.session_events import SessionEvents, Signal
+from ocwatchd.opencode.client.shared_events import SharedEvents
 from ocwatchd.opencode.client.v1.responses import RetryStatus, Session
 from ocwatchd.opencode.client.v1.routes import Api
 from ocwatchd.opencode.sessions.messages import Message, message_of
 from ocwatchd.opencode.sessions.snapshots import snapshot_of
+from tests.support.processes import wait_until
 
 DOOR = Endpoint(TcpAddress("127.0.0.1", 9), 7)
 SESSION = Session("ses_1", "/p", None, "1.18.33")
@@ -93,3 +96,70 @@ def test_the_end_of_an_empty_answer_is_not_taken_for_the_end_of_what_we_stop() -
     assert not events.trace.over
     events.see(updated(1, finish=None, error={"name": "MessageAbortedError"}))
     assert events.trace.closed
+
+
+PROMPTED = {"type": "message.updated", "properties": {"info": {"sessionID": "ses_1", "role": "user"}}}
+
+
+class OneStream(Api):
+    """An endpoint whose event stream of all directories contains `lines`. Counts the opened streams."""
+
+    def __init__(self, *lines: dict[str, Any], during: Callable[[], object] = bool) -> None:
+        super().__init__(DOOR)
+        self.lines, self.during, self.opened = lines, during, list[str | None]()
+
+    def events(
+        self,
+        directory: str | None,
+        idle: float = 0.0,
+        only: Sequence[bytes] | Callable[[], Sequence[bytes]] = (),
+        handle: Any = None,
+        see: Callable[[bytes], None] | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        self.opened.append(directory)
+        if see is not None:
+            see(b"data: {}")
+        self.during()
+        for event in self.lines:
+            if any(f'"{event["type"]}"'.encode() == part for part in (only() if callable(only) else only)):
+                yield event
+
+    def status(self, directory: str | None) -> dict[str, RetryStatus]:
+        return {}
+
+
+def test_a_move_follows_its_session_on_the_stream_that_is_open() -> None:
+    """A stream of its own costs OpenCode CPU time at the very moment when it should carry out the move."""
+    api = OneStream(PROMPTED)
+    moves = [SessionEvents(api, SESSION), SessionEvents(api, Session("ses_2", "/p", None, "1.18.33"))]
+    api.during = lambda: all(move.__enter__() for move in moves)
+    EventListener(lambda _: None, lambda: True, connect=lambda _: api).listen([DOOR])
+    wait_until(lambda: moves[0].trace.seen and not moves[0].live, why="the stream to end")
+    assert api.opened == [None]
+    assert [move.trace.seen for move in moves] == [1, 0]
+    assert [move.trace.changed for move in moves] == [True, False]
+    assert not moves[1].live
+
+
+def test_without_an_open_stream_a_move_opens_its_own() -> None:
+    api = OneStream({"type": "server.connected"}, PROMPTED)
+    ended = SharedEvents(())
+    ended.opened()
+    ended.closed()
+    for shared in (None, SharedEvents(()), ended):
+        api.shared_events = shared
+        with SessionEvents(api, SESSION) as events:
+            events.wait_open()
+        assert api.opened.pop() == "/p"
+
+
+def test_events_are_parsed_for_a_move_only_while_it_is_in_progress() -> None:
+    api = OneStream()
+    api.shared_events = shared = SharedEvents((b"always",))
+    shared.opened()
+    with SessionEvents(api, SESSION) as events:
+        assert events.live
+        assert {b"always", b'"message.updated"'} <= {*shared.wanted}
+    assert shared.wanted == (b"always",)
+    shared.pass_on(PROMPTED)
+    assert events.trace.seen == 0

@@ -16,6 +16,7 @@ from ocwatchd.core.domain.snapshot import Endpoint
 from ocwatchd.core.engine.messages import AnsweredNothing, TroubleReported
 from ocwatchd.opencode.client.activity import StreamActivity
 from ocwatchd.opencode.client.request import EndpointError, Trouble
+from ocwatchd.opencode.client.shared_events import SharedEvents
 from ocwatchd.opencode.client.v1.routes import Api, connect
 from ocwatchd.opencode.client.v2.event_stream import EventStream, Progress
 from ocwatchd.opencode.client.v2.events import News
@@ -90,15 +91,7 @@ class EventListener:
             if not self._modern() and not api.has(ROUTE, None):
                 self._mute.add(endpoint)
                 return
-            empty = EmptyAnswers()
-            for event in api.events(None, only=WANTED, see=_Watch(self._activity, api)):
-                session, now = troubled(event), self._clock.now()
-                if session is not None:
-                    if self._located is not None:
-                        self._located(session, endpoint)
-                    self._report(TroubleReported(session, now))
-                elif (session := empty.count(event, now)) is not None:
-                    self._report(AnsweredNothing(session, now))
+            self._read(api, endpoint)
         except EndpointError as fault:  # the stream broke, or it could not be opened; the log contains the same events
             if fault.trouble in (Trouble.GARBAGE, Trouble.TOO_LARGE):
                 self._mute.add(endpoint)
@@ -107,18 +100,37 @@ class EventListener:
             with self._lock:
                 self._listening.discard(endpoint)
 
+    def _read(self, api: Api, endpoint: Endpoint) -> None:
+        """Read the event stream until it ends, report its findings, and pass its events to the moves in progress."""
+        empty = EmptyAnswers()
+        shared = api.shared_events = SharedEvents(WANTED)
+        watch = _Watch(self._activity, api, shared.opened)
+        try:
+            for event in api.events(None, only=lambda: shared.wanted, see=watch):
+                shared.pass_on(event)
+                session, now = troubled(event), self._clock.now()
+                if session is not None:
+                    if self._located is not None:
+                        self._located(session, endpoint)
+                    self._report(TroubleReported(session, now))
+                elif (session := empty.count(event, now)) is not None:
+                    self._report(AnsweredNothing(session, now))
+        finally:
+            shared.closed()
+
 
 class _Watch:
     """Passes the lines of an event stream to `StreamActivity`. Before the first line, it passes the sessions that are
-    already busy.
+    already busy, and calls `opened`.
     """
 
-    def __init__(self, activity: StreamActivity, api: Api) -> None:
-        self._activity, self._api, self._asked = activity, api, False
+    def __init__(self, activity: StreamActivity, api: Api, opened: Callable[[], None]) -> None:
+        self._activity, self._api, self._opened, self._asked = activity, api, opened, False
 
     def __call__(self, sent: bytes) -> None:
         if not self._asked:
             self._asked = True
+            self._opened()
             with suppress(EndpointError):  # if this fails, only sessions that become busy later are tracked
                 statuses = self._api.status(self._api.endpoint.directory)
                 busy = [session for session, status in statuses.items() if status.type == "busy"]

@@ -142,7 +142,12 @@ class SessionEvents:
         self.trace = AbortTrace()
 
     def __enter__(self) -> Self:
-        """Open the stream on a separate thread."""
+        """Join the stream that the daemon keeps open. If there is none, open a stream on a separate thread."""
+        shared = self._api.shared_events
+        if shared is not None and shared.join(self, self._receive, WANTED):
+            self.live = True
+            self._connected.set()
+            return self
         threading.Thread(target=self._follow, name=f"events {self._session.id}", daemon=True).start()
         return self
 
@@ -153,8 +158,17 @@ class SessionEvents:
         self._connected.wait(OPEN_TIMEOUT)
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
-        """Close the stream."""
+        """Close the stream, or leave the shared one."""
+        if self._api.shared_events is not None:
+            self._api.shared_events.leave(self)
         self._handle.cut()
+
+    def _receive(self, event: Json | None) -> None:
+        """Process an event of the shared stream. None means that the stream has ended."""
+        if event is None:
+            self.live = False
+        else:
+            self.see(event)
 
     def _follow(self) -> None:
         try:

@@ -40,6 +40,7 @@ const OWN_NAME = "rate-limit-fallback.js"
 const FAR_AHEAD = 2 * 86400e3 // ms; an entry that begins later was made with a wrong clock
 const NAME_CAP = 300 // characters of a model's name, as in core/domain/names.py
 const UNPRINTABLE = /[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u
+const CREATED_CAP = 256 // prompts whose creation time is kept
 const FREE = /[:-]free$/
 const FORESEEN = "forecast" // reset_source of an entry whose limit is only expected
 const LIMITED_AGENTS = ["plan", "general", "explore"] // OpenCode's own agents with restricted permissions
@@ -63,6 +64,7 @@ const shared = (globalThis[Symbol.for("ocwatchd.plugin")] ??= {
   files: new Map(), // path of a daemon's file -> {mark, value}: its parsed content since its last change
   subordinate: new Set(LIMITED_AGENTS),
   bound: new Map(), // agent -> its own model
+  created: new Map(), // id of a prompt's message -> when it was created
   told: new Set(), // toasts that were shown
   noted: new Set(), // faults that were logged
 })
@@ -120,6 +122,7 @@ const RateLimitFallback = async ({ client, directory }) => {
     "chat.message"(input, output) {
       // A message without parts is a re-run by the daemon, which has chosen the model deliberately.
       if (!output?.parts?.length) return keepCreationTime(output?.message, client)
+      noteCreationTime(output.message)
       if (rival) return
       return redirect(output, input ?? {}, client)
     },
@@ -184,8 +187,16 @@ function guarded(hooks) {
 
 /** Restore the creation time of a re-run message: with a new time, 1.18's TUI would show the prompt twice. */
 async function keepCreationTime(message, client) {
-  const known = await client.session.message({ path: { id: message.sessionID, messageID: message.id } })
-  message.time.created = known?.data?.info?.time?.created ?? message.time.created
+  const noted = shared.created.get(message.id)
+  const path = { id: message.sessionID, messageID: message.id }
+  const created = noted ?? (await client.session.message({ path }))?.data?.info?.time?.created
+  message.time.created = created ?? message.time.created
+}
+
+/** Note when a prompt was created. During a move, requesting this time from OpenCode would delay the new run. */
+function noteCreationTime(message) {
+  if (typeof message?.time?.created === "number") shared.created.set(message.id, message.time.created)
+  if (shared.created.size > CREATED_CAP) shared.created.delete(shared.created.keys().next().value)
 }
 
 // ---- prevention

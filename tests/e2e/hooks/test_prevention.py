@@ -191,3 +191,16 @@ def test_an_entry_made_by_a_clock_that_was_years_ahead_blocks_nothing(newest: Bu
         newest.register(**{A: entry})
         (output,) = newest.play(message(A))
         assert went_to(output) == f"{wanted} build"
+
+
+def test_a_prompt_that_is_run_again_keeps_its_creation_time(bun: Bun) -> None:
+    """With a new time, OpenCode 1.18 shows the prompt twice.
+
+    If this process has seen the prompt, the plugin sends no request for it; the simulated OpenCode would not answer it.
+    """
+    first, again = message(A), message(B, parts=0)
+    for step, created in ((first, 1111), (again, 2222)):
+        step["output"]["message"] |= {"id": "msg_1", "sessionID": "ses_1", "time": {"created": created}}
+    *_, output = bun.play(first, again)
+    assert output["message"]["time"]["created"] == 1111
+    assert bun.errors() == ""

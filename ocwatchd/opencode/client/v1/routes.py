@@ -21,6 +21,7 @@ from ocwatchd.core.domain.snapshot import Endpoint
 from ocwatchd.core.domain.types import ModelRef
 from ocwatchd.core.text.parse_json import parse_json
 from ocwatchd.opencode.client.request import EndpointError, Request, StreamHandle, Trouble
+from ocwatchd.opencode.client.shared_events import SharedEvents
 from ocwatchd.opencode.client.transport import exchange, exchange_all, stream
 from ocwatchd.opencode.client.v1.responses import (
     Place,
@@ -126,6 +127,8 @@ class Api:
         """The time at which OpenCode last reported each name (monotonic seconds), by directory and name
         (`provider/model` or `@agent`).
         """
+        self.shared_events: SharedEvents | None = None
+        """The stream with the events of all directories, if an `EventListener` has opened it."""
 
     def path(self, limit: float | None = None) -> Place:
         """Return the home and the directory of the process. The call fails if the process is not OpenCode."""
@@ -361,21 +364,22 @@ class Api:
         self,
         directory: str | None,
         idle: float = EVENT_IDLE,
-        only: Sequence[bytes] = (b"",),
+        only: Sequence[bytes] | Callable[[], Sequence[bytes]] = (b"",),
         handle: StreamHandle | None = None,
         see: Callable[[bytes], None] | None = None,
     ) -> Iterator[Json]:
         """Yield the events of one directory, or of all directories if it is None, as they happen: `{"type": …,
         "properties": {…}}`.
 
-        Events that contain none of the byte strings in `only` are skipped without parsing. `handle.cut()` ends the
-        stream. `see` is called with each line of the stream before it is parsed or skipped.
+        Events that contain none of the byte strings in `only` are skipped without parsing. `only` may be a function,
+        which is called for each event. `handle.cut()` ends the stream. `see` is called with each line of the stream
+        before it is parsed or skipped.
         """
         route = "/event" if directory else "/global/event"
         for sent in stream(self.endpoint, Request("GET", _query(route, directory)), idle, handle):
             if see is not None:
                 see(sent)
-            if sent.startswith(b"data:") and any(part in sent for part in only):
+            if sent.startswith(b"data:") and any(part in sent for part in (only() if callable(only) else only)):
                 event = self._json(sent[5:], route)
                 yield mapping(mapping(event).get("payload") or event)
 
