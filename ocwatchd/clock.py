@@ -33,7 +33,7 @@ def since_boot() -> float:
 
 
 def both_clocks(clock: Clock) -> tuple[float, float]:
-    """Return the wall-clock time and the seconds since boot at the same moment.
+    """Return the wall-clock time and the seconds since boot, read at the same time.
 
     The clocks are read again if the process was stopped between the two readings.
     """

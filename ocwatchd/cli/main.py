@@ -224,7 +224,7 @@ def _failed(message: str, code: int, as_json: bool) -> int:
         else:
             warn(_lines(message))
     except OSError:
-        pass  # standard error is closed too, so only the exit code can report the failure
+        pass  # standard error is also closed, so only the exit code can report the failure
     return code
 
 

@@ -87,7 +87,7 @@ def unknown_models(
     """Return the models in ocwatchd's configuration that OpenCode does not offer, according to the rules of `config
     check`.
 
-    `projects` contains directories whose OpenCode configuration may define further models. `catalogue_of` returns
+    `projects` contains directories whose OpenCode configuration may define additional models. `catalogue_of` returns
     OpenCode's cached list, which contains the names of all providers, but the models of only the given providers. It is
     called only if a name is in no OpenCode configuration. The result is empty if ocwatchd's configuration cannot be
     read. Other checks report that error.
@@ -143,7 +143,7 @@ class ConfigurationGaps:
         if abs(now - self._checked_at) >= CHECK_INTERVAL:
             files = _changed(self._paths.config_file), _changed(catalogue_file(self._paths))
             if self._unknown or files != self._files:
-                self._submit("checking the names of models", self._check)
+                self._submit("checking model names", self._check)
             self._checked_at, self._files = now, files
         return self._unknown
 

@@ -486,7 +486,7 @@ def _without_prevention(document: Document, values: Values) -> list[ConfigError]
     """Return a fault for `forecast.leaveAt` without `forecast.prevent`: plan windows are then only shown."""
     if values[f"{FORECAST}.leaveAt"] is None or values[f"{FORECAST}.prevent"]:
         return []
-    return [document.fault((ROOT, FORECAST, "leaveAt"), 'has no effect without `"prevent": true` beside it')]
+    return [document.fault((ROOT, FORECAST, "leaveAt"), 'has no effect unless `"prevent": true` is also set')]
 
 
 def _literal(document: Document, values: Values) -> list[ConfigError]:

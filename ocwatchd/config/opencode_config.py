@@ -17,7 +17,9 @@ from ocwatchd.config.reader import parse, read_text
 from ocwatchd.errors import ConfigError
 
 FILE_NAMES = ("config.json", "opencode.json", "opencode.jsonc")
-"""The configuration files in the global directory. Later files take precedence (according to the source of 1.18.33)."""
+"""The configuration files in the global directory. Later files take precedence (according to the source code of
+1.18.33).
+"""
 
 PROJECT_NAMES = (".opencode/opencode.jsonc", ".opencode/opencode.json", "opencode.jsonc", "opencode.json")
 """The configuration files in a project's directories, in descending precedence."""

@@ -79,7 +79,7 @@ def test_by_hand(serve: Serve, provider: Provider) -> None:
     assert len(serve.user_messages(first)) == 1
     assert [entry["what"] for entry in journal()] == ["claim", "moved"]
     (claim, _) = journal()
-    assert (claim["why"], claim["by"]) == ("asked for by hand", "hand")
+    assert (claim["why"], claim["by"]) == ("requested by you", "hand")
     assert claim["considered"][-1]["model"] == FALLBACK
 
     serve.wait_status(first, "idle")

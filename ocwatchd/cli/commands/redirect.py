@@ -272,7 +272,7 @@ def _considered(
     """Return the targets that were considered, as entries for the journal."""
     limited = job.stuck.model
     if options.to is not None or limited is None:
-        return [{"model": options.to, "why": "named by hand", "chosen": True}]
+        return [{"model": options.to, "why": "named by you", "chosen": True}]
     return considered(
         _choice(job, limited, None, config, cooldowns, tried), cooldowns, limited, tried, time.time(), job.outlook
     )
@@ -309,7 +309,7 @@ def move_down_the_chain(
         cooldown = cooldowns.cooling(order.origin, time.time()) if order.origin else None
         targets = _considered(options, job, config, cooldowns, tried)
         ident = f"hand-{uuid4().hex[:12]}"
-        claim = notes.claim(ident, order, job.stuck, "asked for by hand", cooldown, targets)
+        claim = notes.claim(ident, order, job.stuck, "requested by you", cooldown, targets)
         outcome = _move(Journal(paths.journal, SystemClock()), mover, order, ident, claim)
         named_one = options.to is not None and _pool_of(options, config) is None
         if outcome.result is not MoveResult.TARGET_LIMITED or named_one:

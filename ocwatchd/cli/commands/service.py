@@ -104,7 +104,7 @@ def start(as_json: bool = False) -> int:
     service_status = _installed(manager)
     stray = stray_daemon(paths, service_status)
     if stray is not None:
-        raise ServiceFault(f"a daemon is already running outside of the service{_pid(stray)}. To stop it: ocwatch down")
+        raise ServiceFault(f"a daemon is already running outside the service{_pid(stray)}. To stop it: ocwatch down")
     if not service_status.running:
         manager.start()
     return _print_result(manager.status(), as_json)

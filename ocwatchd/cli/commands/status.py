@@ -354,7 +354,7 @@ def _earlier_lines(view: StatusView) -> list[str]:
 
 
 def _limit_sentence(model: str, limit: Mapping[str, object], now: float) -> str:
-    """Return the sentences on the cooldown of the model of a process without the companion plugin."""
+    """Return sentences about the cooldown of `model`, which a process without the companion plugin uses."""
     if limit["until"] is None:
         until = "until it is cleared"
     else:

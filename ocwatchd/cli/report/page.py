@@ -384,7 +384,7 @@ def _fallbacks(found: tuple[Fallback, ...]) -> str:
         f"{share(one.rate or 0.0)}</span>{one.rate or 0.0:.0%}</td>"
         + _cells(
             ("moved", f"{one.moved} of {one.tried}"),
-            ("limited too", str(one.limited or "–")),
+            ("also limited", str(one.limited or "–")),
             ("failed", str(one.failed or "–")),
             ("recovery", _typical(one.recovery)),
             ("worst", lasting(one.worst)),
@@ -393,7 +393,7 @@ def _fallbacks(found: tuple[Fallback, ...]) -> str:
         + "</tr>"
         for one in found
     )
-    return _table(("target", "success", "moved", "limited too", "failed", "recovery", "worst", "first token"), rows)
+    return _table(("target", "success", "moved", "also limited", "failed", "recovery", "worst", "first token"), rows)
 
 
 def _models(found: tuple[ModelFigures, ...]) -> str:

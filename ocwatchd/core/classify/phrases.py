@@ -236,7 +236,7 @@ class Index:
     def _candidates(self, text: str) -> set[_Phrase]:
         found = set(self._always)
         words = _WORDS.findall(text)
-        if "'" in text:  # the parts of `plan's` and `l'usage` are words too
+        if "'" in text:  # the parts of `plan's` and `l'usage` are also words
             words += [part for word in words if "'" in word for part in word.split("'")]
         for key in self._by_key.keys() & {word[:KEY_LENGTH] for word in words}:
             found.update(self._by_key[key])

@@ -320,7 +320,7 @@ class _Found:
         """Return the limit rule of highest priority that matches the provider's own text or the error's codes, or None.
         Only limits of these kinds are considered.
 
-        If `quoted`, text that the provider quotes is considered too. A rule with `corrects` may replace the result: a
+        If `quoted`, text that the provider quotes is also considered. A rule with `corrects` may replace the result: a
         limit per minute is a rate limit, whatever the text calls it.
         """
         words, code = _limit(self.said, kinds), _limit(self.coded, kinds)
@@ -433,7 +433,7 @@ class RuleSet:
         for example in rule.examples:
             verdict = self.classify(details_from_text(example))
             if verdict.rule != rule.id and (rule.kind is not None or verdict.certainty is not Certainty.NO):
-                yield f"{rule.id}: example {example!r} goes to {verdict.rule} ({verdict.certainty})"
+                yield f"{rule.id}: example {example!r} matches the rule {verdict.rule} instead ({verdict.certainty})"
         for example in rule.counter_examples:
             if self.classify(details_from_text(example)).rule == rule.id:
                 yield f"{rule.id}: counter-example {example!r} matches"

@@ -25,7 +25,7 @@ MAX_CYCLES = 50
 """After this many cycles have been found, names that already lie on one of them are not searched for further cycles."""
 
 LONGEST = 64
-"""Maximum number of models considered for one choice; a longer chain is a mistake or hostile."""
+"""Maximum number of models considered for one choice; a longer chain is a mistake or an attack."""
 
 Chains = Mapping[str, Sequence[str]]
 Members = Mapping[str, Sequence[str]]

@@ -345,7 +345,7 @@ class Cooldowns:
     def answered(self, model: ModelRef, started: float) -> Cooldown | None:
         """End the cooldown of a model that answered a request begun at `started`; return the removed entry, or None.
 
-        An answer to a request from before the last limit proves nothing. A user's block remains in any case.
+        An answer to a request from before the last limit proves nothing. A user's block always remains.
         """
         entry = self._entries.get(model) or self._entries.get(model.whole_provider)
         if entry is None or entry.reset_source is ResetSource.MANUAL or entry.foreseen:
