@@ -54,7 +54,7 @@ class FolderShare:
         self._condition = Condition(since=clock.now())
 
     def start(self) -> None:
-        """Write our file, so that other machines see this machine."""
+        """Write our file, so that this machine is visible to other machines."""
         self.offer(())
 
     def offer(self, records: Iterable[Record]) -> None:

@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 LOCK_PATIENCE = 5.0
-"""Maximum time, in seconds, to wait for a lock. Writers hold a lock for milliseconds, so a longer wait means that a
-writer is stuck.
+"""Maximum time, in seconds, to wait for a lock. Writers hold a lock only for milliseconds, so a longer wait means that
+a writer is stuck.
 """
 
 LOCK_POLL = 0.005

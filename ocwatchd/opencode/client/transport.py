@@ -49,7 +49,8 @@ def exchange(endpoint: Endpoint, request: Request, limit: float) -> bytes:
 
 
 def exchange_all(endpoint: Endpoint, requests: Sequence[Request], limit: float) -> Iterator[bytes]:
-    """Send several independent requests at once, and yield the bodies of their responses in the order of the requests.
+    """Send several independent requests simultaneously, and yield the bodies of their responses in the order of the
+    requests.
 
     Raises:
         EndpointError: A request failed, or the requests together took longer than `limit` seconds.

@@ -200,7 +200,7 @@ def exchange(endpoint: Endpoint, request: Request, limit: float) -> bytes:
 
 
 def exchange_all(endpoint: Endpoint, requests: Sequence[Request], limit: float) -> Iterator[bytes]:
-    """Send several independent requests at once, and yield the bodies of their 2xx responses in the order of the
+    """Send several independent requests simultaneously, and yield the bodies of their 2xx responses in the order of the
     requests.
 
     Each request has its own connection, and all are sent before the first response is read, so that together they take

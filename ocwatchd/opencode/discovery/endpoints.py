@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 PROBE_LIMIT, MAX_PROBE_LIMIT = 1.0, 5.0
 """Timeout, in seconds, of the first probe, and maximum timeout. The timeout is doubled after each failure. A response
-to `/path` takes 1 - 15 ms. In its first second, a server may not respond at all, and its very first response took 2.4 s
-(1.18.33).
+to `/path` takes 1 to 15 ms. In its first second, a server may not respond at all, and its very first response took
+2.4 s (1.18.33).
 """
 
 RETRY_PROBE, MAX_RETRY_PROBE = 3.0, 30.0
@@ -54,8 +54,8 @@ MAX_PROBES = 64
 """Maximum number of simultaneous probes, each on its own thread. Endpoints without failures are probed first."""
 
 SHARED = 0.1
-"""Time, in seconds, for which the result of a search is reused. If four sessions hit a limit at once, the result is
-needed four times within milliseconds.
+"""Time, in seconds, for which the result of a search is reused. If four sessions hit a limit simultaneously, the result
+is needed four times within milliseconds.
 """
 
 _NAME = "opencode"

@@ -1,9 +1,9 @@
 """Find stuck sessions and the endpoints of the processes that run them. Information from endpoints takes precedence
 over the message stores.
 
-A probe is needed if the log record of a limit names no session, and to find sessions that are stuck on a model that was
-already cooling down. Several processes are queried at the same time. A stalled process delays only the results that no
-other process can provide.
+A probe is needed if the log record of a limit does not name a session. It is also needed to find sessions that are
+stuck on a model that was already cooling down. Several processes are queried at the same time. A stalled process delays
+only the results that no other process can provide.
 
 The module is long because all queries to several processes share the rules about their order and timeouts.
 """
@@ -46,7 +46,7 @@ another process has shown the session, the second otherwise. The slowest respons
 """
 
 HEDGE = 0.5
-"""Time, in seconds, without a response after which the next process is queried as well. A response takes 5 - 60 ms."""
+"""Time, in seconds, without a response after which the next process is queried as well. A response takes 5 to 60 ms."""
 
 HEAD_START = 0.1
 """Maximum time, in seconds, that a probe waits for the first responses of new processes, so that it can query the

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import psutil
 
 STOPS: tuple[tuple[signal.Signals, float], ...] = (
-    # 1.18.33 finishes writing its message and exits within 0.1 - 1.6 s; 1.0 - 1.3 usually ignore SIGTERM
+    # 1.18.33 finishes writing its message and exits within 0.1 to 1.6 s; 1.0 to 1.3 usually ignore SIGTERM
     (signal.SIGTERM, 2.0),
     (signal.SIGHUP, 1.5),  # the signal that a closed terminal sends; it ends the TUI of 1.3.2 within 0.1 s
     (signal.SIGINT, 1.0),
@@ -34,7 +34,7 @@ _SUBCOMMANDS = frozenset(
     "serve web acp run attach auth agent mcp models upgrade uninstall stats export import github pr session debug"
     " generate completion db plugin plug account console login logout providers".split()
 )
-"""Subcommands of `opencode` that do not open a TUI (1.0 - 1.18). Any other first argument is a project directory."""
+"""Subcommands of `opencode` that do not open a TUI (1.0 to 1.18). Any other first argument is a project directory."""
 
 _WITH_VALUE = frozenset(
     "-m --model -s --session --prompt --agent --port --hostname --log-level --cors --mdns-domain".split()

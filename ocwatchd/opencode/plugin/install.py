@@ -160,8 +160,8 @@ def _together(files: dict[str, PluginFile]) -> PluginFile:
 
 
 def _put(path: Path, content: bytes, *, anew: bool) -> None:
-    """Write a file atomically. If `anew` is set, no existing file is replaced, not even one that was created only a
-    moment ago.
+    """Write a file atomically. If `anew` is set, no existing file is replaced, not even one that was created while this
+    function was running.
 
     Raises:
         FileExistsError: A file exists, and `anew` is set.

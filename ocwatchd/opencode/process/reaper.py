@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 PATIENCE = 2.0
-"""Time, in seconds, between SIGHUP and SIGKILL. On SIGHUP, the TUI of 1.0 - 1.18 restores its terminal and exits."""
+"""Time, in seconds, between SIGHUP and SIGKILL. On SIGHUP, the TUI of 1.0 to 1.18 restores its terminal and exits."""
 NAME = "ocwatch-guard"
 """Name of the guardian in the process table."""
 _DONE = b"done\n"

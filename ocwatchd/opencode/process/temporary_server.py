@@ -24,7 +24,8 @@ from ocwatchd.opencode.discovery.endpoints import basic_auth
 from ocwatchd.opencode.process.process_tree import stop_group
 
 START_LIMIT = 60.0
-"""Timeout, in seconds, for the server's first response. It takes 2 - 4 s on two idle cores, and much longer under load.
+"""Timeout, in seconds, for the server's first response. It takes 2 to 4 s on two idle cores, and much longer under
+load.
 """
 PROBE_LIMIT = 1.0
 """Timeout, in seconds, of one probe. 1.18 may never respond to a request that it receives in its first second."""

@@ -218,7 +218,7 @@ class SqliteStore:
             for message in _steps([row]):
                 if message.user:
                     prompts[row["session_id"]] = message.id
-                else:  # the answer does not name its prompt, so the last prompt before it is used
+                else:  # the answer does not name its prompt, so the last prompt before the answer is used
                     yield Answer(row["session_id"], replace(message, parent=prompts.get(row["session_id"])))
 
     def tables(self) -> frozenset[str]:

@@ -27,7 +27,7 @@ COPIED_FIELDS = ("system", "tools", "format")
 """
 _SPOKEN = ("text", "reasoning", "tool")
 _NO_REASON = ("unknown", "other")
-"""Finish reasons of an answer whose stream contained no event (1.0.185 - 1.18.33)."""
+"""Finish reasons of an answer whose stream contained no event (1.0.185 to 1.18.33)."""
 _OPEN_TOOL_STATES = ("pending", "running")
 _CODE_FIELDS = ("type", "code", "status", "reason")
 _CODES_DEPTH = 4

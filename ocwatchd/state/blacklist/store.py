@@ -6,7 +6,7 @@ change is lost. Unknown fields and unreadable entries are kept. A file that does
 
 Readers accept every file that this module writes. An entry that they would reject is omitted and reported, and the file
 is at most half as large as the maximum that they accept. Old entries are dropped only after the clock has run without
-jumps for a while, because a clock can be wrong for a moment.
+jumps for a while, because a clock can be wrong for a short time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Call OpenCode 1's HTTP API, whose routes are the same from 1.0 to 1.18, over TCP or a Unix socket.
 
-Each call names the project directory, because one process serves many projects, and `/session/status` covers only the
-named project (measured on 1.18.33, 1.3.2, 1.1.65, 1.0.185). All methods raise only EndpointError.
+Each call names the project directory, because one process may handle many projects, and `/session/status` covers only
+the named project (measured on 1.18.33, 1.3.2, 1.1.65, 1.0.185). All methods raise only EndpointError.
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ class Api:
     def knows(self, model: ModelRef, directory: str | None) -> bool:
         """Return whether OpenCode offers the model. Responses are cached for KNOWN_FOR seconds.
 
-        OpenCode accepts a prompt for an unknown model (204), but never runs it (1.0 - 1.18).
+        OpenCode accepts a prompt for an unknown model (204), but never runs it (1.0 to 1.18).
         """
         return self._lately(f"{model}", directory, lambda: (str(known) for known in self._all_models(directory)))
 
