@@ -1,11 +1,17 @@
-"""Format times and durations for people. JSON contains RFC 3339 times instead (`clock.rfc3339`).
+"""Format times for people, and durations as in `core.text.amounts`. JSON contains RFC 3339 times instead
+(`clock.rfc3339`).
 
-This module is used by `oc-smart` and by commands that scripts call frequently, so it imports only `time`.
+Besides the durations, this module imports only `time`, because it is used by `oc-smart` and by commands that scripts
+call frequently.
 """
 
 from __future__ import annotations
 
 import time
+
+from ocwatchd.core.text.amounts import about, exactly, span
+
+__all__ = ["about", "clock", "exactly", "span", "stamp", "when"]
 
 _WEEK = 6 * 86400.0
 """Maximum time difference, in seconds, for which the weekday alone identifies the day."""
@@ -36,28 +42,6 @@ def when(epoch: float | None, now: float) -> str:
     if epoch is None or shown == "far off":
         return shown
     return f"{shown} (in {span(epoch - now)})" if epoch > now else f"{shown} ({span(now - epoch)} ago)"
-
-
-def span(seconds: float | None) -> str:
-    """Return a duration in its two largest units, rounded up to whole seconds: `45s`, `3m 20s`, `2h 5m`, `3d 4h`."""
-    if seconds is None:
-        return "-"
-    whole = -int(-max(seconds, 0) // 1)
-    for unit, size, below, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
-        if whole >= size:
-            rest = whole % size // part
-            return f"{whole // size}{unit} {rest}{below}" if rest else f"{whole // size}{unit}"
-    return f"{whole}s"
-
-
-def about(seconds: float) -> str:
-    """Return an estimated duration, rounded to minutes if over a minute: `about 45s`, `about 58m`, `about 2h 5m`."""
-    return f"about {span(round(seconds / 60) * 60 if seconds >= 60 else round(seconds))}"
-
-
-def exactly(seconds: float) -> str:
-    """Return a measured duration, with tenths of a second if it is below a minute: `0.8s`, `45.2s`, `3m 20s`."""
-    return f"{seconds:.1f}s" if seconds < 59.95 else span(seconds)
 
 
 def _local(epoch: float, now: float, of_day: str, of_other_year: str) -> str:

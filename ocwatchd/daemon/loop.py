@@ -88,6 +88,7 @@ from ocwatchd.state.blacklist.sync import SharedBlacklist
 from ocwatchd.state.files import StateError, make_private_dir, sweep_leftovers
 from ocwatchd.state.journal import Journal
 from ocwatchd.state.plugin_reports import PluginReports, keep_alive_age, remove_old
+from ocwatchd.time_words import span
 
 POLL_INTERVAL = 1.0
 """Interval, in seconds, at which the logs are read even without a wake-up, because file-system watches can fail without
@@ -428,7 +429,7 @@ class Loop:
         now, boot = both_clocks(self._clock)
         step = self._timeline.read(now, boot)
         if step is not None:
-            log.info(f"the clock was set {'ahead' if step.seconds > 0 else 'back'} by {abs(step.seconds):.0f} s")
+            log.info(f"the clock was set {'ahead' if step.seconds > 0 else 'back'} by {span(abs(step.seconds))}")
             self._executor.do(self._engine.handle(ClockSet(step), now))
         if isinstance(message, Asked):
             self._answer(message, now)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ocwatchd.doctor.values import Check, Facts, Running, Severity
 from ocwatchd.state.heartbeat import unserved
+from ocwatchd.time_words import span
 
 OLDEST = (1, 0)
 """The oldest version of OpenCode with which ocwatchd is tested."""
@@ -316,7 +317,4 @@ def _count(number: int, one: str, many: str) -> str:
 
 
 def _ago(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{max(seconds, 0):.0f} s ago"
+    return f"{span(seconds)} ago"

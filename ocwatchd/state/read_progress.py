@@ -12,6 +12,7 @@ import stat
 
 from ocwatchd.ownership import open_followed
 from ocwatchd.state.safe_read import StateError, read_plain
+from ocwatchd.time_words import span
 
 PATIENCE = 10.0
 """Maximum time, in seconds, for which a line may stay unread. The daemon polls every second and saves its cursors every
@@ -39,7 +40,7 @@ def unread_log(logs: str, cursors: str, started: float | None, now: float) -> st
             continue
         offset = read.get(path, 0)
         if size > offset and _has_line(path, offset):
-            return f"OpenCode is writing to {path}, but the daemon has not read any of it for {waiting:.0f} s"
+            return f"OpenCode is writing to {path}, but the daemon has not read any of it for {span(round(waiting))}"
     return None
 
 

@@ -136,7 +136,7 @@ def test_explain_tells_evidence_rule_hint_door_choice_and_outcome(moved: Cli) ->
         "rule rate-limit: the text matches this rule",
         "reset time the Retry-After header, until ",
         "OpenCode retry, attempt 1, next one in 2h",
-        "why move 7200 s to wait; maxDelay is 30 s",
+        "why move 2h to wait; maxDelay is 30s",
         "choice - p/b: cooling down (rate_limit) until ", "-> p/c: available",
         "MOVED p/a -> p/c",
         "s: the time that the turn waited, counted from its first limit saved about ",

@@ -38,6 +38,7 @@ ALWAYS = {
 REGISTER = {
     "core", "core.domain", "core.domain.names", "state", "state.blacklist", "state.blacklist.format", "state.safe_read",
 }  # fmt: skip
+TIMES = {"core", "core.text", "core.text.amounts", "time_words"}
 CHAINS = {
     "config", "config.names", "config.reader", "core.domain.chains", "core.fallback", "core.fallback.selection",
     "state.blacklist.query",
@@ -45,22 +46,21 @@ CHAINS = {
 OWN: dict[tuple[str, ...], set[str]] = {
     ("--version",): ALWAYS,
     ("pick", "p/a"): ALWAYS | REGISTER | CHAINS | {"cli.commands.pick", "state.budget"},
-    ("statusline",): ALWAYS
-    | REGISTER
-    | {"cli.commands.statusline", "state.forecasts", "state.heartbeat", "time_words"},
+    ("statusline",): ALWAYS | REGISTER | {"cli.commands.statusline", "state.forecasts", "state.heartbeat"} | TIMES,
     ("status",): ALWAYS
     | REGISTER
     | {
         "cli.commands.status",
         "cli.output.views",
-        "time_words",
         "state.forecasts",
         "state.read_progress",
         "state.heartbeat",
-    },
+    }
+    | TIMES,
     ("cooldowns",): ALWAYS
     | REGISTER
-    | {"cli.commands.status", "cli.output.views", "time_words", "state.read_progress", "state.heartbeat"},
+    | TIMES
+    | {"cli.commands.status", "cli.output.views", "state.read_progress", "state.heartbeat"},
 }
 VALUES = ("dataclasses", "datetime", "_datetime", "inspect", "pathlib", "typing", "contextlib", "argparse")
 """Costly modules of the standard library: 2 - 10 CPU ms each."""

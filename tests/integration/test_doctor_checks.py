@@ -85,7 +85,7 @@ CASES: list[tuple[Facts, str, str, str, str | None]] = [
     (run(opencode="1.3.2"), "opencode-running", "info", "version 1.3.2", "version 1.18.33 is installed"),
     (SOUND, "daemon", "ok", "running, pid 9", None),
     (facts(daemon=Daemon()), "daemon", "warning", "not running", "ocwatch up"),
-    (facts(daemon=Daemon("deaf", 9, 65.0)), "daemon", "error", "last heartbeat was 65 s ago", "kill 9"),
+    (facts(daemon=Daemon("deaf", 9, 65.0)), "daemon", "error", "last heartbeat was 1m 5s ago", "kill 9"),
     (
         facts(daemon=Daemon("up", 9, 1.0, ("cannot watch /x",))),
         "daemon-health",
@@ -107,7 +107,7 @@ CASES: list[tuple[Facts, str, str, str, str | None]] = [
         "writes to /l",
         "ocwatch up",
     ),
-    (SOUND, "log-directory", "ok", "/logs: 2 logs, last line 5 s ago", None),
+    (SOUND, "log-directory", "ok", "/logs: 2 logs, last line 5s ago", None),
     (facts(logs=(LogDirectory("/l", None),)), "log-directory", "warning", "does not exist yet", "first start"),
     (facts(running=(), logs=(LogDirectory("/l", None),)), "log-directory", "info", "does not exist yet", "first start"),
     (

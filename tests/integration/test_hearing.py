@@ -42,12 +42,12 @@ def disk(tmp_path: Path) -> Disk:
 def test_lines_that_nobody_reads_are_said(disk: Disk) -> None:
     path = disk.log(LINE * 9, age=1)
     disk.read({path: len(LINE)}, age=60)
-    assert disk.said() == f"OpenCode is writing to {path}, but the daemon has not read any of it for 59 s"
+    assert disk.said() == f"OpenCode is writing to {path}, but the daemon has not read any of it for 59s"
 
 
 def test_a_log_of_which_the_daemon_knows_nothing(disk: Disk) -> None:
     disk.log(LINE, age=1)
-    assert "not read any of it for 599 s" in (disk.said() or "")
+    assert "not read any of it for 9m 59s" in (disk.said() or "")
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_the_journal_tells_what_a_move_was_decided_on():
     assert (evidence["at"], evidence["agent"], evidence["target"]) == (T, "build", "p/c")
     assert evidence["hint"]["source"] == "Retry-After"
     claim = fields("claim", effects)
-    assert claim["why"] == "3600 s to wait; maxDelay is 30 s"
+    assert claim["why"] == "1h to wait; maxDelay is 30s"
     assert claim["rests"] == {"until": T + 3600, "reset_source": "retry-after", "kind": "rate_limit"}
     assert [(row["model"], row["why"], row.get("until")) for row in claim["considered"]] == [
         ("p/b", "cooling down (quota)", T + 60),

@@ -49,7 +49,7 @@ def test_it_is_run_again_on_its_own_model_first_then_moved_with_a_short_cooldown
     (move,) = of(Move, effects)
     assert (move.order.target.model, move.order.stalled, move.order.failing) == (A, True, False)
     assert notes(effects) == ["stalled", "claim"]
-    assert fields("claim", effects)["why"] == "p/a has sent nothing for 21 s"
+    assert fields("claim", effects)["why"] == "p/a has sent nothing for 21s"
     assert brain.cooldowns.cooling(A, T + 2) is None
     ended = feed(brain, end(move, MoveResult.MOVED, working(0.0, answer="msg_3")), at=2)
     assert "stopped sending" in of(Notify, ended)[0].text

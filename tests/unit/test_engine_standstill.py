@@ -183,7 +183,7 @@ def test_after_a_failed_move_at_the_cap_it_looks_again_when_an_hour_has_passed()
 
 def test_a_wait_that_is_over_already_is_no_negative_one():
     effects = feed(engine(), refused(), seen(retrying(wait=-5)))
-    assert [note.fields["why"] for note in of(Note, effects) if note.what == "wait"] == ["0 s to wait"]
+    assert [note.fields["why"] for note in of(Note, effects) if note.what == "wait"] == ["0s to wait"]
 
 
 def test_a_target_that_fails_is_not_tried_again_for_this_message():

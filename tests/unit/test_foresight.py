@@ -94,7 +94,7 @@ def test_what_the_next_prompt_would_meet(known: Standing, until: float | None) -
 def test_it_says_how_it_knows() -> None:
     found = threat(standing(told(2)), 120.0, NOW)
     assert found is not None
-    assert found.why == "exact: 2 of 1,000 requests left; a prompt takes 3, reached in 120 s at this pace"
+    assert found.why == "exact: 2 of 1,000 requests left; a prompt takes 3, reached in 2m at this pace"
 
 
 def test_a_forecast_is_taken_back_at_twice_the_margin_only() -> None:

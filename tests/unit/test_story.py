@@ -55,7 +55,7 @@ def test_a_move_is_one_episode_with_all_it_was_decided_on(life: Life) -> None:
     assert episode.began == START
     assert episode.waited_until() == pytest.approx(START + 3600, abs=0.01)
     claim = move.claim
-    assert claim.text("why") == "3600 s to wait; maxDelay is 30 s"
+    assert claim.text("why") == "1h to wait; maxDelay is 30s"
     assert [row["model"] for row in claim.rows("considered")] == ["p/b"]
 
 

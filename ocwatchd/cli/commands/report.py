@@ -18,6 +18,7 @@ from ocwatchd.core.domain.budget import dollars
 from ocwatchd.core.history.costs import Paid, Spending, spending
 from ocwatchd.core.history.journal_entries import Entry
 from ocwatchd.core.history.metrics import Cost, Fallback, Figures, ModelFigures, figures
+from ocwatchd.core.text.amounts import count
 from ocwatchd.errors import ExitCode, OcwatchError, UsageError
 from ocwatchd.opencode.sessions.message_store import SessionStore
 from ocwatchd.opencode.sessions.names import session_names
@@ -109,7 +110,7 @@ def _summary(found: Figures, money: Spending, plans: Plans) -> Iterator[str]:
     """Yield the lines of the report for a terminal: totals, models, fallbacks, plan windows, and usage."""
     cost = found.cost
     begin = max(found.since, found.begins or found.since)
-    yield f"{_many(found.limits, 'limit')} in {_many(found.turns, 'turn')} since {when(begin, found.now)}."
+    yield f"{count(found.limits, 'limit')} in {count(found.turns, 'turn')} since {when(begin, found.now)}."
     if found.turns:
         yield f"Lost: {exactly(cost.lost)}, the time that limited turns waited."
     if found.turns and (cost.saved or cost.to_come or cost.uncounted):
@@ -133,17 +134,13 @@ def _summary(found: Figures, money: Spending, plans: Plans) -> Iterator[str]:
     yield "\nFor the page with charts: ocwatch report --open"
 
 
-def _many(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _more(cost: Cost) -> str:
     """Return a note about the waits that are not included in the time saved: waits that have not ended yet, and waits
     without a reported reset time.
     """
     parts = [f"{about(cost.to_come)} more to come"] if cost.to_come >= 1 else []
     if cost.uncounted:
-        parts.append(f"not counting {_many(cost.uncounted, 'moved turn')} whose reset time was not reported")
+        parts.append(f"not counting {count(cost.uncounted, 'moved turn')} whose reset time was not reported")
     return "".join(f", {part}" for part in parts)
 
 

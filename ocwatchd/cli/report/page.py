@@ -22,6 +22,7 @@ from ocwatchd.core.domain.budget import dollars
 from ocwatchd.core.history.costs import SessionUse, Spending, Used
 from ocwatchd.core.history.intervals import CooldownSpan
 from ocwatchd.core.history.metrics import HOUR, Cost, Fallback, Figures, ModelFigures
+from ocwatchd.core.text.amounts import count
 from ocwatchd.opencode.sessions.names import short_directory
 from ocwatchd.time_words import clock
 
@@ -334,12 +335,12 @@ def _tiles(found: Figures) -> str:
     middle = median(times) if times else None
     tiles = [
         ("saved", _about(cost.saved), "saved", to_come),
-        ("lost", _some(cost.lost), "lost", f"over {_many(found.turns, 'limited turn')}"),
+        ("lost", _some(cost.lost), "lost", f"over {count(found.turns, 'limited turn')}"),
         (
             "",
             str(found.limits),
             "limit" if found.limits == 1 else "limits",
-            f"of {_many(len([m for m in found.models if m.limits]), 'model')}",
+            f"of {count(len([m for m in found.models if m.limits]), 'model')}",
         ),
         (
             "",
@@ -519,7 +520,7 @@ def _method(found: Figures) -> str:
 def _uncounted(cost: Cost) -> str:
     if not cost.uncounted:
         return "The length of every avoided wait is known."
-    turns = _many(cost.uncounted, "moved turn")
+    turns = count(cost.uncounted, "moved turn")
     return f"{turns} avoided a wait of unknown length, which is not included in the time saved."
 
 
@@ -541,10 +542,6 @@ def _typical(times: Sequence[float]) -> str:
 
 def _of_how_many(times: Sequence[float]) -> str:
     return "1 turn" if len(times) == 1 else f"median of {len(times)} turns; worst {lasting(times[-1])}"
-
-
-def _many(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _window(found: Figures) -> str:

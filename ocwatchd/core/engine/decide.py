@@ -27,6 +27,7 @@ from ocwatchd.core.engine.session import HOUR, Doing, EngineContext, LimitedTurn
 from ocwatchd.core.fallback.choice import Choice, Chosen, Exhausted, agent_for, fallback, has_own_chain, onwards
 from ocwatchd.core.fallback.considered import considered
 from ocwatchd.core.policy import Mode, Policy, WhenExhausted
+from ocwatchd.core.text.amounts import span
 
 
 def worth_waiting(
@@ -55,11 +56,11 @@ def worth_waiting(
         return False, "the quota has no known reset time"
     remaining = max((entry.until if reported else (snapshot.next_at or now)) - now, 0.0)
     if remaining > retry.max_delay:
-        return False, f"{remaining:.0f} s to wait; maxDelay is {retry.max_delay:.0f} s"
+        return False, f"{span(remaining)} to wait; maxDelay is {span(retry.max_delay)}"
     in_all = remaining + (now - waiting_since if waiting_since is not None else 0.0)
     if not reported and in_all > retry.max_wait:
-        return False, f"{in_all:.0f} s of retries without a known reset time; maxWait is {retry.max_wait:.0f} s"
-    return True, f"{remaining:.0f} s to wait"
+        return False, f"{span(in_all)} of retries without a known reset time; maxWait is {span(retry.max_wait)}"
+    return True, f"{span(remaining)} to wait"
 
 
 RECHECK = 3.0

@@ -17,6 +17,7 @@ from ocwatchd.core.engine.guards import CUT_STEPS, may_have_stalled
 from ocwatchd.core.engine.messages import Effect
 from ocwatchd.core.engine.session import EngineContext, TrackedSession
 from ocwatchd.core.policy import SAME_FIRST, Mode
+from ocwatchd.core.text.amounts import span
 
 MAX_SAME = 3
 """Maximum number of times that a stalled prompt is run again on its own model because no fallback is available."""
@@ -76,7 +77,7 @@ class StallJudge:
         return max(usual, MIN_CALL_PATIENCE) if learned and snapshot.tool_running else usual
 
     def _stalled(self, tracked: TrackedSession, snapshot: SessionSnapshot, model: ModelRef, now: float) -> list[Effect]:
-        words = f"{model} has sent nothing for {snapshot.silence or 0.0:.0f} s"
+        words = f"{model} has sent nothing for {span(snapshot.silence or 0.0)}"
         if self._context.policy.mode is not Mode.AUTO:
             new = tracked.offer(f"stalled: {words}. Stop the turn and send the prompt again")
             return notes.stalled_offer(snapshot, words, self._context.policy.mode) if new else []

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ocwatchd.core.text.amounts import exactly
+
 if TYPE_CHECKING:
     # for type checkers only: the import takes 6 ms of CPU time, and `block` does not need it
     from ocwatchd.core.history.metrics import Fallback
@@ -48,8 +50,8 @@ class Experience:
 
     def __str__(self) -> str:
         """Return a description for the user."""
-        took = f", in {self.seconds:.1f} s" if self.seconds is not None else ""
-        spoke = f", and the answer began {self.first_token:.1f} s later" if self.first_token is not None else ""
+        took = f", in {exactly(self.seconds)}" if self.seconds is not None else ""
+        spoke = f", and the answer began {exactly(self.first_token)} later" if self.first_token is not None else ""
         return f"{self.moved} of {self.tried} moves worked{took}{spoke}"
 
 

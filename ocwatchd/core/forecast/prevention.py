@@ -26,6 +26,7 @@ from ocwatchd.core.forecast.model import (
     room,
 )
 from ocwatchd.core.forecast.plan_windows import PlanWindow
+from ocwatchd.core.text.amounts import span
 
 TURNS = 10
 """Number of a model's latest turns from which the usage of the next prompt is estimated."""
@@ -160,10 +161,10 @@ def _limits(standing: Standing, now: float) -> Iterator[tuple[Forecast, float]]:
 
 
 def _why(one: Forecast, takes: float, now: float) -> str:
-    within = f" within {one.window:,.0f} s" if one.window else ""
+    within = f" within {span(one.window)}" if one.window else ""
     of = f" of {one.limit:,.0f}" if one.limit else ""
     left = f"{one.label}: {one.left or 0:,.0f}{of} {one.measure}{within} left; a prompt takes {takes:,.0f}"
-    return left + (f", reached in {one.hits - now:.0f} s at this pace" if one.hits and one.hits > now else "")
+    return left + (f", reached in {span(one.hits - now)} at this pace" if one.hits and one.hits > now else "")
 
 
 def turns_of(uses: Sequence[tuple[str, int]]) -> tuple[tuple[int, int], ...]:

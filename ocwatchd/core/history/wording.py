@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ocwatchd.core.domain.budget import dollars
 from ocwatchd.core.history.decisions import is_again
 from ocwatchd.core.history.journal_entries import Entry
+from ocwatchd.core.text.amounts import exactly
 
 Clock = Callable[[float], str]
 """A function that formats a time (epoch seconds) as text."""
@@ -149,7 +150,7 @@ def _moving(entry: Entry, why: str) -> str:
     way = f"{entry.model or '?'} -> {entry.text('target') or '?'}" if not is_again(entry) else entry.model or "?"
     seconds = entry.number("seconds")
     if entry.what == "moved":
-        return f"{way}, {seconds:.1f}s" if seconds is not None else way
+        return f"{way}, {exactly(seconds)}" if seconds is not None else way
     return f"{way}: {why}" if why and entry.what != "claim" else way
 
 
