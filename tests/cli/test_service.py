@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from ocwatchd.cli.commands.service import readable
+from ocwatchd.state.blacklist.format import moment
+from ocwatchd.time_words import stamp
 from tests.cli.conftest import Cli
+from tests.support.pty import Pty
 
 SYSTEMCTL = """#!/bin/sh
 case "$*" in
@@ -83,3 +88,54 @@ def test_lingering_is_explained_where_it_is_off(cli: Cli) -> None:
     assert remark in cli("service", "status", **env).stdout
     (Path(env["PATH"].partition(":")[0]) / "loginctl").write_text("#!/bin/sh\necho yes\n")
     assert "linger" not in cli("service", "status", **env).stdout
+
+
+LINES = """2026-12-01T10:52:30.678Z started: pid=7907 release=0.1.0
+2026-12-01T10:54:00.209Z limit: model=mock/primary session=ses_dcec2aa1cffeHfRyIJGChDg6is kind=rate_limit scope=model \
+until=2026-12-01T11:53:59.927Z reset_source=retry-after reason=Rate limit reached small=False history=True
+2026-12-01T10:54:02.044Z moved: model=mock/primary seconds=0.568 first_token_seconds=75 why=it is 10:54:02, not False
+Traceback: seconds
+"""
+
+
+def test_the_log_has_human_times_and_no_values_of_python() -> None:
+    now = moment("2026-12-01T12:00:00Z", "time")
+    begin, limit, moved, other = (readable(line, now) for line in LINES.splitlines())
+    assert begin == (stamp(now - 4049.322, now), "started: pid=7907 release=0.1.0")
+    ends = f"until={stamp(now - 360.073, now)} reset_source=retry-after reason=Rate limit reached small=no history=yes"
+    assert limit[1].endswith(ends)
+    assert moved[1] == "moved: model=mock/primary seconds=0.6s first_token_seconds=1m 15s why=it is 10:54:02, not False"
+    assert other == ("", "Traceback: seconds")
+
+
+def test_the_log_is_wrapped_between_words_on_a_terminal_and_one_line_for_each_event_in_a_pipe(cli: Cli) -> None:
+    cli.paths.state_dir.mkdir(parents=True)
+    cli.paths.service_log.write_text(LINES)
+    empty = cli.paths.home / "empty"
+    empty.mkdir()
+    lines = cli("logs", PATH=str(empty)).stdout.splitlines()
+    assert len(lines) == 4
+    env = {**cli.env, "PATH": str(empty), "TERM": "dumb"}
+    with Pty(cli.command("logs"), env, cli.paths.home) as terminal:
+        assert terminal.end() == 0
+    shown = terminal.shown.decode().splitlines()
+    words = [line.split() for line in shown]
+    assert [word for line in words for word in line] == " ".join(lines).split()
+    assert max(map(len, shown)) <= 80
+    beginning = len(lines[0]) - len("started: pid=7907 release=0.1.0")
+    assert all(line[:beginning].strip() == "" for line in shown if line.startswith(" "))
+    assert len(shown) > 4
+
+
+def test_a_log_that_is_followed_on_a_terminal_reads_like_the_others(cli: Cli) -> None:
+    cli.paths.state_dir.mkdir(parents=True)
+    cli.paths.service_log.write_text("2026-12-01T10:52:30.678Z limit: small=False\n")
+    env = {**programs(cli), "TERM": "dumb"}
+    (cli.paths.home / "bin/tail").symlink_to(str(shutil.which("tail")))
+    with Pty(cli.command("logs", "-f"), {**cli.env, "PATH": env["PATH"].partition(":")[0]}, cli.paths.home) as terminal:
+        terminal.wait(":30 limit: small=no")
+        with cli.paths.service_log.open("a") as log:
+            log.write("2026-12-01T10:54:00.209Z moved: seconds=75\n")
+        terminal.wait(":00 moved: seconds=1m 15s")
+        terminal.type("\x03")
+        assert terminal.end() == 130

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ocwatchd.cli.commands.setup_steps import shown
 from ocwatchd.cli.output.escape import escape
-from ocwatchd.cli.output.render import iso, say, say_json, tell, warn
+from ocwatchd.cli.output.render import hanging, iso, say, say_json, tell, warn
 from ocwatchd.config import load
 from ocwatchd.errors import ExitCode, UsageError
 from ocwatchd.ownership import open_followed
@@ -27,6 +30,8 @@ from ocwatchd.service import (
     stray_daemon,
 )
 from ocwatchd.service.commands import ask
+from ocwatchd.state.blacklist.format import moment
+from ocwatchd.time_words import exactly, stamp
 
 LINGER = "The service stops when you log out. To keep it running: loginctl enable-linger"
 LINGER_UNKNOWN = (
@@ -151,21 +156,70 @@ def logs(lines: int, follow: bool, as_json: bool = False) -> int:
         log = manager.log()
     if follow:
         command = log.command(lines, True) if log.command else ["tail", "-n", str(lines), "-F", str(log.file)]
-        return _become(command)
+        return _follow(command) if sys.stdout.isatty() else _become(command)
     found = _from_file(log.file, lines) if log.file else _from_command(log.command(lines, False) if log.command else ())
     if as_json:
         say_json({"time": iso(time.time()), "source": str(log.file) if log.file else "journal", "lines": found})
     elif found:
-        say("\n".join(map(escape, found)))
+        now = time.time()
+        for line in found:
+            _say_event(line, now)
     else:
         warn(f"the log is empty: {shown(log.file) if log.file else JOURNAL}")
     return ExitCode.DONE
 
 
+def readable(line: str, now: float) -> tuple[str, str]:
+    """Return the time and the text of a line of the daemon's log, in the formats of the other commands.
+
+    The time is empty if the line does not begin with one, for example if it is part of a message of the interpreter.
+    """
+    begin, _, text = line.partition(" ")
+    try:
+        head = stamp(moment(begin, "time"), now)
+    except ValueError:
+        head, text = "", line
+    text = _TIME.sub(lambda found: stamp(moment(found[0], "time"), now), text)
+    text = _FLAG.sub(lambda found: "=yes" if found[1] == "True" else "=no", text)
+    return head, _SECONDS.sub(lambda found: f"{found[1]}={exactly(float(found[2]))}", text)
+
+
+_TIME = re.compile(r"(?<![^\s=])\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z(?!\S)")
+_FLAG = re.compile(r"(?<=\w)=(True|False)(?!\S)")
+_SECONDS = re.compile(r"\b((?:\w+_)?seconds)=(\d+(?:\.\d+)?)(?!\S)")
+
+
+def _say_event(line: str, now: float) -> None:
+    """Print a line of the daemon's log. On a terminal, wrap it between words and align the continuation lines."""
+    head, text = readable(line, now)
+    head = f"{head} " if head else ""
+    if sys.stdout.isatty():
+        say("\n".join(hanging(head, escape(text), " " * len(head))))
+    else:
+        say(f"{head}{escape(text)}")
+
+
+def _follow(command: Sequence[str]) -> int:
+    """Print the lines of a command that follows the log, until the user or the command ends it."""
+    _check_program(command)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as process:
+        try:
+            for line in process.stdout or ():
+                _say_event(line.rstrip("\n"), time.time())
+                sys.stdout.flush()
+        finally:
+            process.terminate()
+    return process.returncode
+
+
 def _become(command: Sequence[str]) -> int:
+    _check_program(command)
+    os.execvp(command[0], list(command))
+
+
+def _check_program(command: Sequence[str]) -> None:
     if shutil.which(command[0]) is None:
         raise ServiceFault(f"{command[0]} is not on PATH: {_other_sources()}")
-    os.execvp(command[0], list(command))
 
 
 def _from_command(command: Sequence[str]) -> list[str]:
