@@ -13,7 +13,6 @@ from pathlib import Path
 
 from ocwatchd.config.names import is_model
 from ocwatchd.config.opencode_setup import LOCAL_PROVIDERS, NO_CHAT, Offer, Setup
-from ocwatchd.config.starter import SAME_NAME, kinship
 from ocwatchd.ownership import read_followed
 from ocwatchd.paths import Paths
 
@@ -119,6 +118,8 @@ def further_offers(
 
 def _most_like(primary: str, provider: str, catalogue: Catalogue) -> str | None:
     """Return this provider's best replacement for `primary`, or None if no suitable model can call tools."""
+    from ocwatchd.config.starter import SAME_NAME, kinship  # lazy import: `config check` does not need it
+
     own_provider, _, own_name = primary.partition("/")
     model = catalogue.get(own_provider, {}).get(own_name, {})
     usable = {

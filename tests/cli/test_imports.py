@@ -152,6 +152,14 @@ def test_a_command_that_knows_no_prices_shares_or_forecasts_imports_none(cli: Cl
     assert modules & {"orjson", "subprocess", "socket"} == set()
 
 
+def test_clear_and_config_check_import_neither_fallbacks_nor_what_init_needs(cli: Cli) -> None:
+    cli.configure(fallbackChain={"p/a": "q/b"})
+    run = "from ocwatchd.cli.main import run; run(sys.argv[1:])"
+    clear, check = (own(loaded(cli, run, *words)) for words in (("clear", "p/a"), ("config", "check")))
+    assert clear & {"core.fallback.targets", "core.fallback.outlook", "cli.output.views"} == set()
+    assert check & {"config.starter", "config.schema"} == set()
+
+
 def test_the_list_of_commands_is_typers_and_is_printed_without_typer(cli: Cli) -> None:
     quick = cli("--help", COLUMNS="80")
     assert (quick.returncode, quick.stderr) == (0, "")

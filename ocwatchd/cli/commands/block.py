@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from shlex import quote
 
 from ocwatchd.cli.model_check import refuse_unknown
 from ocwatchd.cli.output.escape import escape
 from ocwatchd.cli.output.render import iso, say_json, tell, warn
-from ocwatchd.cli.output.views import cooldown_view
 from ocwatchd.cli.times import moment_of, seconds_of
 from ocwatchd.config import load
 from ocwatchd.config.names import is_model, known, read_names
@@ -18,13 +17,11 @@ from ocwatchd.core.domain.budget import DayBudget
 from ocwatchd.core.domain.chains import models_in, resolve
 from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns, blocked_line, cleared_line
 from ocwatchd.core.domain.types import ModelRef
-from ocwatchd.core.fallback.outlook import Outlook
-from ocwatchd.core.fallback.targets import Targets
 from ocwatchd.core.policy import Policy
 from ocwatchd.errors import ConfigError, ExitCode, UsageError
 from ocwatchd.paths import Paths, config_file
 from ocwatchd.state.blacklist import store as blacklist
-from ocwatchd.state.blacklist.format import check_entry, check_key
+from ocwatchd.state.blacklist.format import check_key
 from ocwatchd.state.files import StateError
 from ocwatchd.state.journal import Journal
 from ocwatchd.time_words import when
@@ -42,6 +39,9 @@ def block(
         UsageError: The model or the time is not valid, or both times are given.
         StateError: The blacklist cannot be written.
     """
+    from ocwatchd.core.fallback.outlook import Outlook  # lazy import: `clear` needs no fallbacks (8 ms of CPU time)
+    from ocwatchd.core.fallback.targets import Targets  # lazy import: as above
+
     now = time.time()
     if lasting is not None and until is not None:
         raise UsageError("use either --for or --until, not both")
@@ -65,14 +65,21 @@ def block(
     entries = [snapshot.cooldowns[ref] for ref in refs]
     _journal(paths, [blocked_line(entry) for entry in entries])
     if as_json:
-        views = [cooldown_view(str(e.model), check_entry(str(e.model), blacklist.to_json(e)), now) for e in entries]
-        more = {"members": [view.as_json() for view in views]} if len(views) > 1 else {}
-        say_json({"time": iso(now), "blocked": views[0].as_json(), **more})
+        _say_blocked(entries, now)
     else:
         for entry in entries:
             tell(_blocked_text(entry, now))
             _doubt(str(entry.model), policy)
     return ExitCode.DONE
+
+
+def _say_blocked(entries: Sequence[Cooldown], now: float) -> None:
+    from ocwatchd.cli.output.views import cooldown_view  # lazy import: needed only for --json
+    from ocwatchd.state.blacklist.format import check_entry  # lazy import: needed only for --json
+
+    views = [cooldown_view(str(e.model), check_entry(str(e.model), blacklist.to_json(e)), now) for e in entries]
+    more = {"members": [view.as_json() for view in views]} if len(views) > 1 else {}
+    say_json({"time": iso(now), "blocked": views[0].as_json(), **more})
 
 
 def clear(model: str | None = None, everything: bool = False, as_json: bool = False, force: bool = False) -> int:
@@ -180,10 +187,12 @@ def _day_budget(paths: Paths, budget: float | None, now: float) -> DayBudget:
 
 def _doubt(name: str, policy: Policy) -> None:
     """Warn if the name looks like a typo. Any name can be blocked, so this is not an error."""
+    chained = _chained(policy)
+    if name in chained:
+        return
     from difflib import get_close_matches  # lazy import: 5 ms of CPU time
 
-    chained = _chained(policy)
-    near = [] if name in chained else get_close_matches(name, chained, 1, 0.85)
+    near = get_close_matches(name, chained, 1, 0.85)
     if near:
         warn(escape(f"no chain contains {name}. Did you mean {near[0]}? To undo this: ocwatch clear {quote(name)}"))
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ocwatchd.cli.output.escape import escape
 from ocwatchd.cli.output.render import iso, say, say_json, table, tell, warn
@@ -27,13 +28,14 @@ from ocwatchd.config.offered_models import Answer, judge, named_by_opencode, nea
 from ocwatchd.config.opencode_setup import OWN_AGENTS, Setup, agent_names, read_setup
 from ocwatchd.config.pool_settings import MEMBERS, STRATEGY, WEIGHTS
 from ocwatchd.config.reader import Document, Fault, read_document
-from ocwatchd.config.schema import FILE
-from ocwatchd.config.starter import Starter, starter_for
 from ocwatchd.core.domain.chains import no_fallback, split_key
 from ocwatchd.core.domain.pools import Pool
 from ocwatchd.errors import ConfigError, ExitCode, OcwatchError, OpenCodeUnreachable, StateError, UsageError
 from ocwatchd.paths import Paths
 from ocwatchd.state.files import is_special, write_atomic, write_named, write_new
+
+if TYPE_CHECKING:
+    from ocwatchd.config.starter import Starter
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +200,8 @@ def init(write: bool = False, force: bool = False, as_json: bool = False) -> int
         raise OcwatchError(
             f"{paths.config_file} already exists. To replace it (the old file is kept under another name), add: --force"
         )
+    from ocwatchd.config.starter import starter_for  # lazy import: `config check` does not need it
+
     start = starter_for(derived_setup(paths), schema=paths.schema)
     kept = _replace(paths.config_file, start.text) if write else None
     if write:
@@ -217,6 +221,8 @@ def write_schema(paths: Paths) -> None:
     """Write a copy of the JSON Schema for configurations to refer to. They must not refer to the original, because it
     is in a virtual environment that may be removed.
     """
+    from ocwatchd.config.schema import FILE  # lazy import: `config check` does not need it
+
     with suppress(OSError, StateError):  # only editors use the schema, so a failure to write it is ignored
         write_atomic(paths.schema, FILE.read_bytes())
 
