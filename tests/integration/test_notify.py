@@ -45,8 +45,8 @@ def said(program: Path) -> list[str]:
 def test_the_command_gets_the_notice_as_json_once_per_matter(program: Callable[..., Path]) -> None:
     mine = program("mine")
     notifier = Notifier(NoticeSettings(desktop=False, command=(str(mine), "--from", "$HOME; true")))
-    notifier.tell(NOTICE)
-    notifier.tell(NOTICE)
+    notifier.notify(NOTICE)
+    notifier.notify(NOTICE)
     (line,) = said(mine)
     *arguments, event = line.split("|", 2)
     assert arguments == ["--from", "$HOME; true"], "arguments, never a shell"
@@ -69,11 +69,11 @@ def test_a_notice_names_the_session_if_there_are_several(
         NoticeSettings(desktop=False, command=(str(program("mine")),)),
         name_of=lambda session: name_among_several(str(tmp_path), session),
     )
-    notifier.tell(Notify("one", "title", "p/a is limited", "ses_1"))
+    notifier.notify(Notify("one", "title", "p/a is limited", "ses_1"))
     with sqlite3.connect(tmp_path / "opencode.db") as connection:
         connection.execute(add, ("ses_2", "New session - 2026-11-30", "/srv", None))
     for number, session in enumerate(("ses_1", "ses_2", "ses_unknown", None)):
-        notifier.tell(Notify(f"more {number}", "title", "p/a is limited", session))
+        notifier.notify(Notify(f"more {number}", "title", "p/a is limited", session))
     texts = [json.loads(line.lstrip("|"))["text"] for line in said(tmp_path / "mine")]
     assert texts == [
         "p/a is limited",
@@ -91,9 +91,9 @@ def test_a_command_that_fails_is_said_once_and_again_when_it_fails_otherwise(
     broken = program("broken", code=3)
     notifier = Notifier(NoticeSettings(desktop=False, command=(str(broken),)), lines.append)
     for matter in ("one", "two"):
-        notifier.tell(Notify(matter, "title", "text"))
+        notifier.notify(Notify(matter, "title", "text"))
     notifier.configure(NoticeSettings(desktop=False, command=(str(tmp_path / "absent"),)))
-    notifier.tell(Notify("three", "title", "text"))
+    notifier.notify(Notify("three", "title", "text"))
     assert lines == [
         f"notifications.command: {broken} exited with code 3",
         f"notifications.command: {tmp_path / 'absent'}: No such file or directory",
@@ -115,7 +115,7 @@ def test_desktop_notices_can_be_switched_off_and_are_silent_in_the_quiet_hours(
             NoticeSettings(command=(str(mine),), quiet=(around[0], around[1])),
         )
     ):
-        Notifier(settings).tell(Notify(f"matter {number}", f"title {number}", "text"))
+        Notifier(settings).notify(Notify(f"matter {number}", f"title {number}", "text"))
     assert said(desktop) == ["--app-name=ocwatchd|--|OpenCode: title 0|text|"]
     assert [json.loads(line.partition("|")[2])["title"] for line in said(mine)] == ["title 0", "title 1"]
 
@@ -140,7 +140,7 @@ def test_a_notice_on_the_desktop_is_no_markup_and_no_escape(
     desktop = program("notify-send")
     monkeypatch.setenv("PATH", f"{desktop.parent}:{os.environ['PATH']}")
     words = r"p/<b>x</b> &#65; \033[31m \n <a href='file:///etc'>x</a>"
-    Notifier(NoticeSettings(toast=False)).tell(Notify("matter", words, words))
+    Notifier(NoticeSettings(toast=False)).notify(Notify("matter", words, words))
     (line,) = said(desktop)
     *_, title, body = line.removesuffix("|").split("|")
     assert title == f"OpenCode: {words}", "the title is plain text"
@@ -153,7 +153,7 @@ def test_a_toast_that_hangs_holds_up_no_other_notice(program: Callable[..., Path
     settings = NoticeSettings(desktop=False, command=(str(mine),))
     notifier = Notifier(settings, run_elsewhere=lambda asked, work: toasts.append(work) if asked == endpoint else None)
     for matter in ("one", "two"):
-        notifier.tell(Notify(matter, "title", "text", "ses_1", endpoint, "/p"))
+        notifier.notify(Notify(matter, "title", "text", "ses_1", endpoint, "/p"))
     assert (len(said(mine)), len(toasts)) == (2, 2)
 
 
@@ -185,9 +185,9 @@ class Ntfy:
 def test_a_topic_of_ntfy_gets_each_notice_in_words() -> None:
     ntfy = Ntfy()
     notifier = Notifier(NoticeSettings(desktop=False, ntfy=ntfy.topic("/base/my%20topic?auth=x", "me:p%40ss@")))
-    notifier.tell(NOTICE)
-    notifier.tell(NOTICE)
-    notifier.tell(Notify("long", "Größe", "ä" * 10_000))
+    notifier.notify(NOTICE)
+    notifier.notify(NOTICE)
+    notifier.notify(Notify("long", "Größe", "ä" * 10_000))
     (path, body, authorization), (_, long, _) = ntfy.requests
     assert path == "/base/?auth=x"
     assert body["topic"] == "my topic"
@@ -203,12 +203,12 @@ def test_a_notice_that_ntfy_refuses_is_reported_once_and_without_its_address() -
     settings = NoticeSettings(desktop=False, ntfy=ntfy.topic("/swordfish", "me:swordfish@"))
     notifier = Notifier(settings, lines.append)
     for number in range(2):
-        notifier.tell(Notify(f"matter {number}", "title", "text"))
+        notifier.notify(Notify(f"matter {number}", "title", "text"))
     ntfy.server.shutdown()
     ntfy.server.server_close()
-    notifier.tell(Notify("down", "title", "text"))
+    notifier.notify(Notify("down", "title", "text"))
     notifier.configure(NoticeSettings(desktop=False, ntfy="http://[::1/swordfish"))
-    notifier.tell(Notify("odd", "title", "text"))
+    notifier.notify(Notify("odd", "title", "text"))
     assert lines[:2] == [
         "notifications.ntfy: the notice was not published: the server responded with status 403",
         "notifications.ntfy: the notice was not published: Connection refused",
@@ -221,5 +221,5 @@ def test_ntfy_is_silent_in_quiet_hours() -> None:
     ntfy = Ntfy()
     now = datetime.now()
     begin, end = ((now + timedelta(hours=hours)).hour * 60 for hours in (-2, 2))
-    Notifier(NoticeSettings(desktop=False, ntfy=ntfy.topic("/t"), quiet=(begin, end))).tell(NOTICE)
+    Notifier(NoticeSettings(desktop=False, ntfy=ntfy.topic("/t"), quiet=(begin, end))).notify(NOTICE)
     assert ntfy.requests == []

@@ -134,7 +134,7 @@ def test_a_notice_is_one_harmless_line(notices: Path, monkeypatch: pytest.Monkey
     hostile = "--help\x1b]0;owned\x07\u202e$(touch x)`id`\n\x9b31m"
     with FakeOpenCode(str(notices.parent)) as opencode:
         port = int(opencode.url.rpartition(":")[2])
-        Notifier().tell(
+        Notifier().notify(
             Notify("matter", hostile, f"{hostile} {KEYS[0]}", endpoint=Endpoint(TcpAddress("127.0.0.1", port)))
         )
         (toast,) = opencode.toasts
