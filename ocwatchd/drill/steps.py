@@ -193,7 +193,7 @@ CALL_TIMEOUT = 10.0
 TITLES = {
     "opencode": "OpenCode runs",
     "start": "OpenCode and the daemon start",
-    "door": "the plugin opens its endpoint",
+    "endpoint": "the plugin opens its endpoint",
     "detection": "the limit is recognized",
     "log": "OpenCode's log contains the limit",
     "cooldown": "the reset time is known",
@@ -203,7 +203,7 @@ TITLES = {
 }
 """The title of each step."""
 TITLES_V2 = TITLES | {
-    "door": "the plugin is loaded, and the daemon reaches OpenCode",
+    "endpoint": "the plugin is loaded, and the daemon reaches OpenCode",
     "log": "OpenCode's record of the session contains the limit",
 }
 """The title of each step for OpenCode 2."""
@@ -256,7 +256,7 @@ class Drill:
         steps: tuple[tuple[str, Work], ...] = (
             ("opencode", self._version),
             ("start", self._start),
-            ("door", self._open_endpoint),
+            ("endpoint", self._open_endpoint),
             ("detection", self._detection),
             ("log", self._log),
             ("cooldown", self._cooldown),

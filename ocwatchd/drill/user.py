@@ -39,9 +39,9 @@ class User(Protocol):
     """A simulated OpenCode user. Every method raises EndpointError if the endpoint does not respond."""
 
     endpoint_expected: str
-    """The text that the endpoint check (step `door`) prints as its expectation if it fails."""
+    """The text that the endpoint check (step `endpoint`) prints as its expectation if it fails."""
     endpoint_seen: str
-    """The text that the endpoint check (step `door`) reports if it passes."""
+    """The text that the endpoint check (step `endpoint`) reports if it passes."""
     record_says: str
     """The text that the check of OpenCode's own record (step `log`) prints as its expectation if it fails."""
 

@@ -21,7 +21,7 @@ from tests.support.reaper import below
 pytestmark = pytest.mark.e2e
 
 PREVIEW = "0.0.0-next-16350"
-STEPS = ["opencode", "start", "door", "detection", "log", "cooldown", "move", "prevention", "return"]
+STEPS = ["opencode", "start", "endpoint", "detection", "log", "cooldown", "move", "prevention", "return"]
 
 
 class User:

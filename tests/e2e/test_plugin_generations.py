@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,18 +11,8 @@ from tests.support.daemon import ocwatch
 from tests.support.opencode import GENERATIONS, LATER, Home, Serve, ServeError
 from tests.support.opencode2 import Home2, Service2, quoted
 from tests.support.processes import wait_until
-from tests.support.provider import Provider
-from tests.support.reaper import sweep
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture
-def home2(tmp_path: Path, provider: Provider) -> Iterator[Home2]:
-    made = Home2(tmp_path / "home", provider.url)
-    yield made
-    for line in sweep(made.root):
-        print(f"left behind: {line}")
 
 
 def logged(home: Home) -> str:
