@@ -539,7 +539,7 @@ class LiveConfig:
         """When the last edit will be read, in epoch seconds; None if no edit is pending."""
         return None if self._seen == self._mark else self._since + SETTLED
 
-    def look(self, now: float) -> Config | ConfigError | None:
+    def read_edit(self, now: float) -> Config | ConfigError | None:
         """Return the new configuration after an edit, or the error if the edit is faulty, or None if there is no new
         edit.
 

@@ -480,7 +480,7 @@ class Loop:
 
     def _reconfigure(self) -> None:
         """Apply a changed configuration. Cooldowns, sessions and cursors are kept."""
-        news = self._live.look(self._clock.now())
+        news = self._live.read_edit(self._clock.now())
         if news is None:
             return
         self._beat_at = 0.0  # write the heartbeat now, because the user may be looking at the status

@@ -76,7 +76,7 @@ POSTS = 3
 because the previous post may have been lost.
 """
 
-APPEAR_LIMIT = 4.0
+APPEAR_TIMEOUT = 4.0
 """Timeout, in seconds, for the message of an accepted run to appear; this takes 0.05 - 0.3 s on an idle machine."""
 
 STOP_LIMIT = 1.0
@@ -89,7 +89,7 @@ BUSY_LIMIT = 30.0
 disk or plugin can delay the message.
 """
 
-SPEAK_LIMIT = 10.0
+RESPONSE_TIMEOUT = 10.0
 """Timeout, in seconds, for the target to answer or refuse the request. A limit is usually reported within a second, so
 a slower model is assumed to work. If it hits a limit later, the log contains this new limit.
 """
@@ -359,7 +359,7 @@ class _Attempt:
                 return answer
             if stopped is not None and waited - stopped > STOP_LIMIT:
                 raise _Ended(Ruling(MoveResult.USER_TOOK_OVER, "the new run was stopped"), self._order.snapshot)
-            if waited > APPEAR_LIMIT and self._patiently(self._status) is None:
+            if waited > APPEAR_TIMEOUT and self._patiently(self._status) is None:
                 return None
             self._pause(waited)
         return None
@@ -410,7 +410,7 @@ class _Attempt:
         """
         silence = self._order.snapshot.silence
         judged = self._order.stalled and not self._cut and silence is not None
-        return min(SPEAK_LIMIT, (silence or 0.0) / 2) if judged else SPEAK_LIMIT
+        return min(RESPONSE_TIMEOUT, (silence or 0.0) / 2) if judged else RESPONSE_TIMEOUT
 
     def _turn(self) -> list[Message]:
         return self._patiently(lambda: turn(self._api, self._session))

@@ -39,9 +39,9 @@ FREE_SLACK = 5.0
 """Tolerance, in seconds, for a wait that must not be interrupted. If the session's own model is available again no
 later than this time after OpenCode's next attempt, the session keeps its model.
 """
-SPEAK_LIMIT = 10.0
+RESPONSE_TIMEOUT = 10.0
 """Timeout, in seconds, for the target to answer or to refuse the request. It starts when the target's step begins."""
-APPEAR_LIMIT = 30.0
+APPEAR_TIMEOUT = 30.0
 """Timeout, in seconds, for the target's step to begin. A step begins with the first byte of the answer, so the timeout
 includes the model's thinking time.
 """
@@ -270,7 +270,7 @@ class _Attempt:
                 return Ruling(MoveResult.USER_TOOK_OVER, "the turn was stopped")
             if fresh and known and snapshot.model not in (None, self._target):
                 return Ruling(MoveResult.MOVED, f"{snapshot.model} answers, not {self._target}")
-            if waited > APPEAR_LIMIT:
+            if waited > APPEAR_TIMEOUT:
                 if snapshot.state is SessionState.BUSY:
                     return Ruling(MoveResult.MOVED, f"{self._target} is working and has not answered yet")
                 return Ruling(MoveResult.FAILED, "the new step was accepted, but never began")
@@ -281,7 +281,7 @@ class _Attempt:
             return failed
         if snapshot.answer_began or snapshot.answer_completed:
             return Ruling(MoveResult.MOVED, f"{snapshot.model} answers")
-        if self._time.elapsed() - seen > SPEAK_LIMIT:
+        if self._time.elapsed() - seen > RESPONSE_TIMEOUT:
             return Ruling(MoveResult.MOVED, f"{snapshot.model} is working and has not answered yet")
         return None
 

@@ -301,7 +301,7 @@ class Helper:
             say(f"{model}: available again, as reported by another machine")
 
     def _reconfigure(self, now: float) -> None:
-        news = self._live.look(now)
+        news = self._live.read_edit(now)
         if isinstance(news, Config):
             before, self._config = self._config.share, news
             if news.share != before:

@@ -15,7 +15,7 @@ import pytest
 from ocwatchd.core.domain.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.domain.snapshot import ABORTED, Endpoint, RunningTool, SessionSnapshot, SessionState, TcpAddress
 from ocwatchd.core.domain.types import ErrorDetails, ModelRef, Target
-from ocwatchd.movers.rerun import APPEAR_LIMIT, SPEAK_LIMIT, RerunOverApi
+from ocwatchd.movers.rerun import APPEAR_TIMEOUT, RESPONSE_TIMEOUT, RerunOverApi
 from ocwatchd.opencode.client.request import EndpointError, StreamHandle, Trouble
 from ocwatchd.opencode.client.v1.responses import RetryStatus, Session
 from ocwatchd.opencode.client.v1.routes import Api, Rerun, Shown
@@ -413,7 +413,7 @@ def test_a_target_that_thinks_is_a_target_that_works(opencode: OpenCode) -> None
     began = opencode.time.at
     outcome = move(opencode)
     assert outcome.result is MoveResult.MOVED
-    assert SPEAK_LIMIT <= opencode.time.at - began < SPEAK_LIMIT + 2
+    assert RESPONSE_TIMEOUT <= opencode.time.at - began < RESPONSE_TIMEOUT + 2
 
 
 @pytest.mark.parametrize(
@@ -701,7 +701,7 @@ def test_what_opencode_refuses_is_final_and_asked_once(opencode: OpenCode, call:
     began = opencode.time.at
     assert move(opencode).result is MoveResult.FAILED
     assert opencode.log.count(call) == 1
-    assert opencode.time.at - began < APPEAR_LIMIT, "no answer is waited for"
+    assert opencode.time.at - began < APPEAR_TIMEOUT, "no answer is waited for"
 
 
 def test_our_own_run_that_begins_late_is_not_posted_again_nor_taken_for_the_users(opencode: OpenCode) -> None:

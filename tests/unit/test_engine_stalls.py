@@ -9,7 +9,7 @@ import pytest
 from ocwatchd.core.domain.cooldowns import LONGEST_PAUSE, Cooldowns
 from ocwatchd.core.domain.moves import MoveResult, Order
 from ocwatchd.core.domain.snapshot import RunningTool, SessionState
-from ocwatchd.core.domain.streams import MAX_PATIENCE, MIN_PATIENCE, UNLEARNT_PATIENCE, StreamGaps, learned_patience
+from ocwatchd.core.domain.streams import DEFAULT_PATIENCE, MAX_PATIENCE, MIN_PATIENCE, StreamGaps, learned_patience
 from ocwatchd.core.domain.types import Cause, Target
 from ocwatchd.core.engine.guards import forbidden
 from ocwatchd.core.engine.messages import (
@@ -208,12 +208,12 @@ def test_the_pause_of_a_model_moves_no_other_session_and_is_no_strike():
 
 
 def test_the_time_is_learnt_from_good_answers_within_bounds():
-    assert learned_patience(None) == UNLEARNT_PATIENCE
+    assert learned_patience(None) == DEFAULT_PATIENCE
     assert [learned_patience(gap) for gap in (0.5, 30.0, 5000.0)] == [MIN_PATIENCE, 120.0, MAX_PATIENCE]
     brain = engine(POLICY)
-    assert brain.context.stall_after("p/a") == UNLEARNT_PATIENCE
+    assert brain.context.stall_after("p/a") == DEFAULT_PATIENCE
     feed(brain, GapsLearned({"p/a": 50.0}))
-    assert (brain.context.stall_after("p/a"), brain.context.stall_after("p/b")) == (200.0, UNLEARNT_PATIENCE)
+    assert (brain.context.stall_after("p/a"), brain.context.stall_after("p/b")) == (200.0, DEFAULT_PATIENCE)
     assert engine(SET).context.stall_after("p/a") == LIMIT
 
 

@@ -63,7 +63,7 @@ def pick(
     if as_json:
         until, soonest = min(ends, default=(None, None))
         say_json({
-            "time": iso(now), "asked": asked, "model": picked, "cooling": _rests(asked, cooldowns),
+            "time": iso(now), "asked": asked, "model": picked, "cooling": _is_cooling(asked, cooldowns),
             "soonest": None if picked or until in (None, float("inf")) else {"model": soonest, "until": iso(until)},
             "passed": [{"model": name, "why": why} for name, why in passed],
         })  # fmt: skip
@@ -97,7 +97,7 @@ def _members(names: Names, asker: str, found: Contents) -> Members:
     return arranged(names.pools, asker, loads_in(found))
 
 
-def _rests(asked: str, cooldowns: CooldownTable) -> bool:
+def _is_cooling(asked: str, cooldowns: CooldownTable) -> bool:
     """Return whether the model, or every member of the pool, is cooling down."""
     return all(map(cooldowns.limited, cooldowns.pools.get(asked, (asked,))))
 

@@ -16,7 +16,7 @@ answers.
 """
 MIN_PATIENCE, MAX_PATIENCE = 60.0, 900.0
 """Minimum and maximum, in seconds, of a stall timeout that is learned from successful answers."""
-UNLEARNT_PATIENCE = 300.0
+DEFAULT_PATIENCE = 300.0
 """Stall timeout, in seconds, for a model without a known successful answer. Models that hide their thinking have been
 silent for minutes.
 """
@@ -35,7 +35,7 @@ def learned_patience(longest: float | None) -> float:
     (None: unknown).
     """
     if longest is None:
-        return UNLEARNT_PATIENCE
+        return DEFAULT_PATIENCE
     return min(max(FACTOR * longest, MIN_PATIENCE), MAX_PATIENCE)
 
 

@@ -162,7 +162,7 @@ def frozen(snapshot: SessionSnapshot, why: str) -> list[Effect]:
     """
     text = f"{why}. To move the session: ocwatch redirect {quote(snapshot.session)}"
     note = Note("frozen", _about(snapshot) | {"attempt": snapshot.attempt, "why": why})
-    return [note, _tell(snapshot, f"frozen:{snapshot.session}:{snapshot.answer}", "A session is frozen", text)]
+    return [note, _notice(snapshot, f"frozen:{snapshot.session}:{snapshot.answer}", "A session is frozen", text)]
 
 
 def left(snapshot: SessionSnapshot, why: str) -> Note:
@@ -193,7 +193,7 @@ def freed(snapshot: SessionSnapshot) -> list[Effect]:
     text = "a subagent on this model was stopped; the session that was waiting for it continues without the result"
     matter = f"freed:{snapshot.session}:{snapshot.user_message}"
     note = Note("freed", _about(snapshot) | {"parent": snapshot.parent})
-    return [note, _tell(snapshot, matter, f"{snapshot.model} is limited", text)]
+    return [note, _notice(snapshot, matter, f"{snapshot.model} is limited", text)]
 
 
 def claim(
@@ -280,7 +280,7 @@ def offer(snapshot: SessionSnapshot, entry: Cooldown, mode: Mode) -> list[Effect
     matter = f"offer:{snapshot.session}:{snapshot.user_message}:{entry.since}"
     return [
         Note("offered", _about(snapshot) | {"mode": mode.value}),
-        _tell(snapshot, matter, f"{snapshot.model} is limited", text),
+        _notice(snapshot, matter, f"{snapshot.model} is limited", text),
     ]
 
 
@@ -293,18 +293,18 @@ def stalled_offer(snapshot: SessionSnapshot, why: str, mode: Mode) -> list[Effec
     """Return the effects of leaving a stalled turn to the user."""
     text = f"{why}. Stop the turn and send the prompt again" + (" to another model" if mode is Mode.ASK else "")
     matter = f"stalled:{snapshot.session}:{snapshot.answer}"
-    return [stalled(snapshot, why), _tell(snapshot, matter, f"{snapshot.model} has stalled", text)]
+    return [stalled(snapshot, why), _notice(snapshot, matter, f"{snapshot.model} has stalled", text)]
 
 
 def too_many_moves(snapshot: SessionSnapshot, why: str) -> list[Effect]:
     """Return the effects for a session that is not moved, because it has already been moved too often."""
-    return [left(snapshot, why), _tell(snapshot, f"cap:{snapshot.session}", "Too many moves", why)]
+    return [left(snapshot, why), _notice(snapshot, f"cap:{snapshot.session}", "Too many moves", why)]
 
 
 def answers_nothing(snapshot: SessionSnapshot, why: str) -> list[Effect]:
     """Return the notice about a turn that receives no answer and would continue indefinitely."""
     matter = f"nothing:{snapshot.session}:{snapshot.user_message}"
-    return [_tell(snapshot, matter, f"{snapshot.model} does not answer", why)]
+    return [_notice(snapshot, matter, f"{snapshot.model} does not answer", why)]
 
 
 def parked(snapshot: SessionSnapshot, parked: ParkedTurn, resumes: int, then: WhenExhausted) -> Note:
@@ -349,7 +349,7 @@ def free_again(snapshot: SessionSnapshot, model: ModelRef) -> list[Effect]:
         "why": "it is available again, and you were notified",
     }
     matter = f"free:{snapshot.session}:{snapshot.answer}:{model}"
-    return [Note("offered", _about(snapshot) | fields), _tell(snapshot, matter, f"{model} is available again", text)]
+    return [Note("offered", _about(snapshot) | fields), _notice(snapshot, matter, f"{model} is available again", text)]
 
 
 def resumed_too_often(snapshot: SessionSnapshot, times: int) -> list[Effect]:
@@ -361,13 +361,13 @@ def resumed_too_often(snapshot: SessionSnapshot, times: int) -> list[Effect]:
         "ocwatchd will not run it again (maxResumes)"
     )
     matter = f"resumes:{snapshot.session}:{snapshot.user_message}"
-    return [_tell(snapshot, matter, f"{snapshot.model} is limited", text)]
+    return [_notice(snapshot, matter, f"{snapshot.model} is limited", text)]
 
 
 def held_by_background(snapshot: SessionSnapshot, why: str) -> list[Effect]:
     """Return a notice saying that a limited session will be moved after its subagents have ended."""
     matter = f"background:{snapshot.session}:{snapshot.user_message}"
-    return [_tell(snapshot, matter, f"{snapshot.model} is limited", why.partition(", but ")[2])]
+    return [_notice(snapshot, matter, f"{snapshot.model} is limited", why.partition(", but ")[2])]
 
 
 def exhausted(
@@ -380,7 +380,7 @@ def exhausted(
     """Return the effects for a chain without an available model. The notice contains the earliest reset time."""
     at = choice.soonest[1] if choice.soonest else None
     # The id differs each time, because the engine itself records the chains about which it has notified the user.
-    notice = _tell(snapshot, f"exhausted:{snapshot.session}:{now}", "Every model is limited", why, at)
+    notice = _notice(snapshot, f"exhausted:{snapshot.session}:{now}", "Every model is limited", why, at)
     return [Note("exhausted", _about(snapshot) | {"why": why, "until": at, "considered": considered}), notice]
 
 
@@ -399,7 +399,7 @@ def moved(end: MoveEnded) -> Notify:
         )
     if end.outcome.snapshot is None:
         return Notify(f"moved:{end.claim}", title, text, order.session)
-    return _tell(end.outcome.snapshot, f"moved:{end.claim}", title, text)
+    return _notice(end.outcome.snapshot, f"moved:{end.claim}", title, text)
 
 
 def _about(snapshot: SessionSnapshot) -> dict[str, object]:
@@ -421,5 +421,5 @@ def _shown(snapshot: SessionSnapshot) -> dict[str, object]:
     }
 
 
-def _tell(snapshot: SessionSnapshot, matter: str, title: str, text: str, at: float | None = None) -> Notify:
+def _notice(snapshot: SessionSnapshot, matter: str, title: str, text: str, at: float | None = None) -> Notify:
     return Notify(matter, title, text, snapshot.session, snapshot.endpoint, snapshot.directory, at)
