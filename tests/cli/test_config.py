@@ -48,7 +48,7 @@ FINDINGS = [
     (14, "models.two", "error", "circular alias"),
     (15, "mxDelay", "warning", "'maxDelay'"),
     (15, "baseDelay", "warning", "twice"),
-    (16, "errorPatterns[1]", "error", "3 is not a text"),
+    (16, "errorPatterns[1]", "error", "3 is not a quoted string"),
     (17, "maxRetries", "error", "whole number"),
 ]
 
