@@ -123,7 +123,7 @@ def test_waiting(paths: Paths, retry: dict[str, bool], wait: bool) -> None:
         ('{"rateLimit": {"fallbackChain": {"p/a": ["q/*"]}}}', ["whole provider"]),
         ('{"rateLimit": {"fallbackChain": ["p/a"]}}', ["fallbackChain", "object"]),
         ('{"rateLimit": {"models": {"big": "nothing"}}}', ["models.big", "'nothing'"]),
-        ('{"rateLimit": {"models": {"big": 1}}}', ["models.big", "quotes"]),
+        ('{"rateLimit": {"models": {"big": 1}}}', ["models.big", "a quoted name"]),
         ('{"rateLimit": {"agents": {"big": "x"}}}', ["agents.big", "neither"]),
         ('{"rateLimit": {"perModel": {"p/a": 3}}}', ["perModel.p/a", "object"]),
         ('{"rateLimit": {"errorPatterns": "429"}}', ["errorPatterns", "list"]),
