@@ -29,6 +29,7 @@ from ocwatchd.config.active_rules import rules_for
 from ocwatchd.config.coverage import ConfigurationGaps
 from ocwatchd.config.loading import LiveConfig
 from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns
+from ocwatchd.core.domain.streams import MAX_PATIENCE_2
 from ocwatchd.core.domain.timeline import Timeline
 from ocwatchd.core.domain.types import Certainty, LimitEvent
 from ocwatchd.core.engine.assess import refusal_of
@@ -265,7 +266,7 @@ class Loop:
             prober,
             listener,
             RerunOverApi(silence=self._activity.silence),
-            SwitchModel(clock=clock),
+            SwitchModel(clock=clock, silence=self._activity.silence),
             self._activity,
         )
         self._decisions = Decisions(paths.decisions, post, clock)
@@ -394,7 +395,7 @@ class Loop:
         """Request a probe of each session whose model has been silent for too long, and pass newly measured gaps in
         answers to the engine.
         """
-        for session in self._activity.silent(self._engine.context.stall_after):
+        for session in self._activity.silent(self._engine.context.stall_after, self._cap_patience):
             self._handle(FellSilent(session))
         gaps_learned = self._activity.gaps_learned()
         if gaps_learned != self._gaps_saved:
@@ -402,6 +403,11 @@ class Loop:
             self._handle(GapsLearned(gaps.longest()))
             with contextlib.suppress(OSError, StateError):  # a lost file does no harm: the gaps are measured again
                 cursors.save_gaps(self._paths.stream_gaps, gaps, self._clock.now())
+
+    def _cap_patience(self, endpoint: object, limit: float) -> float:
+        """Return the stall timeout `limit`, reduced for an endpoint of OpenCode 2 unless it is configured."""
+        learned = self._engine.context.policy.stall.after is None
+        return min(limit, MAX_PATIENCE_2) if learned and getattr(endpoint, "generation", 1) == 2 else limit
 
     def _keep_alive_age(self, session: str) -> float | None:
         """Return the number of seconds since the last keep-alive was sent to the session. Return None if there was no

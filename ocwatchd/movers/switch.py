@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -54,6 +55,7 @@ stopped.
 CONTINUE = "Continue."
 """Text of the synthetic message that continues a turn."""
 CONTINUE_SHOWN = "ocwatchd: the model was limited; {} continues"
+STALLED_SHOWN = "ocwatchd: the model had stopped sending; {} continues"
 
 T = TypeVar("T")
 
@@ -69,14 +71,19 @@ class SwitchModel:
         sleep: Callable[[float], None] = time.sleep,
         elapsed: Callable[[], float] = time.monotonic,
         clock: Clock | None = None,
+        silence: Callable[[str], float | None] = lambda _: None,
     ) -> None:
-        """Store the arguments. `connect` opens an endpoint. The other parameters replace the clock in tests."""
+        """Store the arguments. `connect` opens an endpoint. `silence` returns the number of seconds for which a busy
+        session has been silent, or None if the session is not known to be busy. The other parameters replace the clock
+        in tests.
+        """
         self._connect, self._time, self._moving = connect, MoveTime.of(clock, elapsed, sleep), OneAtATime()
+        self._silence = silence
 
     def move(self, order: Order) -> MoveOutcome:
         """Move the session. A second simultaneous move of the same session is refused."""
         return self._moving.move(
-            order, lambda: _Attempt(self._connect(order.snapshot.endpoint), order, self._time).run()
+            order, lambda: _Attempt(self._connect(order.snapshot.endpoint), order, self._time, self._silence).run()
         )
 
     def return_session(self, endpoint: Endpoint, session: str, origin: Target, target: Target) -> ReturnResult:
@@ -110,8 +117,8 @@ class _Ended(Exception):
 class _Attempt:
     """One move, from the first snapshot to the outcome."""
 
-    def __init__(self, api: Routes, order: Order, passing: MoveTime) -> None:
-        self._api, self._order, self._time = api, order, passing
+    def __init__(self, api: Routes, order: Order, passing: MoveTime, silence: Callable[[str], float | None]) -> None:
+        self._api, self._order, self._time, self._silence = api, order, passing, silence
         self._session, self._target = order.snapshot.session, order.target.model
         self._began = passing.elapsed()
         self._stopped = order.own_abort
@@ -138,6 +145,8 @@ class _Attempt:
             self._stopped = True
             self._patiently(lambda: self._api.interrupt(self._session))
             turn = replace(turn, queued=self._api.queued(self._session))
+        elif snapshot.state is SessionState.BUSY and self._order.stalled:
+            turn = self._stop_silent(turn)
         elif snapshot.parent is not None:
             self._end(MoveResult.REFUSED, "its parent has already received the failure", snapshot)
         elif snapshot.belongs_to_run:
@@ -174,12 +183,45 @@ class _Attempt:
             return MoveOutcome(MoveResult.SWITCHED, why, turn.snapshot)
         return self._verify(turn, frozenset(), left)
 
+    def _stop_silent(self, turn: Turn) -> Turn:
+        """Interrupt a turn whose answer has stalled, and return the turn as it was before that. An interrupt also ends
+        the session's subagents.
+        """
+        snapshot, order = turn.snapshot, self._order
+        if snapshot.belongs_to_run or snapshot.parent is not None:
+            self._end(MoveResult.REFUSED, destroyed_by_interrupt(turn) or "", snapshot)
+        busy = self._working_child(turn)
+        if busy is not None:
+            self._end(MoveResult.REFUSED, busy, snapshot)
+        silence, before = self._silence(snapshot.session), order.snapshot.silence
+        if silence is not None and before is not None and silence < before:
+            self._end(MoveResult.ALREADY, f"{snapshot.model} has continued its answer", snapshot)
+        self._stopped = True
+        self._patiently(lambda: self._api.interrupt(self._session))
+        after = self._probe()
+        if after.snapshot.answer_completed and not after.snapshot.aborted and after.snapshot.last_error is None:
+            self._stopped = False
+            self._end(MoveResult.ALREADY, f"{snapshot.model} has just finished its answer", after.snapshot)
+        if turn.tools_ended:
+            self._drop_partial(after)
+        return replace(turn, queued=after.queued)
+
+    def _drop_partial(self, after: Turn) -> None:
+        """Remove the incomplete answer of a turn that is continued, unless it contains a tool call that has ended."""
+        last = after.steps[-1] if after.steps else None
+        if last is None or last.message.user or last.tools_ended or not after.snapshot.aborted or after.queued:
+            return
+        with suppress(EndpointError):  # an answer that is not removed is sent to the target, before a new message
+            self._api.stage_revert(self._session, last.message.id)
+            self._api.commit_revert(self._session)
+
     def _working_child(self, turn: Turn) -> str | None:
-        """Return the reason why a busy subagent forbids an interrupt, or None if no subagent is busy.
+        """Return the reason why a busy subagent forbids an interrupt, or None if no subagent is busy. A stalled
+        subagent, because of which its parent is moved, does not forbid it.
 
         The list of subagents is fetched only if another session is active.
         """
-        others = turn.active - {self._session}
+        others = turn.active - {self._session, self._order.child}
         if others and not others.isdisjoint(child.id for child in self._api.children(self._session)):
             return "one of its subagents is working"
         return None
@@ -203,7 +245,7 @@ class _Attempt:
         elif turn.tools_ended or not turn.only_answers_prompt or prompt is None:
             self._check_idle()
             self._switch(turn)
-            shown = CONTINUE_SHOWN.format(self._target)
+            shown = (STALLED_SHOWN if self._order.stalled else CONTINUE_SHOWN).format(self._target)
             self._post(lambda: self._api.synthetic(self._session, CONTINUE, shown))
         else:
             body = again(prompt)
@@ -223,7 +265,9 @@ class _Attempt:
 
     def _switch(self, turn: Turn) -> None:
         agent = self._order.target.agent
-        self._patiently(lambda: self._api.switch_model(self._session, self._target))
+        same = self._order.stalled and (turn.info.model or turn.snapshot.model) == self._target
+        if not same:  # a switch to the model that is used anyway would be shown to the user
+            self._patiently(lambda: self._api.switch_model(self._session, self._target))
         if agent and agent != turn.snapshot.agent:
             self._patiently(lambda: self._api.switch_agent(self._session, agent))
 
@@ -270,7 +314,7 @@ class _Attempt:
                 return Ruling(MoveResult.USER_TOOK_OVER, "the turn was stopped")
             if fresh and known and snapshot.model not in (None, self._target):
                 return Ruling(MoveResult.MOVED, f"{snapshot.model} answers, not {self._target}")
-            if waited > APPEAR_TIMEOUT:
+            if waited > self._at_most(APPEAR_TIMEOUT):
                 if snapshot.state is SessionState.BUSY:
                     return Ruling(MoveResult.MOVED, f"{self._target} is working and has not answered yet")
                 return Ruling(MoveResult.FAILED, "the new step was accepted, but never began")
@@ -281,9 +325,16 @@ class _Attempt:
             return failed
         if snapshot.answer_began or snapshot.answer_completed:
             return Ruling(MoveResult.MOVED, f"{snapshot.model} answers")
-        if self._time.elapsed() - seen > RESPONSE_TIMEOUT:
+        if self._time.elapsed() - seen > self._at_most(RESPONSE_TIMEOUT):
             return Ruling(MoveResult.MOVED, f"{snapshot.model} is working and has not answered yet")
         return None
+
+    def _at_most(self, limit: float) -> float:
+        """Return the timeout `limit`. If the session is moved because it was silent, the timeout is at most half of
+        that silence.
+        """
+        silence = self._order.snapshot.silence
+        return min(limit, silence / 2) if self._order.stalled and silence is not None else limit
 
     # ---- probes
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -137,3 +141,76 @@ def test_forecast_and_doctor_say_why_it_failed(program: Callable[..., list[str]]
     done = cli("doctor", "--json")
     (check,) = [one for one in json.loads(done.stdout)["checks"] if one["code"] == "plan-command"]
     assert check["severity"] == "warning" and "exited with code 3" in check["seen"]
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "forecast.md"
+USAGE = {
+    "rolling": {"status": "ok", "percent": 62, "resetsAt": "2027-01-15T10:00:00.287Z"},
+    "weekly": {"status": "ok", "percent": 18, "resetsAt": "2027-01-18T00:00:00.287Z"},
+    "monthly": {"status": "rate-limited", "percent": 100, "resetsAt": "2027-02-01T06:06:01.287Z"},
+}
+
+
+class UsageService:
+    """A stand-in for OpenCode's service. `keys` contains the Authorization header of each request."""
+
+    def __init__(self) -> None:
+        self.keys: list[str | None] = []
+        self.retry_after: str | None = None
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                service.keys.append(self.headers.get("Authorization"))
+                limited = service.retry_after is not None
+                body = b"{}" if limited else json.dumps({"workspaceID": "w", "usage": USAGE}).encode()
+                self.send_response(429 if limited else 200)
+                if service.retry_after is not None:
+                    self.send_header("Retry-After", service.retry_after)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture
+def service() -> Iterator[UsageService]:
+    made = UsageService()
+    thread = threading.Thread(target=made.server.serve_forever, daemon=True)
+    thread.start()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.mark.parametrize("retry_after", ["600", "Fri, 31 Dec 2100 23:59:59 GMT"])
+def test_the_program_for_opencode_go_in_the_documentation(
+    retry_after: str, service: UsageService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (text,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    program = tmp_path / "opencode-go-usage"
+    program.write_text(text)
+    (tmp_path / ".config").mkdir()
+    (tmp_path / ".config" / "opencode-go.key").write_text("not-a-key\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OPENCODE_GO_USAGE_URL", f"http://127.0.0.1:{service.server.server_port}/zen/go/v1/usage")
+    command, allowances = (sys.executable, str(program)), tmp_path / "allowances"
+    first = quota_command.run(command, allowances, NOW)
+    assert first.problem is None
+    assert [(row.provider, row.name, row.used) for row in first.windows] == [
+        ("opencode-go", "5h", 62.0), ("opencode-go", "7d", 18.0), ("opencode-go", "monthly", 100.0),
+    ]  # fmt: skip
+    assert first.windows[0].resets is not None
+    assert service.keys == ["Bearer not-a-key"]
+    service.retry_after = retry_after
+    limited = quota_command.run(command, allowances, NOW + 300)
+    assert limited.problem is not None
+    assert len(service.keys) == 2
+    service.retry_after = None
+    later = quota_command.run(command, allowances, NOW + 600)
+    assert (later.problem is not None, len(service.keys)) == (True, 2), "Retry-After is obeyed"
+    assert len(later.windows) == 3, "the last windows are kept"

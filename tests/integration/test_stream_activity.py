@@ -15,6 +15,7 @@ from ocwatchd.core.domain.streams import MAX_PATIENCE, StreamGaps
 from ocwatchd.core.domain.types import ModelRef
 from ocwatchd.core.engine.messages import FellSilent, GapsLearned, Move, Probe, Probed, Tick
 from ocwatchd.opencode.client.activity import MAX_STREAMS, StreamActivity
+from ocwatchd.opencode.client.v2.events import see_progress
 from ocwatchd.state import cursors
 from tests.unit.brain import POLICY, engine
 
@@ -303,3 +304,88 @@ def test_a_thousand_slow_but_living_streams_raise_no_alarm(clock: Clock) -> None
     assert gaps_learned == sum(living.steps for living in sessions)
     assert set(brain.context.gaps) == set(MODELS)
     assert StreamGaps(activity.gaps().all()).longest() == brain.context.gaps
+
+
+class Stream2:
+    """The events of one session, as OpenCode 2 sends them (0.0.0-next-16350)."""
+
+    def __init__(self, session: str = "ses_1") -> None:
+        self.session = session
+
+    def __call__(self, kind: str, created: int = 1_796_133_240_000, **data: Any) -> bytes:
+        event = {"id": "evt_1", "created": created, "type": f"session.{kind}", "data": {"sessionID": self.session}}
+        event["data"] |= data
+        return b"data: " + json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
+
+    def begins(self, number: int = 1) -> bytes:
+        model = {"id": "a", "providerID": "p"}
+        return self("step.started", assistantMessageID=f"msg_{number}", agent="build", model=model)
+
+
+def feed2(activity: StreamActivity, *lines: bytes) -> None:
+    for line in lines:
+        see_progress(activity, HERE, line)
+
+
+def test_every_sign_of_an_answer_of_opencode_2_ends_the_silence(clock: Clock, activity: StreamActivity) -> None:
+    event = Stream2()
+    feed2(activity, event("execution.started"), event("input.promoted"))
+    signs = (
+        event.begins(), event("reasoning.delta", delta="hm"), event("text.delta", delta='"sessionID":"ses_2"'),
+        event("tool.input.delta", delta="{"), event("tool.called"), event("tool.progress"), event("tool.success"),
+        event("step.ended", finish="tool-calls"),
+    )  # fmt: skip
+    for sign in signs:
+        clock.time += 7
+        assert activity.silence("ses_1") == 7
+        feed2(activity, sign)
+        assert activity.silence("ses_1") == 0
+    assert activity.silence("ses_2") is None, "a text names no session"
+    clock.time += 7
+    others = [event(kind) for kind in ("usage.updated", "renamed", "model.selected", "input.admitted")]
+    feed2(activity, *others, b"", b": comment", b"data: no json", b'data: {"type":"server.heartbeat"}')
+    assert activity.silence("ses_1") == 7, "nothing of this comes from the answer"
+
+
+@pytest.mark.parametrize("kind", ["execution.succeeded", "execution.failed", "execution.interrupted"])
+def test_an_idle_session_of_opencode_2_is_not_silent(kind: str, clock: Clock, activity: StreamActivity) -> None:
+    event = Stream2()
+    feed2(activity, event("execution.started"), event.begins(), event(kind))
+    assert activity.silence("ses_1") is None
+
+
+def test_a_summary_of_opencode_2_is_not_silent(activity: StreamActivity) -> None:
+    event = Stream2()
+    feed2(activity, event("execution.started"), event("compaction.started"), event("compaction.delta"))
+    assert activity.silence("ses_1") is None
+    feed2(activity, event("compaction.ended"))
+    assert activity.silence("ses_1") == 0
+
+
+def test_the_silence_of_opencode_2_s_own_attempt_begins_with_that_attempt(
+    clock: Clock, activity: StreamActivity
+) -> None:
+    event = Stream2()
+    feed2(activity, event("execution.started"), event("retry.scheduled", created=1_000_000, at=1_020_000))
+    clock.time += 15
+    assert activity.silence("ses_1") == 0
+    assert activity.silent(lambda _: 10.0) == []
+    clock.time += 15
+    assert activity.silence("ses_1") == 10
+    assert activity.silent(lambda _: 10.0) == ["ses_1"]
+
+
+def test_the_longest_gap_of_a_good_answer_of_opencode_2_is_learnt(clock: Clock, activity: StreamActivity) -> None:
+    """The first answer thinks for 20 s before its first byte and runs a tool for 60 s; the second one fails."""
+    event = Stream2()
+    feed2(activity, event("execution.started"), event("input.promoted"))
+    clock.time += 20
+    feed2(activity, event.begins(), event("text.delta", delta="a"))
+    clock.time += 5
+    feed2(activity, event("text.delta", delta="b"), event("tool.called"))
+    clock.time += 60
+    feed2(activity, event("tool.success"), event("step.ended", finish="tool-calls"))
+    assert activity.gaps().longest() == {"p/a": 20.0}
+    clock.time += 40
+    feed2(activity, event.begins(2), event("step.failed"))
+    assert activity.gaps().all() == {"p/a": [20.0]}

@@ -83,6 +83,7 @@ def test_what_answers_without_version_and_process_is_no_opencode_2() -> None:
     ("message", "active", "state", "aborted"),
     [
         (answer(retry={"attempt": 2, "at": 4_102_444_800_000, "error": LIMIT}), True, SessionState.RETRY, False),
+        (answer(retry={"attempt": 2, "at": 1000, "error": LIMIT}), True, SessionState.BUSY, False),
         (answer(), True, SessionState.BUSY, False),
         (answer(finish="error", error=LIMIT), False, SessionState.ERROR, False),
         (answer(), False, SessionState.ERROR, True),
@@ -110,6 +111,32 @@ def test_a_turn_that_ends_while_it_is_looked_at_was_not_stopped() -> None:
         assert (snapshot.state, snapshot.aborted) == (SessionState.IDLE, False)
 
 
+def test_the_model_of_an_answer_that_has_not_begun_is_known() -> None:
+    """An answer is listed only after its first byte. Before that, its model is the session's or the default one."""
+    later = {**PROMPT, "id": "msg_3", "time": {"created": 2000}}
+    default, chosen = {"providerID": "mock", "id": "default"}, {"providerID": "mock", "id": "chosen"}
+    done = answer(finish="stop", time={"created": 1001, "completed": 1002})
+    for messages, model, wanted in (
+        ([PROMPT], None, "mock/default"),
+        ([PROMPT], chosen, "mock/chosen"),
+        ([PROMPT, done, later], None, "mock/primary"),
+        ([PROMPT, done, later], chosen, "mock/chosen"),
+        ([PROMPT, answer()], chosen, "mock/primary"),
+    ):
+        answers = routes_of(messages, active=True, queue="inbox", about="/api/info")
+        answers["/api/session/ses_1"] = {"data": {**SESSION, **({"model": model} if model else {})}}
+        answers["/api/model/default"] = {"data": default}
+        with served(answers) as api:
+            assert str(turn_of(api, "ses_1", SystemClock()).snapshot.model) == wanted
+
+
+@pytest.mark.parametrize("status", ["running", "completed"])
+def test_a_summary_that_is_being_written_is_recognized(status: str) -> None:
+    summary = {"id": "msg_3", "type": "compaction", "status": status, "time": {"created": 1002}}
+    with served(routes_of([PROMPT, answer(), summary], active=True, queue="inbox", about="/api/info")) as api:
+        assert turn_of(api, "ses_1", SystemClock()).snapshot.compacting is (status == "running")
+
+
 def test_a_tool_that_has_ended_and_one_that_runs_are_told_apart() -> None:
     def call(status: str) -> dict[str, Any]:
         return {"type": "tool", "id": "call_1", "name": "shell", "state": {"status": status}}
@@ -118,12 +145,14 @@ def test_a_tool_that_has_ended_and_one_that_runs_are_told_apart() -> None:
         ("completed", True, 0),
         ("error", True, 0),
         ("running", False, 1),
+        ("streaming", False, 1),
         ("new", False, 1),
     ):
         messages = [PROMPT, answer(content=[call(status)])]
         with served(routes_of(messages, active=True, queue="inbox", about="/api/info")) as api:
             turn = turn_of(api, "ses_1", SystemClock())
             assert (turn.tools_ended, len(turn.snapshot.running)) == (ended, running), status
+            assert turn.snapshot.tool_executing is (running == 1 and status != "streaming")
 
 
 def test_errors_of_the_preview_and_of_the_releases() -> None:

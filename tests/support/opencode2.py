@@ -163,6 +163,10 @@ class Client2:
         parts = spoken[-1].get("content", []) if spoken else []
         return "".join(str(part.get("text", "")) for part in parts if part.get("type") == "text")
 
+    def answered(self, session: str) -> bool:
+        """Return whether a model has begun to answer."""
+        return any(message["type"] == "assistant" and message.get("content") for message in self.messages(session))
+
     def wait_answer(self, session: str, text: str, timeout: float = 60.0) -> None:
         wait_until(lambda: text in self.answer(session), timeout, why=f"the answer {text!r}")
 

@@ -9,7 +9,14 @@ import pytest
 from ocwatchd.core.domain.cooldowns import LONGEST_PAUSE, Cooldowns
 from ocwatchd.core.domain.moves import MoveResult, Order
 from ocwatchd.core.domain.snapshot import RunningTool, SessionState
-from ocwatchd.core.domain.streams import DEFAULT_PATIENCE, MAX_PATIENCE, MIN_PATIENCE, StreamGaps, learned_patience
+from ocwatchd.core.domain.streams import (
+    DEFAULT_PATIENCE,
+    MAX_PATIENCE,
+    MAX_PATIENCE_2,
+    MIN_PATIENCE,
+    StreamGaps,
+    learned_patience,
+)
 from ocwatchd.core.domain.types import Cause, Target
 from ocwatchd.core.engine.guards import forbidden
 from ocwatchd.core.engine.messages import (
@@ -96,6 +103,7 @@ def test_silence_has_to_be_seen_twice_and_longer_the_second_time():
         {"state": SessionState.IDLE, "answer_completed": True},
         {"silence": None},
         {"silence": LIMIT - 1},
+        {"user_message": None},
     ],
 )
 def test_what_takes_its_time_for_another_reason_has_not_stalled(more):
@@ -163,6 +171,14 @@ def test_a_run_is_told_that_it_has_stalled():
     assert fields("left", effects)["why"].startswith("stalled; a plain `opencode run`")
 
 
+def test_a_stalled_run_of_opencode_2_is_left_and_its_user_notified_once():
+    brain = engine(SET)
+    effects = stalls(brain, belongs_to_run=True, switchable=True)
+    assert of(Move, effects) == []
+    assert "`opencode run` would end without an answer" in fields("left", effects)["why"]
+    assert len(of(Notify, effects)) == 1
+
+
 def test_a_stalled_subagent_has_its_parent_run_again():
     brain = engine(SET)
     child = {"session": "ses_2", "parent": "ses_1"}
@@ -215,6 +231,8 @@ def test_the_time_is_learnt_from_good_answers_within_bounds():
     feed(brain, GapsLearned({"p/a": 50.0}))
     assert (brain.context.stall_after("p/a"), brain.context.stall_after("p/b")) == (200.0, DEFAULT_PATIENCE)
     assert engine(SET).context.stall_after("p/a") == LIMIT
+    assert brain.context.stall_after("p/b", 2) == MAX_PATIENCE_2, "OpenCode 2 ends the request soon after that"
+    assert (brain.context.stall_after("p/a", 2), engine(SET).context.stall_after("p/a", 2)) == (200.0, LIMIT)
 
 
 def test_one_odd_gap_is_forgotten_after_fifty_good_answers():

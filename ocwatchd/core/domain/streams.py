@@ -20,6 +20,10 @@ DEFAULT_PATIENCE = 300.0
 """Stall timeout, in seconds, for a model without a known successful answer. Models that hide their thinking have been
 silent for minutes.
 """
+MAX_PATIENCE_2 = 240.0
+"""Maximum, in seconds, of a stall timeout in OpenCode 2, unless it is configured. OpenCode 2 itself ends a silent
+request after five minutes (281 and 300 s, 0.0.0-next-16350), and with it the turn, if the answer had begun.
+"""
 MIN_CALL_PATIENCE = 300.0
 """Minimum stall timeout, in seconds, while a model is writing a tool call. OpenCode reports a call only when its text
 is complete (1.3.2, 1.18.33), and a call may contain a whole file.

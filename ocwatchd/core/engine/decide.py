@@ -326,6 +326,9 @@ class Decider:
         trouble = "limited" if cause is None else "stalled" if stalled else "failing"
         if snapshot.belongs_to_run and snapshot.state is SessionState.ERROR:
             return self._leave(tracked, snapshot, "its `opencode run` has ended, so no answer is needed")
+        if snapshot.belongs_to_run and stalled:
+            why = f"{snapshot.model} has stalled, and its `opencode run` would end without an answer if it were stopped"
+            return self.leave_stalled(tracked, snapshot, why, now)
         if snapshot.endpoint.run:
             why = f"{trouble}; a plain `opencode run` cannot be moved. Use: oc-smart run"
             if snapshot.endpoint.launched:

@@ -58,9 +58,9 @@ def forbidden(
 def _parent_forbidden(child: str, now: SessionSnapshot, retrying: frozenset[str]) -> Ruling | None:
     if child not in retrying:
         return Ruling(MoveResult.ALREADY, "the subagent is working again")
-    # In an `opencode run`, OpenCode 1.3.2 sometimes does not name the subagent in the task call. If there is only one
-    # call and it names no session, it is this subagent's call.
-    if [(tool.tool, tool.child) for tool in now.running] == [("task", None)]:
+    # In an `opencode run`, OpenCode 1.3.2 sometimes does not name the subagent in the task call, and neither does the
+    # preview of OpenCode 2. If there is only one call and it names no session, it is this subagent's call.
+    if [(tool.tool, tool.child) for tool in now.running] in ([("task", None)], [("subagent", None)]):
         return _background_forbidden(replace(now, background=tuple(b for b in now.background if b != child)))
     if any(tool.child not in retrying for tool in now.running):
         return Ruling(MoveResult.REFUSED, "another tool is running alongside the subagent")

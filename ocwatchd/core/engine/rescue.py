@@ -36,8 +36,11 @@ class StallJudge:
         """Return the effects for a running answer that has stalled, or None if the session is not known to be
         stalled.
         """
-        usual, model, silence = self._context.stall_after(str(snapshot.model)), snapshot.model, snapshot.silence
+        usual = self._context.stall_after(str(snapshot.model), snapshot.endpoint.generation)
+        model, silence = snapshot.model, snapshot.silence
         if silence is None or usual is None or model is None or silence < usual or not may_have_stalled(snapshot):
+            return None
+        if snapshot.user_message is None:  # OpenCode 2 has not added the first prompt yet, so it has sent no request
             return None
         if silence < (patience := self._patience(snapshot, usual)):
             tracked.wake_at(now + patience - silence)
@@ -73,8 +76,9 @@ class StallJudge:
         """Return how long, in seconds, this answer may stay silent. For a tool call, the time is extended unless the
         user configured it.
         """
-        learned = self._context.policy.stall.after is None
-        return max(usual, MIN_CALL_PATIENCE) if learned and snapshot.tool_running else usual
+        extended = self._context.policy.stall.after is None and snapshot.tool_running
+        # OpenCode 2 reports a call while it is being written (`session.tool.input.delta`).
+        return max(usual, MIN_CALL_PATIENCE) if extended and snapshot.endpoint.generation == 1 else usual
 
     def _stalled(self, tracked: TrackedSession, snapshot: SessionSnapshot, model: ModelRef, now: float) -> list[Effect]:
         words = f"{model} has sent nothing for {span(snapshot.silence or 0.0)}"

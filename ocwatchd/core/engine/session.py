@@ -19,7 +19,7 @@ from ocwatchd.core.domain.cooldowns import Cooldowns
 from ocwatchd.core.domain.moves import Claim, MoveOutcome, MoveResult, Order
 from ocwatchd.core.domain.pools import Fill
 from ocwatchd.core.domain.snapshot import SessionSnapshot, SessionState
-from ocwatchd.core.domain.streams import learned_patience
+from ocwatchd.core.domain.streams import MAX_PATIENCE_2, learned_patience
 from ocwatchd.core.domain.timeline import Step
 from ocwatchd.core.domain.types import Cause, Certainty, LimitEvent, ModelRef, Target
 from ocwatchd.core.engine.messages import Aborted, MoveEnded, TroubleReported
@@ -1086,14 +1086,17 @@ class EngineContext:
         """Replace the longest gaps in successful answers, in seconds, by model."""
         self.gaps = gaps
 
-    def stall_after(self, model: str | None) -> float | None:
+    def stall_after(self, model: str | None, generation: int = 1) -> float | None:
         """Return the number of seconds of silence after which an answer of this model counts as stalled, or None if
-        stalls are not detected.
+        stalls are not detected. `generation` is the generation of OpenCode.
         """
         stall = self.policy.stall
         if not stall.enabled or Cause.STALL not in self.policy.move_on or self.policy.mode is Mode.OFF:
             return None
-        return learned_patience(self.gaps.get(model or "")) if stall.after is None else stall.after
+        if stall.after is not None:
+            return stall.after
+        learned = learned_patience(self.gaps.get(model or ""))
+        return min(learned, MAX_PATIENCE_2) if generation == 2 else learned
 
     def outlook(self, snapshot: SessionSnapshot | None, now: float) -> Outlook:
         """Return the information on which the choice of a fallback is based, for the session in the snapshot (None: for

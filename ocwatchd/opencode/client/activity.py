@@ -1,4 +1,4 @@
-"""Track how long each busy session of OpenCode 1 has been silent, from the events of its running answer.
+"""Track how long each busy session has been silent, from the events of its running answer.
 
 Every event about a part of a message (text, reasoning, a tool's state) or about an answer ends the silence. Streamed
 text causes hundreds of events per second. These events are not parsed; only the session id is searched for in their
@@ -97,6 +97,45 @@ class StreamActivity:
         elif any(kind in sent for kind in _RARE):
             self._see_rare(endpoint, sent)
 
+    # ---- what an event of OpenCode 2 reports (`client/v2/events.py`)
+
+    def note_event(self, session: str, endpoint: Hashable, *, counts: bool) -> None:
+        """End the silence of a session. `counts` is False if the next gap is not attributed to the model, for example
+        while a tool runs.
+        """
+        with self._lock:
+            self._note_event(session, endpoint, counts=counts)
+
+    def note_begun(self, session: str, endpoint: Hashable, answer: str, model: str | None) -> None:
+        """Record that an answer has begun with its first byte. The silence before it counts as a gap."""
+        with self._lock:
+            known = self._streams.get(session)
+            waited = self._elapsed() - known.last if known is not None else 0.0
+            stream = self._note_event(session, endpoint, counts=False)
+            stream.answer, stream.model, stream.longest, stream.counts = answer, model, max(waited, 0.0), True
+
+    def note_ended(self, session: str, endpoint: Hashable, *, good: bool) -> None:
+        """Record that the running answer has ended. The session stays busy, because a further step may follow."""
+        with self._lock:
+            stream = self._note_event(session, endpoint, counts=False)
+            if good and stream.answer is not None and stream.model:
+                self._gaps.note(stream.model, stream.longest)
+                self._learnt += 1
+            stream.answer = None
+
+    def note_wait(self, session: str, endpoint: Hashable, seconds: float) -> None:
+        """Record that OpenCode sends its next request in this many seconds. The silence begins then."""
+        with self._lock:
+            stream = self._note_event(session, endpoint, counts=False)
+            stream.last += max(seconds, 0.0)
+
+    def note_idle(self, session: str) -> None:
+        """Stop tracking a session that is idle, or that waits for something other than its model's answer."""
+        with self._lock:
+            self._streams.pop(session, None)
+
+    # ---- reading
+
     def silence(self, session: str) -> float | None:
         """Return the number of seconds for which a busy session has been silent. Return None if the session is not
         known to be busy.
@@ -105,17 +144,23 @@ class StreamActivity:
             stream = self._streams.get(session)
             return None if stream is None else self._silence(session, stream)
 
-    def silent(self, patience: Callable[[str | None], float | None]) -> list[str]:
+    def silent(
+        self,
+        patience: Callable[[str | None], float | None],
+        capped: Callable[[Hashable, float], float] = lambda _, limit: limit,
+    ) -> list[str]:
         """Return the sessions that have been silent for longer than their model's maximum silence. A session that stays
         silent is returned again after each further half of that time, in case OpenCode was too busy to respond to the
         probe.
 
-        `patience` returns the maximum silence of a model in seconds, or None if there is no maximum.
+        `patience` returns the maximum silence of a model in seconds, or None if there is no maximum. `capped` reduces
+        this maximum for an endpoint.
         """
         with self._lock:
             now, found = self._elapsed(), []
             for session, stream in self._streams.items():
                 limit = patience(stream.model)
+                limit = None if limit is None else capped(stream.endpoint, limit)
                 if limit is None or now - max(stream.last, stream.checked) < limit:
                     continue
                 silence = self._silence(session, stream)
@@ -138,7 +183,7 @@ class StreamActivity:
     # ---- with the lock held
 
     def _silence(self, session: str, stream: _Stream) -> float:
-        silence = self._elapsed() - stream.last
+        silence = max(self._elapsed() - stream.last, 0.0)
         if not MIN_PATIENCE <= silence < MAX_PATIENCE:
             return silence
         age = self._keep_alive(session)

@@ -59,7 +59,7 @@ class EventListener:
         `modern` returns whether the log shows OpenCode 1.17 or newer. If so, the event stream's route is known to
         exist, and the long list of routes is not requested. `connect` returns an `Api` that keeps this list for later
         requests. On 1.0.185, fetching the list takes 0.5 s, and a limited session should not have to wait for it.
-        `activity` receives all events of OpenCode 1.
+        `activity` receives all events.
         """
         self._report, self._modern, self._connect, self._clock = report, modern, connect, clock or SystemClock()
         self._progress, self._located = progress or Progress(), located
@@ -85,7 +85,7 @@ class EventListener:
     def _follow(self, endpoint: Endpoint) -> None:
         try:
             if endpoint.generation == 2:
-                EventStream(endpoint, self._report, self._progress, self._clock).follow()
+                EventStream(endpoint, self._report, self._progress, self._clock, self._activity).follow()
                 return
             api = self._connect(endpoint)
             if not self._modern() and not api.has(ROUTE, None):

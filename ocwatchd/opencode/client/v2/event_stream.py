@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from ocwatchd.clock import Clock
 from ocwatchd.core.domain.snapshot import Endpoint
 from ocwatchd.core.engine.messages import Failure
+from ocwatchd.opencode.client.activity import StreamActivity
 from ocwatchd.opencode.client.request import EndpointError, Trouble
-from ocwatchd.opencode.client.v2.events import WANTED, EventReader, News
+from ocwatchd.opencode.client.v2.events import WANTED, EventReader, News, see_progress
 from ocwatchd.opencode.client.v2.messages import Info, steps_of
 from ocwatchd.opencode.client.v2.routes import Routes
 from ocwatchd.opencode.sessions.messages import text
@@ -100,9 +102,17 @@ class Progress:
 class EventStream:
     """Follows the events of one endpoint in the calling thread, until the endpoint can no longer be reached."""
 
-    def __init__(self, endpoint: Endpoint, report: Callable[[News], None], progress: Progress, clock: Clock) -> None:
-        """`report` is called with each finding, in chronological order."""
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        report: Callable[[News], None],
+        progress: Progress,
+        clock: Clock,
+        activity: StreamActivity | None = None,
+    ) -> None:
+        """`report` is called with each finding, in chronological order. `activity` receives all events."""
         self._api, self._report, self._progress, self._clock = Routes(endpoint), report, progress, clock
+        self._activity = activity or StreamActivity()
 
     def follow(self) -> None:
         """Follow the stream until it can no longer be opened.
@@ -126,7 +136,7 @@ class EventStream:
     def _once(self) -> None:
         reader, since, caught_up = EventReader(), self._progress.since(self._clock.now()), False
         try:
-            for event in self._api.events(WANTED):
+            for event in self._api.events(WANTED, partial(see_progress, self._activity, self._api.endpoint)):
                 if not caught_up:  # the stream is open, so it will contain all events from now on
                     caught_up = True
                     self._catch_up(since)
@@ -135,11 +145,13 @@ class EventStream:
                 if news is not None:
                     self._report(news)
         finally:
+            self._activity.lost(self._api.endpoint)
             if caught_up:
                 self._progress.opened(-1)
 
     def _catch_up(self, since: float) -> None:
         active = self._api.active()
+        self._activity.connected(self._api.endpoint, active)
         listed = {info.id: info for info in self._api.sessions(RECENT)}
         found: list[Failure] = []
         for session in sorted(active | listed.keys()):

@@ -6,11 +6,15 @@ numbers.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from ocwatchd.core.domain.types import ErrorDetails, Hint, ModelRef, ResetSource
 from ocwatchd.core.engine.messages import Aborted, Failure
+from ocwatchd.core.text.parse_json import parse_json
+from ocwatchd.opencode.client.activity import StreamActivity
 from ocwatchd.opencode.client.v2.errors import error_of
 from ocwatchd.opencode.client.v2.messages import model_in, retry_of
 from ocwatchd.opencode.client.v2.snapshot import is_own_delay
@@ -26,6 +30,20 @@ MAX_COOLDOWN = 31 * 86400.0
 """Maximum length, in seconds, of a cooldown."""
 MAX_SESSIONS = 5000
 """Maximum number of sessions whose running step is tracked."""
+
+# Quotes in a model's text are escaped, so neither pattern matches in such a text.
+_EVENT_TYPE = re.compile(rb'"type":"session\.([a-z_.]{1,60})"')
+_EVENT_SESSION = re.compile(rb'"sessionID":"([^"\\]{1,100})"')
+_OF_MODEL = ("text.", "reasoning.")
+"""Beginnings of the types of events that only a sending model causes."""
+_OF_TURN = ("tool.", "input.promoted", "inbox.delivered", "instructions.", "synthetic", "skill.", "execution.started")
+"""Beginnings of the types of other events in a working session. The gap after them may be due to a tool."""
+_OF_END = ("execution.", "compaction.", "deleted")
+"""Beginnings of the types of events after which the session does not wait for an answer. A summary (compaction) is
+never treated as stalled.
+"""
+_GOOD_FINISHES = ("stop", "tool-calls", "length")
+"""Finish reasons of a successful answer."""
 
 News = Failure | Aborted
 
@@ -141,3 +159,48 @@ def _failure(
         final=final,
         number=seq_of(event),
     )
+
+
+def see_progress(activity: StreamActivity, endpoint: Hashable, sent: bytes) -> None:
+    """Pass a line of an event stream to `activity` if it shows progress of an answer.
+
+    Streamed text, reasoning and tool input cause hundreds of events per second. In these events, only the type and the
+    session id are searched for; they are not parsed. An answer's `session.step.started` arrives with the first text,
+    reasoning or tool call, or with the refusal, and not with the request: a request without headers, and one whose
+    first chunk is empty, cause no event at all (0.0.0-next-16350).
+    """
+    kind_found, session_found = _EVENT_TYPE.search(sent), _EVENT_SESSION.search(sent)
+    if kind_found is None or session_found is None:
+        return
+    kind, session = kind_found[1].decode(), session_found[1].decode(errors="replace")
+    if kind.startswith(_OF_MODEL):
+        activity.note_event(session, endpoint, counts=True)
+    elif kind in ("step.started", "step.ended", "retry.scheduled"):
+        _see_step(activity, endpoint, session, kind, sent)
+    elif kind == "step.failed":
+        activity.note_ended(session, endpoint, good=False)
+    elif kind.startswith(_OF_TURN) or kind in ("compaction.ended", "compaction.failed"):
+        activity.note_event(session, endpoint, counts=False)
+    elif kind.startswith(_OF_END):
+        activity.note_idle(session)
+
+
+def _see_step(activity: StreamActivity, endpoint: Hashable, session: str, kind: str, sent: bytes) -> None:
+    event = _parsed(sent)
+    data = mapping(event.get("data"))
+    if kind == "step.started":
+        model = model_in(data.get("model"))
+        answer = text(data.get("assistantMessageID")) or ""
+        activity.note_begun(session, endpoint, answer, str(model) if model else None)
+    elif kind == "step.ended":
+        activity.note_ended(session, endpoint, good=text(data.get("finish")) in _GOOD_FINISHES)
+    else:
+        at, now = seconds(data.get("at")), seconds(event.get("created"))
+        activity.note_wait(session, endpoint, at - now if at is not None and now is not None else 0.0)
+
+
+def _parsed(sent: bytes) -> Json:
+    try:
+        return mapping(parse_json(sent[sent.find(b"{") :]))
+    except ValueError:
+        return {}

@@ -89,6 +89,11 @@ def steps_of(raw: Sequence[object]) -> list[Step]:
     return [step for entry in raw if (step := step_of(mapping(entry))) is not None]
 
 
+def summarizes(raw: Sequence[Json]) -> bool:
+    """Return whether one of these messages is a summary of the session (compaction) that is being written."""
+    return any(entry.get("type") == "compaction" and entry.get("status") == "running" for entry in raw)
+
+
 def step_of(raw: Json) -> Step | None:
     """Parse a message. Return None if the message is neither a prompt nor an answer."""
     ident, kind, time = text(raw.get("id")), text(raw.get("type")) or "", mapping(raw.get("time"))
@@ -145,7 +150,7 @@ def _running(parts: Sequence[Json]) -> Iterator[RunningTool]:
         state = mapping(part.get("state"))
         if part.get("type") == "tool" and state.get("status") not in ENDED:
             child = text(mapping(state.get("metadata")).get("sessionID"))
-            yield RunningTool(text(part.get("name")) or "?", child)
+            yield RunningTool(text(part.get("name")) or "?", child, pending=state.get("status") == "streaming")
 
 
 def _length(part: Json) -> int:

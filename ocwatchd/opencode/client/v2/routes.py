@@ -7,7 +7,7 @@ shows a provider's settings) are dropped during parsing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -19,7 +19,7 @@ from ocwatchd.core.domain.types import ModelRef
 from ocwatchd.opencode.client.request import EndpointError, Request, Trouble
 from ocwatchd.opencode.client.transport import exchange, stream
 from ocwatchd.opencode.client.v1.responses import price_of
-from ocwatchd.opencode.client.v2.messages import Info, info_of
+from ocwatchd.opencode.client.v2.messages import Info, info_of, model_in
 from ocwatchd.opencode.sessions.messages import Json, mapping, text
 
 CALL_LIMIT = 5.0
@@ -135,17 +135,21 @@ class Routes:
                 if event.get("type") == "log.synced":
                     return
 
-    def events(self, wanted: Sequence[bytes]) -> Iterator[Json]:
+    def events(self, wanted: Sequence[bytes], see: Callable[[bytes], None] = lambda _: None) -> Iterator[Json]:
         """Yield the events of all projects that contain one of these byte strings, as they happen.
 
-        An empty event is yielded first, as soon as the stream is open.
+        An empty event is yielded first, as soon as the stream is open. `see` is called with each event before it is
+        parsed, including events that are not yielded.
         """
         opened = False
         for line in stream(self.endpoint, Request("GET", "/api/event"), EVENT_IDLE):
             if not opened:
                 opened = True
                 yield {}
-            if line.startswith(b"data:") and any(part in line for part in wanted):
+            if not line.startswith(b"data:"):
+                continue
+            see(line)
+            if any(part in line for part in wanted):
                 yield mapping(self._json(line[5:], "/api/event"))
 
     # ---- actions
@@ -179,6 +183,10 @@ class Routes:
     def clear_revert(self, session: str) -> None:
         """Remove the mark set by `stage_revert`. This also wakes the session, which then runs waiting prompts."""
         self._post(_of(session, "revert/clear"), {})
+
+    def commit_revert(self, session: str) -> None:
+        """Drop the messages that `stage_revert` has marked."""
+        self._post(_of(session, "revert/commit"), {})
 
     def prompt(self, session: str, body: Mapping[str, object]) -> None:
         """Send a prompt, and return when OpenCode has accepted it."""
@@ -216,6 +224,10 @@ class Routes:
         _OFFERED[self.endpoint.address, self.endpoint.pid, directory] = time.monotonic(), frozenset(models)
         return models
 
+    def default_model(self, directory: str | None) -> ModelRef | None:
+        """Return the model of sessions for which no model was chosen, or None if this version does not report it."""
+        return model_in(self._optional("/api/model/default", directory=directory))
+
     def agents(self, directory: str | None) -> frozenset[str]:
         """Return the names of all agents."""
         found = self._data("/api/agent", directory=directory)
@@ -233,10 +245,10 @@ class Routes:
 
     # ---- requests
 
-    def _optional(self, path: str) -> object:
+    def _optional(self, path: str, **query: object) -> object:
         """Return the response of a route, or None if this version of OpenCode does not have the route."""
         try:
-            return self._data(path)
+            return self._data(path, **query)
         except EndpointError as fault:
             if fault.status != 404:
                 raise

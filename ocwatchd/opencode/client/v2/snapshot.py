@@ -11,9 +11,9 @@ from ocwatchd.core.domain.backoff import is_native_delay
 from ocwatchd.core.domain.snapshot import ABORTED, Endpoint, SessionSnapshot, SessionState
 from ocwatchd.core.domain.types import ErrorDetails, ModelRef
 from ocwatchd.core.text.redact import REASON_CAP
-from ocwatchd.opencode.client.v2.messages import Info, Step, steps_of
+from ocwatchd.opencode.client.v2.messages import Info, Step, steps_of, summarizes
 from ocwatchd.opencode.client.v2.routes import Routes
-from ocwatchd.opencode.sessions.messages import Json
+from ocwatchd.opencode.sessions.messages import Json, Message
 from ocwatchd.opencode.sessions.snapshots import needs_of
 
 _FEW, _MANY = 6, 80
@@ -23,6 +23,10 @@ message.
 RELEASED_DELAYS = (2.0, 4.0, 8.0, 10.0)
 """Delays, in seconds, before the first retries in the releases (2.0.7 and later, with jitter). All later retries have
 the last of these delays. In the preview, the delays are 2, 4, 8 and 16 s.
+"""
+ATTEMPT_DUE = 15.0
+"""Number of seconds after which a next attempt that is due counts as running. OpenCode keeps showing the wait until the
+first byte of the answer has arrived (0.0.0-next-16350), even if nothing is ever sent.
 """
 JITTER = 0.3
 """Fraction by which the delays of the releases vary."""
@@ -90,7 +94,12 @@ def turn_of(api: Routes, session: str, clock: Clock, *, thorough: bool = False, 
     queued = api.queued(session) if (thorough and not waits) or not works else 0
     asking = works and not waits and known is None and api.asking(session)
     run = any(run.may_own(info.directory, info.created, info.id, info.parent) for run in api.endpoint.runs)
-    snapshot = snapshot_of(api.endpoint, info, steps, works, seen, queued=queued, asking=asking, run=run)
+    unnamed = works and info.model is None and all(step.message.user for step in steps)
+    default = api.default_model(info.directory) if unnamed else None
+    snapshot = snapshot_of(
+        api.endpoint, info, steps, works, seen,
+        queued=queued, asking=asking, run=run, default=default, compacting=works and summarizes(raw),
+    )  # fmt: skip
     return Turn(snapshot, info, steps, tuple(raw), queued, active)
 
 
@@ -104,8 +113,12 @@ def snapshot_of(
     queued: int = 0,
     asking: bool = False,
     run: bool = False,
+    default: ModelRef | None = None,
+    compacting: bool = False,
 ) -> SessionSnapshot:
-    """Build a snapshot from the responses. `seen` is the time of the responses, in epoch seconds."""
+    """Build a snapshot from the responses. `seen` is the time of the responses, in epoch seconds. `default` is the
+    model of a session for which no model was chosen and that has no answer yet.
+    """
     answer = next((step for step in reversed(steps) if not step.message.user), None)
     prompt = next((step for step in reversed(steps) if step.type == "user"), None)
     asked = next((step for step in reversed(steps) if step.message.user), None)
@@ -113,6 +126,8 @@ def snapshot_of(
     behind = answer is not None and asked is not None and steps.index(asked) > steps.index(answer)
     last = answer.message if answer is not None and not (behind and not active) else None
     retry = answer.retry if answer is not None and active else None
+    if retry is not None and retry.at is not None and seen - retry.at > ATTEMPT_DUE:
+        retry = None
     error = None if behind and not active else _error(answer, active)
     state = _state(active, retry is not None, error)
     return SessionSnapshot(
@@ -126,7 +141,7 @@ def snapshot_of(
         message=(retry.error.message[:REASON_CAP] if retry and retry.error else ""),
         refusal=retry.error if retry else None,
         honoured=_honoured(retry.attempt, retry.at - seen) if retry and retry.at is not None else None,
-        model=(last.model if last else None) or info.model,
+        model=_model(info, last, default, awaited=behind and active),
         agent=info.agent or (last.agent if last else None),
         user_message=named.message.id if named else None,
         before=_before(steps, answer),
@@ -145,7 +160,18 @@ def snapshot_of(
         needs=needs_of([step.message for step in steps]),
         switchable=True,
         belongs_to_run=run,
+        compacting=compacting,
     )
+
+
+def _model(info: Info, last: Message | None, default: ModelRef | None, *, awaited: bool) -> ModelRef | None:
+    """Return the model that wrote the last answer or, if `awaited`, the model from which the next answer is awaited.
+
+    An answer is listed only after its first byte has arrived, so before that, the last answer belongs to an earlier
+    prompt.
+    """
+    answered = last.model if last is not None else None
+    return (info.model or answered if awaited else answered or info.model) or default
 
 
 def _state(active: bool, waits: bool, error: ErrorDetails | None) -> SessionState:
