@@ -169,6 +169,8 @@ def _story(note: Note) -> str | None:
         case "limit":
             end = until_words(until) if isinstance(until, float) else "until you clear it"
             return f"{about['model']} is limited {end}: {about.get('reason') or 'no reason given'}"
+        case "stalled":
+            return str(about["why"])
         case "claim":
             return f"moving to {about['target']}"
         case "moved":

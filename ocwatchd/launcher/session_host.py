@@ -336,13 +336,21 @@ class RunMover:
     name = "run"
 
     def __init__(
-        self, child: Child, session_host: SessionHost, clock: Clock, opened: Callable[[Endpoint, Session], None]
+        self,
+        child: Child,
+        session_host: SessionHost,
+        clock: Clock,
+        opened: Callable[[Endpoint, Session], None],
+        silence: Callable[[str], float | None] = lambda _: None,
     ) -> None:
         """Store the arguments. `opened` is called once, after the server has responded and before the prompt runs in
-        it.
+        it. `silence` returns the number of seconds for which a busy session has been silent, or None if the session is
+        not known to be busy.
         """
+        self._silence = silence
         self._child, self._session_host, self._clock, self._opened = child, session_host, clock, opened
-        self._rerun, self._held = RerunOverApi(lambda endpoint: Api(endpoint, STARTING_LIMIT)), ExitStack()
+        self._rerun = RerunOverApi(lambda endpoint: Api(endpoint, STARTING_LIMIT), silence=silence)
+        self._held = ExitStack()
         self.endpoint: Endpoint | None = None
         self._taken_over = False
 
@@ -408,5 +416,8 @@ class RunMover:
             return MoveOutcome(MoveResult.FAILED, str(fault), None)
         retrying = frozenset(name for name, status in statuses.items() if status.type == "retry")
         busy = frozenset(name for name, status in statuses.items() if status.type == "busy")
+        silence, before = self._silence(order.session), snapshot.silence
+        if order.stalled and silence is not None and before is not None and silence < before:
+            return MoveOutcome(MoveResult.ALREADY, f"{now.model} has continued its answer", now)
         ruling = forbidden(order, now, retrying, busy)
         return MoveOutcome(ruling.result, ruling.why, now) if ruling else None

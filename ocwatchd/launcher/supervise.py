@@ -28,6 +28,7 @@ from ocwatchd.core.engine.engine import Engine
 from ocwatchd.core.engine.messages import (
     ClockSet,
     Failure,
+    FellSilent,
     Message,
     Move,
     MoveEnded,
@@ -61,6 +62,7 @@ from ocwatchd.launcher.session_host import (
 )
 from ocwatchd.launcher.transform import until_words
 from ocwatchd.movers.switch import SwitchModel
+from ocwatchd.opencode.client.activity import StreamActivity
 from ocwatchd.opencode.client.event_stream import EventListener
 from ocwatchd.opencode.client.request import EndpointError
 from ocwatchd.opencode.client.v1.responses import Session
@@ -68,10 +70,11 @@ from ocwatchd.opencode.client.v1.routes import Api
 from ocwatchd.opencode.process.process_tree import descendants, end_all
 from ocwatchd.opencode.process.reaper import Guardian
 from ocwatchd.paths import Paths
-from ocwatchd.state import prices
+from ocwatchd.state import cursors, prices
 from ocwatchd.state.blacklist import store as blacklist
 from ocwatchd.state.blacklist.sync import SharedBlacklist
 from ocwatchd.state.journal import Journal
+from ocwatchd.state.plugin_reports import keep_alive_age
 
 
 def soonest(cooldowns: Cooldowns, models: Iterable[ModelRef], now: float) -> Cooldown | None:
@@ -142,6 +145,12 @@ class Supervisor:
         )
         context, now = self._engine.context, self._clock.now()
         context.fill.measure(known.loads, (), now)
+        self._activity: StreamActivity | None = None
+        if run.service is None and run.server is None:  # a client's session is watched by the daemon
+            gaps = cursors.load_gaps(self._paths.stream_gaps)
+            self._activity = StreamActivity(gaps, keep_alive=self._keep_alive_age)
+            context.learn_gaps(gaps.longest())
+        silence = self._activity.silence if self._activity else lambda _: None
         prices.recall(context, self._paths, now)
         # SimpleQueue cannot be used: on Python 3.11, its `get` waits forever if a signal (such as SIGCHLD) arrives just
         # before the timeout.
@@ -153,7 +162,7 @@ class Supervisor:
         else:
             own = OwnSessionHost(run, self._paths, self._clock, guardian.watch)
             self._session_host = ServerSessionHost(run.server, self._paths) if run.server else own
-            self._mover = RunMover(child, self._session_host, self._clock, self._opened)
+            self._mover = RunMover(child, self._session_host, self._clock, self._opened, silence)
         session_host = self._session_host
         post, faults, health = self._queue.put, Faults(say, self._clock.now), FileHealth(say)
         self._lanes = WorkerLanes(post, faults)
@@ -165,9 +174,12 @@ class Supervisor:
             health,
             session_host.finder,
             session_host.prober,
-            EventListener(post, (self._paths.log_dir / "opencode.log").exists, clock=self._clock),
+            EventListener(
+                post, (self._paths.log_dir / "opencode.log").exists, clock=self._clock, activity=self._activity
+            ),
             self._mover,
             self._mover if isinstance(self._mover, ClientMover) else SwitchModel(clock=self._clock),
+            self._activity,
         )
         shared = SharedBlacklist(self._paths.blacklist, known)
         self._writer = YieldingWriter(BlacklistWriter(shared, self._clock, health), shared, self._paths, self._clock)
@@ -209,6 +221,8 @@ class Supervisor:
             self._run.output.take()
             self._take_messages()
             self._handle(Tick())
+            for session in self._activity.silent(self._engine.context.stall_after) if self._activity else ():
+                self._handle(FellSilent(session))
             news = self._writer.news()
             if news is not None:
                 self._handle(news)
@@ -216,6 +230,14 @@ class Supervisor:
             code = self._step()
             if code is not None:
                 return code
+
+    def _keep_alive_age(self, session: str) -> float | None:
+        """Return the number of seconds since the last keep-alive was sent to the session. Return None if there was no
+        keep-alive, or if `stall.after` is a number, because keep-alives do not extend that time.
+        """
+        if self._policy.stall.after is not None:
+            return None
+        return keep_alive_age(self._paths.keep_alives, session, self._clock.now())
 
     def _untouched(self) -> bool:
         moving = any(tracked.moving for tracked in self._engine.tracked_sessions.all())
@@ -364,6 +386,7 @@ class Supervisor:
             return
         printer = Printer(Api(endpoint), session, given.format == "json", self._run.output)
         self._served = ServedPrivately(endpoint, session, printer, given.has("--auto"), self._clock)
+        self._opencode.listen()  # a stalled answer in the server is detected by the server's events
 
     def _follow(self, served: Served) -> int | None:
         try:

@@ -9,6 +9,10 @@ from contextlib import suppress
 from ocwatchd.ownership import open_followed
 
 CHUNK = 1 << 18
+LONG_RUN = 30.0
+"""Age, in seconds, of a child from which on the engine watches it. A stalled answer leaves no other sign, and is
+detected after a minute at the earliest, unless its time is configured.
+"""
 SIGN = b"ERROR"
 """Bytes that every log record of a failure contains, in all log formats."""
 
@@ -32,6 +36,7 @@ class TroubleSigns:
         self._logs, self._facts = logs, facts
         self._child = 0
         """The child's pid, or 0 before the child is started."""
+        self._started = time.monotonic()
         self.began = time.time()
         self._began = self.began - 1.0  # one second is subtracted, because some file systems have coarse timestamps
         self.server: AttachedServer | None = None
@@ -42,10 +47,14 @@ class TroubleSigns:
 
     def started(self, child: int) -> None:
         """Record the pid of the child to watch."""
-        self._child = child
+        self._child, self._started = child, time.monotonic()
 
     def troubled(self) -> bool:
-        """Return whether there is a new failure that may belong to the child."""
+        """Return whether there is a new failure that may belong to the child, or the child has been running for so long
+        that its answer may have stalled.
+        """
+        if time.monotonic() - self._started >= LONG_RUN:
+            return True
         if any(below(name.partition(".")[0], self._child) for name in self.new_facts()):
             return True
         changed = [

@@ -192,6 +192,7 @@ class _Attempt:
             self._drop_pieces(found.messages, snapshot)
         elif self._order.own_abort:  # the abort of an earlier attempt may have taken effect only just now
             self._time.sleep(SETTLE)
+            self._drop_pieces(found.messages, snapshot)
         return self._run_target(found.messages)
 
     def _known_silent(self) -> bool:

@@ -13,6 +13,7 @@ from tests.support.daemon import Daemon, epoch, ocwatch, settle
 from tests.support.opencode import MIDDLE, NEWEST, Home, Serve
 from tests.support.processes import wait_until
 from tests.support.provider import Cut, Hang, Ok, Provider, Request, Shape, Stall, after_tool, bash, ok, slow, tool
+from tests.support.smart import Smart
 
 pytestmark = pytest.mark.e2e
 
@@ -204,3 +205,18 @@ def test_answers_that_are_cut_off_again_and_again_are_left_for_the_fallback(
         assert "It is half" not in str(asked.body["messages"])
         assert len(serve.user_messages(session)) == 2
         assert daemon.wait_cooldown(PRIMARY)["strikes"] == 0
+
+
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_a_stalled_run_of_oc_smart_is_run_again_and_then_on_the_fallback(
+    version: str, home: Home, provider: Provider
+) -> None:
+    provider.script(PRIMARY, Stall(Shape.TEXT))
+    provider.script(FALLBACK, ok("answered elsewhere"))
+    smart = Smart(home, version, stall={"after": 3 * AFTER * 1000})
+    done = smart.run("run", PROMPT)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "answered elsewhere")
+    (last,) = provider.requests(FALLBACK)
+    assert [request.count(PROMPT) for request in provider.requests()] == [1, 1, 1]
+    assert last.body["messages"][-1]["role"] == "user", "half an answer is not continued"
+    assert not smart.left_behind()
