@@ -83,8 +83,8 @@ class Terminal:
         self._continued = False
 
     def run(self, words: Sequence[str], environ: Mapping[str, str]) -> int:
-        """Run OpenCode until no restart is requested. Return its last exit code, which is negative if a signal ended
-        it.
+        """Run OpenCode, and run it again each time a restart is requested. Return its last exit code, which is negative
+        if a signal ended it.
 
         `environ` is the whole environment.
 

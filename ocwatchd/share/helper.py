@@ -45,8 +45,9 @@ folder reports changes.
 LOCK_PATIENCE = 0.5
 """Time, in seconds, to wait for another share process to exit."""
 PAUSE_PER_WORK, MAX_OWED_PAUSE = 2.0, 0.5
-"""Each second of work makes a pause of PAUSE_PER_WORK seconds due. The process pauses when more than MAX_OWED_PAUSE
-seconds are due. Single limits are therefore handled immediately, and a burst of limits does not keep a whole core busy.
+"""For each second of work, the process owes PAUSE_PER_WORK seconds of pause. It pauses when it owes more than
+MAX_OWED_PAUSE seconds. Single limits are therefore handled immediately, and a burst of limits does not keep a whole
+core busy.
 """
 SKIPPED_KEPT = 1000
 """Maximum number of skipped lines that are kept, so that the same line is counted only once."""

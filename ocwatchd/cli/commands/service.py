@@ -68,7 +68,7 @@ def install(sandbox: bool | None, start: bool, as_json: bool = False) -> int:
         tell(f"Up to date: {shown(service_status.file)}.")
     if stray is not None:
         tell(
-            f"The service is not started, because a daemon is already running{_pid(stray)}. "
+            f"The service was not started, because a daemon is already running{_pid(stray)}. "
             "To run it as the service: ocwatch down && ocwatch up"
         )
     _print_status(service_status)

@@ -201,7 +201,11 @@ def _text(fields: dict[str, str]) -> str:
 
 
 def _tip(state: str, found: dict[str, Entry], now: float) -> str:
-    problem = "a running OpenCode process cannot be served. To see why: ocwatch status" if state == UNSERVED else ""
+    problem = (
+        "ocwatchd cannot move the sessions of a running OpenCode process. To see why: ocwatch status"
+        if state == UNSERVED
+        else ""
+    )
     if state == NO_FALLBACK:
         problem = "a model in use has no fallback. To see which: ocwatch status"
     if state == UNKNOWN_MODEL:

@@ -1,4 +1,5 @@
-"""The user's own patterns (`errorPatterns`): words, a status number, or an expression that cannot take long to match.
+"""The user's own patterns (`errorPatterns`): words, a status code, or a regular expression that cannot take long to
+match.
 Pure functions and classes.
 """
 
@@ -43,7 +44,7 @@ class UserPattern:
 
     @classmethod
     def of(cls, text: str) -> UserPattern:
-        """Interpret a pattern as a status number, a literal text or an expression, whichever is most likely.
+        """Interpret a pattern as a status code, literal text, or a regular expression, whichever is most likely.
 
         Never raises, and never returns a pattern that could take very long to match.
         """

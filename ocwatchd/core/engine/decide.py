@@ -286,11 +286,11 @@ class Decider:
     def answered_by_page(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, words: str, now: float
     ) -> list[Effect]:
-        """Leave the session on its model, because a web page arrives in place of the provider's response. The page
+        """Leave the session on its model, because a web page was returned instead of the provider's response. The page
         would also replace the responses of every other model.
         """
         return self._report_unanswered(
-            tracked, snapshot, f"{words}, because a web page arrives in place of the provider's response", now
+            tracked, snapshot, f"{words}, because a web page was returned instead of the provider's response", now
         )
 
     def _report_unanswered(

@@ -563,7 +563,7 @@ class Engine:
         were read from endpoints during that run.
         """
         for session, model in refused.items():
-            # If there is no cooldown, the limit has ended, or the daemon was killed before it could save the limit.
+            # No cooldown means that the limit has ended, or that the daemon was killed before it could save the limit.
             if self.cooldowns.cooling(model, now) is not None:
                 self.tracked_sessions.remember(session, model)
         for one in shown:

@@ -211,8 +211,8 @@ def _created_span(data: bytes, body: int, stop: int, limit: int, when: float) ->
 
 
 def _repeated_span(data: bytes, body: int, stop: int, limit: int, when: float) -> Span | None:
-    """Return the end of a repeated failure: the suffix ` process` after a stack trace (1.1 and later) that repeats the
-    whole message.
+    """Return the end of a failure's record whose message contains line breaks. Since 1.1, the message is followed by a
+    stack trace, which repeats the whole message, and by the suffix ` process`.
 
     A line that looks like a record, with a plausible time, is treated as the next record, unless the stack proves that
     it is part of this record.

@@ -107,7 +107,7 @@ class StreamActivity:
             self._note_event(session, endpoint, counts=counts)
 
     def note_begun(self, session: str, endpoint: Hashable, answer: str, model: str | None) -> None:
-        """Record that an answer has begun with its first byte. The silence before it counts as a gap."""
+        """Record that the first byte of an answer has arrived. The silence before it counts as a gap."""
         with self._lock:
             known = self._streams.get(session)
             waited = self._elapsed() - known.last if known is not None else 0.0

@@ -266,7 +266,7 @@ class EndpointFinder:
         return self._found()
 
     def processes(self) -> list[OpenCodeProcess]:
-        """Return the OpenCode processes of this data directory that the last scan of the process table found."""
+        """Return the OpenCode processes that use this data directory, as of the last scan of the process table."""
         with self._news:
             return list(self._running)
 

@@ -26,8 +26,8 @@ from ocwatchd.ownership import open_followed
 
 _LINE = re.compile(rb"timestamp=(?P<time>\S+) level=(?P<level>\S+) run=(?P<run>[0-9a-zA-Z_-]{4,64}) ")
 _FROM_THE_START = (b"INFO", b"DEBUG")
-"""Log levels of the lines that a process writes from its start. If a process logs only warnings, its first line appears
-later.
+"""Levels of the first line in the log of a process that logs its start. If a process logs only warnings, its first line
+does not show when the process started.
 """
 
 
