@@ -7,6 +7,7 @@ import time
 import pytest
 
 from ocwatchd.core.domain.streams import StreamGaps
+from ocwatchd.launcher.trouble_signs import LONG_RUN
 from ocwatchd.state import cursors
 from tests.support.answers import Answer
 from tests.support.daemon import Daemon, epoch, ocwatch, settle
@@ -220,3 +221,11 @@ def test_a_stalled_run_of_oc_smart_is_run_again_and_then_on_the_fallback(
     assert [request.count(PROMPT) for request in provider.requests()] == [1, 1, 1]
     assert last.body["messages"][-1]["role"] == "user", "half an answer is not continued"
     assert not smart.left_behind()
+
+
+def test_a_long_run_of_oc_smart_that_answers_is_only_watched(home: Home, provider: Provider) -> None:
+    provider.script(PRIMARY, slow("word after word after word ", LONG_RUN + 10, pieces=20))
+    done = Smart(home, NEWEST).run("run", PROMPT)
+    assert (done.returncode, done.stdout) == (0, "word after word after word\n")
+    assert "oc-smart" not in done.stderr
+    assert len(provider.requests()) == 1
