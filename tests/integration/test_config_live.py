@@ -35,9 +35,9 @@ class Edited:
 
     def look(self, seconds: float = SETTLED + 0.01) -> Config | ConfigError | None:
         """Return what is reported after this time without a further change."""
-        assert not isinstance(self.live.look(self.now), Config)
+        assert not isinstance(self.live.read_edit(self.now), Config)
         self.now += seconds
-        return self.live.look(self.now)
+        return self.live.read_edit(self.now)
 
     def chain(self, news: Config | ConfigError | None) -> tuple[str, ...]:
         assert isinstance(news, Config)
@@ -109,8 +109,8 @@ def test_what_changes_no_value_is_no_news(edited: Edited) -> None:
 
 def test_a_clock_that_is_set_back_delays_nothing(edited: Edited) -> None:
     edited.write(OTHER)
-    assert edited.live.look(edited.now) is None
-    assert edited.chain(edited.live.look(edited.now - 3600)) == ("r/c",)
+    assert edited.live.read_edit(edited.now) is None
+    assert edited.chain(edited.live.read_edit(edited.now - 3600)) == ("r/c",)
 
 
 def test_an_edit_while_we_start_is_not_missed(edited: Edited) -> None:
