@@ -106,6 +106,8 @@ def test_the_log_has_human_times_and_no_values_of_python() -> None:
     assert limit[1].endswith(ends)
     assert moved[1] == "moved: model=mock/primary seconds=0.6s first_token_seconds=1m 15s why=it is 10:54:02, not False"
     assert other == ("", "Traceback: seconds")
+    odd = "2026-13-01T00:00:00Z until=2026-02-30T25:00:00Z"
+    assert readable(odd, now) == ("", odd)
 
 
 def test_the_log_is_wrapped_between_words_on_a_terminal_and_one_line_for_each_event_in_a_pipe(cli: Cli) -> None:
@@ -125,6 +127,18 @@ def test_the_log_is_wrapped_between_words_on_a_terminal_and_one_line_for_each_ev
     beginning = len(lines[0]) - len("started: pid=7907 release=0.1.0")
     assert all(line[:beginning].strip() == "" for line in shown if line.startswith(" "))
     assert len(shown) > 4
+
+
+def test_the_program_that_follows_a_log_may_take_its_time_to_exit(cli: Cli) -> None:
+    cli.paths.state_dir.mkdir(parents=True)
+    cli.paths.service_log.write_text("2026-12-01T10:52:30.678Z limit: small=False\n")
+    env = {**programs(cli), "TERM": "dumb"}
+    tail = cli.paths.home / "bin/tail"
+    tail.write_text("#!/bin/sh\necho 2026-12-01T10:52:30.678Z the end\nexec >&- 2>&-\nsleep 0.5\n")
+    tail.chmod(0o755)
+    with Pty(cli.command("logs", "-f"), {**cli.env, "PATH": env["PATH"]}, cli.paths.home) as terminal:
+        assert terminal.end() == 0
+    assert "the end" in terminal.shown.decode()
 
 
 def test_a_log_that_is_followed_on_a_terminal_reads_like_the_others(cli: Cli) -> None:

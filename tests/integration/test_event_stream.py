@@ -163,3 +163,33 @@ def test_events_are_parsed_for_a_move_only_while_it_is_in_progress() -> None:
     assert shared.wanted == (b"always",)
     shared.pass_on(PROMPTED)
     assert events.trace.seen == 0
+
+
+def test_a_stream_is_not_joined_before_its_first_events_are_read() -> None:
+    """The listener first requests the statuses, and reads no events in the meantime."""
+    joined = []
+
+    class Asking(OneStream):
+        def status(self, directory: str | None) -> dict[str, RetryStatus]:
+            assert self.shared_events is not None
+            joined.append(self.shared_events.join(self, lambda _: None, ()))
+            return {}
+
+    api = Asking()
+    EventListener(lambda _: None, lambda: True, connect=lambda _: api).listen([DOOR])
+    wait_until(lambda: joined, why="the statuses to be requested")
+    assert joined == [False]
+
+
+def test_a_stream_that_ends_while_it_is_joined_is_not_live() -> None:
+    class Ending(SharedEvents):
+        def join(self, *args: Any) -> bool:
+            found = super().join(*args)
+            self.closed()
+            return found
+
+    api = OneStream()
+    api.shared_events = Ending(())
+    api.shared_events.opened()
+    with SessionEvents(api, SESSION) as events:
+        assert not events.live

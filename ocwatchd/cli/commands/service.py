@@ -179,9 +179,17 @@ def readable(line: str, now: float) -> tuple[str, str]:
         head = stamp(moment(begin, "time"), now)
     except ValueError:
         head, text = "", line
-    text = _TIME.sub(lambda found: stamp(moment(found[0], "time"), now), text)
+    text = _TIME.sub(lambda found: _local(found[0], now), text)
     text = _FLAG.sub(lambda found: "=yes" if found[1] == "True" else "=no", text)
     return head, _SECONDS.sub(lambda found: f"{found[1]}={exactly(float(found[2]))}", text)
+
+
+def _local(time: str, now: float) -> str:
+    """Return a time of the log as a local time, or unchanged if there is no such time."""
+    try:
+        return stamp(moment(time, "time"), now)
+    except ValueError:
+        return time
 
 
 _TIME = re.compile(r"(?<![^\s=])\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z(?!\S)")
@@ -207,8 +215,9 @@ def _follow(command: Sequence[str]) -> int:
             for line in process.stdout or ():
                 _say_event(line.rstrip("\n"), time.time())
                 sys.stdout.flush()
-        finally:
+        except BaseException:
             process.terminate()
+            raise
     return process.returncode
 
 

@@ -130,11 +130,11 @@ class _Watch:
     def __call__(self, sent: bytes) -> None:
         if not self._asked:
             self._asked = True
-            self._opened()
             with suppress(EndpointError):  # if this fails, only sessions that become busy later are tracked
                 statuses = self._api.status(self._api.endpoint.directory)
                 busy = [session for session, status in statuses.items() if status.type == "busy"]
                 self._activity.connected(self._api.endpoint, busy)
+            self._opened()  # only now, because no event was read during the request
         self._activity.see(self._api.endpoint, sent)
 
 

@@ -144,10 +144,11 @@ class SessionEvents:
     def __enter__(self) -> Self:
         """Join the stream that the daemon keeps open. If there is none, open a stream on a separate thread."""
         shared = self._api.shared_events
+        self.live = True  # set first, because the stream may end at any time after `join`
         if shared is not None and shared.join(self, self._receive, WANTED):
-            self.live = True
             self._connected.set()
             return self
+        self.live = False
         threading.Thread(target=self._follow, name=f"events {self._session.id}", daemon=True).start()
         return self
 
