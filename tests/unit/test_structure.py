@@ -93,6 +93,16 @@ def test_a_long_file_without_a_reason_is_found_in_every_language(tmp_path: Path)
     assert silent_about_their_length(tmp_path) == [f"{LONG + 1} a.py", f"{LONG + 1} b.js", f"{LONG + 1} c.mjs"]
 
 
+# ---- the checks before a change lands
+
+
+def test_the_test_files_that_the_checks_name_exist() -> None:
+    """Pytest runs no test at all if one of the files that it is given does not exist."""
+    named = re.findall(r"tests/[\w/]+\.py", (ROOT / ".ci/run").read_text())
+    assert len(named) > 5
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 # ---- imports within functions
 
 FAST_PATH = "The fast path imports nothing costly"
