@@ -1,8 +1,8 @@
 """Format times for people, and durations as in `core.text.amounts`. JSON contains RFC 3339 times instead
 (`clock.rfc3339`).
 
-Besides the durations, this module imports only `time`, because it is used by `oc-smart` and by commands that scripts
-call frequently.
+Apart from `core.text.amounts`, this module imports only `time`, because it is used by `oc-smart` and by commands that
+scripts call frequently.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ KEYS = (
         [], pattern=r"^http://(127(\.[0-9]{1,3}){3}|localhost|\[::1\]):[0-9]{1,5}/?$(?!\n)",
         wanted="http://127.0.0.1:PORT", formerly="doors", shown=True),
     _section(
-        "notifications", "How you are notified, once for each event.",
+        "notifications", "How to notify you. Each event is reported once.",
         Key("desktop", Kind.FLAG, "Whether to show desktop notifications (`notify-send`, or those of macOS).", True),
         Key("toast", Kind.FLAG, "Whether to show toasts in OpenCode.", True),
         Key("command", Kind.TEXTS, "A program, with its arguments, to run for each notice. The program receives the "

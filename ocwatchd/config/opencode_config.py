@@ -157,7 +157,8 @@ def _model(value: object) -> object:
 
 
 def _used_providers(config: Mapping[str, object]) -> dict[str, object]:
-    """Return the policies as `enabled_providers` or `disabled_providers`. The last policy for a provider applies."""
+    """Return OpenCode's provider policies as `enabled_providers` or `disabled_providers`. The last policy for a
+    provider applies."""
     policies = object_in(config, "experimental").get("policies")
     allowed: list[str] = []
     denied: list[str] = []

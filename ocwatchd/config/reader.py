@@ -57,7 +57,7 @@ class Document:
         return Fault(self.path, message, self.positions().line(tuple(keys)), dotted(keys))
 
     def positions(self) -> Positions:
-        """Return the lines of all keys. The text is scanned on the first call."""
+        """Return the line number of each key. The text is scanned on the first call."""
         if self._positions is None:
             self._positions = Positions(blank_comments(self.text))
         return self._positions

@@ -18,8 +18,8 @@ from ocwatchd.opencode.process.reaper import Guardian
 from ocwatchd.state.relaunch_requests import awaited
 
 TERMINAL = "OCWATCHD_TERMINAL"
-"""Environment variable that contains the launcher's process id in OpenCode. `ocwatch restart` sends its request to that
-process.
+"""Environment variable, set for OpenCode, that contains the launcher's process id. `ocwatch restart` sends its request
+to that process.
 """
 
 PASSED_ON = (

@@ -1,5 +1,5 @@
-"""Predict whether a model is about to be limited, so that new prompts should go to a fallback. Pure functions and
-classes.
+"""Predict whether a model is about to be limited, in which case new prompts should go to a fallback. Pure functions
+and classes.
 
 `threat` evaluates the usage of one model, and `plan_threats` evaluates the usage windows of providers' plans.
 
@@ -133,7 +133,7 @@ def plan_threats(
 
 
 def _wanted(takes: float, limit: float | None) -> float:
-    """Return how much usage must remain for the next prompt, in the unit of `takes`.
+    """Return how much of the allowance must remain for the next prompt, in the unit of `takes`.
 
     A long turn may use more than a minute's limit, because it extends over several minutes. An unused window is
     therefore never considered too small. If the limit's size is not reported, only an allowance of 0 is considered too

@@ -48,7 +48,7 @@ def shape_of(attempt: Attempt) -> Verdict | None:
         return None
     facts = attempt.facts
     if facts.name == "AI_APICallError" and not facts.message and not facts.codes and facts.status is None:
-        why = "the error has no text, so its status has no standard reason phrase"
+        why = "the error has no text, which means that its status code has no standard reason phrase"
         return Verdict(Certainty.SURE, LimitKind.OVERLOADED, Scope.MODEL, "shape-empty", why)
     backoff = NATIVE_FIRST * 2.0 ** min(attempt.number - 2, 20) * (1 + NATIVE_JITTER)
     if attempt.waited is not None and attempt.waited > backoff + _WAIT_SLACK:

@@ -227,7 +227,7 @@ class _LongLine:
 
 
 def line_of(offset: int, data: bytes) -> Line:
-    """Return the Line of these bytes without the line feed."""
+    """Return a `Line` that contains these bytes without the line feed."""
     if data[:1] == b"\0":  # NUL bytes: a hole left when the file was truncated
         bare = data.lstrip(b"\0")
         offset, data = offset + len(data) - len(bare), bare

@@ -259,7 +259,7 @@ class JsonStore:
     """The directory `storage/`, used before 1.2, with a JSON file for each session and message."""
 
     def __init__(self, storage: Path) -> None:
-        """`storage` is the path of the directory."""
+        """`storage` is the path of the directory that contains the messages."""
         self._storage = storage
 
     def session(self, ident: str) -> Session | None:
