@@ -84,7 +84,7 @@ def test_the_next_prompt_goes_elsewhere_before_the_limit_and_comes_back_after_it
         assert "exact: 0 of 3 requests left; a prompt takes 1" in why
         assert "choice -> mock2/fallback: available" in why
         configured = " ".join(daemon.ocwatch("explain", CONFIGURED).stdout.split())
-        assert "configured: 0 of 1 requests within 90 s left; a prompt takes 1" in configured
+        assert "configured: 0 of 1 requests within 1m 30s left; a prompt takes 1" in configured
         assert daemon.ocwatch("pick", PRIMARY).stdout.strip() == FALLBACK
         print(listed, why, configured, sep="\n")
         # It ends at the reset, and the primary answers again.
