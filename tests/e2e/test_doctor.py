@@ -29,7 +29,10 @@ def test_beside_a_running_opencode(home: Home) -> None:
     daemon = Daemon(home, chain, agents={"mock2/fallback": "claude-fallback", "mock/primary": "nobody"})
     with daemon, Serve(NEWEST, home) as serve:
         serve.create_session()  # opens the project, and so the plugin's endpoint
-        wait_until(lambda: found(home)[1]["opencode-running"][0]["seen"].endswith(NEWEST), why="the plugin's word")
+        wait_until(
+            lambda: found(home)[1]["opencode-running"][0]["seen"].endswith(f"(version {NEWEST})"),
+            why="the plugin's word",
+        )
         code, checks = found(home)
         assert code == 1
         assert (
