@@ -130,6 +130,16 @@ def test_the_model_of_an_answer_that_has_not_begun_is_known() -> None:
             assert str(turn_of(api, "ses_1", SystemClock()).snapshot.model) == wanted
 
 
+@pytest.mark.parametrize("error", [{"type": "aborted", "message": "Step interrupted"}, LIMIT])
+def test_the_error_of_an_earlier_turn_is_not_that_of_an_answer_that_has_not_begun(error: dict[str, Any]) -> None:
+    """Otherwise, after a stopped turn, the next one would count as stopped too until its first byte."""
+    later = {**PROMPT, "id": "msg_3", "time": {"created": 2000}}
+    messages = [PROMPT, answer(finish="error", error=error), later]
+    with served(routes_of(messages, active=True, queue="inbox", about="/api/info")) as api:
+        snapshot = turn_of(api, "ses_1", SystemClock()).snapshot
+        assert (snapshot.state, snapshot.last_error, snapshot.user_message) == (SessionState.BUSY, None, "msg_3")
+
+
 @pytest.mark.parametrize("status", ["running", "completed"])
 def test_a_summary_that_is_being_written_is_recognized(status: str) -> None:
     summary = {"id": "msg_3", "type": "compaction", "status": status, "time": {"created": 1002}}

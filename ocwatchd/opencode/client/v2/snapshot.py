@@ -128,7 +128,7 @@ def snapshot_of(
     retry = answer.retry if answer is not None and active else None
     if retry is not None and retry.at is not None and seen - retry.at > ATTEMPT_DUE:
         retry = None
-    error = None if behind and not active else _error(answer, active)
+    error = None if behind else _error(answer, active)  # the error of an earlier turn says nothing about this one
     state = _state(active, retry is not None, error)
     return SessionSnapshot(
         session=info.id,
