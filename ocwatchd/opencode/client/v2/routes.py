@@ -27,8 +27,12 @@ CALL_LIMIT = 5.0
 (0.0.0-next-16350).
 """
 INTERRUPT_LIMIT = 15.0
-"""Timeout, in seconds, for an interrupt. The response arrives after the turn has ended, which takes 0.05 s if the turn
-is only waiting.
+"""Timeout, in seconds, for an interrupt. In the preview, the response arrives after the turn has ended, which takes
+0.05 s if the turn is only waiting.
+"""
+END_TIMEOUT, END_POLL = 10.0, 0.05
+"""Maximum time, in seconds, to wait for the end of an interrupted turn, and the interval between checks. The releases
+confirm an interrupt before they have cleaned up the turn, and refuse to revert it until then.
 """
 EVENT_IDLE = 90.0
 """An event stream that sends nothing for this many seconds is abandoned. A heartbeat arrives every 10 to 30 s."""
@@ -173,8 +177,13 @@ class Routes:
         self._post(_of(session, "agent"), {"agent": agent})
 
     def interrupt(self, session: str) -> None:
-        """Interrupt the session's turn, and return after it has ended. Does nothing for an idle session."""
+        """Interrupt the session's turn, and return after it has ended, or after END_TIMEOUT seconds. Does nothing for
+        an idle session.
+        """
         self._post(_of(session, "interrupt"), None, INTERRUPT_LIMIT)
+        began = time.monotonic()
+        while session in self.active() and time.monotonic() - began < END_TIMEOUT:
+            time.sleep(END_POLL)
 
     def stage_revert(self, session: str, message: str) -> None:
         """Mark a message and all later ones to be dropped with the next prompt. Files are not reverted."""

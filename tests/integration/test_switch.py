@@ -1,0 +1,202 @@
+"""Tests of moves of OpenCode 2 sessions at moments that a real OpenCode rarely shows, on a fake server."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from ocwatchd.clock import SystemClock
+from ocwatchd.core.domain.moves import MoveOutcome, MoveResult, Order
+from ocwatchd.core.domain.snapshot import Endpoint, TcpAddress
+from ocwatchd.core.domain.types import Cause, ModelRef, Target
+from ocwatchd.movers.switch import CONTINUE, SwitchModel
+from ocwatchd.opencode.client.v2.routes import Routes
+from ocwatchd.opencode.client.v2.snapshot import turn_of
+
+PRIMARY, FALLBACK = ModelRef("mock", "primary"), ModelRef("mock", "fallback")
+LIMIT = {"type": "provider.rate-limit", "message": "Too many", "status": 429}
+STOPPED = {"type": "aborted", "message": "Step interrupted"}
+SILENCE = 1.0
+"""Seconds of silence for which the session is moved. The move waits half of this time for the target."""
+
+
+def prompt(number: int) -> dict[str, Any]:
+    return {"id": f"msg_{number}", "type": "user", "text": f"Prompt {number}", "time": {"created": 1000 + number}}
+
+
+def call() -> dict[str, Any]:
+    return {"type": "tool", "id": "call_1", "name": "shell", "state": {"status": "completed"}}
+
+
+class Service:
+    """A server with one session. `interrupted` and `begun` are what the session does when it is interrupted and when a
+    turn begins in it; `refused` maps a route to the status with which it is refused.
+    """
+
+    def __init__(self, *messages: dict[str, Any]) -> None:
+        self.messages, self.active, self.ending = list(messages), {"ses_1"}, 0
+        self.queue: list[str] = []
+        self.children: list[str] = []
+        self.log: list[str] = []
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.model = "primary"
+        self.interrupted: Callable[[], None] = self.stop
+        self.begun: Callable[[], None] = self.answer
+        self.refused: dict[str, int] = {}
+        self.probed: Callable[[], None] = lambda: None
+
+    # ---- what happens in the session
+
+    def answers(self, number: int, model: str = "primary", **more: Any) -> dict[str, Any]:
+        named = {"providerID": "mock", "id": model}
+        time = {"created": 1000 + number, **({"completed": 2000 + number} if "finish" in more else {})}
+        return {"id": f"msg_{number}", "type": "assistant", "model": named, "content": [], "time": time} | more
+
+    def stop(self) -> None:
+        """End the turn. The running answer is then marked as stopped."""
+        last = self.messages[-1]
+        if last["type"] == "assistant" and "finish" not in last:
+            last |= {"error": STOPPED, "finish": "error"}
+        self.end("interrupted", reason="user")
+
+    def end(self, how: str, **more: Any) -> None:
+        self.active.clear()
+        self.log.append(json.dumps({"type": f"session.execution.{how}", "data": {"sessionID": "ses_1", **more}}))
+
+    def answer(self) -> None:
+        """Answer the last prompt on the session's model."""
+        text = [{"type": "text", "text": "Hello"}]
+        self.messages.append(self.answers(90 + len(self.messages), self.model, content=text, finish="stop"))
+        self.end("succeeded")
+
+    def begin(self) -> None:
+        self.active.add("ses_1")
+        self.log.append(json.dumps({"type": "session.execution.started", "data": {"sessionID": "ses_1"}}))
+        self.begun()
+
+    # ---- the API
+
+    def get(self, path: str, query: dict[str, list[str]]) -> Any:
+        match path.removeprefix("/api/session/ses_1").removeprefix("/api/"):
+            case "session/active":
+                if self.ending:
+                    self.ending -= 1
+                    if not self.ending:
+                        self.stop()
+                self.probed()
+                return dict.fromkeys(self.active, {"type": "running"})
+            case "session":
+                return [{**self.info(), "id": child, "parentID": "ses_1"} for child in self.children]
+            case "":
+                return self.info()
+            case "/message":
+                return self.messages[::-1][: int(query["limit"][0])]
+            case "/inbox":
+                return [{"id": name} for name in self.queue]
+            case "/permission" | "/form" | "agent":
+                return []
+            case "model":
+                return [{"providerID": "mock", "id": name} for name in ("primary", "fallback")]
+        return None
+
+    def info(self) -> dict[str, Any]:
+        model = {"providerID": "mock", "id": self.model}
+        return {"id": "ses_1", "location": {"directory": "/p"}, "time": {"created": 1, "updated": 1}, "model": model}
+
+    def post(self, name: str, body: dict[str, Any]) -> int:
+        self.calls.append((name, body))
+        status = self.refused.get(name) or (409 if name == "revert/stage" and self.active else 204)
+        if status != 204:
+            return status
+        match name:
+            case "interrupt":
+                self.interrupted()
+            case "model":
+                self.model = body["model"]["id"]
+            case "revert/stage":
+                self.messages = [entry for entry in self.messages if entry["id"] < body["messageID"]]
+            case "prompt":
+                self.messages.append(prompt(int(body["id"][4:])))
+                self.begin()
+            case "synthetic":
+                self.messages.append({"id": "msg_80", "type": "synthetic", "text": "", "time": {"created": 1080}})
+                self.begin()
+            case "revert/clear" if self.queue:
+                self.messages.append(prompt(int(self.queue.pop()[4:])))
+                self.begin()
+        return status
+
+    @property
+    def posts(self) -> list[str]:
+        return [name for name, _ in self.calls]
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Service], Routes]]:
+    """Return a function that opens a service's API, until the end of the test."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def opened(service: Service) -> Routes:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                address = urlsplit(self.path)
+                if address.path.endswith("/log"):
+                    events = [*service.log, json.dumps({"type": "log.synced"})]
+                    return self.reply(200, "".join(f"data: {event}\n\n" for event in events))
+                found = service.get(address.path, parse_qs(address.query))
+                self.reply(404 if found is None else 200, json.dumps({"data": found}))
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self.reply(service.post(self.path.removeprefix("/api/session/ses_1/"), body), "")
+
+            def reply(self, status: int, text: str) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        servers.append(server)
+        return Routes(Endpoint(TcpAddress("127.0.0.1", server.server_address[1]), generation=2))
+
+    yield opened
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def move(api: Routes, target: ModelRef = FALLBACK, mover: SwitchModel | None = None, **more: Any) -> MoveOutcome:
+    """Move the session because its answer has stalled."""
+    snapshot = replace(turn_of(api, "ses_1", SystemClock()).snapshot, silence=SILENCE)
+    return (mover or SwitchModel()).move(Order(snapshot, Target(target), **{"cause": Cause.STALL, **more}))
+
+
+Serve = Callable[[Service], Routes]
+
+
+def test_a_turn_that_takes_its_time_to_end_is_run_again(serve: Serve) -> None:
+    """The releases confirm an interrupt before the turn has ended, and refuse to revert it until then."""
+    service = Service(prompt(1))
+    service.interrupted = lambda: setattr(service, "ending", 4)
+    assert move(serve(service)).result is MoveResult.MOVED
+    assert service.posts == ["interrupt", "revert/stage", "model", "prompt"]
+
+
+def test_a_wait_that_takes_its_time_to_end_is_moved(serve: Serve) -> None:
+    service = Service(prompt(1))
+    service.messages.append(service.answers(2, retry={"attempt": 2, "at": 4_102_444_800_000, "error": LIMIT}))
+    service.interrupted = lambda: setattr(service, "ending", 4)
+    assert move(serve(service), cause=None).result is MoveResult.MOVED
+    assert service.posts == ["interrupt", "revert/stage", "model", "prompt"]
