@@ -184,8 +184,8 @@ class _Attempt:
         return self._verify(turn, frozenset(), left)
 
     def _stop_silent(self, turn: Turn) -> Turn:
-        """Interrupt a turn whose answer has stalled, and return the turn as it was before that. An interrupt also ends
-        the session's subagents.
+        """Interrupt a turn whose answer has stalled, and return the turn to begin again. An interrupt also ends the
+        session's subagents.
         """
         snapshot, order = turn.snapshot, self._order
         if snapshot.belongs_to_run or snapshot.parent is not None:
@@ -199,9 +199,12 @@ class _Attempt:
         self._stopped = True
         self._patiently(lambda: self._api.interrupt(self._session))
         after = self._probe()
-        if after.snapshot.answer_completed and not after.snapshot.aborted and after.snapshot.last_error is None:
+        finished = after.snapshot.answer_completed and not after.snapshot.aborted and after.snapshot.last_error is None
+        if finished and not after.queued:
             self._stopped = False
             self._end(MoveResult.ALREADY, f"{snapshot.model} has just finished its answer", after.snapshot)
+        if after.snapshot.user_message != snapshot.user_message:  # the interrupt has stopped a prompt that came next
+            turn = after
         if turn.tools_ended:
             self._drop_partial(after)
         return replace(turn, queued=after.queued)

@@ -200,3 +200,47 @@ def test_a_wait_that_takes_its_time_to_end_is_moved(serve: Serve) -> None:
     service.interrupted = lambda: setattr(service, "ending", 4)
     assert move(serve(service), cause=None).result is MoveResult.MOVED
     assert service.posts == ["interrupt", "revert/stage", "model", "prompt"]
+
+
+def test_a_prompt_that_waits_behind_a_finished_answer_is_not_left_waiting(serve: Serve) -> None:
+    service = Service(prompt(1))
+    service.messages.append(service.answers(2, finish="stop"))
+    service.queue = ["msg_3"]
+    assert move(serve(service)).result is MoveResult.MOVED
+    assert service.posts == ["interrupt", "model", "revert/clear"]
+    assert [entry["id"] for entry in service.messages] == ["msg_1", "msg_2", "msg_3", "msg_93"]
+
+
+def test_a_prompt_that_the_interrupt_has_stopped_is_begun_again_and_not_lost(serve: Serve) -> None:
+    """The stalled answer ends just before the interrupt, and OpenCode takes up the next prompt."""
+    service = Service(prompt(1))
+    running = service.answers(2)
+    service.messages.append(running)
+
+    def end() -> None:
+        running.update(finish="stop", time={"created": 1002, "completed": 1003})
+        service.messages.append(prompt(3))
+        service.stop()
+
+    service.interrupted = end
+    assert move(serve(service)).result is MoveResult.MOVED
+    assert [body.get("id") for name, body in service.calls if name == "prompt"] == ["msg_3"]
+    assert [entry["id"] for entry in service.messages] == ["msg_1", "msg_2", "msg_3", "msg_93"]
+
+
+@pytest.mark.parametrize("next_prompt", [False, True])
+def test_an_answer_that_ends_just_before_the_interrupt_is_kept(next_prompt: bool, serve: Serve) -> None:
+    service = Service(prompt(1))
+    running = service.answers(2)
+    service.messages.append(running)
+
+    def end() -> None:
+        running.update(finish="stop", time={"created": 1002, "completed": 1003})
+        if next_prompt:
+            service.messages += [prompt(3), service.answers(4, finish="stop")]
+        service.stop()
+
+    service.interrupted = end
+    outcome = move(serve(service))
+    assert (outcome.result, outcome.stranded) == (MoveResult.ALREADY, False)
+    assert service.posts == ["interrupt"]
