@@ -33,6 +33,7 @@ from ocwatchd.opencode.client.request import EndpointError
 from ocwatchd.opencode.client.v2.messages import again
 from ocwatchd.opencode.client.v2.routes import Routes
 from ocwatchd.opencode.client.v2.snapshot import Turn, turn_of
+from ocwatchd.opencode.sessions.messages import Json, mapping
 
 NEAR = 2.6
 """Maximum remaining wait, in seconds, that is not interrupted. OpenCode waits 2 s before its first retry."""
@@ -287,9 +288,10 @@ class _Attempt:
         begin.
         """
         began, seen = self._time.elapsed(), None
+        begun = worked = False
         while True:
             snapshot = self._patiently(lambda: self._probe_turn(turn)).snapshot
-            waited = self._time.elapsed() - began
+            waited, works = self._time.elapsed() - began, snapshot.state in (SessionState.BUSY, SessionState.RETRY)
             if (
                 seen is None
                 and snapshot.answer is not None
@@ -298,6 +300,10 @@ class _Attempt:
             ):
                 seen = self._time.elapsed()
             ruling = self._ruling(snapshot, known, seen, waited - left)
+            unanswered = begun and not works and snapshot.answer in (None, *known)
+            if unanswered and (worked or ruling is not None) and self._stopped_by_user():
+                ruling = Ruling(MoveResult.USER_TOOK_OVER, "the turn was stopped")
+            begun, worked = begun or works, works
             if ruling is not None:
                 spoke = self._time.elapsed() - began if ruling.result is MoveResult.MOVED else None
                 took = None if seen is None else seen - self._began
@@ -306,6 +312,17 @@ class _Attempt:
                     ruling.result, ruling.why, snapshot, stranded=stranded, seconds=took, first_token=spoke
                 )
             self._time.sleep(max(VERIFY_POLL, SLOWER * min(waited, 5.0)))
+
+    def _stopped_by_user(self) -> bool:
+        """Return whether the session's last turn was interrupted. OpenCode lists no answer for a turn that was
+        interrupted before its first byte, so only the session's log shows why the turn has ended.
+        """
+        last: Json = {}
+        with suppress(EndpointError):
+            for event in self._api.log(self._session, 0):
+                if str(event.get("type")).startswith("session.execution."):
+                    last = event
+        return last.get("type") == "session.execution.interrupted" and mapping(last.get("data")).get("reason") == "user"
 
     def _ruling(
         self, snapshot: SessionSnapshot, known: frozenset[str], seen: float | None, waited: float

@@ -16,7 +16,7 @@ from ocwatchd.clock import SystemClock
 from ocwatchd.core.domain.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.domain.snapshot import Endpoint, TcpAddress
 from ocwatchd.core.domain.types import Cause, ModelRef, Target
-from ocwatchd.movers.switch import CONTINUE, SwitchModel
+from ocwatchd.movers.switch import SwitchModel
 from ocwatchd.opencode.client.v2.routes import Routes
 from ocwatchd.opencode.client.v2.snapshot import turn_of
 
@@ -91,7 +91,7 @@ class Service:
                     if not self.ending:
                         self.stop()
                 self.probed()
-                return dict.fromkeys(self.active, {"type": "running"})
+                return {session: {"type": "running"} for session in self.active}
             case "session":
                 return [{**self.info(), "id": child, "parentID": "ses_1"} for child in self.children]
             case "":
@@ -149,9 +149,10 @@ def serve() -> Iterator[Callable[[Service], Routes]]:
                 address = urlsplit(self.path)
                 if address.path.endswith("/log"):
                     events = [*service.log, json.dumps({"type": "log.synced"})]
-                    return self.reply(200, "".join(f"data: {event}\n\n" for event in events))
-                found = service.get(address.path, parse_qs(address.query))
-                self.reply(404 if found is None else 200, json.dumps({"data": found}))
+                    self.reply(200, "".join(f"data: {event}\n\n" for event in events))
+                else:
+                    found = service.get(address.path, parse_qs(address.query))
+                    self.reply(404 if found is None else 200, json.dumps({"data": found}))
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -244,3 +245,57 @@ def test_an_answer_that_ends_just_before_the_interrupt_is_kept(next_prompt: bool
     outcome = move(serve(service))
     assert (outcome.result, outcome.stranded) == (MoveResult.ALREADY, False)
     assert service.posts == ["interrupt"]
+
+
+@pytest.mark.parametrize(
+    ("how", "more", "result"),
+    [
+        ("interrupted", {"reason": "user"}, MoveResult.USER_TOOK_OVER),
+        ("interrupted", {"reason": "shutdown"}, MoveResult.FAILED),
+        ("failed", {"error": LIMIT}, MoveResult.FAILED),
+        ("succeeded", {}, MoveResult.FAILED),
+    ],
+)
+def test_a_user_who_stops_the_new_run_before_its_first_byte_is_obeyed(
+    how: str, more: dict[str, Any], result: MoveResult, serve: Serve
+) -> None:
+    """OpenCode 2 then lists no answer. Without the log, the turn would look as if it had never begun."""
+    service = Service(prompt(1), prompt(2))
+    service.messages.insert(1, service.answers(1, id="msg_11", finish="stop"))
+    probes = 0
+
+    def probed() -> None:
+        nonlocal probes
+        if service.posts[-1:] == ["prompt"]:
+            probes += 1
+            if probes == 2:
+                service.end(how, **more)
+
+    service.probed, service.begun = probed, lambda: None
+    outcome = move(serve(service), PRIMARY)
+    assert (outcome.result, outcome.stranded) == (result, result is MoveResult.FAILED)
+    assert service.posts == ["interrupt", "revert/stage", "prompt"]
+
+
+def test_a_log_that_is_late_shows_that_the_user_has_stopped_the_new_run(serve: Serve) -> None:
+    service = Service(prompt(1))
+    probes = 0
+
+    def probed() -> None:
+        nonlocal probes
+        if service.posts[-1:] == ["prompt"]:
+            probes += 1
+            if probes == 2:
+                service.active.clear()
+            elif probes == 4:
+                service.stop()
+
+    service.probed, service.begun = probed, lambda: None
+    assert move(serve(service), PRIMARY).result is MoveResult.USER_TOOK_OVER
+
+
+def test_a_run_that_has_not_begun_was_not_stopped_by_the_user(serve: Serve) -> None:
+    service = Service(prompt(1))
+    service.begun = service.active.clear
+    outcome = move(serve(service), PRIMARY)
+    assert (outcome.result, outcome.stranded) == (MoveResult.FAILED, True)
