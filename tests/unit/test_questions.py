@@ -8,6 +8,7 @@ import pytest
 
 from ocwatchd.core.domain.capability import Capacity, Needs
 from ocwatchd.core.domain.moves import MoveResult
+from ocwatchd.core.domain.snapshot import SessionState
 from ocwatchd.core.domain.types import ErrorDetails, Hint, ResetSource, Target
 from ocwatchd.core.engine.messages import (
     Aborted,
@@ -16,6 +17,7 @@ from ocwatchd.core.engine.messages import (
     Asked,
     BlacklistChanged,
     Failure,
+    FellSilent,
     Move,
     Note,
     Probe,
@@ -230,3 +232,26 @@ def test_moves_within_an_hour_are_counted() -> None:
     brain = engine(replace(POLICY, moves_per_hour=1))
     feed(brain, asked(wait=3600.0), Acted(1, True))
     assert answers(feed(brain, asked(2, at=5, wait=3600.0, model=B), at=5)) == [(2, WhatNext.UNTOUCHED, None)]
+
+
+def silent(at, seconds):
+    busy = retrying(at, state=SessionState.BUSY, attempt=None, next_at=None, message="", silence=seconds)
+    return seen(replace(busy, switchable=True))
+
+
+def test_a_held_attempt_has_not_stalled_and_its_silence_counts_from_the_end_of_the_hold() -> None:
+    """While the hook waits, OpenCode sends no request and reports nothing: the session looks like a stalled answer."""
+    brain, long = engine(), Hint(T + 9000, 9000, ResetSource.STATUS, "x")
+    feed(brain, refused(model=B, session="ses_b", hint=long), refused(model=C, session="ses_c", hint=long), at=0)
+    feed(brain, asked(wait=7200.0), at=0.1)
+    for at in (2000.0, 2001.0):
+        effects = feed(brain, FellSilent("ses_1"), silent(at, at), at=at)
+        assert (of(Move, effects), "stalled" in notes(effects)) == ([], False)
+    feed(brain, asked(2, at=2010.0, wait=5000.0), Acted(1, False, "the plugin disconnected without a report"), at=2010)
+    for at in (2450.0, 2451.0):
+        assert of(Move, feed(brain, FellSilent("ses_1"), silent(at, at), at=at)) == [], "the second query holds it"
+    feed(brain, Acted(2, True), at=2500)
+    for at in (2501.0, 2502.0):
+        assert of(Move, feed(brain, FellSilent("ses_1"), silent(at, at), at=at)) == []
+    late = [feed(brain, FellSilent("ses_1"), silent(at, at), at=at) for at in (3100.0, 3101.0)]
+    assert "stalled" in notes(late[1])

@@ -192,6 +192,9 @@ class Questions:
         opened = self._open.pop(news.number, None)
         if opened is None:
             return None
+        session = opened.asked.failure.session
+        if all(other.asked.failure.session != session for other in self._open.values()):
+            self._sessions.of(session, now).release(now)
         if news.done:
             # OpenCode's own event about this attempt arrives later and must be recognized
             self._decided[opened.asked.failure.session, opened.model] = now

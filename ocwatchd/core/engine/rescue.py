@@ -7,6 +7,8 @@ The only sign that a stream has stalled is silence, because OpenCode waits for t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ocwatchd.core.domain.snapshot import SessionSnapshot, SessionState
 from ocwatchd.core.domain.streams import MIN_CALL_PATIENCE
 from ocwatchd.core.domain.types import Cause, Certainty, LimitEvent, LimitKind, ModelRef
@@ -37,7 +39,7 @@ class StallJudge:
         stalled.
         """
         usual = self._context.stall_after(str(snapshot.model), snapshot.endpoint.generation)
-        model, silence = snapshot.model, snapshot.silence
+        model, silence = snapshot.model, tracked.silence_of(snapshot, now)
         if silence is None or usual is None or model is None or silence < usual or not may_have_stalled(snapshot):
             return None
         if snapshot.user_message is None:  # OpenCode 2 has not added the first prompt yet, so it has sent no request
@@ -48,7 +50,7 @@ class StallJudge:
         if not tracked.fell_silent(snapshot.answer, silence):
             tracked.wake_at(now + ENDING)
             return []
-        return self._stalled(tracked, snapshot, model, now)
+        return self._stalled(tracked, replace(snapshot, silence=silence), model, now)
 
     def assess_cut(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> list[Effect] | None:
         """Return the effects for a session whose latest answers were cut off (at least `CUT_STEPS` in a row), or None

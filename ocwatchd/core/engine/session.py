@@ -287,6 +287,9 @@ class TrackedSession:
     `waiting_since` is when this turn was first left to OpenCode's own retry. `left_to_rival` is the turn (user message,
     model) that is left to another fallback plugin, with the deadline.
 
+    `held`: whether the plugin is holding an attempt, so that OpenCode sends no request. `released_at` is when the
+    plugin last stopped holding one.
+
     `turn` is the turn that is known to be limited. `parked_turn` is the journal's record of it while the session is
     parked (since `parked_at`). `parked_until` is when the first model, `waits_for`, is available again. The turn is run
     again at `resumes_at`, but never before `not_before`, which is set if the cooldown was lost. `resumes` contains the
@@ -315,6 +318,8 @@ class TrackedSession:
     landed: ModelRef | None = None
     landed_for: str | None = None
     left_to_rival: tuple[str | None, ModelRef | None, float] | None = None
+    held: bool = False
+    released_at: float = 0.0
     turn: LimitedTurn | None = None
     parked_turn: LimitedTurn | None = None
     parked_until: float | None = None
@@ -618,6 +623,14 @@ class TrackedSession:
 
     # ---- failures that are not limits
 
+    def silence_of(self, snapshot: SessionSnapshot, now: float) -> float | None:
+        """Return how long, in seconds, the session has been silent although nothing has held its attempt. Return None
+        if an attempt is held, or if the silence is unknown.
+        """
+        if self.held or snapshot.silence is None:
+            return None
+        return min(snapshot.silence, max(now - self.released_at, 0.0))
+
     def fell_silent(self, answer: str | None, seconds: float) -> bool:
         """Record that, according to a probe, this answer (an id) has been silent for `seconds`. Return whether the
         previous probe found the same silence.
@@ -667,7 +680,11 @@ class TrackedSession:
     def hold(self, until: float) -> None:
         """Record that the plugin holds the attempt until this time (epoch seconds)."""
         self._go(Event.HELD_BACK)
-        self.wake, self.retried_at = None, until
+        self.wake, self.retried_at, self.held = None, until, True
+
+    def release(self, now: float) -> None:
+        """Record that the plugin holds no attempt any longer."""
+        self.held, self.released_at = False, now
 
     def claim(self, phrase: str, now: float) -> None:
         """Record that a move begins. The caller writes the claim to the journal before the move is made."""
@@ -890,6 +907,7 @@ class TrackedSession:
         self.gone_since = None if self.gone_since is None else step.remembered(self.gone_since)
         self.retried_at = step.due(self.retried_at)
         self.touched, self.moved_until = step.remembered(self.touched), step.remembered(self.moved_until)
+        self.released_at = step.remembered(self.released_at)
         self.moves, self.refusals, self.retries = (
             tuple(map(step.remembered, moments)) for moments in (self.moves, self.refusals, self.retries)
         )
