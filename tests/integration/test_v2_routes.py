@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,8 +15,10 @@ import pytest
 
 from ocwatchd.clock import SystemClock
 from ocwatchd.core.domain.snapshot import Endpoint, SessionState, TcpAddress
+from ocwatchd.opencode.client.activity import StreamActivity
 from ocwatchd.opencode.client.request import EndpointError
 from ocwatchd.opencode.client.v2.errors import error_of
+from ocwatchd.opencode.client.v2.event_stream import EventStream, Progress
 from ocwatchd.opencode.client.v2.messages import again, retry_of
 from ocwatchd.opencode.client.v2.routes import Routes
 from ocwatchd.opencode.client.v2.snapshot import is_own_delay, turn_of
@@ -47,7 +49,7 @@ def served(answers: Mapping[str, Any]) -> Iterator[Routes]:
         def do_GET(self) -> None:
             found = answers.get(urlsplit(self.path).path)
             found = found() if callable(found) else found
-            data = json.dumps(found).encode() if found is not None else b""
+            data = found if isinstance(found, bytes) else json.dumps(found).encode() if found is not None else b""
             self.send_response(404 if found is None else 200)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -163,6 +165,36 @@ def test_a_tool_that_has_ended_and_one_that_runs_are_told_apart() -> None:
             turn = turn_of(api, "ses_1", SystemClock())
             assert (turn.tools_ended, len(turn.snapshot.running)) == (ended, running), status
             assert turn.snapshot.tool_executing is (running == 1 and status != "streaming")
+
+
+@pytest.mark.parametrize(
+    ("messages", "silence"),
+    [
+        ([PROMPT, answer(retry={"attempt": 2, "at": 1_000_600_000, "error": LIMIT})], 100.0),
+        ([PROMPT, answer(retry={"attempt": 2, "at": 999_000_000, "error": LIMIT})], 700.0),
+        ([PROMPT, answer()], 700.0),
+        ([PROMPT, answer(retry={"attempt": 2, "at": 1_000_600_000, "error": LIMIT}), {**PROMPT, "id": "msg_3"}], 700.0),
+    ],
+)
+def test_a_wait_that_began_before_the_stream_is_not_silence(messages: list[dict[str, Any]], silence: float) -> None:
+    class At:
+        def now(self) -> float:
+            return 1_000_000.0
+
+    class Kept(StreamActivity):
+        def lost(self, endpoint: Hashable) -> None:
+            """Keep the sessions, so that they can be read after the stream."""
+
+    elapsed = 0.0
+    activity = Kept(elapsed=lambda: elapsed)
+    answers = routes_of(messages, active=True, queue="inbox", about="/api/info")
+    answers["/api/session"] = {"data": [SESSION]}
+    answers["/api/experimental/session/ses_1/log"] = b'data: {"type":"log.synced"}'
+    answers["/api/event"] = b'data: {"type":"server.connected"}\n\ndata: {"type":"session.step.\n\n'
+    with served(answers) as api, pytest.raises(EndpointError, match="not JSON"):
+        EventStream(api.endpoint, lambda _: None, Progress(), At(), activity).follow()
+    elapsed = 700.0
+    assert activity.silence("ses_1") == silence
 
 
 def test_errors_of_the_preview_and_of_the_releases() -> None:

@@ -25,6 +25,8 @@ from ocwatchd.opencode.sessions.messages import text
 
 RECENT = 50
 """Number of most recently changed sessions whose last answers are checked after a gap in the stream."""
+LATEST = 6
+"""Number of latest messages in which the last prompt or answer of a session is searched for."""
 MAX_GAP = 6 * 3600.0
 """Maximum age, in seconds, of missed failures that are read."""
 OVERLAP = 5.0
@@ -158,11 +160,21 @@ class EventStream:
             try:
                 if session in active or self._has_failed(listed[session], since):
                     found += self._missed(session, since, session in active)
+                if session in active:
+                    self._note_wait(session)
             except EndpointError as fault:
                 if fault.status != 404:
                     raise
         for failure in sorted(found, key=lambda failure: failure.time):
             self._report(failure)
+
+    def _note_wait(self, session: str) -> None:
+        """Let the silence of a session that waits for a retry begin with its next attempt. The event that announced the
+        wait is not sent again, and the wait may be longer than any answer may be silent.
+        """
+        for step in steps_of(self._api.messages(session, LATEST))[-1:]:
+            if step.retry is not None and step.retry.at is not None:
+                self._activity.note_wait(session, self._api.endpoint, step.retry.at - self._clock.now())
 
     def _has_failed(self, info: Info, since: float) -> bool:
         """Return whether the session's last answer failed at or after the time `since`. A failure does not change
