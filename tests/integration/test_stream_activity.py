@@ -354,6 +354,19 @@ def test_an_idle_session_of_opencode_2_is_not_silent(kind: str, clock: Clock, ac
     assert activity.silence("ses_1") is None
 
 
+@pytest.mark.parametrize("kind", ["synthetic", "skill.activated", "instructions.updated"])
+def test_what_is_added_to_a_session_of_opencode_2_does_not_make_it_work(
+    kind: str, clock: Clock, activity: StreamActivity
+) -> None:
+    event = Stream2()
+    feed2(activity, event(kind))
+    assert activity.silence("ses_1") is None
+    feed2(activity, event("execution.started"))
+    clock.time += 7
+    feed2(activity, event(kind))
+    assert activity.silence("ses_1") == 0
+
+
 def test_a_summary_of_opencode_2_is_not_silent(activity: StreamActivity) -> None:
     event = Stream2()
     feed2(activity, event("execution.started"), event("compaction.started"), event("compaction.delta"))

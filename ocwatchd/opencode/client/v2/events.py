@@ -36,8 +36,10 @@ _EVENT_TYPE = re.compile(rb'"type":"session\.([a-z_.]{1,60})"')
 _EVENT_SESSION = re.compile(rb'"sessionID":"([^"\\]{1,100})"')
 _OF_MODEL = ("text.", "reasoning.")
 """Beginnings of the types of events that only a sending model causes."""
-_OF_TURN = ("tool.", "input.promoted", "inbox.delivered", "instructions.", "synthetic", "skill.", "execution.started")
+_OF_TURN = ("tool.", "input.promoted", "inbox.delivered", "execution.started")
 """Beginnings of the types of other events in a working session. The gap after them may be due to a tool."""
+_OF_ANY = ("instructions.", "synthetic", "skill.")
+"""Beginnings of the types of events that a working session and an idle one may cause."""
 _OF_END = ("execution.", "compaction.", "deleted")
 """Beginnings of the types of events after which the session does not wait for an answer. A summary (compaction) is
 never treated as stalled.
@@ -179,7 +181,9 @@ def see_progress(activity: StreamActivity, endpoint: Hashable, sent: bytes) -> N
         _see_step(activity, endpoint, session, kind, sent)
     elif kind == "step.failed":
         activity.note_ended(session, endpoint, good=False)
-    elif kind.startswith(_OF_TURN) or kind in ("compaction.ended", "compaction.failed"):
+    elif kind.startswith(_OF_ANY) and activity.silence(session) is None:
+        return  # no event would end the silence of an idle session
+    elif kind.startswith((*_OF_TURN, *_OF_ANY)) or kind in ("compaction.ended", "compaction.failed"):
         activity.note_event(session, endpoint, counts=False)
     elif kind.startswith(_OF_END):
         activity.note_idle(session)
