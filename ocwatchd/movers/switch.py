@@ -194,7 +194,7 @@ class _Attempt:
         busy = self._working_child(turn)
         if busy is not None:
             self._end(MoveResult.REFUSED, busy, snapshot)
-        silence, before = self._silence(snapshot.session), order.snapshot.silence
+        silence, before = self._silence(order.session), order.silence
         if silence is not None and before is not None and silence < before:
             self._end(MoveResult.ALREADY, f"{snapshot.model} has continued its answer", snapshot)
         self._stopped = True

@@ -299,3 +299,15 @@ def test_a_run_that_has_not_begun_was_not_stopped_by_the_user(serve: Serve) -> N
     service.begun = service.active.clear
     outcome = move(serve(service), PRIMARY)
     assert (outcome.result, outcome.stranded) == (MoveResult.FAILED, True)
+
+
+@pytest.mark.parametrize(("silence", "result"), [(5.0, MoveResult.ALREADY), (25.0, MoveResult.MOVED)])
+def test_a_subagent_that_has_continued_is_not_stopped(silence: float, result: MoveResult, serve: Serve) -> None:
+    """The session that waits for it is silent all the while, because its tool is running."""
+    service = Service(prompt(1))
+    running = {**call(), "name": "subagent", "state": {"status": "running"}}
+    service.messages.append(service.answers(2, content=[running]))
+    service.children, service.active = ["ses_2"], {"ses_1", "ses_2"}
+    mover = SwitchModel(silence={"ses_2": silence}.get)
+    assert move(serve(service), mover=mover, child="ses_2", silence=20.0).result is result
+    assert ("interrupt" in service.posts) is (result is MoveResult.MOVED)

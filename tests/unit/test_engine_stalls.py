@@ -191,6 +191,7 @@ def test_a_stalled_subagent_has_its_parent_run_again():
     feed(brain, FellSilent("ses_2"), shown(0.2))
     (move,) = of(Move, feed(brain, Tick(), shown(1.2), at=1.2))
     assert (move.order.snapshot.session, move.order.child, move.order.target.model) == ("ses_1", "ses_2", A)
+    assert move.order.silence == LIMIT + 1.2, "the subagent's own, which shows whether it has continued"
     assert forbidden(move.order, parent, frozenset(), frozenset({"ses_1"})) is None
     two = replace(parent, running=(RunningTool("task", "ses_2"), RunningTool("bash")))
     assert forbidden(move.order, two, frozenset(), frozenset({"ses_1"})).result is MoveResult.REFUSED

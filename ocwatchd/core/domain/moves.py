@@ -33,6 +33,10 @@ class Order:
     """When the limited model is available again, in epoch seconds; None if unknown."""
     cause: Cause | None = None
     """The reason for the move, if it is not a limit."""
+    silence: float | None = None
+    """How long, in seconds, the stuck session had been silent when the move was decided; None if unknown. For a
+    subagent, `snapshot` does not contain this.
+    """
 
     @property
     def stalled(self) -> bool:

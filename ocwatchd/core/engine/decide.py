@@ -485,7 +485,8 @@ class Decider:
         cooldown = self._context.cooldowns.cooling(model, now)
         until = cooldown.until if cooldown else None
         own_abort = tracked.stranded or unanswered_since_its_process_ended(tracked, moved)
-        order = Order(moved, target, child, own_abort, tracked.looping(now), model, failing, theirs, until, cause)
+        looping, silence = tracked.looping(now), snapshot.silence
+        order = Order(moved, target, child, own_abort, looping, model, failing, theirs, until, cause, silence)
         outlook = self._context.outlook(moved, now)
         tried = considered(choice, self._context.cooldowns, model, tracked.failed_targets, now, outlook)
         if isinstance(choice, Exhausted):
@@ -519,8 +520,9 @@ class Decider:
         tracked.begins_on(model, moved.agent)
         target, claim = Target(moved.model or model, moved.agent), self._claim_id()
         tracked.claim(f"running again on {target.model}", now)
+        child = snapshot.session if parent else None
         order = Order(
-            moved, target, snapshot.session if parent else None, tracked.stranded, limited=target.model, cause=cause
+            moved, target, child, tracked.stranded, limited=target.model, cause=cause, silence=snapshot.silence
         )
         tried: list[dict[str, object]] = [{"model": str(target.model), "why": "tried once more", "chosen": True}]
         origin = Target(tracked.origin or model, tracked.origin_agent)
