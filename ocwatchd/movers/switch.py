@@ -217,7 +217,11 @@ class _Attempt:
             return
         with suppress(EndpointError):  # an answer that is not removed is sent to the target, before a new message
             self._api.stage_revert(self._session, last.message.id)
-            self._api.commit_revert(self._session)
+            try:
+                self._patiently(lambda: self._api.commit_revert(self._session))
+            except EndpointError:  # while a revert is staged, a synthetic message starts no turn
+                self._patiently(lambda: self._api.clear_revert(self._session))
+                self._api.wait_idle(self._session)  # clearing wakes the session, for a moment if no prompt is waiting
 
     def _working_child(self, turn: Turn) -> str | None:
         """Return the reason why a busy subagent forbids an interrupt, or None if no subagent is busy. A stalled

@@ -47,6 +47,7 @@ class Service:
         self.log: list[str] = []
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.model = "primary"
+        self.staged: str | None = None
         self.interrupted: Callable[[], None] = self.stop
         self.begun: Callable[[], None] = self.answer
         self.refused: dict[str, int] = {}
@@ -121,17 +122,31 @@ class Service:
             case "model":
                 self.model = body["model"]["id"]
             case "revert/stage":
-                self.messages = [entry for entry in self.messages if entry["id"] < body["messageID"]]
+                self.staged = body["messageID"]
+            case "revert/commit":
+                self.commit()
             case "prompt":
+                self.commit()
                 self.messages.append(prompt(int(body["id"][4:])))
                 self.begin()
             case "synthetic":
                 self.messages.append({"id": "msg_80", "type": "synthetic", "text": "", "time": {"created": 1080}})
-                self.begin()
-            case "revert/clear" if self.queue:
-                self.messages.append(prompt(int(self.queue.pop()[4:])))
-                self.begin()
+                if self.staged is None:
+                    self.begin()
+            case "revert/clear":
+                self.staged = None
+                if self.queue:
+                    self.messages.append(prompt(int(self.queue.pop()[4:])))
+                    self.begin()
+                else:
+                    self.active, self.ending = {"ses_1"}, 2
         return status
+
+    def commit(self) -> None:
+        """Remove the messages that a revert has marked."""
+        if self.staged is not None:
+            self.messages = [entry for entry in self.messages if entry["id"] < self.staged]
+        self.staged = None
 
     @property
     def posts(self) -> list[str]:
@@ -178,10 +193,25 @@ def serve() -> Iterator[Callable[[Service], Routes]]:
         server.server_close()
 
 
-def move(api: Routes, target: ModelRef = FALLBACK, mover: SwitchModel | None = None, **more: Any) -> MoveOutcome:
+class Time:
+    """A clock that moves only while the mover sleeps."""
+
+    def __init__(self) -> None:
+        self.elapsed = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.elapsed += seconds
+
+
+def mover(silence: Callable[[str], float | None] = lambda _: None) -> SwitchModel:
+    time = Time()
+    return SwitchModel(sleep=time.sleep, elapsed=lambda: time.elapsed, silence=silence)
+
+
+def move(api: Routes, target: ModelRef = FALLBACK, by: SwitchModel | None = None, **more: Any) -> MoveOutcome:
     """Move the session because its answer has stalled."""
     snapshot = replace(turn_of(api, "ses_1", SystemClock()).snapshot, silence=SILENCE)
-    return (mover or SwitchModel()).move(Order(snapshot, Target(target), **{"cause": Cause.STALL, **more}))
+    return (by or mover()).move(Order(snapshot, Target(target), **{"cause": Cause.STALL, **more}))
 
 
 Serve = Callable[[Service], Routes]
@@ -308,6 +338,23 @@ def test_a_subagent_that_has_continued_is_not_stopped(silence: float, result: Mo
     running = {**call(), "name": "subagent", "state": {"status": "running"}}
     service.messages.append(service.answers(2, content=[running]))
     service.children, service.active = ["ses_2"], {"ses_1", "ses_2"}
-    mover = SwitchModel(silence={"ses_2": silence}.get)
-    assert move(serve(service), mover=mover, child="ses_2", silence=20.0).result is result
+    by = mover({"ses_2": silence}.get)
+    assert move(serve(service), by=by, child="ses_2", silence=20.0).result is result
     assert ("interrupt" in service.posts) is (result is MoveResult.MOVED)
+
+
+def test_a_partial_answer_that_cannot_be_removed_does_not_keep_the_turn_from_going_on(serve: Serve) -> None:
+    """While a revert is staged, OpenCode admits a synthetic message and begins no turn."""
+    service = Service(prompt(1))
+    service.messages += [service.answers(2, content=[call()], finish="tool-calls"), service.answers(3)]
+    service.refused = {"revert/commit": 409}
+    assert move(serve(service)).result is MoveResult.MOVED
+    assert service.posts == ["interrupt", "revert/stage", "revert/commit", "revert/clear", "model", "synthetic"]
+
+
+def test_a_partial_answer_is_removed_before_the_turn_goes_on(serve: Serve) -> None:
+    service = Service(prompt(1))
+    service.messages += [service.answers(2, content=[call()], finish="tool-calls"), service.answers(3)]
+    assert move(serve(service)).result is MoveResult.MOVED
+    assert service.posts == ["interrupt", "revert/stage", "revert/commit", "model", "synthetic"]
+    assert [entry["id"] for entry in service.messages][:3] == ["msg_1", "msg_2", "msg_80"]

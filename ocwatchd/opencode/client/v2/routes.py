@@ -181,6 +181,10 @@ class Routes:
         an idle session.
         """
         self._post(_of(session, "interrupt"), None, INTERRUPT_LIMIT)
+        self.wait_idle(session)
+
+    def wait_idle(self, session: str) -> None:
+        """Return after the session's turn has ended, or after END_TIMEOUT seconds."""
         began = time.monotonic()
         while session in self.active() and time.monotonic() - began < END_TIMEOUT:
             time.sleep(END_POLL)
