@@ -81,6 +81,20 @@ def test_a_second_try_that_answers_ends_it_and_the_model_is_not_avoided(home2: H
         assert daemon.cooldown(PRIMARY) is None
 
 
+def test_a_user_who_stops_the_second_try_before_its_first_word_is_obeyed(home2: Home2, provider: Provider) -> None:
+    with watched(home2) as (service, daemon):
+        provider.script(PRIMARY, Stall(Shape.NO_HEADERS))
+        session = service.create_session()
+        service.prompt(session, PROMPT)
+        wait_until(lambda: len(asked(provider, PRIMARY)) == 2, 60, why="the second request")
+        service.interrupt(session)
+        service.wait_idle(session)
+        settle(AFTER * 2)
+        assert (len(asked(provider, PRIMARY)), len(asked(provider, FALLBACK))) == (2, 0)
+        assert daemon.journal("moved") == []
+        assert len(service.user_messages(session)) == 1
+
+
 def test_an_attempt_of_opencode_itself_that_stalls_is_rescued(home2: Home2, provider: Provider) -> None:
     with watched(home2) as (service, _):
         provider.script(PRIMARY, error(500, {"error": {"message": "trouble"}}), Stall(Shape.NO_HEADERS), ok("at last"))
