@@ -277,6 +277,19 @@ def test_an_answer_that_ends_just_before_the_interrupt_is_kept(next_prompt: bool
     assert service.posts == ["interrupt"]
 
 
+def after_the_post(service: Service, steps: dict[int, Callable[[], object]]) -> None:
+    """Let the new run begin without an answer, and take each step at that probe after the post."""
+    probes = 0
+
+    def probed() -> None:
+        nonlocal probes
+        if service.posts[-1:] == ["prompt"]:
+            probes += 1
+            steps.get(probes, lambda: None)()
+
+    service.probed, service.begun = probed, lambda: None
+
+
 @pytest.mark.parametrize(
     ("how", "more", "result"),
     [
@@ -292,16 +305,7 @@ def test_a_user_who_stops_the_new_run_before_its_first_byte_is_obeyed(
     """OpenCode 2 then lists no answer. Without the log, the turn would look as if it had never begun."""
     service = Service(prompt(1), prompt(2))
     service.messages.insert(1, service.answers(1, id="msg_11", finish="stop"))
-    probes = 0
-
-    def probed() -> None:
-        nonlocal probes
-        if service.posts[-1:] == ["prompt"]:
-            probes += 1
-            if probes == 2:
-                service.end(how, **more)
-
-    service.probed, service.begun = probed, lambda: None
+    after_the_post(service, {2: lambda: service.end(how, **more)})
     outcome = move(serve(service), PRIMARY)
     assert (outcome.result, outcome.stranded) == (result, result is MoveResult.FAILED)
     assert service.posts == ["interrupt", "revert/stage", "prompt"]
@@ -309,18 +313,7 @@ def test_a_user_who_stops_the_new_run_before_its_first_byte_is_obeyed(
 
 def test_a_log_that_is_late_shows_that_the_user_has_stopped_the_new_run(serve: Serve) -> None:
     service = Service(prompt(1))
-    probes = 0
-
-    def probed() -> None:
-        nonlocal probes
-        if service.posts[-1:] == ["prompt"]:
-            probes += 1
-            if probes == 2:
-                service.active.clear()
-            elif probes == 4:
-                service.stop()
-
-    service.probed, service.begun = probed, lambda: None
+    after_the_post(service, {2: service.active.clear, 4: service.stop})
     assert move(serve(service), PRIMARY).result is MoveResult.USER_TOOK_OVER
 
 
