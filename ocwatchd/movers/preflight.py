@@ -78,9 +78,14 @@ class MoveTime:
         return cls(clock or SystemClock(), elapsed, sleep)
 
 
-def repeated(call: Callable[[], T], pauses: Sequence[float], sleep: Callable[[float], None]) -> T:
+def repeated(
+    call: Callable[[], T], pauses: Sequence[float], sleep: Callable[[float], None], *, timeouts: bool = True
+) -> T:
     """Return the result of a call to an endpoint. If the call times out, the server reports an internal error, or there
     is no server, repeat the call after each of the `pauses` (seconds).
+
+    `timeouts` must be False for a call that does harm if it takes effect twice. An OpenCode process that was busy or
+    suspended carries out all calls that it has received meanwhile, including those that timed out.
 
     Raises:
         EndpointError: OpenCode refused the request (in this case, the call is not repeated), or the last call failed.
@@ -89,6 +94,8 @@ def repeated(call: Callable[[], T], pauses: Sequence[float], sleep: Callable[[fl
         try:
             return call()
         except EndpointError as fault:
+            if fault.trouble is Trouble.TIMEOUT and not timeouts:
+                raise
             if fault.trouble not in (Trouble.UNREACHABLE, Trouble.TIMEOUT) and (fault.status or 0) < 500:
                 raise
         sleep(pause)

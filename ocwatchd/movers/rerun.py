@@ -243,7 +243,7 @@ class _Attempt:
         """
         self._touched = True
         self._trace.abort(snapshot.answer or "")
-        self._patiently(lambda: self._api.abort(self._session.id, self._session.directory))
+        self._abort()
         began, closed = self._time.elapsed(), None
         while (waited := self._time.elapsed() - began) < CLEANUP_LIMIT and not self._trace.over:
             asking = not self._events.live or waited >= EVENTS_LATE
@@ -253,6 +253,17 @@ class _Attempt:
             if closed is not None and self._time.elapsed() - closed >= settle:
                 return
             self._time.sleep(EVENT_POLL if self._events.live else CLEANUP_POLL)
+
+    def _abort(self) -> None:
+        """Abort the session's run. An abort that times out is not repeated, because the second abort may arrive only
+        after the new run has begun. It would stop that run, and would look like a stop by the user.
+        """
+        repeated(
+            lambda: self._api.abort(self._session.id, self._session.directory),
+            PAUSES,
+            self._time.sleep,
+            timeouts=False,
+        )
 
     @property
     def _cut(self) -> bool:
@@ -384,7 +395,7 @@ class _Attempt:
     def _respect_a_stop(self) -> None:
         """Abort the new run if the user stopped it just as it began, because OpenCode ignores a stop at that moment."""
         if self._trace.overruled:
-            self._patiently(lambda: self._api.abort(self._session.id, self._session.directory))
+            self._abort()
             raise _Ended(Ruling(MoveResult.USER_TOOK_OVER, "the new run was stopped"), self._order.snapshot)
 
     def _verdict(self, seen: Message, posted: float) -> MoveOutcome:

@@ -144,7 +144,7 @@ class _Attempt:
             if left <= NEAR or destroyed is not None:
                 return self._at_next_attempt(turn, left, destroyed)
             self._stopped = True
-            self._patiently(lambda: self._api.interrupt(self._session))
+            self._interrupt()
             turn = replace(turn, queued=self._api.queued(self._session))
         elif snapshot.state is SessionState.BUSY and self._order.stalled:
             turn = self._stop_silent(turn)
@@ -198,7 +198,7 @@ class _Attempt:
         if silence is not None and before is not None and silence < before:
             self._end(MoveResult.ALREADY, f"{snapshot.model} has continued its answer", snapshot)
         self._stopped = True
-        self._patiently(lambda: self._api.interrupt(self._session))
+        self._interrupt()
         after = self._probe()
         finished = after.snapshot.answer_completed and not after.snapshot.aborted and after.snapshot.last_error is None
         if finished and not after.queued:
@@ -372,6 +372,13 @@ class _Attempt:
     def _end(self, result: MoveResult, why: str, snapshot: SessionSnapshot) -> None:
         stranded = self._stopped and result is MoveResult.FAILED
         raise _Ended(MoveOutcome(result, why, snapshot, stranded=stranded))
+
+    def _interrupt(self) -> None:
+        """Interrupt the session's turn and wait for its end. An interrupt that times out is not repeated, because the
+        second one may arrive only after the turn has begun again, and would stop it.
+        """
+        repeated(lambda: self._api.interrupt(self._session), PAUSES, self._time.sleep, timeouts=False)
+        self._patiently(lambda: self._api.wait_idle(self._session))
 
     def _patiently(self, call: Callable[[], T]) -> T:
         return repeated(call, PAUSES, self._time.sleep)

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from ocwatchd.clock import SystemClock
 from ocwatchd.core.domain.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.domain.snapshot import ABORTED, Endpoint, RunningTool, SessionSnapshot, SessionState, TcpAddress
 from ocwatchd.core.domain.types import ErrorDetails, ModelRef, Target
@@ -20,6 +24,8 @@ from ocwatchd.opencode.client.request import EndpointError, StreamHandle, Troubl
 from ocwatchd.opencode.client.v1.responses import RetryStatus, Session
 from ocwatchd.opencode.client.v1.routes import Api, Rerun, Shown
 from ocwatchd.opencode.sessions.messages import Json, Message, message_of
+from ocwatchd.opencode.sessions.snapshots import take_snapshot
+from tests.support.fakeopencode import FakeOpenCode, FakeSession
 
 DOOR = Endpoint(TcpAddress("127.0.0.1", 4096), 7, "/p")
 PRIMARY, FALLBACK = ModelRef("mock", "primary"), ModelRef("mock2", "fallback")
@@ -658,8 +664,17 @@ def test_a_door_that_fails_before_anything_was_touched(opencode: OpenCode) -> No
     assert (outcome.result, outcome.stranded, outcome.posts) == (MoveResult.FAILED, False, 0)
 
 
-@pytest.mark.parametrize("call", ["abort", "rerun", "messages", "status"])
-@pytest.mark.parametrize("trouble", [Trouble.TIMEOUT, Trouble.UNREACHABLE])
+@pytest.mark.parametrize(
+    ("call", "trouble"),
+    [
+        ("abort", Trouble.UNREACHABLE),
+        *(
+            (call, trouble)
+            for call in ("rerun", "messages", "status")
+            for trouble in (Trouble.TIMEOUT, Trouble.UNREACHABLE)
+        ),
+    ],
+)
 def test_once_the_turn_is_stopped_a_door_is_given_three_chances(
     opencode: OpenCode, call: str, trouble: Trouble
 ) -> None:
@@ -678,6 +693,33 @@ def test_once_the_turn_is_stopped_a_door_is_given_three_chances(
         Order(opencode.snapshot(), TARGET)
     )
     assert (outcome.result, outcome.posts) == (MoveResult.MOVED, 1)
+
+
+def test_an_abort_that_times_out_is_not_sent_again(opencode: OpenCode) -> None:
+    """OpenCode may still carry it out. A second one would then stop the new run."""
+    opencode.faults = {"abort": [Trouble.TIMEOUT]}
+    outcome = move(opencode)
+    assert (outcome.result, outcome.stranded, outcome.posts) == (MoveResult.FAILED, True, 0)
+    assert opencode.log.count("abort") == 1
+
+
+def test_an_abort_that_a_busy_opencode_carries_out_late_is_sent_once(tmp_path: Path) -> None:
+    """It waits longer than other calls."""
+    aborts = []
+
+    def late(step: str, session: FakeSession | None) -> None:
+        if step == "abort":
+            aborts.append(step)
+            time.sleep(1.2)
+
+    with FakeOpenCode(str(tmp_path)) as server:
+        session = server.limited("ses_1")
+        server.seen = late
+        api = Api(Endpoint(TcpAddress("127.0.0.1", urlsplit(server.url).port or 0)), 0.5)
+        snapshot = take_snapshot(api, Session("ses_1", str(tmp_path), None, "1.18.33"), SystemClock())
+        outcome = RerunOverApi(lambda _endpoint: api).move(Order(snapshot, Target(FALLBACK)))
+        assert (outcome.result, outcome.why) == (MoveResult.MOVED, "mock2/fallback answers")
+        assert (aborts, session.runs) == (["abort"], 1)
 
 
 @pytest.mark.parametrize("call", ["abort", "rerun"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -203,9 +204,12 @@ class Time:
         self.elapsed += seconds
 
 
-def mover(silence: Callable[[str], float | None] = lambda _: None) -> SwitchModel:
-    time = Time()
-    return SwitchModel(sleep=time.sleep, elapsed=lambda: time.elapsed, silence=silence)
+def mover(silence: Callable[[str], float | None] = lambda _: None, limit: float = 5.0) -> SwitchModel:
+    """Return a mover with a fake clock. `limit` is the timeout of its calls, in seconds."""
+    passing = Time()
+    return SwitchModel(
+        lambda endpoint: Routes(endpoint, limit), passing.sleep, elapsed=lambda: passing.elapsed, silence=silence
+    )
 
 
 def move(api: Routes, target: ModelRef = FALLBACK, by: SwitchModel | None = None, **more: Any) -> MoveOutcome:
@@ -231,6 +235,31 @@ def test_a_wait_that_takes_its_time_to_end_is_moved(serve: Serve) -> None:
     service.interrupted = lambda: setattr(service, "ending", 4)
     assert move(serve(service), cause=None).result is MoveResult.MOVED
     assert service.posts == ["interrupt", "revert/stage", "model", "prompt"]
+
+
+@pytest.mark.parametrize("slow", ["interrupt", "the check that follows it"])
+def test_an_interrupt_whose_answer_is_late_is_not_sent_again(
+    slow: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCode may carry out the first one late. A second one would then stop the turn that has begun again."""
+    monkeypatch.setattr("ocwatchd.opencode.client.v2.routes.INTERRUPT_LIMIT", 0.5)
+    service = Service(prompt(1))
+
+    def interrupted() -> None:
+        service.stop()
+        if slow == "interrupt":
+            time.sleep(1.2)
+        else:
+            service.probed = late
+
+    def late() -> None:
+        service.probed = lambda: None
+        time.sleep(1.2)
+
+    service.interrupted = interrupted
+    outcome = move(serve(service), by=mover(limit=0.5))
+    assert service.posts.count("interrupt") == 1
+    assert outcome.result is (MoveResult.FAILED if slow == "interrupt" else MoveResult.MOVED), outcome.why
 
 
 def test_a_prompt_that_waits_behind_a_finished_answer_is_not_left_waiting(serve: Serve) -> None:

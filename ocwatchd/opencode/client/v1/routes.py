@@ -44,6 +44,11 @@ STARTING_LIMIT = 30.0
 plugins: `/config/providers` took more than 5 s on two processors at a load of 20.
 """
 
+STOP_CALL_LIMIT = 30.0
+"""Timeout, in seconds, for an abort. It is long, because an abort must not be repeated: the second one may stop the
+next run. While 1.18.33 was loading its services beside OpenCode 2, it responded to an abort after 11 s.
+"""
+
 EVENT_IDLE = 90.0
 """An event stream that sends nothing for this many seconds is abandoned. OpenCode 1.1 to 1.18 sends a heartbeat every
 10 to 30 s.
@@ -245,7 +250,7 @@ class Api:
 
     def abort(self, session: str, directory: str | None) -> None:
         """Abort the session's turn, including OpenCode's own retry."""
-        self._post(f"/session/{self._ident(session)}/abort", directory, b"{}")
+        self._post(f"/session/{self._ident(session)}/abort", directory, b"{}", max(self._limit, STOP_CALL_LIMIT))
 
     def rerun(self, session: str, directory: str | None, rerun: Rerun) -> None:
         """Run a user message again. This method returns as soon as OpenCode has accepted the message, before the
@@ -417,8 +422,8 @@ class Api:
             raise self._odd(path, "not a JSON object")
         return answer
 
-    def _post(self, path: str, directory: str | None, body: bytes) -> None:
-        exchange(self.endpoint, Request("POST", _query(path, directory), body), self._limit)
+    def _post(self, path: str, directory: str | None, body: bytes, limit: float | None = None) -> None:
+        exchange(self.endpoint, Request("POST", _query(path, directory), body), limit or self._limit)
 
     def _json(self, body: bytes, path: str) -> object:
         try:

@@ -26,9 +26,10 @@ CALL_LIMIT = 5.0
 """Timeout, in seconds, for a call. The first call for a project directory took 2 s; other calls took less than 0.2 s
 (0.0.0-next-16350).
 """
-INTERRUPT_LIMIT = 15.0
+INTERRUPT_LIMIT = 30.0
 """Timeout, in seconds, for an interrupt. In the preview, the response arrives after the turn has ended, which takes
-0.05 s if the turn is only waiting.
+0.05 s if the turn is only waiting. It is long, because an interrupt must not be repeated: the second one may stop the
+next turn.
 """
 END_TIMEOUT, END_POLL = 10.0, 0.05
 """Maximum time, in seconds, to wait for the end of an interrupted turn, and the interval between checks. The releases
@@ -177,11 +178,10 @@ class Routes:
         self._post(_of(session, "agent"), {"agent": agent})
 
     def interrupt(self, session: str) -> None:
-        """Interrupt the session's turn, and return after it has ended, or after END_TIMEOUT seconds. Does nothing for
-        an idle session.
+        """Interrupt the session's turn. Does nothing for an idle session. Call `wait_idle` to wait for the end of the
+        turn.
         """
         self._post(_of(session, "interrupt"), None, INTERRUPT_LIMIT)
-        self.wait_idle(session)
 
     def wait_idle(self, session: str) -> None:
         """Return after the session's turn has ended, or after END_TIMEOUT seconds."""
