@@ -11,6 +11,7 @@ import os
 import queue
 import random
 import signal
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from uuid import uuid4
@@ -119,6 +120,10 @@ POLL = 0.1
 """Interval, in seconds, between checks of the child and of the session in the private server."""
 AGAIN = 2.0
 """Delay, in seconds, before a session that could not be moved is checked again."""
+LISTEN_INTERVAL = 10.0
+"""Interval, in seconds, between searches for endpoints without an open event stream. A stream may end at any time, and
+without it, a stalled answer would remain undetected. A search takes 15 ms of CPU time.
+"""
 MAX_STRANDED = 3
 """Number of failed moves after which the supervisor gives up. The prompt is still in OpenCode's message store."""
 
@@ -192,6 +197,8 @@ class Supervisor:
         self._judged = self._landed = False
         self._waiting: tuple[str, int] | None = None
         self._due = 0.0
+        self._listened_at = float("-inf")
+        """Time of the last search for endpoints without an open event stream, in monotonic seconds."""
         self._stranded = self._attempt = 0
         self._timeline = Timeline()
 
@@ -209,9 +216,11 @@ class Supervisor:
             self._close()
 
     def _loop(self) -> int | None:
-        self._opencode.listen()
+        self._listen()
         self._executor.do([Probe(None, None)])
         while True:
+            if time.monotonic() - self._listened_at >= LISTEN_INTERVAL:
+                self._listen()
             if self._signals.got is not None:
                 return self._interrupted(self._signals.got)
             if self._untouched() and self._session_host.left_to_daemon():
@@ -230,6 +239,11 @@ class Supervisor:
             code = self._step()
             if code is not None:
                 return code
+
+    def _listen(self) -> None:
+        """Open the event streams that are not open. This method may be called from the mover's thread."""
+        self._listened_at = time.monotonic()
+        self._opencode.listen()
 
     def _keep_alive_age(self, session: str) -> float | None:
         """Return the number of seconds since the last keep-alive was sent to the session. Return None if there was no
@@ -386,7 +400,7 @@ class Supervisor:
             return
         printer = Printer(Api(endpoint), session, given.format == "json", self._run.output)
         self._served = ServedPrivately(endpoint, session, printer, given.has("--auto"), self._clock)
-        self._opencode.listen()  # a stalled answer in the server is detected by the server's events
+        self._listen()  # a stalled answer in the server is detected by the server's events
 
     def _follow(self, served: Served) -> int | None:
         try:
