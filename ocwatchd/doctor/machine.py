@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 
 from ocwatchd.doctor.values import Check, Facts, Running, Severity
+from ocwatchd.opencode.discovery.earlier import STARTED_BEFORE_WHY
 from ocwatchd.state.heartbeat import unserved
 from ocwatchd.time_words import span
 
@@ -162,11 +163,13 @@ def endpoints(facts: Facts) -> Iterator[Check]:
 
 
 def _unreachable_remedy(found: Running, facts: Facts) -> str:
+    if facts.plugin.state in ("absent", "foreign") and found.remedy:  # this remedy includes the installation
+        return found.remedy
     if facts.plugin.state != "current":
         return f"ocwatch plugin install, then {found.remedy or 'restart that OpenCode process'}"
     if found.plugin is None:
         how = found.remedy or "restart it, or use `ocwatch restart`"
-        return f"it {found.why or 'was started before the companion plugin was installed'}: {how}"
+        return f"it {found.why or STARTED_BEFORE_WHY}: {how}"
     return (
         "the companion plugin is loaded but has no endpoint: start OpenCode with `--port`, or use `ocwatch restart`; "
         "to test the plugin: ocwatch drill"

@@ -254,3 +254,16 @@ def test_a_command_in_a_remedy_is_not_broken(monkeypatch: pytest.MonkeyPatch) ->
     assert text_of(found).splitlines()[-2:] == ["    -> it was started before: quit it, then type:", f"      {again}"]
     assert found.remedy == f"it was started before: quit it, then type: {again}"
     assert text_of(replace(found, remedy="see the finding")).endswith("-> see the finding")
+
+
+@pytest.mark.parametrize("state", ["absent", "foreign", "outdated"])
+def test_a_remedy_names_the_installation_of_the_plugin_once(state: str) -> None:
+    again = "cd /p && opencode"
+    process = Running(7, "/p", why="runs without it", remedy=f"quit it, then type: {again}", again=again)
+    if state != "outdated":
+        process = replace(process, remedy=f"run `ocwatch plugin install`, {process.remedy}")
+    facts = Facts(0.0, running=(process,), plugin=Plugin(state, "/plugin.js", None, "1"))
+    (found,) = (check for check in examine(facts) if check.code == "doors")
+    assert found.remedy
+    assert found.remedy.count("ocwatch plugin install") == 1
+    assert found.remedy.endswith(f"quit it, then type: {again}")

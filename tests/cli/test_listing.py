@@ -12,6 +12,7 @@ import pytest
 
 from ocwatchd.cli.commands.status import session_table, status
 from ocwatchd.cli.output.render import columns, table
+from ocwatchd.opencode.discovery.earlier import EarlierProcess
 from tests.cli.conftest import Cli, at, resting, store
 from tests.support.pty import Pty
 
@@ -106,6 +107,17 @@ def test_an_opencode_without_the_plugin_is_named_with_its_restart(cli: Cli) -> N
     (cli.paths.state_dir / "doors").mkdir()
     (cli.paths.state_dir / f"doors/{os.getpid()}.json").write_text("{}")  # the plugin was loaded since the heartbeat
     assert (cli.json("status")["earlier"], cli.json("status")["serves_all"]) == ([], True)
+
+
+def test_a_plugin_that_is_not_installed_is_named_with_the_command_that_installs_it(cli: Cli) -> None:
+    process = EarlierProcess(os.getpid(), None, "/shop", "", "", None, "cd /shop && opencode", installed=False)
+    cli.heartbeat(following=["/logs/opencode.log"], earlier=[process.for_heartbeat()])
+    shown = " ".join(cli("status").stdout.split())
+    assert (
+        f"# OpenCode {os.getpid()} (no terminal, /shop) runs without the companion plugin, which is not installed, so "
+        "its sessions cannot be moved. To restart it with the plugin, run `ocwatch plugin install`, quit it, then "
+        "type: cd /shop && opencode next: "
+    ) in shown
 
 
 def test_an_opencode_that_has_ended_or_is_starting_is_not_named(cli: Cli) -> None:

@@ -14,6 +14,7 @@ from ocwatchd.opencode.plugin.install import (
     PluginState,
     find_plugin,
     install,
+    is_installed,
     shipped,
     shipped_path,
     uninstall,
@@ -36,6 +37,26 @@ def put(paths: Paths, content: bytes, directory: str = "plugin") -> Path:
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     return path
+
+
+@pytest.mark.parametrize("directory", ["plugin", "plugins"])
+@pytest.mark.parametrize(("content", "installed"), [(OLD, True), (FOREIGN, False), (b"", False)])
+def test_any_version_counts_as_installed_but_not_a_foreign_file(
+    paths: Paths, directory: str, content: bytes, installed: bool
+) -> None:
+    assert not is_installed(paths)
+    path = put(paths, content, directory)
+    assert is_installed(paths) is installed
+    path.unlink()
+    os.mkfifo(path)  # must not block
+    assert not is_installed(paths)
+
+
+def test_an_installed_plugin_is_found_and_a_removed_one_is_not(paths: Paths) -> None:
+    install(paths)
+    assert is_installed(paths)
+    uninstall(paths)
+    assert not is_installed(paths)
 
 
 def test_what_is_shipped_says_its_version_in_its_first_line_and_in_its_code() -> None:

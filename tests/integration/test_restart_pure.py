@@ -13,6 +13,7 @@ from ocwatchd.errors import OcwatchError
 from ocwatchd.movers.restart import StrandedSession
 from ocwatchd.opencode.discovery.earlier import earlier_processes
 from ocwatchd.opencode.discovery.endpoints import OpenCodeProcess
+from ocwatchd.opencode.plugin.install import install
 from ocwatchd.opencode.process.tmux import Pane
 from ocwatchd.paths import Paths
 from tests.integration.test_restart import NOW, VIEW, running
@@ -63,6 +64,7 @@ def test_who_runs_a_pure_opencode_is_told_to_start_it_without(tmp_path: Path) ->
     paths = Paths(tmp_path, tmp_path, tmp_path, tmp_path, tmp_path)
     process = replace(running("--pure"), directory=str(tmp_path))
     table = [OpenCodeProcess(50, NOW - 100, str(tmp_path), tmp_path, None, serves_many=False)]
+    install(paths)
     (one,) = earlier_processes(paths, lambda: table, lambda _: process)
     assert one.why == "runs with --pure, which loads no plugins"
     assert one.place == f"OpenCode 50 (pts/7, {tmp_path})"
@@ -80,3 +82,24 @@ def test_who_runs_a_pure_opencode_is_told_to_start_it_without(tmp_path: Path) ->
     assert "ocwatch restart ses_1" in str(restart_instead(OcwatchError("none"), [stranded], [older]))
     found = earlier_processes(paths, lambda: table, lambda _: replace(process, arguments=()))
     assert [each.pure for each in found] == [False]
+
+
+def test_a_plugin_that_was_never_installed_is_named_with_the_command_that_installs_it(tmp_path: Path) -> None:
+    paths = Paths(tmp_path, tmp_path, tmp_path, tmp_path, tmp_path)
+    process = replace(running(), directory=str(tmp_path))
+    older = OpenCodeProcess(50, NOW - 100, str(tmp_path), tmp_path, None, serves_many=False)
+    newer = replace(older, pid=51, generation=2)  # its sessions are moved without the plugin
+
+    def found(**changes: object) -> list[tuple[int, str, str]]:
+        seen = earlier_processes(paths, lambda: [older, newer], lambda pid: replace(process, pid=pid, **changes))
+        return [(one.pid, one.why, one.remedy) for one in seen]
+
+    install_first, again = "run `ocwatch plugin install`, quit it, then", f"cd {tmp_path} && opencode"
+    assert found() == [
+        (50, "runs without the companion plugin, which is not installed", f"{install_first} type: {again}")
+    ]
+    assert found(arguments=("--pure",)) == [
+        (50, "runs with --pure, which loads no plugins", f"{install_first} start it without --pure: {again}")
+    ]
+    install(paths)
+    assert found() == [(50, "was started before the companion plugin was installed", f"quit it, then type: {again}")]

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 
 from ocwatchd import DOCUMENTATION
@@ -156,6 +157,8 @@ def _ask(start: Starter) -> tuple[str, ...]:
 def _report_earlier_processes(paths: Paths, report: Report) -> list[EarlierProcess]:
     """Report the OpenCode processes started without the companion plugin, and how to restart each."""
     earlier = earlier_processes(paths)
+    if report.dry_run:  # the plugin would be installed by now
+        earlier = [replace(one, installed=True) for one in earlier]
     for one in earlier:
         text = escape(f"{one.place} {one.why}. To load the companion plugin, {one.way}:")
         command = f"{COMMAND_INDENT}{escape(one.again)}"

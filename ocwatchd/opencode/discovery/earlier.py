@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from ocwatchd.clock import rfc3339
 from ocwatchd.opencode.discovery.endpoints import OpenCodeProcess, ProcessTable, generations
 from ocwatchd.opencode.discovery.processes import Relative, Running, inspect
+from ocwatchd.opencode.plugin.install import is_installed
 from ocwatchd.opencode.sessions.names import SessionName, session_names
 from ocwatchd.paths import Paths
 
 PURE_WHY = "runs with --pure, which loads no plugins"
+NOT_INSTALLED_WHY = "runs without the companion plugin, which is not installed"
+STARTED_BEFORE_WHY = "was started before the companion plugin was installed"
 SLACK = 2.0
 """Tolerance, in seconds, when the last change of a session is compared with the start of a process."""
 
@@ -41,6 +44,8 @@ class EarlierProcess:
     """Whether the process runs with `--pure`."""
     started: float = 0.0
     """Start time, in epoch seconds."""
+    installed: bool = True
+    """Whether the companion plugin is installed, so that a new process would load it."""
 
     @property
     def place(self) -> str:
@@ -54,13 +59,16 @@ class EarlierProcess:
         """The reason why the companion plugin is not loaded, phrased as the predicate of a sentence whose subject is
         the process.
         """
-        return PURE_WHY if self.pure else "was started before the companion plugin was installed"
+        if self.pure:
+            return PURE_WHY
+        return STARTED_BEFORE_WHY if self.installed else NOT_INSTALLED_WHY
 
     @property
     def way(self) -> str:
-        """Instructions for restarting the process, without the command `again`, which must follow."""
+        """Instructions for restarting the process with the plugin, without the command `again`, which must follow."""
+        install = "" if self.installed else "run `ocwatch plugin install`, "
         stop = f"stop it (kill {self.pid})" if self.subcommand else "quit it"
-        return f"{stop}, then {'start it without --pure' if self.pure else 'type'}"
+        return f"{install}{stop}, then {'start it without --pure' if self.pure else 'type'}"
 
     @property
     def remedy(self) -> str:
@@ -93,6 +101,7 @@ def earlier_processes(
     own = os.path.realpath(paths.opencode_data)
     earlier = []
     names: list[SessionName] | None = None
+    installed: bool | None = None
     for process in generations(
         found for found in (processes or ProcessTable())() if found.data and os.path.realpath(found.data) == own
     ):
@@ -102,13 +111,14 @@ def earlier_processes(
         if running is None or running.subcommand not in (None, "serve", "web", "attach"):
             continue
         names = session_names(str(paths.opencode_data)) if names is None else names
-        earlier.append(_earlier(running, names))
+        installed = is_installed(paths) if installed is None else installed
+        earlier.append(_earlier(running, names, installed))
     launchers = {relative.pid for _, above in earlier for relative in above}
     # npm's wrapper, which is also called opencode, is omitted.
     return [process for process, _ in earlier if process.pid not in launchers]
 
 
-def _earlier(running: Running, names: list[SessionName]) -> tuple[EarlierProcess, list[Relative]]:
+def _earlier(running: Running, names: list[SessionName], installed: bool) -> tuple[EarlierProcess, list[Relative]]:
     """Return the description of a process and the list of its ancestors."""
     session = _session(running, names) if running.subcommand is None else None
     words = ["opencode", *([running.subcommand] if running.subcommand else []), *running.with_plugins()]
@@ -117,7 +127,7 @@ def _earlier(running: Running, names: list[SessionName]) -> tuple[EarlierProcess
     again = f"cd {shlex.quote(running.directory)} && {shlex.join(words)}"
     process = EarlierProcess(
         running.pid, running.tty, running.directory, session.id if session else "", session.title if session else "",
-        running.subcommand, again, running.pure, running.started,
+        running.subcommand, again, running.pure, running.started, installed,
     )  # fmt: skip
     return process, list(running.above)
 

@@ -15,11 +15,10 @@ import re
 import stat
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from importlib import resources
 from pathlib import Path
 
 from ocwatchd.errors import OcwatchError
-from ocwatchd.ownership import give, make_directories
+from ocwatchd.ownership import give, make_directories, read_followed
 from ocwatchd.paths import Paths
 
 NAME = "rate-limit-fallback.js"
@@ -31,6 +30,8 @@ PARTS = tuple(f"{NAME.removesuffix('.js')}/{part}.js" for part in _PARTS)
 _MARKER = re.compile(rb"\A// ocwatchd companion plugin, version ([\w.]{1,20})\r?\n")
 _CAP = 1 << 20
 """Maximum number of bytes read from an installed file. Our files are at most 25 kB in size."""
+_FIRST_LINE_CAP = 80
+"""Maximum number of bytes read to find the version, which is at most 60 bytes from the beginning of the file."""
 
 
 class PluginState(StrEnum):
@@ -62,11 +63,15 @@ class PluginFile:
 
 def shipped_path() -> Path:
     """Return the path of the plugin in this package, from which OpenCode can load it together with its parts."""
+    from importlib import resources  # lazy import: the daemon, which imports this module, does not need it
+
     return Path(str(resources.files("ocwatchd.opencode").joinpath("plugin", NAME)))
 
 
 def shipped(name: str = NAME) -> bytes:
     """Return the content of the plugin's main file in this package, or of one of its `PARTS`."""
+    from importlib import resources  # lazy import: the daemon, which imports this module, does not need it
+
     return resources.files("ocwatchd.opencode").joinpath("plugin", name).read_bytes()
 
 
@@ -83,6 +88,18 @@ def find_plugin(paths: Paths) -> PluginFile:
         PluginFault: A file cannot be read.
     """
     return _together(_find_files(paths.opencode_config / DIRECTORY))
+
+
+def is_installed(paths: Paths) -> bool:
+    """Return whether any version of the plugin's main file is in a directory from which OpenCode loads plugins. Only
+    the first line of the file is read.
+    """
+    for directory in (DIRECTORY, OTHER_DIRECTORY):
+        with contextlib.suppress(OSError):
+            first_line = read_followed(paths.opencode_config / directory / NAME, _FIRST_LINE_CAP)
+            if version_of(first_line) is not None:
+                return True
+    return False
 
 
 def install(paths: Paths) -> tuple[PluginFile, PluginFile]:
