@@ -214,10 +214,10 @@ def restart(
         bool,
         typer.Option(
             "--yes",
-            "--force",
-            help="Stop OpenCode even if it cannot be started again from here, or if other sessions are running in it.",
+            help="Stop OpenCode even if ocwatch cannot start it again, or if other sessions may be busy in it.",
         ),
     ] = False,
+    force: Force = False,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -230,7 +230,7 @@ def restart(
     from ocwatchd.cli.commands.restart import RestartOptions
     from ocwatchd.cli.commands.restart import restart as command
 
-    raise typer.Exit(command(MoveOptions(session, to, agent, dry_run, json, yes), RestartOptions(yes, pid)))
+    raise typer.Exit(command(MoveOptions(session, to, agent, dry_run, json, force), RestartOptions(yes, pid)))
 
 
 @app.command()

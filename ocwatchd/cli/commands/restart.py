@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
 
 from ocwatchd.cli.commands.redirect import (
     Job,
@@ -42,7 +42,7 @@ from ocwatchd.state.blacklist import store as blacklist
 class RestartOptions:
     """The arguments of `restart` that select the process to stop.
 
-    `yes` allows stopping a process that ocwatch cannot start again, or in which other sessions are running. `pid` is
+    `yes` allows stopping a process that ocwatch cannot start again, or in which other sessions may be busy. `pid` is
     the process to stop, if the user named it.
     """
 
@@ -82,7 +82,7 @@ def restart(options: MoveOptions, restart_options: RestartOptions) -> int:
     if options.dry_run:
         return _say_plan(options, stranded, report_move(options, job, target, None, **_about(stranded)))
     if not restart_options.yes:
-        _check_harmless(unreached, stranded)
+        _check_harmless(unreached, stranded, _confirmed(options, restart_options, job.moved))
     with Restart(paths, stranded, _plugin(paths), _progress) as mover:
         target, outcome = move_down_the_chain(paths, mover, job, options, config, cooldowns)
         trouble = mover.finish() if outcome.result is MoveResult.MOVED else None
@@ -146,8 +146,18 @@ def _finder(paths: Paths, config: Config) -> EndpointFinder:
     )
 
 
-def _check_harmless(unreached: Unreached, stranded: StrandedSession) -> None:
-    snapshot, again = stranded.snapshot, f"ocwatch restart {quote(stranded.snapshot.session)} --yes"
+def _confirmed(options: MoveOptions, restart_options: RestartOptions, snapshot: SessionSnapshot) -> str:
+    """Return the command that carries out this restart without further checks, with the user's other options."""
+    given = {"--to": options.to, "--agent": options.agent, "--pid": restart_options.pid}
+    words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
+    return join(["ocwatch", "restart", snapshot.session, *words, *(["--force"] if options.force else []), "--yes"])
+
+
+def _check_harmless(unreached: Unreached, stranded: StrandedSession, again: str) -> None:
+    """Raise an error if the restart ends more than the session, or if the user has to reopen the session. `again` is
+    the command that restarts it anyway.
+    """
+    snapshot = stranded.snapshot
     if stranded.terminal is None:
         raise OcwatchError(
             f"OpenCode (process {stranded.process.pid}) is running neither under oc-smart nor in tmux, so you would "
