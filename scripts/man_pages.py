@@ -15,6 +15,7 @@ import typer
 from ocwatchd import __version__
 from ocwatchd.cli.app import app
 from ocwatchd.cli.commands.run import HELP
+from ocwatchd.daemon.loop import OPTIONS
 
 DIRECTORY = Path(__file__).parents[1] / "man"
 COMMANDS = DIRECTORY.parent / "ocwatchd" / "cli" / "help.txt"
@@ -93,16 +94,19 @@ def _smart() -> str:
 
 def _daemon() -> str:
     about = (
-        "The daemon follows OpenCode's logs and event streams and moves limited sessions to a fallback model. It takes "
-        "no arguments, runs in the foreground and ends within 5 seconds of SIGTERM or SIGINT. To run it as a service:"
+        "The daemon follows OpenCode's logs and event streams and moves limited sessions to a fallback model. It runs "
+        "in the foreground and ends within 5 seconds of SIGTERM or SIGINT. To run it as a service:"
     )
     lines = _head("ocwatchd", "the daemon of ocwatch")
     lines += [
         ".SH SYNOPSIS",
         ".B ocwatchd",
+        "[OPTION]",
         ".SH DESCRIPTION",
         about,
         ".B ocwatch up",
+        ".SH OPTIONS",
+        *(_item(", ".join(names), words) for *names, words in OPTIONS),
         ".SH SEE ALSO",
         ".BR ocwatch (1)",
     ]

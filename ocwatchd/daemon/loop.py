@@ -694,6 +694,23 @@ def run(paths: Paths | None = None, level: str | None = None) -> None:
     Daemon(paths, load(paths), service_notifier=ServiceNotifier(os.environ), level=level).run()
 
 
+OPTIONS = (
+    ("-v", "--verbose", "Log what the daemon does and why, as with OCWATCHD_LOG=debug."),
+    ("-V", "--version", "Print the version."),
+    ("-h", "--help", "Show this message and exit."),
+)
+"""The options of `ocwatchd`, of which it accepts one at a time: the short name, the long name, and the help text."""
+
+
+def usage() -> str:
+    """Return the help text of `ocwatchd`."""
+    options = "\n".join(f"  {f'{short}, {long}':15}{words}" for short, long, words in OPTIONS)
+    return (
+        "Usage: ocwatchd [OPTION]\n\n  Run the daemon in the foreground. To run it as a service: ocwatch up.\n"
+        f"  For all commands: ocwatch --help\n\nOptions:\n{options}"
+    )
+
+
 def main() -> None:
     """Run the console script `ocwatchd`."""
     if sys.argv[1:] in (["--version"], ["-V"]):
@@ -702,11 +719,7 @@ def main() -> None:
     verbose = sys.argv[1:] in (["--verbose"], ["-v"])
     if sys.argv[1:] and not verbose:
         asked = sys.argv[1] in ("-h", "--help")
-        words = (
-            "ocwatchd runs in the foreground. -v (or OCWATCHD_LOG=debug) logs what it does and why. "
-            "For the commands, see: ocwatch --help"
-        )
-        print(words, file=sys.stdout if asked else sys.stderr)
+        print(usage(), file=sys.stdout if asked else sys.stderr)
         sys.exit(ExitCode.DONE if asked else ExitCode.USAGE)
     if sys.stderr is not None:
         faulthandler.enable()  # so that the log shows where the loop hung if systemd's watchdog ends it

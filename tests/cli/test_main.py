@@ -22,7 +22,9 @@ from ocwatchd import paths as places
 from ocwatchd.cli.output.escape import escape
 from ocwatchd.cli.output.render import columns, fit, fit_middle, iso
 from ocwatchd.clock import rfc3339
+from ocwatchd.daemon.loop import usage
 from ocwatchd.time_words import clock, span, stamp, when
+from scripts.man_pages import pages
 from tests.cli.conftest import Cli, resting
 from tests.support.pty import Pty
 
@@ -304,3 +306,30 @@ def test_symbols_of_findings_without_unicode(cli: Cli) -> None:
         heads = {line[0] for line in lines if line[:1].strip() and line[1:2] == " " and not line[0].isdecimal()}
         assert heads and heads <= set(marks), lines
         assert heads & set(marks[:2])
+
+
+def daemon(cli: Cli, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ocwatchd", *arguments]
+    return subprocess.run(command, env=cli.env, cwd=cli.paths.home, capture_output=True, text=True, timeout=60)
+
+
+def test_the_daemons_help_and_manual_name_the_options_that_it_accepts(cli: Cli) -> None:
+    for option in ("-h", "--help"):
+        done = daemon(cli, option)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    manual = pages()["ocwatchd.1"].replace("\\-", "-")
+    for option in re.findall(r"--?[a-zA-Z]+", done.stdout.partition("Options:")[2]):
+        assert option in manual
+    for option in ("-V", "--version"):
+        assert option in done.stdout
+        assert daemon(cli, option).stdout == f"ocwatchd {__version__}\n"
+    wrong = daemon(cli, "--port", "1")
+    assert (wrong.returncode, wrong.stdout, wrong.stderr) == (2, "", done.stdout)
+
+
+@pytest.mark.parametrize("option", ["-v", "--verbose"])
+def test_the_daemon_accepts_verbose(cli: Cli, option: str) -> None:
+    assert f"  {option}" in usage() or f", {option}" in usage()
+    cli.paths.config_file.write_text("{")  # so that the daemon ends immediately
+    assert daemon(cli, option).returncode == 4
