@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from ocwatchd.core.engine.messages import Aborted, Note, TakenOver
 from ocwatchd.core.parsing.cursor import Cursor
 from ocwatchd.daemon.faults import FileHealth
-from ocwatchd.daemon.recovery import Place, PreviousRun, place_of, previous_run
+from ocwatchd.daemon.recovery import ENDS, Place, PreviousRun, place_of, previous_run
 from ocwatchd.own_log import clean_fields
 from ocwatchd.state.files import StateError
-from ocwatchd.state.journal import Journal, plain
+from ocwatchd.state.journal import Journal, plain, time_of
 
-CLAIMED_BEFORE = 5.0
-"""Maximum time, in seconds, from the claim of a move to the abort of its turn. The actual time is less than 1 s, but
-log formats before 1.17 have timestamps with a resolution of one second.
+CLAIMED_BEFORE = 60.0
+"""Maximum time, in seconds, from the claim of a move to the abort of its turn. It is usually less than 1 s, but a busy
+OpenCode has taken 11 s to carry out an abort, and a move waits up to 30 s for it.
 """
+LOG_CLOCK = 1.0
+"""Resolution of timestamps, in seconds, in log formats before 1.17."""
 MAX_UNWRITTEN = 256
 """Maximum number of pending notes. They are written together, because locking and opening the file costs more than
 writing a line.
@@ -66,12 +68,15 @@ class JournalBuffer:
         return last
 
     def origin_of(self, abort: Aborted) -> Aborted | TakenOver:
-        """Return `TakenOver` if the abort belongs to a move that another program has just claimed; otherwise, return
-        the abort.
+        """Return `TakenOver` if the abort belongs to a move that another program has claimed and had not finished
+        before; otherwise, return the abort.
         """
         self.write()
+        claims: set[object] = set()
         for entry in self._journal.read(abort.time - CLAIMED_BEFORE):
             others = entry.get("what") == "claim" and "by" in entry
             if others and abort.session in (entry.get("session"), entry.get("moved")):
-                return TakenOver(abort.session)
-        return abort
+                claims.add(entry.get("claim"))
+            elif entry.get("what") in ENDS and time_of(entry) < abort.time - LOG_CLOCK:
+                claims.discard(entry.get("claim"))
+        return TakenOver(abort.session) if claims else abort

@@ -17,7 +17,8 @@ Place = tuple[str, int, str]
 """The position of a refused attempt in a log: file, offset and time. The time is needed because a later file can have
 the same name.
 """
-_ENDS = frozenset(MoveResult)
+ENDS = frozenset(MoveResult)
+"""Journal entries that contain the result of a claimed move."""
 _GOES_ON = frozenset((MoveResult.FAILED, MoveResult.TARGET_LIMITED, MoveResult.REFUSED))
 """Results of a move that leave the session stuck, so that the engine tries another model."""
 _UNPARKS = frozenset(
@@ -101,7 +102,7 @@ def previous_run(
             until, at = (_time(entry[name]) if entry.get(name) else None for name in ("until", "resumes_at"))
             parked[session] = ParkedTurn(turn, until, time, at, _model(entry, "waits_for"))
         resumed.take(entry, session)
-        if what in _ENDS:  # for entries of any age, because the clock may have been set back after the claim
+        if what in ENDS:  # for entries of any age, because the clock may have been set back after the claim
             claims.pop(str(entry.get("claim")), None)
         if time < since:
             continue

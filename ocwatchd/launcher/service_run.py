@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Protocol, TextIO
 
 from ocwatchd.clock import SystemClock
-from ocwatchd.core.domain.moves import MoveOutcome, Order
+from ocwatchd.core.domain.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.domain.snapshot import Endpoint, RunClient, SessionSnapshot, SessionState
 from ocwatchd.core.domain.types import ErrorDetails
 from ocwatchd.launcher.answer_stream import Served
@@ -180,6 +180,7 @@ class ClientMover(SwitchModel):
         super().__init__()
         self._child, self._service, self._opened = child, service, opened
         self.endpoint: Endpoint | None = None
+        self._shown = False
         self._taken_over = False
 
     @property
@@ -201,6 +202,11 @@ class ClientMover(SwitchModel):
                 waited_for = replace(order.snapshot.endpoint, runs=(client,))
                 return super().move(replace(order, snapshot=replace(order.snapshot, endpoint=waited_for)))
             self._take_over(order.snapshot)
+        if not self._shown:
+            try:
+                self._show(order.snapshot)
+            except EndpointError as fault:
+                return MoveOutcome(MoveResult.FAILED, str(fault), None, stranded=True)
         return super().move(order)
 
     def close(self) -> None:
@@ -224,7 +230,11 @@ class ClientMover(SwitchModel):
         self.take_over()
         self._child.end(signal.SIGKILL)  # on any other signal, the client would stop the turn
         self.endpoint = snapshot.endpoint
+
+    def _show(self, snapshot: SessionSnapshot) -> None:
+        """Start printing the session's output. Nothing is run before that."""
         self._opened(snapshot.endpoint, Session(snapshot.session, snapshot.directory, snapshot.parent, None))
+        self._shown = True
 
 
 class ClientPrinter:

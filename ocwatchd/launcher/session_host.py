@@ -352,6 +352,7 @@ class RunMover:
         self._rerun = RerunOverApi(lambda endpoint: Api(endpoint, STARTING_LIMIT), silence=silence)
         self._held = ExitStack()
         self.endpoint: Endpoint | None = None
+        self._shown = False
         self._taken_over = False
 
     def move(self, order: Order) -> MoveOutcome:
@@ -359,7 +360,7 @@ class RunMover:
         ended, and end it.
         """
         if self.endpoint is not None:
-            return self._on_server(order)
+            return self._on_server(self.endpoint, order)
         refused = self._refusal(order) if self._child.poll() is None else None
         if refused is not None:
             return refused
@@ -369,14 +370,7 @@ class RunMover:
             self.endpoint = self._held.enter_context(self._session_host.server(order.snapshot.directory))
         except OpenCodeUnreachable as fault:
             return MoveOutcome(MoveResult.FAILED, str(fault), None, stranded=True)
-        try:
-            snapshot = order.snapshot
-            self._opened(
-                self.endpoint, Session(snapshot.session, snapshot.directory, snapshot.parent, snapshot.version)
-            )
-        except EndpointError as fault:
-            return MoveOutcome(MoveResult.FAILED, str(fault), None, stranded=True)
-        return self._on_server(self._session_host.order(order))
+        return self._on_server(self.endpoint, self._session_host.order(order))
 
     @property
     def taken_over(self) -> bool:
@@ -391,9 +385,17 @@ class RunMover:
         """End the private server if there is one."""
         self._held.close()
 
-    def _on_server(self, order: Order) -> MoveOutcome:
-        assert self.endpoint is not None
-        return self._rerun.move(replace(order, snapshot=replace(order.snapshot, endpoint=self.endpoint)))
+    def _on_server(self, endpoint: Endpoint, order: Order) -> MoveOutcome:
+        """Make the move on the server. Nothing is run before the session's output can be printed."""
+        snapshot = order.snapshot
+        if not self._shown:
+            try:
+                session = Session(snapshot.session, snapshot.directory, snapshot.parent, snapshot.version)
+                self._opened(endpoint, session)
+            except EndpointError as fault:
+                return MoveOutcome(MoveResult.FAILED, str(fault), None, stranded=True)
+            self._shown = True
+        return self._rerun.move(replace(order, snapshot=replace(snapshot, endpoint=endpoint)))
 
     def _refusal(self, order: Order) -> MoveOutcome | None:
         """Return the outcome of the move if the child must not be ended for it, or None if the child may be ended."""

@@ -67,7 +67,7 @@ from ocwatchd.opencode.client.activity import StreamActivity
 from ocwatchd.opencode.client.event_stream import EventListener
 from ocwatchd.opencode.client.request import EndpointError
 from ocwatchd.opencode.client.v1.responses import Session
-from ocwatchd.opencode.client.v1.routes import Api
+from ocwatchd.opencode.client.v1.routes import STARTING_LIMIT, Api
 from ocwatchd.opencode.process.process_tree import descendants, end_all
 from ocwatchd.opencode.process.reaper import Guardian
 from ocwatchd.paths import Paths
@@ -398,7 +398,7 @@ class Supervisor:
             words = ClientPrinter(endpoint, session.id, given.format == "json", self._run.output)
             self._served = ServedByService(endpoint, session, words, given.has("--auto"))
             return
-        printer = Printer(Api(endpoint), session, given.format == "json", self._run.output)
+        printer = Printer(Api(endpoint, STARTING_LIMIT), session, given.format == "json", self._run.output)
         self._served = ServedPrivately(endpoint, session, printer, given.has("--auto"), self._clock)
         self._listen()  # a stalled answer in the server is detected by the server's events
 

@@ -79,13 +79,14 @@ class MoveTime:
 
 
 def repeated(
-    call: Callable[[], T], pauses: Sequence[float], sleep: Callable[[float], None], *, timeouts: bool = True
+    call: Callable[[], T], pauses: Sequence[float], sleep: Callable[[float], None], *, twice: bool = True
 ) -> T:
     """Return the result of a call to an endpoint. If the call times out, the server reports an internal error, or there
     is no server, repeat the call after each of the `pauses` (seconds).
 
-    `timeouts` must be False for a call that does harm if it takes effect twice. An OpenCode process that was busy or
-    suspended carries out all calls that it has received meanwhile, including those that timed out.
+    `twice` must be False for a call that does harm if it takes effect twice. It is then repeated only if the first one
+    was not sent, or was answered with an error. An OpenCode process that was busy or suspended carries out all calls
+    that it has received meanwhile, including those that timed out.
 
     Raises:
         EndpointError: OpenCode refused the request (in this case, the call is not repeated), or the last call failed.
@@ -94,9 +95,9 @@ def repeated(
         try:
             return call()
         except EndpointError as fault:
-            if fault.trouble is Trouble.TIMEOUT and not timeouts:
-                raise
-            if fault.trouble not in (Trouble.UNREACHABLE, Trouble.TIMEOUT) and (fault.status or 0) < 500:
+            lost = fault.trouble in (Trouble.UNREACHABLE, Trouble.TIMEOUT)
+            again = (fault.unsent or twice) if lost else (fault.status or 0) >= 500
+            if not again:
                 raise
         sleep(pause)
     return call()

@@ -162,6 +162,8 @@ class _Attempt:
         self._began = passing.elapsed()
         self._touched = order.own_abort
         self._posts = 0
+        self._aborted: str | None = None
+        """The answer that the aborted run was writing."""
         self._running: float | None = None
         """The time at which the event stream showed that the new run had begun, as returned by `MoveTime.elapsed`."""
         self._events = SessionEvents(api, self._session)
@@ -242,6 +244,7 @@ class _Attempt:
         the old run's message was marked as completed.
         """
         self._touched = True
+        self._aborted = snapshot.answer
         self._trace.abort(snapshot.answer or "")
         self._abort()
         began, closed = self._time.elapsed(), None
@@ -255,14 +258,14 @@ class _Attempt:
             self._time.sleep(EVENT_POLL if self._events.live else CLEANUP_POLL)
 
     def _abort(self) -> None:
-        """Abort the session's run. An abort that times out is not repeated, because the second abort may arrive only
-        after the new run has begun. It would stop that run, and would look like a stop by the user.
+        """Abort the session's run. An abort without a response is not repeated, because the second abort may arrive
+        only after the new run has begun. It would stop that run, and would look like a stop by the user.
         """
         repeated(
             lambda: self._api.abort(self._session.id, self._session.directory),
             PAUSES,
             self._time.sleep,
-            timeouts=False,
+            twice=False,
         )
 
     @property
@@ -328,6 +331,9 @@ class _Attempt:
         if self._posts:
             return None
         snapshot = snapshot_of(self._api.endpoint, self._session, status, messages, False, self._time.clock.now())
+        answer = last_answer(messages)
+        if answer is not None and answer.id == self._aborted and answer.completed is None:
+            raise _Ended(Ruling(MoveResult.FAILED, "the old run has not ended yet"), snapshot, stranded=True)
         raise _Ended(Ruling(MoveResult.USER_TOOK_OVER, "the session is already working on something else"), snapshot)
 
     def _post(self, prompt: Message) -> EndpointError | None:

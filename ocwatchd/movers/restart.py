@@ -28,7 +28,7 @@ from ocwatchd.core.domain.snapshot import Endpoint, SessionSnapshot, SessionStat
 from ocwatchd.core.domain.types import Target
 from ocwatchd.core.engine.guards import Ruling, in_background
 from ocwatchd.errors import OcwatchError
-from ocwatchd.movers.preflight import unknown_target
+from ocwatchd.movers.preflight import repeated, unknown_target
 from ocwatchd.movers.rerun import RerunOverApi
 from ocwatchd.opencode.client.request import EndpointError
 from ocwatchd.opencode.client.v1.responses import Session
@@ -183,9 +183,9 @@ class Restart:
         if self._stranded.terminal is not None or self._endpoint is None:
             return None
         self._say("waiting for the answer to finish")
-        api, session = Api(self._endpoint), self._session
+        api, session = Api(self._endpoint, STARTING_LIMIT), self._session
         while True:
-            snapshot = take_snapshot(api, session, self._clock)
+            snapshot = repeated(lambda: take_snapshot(api, session, self._clock), (WATCH, WATCH), time.sleep)
             if snapshot.asking:
                 return "the answer requires a permission: start OpenCode and send the prompt again"
             if snapshot.state is SessionState.RETRY:

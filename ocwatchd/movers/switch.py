@@ -29,7 +29,7 @@ from ocwatchd.core.domain.snapshot import Endpoint, SessionSnapshot, SessionStat
 from ocwatchd.core.domain.types import Target
 from ocwatchd.core.engine.guards import Ruling, failure, forbidden
 from ocwatchd.movers.preflight import MoveTime, OneAtATime, repeated, unknown_target
-from ocwatchd.opencode.client.request import EndpointError
+from ocwatchd.opencode.client.request import EndpointError, Trouble
 from ocwatchd.opencode.client.v2.messages import again
 from ocwatchd.opencode.client.v2.routes import Routes
 from ocwatchd.opencode.client.v2.snapshot import Turn, turn_of
@@ -80,6 +80,8 @@ class SwitchModel:
         """
         self._connect, self._time, self._moving = connect, MoveTime.of(clock, elapsed, sleep), OneAtATime()
         self._silence = silence
+        self._late: set[str] = set()
+        """Sessions that `return_session` has tried to switch back. The switch may take effect after its timeout."""
 
     def move(self, order: Order) -> MoveOutcome:
         """Move the session. A second simultaneous move of the same session is refused."""
@@ -95,15 +97,19 @@ class SwitchModel:
             api = self._connect(endpoint)
             try:
                 info = api.session(session)
-                if info.model != target.model:
+                if info.model != target.model and not (info.model == origin.model and session in self._late):
+                    self._late.discard(session)
                     return ReturnResult.CHOSEN
                 if session in api.active():
                     return ReturnResult.LATER
-                api.switch_model(session, origin.model)
+                if info.model != origin.model:
+                    self._late.add(session)
+                    api.switch_model(session, origin.model)
                 if target.agent and origin.agent and info.agent == target.agent != origin.agent:
                     api.switch_agent(session, origin.agent)
             except EndpointError as fault:
                 return ReturnResult.UNKNOWN if fault.status == 404 else ReturnResult.LATER
+            self._late.discard(session)
             return ReturnResult.DONE
 
 
@@ -124,6 +130,7 @@ class _Attempt:
         self._began = passing.elapsed()
         self._stopped = order.own_abort
         self._posts = 0
+        self._interrupted = False
 
     def run(self) -> MoveOutcome:
         try:
@@ -234,12 +241,16 @@ class _Attempt:
             return "one of its subagents is working"
         return None
 
-    def _check_idle(self) -> None:
-        """Check that the session is still idle. Otherwise, the user has started new work, which must not be changed."""
-        if self._session in self._api.active():
-            self._end(
-                MoveResult.USER_TOOK_OVER, "the session is already working on something else", self._probe().snapshot
-            )
+    def _check_idle(self, turn: Turn) -> None:
+        """Check that the session is still idle. Otherwise, the user has started new work, which must not be changed,
+        or the interrupted turn has not ended yet.
+        """
+        if self._session not in self._api.active():
+            return
+        snapshot = self._probe().snapshot
+        if self._interrupted and snapshot.user_message == turn.snapshot.user_message:
+            self._end(MoveResult.FAILED, "the interrupted turn has not ended yet", snapshot)
+        self._end(MoveResult.USER_TOOK_OVER, "the session is already working on something else", snapshot)
 
     def _begin_again(self, turn: Turn) -> MoveOutcome:
         """Continue an idle turn on the target."""
@@ -247,11 +258,11 @@ class _Attempt:
         prompt = turn.prompt
         self._stopped = True
         if turn.queued:
-            self._check_idle()
+            self._check_idle(turn)
             self._switch(turn)
             self._post(lambda: self._api.clear_revert(self._session))
         elif turn.tools_ended or not turn.only_answers_prompt or prompt is None:
-            self._check_idle()
+            self._check_idle(turn)
             self._switch(turn)
             shown = (STALLED_SHOWN if self._order.stalled else CONTINUE_SHOWN).format(self._target)
             self._post(lambda: self._api.synthetic(self._session, CONTINUE, shown))
@@ -261,7 +272,7 @@ class _Attempt:
                 self._patiently(lambda: self._api.stage_revert(self._session, str(prompt["id"])))
             except EndpointError as fault:
                 if fault.status == 409:  # OpenCode does not revert a session that is working
-                    self._check_idle()
+                    self._check_idle(turn)
                 raise
             try:
                 self._switch(turn)
@@ -280,8 +291,15 @@ class _Attempt:
             self._patiently(lambda: self._api.switch_agent(self._session, agent))
 
     def _post(self, call: Callable[[], None]) -> None:
+        """Make a call that begins the turn. If there is no response, the call is not repeated, because it may take
+        effect later. `_verify` then shows whether it has.
+        """
         self._posts += 1
-        self._patiently(call)
+        try:
+            repeated(call, PAUSES, self._time.sleep, twice=False)
+        except EndpointError as fault:
+            if fault.unsent or fault.trouble not in (Trouble.UNREACHABLE, Trouble.TIMEOUT):
+                raise
 
     # ---- verification
 
@@ -374,10 +392,11 @@ class _Attempt:
         raise _Ended(MoveOutcome(result, why, snapshot, stranded=stranded))
 
     def _interrupt(self) -> None:
-        """Interrupt the session's turn and wait for its end. An interrupt that times out is not repeated, because the
-        second one may arrive only after the turn has begun again, and would stop it.
+        """Interrupt the session's turn and wait for its end. An interrupt without a response is not repeated, because
+        the second one may arrive only after the turn has begun again, and would stop it.
         """
-        repeated(lambda: self._api.interrupt(self._session), PAUSES, self._time.sleep, timeouts=False)
+        self._interrupted = True
+        repeated(lambda: self._api.interrupt(self._session), PAUSES, self._time.sleep, twice=False)
         self._patiently(lambda: self._api.wait_idle(self._session))
 
     def _patiently(self, call: Callable[[], T]) -> T:

@@ -117,7 +117,7 @@ class Journal:
         seen: set[object] = set()
         for line in (*_lines_of(self.older, cap), *current):
             entry = _entry(line)
-            if entry is not None and entry.get("id") not in seen and (since is None or _time_of(entry) >= since):
+            if entry is not None and entry.get("id") not in seen and (since is None or time_of(entry) >= since):
                 seen.add(entry["id"])
                 yield entry
 
@@ -204,7 +204,8 @@ def _entry(line: bytes) -> dict[str, object] | None:
     return entry if isinstance(entry.get("id"), str) and isinstance(entry.get("what", ""), str) else None
 
 
-def _time_of(entry: Mapping[str, object]) -> float:
+def time_of(entry: Mapping[str, object]) -> float:
+    """Return the time of an entry, in epoch seconds, or 0 if it has none."""
     try:
         return from_rfc3339(str(entry.get("time")))
     except ValueError:

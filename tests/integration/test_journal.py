@@ -9,6 +9,9 @@ from threading import Thread
 
 import pytest
 
+from ocwatchd.core.engine.messages import Aborted, TakenOver
+from ocwatchd.daemon.faults import FileHealth
+from ocwatchd.daemon.journal_buffer import JournalBuffer
 from ocwatchd.state import heartbeat
 from ocwatchd.state.files import StateError
 from ocwatchd.state.heartbeat import State
@@ -203,3 +206,22 @@ def test_words_of_others_are_kept_without_secrets() -> None:
         Journal(Path("/nowhere")).line({"what": "moved", "why": said, "shown": {"words": said, "at": 1e9}})
     )
     assert line["why"] == line["shown"]["words"] == "the password is [hidden]"
+
+
+@pytest.mark.parametrize(
+    ("ended_after", "aborted_after", "theirs"),
+    [(None, 0.2, True), (None, 31.0, True), (12.0, 11.0, True), (12.0, 40.0, False), (None, 70.0, False)],
+)
+def test_an_abort_belongs_to_a_claimed_move_until_that_move_has_ended(
+    path: Path, clock: Hours, ended_after: float | None, aborted_after: float, theirs: bool
+) -> None:
+    """OpenCode may take half a minute to carry out the abort of `ocwatch redirect` or `oc-smart`."""
+    journal, claimed = Journal(path, clock), clock.time
+    claim = {"session": "ses_1", "claim": "c1", "by": "ocwatch redirect"}
+    journal.write([journal.line({"what": "claim", **claim})])
+    if ended_after is not None:
+        clock.time += ended_after
+        journal.write([journal.line({"what": "moved", **claim})])
+    abort = Aborted("ses_1", claimed + aborted_after)
+    found = JournalBuffer(journal, FileHealth(print)).origin_of(abort)
+    assert found == (TakenOver("ses_1") if theirs else abort)

@@ -73,6 +73,8 @@ class OpenCode:
     faults: dict[str, list[Trouble]] = field(default_factory=dict)
     """The next faults of a call, by its name."""
     status_of_faults: int = 500
+    lost: bool = False
+    """Whether an unreachable OpenCode has received the request before the connection broke."""
     reruns: list[Rerun] = field(default_factory=list)
     streams: bool = False
     """Whether it has an event stream."""
@@ -147,7 +149,9 @@ class FakeApi(Api):
         self.opencode.log.append(name)
         if self.opencode.faults.get(name):
             status = self.opencode.status_of_faults
-            raise EndpointError(DOOR, name, self.opencode.faults[name].pop(0), "as scripted", status)
+            trouble = self.opencode.faults[name].pop(0)
+            cause = ConnectionRefusedError() if trouble is Trouble.UNREACHABLE and not self.opencode.lost else None
+            raise EndpointError(DOOR, name, trouble, "as scripted", status) from cause
 
     def events(
         self, directory: str | None, idle: float = 0.0, only: Sequence[bytes] = (), handle: StreamHandle | None = None
@@ -695,9 +699,10 @@ def test_once_the_turn_is_stopped_a_door_is_given_three_chances(
     assert (outcome.result, outcome.posts) == (MoveResult.MOVED, 1)
 
 
-def test_an_abort_that_times_out_is_not_sent_again(opencode: OpenCode) -> None:
+@pytest.mark.parametrize("trouble", [Trouble.TIMEOUT, Trouble.UNREACHABLE])
+def test_an_abort_whose_response_is_lost_is_not_sent_again(opencode: OpenCode, trouble: Trouble) -> None:
     """OpenCode may still carry it out. A second one would then stop the new run."""
-    opencode.faults = {"abort": [Trouble.TIMEOUT]}
+    opencode.faults, opencode.lost = {"abort": [trouble]}, True
     outcome = move(opencode)
     assert (outcome.result, outcome.stranded, outcome.posts) == (MoveResult.FAILED, True, 0)
     assert opencode.log.count("abort") == 1
@@ -720,6 +725,16 @@ def test_an_abort_that_a_busy_opencode_carries_out_late_is_sent_once(tmp_path: P
         outcome = RerunOverApi(lambda _endpoint: api).move(Order(snapshot, Target(FALLBACK)))
         assert (outcome.result, outcome.why) == (MoveResult.MOVED, "mock2/fallback answers")
         assert (aborts, session.runs) == (["abort"], 1)
+
+
+def test_an_old_run_that_does_not_end_is_not_taken_for_new_work_of_the_user(opencode: OpenCode) -> None:
+    def busy(self: OpenCode) -> None:
+        self.status = BUSY
+
+    opencode.closing = busy
+    outcome = move(opencode)
+    assert (outcome.result, outcome.stranded, outcome.posts) == (MoveResult.FAILED, True, 0)
+    assert outcome.why == "the old run has not ended yet"
 
 
 @pytest.mark.parametrize("call", ["abort", "rerun"])

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from ocwatchd.clock import SystemClock
-from ocwatchd.core.domain.moves import MoveOutcome, MoveResult, Order
+from ocwatchd.core.domain.moves import MoveOutcome, MoveResult, Order, ReturnResult
 from ocwatchd.core.domain.snapshot import Endpoint, TcpAddress
 from ocwatchd.core.domain.types import Cause, ModelRef, Target
 from ocwatchd.movers.switch import SwitchModel
@@ -242,7 +242,7 @@ def test_an_interrupt_whose_answer_is_late_is_not_sent_again(
     slow: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """OpenCode may carry out the first one late. A second one would then stop the turn that has begun again."""
-    monkeypatch.setattr("ocwatchd.opencode.client.v2.routes.INTERRUPT_LIMIT", 0.5)
+    monkeypatch.setattr("ocwatchd.opencode.client.v2.routes.ONCE_LIMIT", 0.5)
     service = Service(prompt(1))
 
     def interrupted() -> None:
@@ -260,6 +260,55 @@ def test_an_interrupt_whose_answer_is_late_is_not_sent_again(
     outcome = move(serve(service), by=mover(limit=0.5))
     assert service.posts.count("interrupt") == 1
     assert outcome.result is (MoveResult.FAILED if slow == "interrupt" else MoveResult.MOVED), outcome.why
+
+
+def test_an_interrupted_turn_that_does_not_end_is_not_taken_for_new_work_of_the_user(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ocwatchd.opencode.client.v2.routes.END_TIMEOUT", 0.2)
+    service = Service(prompt(1))
+    service.interrupted = lambda: None
+    outcome = move(serve(service))
+    assert (outcome.result, outcome.stranded) == (MoveResult.FAILED, True)
+    assert outcome.why == "the interrupted turn has not ended yet"
+
+
+def test_a_turn_that_begins_late_is_begun_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second synthetic message would be a second turn."""
+    monkeypatch.setattr("ocwatchd.opencode.client.v2.routes.ONCE_LIMIT", 0.5)
+    service = Service(prompt(1))
+    service.messages.append(service.answers(2, content=[call()]))
+    begun = service.begun
+
+    def late() -> None:
+        time.sleep(1.2)
+        begun()
+
+    service.begun = late
+    outcome = move(serve(service))
+    assert service.posts.count("synthetic") == 1, service.posts
+    assert outcome.result is MoveResult.MOVED, outcome.why
+
+
+def test_a_return_that_took_effect_after_its_timeout_is_no_choice_of_the_user(serve: Serve) -> None:
+    service = Service(prompt(1))
+    service.active.clear()
+    service.model = "fallback"
+    api = serve(service)
+    late = mover(limit=0.5)
+    post = service.post
+
+    def slow(name: str, body: dict[str, Any]) -> int:
+        service.post = post  # type: ignore[method-assign]  # only the first call is slow
+        status = post(name, body)
+        time.sleep(1.2)
+        return status
+
+    service.post = slow  # type: ignore[method-assign]  # see above
+    origin, target = Target(PRIMARY), Target(FALLBACK)
+    assert late.return_session(api.endpoint, "ses_1", origin, target) is ReturnResult.LATER
+    assert late.return_session(api.endpoint, "ses_1", origin, target) is ReturnResult.DONE
+    assert service.model == "primary"
 
 
 def test_a_prompt_that_waits_behind_a_finished_answer_is_not_left_waiting(serve: Serve) -> None:

@@ -38,6 +38,11 @@ class EndpointError(OpenCodeUnreachable):
         super().__init__(f"{what} at {endpoint}: {trouble}: {detail}")
         self.endpoint, self.trouble, self.status = endpoint, trouble, status
 
+    @property
+    def unsent(self) -> bool:
+        """Whether no connection could be made, so that the request certainly had no effect."""
+        return isinstance(self.__cause__, ConnectionRefusedError | ConnectionAbortedError | FileNotFoundError)
+
 
 def connect_file(sock: socket.socket, path: str) -> None:
     """Connect to a socket file. On Linux, its path may have any length."""

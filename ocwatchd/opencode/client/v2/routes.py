@@ -26,10 +26,12 @@ CALL_LIMIT = 5.0
 """Timeout, in seconds, for a call. The first call for a project directory took 2 s; other calls took less than 0.2 s
 (0.0.0-next-16350).
 """
-INTERRUPT_LIMIT = 30.0
-"""Timeout, in seconds, for an interrupt. In the preview, the response arrives after the turn has ended, which takes
-0.05 s if the turn is only waiting. It is long, because an interrupt must not be repeated: the second one may stop the
-next turn.
+ONCE_LIMIT = 30.0
+"""Timeout, in seconds, for calls that stop or start a turn. It is long, because they must not be repeated: a second
+interrupt may stop the next turn, and a second message starts another turn.
+
+In the preview, the response to an interrupt arrives after the turn has ended, which takes 0.05 s if the turn is only
+waiting.
 """
 END_TIMEOUT, END_POLL = 10.0, 0.05
 """Maximum time, in seconds, to wait for the end of an interrupted turn, and the interval between checks. The releases
@@ -181,7 +183,7 @@ class Routes:
         """Interrupt the session's turn. Does nothing for an idle session. Call `wait_idle` to wait for the end of the
         turn.
         """
-        self._post(_of(session, "interrupt"), None, INTERRUPT_LIMIT)
+        self._post(_of(session, "interrupt"), None, ONCE_LIMIT)
 
     def wait_idle(self, session: str) -> None:
         """Return after the session's turn has ended, or after END_TIMEOUT seconds."""
@@ -195,7 +197,7 @@ class Routes:
 
     def clear_revert(self, session: str) -> None:
         """Remove the mark set by `stage_revert`. This also wakes the session, which then runs waiting prompts."""
-        self._post(_of(session, "revert/clear"), {})
+        self._post(_of(session, "revert/clear"), {}, ONCE_LIMIT)
 
     def commit_revert(self, session: str) -> None:
         """Drop the messages that `stage_revert` has marked."""
@@ -203,11 +205,11 @@ class Routes:
 
     def prompt(self, session: str, body: Mapping[str, object]) -> None:
         """Send a prompt, and return when OpenCode has accepted it."""
-        self._post(_of(session, "prompt"), body)
+        self._post(_of(session, "prompt"), body, ONCE_LIMIT)
 
     def synthetic(self, session: str, words: str, description: str) -> None:
         """Continue the session by sending the text `words` to the model. The user sees `description` instead."""
-        self._post(_of(session, "synthetic"), {"text": words, "description": description})
+        self._post(_of(session, "synthetic"), {"text": words, "description": description}, ONCE_LIMIT)
 
     def answer_permissions(self, session: str, allow: bool) -> None:
         """Grant or reject all open permission requests of the session. A permission applies only once."""
