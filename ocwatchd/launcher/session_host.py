@@ -418,7 +418,7 @@ class RunMover:
             return MoveOutcome(MoveResult.FAILED, str(fault), None)
         retrying = frozenset(name for name, status in statuses.items() if status.type == "retry")
         busy = frozenset(name for name, status in statuses.items() if status.type == "busy")
-        silence, before = self._silence(order.session), snapshot.silence
+        silence, before = self._silence(order.session), order.silence
         if order.stalled and silence is not None and before is not None and silence < before:
             return MoveOutcome(MoveResult.ALREADY, f"{now.model} has continued its answer", now)
         ruling = forbidden(order, now, retrying, busy)

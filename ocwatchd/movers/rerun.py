@@ -230,7 +230,7 @@ class _Attempt:
         """Check that a stalled answer is still silent. The answer may have continued if the OpenCode process was
         suspended and then resumed.
         """
-        now, before = self._silence(self._order.session), self._order.snapshot.silence
+        now, before = self._silence(self._order.session), self._order.silence
         if self._order.stalled and not self._cut and now is not None and before is not None and now < before:
             raise _Ended(Ruling(MoveResult.ALREADY, f"{snapshot.model} has continued its answer"), snapshot)
 

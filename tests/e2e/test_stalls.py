@@ -223,6 +223,26 @@ def test_a_stalled_run_of_oc_smart_is_run_again_and_then_on_the_fallback(
     assert not smart.left_behind()
 
 
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_a_stalled_subagent_of_oc_smart_has_its_run_continued_on_the_fallback(
+    version: str, home: Home, provider: Provider
+) -> None:
+    call = tool("task", description="Look around", prompt="SUBTASK: find the callers", subagent_type="general")
+
+    def primary(request: Request) -> Answer:
+        return Stall(Shape.TEXT) if request.prompt.startswith("SUBTASK") else call
+
+    provider.script(PRIMARY, primary)
+    provider.script(FALLBACK, ok("done without help"))
+    smart = Smart(home, version, stall={"after": 3 * AFTER * 1000})
+    done = smart.run("run", PROMPT)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "done without help")
+    assert [request.count(PROMPT) for request in provider.requests(FALLBACK)] == [1]
+    stalled = [request for request in provider.requests(PRIMARY) if request.prompt.startswith("SUBTASK")]
+    assert len(stalled) == 2, "once more on the same model"
+    assert not smart.left_behind()
+
+
 def test_a_long_run_of_oc_smart_that_answers_is_only_watched(home: Home, provider: Provider) -> None:
     provider.script(PRIMARY, slow("word after word after word ", LONG_RUN + 10, pieces=20))
     done = Smart(home, NEWEST).run("run", PROMPT)

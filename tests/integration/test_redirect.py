@@ -6,11 +6,13 @@ Long because all faults of a move use the same fake OpenCode.
 from __future__ import annotations
 
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,7 +20,9 @@ import pytest
 from ocwatchd.clock import SystemClock
 from ocwatchd.core.domain.moves import MoveOutcome, MoveResult, Order
 from ocwatchd.core.domain.snapshot import ABORTED, Endpoint, RunningTool, SessionSnapshot, SessionState, TcpAddress
-from ocwatchd.core.domain.types import ErrorDetails, ModelRef, Target
+from ocwatchd.core.domain.types import Cause, ErrorDetails, ModelRef, Target
+from ocwatchd.launcher import session_host
+from ocwatchd.launcher.child import Child
 from ocwatchd.movers.rerun import APPEAR_TIMEOUT, RESPONSE_TIMEOUT, RerunOverApi
 from ocwatchd.opencode.client.request import EndpointError, StreamHandle, Trouble
 from ocwatchd.opencode.client.v1.responses import RetryStatus, Session
@@ -621,6 +625,50 @@ def parent(clock: FakeTime, *running: RunningTool) -> OpenCode:
 def test_a_parent_is_moved_for_its_stuck_subagent(clock: FakeTime) -> None:
     opencode = parent(clock, RunningTool("task", "ses_c"))
     assert move(opencode, child="ses_c").result is MoveResult.MOVED
+
+
+@pytest.mark.parametrize(("silence", "result"), [(25.0, MoveResult.MOVED), (2.0, MoveResult.ALREADY)])
+def test_the_parent_of_a_stalled_subagent_is_not_stopped_if_the_subagent_has_continued(
+    opencode: OpenCode, silence: float, result: MoveResult
+) -> None:
+    opencode.status, opencode.others = BUSY, {"ses_c": BUSY}
+    opencode.edit(-1, began=True, running=(RunningTool("task", "ses_c"),))
+    passing, asked = opencode.time, list[str]()
+
+    def silent(session: str) -> float:
+        asked.append(session)
+        return silence
+
+    moves = RerunOverApi(lambda _endpoint: FakeApi(opencode), passing.sleep, passing.now, passing, silent)
+    order = Order(opencode.snapshot(), TARGET, "ses_c", cause=Cause.STALL, silence=20.0)
+    assert moves.move(order).result is result
+    assert ("abort" in opencode.log) is (result is MoveResult.MOVED)
+    assert set(asked) == {"ses_c"}
+
+
+class Unended(Child):
+    """A running child that must not be ended."""
+
+    def __init__(self) -> None:
+        self.pid = 7
+
+    def poll(self) -> int | None:
+        return None
+
+    def end(self, number: signal.Signals = signal.SIGINT, patience: float = 3.0) -> None:
+        raise AssertionError("the child was ended")
+
+
+def test_a_run_is_not_ended_for_a_subagent_that_has_continued(
+    opencode: OpenCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opencode.status, opencode.others = BUSY, {"ses_c": BUSY}
+    opencode.edit(-1, began=True, running=(RunningTool("task", "ses_c"),))
+    monkeypatch.setattr(session_host, "Api", lambda *_: FakeApi(opencode))
+    host = cast(session_host.SessionHost, None)
+    moves = session_host.RunMover(Unended(), host, SystemClock(), lambda *_: None, lambda _: 2.0)
+    order = Order(opencode.snapshot(), TARGET, "ses_c", cause=Cause.STALL, silence=20.0)
+    assert moves.move(order).result is MoveResult.ALREADY
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,50 @@ def test_a_stalled_subagent_has_its_parent_run_again():
     assert forbidden(move.order, two, frozenset(), frozenset({"ses_1"})).result is MoveResult.REFUSED
 
 
+def subagent_stalls(brain, child="ses_2", at=0.2, parent=None):
+    """Show a subagent of `ses_1` as silent twice, and return the effects."""
+    parent = parent or working(1.0, running=(RunningTool("task", child),))
+
+    def shown(later):
+        snapshot = working(LIMIT + later, later, session=child, parent="ses_1")
+        return Probed(child, A, (snapshot,), 1, (replace(parent, seen=T + later),))
+
+    return feed(brain, FellSilent(child), shown(at), at=at) + feed(brain, Tick(), shown(at + 1), at=at + 1)
+
+
+def test_the_stalls_of_all_subagents_of_a_prompt_count_together():
+    brain = engine(SET)
+    (first,) = of(Move, subagent_stalls(brain))
+    assert first.order.target.model == A
+    feed(brain, end(first, MoveResult.MOVED), at=2.0)
+    effects = subagent_stalls(brain, "ses_3", at=30.0)
+    (second,) = of(Move, effects)
+    assert (second.order.snapshot.session, second.order.child, second.order.target.model) == ("ses_1", "ses_3", B)
+    assert brain.cooldowns.cooling(A, T + 32) is not None
+    (other,) = of(Move, subagent_stalls(brain, "ses_4", 200.0, working(1.0, user_message="msg_new")))
+    assert other.order.target.model == A, "the first stall of the next prompt"
+
+
+def test_a_subagent_that_the_only_call_does_not_name_is_not_in_the_background():
+    parent = working(1.0, running=(RunningTool("task"),), background=("ses_2",))
+    (move,) = of(Move, subagent_stalls(engine(SET), parent=parent))
+    assert (move.order.snapshot.session, move.order.child) == ("ses_1", "ses_2")
+    assert forbidden(move.order, parent, frozenset(), frozenset({"ses_1"})) is None
+
+
+def test_a_stalled_subagent_beside_others_in_the_background_is_told_once():
+    parent = working(1.0, running=(RunningTool("task", "ses_2"),), background=("ses_9",))
+    brain = engine(SET)
+    effects = subagent_stalls(brain, parent=parent)
+    assert (of(Move, effects), notes(effects)) == ([], ["stalled", "left"])
+    assert fields("left", effects)["why"].startswith("stalled, but a subagent is working in the background")
+    (notice,) = of(Notify, effects)
+    assert notice.title == "p/a has stalled"
+    again = subagent_stalls(brain, at=10.0, parent=parent)
+    assert (of(Move, again), notes(again), of(Notify, again)) == ([], [], [])
+    assert brain.cooldowns.cooling(A, T + 12) is None
+
+
 def test_the_move_looks_again_before_it_stops_anything():
     order = Order(working(), Target(B), cause=Cause.STALL)
     assert forbidden(order, working()) is None

@@ -20,7 +20,13 @@ from ocwatchd.core.domain.pools import pool_of
 from ocwatchd.core.domain.snapshot import SessionSnapshot, SessionState, UnixAddress
 from ocwatchd.core.domain.types import Cause, Certainty, LimitEvent, LimitKind, ModelRef, ResetSource, Target
 from ocwatchd.core.engine import journal_notes as notes
-from ocwatchd.core.engine.guards import in_background, loses_background, replaced_model, work_in_progress
+from ocwatchd.core.engine.guards import (
+    in_background,
+    loses_background,
+    replaced_model,
+    waiting_for,
+    work_in_progress,
+)
 from ocwatchd.core.engine.messages import Effect, Free, Move, MoveEnded, Note, Notify, Probed, Remember
 from ocwatchd.core.engine.parking import HELD_RECHECK, FirstRuns, run_at
 from ocwatchd.core.engine.session import HOUR, Doing, EngineContext, LimitedTurn, ParkedTurn, TrackedSession
@@ -113,6 +119,11 @@ class Decider:
         """Record the current snapshots of the sessions that are waiting for a subagent."""
         self._parents = {snapshot.session: snapshot for snapshot in snapshots}
 
+    def parent_of(self, snapshot: SessionSnapshot) -> SessionSnapshot | None:
+        """Return the latest snapshot of the session that is waiting for this subagent, or None if it is unknown."""
+        parent = self._parents.get(snapshot.parent or "")
+        return waiting_for(snapshot.session, parent) if parent is not None else None
+
     def forget_exhausted(self, now: float | None = None) -> None:
         """Allow another notice about every chain in which a model is available at `now` (epoch seconds; None: about
         every chain).
@@ -158,7 +169,7 @@ class Decider:
         waits, auto = snapshot.state is SessionState.RETRY, self._context.policy.mode is Mode.AUTO
         soon = snapshot.next_at is not None and snapshot.next_at - now <= self._patience(snapshot)
         child = snapshot.parent is not None and not snapshot.switchable
-        parent = self._parents.get(snapshot.parent or "") if child else None
+        parent = self.parent_of(snapshot) if child else None
         served = parent is not None and parent.state is SessionState.BUSY and parent.model == snapshot.model
         if waits and (soon or not auto or (child and not served)):
             return self.let_wait(tracked, snapshot, "the limit has just ended", now)
@@ -370,18 +381,24 @@ class Decider:
         return [notes.left(snapshot, why)] if tracked.leave(why, now) else []
 
     def _wait_for_background(
-        self, tracked: TrackedSession, snapshot: SessionSnapshot, moved: SessionSnapshot, now: float
+        self,
+        tracked: TrackedSession,
+        snapshot: SessionSnapshot,
+        moved: SessionSnapshot,
+        now: float,
+        trouble: str = "limited",
     ) -> list[Effect]:
         """Postpone the move of `moved` until its subagents in the background have ended, because a move would stop
         them.
         """
+        said = "has stalled" if trouble == "stalled" else f"is {trouble}"
         effects = self._leave(
             tracked,
             snapshot,
-            f"limited, but {in_background(moved.background)}; the session will be moved afterwards",
+            f"{trouble}, but {in_background(moved.background)}; the session will be moved afterwards",
         )
         tracked.wake_at(now + BACKGROUND_RECHECK)
-        return effects + (notes.held_by_background(moved, tracked.phrase) if effects else [])
+        return effects + (notes.held_by_background(moved, tracked.phrase, said) if effects else [])
 
     def stopped(self, tracked: TrackedSession) -> list[Effect]:
         """Take no further action for a turn that its user has stopped."""
@@ -396,7 +413,7 @@ class Decider:
         once for each message. Otherwise, the next subagent would hit the limit again, so the subagent is stopped and
         its parent continues.
         """
-        parent = self._parents.get(snapshot.parent or "")
+        parent = self.parent_of(snapshot)
         if parent is None or parent.state is not SessionState.BUSY:
             return self._leave(tracked, snapshot, "a limited subagent whose parent is not waiting for it")
         if parent.model == snapshot.model:
@@ -528,6 +545,15 @@ class Decider:
         origin = Target(tracked.origin or model, tracked.origin_agent)
         return [notes.claim(claim, order, snapshot, why, None, tried, origin), Move(claim, order)]
 
+    def held_by_background(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> list[Effect] | None:
+        """Return the effects for a stalled subagent whose parent has other subagents in the background, or None if it
+        has none.
+        """
+        parent = self.parent_of(snapshot)
+        if parent is None or not loses_background(parent):
+            return None
+        return self._wait_for_background(tracked, snapshot, parent, now, "stalled")
+
     def move_stalled_parent(
         self, tracked: TrackedSession, snapshot: SessionSnapshot, why: str, now: float
     ) -> list[Effect]:
@@ -536,11 +562,9 @@ class Decider:
         If the subagent's model has already failed for this prompt, the parent is moved instead, provided that it uses
         the same model. If it uses another model, the subagent is stopped, and the parent continues.
         """
-        parent = self._parents.get(snapshot.parent or "")
+        parent = self.parent_of(snapshot)
         if parent is None or parent.state is not SessionState.BUSY:
             return self._leave(tracked, snapshot, "a stalled subagent whose parent is not waiting for it")
-        if parent.background:
-            return self._wait_for_background(tracked, snapshot, parent, now)
         if snapshot.model not in tracked.failed_targets:
             return self.run_again(tracked, snapshot, why, now, Cause.STALL, parent)
         if parent.model == snapshot.model:

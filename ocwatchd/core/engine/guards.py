@@ -58,13 +58,29 @@ def forbidden(
 def _parent_forbidden(child: str, now: SessionSnapshot, retrying: frozenset[str]) -> Ruling | None:
     if child not in retrying:
         return Ruling(MoveResult.ALREADY, "the subagent is working again")
-    # In an `opencode run`, OpenCode 1.3.2 sometimes does not name the subagent in the task call, and neither does the
-    # preview of OpenCode 2. If there is only one call and it names no session, it is this subagent's call.
-    if [(tool.tool, tool.child) for tool in now.running] in ([("task", None)], [("subagent", None)]):
-        return _background_forbidden(replace(now, background=tuple(b for b in now.background if b != child)))
+    if _one_unnamed_call(now):
+        return _background_forbidden(waiting_for(child, now))
     if any(tool.child not in retrying for tool in now.running):
         return Ruling(MoveResult.REFUSED, "another tool is running alongside the subagent")
     return _background_forbidden(now)
+
+
+def _one_unnamed_call(now: SessionSnapshot) -> bool:
+    """Return whether the only running tool call belongs to a subagent that it does not name.
+
+    In an `opencode run`, OpenCode 1.3.2 sometimes does not name the subagent in the task call, and neither does the
+    preview of OpenCode 2.
+    """
+    return [(tool.tool, tool.child) for tool in now.running] in ([("task", None)], [("subagent", None)])
+
+
+def waiting_for(child: str, parent: SessionSnapshot) -> SessionSnapshot:
+    """Return the parent's snapshot without `child` in the list of subagents that work in the background, if the only
+    running tool call names no subagent. It is then this subagent's call.
+    """
+    if not _one_unnamed_call(parent):
+        return parent
+    return replace(parent, background=tuple(other for other in parent.background if other != child))
 
 
 def _background_forbidden(now: SessionSnapshot) -> Ruling | None:

@@ -364,10 +364,10 @@ def resumed_too_often(snapshot: SessionSnapshot, times: int) -> list[Effect]:
     return [_notice(snapshot, matter, f"{snapshot.model} is limited", text)]
 
 
-def held_by_background(snapshot: SessionSnapshot, why: str) -> list[Effect]:
-    """Return a notice saying that a limited session will be moved after its subagents have ended."""
+def held_by_background(snapshot: SessionSnapshot, why: str, trouble: str = "is limited") -> list[Effect]:
+    """Return a notice saying that a session with this trouble will be moved after its subagents have ended."""
     matter = f"background:{snapshot.session}:{snapshot.user_message}"
-    return [_notice(snapshot, matter, f"{snapshot.model} is limited", why.partition(", but ")[2])]
+    return [_notice(snapshot, matter, f"{snapshot.model} {trouble}", why.partition(", but ")[2])]
 
 
 def exhausted(

@@ -7,6 +7,8 @@ The only sign that a stream has stalled is silence, because OpenCode waits for t
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ocwatchd.core.domain.snapshot import SessionSnapshot, SessionState
@@ -16,13 +18,16 @@ from ocwatchd.core.engine import journal_notes as notes
 from ocwatchd.core.engine.cooldown_changes import CooldownChanges
 from ocwatchd.core.engine.decide import ENDING, Decider
 from ocwatchd.core.engine.guards import CUT_STEPS, may_have_stalled
-from ocwatchd.core.engine.messages import Effect
+from ocwatchd.core.engine.messages import Effect, Note
 from ocwatchd.core.engine.session import EngineContext, TrackedSession
 from ocwatchd.core.policy import SAME_FIRST, Mode
 from ocwatchd.core.text.amounts import span
 
 MAX_SAME = 3
 """Maximum number of times that a stalled prompt is run again on its own model because no fallback is available."""
+
+MAX_PROMPTS = 1000
+"""Maximum number of prompts for which the stalls of their subagents are counted."""
 
 
 class StallJudge:
@@ -33,6 +38,12 @@ class StallJudge:
         `decider` makes the moves.
         """
         self._context, self._registrar, self._decider = context, registrar, decider
+        self._subagents: OrderedDict[tuple[str, str | None], tuple[Mapping[ModelRef, int], frozenset[ModelRef]]] = (
+            OrderedDict()
+        )
+        """The stalls of a prompt's subagents: the number of stalls per model, and the models not to be used again. The
+        key is the parent's session and user message.
+        """
 
     def assess(self, tracked: TrackedSession, snapshot: SessionSnapshot, now: float) -> list[Effect] | None:
         """Return the effects for a running answer that has stalled, or None if the session is not known to be
@@ -90,7 +101,25 @@ class StallJudge:
         held = self._decider.held(tracked, snapshot, now, cause=Cause.STALL)
         if held is not None:
             return held
-        note, before = notes.stalled(snapshot, words), tracked.failures_on(model)
+        note, parent = notes.stalled(snapshot, words), self._decider.parent_of(snapshot)
+        waits = self._decider.held_by_background(tracked, snapshot, now)
+        if waits is not None:
+            return [note, *waits] if waits else []
+        if parent is None:
+            return self._rescue(tracked, snapshot, model, note, words, now)
+        # Each run of the parent's prompt starts a new subagent, so its failures are counted for the parent.
+        prompt = parent.session, parent.user_message
+        tracked.inherit_failures(*self._subagents.pop(prompt, ({}, frozenset())))
+        effects = self._rescue(tracked, snapshot, model, note, words, now)
+        self._subagents[prompt] = tracked.failures, tracked.failed_targets
+        if len(self._subagents) > MAX_PROMPTS:
+            self._subagents.popitem(last=False)
+        return effects
+
+    def _rescue(
+        self, tracked: TrackedSession, snapshot: SessionSnapshot, model: ModelRef, note: Note, words: str, now: float
+    ) -> list[Effect]:
+        before = tracked.failures_on(model)
         limited = self._context.cooldowns.cooling(model, now) is not None
         elsewhere = self._decider.has_fallback(tracked, snapshot, now)
         same = before < (self._context.policy.stall.retry_same if elsewhere else MAX_SAME)

@@ -649,6 +649,14 @@ class TrackedSession:
         self.failures = {**self.failures, model: self.failures_on(model) + 1}
         self.silence = None
 
+    def inherit_failures(self, failures: Mapping[ModelRef, int], failed: frozenset[ModelRef]) -> None:
+        """Add the failures of the subagents that an earlier run of the same prompt of the parent started."""
+        self.failures = {
+            **failures,
+            **{model: max(count, failures.get(model, 0)) for model, count in self.failures.items()},
+        }
+        self.failed_targets |= failed
+
     def note_frozen(self, answer: str | None) -> bool:
         """Record that OpenCode's own retries of this answer (an id) will not end soon. Return False if this was already
         recorded.
