@@ -32,7 +32,7 @@ def known_sessions() -> list[SessionName]:
     found = {name.id: name for name in session_names(data_directory())}
     ids = [str(one.get("session") or "") for one in heartbeat.read(state_file("daemon.json")).sessions]
     lines = last_lines(state_file("journal.jsonl"))
-    ids += [line["session"] for line in reversed(lines) if isinstance(line.get("session"), str)]  # type: ignore[misc]
+    ids += [session for line in reversed(lines) if isinstance(session := line.get("session"), str)]
     for ident in filter(None, ids):
         found.setdefault(ident, SessionName(ident))
     return list(found.values())

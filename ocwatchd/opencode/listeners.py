@@ -18,9 +18,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ocwatchd.ownership import user_name
+
+if TYPE_CHECKING:
+    import psutil
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
@@ -265,9 +268,9 @@ def of_own_processes(port: int) -> list[Listener]:
     return found
 
 
-def _held(process: object, port: int) -> list[Listener]:
+def _held(process: psutil.Process, port: int) -> list[Listener]:
     # psutil 6 renamed this method; its old name still works, with a warning.
-    connections = getattr(process, "net_connections", None) or process.connections  # type: ignore[attr-defined]
+    connections = getattr(process, "net_connections", None) or process.connections
     held = [found for found in connections(kind="tcp") if found.status == "LISTEN" and found.laddr]
-    pid, user = process.pid, os.geteuid()  # type: ignore[attr-defined]  # of newer or other systems
+    pid, user = process.pid, os.geteuid()
     return [Listener(ipaddress.ip_address(found.laddr[0]), user, pid) for found in held if found.laddr[1] == port]

@@ -53,8 +53,9 @@ def subtask(provider: Provider) -> Request:
     def asked() -> list[Request]:
         return [request for request in provider.requests(PRIMARY) if request.prompt.startswith("SUBTASK")]
 
+    found: Request
     (found,) = wait_until(asked, why="the subagent's request")
-    return found  # type: ignore[no-any-return]  # JSON
+    return found
 
 
 def wait_limited(serve: Serve) -> str:

@@ -59,7 +59,7 @@ def test_a_service_is_named_with_its_generation_and_its_password_nowhere(home2: 
 
 def members(archive: Path) -> list[tuple[str, bytes]]:
     with tarfile.open(archive) as opened:
-        return [(it.name, opened.extractfile(it).read()) for it in opened if it.isfile()]  # type: ignore[union-attr]
+        return [(it.name, content.read()) for it in opened if (content := opened.extractfile(it)) is not None]
 
 
 def test_a_service_that_has_ended_is_not_held_against_anybody(home2: Home2) -> None:

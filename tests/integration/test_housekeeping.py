@@ -8,10 +8,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from ocwatchd.config import load
+from ocwatchd.core.classify.rules import RuleSet
+from ocwatchd.core.domain.types import ErrorDetails
 from ocwatchd.daemon import loop
 from ocwatchd.daemon.faults import MAX_KINDS, SHOWN, Faults
 from ocwatchd.daemon.loop import Daemon, Loop
@@ -234,16 +237,17 @@ def test_a_log_that_cannot_be_read_for_a_reason_of_ours_is_followed_from_its_end
     """Other sessions are not affected, and it fails once."""
 
     class Rules:
-        def classify(self, details: object) -> object:
+        def classify(self, details: ErrorDetails) -> object:
             if "boom" in str(details):
                 raise RecursionError("too deep")
-            return builtin().classify(details)  # type: ignore[arg-type]  # a stand-in
+            return builtin().classify(details)
 
         def prepare(self) -> None:
             pass
 
     told: list[str] = []
-    logs = LogDirectories([tmp_path], Rules(), on_fault=lambda where, fault: told.append(f"{where}: {fault}"))  # type: ignore[arg-type]
+    rules = cast(RuleSet, Rules())
+    logs = LogDirectories([tmp_path], rules, on_fault=lambda where, fault: told.append(f"{where}: {fault}"))
     bad, good = tmp_path / "bad.log", tmp_path / "good.log"
     bad.write_bytes(refusal(1, NOW).replace(b"Too Many", b"boom Too Many"))
     good.write_bytes(refusal(2, NOW))

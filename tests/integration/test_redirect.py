@@ -324,7 +324,7 @@ def test_no_request_delays_the_new_run_between_its_beginning_and_its_own_request
     def react(self: OpenCode) -> None:
         self.speak()
         began = self.time.at
-        self.log = Timed(lambda call: asked.append((self.time.at - began, call)))  # type: ignore[assignment]
+        self.log = Timed(lambda call: asked.append((self.time.at - began, call)))
 
     telling.react = react
     outcome = move(telling)

@@ -273,7 +273,7 @@ def test_a_thousand_slow_but_living_streams_raise_no_alarm(clock: Clock) -> None
 
     def tell(message: object) -> None:
         nonlocal asked
-        for effect in brain.handle(message, clock.time):  # type: ignore[arg-type]  # any of the engine's messages
+        for effect in brain.handle(message, clock.time):
             if isinstance(effect, Move):
                 alarms.append(effect)
             elif isinstance(effect, Probe) and effect.session:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 PATIENCE = 20.0
 
@@ -116,7 +117,7 @@ class Server:
         self.kill()
 
 
-def _answer(stream) -> object:  # type: ignore[no-untyped-def]  # a binary file object
+def _answer(stream: BinaryIO) -> object:
     line = stream.readline()
     kind, rest = line[:1], line[1:].rstrip(b"\r\n")
     if kind == b"-":

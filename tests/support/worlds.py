@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from ocwatchd.core.domain.cooldowns import Cooldowns
+from ocwatchd.core.domain.cooldowns import Cooldown, Cooldowns
 from ocwatchd.core.domain.moves import MoveOutcome, MoveResult
 from ocwatchd.core.domain.snapshot import Endpoint, RunningTool, SessionSnapshot, SessionState, TcpAddress
 from ocwatchd.core.domain.timeline import Timeline
@@ -133,8 +133,8 @@ class World:
         """Return epoch seconds according to the machine's clock, which may be wrong."""
         return self.time + self.wall
 
-    def _engine(self, entries: Iterable[object]) -> Engine:
-        return self._make(self.policy, builtin(), Cooldowns(entries), lambda: f"claim{next(self._numbers)}")  # type: ignore[arg-type]
+    def _engine(self, entries: Iterable[Cooldown]) -> Engine:
+        return self._make(self.policy, builtin(), Cooldowns(entries), lambda: f"claim{next(self._numbers)}")
 
     def _begin(self, number: int) -> SessionSnapshot:
         return SessionSnapshot(

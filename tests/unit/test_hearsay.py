@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ocwatchd.core.domain.budget import Tokens
@@ -79,9 +81,9 @@ class Stored:
         return [answer for answer in self.all if (answer.message.created or 0.0) >= since]
 
 
-def answer(begun: float, **more: object) -> Answer:
-    fields: dict[str, object] = {"model": OPUS, "completed": begun + 5, "tokens": Tokens(input=9, output=3)}
-    return Answer("ses_1", Message("msg_1", "assistant", created=begun, **{**fields, **more}))  # type: ignore[arg-type]
+def answer(begun: float, **more: Any) -> Answer:
+    fields: dict[str, Any] = {"model": OPUS, "completed": begun + 5, "tokens": Tokens(input=9, output=3)}
+    return Answer("ses_1", Message("msg_1", "assistant", created=begun, **{**fields, **more}))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import permutations
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -165,13 +166,13 @@ def test_what_was_cleared_is_remembered_longer_than_any_end_that_is_believed() -
 # ---- the effects on a machine
 
 
-def limit(model: ModelRef = OPUS, lasting: float | None = 7200.0, **more: object) -> Cooldown:
-    fields: dict[str, object] = {
+def limit(model: ModelRef = OPUS, lasting: float | None = 7200.0, **more: Any) -> Cooldown:
+    fields: dict[str, Any] = {
         "kind": LimitKind.QUOTA, "scope": Scope.MODEL, "since": NOW, "strikes": 1,
         "until": None if lasting is None else NOW + lasting, "reset_source": ResetSource.TEXT,
         "reason": "weekly limit of anna@example.org in ses_1 of /home/anna", "session": "ses_1",
     }  # fmt: skip
-    return Cooldown(model=model, **{**fields, **more})  # type: ignore[arg-type]  # fields by name
+    return Cooldown(model=model, **{**fields, **more})
 
 
 class Machine:
