@@ -220,9 +220,12 @@ def _opencode(
 
 
 def _endpoints(paths: Paths, urls: tuple[str, ...], environ: Mapping[str, str]) -> Endpoints:
-    return EndpointFinder(
+    finder = EndpointFinder(
         paths.opencode_data, urls=urls, sockets=paths.endpoints, environ=environ, state=paths.opencode_state
-    ).find(GENERATION_LIMIT)
+    )
+    finder.find(GENERATION_LIMIT)
+    finder.find_late()
+    return finder.last()
 
 
 def _processes(paths: Paths) -> list[OpenCodeProcess]:

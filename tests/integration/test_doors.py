@@ -19,6 +19,7 @@ import pytest
 from ocwatchd.core.domain.snapshot import Endpoint, TcpAddress, UnixAddress
 from ocwatchd.opencode.client.v2.service import auth_in
 from ocwatchd.opencode.discovery.endpoints import (
+    PROBE_LIMIT,
     EndpointFinder,
     OpenCodeProcess,
     ProcessTable,
@@ -200,6 +201,23 @@ def test_what_fails_is_asked_ever_more_rarely_until_a_session_needs_it(tmp_path:
             looking.hurry_process(pid, directory)
             looking.find()
             assert len(seen) == times
+
+
+def test_a_command_can_wait_for_a_door_that_is_slow_to_give_its_first_answer(tmp_path: Path) -> None:
+    asked = []
+
+    def slow(connection: socket.socket, line: str, request: bytes) -> None:
+        asked.append(line)
+        if len(asked) == 1:
+            time.sleep(PROBE_LIMIT + 0.5)
+        OPENCODE(connection, line, request)
+
+    with listening(slow) as endpoint, listening(says(b"")) as broken:
+        looking = finder(tmp_path, process(tmp_path, endpoint), process(tmp_path, broken, pid=8))
+        assert looking.find().open == ()
+        assert looking.find_late()
+        assert [found.address for found in looking.last().open] == [endpoint.address]
+        assert not looking.find_late(), "the other one still does not answer"
 
 
 def test_a_proven_door_is_not_probed_again_until_the_pid_is_another_process(tmp_path: Path) -> None:

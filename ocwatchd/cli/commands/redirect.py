@@ -1,7 +1,7 @@
 """`ocwatch redirect`: move a session on request, with the same checks, claim and verification as the daemon.
 
 The module also contains the parts shared by `redirect` and `restart`: choosing the target, writing the claim to the
-journal, and printing the result.
+journal, and printing the result. Long because both commands use every step of a move.
 """
 
 from __future__ import annotations
@@ -395,7 +395,7 @@ def redirect(options: MoveOptions) -> int:
     known = blacklist.read(paths.blacklist)
     cooldowns = Cooldowns(known.entries())
     try:
-        job = _job(prober, options.session, cooldowns, config)
+        job = _patient_job(finder, prober, options.session, cooldowns, config)
     except UsageError:
         raise
     except OcwatchError as fault:  # the session was not found: it may be running in a process that cannot be reached
@@ -446,6 +446,20 @@ def _refuse_useless(options: MoveOptions, job: Job, config: Config, cooldowns: C
     if entry is not None:
         end = "until you clear it" if entry.until is None else f"until {when(entry.until, now)}"
         raise UsageError(f"{model} is cooling down {end}. To use it anyway, add: --force")
+
+
+def _patient_job(
+    finder: EndpointFinder, prober: Prober, session: str | None, cooldowns: Cooldowns, config: Config
+) -> Job:
+    """Return the job as `_job` does. If no session was found, wait for OpenCode processes that respond late."""
+    try:
+        return _job(prober, session, cooldowns, config)
+    except UsageError:
+        raise
+    except OcwatchError:
+        if not finder.find_late():
+            raise
+    return _job(prober, session, cooldowns, config)
 
 
 def _job(prober: Prober, session: str | None, cooldowns: Cooldowns, config: Config) -> Job:

@@ -249,6 +249,17 @@ class EndpointFinder:
                 return endpoints
             endpoints = self._found()
 
+    def find_late(self, patience: float = MAX_PROBE_LIMIT) -> bool:
+        """Probe the endpoints that have not responded once more, and wait up to `patience` seconds for them. Return
+        whether one of them has responded.
+
+        Commands use this before they report that OpenCode cannot be reached. At a load of 8 on two processors, an
+        OpenCode that had just started took more than PROBE_LIMIT for its first response.
+        """
+        before = len(self.known().open)
+        self._hurry(lambda _: True)
+        return len(self.find(patience).open) > before
+
     def known(self) -> Endpoints:
         """Return the endpoints that have responded so far, and start the probes that are due. Does not wait for
         responses. Thread-safe: simultaneous callers share one scan of the process table.
