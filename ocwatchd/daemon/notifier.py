@@ -23,7 +23,7 @@ from ocwatchd.core.engine.messages import Notify
 from ocwatchd.core.text.redact import reason_of
 from ocwatchd.opencode.client.connect import client_of
 from ocwatchd.opencode.client.request import EndpointError
-from ocwatchd.time_words import when
+from ocwatchd.time_words import span, when
 
 MAX_SHOWN = 1000
 """Maximum number of subjects (`matter`) that are stored. The user is notified of a stored subject only once."""
@@ -126,7 +126,7 @@ def _fault_of(name: str, command: tuple[str, ...], event: bytes) -> str | None:
     try:
         done = subprocess.run(command, input=event, timeout=COMMAND_PATIENCE, check=False, capture_output=True)
     except subprocess.TimeoutExpired:
-        return f"{name} was stopped after {COMMAND_PATIENCE:.0f} s"
+        return f"{name} was stopped after {span(COMMAND_PATIENCE)}"
     except OSError as error:
         return f"{name}: {error.strerror or error}"
     if not done.returncode:

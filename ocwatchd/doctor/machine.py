@@ -281,7 +281,7 @@ def clock(facts: Facts) -> Iterator[Check]:
     """Check that the clock has not been set back."""
     ahead = (facts.newest_time or 0.0) - facts.now
     if ahead > MAX_AHEAD:
-        seen = f"ocwatchd's files contain a time that is {ahead:.0f} s in the future, so the clock was set back"
+        seen = f"ocwatchd's files contain a time that is {span(ahead)} in the future, so the clock was set back"
         yield Check("clock", Severity.WARNING, seen, "correct the system clock, because cooldowns depend on it")
     else:
         yield Check("clock", Severity.OK, "the clock has not been set back")

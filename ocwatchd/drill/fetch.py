@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from ocwatchd.core.text.amounts import span
 from ocwatchd.errors import OcwatchError, UsageError
 from ocwatchd.ownership import give_tree, make_directories
 from ocwatchd.paths import home
@@ -89,7 +90,7 @@ def _by_npm(npm: str, spec: str, scratch: Path, environ: Mapping[str, str]) -> P
             check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise FetchFailed(f"`npm pack {spec}` did not finish within {PACK_LIMIT:.0f} s; try again later") from None
+        raise FetchFailed(f"`npm pack {spec}` did not finish within {span(PACK_LIMIT)}; try again later") from None
     found = list(scratch.glob("*.tgz"))
     if done.returncode or len(found) != 1:
         said = " ".join((done.stderr or done.stdout).decode(errors="replace").split())[-300:]

@@ -26,7 +26,7 @@ from ocwatchd.opencode.process.temporary_server import private_server
 from ocwatchd.state import heartbeat
 from ocwatchd.state.blacklist.format import Entry, read_entries
 from ocwatchd.state.journal import Journal
-from ocwatchd.time_words import stamp
+from ocwatchd.time_words import exactly, stamp
 
 POLL_INTERVAL = 0.02
 IDLE_TIMEOUT = 5.0
@@ -376,7 +376,7 @@ class Drill:
         free_at, entry = self.provider.free_at or 0.0, self._scene.poll(self._scene.known_end, self._step_timeout)
         off = abs((entry.until or 0.0) - free_at) if entry else 0.0
         if entry is None or off > MAX_DIFFERENCE:
-            seen = "no entry with a reset time" if entry is None else f"a reset time that differs by {off:.1f} s"
+            seen = "no entry with a reset time" if entry is None else f"a reset time that differs by {exactly(off)}"
             raise StepFailed(f"the reset time that the provider reported, {stamp(free_at, time.time())}", seen, KEEP)
         since = free_at - self.provider.cooldown
         return f"until {stamp(free_at, time.time())}, from {entry.reset_source}", time.time() - since

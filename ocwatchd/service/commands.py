@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ocwatchd.core.text.amounts import span
+
 PATIENCE = 10.0
 """Default timeout, in seconds, for a program; `systemctl show` takes 10 ms."""
 
@@ -41,7 +43,7 @@ def ask(command: Sequence[str], patience: float = PATIENCE) -> Answer:
             command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=patience, check=False
         )
     except subprocess.TimeoutExpired:
-        return Answer(None, "", f"`{' '.join(command)}` did not finish within {patience:g} s")
+        return Answer(None, "", f"`{' '.join(command)}` did not finish within {span(patience)}")
     except OSError as fault:
         return Answer(None, "", f"{command[0]}: {fault.strerror or fault}")
     return Answer(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))

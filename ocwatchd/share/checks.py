@@ -17,7 +17,7 @@ from ocwatchd.core.sharing.record import FREE, MAX_SKEW, TEST_ACCOUNT, Incident,
 from ocwatchd.errors import OcwatchError
 from ocwatchd.share.folder import SUFFIX
 from ocwatchd.state.share_status import Link, health
-from ocwatchd.time_words import when
+from ocwatchd.time_words import exactly, when
 
 PATIENCE = 5.0
 """Timeout, in seconds, for the server's notification about a record that was just stored."""
@@ -195,7 +195,7 @@ def _reach(settings: ShareSettings) -> Finding:
         return Finding("share-reach", "ok", f"{settings.folder} can be written and read ({times})")
     if abs(trip.offset) * 1000 > MAX_SKEW:
         seen = (
-            f"the clocks of this machine and of the server differ by {abs(trip.offset):.0f} s, so other machines' "
+            f"the clocks of this machine and of the server differ by {exactly(abs(trip.offset))}, so other machines' "
             "reports are ignored"
         )
         return Finding("share-clock", "error", seen, "correct the clocks, preferably with NTP")

@@ -49,6 +49,7 @@ from ocwatchd.core.sharing.record import (
     Unusable,
     parse,
 )
+from ocwatchd.core.text.amounts import exactly
 from ocwatchd.errors import OcwatchError
 from ocwatchd.ownership import open_plain
 from ocwatchd.share.transport import Condition
@@ -396,7 +397,7 @@ class ValkeyLink:
         assert clock is not None
         state = Link.CONNECTED if clock.trusted else Link.SKEWED
         if state == Link.SKEWED:
-            why = f"the clocks of this machine and of the server differ by {abs(clock.offset):.0f} s: correct them"
+            why = f"the clocks of this machine and of the server differ by {exactly(abs(clock.offset))}: correct them"
         others = listeners(client, self._channel)
         others = None if others is None else max(others - 1, 0)
         before = self._condition

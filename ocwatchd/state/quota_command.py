@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ocwatchd.clock import from_rfc3339, rfc3339
 from ocwatchd.core.forecast.plan_windows import MAX_PERCENT, PlanWindow, length_of
+from ocwatchd.core.text.amounts import span
 from ocwatchd.state.safe_read import StateError, read_plain, write_unsynced
 
 NAME = "command.json"
@@ -121,7 +122,7 @@ def _asked(command: Sequence[str], now: float) -> tuple[tuple[PlanWindow, ...] |
             output.seek(0)
             text = output.read(MAX_OUTPUT + 1)
     except subprocess.TimeoutExpired:
-        return None, f"{command[0]} was stopped after {TIMEOUT:.0f} s"
+        return None, f"{command[0]} was stopped after {span(TIMEOUT)}"
     except OSError as error:
         return None, f"{command[0]}: {error.strerror or error}"
     if done.returncode:

@@ -21,6 +21,7 @@ from ocwatchd import __version__
 from ocwatchd import paths as places
 from ocwatchd.cli.output.escape import escape
 from ocwatchd.cli.output.render import columns, fit, fit_middle, iso
+from ocwatchd.cli.report.page import lasting
 from ocwatchd.clock import rfc3339
 from ocwatchd.daemon.loop import usage
 from ocwatchd.time_words import clock, span, stamp, when
@@ -298,6 +299,21 @@ def test_only_json_and_logs_print_times_of_machines() -> None:
     charts = {"cli/report/page.py", "time_words.py"} | days  # labels of axes
     found = {str(file.relative_to(root)) for file in root.rglob("*.py") if shown.search(file.read_text())}
     assert found <= named | charts
+
+
+def test_durations_are_formatted_in_one_place() -> None:
+    """Formatting seconds without `core.text.amounts` adds a format that users have to learn."""
+    root = Path(ocwatchd.__file__).parent
+    by_hand = re.compile(r"\{[^{}\n]+\} (?:s|min|h)\b")
+    column = {"cli/commands/drill.py"}  # hundredths of a second, aligned
+    assert {str(file.relative_to(root)) for file in root.rglob("*.py") if by_hand.search(file.read_text())} == column
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(None, "–"), (0.62, "0.6s"), (45.0, "45.0s"), (740.0, "12m 20s"), (12_000.0, "3h 20m")]
+)
+def test_the_page_of_the_report_shows_durations_like_the_commands(seconds: float | None, shown: str) -> None:
+    assert lasting(seconds) == shown
 
 
 def test_symbols_of_findings_without_unicode(cli: Cli) -> None:

@@ -221,7 +221,7 @@ CASES: list[tuple[Facts, str, str, str, str | None]] = [
     (SOUND, "inotify", "ok", "65536 watches", None),
     (facts(inotify=(128, 128)), "inotify", "warning", "128 watches", "max_user_watches"),
     (SOUND, "clock", "ok", "not been set back", None),
-    (facts(newest_time=NOW + 3600), "clock", "warning", "3600 s in the future", "correct the system clock"),
+    (facts(newest_time=NOW + 3600), "clock", "warning", "that is 1h in the future", "correct the system clock"),
 ]
 
 

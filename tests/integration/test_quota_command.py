@@ -101,7 +101,7 @@ def test_a_success_stays_when_the_next_run_fails(program: Callable[..., list[str
 def test_a_program_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quota_command, "TIMEOUT", 0.2)
     result = quota_command.run(["sleep", "600"], tmp_path, NOW)
-    assert result.problem == "sleep was stopped after 0 s"
+    assert result.problem == "sleep was stopped after 1s"
 
 
 def test_the_daemon_runs_it_every_five_minutes_also_after_a_restart(

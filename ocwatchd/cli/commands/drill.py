@@ -14,6 +14,7 @@ from types import FrameType
 from ocwatchd.cli.commands.run import installed_opencode
 from ocwatchd.cli.output.escape import escape
 from ocwatchd.cli.output.render import say, say_json, screen_width, symbol, tell, wrapped
+from ocwatchd.core.text.amounts import span
 from ocwatchd.drill.fetch import LATEST, fetch
 from ocwatchd.drill.home import private_home
 from ocwatchd.drill.steps import Drill, Step
@@ -129,7 +130,7 @@ def _below(label: str, text: str) -> str:
 def _verdict(result: Result) -> str:
     number, failed = len(result.steps), sum(not step.passed for step in result.steps)
     done = f"{failed} of {number} steps failed" if failed else f"All {number} steps passed"
-    lines = [f"\n{done} in {result.seconds:.0f} s. None of your files was changed."]
+    lines = [f"\n{done} in {span(result.seconds)}. None of your files was changed."]
     if result.refused_outside:
         hosts = escape(", ".join(result.refused_outside))
         lines.append(f"OpenCode tried to connect to {hosts}; the drill blocked these connections.")

@@ -53,7 +53,7 @@ from ocwatchd.state import moved_sessions, prices
 from ocwatchd.state.blacklist import store as blacklist
 from ocwatchd.state.heartbeat import unserved
 from ocwatchd.state.journal import Journal
-from ocwatchd.time_words import when
+from ocwatchd.time_words import exactly, when
 
 ANSWERED = "the last prompt has been answered"
 DONE = (MoveResult.MOVED, MoveResult.ALREADY, MoveResult.SWITCHED)
@@ -369,7 +369,8 @@ def _text(job: Job, target: Target | None, outcome: MoveOutcome | None) -> str:
         return f"Would move {way}." + (f" Without a move, OpenCode would retry at {at}." if at else "")
     why = f" ({outcome.why})" if outcome.why else ""
     if outcome.result is MoveResult.MOVED:
-        return f"Moved {way} in {outcome.seconds:.1f} s{why}."
+        took = f" in {exactly(outcome.seconds)}" if outcome.seconds is not None else ""
+        return f"Moved {way}{took}{why}."
     return f"{way}: {outcome.result.value.replace('_', ' ')}{why}."
 
 

@@ -27,6 +27,7 @@ from ocwatchd.cli.output.escape import escape
 from ocwatchd.cli.output.render import COMMAND_INDENT, say, tell
 from ocwatchd.config import load
 from ocwatchd.config.starter import Starter, starter_for
+from ocwatchd.core.text.amounts import span
 from ocwatchd.errors import ExitCode, OpenCodeUnreachable, UsageError
 from ocwatchd.opencode.discovery.earlier import EarlierProcess, earlier_processes
 from ocwatchd.opencode.plugin import install as plugin_file
@@ -142,7 +143,7 @@ def _ask(start: Starter) -> tuple[str, ...]:
     say(escape(f"Fall back from {start.primary} to:"))
     for number, model in enumerate(start.targets, 1):
         say(escape(f"  {number}  {model}"))
-    say(f"(If you do not answer within {ASK_TIMEOUT:g} s, all of them are used in this order.)")
+    say(f"(If you do not answer within {span(ASK_TIMEOUT)}, all of them are used in this order.)")
     print("Numbers in the order you want, or Enter for all in this order: ", end="", flush=True)
     answer = ""
     if select.select([sys.stdin], [], [], ASK_TIMEOUT)[0]:

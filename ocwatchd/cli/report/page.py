@@ -22,7 +22,7 @@ from ocwatchd.core.domain.budget import dollars
 from ocwatchd.core.history.costs import SessionUse, Spending, Used
 from ocwatchd.core.history.intervals import CooldownSpan
 from ocwatchd.core.history.metrics import HOUR, Cost, Fallback, Figures, ModelFigures
-from ocwatchd.core.text.amounts import count
+from ocwatchd.core.text.amounts import about, count, exactly
 from ocwatchd.opencode.sessions.names import short_directory
 from ocwatchd.time_words import clock
 
@@ -33,24 +33,8 @@ def text(value: object) -> str:
 
 
 def lasting(seconds: float | None) -> str:
-    """Return a duration as text, such as `0.6 s`, `45 s`, `12 min`, `3 h 20 min` or `2 d 4 h`. Return `–` for None."""
-    if seconds is None:
-        return "–"
-    if seconds < 9.95:
-        return f"{max(seconds, 0.0):.1f} s"
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return _two(minutes // 60, "h", minutes % 60, "min")
-    hours = round(seconds / 3600)
-    return _two(hours // 24, "d", hours % 24, "h")
-
-
-def _two(large: int, unit: str, small: int, part: str) -> str:
-    return f"{large} {unit} {small} {part}" if small else f"{large} {unit}"
+    """Return a duration, or `–` for None."""
+    return "–" if seconds is None else exactly(max(seconds, 0.0))
 
 
 WIDE = 1000.0
@@ -529,8 +513,8 @@ def _some(seconds: float) -> str:
 
 
 def _about(seconds: float) -> str:
-    """Return an estimated duration, marked as an estimate, or `–` for None."""
-    return f"about {lasting(seconds)}" if seconds else "–"
+    """Return an estimated duration, marked as an estimate, or `–` if there is none."""
+    return about(seconds) if seconds else "–"
 
 
 def _typical(times: Sequence[float]) -> str:

@@ -17,6 +17,7 @@ from ocwatchd.core.domain.backoff import NATIVE_FIRST, NATIVE_JITTER
 from ocwatchd.core.domain.types import Certainty, ErrorDetails, LimitEvent, LimitKind, Scope, Verdict
 from ocwatchd.core.parsing.attempts import Attempt, Attempts, Who
 from ocwatchd.core.parsing.record import Dialect, Kind, LogRecord
+from ocwatchd.core.text.amounts import span
 from ocwatchd.core.text.redact import reason_of
 
 _WAIT_SLACK = 4.0
@@ -53,7 +54,7 @@ def shape_of(attempt: Attempt) -> Verdict | None:
     backoff = NATIVE_FIRST * 2.0 ** min(attempt.number - 2, 20) * (1 + NATIVE_JITTER)
     if attempt.waited is not None and attempt.waited > backoff + _WAIT_SLACK:
         why = (
-            f"OpenCode waited {attempt.waited:.0f} s instead of its own backoff of {backoff:.0f} s: "
+            f"OpenCode waited {span(attempt.waited)} instead of its own backoff of {span(backoff)}: "
             "the provider reported a time"
         )
         return Verdict(Certainty.SURE, LimitKind.RATE_LIMIT, Scope.MODEL, "shape-retry-after", why)

@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ocwatchd.core.domain.snapshot import Endpoint, TcpAddress, UnixAddress
+from ocwatchd.core.text.amounts import span
 from ocwatchd.core.text.redact import redact
 from ocwatchd.opencode.client.request import EndpointError, Request, StreamHandle, Trouble, connect_file
 from ocwatchd.opencode.listeners import NotOurs, Place, check_peer, places, unchanged
@@ -261,7 +262,7 @@ def stream(endpoint: Endpoint, request: Request, idle: float, handle: StreamHand
             piece = response.readline(MAX_LINE)
             taken += len(piece) + LINE_COST
             if taken > MAX_STREAMED:
-                raise EndpointError(endpoint, request.what, Trouble.TOO_LARGE, f"{taken} bytes within {WINDOW:g} s")
+                raise EndpointError(endpoint, request.what, Trouble.TOO_LARGE, f"{taken} bytes within {span(WINDOW)}")
             if not piece:
                 return
             begins, whole = whole, piece.endswith(b"\n")

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from ocwatchd.clock import Clock, SystemClock
 from ocwatchd.core.domain.snapshot import Endpoint, SessionSnapshot, SessionState, UnixAddress
+from ocwatchd.core.text.amounts import exactly
 from ocwatchd.opencode.client.connect import client_of
 from ocwatchd.opencode.client.protocol import Client
 from ocwatchd.opencode.client.request import EndpointError, Trouble
@@ -392,7 +393,7 @@ class _Round:
         silent = {
             process.endpoints[
                 0
-            ]: f"{process.endpoints[0]}: {Trouble.TIMEOUT}: no answer for {process.stalled_for:.1f} s"
+            ]: f"{process.endpoints[0]}: {Trouble.TIMEOUT}: no answer for {exactly(process.stalled_for)}"
             for process in processes
             if process.lane in self._late and process.stalled_for >= STALL_TIMEOUT
         }

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ocwatchd.core.text.amounts import span
 from ocwatchd.errors import OpenCodeUnreachable
 from ocwatchd.opencode.process.process_tree import stop_group
 
@@ -96,7 +97,7 @@ def _version(program: Path, directory: Path, environ: Mapping[str, str], limit: 
     code = _run([str(program), "--version"], directory, environ, limit)
     output = last_output(directory / "output")
     if code is None:
-        raise NoAnswer(f"`{program} --version` did not finish within {limit:.0f} s")
+        raise NoAnswer(f"`{program} --version` did not finish within {span(limit)}")
     found = parse_version(output)
     if code or found is None:
         detail = f": {output}" if output else ", without output"

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 
 from ocwatchd.core.domain.snapshot import Endpoint, TcpAddress
+from ocwatchd.core.text.amounts import span
 from ocwatchd.errors import OpenCodeUnreachable
 from ocwatchd.opencode.client.connect import client_of
 from ocwatchd.opencode.client.protocol import Client
@@ -92,5 +93,5 @@ def _wait_ready(process: subprocess.Popen[bytes], client: Client, limit: float) 
             client.ping(PROBE_LIMIT)
             return
         if time.monotonic() > deadline:
-            raise OpenCodeUnreachable(f"`opencode serve` did not respond within {limit:.0f} s")
+            raise OpenCodeUnreachable(f"`opencode serve` did not respond within {span(limit)}")
         time.sleep(POLL)
