@@ -62,6 +62,10 @@ class AttachedServer:
         """
         return self._asked(self._retrying)
 
+    def unwatched(self) -> bool:
+        """Return whether our session is known and no daemon handles it."""
+        return self._asked(lambda: self._find() is not None and not self.left_to_daemon())
+
     def in_error(self) -> bool:
         """Return whether the turn of our session has ended in an error that the user did not cause and no daemon
         handles.
@@ -107,6 +111,16 @@ class AttachedServer:
         below = [child for child in (api.session(other, own.directory) for other in others) if child.parent == own.id]
         wanted = [own, *below] if ident in (None, own.id) else below
         return [take_snapshot(api, session, self._clock, statuses) for session in wanted]
+
+    def holds(self, ident: str) -> bool:
+        """Return whether this is our session or one of its subagents."""
+        own = self.session
+        if own is None or self.endpoint is None or ident == own.id:
+            return own is not None and ident == own.id
+        try:
+            return ident in self._api().children(own.id, own.directory)
+        except EndpointError:
+            return False
 
     # ---- requests
 

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ocwatchd.launcher.arguments import Arguments
+from ocwatchd.launcher.trouble_signs import LONG_RUN
 
 if TYPE_CHECKING:
     from ocwatchd.launcher.attached_server import AttachedServer
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 CHECK_INTERVAL = 1.0
 """Interval, in seconds, between checks of the server. The imports for the first check cost 70 ms of CPU time."""
+
+
+LONG_RUN_CHECK_INTERVAL = 10.0
+"""Interval, in seconds, between checks of whether a daemon handles the session of a client that has been running for
+LONG_RUN seconds. A check reads the journal.
+"""
 
 
 class Attached:
@@ -31,12 +38,14 @@ class Attached:
         self._child = 0
         self.began = time.time()
         self._checked_at = time.monotonic()
+        self._long_run_check = self._checked_at + LONG_RUN
+        """Time, in monotonic seconds, of the next check for a long run."""
         self._server: AttachedServer | None = None
         self._service: RunService | None = None
 
     def started(self, child: int) -> None:
         """Record the pid of the child to watch."""
-        self._child = child
+        self._child, self._long_run_check = child, time.monotonic() + LONG_RUN
 
     @property
     def service(self) -> RunService | None:
@@ -66,12 +75,22 @@ class Attached:
         return {}
 
     def troubled(self) -> bool:
-        """Return whether our session is waiting in OpenCode's own retry without a daemon to handle it."""
+        """Return whether our session is waiting in OpenCode's own retry without a daemon to handle it.
+
+        For OpenCode 1, also return True if no daemon handles the session and the client has been running for so long
+        that its answer may have stalled.
+        """
         if time.monotonic() - self._checked_at < CHECK_INTERVAL:
             return False
         self._checked_at = time.monotonic()
         asked = self.service or self.server
-        return asked is not None and asked.retrying()
+        return asked is not None and (asked.retrying() or self._may_have_stalled())
+
+    def _may_have_stalled(self) -> bool:
+        if self.server is None or time.monotonic() < self._long_run_check:
+            return False
+        self._long_run_check = time.monotonic() + LONG_RUN_CHECK_INTERVAL
+        return self.server.unwatched()
 
     def failed(self) -> bool:
         """Return whether the turn of our session has ended in an error. Call this after the child has ended."""

@@ -173,6 +173,10 @@ class SessionHost(Protocol):
         """Return whether the daemon handles this session."""
         ...
 
+    def holds(self, session: str, /) -> bool:
+        """Return whether this is our session or one of its subagents, although it runs at one of our endpoints."""
+        ...
+
     def abandon(self) -> None:
         """Stop the session if it would continue to send requests after the launcher has given up."""
         ...
@@ -218,6 +222,10 @@ class OwnSessionHost:
     def left_to_daemon(self) -> bool:
         """Return False, because the daemon leaves these sessions to the launcher."""
         return False
+
+    def holds(self, _: str, /) -> bool:
+        """Return True, because our processes run no other sessions."""
+        return True
 
     def abandon(self) -> None:
         """Do nothing, because the turn ends with its process."""
@@ -279,6 +287,10 @@ class ServerSessionHost(_ClientSessionHost):
         """Return whether a daemon handles the session. The daemon may have been started after this launcher."""
         return self._server.left_to_daemon()
 
+    def holds(self, session: str, /) -> bool:
+        """Return whether this is our session or one of its subagents. The server may run other sessions."""
+        return self._server.holds(session)
+
     def abandon(self) -> None:
         """Stop the turn, because its answer would not be read."""
         server = self._server
@@ -298,6 +310,10 @@ class ServiceSessionHost(_ClientSessionHost):
     def left_to_daemon(self) -> bool:
         """Return False, because the daemon only switches the model, which does not interfere with the launcher."""
         return False
+
+    def holds(self, session: str, /) -> bool:
+        """Return whether this is our session. Stalls are not detected here."""
+        return self._service.session is not None and session == self._service.session.id
 
     def abandon(self) -> None:
         """Stop the turn, because its answer would not be read."""

@@ -151,7 +151,7 @@ class Supervisor:
         context, now = self._engine.context, self._clock.now()
         context.fill.measure(known.loads, (), now)
         self._activity: StreamActivity | None = None
-        if run.service is None and run.server is None:  # a client's session is watched by the daemon
+        if run.service is None:  # a stalled session of OpenCode 2 is watched only by the daemon
             gaps = cursors.load_gaps(self._paths.stream_gaps)
             self._activity = StreamActivity(gaps, keep_alive=self._keep_alive_age)
             context.learn_gaps(gaps.longest())
@@ -180,7 +180,11 @@ class Supervisor:
             session_host.finder,
             session_host.prober,
             EventListener(
-                post, (self._paths.log_dir / "opencode.log").exists, clock=self._clock, activity=self._activity
+                post,
+                (self._paths.log_dir / "opencode.log").exists,
+                clock=self._clock,
+                activity=self._activity,
+                directory=run.server.session.directory if run.server and run.server.session else None,
             ),
             self._mover,
             self._mover if isinstance(self._mover, ClientMover) else SwitchModel(clock=self._clock),
@@ -230,7 +234,7 @@ class Supervisor:
             self._run.output.take()
             self._take_messages()
             self._handle(Tick())
-            for session in self._activity.silent(self._engine.context.stall_after) if self._activity else ():
+            for session in self._silent():
                 self._handle(FellSilent(session))
             news = self._writer.news()
             if news is not None:
@@ -244,6 +248,11 @@ class Supervisor:
         """Open the event streams that are not open. This method may be called from the mover's thread."""
         self._listened_at = time.monotonic()
         self._opencode.listen()
+
+    def _silent(self) -> list[str]:
+        """Return the sessions of this run that have been silent for too long."""
+        found = self._activity.silent(self._engine.context.stall_after) if self._activity else []
+        return [session for session in found if self._session_host.holds(session)]
 
     def _keep_alive_age(self, session: str) -> float | None:
         """Return the number of seconds since the last keep-alive was sent to the session. Return None if there was no

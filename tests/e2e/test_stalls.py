@@ -243,6 +243,22 @@ def test_a_stalled_subagent_of_oc_smart_has_its_run_continued_on_the_fallback(
     assert not smart.left_behind()
 
 
+@pytest.mark.parametrize("version", [NEWEST, MIDDLE])
+def test_a_stalled_client_of_another_server_is_run_again_and_then_on_the_fallback(
+    version: str, home: Home, provider: Provider
+) -> None:
+    provider.script(PRIMARY, Stall(Shape.TEXT))
+    provider.script(FALLBACK, ok("answered elsewhere"))
+    smart = Smart(home, version, stall={"after": 3 * AFTER * 1000})
+    with Serve(version, home, home.project("elsewhere", git=True)) as serve:
+        done = smart.run("run", "--attach", serve.url, PROMPT)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "answered elsewhere")
+        assert [request.count(PROMPT) for request in provider.requests()] == [1, 1, 1]
+        (last,) = provider.requests(FALLBACK)
+        assert last.body["messages"][-1]["role"] == "user", "half an answer is not continued"
+    assert not smart.left_behind()
+
+
 def test_a_long_run_of_oc_smart_that_answers_is_only_watched(home: Home, provider: Provider) -> None:
     provider.script(PRIMARY, slow("word after word after word ", LONG_RUN + 10, pieces=20))
     done = Smart(home, NEWEST).run("run", PROMPT)

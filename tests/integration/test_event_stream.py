@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ocwatchd.core.domain.snapshot import Endpoint, TcpAddress
+from ocwatchd.opencode.client.activity import StreamActivity
 from ocwatchd.opencode.client.event_stream import EMPTY_WITHIN, EmptyAnswers, EventListener
 from ocwatchd.opencode.client.session_events import SessionEvents, Signal
 from ocwatchd.opencode.client.shared_events import SharedEvents
@@ -193,3 +195,21 @@ def test_a_stream_that_ends_while_it_is_joined_is_not_live() -> None:
     api.shared_events.opened()
     with SessionEvents(api, SESSION) as events:
         assert not events.live
+
+
+@pytest.mark.parametrize(("given", "asked"), [(None, "/p"), ("/other", "/other")])
+def test_the_sessions_that_are_already_busy_are_those_of_the_named_project(given: str | None, asked: str) -> None:
+    directories = list[str | None]()
+
+    class Asking(OneStream):
+        def status(self, directory: str | None) -> dict[str, RetryStatus]:
+            directories.append(directory)
+            return {"ses_1": RetryStatus("busy")}
+
+    activity, tracked = StreamActivity(), list[bool]()
+    api = Asking()
+    api.during = lambda: tracked.append(activity.silence("ses_1") is not None)
+    listener = EventListener(lambda _: None, lambda: True, connect=lambda _: api, activity=activity, directory=given)
+    listener.listen([replace(DOOR, directory="/p")])
+    wait_until(lambda: tracked, why="the statuses to be requested")
+    assert (directories, tracked) == ([asked], [True])

@@ -8,12 +8,16 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ocwatchd.launcher import attached_watch
 from ocwatchd.launcher.arguments import Arguments
 from ocwatchd.launcher.attached_server import AttachedServer, contains_prompt, no_endpoint
+from ocwatchd.launcher.attached_watch import LONG_RUN_CHECK_INTERVAL
+from ocwatchd.launcher.trouble_signs import LONG_RUN
 
 QUOTED = '"two words" plain "a \\"b\\" c"'
 
@@ -82,6 +86,8 @@ class Server:
         if path == "/session":
             return listed
         ident = path.split("/")[2]
+        if path.endswith("/children"):
+            return [{**self.info(ident), "id": f"{ident}_child", "parentID": ident}]
         return self.messages(ident) if path.endswith("/message") else self.info(ident)
 
     def info(self, ident: str) -> dict[str, Any]:
@@ -118,3 +124,27 @@ def test_a_session_is_ours_if_nobody_else_can_have_sent_it(server: Server, tmp_p
     assert retrying("hello") == (False, None), "two that sent the same cannot be told apart"
     places = {path.partition("directory=")[2].partition("&")[0] for path in server.asked}
     assert places == {"", "%2Fserver"}, "to ask about our own directory would open it there"
+
+
+def test_a_long_run_is_watched_unless_a_daemon_handles_its_session(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, daemon = [1000.0], [True]
+    monkeypatch.setattr(attached_watch, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    monkeypatch.setattr(AttachedServer, "retrying", lambda _: False)
+    monkeypatch.setattr(AttachedServer, "left_to_daemon", lambda _: daemon[0])
+    watched = attached_watch.Attached(Arguments(["run", "--attach", server.url, "hello"]), str(tmp_path))
+    watched.started(1)
+
+    def troubled(later: float) -> bool:
+        now[0] += later
+        return watched.troubled()
+
+    assert not troubled(LONG_RUN + 1), "its session is not known yet"
+    server.sessions = {"ses_mine": ("hello", time.time() + 1), "ses_other": ("something else", time.time() + 1)}
+    assert not troubled(LONG_RUN_CHECK_INTERVAL), "a daemon handles it"
+    daemon[0] = False
+    assert not troubled(LONG_RUN_CHECK_INTERVAL / 2), "the journal is not read more often"
+    assert troubled(LONG_RUN_CHECK_INTERVAL / 2)
+    assert watched.server is not None
+    assert [watched.server.holds(ident) for ident in ("ses_mine", "ses_mine_child", "ses_other")] == [True, True, False]

@@ -49,6 +49,7 @@ class EventListener:
         progress: Progress | None = None,
         located: Callable[[str, Endpoint], None] | None = None,
         activity: StreamActivity | None = None,
+        directory: str | None = None,
     ) -> None:
         """Initially, there are no listeners.
 
@@ -59,11 +60,12 @@ class EventListener:
         `modern` returns whether the log shows OpenCode 1.17 or newer. If so, the event stream's route is known to
         exist, and the long list of routes is not requested. `connect` returns an `Api` that keeps this list for later
         requests. On 1.0.185, fetching the list takes 0.5 s, and a limited session should not have to wait for it.
-        `activity` receives all events.
+        `activity` receives all events. `directory` is the project whose busy sessions are tracked from the start of a
+        stream; None means the endpoint's own project.
         """
         self._report, self._modern, self._connect, self._clock = report, modern, connect, clock or SystemClock()
         self._progress, self._located = progress or Progress(), located
-        self._activity = activity or StreamActivity()
+        self._activity, self._directory = activity or StreamActivity(), directory
         self._listening: set[Endpoint] = set()
         self._mute: set[Endpoint] = set()
         """Endpoints without a usable event stream."""
@@ -104,7 +106,7 @@ class EventListener:
         """Read the event stream until it ends, report its findings, and pass its events to the moves in progress."""
         empty = EmptyAnswers()
         shared = api.shared_events = SharedEvents(WANTED)
-        watch = _Watch(self._activity, api, shared.opened)
+        watch = _Watch(self._activity, api, shared.opened, self._directory or endpoint.directory)
         try:
             for event in api.events(None, only=lambda: shared.wanted, see=watch):
                 shared.pass_on(event)
@@ -124,14 +126,17 @@ class _Watch:
     already busy, and calls `opened`.
     """
 
-    def __init__(self, activity: StreamActivity, api: Api, opened: Callable[[], None]) -> None:
+    def __init__(
+        self, activity: StreamActivity, api: Api, opened: Callable[[], None], directory: str | None = None
+    ) -> None:
         self._activity, self._api, self._opened, self._asked = activity, api, opened, False
+        self._directory = directory
 
     def __call__(self, sent: bytes) -> None:
         if not self._asked:
             self._asked = True
             with suppress(EndpointError):  # if this fails, only sessions that become busy later are tracked
-                statuses = self._api.status(self._api.endpoint.directory)
+                statuses = self._api.status(self._directory)
                 busy = [session for session, status in statuses.items() if status.type == "busy"]
                 self._activity.connected(self._api.endpoint, busy)
             self._opened()  # only now, because no event was read during the request
