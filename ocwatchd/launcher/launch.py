@@ -327,7 +327,7 @@ class Launch:
         ends = [(entry.end, model) for model in models if (entry := self._cooldowns.blocking(model))]
         known = [(end, model) for end, model in ends if end != float("inf")]
         if not known:
-            say(f"{models[0]} and all its fallbacks are blocked until you clear them: ocwatch cooldowns")
+            say(f"{models[0]} and all its fallbacks are cooling down until you clear them: ocwatch cooldowns")
             return False
         end, model = min(known)
         remaining = end - time.time()

@@ -124,7 +124,7 @@ def _exhausted(asked: str, ends: list[tuple[float, str]], now: float) -> str:
         from shlex import quote  # lazy import: rarely needed
 
         clear = f"ocwatch clear {quote(asked)}"
-        return f"{asked} and all its fallbacks are blocked until you clear them: {clear}"
+        return f"{asked} and all its fallbacks are cooling down until you clear them: {clear}"
     from ocwatchd.time_words import when  # lazy import: not needed while a model is available
 
     until, name = min(known)

@@ -83,7 +83,7 @@ class Situation:
                     yield name, agent or self.agents.get(name), pool
 
     def _trail(self, asked: str) -> Iterator[Listed]:
-        """Yield the blacklist's targets for the model. If a target is itself blocked, its own targets follow."""
+        """Yield the blacklist's targets for the model. If a target is itself cooling down, its own targets follow."""
         seen = {asked}
         waiting = [asked]
         for current in waiting:

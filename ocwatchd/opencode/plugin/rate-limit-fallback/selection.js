@@ -4,12 +4,12 @@
 // makes the same choice; both run tests/conformance/fallback.json. The candidates, in this order, each once:
 //
 // 1. the chain that the daemon has published for the session's agent; an empty chain means no fallback at all;
-// 2. the target in the blacklist entry for the model, first from the entry that ends last; a target that is itself
-//    blocked is followed to its own target, never in a circle;
+// 2. the target in the blacklist entry for the model, first from the entry that ends last; a target that is cooling
+//    down is followed to its own target, never in a circle;
 // 3. the fallbacks that the daemon has published for the model, or for an entry that covers it;
-// 4. the fallbacks of the blocked models in the agent's chain.
+// 4. the fallbacks of the models in the agent's chain that are cooling down.
 //
-// The first candidate that is not blocked, can take the session and is within the day's budget is chosen. If there is
+// The first candidate that is not cooling down, can take the session and is within the budget is chosen. If there is
 // none, a model whose limit is only forecast is chosen: the prompt's own model, or else the first such candidate.
 
 export function part({ blocking, limited, overBudget, isModel, listed, membersFor }) {
@@ -60,7 +60,7 @@ export function part({ blocking, limited, overBudget, isModel, listed, membersFo
     return others.length || !own[key].length ? others : undefined
   }
 
-  /** Return the targets of the entries for this model; blocked targets are followed to their own targets. */
+  /** Return the targets of the entries for this model; targets that are cooling down are followed to theirs. */
   function trail(asked, session) {
     const seen = new Set([asked])
     const waiting = [asked]
