@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.support.binaries import package_name
 from tests.support.opencode import Home, Serve, run_prompt
+from tests.support.processes import PORTS, free_port
 from tests.support.provider import (
     Answer,
     Drop,
@@ -54,6 +56,16 @@ def test_a_prompt_is_answered_and_a_limit_shows_as_retry(version: str, home: Hom
         serve.abort(session)
         serve.wait_status(session, "idle")
         assert len(serve.user_messages(session)) == 2
+
+
+def test_free_ports_differ_and_the_kernel_assigns_none_of_them() -> None:
+    ports = [free_port() for _ in range(100)]
+    assert len(set(ports)) == 100
+    assert all(1024 < port < 32768 for port in ports)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port()))
+        taken.listen()
+        assert taken.getsockname()[1] not in {free_port() for _ in range(PORTS - 1)}
 
 
 def test_status_is_kept_per_project_directory(version: str, home: Home, provider: Provider) -> None:

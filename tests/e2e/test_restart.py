@@ -7,14 +7,13 @@ import os
 import re
 import signal
 
-import psutil
 import pytest
 
 from ocwatchd.opencode.discovery.unreachable import run_began
 from ocwatchd.opencode.sessions.message_store import SessionStore
 from tests.support.daemon import CHAIN, ocwatch
 from tests.support.opencode import MIDDLE, NEWEST, Home
-from tests.support.processes import wait_until
+from tests.support.processes import opencodes, wait_opencode, wait_until
 from tests.support.provider import Provider, limited, ok, slow
 from tests.support.smart import Smart
 from tests.support.tui import Tui
@@ -33,18 +32,6 @@ def limited_home(home: Home, provider: Provider) -> Home:
     (home.config_dir / "rate-limit-config.json").write_text(json.dumps({"rateLimit": settings}))
     assert ocwatch(home, "block", PRIMARY, "--for", "1h").returncode == 0
     return home
-
-
-def opencodes(home: Home) -> list[psutil.Process]:
-    """Return the OpenCode processes of this home."""
-    found = []
-    for process in psutil.process_iter(["name"]):
-        try:
-            if "opencode" in process.info["name"] and process.environ().get("HOME") == str(home.root):
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue
-    return found
 
 
 def users(home: Home) -> list[str]:
@@ -66,7 +53,7 @@ def test_of_two_in_one_directory_the_log_tells_which_it_is(limited_home: Home, p
         done = ocwatch(limited_home, "restart", "--json")
         assert done.returncode == 0, done
         assert json.loads(done.stdout)["pid"] == old
-        first.pid = next(each.pid for each in opencodes(limited_home) if each.pid != bystander)
+        first.pid = wait_opencode(limited_home, besides=bystander).pid
         first.wait_screen("answered by the right one")
         assert second.alive
 
@@ -89,7 +76,7 @@ def test_it_goes_on_in_the_same_terminal(version: str, shell: bool, limited_home
         told = json.loads(done.stdout)
         assert (told["result"], told["target"]["model"], told["pid"]) == ("moved", FALLBACK, old)
         assert "--log-level DEBUG" in told["relaunch"]
-        (running,) = opencodes(home)
+        running = wait_opencode(home)
         tui.pid = running.pid
         print(f"{version}: {told['elapsed_seconds']:.1f} s, {done.stderr}")
         assert old != running.pid
@@ -124,7 +111,7 @@ def test_under_oc_smart_it_goes_on_in_any_terminal(version: str, hangs: bool, ho
         tui.say(PROMPT)
         provider.wait_requests(PRIMARY)
         assert ocwatch(home, "block", PRIMARY, "--for", "1h").returncode == 0
-        (old,) = (process for process in opencodes(home) if process.ppid() == tui.pid)
+        old = wait_opencode(home, parent=tui.pid)
         if hangs:
             old.suspend()
         done = ocwatch(home, "restart", "--json")
@@ -132,7 +119,7 @@ def test_under_oc_smart_it_goes_on_in_any_terminal(version: str, hangs: bool, ho
         told = json.loads(done.stdout)
         assert (told["result"], told["pane"], told["launcher"]) == ("moved", None, tui.pid)
         print(f"{version}: {told['elapsed_seconds']:.1f} s, {done.stderr}")
-        (new,) = (process for process in opencodes(home) if process.ppid() == tui.pid)
+        new = wait_opencode(home, parent=tui.pid)
         assert new.pid != old.pid
         assert new.cmdline()[1:3] == ["--log-level", "DEBUG"]
         tui.wait_screen("first answered elsewhere")

@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.support.daemon import Daemon
 from tests.support.opencode import NEWEST
 from tests.support.opencode2 import Home2, Service2, run2
-from tests.support.processes import wait_until
+from tests.support.processes import unless_late, wait_until
 from tests.support.provider import Provider
 from tests.support.smart import Smart
 from tests.support.tui import Tui
@@ -88,7 +88,7 @@ class Api(Client):
             below = " ".join(part.get("text", "") for it in messages[place:] for part in it.get("content", ()))
             return next((answer for answer in answers if answer in below), None)
 
-        return str(wait_until(read, timeout, 0.1, f"{answers} in {self.named}"))
+        return str(wait_until(unless_late(read), timeout, 0.1, f"{answers} in {self.named}"))
 
 
 class Terminal(Client):

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from tests.support.binaries import BinaryMissing, binary
 from tests.support.homes import DEFAULT_AGENTS, DEFAULT_PROVIDERS, Home, ProviderSpec
-from tests.support.processes import free_port, signal_group, start, stop, wait_until
+from tests.support.processes import free_port, signal_group, start, stop, unless_late, wait_until
 
 __all__ = [
     "DEFAULT_AGENTS",
@@ -232,14 +232,8 @@ class Serve:
 
     def wait_answer(self, session: str, text: str, timeout: float = 60.0, directory: Path | str | None = None) -> None:
         """Wait until the last assistant message contains `text`."""
-
-        def seen() -> bool:
-            try:
-                return text in self.answer(session, directory)
-            except TimeoutError:  # a busy machine may take longer than one request may; `timeout` limits all of them
-                return False
-
-        wait_until(seen, timeout, pause=0.15, why=f"the answer {text!r}")
+        found = unless_late(lambda: text in self.answer(session, directory))
+        wait_until(found, timeout, pause=0.15, why=f"the answer {text!r}")
 
     def wait_status(
         self, session: str, kind: str, timeout: float = 60.0, directory: Path | str | None = None
@@ -250,7 +244,7 @@ class Serve:
             status = self.status(directory).get(session, {"type": "idle"})
             return status if status["type"] == kind else None
 
-        found: dict[str, Any] = wait_until(seen, timeout, why=f"status {kind} of {session}")
+        found: dict[str, Any] = wait_until(unless_late(seen), timeout, why=f"status {kind} of {session}")
         return found
 
 

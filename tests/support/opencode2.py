@@ -26,7 +26,7 @@ from urllib.parse import quote
 from tests.support.binaries import preview
 from tests.support.homes import Home
 from tests.support.opencode import START_TIMEOUT, ServeError, model_parts
-from tests.support.processes import free_port, is_running, signal_group, start, stop, wait_until
+from tests.support.processes import free_port, is_running, signal_group, start, stop, unless_late, wait_until
 
 USER = "opencode"
 
@@ -168,10 +168,10 @@ class Client2:
         return any(message["type"] == "assistant" and message.get("content") for message in self.messages(session))
 
     def wait_answer(self, session: str, text: str, timeout: float = 60.0) -> None:
-        wait_until(lambda: text in self.answer(session), timeout, why=f"the answer {text!r}")
+        wait_until(unless_late(lambda: text in self.answer(session)), timeout, why=f"the answer {text!r}")
 
     def wait_idle(self, session: str, timeout: float = 60.0) -> None:
-        wait_until(lambda: session not in self.active(), timeout, why=f"{session} to become idle")
+        wait_until(unless_late(lambda: session not in self.active()), timeout, why=f"{session} to become idle")
 
     def retry(self, session: str) -> dict[str, Any] | None:
         """Return the last assistant message's data about the attempt that it is waiting for."""
@@ -180,7 +180,8 @@ class Client2:
         return found if isinstance(found, dict) else None
 
     def wait_retry(self, session: str, timeout: float = 60.0) -> dict[str, Any]:
-        found: dict[str, Any] = wait_until(lambda: self.retry(session), timeout, why=f"{session} to wait for a retry")
+        waits = unless_late(lambda: self.retry(session))
+        found: dict[str, Any] = wait_until(waits, timeout, why=f"{session} to wait for a retry")
         return found
 
     def _answers(self) -> bool:
@@ -304,7 +305,8 @@ class Service2(Client2):
         try:
             wait_until(lambda: not is_running(pid), 10, why="the service to end")
         except TimeoutError:
-            signal_group(os.getpgid(pid), signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may end between the timeout and here
+                signal_group(os.getpgid(pid), signal.SIGKILL)
         self.home.registration.unlink(missing_ok=True)  # a killed service leaves it behind
 
 

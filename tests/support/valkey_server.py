@@ -11,15 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from tests.support.processes import free_port
+
 PATIENCE = 20.0
-
-
-def free_port() -> int:
-    """Return a free port on loopback."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 class Server:
