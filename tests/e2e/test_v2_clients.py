@@ -8,7 +8,8 @@ What a plain `run` cannot show:
 
 * It is moved only at OpenCode's own next attempt, because an interrupt would end it with code 0 and no answer. A
   provider that names its time in a Retry-After header postpones this attempt to that time. Here it names the time only
-  in words, which OpenCode ignores and ocwatchd reads.
+  in words, which OpenCode ignores and ocwatchd reads. OpenCode asks again after 2 s, and on a busy machine its model is
+  switched later than that: each limited model gets at most one request more.
 * If every model is limited, it is neither stopped nor continued: it waits for OpenCode's own next attempt.
 
 What the preview cannot show:
@@ -64,6 +65,11 @@ class Until:
         return limit(self.way, left) if left > 0 else ok(self.text)
 
 
+def most(way: str) -> int:
+    """Return the number of requests that a limited model may get until this client is moved."""
+    return 2 if way == RUN else 1
+
+
 def asked(provider: Provider, model: str, text: str, session: str | None = None) -> list[int]:
     """Return how often each request to a model contains a prompt, for the requests that contain it at all."""
     found = [it for it in provider.requests(model) if session in (None, it.session)]
@@ -85,7 +91,8 @@ def test_a_limit_in_unknown_words_is_known_to_later_prompts_sessions_and_daemons
         first = user.session()
         (moved,) = daemon.wait_journal("moved")
         assert (moved["session"], moved["target"]) == (first, FALLBACK)
-        assert len(provider.requests(PRIMARY)) == 1
+        refused = len(provider.requests(PRIMARY))
+        assert 1 <= refused <= most(way)
         until = daemon.wait_cooldown(PRIMARY)["until"]
         if isinstance(user, Terminal):
             user.tui.wait_screen("Build · fallback")
@@ -98,12 +105,12 @@ def test_a_limit_in_unknown_words_is_known_to_later_prompts_sessions_and_daemons
 
         user.ask("The second prompt", ANSWER)
         assert user.session() == first
-        assert len(provider.requests(PRIMARY)) <= (2 if way == TERMINAL else 1)
+        assert len(provider.requests(PRIMARY)) - refused <= (1 if way == TERMINAL else 0)
         before = len(provider.requests(PRIMARY))
         user.ask("The third prompt", ANSWER, new=True)
         second = user.session()
         assert second != first
-        assert len(provider.requests(PRIMARY)) - before <= (0 if way == SMART else 1)
+        assert len(provider.requests(PRIMARY)) - before <= (0 if way == SMART else most(way))
 
         for text in user.said:
             assert set(asked(provider, FALLBACK, text)) == {1}
@@ -126,15 +133,19 @@ def test_a_bad_request_stays_two_limits_in_a_row_are_moved_and_a_known_time_is_o
         assert (daemon.cooldown(PRIMARY), daemon.journal("claim"), provider.requests(FALLBACK)) == (None, [], [])
 
         user.ask("Two limits", LAST)
-        assert len(provider.requests(FALLBACK)) == 1
+        refused = len(provider.requests(FALLBACK))
+        assert 1 <= refused <= most(way)
         assert asked(provider, THIRD, "Two limits") == [1]
         daemon.wait_cooldown(FALLBACK)
         reported = next(it for it in daemon.journal("limit") if it["model"] == PRIMARY)
-        assert abs(epoch(reported["until"]) - until.reset) < 2
+        # OpenCode reckons from the moment at which it has read the refusal: after it was sent, before the move.
+        moved = provider.requests(FALLBACK)[0].wall
+        first = next(it for it in provider.requests(PRIMARY)[2:] if it.status == 429).wall
+        assert -1 < epoch(reported["until"]) - until.reset < 1 + moved - first
 
         # On a slow machine the next prompt may come after the reset.
         user.ask("Within the cooldown", LAST, BACK, new=True)
-        assert len(provider.requests(FALLBACK)) == 1
+        assert len(provider.requests(FALLBACK)) == refused
 
         wait_until(lambda: time.time() > until.reset + 1, 60, why="the end of the cooldown")
         user.ask("After the cooldown", BACK, new=True)
@@ -149,7 +160,8 @@ def test_with_every_model_limited_there_is_one_notice_and_the_answer_comes_by_it
     """For `oc-smart run`, which ends with 75, see `test_v2_smart.py`."""
     notices = home2.root / "notices"
     command = ["/bin/sh", "-c", f"cat >> {notices}; echo >> {notices}"]
-    until = Until(way, 12, BACK)
+    # OpenCode asks a `run`'s models after 2, 6, 14 and 30 s. At 14 s at the latest, the third one is limited as well.
+    until = Until(way, 20 if way == RUN else 12, BACK)
     provider.script(PRIMARY, until)
     for model in (FALLBACK, THIRD):
         provider.script(model, limit(way))
@@ -159,9 +171,9 @@ def test_with_every_model_limited_there_is_one_notice_and_the_answer_comes_by_it
         assert len(daemon.journal("exhausted")) == 1
         titles = [json.loads(line)["title"] for line in notices.read_text().splitlines() if line]
         assert titles.count("Every model is limited") == 1
-        assert len(provider.requests(FALLBACK)) == 1
-        # OpenCode's own attempt may come in the moment after the reset in which a `run` is given its model again.
-        assert 1 <= len(provider.requests(THIRD)) <= (2 if way == RUN else 1)
+        assert 1 <= len(provider.requests(FALLBACK)) <= most(way)
+        # A `run` goes on asking: at 6 and 14 s, and at 30 s if it has not yet been given its model again.
+        assert 1 <= len(provider.requests(THIRD)) <= (3 if way == RUN else 1)
         assert len(service.user_messages(user.session())) == 1
         assert provider.requests(PRIMARY)[-1].wall >= until.reset - 0.5
 
@@ -212,6 +224,9 @@ def test_four_clients_at_once(way: str, home2: Home2, provider: Provider) -> Non
         for number, user in enumerate(users):
             user.finish(ANSWER)
             assert asked(provider, FALLBACK, f"Prompt {number} of four") == [1]
+            assert asked(provider, PRIMARY, f"Prompt {number} of four") in [
+                [1] * times for times in range(most(way) + 1)
+            ]
             assert len(service.user_messages(user.session())) == 1
         assert len({user.session() for user in users}) == 4
-        assert len(provider.requests(PRIMARY)) <= 4
+        assert len(provider.requests(PRIMARY)) <= 4 * most(way)

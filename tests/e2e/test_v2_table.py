@@ -27,28 +27,33 @@ ANSWER = "answer of mock2/fallback"
 
 @pytest.mark.parametrize("way", ["service", TERMINAL, RUN])
 def test_the_first_prompt_and_the_next(way: str, home2: Home2, provider: Provider) -> None:
-    # A `run` is moved at OpenCode's own next attempt, so that has to be near.
+    # A `run` is moved at OpenCode's own next attempt, so that has to be near. It comes 2 s after the first one, on a
+    # busy machine before the model is switched, and then asks the primary once more.
+    most = 2 if way == RUN else 1
     provider.script(PRIMARY, limited() if way == RUN else limited(3600))
     with watched(home2, retry={"enabled": False}) as (service, daemon), client(way, home2, provider, service) as user:
         user.ask("The first prompt", ANSWER)
         daemon.wait_journal("moved")
-        (refused,) = provider.requests(PRIMARY)
+        refused = provider.requests(PRIMARY)
+        assert [request.count("The first prompt") for request in refused] in [
+            [1] * times for times in range(1, most + 1)
+        ]
         (asked,) = provider.requests(FALLBACK)
-        assert (refused.count("The first prompt"), asked.count("The first prompt")) == (1, 1)
+        assert asked.count("The first prompt") == 1
         session = daemon.journal("moved")[0]["session"]
         assert len(service.user_messages(session)) == 1
 
         user.ask("The second prompt", ANSWER, new=way == RUN)
         said = [request for request in provider.requests(FALLBACK) if request.count("The second prompt")]
         assert [request.count("The second prompt") for request in said] == [1]
-        most = 0 if way == "service" else 1  # a terminal and `run` name the primary again
-        assert len(provider.requests(PRIMARY)) - 1 <= most
+        again = 0 if way == "service" else most  # a terminal and `run` name the primary again
+        assert len(provider.requests(PRIMARY)) - len(refused) <= again
         if way != RUN:
             assert [message["text"] for message in service.user_messages(session)] == [
                 "The first prompt",
                 "The second prompt",
             ]
-        assert len(daemon.journal("limit")) <= 2
+        assert len(daemon.journal("limit")) <= 2 * most
 
 
 @pytest.mark.parametrize("way", [TERMINAL, RUN])
