@@ -32,8 +32,11 @@ def test_what_fails_twice_is_moved(version: str, answer: Answer, home: Home, pro
         settle(2)  # in which it begins to follow the events
         serve.prompt_async(session, PROMPT, model=PRIMARY)
         serve.wait_answer(session, "answered elsewhere", timeout=60)
-        assert len(provider.requests(PRIMARY)) == 3
-        assert [r.count(PROMPT) for r in provider.requests()] == [0, 1, 1, 1]
+        # Of these, OpenCode tries only a server error again by itself: 4 s after the second one, on a busy machine
+        # before the move.
+        third = answer is SERVER and len(provider.requests(PRIMARY)) == 4
+        assert [r.model for r in provider.requests()] == [PRIMARY] * (4 if third else 3) + [FALLBACK]
+        assert [r.count(PROMPT) for r in provider.requests()] == [0, 1, 1, 1, *([1] if third else [])]
         assert len(serve.user_messages(session)) == 2
         assert daemon.wait_cooldown(PRIMARY)["strikes"] == 0
 

@@ -73,15 +73,23 @@ def settings_of(heading: str, home: Home) -> dict[str, Any]:
 
 
 @contextmanager
-def running(heading: str, home: Home, **replaced: Any) -> Iterator[tuple[Daemon, Serve]]:
-    """Run a daemon with a recipe, and OpenCode. The values in `replaced` replace those of the recipe."""
+def running(heading: str, home: Home, *, warm: bool = False, **replaced: Any) -> Iterator[tuple[Daemon, Serve]]:
+    """Run a daemon with a recipe, and OpenCode. The values in `replaced` replace those of the recipe.
+
+    If `warm` is true, OpenCode has answered a prompt before the daemon starts. On a busy machine, its very first
+    request may leave later than a stall is recognized.
+    """
     settings = settings_of(heading, home)
     for name, value in replaced.items():
         assert settings[name].keys() >= value.keys()
         settings[name] |= value
-    with Daemon(home, settings.pop("fallbackChain", {}), **settings) as daemon, Serve(NEWEST, home) as serve:
-        wait_until(lambda: daemon.heartbeat().get("endpoints"), why="the daemon to find the endpoint")
-        yield daemon, serve
+    daemon = Daemon(home, settings.pop("fallbackChain", {}), **settings)
+    with Serve(NEWEST, home) as serve:
+        if warm:
+            ask(serve, "Get ready", PRIMARY, f"answer of {PRIMARY}")
+        with daemon:
+            wait_until(lambda: daemon.heartbeat().get("endpoints"), why="the daemon to find the endpoint")
+            yield daemon, serve
 
 
 def ask(serve: Serve, text: str, model: str, answer: str, **more: str) -> str:
@@ -182,12 +190,14 @@ def test_server_errors_the_same_model_first_then_the_fallback(armed: Home, provi
         settle(2)  # in which the daemon begins to follow the events
         ask(serve, "Try it three times", PRIMARY, f"answer of {FALLBACK}")
         assert daemon.wait_cooldown(PRIMARY)["strikes"] == 0
-    assert asked(provider, "Try it three times") == [PRIMARY] * 3 + [FALLBACK]
+    # OpenCode's own fourth attempt comes 8 s after the third one, on a busy machine before the move.
+    assert asked(provider, "Try it three times") in [[PRIMARY] * times + [FALLBACK] for times in (3, 4)]
 
 
 def test_an_answer_that_stalls(armed: Home, provider: Provider) -> None:
-    provider.script(PRIMARY, Stall(Shape.TEXT))
-    with running("An answer that stalls for two minutes", armed, stall={"after": 4000}) as (_, serve):
+    with running("An answer that stalls for two minutes", armed, warm=True, stall={"after": 4000}) as (_, serve):
+        settle(2)  # in which the daemon begins to follow the events
+        provider.script(PRIMARY, Stall(Shape.TEXT))
         ask(serve, "Say something that lasts", PRIMARY, f"answer of {FALLBACK}")
     assert asked(provider, "Say something that lasts") == [PRIMARY, PRIMARY, FALLBACK]
 

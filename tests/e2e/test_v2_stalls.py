@@ -24,17 +24,18 @@ PROMPT = "Say something that lasts"
 
 @contextmanager
 def watched(home: Home2, **stall: object) -> Iterator[tuple[Service2, Daemon]]:
-    """Yield a service and a daemon that follows its events. The service has answered a prompt, so that its slow first
-    preparations are over.
+    """Yield a service and a daemon that follows its events. The service has answered a prompt before the daemon
+    started, so that its slow first preparations are over and were no stall.
     """
-    with Service2(home) as service, Daemon(home, stall={"after": AFTER * 1000, **stall}) as daemon:
+    with Service2(home) as service:
         first = service.create_session()
         service.prompt(first, "Get ready")
         service.wait_answer(first, "answer of mock/primary")
         service.wait_idle(first)
-        wait_until(lambda: daemon.heartbeat().get("endpoints"), why="the daemon to find the service")
-        settle(2)  # in which it begins to follow the events
-        yield service, daemon
+        with Daemon(home, stall={"after": AFTER * 1000, **stall}) as daemon:
+            wait_until(lambda: daemon.heartbeat().get("endpoints"), why="the daemon to find the service")
+            settle(2)  # in which it begins to follow the events
+            yield service, daemon
 
 
 def asked(provider: Provider, model: str) -> list[Request]:
