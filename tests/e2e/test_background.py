@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 PRIMARY, FALLBACK = "mock/primary", "mock2/fallback"
 TASK = tool("task", description="Look", prompt="SUBTASK: look", subagent_type="general", background=True)
 RESULT = "found by the subagent"
-LASTS = 12.0
+LASTS = 30.0
 """Seconds that the subagent works."""
 
 

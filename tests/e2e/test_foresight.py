@@ -48,7 +48,7 @@ def test_the_next_prompt_goes_elsewhere_before_the_limit_and_comes_back_after_it
     settings = {"prevent": True, "limits": {CONFIGURED: [{"requests": 1, "window": 90_000}]}}
     chain = {PRIMARY: FALLBACK, CONFIGURED: FALLBACK}
     with Daemon(home, chain, forecast=settings) as daemon, Serve(version, home) as serve:
-        allowance = Allowance(40)
+        allowance = Allowance(80)
         provider.script(PRIMARY, allowance)
         session, other, told, later = (serve.create_session() for _ in range(4))
         serve.prompt_async(told, "The only one that the configuration allows within 90 s", model=CONFIGURED)

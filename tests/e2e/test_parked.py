@@ -67,7 +67,7 @@ def test_what_opencode_gives_up_before_the_reset_is_run_again_at_the_reset(home:
         serve.wait_answer(session, "on time", timeout=120)
         late = provider.requests(PRIMARY)[asked:]
         assert [request.count("Wait for me") for request in late] == [1]
-        assert -1 < late[0].wall - until.reset < 5
+        assert -1 < late[0].wall - until.reset < 20
         assert len(serve.user_messages(session)) == 1
         settle(2)
         assert len(provider.requests(PRIMARY)) == asked + 1

@@ -124,11 +124,12 @@ def test_what_the_port_has_prompted_is_moved_where_the_plugins_door_does_not_kno
 def test_the_primary_again_as_soon_as_it_may(version: str, armed: Home, provider: Provider) -> None:
     with Serve(version, armed) as serve:
         session = serve.create_session()
-        register(armed, {PRIMARY: rests(FALLBACK, seconds=8)})  # OpenCode may need longer to start
+        cooldown = rests(FALLBACK, seconds=25)
+        register(armed, {PRIMARY: cooldown})  # OpenCode may need longer to start
         serve.prompt_async(session, "While it cools", model=PRIMARY)
         serve.wait_answer(session, "answer of mock2/fallback")
         serve.wait_status(session, "idle")
-        settle(8)
+        settle(max(epoch(cooldown["until"]) + 0.1 - time.time(), 0))
         serve.prompt_async(session, "Afterwards", model=PRIMARY)
         serve.wait_answer(session, "answer of mock/primary")
 
@@ -137,7 +138,7 @@ def test_the_primary_again_as_soon_as_it_may(version: str, armed: Home, provider
 def test_a_prompt_that_names_no_model_comes_back_with_its_session(
     version: str, armed: Home, provider: Provider
 ) -> None:
-    provider.script(PRIMARY, limited(6), ok("the primary again"))
+    provider.script(PRIMARY, limited(20), ok("the primary again"))
     with Daemon(armed, maxDelay=1000) as daemon, Serve(version, armed) as serve:
         session = serve.create_session()
         serve.prompt_async(session, "Move me", model=PRIMARY)

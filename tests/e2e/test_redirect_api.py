@@ -27,8 +27,10 @@ pytestmark = pytest.mark.e2e
 PRIMARY, FALLBACK, THIRD = "mock/primary", "mock2/fallback", "mock3/third"
 TARGET = Target(ModelRef("mock2", "fallback"), "claude-fallback")
 NO_SECOND_MOVE = (MoveResult.ALREADY, MoveResult.REFUSED)
-RIGHT_AWAY = 3.0
-"""Seconds from the call to the fallback's request that a loaded machine may take; an idle one takes 0.3."""
+RIGHT_AWAY = 20.0
+"""Seconds from the call to the fallback's request that a loaded machine may take; an idle one takes 0.3. OpenCode's own
+next attempt would come after an hour.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,10 +104,10 @@ def test_installed_restarted_whatever_ends_it_and_gone_without_a_trace(user: Use
     after_crash = service_pid(user, other_than=pid)
     assert user.json("service", "status")["restarts"] == 1
 
-    # A loop that hangs, with three seconds instead of thirty, by a drop-in as a user would write it.
+    # A loop that hangs, with ten seconds instead of thirty, by a drop-in as a user would write it.
     own = units(user) / "ocwatchd.service.d" / "override.conf"
     own.parent.mkdir()
-    own.write_text("[Service]\nWatchdogSec=3\n")
+    own.write_text("[Service]\nWatchdogSec=10\n")
     assert user.systemctl("daemon-reload").returncode == 0
     assert user.systemctl("restart", "ocwatchd.service").returncode == 0
     fed = service_pid(user, other_than=after_crash)

@@ -27,7 +27,7 @@ def spoken(text: str) -> Answer:
 @pytest.mark.parametrize("version", [*GENERATIONS, TWO_THREADS])
 def test_moved_through_the_door_then_prevented_then_back(version: str, home: Home, provider: Provider) -> None:
     effect = home.root / "ran.txt"
-    provider.script(PRIMARY, after_tool(bash(f"echo once >> {effect}"), limited(20)))
+    provider.script(PRIMARY, after_tool(bash(f"echo once >> {effect}"), limited(40)))
     provider.script(FALLBACK, spoken("first answered elsewhere"), spoken("second answered elsewhere"))
     assert ocwatch(home, "plugin", "install").returncode == 0
     with Daemon(home, maxDelay=2000) as daemon, Tui(version, home) as tui:
@@ -36,9 +36,10 @@ def test_moved_through_the_door_then_prevented_then_back(version: str, home: Hom
         assert screen.count("Name the first colour") == 1, "the prompt is shown once, too"
         (refused,) = [r for r in provider.requests(PRIMARY) if r.status == 429]
         end = epoch(daemon.wait_reported(PRIMARY)["until"])
-        assert abs(end - (refused.wall + 20)) < 2
         (moved,) = daemon.wait_journal("moved")
         (asked,) = provider.requests(FALLBACK)
+        # OpenCode reckons from its own clock, after the refusal and before the move. Old logs contain whole seconds.
+        assert refused.wall - 1.1 < end - 40 < asked.wall + 0.1
         assert asked.count("Name the first colour") == 1
         assert asked.tool_results
         assert effect.read_text() == "once\n"
