@@ -202,7 +202,7 @@ def test_refused_requests_are_noted_with_what_the_log_does_not_say(
         (refused,) = provider.wait_requests(PRIMARY)
         wait_until(lambda: {f["model"] for f in facts(armed)} == {"primary", "titles"}, why="both facts")
         (main,) = [fact for fact in facts(armed) if not fact["small"]]
-        assert abs(epoch(main.pop("time")) - refused.wall) < 3
+        assert refused.wall - 0.1 < epoch(main.pop("time")) < time.time()
         assert main.pop("url_host") == provider.url.removeprefix("http://")
         assert (main.pop("version"), main.pop("pid"), main.pop("session")) == (1, serve.pid, session)
         assert (main.pop("provider"), main.pop("model"), main.pop("agent")) == ("mock", "primary", "build")
