@@ -109,8 +109,9 @@ class Terminal(Client):
 
     def finish(self, *answers: str, timeout: float = 120.0) -> str:
         def read() -> str | None:
-            below = self.tui.screen().rpartition(self.said[-1])[2]
-            return next((answer for answer in answers if answer in below), None)
+            # A prompt that was sent is not drawn at once. Until then, an earlier answer is the last text on the screen.
+            _, prompt, below = self.tui.screen().rpartition(self.said[-1])
+            return next((answer for answer in answers if prompt and answer in below), None)
 
         return str(wait_until(read, timeout, 0.2, f"{answers} on the screen"))
 
