@@ -142,7 +142,7 @@ class RerunOverApi:
 class _Ended(Exception):
     """Raised to end a move. Contains the outcome of the move."""
 
-    def __init__(self, ruling: Ruling, snapshot: SessionSnapshot, stranded: bool = False) -> None:
+    def __init__(self, ruling: Ruling, snapshot: SessionSnapshot | None, stranded: bool = False) -> None:
         super().__init__(ruling.why)
         self.outcome = MoveOutcome(ruling.result, ruling.why, snapshot, stranded=stranded)
 
@@ -333,7 +333,8 @@ class _Attempt:
         snapshot = snapshot_of(self._api.endpoint, self._session, status, messages, False, self._time.clock.now())
         answer = last_answer(messages)
         if answer is not None and answer.id == self._aborted and answer.completed is None:
-            raise _Ended(Ruling(MoveResult.FAILED, "the old run has not ended yet"), snapshot, stranded=True)
+            # Without a snapshot, because this does not count against the target.
+            raise _Ended(Ruling(MoveResult.FAILED, "the old run has not ended yet"), None, stranded=True)
         raise _Ended(Ruling(MoveResult.USER_TOOK_OVER, "the session is already working on something else"), snapshot)
 
     def _post(self, prompt: Message) -> EndpointError | None:

@@ -227,7 +227,7 @@ class _Attempt:
             try:
                 self._patiently(lambda: self._api.commit_revert(self._session))
             except EndpointError:  # while a revert is staged, a synthetic message starts no turn
-                self._patiently(lambda: self._api.clear_revert(self._session))
+                self._clear_revert()
                 self._api.wait_idle(self._session)  # clearing wakes the session, for a moment if no prompt is waiting
 
     def _working_child(self, turn: Turn) -> str | None:
@@ -249,7 +249,8 @@ class _Attempt:
             return
         snapshot = self._probe().snapshot
         if self._interrupted and snapshot.user_message == turn.snapshot.user_message:
-            self._end(MoveResult.FAILED, "the interrupted turn has not ended yet", snapshot)
+            # Without a snapshot, because this does not count against the target.
+            raise _Ended(MoveOutcome(MoveResult.FAILED, "the interrupted turn has not ended yet", None, stranded=True))
         self._end(MoveResult.USER_TOOK_OVER, "the session is already working on something else", snapshot)
 
     def _begin_again(self, turn: Turn) -> MoveOutcome:
@@ -278,9 +279,13 @@ class _Attempt:
                 self._switch(turn)
                 self._post(lambda: self._api.prompt(self._session, body))
             except EndpointError:
-                self._patiently(lambda: self._api.clear_revert(self._session))
+                with suppress(EndpointError):
+                    self._clear_revert()
                 raise
         return self._verify(turn, known, 0.0)
+
+    def _clear_revert(self) -> None:
+        repeated(lambda: self._api.clear_revert(self._session), PAUSES, self._time.sleep, twice=False)
 
     def _switch(self, turn: Turn) -> None:
         agent = self._order.target.agent

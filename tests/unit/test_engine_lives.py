@@ -55,6 +55,36 @@ def test_a_new_run_that_its_user_has_stopped_is_not_started_again_although_its_m
     assert of(Move, feed(brain, seen(failed(6, error=ABORTED, answer="msg_3")), at=6)) == []
 
 
+@pytest.mark.parametrize(("posts", "ours"), [(0, True), (1, False)])
+def test_a_stop_that_opencode_carries_out_after_the_move_is_ours_unless_a_new_run_was_started(posts, ours):
+    brain = engine()
+    (move,) = of(Move, feed(brain, refused(), seen(retrying())))
+    feed(brain, end(move, MoveResult.FAILED, None, stranded=True, posts=posts), at=31)
+    told = feed(brain, Aborted("ses_1", T + 33, exact=True), at=33)
+    assert notes(told) == ([] if ours else ["stopped"])
+    effects = feed(brain, seen(failed(36, error=ABORTED)), at=36)
+    assert [again.order.target.model for again in of(Move, effects)] == ([B] if ours else [])
+
+
+def test_a_stop_long_after_a_move_that_failed_is_the_users():
+    brain = engine()
+    (move,) = of(Move, feed(brain, refused(), seen(retrying())))
+    feed(brain, end(move, MoveResult.FAILED, None, stranded=True), at=31)
+    assert notes(feed(brain, Aborted("ses_1", T + 100, exact=True), at=100)) == ["stopped"]
+
+
+def test_an_old_run_that_still_works_after_the_move_has_failed_is_probed_until_it_has_ended():
+    brain = engine()
+    (move,) = of(Move, feed(brain, refused(), seen(retrying())))
+    feed(brain, end(move, MoveResult.FAILED, None, stranded=True), at=31)
+    assert of(Probe, brain.handle(Tick(), brain.next_wake()))
+    busy = retrying(38, state=SessionState.BUSY, attempt=None, next_at=None)
+    assert of(Move, feed(brain, seen(busy), at=38)) == []
+    assert of(Probe, brain.handle(Tick(), brain.next_wake()))
+    (again,) = of(Move, feed(brain, seen(failed(60, error=ABORTED)), at=60))
+    assert (again.order.target.model, again.order.own_abort) == (B, True)
+
+
 @pytest.mark.parametrize(("answer", "again"), [("msg_2", True), ("msg_3", False)])
 def test_an_earlier_lifes_move_goes_on_only_if_it_was_the_one_who_stopped_the_turn(answer, again):
     brain = engine()

@@ -154,8 +154,8 @@ def test_a_fallback_that_fails_the_same_way_is_left_for_the_next():
 @pytest.mark.parametrize(
     ("shown", "words"),
     [
-        (retried(1, wait=1_814_400.0), "waits 504 hours before"),
-        (retried(1, wait=1200.0), "waits 20 minutes before"),
+        (retried(1, wait=1_814_400.0), "waits 21d before"),
+        (retried(1, wait=1200.0), "waits 20m before"),
         (retried(8, "Connection refused", wait=30.0), "failed 8 times in a row"),
     ],
 )

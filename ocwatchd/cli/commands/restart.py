@@ -110,9 +110,9 @@ def _job(unreached: Unreached, session: str | None, cooldowns: Cooldowns, config
 
 def _check_endpoint(paths: Paths, config: Config, snapshot: SessionSnapshot, pid: int) -> None:
     finder = _finder(paths, config)
-    if any(endpoint.pid == pid for endpoint in finder.find().open) or (
-        finder.find_late() and any(endpoint.pid == pid for endpoint in finder.find().open)
-    ):
+    if all(endpoint.pid != pid for endpoint in finder.find().open):
+        finder.find_late()
+    if any(endpoint.pid == pid for endpoint in finder.last().open):
         raise OcwatchError(
             f"process {pid} does not have to be restarted, because ocwatchd can move its sessions. "
             f"Use: ocwatch redirect {quote(snapshot.session)}"

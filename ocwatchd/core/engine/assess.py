@@ -36,6 +36,7 @@ from ocwatchd.core.engine.messages import Effect, Failure, Shown, TroubleReporte
 from ocwatchd.core.engine.rescue import FailureJudge, StallJudge
 from ocwatchd.core.engine.session import Doing, EngineContext, TrackedSession
 from ocwatchd.core.policy import Mode
+from ocwatchd.core.text.amounts import span
 from ocwatchd.core.text.redact import reason_of
 
 EXACT_SLACK = 0.25
@@ -242,8 +243,9 @@ def frozen(snapshot: SessionSnapshot, now: float) -> str | None:
     attempts, wait = snapshot.attempt or 1, (snapshot.next_at or now) - now
     words = reason_of(snapshot.message, 200) or "no reason is known"
     if wait > FROZEN_WAIT:
-        hours = f"{wait / 3600:.0f} hours" if wait >= 2 * 3600 else f"{wait / 60:.0f} minutes"
-        return f"OpenCode waits {hours} before it tries {snapshot.model} again, although no limit is known: {words}"
+        return (
+            f"OpenCode waits {span(wait)} before it tries {snapshot.model} again, although no limit is known: {words}"
+        )
     if attempts >= FROZEN_ATTEMPTS:
         return f"{snapshot.model} has failed {attempts} times in a row, although no limit is known: {words}"
     return None
@@ -439,7 +441,7 @@ class Assessor:
             # OpenCode retried before the probe, and the result is not known yet.
             tracked.asked_again(pending.time + JUST_AFTER)
         if snapshot.state is SessionState.BUSY:
-            if tracked.doing is Doing.WAITING or tracked.parked:
+            if tracked.doing is Doing.WAITING or tracked.parked or tracked.stranded:
                 tracked.probe_later(now)
             if snapshot.model != tracked.landed:
                 tracked.explain("working")

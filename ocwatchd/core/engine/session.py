@@ -34,6 +34,10 @@ MAX_TRACKED = 1000
 """Maximum number of tracked sessions. The session whose last message is the oldest is dropped first."""
 MAX_COUNTED = 20_000
 """Maximum number of untracked sessions for which the model of the last recorded limit is stored. Each takes 0.2 kB."""
+LATE_STOP = 60.0
+"""Time, in seconds, after a move that stopped a turn and then failed, within which OpenCode may still carry out the
+stop. It has taken 11 s, while it was starting on a busy machine.
+"""
 HOUR = 3600.0
 LONGEST_RECHECK = 60.0
 """Maximum interval, in seconds, between probes of a session about which no new message arrives."""
@@ -295,12 +299,13 @@ class TrackedSession:
     again at `resumes_at`, but never before `not_before`, which is set if the cooldown was lost. `resumes` contains the
     id of a prompt and the number of its reruns after it was parked. `gone_since` is the time of the first probe in
     which no OpenCode process showed the session. `stranded`: whether one of ocwatchd's moves stopped the turn and did
-    not finish, so that nothing is running. `stopped_answer` is the id of the answer that the move stopped, if known.
-    `open_claims` contains the moves of an earlier run for which the journal contains no result. `switched` is a move
-    whose new model has not received a request yet. `silence` contains the id of the answer that was silent at the last
-    probe, and the length of the silence in seconds. `failures` counts, by model, how many times this prompt has stalled
-    or has failed for a reason other than a limit. `frozen` is the id of the last answer for which the user was notified
-    that OpenCode's own retries will not end soon.
+    not finish, so that nothing is running. `stop_to_come`: whether that move ended before it started the new run, so
+    that OpenCode may not have carried out the stop yet. `stopped_answer` is the id of the answer that the move stopped,
+    if known. `open_claims` contains the moves of an earlier run for which the journal contains no result. `switched` is
+    a move whose new model has not received a request yet. `silence` contains the id of the answer that was silent at
+    the last probe, and the length of the silence in seconds. `failures` counts, by model, how many times this prompt
+    has stalled or has failed for a reason other than a limit. `frozen` is the id of the last answer for which the user
+    was notified that OpenCode's own retries will not end soon.
     """
 
     session: str
@@ -330,6 +335,7 @@ class TrackedSession:
     resumes: tuple[str | None, int] = (None, 0)
     gone_since: float | None = None
     stranded: bool = False
+    stop_to_come: bool = False
     stopped_answer: str | None = None
     open_claims: tuple[Claim, ...] = ()
     switched: MoveEnded | None = None
@@ -419,10 +425,11 @@ class TrackedSession:
         move of an earlier run, so it attributes all aborts before the resumption of that move to ocwatchd.
         """
         slack = 0.0 if news.exact else LOG_CLOCK
+        late = LATE_STOP if self.stop_to_come else slack
         if self.stranded and not self.moves:
-            return news.time <= self.moved_until + slack
+            return news.time <= self.moved_until + late
         begun = self.moves[-1] if self.moves else float("inf")
-        return begun - slack <= news.time <= max(self.moved_until, begun) + slack
+        return begun - slack <= news.time <= max(self.moved_until, begun) + late
 
     def moves_within_hour(self, now: float) -> int:
         """Return the number of moves, successful or not, in the last hour."""
@@ -728,6 +735,7 @@ class TrackedSession:
         self._go_probing(Event.MOVE_OVER)
         self.moved_until = now
         self.stranded, self.stopped_answer = outcome.stranded, stopped
+        self.stop_to_come = outcome.stranded and not outcome.posts
         if outcome.result in (MoveResult.ALREADY, MoveResult.REFUSED):
             self.moves = self.moves[:-1]  # the move was rejected before it changed anything, so it does not count
             if self.parked:

@@ -257,6 +257,7 @@ class EndpointFinder:
         OpenCode that had just started took more than PROBE_LIMIT for its first response.
         """
         before = len(self.known().open)
+        self.find()  # probes that have begun must end first, because they are not restarted
         self._hurry(lambda _: True)
         return len(self.find(patience).open) > before
 
