@@ -162,8 +162,7 @@ class _Attempt:
         self._began = passing.elapsed()
         self._touched = order.own_abort
         self._posts = 0
-        self._aborted: str | None = None
-        """The answer that the aborted run was writing."""
+        self._aborting = False
         self._running: float | None = None
         """The time at which the event stream showed that the new run had begun, as returned by `MoveTime.elapsed`."""
         self._events = SessionEvents(api, self._session)
@@ -244,7 +243,7 @@ class _Attempt:
         the old run's message was marked as completed.
         """
         self._touched = True
-        self._aborted = snapshot.answer
+        self._aborting = True
         self._trace.abort(snapshot.answer or "")
         self._abort()
         began, closed = self._time.elapsed(), None
@@ -331,8 +330,7 @@ class _Attempt:
         if self._posts:
             return None
         snapshot = snapshot_of(self._api.endpoint, self._session, status, messages, False, self._time.clock.now())
-        answer = last_answer(messages)
-        if answer is not None and answer.id == self._aborted and answer.completed is None:
+        if self._aborting and prompt is not None and prompt.id == self._order.snapshot.user_message:
             # Without a snapshot, because this does not count against the target.
             raise _Ended(Ruling(MoveResult.FAILED, "the old run has not ended yet"), None, stranded=True)
         raise _Ended(Ruling(MoveResult.USER_TOOK_OVER, "the session is already working on something else"), snapshot)

@@ -148,7 +148,8 @@ class _Attempt:
         if snapshot.state is SessionState.RETRY:
             left = (snapshot.next_at or self._time.clock.now()) - self._time.clock.now()
             destroyed = destroyed_by_interrupt(turn) or self._working_child(turn)
-            if left <= NEAR or destroyed is not None:
+            # After an interrupt of our own that may still take effect, the turn is interrupted again and waited for.
+            if (left <= NEAR and not self._order.own_abort) or destroyed is not None:
                 return self._at_next_attempt(turn, left, destroyed)
             self._stopped = True
             self._interrupt()

@@ -775,8 +775,11 @@ def test_an_abort_that_a_busy_opencode_carries_out_late_is_sent_once(tmp_path: P
         assert (aborts, session.runs) == (["abort"], 1)
 
 
-def test_an_old_run_that_does_not_end_is_not_taken_for_new_work_of_the_user(opencode: OpenCode) -> None:
+@pytest.mark.parametrize("closed", [False, True])
+def test_an_old_run_that_does_not_end_is_not_taken_for_new_work_of_the_user(closed: bool, opencode: OpenCode) -> None:
     def busy(self: OpenCode) -> None:
+        if closed:
+            self.stop()
         self.status = BUSY
 
     opencode.closing = busy

@@ -273,6 +273,15 @@ def test_an_interrupted_turn_that_does_not_end_is_not_taken_for_new_work_of_the_
     assert outcome.why == "the interrupted turn has not ended yet"
 
 
+def test_after_an_interrupt_of_ours_a_wait_that_ends_soon_is_interrupted_again(serve: Serve) -> None:
+    """The first interrupt may still take effect, and would then stop the attempt on the new model."""
+    service = Service(prompt(1))
+    soon = 1000 * (SystemClock().now() + 1)
+    service.messages.append(service.answers(2, retry={"attempt": 2, "at": soon, "error": LIMIT}))
+    assert move(serve(service), cause=None, own_abort=True).result is MoveResult.MOVED
+    assert service.posts == ["interrupt", "revert/stage", "model", "prompt"]
+
+
 def test_a_turn_that_begins_late_is_begun_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second synthetic message would be a second turn."""
     monkeypatch.setattr("ocwatchd.opencode.client.v2.routes.ONCE_LIMIT", 0.5)

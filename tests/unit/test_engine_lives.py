@@ -66,6 +66,57 @@ def test_a_stop_that_opencode_carries_out_after_the_move_is_ours_unless_a_new_ru
     assert [again.order.target.model for again in of(Move, effects)] == ([B] if ours else [])
 
 
+def stopped_too_late(brain):
+    """Move the session. The move ends before OpenCode has carried out its stop."""
+    (move,) = of(Move, feed(brain, refused(), seen(retrying())))
+    feed(brain, end(move, MoveResult.FAILED, None, stranded=True), at=31)
+
+
+def test_a_late_stop_of_ours_is_followed_at_once_and_only_once():
+    brain = engine()
+    stopped_too_late(brain)
+    assert of(Probe, feed(brain, Aborted("ses_1", T + 33, exact=True), at=33))
+    assert notes(feed(brain, Aborted("ses_1", T + 40, exact=True), at=40)) == ["stopped"], "a second one is the user's"
+
+
+@pytest.mark.parametrize("state", [SessionState.RETRY, SessionState.BUSY])
+@pytest.mark.parametrize("result", [MoveResult.ALREADY, MoveResult.REFUSED])
+def test_a_second_attempt_that_changes_nothing_does_not_forget_the_stop_to_come(result, state):
+    brain = engine()
+    stopped_too_late(brain)
+    (move,) = of(Move, feed(brain, seen(retrying(36)), at=36))
+    feed(brain, end(move, result, retrying(37, state=state)), at=37)
+    assert notes(feed(brain, Aborted("ses_1", T + 40, exact=True), at=40)) == []
+    (again,) = of(Move, feed(brain, seen(failed(41, error=ABORTED)), at=41))
+    assert again.order.own_abort
+
+
+def test_a_users_stop_of_a_new_prompt_is_not_the_stop_to_come():
+    brain = engine()
+    stopped_too_late(brain)
+    feed(brain, seen(retrying(36, state=SessionState.BUSY, attempt=None, next_at=None)), at=36)
+    feed(brain, seen(retrying(40, state=SessionState.BUSY, attempt=None, next_at=None, user_message="msg_9")), at=40)
+    assert notes(feed(brain, Aborted("ses_1", T + 42, exact=True), at=42)) == ["stopped"]
+
+
+def test_a_turn_that_was_answered_after_all_is_not_continued():
+    brain = engine()
+    stopped_too_late(brain)
+    answered = retrying(36, state=SessionState.IDLE, attempt=None, next_at=None, answer_completed=True)
+    assert of(Move, feed(brain, seen(answered), at=36)) == []
+    (move,) = of(Move, feed(brain, refused(50), seen(retrying(50, user_message="msg_3")), at=50))
+    assert not move.order.own_abort
+
+
+def test_a_late_stop_of_a_subagents_parent_is_ours_as_well():
+    brain = engine()
+    child = retrying(parent="ses_p")
+    parent = retrying(session="ses_p", state=SessionState.BUSY, attempt=None, answer="msg_p")
+    (move,) = of(Move, feed(brain, refused(), Probed("ses_1", A, (child,), 1, parents=(parent,))))
+    feed(brain, end(move, MoveResult.FAILED, None, stranded=True), at=31)
+    assert notes(feed(brain, Aborted("ses_p", T + 33, exact=True), at=33)) == []
+
+
 def test_a_stop_long_after_a_move_that_failed_is_the_users():
     brain = engine()
     (move,) = of(Move, feed(brain, refused(), seen(retrying())))

@@ -448,6 +448,8 @@ class Assessor:
             if snapshot.last_error is not None and now - (snapshot.answer_ended or 0.0) < FRESH:
                 tracked.wake_at(now + ENDING)
             return []
+        if _is_answered(snapshot):
+            tracked.answered_after_all()
         # The recorded start of an answer is the start of its first attempt, which may have been refused. The time of
         # the retry is more exact.
         began = max(snapshot.answer_started or 0.0, tracked.retried_at)
@@ -461,9 +463,13 @@ class Assessor:
         return self._registrar.answered(snapshot, began) or ([notes.went_on(snapshot, began)] if waited else [])
 
 
+def _is_answered(snapshot: SessionSnapshot) -> bool:
+    return snapshot.state is SessionState.IDLE and snapshot.answer_completed and not snapshot.queued
+
+
 def _stopped_unanswered(snapshot: SessionSnapshot) -> bool:
     """Return whether nothing is running and the last prompt has no answer."""
-    answered = snapshot.state is SessionState.IDLE and snapshot.answer_completed and not snapshot.queued
+    answered = _is_answered(snapshot)
     return not answered and (snapshot.aborted or snapshot.state is SessionState.IDLE)
 
 

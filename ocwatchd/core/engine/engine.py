@@ -421,9 +421,11 @@ class Engine:
         tracked = self.tracked_sessions.known(news.session)
         # OpenCode logs an abort by ocwatchd in the same way as one by the user, and up to a second late. By then, the
         # move may already have ended.
-        if tracked is not None and not tracked.moving and not tracked.is_our_abort(news):
+        if tracked is None or tracked.moving:
+            return []
+        if not tracked.is_our_abort(news):
             return self._decider.stopped(tracked)
-        return []
+        return self._probe(tracked) if tracked.stop_arrived(news.time) else []
 
     def _taken_over(self, session: str) -> list[Effect]:
         tracked = self.tracked_sessions.known(session)

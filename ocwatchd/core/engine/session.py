@@ -622,6 +622,7 @@ class TrackedSession:
     def begin_message(self, user_message: str | None) -> None:
         """Record the prompt of the turn. A new prompt resets what was recorded about the previous prompt."""
         if user_message != self.user_message:
+            self.stop_to_come = self.stop_to_come and self.user_message is None
             self._go(Event.NEW_PROMPT)
             self.user_message = user_message
             self.failed_targets = frozenset()
@@ -733,14 +734,34 @@ class TrackedSession:
     def _end(self, outcome: MoveOutcome, stopped: str | None, now: float) -> bool:
         again = self.probing in (Probing.ASKED_AGAIN, Probing.WANTED)
         self._go_probing(Event.MOVE_OVER)
-        self.moved_until = now
-        self.stranded, self.stopped_answer = outcome.stranded, stopped
-        self.stop_to_come = outcome.stranded and not outcome.posts
+        if not self._still_ending(outcome):
+            self.moved_until = now
+            self.stranded, self.stopped_answer = outcome.stranded, stopped
+            self.stop_to_come = outcome.stranded and not outcome.posts
         if outcome.result in (MoveResult.ALREADY, MoveResult.REFUSED):
             self.moves = self.moves[:-1]  # the move was rejected before it changed anything, so it does not count
             if self.parked:
                 self.resumes = self.resumes[0], max(self.resumes[1] - 1, 0)
         return again
+
+    def _still_ending(self, outcome: MoveOutcome) -> bool:
+        """Return whether this move changed nothing because the turn that an earlier move stopped has not ended yet."""
+        unchanged = outcome.result in (MoveResult.ALREADY, MoveResult.REFUSED, MoveResult.SWITCHED)
+        active = outcome.snapshot is not None and outcome.snapshot.state in (SessionState.RETRY, SessionState.BUSY)
+        return self.stranded and unchanged and active
+
+    def stop_arrived(self, time: float) -> bool:
+        """Record that OpenCode has carried out ocwatchd's own stop at `time` (epoch seconds). Return whether the turn
+        must now be continued, because the move that stopped it has failed.
+        """
+        expected, self.stop_to_come = self.stop_to_come and self.stranded, False
+        if expected:
+            self.moved_until = max(self.moved_until, time)
+        return expected
+
+    def answered_after_all(self) -> None:
+        """Record that the turn that a move stopped has been answered, so that it need not be continued."""
+        self.stranded = self.stop_to_come = False
 
     def wait_for_switched(self, end: MoveEnded, asks_at: float, probe_after: float) -> None:
         """Store a switch of the model. OpenCode sends its next request at `asks_at` (epoch seconds); schedule a probe
@@ -851,7 +872,7 @@ class TrackedSession:
         """
         waited = self.pending is not None or self.stranded or self.doing is not Doing.NOTHING
         self._finish(Event.USER_STOPPED, "stopped by its user")
-        self.pending, self.stranded = None, False
+        self.pending, self.stranded, self.stop_to_come = None, False, False
         self.drop_turn()
         return waited
 
@@ -875,7 +896,8 @@ class TrackedSession:
         parent.origin, parent.origin_agent = self.origin, self.origin_agent
         parent.failed_targets, parent.moves = self.failed_targets, tuple(sorted((*parent.moves, *self.moves)))
         parent.stranded, parent.stopped_answer = self.stranded, self.stopped_answer
-        self.stranded, self.stopped_answer = False, None
+        parent.stop_to_come, parent.moved_until = self.stop_to_come, self.moved_until
+        self.stranded, self.stop_to_come, self.stopped_answer = False, False, None
         self.finish("ended with its parent's turn")
 
     # ---- state from an earlier run
