@@ -5,7 +5,7 @@
 
 from ocwatchd.service.find import manager_for, stray_daemon
 from ocwatchd.service.values import (
-    IN_FOREGROUND,
+    DETACH,
     SHARE,
     FileState,
     Log,
@@ -16,7 +16,7 @@ from ocwatchd.service.values import (
 )
 
 __all__ = [
-    "IN_FOREGROUND",
+    "DETACH",
     "SHARE",
     "FileState",
     "Log",

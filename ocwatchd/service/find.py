@@ -31,21 +31,23 @@ def manager_for(
     Otherwise, it is `NoManager`.
     """
     if platform == "darwin":
-        return Launchd(paths, environ, service) if shutil.which("launchctl") else NoManager("launchctl is not on PATH")
+        if not shutil.which("launchctl"):
+            return NoManager("launchctl is not on PATH", service=service)
+        return Launchd(paths, environ, service)
     places = _unit_directories(paths, environ)
 
     def remove() -> list[Path]:
         return [path for place in places for path in remove_files(place, SERVICES if service is DAEMON else (service,))]
 
     if not shutil.which("systemctl"):
-        return NoManager("systemd is not installed", remove)
+        return NoManager("systemd is not installed", remove, service)
     answer = ask(["systemctl", "--user", "--no-pager", "show", "--property=UnitPath"])
     name, _, searched = answer.out.strip().partition("=")
     if not answer.done or name != "UnitPath":
-        return NoManager(f"systemd is not running for this user ({answer.why})", remove)
+        return NoManager(f"systemd is not running for this user ({answer.why})", remove, service)
     found = next((place for place in places if _among(place, searched.split())), None)
     if found is None:  # the manager was started with a different HOME
-        return NoManager("systemd is running for this user, but does not use this home directory", remove)
+        return NoManager("systemd is running for this user, but does not use this home directory", remove, service)
     return Systemd(paths, environ, found, service=service)
 
 

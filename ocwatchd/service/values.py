@@ -39,7 +39,13 @@ class Service:
         """Return the service's log file on systems without a journal."""
         return paths.service_log if self is DAEMON else paths.share / "ocwatchd-share.log"
 
+    def advice(self) -> str:
+        """Return advice to the user if there is no service manager."""
+        return DETACH if self is DAEMON else "Share cooldowns in the foreground: ocwatch share"
 
+
+DETACH = "Run the daemon in the background: ocwatch up --detach"
+"""Advice to the user if there is no service manager for the daemon."""
 DAEMON = Service("ocwatchd.service", "dev.ocwatchd", "ocwatchd", "ocwatchd")
 SHARE = Service("ocwatchd-share.service", "dev.ocwatchd.share", "ocwatch", "ocwatchd.cli", ("share",))
 SERVICES = (SHARE, DAEMON)
@@ -117,22 +123,19 @@ class Manager(Protocol):
         ...
 
 
-IN_FOREGROUND = "Run the daemon in the foreground: ocwatch up"
-"""Advice to the user if there is no service manager."""
-
-
 class NoManager:
     """The manager that is used if this user has neither systemd nor launchd. It can only remove old files."""
 
     name = "none"
 
-    def __init__(self, reason: str, remove: Callable[[], list[Path]] | None = None) -> None:
+    def __init__(self, reason: str, remove: Callable[[], list[Path]] | None = None, service: Service = DAEMON) -> None:
         """Store the arguments.
 
         `reason` is a phrase that explains why there is no manager. `remove` removes files of an earlier
         installation.
         """
         self.reason = reason
+        self._service = service
         self._remove = remove
 
     def status(self) -> ServiceStatus:
@@ -160,4 +163,4 @@ class NoManager:
         raise self._fault()
 
     def _fault(self) -> ServiceFault:
-        return ServiceFault(f"no service manager can be used: {self.reason}. {IN_FOREGROUND}")
+        return ServiceFault(f"no service manager can be used: {self.reason}. {self._service.advice()}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from ocwatchd.cli.commands.service import readable
+from ocwatchd.state import daemon_lock
 from ocwatchd.state.blacklist.format import moment
 from ocwatchd.time_words import stamp
 from tests.cli.conftest import Cli
@@ -42,7 +44,19 @@ def test_without_a_manager_1_and_what_to_do(cli: Cli, command: str) -> None:
     done = cli("service", command)
     assert (done.returncode, done.stdout) == (1, "")
     assert "systemd" in done.stderr
-    assert "ocwatch up" in done.stderr
+    assert ("ocwatch down" if command == "stop" else "ocwatch up --detach\n") in done.stderr
+
+
+def test_a_daemon_that_runs_without_a_manager_is_named(cli: Cli) -> None:
+    cli.heartbeat()
+    with daemon_lock.hold(cli.paths.daemon_lock):
+        advice = f"The daemon is running without a service (pid {os.getpid()}). To stop it: ocwatch down\n"
+        for command in ("install", "start", "stop"):
+            done = cli("service", command)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert done.stderr.endswith(advice)
+        assert cli("service", "status").stdout.endswith(advice)
+    assert cli("service", "status").stdout.endswith("ocwatch up --detach\n")
 
 
 def test_without_a_manager_nothing_is_installed_and_that_is_no_fault(cli: Cli) -> None:

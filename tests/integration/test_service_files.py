@@ -200,6 +200,6 @@ def test_no_manager_says_why_and_what_to_do(tmp_path: Path, monkeypatch: pytest.
     for platform, why in (("linux", "systemd is not installed"), ("darwin", "launchctl is not on PATH")):
         manager = manager_for(paths(tmp_path), {}, platform)
         assert isinstance(manager, NoManager)
-        with pytest.raises(ServiceFault, match=f"{why}.*ocwatch up"):
+        with pytest.raises(ServiceFault, match=f"{why}.*ocwatch up --detach"):
             manager.install()
         assert manager.uninstall() == []

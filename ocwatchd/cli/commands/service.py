@@ -19,7 +19,7 @@ from ocwatchd.errors import ExitCode, UsageError
 from ocwatchd.ownership import open_followed
 from ocwatchd.paths import Paths
 from ocwatchd.service import (
-    IN_FOREGROUND,
+    DETACH,
     FileState,
     Log,
     Manager,
@@ -52,6 +52,7 @@ def install(sandbox: bool | None, start: bool, as_json: bool = False) -> int:
     paths = Paths.from_env()
     load(paths)
     manager = manager_for(paths)
+    _check_manager(manager, paths)
     changed = manager.install(sandbox)
     service_status = manager.status()
     stray = stray_daemon(paths, service_status)
@@ -106,6 +107,7 @@ def start(as_json: bool = False) -> int:
     paths = Paths.from_env()
     load(paths)
     manager = manager_for(paths)
+    _check_manager(manager, paths)
     service_status = _installed(manager)
     stray = stray_daemon(paths, service_status)
     if stray is not None:
@@ -121,7 +123,9 @@ def stop(as_json: bool = False) -> int:
     Raises:
         ServiceFault: The service is not installed, or the service manager fails.
     """
-    manager = manager_for(Paths.from_env())
+    paths = Paths.from_env()
+    manager = manager_for(paths)
+    _check_manager(manager, paths, "No daemon is running. Without a service, `ocwatch down` stops the daemon")
     _installed(manager)
     manager.stop()
     return _print_result(manager.status(), as_json)
@@ -257,6 +261,21 @@ def _from_file(path: Path, lines: int) -> list[str]:
     return content.decode(errors="replace").splitlines()[-lines:] if lines else []
 
 
+def _check_manager(manager: Manager, paths: Paths, idle: str = DETACH) -> None:
+    """Raise a ServiceFault if this user has no service manager. `idle` is the advice if no daemon is running."""
+    if isinstance(manager, NoManager):
+        advice = _without_service(paths, manager.status(), idle)
+        raise ServiceFault(f"no service manager can be used: {manager.reason}. {advice}")
+
+
+def _without_service(paths: Paths, service_status: ServiceStatus, idle: str = DETACH) -> str:
+    """Return what to do if there is no service manager, without a period at the end."""
+    running = stray_daemon(paths, service_status)
+    if running is None:
+        return idle
+    return f"The daemon is running without a service{_pid(running)}. To stop it: ocwatch down"
+
+
 def _installed(manager: Manager) -> ServiceStatus:
     service_status = manager.status()
     if service_status.state is FileState.ABSENT:
@@ -277,7 +296,7 @@ def _print_status(service_status: ServiceStatus) -> None:
     if service_status.state is FileState.ABSENT:
         none = service_status.manager == "none"
         why = (
-            f": {escape(service_status.phrase)}. {IN_FOREGROUND}"
+            f": {escape(service_status.phrase)}. {_without_service(Paths.from_env(), service_status)}"
             if none
             else ". To install one: ocwatch service install"
         )
