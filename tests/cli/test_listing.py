@@ -341,6 +341,15 @@ def test_a_session_in_the_table_is_recognized_by_its_title_and_has_no_outdated_m
     assert row.endswith("  mock/primary  returned from mock2/fallback")
 
 
+@pytest.mark.parametrize("last", ["-", "openai/gpt-5", "a fallback with a very long name indeed"])
+def test_a_name_is_shortened_only_if_its_row_does_not_fit(last: str) -> None:
+    row = ("anthropic/claude-sonnet-4-5", "59m 27s", "20:22", "rate limit", last)
+    fits = len("  ".join((*row[:-1], last.ljust(len("FALLBACK")))))
+    titles = ("MODEL", "LEFT", "RESET", "REASON", "FALLBACK")
+    assert table(titles, [row], fits).split("\n")[1] == "  ".join(row)
+    assert "…" in table(titles, [row], 60).split("\n")[1]
+
+
 def test_a_name_is_shortened_only_if_the_row_does_not_fit() -> None:
     name = "Login form loses its focus in ~/projects/shop"
     _, row = table(("SESSION", "TOKENS", "COST"), [(name, "110", "$0.00")], 80).split("\n")

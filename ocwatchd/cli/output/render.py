@@ -138,10 +138,12 @@ def table(
     """
     width = width or screen_width()
     cells = [list(titles), *(list(map(escape, row)) for row in rows)]
-    between = sum(max(columns(row[index]) for row in cells) for index in range(1, len(titles) - 1)) + 2 * len(titles)
-    beside = min(BESIDE_NAMES, between + max(columns(row[-1]) for row in cells))
-    name = max(width - max(beside, between + LEAST_PHRASE), 12)
-    cells = [[fit_middle(row[0], name), *row[1:]] for row in cells]
+    gaps = 2 * (len(titles) - 1)
+    between = sum(max(columns(row[index]) for row in cells) for index in range(1, len(titles) - 1)) + gaps
+    whole_row = between + max(columns(row[-1]) for row in cells)
+    if max(columns(row[0]) for row in cells) + whole_row > width:
+        name = max(width - max(min(BESIDE_NAMES, whole_row), between + LEAST_PHRASE), 12)
+        cells = [[fit_middle(row[0], name), *row[1:]] for row in cells]
     widths = [max(columns(row[index]) for row in cells) for index in range(len(titles) - 1)]
     room = width - sum(widths) - 2 * len(widths)
     return "\n".join(_line(row, widths, max(room, 8), whole) for row in cells)
