@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ocwatchd.config.known_models import cached_catalogue, catalogue_file, recent_models
-from ocwatchd.config.names import AGENTS, ALIASES, CHAIN, POOLS, Names, is_model, read_names
+from ocwatchd.config.names import AGENTS, ALIASES, CHAIN, POOLS, Names, is_model, needs_no_fallback, read_names
 from ocwatchd.config.offered_models import Answer, judge, named_by_opencode, read_offered
 from ocwatchd.config.opencode_setup import Setup, read_setup
 from ocwatchd.config.reader import read_document
@@ -49,13 +49,16 @@ def without_fallback(used: Iterable[str], names: Names) -> list[str]:
 
 
 def uncovered(paths: Paths, environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return the models in use in this home directory that have no fallback.
+    """Return the models in use in this home directory that have no fallback but need one.
 
     The list is empty if a configuration cannot be read. Other checks report that error.
     """
     try:
+        document = read_document(paths.config_file)
+        if needs_no_fallback(document):
+            return []
         setup = read_setup(paths, os.environ if environ is None else environ)
-        names = read_names(read_document(paths.config_file))
+        names = read_names(document)
     except ConfigError:
         return []
     chains = normalise(names.chains, names.aliases)

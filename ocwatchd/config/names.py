@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 ROOT = "rateLimit"
 CHAIN, ALIASES, AGENTS, POOLS = "fallbackChain", "models", "agents", "pools"
+UNMOVED = ("notify", "off")
+"""The values of `mode` with which ocwatchd never moves a session."""
 
 Report = Callable[[ConfigError], None]
 """A function that handles a fault: it either raises the fault, or stores it so that the check can continue."""
@@ -109,6 +111,22 @@ def section(document: Document, *keys: str, report: Report = fail) -> Mapping[st
                 report(document.fault(keys, "must be an object, { … }"))
             return {}
     return value if isinstance(value, dict) else {}
+
+
+def needs_no_fallback(document: Document) -> str | None:
+    """Return why no model needs a fallback, as a clause, or None if models need one.
+
+    With `mode` set to `notify` or `off`, no session is moved. A written, empty `fallbackChain` together with a written
+    `whenExhausted` set to `wait` asks ocwatchd to wait for the reset.
+    """
+    rate = document.data.get(ROOT)
+    if not isinstance(rate, dict):
+        return None
+    if rate.get("mode") in UNMOVED:
+        return f'no session is moved with "mode": "{rate["mode"]}"'
+    if rate.get(CHAIN) == {} and not rate.get(POOLS) and rate.get("whenExhausted") == "wait":
+        return 'limited turns wait for the reset with "fallbackChain": {} and "whenExhausted": "wait"'
+    return None
 
 
 def remarks(key: str) -> bool:

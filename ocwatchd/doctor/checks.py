@@ -6,6 +6,7 @@ The checks in this module cover the configuration file itself and its chains, po
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 
 from ocwatchd import DOCUMENTATION
@@ -14,9 +15,12 @@ from ocwatchd.core.domain.chains import candidates, find_cycles, models_in
 from ocwatchd.doctor import machine
 from ocwatchd.doctor.values import Check, Facts, Severity
 
-EXAMPLE = '"fallbackChain": {"provider/primary": "provider/fallback"}'
+INIT = "ocwatch config init --write --force"
 _SHOWN = 5
 """Maximum number of names listed in a finding."""
+_PROPOSED = 3
+"""Maximum number of fallbacks in a proposed chain."""
+_PLACEHOLDER = "provider/fallback"
 
 
 def config_file(facts: Facts) -> Iterator[Check]:
@@ -24,7 +28,10 @@ def config_file(facts: Facts) -> Iterator[Check]:
     config = facts.config
     if config.fault:
         yield Check(
-            "config-file", Severity.ERROR, config.fault, f"correct {config.path}; until then, ocwatchd cannot start"
+            "config-file",
+            Severity.ERROR,
+            config.fault,
+            f"correct {config.path}; until then, ocwatchd cannot start. To list all errors: ocwatch config check",
         )
     elif not config.exists:
         yield Check("config-file", Severity.WARNING, f"{config.path} does not exist", "create it: ocwatch up")
@@ -48,9 +55,13 @@ def chains(facts: Facts) -> Iterator[Check]:
         return
     pools = facts.config.pools.values()
     if not any(facts.config.chains.values()) and not any(len(members) > 1 for members in pools):
+        why = facts.config.no_fallback_needed
+        if why:
+            yield Check("chain-none", Severity.OK, f"no fallback chain is configured, and none is needed: {why}")
+            return
         severity = Severity.ERROR if facts.used else Severity.WARNING
         seen = "no fallback chain is configured, so no session can be moved"
-        yield Check("chain-none", severity, seen, f"add to {facts.config.path}: {EXAMPLE}")
+        yield Check("chain-none", severity, seen, *_first_chain(facts))
         return
     found = [*_circles(facts), *_models(facts)]
     yield from found
@@ -58,6 +69,21 @@ def chains(facts: Facts) -> Iterator[Check]:
         number = len(_named(facts))
         seen = f"OpenCode offers all configured models ({number}), and no chain is circular"
         yield Check("chain-model", Severity.OK, seen)
+
+
+def _first_chain(facts: Facts) -> tuple[str, str]:
+    """Return the remedy for a missing chain, and the end of the remedy that the user can copy."""
+    if not facts.used:
+        remedy = (
+            "set `model` in opencode.json, then write a configuration (an existing file is kept under another name)"
+        )
+        return f"{remedy}: {INIT}", INIT
+    primary, *_ = facts.used
+    fallbacks = list(facts.proposed[:_PROPOSED]) or [_PLACEHOLDER]
+    document = json.dumps({"rateLimit": {"fallbackChain": {primary: fallbacks, "*": [primary, *fallbacks]}}})
+    choose = "" if facts.proposed else f", with another model (to list all: opencode models) instead of {_PLACEHOLDER}"
+    remedy = f"write this to {facts.config.path}, beside the other keys of its `rateLimit`{choose}"
+    return f"{remedy}: {document}", document
 
 
 def _circles(facts: Facts) -> Iterator[Check]:
@@ -119,7 +145,11 @@ def agents(facts: Facts) -> Iterator[Check]:
 
 def models_without_fallback(facts: Facts) -> Iterator[Check]:
     """Check that every model in use has a fallback."""
-    if facts.config.fault or not (any(facts.config.chains.values()) or facts.config.pools):
+    if (
+        facts.config.fault
+        or facts.config.no_fallback_needed
+        or not (any(facts.config.chains.values()) or facts.config.pools)
+    ):
         return
     targets = {
         target for chain in facts.config.chains.values() for target in chain
@@ -127,7 +157,8 @@ def models_without_fallback(facts: Facts) -> Iterator[Check]:
     led = [model for model in facts.used if model not in targets]
     alone = [model for model in led if next(candidates(model, facts.config.chains, facts.config.pools), None) is None]
     if alone:
-        remedy = 'add a chain for each, or one for all models: "*": "provider/fallback"'
+        where = f"`fallbackChain` in {facts.config.path}"
+        remedy = f'add a chain for each to {where}, or one for all models: "*": "{_PLACEHOLDER}"'
         yield Check("no-fallback", Severity.ERROR, f"no fallback is configured for {_listed(alone)}", remedy)
     elif led:
         yield Check("no-fallback", Severity.OK, f"a fallback is configured for {_listed(led)}")

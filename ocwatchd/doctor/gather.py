@@ -15,11 +15,12 @@ from pathlib import Path
 from ocwatchd.config import load
 from ocwatchd.config.coverage import models_in_use, named_models
 from ocwatchd.config.known_models import recent_models
-from ocwatchd.config.names import read_names
+from ocwatchd.config.names import needs_no_fallback, read_names
 from ocwatchd.config.offered_models import read_offered
 from ocwatchd.config.opencode_config import global_files, merged, object_in, project_files
 from ocwatchd.config.opencode_setup import OWN_AGENTS, config_directories, read_setup
 from ocwatchd.config.reader import read_document
+from ocwatchd.config.starter import starter_for
 from ocwatchd.core.domain.chains import Chains, normalise, opened, resolve
 from ocwatchd.core.domain.snapshot import Endpoint
 from ocwatchd.doctor.disk import (
@@ -123,7 +124,7 @@ def gather(paths: Paths, program: Path | None, now: float, environ: Mapping[str,
             _running(process, found.open, paths, newer, earlier.get(process.pid)) for process in _processes(paths)
         )
         projects = [*_here(), *(run.directory for run in running if run.directory)]
-        setup_fault, used, configs, agents = _opencode(paths, environ, projects, config.chains)
+        setup_fault, used, proposed, configs, agents = _opencode(paths, environ, projects, config.chains)
         blacklist = read_entries(paths.blacklist)
         about, fault = version.result()
     return Facts(
@@ -142,6 +143,7 @@ def gather(paths: Paths, program: Path | None, now: float, environ: Mapping[str,
         config=config,
         opencode_config_fault=setup_fault,
         used=used,
+        proposed=proposed,
         offered=replace(read_offered(paths, configs), by_endpoints=_by_endpoints(found.open)),
         agents=_agents(agents, found.open),
         plugin=_plugin(paths, now),
@@ -191,14 +193,16 @@ def _config(paths: Paths) -> tuple[Configured, tuple[Path, ...], tuple[str, ...]
     warnings = tuple(text for text in config.warnings if "circular chain" not in text)
     named = tuple(model for _, model in named_models(names))
     asks = bool(config.policy.prevention.command)
-    configured = Configured(where, document.exists, None, warnings, chains, agents, pools, asks, named)
+    why = needs_no_fallback(document)
+    configured = Configured(where, document.exists, None, warnings, chains, agents, pools, asks, named, why)
     return configured, config.logs.directories, config.endpoints
 
 
 def _opencode(
     paths: Paths, environ: Mapping[str, str], projects: Iterable[str], chains: Chains
-) -> tuple[str | None, tuple[str, ...], list[dict[str, object]], frozenset[str]]:
-    """Return the fault in OpenCode's configuration, the models in use, the merged configurations, and agent names.
+) -> tuple[str | None, tuple[str, ...], tuple[str, ...], list[dict[str, object]], frozenset[str]]:
+    """Return the fault in OpenCode's configuration, the models in use, the fallbacks to propose for the first of them,
+    the merged configurations, and agent names.
 
     The first merged configuration is the global configuration. All others belong to projects.
     """
@@ -207,13 +211,14 @@ def _opencode(
         setup = read_setup(paths, environ)
         configs = [merged(files, environ)]
     except ConfigError as fault:
-        return str(fault), (), [], frozenset()
+        return str(fault), (), (), [], frozenset()
     for project in dict.fromkeys(projects):
         with suppress(ConfigError):  # a fault in one project does not affect the others
             configs.append(merged([*files, *project_files(project)], environ))
     used = models_in_use(setup, recent_models(paths), chains)
+    proposed = starter_for(replace(setup, model=used[0])).targets if used else ()
     agents = {agent.name for agent in setup.agents}
-    return None, used, configs, frozenset(agents.union(*(object_in(config, "agent") for config in configs)))
+    return None, used, proposed, configs, frozenset(agents.union(*(object_in(config, "agent") for config in configs)))
 
 
 # ---- running processes

@@ -102,7 +102,9 @@ def daemon(facts: Facts) -> Iterator[Check]:
             f"stop it (kill {found.pid}; kill -9 {found.pid} if that fails), then: ocwatch up",
         )
     else:
-        seen = "not running: limited sessions are not moved; new prompts still avoid models in the blacklist"
+        seen = "not running: limited sessions are not moved"
+        if facts.plugin.state in ("current", "outdated"):
+            seen += "; new prompts still avoid models in the blacklist"
         yield Check("daemon", Severity.WARNING, seen, "start it: ocwatch up")
     for session, phrase, command in found.waiting:
         yield Check("session", Severity.WARNING, f"{session}: {phrase}", f"ocwatch {command}")
@@ -188,8 +190,12 @@ def plugin(facts: Facts) -> Iterator[Check]:
             if run.generation == 2 and run.listens and (run.plugin is None or DECISIVE.isdisjoint(run.hooks)):
                 yield Check("plugin", Severity.INFO, _without_hooks(run), WITHOUT_HOOKS)
     elif found.state == "outdated":
-        seen = f"{found.path} is version {found.installed}, but this ocwatchd has version {found.shipped}"
-        yield Check("plugin", Severity.WARNING, seen, install)
+        if found.installed == found.shipped:
+            seen = f"{found.path} was changed or is incomplete"
+            yield Check("plugin", Severity.WARNING, seen, f"restore it: {install}")
+        else:
+            seen = f"{found.path} is version {found.installed}, but this ocwatchd has version {found.shipped}"
+            yield Check("plugin", Severity.WARNING, seen, install)
     elif found.state == "foreign":
         seen = f"ocwatchd did not write {found.path}"
         yield Check("plugin", Severity.WARNING, seen, f"move it away, then: {install}")

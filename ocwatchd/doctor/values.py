@@ -97,6 +97,8 @@ class Configured:
     """Whether `forecast.command` is set."""
     named: tuple[str, ...] = ()
     """Every model in the configuration, as `config check` reads it."""
+    no_fallback_needed: str | None = None
+    """Why no model needs a fallback, as a clause, or None if models need one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,8 @@ class Facts:
     opencode_config_fault: str | None = None
     used: tuple[str, ...] = ()
     """The models in use: OpenCode's default model, the models of agents that are not subagents, and recent models."""
+    proposed: tuple[str, ...] = ()
+    """The fallbacks that OpenCode's configuration offers for the first model in use, in order."""
     offered: Offered = field(default_factory=Offered)
     agents: Agents = Agents()
     plugin: Plugin = Plugin()

@@ -117,6 +117,21 @@ def test_without_a_file_the_defaults_hold(cli: Cli) -> None:
     assert all(setting["value"] == setting["default"] for setting in shown["settings"])
 
 
+@pytest.mark.parametrize(
+    "heading", ["Wait for the reset instead of switching", "Only be notified"], ids=["wait", "notify"]
+)
+def test_a_recipe_that_moves_nothing_is_no_error_without_a_fallback(cli: Cli, heading: str) -> None:
+    page = (DOCUMENTATION.parent / "recipes.md").read_text()
+    recipe = page.partition(f"## {heading}\n")[2].partition("```json\n")[2].partition("```")[0]
+    cli.opencode(model="acme/big", provider={"acme": {"models": {"big": {}}}})
+    assert "acme/big has no fallback" in cli.json("config", "check", code=4)["findings"][0]["message"]
+    cli.paths.config_file.write_text(recipe)
+    assert cli.json("config", "check")["findings"] == []
+    checks = {check["code"]: check for check in cli.json("doctor")["checks"]}
+    assert (checks["chain-none"]["severity"], checks["chain-none"]["remedy"]) == ("ok", None)
+    assert "no-fallback" not in checks
+
+
 def test_init_shows_writes_and_never_overwrites_unasked(cli: Cli) -> None:
     cli.opencode(**USER)
     shown = cli.json("config", "init")

@@ -16,7 +16,9 @@ from ocwatchd.config.known_models import (
     logged_in_providers,
     recent_models,
 )
+from ocwatchd.config.names import needs_no_fallback
 from ocwatchd.config.opencode_setup import Setup
+from ocwatchd.config.reader import read_document
 from ocwatchd.paths import Paths
 
 SONNET = "anthropic/claude-sonnet-4-5"
@@ -121,6 +123,27 @@ def test_a_model_in_use_without_a_fallback_is_named_until_it_has_one(paths: Path
     assert uncovered(paths, {}) == ["openai/gpt-5"]
     write(paths.config_file, {"rateLimit": {"fallbackChain": {"*": "zai/glm-4.5"}}})
     assert uncovered(paths, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({"mode": "notify"}, False),
+        ({"mode": "off"}, False),
+        ({"mode": "ask"}, True),
+        ({"fallbackChain": {}, "whenExhausted": "wait"}, False),
+        ({"fallbackChain": {}}, True),
+        ({"whenExhausted": "wait"}, True),
+        ({"fallbackChain": {}, "whenExhausted": "notify"}, True),
+    ],
+)
+def test_a_configuration_that_moves_nothing_needs_no_fallback(
+    paths: Paths, settings: dict[str, object], needed: bool
+) -> None:
+    write(paths.opencode_config / "opencode.json", {"model": SONNET})
+    write(paths.config_file, {"rateLimit": settings})
+    assert uncovered(paths, {}) == ([SONNET] if needed else [])
+    assert (needs_no_fallback(read_document(paths.config_file)) is None) == needed
 
 
 def test_where_nothing_is_known_nothing_is_missing(paths: Paths) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from ocwatchd.config.loading import examine as examine_document
 from ocwatchd.config.offered_models import Answer, Offered, judge
+from ocwatchd.config.reader import read_document
 from ocwatchd.doctor.checks import CODES, examine
 from ocwatchd.doctor.values import (
     Agents,
@@ -132,6 +134,13 @@ CASES: list[tuple[Facts, str, str, str, str | None]] = [
     (facts(plugin=Plugin("absent", "/p", None, "1")), "plugin", "warning", "not installed", "ocwatch plugin install"),
     (facts(plugin=Plugin("outdated", "/p", "0", "1")), "plugin", "warning", "version 0", "ocwatch plugin install"),
     (
+        facts(plugin=Plugin("outdated", "/p", "1", "1")),
+        "plugin",
+        "warning",
+        "/p was changed or is",
+        "restore it: ocwatch",
+    ),
+    (
         facts(plugin=Plugin("foreign", "/p", None, "1")),
         "plugin",
         "warning",
@@ -174,6 +183,8 @@ CASES: list[tuple[Facts, str, str, str, str | None]] = [
         "docs/forecast.md",
     ),
     (chains(of={}), "chain-none", "error", "no session can be moved", "fallbackChain"),
+    (facts(config=Configured("/c.json"), used=()), "chain-none", "warning", "no session", "config init --write"),
+    (chains(of={}, no_fallback_needed="no session is moved"), "chain-none", "ok", "none is needed: no session", None),
     (SOUND, "chain-model", "ok", "all configured models (2)", None),
     (
         chains(of={"mock/primary": ["mock2/gone"]}),
@@ -231,6 +242,32 @@ def test_a_finding(given: Facts, code: str, severity: str, seen: str, remedy: st
     fitting = [check for check in found if check.severity == severity and seen in check.seen]
     assert fitting, found
     assert fitting[0].remedy is None if remedy is None else remedy in (fitting[0].remedy or "")
+
+
+@pytest.mark.parametrize("proposed", [(), ("mock2/fallback", "mock/second")])
+def test_the_proposed_chain_is_a_whole_document_that_can_be_used(tmp_path: Path, proposed: tuple[str, ...]) -> None:
+    found = {check.code: check for check in examine(dataclasses.replace(chains(of={}), proposed=proposed))}
+    remedy, file = found["chain-none"].remedy or "", tmp_path / "c.json"
+    assert remedy.endswith(found["chain-none"].command)
+    file.write_text(found["chain-none"].command)
+    examined = examine_document(read_document(file))
+    assert not examined.errors
+    assert not examined.slips
+    fallbacks = proposed or ("provider/fallback",)
+    assert examined.names.chains == {"mock/primary": fallbacks, "*": ("mock/primary", *fallbacks)}
+
+
+def test_nothing_needs_a_fallback_if_no_session_is_moved() -> None:
+    config = dataclasses.replace(SOUND.config, no_fallback_needed="no session is moved")
+    codes = {check.code for check in examine(facts(used=("mock/second",), config=config))}
+    assert "no-fallback" not in codes
+
+
+@pytest.mark.parametrize(("state", "avoided"), [("current", True), ("outdated", True), ("absent", False)])
+def test_without_a_daemon_and_without_the_plugin_no_prompt_avoids_a_model(state: str, avoided: bool) -> None:
+    given = facts(daemon=Daemon(), plugin=Plugin(state, "/p", "1", "1"))
+    seen = next(check.seen for check in examine(given) if check.code == "daemon")
+    assert ("new prompts still avoid" in seen) == avoided
 
 
 def test_a_sound_machine_has_nothing_to_complain_of() -> None:
