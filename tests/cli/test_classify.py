@@ -163,3 +163,8 @@ def test_faults_are_one_message(cli: Cli, arguments: tuple[str, ...], code: int)
     assert plain.returncode == code
     assert plain.stderr.startswith("ocwatch: ")
     assert plain.stderr.count("\n") == 1
+
+
+def test_two_inputs_are_reported_as_too_many(cli: Cli) -> None:
+    assert "use only one of log files" in cli("classify", "--text", "x", "--messages", "y").stderr
+    assert "give either log files" in cli("classify", "--doubtful").stderr

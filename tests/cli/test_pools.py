@@ -105,6 +105,8 @@ def test_a_pool_is_blocked_and_cleared_as_one(cli: Cli) -> None:
     assert cli("pick", "sonnet").stdout == "local/m\n"
     assert cli.json("clear", "sonnet")["cleared"] == ["work/m", "home/m"]
     assert cli("clear", "sonnet").stdout == "sonnet was not cooling down.\n"
+    cli("block", "sonnet")
+    assert cli("clear", "sonnet").stdout == "sonnet is cleared: work/m, home/m.\n"
     assert "did you mean 'sonnet'?" in cli("block", "sonet").stderr
 
 

@@ -118,6 +118,26 @@ def test_clear(cli: Cli) -> None:
     assert cli.registered() == {}
 
 
+def test_clear_of_a_provider_names_its_models_that_are_still_cooling_down(cli: Cli) -> None:
+    models = {f"p/m{number:02}": resting() for number in range(12)}
+    cli.register(**{"p/a'b": resting(), "q/b": resting(), "p/*": resting(scope="provider")})
+    assert cli("clear", "p/*").stdout == (
+        "p/* is cleared.\nModels of p are still cooling down. To clear them:\n  ocwatch clear 'p/a'\"'\"'b'\n"
+    )
+    cli.register(**models)
+    done = cli("clear", "p/*", "--force")
+    assert (done.returncode, done.stdout.count("  ocwatch clear p/m")) == (0, 10)
+    assert done.stdout.startswith("p/* was not cooling down.\n")
+    assert done.stdout.endswith("  # 2 more. To list them: ocwatch cooldowns\n")
+    assert len(cli.registered()) == 12
+
+
+def test_clear_of_a_model_and_of_everything_at_once_is_refused(cli: Cli) -> None:
+    done = cli("clear", "p/a", "--all")
+    assert (done.returncode, done.stderr) == (2, "ocwatch: use either MODEL or --all, not both\n")
+    assert cli("clear").stderr == "ocwatch: name a MODEL to clear, or use --all\n"
+
+
 def test_clear_all_removes_whatever_is_there(cli: Cli) -> None:
     cli.register(**{"p/a": resting(), "q/\x1b[2J": resting(), "r/" + "x" * 4096: resting(), "s/d": {"until": 5}})
     assert cli("clear", "p/a").returncode == 0

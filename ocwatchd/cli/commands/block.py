@@ -26,6 +26,9 @@ from ocwatchd.state.files import StateError
 from ocwatchd.state.journal import Journal
 from ocwatchd.time_words import when
 
+MAX_COMMANDS = 10
+"""Maximum number of commands printed for the models of one provider."""
+
 
 def block(
     model: str, lasting: str | None = None, until: str | None = None, as_json: bool = False, force: bool = False
@@ -93,7 +96,9 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
         StateError: The blacklist cannot be written.
     """
     now = time.time()
-    if (model is None) == (not everything):
+    if model is not None and everything:
+        raise UsageError("use either MODEL or --all, not both")
+    if model is None and not everything:
         raise UsageError("name a MODEL to clear, or use --all")
     refs = () if model is None else named_all(model)
     cleared: list[ModelRef] = []
@@ -123,7 +128,8 @@ def clear(model: str | None = None, everything: bool = False, as_json: bool = Fa
     if as_json:
         say_json({"time": iso(now), "cleared": ended, "still_blocked_by": left})
     else:
-        tell(_cleared_text(f"{refs[0]}" if len(refs) == 1 else model, ended, left))
+        tell(_cleared_text(f"{refs[0]}" if len(refs) == 1 else model, ended, left, is_pool=len(refs) > 1))
+        _name_its_models(refs, [str(entry.model) for entry in active])
         if model is not None and not ended and not left:
             _name_the_nearest(refs, [str(entry.model) for entry in active])
     return ExitCode.DONE
@@ -217,6 +223,20 @@ def _name_the_nearest(refs: Iterable[ModelRef], cooling: list[str]) -> None:
         warn(escape(f"did you mean {' or '.join(sorted(near))}, which is cooling down?"))
 
 
+def _name_its_models(refs: Iterable[ModelRef], cooling: Iterable[str]) -> None:
+    """After a clear of a whole provider, print commands that clear its models. Their cooldowns are separate entries, so
+    the clear does not end them.
+    """
+    for ref in refs:
+        names = [name for name in cooling if name.startswith(f"{ref.provider}/") and name != str(ref)]
+        if ref == ref.whole_provider and names:
+            commands = [f"  ocwatch clear {quote(name)}" for name in names[:MAX_COMMANDS]]
+            more = len(names) - len(commands)
+            remark = [f"  # {more} more. To list them: ocwatch cooldowns"] if more else []
+            head = f"Models of {ref.provider} are still cooling down. To clear them:"
+            tell("\n".join(map(escape, [head, *commands, *remark])))
+
+
 def _policy_or_none(paths: Paths) -> Policy:
     """Return the configured policy, or an empty one if the configuration cannot be used."""
     try:
@@ -252,11 +272,12 @@ def _blocked_text(entry: Cooldown, now: float) -> str:
     return escape(f"{entry.model} is blocked {end}{instead}.")
 
 
-def _cleared_text(name: str | None, cleared: list[str], left: list[str]) -> str:
+def _cleared_text(name: str | None, cleared: list[str], left: list[str], is_pool: bool) -> str:
     if name is None:
         return (
             escape("\n".join(f"{key} is cleared." for key in cleared)).replace(r"\n", "\n")
             or "No model was cooling down."
         )
     still = f" It is still blocked by {', '.join(left)}." if left else ""
-    return escape(f"{name} {'is cleared' if cleared else 'was not cooling down'}.{still}")
+    members = f": {', '.join(cleared)}" if is_pool and cleared else ""
+    return escape(f"{name} {'is cleared' if cleared else 'was not cooling down'}{members}.{still}")

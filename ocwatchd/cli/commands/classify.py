@@ -36,8 +36,10 @@ def classify(
         OcwatchError: A file cannot be read.
         ConfigError: The configuration, whose `errorPatterns` are applied, cannot be read or used.
     """
-    if sum((bool(files), text is not None, messages is not None)) != 1:
-        raise UsageError("give either log files (- is standard input), --text TEXT, or --messages FILE.jsonl")
+    inputs = sum((bool(files), text is not None, messages is not None))
+    if inputs != 1:
+        kinds = "log files (- is standard input), --text TEXT, or --messages FILE.jsonl"
+        raise UsageError(f"use only one of {kinds}" if inputs else f"give either {kinds}")
     rules = rules_of(config_file())
     if text is not None:
         _classify_text(text, rules, as_json)
