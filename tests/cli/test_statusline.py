@@ -63,6 +63,13 @@ def test_waybar(cooling: Cli) -> None:
     assert bar["tooltip"].count("\n") == 1
 
 
+def test_the_tip_of_a_template_is_one_line(cooling: Cli) -> None:
+    tip = line(cooling, "{tip}")
+    assert (tip.count("; "), "?n" in tip) == (1, False)
+    assert "plan_used, plan_resets, plan\n" in cooling("statusline", "-f", "{x}").stderr
+    assert ", tip, " in cooling("statusline", "-f", "{x}").stderr
+
+
 def test_json(cooling: Cli) -> None:
     document = json.loads(line(cooling, "json"))
     assert set(document) == KEYS

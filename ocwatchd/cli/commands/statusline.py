@@ -78,6 +78,8 @@ def statusline(form: str = "plain") -> int:
     plans = [] if state in DAEMON else read_plan_windows(state_file("forecasts.json"), now)
     safe = SAFE.get(form, neutral)
     raw = _fields(state, found, beat.sessions if state != State.DOWN else [], now) | _plan_fields(plans, now)
+    if form not in FORMATS:  # a template prints one line
+        raw["tip"] = raw["tip"].replace("\n", "; ")
     fields = {name: safe(value) for name, value in raw.items()}
     _add_plan(fields, form)
     if form == "json":
@@ -177,8 +179,7 @@ def _filled(template: str, fields: dict[str, str]) -> str:
         if match[0] in ("{{", "}}"):
             return match[0][0]
         if match[1] not in fields:
-            names = ", ".join(name for name in fields if name != "tip")
-            raise UsageError(f"{match[0]} is not a field; the fields are {names}")
+            raise UsageError(f"{match[0]} is not a field; the fields are {', '.join(fields)}")
         return fields[match[1]]
 
     return escape(re.sub(r"\{\{|\}\}|\{([^{}]*)\}", value, template))
