@@ -160,3 +160,14 @@ def test_an_entry_made_by_a_clock_that_was_years_ahead_blocks_nothing(cli: Cli) 
     for entry in (brief | {"until": None}, {"until": brief["until"]}, brief | {"since": at(3600)}):
         cli.register(**{"p/a": entry})
         assert cli("pick", "p/a").stdout == "q/b\n", entry
+
+
+@pytest.mark.parametrize("command", ["pick", "block", "clear"])
+def test_a_name_without_a_configuration_names_no_file_that_does_not_exist(cli: Cli, command: str) -> None:
+    done = cli(command, "fast")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no configuration yet" in done.stderr
+    assert done.stderr.endswith("To create one: ocwatch up\n")
+    cli.configure()
+    assert done.stderr != cli(command, "fast").stderr
+    assert "(there are none)" in cli(command, "fast").stderr

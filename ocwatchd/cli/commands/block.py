@@ -171,7 +171,13 @@ def named(model: str) -> ModelRef:
     """
     name = model.strip()
     if not is_model(name):
-        names = read_names(read_document(config_file()))
+        document = read_document(config_file())
+        names = read_names(document)
+        if not document.exists:
+            raise UsageError(
+                f"{model!r} is not of the form provider/model or provider/*, and there is no configuration yet that "
+                "could contain such a name. To create one: ocwatch up"
+            )
         if name not in names.aliases:
             kinds = "provider/model, provider/* nor a name in `models` or `pools`"
             raise UsageError(f"{model!r} is neither {kinds} of the configuration ({known(name, names.known)})")

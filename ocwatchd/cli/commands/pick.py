@@ -37,9 +37,15 @@ def pick(
         ConfigError: A configuration cannot be read.
     """
     now = time.time()
-    names = read_names(read_document(config_file()))
+    document = read_document(config_file())
+    names = read_names(document)
     asked = resolve(model or _default(), names.aliases)
     if (not is_model(asked) or asked.endswith("/*")) and asked not in names.pools:
+        if not document.exists:
+            raise UsageError(
+                f"{asked!r} is not of the form provider/model, and there is no configuration yet that could contain "
+                "such a name. To create one: ocwatch up"
+            )
         aliases = known(asked, names.known)
         raise UsageError(
             f"{asked!r} is neither provider/model nor a name in `models` or `pools` of {config_file()} ({aliases})"
