@@ -101,8 +101,9 @@ def _main(
 def status(json: Json = False) -> None:
     """Show the daemon, cooldowns, sessions and problems.
 
-    Exit 0 if the daemon is running and reading logs, 3 if it is stalled or not running, 4 if a model in use has no
-    fallback or OpenCode does not offer a configured model, 5 if ocwatchd cannot serve a running OpenCode process.
+    Exit 0 if the daemon is running and reading logs, 3 if it is stalled or not running, 4 if the configuration cannot
+    be used, a model in use has no fallback, or OpenCode does not offer a configured model, 5 if ocwatchd cannot serve a
+    running OpenCode process.
     """
     from ocwatchd.cli.commands.status import status as command
 

@@ -31,6 +31,10 @@ class Starter:
     targets: tuple[str, ...]
     remark: str
 
+    def remark_on(self, file: Path) -> str:
+        """Return the remark as printed outside the file, which it then names."""
+        return self.remark.replace("this file", str(file))
+
 
 def starter(config: Mapping[str, object], agents: tuple[Agent, ...] = ()) -> str:
     """Return the text of a first configuration for a merged OpenCode configuration and the agents from
@@ -71,13 +75,15 @@ _ABOUT = (
 def _remark(primary: str | None, targets: tuple[str, ...]) -> str:
     if primary is None:
         return (
-            "No fallback chain: OpenCode's configuration contains no model. Set `model` in opencode.json, delete this "
-            "file and run `ocwatch up` again, or add `fallbackChain` yourself: a model, then its fallbacks."
+            "No fallback chain: OpenCode's configuration contains no model. Set `model` in opencode.json, then let "
+            "ocwatch write this file: ocwatch config init --write --force. Or add `fallbackChain` yourself: a "
+            "model, then its fallbacks."
         )
     if not targets:
         return (
             f"No fallback chain: {primary} is the only model in OpenCode's configuration. Add another provider or an "
-            "agent with its own model to OpenCode, or add `fallbackChain` yourself."
+            "agent with its own model to OpenCode, then let ocwatch write this file: ocwatch config init --write "
+            "--force. Or add `fallbackChain` yourself."
         )
     return (
         "When a model on the left is limited, its sessions move to the first available model on the right. * means any "

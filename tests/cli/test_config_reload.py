@@ -65,11 +65,11 @@ def test_edits_are_taken_over_a_broken_one_is_said_and_mended(cli: Cli, daemon: 
     cli.paths.config_file.write_text('{\n"rateLimit": {\n"mode": "fast"}}')
     wait_until(lambda: daemon.configuration()["problem"], 60, why="the broken edit to be said")
     status = cli("status")
-    assert status.returncode == 0
+    assert status.returncode == 4
     said = " ".join(status.stdout.split())
     assert "line 3: rateLimit.mode: 'fast'" in said
-    assert said.endswith("next: ocwatch doctor (see what to do)")
-    document = cli.json("status")
+    assert said.endswith("next: ocwatch config check (list all errors of the configuration)")
+    document = cli.json("status", code=4)
     assert document["configuration"]["file"] == str(cli.paths.config_file)
     assert "'fast'" in document["configuration"]["problem"]
     assert "the last valid configuration is used" in document["health"][0]

@@ -295,6 +295,30 @@ def test_a_model_in_use_without_a_fallback_is_said_and_is_4(cli: Cli) -> None:
     assert (line.returncode, line.stdout) == (4, "no fallback\n")
 
 
+def test_a_configuration_without_a_chain_is_said_if_sessions_are_to_be_moved(cli: Cli) -> None:
+    cli.heartbeat(configuration={"file": str(cli.paths.config_file), "problem": None})
+    for settings in ({}, {"mode": "ask"}, {"fallbackChain": {"p/a": []}}, {"whenExhausted": "wait"}):
+        cli.configure(**settings)
+        done = cli("status")
+        assert done.returncode == 0
+        assert f"# {cli.paths.config_file} contains no fallback chain" in " ".join(done.stdout.split())
+        assert "next: set `model` in opencode.json, then: ocwatch config init" in " ".join(done.stdout.split())
+    waiting = {"fallbackChain": {}, "whenExhausted": "wait"}
+    for settings in ({"mode": "notify"}, {"mode": "off"}, waiting, {"fallbackChain": {"*": "p/a"}}):
+        cli.configure(**settings)
+        text = cli("status").stdout
+        assert ("fallback chain" in text, "next: nothing to do" in text) == (False, True)
+
+
+def test_an_edited_configuration_that_cannot_be_used_is_4_and_names_config_check(cli: Cli) -> None:
+    cli.configure(fallbackChain={"p/a": "q/b"})
+    file = str(cli.paths.config_file)
+    cli.heartbeat(configuration={"file": file, "problem": "line 3"}, health=["line 3; the last valid one is used"])
+    done = cli("status")
+    assert done.returncode == 4
+    assert "next: ocwatch config check (list all errors of the configuration)" in done.stdout
+
+
 def test_a_configured_model_that_opencode_does_not_offer_is_said_and_is_4(cli: Cli) -> None:
     cli.heartbeat(unknown_models=["p/typo"])
     done = cli("status")

@@ -289,7 +289,7 @@ def _report_init(file: Path, start: Starter, exists: bool, written: bool, kept: 
     text = "\n".join(map(escape, start.text.splitlines()))
     say(f"{'Wrote' if written else 'Would write'} {name}:\n\n{text}\n")
     if start.primary is None or not start.targets:
-        warn(escape(start.remark))
+        warn(escape(start.remark_on(file)))
     if not written:
         more = " --force (this keeps the existing file under another name)" if exists else ""
         say(f"Nothing has been written. To write this file: ocwatch config init --write{more}")

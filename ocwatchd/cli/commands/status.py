@@ -23,7 +23,7 @@ from ocwatchd.cli.output.render import (
     wrapped,
 )
 from ocwatchd.cli.output.views import REMEDY, CooldownView, StatusView, cooldown_views, status_view
-from ocwatchd.errors import ExitCode
+from ocwatchd.errors import ConfigError, ExitCode
 from ocwatchd.paths import data_directory, state_file
 from ocwatchd.state import heartbeat
 from ocwatchd.state.blacklist.format import Contents, Entry, moment, read_entries
@@ -35,6 +35,8 @@ NOTHING = "nothing to do. To see everything work: ocwatch drill"
 """The text to print instead of a next step if there is nothing to do."""
 LOOK = "ocwatch explain (see why) or ocwatch watch (follow what happens)"
 """The next step to print if a model is cooling down and there is no problem."""
+SET_MODEL = "set `model` in opencode.json, then: ocwatch config init --write --force (write a fallback chain)"
+"""The next step to print if no fallback chain is configured and no model is known to be in use."""
 RESTART = "restart the OpenCode processes named above (until then, their sessions cannot be moved)"
 """The next step to print if the only problem is that OpenCode processes run without the companion plugin."""
 LOADING = 20.0
@@ -58,19 +60,22 @@ def status(as_json: bool = False, instead: str | None = None) -> int:
     `instead` is the next step to print if there is no problem. `up` passes it, and has already named the OpenCode
     processes that run without the companion plugin.
 
-    Exit codes: 0 the daemon is running and reading logs; 3 it is down or stalled; 4 a model in use has no fallback, or
-    OpenCode does not offer a configured model; 5 a running OpenCode process cannot be served.
+    Exit codes: 0 the daemon is running and reading logs; 3 it is down or stalled; 4 the configuration cannot be used, a
+    model in use has no fallback, or OpenCode does not offer a configured model; 5 a running OpenCode process cannot be
+    served.
     """
     view = current_status(time.time())
     if as_json:
         say_json(view.as_json())
     else:
+        view = replace(view, without_chain=_without_chain(view))
         tell(_status_text(replace(view, earlier=()) if instead else view, instead))
     if not view.up:
         return ExitCode.DAEMON_DOWN
     if view.unserved:
         return ExitCode.OPENCODE_UNREACHABLE
-    return ExitCode.BAD_CONFIG if view.without_fallback or view.unknown_models else ExitCode.DONE
+    bad = view.misconfigured or view.without_fallback or view.unknown_models
+    return ExitCode.BAD_CONFIG if bad else ExitCode.DONE
 
 
 def current_status(now: float) -> StatusView:
@@ -83,6 +88,27 @@ def current_status(now: float) -> StatusView:
     beat.earlier = _without_plugin(beat.earlier, found, now)
     ahead, plans = (read(state_file("forecasts.json"), now) for read in (forecasts.read, forecasts.read_plan_windows))
     return status_view(beat, found, (*found.problems(), *_sharing(now)), now, _unread(beat, now), ahead, plans)
+
+
+def _without_chain(view: StatusView) -> str | None:
+    """Return the path of the daemon's configuration if it contains no fallbacks although sessions are to be moved.
+
+    The daemon does not report this while no model is known to be in use. Return None in all other cases, and if the
+    configuration cannot be used.
+    """
+    file = (view.configuration or {}).get("file")
+    if not view.up or view.without_fallback or not isinstance(file, str):
+        return None
+    from ocwatchd.config.names import needs_no_fallback, read_names  # lazy import: not used by `cooldowns`
+    from ocwatchd.config.reader import read_document
+
+    try:
+        document = read_document(file)
+        names = read_names(document)
+    except ConfigError:
+        return None
+    spare = any(names.chains.values()) or any(len(pool.members) > 1 for pool in names.pools.values())
+    return None if spare or needs_no_fallback(document) else file
 
 
 def _without_plugin(found: Sequence[Mapping[str, object]], cooldowns: Contents, now: float) -> list[dict[str, object]]:
@@ -322,8 +348,12 @@ def _status_text(view: StatusView, instead: str | None = None) -> str:
         parts.append("\n" + forecast_table(view.known_limits, view.now))
     if view.plan_windows:
         parts.append("\n" + plan_table(view.plan_windows, view.now))
-    if view.health or view.unserved or view.without_fallback or view.unknown_models:
+    if view.health or view.unserved or view.without_fallback or view.unknown_models or view.without_chain:
         parts.append("")
+        if view.without_chain:
+            parts.append(
+                _health_line(f"{view.without_chain} contains no fallback chain: no session is moved", cut=False)
+            )
         if view.without_fallback or view.unknown_models:
             from ocwatchd.core.domain.chains import no_fallback, not_offered  # lazy import: rarely needed
 
@@ -380,10 +410,14 @@ def next_step(view: StatusView) -> str:
             return f"ocwatch {escape(command)} (continue this session)"
     if any(str(one.get("phrase", "")).endswith("Use: oc-smart run") for one in view.sessions):
         return "oc-smart run (use it instead of `opencode run`: it continues on a fallback)"
+    if view.misconfigured:
+        return "ocwatch config check (list all errors of the configuration)"
     if view.unknown_models:
         return "ocwatch config check (shows the line of each name and suggests similar names)"
     if view.without_fallback:
         return "ocwatch config init (see a proposed chain), or edit rate-limit-config.json"
+    if view.without_chain:
+        return SET_MODEL
     if view.unserved or view.health:
         return "ocwatch doctor (see what to do)"
     for one in view.earlier:

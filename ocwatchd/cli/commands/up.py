@@ -133,7 +133,7 @@ def _configure(paths: Paths, report: Report, ask: bool) -> None:
     text = f"{shown(path)}.{escape(chosen)} To change this, edit the file:"
     report.add(Step("configuration", "wrote", path, text, verbatim=start.text))
     if start.primary is None or not start.targets:
-        report.warn(start.remark)
+        report.warn(escape(start.remark_on(path)))
 
 
 def _ask(start: Starter) -> tuple[str, ...]:

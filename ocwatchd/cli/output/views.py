@@ -82,11 +82,18 @@ class StatusView:
     unknown_models: tuple[str, ...] = ()
     earlier: tuple[Mapping[str, object], ...] = ()
     """The OpenCode processes that run without the companion plugin."""
+    without_chain: str | None = None
+    """The path of the configuration if it contains no fallbacks although sessions are to be moved; otherwise, None."""
 
     @property
     def unserved(self) -> list[str]:
         """Return a sentence for each running OpenCode process whose sessions the daemon cannot move."""
         return unserved(self.endpoints)
+
+    @property
+    def misconfigured(self) -> bool:
+        """Return whether the configuration was edited and cannot be used. The daemon then uses the last valid one."""
+        return bool(self.configuration and self.configuration.get("problem"))
 
     @property
     def known_limits(self) -> list[Mapping[str, object]]:
