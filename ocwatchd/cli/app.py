@@ -33,6 +33,8 @@ EXTRA_WORDS = re.compile(r"got unexpected extra arguments?(?:\(s\))? \((.*)\)", 
 """Matches click's error message for arguments that a command does not accept."""
 NUMBER_WORDS = re.compile(r"is not a valid int(?:eger)?(?: range)?")
 """Matches click's error message for a value that is not an integer."""
+OPTION_NAMES = re.compile(r"^no such command '(help|version)'", re.IGNORECASE)
+"""Matches click's error message for an option that was typed as a command."""
 
 app = typer.Typer(
     name="ocwatch",
@@ -63,18 +65,34 @@ def run_app(arguments: Sequence[str]) -> int:
         if type(fault).__name__ == "NoArgsIsHelpError":  # this exception's message is the whole help text
             fault.show()
             return ExitCode.USAGE
-        raise UsageError(_usage_message(fault)) from None
+        raise UsageError(_usage_message(fault, arguments)) from None
     return code if isinstance(code, int) else ExitCode.DONE
 
 
-def _usage_message(fault: Any) -> str:
+def _usage_message(fault: Any, arguments: Sequence[str]) -> str:
     """Return the message for a usage error: the error, the usage line, and the command that prints the help."""
     context = getattr(fault, "ctx", None)
-    path = context.command_path if context is not None else "ocwatch"
+    path = context.command_path if context is not None else _path(arguments)
     usage = f" {_ended(' '.join(context.get_usage().split()))}" if context is not None else ""
     message = NUMBER_WORDS.sub("is not a whole number", fault.format_message().strip())
     message = EXTRA_WORDS.sub(r"unexpected argument: \1", message)
-    return f"{_ended(message[:1].lower() + message[1:])}{usage} For help: {path} --help"
+    message = _ended(message[:1].lower() + message[1:])
+    option = OPTION_NAMES.search(message)
+    if option:
+        return f"{message} Use: {path if option[1] == 'help' else 'ocwatch'} --{option[1]}"
+    return f"{message}{usage} For help: {path} --help"
+
+
+def _path(arguments: Sequence[str]) -> str:
+    """Return the name of the command in `arguments`, for errors that do not contain it."""
+    command: Any = typer.main.get_command(app)
+    names = ["ocwatch"]
+    for word in arguments:
+        command = getattr(command, "commands", {}).get(word)
+        if command is None:
+            break
+        names.append(word)
+    return " ".join(names)
 
 
 def _ended(sentence: str) -> str:
@@ -88,10 +106,29 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+MAX_LINES = 100_000
+"""Maximum value of `--lines`."""
+
+
+def _checked(lines: int | None, least: int) -> int | None:
+    # `min` and `max` of typer.Option would add "[0<=x<=100000]" to the help text
+    if lines is not None and not least <= lines <= MAX_LINES:
+        raise typer.BadParameter(f"{lines} is not in the range from {least} to {MAX_LINES}")
+    return lines
+
+
+def _at_least_one(lines: int | None) -> int | None:
+    return _checked(lines, 1)
+
+
+def _at_least_none(lines: int | None) -> int | None:
+    return _checked(lines, 0)
+
+
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -393,7 +430,7 @@ def drill(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the drill's directory, for a bug report.")] = False,
     json: Json = False,
 ) -> None:
-    """Test ocwatchd with your OpenCode in 20 seconds. Exit 0 if all steps pass.
+    """Test ocwatchd with your OpenCode in under a minute. Exit 0 if all steps pass.
 
     The drill simulates a limit in a private HOME, offline: it changes none of your files and contacts no provider. Run
     it after you upgrade OpenCode.
@@ -430,7 +467,13 @@ def history(
     ] = None,
     lines: Annotated[
         int | None,
-        typer.Option("--lines", "-n", min=1, max=100000, help="Maximum number of events to show (the latest ones)."),
+        typer.Option(
+            "--lines",
+            "-n",
+            metavar="LINES",
+            callback=_at_least_one,
+            help="Maximum number of events to show (the latest ones).",
+        ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new events.")] = False,
     json: Json = False,
@@ -526,7 +569,10 @@ def statusline(
 @keeping.command()
 def logs(
     lines: Annotated[
-        int, typer.Option("--lines", "-n", min=0, max=100000, help="Number of lines, counted from the end.")
+        int,
+        typer.Option(
+            "--lines", "-n", metavar="LINES", callback=_at_least_none, help="Number of lines, counted from the end."
+        ),
     ] = 100,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines.")] = False,
     json: Json = False,
@@ -644,7 +690,10 @@ def service_status(json: Json = False) -> None:
 @service.command("logs")
 def service_logs(
     lines: Annotated[
-        int, typer.Option("--lines", "-n", min=0, max=100000, help="Number of lines, counted from the end.")
+        int,
+        typer.Option(
+            "--lines", "-n", metavar="LINES", callback=_at_least_none, help="Number of lines, counted from the end."
+        ),
     ] = 100,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines.")] = False,
     json: Json = False,

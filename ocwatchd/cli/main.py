@@ -73,7 +73,7 @@ def quick(arguments: Sequence[str]) -> Callable[[], int] | None:
             from ocwatchd.cli.commands.forecast import forecast
 
             return lambda: forecast(as_json)
-        case "--version" if not rest:
+        case "--version" | "-V" if not rest:
             return version
         case "status":
             from ocwatchd.cli.commands.status import status

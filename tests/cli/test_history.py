@@ -476,3 +476,10 @@ def test_the_report_shows_use_by_day_and_by_session_title(cli: Cli) -> None:
         shown = terminal.shown.decode()
     assert re.search(f"p/a +{today} +3,702 +[$]0.3750", shown)
     assert re.search("Fix the tests in /src/project +2,468 +[$]0.2500", shown)
+
+
+def test_a_block_and_its_end_are_explained_as_what_the_user_did(cli: Cli) -> None:
+    cli("block", "p/a")
+    assert cli("explain").stdout.splitlines()[0].endswith(": you blocked the model.")
+    cli("clear", "p/a")
+    assert cli("explain").stdout.splitlines()[0].endswith(": you ended the cooldown.")

@@ -349,3 +349,39 @@ def test_the_daemon_accepts_verbose(cli: Cli, option: str) -> None:
     assert f"  {option}" in usage() or f", {option}" in usage()
     cli.paths.config_file.write_text("{")  # so that the daemon ends immediately
     assert daemon(cli, option).returncode == 4
+
+
+def test_help_and_version_typed_as_commands_name_the_options(cli: Cli) -> None:
+    for words, advice in (
+        (("help",), "ocwatch --help"),
+        (("version",), "ocwatch --version"),
+        (("service", "help"), "ocwatch service --help"),
+    ):
+        done = cli(*words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"ocwatch: no such command '{words[-1]}'. Use: {advice}\n"
+    assert cli("-V").stdout == cli("--version").stdout == f"ocwatch {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [("doctor", "--bundle"), ("service", "logs", "-n")])
+def test_a_missing_value_of_an_option_names_the_help_of_its_command(cli: Cli, words: tuple[str, ...]) -> None:
+    done = cli(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(f"requires an argument. For help: ocwatch {' '.join(words[:-1])} --help\n")
+
+
+@pytest.mark.parametrize(("words", "least"), [(("history",), 1), (("logs",), 0), (("service", "logs"), 0)])
+def test_the_number_of_lines_has_a_range_and_a_plain_help_text(cli: Cli, words: tuple[str, ...], least: int) -> None:
+    for number in (least - 1, 100001):
+        done = cli(*words, "-n", str(number))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"{number} is not in the range from {least} to 100000" in done.stderr
+    text = cli(*words, "--help").stdout
+    assert "-n, --lines LINES " in text
+    assert "<=x<=" not in text
+
+
+def test_an_error_message_continues_the_line_that_begins_with_the_program(cli: Cli) -> None:
+    for command in ("test", "install"):
+        assert cli("share", command).stderr.startswith("ocwatch: cooldowns are not shared. To share them,")
+    assert cli("share", "status").stdout.startswith("Cooldowns are not shared.")

@@ -234,6 +234,8 @@ OUTCOMES = {
     "noted": "no action was needed",
     "foreseen": "new prompts go to a fallback; no request was refused",
     "prevented": "a new prompt went to another model",
+    "blocked": "you blocked the model",
+    "cleared": "you ended the cooldown",
 }
 
 
@@ -284,7 +286,7 @@ def _lines(episode: Episode) -> Iterator[str]:
 
 def _outcome(episode: Episode) -> str:
     first = episode.lines[0].what
-    told = first in ("foreseen", "prevented") and not episode.turn
+    told = first in ("foreseen", "prevented", "blocked", "cleared") and not episode.turn
     return OUTCOMES.get(first if told else episode.outcome, episode.outcome)
 
 

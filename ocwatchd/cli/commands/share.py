@@ -20,6 +20,9 @@ from ocwatchd.state.share_status import Link
 
 OFF = 'Cooldowns are not shared. To share them, set `"share": {"url": …}` or `{"folder": …}` in the configuration.'
 
+OFF_FAULT = f"{OFF[:1].lower()}{OFF[1:].removesuffix('.')}"
+"""The same as an error message, which follows the name of the program."""
+
 
 def serve() -> int:
     """Share cooldowns in the foreground until stopped.
@@ -65,7 +68,7 @@ def install(as_json: bool = False) -> int:
     """
     paths = Paths.from_env()
     if not load(paths).share.wanted:
-        raise NotConfigured(OFF)
+        raise NotConfigured(OFF_FAULT)
     manager = manager_for(paths, service=SHARE)
     changed = manager.install()
     if changed or not manager.status().running:
@@ -108,7 +111,7 @@ def try_it(as_json: bool = False) -> int:
     """
     settings = load(Paths.from_env()).share
     if not settings.wanted:
-        raise NotConfigured(OFF)
+        raise NotConfigured(OFF_FAULT)
     trip = round_trip(settings)
     if as_json:
         offset = None if trip.offset is None else round(trip.offset, 3)
