@@ -174,6 +174,8 @@ def _full(arguments: Sequence[str]) -> int:
     return run_app(arguments)
 
 
+ALL_ERRORS = "\nTo list all errors: ocwatch config check"
+"""Printed after the first error in our configuration."""
 INTERRUPTED = 130
 """The exit code with which shells report a command ended by Ctrl-C."""
 
@@ -188,7 +190,8 @@ def guarded(work: Callable[[], int], as_json: bool = False) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()  # flush here, where a full disk or a closed pipe can still be reported
     except OcwatchError as fault:
-        return _failed(str(fault), fault.exit_code, as_json)
+        ours = str(getattr(fault, "path", "")).endswith("/rate-limit-config.json")
+        return _failed(str(fault), fault.exit_code, as_json, ALL_ERRORS if ours else "")
     except BrokenPipeError:
         _drop_output()
         return ExitCode.DONE
@@ -215,14 +218,15 @@ def _lines(message: str) -> str:
     return "\n".join([first, *(line if line.startswith("  ") else f"  {line}" for line in rest)])
 
 
-def _failed(message: str, code: int, as_json: bool) -> int:
+def _failed(message: str, code: int, as_json: bool, advice: str = "") -> int:
+    """Print the message, followed by `advice` unless the output is JSON, and return `code`."""
     try:
         if as_json:
             import json
 
             print(json.dumps({"version": 1, "error": {"code": int(code), "message": message}}), file=sys.stderr)
         else:
-            warn(_lines(message))
+            warn(_lines(message + advice))
     except OSError:
         pass  # standard error is also closed, so only the exit code can report the failure
     return code

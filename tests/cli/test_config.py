@@ -110,6 +110,18 @@ def test_a_chain_of_an_agent_has_to_name_agent_and_model(cli: Cli, key: str) -> 
     assert (found["severity"], found["key"]) == ("error", f"rateLimit.fallbackChain.{key}")
 
 
+def test_a_command_that_needs_the_configuration_says_where_all_its_errors_are_listed(cli: Cli) -> None:
+    cli.configure(mode="fast")
+    done = cli("config", "show")
+    assert done.returncode == 4
+    assert "'fast'" in done.stderr
+    assert done.stderr.endswith("\n  To list all errors: ocwatch config check\n")
+    assert json.loads(cli("config", "show", "--json").stderr)["error"]["message"].count("config check") == 0
+    cli.configure()
+    (cli.paths.opencode_config / "opencode.json").write_text("{")
+    assert "config check" not in cli("pick").stderr, "the fault is in OpenCode's configuration"
+
+
 def test_without_a_file_the_defaults_hold(cli: Cli) -> None:
     assert cli.json("config", "check")["exists"] is False
     shown = cli.json("config", "show")

@@ -21,7 +21,7 @@ def test_without_opencode_it_is_unreachable(cli: Cli) -> None:
     for arguments in (("redirect",), ("redirect", "ses_1"), ("redirect", "--dry-run", "--json")):
         done = cli(*arguments)
         assert (done.returncode, done.stdout) == (5, "")
-        assert "ocwatch doctor" in done.stderr
+        assert "OpenCode is not running, so there is no session to move" in done.stderr
 
 
 @pytest.fixture

@@ -509,7 +509,17 @@ def _limited(snapshot: SessionSnapshot, cooldowns: Cooldowns, config: Config) ->
 
 def _answered(found: Findings) -> None:
     if not found.endpoints:
+        if not found.troubles and not _is_running(Paths.from_env()):
+            raise OpenCodeUnreachable("OpenCode is not running, so there is no session to move")
         why = f" ({found.troubles[0]})" if found.troubles else ""
         raise OpenCodeUnreachable(
             f"no running OpenCode process can be reached{why}. To see why, and what to do, use: ocwatch doctor"
         )
+
+
+def _is_running(paths: Paths) -> bool:
+    """Return whether an OpenCode process may be using this home directory. If the data directory of a process is not
+    known, it may be.
+    """
+    own = os.path.realpath(paths.opencode_data)
+    return any(process.data is None or os.path.realpath(process.data) == own for process in ProcessTable()())
