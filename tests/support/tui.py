@@ -22,12 +22,8 @@ from typing import Self
 
 from tests.support.binaries import binary
 from tests.support.homes import Home
+from tests.support.opencode import START_TIMEOUT
 from tests.support.processes import free_port, is_running, wait_until
-
-START_TIMEOUT = 60.0
-"""Timeout, in seconds, for a cold start, which takes 2 to 6 s on an idle two-core machine and ten times that on a
-loaded one.
-"""
 
 LISTENS_BY_ITSELF = ("1.0.",)
 """Versions whose TUI listens on port 4096. Two at the same time would collide, so each is given another port."""
